@@ -1,0 +1,36 @@
+# Everything works on a fresh machine: the first target that needs .venv makes it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench clean
+
+help:  ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/installed  ## make .venv with everything in it
+
+demo: install  ## search on real images, on the CPU, in under four minutes
+	$(BIN)/hpo run quickstart
+
+test: install check  ## check, then run every test
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: install  ## lint, format, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: install  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and caches, not the studies in storage/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

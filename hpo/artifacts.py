@@ -1,0 +1,82 @@
+"""Artifacts: each trial's folder of checkpoints, weights, curves and settings, here or behind a URL.
+
+Every trial works in a local folder. Where the artifacts are local, that folder is the artifacts' own, and
+publishing is nothing. Elsewhere (``s3://...`` and whatever else fsspec knows) it is a temporary one:
+files are fetched when a trial is taken up and published when they are done. An object store shows a file
+whole or not at all, as ``files.durable`` does here.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from hpo.errors import ArtifactError
+
+
+class Artifacts:
+    """The place where all studies' files are."""
+
+    def __init__(self, root: str) -> None:
+        try:
+            self.filesystem, self.root = fsspec.core.url_to_fs(root)
+        except (ValueError, ImportError) as error:
+            raise ArtifactError(f"--artifacts {root}: {error}") from error
+        self.local = isinstance(self.filesystem, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Give a file's path, or its address."""
+        path = f"{self.root}/{name}"
+        return path if self.local else str(self.filesystem.unstrip_protocol(path))
+
+    def folder(self, name: str) -> "Folder":
+        """Open a folder to work in; ``name`` is relative to the artifacts."""
+        local = Path(self.root, name) if self.local else Path(tempfile.mkdtemp(prefix="hpo-"))
+        local.mkdir(parents=True, exist_ok=True)
+        return Folder(self, name, local)
+
+    def delete(self, name: str) -> None:
+        """Delete a study's folder with all that is in it."""
+        path = f"{self.root}/{name}"
+        if self.filesystem.exists(path):
+            self.filesystem.rm(path, recursive=True)
+
+
+class Folder:
+    """One trial's folder: work in ``local``, then publish."""
+
+    def __init__(self, artifacts: Artifacts, name: str, local: Path) -> None:
+        self.artifacts = artifacts
+        self.name = name
+        self.local = local
+
+    def fetch(self) -> None:
+        """Get what is already there, unless it is here anyway."""
+        remote = self._remote("")
+        filesystem = self.artifacts.filesystem
+        if not self.artifacts.local and filesystem.exists(remote):
+            filesystem.get(remote, str(self.local), recursive=True)
+
+    def publish(self, *names: str) -> None:
+        """Put finished files where everybody sees them, unless they are there anyway."""
+        if not self.artifacts.local:
+            for name in names:
+                self.artifacts.filesystem.put_file(str(self.local / name), self._remote(name))
+
+    def mirror(self) -> None:
+        """Remove from the artifacts what was removed here."""
+        filesystem = self.artifacts.filesystem
+        if not self.artifacts.local and filesystem.exists(self._remote("")):
+            for path in filesystem.ls(self._remote(""), detail=False):
+                if not (self.local / Path(path).name).exists():
+                    filesystem.rm_file(path)
+
+    def close(self) -> None:
+        """Leave the folder; a temporary one goes."""
+        if not self.artifacts.local:
+            shutil.rmtree(self.local, ignore_errors=True)
+
+    def _remote(self, name: str) -> str:
+        return f"{self.artifacts.root}/{self.name}/{name}".rstrip("/")

@@ -1,0 +1,120 @@
+"""What torchvision's classification models are like: the facts that a study file is checked against.
+
+torchvision is imported inside the functions, since `hpo --help` and a look at a store shall not wait
+seconds for it. A model is looked at on torch's meta device, where tensors have shapes and no numbers:
+that costs a tenth of a second and no memory even for a model of 600 million parameters. Every
+``model`` here is one of ``models()``; torchvision raises ValueError about any other name.
+"""
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# These two return their auxiliary classifiers' outputs beside the logits while they train.
+AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+
+
+@functools.cache
+def models() -> tuple[str, ...]:
+    """Give the names of all classification models, sorted."""
+    import torchvision  # type: ignore[import-untyped]  # ships no types
+
+    # Detection, segmentation, video and quantised models live in modules below this one.
+    return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
+
+
+@functools.cache
+def has_dropout(model: str) -> bool:
+    """Say whether the model has a dropout layer, one of probability 0 included (Swin)."""
+    from torch import nn
+
+    return any(isinstance(layer, nn.Dropout) for layer in outline(model).modules())
+
+
+def has_imagenet(model: str) -> bool:
+    """Say whether torchvision has ImageNet weights of the model."""
+    return imagenet(model) is not None
+
+
+@functools.cache
+def imagenet(model: str) -> Any | None:
+    """Give torchvision's entry for the model's ImageNet weights: IMAGENET1K_V1 where it exists.
+
+    None if there are none. Of others the entry for the smallest images is taken, so that weights do not
+    change the image size that a model needs (vit_h_14's default entry makes it 518 pixels, not 224).
+    """
+    import torchvision
+
+    # vgg16 has an entry that holds no classifier, and so names no categories.
+    entries = [
+        entry
+        for entry in torchvision.models.get_model_weights(model)
+        if entry.name.startswith("IMAGENET1K_") and entry.meta["categories"]
+    ]
+    return min(
+        entries,
+        key=lambda entry: (entry.name != "IMAGENET1K_V1", entry.meta["min_size"]),
+        default=None,
+    )
+
+
+@functools.cache
+def too_small(model: str, image_size: int) -> str | None:
+    """Give torch's reason why the model cannot train on images of ``image_size`` pixels square, or None.
+
+    Some models cannot take larger images than theirs either: vit_b_16 takes 224 pixels and no other
+    size. It is tried with two images in train mode, and says nothing about a batch of one, which batch
+    norm may refuse where only one pixel is left.
+    """
+    import torch
+
+    module = outline(model).train()
+    try:
+        with torch.no_grad():
+            module(torch.empty(2, 3, image_size, image_size, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return None
+
+
+def outline(model: str) -> "nn.Module":
+    """Build the model on the meta device: its layers and shapes without numbers.
+
+    Draws no random numbers.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Numbers(TorchFunctionMode):
+        # RegNet works out its widths with tensors and reads them back, which meta tensors cannot do.
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            device = {"device": "cpu"} if func in (torch.arange, torch.tensor) else {}
+            return func(*args, **device | (kwargs or {}))
+
+    with torch.device("meta"), Numbers():
+        module = create(model)
+    return module.to("meta")  # Swin keeps a table made by arange
+
+
+def create(model: str, weights: Any | None = None) -> "nn.Module":
+    """Build the model as torchvision does, with its 1000-class head and no auxiliary heads.
+
+    ``weights`` is an entry as ``imagenet`` gives it; without one the weights are random, drawn from
+    torch's global generator. GoogLeNet and Inception rescale their input as their ImageNet weights
+    need it in either case, so that a state dict means the same wherever it came from.
+    """
+    import torchvision
+
+    options: dict[str, Any] = {}
+    if model in AUXILIARY:
+        # Left out, init_weights is True too, but with a warning.
+        options = {"transform_input": True, "init_weights": weights is None}
+    module: nn.Module = torchvision.models.get_model(model, weights=weights, progress=False, **options)
+    for name in AUXILIARY.get(model, ()):
+        module.aux_logits = False  # type: ignore[assignment]  # not a tensor or a module
+        setattr(module, name, None)  # not deleted: load_state_dict passes over a None's tensors
+    return module

@@ -1,0 +1,97 @@
+"""Checkpoints: everything a training run needs to go on, in one file that proves itself.
+
+A name holds epoch, step, attempt and the content's SHA-256::
+
+    checkpoint-0003-000000-002-9f86d081....pt     after epoch 3, by the second attempt
+
+The protocol: the file is made durable under its final name first; only then is the name committed to the
+store. A crash between the two leaves a file that no row names. A reader checks the hash before it
+unpickles anything, since a flipped byte loads without complaint, and falls back to the file before; two
+are kept for that. An attempt writes under its own number, so a worker that lost its trial without knowing
+cannot overwrite what its successor relies on.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from hpo import files
+
+NAME = re.compile(r"checkpoint-(\d{4,})-(\d{6,})-(\d{3,})-([0-9a-f]{64})\.pt")
+KEPT = 2
+
+State = Mapping[str, Any]
+
+
+class _Hashed:
+    """A file that only gets longer, and the SHA-256 of what was written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(folder: Path, state: State, *, attempt: int) -> str:
+    """Save a state (tensors and plain values, with "epoch" and "step") durably; give its file's name."""
+    with files.durable(folder) as draft:
+        hashed = _Hashed(draft.file)
+        torch.save(dict(state), hashed)  # type: ignore[arg-type]  # it asks for write and flush alone
+        epoch, step = state["epoch"], state["step"]
+        draft.name = f"checkpoint-{epoch:04d}-{step:06d}-{attempt:03d}-{hashed.hash.hexdigest()}.pt"
+    return draft.name
+
+
+def load(path: Path) -> State | None:
+    """Load a checkpoint on the CPU; None if it is gone or its content is not what its name says."""
+    match = NAME.fullmatch(path.name)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if match is None or digest != match[4]:
+                return None
+            file.seek(0)
+            state: State = torch.load(file, map_location="cpu", weights_only=True)
+            return state
+    except FileNotFoundError:
+        return None
+
+
+def latest(folder: Path, name: str | None) -> State | None:
+    """Load the committed checkpoint ``name``, or the newest sound one before it; None for the start."""
+    if name is None:
+        return None
+    for older in [name, *(n for n in reversed(names(folder)) if _place(n) < _place(name))]:
+        state = load(folder / older)
+        if state is not None:
+            return state
+    return None
+
+
+def prune(folder: Path, name: str) -> None:
+    """Remove all checkpoints but the committed ``name`` and the newest one before it."""
+    before = [n for n in names(folder) if _place(n) < _place(name)]
+    for other in names(folder):
+        if other != name and other not in before[1 - KEPT :]:
+            (folder / other).unlink(missing_ok=True)
+
+
+def names(folder: Path) -> list[str]:
+    """Give the names of a folder's checkpoints, oldest first."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p.name for p in found if NAME.fullmatch(p.name)), key=_place)
+
+
+def _place(name: str) -> tuple[int, ...]:
+    match = NAME.fullmatch(name)
+    return tuple(int(part) for part in match.groups()[:3]) if match else ()

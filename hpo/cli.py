@@ -1,0 +1,457 @@
+"""The command ``hpo``: one function a verb, which reads its settings, calls the module that does it, and
+shows what came out. Results go to stdout, progress and errors to stderr.
+
+Everything heavy is imported inside the verbs, so that ``hpo --help`` answers at once.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hpo.errors import HpoError
+
+if TYPE_CHECKING:
+    from hpo.artifacts import Artifacts
+    from hpo.status import Best
+    from hpo.store import Store
+
+app = typer.Typer(
+    help="Hyperparameter optimization for people who fine-tune vision models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="HPO_STORE",
+        metavar="URL",
+        help="Where studies are: sqlite:///path or postgresql://user@host/db.",
+        show_envvar=True,
+    ),
+]
+ArtifactRoot = Annotated[
+    str,
+    typer.Option(
+        "--artifacts",
+        envvar="HPO_ARTIFACTS",
+        metavar="PATH-or-URL",
+        help="Where checkpoints, weights and curves are.",
+    ),
+]
+DataRoot = Annotated[
+    Path, typer.Option("--data", envvar="HPO_DATA", metavar="PATH", help="Where data sets are.")
+]
+Lease = Annotated[
+    float,
+    typer.Option(
+        "--lease-seconds",
+        envvar="HPO_LEASE_SECONDS",
+        metavar="S",
+        min=1,
+        help="How long a silent worker keeps its trial.",
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the study, as train.epochs=5; repeatable."),
+]
+NewName = Annotated[str | None, typer.Option("--name", help="The study's name, if not its file's.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+StudyFile = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file, or the name of one that ships with hpo.")
+]
+StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study in the store.")]
+
+STORE = "sqlite:///storage/hpo.db"
+ARTIFACTS = "storage/artifacts"
+DATA = Path("storage/data")
+LEASE = 60.0
+
+
+def main() -> None:
+    """Run the command; an HpoError becomes one line on stderr and exit code 1."""
+    try:
+        app()
+    except HpoError as error:
+        _say(f"hpo: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has seen enough (| head); the interpreter must not try to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _say(text: str) -> None:
+    """Write a line to stderr; whoever read it may be gone, which must not keep a worker from saving."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, default=vars))
+
+
+class Stop:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop, and lets a second one act at once."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.signal = number
+        self.event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def exit_code(self) -> int:
+        """Give the exit code that says how the process was stopped."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    devices: Annotated[
+        str, typer.Option("--devices", metavar="SPEC", help="auto, cpu, cpu:4 or cuda:0,cuda:1.")
+    ] = "auto",
+    sets: Sets = None,
+    name: NewName = None,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+) -> None:
+    """Run a study here until it is complete, and print its best trial."""
+    from hpo import launch, lease, status, store, studyfile
+
+    stop = Stop()
+    definition = studyfile.load(studyfile.find(study), sets or [], name)
+    opened = store.open_(store_url, create=True)
+    new = store.create(opened, definition, studyfile.source(study, sets or []))
+    before = status.status(opened, definition.name)
+    if before.state == "complete":
+        _say(f"hpo: study '{definition.name}' is complete: all {before.budget} trials have run; nothing to do")
+        _print_best(opened, definition.name, artifacts, store_url)
+        return
+    if not new:
+        _say(f"hpo: study '{definition.name}' goes on: {before.trials['waiting']} trials wait")
+    opened_count = before.trials["waiting"] + before.trials["running"]
+    settings = {
+        "HPO_STORE": store_url,
+        "HPO_ARTIFACTS": artifacts,
+        "HPO_DATA": str(data),
+        "HPO_LEASE_SECONDS": str(lease_seconds),
+    }
+    where = launch.slots(devices, opened_count)
+    _watch(opened, definition.name, where, settings, stop)
+    if stop.event.is_set():
+        after = status.status(opened, definition.name)
+        ended = after.budget - after.trials["waiting"] - after.trials["running"]
+        _say(f"hpo: stopped with {ended} of {after.budget} trials done; the same command goes on from here")
+        raise typer.Exit(stop.exit_code())
+    _print_best(opened, definition.name, artifacts, store_url)
+
+
+def _watch(opened: "Store", name: str, where: Any, settings: dict[str, str], stop: Stop) -> None:
+    """Run workers, with a live table on a terminal and their own lines elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from hpo import launch, show, status, store
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        for _ in launch.supervise(name, where, settings, stop.event, _say):
+            pass
+        return
+    planned = store.definition_of(opened, name)
+    with Live(console=console, refresh_per_second=4, transient=False) as screen:
+
+        def tell(text: str) -> None:
+            if not text.startswith("trial "):  # the table has these
+                console.print(text, markup=False, highlight=False)
+
+        def view() -> Any:
+            trials = status.trials_of(opened, name)
+            rows = max(console.height - 4, 3)
+            return show.live(status.status(opened, name), trials, status.epochs(planned, trials), rows)
+
+        for tick, _ in enumerate(launch.supervise(name, where, settings, stop.event, tell)):
+            if tick % 4 == 0:
+                screen.update(view())
+        screen.update(view())
+
+
+def _print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> None:
+    from hpo import show, status, store
+    from hpo.artifacts import Artifacts
+
+    found = status.best(opened, name, 1)
+    if not found:
+        print(f"study {name} has no complete trial; 'hpo trials {name}' says why")
+        return
+    selection = str(store.definition_of(opened, name).train["selection"])
+    print(show.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
+
+
+def _places(best: "Best", opened: "Store", artifacts: "Artifacts", store_url: str) -> dict[str, str]:
+    """Say where a trial's weights, curves and store are."""
+    from hpo import store
+
+    folder = f"{store.folder_of(opened, best.study)}/{best.trial:04d}"
+    weights = {"weights": artifacts.path(best.weights)} if best.weights else {}
+    return weights | {
+        "curves": artifacts.path(f"{folder}/epochs.csv"),
+        "store": store.shown(store.parse_url(store_url)),
+    }
+
+
+@app.command()
+def create(
+    study: StudyFile, sets: Sets = None, name: NewName = None, store_url: StoreUrl = STORE
+) -> None:
+    """Store a study, or extend it with more trials or points, for workers to run."""
+    from hpo import status, store, studyfile
+
+    definition = studyfile.load(studyfile.find(study), sets or [], name)
+    opened = store.open_(store_url, create=True)
+    new = store.create(opened, definition, studyfile.source(study, sets or []))
+    waiting = status.status(opened, definition.name).trials["waiting"]
+    print(f"study {definition.name} {'created' if new else 'is there'}: {waiting} trials wait")
+
+
+@app.command()
+def enqueue(
+    name: StudyName,
+    settings: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="The setting to run.")],
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Queue one setting by hand, to run before what is searched."""
+    from hpo import store, studyfile
+
+    opened = store.open_(store_url, create=False)
+    point = studyfile.by_hand(store.definition_of(opened, name), settings)
+    print(f"trial {store.enqueue(opened, name, point)} of study {name} waits")
+
+
+@app.command()
+def delete(
+    name: StudyName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Delete a study with its artifacts, after asking."""
+    from hpo import status, store
+    from hpo.artifacts import Artifacts
+    from hpo.errors import StoreError
+
+    opened = store.open_(store_url, create=False)
+    now = status.status(opened, name)
+    if now.state == "running":
+        owners = ", ".join(worker.owner for worker in now.workers)
+        raise StoreError(f"study '{name}' has workers ({owners}); stop them first")
+    folder = store.folder_of(opened, name)
+    place = Artifacts(artifacts)
+    if not yes:
+        ended = sum(now.trials[state] for state in ("complete", "pruned", "failed"))
+        typer.confirm(
+            f"Delete study {name}, {ended} finished trials, and {place.path(folder)}?", abort=True, err=True
+        )
+    store.delete(opened, name)
+    place.delete(folder)
+    print(f"study {name} deleted")
+
+
+@app.command()
+def worker(
+    name: StudyName,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda:0.")] = "cpu",
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run one worker in this process until the study is complete or it is told to stop."""
+    from hpo import launch, show, store
+    from hpo import worker as workers
+    from hpo.artifacts import Artifacts
+
+    stop = Stop()
+    if supervised:
+        threading.Thread(target=_end_of_input, args=(stop.event,), daemon=True).start()
+    try:
+        opened = store.open_(store_url, create=False)
+        settings = workers.Settings(
+            artifacts=Artifacts(artifacts), data=data, device=device, lease_seconds=lease_seconds
+        )
+        for event in workers.work(opened, name, settings, stop.event):
+            _say(show.line(event))
+    except HpoError as error:
+        _say(f"hpo: {error}")
+        raise typer.Exit(launch.FATAL) from error
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+
+
+def _end_of_input(event: threading.Event) -> None:
+    """Stop the worker when its supervisor is gone, of which the end of standard input is the sign."""
+    sys.stdin.read()
+    event.set()
+
+
+@app.command()
+def studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
+    """List the studies in the store."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hpo import status, store
+
+    opened = store.open_(store_url, create=False)
+    found = [status.status(opened, name) for name in status.names(opened)]
+    if as_json:
+        _print_json([status.document(each) for each in found])
+        return
+    table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
+    for each in found:
+        ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
+        accuracy = f"{each.best.accuracy:.4f}" if each.best else ""
+        table.add_row(each.study, each.state, f"{ended}/{each.budget}", accuracy)
+    Console().print(table)
+
+
+@app.command("status")
+def status_(name: StudyName, as_json: Json = False, store_url: StoreUrl = STORE) -> None:
+    """Show what goes on in a study."""
+    from rich.console import Console
+
+    from hpo import show, status, store
+
+    opened = store.open_(store_url, create=False)
+    now = status.status(opened, name)
+    if as_json:
+        _print_json(status.document(now))
+        return
+    Console().print(show.status(now))
+
+
+@app.command()
+def trials(
+    name: StudyName,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    trial: Annotated[int | None, typer.Option("--trial", metavar="N", help="One trial alone.")] = None,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """List a study's trials."""
+    from rich.console import Console
+
+    from hpo import show, status, store
+    from hpo.errors import StoreError
+
+    opened = store.open_(store_url, create=False)
+    found = status.trials_of(opened, name)
+    if trial is not None:
+        found = [each for each in found if each.number == trial]
+        if not found:
+            raise StoreError(f"study '{name}' has no trial {trial}")
+    if as_json:
+        _print_json([status.trial_document(each) for each in found])
+    elif as_csv:
+        sys.stdout.write(status.csv(found))
+    elif trial is not None:
+        Console().print(show.trial(found[0]))
+    else:
+        Console().print(show.trials_table(found))
+
+
+@app.command()
+def best(
+    name: StudyName,
+    count: Annotated[int, typer.Option("-n", metavar="K", min=1, help="The K best.")] = 1,
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Show the best trial of a study, or the K best."""
+    from hpo import show, status, store
+    from hpo.artifacts import Artifacts
+    from hpo.errors import StoreError
+
+    opened = store.open_(store_url, create=False)
+    found = status.best(opened, name, count)
+    if not found:
+        raise StoreError(f"study '{name}' has no complete trial yet; 'hpo status {name}' says what it does")
+    if as_json:
+        documents = [vars(each) for each in found]
+        _print_json(documents[0] if count == 1 else documents)
+        return
+    selection = str(store.definition_of(opened, name).train["selection"])
+    place = Artifacts(artifacts)
+    for each in found:
+        print(show.best(each, selection, _places(each, opened, place, store_url)))
+
+
+@app.command()
+def importance(
+    name: StudyName,
+    evaluator: Annotated[
+        Literal["ped-anova", "fanova", "mdi"],
+        typer.Option("--evaluator", help="How importance is told from the trials."),
+    ] = "ped-anova",
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Show how much each parameter mattered, and how many trials say so."""
+    from rich.console import Console
+
+    from hpo import show, status, store
+
+    opened = store.open_(store_url, create=False)
+    found = status.importance(opened, name, evaluator)
+    if as_json:
+        _print_json(vars(found))
+        return
+    Console().print(show.importance(found))
+
+
+@app.command()
+def doctor(
+    store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA
+) -> None:
+    """Check devices, store, artifacts, data and weights: what works, what does not, what to do."""
+    from rich.console import Console
+
+    from hpo import doctor as doctors
+    from hpo import show
+
+    found = doctors.examine(store_url, artifacts, data)
+    Console().print(show.findings(found))
+    if any(finding.verdict == "broken" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a study file, for editors."""
+    from hpo import schema as schemas
+
+    _print_json(schemas.study_file())

@@ -1,0 +1,208 @@
+"""A study's definition: what is fixed, searched and listed, how it is stored, and how it is extended.
+
+A definition is a value. ``studyfile`` reads one from TOML; it is stored with the study as JSON with
+every default spelled out (``dumps``) and read back by workers (``loads``), so that neither a moved
+file nor a new default of ours changes a study under way.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpo import config
+from hpo import space as spaces
+from hpo.config import Config
+from hpo.errors import DefinitionError
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Sampler(BaseModel):
+    """How the next setting is chosen."""
+
+    model_config = STRICT
+
+    name: Annotated[
+        Literal["tpe", "gp", "qmc", "random", "grid"],
+        Field(description="grid runs the listed points, or every combination of the lists in [space]"),
+    ] = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Pruner(BaseModel):
+    """When a searched trial is stopped early."""
+
+    model_config = STRICT
+
+    name: Literal["hyperband", "asha", "median", "percentile", "patient", "none"] = "hyperband"
+    min_epochs: Annotated[int, Field(ge=1, description="epochs before anything is pruned")] = 1
+    reduction_factor: Annotated[
+        int, Field(ge=2, description="hyperband and asha: one in so many goes on")
+    ] = 3
+    startup_trials: Annotated[
+        int, Field(ge=0, description="median and percentile: trials that run in full first")
+    ] = 5
+    percentile: Annotated[
+        float, Field(gt=0, lt=100, description="percentile: the best so many percent go on")
+    ] = 25.0
+    patience: Annotated[
+        int, Field(ge=1, description="patient: epochs without a better accuracy")
+    ] = 5
+
+
+class Search(BaseModel):
+    """How much is searched, and how."""
+
+    model_config = STRICT
+
+    trials: Annotated[
+        int, Field(ge=0, le=1_000_000, description="searched trials; listed points run besides")
+    ] = 20
+    sampler: Sampler = Sampler()
+    pruner: Pruner = Pruner()
+    prune_points: Annotated[bool, Field(description="let the pruner stop listed points too")] = False
+    max_attempts: Annotated[
+        int, Field(ge=1, description="attempts without a new checkpoint before a trial fails")
+    ] = 10
+
+
+class Point(BaseModel):
+    """One listed setting, run exactly once; what it leaves out comes from ``[train]``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    setting: dict[str, spaces.Value]
+    site: str | None = None
+
+    def hyperparameters(self) -> dict[str, spaces.Value]:
+        """Give the options that are parameters of its trial: all but how long and with which seed."""
+        return {k: v for k, v in self.setting.items() if k not in config.RUN_OPTIONS}
+
+    def run_options(self) -> dict[str, spaces.Value]:
+        """Give the options that say how its trial is run."""
+        return {k: v for k, v in self.setting.items() if k in config.RUN_OPTIONS}
+
+
+class Definition(BaseModel):
+    """Everything a worker needs to know of a study."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    train: dict[str, spaces.Value]  # every option but those in [space], defaults spelled out
+    space: tuple[spaces.Parameter, ...] = ()  # each after those its condition names
+    search: Search = Search()
+    points: tuple[Point, ...] = ()
+    enqueued: tuple[Point, ...] = ()  # queued by hand since; no study file lists them
+
+    @property
+    def searches(self) -> bool:
+        """Tell whether settings are searched, rather than just listed."""
+        return self.search.sampler.name != "grid"
+
+    @property
+    def budget(self) -> int:
+        """How many trials the study runs in all."""
+        return len(self.listed) + (self.search.trials if self.searches else 0)
+
+    @property
+    def listed(self) -> tuple[Point, ...]:
+        """Every setting that is run exactly once: the file's points, then those queued by hand."""
+        return self.points + self.enqueued
+
+    def config(self, setting: Mapping[str, Any]) -> Config:
+        """Give the complete settings of a trial that tries ``setting``."""
+        return Config.model_validate({**self.train, **setting})
+
+    def complete(self, point: Point) -> dict[str, spaces.Value]:
+        """Give a point's hyperparameters, with those it left out although they are searched."""
+        settled = Config().model_dump() | self.train | point.setting
+        searched = {p.name: settled[p.name] for p in self.space if spaces.is_active(p, settled)}
+        return (searched if self.searches else {}) | point.hyperparameters()
+
+    def parameters(self) -> dict[str, spaces.Parameter]:
+        """Give every parameter that a trial of this study can have, by name."""
+        searched = {p.name: p for p in self.space} if self.searches else {}
+        settings = [self.complete(point) for point in self.listed]
+        others = dict.fromkeys(n for setting in settings for n in setting if n not in searched)
+        return searched | {
+            name: spaces.covering(name, [s[name] for s in settings if name in s]) for name in others
+        }
+
+
+def dumps(definition: Definition) -> str:
+    """Give a definition as the JSON text that is stored with its study."""
+    return definition.model_dump_json()
+
+
+def loads(text: str) -> Definition:
+    """Read a stored definition back.
+
+    Raises DefinitionError where another version of hpo stored something that this one does not know.
+    """
+    try:
+        return Definition.model_validate_json(text, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DefinitionError(
+            f"the stored definition's {where} is unknown here ({first['msg']}); "
+            "use the version of hpo that made the study"
+        ) from error
+
+
+def extended(stored: Definition, new: Definition) -> Definition:
+    """Give the stored definition extended by a changed file, its points keeping their numbers.
+
+    More trials and more points extend a study. Raises DefinitionError for any other difference, and
+    names them all.
+    """
+    kept, wanted = Counter(map(_key, stored.points)), Counter(map(_key, new.points))
+    differences = [
+        *_differences(stored.train, new.train, "train"),
+        *_differences(_by_name(stored.space), _by_name(new.space), "space"),
+        *_differences(_fixed(stored.search), _fixed(new.search), "search"),
+    ]
+    if stored.searches and new.search.trials < stored.search.trials:
+        differences.append(f"search.trials: {stored.search.trials} -> {new.search.trials}")
+    if missing := kept - wanted:
+        differences.append(f"points: {missing.total()} of {kept.total()} changed or taken out")
+    if differences:
+        raise DefinitionError(
+            f"study '{stored.name}' is stored with another definition ({'; '.join(differences)}); "
+            "only more search.trials and more points extend a study: "
+            f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
+        )
+    added = wanted - kept
+    more = tuple(p for p in reversed(new.points) if _taken(added, _key(p)))
+    return new.model_copy(
+        update={"points": stored.points + more[::-1], "enqueued": stored.enqueued}
+    )
+
+
+def _key(point: Point) -> str:
+    return repr((sorted(point.setting.items()), point.site))
+
+
+def _taken(left: Counter[str], key: str) -> bool:
+    left[key] -= 1
+    return left[key] >= 0
+
+
+def _by_name(parameters: tuple[spaces.Parameter, ...]) -> dict[str, str]:
+    return {parameter.name: str(parameter.values) for parameter in parameters}
+
+
+def _fixed(search: Search) -> dict[str, Any]:
+    return search.model_dump(exclude={"trials"})
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterable[str]:
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key, "nothing"), new.get(key, "nothing")
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{section}.{key}")
+        elif before != after:
+            yield f"{section}.{key}: {before} -> {after}"

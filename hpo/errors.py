@@ -1,0 +1,55 @@
+"""What the person at the terminal can put right.
+
+HpoError
+ +- DefinitionError    a study file, a --set or a setting given by hand is wrong
+ +- StoreError         the store cannot be opened, or a study is not there, or not as expected
+ +- DataError          a data set cannot be found, downloaded or read
+ +- WeightsError       pretrained weights cannot be found, downloaded or loaded
+ +- DeviceError        the device asked for is not there
+ +- ArtifactError      a file of a trial cannot be written or read
+
+Each is shown as one line on stderr, without a traceback, and says where, what was found, what is
+allowed and what to do. Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HpoError(Exception):
+    """Something the person at the terminal can put right; its text is one line."""
+
+
+class DefinitionError(HpoError):
+    """A study file, a ``--set`` or a setting given by hand is wrong."""
+
+
+class StoreError(HpoError):
+    """The store cannot be opened, or a study in it is not what was asked for."""
+
+
+class DataError(HpoError):
+    """A data set cannot be found, downloaded or read."""
+
+
+class WeightsError(HpoError):
+    """Pretrained weights cannot be found, downloaded or loaded."""
+
+
+class DeviceError(HpoError):
+    """The device asked for is not there."""
+
+
+class ArtifactError(HpoError):
+    """A file of a trial cannot be written or read."""
+
+
+def suggestion(word: str, allowed: Iterable[str]) -> str:
+    """Give ``"; did you mean 'lr'?"`` for the nearest spelling among ``allowed``, or nothing."""
+    names = list(allowed)
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    # "learning_rate" is nobody's typo of "lr", but it is what half of the field calls it.
+    alias = {"learning_rate": "lr", "learningrate": "lr", "bs": "batch_size", "net": "model"}
+    name = alias.get(word.lower()) or (lowered[near[0]] if near else None)
+    return f"; did you mean '{name}'?" if name in names else ""

@@ -1,0 +1,57 @@
+"""Durable files: there with their whole content under their final name, or not there at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+
+@contextlib.contextmanager
+def durable(folder: Path) -> Iterator["Draft"]:
+    """Write a file of ``folder`` that appears under ``draft.name`` when the block is left.
+
+    Temporary name in the same folder, fsync, rename, fsync of the folder: a crash at any moment leaves
+    the file of before, or the new one, besides at most a ``.draft`` that nobody reads. The name may be
+    set within the block, so that it can hold the content's hash. ``OSError`` passes through (disk full),
+    with the draft removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".draft")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            draft = Draft(cast("BinaryIO", file))
+            yield draft
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.rename(temporary, folder / draft.name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync(folder)
+
+
+class Draft:
+    """A file being written; it gets its name before it is done."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.name = ""
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file durably."""
+    with durable(path.parent) as draft:
+        draft.name = path.name
+        draft.file.write(content)

@@ -1,0 +1,241 @@
+"""Images: read from files, then as uint8 batches resized, augmented and normalised on any device.
+
+No function on a batch waits for the device or loops over images. Shape suffixes: N images, C channels
+(1 or 3), H rows, W columns, S output side, T taps of the resampling filter.
+"""
+
+import functools
+import gzip
+import math
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Fixed-point bits of a filter weight in PIL: 32 less 8 for the pixel and 2 to spare.
+PRECISION_BITS = 22
+
+
+def files(folder: Path) -> list[Path]:
+    """List the image files anywhere below ``folder``, sorted; hidden files and folders are left out."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
+
+
+def read(file: Path, size: int) -> NDArray[np.uint8]:
+    """Read an image as its camera held it, shorter side resized to ``size``, the middle cut out.
+
+    Args:
+        file: PNG, JPEG, BMP, WebP, GIF (the first frame) or TIFF, of any mode.
+        size: pixels.
+
+    Returns:
+        uint8 [3, S, S]: red, green and blue; transparency is dropped.
+
+    Raises:
+        ValueError: not an image, or a broken one.
+    """
+    try:
+        image = _upright_rgb(file)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as cause:
+        raise ValueError("no image format that is known") from cause
+    except Exception as cause:  # PIL's decoders raise nearly any kind about a broken file
+        raise ValueError(str(cause)) from cause
+    short = min(image.size)
+    width, height = (size * side // short for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(scaled.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+
+
+def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
+    """Read an IDX file, the format of MNIST's images and labels: ``file`` itself, or with ``.gz`` added.
+
+    The format: a magic number (0x800 for bytes, plus the number of dimensions) and each dimension's
+    size, all four bytes, highest first; then the bytes.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError: not such a file, or not whole.
+        OSError: not readable.
+    """
+    raw = (file if file.is_file() else file.with_name(f"{file.name}.gz")).read_bytes()
+    try:
+        if raw.startswith(b"\x1f\x8b"):
+            raw = gzip.decompress(raw)
+        magic, *shape = struct.unpack_from(f">I{dimensions}I", raw)
+    except (OSError, EOFError, struct.error, zlib.error) as cause:
+        raise ValueError(f"{file.name}: {cause}") from cause
+    if magic != 0x800 + dimensions or len(raw) != 4 + 4 * dimensions + math.prod(shape):
+        raise ValueError(f"{file.name}: its header and its size disagree")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+
+
+def resize(images_NCHW: Tensor, size: int) -> Tensor:
+    """Resize to ``size`` by ``size`` pixels, bit for bit as PIL's ``Image.resize(..., BILINEAR)``.
+
+    PIL's fixed-point arithmetic (``Resample.c``): columns first, then rows, rounded to 8 bits in
+    between, the filter widened (antialiased) when an image shrinks, no pass where nothing changes.
+    Images that lose more than twice as many rows as columns go rows first, as in Pillow from 13 on;
+    for square ones all versions agree.
+
+    Args:
+        images_NCHW: uint8, any C, not necessarily square.
+        size: pixels.
+
+    Returns:
+        uint8 [N, C, S, S]; ``images_NCHW`` itself where it has that size already.
+    """
+    rows, columns = (side - size for side in images_NCHW.shape[2:])
+    first, second = (2, 3) if rows > 0 and rows > 2 * columns else (3, 2)
+    return _resample(_resample(images_NCHW, size, dim=first), size, dim=second)
+
+
+def augment(
+    images_NCHW: Tensor, kind: Literal["none", "flip", "crop+flip"], generator: torch.Generator
+) -> Tensor:
+    """Flip each image left to right with probability 1/2, after a random crop where ``kind`` says so.
+
+    The crop pads an eighth of the side (at least 1 pixel) with zeros all round and cuts the old size
+    out of it, at a place of its own for each image.
+
+    Args:
+        images_NCHW: uint8 or any other type.
+        kind: ``none`` draws nothing and gives the images back as they are.
+        generator: on the CPU, so that every device sees the same draws.
+
+    Returns:
+        [N, C, H, W] of the same type, on the same device.
+    """
+    if kind == "none":
+        return images_NCHW
+    count, _, height, width = images_NCHW.shape
+    flips_N = torch.randint(0, 2, (count,), generator=generator)
+    if kind == "flip":
+        flips_N = flips_N.to(images_NCHW.device, non_blocking=True)
+        return torch.where(flips_N.bool()[:, None, None, None], images_NCHW.flip(3), images_NCHW)
+    tops_N = torch.randint(0, 2 * _padding(height) + 1, (count,), generator=generator)
+    lefts_N = torch.randint(0, 2 * _padding(width) + 1, (count,), generator=generator)
+    # Stacked, the draws cross to the device in one small copy.
+    draws_3N = torch.stack((flips_N, tops_N, lefts_N)).to(images_NCHW.device, non_blocking=True)
+    return _cropped(images_NCHW, *draws_3N.unbind())
+
+
+def normalise(images_NCHW: Tensor) -> Tensor:
+    """Scale uint8 to what ImageNet models were trained on: mean 0 and deviation 1 per channel.
+
+    Args:
+        images_NCHW: uint8, C 1 or 3; a grey image becomes three equal channels before scaling.
+
+    Returns:
+        float32 [N, 3, H, W], ``(x / 255 - mean) / std`` folded into one multiplication and addition.
+    """
+    scale_1311, shift_1311 = _scaling(images_NCHW.device)
+    return torch.addcmul(shift_1311, images_NCHW.to(torch.float32), scale_1311)
+
+
+def _upright_rgb(file: Path) -> Image.Image:
+    with warnings.catch_warnings(), Image.open(file) as opened:
+        warnings.simplefilter("ignore")  # about odd metadata, which pixels do not depend on
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16"):
+            # PIL cuts 16-bit grey off at 255, which turns most photographs white.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
+
+
+def _resample(images_NCHW: Tensor, size: int, *, dim: int) -> Tensor:
+    """Resize along one dimension, 2 (rows) or 3 (columns), with PIL's rounding to uint8."""
+    inside = images_NCHW.shape[dim]
+    if inside == size:
+        return images_NCHW
+    indices_TS, weights_TS = _taps(inside, size, images_NCHW.device)
+    shape = (1, 1, size, 1) if dim == 2 else (1, 1, 1, size)
+    terms = (
+        images_NCHW.index_select(dim, indices_S) * weights_S.view(shape)
+        for indices_S, weights_S in zip(indices_TS, weights_TS, strict=True)
+    )
+    total: Tensor = functools.reduce(Tensor.add_, terms)
+    # Weights are not negative and sum to one within half a unit per tap: nothing can leave 0..255
+    # below 16,000 taps, so PIL's clipping has no work here.
+    return total.add_(1 << (PRECISION_BITS - 1)).bitwise_right_shift_(PRECISION_BITS).to(torch.uint8)
+
+
+@functools.cache
+def _taps(inside: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Give indices int64 [T, S] and fixed-point weights int32 [T, S] of PIL's bilinear filter."""
+    rows = [_filter(inside, size, place) for place in range(size)]
+    count = max(len(weights) for _, weights in rows)
+    indices_ST = [[min(first + tap, inside - 1) for tap in range(count)] for first, _ in rows]
+    weights_ST = [weights + [0] * (count - len(weights)) for _, weights in rows]
+    return (
+        torch.tensor(indices_ST, device=device).t().contiguous(),
+        torch.tensor(weights_ST, dtype=torch.int32, device=device).t().contiguous(),
+    )
+
+
+def _filter(inside: int, size: int, place: int) -> tuple[int, list[int]]:
+    """Give the first input pixel behind output pixel ``place``, and the weights from there on.
+
+    Every operation is the one that PIL does, in double precision and in its order
+    (``precompute_coeffs`` and ``normalize_coeffs_8bpc``): another order rounds otherwise.
+    """
+    scale = inside / size
+    support = max(scale, 1.0)
+    center = (place + 0.5) * scale
+    first = max(int(center - support + 0.5), 0)
+    last = min(int(center + support + 0.5), inside)
+    raw = [max(1.0 - abs((x - center + 0.5) * (1.0 / support)), 0.0) for x in range(first, last)]
+    # Not sum(), which compensates its rounding from Python 3.12 on, as PIL does not.
+    total = functools.reduce(float.__add__, raw)
+    return first, [math.floor(0.5 + weight / total * (1 << PRECISION_BITS)) for weight in raw]
+
+
+def _padding(side: int) -> int:
+    return max(1, side // 8)
+
+
+def _cropped(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N: Tensor) -> Tensor:
+    """Cut a window out of each zero-padded image, ``tops`` and ``lefts`` pixels in, and flip some."""
+    count, channels, height, width = images_NCHW.shape
+    device = images_NCHW.device
+    y, x = _padding(height), _padding(width)
+    padded = torch.nn.functional.pad(images_NCHW, (x, x, y, y))
+    columns_W = torch.arange(width, device=device)
+    # A flipped window is the same window with its columns counted from the right.
+    columns_NW = torch.where(flips_N.bool()[:, None], columns_W.flip(0), columns_W) + lefts_N[:, None]
+    rows_NH = torch.arange(height, device=device) + tops_N[:, None]
+    return padded[
+        torch.arange(count, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[None, :, None, None],
+        rows_NH[:, None, :, None],
+        columns_NW[:, None, None, :],
+    ]
+
+
+@functools.cache
+def _scaling(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Give scale and shift, float32 [1, 3, 1, 1], that make one step of ``normalise``."""
+    mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, dtype=torch.float64).view(1, 3, 1, 1)
+    scale, shift = 1.0 / (255.0 * std), -mean / std
+    return scale.to(device, torch.float32), shift.to(device, torch.float32)

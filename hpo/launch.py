@@ -1,0 +1,157 @@
+"""Starting and supervising workers on this machine, each a process ``hpo worker NAME``.
+
+A worker that dies is started again with growing pauses; its trial is taken up by whoever is free. A worker
+that leaves with exit code 78 met something no restart can mend, and all stop. Workers stop by themselves,
+saving first, when their supervisor is gone: they read the end of their standard input. They run in sessions
+of their own, so that a Ctrl-C reaches the supervisor alone, which tells them.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from hpo.errors import DeviceError, HpoError
+
+FATAL = 78  # exit code of a worker that no restart can mend (sysexits.h: EX_CONFIG)
+LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """Room for one worker: a device and a number of threads."""
+
+    device: str
+    threads: int
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """A running worker process, or one that waits to be started again."""
+
+    slot: Slot
+    process: subprocess.Popen[str]
+    deaths: int = 0
+    restart_at: float | None = None
+    last_line: str = ""
+    reader: threading.Thread = field(default_factory=threading.Thread)
+
+
+def slots(spec: str, most: int) -> list[Slot]:
+    """Give the slots that ``--devices SPEC`` names, at most ``most`` on the CPU.
+
+    SPEC is ``auto`` (every GPU, or without one a worker per core), ``cpu`` (one worker on all cores),
+    ``cpu:4`` (four that share the cores) or ``cuda:0,cuda:1``. Raises DeviceError for anything else.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if spec == "auto":
+        import torch
+
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        spec = ",".join(gpus) or f"cpu:{cores}"
+    kind, _, count = spec.partition(":")
+    if kind == "cpu" and (not count or (count.isdigit() and int(count) > 0)):
+        workers = min(int(count or 1), max(most, 1))
+        return [Slot(device="cpu", threads=max(cores // workers, 1))] * workers
+    names = spec.split(",")
+    if not all(name.startswith("cuda:") and name[5:].isdigit() for name in names):
+        raise DeviceError(f"--devices {spec}: want auto, cpu, cpu:4 or cuda:0,cuda:1")
+    return [Slot(device=name, threads=max(cores // len(names), 1)) for name in names]
+
+
+def supervise(
+    name: str,
+    where: list[Slot],
+    settings: Mapping[str, str],
+    stop: threading.Event,
+    tell: Callable[[str], None],
+) -> Iterator[None]:
+    """Run workers until each has left for good, yielding some four times a second.
+
+    ``settings`` are the workers' environment (HPO_STORE and so on); ``tell`` gets every line they write.
+    Once ``stop`` is set they are told to save and leave. Closing the iterator early kills them. Raises
+    HpoError with a worker's last line where no restart can mend it.
+    """
+    workers = [_start(name, slot, settings, tell) for slot in where]
+    told = False
+    try:
+        while any(worker.process.poll() is None or worker.restart_at for worker in workers):
+            if stop.is_set() and not told:
+                told = True
+                _terminate(workers)
+            for index, worker in enumerate(workers):
+                workers[index] = _look_after(name, worker, settings, stop, tell)
+            yield
+            time.sleep(0.25)
+        for worker in workers:
+            worker.reader.join(5)
+            if worker.process.returncode == FATAL:
+                raise HpoError(worker.last_line.removeprefix("hpo: ").strip() or "a worker gave up")
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def _start(
+    name: str, slot: Slot, settings: Mapping[str, str], tell: Callable[[str], None], deaths: int = 0
+) -> Worker:
+    threads = str(slot.threads)
+    environment = os.environ | settings | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpo", "worker", name, "--device", slot.device, "--supervised"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    worker = Worker(slot=slot, process=process, deaths=deaths)
+    worker.reader = threading.Thread(target=_read, args=(worker, tell), daemon=True)
+    worker.reader.start()
+    return worker
+
+
+def _read(worker: Worker, tell: Callable[[str], None]) -> None:
+    assert worker.process.stderr is not None
+    for line in worker.process.stderr:
+        worker.last_line = line.rstrip("\n")
+        tell(worker.last_line)
+
+
+def _look_after(
+    name: str,
+    worker: Worker,
+    settings: Mapping[str, str],
+    stop: threading.Event,
+    tell: Callable[[str], None],
+) -> Worker:
+    """Give the worker as it goes on: itself, or its successor if it died and its pause is over."""
+    code = worker.process.poll()
+    if code is None or code == 0:
+        return worker
+    if code == FATAL:
+        stop.set()  # what stops one stops all; the error is raised when they have left
+    if stop.is_set():
+        worker.restart_at = None
+        return worker
+    if worker.restart_at is None:
+        pause = min(2.0**worker.deaths, LONGEST_PAUSE)
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        tell(f"a worker on {worker.slot.device} died of {cause}; starting it again in {pause:.0f} s")
+        worker.restart_at = time.monotonic() + pause
+    if time.monotonic() < worker.restart_at:
+        return worker
+    return _start(name, worker.slot, settings, tell, worker.deaths + 1)
+
+
+def _terminate(workers: list[Worker]) -> None:
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.terminate()

@@ -1,0 +1,293 @@
+"""One claimed trial, from its setting to its end: where Optuna, training, files and lease meet.
+
+The order within an epoch is what makes a crash harmless at any point of it::
+
+    train -> weights and curves durable -> checkpoint durable -> one fenced transaction (report, names)
+          -> prune or go on -> remove what the transaction made old
+
+A file that no transaction named is garbage, and the next attempt makes it again.
+"""
+
+import json
+import logging
+import platform
+import socket
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import safetensors.torch
+import torch
+from optuna.trial import TrialState
+
+from hpo import checkpoint, curves, files, lease, samplers, space, store, train
+from hpo.artifacts import Artifacts, Folder
+from hpo.config import Config
+from hpo.data import Dataset
+from hpo.definition import Definition
+from hpo.errors import ArtifactError, HpoError
+from hpo.lease import Claim
+
+log = logging.getLogger("hpo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A trial was taken up."""
+
+    trial: int
+    attempt: int
+    config: Config
+    done: int  # epochs that earlier attempts have done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """An epoch is over, and committed."""
+
+    trial: int
+    epoch: train.Epoch
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A trial is over, or left to another."""
+
+    trial: int
+    state: str  # complete, pruned, failed; released, lost
+    accuracy: float | None
+    reason: str = ""
+
+
+Event = Started | Reported | Ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a worker works: everything a trial needs besides its own settings."""
+
+    study_id: int
+    definition: Definition
+    storage: optuna.storages.BaseStorage  # Optuna's cache over the store that claims come from
+    folder: str  # the study's, in the artifacts
+    artifacts: Artifacts
+    datasets: "Datasets"
+    device: torch.device
+    stop: threading.Event
+
+
+class Datasets:
+    """Data sets by what decides their images, read once per worker."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.loaded: dict[tuple[Any, ...], Dataset] = {}
+
+    def of(self, config: Config) -> Dataset:
+        """Give a trial's data set; raises DataError if it cannot be had."""
+        from hpo import data
+
+        size = config.image_size if config.dataset.startswith("folder:") else None
+        key = (config.dataset, config.limit, config.valid_fraction, config.split_seed, config.selection, size)
+        if key not in self.loaded:
+            self.loaded[key] = data.load(config, self.root)
+        return self.loaded[key]
+
+
+def run(claim: Claim, place: Place) -> Iterator[Event]:
+    """Run a claimed trial until it is complete, pruned or failed, or this worker is told to stop.
+
+    Raises HpoError for what would meet every other trial as well (no data, a full disk): the trial is
+    released first, untouched. An exception in the training itself fails the trial alone.
+    """
+    folder = place.artifacts.folder(f"{place.folder}/{claim.number:04d}")
+    try:
+        with lease.kept(claim):
+            yield from _guarded(claim, place, folder)
+    finally:
+        folder.close()
+
+
+def _guarded(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
+    number = claim.number
+    try:
+        yield from _train(claim, place, folder)
+    except lease.LeaseLost:
+        yield Ended(trial=number, state="lost", accuracy=None, reason="another worker has it")
+    except optuna.TrialPruned as pruned:
+        yield _end(claim, place, TrialState.PRUNED, {"pruned": str(pruned)})
+    except train.Diverged as diverged:
+        failure = {"class": "diverged", "message": str(diverged)}
+        yield _end(claim, place, TrialState.PRUNED, {"failure": failure, "pruned": str(diverged)})
+    except (HpoError, KeyboardInterrupt):
+        claim.release()
+        raise
+    except OSError as error:
+        claim.release()
+        raise ArtifactError(f"{error.filename or folder.local}: {error.strerror or error}") from error
+    except Exception as error:
+        files.write(folder.local / "traceback.txt", traceback.format_exc().encode())
+        folder.publish("traceback.txt")
+        failure = {"class": type(error).__name__, "message": str(error)[:2000]}
+        log.error("trial %d failed: %s", number, "".join(traceback.format_exception(error)).rstrip())
+        yield _end(claim, place, TrialState.FAIL, {"failure": failure})
+
+
+def _end(claim: Claim, place: Place, state: TrialState, attributes: dict[str, Any]) -> Ended:
+    """End a trial early; a pruned one keeps its last accuracy as its value, as in Optuna."""
+    reported = place.storage.get_trial(claim.trial_id).intermediate_values
+    value = reported[max(reported)] if reported and state == TrialState.PRUNED else None
+    try:
+        claim.end(state, value=value, attributes=attributes)
+    except lease.LeaseLost:
+        return Ended(trial=claim.number, state="lost", accuracy=None, reason="another worker has it")
+    reason = str(attributes.get("pruned") or attributes["failure"]["message"])
+    name = "pruned" if state == TrialState.PRUNED else "failed"
+    return Ended(trial=claim.number, state=name, accuracy=value, reason=reason)
+
+
+def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
+    trial, config, study = _setting(claim, place)
+    hardware = _hardware(claim, place)
+    dataset = place.datasets.of(config)
+    folder.fetch()
+    state = checkpoint.latest(folder.local, _file(claim.checkpoint))
+    settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
+    files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
+    folder.publish("settings.json")
+    run = train.Run(config, dataset, place.device, state=state, stop=place.stop)
+    done = len(run.history)
+    yield Started(trial=claim.number, attempt=claim.token, config=config, done=done)
+    if 0 < done < config.epochs:
+        _prune(study, claim, place, done)  # the attempt before may have died between report and verdict
+    events = curves.Events(folder.local, done)
+    try:
+        for epoch in run.epochs():
+            events.write(epoch)
+            _commit(claim, folder, run, epoch, {"hardware": hardware})
+            yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs)
+            if not run.finished:
+                _prune(study, claim, place, epoch.number)
+    finally:
+        events.close()
+    if run.finished:
+        claim.end(TrialState.COMPLETE, value=run.best.accuracy)
+        yield Ended(trial=claim.number, state="complete", accuracy=run.best.accuracy)
+    else:
+        _commit(claim, folder, run, None, {"hardware": hardware})
+        claim.release()
+        yield Ended(trial=claim.number, state="released", accuracy=None, reason="told to stop")
+
+
+def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config, optuna.Study]:
+    """Give the trial its parameters: a point's own, or what the sampler proposes."""
+    definition = place.definition
+    study = optuna.load_study(
+        study_name=definition.name,
+        storage=place.storage,
+        sampler=samplers.sampler(definition, claim.number),
+        pruner=samplers.pruner(definition),
+    )
+    trial = optuna.Trial(study, claim.trial_id)
+    system = place.storage.get_trial(claim.trial_id).system_attrs
+    parameters = definition.parameters()
+    if "grid_id" in system:
+        names = list(definition.points[system["grid_id"]].hyperparameters())
+    else:
+        names = list(system.get("fixed_params", {}))
+    setting: dict[str, space.Value] = {n: space.suggest(trial, parameters[n]) for n in names}
+    if not names:
+        for parameter in definition.space:
+            whole = definition.config(setting).model_dump()
+            if space.is_active(parameter, whole):
+                setting[parameter.name] = space.suggest(trial, parameter)
+    return trial, definition.config(setting | system.get(store.RUN, {})), study
+
+
+def _hardware(claim: Claim, place: Place) -> dict[str, Any]:
+    """Give what the trial runs on; what its first attempt chose and bits depend on is kept to."""
+    stored: Mapping[str, Any] = place.storage.get_trial(claim.trial_id).user_attrs.get("hardware", {})
+    threads = int(stored.get("threads", torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    cuda = place.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(place.device) if cuda else _processor(),
+        "host": socket.gethostname(),
+        "torch": torch.__version__,
+        "threads": threads,
+        "memory_format": "contiguous",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _file(name: str | None) -> str | None:
+    """Give the file's name within the trial's folder from its name in the artifacts."""
+    return None if name is None else name.rpartition("/")[2]
+
+
+def _commit(
+    claim: Claim, folder: Folder, run: train.Run, epoch: train.Epoch | None, attributes: dict[str, Any]
+) -> None:
+    """Make an epoch (or, with None, the part of one that is done) durable, then commit it."""
+    weights = None
+    if epoch is not None:
+        curves.write_csv(folder.local, run.history)
+        folder.publish(curves.CSV)
+        if run.best is epoch:
+            weights = _save_weights(folder, run, claim.token)
+            attributes = attributes | {"weights": f"{folder.name}/{weights}"}
+        attributes = attributes | {
+            "epochs": epoch.number,
+            "best_epoch": run.best.number,
+            "epoch_seconds": [round(e.seconds, 4) for e in run.history],
+        }
+    seconds = sum(e.seconds for e in run.history) + run.seconds
+    name = checkpoint.save(folder.local, run.state(), attempt=claim.token)
+    folder.publish(name)
+    attributes = attributes | {
+        "wall_time_seconds": round(seconds, 4),
+        "checkpoint": f"{folder.name}/{name}",
+    }
+    claim.commit(
+        checkpoint=f"{folder.name}/{name}",
+        report=None if epoch is None else (epoch.number, epoch.accuracy),
+        attributes=attributes,
+    )
+    checkpoint.prune(folder.local, name)
+    if weights is not None:
+        for old in folder.local.glob("weights-*.safetensors"):
+            if old.name != weights:
+                old.unlink(missing_ok=True)
+    folder.mirror()
+
+
+def _save_weights(folder: Folder, run: train.Run, attempt: int) -> str:
+    tensors = {name: t.contiguous().cpu() for name, t in run.model.state_dict().items()}
+    metadata = {"epoch": str(run.best.number), "accuracy": repr(run.best.accuracy)}
+    name = f"weights-{run.best.number:04d}-{attempt:03d}.safetensors"
+    files.write(folder.local / name, safetensors.torch.save(tensors, metadata))
+    folder.publish(name)
+    return name
+
+
+def _prune(study: optuna.Study, claim: Claim, place: Place, epoch: int) -> None:
+    """Raise TrialPruned if the study's pruner says so; listed points are its matter only if asked for."""
+    frozen = place.storage.get_trial(claim.trial_id)
+    listed = {"grid_id", "fixed_params"} & frozen.system_attrs.keys()
+    if listed and not place.definition.search.prune_points:
+        return
+    if study.pruner.prune(study, frozen):
+        name = place.definition.search.pruner.name
+        raise optuna.TrialPruned(f"by {name} after epoch {epoch}")

@@ -1,0 +1,128 @@
+"""Samplers and pruners, built anew for each trial from the study's definition.
+
+Optuna keeps neither in the database, so every worker has to build the same ones. A sampler's seed is
+derived from the study's seed and the trial's number: two workers that start with one seed would
+propose the same settings in the start-up rounds. QMC is the exception, since all trials of a study
+take their points from one sequence, whose seed therefore is shared.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna import pruners, samplers
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.definition import Definition
+from hpo.space import Choices, Value
+
+
+def seed_of(seed: int, number: int) -> int:
+    """Derive a trial's sampler seed, below 2**32, from the study's seed and the trial's number."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
+
+
+def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
+    """Build the sampler that proposes the setting of trial ``number``."""
+    name, seed = definition.search.sampler.name, definition.search.sampler.seed
+    own = seed_of(seed, number)
+    if name == "tpe":
+        return samplers.TPESampler(seed=own)
+    if name == "gp":
+        return samplers.GPSampler(seed=own)
+    if name == "random":
+        return samplers.RandomSampler(seed=own)
+    if name == "qmc":
+        return samplers.QMCSampler(
+            scramble=True,
+            seed=seed,
+            independent_sampler=samplers.RandomSampler(seed=own),
+            warn_independent_sampling=False,  # conditional parameters are ours to offer, and fall to it
+        )
+    return PointSampler([definition.complete(point) for point in definition.points])
+
+
+def pruner(definition: Definition) -> pruners.BasePruner:
+    """Build the study's pruner; one that could never act before a trial's last epoch prunes nothing."""
+    settings, longest = definition.search.pruner, _longest(definition)
+    if settings.name == "none" or settings.min_epochs >= longest:
+        return pruners.NopPruner()
+    if settings.name == "hyperband":
+        return pruners.HyperbandPruner(
+            min_resource=settings.min_epochs,
+            max_resource=longest,
+            reduction_factor=settings.reduction_factor,
+        )
+    if settings.name == "asha":
+        return pruners.SuccessiveHalvingPruner(
+            min_resource=settings.min_epochs, reduction_factor=settings.reduction_factor
+        )
+    if settings.name == "patient":
+        return pruners.PatientPruner(_After(settings.min_epochs), patience=settings.patience)
+    return pruners.PercentilePruner(
+        50.0 if settings.name == "median" else settings.percentile,
+        n_startup_trials=settings.startup_trials,
+        n_warmup_steps=settings.min_epochs,
+    )
+
+
+def _longest(definition: Definition) -> int:
+    """Give the most epochs that a searched trial can have."""
+    for parameter in definition.space:
+        if parameter.name == "epochs":
+            spread = parameter.values
+            values = spread.choices if isinstance(spread, Choices) else [spread.high]
+            return max(value for value in values if isinstance(value, int))
+    return definition.config({}).epochs
+
+
+class _After(pruners.BasePruner):
+    """Agrees to prune once a trial has had so many epochs; ``patient`` asks for its consent."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        return (trial.last_step or 0) >= self.epochs
+
+
+class PointSampler(samplers.GridSampler):
+    """A grid that is a list of points rather than a product of lists, each point run exactly once.
+
+    Optuna's GridSampler runs points twice at the tail when several workers share a study, and never
+    goes back to a failed one. Here each point is a trial made in advance, WAITING, that carries the
+    point's index as ``grid_id``; which worker runs it, and how often it is tried, is the lease's
+    matter. What is left for the sampler is to give the point's values under their own names, so that
+    importance and plots see real hyperparameters. An Adam point simply has no momentum.
+    """
+
+    def __init__(self, points: Sequence[Mapping[str, Value]]) -> None:
+        super().__init__({})  # the product of no lists; the points take its place
+        self._points = list(points)
+        self._n_min_trials = len(points)
+
+    @staticmethod
+    def attributes(index: int) -> dict[str, Any]:
+        """Give the system attributes by which a trial is point ``index``, counted from 0."""
+        return {"grid_id": index, "search_space": {}}
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Prune a trial that nobody planned, where Optuna would run some point a second time."""
+        if not {"grid_id", "fixed_params"} & trial.system_attrs.keys():
+            raise optuna.TrialPruned("not one of the study's points")
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Give the value that the trial's point has for a parameter."""
+        if "grid_id" not in trial.system_attrs:
+            raise ValueError(f"{param_name}: a setting queued in a grid study must name every parameter")
+        return self._points[trial.system_attrs["grid_id"]][param_name]
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Do nothing: the study is complete when no planned trial is left, which the lease knows."""

@@ -1,0 +1,209 @@
+"""What people see in a terminal: a plain line per event, tables, and the live view of a study."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hpo.doctor import Finding
+from hpo.objective import Ended, Event, Reported, Started
+from hpo.status import STATES, Best, Importance, Status
+
+COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
+
+
+def line(event: Event) -> str:
+    """Give an event as one plain line."""
+    if isinstance(event, Started):
+        c = event.config
+        going = f", goes on after epoch {event.done}" if event.done else ""
+        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        return (
+            f"trial {event.trial} starts: {c.model}, {c.optimizer}, lr {c.lr:.4g}, "
+            f"batch {c.batch_size}, {c.epochs} epochs{again}{going}"
+        )
+    if isinstance(event, Reported):
+        e = event.epoch
+        return (
+            f"trial {event.trial} epoch {e.number}/{event.epochs}: accuracy {e.accuracy:.4f}, "
+            f"loss {e.loss:.4f}, lr {e.lr:.4g}, {e.seconds:.1f} s ({e.images_per_second:.0f} images/s)"
+        )
+    assert isinstance(event, Ended)
+    value = "" if event.accuracy is None else f", accuracy {event.accuracy:.4f}"
+    return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
+
+
+def params(values: Mapping[str, Any]) -> str:
+    """Give parameters as short text."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
+
+
+def seconds(amount: float) -> str:
+    """Give a duration as people say it."""
+    if amount < 90:
+        return f"{amount:.0f} s"
+    if amount < 5400:
+        return f"{amount / 60:.0f} min"
+    return f"{amount / 3600:.1f} h"
+
+
+def best(found: Best, selection: str, where: Mapping[str, str]) -> str:
+    """Give the best trial as the text that ends a run; ``where`` says where its things are."""
+    rows = [
+        f"best trial {found.trial} of study {found.study}",
+        f"  accuracy   {found.accuracy:.4f} {split_note(selection)}",
+        f"  settings   {params(found.params)}",
+    ]
+    if found.best_epoch is not None and found.wall_time_seconds is not None:
+        rows.append(
+            f"  epoch      {found.best_epoch} of {found.epochs}, {seconds(found.wall_time_seconds)} in all"
+        )
+    if found.hardware:
+        rows.append(f"  hardware   {found.hardware['device']}, torch {found.hardware['torch']}")
+    rows += [f"  {name:<10} {place}" for name, place in where.items()]
+    return "\n".join(rows)
+
+
+def split_note(selection: str) -> str:
+    """Say which split an accuracy was measured on, with the warning that the test split deserves."""
+    if selection == "test":
+        return "on the test split, which it was also chosen on: optimistic"
+    return "on the validation split"
+
+
+def left(trials: Iterable[FrozenTrial], workers: int) -> float | None:
+    """Estimate the seconds a study still takes: what is open, at the mean of the trials that ended."""
+    listed = list(trials)
+    ended = [_wall(t) for t in listed if t.state.is_finished()]
+    if not ended or not workers:
+        return None
+    mean = sum(ended) / len(ended)
+    waiting = sum(t.state == TrialState.WAITING for t in listed)
+    running = [_wall(t) for t in listed if t.state == TrialState.RUNNING]
+    return (waiting * mean + sum(max(mean - done, 0.0) for done in running)) / workers
+
+
+def _wall(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs.get("wall_time_seconds", 0.0))
+
+
+def live(status: Status, trials: list[FrozenTrial], epochs: Mapping[int, int], rows: int) -> RenderableType:
+    """Give the live view: a headline, the running trials with their epochs, and the latest that ended.
+
+    ``epochs`` gives each trial's planned epochs by number, ``rows`` how many lines there is room for.
+    """
+    ended = sum(status.trials[state] for state in ("complete", "pruned", "failed"))
+    parts = [f"{ended} of {status.budget} trials"]
+    parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
+    if status.best is not None:
+        parts.append(f"best {status.best.accuracy:.4f} (trial {status.best.trial})")
+    remaining = left(trials, len(status.workers))
+    if remaining is not None and remaining > 0:
+        parts.append(f"about {seconds(remaining)} left")
+    running = [t for t in trials if t.state == TrialState.RUNNING]
+    done = [t for t in trials if t.state.is_finished()]
+    done.sort(key=lambda trial: trial.datetime_complete or trial.datetime_start, reverse=True)  # type: ignore[arg-type, return-value]  # a finished trial has a time
+    table = Table(box=None, padding=(0, 1), expand=True)
+    for name, width in (("trial", 5), ("state", 8), ("epochs", 14), ("best", 6)):
+        table.add_column(name, width=width, no_wrap=True)
+    table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
+    for trial in [*running, *done][: max(rows - 3, 1)]:
+        table.add_row(*_row(trial, epochs.get(trial.number)))
+    return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)
+
+
+def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
+    state = STATES[trial.state]
+    count = len(trial.intermediate_values)
+    total = planned or count
+    accuracy = max(trial.intermediate_values.values(), default=math.nan)
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(Bar(size=max(total, 1), begin=0, end=count, width=7), f"{count}/{total}")
+    return (
+        str(trial.number),
+        Text(state, style=COLORS[state]),
+        bar,
+        "" if math.isnan(accuracy) else f"{accuracy:.4f}",
+        params(trial.params),
+    )
+
+
+def trials_table(trials: list[FrozenTrial]) -> Table:
+    """Give a study's trials as a table."""
+    table = Table(box=None, padding=(0, 1))
+    for name in ("trial", "state", "accuracy", "epochs", "seconds", "settings"):
+        table.add_column(name, no_wrap=name != "settings")
+    for trial in trials:
+        state = STATES[trial.state]
+        wall = trial.user_attrs.get("wall_time_seconds")
+        table.add_row(
+            str(trial.number),
+            Text(state, style=COLORS[state]),
+            "" if trial.value is None else f"{trial.value:.4f}",
+            str(trial.user_attrs.get("epochs", "")),
+            "" if wall is None else f"{wall:.1f}",
+            params(trial.params or trial.system_attrs.get("fixed_params", {})),
+        )
+    return table
+
+
+def status(found: Status) -> RenderableType:
+    """Give a study's status as text."""
+    counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
+    lines = [f"study {found.study} is {found.state}: {counts} (budget {found.budget})"]
+    if found.best is not None:
+        note = split_note(found.selection)
+        lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
+        lines.append(f"      {params(found.best.params)}")
+    table = Table("worker", "device", "trial", "attempt", "epoch", "lease", box=None, padding=(0, 1))
+    for worker in found.workers:
+        left_ = worker.expires_in_seconds
+        table.add_row(
+            worker.owner,
+            worker.device,
+            str(worker.trial),
+            str(worker.attempt),
+            str(worker.epoch),
+            f"{left_:.0f} s" if left_ > 0 else Text("run out", style="red"),
+        )
+    return Group(*lines, table) if found.workers else Group(*lines)
+
+
+def trial(found: FrozenTrial) -> Table:
+    """Give everything that is known of one trial."""
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_row("trial", str(found.number))
+    table.add_row("state", STATES[found.state])
+    table.add_row("accuracy", "" if found.value is None else f"{found.value:.4f}")
+    for name, value in (found.params | found.user_attrs).items():
+        table.add_row(name, json.dumps(value))
+    for step, accuracy in sorted(found.intermediate_values.items()):
+        table.add_row(f"epoch {step}", f"{accuracy:.4f}")
+    return table
+
+
+def importance(found: Importance) -> RenderableType:
+    """Give importances as bars."""
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    for name, share in found.importances.items():
+        table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))
+    return Group(f"importance by {found.evaluator}, over {found.trials} complete trials", table)
+
+
+def findings(found: Iterable[Finding]) -> Table:
+    """Give what the doctor found."""
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    styles = {"works": "green", "absent": "yellow", "broken": "red"}
+    for finding in found:
+        text = f"{finding.message}{f'; {finding.advice}' if finding.advice else ''}"
+        table.add_row(Text(finding.verdict, style=styles[finding.verdict]), finding.what, text)
+    return table

@@ -1,0 +1,213 @@
+"""What goes on in a study and what came out of it, as records; reads the store and changes nothing."""
+
+import csv as csvs
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.importance import (
+    BaseImportanceEvaluator,
+    FanovaImportanceEvaluator,
+    MeanDecreaseImpurityImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo import lease, store
+from hpo.definition import Definition
+from hpo.errors import StoreError
+from hpo.lease import Held
+from hpo.store import Store
+
+STATES = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """A study's best trial."""
+
+    study: str
+    trial: int
+    accuracy: float
+    best_epoch: int | None
+    epochs: int | None
+    params: Mapping[str, Any]
+    wall_time_seconds: float | None
+    hardware: Mapping[str, Any] | None
+    weights: str | None  # name in the artifacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A study at one moment."""
+
+    study: str
+    state: str  # running, complete, idle
+    trials: Mapping[str, int]  # by state
+    budget: int
+    best: Best | None
+    workers: tuple[Held, ...]
+    selection: str  # the split that accuracy was measured on
+
+
+def trials_of(opened: Store, name: str) -> list[FrozenTrial]:
+    """Give a study's trials by number; raises StoreError if there is no such study."""
+    study_id = store.study_id(opened, name)
+    return sorted(opened.get_all_trials(study_id, deepcopy=False), key=lambda trial: trial.number)
+
+
+def status(opened: Store, name: str) -> Status:
+    """Give a study's status; raises StoreError if there is no such study."""
+    trials = trials_of(opened, name)
+    definition = store.definition_of(opened, name)
+    held = lease.held(opened, store.study_id(opened, name))
+    counts = Counter(STATES[trial.state] for trial in trials)
+    ranked = best(opened, name, 1)
+    alive = any(worker.expires_in_seconds > 0 for worker in held)
+    # A trial that runs without a lease is another tool's, and does not keep our study open.
+    open_ = counts["waiting"] + len(held)
+    return Status(
+        study=name,
+        state="running" if alive else "idle" if open_ else "complete",
+        trials={state: counts[state] for state in STATES.values()},
+        budget=definition.budget,
+        best=ranked[0] if ranked else None,
+        workers=tuple(held),
+        selection=str(definition.train["selection"]),
+    )
+
+
+def best(opened: Store, name: str, count: int) -> list[Best]:
+    """Give the best complete trials of a study, best first; of equal ones the earlier."""
+    complete = [t for t in trials_of(opened, name) if t.state == TrialState.COMPLETE]
+    ranked = sorted(complete, key=lambda trial: (-_value(trial), trial.number))
+    return [_best(name, trial) for trial in ranked[:count]]
+
+
+def _value(trial: FrozenTrial) -> float:
+    return -1.0 if trial.value is None else trial.value
+
+
+def _best(name: str, trial: FrozenTrial) -> Best:
+    seen = trial.user_attrs
+    return Best(
+        study=name,
+        trial=trial.number,
+        accuracy=_value(trial),
+        best_epoch=seen.get("best_epoch"),
+        epochs=seen.get("epochs"),
+        params=trial.params,
+        wall_time_seconds=seen.get("wall_time_seconds"),
+        hardware=seen.get("hardware"),
+        weights=seen.get("weights"),
+    )
+
+
+def epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[int, int]:
+    """Give the planned epochs of the trials that have their setting, by number."""
+    planned = {}
+    for trial in trials:
+        setting = trial.params | trial.system_attrs.get(store.RUN, {})
+        planned[trial.number] = int(setting.get("epochs", definition.train.get("epochs", 0)))
+    return planned
+
+
+def document(found: Status) -> dict[str, Any]:
+    """Give a status as its JSON document."""
+    return {
+        "study": found.study,
+        "state": found.state,
+        "trials": dict(found.trials),
+        "budget": found.budget,
+        "best": None if found.best is None else vars(found.best),
+        "workers": [
+            {
+                "owner": worker.owner,
+                "host": worker.host,
+                "device": worker.device,
+                "trial": worker.trial,
+                "attempt": worker.attempt,
+                "epoch": worker.epoch,
+                "expires_in_seconds": worker.expires_in_seconds,
+            }
+            for worker in found.workers
+        ],
+    }
+
+
+def trial_document(trial: FrozenTrial) -> dict[str, Any]:
+    """Give a trial as its JSON document."""
+    return {
+        "number": trial.number,
+        "state": STATES[trial.state],
+        "value": trial.value,
+        "params": trial.params,
+        "user_attrs": trial.user_attrs,
+        "intermediate_values": trial.intermediate_values,
+    }
+
+
+def csv(trials: list[FrozenTrial]) -> str:
+    """Give trials as CSV: a row each, a column per parameter."""
+    parameters = sorted({name for trial in trials for name in trial.params})
+    seen = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", "site")
+    text = io.StringIO()
+    writer = csvs.writer(text, lineterminator="\n")
+    writer.writerow(["number", "state", "value", *parameters, *seen])
+    for trial in trials:
+        row = [trial.number, STATES[trial.state], trial.value]
+        row += [trial.params.get(name) for name in parameters]
+        writer.writerow(row + [trial.user_attrs.get(name) for name in seen])
+    return text.getvalue()
+
+
+def names(opened: Store) -> list[str]:
+    """Give the names of the store's studies that hpo made."""
+    return [
+        study.study_name
+        for study in opened.get_all_studies()
+        if store.DEFINITION in study.system_attrs
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """How much each parameter mattered, and how many trials say so."""
+
+    evaluator: str
+    trials: int
+    importances: Mapping[str, float]
+
+
+def importance(opened: Store, name: str, evaluator: str) -> Importance:
+    """Evaluate parameter importance over a study's complete trials.
+
+    PED-ANOVA asks what sets the best trials apart. Optuna takes the best tenth, which of 14 trials is
+    one or two; here it is the best ten, but at most half and at least a tenth of them.
+    """
+    complete = [t for t in trials_of(opened, name) if t.state == TrialState.COMPLETE]
+    if len(complete) < 2:
+        raise StoreError(
+            f"importance wants 2 complete trials at least, study '{name}' has {len(complete)}"
+        )
+    quantile = min(max(10 / len(complete), 0.1), 0.5)
+    evaluators: dict[str, Callable[[], BaseImportanceEvaluator]] = {
+        "ped-anova": lambda: PedAnovaImportanceEvaluator(target_quantile=quantile),
+        "fanova": lambda: FanovaImportanceEvaluator(seed=0),
+        "mdi": lambda: MeanDecreaseImpurityImportanceEvaluator(seed=0),
+    }
+    study = optuna.load_study(study_name=name, storage=opened)
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluators[evaluator]())
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"importance by {evaluator} over {len(complete)} trials: {error}") from error
+    return Importance(evaluator=evaluator, trials=len(complete), importances=found)

@@ -1,0 +1,227 @@
+"""Training as an iterator: no callbacks, no trainer; pruning is leaving the loop.
+
+::
+
+    run = train.Run(config, dataset, device, state=state, stop=stop)
+    for epoch in run.epochs():
+        ...                      # a finished epoch; leave the loop to end the run
+    run.state()                  # all that is needed to go on from here, even within an epoch
+
+A run is a function of its settings and its data: initial weights, the order of images, augmentation and
+dropout are drawn from generators seeded anew from (the trial's seed, epoch, step). So no generator's state
+has to be kept, and a run that goes on from a state is, on the CPU with the same number of threads,
+bit-identical to one that was never interrupted.
+
+Shapes: N images of a batch, C channels, H and W pixels, K classes.
+"""
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpo import images, model, optimizer, schedule
+from hpo.config import Config
+from hpo.data import Dataset, Split
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch came to."""
+
+    number: int  # from 1
+    train_loss: float  # mean over the epoch's training images
+    train_accuracy: float  # fraction, measured while training
+    loss: float  # mean over the selection split, after the epoch
+    accuracy: float  # fraction of the selection split, after the epoch
+    lr: float  # learning rate of the epoch's first step
+    train_seconds: float
+    evaluation_seconds: float
+    images_per_second: float  # training alone
+
+    @property
+    def seconds(self) -> float:
+        """Training and evaluation together."""
+        return self.train_seconds + self.evaluation_seconds
+
+
+def batches(images: int, size: int) -> list[tuple[int, int]]:
+    """Give each batch's first and past-last place; the last one may be smaller.
+
+    A single image left over joins the batch before it: batch norm cannot normalise one value.
+    """
+    starts = list(range(0, images, size))
+    if len(starts) > 1 and images - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], images], strict=True))
+
+
+def seed_of(*parts: int) -> int:
+    """Derive a seed below 2**63 from the trial's seed and a place in its training."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Run:
+    """One training run, from its start or from a state."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        device: torch.device,
+        *,
+        state: Mapping[str, Any] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.stop = stop or threading.Event()
+        self.train = dataset.train.to(device)
+        self.selection = dataset.selection.to(device)
+        torch.manual_seed(seed_of(config.seed))
+        self.model = model.build(config, len(dataset.classes)).to(device)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = optimizer.build(config, trained)
+        self.loss = optimizer.loss(config)
+        self.batches = batches(len(self.train), config.batch_size)
+        self.history: list[Epoch] = []
+        self.step = 0  # steps done of the epoch under way
+        self.seconds = 0.0  # spent on them
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
+        self._bad = torch.full((), -1, device=device)  # the first step whose loss is not finite
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether all epochs are done."""
+        return len(self.history) >= self.config.epochs
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch of the best accuracy, the first of several."""
+        return max(self.history, key=lambda epoch: epoch.accuracy)
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Train, and give each epoch as it ends; ends early, at a step's boundary, once told to stop.
+
+        Raises Diverged, with epoch and step, when the loss is no longer finite. That is looked at some
+        twenty times an epoch rather than at every step, since looking makes a GPU wait.
+        """
+        while not self.finished:
+            if not self._train_epoch():
+                return
+            loss_sum, correct = self._sums.tolist()
+            count = len(self.train)
+            started = time.perf_counter()
+            loss, accuracy = self.evaluate(self.selection)
+            epoch = Epoch(
+                number=len(self.history) + 1,
+                train_loss=loss_sum / count,
+                train_accuracy=correct / count,
+                loss=loss,
+                accuracy=accuracy,
+                lr=self._lr(0),
+                train_seconds=self.seconds,
+                evaluation_seconds=time.perf_counter() - started,
+                images_per_second=count / self.seconds,
+            )
+            self.history.append(epoch)
+            self.step, self.seconds = 0, 0.0
+            self._sums.zero_()
+            yield epoch
+
+    def _train_epoch(self) -> bool:
+        """Train to the end of the epoch under way; False if told to stop before."""
+        number = len(self.history) + 1
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, number))
+        order = torch.randperm(len(self.train), generator=generator).to(self.device)
+        steps = len(self.batches)
+        look = min(max(steps // 20, 1), 50)
+        model.train_mode(self.model, self.config)
+        started = time.perf_counter()
+        while self.step < steps and not self.stop.is_set():
+            first, end = self.batches[self.step]
+            self._train_step(number, self.step, order[first:end])
+            self.step += 1
+            if self.step % look == 0 or self.step == steps:
+                self._look(number)
+        self.seconds += time.perf_counter() - started
+        return self.step == steps
+
+    def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
+        seed = seed_of(self.config.seed, number, step + 1)
+        torch.manual_seed(seed)  # dropout, and whatever else a model draws
+        generator = torch.Generator().manual_seed(seed)
+        augmented = images.augment(self.train.images[chosen], self.config.augmentation, generator)
+        labels_N = self.train.labels[chosen]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr(step)
+        logits_NK = self.model(self._input(augmented))
+        loss = self.loss(logits_NK, labels_N)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        self.optimizer.step()
+        with torch.no_grad():
+            correct = (logits_NK.argmax(1) == labels_N).sum()
+            self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
+            first_bad = (self._bad < 0) & ~torch.isfinite(loss)
+            self._bad = torch.where(first_bad, step + 1, self._bad)
+
+    def _input(self, images_NCHW: Tensor) -> Tensor:
+        return images.normalise(images.resize(images_NCHW, self.config.image_size))
+
+    def _lr(self, step: int) -> float:
+        return schedule.lr(self.config, len(self.history) + 1, step, len(self.batches))
+
+    def _look(self, number: int) -> None:
+        bad = int(self._bad)
+        if bad >= 0:
+            raise Diverged(f"loss not finite at epoch {number}, step {bad} of {len(self.batches)}")
+
+    @torch.inference_mode()
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """Give mean loss and accuracy (a fraction) over a split, in about four million pixels at a time."""
+        size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for first, end in batches(len(split), size):
+            labels_N = split.labels[first:end]
+            logits_NK = self.model(self._input(split.images[first:end]))
+            loss = self.loss(logits_NK, labels_N)
+            correct = (logits_NK.argmax(1) == labels_N).sum()
+            sums += torch.stack([loss.double() * len(labels_N), correct.double()])
+        loss_sum, correct_sum = sums.tolist()
+        # A loss of a finished epoch can still overflow in evaluation; a report must be a number.
+        return loss_sum / len(split) if math.isfinite(loss_sum) else math.inf, correct_sum / len(split)
+
+    def state(self) -> dict[str, Any]:
+        """Give all that is needed to go on from here: tensors and plain values."""
+        return {
+            "epoch": len(self.history),
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self._sums,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.step = state["step"]
+        self.seconds = state["seconds"]
+        self._sums = state["sums"].to(self.device)

@@ -1,0 +1,81 @@
+"""A worker: claims one trial after another until the study is complete or it is told to stop."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import torch
+
+from hpo import lease, objective, store
+from hpo.artifacts import Artifacts
+from hpo.errors import DeviceError
+from hpo.objective import Event, Place
+from hpo.store import Store
+
+IDLE_SECONDS = 0.5  # between two looks at a study in which others run what is left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a worker is told besides its study."""
+
+    artifacts: Artifacts
+    data: Path
+    device: str
+    lease_seconds: float
+
+
+def device(name: str) -> torch.device:
+    """Give a device by name (cpu, cuda:0); raises DeviceError if it is not there."""
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"--device {name}: want cpu or cuda:N") from error
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if (found.index or 0) >= count:
+            there = f"there are {count} GPUs" if count else "this machine shows no GPU"
+            raise DeviceError(f"--device {name}: {there}; 'hpo doctor' says more, --device cpu works")
+    elif found.type != "cpu":
+        raise DeviceError(f"--device {name}: want cpu or cuda:N")
+    return found
+
+
+def work(opened: Store, name: str, settings: Settings, stop: threading.Event) -> Iterator[Event]:
+    """Run the study's trials one by one, giving what happens, until it is complete or ``stop`` is set.
+
+    While others run the last trials it waits: one of theirs may come free.
+    """
+    study_id = store.study_id(opened, name)
+    who = lease.owner(settings.device)
+    storage = optuna.storages.get_storage(opened)
+    where = device(settings.device)
+    datasets = objective.Datasets(settings.data)
+    folder = store.folder_of(opened, name)
+    while not stop.is_set():
+        definition = store.definition_of(opened, name)  # it may have been extended meanwhile
+        claim = lease.claim(
+            opened,
+            study_id,
+            who,
+            seconds=settings.lease_seconds,
+            max_attempts=definition.search.max_attempts,
+        )
+        if claim is None:
+            if not lease.is_open(opened, study_id):
+                return
+            stop.wait(IDLE_SECONDS)
+            continue
+        place = Place(
+            study_id=study_id,
+            definition=definition,
+            storage=storage,
+            folder=folder,
+            artifacts=settings.artifacts,
+            datasets=datasets,
+            device=where,
+            stop=stop,
+        )
+        yield from objective.run(claim, place)

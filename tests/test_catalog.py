@@ -1,0 +1,128 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from hpo import catalog
+
+
+def test_only_classification_models_are_listed_in_order():
+    names = catalog.models()
+    assert {"alexnet", "vgg16", "resnet18", "googlenet", "regnet_y_128gf", "vit_h_14"} <= set(names)
+    assert list(names) == sorted(names)
+    for kind in ("detection", "segmentation", "video", "quantization"):
+        module = getattr(torchvision.models, kind)
+        assert not set(names) & set(torchvision.models.list_models(module=module))
+
+
+def test_every_model_trains_at_224_pixels_and_has_imagenet_weights():
+    for name in catalog.models():
+        assert catalog.too_small(name, 224) is None, name
+        assert catalog.has_imagenet(name), name
+
+
+@pytest.mark.parametrize(
+    ("model", "has"),
+    [
+        ("resnet18", False),
+        ("densenet121", False),
+        ("convnext_tiny", False),
+        ("regnet_x_400mf", False),
+        ("alexnet", True),
+        ("vgg16", True),
+        ("squeezenet1_1", True),
+        ("googlenet", True),
+        ("vit_b_16", True),
+        ("swin_t", True),
+    ],
+)
+def test_dropout_layers_are_found(model, has):
+    assert catalog.has_dropout(model) is has
+
+
+@pytest.mark.parametrize(
+    ("model", "fits", "fails"),
+    [
+        ("alexnet", 63, 62),
+        ("vgg16", 32, 31),
+        ("inception_v3", 75, 74),
+        ("densenet121", 29, 28),
+        ("squeezenet1_1", 17, 16),
+        ("convnext_tiny", 32, 31),
+        ("googlenet", 15, 14),
+        ("vit_b_16", 224, 225),
+        ("maxvit_t", 224, 192),
+    ],
+)
+def test_the_image_size_that_a_model_needs_is_known_to_the_pixel(model, fits, fails):
+    assert catalog.too_small(model, fits) is None
+    assert catalog.too_small(model, fails)
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+)
+def test_models_that_take_any_size_take_the_smallest_that_a_study_may_ask_for(model):
+    assert catalog.too_small(model, 8) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("squeezenet1_1", 16), ("squeezenet1_1", 17), ("densenet121", 28), ("mobilenet_v3_small", 8)],
+)
+def test_the_meta_device_fails_where_the_cpu_fails_and_with_its_words(model, size):
+    module = catalog.create(model).train()
+    try:
+        module(torch.zeros(2, 3, size, size))
+        reason = None
+    except RuntimeError as error:
+        reason = str(error)
+    assert catalog.too_small(model, size) == reason
+
+
+def test_the_reason_is_one_line_and_says_what_was_wanted():
+    assert catalog.too_small("vit_b_16", 32) == "Wrong image height! Expected 224 but got 32!"
+    reason = catalog.too_small("alexnet", 32)
+    assert reason is not None
+    assert reason.endswith("Output size is too small")
+    assert "\n" not in reason
+
+
+def test_imagenet_weights_are_the_first_version_and_for_the_models_own_image_size():
+    enums = torchvision.models
+    assert catalog.imagenet("resnet50") is enums.ResNet50_Weights.IMAGENET1K_V1
+    assert catalog.imagenet("vgg16") is enums.VGG16_Weights.IMAGENET1K_V1
+    assert catalog.imagenet("vit_h_14") is enums.ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1
+
+
+@pytest.mark.parametrize("model", ["resnet18", "regnet_x_400mf", "swin_v2_t", "googlenet"])
+def test_an_outline_has_the_layers_of_the_model_on_the_meta_device_and_no_random_number_is_drawn(model):
+    before = torch.get_rng_state()
+    outline = catalog.outline(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    real = catalog.create(model)
+    assert str(outline) == str(real)
+    assert all(tensor.is_meta for tensor in outline.state_dict().values())
+    shapes = {key: tensor.shape for key, tensor in real.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in outline.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("model", ["googlenet", "inception_v3"])
+def test_models_with_auxiliary_heads_come_without(model):
+    outline = catalog.outline(model)
+    assert [name for name, _ in outline.named_children() if name.lower().startswith("aux")] == []
+    assert isinstance(outline.train()(torch.empty(2, 3, 96, 96, device="meta")), torch.Tensor)
+    assert sum(isinstance(layer, nn.Linear) for layer in outline.modules()) == 1
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match="resnet19"):
+        catalog.has_dropout("resnet19")
+
+
+def test_importing_the_catalog_imports_neither_torch_nor_torchvision():
+    check = "import sys, hpo.catalog; assert not {'torch', 'torchvision'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,0 +1,433 @@
+import functools
+import hashlib
+import http.server
+import os
+import re
+import threading
+from collections import OrderedDict
+from concurrent import futures
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from hpo import catalog, config, errors, model
+
+FAMILIES = (
+    "resnet18",
+    "alexnet",
+    "vgg16",
+    "squeezenet1_1",
+    "mobilenet_v3_small",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+    "maxvit_t",
+    "googlenet",
+    "inception_v3",
+)
+RESNET18 = "resnet18-f37072fd.pth"
+
+
+def settings(name: str = "resnet18", weights: str = "none", **options) -> config.Config:
+    return config.Config(model=name, weights=weights, **options)
+
+
+def shapes_only(options: config.Config, classes: int) -> nn.Module:
+    with torch.device("meta"):
+        return model.build(options, classes)
+
+
+def same(module: nn.Module, state: dict[str, torch.Tensor], but: str = "nothing") -> bool:
+    own = module.state_dict()
+    return own.keys() == state.keys() and all(
+        torch.equal(own[key], state[key]) for key in own if not key.startswith(f"{but}.")
+    )
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory):
+    """A state dict of a ResNet18 nobody trained, and the file that holds it."""
+    torch.manual_seed(1)
+    state = torchvision.models.resnet18().state_dict()
+    path = tmp_path_factory.mktemp("weights") / RESNET18
+    torch.save(state, path)
+    return state, path
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """The folder torchvision looks for ImageNet weights in, empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    asked: list[str]
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """What makes torchvision take ResNet18's weights from a local HTTP server, and what that was asked for."""
+    folder, asked = tmp_path / "served", []
+    folder.mkdir()
+    handler = type("Counting", (Server,), {"asked": asked})
+    serve = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
+    )
+    threading.Thread(target=serve.serve_forever, daemon=True).start()
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
+
+    def publish(source: Path) -> str:
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        name = f"resnet18-{digest[:8]}.pth"
+        os.link(source, folder / name)
+        monkeypatch.setattr(entry, "url", f"http://127.0.0.1:{serve.server_port}/{name}")
+        return name
+
+    yield publish, asked
+    serve.shutdown()
+    serve.server_close()
+
+
+# The last layer
+
+
+def test_the_reports_layers_are_replaced_and_nothing_else():
+    with torch.device("meta"):
+        alexnet, vgg16 = torchvision.models.alexnet(), torchvision.models.vgg16()
+        resnet18 = torchvision.models.resnet18()
+    alexnet.classifier[6] = nn.Linear(4096, 10)
+    vgg16.classifier[6] = nn.Linear(4096, 10)
+    resnet18.fc = nn.Linear(512, 10)
+    for name, expected in (("alexnet", alexnet), ("vgg16", vgg16), ("resnet18", resnet18)):
+        assert str(shapes_only(settings(name), 10)) == str(expected)
+
+
+def test_a_random_resnet18_is_bit_for_bit_the_one_made_by_hand():
+    torch.manual_seed(7)
+    expected = torchvision.models.resnet18(weights=None)
+    expected.fc = nn.Linear(512, 10)
+    torch.manual_seed(7)
+    assert same(model.build(settings(), 10), expected.state_dict())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_one_logit_for_each_class_and_only_its_last_layer_differs(name):
+    module = shapes_only(settings(name), 7)
+    last, layer = model.head(module)
+    size = 299 if name == "inception_v3" else 224
+    for mode in (True, False):
+        assert module.train(mode)(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
+    original = catalog.outline(name)
+    old = original.get_submodule(last)
+    assert type(layer) is type(old)
+    assert (layer.bias is None) is (old.bias is None)
+    original.set_submodule(last, layer)
+    assert str(module) == str(original)
+
+
+def test_the_last_layer_of_every_model_of_torchvision_is_the_one_with_1000_outputs():
+    for name in catalog.models():
+        _, layer = model.head(catalog.outline(name))
+        assert layer.weight.shape[0] == 1000, name
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_models_with_auxiliary_heads_give_one_tensor_while_they_train(name):
+    torch.manual_seed(0)
+    module = model.build(settings(name), 3)
+    model.train_mode(module, settings(name))
+    logits_NK = module(torch.randn(2, 3, 75, 75))
+    assert logits_NK.shape == (2, 3)
+    logits_NK.sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+# Dropout and frozen layers
+
+
+def test_dropout_sets_every_dropout_layer_and_left_out_keeps_the_models_own():
+    def probabilities(**options):
+        module = shapes_only(settings("efficientnet_b0", **options), 10)
+        return {layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)}
+
+    assert probabilities() == {0.2}
+    assert probabilities(dropout=0.0) == {0.0}
+    assert probabilities(dropout=0.35) == {0.35}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "squeezenet1_1", "vit_b_16"])
+def test_tuning_the_head_trains_the_last_layer_alone(name):
+    module = shapes_only(settings(name, tune="head"), 10)
+    last, _ = model.head(module)
+    trained = {key for key, parameter in module.named_parameters() if parameter.requires_grad}
+    assert trained == {f"{last}.weight", f"{last}.bias"}
+    everything = shapes_only(settings(name), 10)
+    assert all(parameter.requires_grad for parameter in everything.parameters())
+
+
+@pytest.mark.parametrize("tune", ["head", "all"])
+def test_a_training_step_changes_the_frozen_part_not_even_in_its_running_statistics(tune):
+    torch.manual_seed(0)
+    options = settings(tune=tune)
+    module = model.build(options, 10)
+    model.train_mode(module, options)
+    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    nn.functional.cross_entropy(module(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])).backward()
+    optimizer.step()
+    changed = {key for key, tensor in module.state_dict().items() if not torch.equal(tensor, before[key])}
+    if tune == "head":
+        assert changed == {"fc.weight", "fc.bias"}
+    else:
+        assert changed == set(before)
+
+
+def test_train_mode_keeps_dropout_on_beside_frozen_batch_norms():
+    options = settings("efficientnet_b0", tune="head")
+    module = shapes_only(options, 10)
+    model.train_mode(module.eval(), options)
+    for layer in module.modules():
+        assert layer.training is not isinstance(layer, nn.BatchNorm2d)
+
+
+# ImageNet weights
+
+
+def test_imagenet_weights_that_are_there_are_loaded_without_a_network(resnet18, checkpoints, monkeypatch):
+    state, path = resnet18
+    os.link(path, checkpoints / RESNET18)
+    monkeypatch.setattr(torch.hub, "urlopen", None)  # a download would fail
+    module = model.build(settings(weights="imagenet"), 10)
+    assert same(module, state, but="fc")
+    assert same(module, torchvision.models.resnet18(weights="IMAGENET1K_V1").state_dict(), but="fc")
+    assert module.fc.weight.shape == (10, 512)
+    assert os.listdir(checkpoints) == [RESNET18]
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_imagenet_weights_with_auxiliary_heads_fill_the_rest(name, checkpoints):
+    torch.manual_seed(1)
+    full = torchvision.models.get_model(name, weights=None, init_weights=True)
+    entry = catalog.imagenet(name)
+    path = checkpoints / Path(entry.url).name
+    torch.save(full.state_dict(), path)
+    module = model.build(settings(name, "imagenet"), 3)
+    kept = {key: tensor for key, tensor in full.state_dict().items() if not key.lower().startswith("aux")}
+    assert same(module, kept, but="fc")
+    assert model.head(module)[1].weight.shape[0] == 3
+    # Given by its path the same file makes the same model, which takes the same input.
+    again = model.build(settings(name, str(path)), 3)
+    assert same(again, kept, but="fc")
+    assert again.transform_input is module.transform_input is True
+
+
+def test_several_workers_download_the_weights_once(resnet18, checkpoints, server, capsys):
+    publish, asked = server
+    state, path = resnet18
+    name = publish(path)
+    with futures.ThreadPoolExecutor(3) as pool:
+        modules = list(pool.map(lambda _: model.build(settings(weights="imagenet"), 10), range(3)))
+    assert all(torch.equal(module.conv1.weight, state["conv1.weight"]) for module in modules)
+    assert asked == [f"/{name}"]
+    assert sorted(os.listdir(checkpoints)) == [name, f"{name}.lock"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_download_that_is_not_what_its_name_says_is_refused_and_not_kept(
+    resnet18, checkpoints, server, tmp_path
+):
+    publish, _ = server
+    name = publish(resnet18[1])
+    served = tmp_path / "served" / name
+    served.unlink()
+    served.write_bytes(b"a proxy's login page")
+    with pytest.raises(errors.WeightsError, match=re.escape(name) + ".*invalid hash value"):
+        model.build(settings(weights="imagenet"), 10)
+    assert os.listdir(checkpoints) == [f"{name}.lock"]
+
+
+def test_a_server_without_the_file_is_told_with_its_answer(checkpoints, server, resnet18, tmp_path):
+    name = server[0](resnet18[1])
+    (tmp_path / "served" / name).unlink()
+    with pytest.raises(errors.WeightsError, match="404"):
+        model.build(settings(weights="imagenet"), 10)
+
+
+def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, monkeypatch):
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
+    url = f"http://127.0.0.1:1/models/{RESNET18}"  # nobody listens there
+    monkeypatch.setattr(entry, "url", url)
+    with pytest.raises(errors.WeightsError) as raised:
+        model.build(settings(weights="imagenet"), 10)
+    message = str(raised.value)
+    assert f"{RESNET18} is not in {checkpoints} and could not be downloaded" in message
+    assert "Connection refused" in message
+    assert f'get {url} and put it there, or use weights = "none"' in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("length", [0, 100, 1_000_000, -1000])
+def test_a_truncated_file_is_to_be_removed(length, resnet18, checkpoints):
+    path = checkpoints / RESNET18
+    path.write_bytes(resnet18[1].read_bytes()[:length])
+    with pytest.raises(errors.WeightsError) as raised:
+        model.build(settings(weights="imagenet"), 10)
+    message = str(raised.value)
+    assert message.startswith(f"{path} is damaged")
+    assert "remove it" in message
+    assert "\n" not in message
+
+
+def test_an_intact_file_is_not_blamed_for_a_failure(checkpoints, monkeypatch, tmp_path):
+    content = tmp_path / "content"
+    torch.save({"this": "is no resnet"}, content)
+    digest = hashlib.sha256(content.read_bytes()).hexdigest()
+    name = f"resnet18-{digest[:8]}.pth"
+    content.rename(checkpoints / name)
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
+    monkeypatch.setattr(entry, "url", f"http://127.0.0.1:1/{name}")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.build(settings(weights="imagenet"), 10)
+
+
+def test_the_name_of_every_file_ends_in_the_hash_it_is_checked_by():
+    for name in catalog.models():
+        assert re.search(r"-[0-9a-f]{8,}\.pth$", catalog.imagenet(name).url), name
+
+
+# Weights from a file
+
+
+def saved(state: dict[str, torch.Tensor], path: Path) -> str:
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path)
+    return str(path)
+
+
+def with_classes(state: dict[str, torch.Tensor], classes: int) -> OrderedDict[str, torch.Tensor]:
+    head = {"fc.weight": torch.randn(classes, 512), "fc.bias": torch.randn(classes)}
+    return OrderedDict({**state, **head})
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+@pytest.mark.parametrize("classes", [1000, 10, 7])
+def test_a_file_fills_the_model_and_its_head_if_it_has_as_many_classes(ending, classes, resnet18, tmp_path):
+    state = with_classes(resnet18[0], classes)
+    weights = saved(state, tmp_path / f"weights.{ending}")
+    torch.manual_seed(3)
+    untrained = model.build(settings(), 10).fc
+    torch.manual_seed(3)
+    module = model.build(settings(weights=weights), 10)
+    if classes == 10:
+        assert same(module, state)
+    else:
+        assert same(module, state, but="fc")
+        assert torch.equal(module.fc.weight, untrained.weight)
+        assert torch.equal(module.fc.bias, untrained.bias)
+
+
+@pytest.mark.parametrize("under", ["state_dict", "model"])
+def test_a_state_dict_may_lie_inside_a_checkpoint(under, resnet18, tmp_path):
+    state = with_classes(resnet18[0], 10)
+    path = tmp_path / "checkpoint.tar"
+    torch.save({"epoch": 3, under: state, "optimizer": {"lr": 0.1}}, path)
+    assert same(model.build(settings(weights=str(path)), 10), state)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mnasnet0_5", "maxvit_t", "swin_t"])
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_files_of_other_families_fill_them_too(name, ending, tmp_path):
+    state = model.build(settings(name), 4).state_dict()
+    weights = saved(state, tmp_path / f"weights.{ending}")
+    assert same(model.build(settings(name, weights), 4), state)
+
+
+OLD_KEYS = {
+    "densenet121": lambda key: re.sub(r"(layer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key),
+    "vit_b_32": lambda key: re.sub(r"\.mlp\.(\d)", lambda m: f".mlp.linear_{int(m[1]) // 3 + 1}", key),
+}
+
+
+@pytest.mark.parametrize("name", OLD_KEYS)
+def test_the_old_keys_of_torchvisions_own_files_are_understood(name, tmp_path):
+    state = model.build(settings(name), 4).state_dict()
+    old = {OLD_KEYS[name](key): tensor for key, tensor in state.items() if "num_batches" not in key}
+    assert old.keys() - state.keys()
+    path = saved(old, tmp_path / "weights.safetensors")
+    assert same(model.build(settings(name, path), 4), state)
+
+
+def fails(weights: Path, **options) -> str:
+    with pytest.raises(errors.WeightsError) as raised:
+        model.build(settings(weights=str(weights), **options), 10)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert str(weights) in message
+    return message
+
+
+def test_missing_and_unexpected_tensors_are_named_up_to_three(resnet18, tmp_path):
+    path = tmp_path / "weights.pt"
+    state = {key: tensor for key, tensor in resnet18[0].items() if "layer4" not in key}
+    saved({**state, "neck.weight": torch.zeros(2)}, path)
+    message = fails(path)
+    assert "does not fit resnet18: it lacks layer4.0.conv1.weight, layer4.0.bn1.weight, " in message
+    assert re.search(r"and \d+ more; it has unexpected neck.weight$", message)
+
+
+def test_a_tensor_of_another_shape_is_named_with_both(resnet18, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    saved({**resnet18[0], "conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
+    assert fails(path).endswith("does not fit resnet18: conv1.weight is 64x1x7x7 instead of 64x3x7x7")
+
+
+def test_a_file_without_a_last_layer_is_refused(resnet18, tmp_path):
+    path = tmp_path / "weights.pt"
+    saved({key: tensor for key, tensor in resnet18[0].items() if not key.startswith("fc.")}, path)
+    assert fails(path).endswith("it lacks fc.weight, fc.bias")
+
+
+def test_a_misspelt_word_and_a_file_that_is_not_there_are_told(tmp_path):
+    assert fails(Path("imagnet")) == (
+        "weights: no file imagnet; did you mean 'imagenet'?; allowed: imagenet, none, or a file"
+    )
+    assert "no file" in fails(tmp_path / "absent.pt")
+    assert "no file" in fails(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rubbish.pt", "rubbish.safetensors", "empty.pt", "empty.safetensors"])
+def test_a_file_that_holds_no_weights_is_told(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"rubbish" * 100 if name.startswith("rubbish") else b"")
+    assert "cannot be read" in fails(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"lr": 0.1}, {0: torch.zeros(1)}, torch.zeros(3)])
+def test_a_file_that_holds_something_else_is_told(content, tmp_path):
+    path = tmp_path / "content.pt"
+    torch.save(content, path)
+    assert "holds no state dict" in fails(path)
+
+
+def test_a_whole_pickled_model_is_not_run(tmp_path):
+    path = tmp_path / "module.pt"
+    torch.save(nn.Linear(1, 1), path)
+    assert "Weights only load failed" in fails(path)

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch import nn
+
+from hpo import config, optimizer
+
+
+def trained(settings: config.Config, build) -> torch.Tensor:
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 3)
+    images, labels = torch.randn(4, 5), torch.tensor([0, 1, 2, 1])
+    steps = build(settings, layer.parameters())
+    for _ in range(5):
+        steps.zero_grad()
+        nn.functional.cross_entropy(layer(images), labels).backward()
+        steps.step()
+    return layer.weight.detach()
+
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.7, weight_decay=0.01),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1, weight_decay=0.01),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.01),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.1, momentum=0.7, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_five_steps_give_the_weights_of_the_same_optimizer_made_by_hand(name):
+    settings = config.Config(optimizer=name, lr=0.1, momentum=0.7, weight_decay=0.01)
+    expected = trained(settings, lambda _, parameters: OPTIMIZERS[name](parameters))
+    assert torch.equal(trained(settings, optimizer.build), expected)
+
+
+def test_nesterov_is_used_with_momentum_and_left_out_without():
+    layer = nn.Linear(2, 2)
+    for momentum, used in ((0.9, True), (0.0, False)):
+        settings = config.Config(nesterov=True, momentum=momentum)
+        assert optimizer.build(settings, layer.parameters()).defaults["nesterov"] is used
+
+
+def test_all_that_no_option_names_is_torchs_default():
+    layer = nn.Linear(2, 2)
+    for name in OPTIMIZERS:
+        settings = config.Config(optimizer=name, lr=1e-3, momentum=0.0)
+        kind = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}[name]
+        plain = getattr(torch.optim, kind)(layer.parameters(), lr=1e-3, weight_decay=0.0)
+        assert optimizer.build(settings, layer.parameters()).defaults == plain.defaults
+
+
+def test_frozen_parameters_are_left_out():
+    layer = nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+    (group,) = optimizer.build(config.Config(), layer.parameters()).param_groups
+    assert group["params"] == [layer.weight]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_mean_cross_entropy_with_smoothing(smoothing):
+    torch.manual_seed(0)
+    logits_NK, labels_N = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    loss = optimizer.loss(config.Config(label_smoothing=smoothing))
+    targets_NK = (1 - smoothing) * nn.functional.one_hot(labels_N, 4) + smoothing / 4
+    expected = -(targets_NK * logits_NK.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(loss(logits_NK, labels_N), expected)
+
+
+def test_the_margin_loss_is_the_mean_hinge_over_the_other_classes():
+    torch.manual_seed(0)
+    logits_NK, labels_N = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    loss = optimizer.loss(config.Config(loss="multi_margin"))
+    right_N1 = logits_NK.gather(1, labels_N[:, None])
+    hinges_NK = (1 - right_N1 + logits_NK).clamp(min=0)
+    expected = ((hinges_NK.sum(dim=1) - 1) / 4).mean()  # the right class's own hinge is 1
+    torch.testing.assert_close(loss(logits_NK, labels_N), expected)

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from hpo import config, schedule
+
+STEPS = 3  # per epoch
+
+
+def ours(settings: config.Config) -> list[float]:
+    return [
+        schedule.lr(settings, epoch, step, STEPS)
+        for epoch in range(1, settings.epochs + 1)
+        for step in range(STEPS)
+    ]
+
+
+def optimizer(lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def per_epoch(sgd: torch.optim.Optimizer, scheduler, epochs: int) -> list[float]:
+    rates = []
+    for _ in range(epochs):
+        for _ in range(STEPS):
+            rates.append(sgd.param_groups[0]["lr"])
+            sgd.step()
+        scheduler.step()
+    return rates
+
+
+def torchs(kind: str, sgd: torch.optim.Optimizer, epochs: int) -> lr_scheduler.LRScheduler:
+    if kind == "step":
+        return lr_scheduler.StepLR(sgd, step_size=4, gamma=0.3)
+    if kind == "exponential":
+        return lr_scheduler.ExponentialLR(sgd, gamma=0.3)
+    if kind == "cosine":
+        return lr_scheduler.CosineAnnealingLR(sgd, T_max=epochs)
+    return lr_scheduler.ConstantLR(sgd, factor=1.0)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+@pytest.mark.parametrize("kind", ["step", "exponential", "cosine", "constant"])
+def test_the_rates_are_those_of_torchs_scheduler_after_the_warm_up(kind, warmup):
+    settings = config.Config(
+        schedule=kind, lr=0.05, step_size=4, gamma=0.3, epochs=13, warmup_epochs=warmup
+    )
+    rates = ours(settings)
+    sgd = optimizer(0.05)
+    epochs = 13 - warmup
+    expected = per_epoch(sgd, torchs(kind, sgd, epochs), epochs)
+    assert rates[warmup * STEPS :] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("warmup", [1, 4, 13])
+def test_the_warm_up_is_linear_and_ends_at_the_rate(warmup):
+    settings = config.Config(lr=0.05, epochs=13, warmup_epochs=warmup)
+    total = warmup * STEPS
+    sgd = optimizer(0.05)
+    scheduler = lr_scheduler.LambdaLR(sgd, lambda step: (step + 1) / total)
+    expected = []
+    for _ in range(total):
+        expected.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        scheduler.step()
+    rates = ours(settings)[:total]
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert rates[0] == pytest.approx(0.05 / total)
+    assert rates[-1] == 0.05
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 10, 13])
+def test_one_cycle_is_torchs_step_by_step(epochs):
+    sgd = optimizer(0.05)
+    scheduler = lr_scheduler.OneCycleLR(
+        sgd, max_lr=0.05, epochs=epochs, steps_per_epoch=STEPS, cycle_momentum=False
+    )
+    expected = []
+    for step in range(epochs * STEPS):
+        expected.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        if step < epochs * STEPS - 1:
+            scheduler.step()
+    rates = ours(config.Config(schedule="onecycle", lr=0.05, epochs=epochs))
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_cycle_of_a_single_step_is_torchs_too():
+    sgd = optimizer(0.05)
+    lr_scheduler.OneCycleLR(sgd, max_lr=0.05, total_steps=1, cycle_momentum=False)
+    settings = config.Config(schedule="onecycle", lr=0.05, epochs=1)
+    assert schedule.lr(settings, 1, 0, 1) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9)
+
+
+def test_one_cycle_warms_up_by_itself():
+    plain = config.Config(schedule="onecycle", epochs=5)
+    assert ours(plain.model_copy(update={"warmup_epochs": 2})) == ours(plain)
+
+
+def test_the_reports_schedule_is_a_tenth_every_fifth_epoch():
+    settings = config.Config()
+    rates = [schedule.lr(settings, epoch, 0, 3125) for epoch in (1, 5, 6, 10, 11, 20)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])

@@ -19,7 +19,7 @@ AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 @functools.cache
 def models() -> tuple[str, ...]:
     """Give the names of all classification models, sorted."""
-    import torchvision  # type: ignore[import-untyped]  # ships no types
+    import torchvision
 
     # Detection, segmentation, video and quantised models live in modules below this one.
     return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))

@@ -51,9 +51,7 @@ def _refuse(error: ValidationError, kind: type[BaseModel], where: str, section: 
     if first["type"] == "literal_error":
         names = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
         near = suggestion(str(found), names)
-        raise DefinitionError(
-            f"{where}: {dotted}: found {found!r}{near}; allowed: {', '.join(names)}"
-        )
+        raise DefinitionError(f"{where}: {dotted}: found {found!r}{near}; allowed: {', '.join(names)}")
     wanted = first["msg"].replace("Input should be ", "want ").replace("a valid ", "a ")
     raise DefinitionError(f"{where}: {dotted}: {wanted}, found {found!r}")
 

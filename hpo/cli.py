@@ -146,7 +146,9 @@ def run(
     new = store.create(opened, definition, studyfile.source(study, sets or []))
     before = status.status(opened, definition.name)
     if before.state == "complete":
-        _say(f"hpo: study '{definition.name}' is complete: all {before.budget} trials have run; nothing to do")
+        _say(
+            f"hpo: study '{definition.name}' is complete: all {before.budget} trials have run; nothing to do"
+        )
         _print_best(opened, definition.name, artifacts, store_url)
         return
     if not new:
@@ -201,11 +203,13 @@ def _watch(opened: "Store", name: str, where: Any, settings: dict[str, str], sto
 def _print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> None:
     from hpo import show, status, store
     from hpo.artifacts import Artifacts
+    from hpo.errors import StoreError
 
     found = status.best(opened, name, 1)
     if not found:
-        print(f"study {name} has no complete trial; 'hpo trials {name}' says why")
-        return
+        raise StoreError(
+            f"study '{name}' has no complete trial; 'hpo trials {name}' shows what became of each"
+        )
     selection = str(store.definition_of(opened, name).train["selection"])
     print(show.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
 
@@ -223,9 +227,7 @@ def _places(best: "Best", opened: "Store", artifacts: "Artifacts", store_url: st
 
 
 @app.command()
-def create(
-    study: StudyFile, sets: Sets = None, name: NewName = None, store_url: StoreUrl = STORE
-) -> None:
+def create(study: StudyFile, sets: Sets = None, name: NewName = None, store_url: StoreUrl = STORE) -> None:
     """Store a study, or extend it with more trials or points, for workers to run."""
     from hpo import status, store, studyfile
 
@@ -434,9 +436,7 @@ def importance(
 
 
 @app.command()
-def doctor(
-    store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA
-) -> None:
+def doctor(store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA) -> None:
     """Check devices, store, artifacts, data and weights: what works, what does not, what to do."""
     from rich.console import Console
 

@@ -55,15 +55,13 @@ class Config(BaseModel):
         Literal["none", "flip", "crop+flip"], Field(description="of training images")
     ] = "none"
 
-    model: Annotated[
-        str, Field(description="any classification model of torchvision, by name")
-    ] = "resnet18"
-    weights: Annotated[
-        str, Field(min_length=1, description="imagenet, none, or a file of weights")
-    ] = "imagenet"
-    tune: Annotated[
-        Literal["all", "head"], Field(description="train every layer, or the last one")
-    ] = "all"
+    model: Annotated[str, Field(description="any classification model of torchvision, by name")] = (
+        "resnet18"
+    )
+    weights: Annotated[str, Field(min_length=1, description="imagenet, none, or a file of weights")] = (
+        "imagenet"
+    )
+    tune: Annotated[Literal["all", "head"], Field(description="train every layer, or the last one")] = "all"
     dropout: Annotated[
         float | None,
         Field(ge=0, lt=1, description="of every dropout layer of the model; left out: the model's own"),

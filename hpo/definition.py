@@ -47,9 +47,7 @@ class Pruner(BaseModel):
     percentile: Annotated[
         float, Field(gt=0, lt=100, description="percentile: the best so many percent go on")
     ] = 25.0
-    patience: Annotated[
-        int, Field(ge=1, description="patient: epochs without a better accuracy")
-    ] = 5
+    patience: Annotated[int, Field(ge=1, description="patient: epochs without a better accuracy")] = 5
 
 
 class Search(BaseModel):
@@ -177,9 +175,7 @@ def extended(stored: Definition, new: Definition) -> Definition:
         )
     added = wanted - kept
     more = tuple(p for p in reversed(new.points) if _taken(added, _key(p)))
-    return new.model_copy(
-        update={"points": stored.points + more[::-1], "enqueued": stored.enqueued}
-    )
+    return new.model_copy(update={"points": stored.points + more[::-1], "enqueued": stored.enqueued})
 
 
 def _key(point: Point) -> str:

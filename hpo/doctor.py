@@ -102,9 +102,7 @@ def _data(root: Path) -> Iterator[Finding]:
         there = data.is_there(name, root)
         advice = "" if there else f"the first trial downloads it into {root}; --data names another folder"
         message = "here" if there else "not here"
-        yield Finding(
-            what=name, verdict="works" if there else "absent", message=message, advice=advice
-        )
+        yield Finding(what=name, verdict="works" if there else "absent", message=message, advice=advice)
 
 
 def _weights() -> Iterator[Finding]:

@@ -156,9 +156,7 @@ class Claim:
             self.end(TrialState.WAITING)
 
 
-def claim(
-    store: Store, study_id: int, who: Owner, *, seconds: float, max_attempts: int
-) -> Claim | None:
+def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attempts: int) -> Claim | None:
     """Claim the next trial of a study: interrupted ones first, then listed settings, then by number.
 
     Gives None if there is nothing to claim now. A trial whose last ``max_attempts`` attempts made no

@@ -128,7 +128,7 @@ def _download(model: str, url: str, path: Path) -> None:
     """Download ``url`` to ``path``, unless another worker has done so by the time it is our turn."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{path}.lock", "w") as lock:
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 log.info("downloading %s to %s", url, path)
@@ -141,7 +141,7 @@ def _download(model: str, url: str, path: Path) -> None:
 
 
 def _intact(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(_hash_prefix(path))
 
 

@@ -93,7 +93,14 @@ class Datasets:
         from hpo import data
 
         size = config.image_size if config.dataset.startswith("folder:") else None
-        key = (config.dataset, config.limit, config.valid_fraction, config.split_seed, config.selection, size)
+        key = (
+            config.dataset,
+            config.limit,
+            config.valid_fraction,
+            config.split_seed,
+            config.selection,
+            size,
+        )
         if key not in self.loaded:
             self.loaded[key] = data.load(config, self.root)
         return self.loaded[key]
@@ -193,6 +200,7 @@ def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config, optuna.S
         sampler=samplers.sampler(definition, claim.number),
         pruner=samplers.pruner(definition),
     )
+    study.get_trials(deepcopy=False)  # Optuna's cache writes only for trials that it has read
     trial = optuna.Trial(study, claim.trial_id)
     system = place.storage.get_trial(claim.trial_id).system_attrs
     parameters = definition.parameters()

@@ -114,9 +114,7 @@ def suggest(trial: Trial, parameter: Parameter) -> Value:
     if parameter.kind == "int":
         low, high, step = int(values.low), int(values.high), int(values.step or 1)
         return trial.suggest_int(parameter.name, low, high, step=step, log=values.log)
-    return trial.suggest_float(
-        parameter.name, values.low, values.high, step=values.step, log=values.log
-    )
+    return trial.suggest_float(parameter.name, values.low, values.high, step=values.step, log=values.log)
 
 
 def is_active(parameter: Parameter, setting: Setting) -> bool:

@@ -173,9 +173,7 @@ def csv(trials: list[FrozenTrial]) -> str:
 def names(opened: Store) -> list[str]:
     """Give the names of the store's studies that hpo made."""
     return [
-        study.study_name
-        for study in opened.get_all_studies()
-        if store.DEFINITION in study.system_attrs
+        study.study_name for study in opened.get_all_studies() if store.DEFINITION in study.system_attrs
     ]
 
 
@@ -196,9 +194,7 @@ def importance(opened: Store, name: str, evaluator: str) -> Importance:
     """
     complete = [t for t in trials_of(opened, name) if t.state == TrialState.COMPLETE]
     if len(complete) < 2:
-        raise StoreError(
-            f"importance wants 2 complete trials at least, study '{name}' has {len(complete)}"
-        )
+        raise StoreError(f"importance wants 2 complete trials at least, study '{name}' has {len(complete)}")
     quantile = min(max(10 / len(complete), 0.1), 0.5)
     evaluators: dict[str, Callable[[], BaseImportanceEvaluator]] = {
         "ped-anova": lambda: PedAnovaImportanceEvaluator(target_quantile=quantile),

@@ -101,9 +101,7 @@ class Store(RDBStorage):
         self._fenced(trial_id)
         return super().set_trial_state_values(trial_id, state, values)
 
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         self._fenced(trial_id)
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
@@ -178,9 +176,7 @@ def parse_url(text: str) -> sa.URL:
             "(--store or HPO_STORE)"
         ) from None
     if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
-        raise StoreError(
-            f"--store {url.drivername}: want sqlite:///path or postgresql://user@host/db"
-        )
+        raise StoreError(f"--store {url.drivername}: want sqlite:///path or postgresql://user@host/db")
     if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
         raise StoreError("--store sqlite: name a file, as in sqlite:///storage/hpo.db")
     return url
@@ -266,7 +262,13 @@ def create(store: Store, definition: Definition, text: str) -> bool:
             session.flush()
             folder = f"{re.sub(r'[^A-Za-z0-9._-]', '_', definition.name)}-{uuid.uuid4().hex[:8]}"
             _set(session, models.StudyUserAttributeModel, study.study_id, "folder", folder)
-            _set(session, models.StudySystemAttributeModel, study.study_id, "study:metric_names", ["accuracy"])
+            _set(
+                session,
+                models.StudySystemAttributeModel,
+                study.study_id,
+                "study:metric_names",
+                ["accuracy"],
+            )
             new = True
         else:
             definition = definitions.extended(_definition(session, study), definition)

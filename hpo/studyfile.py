@@ -124,9 +124,7 @@ def parse(document: Mapping[str, Any], where: str) -> Definition:
     )
     defaults = check.options(fixed, where, "train").model_dump()
     for option in searched.keys() & fixed.keys():
-        raise DefinitionError(
-            f"{where}: {option}: both fixed in [train] and searched in [space]; keep one"
-        )
+        raise DefinitionError(f"{where}: {option}: both fixed in [train] and searched in [space]; keep one")
     found = Definition(
         name=name,
         train={option: value for option, value in defaults.items() if option not in searched},

@@ -37,7 +37,9 @@ def no_network(monkeypatch):
         monkeypatch.setattr(kind, "url", nowhere + kind.filename)
     for kind in (datasets.MNIST, datasets.FashionMNIST):
         monkeypatch.setattr(kind, "mirrors", [nowhere])
-    places = {split: [nowhere + name, name, md5] for split, (_, name, md5) in datasets.SVHN.split_list.items()}
+    places = {
+        split: [nowhere + name, name, md5] for split, (_, name, md5) in datasets.SVHN.split_list.items()
+    }
     monkeypatch.setattr(datasets.SVHN, "split_list", places)
 
 
@@ -641,7 +643,9 @@ def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
     message = refusal(folder_config(tmp_path), tmp_path)
     assert f"{tmp_path / 'valid/dog'}: no such class in train, only bird, cat" in message
     os.rename(tmp_path / "valid", tmp_path / "val")
-    assert "'val' lies beside train; allowed there: valid, test" in refusal(folder_config(tmp_path), tmp_path)
+    assert "'val' lies beside train; allowed there: valid, test" in refusal(
+        folder_config(tmp_path), tmp_path
+    )
     os.rename(tmp_path / "val", tmp_path / "train/dog")
     (tmp_path / "test").mkdir()
     assert "no class folders" in refusal(folder_config(tmp_path), tmp_path)

@@ -70,7 +70,14 @@ def test_resize_rounds_ties_as_pil_does(side, size):
     # Equal steps between few levels put many results half way between two of them.
     rows, columns = np.indices((side, side))
     checkers = [255 * ((rows // step + columns // step) % 2) for step in (1, 2, 3, 4)]
-    stripes = [255 * (rows % 2), 255 * (columns % 2), rows % 2, columns % 2, (rows + columns) % 2, 254 + rows % 2]
+    stripes = [
+        255 * (rows % 2),
+        255 * (columns % 2),
+        rows % 2,
+        columns % 2,
+        (rows + columns) % 2,
+        254 + rows % 2,
+    ]
     patterns = np.stack([*checkers, *stripes]).astype(np.uint8)[:, None]
     assert_as_pil(patterns, size)
     assert_as_pil(np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (8, 3, side, side)), size)
@@ -179,7 +186,9 @@ def test_normalise_makes_three_channels_of_grey():
 
 
 @pytest.mark.parametrize(("width", "height"), [(50, 80), (80, 50), (40, 40), (41, 333), (32, 32), (9, 20)])
-def test_reading_resizes_the_shorter_side_and_cuts_out_the_middle_as_torchvision_does(tmp_path, width, height):
+def test_reading_resizes_the_shorter_side_and_cuts_out_the_middle_as_torchvision_does(
+    tmp_path, width, height
+):
     image = Image.fromarray(random_images(height, width, 3))
     image.save(tmp_path / "a.png")
     reference = transforms.Compose(
@@ -241,7 +250,15 @@ def test_a_broken_image_of_any_format_is_a_value_error(tmp_path, suffix):
 
 
 def test_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
-    for name in ("b.PNG", "a.jpeg", "sub/c.webp", ".hidden.png", ".thumbs/d.png", "notes.txt", "e.png/f.gif"):
+    for name in (
+        "b.PNG",
+        "a.jpeg",
+        "sub/c.webp",
+        ".hidden.png",
+        ".thumbs/d.png",
+        "notes.txt",
+        "e.png/f.gif",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = [str(file.relative_to(tmp_path)) for file in images.files(tmp_path)]
@@ -262,7 +279,15 @@ def test_an_idx_file_is_read_compressed_or_not(tmp_path, compressed):
 def test_an_idx_file_that_is_not_whole_is_a_value_error(tmp_path):
     content = struct.pack(">2I", 0x801, 10) + bytes(10)
     packed = gzip.compress(content)
-    for broken in (b"", content[:6], content[:-1], content + b"x", b"\0" + content, packed[:-4], packed[:9]):
+    for broken in (
+        b"",
+        content[:6],
+        content[:-1],
+        content + b"x",
+        b"\0" + content,
+        packed[:-4],
+        packed[:9],
+    ):
         (tmp_path / "x-ubyte").write_bytes(broken)
         with pytest.raises(ValueError, match="x-ubyte"):
             images.read_idx(tmp_path / "x-ubyte", dimensions=1)

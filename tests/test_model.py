@@ -50,6 +50,10 @@ def same(module: nn.Module, state: dict[str, torch.Tensor], but: str = "nothing"
     )
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory):
     """A state dict of a ResNet18 nobody trained, and the file that holds it."""
@@ -82,7 +86,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """What makes torchvision take ResNet18's weights from a local HTTP server, and what that was asked for."""
+    """Make torchvision take ResNet18's weights from a local server, and list what that is asked for."""
     folder, asked = tmp_path / "served", []
     folder.mkdir()
     handler = type("Counting", (Server,), {"asked": asked})
@@ -217,7 +221,7 @@ def test_imagenet_weights_that_are_there_are_loaded_without_a_network(resnet18, 
     assert same(module, state, but="fc")
     assert same(module, torchvision.models.resnet18(weights="IMAGENET1K_V1").state_dict(), but="fc")
     assert module.fc.weight.shape == (10, 512)
-    assert os.listdir(checkpoints) == [RESNET18]
+    assert names(checkpoints) == [RESNET18]
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -245,7 +249,7 @@ def test_several_workers_download_the_weights_once(resnet18, checkpoints, server
         modules = list(pool.map(lambda _: model.build(settings(weights="imagenet"), 10), range(3)))
     assert all(torch.equal(module.conv1.weight, state["conv1.weight"]) for module in modules)
     assert asked == [f"/{name}"]
-    assert sorted(os.listdir(checkpoints)) == [name, f"{name}.lock"]
+    assert names(checkpoints) == [name, f"{name}.lock"]
     assert capsys.readouterr() == ("", "")
 
 
@@ -259,7 +263,7 @@ def test_a_download_that_is_not_what_its_name_says_is_refused_and_not_kept(
     served.write_bytes(b"a proxy's login page")
     with pytest.raises(errors.WeightsError, match=re.escape(name) + ".*invalid hash value"):
         model.build(settings(weights="imagenet"), 10)
-    assert os.listdir(checkpoints) == [f"{name}.lock"]
+    assert names(checkpoints) == [f"{name}.lock"]
 
 
 def test_a_server_without_the_file_is_told_with_its_answer(checkpoints, server, resnet18, tmp_path):

@@ -278,7 +278,7 @@ def test_a_missing_data_set_is_downloaded_once_and_kept(tmp_path, server, monkey
     first = data.load(config, tmp_path / "new/root")
     assert_well_formed(first, 1, 28)
     assert "downloading mnist" in caplog.text
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
     asked = len(server[2])
     again = data.load(config, tmp_path / "new/root")
     assert len(server[2]) == asked
@@ -291,7 +291,7 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
     monkeypatch.setattr(datasets.CIFAR10, "url", url + "cifar-10-python.tar.gz")
     assert len(data.load(Config(dataset="cifar10"), tmp_path / "root").train) == 90
     assert requests.count("GET cifar-10-python.tar.gz") >= 1
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "label_smoothing": ("loss", ("cross_entropy",)),
     "step_size": ("schedule", ("step",)),
     "gamma": ("schedule", ("step", "exponential")),
+    "warmup_epochs": ("schedule", ("step", "exponential", "cosine", "constant")),  # onecycle has its own
 }
 
 
@@ -81,7 +82,7 @@ class Config(BaseModel):
     gamma: Annotated[
         float, Field(gt=0, le=1, description="factor of step, and of exponential per epoch")
     ] = 0.1
-    warmup_epochs: Annotated[int, Field(ge=0, description="linear, from 0 to lr")] = 0
+    warmup_epochs: Annotated[int, Field(ge=0, description="linear up to lr")] = 0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
     seed: Annotated[
         int, Field(ge=0, lt=2**31, description="of initial weights, order and augmentation")

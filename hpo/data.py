@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import datasets  # type: ignore[import-untyped]  # ships no types
+from torchvision import datasets
 
 from hpo import errors, images
 from hpo.config import DATASETS, Config
@@ -127,7 +127,7 @@ def load(config: Config, root: Path) -> Dataset:
 def _digits() -> _Source:
     """Give scikit-learn's 1,797 digits of 8 by 8 pixels, 0..16 stretched to 0..255."""
     # Imported here: it takes half a second, which no other data set should pay.
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
@@ -180,7 +180,7 @@ def _lock(root: Path, name: str, kind: int) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             # Open for both: over NFS each kind of lock asks for a file open that way.
-            file = held.enter_context(open(root / f".{name}.lock", "a+"))
+            file = held.enter_context((root / f".{name}.lock").open("a+"))
             fcntl.flock(file, kind)
         except OSError:
             if kind == fcntl.LOCK_EX:

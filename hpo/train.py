@@ -91,8 +91,7 @@ class Run:
         self.selection = dataset.selection.to(device)
         torch.manual_seed(seed_of(config.seed))
         self.model = model.build(config, len(dataset.classes)).to(device)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = optimizer.build(config, trained)
+        self.optimizer = optimizer.build(config, self.model.parameters())
         self.loss = optimizer.loss(config)
         self.batches = batches(len(self.train), config.batch_size)
         self.history: list[Epoch] = []

@@ -3,7 +3,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import io
 import json
 import logging
 import os
@@ -642,10 +641,10 @@ def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
     write_images(tmp_path / "train", {"cat": 3, "bird": 3})
     message = refusal(folder_config(tmp_path), tmp_path)
     assert f"{tmp_path / 'valid/dog'}: no such class in train, only bird, cat" in message
-    os.rename(tmp_path / "valid", tmp_path / "val")
+    (tmp_path / "valid").rename(tmp_path / "val")
     assert "'val' lies beside train; allowed there: valid, test" in refusal(
         folder_config(tmp_path), tmp_path
     )
-    os.rename(tmp_path / "val", tmp_path / "train/dog")
+    (tmp_path / "val").rename(tmp_path / "train/dog")
     (tmp_path / "test").mkdir()
     assert "no class folders" in refusal(folder_config(tmp_path), tmp_path)

@@ -245,7 +245,7 @@ def test_a_broken_image_of_any_format_is_a_value_error(tmp_path, suffix):
     Image.fromarray(random_images(64, 64, 3)).save(whole, {"jpg": "jpeg"}.get(suffix, suffix))
     for content in (b"", b"not an image", whole.getvalue()[: len(whole.getvalue()) // 2]):
         (tmp_path / f"a.{suffix}").write_bytes(content)
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"\w"):
             images.read(tmp_path / f"a.{suffix}", 16)
 
 
@@ -295,6 +295,7 @@ def test_an_idx_file_that_is_not_whole_is_a_value_error(tmp_path):
         images.read_idx(tmp_path / "y-ubyte", dimensions=1)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_bytes_as_the_cpu():
     batch = torch.from_numpy(random_images(16, 3, 32, 32))

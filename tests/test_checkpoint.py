@@ -1,0 +1,97 @@
+import os
+
+import pytest
+import torch
+
+from hpo import checkpoint, files
+
+
+def state(epoch: int, step: int = 0) -> dict:
+    return {"epoch": epoch, "step": step, "model": {"weight": torch.full((3, 4), float(epoch))}}
+
+
+def flip_a_byte(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    name = checkpoint.save(tmp_path, state(3, 7), attempt=2)
+    assert name.startswith("checkpoint-0003-000007-002-")
+    loaded = checkpoint.load(tmp_path / name)
+    assert torch.equal(loaded["model"]["weight"], torch.full((3, 4), 3.0))
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_the_same_state_has_the_same_name(tmp_path):
+    assert checkpoint.save(tmp_path, state(1), attempt=1) == checkpoint.save(tmp_path, state(1), attempt=1)
+
+
+def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_taken(tmp_path):
+    older = checkpoint.save(tmp_path, state(1), attempt=1)
+    newer = checkpoint.save(tmp_path, state(2), attempt=1)
+    flip_a_byte(tmp_path / newer)
+    assert checkpoint.load(tmp_path / newer) is None
+    assert checkpoint.latest(tmp_path, newer)["epoch"] == 1
+    flip_a_byte(tmp_path / older)
+    assert checkpoint.latest(tmp_path, newer) is None
+
+
+def test_a_cut_or_vanished_checkpoint_is_like_a_flipped_byte(tmp_path):
+    checkpoint.save(tmp_path, state(1), attempt=1)
+    newer = checkpoint.save(tmp_path, state(2), attempt=1)
+    os.truncate(tmp_path / newer, 100)
+    assert checkpoint.latest(tmp_path, newer)["epoch"] == 1
+    (tmp_path / newer).unlink()
+    assert checkpoint.latest(tmp_path, newer)["epoch"] == 1
+
+
+def test_a_newer_file_that_was_never_committed_is_not_taken(tmp_path):
+    committed = checkpoint.save(tmp_path, state(1), attempt=1)
+    checkpoint.save(tmp_path, state(2), attempt=1)
+    assert checkpoint.latest(tmp_path, committed)["epoch"] == 1
+    assert checkpoint.latest(tmp_path, None) is None
+
+
+def test_two_checkpoints_are_kept(tmp_path):
+    names = [checkpoint.save(tmp_path, state(epoch), attempt=1) for epoch in (1, 2, 3)]
+    uncommitted = checkpoint.save(tmp_path, state(9), attempt=1)
+    checkpoint.prune(tmp_path, names[2])
+    assert checkpoint.names(tmp_path) == names[1:]
+    assert not (tmp_path / uncommitted).exists()
+    checkpoint.prune(tmp_path, names[1])
+    assert checkpoint.names(tmp_path) == [names[1]]
+
+
+def test_an_older_attempt_cannot_overwrite_a_newer_ones_file(tmp_path):
+    newer = checkpoint.save(tmp_path, state(2), attempt=2)
+    older = checkpoint.save(tmp_path, state(2), attempt=1)
+    assert newer != older
+    assert checkpoint.latest(tmp_path, newer)["epoch"] == 2
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    files.write(tmp_path / "a", b"before")
+
+    def cut() -> None:
+        with files.durable(tmp_path) as draft:
+            draft.name = "a"
+            draft.file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        cut()
+    assert (tmp_path / "a").read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "evil"),))
+
+    name = checkpoint.save(tmp_path, state(1) | {"model": Evil()}, attempt=1)
+    with pytest.raises(Exception, match="[Ww]eights"):
+        checkpoint.load(tmp_path / name)
+    assert not (tmp_path / "evil").exists()

@@ -1,0 +1,250 @@
+import io
+import threading
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+from hpo import checkpoint, data, train
+from hpo.config import Config
+
+CPU = torch.device("cpu")
+
+
+def config(**settings) -> Config:
+    small = {"dataset": "digits", "image_size": 32, "weights": "none", "limit": 64, "epochs": 2}
+    return Config(**(small | {"model": "resnet18"} | settings))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def dataset(settings: Config, tmp_path) -> data.Dataset:
+    return data.load(settings, tmp_path)
+
+
+def without_seconds(history: list[train.Epoch]) -> list[tuple]:
+    return [(e.number, e.train_loss, e.train_accuracy, e.loss, e.accuracy, e.lr) for e in history]
+
+
+def replaced(name: str) -> nn.Module:
+    """The report's networks, their last layer replaced as the report did it."""
+    network = getattr(torchvision.models, name)()
+    if name == "resnet18":
+        network.fc = nn.Linear(512, 10)
+    else:
+        network.classifier[6] = nn.Linear(4096, 10)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return network
+
+
+def plain_losses(name: str, optimizer: str, settings: Config, split: data.Split) -> list[float]:
+    """Mean training loss of each epoch, in the plainest loop there is: PIL transforms, one image a time."""
+    prepare = transforms.Compose(
+        [
+            transforms.Resize((settings.image_size, settings.image_size)),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    pictures = [Image.fromarray(i.squeeze(0).numpy()).convert("RGB") for i in split.images]
+    inputs = torch.stack([prepare(picture) for picture in pictures])
+    torch.manual_seed(train.seed_of(settings.seed))
+    network = replaced(name)
+    if optimizer == "sgd":
+        updates = torch.optim.SGD(network.parameters(), lr=settings.lr, momentum=settings.momentum)
+    else:
+        updates = torch.optim.Adam(network.parameters(), lr=settings.lr)
+    decay = torch.optim.lr_scheduler.StepLR(updates, settings.step_size, settings.gamma)
+    losses = []
+    for epoch in range(1, settings.epochs + 1):
+        generator = torch.Generator().manual_seed(train.seed_of(settings.seed, epoch))
+        order = torch.randperm(len(split), generator=generator)
+        network.train()
+        total = 0.0
+        for chosen in (order[:16], order[16:]):  # 33 images: the one left over joins the second batch
+            updates.zero_grad()
+            loss = nn.functional.cross_entropy(network(inputs[chosen]), split.labels[chosen])
+            loss.backward()
+            updates.step()
+            total += loss.item() * len(chosen)
+        decay.step()
+        losses.append(total / len(split))
+    return losses
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["alexnet", "vgg16", "resnet18"])
+def test_a_plain_pytorch_loop_gives_the_same_losses(name, optimizer, tmp_path):
+    settings = config(
+        model=name,
+        optimizer=optimizer,
+        image_size=64,
+        limit=33,
+        step_size=1,
+        lr=1e-4,
+        # VGG16 has 134 million parameters, and one epoch of two steps compares them all
+        epochs=1 if name == "vgg16" else 2,
+        dropout=None if name == "resnet18" else 0.0,
+    )
+    images = dataset(settings, tmp_path)
+    expected = plain_losses(name, optimizer, settings, images.train)
+    history = [epoch.train_loss for epoch in train.Run(settings, images, CPU).epochs()]
+    assert history == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_path):
+    settings = config(
+        model="mobilenet_v3_small",  # batch norm and dropout
+        optimizer=optimizer,
+        augmentation="crop+flip",
+        schedule="onecycle",
+        epochs=3,
+    )
+    images = dataset(settings, tmp_path)
+    whole = train.Run(settings, images, CPU)
+    expected = list(whole.epochs())
+
+    stop = threading.Event()
+    first = train.Run(settings, images, CPU, stop=stop)
+    epochs = first.epochs()
+    next(epochs)
+    original = first._train_step
+
+    def stop_after(number, step, chosen):
+        original(number, step, chosen)
+        if step + 1 == steps:
+            stop.set()
+
+    first._train_step = stop_after
+    if steps == 0:
+        stop.set()
+    assert list(epochs) == []
+    assert (len(first.history), first.step) == (1, steps)
+
+    name = checkpoint.save(tmp_path, first.state(), attempt=1)
+    torch.manual_seed(99)  # whatever else has happened in between
+    second = train.Run(settings, images, CPU, state=checkpoint.load(tmp_path / name))
+    rest = list(second.epochs())
+    assert without_seconds(second.history) == without_seconds(expected)
+    assert [epoch.number for epoch in rest] == [2, 3]
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[key]), key
+
+
+def test_the_seed_decides_the_run_and_another_seed_gives_another(tmp_path):
+    settings = config(epochs=1)
+    images = dataset(settings, tmp_path)
+    one, same = (list(train.Run(settings, images, CPU).epochs()) for _ in range(2))
+    other = list(train.Run(settings.model_copy(update={"seed": 1}), images, CPU).epochs())
+    assert without_seconds(one) == without_seconds(same)
+    assert without_seconds(one) != without_seconds(other)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_well_before_an_epoch_is_over(tmp_path):
+    settings = config(lr=100.0, limit=1200, batch_size=8, momentum=0.99, image_size=16)
+    run = train.Run(settings, dataset(settings, tmp_path), CPU)
+    with pytest.raises(train.Diverged, match=r"epoch 1, step \d+ of 150"):
+        list(run.epochs())
+    assert run.step <= 75
+    assert run.history == []
+
+
+def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
+    settings = config(limit=640, batch_size=8)
+    run = train.Run(settings, dataset(settings, tmp_path), CPU)
+    original, losses = run.loss, []
+
+    def loss(logits, labels):
+        losses.append(original(logits, labels))
+        return losses[-1] * (torch.nan if len(losses) == 6 else 1.0)
+
+    run.loss = loss
+    with pytest.raises(train.Diverged, match="epoch 1, step 6 of 80"):
+        list(run.epochs())
+    assert len(losses) == 8  # twenty looks an epoch: after every fourth step
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "expected"),
+    [
+        (10, 4, [(0, 4), (4, 8), (8, 10)]),
+        (9, 4, [(0, 4), (4, 9)]),
+        (8, 4, [(0, 4), (4, 8)]),
+        (1, 4, [(0, 1)]),
+        (3, 1, [(0, 1), (1, 3)]),
+    ],
+)
+def test_the_last_batch_is_kept_and_a_single_image_joins_the_one_before(images, size, expected):
+    assert train.batches(images, size) == expected
+
+
+def test_an_epoch_reports_what_was_measured(tmp_path):
+    settings = config(epochs=1, limit=96)
+    images = dataset(settings, tmp_path)
+    run = train.Run(settings, images, CPU)
+    (epoch,) = run.epochs()
+    run.model.eval()
+    with torch.no_grad():
+        logits = run.model(run._input(images.selection.images))
+    expected = nn.functional.cross_entropy(logits, images.selection.labels)
+    assert epoch.loss == pytest.approx(expected.item(), rel=1e-5)
+    right = (logits.argmax(1) == images.selection.labels).float().mean()
+    assert epoch.accuracy == pytest.approx(right.item())
+    assert epoch.images_per_second == pytest.approx(96 / epoch.train_seconds)
+    assert epoch.evaluation_seconds > 0
+    assert epoch.lr == settings.lr
+
+
+def test_accuracy_is_measured_on_the_split_that_selection_names(tmp_path):
+    chosen = config(epochs=1)
+    mirrored = chosen.model_copy(update={"selection": "test"})
+    assert dataset(mirrored, tmp_path).valid is None
+    images = dataset(chosen, tmp_path)
+    assert torch.equal(images.selection.images, images.valid.images)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "multi_margin"])
+@pytest.mark.parametrize("tune", ["all", "head"])
+def test_training_learns(loss, tune, tmp_path):
+    settings = config(loss=loss, tune=tune, epochs=4, limit=320, lr=0.01, image_size=16)
+    history = list(train.Run(settings, dataset(settings, tmp_path), CPU).epochs())
+    assert history[-1].train_loss < history[0].train_loss
+
+
+def test_a_state_holds_nothing_that_safe_loading_refuses(tmp_path):
+    settings = config(optimizer="adam", epochs=1, limit=16)
+    run = train.Run(settings, dataset(settings, tmp_path), CPU)
+    list(run.epochs())
+    file = io.BytesIO()
+    torch.save(run.state(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_makes_the_host_wait_for_nothing(tmp_path):
+    settings = config(limit=640, augmentation="crop+flip")
+    run = train.Run(settings, dataset(settings, tmp_path), torch.device("cuda"))
+    order = torch.arange(640, device="cuda")
+    run.model.train()
+    run._train_step(1, 0, order[:16])  # first uses may compile and wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 10):
+            run._train_step(1, step, order[step * 16 : step * 16 + 16])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

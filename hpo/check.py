@@ -1,225 +1,338 @@
-"""Checks of a study file's parts, each with one line that says where, what was found and what is allowed."""
+"""Checks of a study file's parts; each refuses in one line: where, what was found and what is allowed."""
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from hpo import catalog, config, space
 from hpo.config import Config
-from hpo.errors import DefinitionError, suggestion
+from hpo.errors import DefinitionError, shown, suggestion
 
 Record = TypeVar("Record", bound=BaseModel)
+
+SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)  # tried for a model that finds one wrong
+
+
+def dotted(section: str, key: str) -> str:
+    """Give a key with its section in front, in quotes where TOML needs them."""
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", key)
+    return f"{section}." * bool(section) + (key if bare else repr(key))
+
+
+def plain(value: Any, where: str, key: str = "") -> None:
+    """Refuse, at any depth, what TOML or a terminal can give and no store can hold: inf, nan, 2**63."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            plain(each, where, dotted(key, name))
+    elif isinstance(value, list):
+        for index, each in enumerate(value, 1):
+            plain(each, where, f"{key}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise DefinitionError(f"{where}: {key}: want a finite number, found {value}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise DefinitionError(f"{where}: {key}: want a number of at most 64 bits, found a larger one")
+    elif isinstance(value, str) and not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise DefinitionError(f"{where}: {key}: want a text in UTF-8, found {shown(value)}")
 
 
 def table(value: Any, where: str, key: str) -> Mapping[str, Any]:
     """Give ``value`` if it is a table."""
     if not isinstance(value, Mapping):
-        raise DefinitionError(f"{where}: {key}: want a table, found {value!r}")
+        raise DefinitionError(f"{where}: {key}: want a table, found {shown(value)}")
     return value
 
 
 def known(given: Iterable[str], allowed: Iterable[str], where: str, section: str) -> None:
     """Refuse a key that is not among those allowed."""
-    names = list(allowed)
+    names = sorted(allowed)
     for key in given:
         if key not in names:
-            _unknown(f"{section}.{key}" if section else key, names, where)
-
-
-def _unknown(dotted: str, names: Iterable[str], where: str) -> NoReturn:
-    names = sorted(names)
-    near = suggestion(dotted.rpartition(".")[2], names)
-    raise DefinitionError(f"{where}: {dotted} is not an option{near}; options: {', '.join(names)}")
+            raise DefinitionError(
+                f"{where}: {dotted(section, key)} is not an option{suggestion(key, names) or ';'} "
+                f"options: {', '.join(names)}"
+            )
 
 
 def record(kind: type[Record], given: Mapping[str, Any], where: str, section: str) -> Record:
-    """Give ``given`` as a checked record; raises DefinitionError for the first thing wrong with it."""
+    """Give ``given`` as a checked record, and tables in it likewise."""
+    known(given, kind.model_fields, where, section)
+    checked = {}
+    for name, each in given.items():
+        field, key = kind.model_fields[name], f"{section}.{name}"
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            checked[name] = record(inner, table(each, where, key), where, key)
+        else:
+            checked[name] = _checked(kind, name, each, where, key)
+    return kind.model_validate(checked)
+
+
+def _checked(kind: type[BaseModel], name: str, value: Any, where: str, key: str) -> Any:
+    """Give one field's value as its type; the record has a default for every other."""
     try:
-        return kind.model_validate(dict(given))
-    except ValidationError as error:
-        _refuse(error, kind, where, section)
+        return getattr(kind.model_validate({name: value}), name)
+    except ValidationError:
+        _refuse(kind.model_fields[name], value, where, key)
 
 
-def _refuse(error: ValidationError, kind: type[BaseModel], where: str, section: str) -> NoReturn:
-    first = error.errors()[0]
-    dotted = ".".join([section, *(str(part) for part in first["loc"])])
-    found = first["input"]
-    if first["type"] == "extra_forbidden":
-        _unknown(dotted, _fields_at(kind, first["loc"][:-1]), where)
-    if first["type"] == "literal_error":
-        names = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-        near = suggestion(str(found), names)
-        raise DefinitionError(f"{where}: {dotted}: found {found!r}{near}; allowed: {', '.join(names)}")
-    wanted = first["msg"].replace("Input should be ", "want ").replace("a valid ", "a ")
-    raise DefinitionError(f"{where}: {dotted}: {wanted}, found {found!r}")
+def _refuse(field: FieldInfo, found: Any, where: str, key: str) -> NoReturn:
+    schema = _schema(field)
+    if "enum" in schema:
+        names = schema["enum"]
+        raise DefinitionError(
+            f"{where}: {key}: found {shown(found)}{suggestion(str(found), names) or ';'} "
+            f"allowed: {', '.join(names)}"
+        )
+    raise DefinitionError(f"{where}: {key}: want {_wanted(schema)}, found {shown(found)}")
 
 
-def _fields_at(kind: type[BaseModel], path: Iterable[Any]) -> Iterable[str]:
-    for part in path:
-        nested = kind.model_fields[str(part)].annotation
-        assert isinstance(nested, type)
-        kind = nested
-    return kind.model_fields
+def _wanted(schema: Mapping[str, Any]) -> str:
+    """Say in words what a JSON Schema of one value allows."""
+    kinds = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
+    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+    limits |= {"exclusiveMaximum": "below", "minLength": "of a length of at least"}
+    bounds = [f"{words} {schema[key]}" for key, words in limits.items() if key in schema]
+    return ", ".join([kinds.get(schema["type"], "a text"), " and ".join(bounds)]).removesuffix(", ")
 
 
-def options(given: Mapping[str, Any], where: str, section: str) -> Config:
-    """Check the options of ``[train]`` or of a point, and give them with the defaults of the others."""
-    checked = record(Config, given, where, section)
-    if "dataset" in given:
-        _dataset(checked.dataset, where, section)
-    if "weights" in given:
-        _weights(checked.weights, where, section)
+def options(given: Mapping[str, Any], where: str, section: str) -> dict[str, Any]:
+    """Check the options that ``[train]`` or a point names, and give them as the options' types."""
+    known(given, config.OPTIONS, where, section)
+    return {name: option(name, each, where, f"{section}.{name}") for name, each in given.items()}
+
+
+def option(name: str, value: Any, where: str, key: str) -> Any:
+    """Check one value of an option, and give it as the option's type; ``key`` names it in errors."""
+    checked = _checked(Config, name, value, where, key)
+    if name in _NAMES:
+        _NAMES[name](checked, where, key)
     return checked
 
 
-def _dataset(name: str, where: str, section: str) -> None:
-    if name not in config.DATASETS and not (name.startswith("folder:") and len(name) > 7):
+def _dataset(name: str, where: str, key: str) -> None:
+    folder = name.startswith("folder:") and name != "folder:"
+    if name not in config.DATASETS and not folder:
         allowed = (*config.DATASETS, "folder:PATH")
         raise DefinitionError(
-            f"{where}: {section}.dataset: found {name!r}{suggestion(name, allowed)}; "
+            f"{where}: {key}: found {shown(name)}{suggestion(name, allowed) or ';'} "
             f"allowed: {', '.join(allowed)}"
         )
 
 
-def _weights(name: str, where: str, section: str) -> None:
-    if name not in ("imagenet", "none") and not Path(name).expanduser().is_file():
+def _model(name: str, where: str, key: str) -> None:
+    if name not in catalog.models():
         raise DefinitionError(
-            f"{where}: {section}.weights: found {name!r}, and there is no such file"
-            f"{suggestion(name, ('imagenet', 'none'))}; allowed: imagenet, none, or a file's path"
+            f"{where}: {key}: torchvision has no classification model {shown(name)}"
+            f"{suggestion(name, catalog.models()) or ';'} some it has: alexnet, vgg16, resnet18, "
+            "resnet50, mobilenet_v3_small, efficientnet_b0, vit_b_16"
         )
 
 
-def parameters(
-    tables: Mapping[str, Any], fixed: Mapping[str, Any], where: str
-) -> tuple[space.Parameter, ...]:
+def _weights(name: str, where: str, key: str) -> None:
+    if name not in ("imagenet", "none") and not is_file(name):
+        raise DefinitionError(
+            f"{where}: {key}: found {shown(name)}, and there is no such file"
+            f"{suggestion(name, ('imagenet', 'none')) or ';'} allowed: imagenet, none, or a file's path"
+        )
+
+
+_NAMES: dict[str, Callable[[str, str, str], None]] = {
+    "dataset": _dataset,
+    "model": _model,
+    "weights": _weights,
+}
+
+
+def is_file(path: str) -> bool:
+    """Tell whether there is a file of this name; one below a home folder that is nobody's is not."""
+    try:
+        return Path(path).expanduser().is_file()
+    except (RuntimeError, OSError):
+        return False
+
+
+def parameters(tables: Mapping[str, Any], fixed: Config, where: str) -> tuple[space.Parameter, ...]:
     """Check ``[space]`` and give its parameters, each after those its condition names."""
-    for option in tables:
-        if option in config.STUDY_WIDE:
+    for name in config.STUDY_WIDE:
+        if name in tables:
             raise DefinitionError(
-                f"{where}: space.{option}: cannot be searched, since it decides what accuracy means; "
+                f"{where}: space.{name}: cannot be searched, since it decides what accuracy means; "
                 "fix it in [train]"
             )
     known(tables, config.SEARCHABLE, where, "space")
-    found = [_parameter(option, given, where) for option, given in tables.items()]
-    values = {name: (value,) for name, value in Config.model_validate(dict(fixed)).model_dump().items()}
-    searched = {p.name: p for p in found}
+    found = [_parameter(name, given, where) for name, given in tables.items()]
+    searched = {parameter.name: parameter for parameter in found}
     for parameter in found:
-        _condition(parameter, searched, values, where)
+        _condition(parameter, searched, fixed, where)
+        _used(parameter, searched, fixed, where)
     try:
         return space.ordered(found)
     except ValueError as error:
-        raise DefinitionError(f"{where}: space: conditions go round in a circle: {error}") from error
+        raise DefinitionError(
+            f"{where}: space: conditions go round in a circle: {error}; take a 'when' away"
+        ) from error
 
 
-def _parameter(option: str, given: Any, where: str) -> space.Parameter:
-    key = f"space.{option}"
+def _parameter(name: str, given: Any, where: str) -> space.Parameter:
+    key, kind = f"space.{name}", space.kind_of(name)
     if isinstance(given, list):
         given = {"choices": given}
-    if not isinstance(given, Mapping):
-        raise DefinitionError(
-            f"{where}: {key}: want a list or {{ low = ..., high = ... }}, found {given!r}; "
-            f"to fix it, put it into [train]"
-        )
-    kind = space.kind_of(option)
-    if "choices" in given:
-        choices = record(space.Choices, given, where, key)
-        for value in choices.choices:
-            options({option: value}, where, "space")
-        if len(set(map(repr, choices.choices))) < len(choices.choices):
-            raise DefinitionError(f"{where}: {key}: a value is listed twice: {list(choices.choices)}")
-        return space.Parameter(name=option, kind="choice", values=choices)
-    if kind == "choice":
-        raise DefinitionError(f"{where}: {key}: want a list of values, found {dict(given)!r}")
-    values = record(space.Range, given, where, key)
-    _range(values, option, kind, where)
-    return space.Parameter(name=option, kind=kind, values=values)
+    if isinstance(given, Mapping) and "choices" in given:
+        return space.Parameter(name=name, kind="choice", values=_choices(name, given, where, key))
+    if isinstance(given, Mapping) and kind != "choice":
+        return space.Parameter(name=name, kind=kind, values=_range(name, given, where, key))
+    forms = "a list of values" if kind == "choice" else "a list of values or { low = ..., high = ... }"
+    fix = "" if isinstance(given, Mapping) else "; to fix it, put it into [train]"
+    raise DefinitionError(f"{where}: {key}: want {forms}, found {shown(given)}{fix}")
 
 
-def _range(values: space.Range, option: str, kind: str, where: str) -> None:
-    key = f"space.{option}"
-    whole = [v for v in (values.low, values.high, values.step) if v is not None]
-    if values.low > values.high:
-        raise DefinitionError(f"{where}: {key}: low {values.low} is above high {values.high}")
-    if kind == "int" and not all(isinstance(v, int) for v in whole):
-        raise DefinitionError(f"{where}: {key}: want whole numbers, found {', '.join(map(str, whole))}")
-    if values.log and values.low <= 0:
-        raise DefinitionError(f"{where}: {key}: log wants low above 0, found {values.low}")
-    if values.log and values.step is not None:
+def _choices(name: str, given: Mapping[str, Any], where: str, key: str) -> space.Choices:
+    known(given, space.Choices.model_fields, where, key)
+    listed = given["choices"]
+    if not isinstance(listed, list) or not listed:
+        raise DefinitionError(f"{where}: {key}: want a list of one value or more, found {shown(listed)}")
+    values = [option(name, each, where, f"{key}[{index}]") for index, each in enumerate(listed, 1)]
+    for each, count in Counter(values).items():
+        if count > 1:
+            raise DefinitionError(f"{where}: {key}: {shown(each)} is listed twice; list it once")
+    return space.Choices(choices=tuple(values), when=_when(given, where, key))
+
+
+def _range(name: str, given: Mapping[str, Any], where: str, key: str) -> space.Range:
+    known(given, space.Range.model_fields, where, key)
+    for end in ("low", "high"):
+        if end not in given:
+            raise DefinitionError(
+                f"{where}: {key}: {end} is missing; want {{ low = ..., high = ... }}, found {shown(given)}"
+            )
+    low, high = (option(name, given[end], where, f"{key}.{end}") for end in ("low", "high"))
+    log, step = given.get("log", False), given.get("step")
+    if low > high:
+        raise DefinitionError(f"{where}: {key}: low {low} is above high {high}; swap them")
+    if not isinstance(log, bool):
+        raise DefinitionError(f"{where}: {key}.log: want true or false, found {shown(log)}")
+    if log and low <= 0:
+        raise DefinitionError(f"{where}: {key}: log wants low above 0, found {low}")
+    if log and step is not None:
         raise DefinitionError(f"{where}: {key}: log and step exclude each other; keep one")
-    if values.step is not None and values.step <= 0:
-        raise DefinitionError(f"{where}: {key}: step must be above 0, found {values.step}")
-    for bound in (values.low, values.high):
-        options({option: bound}, where, "space")
+    if step is not None:
+        _step(step, low, high, where, f"{key}.step")
+    return space.Range(low=low, high=high, log=log, step=step, when=_when(given, where, key))
+
+
+def _step(step: Any, low: float, high: float, where: str, key: str) -> None:
+    whole = isinstance(low, int)
+    if isinstance(step, bool) or not isinstance(step, int if whole else int | float) or step <= 0:
+        kind = "a whole number" if whole else "a number"
+        raise DefinitionError(f"{where}: {key}: want {kind}, above 0, found {shown(step)}")
+    if (high - low) / step > 1e9:
+        raise DefinitionError(f"{where}: {key}: {step} is too small for {low} to {high}; leave it out")
+    start, end, each = (Decimal(str(number)) for number in (low, high, step))  # as Optuna counts
+    if left := (end - start) % each:
+        reached = type(low)(end - left)
+        raise DefinitionError(
+            f"{where}: {key}: steps of {step} from {low} do not meet high {high}; "
+            f"{reached} would be the last value, so take that for high"
+        )
+
+
+def _when(given: Mapping[str, Any], where: str, key: str) -> dict[str, tuple[Any, ...]]:
+    """Check the values in a ``when``, and give them as lists."""
+    when = table(given.get("when", {}), where, f"{key}.when")
+    known(when, config.SEARCHABLE, where, f"{key}.when")
+    found = {}
+    for other, wanted in when.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if not values:
+            raise DefinitionError(f"{where}: {key}.when.{other}: want a value or more, found []")
+        found[other] = tuple(option(other, each, where, f"{key}.when.{other}") for each in values)
+    return found
 
 
 def _condition(
-    parameter: space.Parameter,
-    searched: Mapping[str, space.Parameter],
-    fixed: Mapping[str, tuple[Any, ...]],
-    where: str,
+    parameter: space.Parameter, searched: Mapping[str, space.Parameter], fixed: Config, where: str
 ) -> None:
-    """Check that what a parameter hangs on exists, and can have the values named."""
+    """Check that the options in a ``when`` can have the values that it names."""
+    for other, wanted in parameter.values.when.items():
+        key, parent = f"space.{parameter.name}.when.{other}", searched.get(other)
+        if parent is None:
+            value = getattr(fixed, other)
+            if value not in wanted:
+                raise DefinitionError(
+                    f"{where}: {key}: {other} is not searched, it is always {shown(value)}; "
+                    f"name that, search {other}, or leave {parameter.name} out"
+                )
+        elif isinstance(parent.values, space.Range):
+            raise DefinitionError(f"{where}: {key}: {other} is a range; want an option with a list")
+        for each in wanted:
+            if parent is not None and not parent.contains(each):
+                raise DefinitionError(
+                    f"{where}: {key}: {other} is never {shown(each)}; it is one of "
+                    f"{', '.join(map(shown, parent.extremes()))}"
+                )
+
+
+def _used(
+    parameter: space.Parameter, searched: Mapping[str, space.Parameter], fixed: Config, where: str
+) -> None:
+    """Check that an option which only some values of another one use is searched under those."""
+    if parameter.name not in config.USED_BY:
+        return
+    other, users = config.USED_BY[parameter.name]
     key = f"space.{parameter.name}"
-    for other, wanted in parameter.condition().items():
-        if other not in fixed or other in config.STUDY_WIDE:
-            names = sorted(searched.keys() - {parameter.name})
-            raise DefinitionError(
-                f"{where}: {key}.when: '{other}' is not searched{suggestion(other, names)}; "
-                f"searched: {', '.join(names)}"
-            )
-        spread = searched[other].values if other in searched else None
-        if isinstance(spread, space.Range):
-            raise DefinitionError(f"{where}: {key}.when: {other} is a range; want an option with a list")
-        possible = spread.choices if spread is not None else fixed[other]
-        explicit = parameter.values.when.get(other)
-        for value in explicit if isinstance(explicit, list) else [explicit]:
-            if explicit is not None and other in searched and value not in possible:
-                raise DefinitionError(
-                    f"{where}: {key}.when: {other} is never {value!r}; it is one of "
-                    f"{', '.join(map(str, possible))}"
-                )
-        users = config.USED_BY.get(parameter.name)
-        if users and users[0] == other and not set(possible) & set(wanted):
-            raise DefinitionError(
-                f"{where}: {key}: {other} '{possible[0]}' has no {parameter.name}; "
-                f"it is for {', '.join(users[1])}; leave it out"
-            )
+    possible = searched[other].extremes() if other in searched else (getattr(fixed, other),)
+    if other in parameter.values.when:
+        key, wanted = f"{key}.when.{other}", parameter.values.when[other]
+        bad = [each for each in wanted if each not in users]
+    else:
+        bad = [] if set(possible) & set(users) else list(possible)
+    if bad:
+        raise DefinitionError(f"{where}: {key}: {unused(parameter.name, *bad)}")
 
 
-def models(possible: Mapping[str, tuple[Any, ...]], where: str) -> None:
-    """Check the models a study can train, given the possible values of the options they hang on.
+def unused(name: str, *values: Any) -> str:
+    """Say that these values of the option which uses option ``name`` do not use it, and which do."""
+    other, users = config.USED_BY[name]
+    found = " or ".join(map(shown, values))
+    return f"{other} {found} has no {name}; it is for {', '.join(users)}; leave it out"
 
-    Imports torch and torchvision, which takes seconds.
-    """
-    for name in possible["model"]:
-        if name not in catalog.models():
-            raise DefinitionError(
-                f"{where}: model: torchvision has no classification model {name!r}"
-                f"{suggestion(name, catalog.models())}; some it has: alexnet, vgg16, resnet18, "
-                "resnet50, mobilenet_v3_small, efficientnet_b0, vit_b_16"
-            )
-        if name in possible["dropout"] and not catalog.has_dropout(name):
-            raise DefinitionError(
-                f"{where}: dropout: model '{name}' has no dropout; leave it out, or search it "
-                'with when = { model = "..." } for a model that has'
-            )
-        if "imagenet" in possible["weights"] and not catalog.has_imagenet(name):
-            raise DefinitionError(f"{where}: weights: model '{name}' has no ImageNet weights; use none")
-        for size in possible["image_size"]:
-            if reason := catalog.too_small(name, size):
-                raise DefinitionError(
-                    f"{where}: image_size: model '{name}' does not take {size} x {size} pixels ({reason})"
-                )
+
+def trainable(settings: Config, where: str, section: str) -> None:
+    """Check that the model takes what it is told; imports torch and torchvision, which takes seconds."""
+    model, size = settings.model, settings.image_size
+    if settings.dropout is not None and not catalog.has_dropout(model):
+        raise DefinitionError(
+            f"{where}: {dotted(section, 'dropout')}: model '{model}' has no dropout; leave it out, or "
+            'search it with when = { model = "..." } for a model that has'
+        )
+    if settings.weights == "imagenet" and not catalog.has_imagenet(model):
+        raise DefinitionError(
+            f"{where}: {dotted(section, 'weights')}: model '{model}' has no ImageNet weights; use 'none'"
+        )
+    if reason := catalog.too_small(model, size):
+        fits = next((each for each in SIZES if not catalog.too_small(model, each)), None)
+        instead = f"; {fits} would do" if fits else ""
+        raise DefinitionError(
+            f"{where}: {dotted(section, 'image_size')}: model '{model}' does not take {size} x {size} "
+            f"pixels ({reason}){instead}"
+        )
 
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Give the JSON Schema of each option's value, by the option's name."""
-    defaults = Config().model_dump()
-    return {
-        name: TypeAdapter(field.rebuild_annotation()).json_schema()
-        | ({"description": field.description} if field.description else {})
-        | {"default": defaults[name]}
-        for name, field in Config.model_fields.items()
-    }
+    return {name: _schema(field) for name, field in Config.model_fields.items()}
+
+
+def _schema(field: FieldInfo) -> dict[str, Any]:
+    schema = TypeAdapter(field.rebuild_annotation()).json_schema()
+    # TOML has no null: what may be None is left out, or has the first of the types.
+    schema = schema["anyOf"][0] if "anyOf" in schema else schema
+    described = {} if field.description is None else {"description": field.description}
+    return schema | described | ({} if field.default is None else {"default": field.default})

@@ -6,7 +6,6 @@ Everything heavy is imported inside the verbs, so that ``hpo --help`` answers at
 
 import json
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -82,7 +81,7 @@ def main() -> None:
     try:
         app()
     except HpoError as error:
-        _say(f"hpo: {error}")
+        print(f"hpo: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -92,36 +91,8 @@ def main() -> None:
         sys.exit(0)
 
 
-def _say(text: str) -> None:
-    """Write a line to stderr; whoever read it may be gone, which must not keep a worker from saving."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass
-
-
 def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, default=vars))
-
-
-class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop, and lets a second one act at once."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.signal: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: object) -> None:
-        self.signal = number
-        self.event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def exit_code(self) -> int:
-        """Give the exit code that says how the process was stopped."""
-        return 128 + (self.signal or signal.SIGTERM)
 
 
 @app.command()
@@ -138,21 +109,22 @@ def run(
     lease_seconds: Lease = LEASE,
 ) -> None:
     """Run a study here until it is complete, and print its best trial."""
-    from hpo import launch, lease, status, store, studyfile
+    from hpo import launch, status, store, studyfile, watch
 
-    stop = Stop()
+    stop = watch.Stop()
     definition = studyfile.load(studyfile.find(study), sets or [], name)
     opened = store.open_(store_url, create=True)
     new = store.create(opened, definition, studyfile.source(study, sets or []))
     before = status.status(opened, definition.name)
     if before.state == "complete":
-        _say(
-            f"hpo: study '{definition.name}' is complete: all {before.budget} trials have run; nothing to do"
+        watch.say(
+            f"hpo: study '{definition.name}' is complete, all {before.budget} trials have run; "
+            "nothing to do"
         )
         _print_best(opened, definition.name, artifacts, store_url)
         return
     if not new:
-        _say(f"hpo: study '{definition.name}' goes on: {before.trials['waiting']} trials wait")
+        watch.say(f"hpo: study '{definition.name}' goes on: {before.trials['waiting']} trials wait")
     opened_count = before.trials["waiting"] + before.trials["running"]
     settings = {
         "HPO_STORE": store_url,
@@ -161,43 +133,15 @@ def run(
         "HPO_LEASE_SECONDS": str(lease_seconds),
     }
     where = launch.slots(devices, opened_count)
-    _watch(opened, definition.name, where, settings, stop)
+    watch.workers(opened, definition.name, where, settings, stop)
     if stop.event.is_set():
         after = status.status(opened, definition.name)
         ended = after.budget - after.trials["waiting"] - after.trials["running"]
-        _say(f"hpo: stopped with {ended} of {after.budget} trials done; the same command goes on from here")
+        watch.say(
+            f"hpo: stopped with {ended} of {after.budget} trials done; the same command goes on from here"
+        )
         raise typer.Exit(stop.exit_code())
     _print_best(opened, definition.name, artifacts, store_url)
-
-
-def _watch(opened: "Store", name: str, where: Any, settings: dict[str, str], stop: Stop) -> None:
-    """Run workers, with a live table on a terminal and their own lines elsewhere."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from hpo import launch, show, status, store
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        for _ in launch.supervise(name, where, settings, stop.event, _say):
-            pass
-        return
-    planned = store.definition_of(opened, name)
-    with Live(console=console, refresh_per_second=4, transient=False) as screen:
-
-        def tell(text: str) -> None:
-            if not text.startswith("trial "):  # the table has these
-                console.print(text, markup=False, highlight=False)
-
-        def view() -> Any:
-            trials = status.trials_of(opened, name)
-            rows = max(console.height - 4, 3)
-            return show.live(status.status(opened, name), trials, status.epochs(planned, trials), rows)
-
-        for tick, _ in enumerate(launch.supervise(name, where, settings, stop.event, tell)):
-            if tick % 4 == 0:
-                screen.update(view())
-        screen.update(view())
 
 
 def _print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> None:
@@ -292,11 +236,11 @@ def worker(
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Run one worker in this process until the study is complete or it is told to stop."""
-    from hpo import launch, show, store
+    from hpo import launch, store, watch
     from hpo import worker as workers
     from hpo.artifacts import Artifacts
 
-    stop = Stop()
+    stop = watch.Stop()
     if supervised:
         threading.Thread(target=_end_of_input, args=(stop.event,), daemon=True).start()
     try:
@@ -304,10 +248,9 @@ def worker(
         settings = workers.Settings(
             artifacts=Artifacts(artifacts), data=data, device=device, lease_seconds=lease_seconds
         )
-        for event in workers.work(opened, name, settings, stop.event):
-            _say(show.line(event))
+        watch.events(workers.work(opened, name, settings, stop.event))
     except HpoError as error:
-        _say(f"hpo: {error}")
+        watch.say(f"hpo: {error}")
         raise typer.Exit(launch.FATAL) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())

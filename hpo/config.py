@@ -40,12 +40,14 @@ class Config(BaseModel):
     image_size: Annotated[int, Field(ge=8, le=1024, description="pixels, square")] = 224
     limit: Annotated[
         int | None,
-        Field(ge=2, description="at most so many training images, the other splits in proportion"),
+        Field(
+            ge=2, lt=2**31, description="at most so many training images, the other splits in proportion"
+        ),
     ] = None
     valid_fraction: Annotated[
         float, Field(gt=0, lt=0.5, description="share of the images held out for a split not shipped")
     ] = 0.1
-    split_seed: Annotated[int, Field(ge=0, description="seed of the stratified splits")] = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**31, description="seed of the stratified splits")] = 0
     corrupt: Annotated[
         Literal["refuse", "skip"], Field(description="what to do about an unreadable image in a folder")
     ] = "refuse"
@@ -78,11 +80,11 @@ class Config(BaseModel):
     batch_size: Annotated[int, Field(ge=1, le=65536, description="images per step")] = 16
 
     schedule: Literal["step", "exponential", "cosine", "constant", "onecycle"] = "step"
-    step_size: Annotated[int, Field(ge=1, description="epochs between two steps of step")] = 5
+    step_size: Annotated[int, Field(ge=1, le=100_000, description="epochs between two steps of step")] = 5
     gamma: Annotated[
         float, Field(gt=0, le=1, description="factor of step, and of exponential per epoch")
     ] = 0.1
-    warmup_epochs: Annotated[int, Field(ge=0, description="linear up to lr")] = 0
+    warmup_epochs: Annotated[int, Field(ge=0, le=100_000, description="linear up to lr")] = 0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
     seed: Annotated[
         int, Field(ge=0, lt=2**31, description="of initial weights, order and augmentation")

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from hpo import files
-from hpo.train import Epoch
+from hpo.events import Epoch
 
 CSV = "epochs.csv"
 COLUMNS = {"number": "epoch"}  # the record's name -> the column's, where they differ

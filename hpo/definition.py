@@ -6,7 +6,7 @@ file nor a new default of ours changes a study under way.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hpo import config
 from hpo import space as spaces
 from hpo.config import Config
-from hpo.errors import DefinitionError
-
-STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+from hpo.errors import DefinitionError, shown
+from hpo.space import STRICT
 
 
 class Sampler(BaseModel):
@@ -37,17 +36,22 @@ class Pruner(BaseModel):
     model_config = STRICT
 
     name: Literal["hyperband", "asha", "median", "percentile", "patient", "none"] = "hyperband"
-    min_epochs: Annotated[int, Field(ge=1, description="epochs before anything is pruned")] = 1
+    min_epochs: Annotated[
+        int, Field(ge=1, le=100_000, description="epochs that every trial runs before it can be pruned")
+    ] = 1
     reduction_factor: Annotated[
-        int, Field(ge=2, description="hyperband and asha: one in so many goes on")
+        int, Field(ge=2, le=1000, description="hyperband and asha: one in so many goes on")
     ] = 3
     startup_trials: Annotated[
-        int, Field(ge=0, description="median and percentile: trials that run in full first")
+        int, Field(ge=0, le=1_000_000, description="median and percentile: trials that run in full first")
     ] = 5
     percentile: Annotated[
         float, Field(gt=0, lt=100, description="percentile: the best so many percent go on")
     ] = 25.0
-    patience: Annotated[int, Field(ge=1, description="patient: epochs without a better accuracy")] = 5
+    patience: Annotated[
+        int,
+        Field(ge=1, le=100_000, description="patient: so many epochs in a row may be worse than the best"),
+    ] = 5
 
 
 class Search(BaseModel):
@@ -62,7 +66,7 @@ class Search(BaseModel):
     pruner: Pruner = Pruner()
     prune_points: Annotated[bool, Field(description="let the pruner stop listed points too")] = False
     max_attempts: Annotated[
-        int, Field(ge=1, description="attempts without a new checkpoint before a trial fails")
+        int, Field(ge=1, le=1000, description="attempts without a new checkpoint before a trial fails")
     ] = 10
 
 
@@ -89,7 +93,7 @@ class Definition(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    train: dict[str, spaces.Value]  # every option but those in [space], defaults spelled out
+    train: dict[str, spaces.Value]  # every option, defaults spelled out: what a setting falls back to
     space: tuple[spaces.Parameter, ...] = ()  # each after those its condition names
     search: Search = Search()
     points: tuple[Point, ...] = ()
@@ -115,10 +119,29 @@ class Definition(BaseModel):
         return Config.model_validate({**self.train, **setting})
 
     def complete(self, point: Point) -> dict[str, spaces.Value]:
-        """Give a point's hyperparameters, with those it left out although they are searched."""
-        settled = Config().model_dump() | self.train | point.setting
+        """Give a point's hyperparameters, with those it left out although they are searched.
+
+        Where nothing is searched, a point's trial has the parameters that the point names and no others.
+        """
+        settled = self.train | point.setting
         searched = {p.name: settled[p.name] for p in self.space if spaces.is_active(p, settled)}
         return (searched if self.searches else {}) | point.hyperparameters()
+
+    def kinds(self) -> Iterator[tuple[str, Config]]:
+        """Give the settings of every kind of model that can be trained, each with its part of the file.
+
+        Of what is searched ("") they are all that come of the options which decide whether a model takes
+        its images and its weights; the others stand at what a setting falls back to. Raises
+        OverflowError if there are too many.
+        """
+        for index, point in enumerate(self.points, 1):
+            yield f"points[{index}]", self.config(point.setting)
+        for point in self.enqueued:
+            yield "setting", self.config(point.setting)
+        if self.searches and self.search.trials:
+            deciding = spaces.needed(self.space, ("model", "image_size", "weights", "dropout"))
+            for setting in spaces.combinations(deciding, self.train):
+                yield "", self.config(setting)
 
     def parameters(self) -> dict[str, spaces.Parameter]:
         """Give every parameter that a trial of this study can have, by name."""
@@ -141,7 +164,8 @@ def loads(text: str) -> Definition:
     Raises DefinitionError where another version of hpo stored something that this one does not know.
     """
     try:
-        return Definition.model_validate_json(text, strict=False)
+        found = Definition.model_validate_json(text, strict=False)
+        found.config({})  # every option is stored, so this meets one that is not known here
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -149,13 +173,15 @@ def loads(text: str) -> Definition:
             f"the stored definition's {where} is unknown here ({first['msg']}); "
             "use the version of hpo that made the study"
         ) from error
+    return found
 
 
 def extended(stored: Definition, new: Definition) -> Definition:
     """Give the stored definition extended by a changed file, its points keeping their numbers.
 
-    More trials and more points extend a study. Raises DefinitionError for any other difference, and
-    names them all.
+    More trials and more points extend a study; a point is the same wherever in the file it stands, and
+    one that is listed twice counts as two. Raises DefinitionError for any other difference, and names
+    them all.
     """
     kept, wanted = Counter(map(_key, stored.points)), Counter(map(_key, new.points))
     differences = [
@@ -173,32 +199,38 @@ def extended(stored: Definition, new: Definition) -> Definition:
             "only more search.trials and more points extend a study: "
             f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
         )
-    added = wanted - kept
-    more = tuple(p for p in reversed(new.points) if _taken(added, _key(p)))
-    return new.model_copy(update={"points": stored.points + more[::-1], "enqueued": stored.enqueued})
+    points = stored.points + tuple(_added(new.points, wanted - kept))
+    return stored.model_copy(update={"search": new.search, "points": points})
+
+
+def _added(points: Iterable[Point], left: Counter[str]) -> Iterator[Point]:
+    """Give those of the points that are new, each as often as it is."""
+    for point in points:
+        if left[_key(point)] > 0:
+            left[_key(point)] -= 1
+            yield point
 
 
 def _key(point: Point) -> str:
     return repr((sorted(point.setting.items()), point.site))
 
 
-def _taken(left: Counter[str], key: str) -> bool:
-    left[key] -= 1
-    return left[key] >= 0
-
-
-def _by_name(parameters: tuple[spaces.Parameter, ...]) -> dict[str, str]:
-    return {parameter.name: str(parameter.values) for parameter in parameters}
+def _by_name(parameters: tuple[spaces.Parameter, ...]) -> dict[str, spaces.Choices | spaces.Range]:
+    return {parameter.name: parameter.values for parameter in parameters}
 
 
 def _fixed(search: Search) -> dict[str, Any]:
     return search.model_dump(exclude={"trials"})
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterable[str]:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterator[str]:
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, "nothing"), new.get(key, "nothing")
+        before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _differences(before, after, f"{section}.{key}")
-        elif before != after:
-            yield f"{section}.{key}: {before} -> {after}"
+        elif before != after or type(before) is not type(after):
+            yield f"{section}.{key}: {_said(before)} -> {_said(after)}"
+
+
+def _said(value: Any) -> str:
+    return str(value) if isinstance(value, spaces.Choices | spaces.Range) else shown(value)

@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 
-from hpo import store
+from hpo import config, sources, store
 from hpo.artifacts import Artifacts
-from hpo.errors import HpoError
+from hpo.errors import DataError, HpoError
 
 LOW_SPACE = 5 * 2**30  # bytes; a checkpoint of VGG16 with its momentum takes 1.1 GiB, and two are kept
 
@@ -96,13 +96,17 @@ def _artifacts(root: str) -> Iterator[Finding]:
 
 
 def _data(root: Path) -> Iterator[Finding]:
-    from hpo import config, data
-
     for name in config.DATASETS:
-        there = data.is_there(name, root)
-        advice = "" if there else f"the first trial downloads it into {root}; --data names another folder"
-        message = "here" if there else "not here"
-        yield Finding(what=name, verdict="works" if there else "absent", message=message, advice=advice)
+        try:
+            there = sources.is_there(name, root)
+        except DataError as error:
+            yield Finding(what=name, verdict="broken", message=str(error))
+            continue
+        if there:
+            yield Finding(what=name, verdict="works", message="here")
+        else:
+            advice = f"the first trial downloads it into {root}; --data names another folder"
+            yield Finding(what=name, verdict="absent", message="not here", advice=advice)
 
 
 def _weights() -> Iterator[Finding]:

@@ -13,11 +13,15 @@ allowed and what to do. Anything else that escapes is a bug of ours and keeps it
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class HpoError(Exception):
-    """Something the person at the terminal can put right; its text is one line."""
+    """Something the person at the terminal can put right; its text is one line, whatever it quotes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.splitlines()))
 
 
 class DefinitionError(HpoError):
@@ -45,7 +49,10 @@ class ArtifactError(HpoError):
 
 
 def suggestion(word: str, allowed: Iterable[str]) -> str:
-    """Give ``"; did you mean 'lr'?"`` for the nearest spelling among ``allowed``, or nothing."""
+    """Give ``"; did you mean 'lr'?"`` for the nearest spelling among ``allowed``, or nothing.
+
+    What is said next needs a semicolon only in the second case: ``{suggestion(...) or ";"} options: ...``.
+    """
     names = list(allowed)
     lowered = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
@@ -53,3 +60,24 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
     alias = {"learning_rate": "lr", "learningrate": "lr", "bs": "batch_size", "net": "model"}
     name = alias.get(word.lower()) or (lowered[near[0]] if near else None)
     return f"; did you mean '{name}'?" if name in names else ""
+
+
+def shown(value: Any) -> str:
+    """Give a value as TOML writes it, for an error to quote: one line, and not a long one."""
+    text = _toml(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return repr(value)
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{key} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value)

@@ -18,18 +18,19 @@ def durable(folder: Path) -> Iterator["Draft"]:
     with the draft removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".draft")
+    handle, name = tempfile.mkstemp(dir=folder, suffix=".draft")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             draft = Draft(cast("BinaryIO", file))
             yield draft
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, folder / draft.name)
+        temporary.chmod(0o644)
+        temporary.rename(folder / draft.name)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
     _sync(folder)
 

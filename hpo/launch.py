@@ -79,12 +79,13 @@ def supervise(
     workers = [_start(name, slot, settings, tell) for slot in where]
     told = False
     try:
-        while any(worker.process.poll() is None or worker.restart_at for worker in workers):
+        while True:
+            workers = [_look_after(name, worker, settings, stop, tell) for worker in workers]
+            if not any(worker.process.poll() is None or worker.restart_at for worker in workers):
+                break
             if stop.is_set() and not told:
                 told = True
                 _terminate(workers)
-            for index, worker in enumerate(workers):
-                workers[index] = _look_after(name, worker, settings, stop, tell)
             yield
             time.sleep(0.25)
         for worker in workers:
@@ -101,8 +102,8 @@ def supervise(
 def _start(
     name: str, slot: Slot, settings: Mapping[str, str], tell: Callable[[str], None], deaths: int = 0
 ) -> Worker:
-    threads = str(slot.threads)
-    environment = os.environ | settings | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    # A number of threads that the user set stays as it is.
+    environment = {"OMP_NUM_THREADS": str(slot.threads), **os.environ, **settings}
     process = subprocess.Popen(
         [sys.executable, "-m", "hpo", "worker", name, "--device", slot.device, "--supervised"],
         stdin=subprocess.PIPE,

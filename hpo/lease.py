@@ -1,38 +1,51 @@
 """The lease: whose a trial is.
 
 A trial is run by one worker at a time, and by another if that one dies. Who may run it is a row in
-``hpo_leases``: owner, token, expiry. The protocol:
+``hpo_leases``: owner, token, expiry. The token decides: it grows by one with every attempt, and a worker
+whose token is not the row's has lost the trial, whatever it believes. The expiry, in the database's time
+alone, only says from when on others need not wait for a silent owner. The protocol:
 
-1. **Claim.** One transaction picks a WAITING trial, or a RUNNING one whose lease has run out, locks it
-   (Postgres: FOR UPDATE SKIP LOCKED; SQLite: BEGIN IMMEDIATE), raises its token by one, writes owner and
-   expiry, and sets it RUNNING. A crash before the commit has done nothing; a crash after it leaves a
-   lease that runs out.
-2. **Fence.** Every write about a claimed trial first renews the lease *where the token is still ours*,
-   in the same transaction. If no row matches, somebody else has the trial: nothing is written and
-   ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for longer than its lease can wake
-   at any time and do no harm.
+1. **Claim.** One transaction picks a WAITING trial, or a RUNNING one whose lease has run out, locks it,
+   raises its token, writes owner and expiry, and sets it RUNNING. On SQLite it holds the write lock from
+   its first statement on. On Postgres it locks the trial, passing by those that others have locked, then
+   the lease, passing by one that is just being renewed, and then reads the lease again: it may have been
+   renewed since it was looked for. A crash before the commit has done nothing; one after it, or a lost
+   acknowledgement, leaves a lease that runs out.
+2. **Fence.** Every write about a claimed trial first renews the lease *where the token is ours*, and
+   share-locks the trial, in the same transaction. If the row is another's, or the trial is not RUNNING any
+   more, nothing is written and ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for
+   longer than its lease can wake at any time and do no harm: it drops the trial and takes the next.
 3. **Renew.** A thread with a connection of its own renews every third of the lease, whatever fails in
    between. It asks for the token alone: a lease that ran out but that nobody took is still ours.
 4. **Commit.** An epoch's report, its checkpoint's name, its attributes and the renewal are one fenced
    transaction, made after the checkpoint's file is durable. A crash between file and transaction leaves a
    file that no row names, which is garbage, and the epoch is run again from the checkpoint before it.
 5. **End.** State, value, attributes and the giving up of the lease are one fenced transaction. A crash
-   before it repeats the last epoch, a crash after it finds the trial finished.
+   before it repeats nothing but what follows the last checkpoint; one after it finds the trial finished.
 6. **Release.** A worker told to stop saves, sets its trial back to WAITING and gives up the lease. The
    trial keeps its number, parameters and reported epochs, and is the next to be claimed.
 
-Time is the database's alone. The same trial goes on under its own number; nothing is ever cloned. A trial
-that RUNS without a lease belongs to another tool and is left alone. Where an owner's process ran on this
-very machine and is gone, its lease is over at once: there is nothing to wait for.
+While the database is away, commit, end and release wait for it (``Store.outlast``) and training with them;
+within an epoch it is not even noticed. Done twice, since an acknowledgement got lost, they do no harm: the
+same values are written again under the same token, and an end that is there already is ours if the token
+is. A worker that sleeps within a transaction keeps its locks. Postgres ends its session after some seconds,
+and until then claims pass its trial by; on SQLite everybody waits for it.
+
+A worker whose attempts die before they make a checkpoint would do so for ever: past a cap the trial FAILs.
+An attempt that was released has not died.
+
+The same trial goes on under its own number; nothing is ever cloned. A trial that RUNS without a lease
+belongs to another tool and is left alone. Where an owner's process ran on this very machine and is gone,
+its lease is over at once: there is nothing to wait for.
 """
 
 import contextlib
+import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,12 +53,14 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import store as stores
-from hpo.store import Store, leases
+from hpo import process
+from hpo.storage import Store, asking, leases
+
+log = logging.getLogger("hpo")
 
 
 class LeaseLost(Exception):
-    """The trial is another worker's by now; nothing was written."""
+    """The trial is another's by now, or gone; nothing was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,30 +94,11 @@ class Held:
 def owner(device: str) -> Owner:
     """Give this process as an owner."""
     pid = os.getpid()
-    return Owner(host=socket.gethostname(), pid=pid, process=_process(pid), device=device)
-
-
-def _space() -> str:
-    """Name the set of processes that this one can see: this boot of this machine, this container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""  # not Linux: leases run out by time alone
-
-
-def _process(pid: int) -> str:
-    """Name a process of this machine; empty if there is none, or it cannot be told."""
-    space = _space()
-    try:
-        # The 22nd field of stat is the start time; the 2nd, the command in brackets, may hold spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return f"{space}/{pid}/{fields[19]}" if space and fields[0] not in "ZX" else ""
+    return Owner(host=socket.gethostname(), pid=pid, process=process.name_of(pid), device=device)
 
 
 def _now(session: Session) -> sa.ColumnElement[float]:
+    """Give the database's clock, in seconds since 1970; no session's time zone changes it."""
     if session.get_bind().dialect.name == "postgresql":
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
     return (sa.func.julianday("now") - 2440587.5) * 86400.0
@@ -120,11 +116,18 @@ class Claim:
     checkpoint: str | None  # the last committed one's name; where the trial goes on
 
     def fence(self, session: Session, **columns: Any) -> None:
-        """Renew the lease inside the caller's transaction, or raise LeaseLost and let it roll back."""
+        """Renew the lease inside the caller's transaction, or raise LeaseLost and let it roll back.
+
+        Until the transaction ends nobody claims the trial, and no other tool changes its state.
+        """
         mine = (leases.c.trial_id == self.trial_id) & (leases.c.token == self.token)
         columns = {"expires": _now(session) + self.seconds, **columns}
-        if session.execute(sa.update(leases).where(mine).values(columns)).rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
-            raise LeaseLost(f"trial {self.number} is another worker's by now")
+        renewal = sa.update(leases).where(mine, leases.c.owner.is_not(None)).values(columns)
+        if session.execute(renewal).rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
+            raise LeaseLost(f"trial {self.number} is another's by now")
+        state = _state(self.trial_id).with_for_update(read=True)
+        if session.execute(state).scalar_one_or_none() != TrialState.RUNNING:
+            raise LeaseLost(f"trial {self.number} was ended, or set back, by another tool")
 
     def commit(
         self, *, checkpoint: str, report: tuple[int, float] | None, attributes: dict[str, Any]
@@ -132,23 +135,47 @@ class Claim:
         """Commit a durable checkpoint's name with the epoch it closes, in one fenced transaction.
 
         ``report`` is the epoch, counted from 1, and its accuracy; None where the checkpoint lies within
-        an epoch. Raises LeaseLost.
+        an epoch. Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
         """
-        with self.store.transaction() as session:
-            columns = {"checkpoint": checkpoint, "attempts": 0}
-            self.fence(session, **columns | ({"epoch": report[0]} if report else {}))
-            if report is not None:
-                self.store.stage_report(session, self.trial_id, *report)
-            self.store.stage_attributes(session, self.trial_id, attributes)
+
+        def write() -> None:
+            with self.store.transaction() as session:
+                columns = {"checkpoint": checkpoint, "attempts": 0}
+                self.fence(session, **columns | ({"epoch": report[0]} if report else {}))
+                if report is not None:
+                    self.store.stage_report(session, self.trial_id, *report)
+                self.store.stage_attributes(session, self.trial_id, attributes)
+
+        self.store.outlast(write)
 
     def end(
         self, state: TrialState, *, value: float | None = None, attributes: dict[str, Any] | None = None
     ) -> None:
-        """End the trial: state, value, attributes and the lease, in one fenced transaction."""
-        with self.store.transaction() as session:
-            self.fence(session, owner=None, process=None, expires=0.0)
-            self.store.stage_attributes(session, self.trial_id, attributes or {})
-            self.store.stage_state(session, self.trial_id, state, value)
+        """End the trial: state, value, attributes and the lease, in one fenced transaction.
+
+        Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
+        """
+        given_up: dict[str, Any] = {"owner": None, "process": None, "expires": 0.0}
+        if state == TrialState.WAITING:
+            attempts = leases.c.attempts
+            given_up["attempts"] = sa.case((attempts > 0, attempts - 1), else_=0)
+
+        def write() -> None:
+            with self.store.transaction() as session:
+                if self._has_ended(session, state):
+                    return
+                self.fence(session, **given_up)
+                self.store.stage_attributes(session, self.trial_id, attributes or {})
+                self.store.stage_state(session, self.trial_id, state, value)
+
+        self.store.outlast(write)
+
+    def _has_ended(self, session: Session, state: TrialState) -> bool:
+        """Tell whether we have ended the trial like that before, without getting to know it."""
+        ours = sa.exists().where(
+            leases.c.trial_id == self.trial_id, leases.c.token == self.token, leases.c.owner.is_(None)
+        )
+        return session.execute(_state(self.trial_id).where(ours)).scalar_one_or_none() == state
 
     def release(self) -> None:
         """Set the trial back to WAITING for whoever is free; quietly, if it is no longer ours."""
@@ -156,57 +183,44 @@ class Claim:
             self.end(TrialState.WAITING)
 
 
+def _state(trial_id: int) -> sa.Select[Any]:
+    return sa.select(models.TrialModel.state).where(models.TrialModel.trial_id == trial_id)
+
+
+@asking()
 def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attempts: int) -> Claim | None:
     """Claim the next trial of a study: interrupted ones first, then listed settings, then by number.
 
     Gives None if there is nothing to claim now. A trial whose last ``max_attempts`` attempts made no
-    checkpoint is ended as FAILED, with the reason, on the way.
+    checkpoint is ended as FAILED, with the reason, on the way. ``seconds`` is how long the owner may be
+    silent.
     """
     _end_leases_of_the_dead(store, study_id)
+    passed_by: set[int] = set()
     while True:
         with store.transaction() as session:
-            found = session.execute(_claimable(session, study_id)).first()
+            found = session.execute(_claimable(session, study_id, passed_by)).first()
             if found is None:
                 return None
-            trial_id, number = found.trial_id, found.number
-            row = session.execute(
-                sa.select(leases, _now(session).label("now"))
-                .where(leases.c.trial_id == trial_id)
-                .with_for_update()
-            ).first()
-            if row is not None and row.owner is not None and row.expires > row.now:
-                continue  # somebody claimed it between our two statements (Postgres)
-            if row is not None and row.attempts >= max_attempts:
-                _give_up(store, session, trial_id, row.attempts)
-                continue
-            token = (row.token if row is not None else 0) + 1
-            values = {
-                "owner": who.name,
-                "process": who.process,
-                "host": who.host,
-                "device": who.device,
-                "token": token,
-                "attempts": (row.attempts if row is not None else 0) + 1,
-                "expires": _now(session) + seconds,
-            }
-            if row is None:
-                new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0, **values}
-                session.execute(sa.insert(leases).values(new))
+            lease = _locked(session, found.trial_id)
+            if not _is_free(found, lease):
+                passed_by.add(found.trial_id)
+            elif lease is not None and lease.attempts >= max_attempts:
+                _give_up(store, session, found.trial_id, lease.attempts)
             else:
-                session.execute(sa.update(leases).where(leases.c.trial_id == trial_id).values(values))
-            store.stage_state(session, trial_id, TrialState.RUNNING)
-            store.stage_attributes(session, trial_id, {"attempts": token})
-        return Claim(
-            store=store,
-            trial_id=trial_id,
-            number=number,
-            token=token,
-            seconds=seconds,
-            checkpoint=row.checkpoint if row is not None else None,
-        )
+                token = _take(store, session, study_id, found.trial_id, lease, who, seconds)
+                return Claim(
+                    store=store,
+                    trial_id=found.trial_id,
+                    number=found.number,
+                    token=token,
+                    seconds=seconds,
+                    checkpoint=None if lease is None else lease.checkpoint,
+                )
 
 
-def _claimable(session: Session, study_id: int) -> sa.Select[tuple[int, int]]:
+def _claimable(session: Session, study_id: int, passed_by: Collection[int]) -> sa.Select[Any]:
+    """Find the next trial that looks free, and lock it; passing by those that are locked."""
     trial, attribute = models.TrialModel, models.TrialSystemAttributeModel
     listed = sa.exists().where(
         attribute.trial_id == trial.trial_id, attribute.key.in_(["fixed_params", "grid_id"])
@@ -214,13 +228,58 @@ def _claimable(session: Session, study_id: int) -> sa.Select[tuple[int, int]]:
     over = leases.c.owner.is_not(None) & (leases.c.expires <= _now(session))
     open_ = (trial.state == TrialState.WAITING) | ((trial.state == TrialState.RUNNING) & over)
     return (
-        sa.select(trial.trial_id, trial.number)
+        sa.select(trial.trial_id, trial.number, trial.state, leases.c.token)
         .outerjoin(leases, leases.c.trial_id == trial.trial_id)
-        .where(trial.study_id == study_id, open_)
+        .where(trial.study_id == study_id, open_, trial.trial_id.not_in(passed_by))
         .order_by(leases.c.token.is_(None), sa.not_(listed), trial.number)
         .limit(1)
         .with_for_update(of=trial, skip_locked=True)
     )
+
+
+def _locked(session: Session, trial_id: int) -> sa.Row[Any] | None:
+    """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
+    lease = sa.select(leases, _now(session).label("now")).where(leases.c.trial_id == trial_id)
+    return session.execute(lease.with_for_update(skip_locked=True)).first()
+
+
+def _is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
+    """Tell whether a trial is still free now that it is locked: Postgres found it by an older lease."""
+    if lease is None:
+        return found.token is None and found.state == TrialState.WAITING
+    if found.state == TrialState.WAITING:
+        return True
+    return lease.owner is not None and bool(lease.expires <= lease.now)
+
+
+def _take(
+    store: Store,
+    session: Session,
+    study_id: int,
+    trial_id: int,
+    lease: sa.Row[Any] | None,
+    who: Owner,
+    seconds: float,
+) -> int:
+    """Make a locked trial RUNNING under a lease of ours, and give its token."""
+    token = 1 if lease is None else lease.token + 1
+    values = {
+        "owner": who.name,
+        "process": who.process,
+        "host": who.host,
+        "device": who.device,
+        "token": token,
+        "attempts": 1 if lease is None else lease.attempts + 1,
+        "expires": _now(session) + seconds,
+    }
+    if lease is None:
+        new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0, **values}
+        session.execute(sa.insert(leases).values(new))
+    else:
+        session.execute(sa.update(leases).where(leases.c.trial_id == trial_id).values(values))
+    store.stage_state(session, trial_id, TrialState.RUNNING)
+    store.stage_attributes(session, trial_id, {"attempts": token})
+    return token
 
 
 def _give_up(store: Store, session: Session, trial_id: int, attempts: int) -> None:
@@ -234,21 +293,21 @@ def _give_up(store: Store, session: Session, trial_id: int, attempts: int) -> No
 
 def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
     """End the leases whose owner ran on this machine and is gone."""
-    space = _space()
+    space = process.space()
     if not space:
         return
-    with store.transaction() as session:
-        held = session.execute(
-            sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
-                leases.c.study_id == study_id, leases.c.process.like(f"{space}/%")
-            )
-        ).all()
-        for trial_id, token, process in held:
-            if process != _process(int(process.split("/")[-2])):
-                mine = (leases.c.trial_id == trial_id) & (leases.c.token == token)
-                session.execute(sa.update(leases).where(mine).values(expires=0.0))
+    with store.reading(), store.transaction() as session:
+        ours = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
+            leases.c.study_id == study_id, leases.c.process.startswith(f"{space}/", autoescape=True)
+        )
+        dead = [row for row in session.execute(ours) if process.is_gone(row.process)]
+    for row in dead:
+        with store.transaction() as session:
+            same = (leases.c.trial_id == row.trial_id) & (leases.c.token == row.token)
+            session.execute(sa.update(leases).where(same, leases.c.expires > 0).values(expires=0.0))
 
 
+@asking(reads=True)
 def held(store: Store, study_id: int) -> list[Held]:
     """Give the leases of a study's RUNNING trials, by trial."""
     trial = models.TrialModel
@@ -277,21 +336,15 @@ def held(store: Store, study_id: int) -> list[Held]:
     ]
 
 
+@asking(reads=True)
 def is_open(store: Store, study_id: int) -> bool:
     """Tell whether a study still has trials that wait, or that a worker has or had a lease on."""
     trial = models.TrialModel
+    leased = sa.exists().where(leases.c.trial_id == trial.trial_id, leases.c.owner.is_not(None))
+    open_ = (trial.state == TrialState.WAITING) | ((trial.state == TrialState.RUNNING) & leased)
     with store.transaction() as session:
-        left = (
-            sa.select(sa.func.count())
-            .select_from(trial)
-            .outerjoin(leases, leases.c.trial_id == trial.trial_id)
-            .where(
-                trial.study_id == study_id,
-                (trial.state == TrialState.WAITING)
-                | ((trial.state == TrialState.RUNNING) & leases.c.owner.is_not(None)),
-            )
-        )
-        return bool(session.execute(left).scalar_one())
+        found = session.execute(sa.select(sa.exists().where(trial.study_id == study_id, open_)))
+        return bool(found.scalar_one())
 
 
 @contextlib.contextmanager
@@ -310,13 +363,17 @@ def kept(claim: Claim) -> Iterator[None]:
 
 
 def _renew(claim: Claim, done: threading.Event) -> None:
+    """Renew a lease until it is lost or ``done``, in a thread: its session is a connection of its own."""
+    failing = False
     while not done.wait(claim.seconds / 3):
-        # Sessions are per thread, so this is a connection of its own. Whatever went wrong, the next round
-        # tries again: while nobody took the trial, it stays ours.
         try:
             with claim.store.transaction() as session:
                 claim.fence(session)
+            failing = False
         except LeaseLost:
             return
-        except Exception:
-            stores.log.warning("lease of trial %d not renewed; trying again", claim.number, exc_info=True)
+        except Exception as error:
+            # Whatever it was, the next round tries again: while nobody took the trial, it stays ours.
+            if not failing:
+                log.warning("lease of trial %d not renewed, trying again: %r", claim.number, error)
+            failing = True

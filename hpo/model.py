@@ -177,8 +177,8 @@ def _fill(module: nn.Module, model: str, path: Path) -> None:
 def _read(path: Path) -> OrderedDict[str, Tensor]:
     """Read a state dict, its keys as today's torchvision has them."""
     if not path.is_file():
-        near = errors.suggestion(str(path), ("imagenet", "none"))
-        raise errors.WeightsError(f"weights: no file {path}{near}; allowed: imagenet, none, or a file")
+        near = errors.suggestion(str(path), ("imagenet", "none")) or ";"
+        raise errors.WeightsError(f"weights: no file {path}{near} allowed: imagenet, none, or a file")
     try:
         content = _content(path)
     except Exception as error:  # a damaged pickle may raise anything

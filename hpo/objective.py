@@ -30,41 +30,10 @@ from hpo.config import Config
 from hpo.data import Dataset
 from hpo.definition import Definition
 from hpo.errors import ArtifactError, HpoError
+from hpo.events import Ended, Epoch, Event, Reported, Started
 from hpo.lease import Claim
 
 log = logging.getLogger("hpo")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """A trial was taken up."""
-
-    trial: int
-    attempt: int
-    config: Config
-    done: int  # epochs that earlier attempts have done
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reported:
-    """An epoch is over, and committed."""
-
-    trial: int
-    epoch: train.Epoch
-    epochs: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A trial is over, or left to another."""
-
-    trial: int
-    state: str  # complete, pruned, failed; released, lost
-    accuracy: float | None
-    reason: str = ""
-
-
-Event = Started | Reported | Ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +215,7 @@ def _file(name: str | None) -> str | None:
 
 
 def _commit(
-    claim: Claim, folder: Folder, run: train.Run, epoch: train.Epoch | None, attributes: dict[str, Any]
+    claim: Claim, folder: Folder, run: train.Run, epoch: Epoch | None, attributes: dict[str, Any]
 ) -> None:
     """Make an epoch (or, with None, the part of one that is done) durable, then commit it."""
     weights = None
@@ -283,9 +252,8 @@ def _commit(
 
 def _save_weights(folder: Folder, run: train.Run, attempt: int) -> str:
     tensors = {name: t.contiguous().cpu() for name, t in run.model.state_dict().items()}
-    metadata = {"epoch": str(run.best.number), "accuracy": repr(run.best.accuracy)}
     name = f"weights-{run.best.number:04d}-{attempt:03d}.safetensors"
-    files.write(folder.local / name, safetensors.torch.save(tensors, metadata))
+    files.write(folder.local / name, safetensors.torch.save(tensors, {"format": "pt"}))
     folder.publish(name)
     return name
 

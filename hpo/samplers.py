@@ -6,8 +6,11 @@ propose the same settings in the start-up rounds. QMC is the exception, since al
 take their points from one sequence, whose seed therefore is shared.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -17,7 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.definition import Definition
-from hpo.space import Choices, Value
+from hpo.space import Value
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -31,17 +34,20 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     own = seed_of(seed, number)
     if name == "tpe":
         return samplers.TPESampler(seed=own)
+    # Conditional parameters are ours to offer; GP and QMC leave them to a sampler of their own, and warn.
     if name == "gp":
-        return samplers.GPSampler(seed=own)
+        return samplers.GPSampler(seed=own, warn_independent_sampling=False)
     if name == "random":
         return samplers.RandomSampler(seed=own)
     if name == "qmc":
-        return samplers.QMCSampler(
-            scramble=True,
-            seed=seed,
-            independent_sampler=samplers.RandomSampler(seed=own),
-            warn_independent_sampling=False,  # conditional parameters are ours to offer, and fall to it
-        )
+        logging.getLogger("optuna.samplers._qmc").setLevel(logging.ERROR)
+        with _experiments():
+            return samplers.QMCSampler(
+                scramble=True,
+                seed=seed,
+                independent_sampler=samplers.RandomSampler(seed=own),
+                warn_independent_sampling=False,
+            )
     return PointSampler([definition.complete(point) for point in definition.points])
 
 
@@ -61,7 +67,8 @@ def pruner(definition: Definition) -> pruners.BasePruner:
             min_resource=settings.min_epochs, reduction_factor=settings.reduction_factor
         )
     if settings.name == "patient":
-        return pruners.PatientPruner(_After(settings.min_epochs), patience=settings.patience)
+        with _experiments():
+            return pruners.PatientPruner(_After(settings.min_epochs), patience=settings.patience)
     return pruners.PercentilePruner(
         50.0 if settings.name == "median" else settings.percentile,
         n_startup_trials=settings.startup_trials,
@@ -71,12 +78,20 @@ def pruner(definition: Definition) -> pruners.BasePruner:
 
 def _longest(definition: Definition) -> int:
     """Give the most epochs that a searched trial can have."""
+    longest = definition.config({}).epochs
     for parameter in definition.space:
         if parameter.name == "epochs":
-            spread = parameter.values
-            values = spread.choices if isinstance(spread, Choices) else [spread.high]
-            return max(value for value in values if isinstance(value, int))
-    return definition.config({}).epochs
+            values = [value for value in parameter.extremes() if isinstance(value, int)]
+            return max([*values, longest] if parameter.condition() else values)
+    return longest
+
+
+@contextlib.contextmanager
+def _experiments() -> Iterator[None]:
+    """Silence Optuna's notice that a class may change: pyproject.toml keeps its version narrow."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 class _After(pruners.BasePruner):

@@ -3,29 +3,38 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hpo import check, config
+from hpo import catalog, check, config
 from hpo.definition import Pruner, Sampler, Search
 
 
 def study_file() -> dict[str, Any]:
-    """Give the schema of a whole study file."""
+    """Give the schema of a whole study file; imports torchvision, for the models' names."""
     options = check.schemas()
-    searchable = {name: options[name] for name in config.SEARCHABLE}
-    point = searchable | {"site": {"type": "string", "description": "where the original ran it"}}
+    options["model"]["enum"] = list(catalog.models())
+    options["dataset"]["pattern"] = f"^({'|'.join(config.DATASETS)}|folder:.+)$"
+    values = {name: _without(options[name], "default") for name in config.SEARCHABLE}
+    site = {"type": "string", "description": "where the original ran it"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": {"when": _when(values)},
         "title": "hpo study file",
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "name": {"type": "string", "minLength": 1, "description": "the study's name in the store"},
+            "name": {
+                "type": "string",
+                "pattern": r"^[^-\s/]([^/\x00-\x1f]{0,98}[^\s/])?$",
+                "description": "the study's name in the store; left out: the file's",
+            },
             "train": _table(options, "options that are fixed"),
-            "space": _table({k: _spread(v) for k, v in searchable.items()}, "options that are searched"),
+            "space": _table({k: _spread(v) for k, v in values.items()}, "options that are searched"),
             "search": _search(),
             "points": {
                 "type": "array",
                 "description": "settings to run exactly once each",
-                "items": _table(point, "one setting; what it leaves out comes from [train]"),
+                "items": _table(
+                    {**values, "site": site}, "one setting; what it leaves out comes from [train]"
+                ),
             },
         },
     }
@@ -40,19 +49,30 @@ def _table(properties: Mapping[str, Any], description: str) -> dict[str, Any]:
     }
 
 
+def _without(schema: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: part for key, part in schema.items() if key not in keys}
+
+
 def _spread(option: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the schema of what [space] may say of an option: a list, choices with a when, or a range."""
-    value = {key: part for key, part in option.items() if key not in ("default", "description")}
-    listed = {"type": "array", "items": value, "minItems": 1}
-    when = {"type": "object", "description": "values of other options under which it is searched"}
-    forms = [listed, _table({"choices": listed, "when": when}, "a list with a condition")]
-    kinds = {value.get("type"), *(form.get("type") for form in value.get("anyOf", ()))}
-    if kinds & {"number", "integer"}:
-        bound = {"type": "number"}
-        numbers = {"low": bound, "high": bound, "step": bound, "log": {"type": "boolean"}, "when": when}
-        forms.append(_table(numbers, "a range") | {"required": ["low", "high"]})
-    described = {"description": option["description"]} if "description" in option else {}
-    return {"anyOf": forms, **described}
+    """Give what [space] may say of an option: a list, choices with a condition, or a range."""
+    value = _without(option, "description")
+    when = {"$ref": "#/$defs/when"}
+    choices = _table({"choices": _list(value), "when": when}, "a list with a condition")
+    forms = [_list(value), choices | {"required": ["choices"]}]
+    if value["type"] in ("number", "integer"):
+        step = {"type": value["type"], "exclusiveMinimum": 0}
+        properties = {"low": value, "high": value, "log": {"type": "boolean"}, "step": step, "when": when}
+        forms.append(_table(properties, "all values from low to high") | {"required": ["low", "high"]})
+    return {"anyOf": forms} | _without(option, *value)
+
+
+def _when(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    values = {name: {"anyOf": [option, _list(option)]} for name, option in options.items()}
+    return _table(values, "values of other options under which it is searched")
+
+
+def _list(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": value, "minItems": 1, "uniqueItems": True}
 
 
 def _search() -> dict[str, Any]:

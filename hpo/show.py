@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.bar import Bar
@@ -11,9 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hpo.doctor import Finding
-from hpo.objective import Ended, Event, Reported, Started
+from hpo.events import Ended, Event, Reported, Started
 from hpo.status import STATES, Best, Importance, Status
+
+if TYPE_CHECKING:
+    from hpo.doctor import Finding  # imports torch, which most verbs do without
 
 COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
 
@@ -96,7 +98,14 @@ def _wall(trial: FrozenTrial) -> float:
     return float(trial.user_attrs.get("wall_time_seconds", 0.0))
 
 
-def live(status: Status, trials: list[FrozenTrial], epochs: Mapping[int, int], rows: int) -> RenderableType:
+def live(
+    status: Status,
+    trials: list[FrozenTrial],
+    epochs: Mapping[int, int],
+    rows: int,
+    *,
+    stopping: bool = False,
+) -> RenderableType:
     """Give the live view: a headline, the running trials with their epochs, and the latest that ended.
 
     ``epochs`` gives each trial's planned epochs by number, ``rows`` how many lines there is room for.
@@ -109,6 +118,8 @@ def live(status: Status, trials: list[FrozenTrial], epochs: Mapping[int, int], r
     remaining = left(trials, len(status.workers))
     if remaining is not None and remaining > 0:
         parts.append(f"about {seconds(remaining)} left")
+    if stopping:
+        parts.append("stopping: workers save and leave; Ctrl-C again kills them")
     running = [t for t in trials if t.state == TrialState.RUNNING]
     done = [t for t in trials if t.state.is_finished()]
     done.sort(key=lambda trial: trial.datetime_complete or trial.datetime_start, reverse=True)  # type: ignore[arg-type, return-value]  # a finished trial has a time
@@ -199,7 +210,7 @@ def importance(found: Importance) -> RenderableType:
     return Group(f"importance by {found.evaluator}, over {found.trials} complete trials", table)
 
 
-def findings(found: Iterable[Finding]) -> Table:
+def findings(found: Iterable["Finding"]) -> Table:
     """Give what the doctor found."""
     table = Table(box=None, padding=(0, 1), show_header=False)
     styles = {"works": "green", "absent": "yellow", "broken": "red"}

@@ -8,9 +8,8 @@ Without a ``when``, an option that only some values of another option use (momen
 is searched in just the trials that use it.
 """
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 from optuna.distributions import (
     BaseDistribution,
@@ -19,44 +18,49 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import Trial
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from hpo import config
+from hpo.errors import shown
 
 Value = bool | int | float | str | None
 Setting = Mapping[str, Value]
+Kind = Literal["choice", "int", "float"]
+
+LIMIT = 100_000  # combinations that a study may make of its lists
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Choices(BaseModel):
     """A list of values to choose among."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = STRICT
 
-    choices: tuple[Value, ...] = Field(min_length=1, strict=False)
-    when: dict[str, Value | list[Value]] = {}
+    choices: tuple[Value, ...]
+    when: dict[str, tuple[Value, ...]] = {}  # option -> its values under which this one is searched
 
     def __str__(self) -> str:
-        return f"{', '.join(map(str, self.choices))}{_shown(self.when)}"
+        return ", ".join(map(shown, self.choices)) + _shown(self.when)
 
 
 class Range(BaseModel):
     """All values from ``low`` to ``high``, both included."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = STRICT
 
     low: int | float
     high: int | float
     log: bool = False
     step: int | float | None = None
-    when: dict[str, Value | list[Value]] = {}
+    when: dict[str, tuple[Value, ...]] = {}
 
     def __str__(self) -> str:
         how = ", log" if self.log else "" if self.step is None else f", step {self.step}"
         return f"{self.low} to {self.high}{how}{_shown(self.when)}"
 
 
-def _shown(when: Mapping[str, Value | list[Value]]) -> str:
-    return "".join(f", when {other} = {wanted}" for other, wanted in when.items())
+def _shown(when: Mapping[str, tuple[Value, ...]]) -> str:
+    return "".join(f", when {other} is {' or '.join(map(shown, wanted))}" for other, wanted in when.items())
 
 
 class Parameter(BaseModel):
@@ -65,7 +69,7 @@ class Parameter(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    kind: Literal["choice", "int", "float"]
+    kind: Kind
     values: Choices | Range
 
     def distribution(self) -> BaseDistribution:
@@ -74,36 +78,34 @@ class Parameter(BaseModel):
         if isinstance(values, Choices):
             return CategoricalDistribution(values.choices)
         if self.kind == "int":
-            return IntDistribution(
-                int(values.low), int(values.high), log=values.log, step=int(values.step or 1)
-            )
-        return FloatDistribution(
-            float(values.low),
-            float(values.high),
-            log=values.log,
-            step=None if values.step is None else float(values.step),
-        )
+            low, high, step = int(values.low), int(values.high), int(values.step or 1)
+            return IntDistribution(low, high, log=values.log, step=step)
+        return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
     def condition(self) -> dict[str, tuple[Value, ...]]:
         """Give the other options this one hangs on, each with the values under which it is searched."""
-        condition = {
-            other: tuple(wanted) if isinstance(wanted, list) else (wanted,)
-            for other, wanted in self.values.when.items()
-        }
+        implied: dict[str, tuple[Value, ...]] = {}
         if self.name in config.USED_BY:
             other, users = config.USED_BY[self.name]
-            condition[other] = tuple(v for v in condition.get(other, users) if v in users)
-        return condition
+            implied = {other: users}
+        return {**implied, **self.values.when}
 
     def contains(self, value: Value) -> bool:
         """Tell whether ``value`` is among the values searched."""
-        if isinstance(self.values, Choices):
+        values = self.values
+        if isinstance(values, Choices):
             # 1 == True in Python; a choice of booleans must not take a number.
-            return any(value == v and type(value) is type(v) for v in self.values.choices)
+            return any(value == v and type(value) is type(v) for v in values.choices)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        distribution = self.distribution()
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
+        steps = 0.0 if values.step is None else (value - values.low) / values.step
+        # Optuna itself proposes 0.1 + 2 * 0.1, which is no 0.3.
+        return values.low <= value <= values.high and abs(steps - round(steps)) < 1e-8
+
+    def extremes(self) -> tuple[Value, ...]:
+        """Give every choice, or both ends of a range."""
+        values = self.values
+        return values.choices if isinstance(values, Choices) else (values.low, values.high)
 
 
 def suggest(trial: Trial, parameter: Parameter) -> Value:
@@ -122,7 +124,35 @@ def is_active(parameter: Parameter, setting: Setting) -> bool:
     return all(setting[other] in wanted for other, wanted in parameter.condition().items())
 
 
-def kind_of(option: str) -> Literal["choice", "int", "float"]:
+def needed(parameters: Sequence[Parameter], names: Iterable[str]) -> list[Parameter]:
+    """Give the parameters of these names and all that they hang on; each comes after those it hangs on."""
+    wanted = set(names)
+    for parameter in reversed(parameters):
+        if parameter.name in wanted:
+            wanted |= parameter.condition().keys()
+    return [parameter for parameter in parameters if parameter.name in wanted]
+
+
+def combinations(parameters: Iterable[Parameter], fallback: Setting) -> list[dict[str, Value]]:
+    """Give every setting that choices, and the ends of ranges, can make up.
+
+    Each parameter comes after those it hangs on; ``fallback`` holds every option. Raises
+    ``OverflowError`` above ``LIMIT`` settings.
+    """
+    settings: list[dict[str, Value]] = [{}]
+    for parameter in parameters:
+        values = dict.fromkeys(parameter.extremes())
+        grown: list[dict[str, Value]] = []
+        for setting in settings:
+            active = is_active(parameter, {**fallback, **setting})
+            grown += [{**setting, parameter.name: value} for value in values] if active else [setting]
+            if len(grown) > LIMIT:
+                raise OverflowError(f"more than {LIMIT} combinations")
+        settings = grown
+    return settings
+
+
+def kind_of(option: str) -> Kind:
     """Give the kind of range an option takes: int or float; choice where only a list makes sense."""
     annotation = config.Config.model_fields[option].annotation
     types = set(get_args(annotation)) or {annotation}
@@ -157,11 +187,12 @@ def covering(option: str, values: Iterable[Value]) -> Parameter:
     yet a range is what lets points be added to a study later, since Optuna holds a parameter to one
     list of choices.
     """
-    values = list(dict.fromkeys(values))
+    values = tuple(dict.fromkeys(values))
     kind = kind_of(option)
-    if kind == "choice" or any(not isinstance(v, int | float) or isinstance(v, bool) for v in values):
-        return Parameter(name=option, kind="choice", values=Choices(choices=tuple(values)))
-    numbers = [v for v in values if isinstance(v, int | float)]
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if kind == "choice" or len(numbers) < len(values):
+        return Parameter(name=option, kind="choice", values=Choices(choices=values))
     low, high = min(numbers), max(numbers)
-    wide = low > 0 and math.log10(high / low) >= 1
-    return Parameter(name=option, kind=kind, values=Range(low=low, high=high, log=wide))
+    return Parameter(
+        name=option, kind=kind, values=Range(low=low, high=high, log=low > 0 and high >= 10 * low)
+    )

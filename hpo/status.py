@@ -2,18 +2,13 @@
 
 import csv as csvs
 import io
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.importance import (
-    BaseImportanceEvaluator,
-    FanovaImportanceEvaluator,
-    MeanDecreaseImpurityImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-)
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import lease, store
@@ -196,14 +191,18 @@ def importance(opened: Store, name: str, evaluator: str) -> Importance:
     if len(complete) < 2:
         raise StoreError(f"importance wants 2 complete trials at least, study '{name}' has {len(complete)}")
     quantile = min(max(10 / len(complete), 0.1), 0.5)
-    evaluators: dict[str, Callable[[], BaseImportanceEvaluator]] = {
-        "ped-anova": lambda: PedAnovaImportanceEvaluator(target_quantile=quantile),
-        "fanova": lambda: FanovaImportanceEvaluator(seed=0),
-        "mdi": lambda: MeanDecreaseImpurityImportanceEvaluator(seed=0),
+    from optuna import importance as importances  # imports scikit-learn, which takes a second
+
+    evaluators: dict[str, Callable[[], importances.BaseImportanceEvaluator]] = {
+        "ped-anova": lambda: importances.PedAnovaImportanceEvaluator(target_quantile=quantile),
+        "fanova": lambda: importances.FanovaImportanceEvaluator(seed=0),
+        "mdi": lambda: importances.MeanDecreaseImpurityImportanceEvaluator(seed=0),
     }
     study = optuna.load_study(study_name=name, storage=opened)
     try:
-        found = optuna.importance.get_param_importances(study, evaluator=evaluators[evaluator]())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # equal accuracies make equal importances, which shows
+            found = importances.get_param_importances(study, evaluator=evaluators[evaluator]())
     except (RuntimeError, ValueError) as error:
         raise StoreError(f"importance by {evaluator} over {len(complete)} trials: {error}") from error
     return Importance(evaluator=evaluator, trials=len(complete), importances=found)

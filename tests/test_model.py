@@ -411,7 +411,7 @@ def test_a_file_without_a_last_layer_is_refused(resnet18, tmp_path):
 
 def test_a_misspelt_word_and_a_file_that_is_not_there_are_told(tmp_path):
     assert fails(Path("imagnet")) == (
-        "weights: no file imagnet; did you mean 'imagenet'?; allowed: imagenet, none, or a file"
+        "weights: no file imagnet; did you mean 'imagenet'? allowed: imagenet, none, or a file"
     )
     assert "no file" in fails(tmp_path / "absent.pt")
     assert "no file" in fails(tmp_path)

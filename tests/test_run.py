@@ -283,7 +283,7 @@ def test_a_divergent_trial_ends_pruned_and_says_where(workplace):
 
 def test_a_trial_that_raises_fails_alone_and_keeps_its_traceback(workplace):
     # A batch of one image and a map of one pixel: batch norm cannot normalise a single value.
-    text = BRIEF + '[[points]]\nlr = 0.01\nbatch_size = 1\n'
+    text = BRIEF + "[[points]]\nlr = 0.01\nbatch_size = 1\n"
     workplace.hpo("run", workplace.study(text), "--devices", "cpu:1")
     good, bad = load(workplace).trials
     assert (good.state.name, bad.state.name) == ("COMPLETE", "FAIL")
@@ -307,13 +307,13 @@ def test_pruning_stops_hopeless_trials_and_leaves_points_alone(workplace):
     [train]
     dataset = "digits"
     image_size = 16
-    limit = 320
+    limit = 96
     weights = "none"
-    epochs = 4
+    epochs = 3
     [space]
     lr = [0.01, 1e-6]
     [search]
-    trials = 6
+    trials = 4
     sampler = "random"
     pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }
     [[points]]
@@ -328,7 +328,7 @@ def test_pruning_stops_hopeless_trials_and_leaves_points_alone(workplace):
     assert pruned
     for trial in pruned:
         last = max(trial.intermediate_values)
-        assert last < 4
+        assert last < 3
         assert trial.value == trial.intermediate_values[last]
         assert trial.user_attrs["pruned"] == f"by asha after epoch {last}"
 

@@ -1,0 +1,226 @@
+"""The database below a store: what its URL may say, how its connections are set up, what its errors mean.
+
+SQLite and Postgres are made to give the same promise: of two transactions that want the same trial, one
+waits or passes it by, and neither works on what it read before the other committed.
+
+* **SQLite** ignores SELECT ... FOR UPDATE, so a transaction that writes takes the write lock as it begins
+  (``Store``'s BEGIN IMMEDIATE), and whoever finds it taken waits a minute.
+* **Postgres** locks rows. A connection notices within seconds that the network is gone, and the server
+  ends a session that sleeps within a transaction: a worker that is stopped or cut off there would
+  otherwise keep its row locks, and with them its trial, for as long as it sleeps.
+"""
+
+import contextlib
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from hpo.errors import StoreError
+
+BUSY_SECONDS = 60  # how long a statement waits for another process's lock
+ASLEEP_SECONDS = 15  # how long Postgres lets a session sleep within a transaction
+LOCK = 0x68706F  # Postgres advisory lock that guards creation; "hpo" in ASCII
+
+# What may follow the "?" of a store's URL. Everything else that libpq knows is left out, since it can
+# lead elsewhere than the URL says (host, hostaddr, port, dbname, service) or bring in what it should
+# not (password, passfile, options).
+POSTGRES_KEYS = (
+    "application_name",
+    "channel_binding",
+    "gssencmode",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslrootcert",
+    "target_session_attrs",
+)
+SQLITE_MODES = ("ro", "rw", "rwc")
+
+# What a person can put right: rights, a full disk, a file that is no database.
+REFUSED_BY_POSTGRES = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
+REFUSED_BY_SQLITE = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+)
+
+
+def parse_url(text: str) -> sa.URL:
+    """Read a store's URL; raises StoreError, never with the password, for what is no store of ours."""
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):
+        raise StoreError(
+            "the store is no URL; want sqlite:///storage/hpo.db or postgresql://user@host/db "
+            "(--store or HPO_STORE)"
+        ) from None
+    if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
+        raise StoreError(f"--store {url.drivername}: want sqlite:///path or postgresql://user@host/db")
+    _check_sqlite(url) if url.drivername == "sqlite" else _check_postgres(url)
+    return url
+
+
+def _check_sqlite(url: sa.URL) -> None:
+    if url.database in (None, "", ":memory:"):
+        raise StoreError("--store sqlite: name a file, as in sqlite:///storage/hpo.db")
+    if url.host or url.username:
+        raise StoreError("--store sqlite: want three slashes before a relative path, four before another")
+    query = dict(url.query)
+    if query and (query.pop("mode", None) not in SQLITE_MODES or query != {"uri": "true"}):
+        raise StoreError(
+            f"--store sqlite: found ?{'&'.join(url.query)}; the one thing allowed there is a file: URI's "
+            "mode, as in sqlite:///file:PATH?mode=ro&uri=true"
+        )
+
+
+def _check_postgres(url: sa.URL) -> None:
+    if "@" in (url.host or ""):  # and what stands before it would be shown as part of the host
+        raise StoreError("--store postgresql: an '@' within the password is written %40")
+    if unknown := [key for key in url.query if key not in POSTGRES_KEYS]:
+        raise StoreError(
+            f"--store postgresql: ?{unknown[0]} is not allowed; user, host, port and database stand before "
+            f"the '?', a password also in PGPASSWORD or ~/.pgpass; allowed: {', '.join(POSTGRES_KEYS)}"
+        )
+
+
+def shown(url: sa.URL) -> str:
+    """Give a URL as it may be shown: without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def file_of(url: sa.URL) -> Path | None:
+    """Give the file of an SQLite store; None on Postgres."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    return Path(str(url.database).removeprefix("file:") if "uri" in url.query else str(url.database))
+
+
+def engine_kwargs(url: sa.URL) -> dict[str, Any]:
+    """Give SQLAlchemy's settings for a store's connections.
+
+    On SQLite the driver is left in autocommit, so that BEGIN is the store's to say.
+    """
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
+    settings = {
+        "timezone": "UTC",
+        "lock_timeout": f"{BUSY_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{ASLEEP_SECONDS}s",
+    }
+    return {
+        "pool_size": 2,  # a worker's own connection, and the one that renews its lease
+        "max_overflow": 0,
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": 3,
+            "keepalives": 1,
+            "keepalives_idle": 2,
+            "keepalives_interval": 1,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 4000,
+            "options": " ".join(f"-c {key}={value}" for key, value in settings.items()),
+        },
+    }
+
+
+def engine(url: sa.URL) -> sa.Engine:
+    """Make an engine for a few statements; nothing stays open between them."""
+    kwargs = {k: v for k, v in engine_kwargs(url).items() if k == "connect_args"}
+    return sa.create_engine(url, poolclass=sa.NullPool, **kwargs)
+
+
+@contextlib.contextmanager
+def creation(url: sa.URL) -> Iterator[None]:
+    """Let one process at a time create tables: of six that start at once, plain Optuna fails in most.
+
+    Both locks go with their holder: the file's with the process, Postgres's with the session.
+    """
+    path = file_of(url)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        return
+    # Autocommit, or the server would end this session for sleeping within a transaction.
+    with engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_lock(LOCK)))
+        yield
+
+
+def choose_journal(connection: sa.Connection) -> None:
+    """Choose a new SQLite file's journal: the write-ahead log where this SQLite writes it soundly.
+
+    It makes a write several times faster. But from 3.7.0 on SQLite could spoil a file in that mode when
+    several connections wrote to it, until that was mended in 3.51.3, 3.50.7 and 3.44.6; all others, such
+    as Debian 12's 3.40.1, keep the rollback journal. The choice is stored in the file.
+    """
+    if connection.dialect.name == "sqlite" and is_wal_sound(sqlite3.sqlite_version_info):
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+
+
+def is_wal_sound(version: tuple[int, ...]) -> bool:
+    """Tell whether an SQLite of this version can be trusted with a write-ahead log."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def relax(connection: sqlite3.Connection, _record: object) -> None:
+    """Spare a new SQLite connection the fsync of every commit, if the file has a write-ahead log.
+
+    A power cut may then take back the last transactions, never half of one: a trial finds itself some
+    epochs back, and runs them again. With a rollback journal the same setting could spoil the file.
+    """
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether an error passes by itself: no connection, a lock held for too long, a deadlock."""
+    for link in _chain(error):
+        if isinstance(link, sa.exc.DBAPIError):
+            busy = _sqlite_code(link.orig) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            absent = isinstance(link.orig, psycopg.OperationalError | psycopg.InterfaceError)
+            return busy or absent or link.connection_invalidated
+    return False
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether the database said no to something that is no bug of ours: rights, disk, a bad file."""
+    for link in _chain(error):
+        if isinstance(link, sa.exc.DBAPIError):
+            refused = isinstance(link.orig, REFUSED_BY_POSTGRES)
+            return refused or _sqlite_code(link.orig) in REFUSED_BY_SQLITE
+    return False
+
+
+def _sqlite_code(error: BaseException | None) -> int | None:
+    """Give an SQLite error's code; its low byte, since the rest says how it came about."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def cause(error: BaseException) -> str:
+    """Give what the database's driver said, in one line."""
+    for link in _chain(error):
+        if isinstance(link, sa.exc.DBAPIError):
+            lines = str(link.orig).strip().splitlines()
+            return lines[0] if lines else type(link.orig).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    # Optuna wraps what SQLAlchemy raises, and may meet a second error while it looks for a way round.
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,265 @@
+"""Optuna's storage with a fence before every write, and patience with a database that is away.
+
+This module, ``plan``, ``store`` and ``lease`` lean on what Optuna keeps semi-private: its table models, the
+session that each thread has, and the writers that do not commit. All three are needed for one thing: that
+what we write about a trial and what Optuna writes commit in one transaction. ``tests/test_store.py`` holds
+the contract that we rely on, and pyproject.toml keeps Optuna's version range narrow.
+
+A database may be away for a while: restarted, cut off, locked. What a worker asks is asked again until the
+database is back, so a worker holds where it wants to read or write, and loses nothing. A transaction whose
+acknowledgement got lost may have been made, so all that is asked again does no harm twice. What would (a
+setting queued by hand would run twice), or what somebody waits for at a terminal, is asked once.
+
+Locks are taken in one order, so that nobody waits in a circle: a lease, then its trial, then the study. A
+claim, which has to find its trial before it knows the lease, passes by a lease that it cannot lock at once.
+"""
+
+import contextlib
+import functools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import TrialState
+from sqlalchemy.orm import Session
+
+from hpo import database, plan
+from hpo.errors import StoreError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PATIENCE = 600.0  # seconds that a worker waits for the database to come back
+GRACE = 10.0  # what is left of them once the worker is told to stop
+log = logging.getLogger("hpo")
+
+leases = sa.Table(
+    "hpo_leases",
+    sa.MetaData(),
+    sa.Column(
+        "trial_id",
+        sa.ForeignKey(models.TrialModel.__table__.c.trial_id, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("owner", sa.Text),  # host and process id; NULL: nobody's
+    sa.Column("process", sa.Text),  # tells the owner's process from every other, ever
+    sa.Column("host", sa.Text),
+    sa.Column("device", sa.Text),
+    sa.Column("token", sa.Integer, nullable=False),  # the number of the attempt, from 1
+    sa.Column("attempts", sa.Integer, nullable=False),  # in a row that died without a new checkpoint
+    sa.Column("expires", sa.Double, nullable=False),  # seconds since 1970, by the database's clock
+    sa.Column("checkpoint", sa.Text),  # name of the last one committed
+    sa.Column("epoch", sa.Integer, nullable=False),  # the last one reported
+)
+# Whoever deletes a trial, with whatever tool, deletes its lease: SQLite gives the trial's id to the next
+# one, which must not inherit. SQLite's own connections enforce no foreign keys, but run triggers.
+sa.event.listen(
+    leases,
+    "after_create",
+    sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy's oversight
+        "CREATE TRIGGER hpo_leases_of_trials AFTER DELETE ON trials "
+        "BEGIN DELETE FROM hpo_leases WHERE trial_id = OLD.trial_id; END"
+    ).execute_if(dialect="sqlite"),
+)
+
+
+class _Intent(threading.local):
+    """What this thread's next transaction is for."""
+
+    reads = False
+
+
+def asking(
+    *, reads: bool = False, patience: float = PATIENCE
+) -> Callable[[Callable[Concatenate["Store", P], R]], Callable[Concatenate["Store", P], R]]:
+    """Make a function whose first argument is a store outlast an absent database: ``Store.outlast``.
+
+    With ``reads`` it hinders no writer. What must not happen twice wants a ``patience`` of 0.
+    """
+
+    def decorate(work: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
+        @functools.wraps(work)
+        def asked(store: "Store", /, *args: P.args, **kwargs: P.kwargs) -> R:
+            with store.reading() if reads else contextlib.nullcontext():
+                return store.outlast(lambda: work(store, *args, **kwargs), patience)
+
+        return asked
+
+    return decorate
+
+
+class Store(RDBStorage):
+    """Optuna's storage, where every write to a trial that a fence is set for passes the fence first.
+
+    A fence is a function that gets the session of the transaction in which the write will commit, and
+    raises to refuse it.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        self.location = url
+        self.fences: dict[int, Callable[[Session], None]] = {}
+        self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
+        self._intent = _Intent()
+        text = url.render_as_string(hide_password=False)
+        super().__init__(
+            text.replace("{", "{{").replace("}", "}}"),  # Optuna passes URLs through str.format
+            engine_kwargs=database.engine_kwargs(url),
+            skip_table_creation=True,
+        )
+        if self.engine.dialect.name == "sqlite":
+            self.engine.dispose()  # the listeners are to see every connection
+            sa.event.listen(self.engine, "connect", database.relax)
+            sa.event.listen(self.engine, "begin", self._begin)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.location,)
+
+    def _begin(self, connection: sa.Connection) -> None:
+        # Taking the write lock at once keeps two workers from reading the same WAITING trial and both
+        # claiming it, and a transaction from failing where it turns from reading to writing.
+        connection.exec_driver_sql("BEGIN" if self._intent.reads else "BEGIN IMMEDIATE")
+
+    def transaction(self) -> contextlib.AbstractContextManager[Session]:
+        """Open this thread's session; leaving the block commits it, an exception rolls it back."""
+        return _create_scoped_session(self.scoped_session)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let this thread's transactions hinder no writer, and work on a file that is read-only."""
+        before, self._intent.reads = self._intent.reads, True
+        try:
+            yield
+        finally:
+            self._intent.reads = before
+
+    def outlast(self, work: Callable[[], R], patience: float = PATIENCE) -> R:
+        """Do ``work``, a transaction that does no harm twice, again until the database takes it.
+
+        Raises StoreError when ``patience`` (in seconds) is over, or at once where waiting mends nothing
+        (rights, a full disk). A bug of ours keeps its own exception.
+        """
+        begun, pause = time.monotonic(), 0.0
+        while True:
+            try:
+                result = work()
+            except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
+                away, waited = database.is_away(error), time.monotonic() - begun
+                if not away and not database.is_refusal(error):
+                    raise
+                message = f"store {database.shown(self.location)}: {database.cause(error)}"
+                if not away or waited >= (min(patience, GRACE) if self.stop.is_set() else patience):
+                    raise StoreError(message) from error
+                if not pause:
+                    log.warning("%s; trying again", message)
+            else:
+                if pause:
+                    log.warning("the store is back after %.1f s", time.monotonic() - begun)
+                return result
+            pause = min(pause * 2 or 0.1, 2.0)
+            time.sleep(pause * random.uniform(0.5, 1.0))
+
+    def stage_report(self, session: Session, trial_id: int, step: int, accuracy: float) -> None:
+        """Write a trial's accuracy after epoch ``step``, to be committed with the session."""
+        self._set_trial_intermediate_value_without_commit(session, trial_id, step, accuracy)
+
+    def stage_attributes(self, session: Session, trial_id: int, attributes: dict[str, Any]) -> None:
+        """Write user attributes of a trial, to be committed with the session."""
+        for key, value in attributes.items():
+            self._set_trial_attr_without_commit(
+                session, models.TrialUserAttributeModel, trial_id, key, value
+            )
+
+    def stage_state(
+        self, session: Session, trial_id: int, state: TrialState, value: float | None = None
+    ) -> None:
+        """Write a trial's state and value, to be committed with the session."""
+        trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+        if value is not None:
+            self._set_trial_value_without_commit(session, trial, 0, value)
+        trial.state = state
+        if state == TrialState.RUNNING and trial.datetime_start is None:
+            trial.datetime_start = datetime.now()
+        if state.is_finished():
+            trial.datetime_complete = datetime.now()
+
+    def _fenced(self, write: Callable[..., R], trial_id: int, *args: Any) -> R:
+        """Let Optuna write about a trial, in one transaction with the trial's fence."""
+        fence = self.fences.get(trial_id)
+        if fence is not None:
+            session = self.scoped_session()  # this thread's; Optuna's writer uses and commits the same
+            try:
+                fence(session)
+            except BaseException:
+                session.rollback()
+                session.close()
+                raise
+        return write(trial_id, *args)
+
+    def _set_trial_param(
+        self, trial_id: int, name: str, value: float, known: BaseDistribution, *previous: Any
+    ) -> None:
+        write = self._set_planned_param if trial_id in self.fences else super()._set_trial_param
+        self.outlast(lambda: self._fenced(write, trial_id, name, value, known, *previous))
+
+    def _set_planned_param(
+        self, trial_id: int, name: str, value: float, known: BaseDistribution, *previous: Any
+    ) -> None:
+        """Write a parameter under the distribution that its study has by now.
+
+        The worker, or Optuna's cache in it, may know the study from before it was extended.
+        """
+        with _create_scoped_session(self.scoped_session, ignore_integrity_error=True) as session:
+            planned = plan.distributions_of(session, trial_id).get(name)
+            if planned is not None:
+                value = planned.to_internal_repr(known.to_external_repr(value))
+                known, previous = planned, (planned,)
+            self._set_trial_param_without_commit(session, trial_id, name, value, known, *previous)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Write a report, fenced."""
+        write = super().set_trial_intermediate_value
+        self.outlast(lambda: self._fenced(write, trial_id, step, intermediate_value))
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write a user attribute, fenced."""
+        write = super().set_trial_user_attr
+        self.outlast(lambda: self._fenced(write, trial_id, key, value))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write a system attribute, fenced."""
+        write = super().set_trial_system_attr
+        self.outlast(lambda: self._fenced(write, trial_id, key, value))
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Write a state, fenced; asked once, since done twice it says that another process was faster."""
+        return self._fenced(super().set_trial_state_values, trial_id, state, values)
+
+    # What a worker asks Optuna for, besides.
+    get_trial = asking(reads=True)(RDBStorage.get_trial)
+    _get_trials = asking(reads=True)(RDBStorage._get_trials)
+    _get_best_trial_id = asking(reads=True)(RDBStorage._get_best_trial_id)
+    get_all_studies = asking(reads=True)(RDBStorage.get_all_studies)
+    get_study_id_from_name = asking(reads=True)(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = asking(reads=True)(RDBStorage.get_study_name_from_id)
+    get_study_directions = asking(reads=True)(RDBStorage.get_study_directions)
+    get_study_user_attrs = asking(reads=True)(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = asking(reads=True)(RDBStorage.get_study_system_attrs)
+    get_trial_id_from_study_id_trial_number = asking(reads=True)(
+        RDBStorage.get_trial_id_from_study_id_trial_number
+    )
+    set_study_user_attr = asking()(RDBStorage.set_study_user_attr)
+    set_study_system_attr = asking()(RDBStorage.set_study_system_attr)

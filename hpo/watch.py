@@ -1,0 +1,91 @@
+"""Work under the eyes of whoever started it: live on a terminal, a plain line per event elsewhere."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hpo import launch, show, status, store
+from hpo.events import Ended, Event, Reported, Started
+from hpo.launch import Slot
+from hpo.store import Store
+
+
+class Stop:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop, and lets a second one act at once."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.signal = number
+        self.event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def exit_code(self) -> int:
+        """Give the exit code that says how the process was stopped."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+def say(text: str) -> None:
+    """Write a line to stderr; whoever read it may be gone, which must not keep a worker from saving."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def workers(opened: Store, name: str, where: list[Slot], settings: Mapping[str, str], stop: Stop) -> None:
+    """Run workers until the study is complete or they were told to stop, with a live table or lines."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        for _ in launch.supervise(name, where, settings, stop.event, say):
+            pass
+        return
+    with Live(console=console, refresh_per_second=4) as screen:
+
+        def tell(line: str) -> None:
+            if not line.startswith("trial "):  # the table has these
+                console.print(line, markup=False, highlight=False)
+
+        for tick, _ in enumerate(launch.supervise(name, where, settings, stop.event, tell)):
+            if tick % 4 == 0:
+                screen.update(_view(opened, name, console, stop))
+        screen.update(_view(opened, name, console, stop))
+
+
+def _view(opened: Store, name: str, console: Console, stop: Stop) -> RenderableType:
+    trials = status.trials_of(opened, name)
+    planned = status.epochs(store.definition_of(opened, name), trials)
+    rows = max(console.height - 4, 3)
+    return show.live(status.status(opened, name), trials, planned, rows, stopping=stop.event.is_set())
+
+
+def events(given: Iterable[Event]) -> None:
+    """Follow one worker's events: a bar of the trial's epochs on a terminal, else a line per event."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        for event in given:
+            say(show.line(event))
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("waiting for a trial", total=None)
+        for event in given:
+            if isinstance(event, Started):
+                text, total = f"trial {event.trial}, epoch", event.config.epochs
+                progress.reset(bar, description=text, total=total, completed=event.done)
+            elif isinstance(event, Reported):
+                progress.update(bar, completed=event.epoch.number)
+            if not isinstance(event, Reported):
+                console.print(show.line(event), markup=False, highlight=False)
+            if isinstance(event, Ended):
+                progress.reset(bar, description="waiting for a trial", total=None)

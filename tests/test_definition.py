@@ -1,0 +1,245 @@
+import json
+
+import pytest
+
+from hpo import config, definition, errors, space, studyfile
+from hpo.definition import Definition, Point
+
+DIGITS = {"dataset": "digits", "image_size": 32, "weights": "none", "epochs": 3}
+SPACE = {
+    "optimizer": ["sgd", "adam"],
+    "lr": {"low": 1e-4, "high": 0.1},
+    "momentum": {"low": 0.0, "high": 0.9},
+}
+
+
+def searched(trials=8, points=(), train=DIGITS, space=SPACE, **search) -> Definition:
+    document = {"name": "s", "train": train, "space": space, "points": list(points)}
+    return studyfile.parse({**document, "search": {"trials": trials, **search}}, "s.toml")
+
+
+def listed(*points) -> Definition:
+    document = {"name": "s", "train": DIGITS, "search": {"sampler": "grid"}, "points": list(points)}
+    return studyfile.parse(document, "s.toml")
+
+
+def refusal(stored: Definition, new: Definition) -> str:
+    with pytest.raises(errors.DefinitionError) as caught:
+        definition.extended(stored, new)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", studyfile.shipped())
+def test_a_shipped_study_comes_back_from_json_as_it_was(name):
+    found = studyfile.load(studyfile.find(name))
+    assert definition.loads(definition.dumps(found)) == found
+
+
+def test_values_keep_their_types_in_json():
+    found = searched(
+        points=[{"optimizer": "sgd", "lr": 0.1, "momentum": 0, "nesterov": True, "dropout": 0.5}],
+        space=SPACE | {"nesterov": [True, False], "batch_size": [1, 16], "dropout": [0, 0.5]},
+        train=DIGITS | {"model": "alexnet"},
+    )
+    back = definition.loads(definition.dumps(found))
+    assert back == found
+    assert [repr(v) for v in back.points[0].setting.values()] == ["'sgd'", "0.1", "0.0", "True", "0.5"]
+    by_name = {p.name: p.values for p in back.space}
+    assert repr(by_name["nesterov"].choices) == "(True, False)"
+    assert repr(by_name["batch_size"].choices) == "(1, 16)"
+    assert repr(by_name["dropout"].choices) == "(0.0, 0.5)"
+
+
+def test_every_default_is_stored_so_that_a_new_one_changes_no_study_under_way():
+    stored = json.loads(definition.dumps(searched()))
+    assert stored["train"].keys() == set(config.OPTIONS)
+    assert stored["search"].keys() == definition.Search.model_fields.keys()
+    assert stored["search"]["pruner"].keys() == definition.Pruner.model_fields.keys()
+
+
+def test_a_setting_falls_back_to_what_is_stored_rather_than_to_our_defaults():
+    found = searched()
+    older = found.model_copy(update={"train": found.train | {"momentum": 0.5}})
+    assert older.config({"optimizer": "adam"}).momentum == 0.5
+    assert older.complete(Point(setting={"optimizer": "sgd", "lr": 0.01}))["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("part", "newer", "where"),
+    [
+        ('"tpe"', '"cmaes"', "search.sampler.name"),
+        ('"train":{', '"train":{"mixup":0.2,', "mixup"),
+        ('"sgd"', '"lion"', "optimizer"),
+        ('"percentile":25.0', '"percentile":25.0,"margin":0.1', "search.pruner.margin"),
+    ],
+)
+def test_a_stored_definition_that_another_version_wrote_is_refused_with_what_to_do(part, newer, where):
+    text = definition.dumps(searched())
+    assert part in text
+    with pytest.raises(errors.DefinitionError) as caught:
+        definition.loads(text.replace(part, newer))
+    assert str(caught.value).startswith(f"the stored definition's {where} is unknown here (")
+    assert str(caught.value).endswith("); use the version of hpo that made the study")
+
+
+def test_the_budget_is_points_and_searched_trials():
+    assert searched(trials=8).budget == 8
+    assert searched(trials=8, points=[{"optimizer": "adam"}]).budget == 9
+    assert listed({"lr": 0.1}, {"lr": 0.1}).budget == 2
+    assert listed({"lr": 0.1}).model_copy(update={"enqueued": (Point(setting={"lr": 0.2}),)}).budget == 2
+
+
+def test_a_point_of_a_search_gets_the_searched_parameters_that_it_leaves_out():
+    found = searched(points=[{"optimizer": "sgd", "batch_size": 8, "epochs": 2, "seed": 3}])
+    assert found.complete(found.points[0]) == {
+        "optimizer": "sgd",
+        "lr": 0.001,
+        "momentum": 0.9,
+        "batch_size": 8,
+    }
+    assert found.points[0].run_options() == {"epochs": 2, "seed": 3}
+    adam = searched(points=[{"optimizer": "adam"}])
+    assert adam.complete(adam.points[0]) == {"optimizer": "adam", "lr": 0.001}
+
+
+def test_a_point_of_a_grid_has_just_what_it_names():
+    found = listed({"optimizer": "adam", "lr": 0.1, "site": "C", "epochs": 2})
+    assert found.complete(found.points[0]) == {"optimizer": "adam", "lr": 0.1}
+    assert found.points[0].site == "C"
+    beside_lists = searched(sampler="grid", points=[{"optimizer": "sgd"}])
+    assert beside_lists.complete(beside_lists.points[0]) == {"optimizer": "sgd"}
+
+
+def test_every_parameter_that_a_trial_can_have_is_known_beforehand():
+    found = searched(points=[{"optimizer": "sgd", "batch_size": 8}, {"optimizer": "sgd", "batch_size": 32}])
+    parameters = found.parameters()
+    assert list(parameters) == ["optimizer", "lr", "momentum", "batch_size"]
+    assert parameters["batch_size"].values == space.Range(low=8, high=32)
+    grid = listed({"lr": 0.1, "model": "vgg16"}, {"lr": 0.001, "nesterov": True}).parameters()
+    assert {name: str(p.values) for name, p in grid.items()} == {
+        "lr": "0.001 to 0.1, log",
+        "model": "'vgg16'",
+        "nesterov": "true",
+    }
+
+
+def test_the_kinds_of_model_are_those_that_a_trial_can_have():
+    image_size = {"choices": [32, 64], "when": {"model": "resnet18"}}
+    names = {"model": ["alexnet", "resnet18"], "image_size": image_size, "lr": [0.1, 0.2]}
+    found = searched(
+        space=names,
+        train={"dataset": "digits"},
+        points=[{"model": "resnet18", "lr": 0.1, "image_size": 64}],
+    )
+    kinds = [(part, c.model, c.image_size) for part, c in found.kinds()]
+    assert kinds == [
+        ("points[1]", "resnet18", 64),
+        ("", "alexnet", 224),
+        ("", "resnet18", 32),
+        ("", "resnet18", 64),
+    ]
+
+
+# Extending a study
+
+
+def test_the_same_file_extends_to_the_same_definition():
+    found = searched(points=[{"optimizer": "adam"}])
+    assert definition.extended(found, found) == found
+
+
+def test_more_trials_extend_a_study():
+    assert definition.extended(searched(trials=8), searched(trials=12)) == searched(trials=12)
+
+
+def test_points_are_added_anywhere_and_the_old_ones_keep_their_numbers():
+    one, two, three, four = ({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4))
+    extended = definition.extended(listed(one, two), listed(three, two, four, one))
+    assert extended.points == listed(one, two, three, four).points
+
+
+def test_a_point_listed_twice_counts_as_two():
+    one, two = {"lr": 0.1}, {"lr": 0.2}
+    extended = definition.extended(listed(one, two), listed(one, one, two, one))
+    assert extended.points == listed(one, two, one, one).points
+    assert "points: 1 of 2 changed or taken out" in refusal(listed(one, one), listed(one, two))
+
+
+def test_a_point_is_the_same_however_its_options_are_ordered_and_its_numbers_written():
+    stored = listed({"lr": 1, "momentum": 0})
+    assert definition.extended(stored, listed({"momentum": 0.0, "lr": 1.0})) == stored
+
+
+def test_two_points_that_differ_in_their_site_are_two():
+    stored = listed({"lr": 0.1, "site": "C"})
+    extended = definition.extended(stored, listed({"lr": 0.1, "site": "C"}, {"lr": 0.1, "site": "L"}))
+    assert [point.site for point in extended.points] == ["C", "L"]
+
+
+def test_settings_queued_by_hand_stay_queued():
+    enqueued = (Point(setting={"lr": 0.05}),)
+    stored = searched(trials=8).model_copy(update={"enqueued": enqueued})
+    extended = definition.extended(stored, searched(trials=9, points=[{"optimizer": "adam"}]))
+    assert extended.enqueued == enqueued
+    assert extended.budget == 11
+
+
+def test_the_order_of_options_in_a_file_is_no_change():
+    reordered = dict(reversed(SPACE.items()))
+    assert definition.extended(searched(), searched(space=reordered)) == searched()
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"trials": 7}, "search.trials: 8 -> 7"),
+        ({"train": DIGITS | {"epochs": 4}}, "train.epochs: 3 -> 4"),
+        ({"train": DIGITS | {"dropout": 0.5}}, "train.dropout: nothing -> 0.5"),
+        ({"train": DIGITS | {"nesterov": True}}, "train.nesterov: false -> true"),
+        ({"sampler": "random"}, "search.sampler.name: 'tpe' -> 'random'"),
+        ({"sampler": {"seed": 1}}, "search.sampler.seed: 0 -> 1"),
+        ({"pruner": {"min_epochs": 2}}, "search.pruner.min_epochs: 1 -> 2"),
+        ({"prune_points": True}, "search.prune_points: false -> true"),
+        ({"max_attempts": 3}, "search.max_attempts: 10 -> 3"),
+        (
+            {"space": SPACE | {"lr": {"low": 1e-3, "high": 0.1}}},
+            "space.lr: 0.0001 to 0.1 -> 0.001 to 0.1",
+        ),
+        (
+            {"space": SPACE | {"optimizer": ["adam", "sgd"]}},
+            "space.optimizer: 'sgd', 'adam' -> 'adam', 'sgd'",
+        ),
+        ({"space": SPACE | {"batch_size": [8, 16]}}, "space.batch_size: nothing -> 8, 16"),
+        (
+            {"space": {k: v for k, v in SPACE.items() if k != "momentum"}},
+            "space.momentum: 0.0 to 0.9 -> nothing",
+        ),
+    ],
+)
+def test_any_other_change_is_refused_with_what_changed_and_what_to_do(changed, difference):
+    assert refusal(searched(), searched(**changed)) == (
+        f"study 's' is stored with another definition ({difference}); only more search.trials and more "
+        "points extend a study: give this one a --name of its own, or 'hpo delete s' first"
+    )
+
+
+def test_all_changes_are_named_at_once():
+    text = refusal(
+        searched(points=[{"optimizer": "adam"}]), searched(trials=3, train=DIGITS | {"epochs": 4})
+    )
+    for difference in (
+        "train.epochs: 3 -> 4",
+        "search.trials: 8 -> 3",
+        "points: 1 of 1 changed or taken out",
+    ):
+        assert difference in text
+
+
+def test_a_point_with_another_value_is_a_change():
+    assert "points: 1 of 1 changed or taken out" in refusal(listed({"lr": 0.1}), listed({"lr": 0.2}))
+
+
+def test_the_trials_of_a_grid_mean_nothing():
+    stored = listed({"lr": 0.1})
+    fewer = stored.model_copy(update={"search": stored.search.model_copy(update={"trials": 1})})
+    assert definition.extended(stored, fewer).budget == 1

@@ -1,0 +1,211 @@
+"""The lease under real processes, real signals and a real server that goes away.
+
+The database itself keeps the log that the promises are checked by: triggers note every change of a trial's
+state and every write of an epoch's report. An epoch's accuracy is the token of the attempt that wrote it.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+
+import conftest
+import lease_worker
+import postgres
+from hpo import store
+from lease_worker import NAME
+
+TABLE = "CREATE TABLE log (what TEXT, trial INTEGER, detail TEXT)"
+SQLITE_LOG = (
+    TABLE,
+    """CREATE TRIGGER log_state AFTER UPDATE OF state ON trials WHEN OLD.state != NEW.state BEGIN
+    INSERT INTO log VALUES ('state', NEW.number, OLD.state || ' ' || NEW.state); END""",
+    """CREATE TRIGGER log_report AFTER INSERT ON trial_intermediate_values BEGIN INSERT INTO log
+    SELECT 'report', number, NEW.step FROM trials WHERE trial_id = NEW.trial_id; END""",
+    """CREATE TRIGGER log_rewrite AFTER UPDATE ON trial_intermediate_values BEGIN INSERT INTO log
+    SELECT 'rewrite', number, NEW.step FROM trials WHERE trial_id = NEW.trial_id; END""",
+)
+POSTGRES_LOG = (
+    TABLE,
+    """CREATE FUNCTION log_state() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO log VALUES ('state', NEW.number, OLD.state || ' ' || NEW.state); RETURN NULL; END $$""",
+    """CREATE FUNCTION log_report() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO log SELECT CASE TG_OP WHEN 'INSERT' THEN 'report' ELSE 'rewrite' END, number, NEW.step
+    FROM trials WHERE trial_id = NEW.trial_id; RETURN NULL; END $$""",
+    """CREATE TRIGGER log_state AFTER UPDATE OF state ON trials
+    FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION log_state()""",
+    """CREATE TRIGGER log_report AFTER INSERT OR UPDATE ON trial_intermediate_values
+    FOR EACH ROW EXECUTE FUNCTION log_report()""",
+)
+
+
+class Study:
+    """A study of so many trials whose database keeps the log, and workers for it."""
+
+    def __init__(self, url: str, sql, trials: int, folder: Path) -> None:
+        self.url, self.sql, self.folder = url, sql, folder
+        opened = store.open_(url, create=True)
+        store.create(opened, lease_worker.definition(trials), "text")
+        opened.engine.dispose()
+        for statement in SQLITE_LOG if url.startswith("sqlite") else POSTGRES_LOG:
+            sql(statement)
+
+    @contextlib.contextmanager
+    def workers(self, processes: int, *, seconds: float = 60.0, **orders):
+        """Run workers; give them, and wait until they have run every trial."""
+        text = json.dumps({"url": self.url, "processes": processes, **orders})
+        out, err = self.folder / "out", self.folder / "err"
+        command = [sys.executable, lease_worker.__file__, text]
+        with out.open("w") as to, err.open("w") as errors:
+            process = subprocess.Popen(command, stdout=to, stderr=errors, start_new_session=True)
+            try:
+                yield Workers(process, out, err)
+                assert process.wait(seconds) == 0, err.read_text()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def log(self, what: str) -> list[tuple[int, str]]:
+        return self.sql("SELECT trial, detail FROM log WHERE what = :what ORDER BY trial", what=what)
+
+    def check(self, trials: int, epochs: int) -> None:
+        """Check what is promised whatever died: every trial ends once, every epoch is written once."""
+        study = optuna.load_study(study_name=NAME, storage=self.url)
+        assert [trial.number for trial in study.trials] == list(range(trials))
+        every = list(range(trials))
+        begins = [number for number, change in self.log("state") if change == "WAITING RUNNING"]
+        assert begins == every
+        ends = [(number, change) for number, change in self.log("state") if "WAITING" not in change]
+        assert ends == [(number, "RUNNING COMPLETE") for number in every]
+        steps = [(number, int(step)) for number, step in self.log("report")]
+        assert sorted(steps) == [(number, step) for number in every for step in range(1, epochs + 1)]
+        assert self.log("rewrite") == []
+        for trial in study.trials:
+            writers = [trial.intermediate_values[step] for step in range(1, epochs + 1)]
+            assert writers == sorted(writers), "a later epoch was written by an earlier attempt"
+            assert trial.value == trial.user_attrs["attempts"], "the last attempt ended the trial"
+            assert trial.user_attrs["epochs"] == epochs
+
+
+class Workers:
+    """Workers that run, and what they say."""
+
+    def __init__(self, process: subprocess.Popen, out: Path, err: Path) -> None:
+        self.process, self.out, self.err = process, out, err
+
+    def said(self, what: str) -> list[tuple[int, ...]]:
+        lines = [line.split() for line in self.out.read_text().splitlines()]
+        return [tuple(map(int, words[1:])) for words in lines if words[0] == what]
+
+    def alive(self) -> list[int]:
+        return [pid for (pid,) in self.said("start") if state(pid) not in ("", "Z")]
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+def test_sixteen_processes_run_forty_trials_once_each(url, sql, tmp_path):
+    study = Study(url, sql, 40, tmp_path)
+    with study.workers(16, epochs=1) as workers:
+        pass
+    study.check(40, 1)
+    assert sorted(trial for _, trial, _ in workers.said("ended")) == list(range(40))
+    assert workers.said("lost") == []
+    assert {token for _, _, token in workers.said("claimed")} == {1}
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_workers_killed_at_any_moment_lose_nothing(url, sql, tmp_path, seed):
+    """Half of the deaths are noticed at once, on the same machine, and half when the lease runs out."""
+    trials, epochs, chance, killed = 16, 8, random.Random(seed), 0
+    study = Study(url, sql, trials, tmp_path)
+    orders = {"epochs": epochs, "epoch_seconds": 0.05, "lease_seconds": 1.0, "nameless": True}
+    with study.workers(4, **orders) as workers:
+        while workers.running() and killed < 24:
+            time.sleep(chance.uniform(0.05, 0.25))
+            if workers.alive():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(workers.alive()), signal.SIGKILL)
+                    killed += 1
+    assert killed >= 20, f"the study was over after {killed} kills (seed {seed})"
+    study.check(trials, epochs)
+    assert len(workers.said("claimed")) > trials, "no kill hit a trial"
+
+
+def test_a_worker_stopped_for_longer_than_its_lease_is_refused_and_goes_on(url, sql, tmp_path):
+    study = Study(url, sql, 8, tmp_path)
+    epochs = {"epochs": 8, "epoch_seconds": 0.1}
+    with study.workers(2, **epochs, lease_seconds=1.0) as workers:
+        for _ in range(5):  # one stopped within a transaction keeps its locks: on SQLite nobody goes on
+            pid, trial, token = wait_for(lambda: workers.said("claimed"))[-1]
+            os.kill(pid, signal.SIGSTOP)
+            end = time.monotonic() + 4
+            taken = False
+            while not taken and time.monotonic() < end:
+                taken = any(t == trial and n > token for _, t, n in workers.said("claimed"))
+                time.sleep(0.05)
+            os.kill(pid, signal.SIGCONT)
+            if taken:
+                break
+        assert taken
+        wait_for(lambda: (pid, trial, token) in workers.said("lost"))
+        wait_for(lambda: workers.said("claimed")[-1] != (pid, trial, token))
+    study.check(8, 8)
+    later = workers.said("claimed")[workers.said("claimed").index((pid, trial, token)) + 1 :]
+    assert any(who == pid for who, _, _ in later), "the refused worker took another trial"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_sqlite_takes_eight_busy_processes_without_a_complaint(url, sql, tmp_path):
+    study = Study(url, sql, 40, tmp_path)
+    with study.workers(8, epochs=5) as workers:
+        pass
+    study.check(40, 5)
+    assert workers.err.read_text() == ""
+    assert {token for _, _, token in workers.said("claimed")} == {1}
+
+
+def test_a_postgres_that_goes_away_costs_nothing_but_time(tmp_path):
+    """Stopped for five seconds, then crashed and started at once."""
+    with postgres.running() as server, conftest.closed_engines():
+        study = Study(server.url, conftest.asking(server.url), 8, tmp_path)
+        with study.workers(4, epochs=20, epoch_seconds=0.05) as workers:
+            wait_for(lambda: len(study.log("report")) > 20)
+            server.stop("fast")
+            time.sleep(5)
+            assert workers.running()
+            server.start()
+            wait_for(lambda: len(study.log("report")) > 60)
+            server.stop("immediate")
+            server.start()
+            assert workers.running()
+        study.check(8, 20)
+        assert {token for _, _, token in workers.said("claimed")} == {1}
+        assert Counter(trial for _, trial, _ in workers.said("ended")) == Counter(range(8))
+        assert "trying again" in workers.err.read_text()
+        assert "is back after" in workers.err.read_text()

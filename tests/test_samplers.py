@@ -1,0 +1,319 @@
+import logging
+import math
+
+import optuna
+import pytest
+from optuna.testing.pytest_samplers import BasicSamplerTestCase
+from optuna.trial import TrialState, create_trial
+
+from hpo import samplers, space, studyfile
+from hpo.definition import Definition, Pruner, Sampler
+from hpo.samplers import PointSampler
+
+SAMPLERS = ("tpe", "gp", "qmc", "random")
+PRUNERS = ("hyperband", "asha", "median", "percentile", "patient", "none")
+SPACE = {
+    "optimizer": ["sgd", "adam"],
+    "lr": {"low": 1e-4, "high": 0.1, "log": True},
+    "momentum": {"low": 0.0, "high": 0.9, "when": {"optimizer": "sgd"}},
+    "weight_decay": {"low": 0.0, "high": 0.3, "step": 0.1},
+    "batch_size": {"low": 8, "high": 64, "step": 8},
+    "tune": ["all", "head"],
+}
+
+
+def study_of(space=SPACE, epochs=9, points=(), train=None, **search) -> Definition:
+    fixed = {"epochs": epochs} if epochs else {}
+    document = {"name": "s", "train": fixed | (train or {}), "space": space, "search": search}
+    return studyfile.parse(document | {"points": list(points)}, "s.toml")
+
+
+def ask(definition: Definition, study: optuna.Study) -> tuple[optuna.Trial, dict[str, space.Value]]:
+    """Give the study's next trial and its setting, as a worker makes them."""
+    study.sampler = samplers.sampler(definition, len(study.trials))
+    study.pruner = samplers.pruner(definition)
+    trial = study.ask()
+    setting: dict[str, space.Value] = {}
+    for parameter in definition.space:
+        if space.is_active(parameter, definition.train | setting):
+            setting[parameter.name] = space.suggest(trial, parameter)
+    return trial, setting
+
+
+def accuracy(setting: dict[str, space.Value], epoch: int, epochs: int) -> float:
+    """Make one up: best at a learning rate of 0.01, and falling after epoch 3 where all is tuned."""
+    peak = 1 / (1 + abs(math.log10(setting["lr"]) + 2))
+    return peak * (6 - epoch if setting["tune"] == "all" and epoch > 3 else epoch) / epochs
+
+
+def run(definition: Definition, study: optuna.Study, trials: int) -> None:
+    for _ in range(trials):
+        trial, setting = ask(definition, study)
+        epochs = definition.config(setting).epochs
+        for epoch in range(1, epochs + 1):
+            trial.report(accuracy(setting, epoch, epochs), epoch)
+            if epoch < epochs and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, accuracy(setting, epochs, epochs))
+
+
+def proposals(definition: Definition, numbers: range) -> list[dict[str, space.Value]]:
+    """Give what the first trials of several workers get, each of whom sees an empty study."""
+    found = []
+    for number in numbers:
+        study = maximizing()
+        study.sampler = samplers.sampler(definition, number)
+        trial = study.ask()
+        found.append({p.name: space.suggest(trial, p) for p in definition.space})
+    return found
+
+
+def maximizing() -> optuna.Study:
+    return optuna.create_study(study_name="s", direction="maximize")
+
+
+@pytest.fixture(autouse=True)
+def complaints():
+    """Fail a test in which Optuna logs a warning; Python's warnings are errors anyway."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("optuna")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+    assert [text for text in said if "greenlet" not in text] == []  # a matter of what is installed
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_searches_a_space_with_conditions(name):
+    definition = study_of(sampler=name, pruner="none")
+    study = maximizing()
+    run(definition, study, 13)
+    for trial in study.trials:
+        assert trial.state == TrialState.COMPLETE
+        assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
+        definition.config(trial.params)  # which refuses what lies outside of an option's range
+    assert {trial.params["optimizer"] for trial in study.trials} == {"sgd", "adam"}
+    assert len({trial.params["lr"] for trial in study.trials}) == 13
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_starts_beside_trials_that_run(name):
+    definition, study = study_of(sampler=name), maximizing()
+    settings = [ask(definition, study)[1] for _ in range(4)]
+    assert len({setting["lr"] for setting in settings}) == 4
+
+
+def test_those_are_all_there_are_and_none_unpickles_what_the_store_holds():
+    names = Sampler.model_json_schema()["properties"]["name"]["enum"]
+    assert set(names) == {*SAMPLERS, "grid"}
+    assert set(Pruner.model_json_schema()["properties"]["name"]["enum"]) == set(PRUNERS)
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "gp"])
+def test_workers_propose_by_the_trials_number_and_the_studys_seed(name):
+    definition = study_of(sampler={"name": name, "seed": 3})
+    first = proposals(definition, range(6))
+    assert len({repr(setting) for setting in first}) == 6
+    assert proposals(definition, range(6)) == first
+    other = study_of(sampler={"name": name, "seed": 4})
+    assert not any(setting in first for setting in proposals(other, range(6)))
+
+
+def test_the_trials_of_a_qmc_study_share_one_sequence():
+    definition = study_of(space={"lr": {"low": 0.1, "high": 0.9}}, sampler={"name": "qmc", "seed": 5})
+    study = maximizing()
+    study.add_trial(trial_at(lr=0.5))
+    numbers = []
+    for number in range(7, 39, 2):  # whatever trials a worker happens to take
+        study.sampler = samplers.sampler(definition, number)
+        numbers.append((space.suggest(study.ask(), definition.space[0]) - 0.1) / 0.8)
+    # Of the first 16 points of a Sobol sequence one lies in each sixteenth.
+    assert sorted(int(16 * number) for number in numbers) == list(range(16))
+
+
+def trial_at(**params) -> optuna.trial.FrozenTrial:
+    definition = study_of(space={"lr": {"low": 0.1, "high": 0.9}})
+    return create_trial(value=0.5, params=params, distributions={"lr": definition.space[0].distribution()})
+
+
+def test_seeds_differ_and_fit_into_32_bits():
+    seeds = {samplers.seed_of(seed, number) for seed in range(20) for number in range(50)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+class TestOptunasOwnSuite(BasicSamplerTestCase):
+    @pytest.fixture(params=SAMPLERS)
+    def sampler(self, request, complaints):
+        definition = study_of(sampler=request.param)
+        yield lambda: samplers.sampler(definition, 0)
+        complaints.clear()  # the suite does things on purpose that Optuna complains of
+
+
+# Pruners
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_a_pruner_stops_trials_but_none_before_it_may(name):
+    definition = study_of(
+        sampler="random", pruner={"name": name, "min_epochs": 2, "startup_trials": 2, "patience": 1}
+    )
+    study = maximizing()
+    run(definition, study, 24)
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert bool(pruned) == (name != "none")
+    assert all(len(trial.intermediate_values) >= 2 for trial in pruned)
+    assert any(trial.state == TrialState.COMPLETE for trial in study.trials)
+
+
+@pytest.mark.parametrize("min_epochs", [9, 10])
+@pytest.mark.parametrize("name", PRUNERS)
+def test_a_pruner_that_starts_no_earlier_than_the_last_epoch_prunes_nothing(name, min_epochs):
+    definition = study_of(
+        sampler="random", pruner={"name": name, "min_epochs": min_epochs, "startup_trials": 0}
+    )
+    study = maximizing()
+    run(definition, study, 8)
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert isinstance(study.pruner, optuna.pruners.NopPruner)
+
+
+def test_the_median_is_the_50th_percentile():
+    decisions = []
+    for pruner in ({"name": "median"}, {"name": "percentile", "percentile": 50.0}):
+        study = maximizing()
+        run(study_of(sampler="random", pruner=pruner), study, 20)
+        decisions.append([(t.state, len(t.intermediate_values)) for t in study.trials])
+    assert decisions[0] == decisions[1]
+    assert TrialState.PRUNED in {state for state, _ in decisions[0]}
+
+
+def test_the_percentile_is_the_share_that_goes_on():
+    stopped = []
+    for percentile in (10.0, 90.0):
+        study = maximizing()
+        pruner = {"name": "percentile", "percentile": percentile, "startup_trials": 2}
+        run(study_of(sampler="random", pruner=pruner), study, 24)
+        stopped.append(sum(t.state == TrialState.PRUNED for t in study.trials))
+    assert stopped[0] > stopped[1]
+
+
+def test_the_patient_pruner_waits_for_its_first_epoch():
+    study = maximizing()
+    study.pruner = samplers.pruner(study_of(pruner={"name": "patient", "patience": 1, "min_epochs": 5}))
+    trial = study.ask()
+    for epoch in range(1, 6):
+        trial.report(1 / epoch, epoch)
+        assert trial.should_prune() == (epoch == 5)
+
+
+def test_patience_is_how_many_epochs_in_a_row_may_be_worse():
+    study = maximizing()
+    study.pruner = samplers.pruner(study_of(pruner={"name": "patient", "patience": 2}))
+    trial = study.ask()
+    verdicts = []
+    for epoch, value in enumerate([0.5, 0.4, 0.5, 0.4, 0.4, 0.4], 1):
+        trial.report(value, epoch)
+        verdicts.append(trial.should_prune())
+    assert verdicts == [False, False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("searched", "longest"),
+    [
+        ({"lr": [0.1, 0.2]}, 9),
+        ({"epochs": [3, 27, 9]}, 27),
+        ({"epochs": {"low": 3, "high": 30}}, 30),
+        # Where epochs are not searched, they are what [train] says, or 20.
+        ({"epochs": {"choices": [3, 5], "when": {"optimizer": "sgd"}}, "optimizer": ["sgd", "adam"]}, 20),
+    ],
+)
+def test_hyperband_counts_to_the_longest_trial(searched, longest):
+    definition = study_of(space=searched, epochs=None if "epochs" in searched else 9)
+    study = maximizing()
+    pruner = samplers.pruner(definition)
+    assert isinstance(pruner, optuna.pruners.HyperbandPruner)
+    trial = study.ask()
+    trial.report(0.5, 1)
+    pruner.prune(study, study.trials[0])
+    # With factor 3 there are as many brackets as powers of 3 up to the longest trial.
+    assert len(pruner._pruners) == 1 + int(math.log(longest, 3))
+
+
+# Points
+
+
+GRID = {
+    "sampler": "grid",
+    "space": {},
+    "points": [
+        {"model": "resnet18", "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "site": "C", "epochs": 30},
+        {"model": "vgg16", "optimizer": "adam", "lr": 0.001},
+        {"model": "resnet18", "optimizer": "sgd", "lr": 0.1, "momentum": 0.0},
+    ],
+}
+
+
+def planned(definition: Definition, indices) -> optuna.Study:
+    """Give a study with a waiting trial for each of these points, as a store makes them."""
+    study = maximizing()
+    for index in indices:
+        study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=PointSampler.attributes(index)))
+    return study
+
+
+def test_points_are_given_under_their_real_names():
+    definition = study_of(**GRID)
+    study, parameters = planned(definition, [2, 0, 1]), definition.parameters()
+    for index in (2, 0, 1):
+        study.sampler = samplers.sampler(definition, index)
+        trial = study.ask()
+        for name in definition.points[index].hyperparameters():
+            space.suggest(trial, parameters[name])
+        study.tell(trial, 0.5)
+    assert [trial.params for trial in study.trials] == [
+        {"model": "resnet18", "optimizer": "sgd", "lr": 0.1, "momentum": 0.0},
+        {"model": "resnet18", "optimizer": "sgd", "lr": 0.1, "momentum": 0.9},
+        {"model": "vgg16", "optimizer": "adam", "lr": 0.001},
+    ]
+
+
+def test_points_are_exhausted_when_each_has_ended():
+    definition = study_of(**GRID)
+    study, sampler = planned(definition, range(3)), samplers.sampler(definition, 0)
+    assert isinstance(sampler, PointSampler)
+    study.sampler = sampler
+    seen = []
+    for _ in range(3):
+        seen.append(sampler.is_exhausted(study))
+        study.tell(study.ask(), 0.5)
+    assert seen == [False, False, False]
+    assert sampler.is_exhausted(study)
+
+
+def test_a_trial_that_nobody_planned_is_pruned():
+    definition = study_of(**GRID)
+    study = planned(definition, [])
+    study.sampler = samplers.sampler(definition, 0)
+    with pytest.raises(optuna.TrialPruned, match="not one of the study's points"):
+        study.ask()
+
+
+def test_a_setting_queued_in_a_grid_runs_if_it_names_every_parameter():
+    definition = study_of(**GRID)
+    study, lr = planned(definition, []), definition.parameters()["lr"]
+    study.sampler = samplers.sampler(definition, 0)
+    study.enqueue_trial({"lr": 0.05})
+    trial = study.ask()
+    assert space.suggest(trial, lr) == 0.05
+    with pytest.raises(
+        ValueError, match="model: a setting queued in a grid study must name every parameter"
+    ):
+        space.suggest(trial, definition.parameters()["model"])

@@ -1,0 +1,165 @@
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hpo import config, space
+from hpo.space import Choices, Parameter, Range
+
+DEFAULTS = config.Config().model_dump()
+
+
+def choices(name: str, *values, **when) -> Parameter:
+    return Parameter(name=name, kind="choice", values=Choices(choices=values, when=when))
+
+
+def spread(name: str, low, high, **options) -> Parameter:
+    return Parameter(name=name, kind=space.kind_of(name), values=Range(low=low, high=high, **options))
+
+
+def test_every_option_has_the_kind_of_range_that_its_type_takes():
+    kinds = {name: space.kind_of(name) for name in config.SEARCHABLE}
+    assert {name for name, kind in kinds.items() if kind == "int"} == {
+        "image_size",
+        "batch_size",
+        "step_size",
+        "warmup_epochs",
+        "epochs",
+        "seed",
+    }
+    assert {name for name, kind in kinds.items() if kind == "float"} == {
+        "dropout",
+        "label_smoothing",
+        "lr",
+        "momentum",
+        "weight_decay",
+        "gamma",
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameter", "distribution"),
+    [
+        (spread("lr", 1e-4, 0.1, log=True), FloatDistribution(1e-4, 0.1, log=True)),
+        (spread("lr", 0.1, 0.5, step=0.1), FloatDistribution(0.1, 0.5, step=0.1)),
+        (spread("dropout", 0, 0.5), FloatDistribution(0.0, 0.5)),
+        (spread("batch_size", 8, 64, step=8), IntDistribution(8, 64, step=8)),
+        (spread("batch_size", 8, 64, log=True), IntDistribution(8, 64, log=True)),
+        (choices("nesterov", True, False), CategoricalDistribution((True, False))),
+        (choices("dropout", None, 0.5), CategoricalDistribution((None, 0.5))),
+    ],
+)
+def test_a_parameter_is_stored_and_suggested_as_one_distribution(parameter, distribution):
+    assert parameter.distribution() == distribution
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    value = space.suggest(trial, parameter)
+    assert trial.distributions == {parameter.name: distribution}
+    assert parameter.contains(value)
+    assert space.suggest(trial, parameter) == value
+
+
+@pytest.mark.parametrize(
+    ("parameter", "inside", "outside"),
+    [
+        (spread("lr", 1e-4, 0.1), [1e-4, 0.1, 0.05], [0.0, 0.2, "0.05", None, True]),
+        (spread("lr", 0.1, 0.7, step=0.1), [0.1, 0.3, 0.1 + 2 * 0.1, 0.7], [0.15, 0.8]),
+        (spread("batch_size", 8, 64, step=8), [8, 24, 64], [9, 4, 72]),
+        (choices("batch_size", 8, 16), [8, 16], [12, "8", None]),
+        (choices("nesterov", True), [True], [1, False]),
+        (choices("dropout", None, 0.5), [None, 0.5], [0.25]),
+    ],
+)
+def test_a_parameter_contains_what_it_can_suggest_and_nothing_else(parameter, inside, outside):
+    assert all(parameter.contains(value) for value in inside)
+    assert not any(parameter.contains(value) for value in outside)
+
+
+def test_without_a_when_momentum_is_searched_under_the_optimizers_that_use_it():
+    momentum = spread("momentum", 0.0, 0.9)
+    active = {o for o in ("sgd", "adam", "adamw", "rmsprop") if is_active(momentum, optimizer=o)}
+    assert active == {"sgd", "rmsprop"}
+
+
+def test_a_when_narrows_the_optimizers_and_adds_conditions():
+    momentum = spread("momentum", 0.0, 0.9, when={"optimizer": ("sgd",), "model": ("alexnet", "vgg16")})
+    assert is_active(momentum, optimizer="sgd", model="vgg16")
+    assert not is_active(momentum, optimizer="rmsprop", model="vgg16")
+    assert not is_active(momentum, optimizer="sgd", model="resnet18")
+
+
+def is_active(parameter: Parameter, **setting) -> bool:
+    return space.is_active(parameter, DEFAULTS | setting)
+
+
+def test_parameters_are_put_after_those_they_hang_on():
+    gamma = spread("gamma", 0.1, 0.5)
+    schedule = choices("schedule", "step", "cosine", optimizer=("sgd",))
+    optimizer = choices("optimizer", "sgd", "adam")
+    assert space.ordered([gamma, schedule, optimizer]) == (optimizer, schedule, gamma)
+
+
+def test_a_circle_of_conditions_is_refused_with_the_names_in_it():
+    model = choices("model", "resnet18", "vgg16", optimizer=("sgd",))
+    optimizer = choices("optimizer", "sgd", "adam", model=("vgg16",))
+    with pytest.raises(ValueError, match=r"^model, optimizer$"):
+        space.ordered([model, spread("lr", 0.1, 0.2), optimizer])
+
+
+def test_combinations_leave_out_what_a_setting_does_not_use():
+    optimizer, momentum = choices("optimizer", "sgd", "adam"), choices("momentum", 0.0, 0.9)
+    assert space.combinations([optimizer, momentum], DEFAULTS) == [
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"optimizer": "sgd", "momentum": 0.9},
+        {"optimizer": "adam"},
+    ]
+
+
+def test_combinations_take_a_range_at_both_ends():
+    assert space.combinations([spread("image_size", 32, 64)], DEFAULTS) == [
+        {"image_size": 32},
+        {"image_size": 64},
+    ]
+    assert space.combinations([spread("image_size", 32, 32)], DEFAULTS) == [{"image_size": 32}]
+
+
+def test_combinations_beyond_any_use_are_refused_before_they_fill_the_memory():
+    parameters = [choices(name, *range(1, 1001)) for name in ("step_size", "epochs", "batch_size")]
+    with pytest.raises(OverflowError, match="more than 100000 combinations"):
+        space.combinations(parameters, DEFAULTS)
+
+
+def test_needed_parameters_bring_those_they_hang_on():
+    optimizer, lr = choices("optimizer", "sgd", "adam"), spread("lr", 0.1, 0.2)
+    schedule = choices("schedule", "step", "cosine", optimizer=("sgd",))
+    model = choices("model", "resnet18", "vgg16", schedule=("step",))
+    assert space.needed([optimizer, lr, schedule, model], ["model"]) == [optimizer, schedule, model]
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "expected"),
+    [
+        ("lr", [1e-3, 1e-1, 1e-5], Range(low=1e-5, high=1e-1, log=True)),
+        ("lr", [3e-4, 3e-3], Range(low=3e-4, high=3e-3, log=True)),
+        ("lr", [0.01, 0.05], Range(low=0.01, high=0.05)),
+        ("lr", [1, 0.5], Range(low=0.5, high=1)),
+        ("momentum", [0.9, 0.0, 0.45], Range(low=0.0, high=0.9)),
+        ("batch_size", [16, 8, 64], Range(low=8, high=64)),
+        ("batch_size", [16, 16], Range(low=16, high=16)),
+        ("model", ["vgg16", "alexnet", "vgg16"], Choices(choices=("vgg16", "alexnet"))),
+        ("nesterov", [True, False, True], Choices(choices=(True, False))),
+        ("dropout", [None, 0.5], Choices(choices=(None, 0.5))),
+        ("dropout", [0.0, 0.5], Range(low=0.0, high=0.5)),
+    ],
+)
+def test_points_are_covered_by_a_range_of_numbers_or_a_list_of_the_rest(option, values, expected):
+    parameter = space.covering(option, values)
+    assert parameter.values == expected
+    assert all(parameter.contains(value) for value in values)
+    parameter.distribution()  # warns, and so fails here, if Optuna finds anything odd about it
+
+
+def test_values_read_as_they_are_written_in_toml():
+    assert str(Choices(choices=(True, None, "a", 0.5))) == "true, nothing, 'a', 0.5"
+    shown = str(Range(low=0.0, high=0.9, when={"optimizer": ("sgd", "rmsprop")}))
+    assert shown == "0.0 to 0.9, when optimizer is 'sgd' or 'rmsprop'"
+    assert str(Range(low=1e-5, high=0.1, log=True)) == "1e-05 to 0.1, log"
+    assert str(Range(low=8, high=64, step=8)) == "8 to 64, step 8"

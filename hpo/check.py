@@ -1,5 +1,6 @@
 """Checks of a study file's parts; each refuses in one line: where, what was found and what is allowed."""
 
+import functools
 import math
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from hpo import catalog, config, space
-from hpo.config import Config
+from hpo.config import Config, Vocabulary
 from hpo.errors import DefinitionError, shown, suggestion
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -49,8 +50,10 @@ def table(value: Any, where: str, key: str) -> Mapping[str, Any]:
     return value
 
 
-def known(given: Iterable[str], allowed: Iterable[str], where: str, section: str) -> None:
-    """Refuse a key that is not among those allowed."""
+def known(given: Iterable[str], allowed: Iterable[str] | None, where: str, section: str) -> None:
+    """Refuse a key that is not among those allowed; with None, every key is."""
+    if allowed is None:
+        return
     names = sorted(allowed)
     for key in given:
         if key not in names:
@@ -77,9 +80,14 @@ def record(kind: type[Record], given: Mapping[str, Any], where: str, section: st
 def _checked(kind: type[BaseModel], name: str, value: Any, where: str, key: str) -> Any:
     """Give one field's value as its type; the record has a default for every other."""
     try:
-        return getattr(kind.model_validate({name: value}), name)
+        return _adapter(kind, name).validate_python(value, strict=True)
     except ValidationError:
         _refuse(kind.model_fields[name], value, where, key)
+
+
+@functools.cache
+def _adapter(kind: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(kind.model_fields[name].rebuild_annotation())
 
 
 def _refuse(field: FieldInfo, found: Any, where: str, key: str) -> NoReturn:
@@ -102,18 +110,29 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     return ", ".join([kinds.get(schema["type"], "a text"), " and ".join(bounds)]).removesuffix(", ")
 
 
-def options(given: Mapping[str, Any], where: str, section: str) -> dict[str, Any]:
+def options(given: Mapping[str, Any], where: str, section: str, words: Vocabulary) -> dict[str, Any]:
     """Check the options that ``[train]`` or a point names, and give them as the options' types."""
-    known(given, config.OPTIONS, where, section)
-    return {name: option(name, each, where, f"{section}.{name}") for name, each in given.items()}
+    known(given, words.options, where, section)
+    return {name: option(name, each, where, dotted(section, name), words) for name, each in given.items()}
 
 
-def option(name: str, value: Any, where: str, key: str) -> Any:
+def option(name: str, value: Any, where: str, key: str, words: Vocabulary) -> Any:
     """Check one value of an option, and give it as the option's type; ``key`` names it in errors."""
-    checked = _checked(Config, name, value, where, key)
-    if name in _NAMES:
+    if name not in words.kind.model_fields:
+        return _free(name, value, where, key)
+    checked = _checked(words.kind, name, value, where, key)
+    if words is config.BUILT_IN and name in _NAMES:
         _NAMES[name](checked, where, key)
     return checked
+
+
+def _free(name: str, value: Any, where: str, key: str) -> Any:
+    """Check a value of an option that only a person's own objective knows."""
+    if not name.isidentifier() or name.startswith("_"):
+        raise DefinitionError(f"{where}: {key}: want a name that Python takes, found {shown(name)}")
+    if not isinstance(value, bool | int | float | str):
+        raise DefinitionError(f"{where}: {key}: want a number, a text, true or false, found {shown(value)}")
+    return value
 
 
 def _dataset(name: str, where: str, key: str) -> None:
@@ -158,61 +177,84 @@ def is_file(path: str) -> bool:
         return False
 
 
-def parameters(tables: Mapping[str, Any], fixed: Config, where: str) -> tuple[space.Parameter, ...]:
+def parameters(
+    tables: Mapping[str, Any], fixed: Mapping[str, Any], where: str, words: Vocabulary
+) -> tuple[space.Parameter, ...]:
     """Check ``[space]`` and give its parameters, each after those its condition names."""
-    for name in config.STUDY_WIDE:
+    for name in words.study_wide:
         if name in tables:
             raise DefinitionError(
                 f"{where}: space.{name}: cannot be searched, since it decides what accuracy means; "
                 "fix it in [train]"
             )
-    known(tables, config.SEARCHABLE, where, "space")
-    found = [_parameter(name, given, where) for name, given in tables.items()]
+    known(tables, words.searchable, where, "space")
+    found = [_parameter(name, given, where, words) for name, given in tables.items()]
     searched = {parameter.name: parameter for parameter in found}
     for parameter in found:
         _condition(parameter, searched, fixed, where)
-        _used(parameter, searched, fixed, where)
+        _used(parameter, searched, fixed, where, words)
     try:
-        return space.ordered(found)
+        return space.ordered(_implied(parameter, words) for parameter in found)
     except ValueError as error:
         raise DefinitionError(
             f"{where}: space: conditions go round in a circle: {error}; take a 'when' away"
         ) from error
 
 
-def _parameter(name: str, given: Any, where: str) -> space.Parameter:
-    key, kind = f"space.{name}", space.kind_of(name)
+def _implied(parameter: space.Parameter, words: Vocabulary) -> space.Parameter:
+    """Give a parameter with the condition that it is used at all, if its file names none."""
+    if parameter.name not in words.used_by:
+        return parameter
+    other, users = words.used_by[parameter.name]
+    values = parameter.values
+    return parameter.model_copy(
+        update={"values": values.model_copy(update={"when": {other: users, **values.when}})}
+    )
+
+
+def _parameter(name: str, given: Any, where: str, words: Vocabulary) -> space.Parameter:
+    key = dotted("space", name)
+    ranges = name not in words.kind.model_fields or _has_order(words.kind.model_fields[name])
     if isinstance(given, list):
         given = {"choices": given}
     if isinstance(given, Mapping) and "choices" in given:
-        return space.Parameter(name=name, kind="choice", values=_choices(name, given, where, key))
-    if isinstance(given, Mapping) and kind != "choice":
-        return space.Parameter(name=name, kind=kind, values=_range(name, given, where, key))
-    forms = "a list of values" if kind == "choice" else "a list of values or { low = ..., high = ... }"
+        values = _choices(name, given, where, key, words)
+        return space.Parameter(name=name, kind="choice", values=values)
+    if isinstance(given, Mapping) and ranges:
+        found = _range(name, given, where, key, words)
+        return space.Parameter(name=name, kind=space.kind_of((found.low, found.high)), values=found)
+    forms = "a list of values or { low = ..., high = ... }" if ranges else "a list of values"
     fix = "" if isinstance(given, Mapping) else "; to fix it, put it into [train]"
     raise DefinitionError(f"{where}: {key}: want {forms}, found {shown(given)}{fix}")
 
 
-def _choices(name: str, given: Mapping[str, Any], where: str, key: str) -> space.Choices:
+def _has_order(field: FieldInfo) -> bool:
+    """Tell whether an option's values are numbers, of which there are ranges."""
+    return _schema(field)["type"] in ("integer", "number")
+
+
+def _choices(name: str, given: Mapping[str, Any], where: str, key: str, words: Vocabulary) -> space.Choices:
     known(given, space.Choices.model_fields, where, key)
     listed = given["choices"]
     if not isinstance(listed, list) or not listed:
         raise DefinitionError(f"{where}: {key}: want a list of one value or more, found {shown(listed)}")
-    values = [option(name, each, where, f"{key}[{index}]") for index, each in enumerate(listed, 1)]
+    values = [option(name, each, where, f"{key}[{index}]", words) for index, each in enumerate(listed, 1)]
     for each, count in Counter(values).items():
         if count > 1:
             raise DefinitionError(f"{where}: {key}: {shown(each)} is listed twice; list it once")
-    return space.Choices(choices=tuple(values), when=_when(given, where, key))
+    return space.Choices(choices=tuple(values), when=_when(given, where, key, words))
 
 
-def _range(name: str, given: Mapping[str, Any], where: str, key: str) -> space.Range:
+def _range(name: str, given: Mapping[str, Any], where: str, key: str, words: Vocabulary) -> space.Range:
     known(given, space.Range.model_fields, where, key)
     for end in ("low", "high"):
         if end not in given:
             raise DefinitionError(
                 f"{where}: {key}: {end} is missing; want {{ low = ..., high = ... }}, found {shown(given)}"
             )
-    low, high = (option(name, given[end], where, f"{key}.{end}") for end in ("low", "high"))
+    low, high = (option(name, given[end], where, f"{key}.{end}", words) for end in ("low", "high"))
+    if space.kind_of((low, high)) == "choice":
+        raise DefinitionError(f"{where}: {key}: want numbers for low and high, found {shown(given)}")
     log, step = given.get("log", False), given.get("step")
     if low > high:
         raise DefinitionError(f"{where}: {key}: low {low} is above high {high}; swap them")
@@ -224,11 +266,11 @@ def _range(name: str, given: Mapping[str, Any], where: str, key: str) -> space.R
         raise DefinitionError(f"{where}: {key}: log and step exclude each other; keep one")
     if step is not None:
         _step(step, low, high, where, f"{key}.step")
-    return space.Range(low=low, high=high, log=log, step=step, when=_when(given, where, key))
+    return space.Range(low=low, high=high, log=log, step=step, when=_when(given, where, key, words))
 
 
 def _step(step: Any, low: float, high: float, where: str, key: str) -> None:
-    whole = isinstance(low, int)
+    whole = isinstance(low, int) and isinstance(high, int)
     if isinstance(step, bool) or not isinstance(step, int if whole else int | float) or step <= 0:
         kind = "a whole number" if whole else "a number"
         raise DefinitionError(f"{where}: {key}: want {kind}, above 0, found {shown(step)}")
@@ -243,27 +285,35 @@ def _step(step: Any, low: float, high: float, where: str, key: str) -> None:
         )
 
 
-def _when(given: Mapping[str, Any], where: str, key: str) -> dict[str, tuple[Any, ...]]:
+def _when(given: Mapping[str, Any], where: str, key: str, words: Vocabulary) -> dict[str, tuple[Any, ...]]:
     """Check the values in a ``when``, and give them as lists."""
     when = table(given.get("when", {}), where, f"{key}.when")
-    known(when, config.SEARCHABLE, where, f"{key}.when")
+    known(when, words.searchable, where, f"{key}.when")
     found = {}
     for other, wanted in when.items():
         values = wanted if isinstance(wanted, list) else [wanted]
         if not values:
             raise DefinitionError(f"{where}: {key}.when.{other}: want a value or more, found []")
-        found[other] = tuple(option(other, each, where, f"{key}.when.{other}") for each in values)
+        found[other] = tuple(option(other, each, where, f"{key}.when.{other}", words) for each in values)
     return found
 
 
 def _condition(
-    parameter: space.Parameter, searched: Mapping[str, space.Parameter], fixed: Config, where: str
+    parameter: space.Parameter,
+    searched: Mapping[str, space.Parameter],
+    fixed: Mapping[str, Any],
+    where: str,
 ) -> None:
     """Check that the options in a ``when`` can have the values that it names."""
     for other, wanted in parameter.values.when.items():
         key, parent = f"space.{parameter.name}.when.{other}", searched.get(other)
+        if parent is None and other not in fixed:
+            raise DefinitionError(
+                f"{where}: {key}: {other} is neither fixed nor searched"
+                f"{suggestion(other, searched) or ';'} searched: {', '.join(searched)}"
+            )
         if parent is None:
-            value = getattr(fixed, other)
+            value = fixed[other]
             if value not in wanted:
                 raise DefinitionError(
                     f"{where}: {key}: {other} is not searched, it is always {shown(value)}; "
@@ -280,14 +330,18 @@ def _condition(
 
 
 def _used(
-    parameter: space.Parameter, searched: Mapping[str, space.Parameter], fixed: Config, where: str
+    parameter: space.Parameter,
+    searched: Mapping[str, space.Parameter],
+    fixed: Mapping[str, Any],
+    where: str,
+    words: Vocabulary,
 ) -> None:
     """Check that an option which only some values of another one use is searched under those."""
-    if parameter.name not in config.USED_BY:
+    if parameter.name not in words.used_by:
         return
-    other, users = config.USED_BY[parameter.name]
+    other, users = words.used_by[parameter.name]
     key = f"space.{parameter.name}"
-    possible = searched[other].extremes() if other in searched else (getattr(fixed, other),)
+    possible = searched[other].extremes() if other in searched else (fixed[other],)
     if other in parameter.values.when:
         key, wanted = f"{key}.when.{other}", parameter.values.when[other]
         bad = [each for each in wanted if each not in users]
@@ -325,9 +379,9 @@ def trainable(settings: Config, where: str, section: str) -> None:
         )
 
 
-def schemas() -> dict[str, dict[str, Any]]:
+def schemas(words: Vocabulary) -> dict[str, dict[str, Any]]:
     """Give the JSON Schema of each option's value, by the option's name."""
-    return {name: _schema(field) for name, field in Config.model_fields.items()}
+    return {name: _schema(field) for name, field in words.kind.model_fields.items()}
 
 
 def _schema(field: FieldInfo) -> dict[str, Any]:
@@ -335,4 +389,5 @@ def _schema(field: FieldInfo) -> dict[str, Any]:
     # TOML has no null: what may be None is left out, or has the first of the types.
     schema = schema["anyOf"][0] if "anyOf" in schema else schema
     described = {} if field.description is None else {"description": field.description}
-    return schema | described | ({} if field.default is None else {"default": field.default})
+    default = {} if field.default is None or field.is_required() else {"default": field.default}
+    return schema | described | default

@@ -154,7 +154,7 @@ def _print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> N
         raise StoreError(
             f"study '{name}' has no complete trial; 'hpo trials {name}' shows what became of each"
         )
-    selection = str(store.definition_of(opened, name).train["selection"])
+    selection = status.selection_of(store.definition_of(opened, name))
     print(show.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
 
 
@@ -349,7 +349,7 @@ def best(
         documents = [vars(each) for each in found]
         _print_json(documents[0] if count == 1 else documents)
         return
-    selection = str(store.definition_of(opened, name).train["selection"])
+    selection = status.selection_of(store.definition_of(opened, name))
     place = Artifacts(artifacts)
     for each in found:
         print(show.best(each, selection, _places(each, opened, place, store_url)))

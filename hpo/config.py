@@ -4,7 +4,9 @@ The defaults are the original report's central run: ResNet18 with ImageNet weigh
 224 px, SGD at 0.001 with momentum 0.9, batch 16, learning rate times 0.1 every 5th epoch, 20 epochs.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -91,5 +93,59 @@ class Config(BaseModel):
     ] = 0
 
 
+class Free(BaseModel):
+    """The settings of a trial whose objective is a person's own function, under whatever names it has.
+
+    They are there as attributes and as items: ``config.lr`` and ``config["lr"]``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    objective: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+            description="package.module:function, which yields (accuracy, state) after each epoch",
+        ),
+    ]
+    epochs: Annotated[int, Field(ge=1, le=100_000, description="at most so many are asked for")] = (
+        Config.model_fields["epochs"].default
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    def __getitem__(self, name: str) -> Any:
+        """Give a setting by its name; raises KeyError if there is none of that name."""
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+
 OPTIONS = tuple(Config.model_fields)
 SEARCHABLE = tuple(name for name in OPTIONS if name not in STUDY_WIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The options that a study file may name, and what is known of them."""
+
+    kind: type[Config] | type[Free]
+    options: tuple[str, ...] | None  # None: any name
+    study_wide: tuple[str, ...]
+    used_by: Mapping[str, tuple[str, tuple[str, ...]]]
+
+    @property
+    def searchable(self) -> tuple[str, ...] | None:
+        """The options that may be searched or given by a point; None: any name."""
+        if self.options is None:
+            return None
+        return tuple(name for name in self.options if name not in self.study_wide)
+
+
+BUILT_IN = Vocabulary(kind=Config, options=OPTIONS, study_wide=STUDY_WIDE, used_by=USED_BY)
+OWN = Vocabulary(kind=Free, options=None, study_wide=("objective",), used_by={})
+
+
+def vocabulary(train: Mapping[str, Any]) -> Vocabulary:
+    """Give the vocabulary of a study by its ``[train]``: an objective of one's own frees the names."""
+    return OWN if "objective" in train else BUILT_IN

@@ -44,7 +44,8 @@ class Events:
             "images_per_second": epoch.images_per_second,
         }
         for tag, value in tags.items():
-            self.writer.add_scalar(tag, value, epoch.number)
+            if value is not None:
+                self.writer.add_scalar(tag, value, epoch.number)
         self.writer.flush()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import config
 from hpo import space as spaces
-from hpo.config import Config
+from hpo.config import Config, Free
 from hpo.errors import DefinitionError, shown
 from hpo.space import STRICT
 
@@ -114,9 +114,14 @@ class Definition(BaseModel):
         """Every setting that is run exactly once: the file's points, then those queued by hand."""
         return self.points + self.enqueued
 
-    def config(self, setting: Mapping[str, Any]) -> Config:
+    @property
+    def vocabulary(self) -> config.Vocabulary:
+        """The options that the study knows."""
+        return config.vocabulary(self.train)
+
+    def config(self, setting: Mapping[str, Any]) -> Config | Free:
         """Give the complete settings of a trial that tries ``setting``."""
-        return Config.model_validate({**self.train, **setting})
+        return self.vocabulary.kind.model_validate({**self.train, **setting})
 
     def complete(self, point: Point) -> dict[str, spaces.Value]:
         """Give a point's hyperparameters, with those it left out although they are searched.
@@ -124,7 +129,8 @@ class Definition(BaseModel):
         Where nothing is searched, a point's trial has the parameters that the point names and no others.
         """
         settled = self.train | point.setting
-        searched = {p.name: settled[p.name] for p in self.space if spaces.is_active(p, settled)}
+        active = [p.name for p in self.space if spaces.is_active(p, settled)]
+        searched = {name: settled[name] for name in active if name in settled}
         return (searched if self.searches else {}) | point.hyperparameters()
 
     def kinds(self) -> Iterator[tuple[str, Config]]:
@@ -132,16 +138,18 @@ class Definition(BaseModel):
 
         Of what is searched ("") they are all that come of the options which decide whether a model takes
         its images and its weights; the others stand at what a setting falls back to. Raises
-        OverflowError if there are too many.
+        OverflowError if there are too many. A person's own objective has none that we know.
         """
+        if self.vocabulary is config.OWN:
+            return
         for index, point in enumerate(self.points, 1):
-            yield f"points[{index}]", self.config(point.setting)
+            yield f"points[{index}]", Config.model_validate({**self.train, **point.setting})
         for point in self.enqueued:
-            yield "setting", self.config(point.setting)
+            yield "setting", Config.model_validate({**self.train, **point.setting})
         if self.searches and self.search.trials:
             deciding = spaces.needed(self.space, ("model", "image_size", "weights", "dropout"))
             for setting in spaces.combinations(deciding, self.train):
-                yield "", self.config(setting)
+                yield "", Config.model_validate({**self.train, **setting})
 
     def parameters(self) -> dict[str, spaces.Parameter]:
         """Give every parameter that a trial of this study can have, by name."""

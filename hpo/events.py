@@ -3,9 +3,13 @@
 Imports nothing heavy, so that whoever only shows events starts at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from hpo.config import Config
+
+class Diverged(Exception):
+    """A trial's loss is no longer a finite number; the text says since when."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,14 +17,15 @@ class Epoch:
     """What one epoch came to."""
 
     number: int  # from 1
-    train_loss: float  # mean over the epoch's training images
-    train_accuracy: float  # fraction, measured while training
-    loss: float  # mean over the selection split, after the epoch
     accuracy: float  # fraction of the selection split, after the epoch
-    lr: float  # learning rate of the epoch's first step
     train_seconds: float
-    evaluation_seconds: float
-    images_per_second: float  # training alone
+    evaluation_seconds: float = 0.0
+    # What follows a person's own objective does not tell.
+    train_loss: float | None = None  # mean over the epoch's training images
+    train_accuracy: float | None = None  # fraction, measured while training
+    loss: float | None = None  # mean over the selection split, after the epoch
+    lr: float | None = None  # learning rate of the epoch's first step
+    images_per_second: float | None = None  # training alone
 
     @property
     def seconds(self) -> float:
@@ -34,7 +39,8 @@ class Started:
 
     trial: int
     attempt: int
-    config: Config
+    params: Mapping[str, Any]
+    epochs: int  # at most
     done: int  # epochs that earlier attempts have done
 
 

@@ -54,7 +54,7 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo import process
-from hpo.storage import Store, asking, leases
+from hpo.storage import GRACE, Store, asking, leases
 
 log = logging.getLogger("hpo")
 
@@ -155,16 +155,12 @@ class Claim:
 
         Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
         """
-        given_up: dict[str, Any] = {"owner": None, "process": None, "expires": 0.0}
-        if state == TrialState.WAITING:
-            attempts = leases.c.attempts
-            given_up["attempts"] = sa.case((attempts > 0, attempts - 1), else_=0)
 
         def write() -> None:
             with self.store.transaction() as session:
                 if self._has_ended(session, state):
                     return
-                self.fence(session, **given_up)
+                self.fence(session, owner=None, process=None, expires=0.0)
                 self.store.stage_attributes(session, self.trial_id, attributes or {})
                 self.store.stage_state(session, self.trial_id, state, value)
 
@@ -178,9 +174,21 @@ class Claim:
         return session.execute(_state(self.trial_id).where(ours)).scalar_one_or_none() == state
 
     def release(self) -> None:
-        """Set the trial back to WAITING for whoever is free; quietly, if it is no longer ours."""
+        """Set the trial back to WAITING for whoever is free; quietly, if it is no longer ours.
+
+        Waits a little for a database that is away; then it is StoreError, and the lease runs out.
+        """
+        attempts = leases.c.attempts
+        fewer = sa.case((attempts > 0, attempts - 1), else_=0)
+
+        def write() -> None:
+            with self.store.transaction() as session:
+                if not self._has_ended(session, TrialState.WAITING):
+                    self.fence(session, owner=None, process=None, expires=0.0, attempts=fewer)
+                    self.store.stage_state(session, self.trial_id, TrialState.WAITING)
+
         with contextlib.suppress(LeaseLost):
-            self.end(TrialState.WAITING)
+            self.store.outlast(write, GRACE)
 
 
 def _state(trial_id: int) -> sa.Select[Any]:

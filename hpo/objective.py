@@ -17,21 +17,27 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import safetensors.torch
 import torch
 from optuna.trial import TrialState
 
-from hpo import checkpoint, curves, files, lease, samplers, space, store, train
+from hpo import checkpoint, curves, files, function, lease, samplers, space, store
 from hpo.artifacts import Artifacts, Folder
-from hpo.config import Config
-from hpo.data import Dataset
+from hpo.config import Config, Free
 from hpo.definition import Definition
 from hpo.errors import ArtifactError, HpoError
-from hpo.events import Ended, Epoch, Event, Reported, Started
+from hpo.events import Diverged, Ended, Epoch, Event, Reported, Started
 from hpo.lease import Claim
+
+if TYPE_CHECKING:
+    # torchvision takes a second or two, which a worker of a person's own objective does without.
+    from hpo import train
+    from hpo.data import Dataset
+
+    Run = train.Run | function.Run
 
 log = logging.getLogger("hpo")
 
@@ -57,7 +63,7 @@ class Datasets:
         self.root = root
         self.loaded: dict[tuple[Any, ...], Dataset] = {}
 
-    def of(self, config: Config) -> Dataset:
+    def of(self, config: Config) -> "Dataset":
         """Give a trial's data set; raises DataError if it cannot be had."""
         from hpo import data
 
@@ -97,7 +103,7 @@ def _guarded(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         yield Ended(trial=number, state="lost", accuracy=None, reason="another worker has it")
     except optuna.TrialPruned as pruned:
         yield _end(claim, place, TrialState.PRUNED, {"pruned": str(pruned)})
-    except train.Diverged as diverged:
+    except Diverged as diverged:
         failure = {"class": "diverged", "message": str(diverged)}
         yield _end(claim, place, TrialState.PRUNED, {"failure": failure, "pruned": str(diverged)})
     except (HpoError, KeyboardInterrupt):
@@ -130,15 +136,20 @@ def _end(claim: Claim, place: Place, state: TrialState, attributes: dict[str, An
 def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     trial, config, study = _setting(claim, place)
     hardware = _hardware(claim, place)
-    dataset = place.datasets.of(config)
     folder.fetch()
     state = checkpoint.latest(folder.local, _file(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
     folder.publish("settings.json")
-    run = train.Run(config, dataset, place.device, state=state, stop=place.stop)
+    run = _run(config, place, state)
     done = len(run.history)
-    yield Started(trial=claim.number, attempt=claim.token, config=config, done=done)
+    yield Started(
+        trial=claim.number,
+        attempt=claim.token,
+        params=trial.params,
+        epochs=config.epochs,
+        done=done,
+    )
     if 0 < done < config.epochs:
         _prune(study, claim, place, done)  # the attempt before may have died between report and verdict
     events = curves.Events(folder.local, done)
@@ -160,7 +171,16 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         yield Ended(trial=claim.number, state="released", accuracy=None, reason="told to stop")
 
 
-def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config, optuna.Study]:
+def _run(config: Config | Free, place: Place, state: checkpoint.State | None) -> "Run":
+    if isinstance(config, Free):
+        return function.Run(config, state=state, stop=place.stop)
+    from hpo import train
+
+    dataset = place.datasets.of(config)
+    return train.Run(config, dataset, place.device, state=state, stop=place.stop)
+
+
+def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, optuna.Study]:
     """Give the trial its parameters: a point's own, or what the sampler proposes."""
     definition = place.definition
     study = optuna.load_study(
@@ -215,7 +235,7 @@ def _file(name: str | None) -> str | None:
 
 
 def _commit(
-    claim: Claim, folder: Folder, run: train.Run, epoch: Epoch | None, attributes: dict[str, Any]
+    claim: Claim, folder: Folder, run: "Run", epoch: Epoch | None, attributes: dict[str, Any]
 ) -> None:
     """Make an epoch (or, with None, the part of one that is done) durable, then commit it."""
     weights = None
@@ -244,16 +264,24 @@ def _commit(
     )
     checkpoint.prune(folder.local, name)
     if weights is not None:
-        for old in folder.local.glob("weights-*.safetensors"):
+        for old in folder.local.glob("weights-*"):
             if old.name != weights:
                 old.unlink(missing_ok=True)
     folder.mirror()
 
 
-def _save_weights(folder: Folder, run: train.Run, attempt: int) -> str:
-    tensors = {name: t.contiguous().cpu() for name, t in run.model.state_dict().items()}
-    name = f"weights-{run.best.number:04d}-{attempt:03d}.safetensors"
-    files.write(folder.local / name, safetensors.torch.save(tensors, {"format": "pt"}))
+def _save_weights(folder: Folder, run: "Run", attempt: int) -> str:
+    """Save the weights of the epoch just done; of a person's own objective, its whole state."""
+    stem = f"weights-{run.best.number:04d}-{attempt:03d}"
+    if isinstance(run, function.Run):
+        name = f"{stem}.pt"
+        with files.durable(folder.local) as draft:
+            draft.name = name
+            torch.save(run.own, draft.file)
+    else:
+        tensors = {key: t.contiguous().cpu() for key, t in run.model.state_dict().items()}
+        name = f"{stem}.safetensors"
+        files.write(folder.local / name, safetensors.torch.save(tensors, {"format": "pt"}))
     folder.publish(name)
     return name
 

@@ -6,17 +6,18 @@ from typing import Any
 from hpo import catalog, check, config
 from hpo.definition import Pruner, Sampler, Search
 
+SITE = {"type": "string", "description": "where the original ran it"}
+
 
 def study_file() -> dict[str, Any]:
-    """Give the schema of a whole study file; imports torchvision, for the models' names."""
-    options = check.schemas()
-    options["model"]["enum"] = list(catalog.models())
-    options["dataset"]["pattern"] = f"^({'|'.join(config.DATASETS)}|folder:.+)$"
-    values = {name: _without(options[name], "default") for name in config.SEARCHABLE}
-    site = {"type": "string", "description": "where the original ran it"}
+    """Give the schema of a whole study file; imports torchvision, for the models' names.
+
+    An objective of one's own in [train] frees the names of all options but a few.
+    """
+    frees = {"properties": {"train": {"required": ["objective"]}}, "required": ["train"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$defs": {"when": _when(values)},
+        "$defs": {"when": _when(_searchable())},
         "title": "hpo study file",
         "type": "object",
         "additionalProperties": False,
@@ -26,18 +27,47 @@ def study_file() -> dict[str, Any]:
                 "pattern": r"^[^-\s/]([^/\x00-\x1f]{0,98}[^\s/])?$",
                 "description": "the study's name in the store; left out: the file's",
             },
-            "train": _table(options, "options that are fixed"),
-            "space": _table({k: _spread(v) for k, v in values.items()}, "options that are searched"),
+            "train": {"type": "object", "description": "options that are fixed"},
+            "space": {"type": "object", "description": "options that are searched"},
             "search": _search(),
             "points": {
                 "type": "array",
                 "description": "settings to run exactly once each",
-                "items": _table(
-                    {**values, "site": site}, "one setting; what it leaves out comes from [train]"
-                ),
+                "items": {"type": "object"},
             },
         },
+        "if": frees,
+        "then": {"properties": _own()},
+        "else": {"properties": _built_in()},
     }
+
+
+def _built_in() -> dict[str, Any]:
+    values = _searchable()
+    point = _table({**values, "site": SITE}, "one setting; what it leaves out comes from [train]")
+    return {
+        "train": _table(_options(), "options that are fixed"),
+        "space": _table({k: _spread(v) for k, v in values.items()}, "options that are searched"),
+        "points": {"items": point},
+    }
+
+
+def _own() -> dict[str, Any]:
+    free = {"additionalProperties": {"type": ["number", "string", "boolean"]}}
+    known = check.schemas(config.OWN)
+    return {"train": _table(known, "options that are fixed") | free, "points": {"items": free}}
+
+
+def _options() -> dict[str, Any]:
+    options = check.schemas(config.BUILT_IN)
+    options["model"]["enum"] = list(catalog.models())
+    options["dataset"]["pattern"] = f"^({'|'.join(config.DATASETS)}|folder:.+)$"
+    return options
+
+
+def _searchable() -> dict[str, Any]:
+    options = _options()
+    return {name: _without(options[name], "default") for name in config.SEARCHABLE}
 
 
 def _table(properties: Mapping[str, Any], description: str) -> dict[str, Any]:

@@ -23,19 +23,17 @@ COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": 
 def line(event: Event) -> str:
     """Give an event as one plain line."""
     if isinstance(event, Started):
-        c = event.config
         going = f", goes on after epoch {event.done}" if event.done else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        return (
-            f"trial {event.trial} starts: {c.model}, {c.optimizer}, lr {c.lr:.4g}, "
-            f"batch {c.batch_size}, {c.epochs} epochs{again}{going}"
-        )
+        return f"trial {event.trial} starts: {params(event.params)}, {event.epochs} epochs{again}{going}"
     if isinstance(event, Reported):
         e = event.epoch
-        return (
-            f"trial {event.trial} epoch {e.number}/{event.epochs}: accuracy {e.accuracy:.4f}, "
-            f"loss {e.loss:.4f}, lr {e.lr:.4g}, {e.seconds:.1f} s ({e.images_per_second:.0f} images/s)"
-        )
+        parts = [f"accuracy {e.accuracy:.4f}"]
+        parts += [f"loss {e.loss:.4f}"] if e.loss is not None else []
+        parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
+        speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
+        text = ", ".join([*parts, f"{e.seconds:.1f} s"])
+        return f"trial {event.trial} epoch {e.number}/{event.epochs}: {text}{speed}"
     assert isinstance(event, Ended)
     value = "" if event.accuracy is None else f", accuracy {event.accuracy:.4f}"
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
@@ -58,7 +56,7 @@ def seconds(amount: float) -> str:
     return f"{amount / 3600:.1f} h"
 
 
-def best(found: Best, selection: str, where: Mapping[str, str]) -> str:
+def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
     """Give the best trial as the text that ends a run; ``where`` says where its things are."""
     rows = [
         f"best trial {found.trial} of study {found.study}",
@@ -75,8 +73,10 @@ def best(found: Best, selection: str, where: Mapping[str, str]) -> str:
     return "\n".join(rows)
 
 
-def split_note(selection: str) -> str:
+def split_note(selection: str | None) -> str:
     """Say which split an accuracy was measured on, with the warning that the test split deserves."""
+    if selection is None:
+        return "as the study's own objective measures it"
     if selection == "test":
         return "on the test split, which it was also chosen on: optimistic"
     return "on the validation split"

@@ -4,12 +4,12 @@ A parameter is a list of choices or a range, and may hang on another one::
 
     momentum = { low = 0.0, high = 0.95, when = { optimizer = "sgd" } }
 
-Without a ``when``, an option that only some values of another option use (momentum: SGD and RMSprop)
-is searched in just the trials that use it.
+Where a file leaves ``when`` out, an option that only some values of another option use (momentum: SGD and
+RMSprop) gets it when the file is read, and is searched in just the trials that use it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from optuna.distributions import (
     BaseDistribution,
@@ -20,7 +20,6 @@ from optuna.distributions import (
 from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict
 
-from hpo import config
 from hpo.errors import shown
 
 Value = bool | int | float | str | None
@@ -84,11 +83,7 @@ class Parameter(BaseModel):
 
     def condition(self) -> dict[str, tuple[Value, ...]]:
         """Give the other options this one hangs on, each with the values under which it is searched."""
-        implied: dict[str, tuple[Value, ...]] = {}
-        if self.name in config.USED_BY:
-            other, users = config.USED_BY[self.name]
-            implied = {other: users}
-        return {**implied, **self.values.when}
+        return self.values.when
 
     def contains(self, value: Value) -> bool:
         """Tell whether ``value`` is among the values searched."""
@@ -120,8 +115,8 @@ def suggest(trial: Trial, parameter: Parameter) -> Value:
 
 
 def is_active(parameter: Parameter, setting: Setting) -> bool:
-    """Tell whether a trial with this complete setting of the other options has the parameter."""
-    return all(setting[other] in wanted for other, wanted in parameter.condition().items())
+    """Tell whether a trial with this setting of the other options has the parameter."""
+    return all(setting.get(other) in wanted for other, wanted in parameter.condition().items())
 
 
 def needed(parameters: Sequence[Parameter], names: Iterable[str]) -> list[Parameter]:
@@ -152,13 +147,12 @@ def combinations(parameters: Iterable[Parameter], fallback: Setting) -> list[dic
     return settings
 
 
-def kind_of(option: str) -> Kind:
-    """Give the kind of range an option takes: int or float; choice where only a list makes sense."""
-    annotation = config.Config.model_fields[option].annotation
-    types = set(get_args(annotation)) or {annotation}
-    if float in types:
-        return "float"
-    return "int" if int in types else "choice"
+def kind_of(values: Iterable[Value]) -> Kind:
+    """Give the kind of range that could hold the values: int or float; choice where only a list can."""
+    kinds = {type(value) for value in values}
+    if kinds == {int}:
+        return "int"
+    return "float" if kinds <= {int, float} else "choice"
 
 
 def ordered(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
@@ -188,9 +182,9 @@ def covering(option: str, values: Iterable[Value]) -> Parameter:
     list of choices.
     """
     values = tuple(dict.fromkeys(values))
-    kind = kind_of(option)
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if kind == "choice" or len(numbers) < len(values):
+    kind = kind_of(values)
+    numbers = [v for v in values if isinstance(v, int | float)]
+    if kind == "choice":
         return Parameter(name=option, kind="choice", values=Choices(choices=values))
     low, high = min(numbers), max(numbers)
     return Parameter(

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import lease, store
+from hpo import config, lease, store
 from hpo.definition import Definition
 from hpo.errors import StoreError
 from hpo.lease import Held
@@ -51,7 +51,7 @@ class Status:
     budget: int
     best: Best | None
     workers: tuple[Held, ...]
-    selection: str  # the split that accuracy was measured on
+    selection: str | None  # the split that accuracy was measured on; None: an objective of one's own
 
 
 def trials_of(opened: Store, name: str) -> list[FrozenTrial]:
@@ -77,8 +77,14 @@ def status(opened: Store, name: str) -> Status:
         budget=definition.budget,
         best=ranked[0] if ranked else None,
         workers=tuple(held),
-        selection=str(definition.train["selection"]),
+        selection=selection_of(definition),
     )
+
+
+def selection_of(definition: Definition) -> str | None:
+    """Give the split that a study's accuracy is measured on; None where its own objective decides."""
+    selection = definition.train.get("selection")
+    return None if definition.vocabulary is config.OWN else str(selection)
 
 
 def best(opened: Store, name: str, count: int) -> list[Best]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo import check, config, definition, space
-from hpo.config import Config
+from hpo import check, config, definition, function, space
+from hpo.config import Config, Vocabulary
 from hpo.definition import Definition, Point
 from hpo.errors import DefinitionError, shown, suggestion
 
@@ -136,30 +136,30 @@ def _table(document: dict[str, Any], path: Iterable[str], text: str) -> dict[str
 
 def _fix(document: Mapping[str, Any], option: str, value: Any) -> None:
     """Take an option that is fixed out of [space] and the points, with all that its value rules out."""
-    points = document.get("points")
+    words, points = config.vocabulary(document["train"]), document.get("points")
     for table in points if isinstance(points, list) else ():
-        _drop(table, option, *(name for name in config.USED_BY if _unused(name, option, value)))
+        _drop(table, option, *(name for name in words.used_by if _unused(name, option, value, words)))
     _drop(document.get("space"), option)
-    _rule_out(document.get("space"), option, value)
+    _rule_out(document.get("space"), option, value, words)
 
 
-def _rule_out(tables: Any, option: str, value: Any) -> None:
+def _rule_out(tables: Any, option: str, value: Any, words: Vocabulary) -> None:
     """Take out of [space] what is never searched where ``option`` is ``value``, and what hangs on that."""
     given = tables.items() if isinstance(tables, dict) else ()
-    for name in [name for name, each in given if _never(name, each, option, value)]:
+    for name in [name for name, each in given if _never(name, each, option, value, words)]:
         _drop(tables, name)
-        _rule_out(tables, name, getattr(Config(), name, None))
+        _rule_out(tables, name, getattr(Config(), name, None), words)
 
 
-def _never(name: str, given: Any, option: str, value: Any) -> bool:
+def _never(name: str, given: Any, option: str, value: Any, words: Vocabulary) -> bool:
     when = given.get("when") if isinstance(given, dict) else None
     if not isinstance(when, dict) or option not in when:
-        return _unused(name, option, value)
+        return _unused(name, option, value, words)
     return value not in (when[option] if isinstance(when[option], list) else [when[option]])
 
 
-def _unused(name: str, option: str, value: Any) -> bool:
-    other, users = config.USED_BY.get(name, ("", ()))
+def _unused(name: str, option: str, value: Any, words: Vocabulary) -> bool:
+    other, users = words.used_by.get(name, ("", ()))
     return other == option and value not in users
 
 
@@ -178,8 +178,9 @@ def parse(document: Mapping[str, Any], where: str) -> Definition:
     fixed, searched, search = (
         check.table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
-    train = Config.model_validate(check.options(fixed, where, "train"))
-    parameters = check.parameters(searched, train, where)
+    words = config.vocabulary(fixed)
+    train = words.kind.model_validate(check.options(fixed, where, "train", words)).model_dump()
+    parameters = check.parameters(searched, train, where, words)
     for parameter in parameters:
         if parameter.name in fixed:
             raise DefinitionError(
@@ -187,10 +188,10 @@ def parse(document: Mapping[str, Any], where: str) -> Definition:
             )
     found = Definition(
         name=_name(document.get("name"), where),
-        train=train.model_dump(),
+        train=train,
         space=parameters,
         search=check.record(definition.Search, _spelled_out(search), where, "search"),
-        points=tuple(_points(document.get("points", []), train.model_dump(), where)),
+        points=tuple(_points(document.get("points", []), train, where)),
     )
     if not found.searches and not found.points:
         found = found.model_copy(update={"points": tuple(_grid(found, where))})
@@ -232,19 +233,20 @@ def _points(listed: Any, fixed: Mapping[str, Any], where: str) -> Iterator[Point
 
 def point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, key: str) -> Point:
     """Check one listed setting; ``fixed`` is what it falls back to, ``key`` names it in errors."""
-    for option in config.STUDY_WIDE:
+    words = config.vocabulary(fixed)
+    for option in words.study_wide:
         if option in given:
             raise DefinitionError(
                 f"{where}: {key}.{option}: decides what accuracy means, so all points share one; "
                 "fix it in [train]"
             )
-    check.known(given, (*config.SEARCHABLE, "site"), where, key)
+    check.known(given, words.searchable and (*words.searchable, "site"), where, key)
     site = given.get("site")
     if site is not None and not isinstance(site, str):
         raise DefinitionError(f"{where}: {key}.site: want a text, found {shown(site)}")
-    setting = check.options({k: v for k, v in given.items() if k != "site"}, where, key)
+    setting = check.options({k: v for k, v in given.items() if k != "site"}, where, key, words)
     whole = {**fixed, **setting}
-    for option, (other, users) in config.USED_BY.items():
+    for option, (other, users) in words.used_by.items():
         if option in setting and whole[other] not in users:
             raise DefinitionError(f"{where}: {key}.{option}: {check.unused(option, whole[other])}")
     return Point(setting=setting, site=site)
@@ -287,6 +289,10 @@ def contained(found: Definition, listed: Point, where: str, key: str) -> None:
     setting = found.complete(listed)
     for parameter in found.space if found.searches else ():
         value = setting.get(parameter.name)
+        if parameter.name not in setting and space.is_active(parameter, found.train | listed.setting):
+            raise DefinitionError(
+                f"{where}: {key}: {parameter.name} is left out, is searched and has no default; name it"
+            )
         if parameter.name in setting and not parameter.contains(value):
             how = "found" if parameter.name in listed.setting else "left out, it falls back to"
             raise DefinitionError(
@@ -296,7 +302,12 @@ def contained(found: Definition, listed: Point, where: str, key: str) -> None:
 
 
 def _check_models(found: Definition, where: str) -> None:
-    """Check every model that the study can train against torchvision, once for each kind of setting."""
+    """Check every model that the study can train against torchvision, once for each kind of setting.
+
+    Of a person's own objective, check that it is there.
+    """
+    if found.vocabulary is config.OWN:
+        function.find(str(found.train["objective"]))
     try:
         for section, settings in found.kinds():
             check.trainable(settings, where, section)

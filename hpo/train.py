@@ -29,11 +29,7 @@ from torch import Tensor
 from hpo import images, model, optimizer, schedule
 from hpo.config import Config
 from hpo.data import Dataset, Split
-from hpo.events import Epoch
-
-
-class Diverged(Exception):
-    """The loss is no longer a finite number."""
+from hpo.events import Diverged, Epoch
 
 
 def batches(images: int, size: int) -> list[tuple[int, int]]:

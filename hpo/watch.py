@@ -81,7 +81,7 @@ def events(given: Iterable[Event]) -> None:
         bar = progress.add_task("waiting for a trial", total=None)
         for event in given:
             if isinstance(event, Started):
-                text, total = f"trial {event.trial}, epoch", event.config.epochs
+                text, total = f"trial {event.trial}, epoch", event.epochs
                 progress.reset(bar, description=text, total=total, completed=event.done)
             elif isinstance(event, Reported):
                 progress.update(bar, completed=event.epoch.number)

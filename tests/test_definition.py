@@ -212,7 +212,7 @@ def test_the_order_of_options_in_a_file_is_no_change():
         ({"space": SPACE | {"batch_size": [8, 16]}}, "space.batch_size: nothing -> 8, 16"),
         (
             {"space": {k: v for k, v in SPACE.items() if k != "momentum"}},
-            "space.momentum: 0.0 to 0.9 -> nothing",
+            "space.momentum: 0.0 to 0.9, when optimizer is 'sgd' or 'rmsprop' -> nothing",
         ),
     ],
 )

@@ -69,13 +69,14 @@ def test_the_command_prints_it(workplace):
 
 
 def test_every_option_is_in_it_with_its_default():
-    train = SCHEMA["properties"]["train"]["properties"]
+    built_in = SCHEMA["else"]["properties"]
+    train = built_in["train"]["properties"]
     assert tuple(train) == config.OPTIONS
     defaults = {name: option["default"] for name, option in train.items() if "default" in option}
     without = {"limit": None, "dropout": None}  # TOML has no null
     assert config.Config().model_dump() == defaults | without
     for part in ("space", "points"):
-        table = SCHEMA["properties"][part].get("items", SCHEMA["properties"][part])
+        table = built_in[part].get("items", built_in[part])
         assert set(table["properties"]) - {"site"} == set(config.SEARCHABLE)
 
 
@@ -93,6 +94,14 @@ def test_a_shipped_study_file_is_valid(name):
 
 def test_the_contracts_example_is_valid():
     VALIDATOR.validate(tomllib.loads(FINETUNE))
+
+
+def test_an_objective_of_ones_own_frees_the_names_of_options():
+    own = '[train]\nobjective = "a.b:c"\nwidth = 3\n[space]\ndepth = [1, 2]\n[[points]]\ndepth = 1\n'
+    assert not refused(own)
+    assert refused(own.replace("objective", "objektive"))
+    assert refused(own.replace("a.b:c", "a.b"))
+    assert refused(own.replace("width = 3", "epochs = 0"))
 
 
 @pytest.mark.parametrize("text", ["[search]\nsampler = 'tpe'\npruner = 'none'", "[space]\nlr = [1]", ""])

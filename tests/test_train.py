@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from hpo import checkpoint, data, train
+from hpo import checkpoint, data, events, train
 from hpo.config import Config
 
 CPU = torch.device("cpu")
@@ -156,7 +156,7 @@ def test_the_seed_decides_the_run_and_another_seed_gives_another(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run_well_before_an_epoch_is_over(tmp_path):
     settings = config(lr=100.0, limit=1200, batch_size=8, momentum=0.99, image_size=16)
     run = train.Run(settings, dataset(settings, tmp_path), CPU)
-    with pytest.raises(train.Diverged, match=r"epoch 1, step \d+ of 150"):
+    with pytest.raises(events.Diverged, match=r"epoch 1, step \d+ of 150"):
         list(run.epochs())
     assert run.step <= 75
     assert run.history == []
@@ -172,7 +172,7 @@ def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
         return losses[-1] * (torch.nan if len(losses) == 6 else 1.0)
 
     run.loss = loss
-    with pytest.raises(train.Diverged, match="epoch 1, step 6 of 80"):
+    with pytest.raises(events.Diverged, match="epoch 1, step 6 of 80"):
         list(run.epochs())
     assert len(losses) == 8  # twenty looks an epoch: after every fourth step
 

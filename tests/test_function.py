@@ -1,0 +1,177 @@
+"""A person's own objective: any function that yields (accuracy, state) after each epoch."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+from hpo import function
+from hpo.config import Free
+from hpo.errors import DefinitionError
+from test_run import artifact, descendants, epochs_reported, load, wait_for
+
+OWN = """
+import os, time
+import torch
+
+
+def climb(config, state):
+    state = state or {"epoch": 0, "weight": torch.zeros(2), "seen": []}
+    while state["epoch"] < config.epochs:
+        time.sleep(config.seconds)
+        state["epoch"] += 1
+        state["weight"] += config.speed
+        state["seen"].append(os.getpid())
+        yield 1 - 1 / (1 + state["epoch"] * config["speed"]), state
+
+
+def short(config, state):
+    yield 0.5, None
+
+
+def nothing(config, state):
+    return iter(())
+
+
+def broken(config, state):
+    raise RuntimeError("no such luck")
+    yield
+"""
+
+STUDY = """
+[train]
+objective = "own:climb"
+epochs = 4
+seconds = 0.0
+
+[space]
+speed = { low = 0.1, high = 10.0, log = true }
+kind = ["a", "b"]
+depth = { low = 1, high = 4, when = { kind = "b" } }
+
+[search]
+trials = 5
+pruner = "none"
+
+[[points]]
+speed = 1.0
+kind = "a"
+"""
+
+
+@pytest.fixture
+def place(workplace):
+    (workplace.path / "own.py").write_text(OWN)
+    return workplace
+
+
+def test_any_function_is_searched_under_its_own_names(place):
+    done = place.hpo("run", place.study(STUDY))
+    study = load(place)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
+    assert study.trials[0].params == {"speed": 1.0, "kind": "a"}
+    for trial in study.trials:
+        assert ("depth" in trial.params) == (trial.params["kind"] == "b")
+        speed = trial.params["speed"]
+        expected = {epoch: 1 - 1 / (1 + epoch * speed) for epoch in (1, 2, 3, 4)}
+        assert trial.intermediate_values == pytest.approx(expected)
+        assert trial.value == pytest.approx(expected[4])
+        best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+        assert best["weight"].tolist() == pytest.approx([4 * speed] * 2)
+    assert "as the study's own objective measures it" in done.out
+    assert "trial 0 starts: speed 1, kind a, 4 epochs" in done.err
+
+
+def test_a_killed_trial_goes_on_from_its_last_state(place):
+    file = place.study(STUDY.replace("trials = 5", "trials = 0"))
+    slow = ("--set", "train.seconds=0.3", "--set", "train.epochs=8", "--devices", "cpu:1")
+    process = place.start("run", file, *slow)
+    wait_for(lambda: epochs_reported(place) >= 3)
+    for pid in [*descendants(process.pid), process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    place.hpo("run", file, *slow)
+    (trial,) = load(place).trials
+    assert (trial.state.name, trial.user_attrs["attempts"]) == ("COMPLETE", 2)
+    assert sorted(trial.intermediate_values) == list(range(1, 9))
+    state = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+    assert len(set(state["seen"])) == 2
+    assert len(state["seen"]) == 8
+    assert state["seen"] == sorted(state["seen"], key=state["seen"].index)
+
+
+def test_a_function_may_end_before_its_epochs_are_used_up(place):
+    place.hpo("run", place.study(STUDY), "--set", "train.objective=own:short")
+    assert {trial.value for trial in load(place).trials} == {0.5}
+    assert {trial.user_attrs["epochs"] for trial in load(place).trials} == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nothing", "own:nothing yielded nothing"), ("broken", "no such luck")]
+)
+def test_a_function_that_fails_fails_its_trial(place, name, message):
+    text = STUDY.replace("trials = 5", "trials = 0")
+    place.hpo("run", place.study(text), "--set", f"train.objective=own:{name}", code=1)
+    (trial,) = load(place).trials
+    assert trial.state.name == "FAIL"
+    assert trial.user_attrs["failure"]["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("own:clmb", "module 'own' has no function 'clmb'"),
+        ("won:climb", "no module 'won'"),
+        ("climb", "train.objective"),
+    ],
+)
+def test_a_function_that_is_not_there_is_said_in_one_line(place, objective, message):
+    done = place.hpo("create", place.study(STUDY), "--set", f"train.objective={objective}", code=1)
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert not (place.path / "storage").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("speed = 1.0\n", ""), "speed is left out, is searched and has no default; name it"),
+        (("speed = 1.0\n", "speed = 99.0\n"), "outside of what space.speed searches"),
+        (("seconds = 0.0", "seconds = [1, 2]"), "want a number, a text, true or false, found [1, 2]"),
+        (('kind = "b" }', 'knid = "b" }'), "knid is neither fixed nor searched; did you mean 'kind'?"),
+        (("epochs = 4", "epochs = 0"), "train.epochs: want a whole number, at least 1"),
+        (("low = 0.1, high = 10.0", 'low = "a", high = "b"'), "space.speed"),
+    ],
+)
+def test_a_file_of_an_own_objective_is_checked_too(place, change, message):
+    done = place.hpo("create", place.study(STUDY.replace(*change)), code=1)
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_settings_are_there_as_attributes_and_as_items():
+    config = Free.model_validate({"objective": "a:b", "lr": 0.1})
+    assert config.lr == config["lr"] == 0.1
+    assert (config.epochs, config["seed"]) == (20, 0)
+    with pytest.raises(KeyError):
+        config["momentum"]
+
+
+def test_an_accuracy_that_is_no_number_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "nan_objective.py").write_text("def run(config, state):\n    yield float('nan'), None\n")
+    monkeypatch.chdir(tmp_path)
+    run = function.Run(Free(objective="nan_objective:run"))
+    with pytest.raises(ValueError, match="an accuracy of nan"):
+        list(run.epochs())
+    assert not any(math.isnan(epoch.accuracy) for epoch in run.history)
+
+
+def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "lacking.py").write_text("import surely_not_installed\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
+        function.find("lacking:run")
+    with pytest.raises(DefinitionError):
+        function.find("not_there_at_all:run")

@@ -14,6 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hpo.errors import HpoError
+from hpo.flags import (
+    ARTIFACTS,
+    DATA,
+    LEASE,
+    STORE,
+    ArtifactRoot,
+    DataRoot,
+    Devices,
+    Json,
+    Lease,
+    NewName,
+    Sets,
+    StoreUrl,
+    StudyFile,
+    StudyName,
+)
 
 if TYPE_CHECKING:
     from hpo.artifacts import Artifacts
@@ -26,54 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-StoreUrl = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        envvar="HPO_STORE",
-        metavar="URL",
-        help="Where studies are: sqlite:///path or postgresql://user@host/db.",
-        show_envvar=True,
-    ),
-]
-ArtifactRoot = Annotated[
-    str,
-    typer.Option(
-        "--artifacts",
-        envvar="HPO_ARTIFACTS",
-        metavar="PATH-or-URL",
-        help="Where checkpoints, weights and curves are.",
-    ),
-]
-DataRoot = Annotated[
-    Path, typer.Option("--data", envvar="HPO_DATA", metavar="PATH", help="Where data sets are.")
-]
-Lease = Annotated[
-    float,
-    typer.Option(
-        "--lease-seconds",
-        envvar="HPO_LEASE_SECONDS",
-        metavar="S",
-        min=1,
-        help="How long a silent worker keeps its trial.",
-    ),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the study, as train.epochs=5; repeatable."),
-]
-NewName = Annotated[str | None, typer.Option("--name", help="The study's name, if not its file's.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-StudyFile = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study file, or the name of one that ships with hpo.")
-]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study in the store.")]
-
-STORE = "sqlite:///storage/hpo.db"
-ARTIFACTS = "storage/artifacts"
-DATA = Path("storage/data")
-LEASE = 60.0
 
 
 def main() -> None:
@@ -98,9 +66,7 @@ def _print_json(document: Any) -> None:
 @app.command()
 def run(
     study: StudyFile,
-    devices: Annotated[
-        str, typer.Option("--devices", metavar="SPEC", help="auto, cpu, cpu:4 or cuda:0,cuda:1.")
-    ] = "auto",
+    devices: Devices = "auto",
     sets: Sets = None,
     name: NewName = None,
     store_url: StoreUrl = STORE,
@@ -109,7 +75,7 @@ def run(
     lease_seconds: Lease = LEASE,
 ) -> None:
     """Run a study here until it is complete, and print its best trial."""
-    from hpo import launch, status, store, studyfile, watch
+    from hpo import status, store, studyfile, watch
 
     stop = watch.Stop()
     definition = studyfile.load(studyfile.find(study), sets or [], name)
@@ -125,23 +91,21 @@ def run(
         return
     if not new:
         watch.say(f"hpo: study '{definition.name}' goes on: {before.trials['waiting']} trials wait")
-    opened_count = before.trials["waiting"] + before.trials["running"]
-    settings = {
+    settings = _settings(store_url, artifacts, data, lease_seconds)
+    watch.workers(opened, definition.name, devices, 1, settings, stop)
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+    _print_best(opened, definition.name, artifacts, store_url)
+
+
+def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
+    """Give the settings of worker processes; in their environment, where no password shows."""
+    return {
         "HPO_STORE": store_url,
         "HPO_ARTIFACTS": artifacts,
         "HPO_DATA": str(data),
         "HPO_LEASE_SECONDS": str(lease_seconds),
     }
-    where = launch.slots(devices, opened_count)
-    watch.workers(opened, definition.name, where, settings, stop)
-    if stop.event.is_set():
-        after = status.status(opened, definition.name)
-        ended = after.budget - after.trials["waiting"] - after.trials["running"]
-        watch.say(
-            f"hpo: stopped with {ended} of {after.budget} trials done; the same command goes on from here"
-        )
-        raise typer.Exit(stop.exit_code())
-    _print_best(opened, definition.name, artifacts, store_url)
 
 
 def _print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> None:
@@ -225,6 +189,36 @@ def delete(
     print(f"study {name} deleted")
 
 
+@app.command("launch")
+def launch_(
+    name: StudyName,
+    devices: Devices = "auto",
+    workers_per_device: Annotated[
+        int, typer.Option("--workers-per-device", metavar="K", min=1, help="Workers that share a device.")
+    ] = 1,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+) -> None:
+    """Start workers on this machine's devices, and keep them going until the study is complete."""
+    from hpo import launch, status, store, watch
+
+    stop = watch.Stop()
+    try:
+        opened = store.open_(store_url, create=False)
+        if status.status(opened, name).state == "complete":
+            watch.say(f"hpo: study '{name}' is complete; nothing to do")
+            return
+        settings = _settings(store_url, artifacts, data, lease_seconds)
+        watch.workers(opened, name, devices, workers_per_device, settings, stop)
+    except HpoError as error:
+        watch.say(f"hpo: {error}")
+        raise typer.Exit(launch.FATAL) from error
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+
+
 @app.command()
 def worker(
     name: StudyName,
@@ -233,7 +227,9 @@ def worker(
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
-    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    supervised: Annotated[
+        str | None, typer.Option(hidden=True, help="The device's name to the supervisor, which reads us.")
+    ] = None,
 ) -> None:
     """Run one worker in this process until the study is complete or it is told to stop."""
     from hpo import launch, store, watch
@@ -241,12 +237,16 @@ def worker(
     from hpo.artifacts import Artifacts
 
     stop = watch.Stop()
-    if supervised:
+    if supervised is not None:
         threading.Thread(target=_end_of_input, args=(stop.event,), daemon=True).start()
     try:
         opened = store.open_(store_url, create=False)
         settings = workers.Settings(
-            artifacts=Artifacts(artifacts), data=data, device=device, lease_seconds=lease_seconds
+            artifacts=Artifacts(artifacts),
+            data=data,
+            device=device,
+            shown_as=supervised or device,
+            lease_seconds=lease_seconds,
         )
         watch.events(workers.work(opened, name, settings, stop.event))
     except HpoError as error:

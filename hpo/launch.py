@@ -15,18 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hpo.errors import DeviceError, HpoError
+from hpo.devices import Slot
+from hpo.errors import HpoError
 
+HPO = (sys.executable, "-m", "hpo")
 FATAL = 78  # exit code of a worker that no restart can mend (sysexits.h: EX_CONFIG)
 LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """Room for one worker: a device and a number of threads."""
-
-    device: str
-    threads: int
+GRACE = 10.0  # seconds that a worker told to stop has to save and leave
 
 
 @dataclass(kw_only=True)
@@ -41,28 +36,6 @@ class Worker:
     reader: threading.Thread = field(default_factory=threading.Thread)
 
 
-def slots(spec: str, most: int) -> list[Slot]:
-    """Give the slots that ``--devices SPEC`` names, at most ``most`` on the CPU.
-
-    SPEC is ``auto`` (every GPU, or without one a worker per core), ``cpu`` (one worker on all cores),
-    ``cpu:4`` (four that share the cores) or ``cuda:0,cuda:1``. Raises DeviceError for anything else.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if spec == "auto":
-        import torch
-
-        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        spec = ",".join(gpus) or f"cpu:{cores}"
-    kind, _, count = spec.partition(":")
-    if kind == "cpu" and (not count or (count.isdigit() and int(count) > 0)):
-        workers = min(int(count or 1), max(most, 1))
-        return [Slot(device="cpu", threads=max(cores // workers, 1))] * workers
-    names = spec.split(",")
-    if not all(name.startswith("cuda:") and name[5:].isdigit() for name in names):
-        raise DeviceError(f"--devices {spec}: want auto, cpu, cpu:4 or cuda:0,cuda:1")
-    return [Slot(device=name, threads=max(cores // len(names), 1)) for name in names]
-
-
 def supervise(
     name: str,
     where: list[Slot],
@@ -73,19 +46,22 @@ def supervise(
     """Run workers until each has left for good, yielding some four times a second.
 
     ``settings`` are the workers' environment (HPO_STORE and so on); ``tell`` gets every line they write.
-    Once ``stop`` is set they are told to save and leave. Closing the iterator early kills them. Raises
-    HpoError with a worker's last line where no restart can mend it.
+    Once ``stop`` is set they are told to save and leave, and killed if they have not after ``GRACE``.
+    Closing the iterator early kills them. Raises HpoError with a worker's last line where no restart can
+    mend it.
     """
     workers = [_start(name, slot, settings, tell) for slot in where]
-    told = False
+    told: float | None = None
     try:
         while True:
             workers = [_look_after(name, worker, settings, stop, tell) for worker in workers]
             if not any(worker.process.poll() is None or worker.restart_at for worker in workers):
                 break
-            if stop.is_set() and not told:
-                told = True
-                _terminate(workers)
+            if stop.is_set() and told is None:
+                told = time.monotonic()
+                _send(workers, signal.SIGTERM)
+            if told is not None and time.monotonic() > told + GRACE:
+                _send(workers, signal.SIGKILL)
             yield
             time.sleep(0.25)
         for worker in workers:
@@ -104,8 +80,10 @@ def _start(
 ) -> Worker:
     # A number of threads that the user set stays as it is.
     environment = {"OMP_NUM_THREADS": str(slot.threads), **os.environ, **settings}
+    if slot.visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = slot.visible
     process = subprocess.Popen(
-        [sys.executable, "-m", "hpo", "worker", name, "--device", slot.device, "--supervised"],
+        [*HPO, "worker", name, "--device", slot.device, "--supervised", slot.name],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -145,14 +123,14 @@ def _look_after(
     if worker.restart_at is None:
         pause = min(2.0**worker.deaths, LONGEST_PAUSE)
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        tell(f"a worker on {worker.slot.device} died of {cause}; starting it again in {pause:.0f} s")
+        tell(f"a worker on {worker.slot.name} died of {cause}; starting it again in {pause:.0f} s")
         worker.restart_at = time.monotonic() + pause
     if time.monotonic() < worker.restart_at:
         return worker
     return _start(name, worker.slot, settings, tell, worker.deaths + 1)
 
 
-def _terminate(workers: list[Worker]) -> None:
+def _send(workers: list[Worker], number: signal.Signals) -> None:
     for worker in workers:
         if worker.process.poll() is None:
-            worker.process.terminate()
+            worker.process.send_signal(number)

@@ -9,9 +9,9 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpo import launch, show, status, store
+from hpo import devices, launch, show, status, store
+from hpo.devices import Slot
 from hpo.events import Ended, Event, Reported, Started
-from hpo.launch import Slot
 from hpo.store import Store
 
 
@@ -43,13 +43,35 @@ def say(text: str) -> None:
         pass
 
 
-def workers(opened: Store, name: str, where: list[Slot], settings: Mapping[str, str], stop: Stop) -> None:
-    """Run workers until the study is complete or they were told to stop, with a live table or lines."""
+def workers(
+    opened: Store, name: str, spec: str, per_device: int, settings: Mapping[str, str], stop: Stop
+) -> None:
+    """Run workers on the devices that ``spec`` names until the study is complete or they are to stop.
+
+    On a terminal the study is shown live, elsewhere what the workers say.
+    """
+    now = status.status(opened, name)
+    where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if console.is_terminal:
+        _live(opened, name, console, where, settings, stop)
+    else:
         for _ in launch.supervise(name, where, settings, stop.event, say):
             pass
-        return
+    if stop.event.is_set():
+        now = status.status(opened, name)
+        ended = now.budget - now.trials["waiting"] - now.trials["running"]
+        say(f"hpo: stopped with {ended} of {now.budget} trials done; the same command goes on from here")
+
+
+def _live(
+    opened: Store,
+    name: str,
+    console: Console,
+    where: list[Slot],
+    settings: Mapping[str, str],
+    stop: Stop,
+) -> None:
     with Live(console=console, refresh_per_second=4) as screen:
 
         def tell(line: str) -> None:

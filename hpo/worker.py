@@ -25,6 +25,7 @@ class Settings:
     artifacts: Artifacts
     data: Path
     device: str
+    shown_as: str  # the device as people know it, where the worker sees but its own
     lease_seconds: float
 
 
@@ -50,7 +51,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     While others run the last trials it waits: one of theirs may come free.
     """
     study_id = store.study_id(opened, name)
-    who = lease.owner(settings.device)
+    who = lease.owner(settings.shown_as)
     storage = optuna.storages.get_storage(opened)
     where = device(settings.device)
     datasets = objective.Datasets(settings.data)

@@ -102,6 +102,35 @@ def test_a_killed_trial_goes_on_from_its_last_state(place):
     assert state["seen"] == sorted(state["seen"], key=state["seen"].index)
 
 
+def test_pruning_stops_hopeless_trials_and_leaves_points_alone(place):
+    text = """
+    [train]
+    objective = "own:climb"
+    epochs = 4
+    seconds = 0.0
+    [space]
+    speed = [10.0, 0.01]
+    [search]
+    trials = 8
+    sampler = "random"
+    pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }
+    [[points]]
+    speed = 10.0
+    [[points]]
+    speed = 0.01
+    """
+    place.hpo("run", place.study(text), "--devices", "cpu:1")
+    trials = load(place).trials
+    assert [trial.state.name for trial in trials[:2]] == ["COMPLETE"] * 2
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert pruned
+    for trial in pruned:
+        last = max(trial.intermediate_values)
+        assert last < 4
+        assert trial.value == trial.intermediate_values[last]
+        assert trial.user_attrs["pruned"] == f"by asha after epoch {last}"
+
+
 def test_a_function_may_end_before_its_epochs_are_used_up(place):
     place.hpo("run", place.study(STUDY), "--set", "train.objective=own:short")
     assert {trial.value for trial in load(place).trials} == {0.5}

@@ -302,37 +302,6 @@ def test_missing_data_costs_no_trial(workplace):
     assert trial.state.name == "WAITING"
 
 
-def test_pruning_stops_hopeless_trials_and_leaves_points_alone(workplace):
-    text = """
-    [train]
-    dataset = "digits"
-    image_size = 16
-    limit = 96
-    weights = "none"
-    epochs = 3
-    [space]
-    lr = [0.01, 1e-6]
-    [search]
-    trials = 4
-    sampler = "random"
-    pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }
-    [[points]]
-    lr = 0.01
-    [[points]]
-    lr = 1e-6
-    """
-    workplace.hpo("run", workplace.study(text), "--devices", "cpu:1")
-    trials = load(workplace).trials
-    assert [trial.state.name for trial in trials[:2]] == ["COMPLETE"] * 2
-    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
-    assert pruned
-    for trial in pruned:
-        last = max(trial.intermediate_values)
-        assert last < 3
-        assert trial.value == trial.intermediate_values[last]
-        assert trial.user_attrs["pruned"] == f"by asha after epoch {last}"
-
-
 def test_two_runs_of_one_study_at_once_share_its_trials(workplace):
     file = workplace.study(SMALL)
     processes = [workplace.start("run", file, "--devices", "cpu:1") for _ in range(2)]
@@ -363,3 +332,22 @@ def test_weights_can_be_taken_up_by_another_study(workplace):
     tuned = safetensors.torch.load_file(artifact(workplace, trial.user_attrs["weights"]))
     assert torch.equal(tensors["conv1.weight"], tuned["conv1.weight"])
     assert not torch.equal(tensors["fc.weight"], tuned["fc.weight"])
+
+
+def test_launch_starts_several_workers_and_runs_the_study_to_its_end(workplace):
+    workplace.hpo("create", workplace.study(SMALL))
+    process = workplace.start("launch", "small", "--devices", "cpu:2")
+    wait_for(lambda: len(descendants(process.pid)) >= 2)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert [trial.state.name for trial in load(workplace).trials] == ["COMPLETE"] * 3
+    assert "nothing to do" in workplace.hpo("launch", "small").err
+    assert workplace.hpo("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
+
+
+def test_what_no_restart_can_mend_stops_every_worker_with_one_message(workplace):
+    workplace.hpo("create", workplace.study(SMALL))
+    done = workplace.hpo("launch", "small", "--devices", "cpu:2", "--artifacts", "nosuch://x", code=78)
+    assert "Traceback" not in done.err
+    assert done.err.splitlines()[-1].startswith("hpo: --artifacts nosuch://x")
+    assert [trial.state.name for trial in load(workplace).trials] == ["WAITING"] * 3

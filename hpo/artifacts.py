@@ -51,19 +51,23 @@ class Folder:
         self.artifacts = artifacts
         self.name = name
         self.local = local
+        self.published: dict[str, tuple[int, int]] = {}  # name -> size and time of change
 
     def fetch(self) -> None:
         """Get what is already there, unless it is here anyway."""
         remote = self._remote("")
         filesystem = self.artifacts.filesystem
         if not self.artifacts.local and filesystem.exists(remote):
-            filesystem.get(remote, str(self.local), recursive=True)
+            # The slash at the end means what is in the folder, rather than the folder itself.
+            filesystem.get(f"{remote}/", f"{self.local}/", recursive=True)
 
-    def publish(self, *names: str) -> None:
-        """Put finished files where everybody sees them, unless they are there anyway."""
-        if not self.artifacts.local:
-            for name in names:
-                self.artifacts.filesystem.put_file(str(self.local / name), self._remote(name))
+    def publish(self) -> None:
+        """Put what is new where everybody sees it, unless it is there anyway."""
+        for path in self._files() if not self.artifacts.local else ():
+            seen = (path.stat().st_size, path.stat().st_mtime_ns)
+            if self.published.get(path.name) != seen:
+                self.artifacts.filesystem.put_file(str(path), self._remote(path.name))
+                self.published[path.name] = seen
 
     def mirror(self) -> None:
         """Remove from the artifacts what was removed here."""
@@ -72,6 +76,9 @@ class Folder:
             for path in filesystem.ls(self._remote(""), detail=False):
                 if not (self.local / Path(path).name).exists():
                     filesystem.rm_file(path)
+
+    def _files(self) -> list[Path]:
+        return [path for path in sorted(self.local.iterdir()) if path.suffix != ".draft"]
 
     def close(self) -> None:
         """Leave the folder; a temporary one goes."""

@@ -114,7 +114,7 @@ def _guarded(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         raise ArtifactError(f"{error.filename or folder.local}: {error.strerror or error}") from error
     except Exception as error:
         files.write(folder.local / "traceback.txt", traceback.format_exc().encode())
-        folder.publish("traceback.txt")
+        folder.publish()
         failure = {"class": type(error).__name__, "message": str(error)[:2000]}
         log.error("trial %d failed: %s", number, "".join(traceback.format_exception(error)).rstrip())
         yield _end(claim, place, TrialState.FAIL, {"failure": failure})
@@ -140,7 +140,6 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     state = checkpoint.latest(folder.local, _file(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
-    folder.publish("settings.json")
     run = _run(config, place, state)
     done = len(run.history)
     yield Started(
@@ -241,7 +240,6 @@ def _commit(
     weights = None
     if epoch is not None:
         curves.write_csv(folder.local, run.history)
-        folder.publish(curves.CSV)
         if run.best is epoch:
             weights = _save_weights(folder, run, claim.token)
             attributes = attributes | {"weights": f"{folder.name}/{weights}"}
@@ -252,7 +250,7 @@ def _commit(
         }
     seconds = sum(e.seconds for e in run.history) + run.seconds
     name = checkpoint.save(folder.local, run.state(), attempt=claim.token)
-    folder.publish(name)
+    folder.publish()
     attributes = attributes | {
         "wall_time_seconds": round(seconds, 4),
         "checkpoint": f"{folder.name}/{name}",
@@ -282,7 +280,6 @@ def _save_weights(folder: Folder, run: "Run", attempt: int) -> str:
         tensors = {key: t.contiguous().cpu() for key, t in run.model.state_dict().items()}
         name = f"{stem}.safetensors"
         files.write(folder.local / name, safetensors.torch.save(tensors, {"format": "pt"}))
-    folder.publish(name)
     return name
 
 

@@ -91,7 +91,8 @@ def test_a_trial_goes_on_from_a_checkpoint_behind_a_url(tmp_path, monkeypatch):
         if getattr(event, "epoch", None) and event.epoch.number == 2:
             stop.set()
     assert event.state == "released"
-    *_, last = worker.work(opened, "own", settings, threading.Event())
+    started, *_, last = worker.work(opened, "own", settings, threading.Event())
+    assert (started.attempt, started.done) == (2, 2)
     assert (last.state, last.accuracy) == ("complete", 0.4)
     (trial,) = opened.get_all_trials(store.study_id(opened, "own"))
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}

@@ -68,7 +68,7 @@ class Run:
         self.history = [Epoch(**epoch) for epoch in state["history"]] if state else []
         self.own: Any = state["own"] if state else None
         self.exhausted = bool(state and state["exhausted"])
-        self.seconds = 0.0  # an epoch is never left half done
+        self.step, self.seconds = 0, 0.0  # an epoch is never left half done
 
     @property
     def finished(self) -> bool:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     Run = train.Run | function.Run
 
+SAVE_SECONDS = 60.0  # of an epoch between two checkpoints within it; VGG16's 1.1 GB take a second or two
+
 log = logging.getLogger("hpo")
 
 
@@ -149,11 +151,14 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         epochs=config.epochs,
         done=done,
     )
-    if 0 < done < config.epochs:
+    if 0 < done < config.epochs and run.step == 0:
         _prune(study, claim, place, done)  # the attempt before may have died between report and verdict
     events = curves.Events(folder.local, done)
     try:
         for epoch in run.epochs():
+            if epoch is None:
+                _commit(claim, folder, run, None, {"hardware": hardware})
+                continue
             events.write(epoch)
             _commit(claim, folder, run, epoch, {"hardware": hardware})
             yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs)
@@ -176,7 +181,7 @@ def _run(config: Config | Free, place: Place, state: checkpoint.State | None) ->
     from hpo import train
 
     dataset = place.datasets.of(config)
-    return train.Run(config, dataset, place.device, state=state, stop=place.stop)
+    return train.Run(config, dataset, place.device, state=state, stop=place.stop, save_every=SAVE_SECONDS)
 
 
 def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, optuna.Study]:

@@ -60,10 +60,12 @@ class Run:
         *,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
+        save_every: float = math.inf,
     ) -> None:
         self.config = config
         self.device = device
         self.stop = stop or threading.Event()
+        self.save_every = save_every  # seconds of an epoch after which it pauses for a checkpoint
         self.train = dataset.train.to(device)
         self.selection = dataset.selection.to(device)
         torch.manual_seed(seed_of(config.seed))
@@ -89,14 +91,17 @@ class Run:
         """The epoch of the best accuracy, the first of several."""
         return max(self.history, key=lambda epoch: epoch.accuracy)
 
-    def epochs(self) -> Iterator[Epoch]:
-        """Train, and give each epoch as it ends; ends early, at a step's boundary, once told to stop.
+    def epochs(self) -> Iterator[Epoch | None]:
+        """Train, and give each epoch as it ends, and None within an epoch when it is time to save.
 
-        Raises Diverged, with epoch and step, when the loss is no longer finite. That is looked at some
-        twenty times an epoch rather than at every step, since looking makes a GPU wait.
+        Ends early, at a step's boundary, once told to stop. Raises Diverged, with epoch and step, when the
+        loss is no longer finite. That is looked at some twenty times an epoch rather than at every step,
+        since looking makes a GPU wait.
         """
         while not self.finished:
-            if not self._train_epoch():
+            for _ in self._train_epoch():
+                yield None
+            if self.step < len(self.batches):
                 return
             loss_sum, correct = self._sums.tolist()
             count = len(self.train)
@@ -118,23 +123,26 @@ class Run:
             self._sums.zero_()
             yield epoch
 
-    def _train_epoch(self) -> bool:
-        """Train to the end of the epoch under way; False if told to stop before."""
+    def _train_epoch(self) -> Iterator[None]:
+        """Train to the end of the epoch under way or until told to stop, pausing when it is time to save."""
         number = len(self.history) + 1
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, number))
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
         steps = len(self.batches)
         look = min(max(steps // 20, 1), 50)
         model.train_mode(self.model, self.config)
-        started = time.perf_counter()
+        started = since = time.perf_counter()
         while self.step < steps and not self.stop.is_set():
             first, end = self.batches[self.step]
             self._train_step(number, self.step, order[first:end])
             self.step += 1
             if self.step % look == 0 or self.step == steps:
                 self._look(number)
+            if self.step < steps and time.perf_counter() - since > self.save_every:
+                self.seconds += time.perf_counter() - started
+                yield
+                started = since = time.perf_counter()
         self.seconds += time.perf_counter() - started
-        return self.step == steps
 
     def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
         seed = seed_of(self.config.seed, number, step + 1)

@@ -144,6 +144,23 @@ def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_
         assert torch.equal(value, second.model.state_dict()[key]), key
 
 
+def test_a_run_pauses_within_an_epoch_to_be_saved_and_goes_on_from_there(tmp_path):
+    settings = config(epochs=1)
+    images = dataset(settings, tmp_path)
+    whole = train.Run(settings, images, CPU)
+    list(whole.epochs())
+    paused = train.Run(settings, images, CPU, save_every=0.0)
+    given = paused.epochs()
+    assert [next(given), next(given)] == [None, None]
+    assert paused.step == 2
+    name = checkpoint.save(tmp_path, paused.state(), attempt=1)
+    *pauses, epoch = given
+    assert pauses == [None]  # after the third of four steps; after the fourth the epoch is over
+    assert without_seconds([epoch]) == without_seconds(whole.history)
+    resumed = train.Run(settings, images, CPU, state=checkpoint.load(tmp_path / name))
+    assert without_seconds(list(resumed.epochs())) == without_seconds(whole.history)
+
+
 def test_the_seed_decides_the_run_and_another_seed_gives_another(tmp_path):
     settings = config(epochs=1)
     images = dataset(settings, tmp_path)

@@ -124,7 +124,7 @@ class Run:
             yield epoch
 
     def _train_epoch(self) -> Iterator[None]:
-        """Train to the end of the epoch under way or until told to stop, pausing when it is time to save."""
+        """Train to the end of the epoch under way, or until told to stop; pause when it is time to save."""
         number = len(self.history) + 1
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, number))
         order = torch.randperm(len(self.train), generator=generator).to(self.device)

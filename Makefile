@@ -28,6 +28,9 @@ check: install  ## lint, format, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+bench: install  ## measure beside named peers, as ratios in one run
+	$(BIN)/python -m benchmarks.epoch
+
 format: install  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -50,6 +50,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
 
     While others run the last trials it waits: one of theirs may come free.
     """
+    opened.stop = stop  # told to stop, it waits no longer for a database that is away
     study_id = store.study_id(opened, name)
     who = lease.owner(settings.shown_as)
     storage = optuna.storages.get_storage(opened)

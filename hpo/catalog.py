@@ -61,19 +61,18 @@ def imagenet(model: str) -> Any | None:
 
 
 @functools.cache
-def too_small(model: str, image_size: int) -> str | None:
+def too_small(model: str, image_size: int, images: int = 2) -> str | None:
     """Give torch's reason why the model cannot train on images of ``image_size`` pixels square, or None.
 
     Some models cannot take larger images than theirs either: vit_b_16 takes 224 pixels and no other
-    size. It is tried with two images in train mode, and says nothing about a batch of one, which batch
-    norm may refuse where only one pixel is left.
+    size. ``images`` is the size of a batch: of one, batch norm may refuse what is left as a single pixel.
     """
     import torch
 
     module = outline(model).train()
     try:
         with torch.no_grad():
-            module(torch.empty(2, 3, image_size, image_size, device="meta"))
+            module(torch.empty(images, 3, image_size, image_size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         return str(error).partition("\n")[0] or type(error).__name__
     return None

@@ -377,6 +377,11 @@ def trainable(settings: Config, where: str, section: str) -> None:
             f"{where}: {dotted(section, 'image_size')}: model '{model}' does not take {size} x {size} "
             f"pixels ({reason}){instead}"
         )
+    if settings.batch_size == 1 and (reason := catalog.too_small(model, size, 1)):
+        raise DefinitionError(
+            f"{where}: {dotted(section, 'batch_size')}: model '{model}' does not train on one image of "
+            f"{size} x {size} pixels at a time ({reason}); use 2 or more"
+        )
 
 
 def schemas(words: Vocabulary) -> dict[str, dict[str, Any]]:

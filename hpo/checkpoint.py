@@ -28,27 +28,45 @@ State = Mapping[str, Any]
 
 
 class _Hashed:
-    """A file that only gets longer, and the SHA-256 of what was written to it."""
+    """A file that only gets longer, the SHA-256 of what was written to it, and what kept it from more."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.hash = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.hash.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
 
 
+def dump(state: Any, file: BinaryIO) -> str:
+    """Write tensors and plain values to a file, and give the content's SHA-256.
+
+    Raises OSError where the file takes no more, which torch.save by itself turns into something else.
+    """
+    hashed = _Hashed(file)
+    try:
+        torch.save(state, hashed)  # type: ignore[arg-type]  # it asks for write and flush alone
+    except Exception:
+        if hashed.error is not None:
+            raise hashed.error from None
+        raise
+    return hashed.hash.hexdigest()
+
+
 def save(folder: Path, state: State, *, attempt: int) -> str:
     """Save a state (tensors and plain values, with "epoch" and "step") durably; give its file's name."""
     with files.durable(folder) as draft:
-        hashed = _Hashed(draft.file)
-        torch.save(dict(state), hashed)  # type: ignore[arg-type]  # it asks for write and flush alone
-        epoch, step = state["epoch"], state["step"]
-        draft.name = f"checkpoint-{epoch:04d}-{step:06d}-{attempt:03d}-{hashed.hash.hexdigest()}.pt"
+        digest = dump(dict(state), draft.file)
+        draft.name = f"checkpoint-{state['epoch']:04d}-{state['step']:06d}-{attempt:03d}-{digest}.pt"
     return draft.name
 
 

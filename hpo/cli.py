@@ -5,7 +5,7 @@ Everything heavy is imported inside the verbs, so that ``hpo --help`` answers at
 """
 
 import json
-import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -46,6 +46,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; an HpoError becomes one line on stderr and exit code 1."""
+    # A reader that has seen enough (| head) ends us quietly; work sets this back (watch.Stop).
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app()
     except HpoError as error:
@@ -53,10 +55,6 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has seen enough (| head); the interpreter must not try to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _print_json(document: Any) -> None:
@@ -76,8 +74,10 @@ def run(
 ) -> None:
     """Run a study here until it is complete, and print its best trial."""
     from hpo import status, store, studyfile, watch
+    from hpo.devices import slots
 
     stop = watch.Stop()
+    slots(devices, 1, 1)  # refused before anything is stored
     definition = studyfile.load(studyfile.find(study), sets or [], name)
     opened = store.open_(store_url, create=True)
     new = store.create(opened, definition, studyfile.source(study, sets or []))
@@ -115,9 +115,7 @@ def _print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> N
 
     found = status.best(opened, name, 1)
     if not found:
-        raise StoreError(
-            f"study '{name}' has no complete trial; 'hpo trials {name}' shows what became of each"
-        )
+        raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
     selection = status.selection_of(store.definition_of(opened, name))
     print(show.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
 
@@ -243,7 +241,7 @@ def worker(
         opened = store.open_(store_url, create=False)
         settings = workers.Settings(
             artifacts=Artifacts(artifacts),
-            data=data,
+            data=data.expanduser(),
             device=device,
             shown_as=supervised or device,
             lease_seconds=lease_seconds,
@@ -265,29 +263,19 @@ def _end_of_input(event: threading.Event) -> None:
 @app.command()
 def studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     """List the studies in the store."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from hpo import status, store
+    from hpo import show, status, store
 
     opened = store.open_(store_url, create=False)
     found = [status.status(opened, name) for name in status.names(opened)]
     if as_json:
         _print_json([status.document(each) for each in found])
         return
-    table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
-    for each in found:
-        ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
-        accuracy = f"{each.best.accuracy:.4f}" if each.best else ""
-        table.add_row(each.study, each.state, f"{ended}/{each.budget}", accuracy)
-    Console().print(table)
+    show.console().print(show.studies(found))
 
 
 @app.command("status")
 def status_(name: StudyName, as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     """Show what goes on in a study."""
-    from rich.console import Console
-
     from hpo import show, status, store
 
     opened = store.open_(store_url, create=False)
@@ -295,7 +283,7 @@ def status_(name: StudyName, as_json: Json = False, store_url: StoreUrl = STORE)
     if as_json:
         _print_json(status.document(now))
         return
-    Console().print(show.status(now))
+    show.console().print(show.status(now))
 
 
 @app.command()
@@ -307,13 +295,12 @@ def trials(
     store_url: StoreUrl = STORE,
 ) -> None:
     """List a study's trials."""
-    from rich.console import Console
-
     from hpo import show, status, store
     from hpo.errors import StoreError
 
     opened = store.open_(store_url, create=False)
     found = status.trials_of(opened, name)
+    measure = status.measure(store.definition_of(opened, name))
     if trial is not None:
         found = [each for each in found if each.number == trial]
         if not found:
@@ -323,9 +310,9 @@ def trials(
     elif as_csv:
         sys.stdout.write(status.csv(found))
     elif trial is not None:
-        Console().print(show.trial(found[0]))
+        show.console().print(show.trial(found[0], measure))
     else:
-        Console().print(show.trials_table(found))
+        show.console().print(show.trials_table(found, measure))
 
 
 @app.command()
@@ -366,28 +353,25 @@ def importance(
     store_url: StoreUrl = STORE,
 ) -> None:
     """Show how much each parameter mattered, and how many trials say so."""
-    from rich.console import Console
-
     from hpo import show, status, store
 
     opened = store.open_(store_url, create=False)
     found = status.importance(opened, name, evaluator)
     if as_json:
-        _print_json(vars(found))
+        fields = ("evaluator", "trials", "importances")
+        _print_json({name: getattr(found, name) for name in fields})
         return
-    Console().print(show.importance(found))
+    show.console().print(show.importance(found))
 
 
 @app.command()
 def doctor(store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA) -> None:
     """Check devices, store, artifacts, data and weights: what works, what does not, what to do."""
-    from rich.console import Console
-
     from hpo import doctor as doctors
     from hpo import show
 
-    found = doctors.examine(store_url, artifacts, data)
-    Console().print(show.findings(found))
+    found = doctors.examine(store_url, artifacts, data.expanduser())
+    show.console().print(show.findings(found))
     if any(finding.verdict == "broken" for finding in found):
         raise typer.Exit(1)
 

@@ -147,7 +147,9 @@ class Definition(BaseModel):
         for point in self.enqueued:
             yield "setting", Config.model_validate({**self.train, **point.setting})
         if self.searches and self.search.trials:
-            deciding = spaces.needed(self.space, ("model", "image_size", "weights", "dropout"))
+            deciding = spaces.needed(
+                self.space, ("model", "image_size", "weights", "dropout", "batch_size")
+            )
             for setting in spaces.combinations(deciding, self.train):
                 yield "", Config.model_validate({**self.train, **setting})
 

@@ -51,6 +51,7 @@ class Reported:
     trial: int
     epoch: Epoch
     epochs: int
+    measure: str = "accuracy"  # or "test accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,8 @@ class Ended:
 
     trial: int
     state: str  # complete, pruned, failed; released, lost
-    accuracy: float | None
+    accuracy: float | None = None
+    measure: str = "accuracy"  # or "test accuracy"
     reason: str = ""
 
 

@@ -34,6 +34,7 @@ Lease = Annotated[
         envvar="HPO_LEASE_SECONDS",
         metavar="S",
         min=1,
+        max=86_400,
         help="How long a silent worker keeps its trial.",
     ),
 ]

@@ -101,7 +101,8 @@ def _read(worker: Worker, tell: Callable[[str], None]) -> None:
     assert worker.process.stderr is not None
     for line in worker.process.stderr:
         worker.last_line = line.rstrip("\n")
-        tell(worker.last_line)
+        if not worker.last_line.startswith("hpo: "):  # its last word, which the supervisor passes on
+            tell(worker.last_line)
 
 
 def _look_after(

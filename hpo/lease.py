@@ -315,6 +315,12 @@ def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
             session.execute(sa.update(leases).where(same, leases.c.expires > 0).values(expires=0.0))
 
 
+def _is_dead(name: str | None) -> bool:
+    """Tell whether an owner's process ran on this machine and is gone."""
+    space = process.space()
+    return bool(space and name and name.startswith(f"{space}/") and process.is_gone(name))
+
+
 @asking(reads=True)
 def held(store: Store, study_id: int) -> list[Held]:
     """Give the leases of a study's RUNNING trials, by trial."""
@@ -338,7 +344,7 @@ def held(store: Store, study_id: int) -> list[Held]:
             device=row.device,
             attempt=row.token,
             epoch=row.epoch,
-            expires_in_seconds=round(float(row.expires) - float(row.now), 3),
+            expires_in_seconds=0.0 if _is_dead(row.process) else round(row.expires - row.now, 3),
         )
         for row in rows
     ]

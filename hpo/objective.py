@@ -8,6 +8,7 @@ The order within an epoch is what makes a crash harmless at any point of it::
 A file that no transaction named is garbage, and the next attempt makes it again.
 """
 
+import contextlib
 import json
 import logging
 import platform
@@ -24,7 +25,7 @@ import safetensors.torch
 import torch
 from optuna.trial import TrialState
 
-from hpo import checkpoint, curves, files, function, lease, samplers, space, store
+from hpo import checkpoint, curves, files, function, lease, samplers, space, status, store
 from hpo.artifacts import Artifacts, Folder
 from hpo.config import Config, Free
 from hpo.definition import Definition
@@ -65,6 +66,21 @@ class Datasets:
         self.root = root
         self.loaded: dict[tuple[Any, ...], Dataset] = {}
 
+    def look(self, definition: Definition) -> None:
+        """Load what all trials of a study share; raises DataError if it cannot be had.
+
+        Pictures in a folder are read at each trial's own size, so of those only the folder is looked for.
+        """
+        settings = definition.config({})
+        if isinstance(settings, Free):
+            return
+        if settings.dataset.startswith("folder:"):
+            from hpo import sources
+
+            sources.folder(settings.dataset.partition(":")[2])
+        else:
+            self.of(settings)
+
     def of(self, config: Config) -> "Dataset":
         """Give a trial's data set; raises DataError if it cannot be had."""
         from hpo import data
@@ -86,40 +102,44 @@ class Datasets:
 def run(claim: Claim, place: Place) -> Iterator[Event]:
     """Run a claimed trial until it is complete, pruned or failed, or this worker is told to stop.
 
-    Raises HpoError for what would meet every other trial as well (no data, a full disk): the trial is
-    released first, untouched. An exception in the training itself fails the trial alone.
+    Raises HpoError for what would meet every other trial as well (no weights, a full disk): the trial is
+    given back first. An exception in the training itself fails the trial alone.
     """
-    folder = place.artifacts.folder(f"{place.folder}/{claim.number:04d}")
-    try:
-        with lease.kept(claim):
-            yield from _guarded(claim, place, folder)
-    finally:
-        folder.close()
+    with lease.kept(claim), contextlib.ExitStack() as cleanup:
+        try:
+            folder = place.artifacts.folder(f"{place.folder}/{claim.number:04d}")
+            cleanup.callback(folder.close)
+            yield from _train(claim, place, folder)
+        except lease.LeaseLost:
+            yield _lost(claim)
+        except optuna.TrialPruned as pruned:
+            yield _end(claim, place, TrialState.PRUNED, {"pruned": str(pruned)})
+        except Diverged as diverged:
+            failure = {"class": "diverged", "message": str(diverged)}
+            yield _end(claim, place, TrialState.PRUNED, {"failure": failure, "pruned": str(diverged)})
+        except (HpoError, KeyboardInterrupt):
+            claim.release()
+            raise
+        except OSError as error:
+            claim.release()
+            where = error.filename or f"{place.artifacts.path(place.folder)}/{claim.number:04d}"
+            raise ArtifactError(f"{where}: {error.strerror or error}") from error
+        except Exception as error:
+            _keep_traceback(claim, folder, error)
+            failure = {"class": type(error).__name__, "message": str(error)[:2000]}
+            yield _end(claim, place, TrialState.FAIL, {"failure": failure})
 
 
-def _guarded(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
-    number = claim.number
-    try:
-        yield from _train(claim, place, folder)
-    except lease.LeaseLost:
-        yield Ended(trial=number, state="lost", accuracy=None, reason="another worker has it")
-    except optuna.TrialPruned as pruned:
-        yield _end(claim, place, TrialState.PRUNED, {"pruned": str(pruned)})
-    except Diverged as diverged:
-        failure = {"class": "diverged", "message": str(diverged)}
-        yield _end(claim, place, TrialState.PRUNED, {"failure": failure, "pruned": str(diverged)})
-    except (HpoError, KeyboardInterrupt):
-        claim.release()
-        raise
-    except OSError as error:
-        claim.release()
-        raise ArtifactError(f"{error.filename or folder.local}: {error.strerror or error}") from error
-    except Exception as error:
-        files.write(folder.local / "traceback.txt", traceback.format_exc().encode())
+def _keep_traceback(claim: Claim, folder: Folder, error: Exception) -> None:
+    text = "".join(traceback.format_exception(error))
+    log.error("trial %d failed: %s", claim.number, text.rstrip())
+    with contextlib.suppress(OSError):  # a full disk does not keep the failure itself from being told
+        files.write(folder.local / "traceback.txt", text.encode())
         folder.publish()
-        failure = {"class": type(error).__name__, "message": str(error)[:2000]}
-        log.error("trial %d failed: %s", number, "".join(traceback.format_exception(error)).rstrip())
-        yield _end(claim, place, TrialState.FAIL, {"failure": failure})
+
+
+def _lost(claim: Claim) -> Ended:
+    return Ended(trial=claim.number, state="lost", reason="another worker has it")
 
 
 def _end(claim: Claim, place: Place, state: TrialState, attributes: dict[str, Any]) -> Ended:
@@ -129,10 +149,11 @@ def _end(claim: Claim, place: Place, state: TrialState, attributes: dict[str, An
     try:
         claim.end(state, value=value, attributes=attributes)
     except lease.LeaseLost:
-        return Ended(trial=claim.number, state="lost", accuracy=None, reason="another worker has it")
+        return _lost(claim)
     reason = str(attributes.get("pruned") or attributes["failure"]["message"])
     name = "pruned" if state == TrialState.PRUNED else "failed"
-    return Ended(trial=claim.number, state=name, accuracy=value, reason=reason)
+    measure = status.measure(place.definition)
+    return Ended(trial=claim.number, state=name, accuracy=value, measure=measure, reason=reason)
 
 
 def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
@@ -142,7 +163,7 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     state = checkpoint.latest(folder.local, _file(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
-    run = _run(config, place, state)
+    run, measure = _run(config, place, state), status.measure(place.definition)
     done = len(run.history)
     yield Started(
         trial=claim.number,
@@ -161,18 +182,19 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
                 continue
             events.write(epoch)
             _commit(claim, folder, run, epoch, {"hardware": hardware})
-            yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs)
+            yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs, measure=measure)
             if not run.finished:
                 _prune(study, claim, place, epoch.number)
     finally:
         events.close()
     if run.finished:
         claim.end(TrialState.COMPLETE, value=run.best.accuracy)
-        yield Ended(trial=claim.number, state="complete", accuracy=run.best.accuracy)
+        best = run.best.accuracy
+        yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
     else:
         _commit(claim, folder, run, None, {"hardware": hardware})
         claim.release()
-        yield Ended(trial=claim.number, state="released", accuracy=None, reason="told to stop")
+        yield Ended(trial=claim.number, state="released", reason="told to stop")
 
 
 def _run(config: Config | Free, place: Place, state: checkpoint.State | None) -> "Run":
@@ -280,7 +302,7 @@ def _save_weights(folder: Folder, run: "Run", attempt: int) -> str:
         name = f"{stem}.pt"
         with files.durable(folder.local) as draft:
             draft.name = name
-            torch.save(run.own, draft.file)
+            checkpoint.dump(run.own, draft.file)
     else:
         tensors = {key: t.contiguous().cpu() for key, t in run.model.state_dict().items()}
         name = f"{stem}.safetensors"

@@ -2,12 +2,13 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.bar import Bar
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
 
 
+def console() -> Console:
+    """Give standard output: as wide as its terminal, and a row to a line where it is none."""
+    here = Console(markup=False, highlight=False)  # names and messages may hold brackets
+    if not here.is_terminal and "COLUMNS" not in os.environ:
+        here.width = 1000
+    return here
+
+
 def line(event: Event) -> str:
     """Give an event as one plain line."""
     if isinstance(event, Started):
@@ -28,14 +37,14 @@ def line(event: Event) -> str:
         return f"trial {event.trial} starts: {params(event.params)}, {event.epochs} epochs{again}{going}"
     if isinstance(event, Reported):
         e = event.epoch
-        parts = [f"accuracy {e.accuracy:.4f}"]
+        parts = [f"{event.measure} {e.accuracy:.4f}"]
         parts += [f"loss {e.loss:.4f}"] if e.loss is not None else []
         parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
         speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
         text = ", ".join([*parts, f"{e.seconds:.1f} s"])
         return f"trial {event.trial} epoch {e.number}/{event.epochs}: {text}{speed}"
     assert isinstance(event, Ended)
-    value = "" if event.accuracy is None else f", accuracy {event.accuracy:.4f}"
+    value = "" if event.accuracy is None else f", {event.measure} {event.accuracy:.4f}"
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
 
 
@@ -114,7 +123,8 @@ def live(
     parts = [f"{ended} of {status.budget} trials"]
     parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
     if status.best is not None:
-        parts.append(f"best {status.best.accuracy:.4f} (trial {status.best.trial})")
+        split = " on the test split" if status.selection == "test" else ""
+        parts.append(f"best {status.best.accuracy:.4f}{split} (trial {status.best.trial})")
     remaining = left(trials, len(status.workers))
     if remaining is not None and remaining > 0:
         parts.append(f"about {seconds(remaining)} left")
@@ -123,10 +133,10 @@ def live(
     running = [t for t in trials if t.state == TrialState.RUNNING]
     done = [t for t in trials if t.state.is_finished()]
     done.sort(key=lambda trial: trial.datetime_complete or trial.datetime_start, reverse=True)  # type: ignore[arg-type, return-value]  # a finished trial has a time
-    table = Table(box=None, padding=(0, 1), expand=True)
+    table = Table(box=None, padding=(0, 1))
     for name, width in (("trial", 5), ("state", 8), ("epochs", 14), ("best", 6)):
         table.add_column(name, width=width, no_wrap=True)
-    table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("settings", no_wrap=True, overflow="ellipsis")
     for trial in [*running, *done][: max(rows - 3, 1)]:
         table.add_row(*_row(trial, epochs.get(trial.number)))
     return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)
@@ -148,11 +158,17 @@ def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
     )
 
 
-def trials_table(trials: list[FrozenTrial]) -> Table:
+def reason(trial: FrozenTrial) -> str:
+    """Say why a trial was pruned, or failed."""
+    failure = trial.user_attrs.get("failure") or {}
+    return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]
+
+
+def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
     """Give a study's trials as a table."""
     table = Table(box=None, padding=(0, 1))
-    for name in ("trial", "state", "accuracy", "epochs", "seconds", "settings"):
-        table.add_column(name, no_wrap=name != "settings")
+    for name in ("trial", "state", measure, "epochs", "seconds", "settings", "why it ended early"):
+        table.add_column(name, no_wrap=name not in ("settings", "why it ended early"))
     for trial in trials:
         state = STATES[trial.state]
         wall = trial.user_attrs.get("wall_time_seconds")
@@ -163,6 +179,7 @@ def trials_table(trials: list[FrozenTrial]) -> Table:
             str(trial.user_attrs.get("epochs", "")),
             "" if wall is None else f"{wall:.1f}",
             params(trial.params or trial.system_attrs.get("fixed_params", {})),
+            reason(trial),
         )
     return table
 
@@ -189,12 +206,25 @@ def status(found: Status) -> RenderableType:
     return Group(*lines, table) if found.workers else Group(*lines)
 
 
-def trial(found: FrozenTrial) -> Table:
+def studies(found: Iterable[Status]) -> Table:
+    """Give the store's studies as a table."""
+    table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
+    for each in found:
+        ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
+        split = " on the test split" if each.selection == "test" else ""
+        accuracy = f"{each.best.accuracy:.4f}{split}" if each.best else ""
+        table.add_row(each.study, each.state, f"{ended}/{each.budget}", accuracy)
+    return table
+
+
+def trial(found: FrozenTrial, measure: str) -> Table:
     """Give everything that is known of one trial."""
     table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_row("trial", str(found.number))
     table.add_row("state", STATES[found.state])
-    table.add_row("accuracy", "" if found.value is None else f"{found.value:.4f}")
+    table.add_row(measure, "" if found.value is None else f"{found.value:.4f}")
     for name, value in (found.params | found.user_attrs).items():
         table.add_row(name, json.dumps(value))
     for step, accuracy in sorted(found.intermediate_values.items()):
@@ -207,7 +237,9 @@ def importance(found: Importance) -> RenderableType:
     table = Table(box=None, padding=(0, 1), show_header=False)
     for name, share in found.importances.items():
         table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))
-    return Group(f"importance by {found.evaluator}, over {found.trials} complete trials", table)
+    headline = f"importance by {found.evaluator}, over {found.trials} complete trials"
+    left_out = f"left out, since not every trial has it: {', '.join(found.left_out)}"
+    return Group(headline, table, *([left_out] if found.left_out else []))
 
 
 def findings(found: Iterable["Finding"]) -> Table:

@@ -87,6 +87,11 @@ def selection_of(definition: Definition) -> str | None:
     return None if definition.vocabulary is config.OWN else str(selection)
 
 
+def measure(definition: Definition) -> str:
+    """Name what a study measures: accuracy, or test accuracy where it is chosen on the test split too."""
+    return "test accuracy" if selection_of(definition) == "test" else "accuracy"
+
+
 def best(opened: Store, name: str, count: int) -> list[Best]:
     """Give the best complete trials of a study, best first; of equal ones the earlier."""
     complete = [t for t in trials_of(opened, name) if t.state == TrialState.COMPLETE]
@@ -185,6 +190,7 @@ class Importance:
     evaluator: str
     trials: int
     importances: Mapping[str, float]
+    left_out: tuple[str, ...]  # parameters that the evaluator says nothing of
 
 
 def importance(opened: Store, name: str, evaluator: str) -> Importance:
@@ -211,4 +217,6 @@ def importance(opened: Store, name: str, evaluator: str) -> Importance:
             found = importances.get_param_importances(study, evaluator=evaluators[evaluator]())
     except (RuntimeError, ValueError) as error:
         raise StoreError(f"importance by {evaluator} over {len(complete)} trials: {error}") from error
-    return Importance(evaluator=evaluator, trials=len(complete), importances=found)
+    searched = dict.fromkeys(parameter for trial in complete for parameter in trial.params)
+    left_out = tuple(parameter for parameter in searched if parameter not in found)
+    return Importance(evaluator=evaluator, trials=len(complete), importances=found, left_out=left_out)

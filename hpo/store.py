@@ -87,7 +87,7 @@ def create(store: Store, definition: Definition, text: str) -> bool:
             study = _new(session, definition.name)
         else:
             definition = definitions.extended(_definition(session, study), definition)
-        plan.set_attributes(session, study.study_id, {"definition": text}, system=False)
+        plan.set_attributes(session, study.study_id, {"hpo:file": text}, system=True)
         plan.make(session, study.study_id, definition)
         return new
 

@@ -74,6 +74,8 @@ def by_hand(found: Definition, texts: Iterable[str]) -> Point:
         key, equals, raw = text.partition("=")
         if not equals or not key.strip():
             raise DefinitionError(f"{shown(text)}: want KEY=VALUE, as lr=0.001")
+        if key.strip() in given:
+            raise DefinitionError(f"{where}: {key.strip()} is given twice; give it once")
         given[key.strip()] = value_of(raw)
     there = [*found.parameters(), *config.RUN_OPTIONS]
     for option in given:

@@ -1,9 +1,11 @@
 """Work under the eyes of whoever started it: live on a terminal, a plain line per event elsewhere."""
 
+import contextlib
 import signal
 import sys
+import termios
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -11,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hpo import devices, launch, show, status, store
 from hpo.devices import Slot
-from hpo.events import Ended, Event, Reported, Started
+from hpo.events import Event, Reported, Started
 from hpo.store import Store
 
 
@@ -23,6 +25,7 @@ class Stop:
         self.signal: int | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: object) -> None:
         self.signal = number
@@ -52,7 +55,9 @@ def workers(
     """
     now = status.status(opened, name)
     where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False)
+    names = ", ".join(dict.fromkeys(slot.name for slot in where))
+    say(f"hpo: study '{name}': {len(where)} worker{'s' * (len(where) > 1)} on {names}")
     if console.is_terminal:
         _live(opened, name, console, where, settings, stop)
     else:
@@ -72,16 +77,33 @@ def _live(
     settings: Mapping[str, str],
     stop: Stop,
 ) -> None:
-    with Live(console=console, refresh_per_second=4) as screen:
+    with _no_echo(), Live(console=console, refresh_per_second=4) as screen:
 
         def tell(line: str) -> None:
             if not line.startswith("trial "):  # the table has these
-                console.print(line, markup=False, highlight=False)
+                console.print(line)
 
         for tick, _ in enumerate(launch.supervise(name, where, settings, stop.event, tell)):
             if tick % 4 == 0:
                 screen.update(_view(opened, name, console, stop))
         screen.update(_view(opened, name, console, stop))
+
+
+@contextlib.contextmanager
+def _no_echo() -> Iterator[None]:
+    """Keep the terminal from writing ^C into the live table."""
+    try:
+        before = termios.tcgetattr(sys.stdin)
+    except (termios.error, OSError, ValueError):  # standard input is no terminal
+        yield
+        return
+    after = [*before]
+    after[3] &= ~termios.ECHOCTL
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, after)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def _view(opened: Store, name: str, console: Console, stop: Stop) -> RenderableType:
@@ -93,7 +115,7 @@ def _view(opened: Store, name: str, console: Console, stop: Stop) -> RenderableT
 
 def events(given: Iterable[Event]) -> None:
     """Follow one worker's events: a bar of the trial's epochs on a terminal, else a line per event."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False)
     if not console.is_terminal:
         for event in given:
             say(show.line(event))
@@ -102,12 +124,13 @@ def events(given: Iterable[Event]) -> None:
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("waiting for a trial", total=None)
         for event in given:
-            if isinstance(event, Started):
-                text, total = f"trial {event.trial}, epoch", event.epochs
-                progress.reset(bar, description=text, total=total, completed=event.done)
-            elif isinstance(event, Reported):
+            if isinstance(event, Reported):
                 progress.update(bar, completed=event.epoch.number)
-            if not isinstance(event, Reported):
-                console.print(show.line(event), markup=False, highlight=False)
-            if isinstance(event, Ended):
-                progress.reset(bar, description="waiting for a trial", total=None)
+                continue
+            console.print(show.line(event))
+            progress.remove_task(bar)
+            if isinstance(event, Started):
+                text = f"trial {event.trial}, epoch"
+                bar = progress.add_task(text, total=event.epochs, completed=event.done)
+            else:
+                bar = progress.add_task("waiting for a trial", total=None)

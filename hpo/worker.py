@@ -59,6 +59,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     folder = store.folder_of(opened, name)
     while not stop.is_set():
         definition = store.definition_of(opened, name)  # it may have been extended meanwhile
+        datasets.look(definition)  # what every trial needs is missed before one is claimed
         claim = lease.claim(
             opened,
             study_id,

@@ -1,10 +1,11 @@
 """The training part of an epoch, beside two peers in the same run, as ratios.
 
-- *bare*: forward, backward and optimizer step on one batch that lies on the device already; nothing is faster
-- *tutorial*: the loop of PyTorch's transfer-learning tutorial: PIL transforms, DataLoader, ``.item()`` per step
+- *bare*: forward, backward and optimizer step on one batch that lies on the device already
+- *tutorial*: the loop of PyTorch's transfer-learning tutorial: PIL transforms, DataLoader, ``.item()``
 
-Windows of the three are interleaved, since shared machines swing by a third from minute to minute; figures are
-medians over the windows, with their range. Run it with ``make bench``, or ``python -m benchmarks.epoch``.
+Windows of the three are interleaved, since shared machines swing by a third from minute to minute;
+figures are medians over the windows, with their range. Run it with ``make bench``, or
+``python -m benchmarks.epoch``.
 """
 
 import argparse

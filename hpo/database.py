@@ -66,7 +66,12 @@ def parse_url(text: str) -> sa.URL:
         ) from None
     if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
         raise StoreError(f"--store {url.drivername}: want sqlite:///path or postgresql://user@host/db")
-    _check_sqlite(url) if url.drivername == "sqlite" else _check_postgres(url)
+    if url.drivername != "sqlite":
+        _check_postgres(url)
+        return url
+    _check_sqlite(url)
+    if url.database and url.database.startswith("~/"):
+        return url.set(database=str(Path(url.database).expanduser()))
     return url
 
 

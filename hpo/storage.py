@@ -246,7 +246,8 @@ class Store(RDBStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Write a state, fenced; asked once, since done twice it says that another process was faster."""
-        return self._fenced(super().set_trial_state_values, trial_id, state, values)
+        write = super().set_trial_state_values
+        return self.outlast(lambda: self._fenced(write, trial_id, state, values), patience=0.0)
 
     # What a worker asks Optuna for, besides.
     get_trial = asking(reads=True)(RDBStorage.get_trial)

@@ -1,3 +1,4 @@
+import io
 import os
 
 import pytest
@@ -84,6 +85,17 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         cut()
     assert (tmp_path / "a").read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_full_disk_is_told_as_such_wherever_it_hits(tmp_path):
+    class Full(io.BytesIO):
+        def write(self, data) -> int:
+            if self.tell() + len(data) > 2000:
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.dump({"weight": torch.zeros(10_000)}, Full())
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path):

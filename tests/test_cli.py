@@ -150,7 +150,7 @@ def test_a_setting_queued_by_hand_runs_before_what_is_searched(workplace):
     process.communicate()
     assert process.returncode == 143
     assert first.startswith("trial 4 starts")
-    assert "lr 0.05, batch 8" in first
+    assert "lr 0.05, batch_size 8" in first
     assert study_of(workplace).trials[4].params == {"lr": 0.05, "batch_size": 8}
 
 

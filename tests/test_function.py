@@ -35,6 +35,12 @@ def nothing(config, state):
     return iter(())
 
 
+def picky(config, state):
+    if config.kind == "a":
+        raise ValueError("not this one")
+    yield 0.5, None
+
+
 def broken(config, state):
     raise RuntimeError("no such luck")
     yield
@@ -146,6 +152,16 @@ def test_a_function_that_fails_fails_its_trial(place, name, message):
     (trial,) = load(place).trials
     assert trial.state.name == "FAIL"
     assert trial.user_attrs["failure"]["message"] == message
+    folder = artifact(place, load(place).user_attrs["folder"]) / "0000"
+    assert message in (folder / "traceback.txt").read_text()
+    assert message in place.hpo("trials", "small").out
+
+
+def test_a_trial_that_fails_keeps_no_other_from_running(place):
+    text = STUDY.replace("trials = 5", "trials = 0") + '[[points]]\nspeed = 0.5\nkind = "b"\ndepth = 2\n'
+    file = place.study(text.replace("own:climb", "own:picky"))
+    place.hpo("run", file, "--devices", "cpu:1")
+    assert [trial.state.name for trial in load(place).trials] == ["FAIL", "COMPLETE"]
 
 
 @pytest.mark.parametrize(

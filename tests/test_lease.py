@@ -138,19 +138,14 @@ def test_workers_that_claim_all_at_once_get_a_trial_each(url, first, sql):
     assert sql("SELECT DISTINCT token FROM hpo_leases") == [(1,)]
 
 
-def test_interrupted_trials_go_first_then_listed_settings_then_the_rest(first, sql):
-    definition = lease_worker.definition(3, {"lr": 0.5})
-    store.create(first.store, definition, "text")  # the point is trial 3
+def test_interrupted_trials_go_first_then_listed_settings_then_the_rest(first):
+    store.create(first.store, lease_worker.definition(3, {"lr": 0.5}), "text")  # the point is trial 3
     assert first.claim().number == 3
     interrupted = first.claim()
     assert interrupted.number == 0
-    first.claim()
+    store.create(first.store, lease_worker.definition(3, {"lr": 0.5}, {"lr": 0.25}), "text")
     interrupted.release()
-    assert [claim and claim.number for claim in (first.claim(), first.claim(), first.claim())] == [
-        0,
-        2,
-        None,
-    ]
+    assert numbers(first, 5) == [0, 4, 1, 2, None]
 
 
 def test_a_setting_that_plain_optuna_queued_is_claimed_too(url, first):
@@ -595,12 +590,24 @@ def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, m
 
 
 @on_postgres
+def test_a_worker_that_sleeps_within_a_claim_holds_up_nobody(first, second):
+    study_id = second.study_id
+    with second.store.transaction() as session:
+        found = session.execute(lease._claimable(session, study_id, ())).one()
+        assert found.number == 0  # and here it is stopped
+        begun = time.monotonic()
+        assert first.claim().number == 1
+        assert time.monotonic() - begun < 0.5
+
+
+@on_postgres
 def test_a_lease_renewed_while_it_is_being_claimed_is_passed_by(first, second, sql):
     """The claim finds an expired lease; the renewal commits before the claim has locked it."""
     claim = first.claim()
     run_out(sql)
+    study_id = second.study_id
     with second.store.transaction() as session:
-        found = session.execute(lease._claimable(session, second.study_id, ())).one()
+        found = session.execute(lease._claimable(session, study_id, ())).one()
         assert found.number == 0
         sql("UPDATE hpo_leases SET expires = expires + extract(epoch FROM clock_timestamp()) + 60")
         assert not lease._is_free(found, lease._locked(session, found.trial_id))

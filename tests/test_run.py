@@ -281,15 +281,21 @@ def test_a_divergent_trial_ends_pruned_and_says_where(workplace):
     assert "no complete trial" in done.err
 
 
-def test_a_trial_that_raises_fails_alone_and_keeps_its_traceback(workplace):
-    # A batch of one image and a map of one pixel: batch norm cannot normalise a single value.
+def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_it_costs_a_trial(workplace):
     text = BRIEF + "[[points]]\nlr = 0.01\nbatch_size = 1\n"
-    workplace.hpo("run", workplace.study(text), "--devices", "cpu:1")
-    good, bad = load(workplace).trials
-    assert (good.state.name, bad.state.name) == ("COMPLETE", "FAIL")
-    assert bad.user_attrs["failure"]["class"] == "ValueError"
-    folder = artifact(workplace, load(workplace).user_attrs["folder"]) / "0001"
-    assert "Expected more than 1 value" in (folder / "traceback.txt").read_text()
+    done = workplace.hpo("run", workplace.study(text), code=1)
+    assert "points[2].batch_size: model 'resnet18' does not train on one image" in done.err
+    assert not (workplace.path / "storage").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_no_trial(workplace):
+    (workplace.path / "blocked").write_text("a file where the artifacts should be")
+    done = workplace.hpo("run", workplace.study(BRIEF), "--artifacts", "blocked", code=1)
+    assert done.err.splitlines()[-1].startswith("hpo: ")
+    assert "blocked" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    (trial,) = load(workplace).trials
+    assert trial.state.name == "WAITING"
 
 
 def test_missing_data_costs_no_trial(workplace):
@@ -299,7 +305,8 @@ def test_missing_data_costs_no_trial(workplace):
     assert "pictures" in done.err
     assert "Traceback" not in done.err
     (trial,) = load(workplace).trials
-    assert trial.state.name == "WAITING"
+    assert (trial.state.name, trial.user_attrs.get("attempts")) == ("WAITING", None)
+    assert done.err.count("pictures") == 1
 
 
 def test_two_runs_of_one_study_at_once_share_its_trials(workplace):

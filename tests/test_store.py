@@ -156,11 +156,16 @@ def test_a_locked_database_is_refused_when_patience_is_over(url, opened, monkeyp
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_readers_do_not_wait_for_writers(url, opened):
     store.create(opened, definition(), "text")
-    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+    path = url.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(10, other.rollback)
+        end.start()
         begun = time.monotonic()
         assert status.status(opened, NAME).state == "idle"
         assert time.monotonic() - begun < 5
+        end.cancel()
+        end.join()
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

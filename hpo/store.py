@@ -84,7 +84,7 @@ def create(store: Store, definition: Definition, text: str) -> bool:
         study = _find(session, definition.name, lock=True)
         new = study is None
         if study is None:
-            study = _new(session, definition.name)
+            study = _new(session, definition)
         else:
             definition = definitions.extended(_definition(session, study), definition)
         plan.set_attributes(session, study.study_id, {"hpo:file": text}, system=True)
@@ -92,13 +92,15 @@ def create(store: Store, definition: Definition, text: str) -> bool:
         return new
 
 
-def _new(session: Session, name: str) -> Any:
+def _new(session: Session, definition: Definition) -> Any:
+    name = definition.name
     direction = models.StudyDirectionModel(objective=0, direction=StudyDirection.MAXIMIZE)
     study: Any = models.StudyModel(study_name=name, directions=[direction])
     session.add(study)
     session.flush()
     folder = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{uuid.uuid4().hex[:8]}"
-    plan.set_attributes(session, study.study_id, {"folder": folder}, system=False)
+    seen = {"folder": folder, "selection": definition.train.get("selection")}
+    plan.set_attributes(session, study.study_id, seen, system=False)
     plan.set_attributes(session, study.study_id, {"study:metric_names": ["accuracy"]}, system=True)
     return study
 

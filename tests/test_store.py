@@ -249,8 +249,9 @@ def test_a_study_is_stored_with_its_whole_budget_as_plain_optuna_sees_it(url, op
     study = plain(url)
     assert study.metric_names == ["accuracy"]
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE
-    assert study.user_attrs["definition"] == "name = 'study'"
+    assert opened.get_study_system_attrs(study._study_id)["hpo:file"] == "name = 'study'"
     assert study.user_attrs["folder"] == store.folder_of(opened, NAME)
+    assert study.user_attrs["selection"] == "valid"
     assert [(t.number, t.state) for t in study.trials] == [(n, TrialState.WAITING) for n in range(4)]
     one, two, three, _ = study.trials
     assert one.user_attrs == {"point": 1}
@@ -277,7 +278,7 @@ def test_a_study_is_extended_by_trials_and_points_whose_numbers_follow(url, open
     trials = plain(url).trials
     assert [trial.user_attrs.get("point") for trial in trials] == [1, None, 2, None, None]
     assert [trial._trial_id for trial in trials] == sorted(trial._trial_id for trial in trials)
-    assert plain(url).user_attrs["definition"] == "more"
+    assert opened.get_study_system_attrs(plain(url)._study_id)["hpo:file"] == "more"
 
 
 def test_any_other_change_is_refused_and_stores_nothing(url, opened, sql):
@@ -360,6 +361,35 @@ def test_six_processes_that_create_one_study_at_once_make_one(url, sql, tmp_path
         ]
         assert counts == [[(1,)], [(20,)], [(1,)]]
     assert len(plain(url).trials) == 20
+
+
+def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, opened):
+    stores = [store.open_(url, create=False) for _ in range(6)]
+    start, errors = threading.Barrier(len(stores)), []
+
+    def create(mine):
+        try:
+            for number in range(8):
+                made = definition(8, {"lr": 0.5}).model_copy(update={"name": f"study-{number}"})
+                start.wait()
+                store.create(mine, made, "text")
+                store.enqueue(mine, made.name, made.points[0])
+        except BaseException as error:
+            errors.append(error)
+            start.abort()
+            raise
+
+    threads = [threading.Thread(target=create, args=(each,)) for each in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for number in range(8):
+        study = optuna.load_study(study_name=f"study-{number}", storage=url)
+        assert [trial.number for trial in study.trials] == list(range(15))
+        assert sum(trial.user_attrs.get("enqueued", False) for trial in study.trials) == 6
+        assert len({trial.system_attrs["hpo:plan"] for trial in study.trials}) == 15
 
 
 # Points with values that no trial had before

@@ -46,7 +46,7 @@ def _one_cycle(done: int, total: int) -> float:
     start = 1 / START_DIVISOR
     peak = RISE * total - 1
     if done <= peak:
-        return _cosine(start, 1.0, done / peak) if peak else 1.0
+        return _cosine(start, 1.0, done / peak)
     return _cosine(1.0, start / END_DIVISOR, (done - peak) / (total - 1 - peak))
 
 

@@ -133,10 +133,10 @@ def live(
     running = [t for t in trials if t.state == TrialState.RUNNING]
     done = [t for t in trials if t.state.is_finished()]
     done.sort(key=lambda trial: trial.datetime_complete or trial.datetime_start, reverse=True)  # type: ignore[arg-type, return-value]  # a finished trial has a time
-    table = Table(box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1), expand=True)
     for name, width in (("trial", 5), ("state", 8), ("epochs", 14), ("best", 6)):
         table.add_column(name, width=width, no_wrap=True)
-    table.add_column("settings", no_wrap=True, overflow="ellipsis")
+    table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
     for trial in [*running, *done][: max(rows - 3, 1)]:
         table.add_row(*_row(trial, epochs.get(trial.number)))
     return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)

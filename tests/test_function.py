@@ -4,6 +4,7 @@ import math
 import os
 import signal
 
+import optuna
 import pytest
 import torch
 
@@ -220,3 +221,16 @@ def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monk
         function.find("lacking:run")
     with pytest.raises(DefinitionError):
         function.find("not_there_at_all:run")
+
+
+def test_four_workers_run_fourteen_points_once_each(place, url):
+    points = "".join(f'[[points]]\nspeed = {n}.0\nkind = "a"\n' for n in range(1, 15))
+    text = '[train]\nobjective = "own:climb"\nepochs = 3\nseconds = 0.05\n[search]\nsampler = "grid"\n'
+    place.hpo("create", place.study(text + points), HPO_STORE=url)
+    done = place.hpo("launch", "small", "--devices", "cpu:4", HPO_STORE=url)
+    assert "4 workers on cpu" in done.err
+    trials = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 14
+    assert [trial.params["speed"] for trial in trials] == [float(n) for n in range(1, 15)]
+    assert {trial.user_attrs["attempts"] for trial in trials} == {1}
+    assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)

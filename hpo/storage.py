@@ -112,9 +112,9 @@ class Store(RDBStorage):
         self.fences: dict[int, Callable[[Session], None]] = {}
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
         self._intent = _Intent()
-        text = url.render_as_string(hide_password=False)
         super().__init__(
-            text.replace("{", "{{").replace("}", "}}"),  # Optuna passes URLs through str.format
+            # Optuna passes URLs through str.format, which would choke on braces; here they are %7B and %7D.
+            url.render_as_string(hide_password=False),
             engine_kwargs=database.engine_kwargs(url),
             skip_table_creation=True,
         )

@@ -211,6 +211,29 @@ def test_a_store_that_plain_optuna_made_is_read_as_it_is_and_then_shared(url, sq
     assert sorted(optuna.get_all_study_names(url)) == [NAME, "theirs"]
 
 
+def test_tables_that_a_killed_process_left_half_made_are_finished(url):
+    engine = sa.create_engine(url)
+    for table in ("studies", "trials"):
+        models.BaseModel.metadata.tables[table].create(engine)
+    opened = store.open_(url, create=True)
+    store.create(opened, definition(), "text")
+    assert len(plain(url).trials) == 3
+
+
+def test_our_table_is_made_last_so_that_whoever_sees_it_finds_the_others(url):
+    versions = []
+
+    def look(table, connection, **_):
+        versions.append(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
+
+    sa.event.listen(storage.leases, "before_create", look)
+    try:
+        store.open_(url, create=True)
+    finally:
+        sa.event.remove(storage.leases, "before_create", look)
+    assert versions == [1]
+
+
 def test_tables_of_another_version_of_optuna_are_refused(url, opened, sql):
     sql("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
     refused(lambda: store.open_(url, create=False), "optuna storage upgrade")

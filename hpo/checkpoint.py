@@ -7,10 +7,11 @@ A name holds epoch, step, attempt and the content's SHA-256::
 The protocol: the file is made durable under its final name first; only then is the name committed to the
 store. A crash between the two leaves a file that no row names. A reader checks the hash before it
 unpickles anything, since a flipped byte loads without complaint, and falls back to the file before; two
-are kept for that. An attempt writes under its own number, so a worker that lost its trial without knowing
-cannot overwrite what its successor relies on.
+are kept for that, until the trial ends. An attempt writes under its own number, so a worker that lost its
+trial without knowing cannot overwrite what its successor relies on.
 """
 
+import copy
 import hashlib
 import re
 from collections.abc import Mapping
@@ -62,6 +63,19 @@ def dump(state: Any, file: BinaryIO) -> str:
     return hashed.hash.hexdigest()
 
 
+def snapshot(state: Any) -> Any:
+    """Copy a state, its tensors into the CPU's memory, so that training may go on changing it."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        copied = copy.copy(state)  # of its own type: a model's state carries versions besides
+        copied.update({key: snapshot(value) for key, value in state.items()})
+        return copied
+    if type(state) in (list, tuple):
+        return type(state)(map(snapshot, state))
+    return copy.deepcopy(state)
+
+
 def save(folder: Path, state: State, *, attempt: int) -> str:
     """Save a state (tensors and plain values, with "epoch" and "step") durably; give its file's name."""
     with files.durable(folder) as draft:
@@ -102,6 +116,12 @@ def prune(folder: Path, name: str) -> None:
     for other in names(folder):
         if other != name and other not in before[1 - KEPT :]:
             (folder / other).unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove all checkpoints."""
+    for name in names(folder):
+        (folder / name).unlink(missing_ok=True)
 
 
 def names(folder: Path) -> list[str]:

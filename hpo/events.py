@@ -46,7 +46,7 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """An epoch is over, and committed."""
+    """An epoch is over; its report is on its way to the store."""
 
     trial: int
     epoch: Epoch

@@ -104,6 +104,10 @@ class Run:
         if self.exhausted and not self.history:
             raise ValueError(f"{self.config.objective} yielded nothing")
 
+    def weights(self) -> Any:
+        """Give the function's own state as it stands, not a copy."""
+        return self.own
+
     def state(self) -> dict[str, Any]:
         """Give all that is needed to go on from here."""
         return {

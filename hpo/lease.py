@@ -17,19 +17,19 @@ alone, only says from when on others need not wait for a silent owner. The proto
    longer than its lease can wake at any time and do no harm: it drops the trial and takes the next.
 3. **Renew.** A thread with a connection of its own renews every third of the lease, whatever fails in
    between. It asks for the token alone: a lease that ran out but that nobody took is still ours.
-4. **Commit.** An epoch's report, its checkpoint's name, its attributes and the renewal are one fenced
-   transaction, made after the checkpoint's file is durable. A crash between file and transaction leaves a
-   file that no row names, which is garbage, and the epoch is run again from the checkpoint before it.
+4. **Commit.** An epoch's report, and a checkpoint's name, are one fenced transaction each, with attributes;
+   a checkpoint's after its file is durable. A crash between file and transaction leaves a file that no row
+   names, which is garbage; what followed the checkpoint before it is run, and reported, again.
 5. **End.** State, value, attributes and the giving up of the lease are one fenced transaction. A crash
    before it repeats nothing but what follows the last checkpoint; one after it finds the trial finished.
 6. **Release.** A worker told to stop saves, sets its trial back to WAITING and gives up the lease. The
    trial keeps its number, parameters and reported epochs, and is the next to be claimed.
 
-While the database is away, commit, end and release wait for it (``Store.outlast``) and training with them;
-within an epoch it is not even noticed. Done twice, since an acknowledgement got lost, they do no harm: the
-same values are written again under the same token, and an end that is there already is ours if the token
-is. A worker that sleeps within a transaction keeps its locks. Postgres ends its session after some seconds,
-and until then claims pass its trial by; on SQLite everybody waits for it.
+While the database is away, commit, end and release wait for it (``Store.outlast``); training goes on, since
+a thread of its own commits (``recorder``). Done twice, since an acknowledgement got lost, they do no harm:
+the same values are written again under the same token, and an end that is there already is ours if the
+token is. A worker that sleeps within a transaction keeps its locks. Postgres ends its session after some
+seconds, and until then claims pass its trial by; on SQLite everybody waits for it.
 
 A worker whose attempts die before they make a checkpoint would do so for ever: past a cap the trial FAILs.
 An attempt that was released has not died.
@@ -44,7 +44,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo import process
-from hpo.storage import GRACE, Store, asking, leases
+from hpo.storage import GRACE, Store, asking, leases, now
 
 log = logging.getLogger("hpo")
 
@@ -78,30 +78,10 @@ class Owner:
         return f"{self.host}/{self.pid}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """A lease as it stands in the table."""
-
-    trial: int  # the trial's number
-    owner: str
-    host: str
-    device: str
-    attempt: int
-    epoch: int
-    expires_in_seconds: float
-
-
 def owner(device: str) -> Owner:
     """Give this process as an owner."""
     pid = os.getpid()
     return Owner(host=socket.gethostname(), pid=pid, process=process.name_of(pid), device=device)
-
-
-def _now(session: Session) -> sa.ColumnElement[float]:
-    """Give the database's clock, in seconds since 1970; no session's time zone changes it."""
-    if session.get_bind().dialect.name == "postgresql":
-        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
-    return (sa.func.julianday("now") - 2440587.5) * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +101,7 @@ class Claim:
         Until the transaction ends nobody claims the trial, and no other tool changes its state.
         """
         mine = (leases.c.trial_id == self.trial_id) & (leases.c.token == self.token)
-        columns = {"expires": _now(session) + self.seconds, **columns}
+        columns = {"expires": now(session) + self.seconds, **columns}
         renewal = sa.update(leases).where(mine, leases.c.owner.is_not(None)).values(columns)
         if session.execute(renewal).rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
             raise LeaseLost(f"trial {self.number} is another's by now")
@@ -130,18 +110,24 @@ class Claim:
             raise LeaseLost(f"trial {self.number} was ended, or set back, by another tool")
 
     def commit(
-        self, *, checkpoint: str, report: tuple[int, float] | None, attributes: dict[str, Any]
+        self,
+        *,
+        report: tuple[int, float] | None = None,
+        checkpoint: str | None = None,
+        attributes: Mapping[str, Any],
     ) -> None:
-        """Commit a durable checkpoint's name with the epoch it closes, in one fenced transaction.
+        """Commit an epoch's report, a durable checkpoint's name, attributes, in one fenced transaction.
 
-        ``report`` is the epoch, counted from 1, and its accuracy; None where the checkpoint lies within
-        an epoch. Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
+        ``report`` is the epoch, counted from 1, and its accuracy. Waits for a database that is away.
+        Raises LeaseLost; StoreError if it stays away.
         """
 
         def write() -> None:
             with self.store.transaction() as session:
-                columns = {"checkpoint": checkpoint, "attempts": 0}
-                self.fence(session, **columns | ({"epoch": report[0]} if report else {}))
+                columns: dict[str, Any] = {} if report is None else {"epoch": report[0]}
+                if checkpoint is not None:
+                    columns |= {"checkpoint": checkpoint, "attempts": 0}
+                self.fence(session, **columns)
                 if report is not None:
                     self.store.stage_report(session, self.trial_id, *report)
                 self.store.stage_attributes(session, self.trial_id, attributes)
@@ -149,9 +135,16 @@ class Claim:
         self.store.outlast(write)
 
     def end(
-        self, state: TrialState, *, value: float | None = None, attributes: dict[str, Any] | None = None
+        self,
+        state: TrialState,
+        *,
+        value: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        forget: bool = False,
     ) -> None:
         """End the trial: state, value, attributes and the lease, in one fenced transaction.
+
+        With ``forget`` no checkpoint is known of the trial any more, and its files may go.
 
         Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
         """
@@ -160,8 +153,9 @@ class Claim:
             with self.store.transaction() as session:
                 if self._has_ended(session, state):
                     return
-                self.fence(session, owner=None, process=None, expires=0.0)
-                self.store.stage_attributes(session, self.trial_id, attributes or {})
+                forgotten = {"checkpoint": None} if forget else {}
+                self.fence(session, owner=None, process=None, expires=0.0, **forgotten)
+                self.store.stage_attributes(session, self.trial_id, {**(attributes or {}), **forgotten})
                 self.store.stage_state(session, self.trial_id, state, value)
 
         self.store.outlast(write)
@@ -233,7 +227,7 @@ def _claimable(session: Session, study_id: int, passed_by: Collection[int]) -> s
     listed = sa.exists().where(
         attribute.trial_id == trial.trial_id, attribute.key.in_(["fixed_params", "grid_id"])
     )
-    over = leases.c.owner.is_not(None) & (leases.c.expires <= _now(session))
+    over = leases.c.owner.is_not(None) & (leases.c.expires <= now(session))
     open_ = (trial.state == TrialState.WAITING) | ((trial.state == TrialState.RUNNING) & over)
     return (
         sa.select(trial.trial_id, trial.number, trial.state, leases.c.token)
@@ -247,7 +241,7 @@ def _claimable(session: Session, study_id: int, passed_by: Collection[int]) -> s
 
 def _locked(session: Session, trial_id: int) -> sa.Row[Any] | None:
     """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
-    lease = sa.select(leases, _now(session).label("now")).where(leases.c.trial_id == trial_id)
+    lease = sa.select(leases, now(session).label("now")).where(leases.c.trial_id == trial_id)
     return session.execute(lease.with_for_update(skip_locked=True)).first()
 
 
@@ -278,7 +272,7 @@ def _take(
         "device": who.device,
         "token": token,
         "attempts": 1 if lease is None else lease.attempts + 1,
-        "expires": _now(session) + seconds,
+        "expires": now(session) + seconds,
     }
     if lease is None:
         new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0, **values}
@@ -313,41 +307,6 @@ def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
         with store.transaction() as session:
             same = (leases.c.trial_id == row.trial_id) & (leases.c.token == row.token)
             session.execute(sa.update(leases).where(same, leases.c.expires > 0).values(expires=0.0))
-
-
-def _is_dead(name: str | None) -> bool:
-    """Tell whether an owner's process ran on this machine and is gone."""
-    space = process.space()
-    return bool(space and name and name.startswith(f"{space}/") and process.is_gone(name))
-
-
-@asking(reads=True)
-def held(store: Store, study_id: int) -> list[Held]:
-    """Give the leases of a study's RUNNING trials, by trial."""
-    trial = models.TrialModel
-    with store.transaction() as session:
-        rows = session.execute(
-            sa.select(trial.number, leases, _now(session).label("now"))
-            .join(leases, leases.c.trial_id == trial.trial_id)
-            .where(
-                trial.study_id == study_id,
-                trial.state == TrialState.RUNNING,
-                leases.c.owner.is_not(None),
-            )
-            .order_by(trial.number)
-        ).all()
-    return [
-        Held(
-            trial=row.number,
-            owner=row.owner,
-            host=row.host,
-            device=row.device,
-            attempt=row.token,
-            epoch=row.epoch,
-            expires_in_seconds=0.0 if _is_dead(row.process) else round(row.expires - row.now, 3),
-        )
-        for row in rows
-    ]
 
 
 @asking(reads=True)

@@ -1,36 +1,32 @@
 """One claimed trial, from its setting to its end: where Optuna, training, files and lease meet.
 
-The order within an epoch is what makes a crash harmless at any point of it::
-
-    train -> weights and curves durable -> checkpoint durable -> one fenced transaction (report, names)
-          -> prune or go on -> remove what the transaction made old
-
-A file that no transaction named is garbage, and the next attempt makes it again.
+It is trained here; what it leaves behind is written meanwhile, by ``recorder``, in an order that makes
+a crash harmless at any point of it.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import platform
 import socket
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import safetensors.torch
 import torch
 from optuna.trial import TrialState
 
-from hpo import checkpoint, curves, files, function, lease, samplers, space, status, store
+from hpo import checkpoint, curves, files, function, lease, recorder, samplers, space, status, store
 from hpo.artifacts import Artifacts, Folder
 from hpo.config import Config, Free
 from hpo.definition import Definition
 from hpo.errors import ArtifactError, HpoError
-from hpo.events import Diverged, Ended, Epoch, Event, Reported, Started
+from hpo.events import Diverged, Ended, Event, Reported, Started
 from hpo.lease import Claim
 
 if TYPE_CHECKING:
@@ -39,8 +35,6 @@ if TYPE_CHECKING:
     from hpo.data import Dataset
 
     Run = train.Run | function.Run
-
-SAVE_SECONDS = 60.0  # of an epoch between two checkpoints within it; VGG16's 1.1 GB take a second or two
 
 log = logging.getLogger("hpo")
 
@@ -113,10 +107,11 @@ def run(claim: Claim, place: Place) -> Iterator[Event]:
         except lease.LeaseLost:
             yield _lost(claim)
         except optuna.TrialPruned as pruned:
-            yield _end(claim, place, TrialState.PRUNED, {"pruned": str(pruned)})
+            yield _end(claim, place, folder, TrialState.PRUNED, {"pruned": str(pruned)})
         except Diverged as diverged:
             failure = {"class": "diverged", "message": str(diverged)}
-            yield _end(claim, place, TrialState.PRUNED, {"failure": failure, "pruned": str(diverged)})
+            attributes = {"failure": failure, "pruned": str(diverged)}
+            yield _end(claim, place, folder, TrialState.PRUNED, attributes)
         except (HpoError, KeyboardInterrupt):
             claim.release()
             raise
@@ -127,7 +122,7 @@ def run(claim: Claim, place: Place) -> Iterator[Event]:
         except Exception as error:
             _keep_traceback(claim, folder, error)
             failure = {"class": type(error).__name__, "message": str(error)[:2000]}
-            yield _end(claim, place, TrialState.FAIL, {"failure": failure})
+            yield _end(claim, place, folder, TrialState.FAIL, {"failure": failure})
 
 
 def _keep_traceback(claim: Claim, folder: Folder, error: Exception) -> None:
@@ -142,14 +137,22 @@ def _lost(claim: Claim) -> Ended:
     return Ended(trial=claim.number, state="lost", reason="another worker has it")
 
 
-def _end(claim: Claim, place: Place, state: TrialState, attributes: dict[str, Any]) -> Ended:
-    """End a trial early; a pruned one keeps its last accuracy as its value, as in Optuna."""
+def _end(
+    claim: Claim, place: Place, folder: Folder, state: TrialState, attributes: dict[str, Any]
+) -> Ended:
+    """End a trial early; a pruned one keeps its last accuracy as its value, as in Optuna.
+
+    What failed keeps its checkpoints: it can be put back.
+    """
+    forget = "failure" not in attributes
     reported = place.storage.get_trial(claim.trial_id).intermediate_values
     value = reported[max(reported)] if reported and state == TrialState.PRUNED else None
     try:
-        claim.end(state, value=value, attributes=attributes)
+        claim.end(state, value=value, attributes=attributes, forget=forget)
     except lease.LeaseLost:
         return _lost(claim)
+    if forget:
+        _clear(folder)
     reason = str(attributes.get("pruned") or attributes["failure"]["message"])
     name = "pruned" if state == TrialState.PRUNED else "failed"
     measure = status.measure(place.definition)
@@ -163,47 +166,44 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     state = checkpoint.latest(folder.local, _file(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
-    run, measure = _run(config, place, state), status.measure(place.definition)
-    done = len(run.history)
-    yield Started(
-        trial=claim.number,
-        attempt=claim.token,
-        params=trial.params,
-        epochs=config.epochs,
-        done=done,
-    )
-    if 0 < done < config.epochs and run.step == 0:
-        _prune(study, claim, place, done)  # the attempt before may have died between report and verdict
-    events = curves.Events(folder.local, done)
-    try:
-        for epoch in run.epochs():
-            if epoch is None:
-                _commit(claim, folder, run, None, {"hardware": hardware})
-                continue
-            events.write(epoch)
-            _commit(claim, folder, run, epoch, {"hardware": hardware})
-            yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs, measure=measure)
-            if not run.finished:
-                _prune(study, claim, place, epoch.number)
-    finally:
-        events.close()
+    measure = status.measure(place.definition)
+    judge = functools.partial(_prune, study, claim, place)
+    with recorder.Recorder(claim, folder, hardware, judge) as records:
+        run = _run(config, place, state, records.calls)
+        done = len(run.history)
+        yield Started(
+            trial=claim.number, attempt=claim.token, params=trial.params, epochs=config.epochs, done=done
+        )
+        if not run.finished:
+            _prune_again(claim, place, judge)
+        with contextlib.closing(curves.Events(folder.local, done)) as events:
+            for epoch in run.epochs():
+                if epoch is not None:
+                    events.write(epoch)
+                    records.report(run)
+                    yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs, measure=measure)
+                records.attend(run)
+        if not run.finished:
+            records.save(run)
     if run.finished:
-        claim.end(TrialState.COMPLETE, value=run.best.accuracy)
+        claim.end(TrialState.COMPLETE, value=run.best.accuracy, forget=True)
+        _clear(folder)
         best = run.best.accuracy
         yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
     else:
-        _commit(claim, folder, run, None, {"hardware": hardware})
         claim.release()
         yield Ended(trial=claim.number, state="released", reason="told to stop")
 
 
-def _run(config: Config | Free, place: Place, state: checkpoint.State | None) -> "Run":
+def _run(
+    config: Config | Free, place: Place, state: checkpoint.State | None, pause: Callable[[], bool]
+) -> "Run":
     if isinstance(config, Free):
         return function.Run(config, state=state, stop=place.stop)
     from hpo import train
 
     dataset = place.datasets.of(config)
-    return train.Run(config, dataset, place.device, state=state, stop=place.stop, save_every=SAVE_SECONDS)
+    return train.Run(config, dataset, place.device, state=state, stop=place.stop, pause=pause)
 
 
 def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, optuna.Study]:
@@ -260,54 +260,17 @@ def _file(name: str | None) -> str | None:
     return None if name is None else name.rpartition("/")[2]
 
 
-def _commit(
-    claim: Claim, folder: Folder, run: "Run", epoch: Epoch | None, attributes: dict[str, Any]
-) -> None:
-    """Make an epoch (or, with None, the part of one that is done) durable, then commit it."""
-    weights = None
-    if epoch is not None:
-        curves.write_csv(folder.local, run.history)
-        if run.best is epoch:
-            weights = _save_weights(folder, run, claim.token)
-            attributes = attributes | {"weights": f"{folder.name}/{weights}"}
-        attributes = attributes | {
-            "epochs": epoch.number,
-            "best_epoch": run.best.number,
-            "epoch_seconds": [round(e.seconds, 4) for e in run.history],
-        }
-    seconds = sum(e.seconds for e in run.history) + run.seconds
-    name = checkpoint.save(folder.local, run.state(), attempt=claim.token)
-    folder.publish()
-    attributes = attributes | {
-        "wall_time_seconds": round(seconds, 4),
-        "checkpoint": f"{folder.name}/{name}",
-    }
-    claim.commit(
-        checkpoint=f"{folder.name}/{name}",
-        report=None if epoch is None else (epoch.number, epoch.accuracy),
-        attributes=attributes,
-    )
-    checkpoint.prune(folder.local, name)
-    if weights is not None:
-        for old in folder.local.glob("weights-*"):
-            if old.name != weights:
-                old.unlink(missing_ok=True)
-    folder.mirror()
+def _clear(folder: Folder) -> None:
+    with contextlib.suppress(OSError):  # the trial is over; a file too many harms nobody
+        checkpoint.clear(folder.local)
+        folder.mirror()
 
 
-def _save_weights(folder: Folder, run: "Run", attempt: int) -> str:
-    """Save the weights of the epoch just done; of a person's own objective, its whole state."""
-    stem = f"weights-{run.best.number:04d}-{attempt:03d}"
-    if isinstance(run, function.Run):
-        name = f"{stem}.pt"
-        with files.durable(folder.local) as draft:
-            draft.name = name
-            checkpoint.dump(run.own, draft.file)
-    else:
-        tensors = {key: t.contiguous().cpu() for key, t in run.model.state_dict().items()}
-        name = f"{stem}.safetensors"
-        files.write(folder.local / name, safetensors.torch.save(tensors, {"format": "pt"}))
-    return name
+def _prune_again(claim: Claim, place: Place, judge: Callable[[int], None]) -> None:
+    """Ask for the verdict on the last report: the attempt before may have died before it was given."""
+    reported = place.storage.get_trial(claim.trial_id).intermediate_values
+    if reported:
+        judge(max(reported))
 
 
 def _prune(study: optuna.Study, claim: Claim, place: Place, epoch: int) -> None:

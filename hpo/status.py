@@ -11,11 +11,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import config, lease, store
+from hpo import config, store
 from hpo.definition import Definition
 from hpo.errors import StoreError
-from hpo.lease import Held
-from hpo.store import Store
+from hpo.store import Held, Store
 
 STATES = {
     TrialState.WAITING: "waiting",
@@ -64,7 +63,7 @@ def status(opened: Store, name: str) -> Status:
     """Give a study's status; raises StoreError if there is no such study."""
     trials = trials_of(opened, name)
     definition = store.definition_of(opened, name)
-    held = lease.held(opened, store.study_id(opened, name))
+    held = store.held(opened, store.study_id(opened, name))
     counts = Counter(STATES[trial.state] for trial in trials)
     ranked = best(opened, name, 1)
     alive = any(worker.expires_in_seconds > 0 for worker in held)

@@ -20,7 +20,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -73,6 +73,13 @@ sa.event.listen(
         "BEGIN DELETE FROM hpo_leases WHERE trial_id = OLD.trial_id; END"
     ).execute_if(dialect="sqlite"),
 )
+
+
+def now(session: Session) -> sa.ColumnElement[float]:
+    """Give the database's clock, in seconds since 1970; no session's time zone changes it."""
+    if session.get_bind().dialect.name == "postgresql":
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+    return (sa.func.julianday("now") - 2440587.5) * 86400.0
 
 
 class _Intent(threading.local):
@@ -174,7 +181,7 @@ class Store(RDBStorage):
         """Write a trial's accuracy after epoch ``step``, to be committed with the session."""
         self._set_trial_intermediate_value_without_commit(session, trial_id, step, accuracy)
 
-    def stage_attributes(self, session: Session, trial_id: int, attributes: dict[str, Any]) -> None:
+    def stage_attributes(self, session: Session, trial_id: int, attributes: Mapping[str, Any]) -> None:
         """Write user attributes of a trial, to be committed with the session."""
         for key, value in attributes.items():
             self._set_trial_attr_without_commit(

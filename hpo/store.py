@@ -7,15 +7,17 @@ run meanwhile: they see what is new when it is all there.
 import json
 import re
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
+from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import database, plan
+from hpo import database, plan, process
 from hpo import definition as definitions
 from hpo.database import parse_url as parse_url
 from hpo.database import shown as shown
@@ -24,7 +26,20 @@ from hpo.errors import StoreError, suggestion
 from hpo.plan import DEFINITION as DEFINITION
 from hpo.plan import RUN as RUN
 from hpo.storage import Store as Store
-from hpo.storage import asking, leases
+from hpo.storage import asking, leases, now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A lease as it stands in the table."""
+
+    trial: int  # the trial's number
+    owner: str
+    host: str
+    device: str
+    attempt: int
+    epoch: int
+    expires_in_seconds: float
 
 
 def open_(text: str, *, create: bool) -> Store:
@@ -196,3 +211,38 @@ def _stored(session: Session, study: Any) -> str:
             f"study '{study.study_name}' was made by another tool, not by hpo; use another --name"
         )
     return str(row.value_json)
+
+
+def _is_dead(name: str | None) -> bool:
+    """Tell whether an owner's process ran on this machine and is gone."""
+    space = process.space()
+    return bool(space and name and name.startswith(f"{space}/") and process.is_gone(name))
+
+
+@asking(reads=True)
+def held(store: Store, study_id: int) -> list[Held]:
+    """Give the leases of a study's RUNNING trials, by trial."""
+    trial = models.TrialModel
+    with store.transaction() as session:
+        rows = session.execute(
+            sa.select(trial.number, leases, now(session).label("now"))
+            .join(leases, leases.c.trial_id == trial.trial_id)
+            .where(
+                trial.study_id == study_id,
+                trial.state == TrialState.RUNNING,
+                leases.c.owner.is_not(None),
+            )
+            .order_by(trial.number)
+        ).all()
+    return [
+        Held(
+            trial=row.number,
+            owner=row.owner,
+            host=row.host,
+            device=row.device,
+            attempt=row.token,
+            epoch=row.epoch,
+            expires_in_seconds=0.0 if _is_dead(row.process) else round(row.expires - row.now, 3),
+        )
+        for row in rows
+    ]

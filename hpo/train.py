@@ -19,7 +19,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -60,12 +60,12 @@ class Run:
         *,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
-        save_every: float = math.inf,
+        pause: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config = config
         self.device = device
         self.stop = stop or threading.Event()
-        self.save_every = save_every  # seconds of an epoch after which it pauses for a checkpoint
+        self.pause = pause  # asked after every step: whether to leave the loop for a moment
         self.train = dataset.train.to(device)
         self.selection = dataset.selection.to(device)
         torch.manual_seed(seed_of(config.seed))
@@ -92,7 +92,7 @@ class Run:
         return max(self.history, key=lambda epoch: epoch.accuracy)
 
     def epochs(self) -> Iterator[Epoch | None]:
-        """Train, and give each epoch as it ends, and None within an epoch when it is time to save.
+        """Train, and give each epoch as it ends, and None within an epoch when it is asked to pause.
 
         Ends early, at a step's boundary, once told to stop. Raises Diverged, with epoch and step, when the
         loss is no longer finite. That is looked at some twenty times an epoch rather than at every step,
@@ -124,24 +124,24 @@ class Run:
             yield epoch
 
     def _train_epoch(self) -> Iterator[None]:
-        """Train to the end of the epoch under way, or until told to stop; pause when it is time to save."""
+        """Train to the end of the epoch under way, or until told to stop; pause when asked to."""
         number = len(self.history) + 1
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, number))
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
         steps = len(self.batches)
         look = min(max(steps // 20, 1), 50)
         model.train_mode(self.model, self.config)
-        started = since = time.perf_counter()
+        started = time.perf_counter()
         while self.step < steps and not self.stop.is_set():
             first, end = self.batches[self.step]
             self._train_step(number, self.step, order[first:end])
             self.step += 1
             if self.step % look == 0 or self.step == steps:
                 self._look(number)
-            if self.step < steps and time.perf_counter() - since > self.save_every:
+            if self.step < steps and self.pause():
                 self.seconds += time.perf_counter() - started
                 yield
-                started = since = time.perf_counter()
+                started = time.perf_counter()
         self.seconds += time.perf_counter() - started
 
     def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
@@ -190,8 +190,12 @@ class Run:
         # A loss of a finished epoch can still overflow in evaluation; a report must be a number.
         return loss_sum / len(split) if math.isfinite(loss_sum) else math.inf, correct_sum / len(split)
 
+    def weights(self) -> Mapping[str, Tensor]:
+        """Give the model's weights as they stand, not a copy."""
+        return self.model.state_dict()
+
     def state(self) -> dict[str, Any]:
-        """Give all that is needed to go on from here: tensors and plain values."""
+        """Give all that is needed to go on from here: tensors (not copies) and plain values."""
         return {
             "epoch": len(self.history),
             "step": self.step,

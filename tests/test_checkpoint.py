@@ -29,6 +29,21 @@ def test_the_same_state_has_the_same_name(tmp_path):
     assert checkpoint.save(tmp_path, state(1), attempt=1) == checkpoint.save(tmp_path, state(1), attempt=1)
 
 
+def test_a_snapshot_is_not_changed_by_what_goes_on(tmp_path):
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    live = {"model": layer.state_dict(), "own": {"seen": [1], "pair": (torch.zeros(1), {2})}}
+    snapshot = checkpoint.snapshot(live)
+    before = layer[0].weight.detach().clone()
+    with torch.no_grad():
+        layer[0].weight += 1
+    live["own"]["seen"].append(2)
+    live["own"]["pair"][0].add_(1)
+    live["own"]["pair"][1].add(3)
+    assert torch.equal(snapshot["model"]["0.weight"], before)
+    assert snapshot["own"] == {"seen": [1], "pair": (torch.zeros(1), {2})}
+    assert snapshot["model"]._metadata == layer.state_dict()._metadata
+
+
 def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_taken(tmp_path):
     older = checkpoint.save(tmp_path, state(1), attempt=1)
     newer = checkpoint.save(tmp_path, state(2), attempt=1)

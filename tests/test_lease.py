@@ -41,8 +41,8 @@ class Worker:
     def claim(self, *, seconds: float = 60.0, max_attempts: int = 5) -> lease.Claim | None:
         return lease.claim(self.store, self.study_id, self.who, seconds=seconds, max_attempts=max_attempts)
 
-    def held(self) -> list[lease.Held]:
-        return lease.held(self.store, self.study_id)
+    def held(self) -> list[store.Held]:
+        return store.held(self.store, self.study_id)
 
     def study(self, **kwargs) -> optuna.Study:
         storage = optuna.storages.get_storage(self.store)

@@ -149,7 +149,7 @@ def test_a_run_pauses_within_an_epoch_to_be_saved_and_goes_on_from_there(tmp_pat
     images = dataset(settings, tmp_path)
     whole = train.Run(settings, images, CPU)
     list(whole.epochs())
-    paused = train.Run(settings, images, CPU, save_every=0.0)
+    paused = train.Run(settings, images, CPU, pause=lambda: True)
     given = paused.epochs()
     assert [next(given), next(given)] == [None, None]
     assert paused.step == 2

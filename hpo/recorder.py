@@ -1,0 +1,201 @@
+"""What a running trial leaves behind, written by a thread of its own while training goes on.
+
+The thread does what it is handed in order, and of that there are two kinds::
+
+    report:  curves durable -> one fenced transaction (accuracy, attributes) -> the pruner's verdict
+    save:    weights durable -> checkpoint durable -> one fenced transaction (their names)
+             -> remove what the transaction made old
+
+A save is due at an epoch's end, and every ``SAVE_SECONDS`` within a long one, unless writing it would cost
+more than ``SHARE`` of the time since the one before. So a report may precede its checkpoint. What a crash
+does at any point of it:
+
+* before a report, or between it and the next save: the next attempt starts from the checkpoint before, and
+  reports again what it trains again: on the CPU, the same bits.
+* between a file and its transaction: a file that no row names, which is garbage.
+* between a save's transaction and the removal: a file too many, which the next save removes.
+
+While the database is away the thread waits for it; training does not, and its reports arrive late. What the
+thread meets (the lease lost, a full disk, the verdict) ends what it is handed, and is raised in the
+training thread, which asks at every step.
+"""
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import safetensors.torch
+
+from hpo import checkpoint, curves, files, function
+from hpo.artifacts import Folder
+from hpo.events import Diverged, Epoch
+from hpo.lease import Claim
+
+if TYPE_CHECKING:
+    from hpo import train
+
+    Run = train.Run | function.Run
+
+SAVE_SECONDS = 60.0  # of an epoch between two checkpoints within it
+SHARE = 0.03  # of the time, at most, goes to writing checkpoints
+VERDICT_SECONDS = (
+    1.0  # that training waits at an epoch's end for the pruner; after that it goes on meanwhile
+)
+
+ENDS = (optuna.TrialPruned, Diverged)  # that leave weights behind like a complete trial's
+
+
+class Recorder:
+    """Records one attempt at a trial; a context that is left when all is written.
+
+    ``judge`` gets an epoch's number once it is reported, in the recorder's thread, and raises TrialPruned.
+    """
+
+    def __init__(
+        self, claim: Claim, folder: Folder, hardware: Mapping[str, Any], judge: Callable[[int], None]
+    ) -> None:
+        self.claim = claim
+        self.folder = folder
+        self.hardware = hardware
+        self.judge = judge
+        self.error: BaseException | None = None  # what ended the recording
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._last: concurrent.futures.Future[None] | None = None
+        self._report_behind = False
+        self._saving: concurrent.futures.Future[None] | None = None
+        self._saved_at = time.monotonic()
+        self._cost = 0.0  # seconds that the last save took, snapshot and writing
+        self._weights: _Weights | None = None  # the best epoch's, while they are in no file
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        met = error or self.error
+        if met is None or isinstance(met, ENDS):
+            self._finish()
+        if error is None and met is not None:
+            raise met
+
+    def _finish(self) -> None:
+        attributes = {}
+        if self._weights is not None:
+            name = self._weights.write(self.folder, self.claim.token)
+            attributes["weights"] = f"{self.folder.name}/{name}"
+        self.folder.publish()
+        if attributes:
+            self.claim.commit(attributes=attributes)
+            self._remove_old_weights(name)
+
+    def calls(self) -> bool:
+        """Tell whether training should pause for ``attend``; cheap enough to be asked at every step."""
+        return self.error is not None or self._is_due(SAVE_SECONDS)
+
+    def report(self, run: "Run") -> None:
+        """Report the epoch just done."""
+        epoch = run.history[-1]
+        if run.best is epoch:
+            own = isinstance(run, function.Run)
+            self._weights = _Weights(epoch.number, checkpoint.snapshot(run.weights()), own)
+        attributes = {
+            "epochs": epoch.number,
+            "best_epoch": run.best.number,
+            "epoch_seconds": [round(e.seconds, 4) for e in run.history],
+            **self._attributes(run),
+        }
+        self._report_behind = self._last is not None and not self._last.done()
+        self._hand(self._write_report, list(run.history), attributes, run.finished)
+
+    def attend(self, run: "Run") -> None:
+        """Raise what the thread met, or save if it is time: at an epoch's end and whenever it calls."""
+        if run.step == 0 and self._last is not None and not self._report_behind:
+            concurrent.futures.wait([self._last], VERDICT_SECONDS)
+        if self.error is not None:
+            raise self.error
+        if not run.finished and self._is_due(0.0 if run.step == 0 else SAVE_SECONDS):
+            self.save(run)
+
+    def save(self, run: "Run") -> None:
+        """Save the run as it stands, now."""
+        self._saved_at = time.monotonic()
+        weights, self._weights = self._weights, None
+        state = checkpoint.snapshot(run.state())
+        seconds = time.monotonic() - self._saved_at
+        self._saving = self._hand(self._write_save, state, weights, self._attributes(run), seconds)
+
+    def _is_due(self, every: float) -> bool:
+        if self._saving is not None and not self._saving.done():
+            return False
+        return time.monotonic() - self._saved_at >= max(every, self._cost / SHARE)
+
+    def _attributes(self, run: "Run") -> dict[str, Any]:
+        seconds = sum(epoch.seconds for epoch in run.history) + run.seconds
+        return {"wall_time_seconds": round(seconds, 4), "hardware": self.hardware}
+
+    def _hand(self, work: Callable[..., None], *args: Any) -> "concurrent.futures.Future[None]":
+        self._last = self._thread.submit(self._do, work, *args)
+        return self._last
+
+    def _do(self, work: Callable[..., None], *args: Any) -> None:
+        if self.error is None:
+            try:
+                work(*args)
+            except BaseException as error:
+                self.error = error
+
+    def _write_report(self, history: list[Epoch], attributes: dict[str, Any], finished: bool) -> None:
+        curves.write_csv(self.folder.local, history)
+        epoch = history[-1]
+        self.claim.commit(report=(epoch.number, epoch.accuracy), attributes=attributes)
+        if not finished:
+            self.judge(epoch.number)
+
+    def _write_save(
+        self,
+        state: checkpoint.State,
+        weights: "_Weights | None",
+        attributes: dict[str, Any],
+        seconds: float,
+    ) -> None:
+        started = time.monotonic()
+        best = None if weights is None else weights.write(self.folder, self.claim.token)
+        name = checkpoint.save(self.folder.local, state, attempt=self.claim.token)
+        self.folder.publish()
+        self._cost = seconds + time.monotonic() - started
+        names = {"checkpoint": name} if best is None else {"checkpoint": name, "weights": best}
+        attributes = attributes | {key: f"{self.folder.name}/{value}" for key, value in names.items()}
+        self.claim.commit(checkpoint=attributes["checkpoint"], attributes=attributes)
+        checkpoint.prune(self.folder.local, name)
+        self._remove_old_weights(best)
+
+    def _remove_old_weights(self, name: str | None) -> None:
+        for old in self.folder.local.glob("weights-*") if name is not None else ():
+            if old.name != name:
+                old.unlink(missing_ok=True)
+        self.folder.mirror()
+
+
+class _Weights:
+    """The weights after an epoch; of a person's own objective, its whole state."""
+
+    def __init__(self, epoch: int, content: Any, own: bool) -> None:
+        self.epoch, self.content, self.own = epoch, content, own
+
+    def write(self, folder: Folder, attempt: int) -> str:
+        """Write them durably and give the file's name."""
+        stem = f"weights-{self.epoch:04d}-{attempt:03d}"
+        with files.durable(folder.local) as draft:
+            if self.own:
+                draft.name = f"{stem}.pt"
+                checkpoint.dump(self.content, draft.file)
+            else:
+                draft.name = f"{stem}.safetensors"
+                tensors = {key: tensor.contiguous() for key, tensor in self.content.items()}
+                draft.file.write(safetensors.torch.save(tensors, {"format": "pt"}))
+        return draft.name

@@ -1,0 +1,133 @@
+"""What a running trial leaves behind, with real processes: reports at once, checkpoints as they are due."""
+
+import optuna
+import pytest
+import torch
+
+import conftest
+import postgres
+from hpo import checkpoint
+from test_lease_processes import wait_for
+from test_run import artifact, load
+
+OWN = """
+import time
+import torch
+
+
+def climb(config, state):
+    state = state or {"epoch": 0, "weight": torch.zeros(config.numbers)}
+    while state["epoch"] < config.epochs:
+        time.sleep(config.seconds)
+        state["epoch"] += 1
+        state["weight"] += 1
+        with open("progress", "a") as file:
+            print(config.speed, state["epoch"], file=file)
+        if config.speed == 13.0 and state["epoch"] == 3:
+            raise RuntimeError("no such luck")
+        yield 1 - 1 / (1 + state["epoch"] * config.speed), state
+"""
+
+STUDY = """
+[train]
+objective = "own:climb"
+epochs = 40
+seconds = 0.0
+numbers = 10
+
+[search]
+sampler = "grid"
+"""
+
+
+@pytest.fixture
+def place(workplace):
+    (workplace.path / "own.py").write_text(OWN)
+    return workplace
+
+
+def points(*speeds: float) -> str:
+    return STUDY + "".join(f"[[points]]\nspeed = {speed}\n" for speed in speeds)
+
+
+def progress(place) -> list[str]:
+    path = place.path / "progress"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_checkpoints_that_would_cost_too_much_are_left_out_and_every_epoch_is_reported(place):
+    url = f"sqlite:///{place.path}/storage/hpo.db"
+    place.hpo("create", place.study(points(1.0)), "--set", "train.numbers=10000000")
+    with conftest.closed_engines():
+        sql = conftest.asking(url)
+        sql("CREATE TABLE log (name TEXT)")
+        sql(
+            "CREATE TRIGGER log_checkpoint AFTER UPDATE OF checkpoint ON hpo_leases "
+            "WHEN NEW.checkpoint IS NOT NULL BEGIN INSERT INTO log VALUES (NEW.checkpoint); END"
+        )
+        place.hpo("worker", "small")
+        saved = len(sql("SELECT DISTINCT name FROM log"))
+    (trial,) = load(place).trials
+    assert sorted(trial.intermediate_values) == list(range(1, 41))
+    assert 1 <= saved <= 10
+    best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+    assert best["weight"][0] == best["epoch"] == trial.user_attrs["best_epoch"] == 40
+
+
+def test_checkpoints_go_with_the_trial_unless_it_failed(place):
+    place.hpo("create", place.study(points(1.0, 13.0)), "--set", "train.epochs=5")
+    place.hpo("worker", "small")
+    complete, failed = load(place).trials
+    assert (complete.state.name, failed.state.name) == ("COMPLETE", "FAIL")
+    folder = artifact(place, complete.user_attrs["weights"]).parent
+    assert complete.user_attrs["checkpoint"] is None
+    assert checkpoint.names(folder) == []
+    kept = artifact(place, failed.user_attrs["checkpoint"])
+    assert checkpoint.load(kept)["epoch"] <= 2
+    assert sorted(failed.intermediate_values) == [1, 2]
+
+
+@pytest.fixture
+def away(place):
+    """A place with a server of its own, which can be stopped."""
+    with postgres.running() as server, conftest.closed_engines():
+        yield server
+
+
+def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(place, away):
+    place.hpo("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=away.url)
+    process = place.start("worker", "small", HPO_STORE=away.url)
+    wait_for(lambda: len(progress(place)) >= 5)
+    away.stop("fast")
+    before = len(progress(place))
+    wait_for(lambda: len(progress(place)) >= before + 15)
+    away.start()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "trying again" in err
+    (trial,) = optuna.load_study(study_name="small", storage=away.url).trials
+    assert (trial.state.name, trial.user_attrs["attempts"]) == ("COMPLETE", 1)
+    assert sorted(trial.intermediate_values) == list(range(1, 41))
+    assert len(progress(place)) == 40, "no epoch was run twice"
+
+
+def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_count(place, away):
+    search = 'sampler = "grid"\nprune_points = true\npruner = { name = "median", startup_trials = 1 }'
+    text = points(10.0, 0.1).replace('sampler = "grid"', search) + "seconds = 1.0\n"
+    place.hpo("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
+    process = place.start("worker", "small", HPO_STORE=away.url)
+
+    def has_begun() -> bool:
+        first, second = optuna.load_study(study_name="small", storage=away.url).trials
+        return first.state.is_finished() and second.params != {}
+
+    wait_for(has_begun)
+    away.stop("fast")  # within the second trial's first epoch
+    wait_for(lambda: "0.1 3" in progress(place))
+    away.start()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    first, second = optuna.load_study(study_name="small", storage=away.url).trials
+    assert (first.state.name, second.state.name) == ("COMPLETE", "PRUNED")
+    assert list(second.intermediate_values) == [1]
+    assert second.user_attrs["pruned"] == "by median after epoch 1"

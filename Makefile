@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format soak bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ check: install  ## lint, format, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+soak: install  ## strike a running study with faults for ten minutes (SECONDS=600)
+	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
 
 bench: install  ## measure beside named peers, as ratios in one run
 	$(BIN)/python -m benchmarks.epoch

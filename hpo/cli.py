@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hpo.errors import HpoError
+from hpo.errors import HpoError, StoreAway
 from hpo.flags import (
     ARTIFACTS,
     DATA,
@@ -212,7 +212,7 @@ def launch_(
         watch.workers(opened, name, devices, workers_per_device, settings, stop)
     except HpoError as error:
         watch.say(f"hpo: {error}")
-        raise typer.Exit(launch.FATAL) from error
+        raise typer.Exit(1 if isinstance(error, StoreAway) else launch.FATAL) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
 
@@ -249,7 +249,7 @@ def worker(
         watch.events(workers.work(opened, name, settings, stop.event))
     except HpoError as error:
         watch.say(f"hpo: {error}")
-        raise typer.Exit(launch.FATAL) from error
+        raise typer.Exit(1 if isinstance(error, StoreAway) else launch.FATAL) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
 

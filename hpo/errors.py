@@ -3,6 +3,7 @@
 HpoError
  +- DefinitionError    a study file, a --set or a setting given by hand is wrong
  +- StoreError         the store cannot be opened, or a study is not there, or not as expected
+ |   +- StoreAway      the store cannot be reached just now, which may pass by itself
  +- DataError          a data set cannot be found, downloaded or read
  +- WeightsError       pretrained weights cannot be found, downloaded or loaded
  +- DeviceError        the device asked for is not there
@@ -30,6 +31,10 @@ class DefinitionError(HpoError):
 
 class StoreError(HpoError):
     """The store cannot be opened, or a study in it is not what was asked for."""
+
+
+class StoreAway(StoreError):
+    """The store cannot be reached just now."""
 
 
 class DataError(HpoError):

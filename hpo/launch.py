@@ -1,9 +1,9 @@
 """Starting and supervising workers on this machine, each a process ``hpo worker NAME``.
 
-A worker that dies is started again with growing pauses; its trial is taken up by whoever is free. A worker
-that leaves with exit code 78 met something no restart can mend, and all stop. Workers stop by themselves,
-saving first, when their supervisor is gone: they read the end of their standard input. They run in sessions
-of their own, so that a Ctrl-C reaches the supervisor alone, which tells them.
+A worker that dies is started again, with growing pauses if it soon dies again; its trial is taken up by
+whoever is free. A worker that leaves with exit code 78 met something no restart can mend, and all stop.
+Workers stop by themselves, saving first, when their supervisor is gone: they read the end of their standard
+input. They run in sessions of their own, so that a Ctrl-C reaches the supervisor alone, which tells them.
 """
 
 import os
@@ -30,7 +30,8 @@ class Worker:
 
     slot: Slot
     process: subprocess.Popen[str]
-    deaths: int = 0
+    deaths: int = 0  # in a row, each soon after a start
+    started: float = field(default_factory=time.monotonic)
     restart_at: float | None = None
     last_line: str = ""
     reader: threading.Thread = field(default_factory=threading.Thread)
@@ -67,7 +68,7 @@ def supervise(
         for worker in workers:
             worker.reader.join(5)
             if worker.process.returncode == FATAL:
-                raise HpoError(worker.last_line.removeprefix("hpo: ").strip() or "a worker gave up")
+                raise HpoError(_last_word(worker) or "a worker gave up")
     finally:
         for worker in workers:
             if worker.process.poll() is None:
@@ -122,13 +123,19 @@ def _look_after(
         worker.restart_at = None
         return worker
     if worker.restart_at is None:
+        if time.monotonic() - worker.started > LONGEST_PAUSE:
+            worker.deaths = 0
         pause = min(2.0**worker.deaths, LONGEST_PAUSE)
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        cause = signal.Signals(-code).name if code < 0 else _last_word(worker) or f"exit code {code}"
         tell(f"a worker on {worker.slot.name} died of {cause}; starting it again in {pause:.0f} s")
         worker.restart_at = time.monotonic() + pause
     if time.monotonic() < worker.restart_at:
         return worker
     return _start(name, worker.slot, settings, tell, worker.deaths + 1)
+
+
+def _last_word(worker: Worker) -> str:
+    return worker.last_line.removeprefix("hpo: ").strip() if worker.last_line.startswith("hpo: ") else ""
 
 
 def _send(workers: list[Worker], number: signal.Signals) -> None:

@@ -34,7 +34,7 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo import database, plan
-from hpo.errors import StoreError
+from hpo.errors import StoreAway, StoreError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,6 +117,7 @@ class Store(RDBStorage):
     def __init__(self, url: sa.URL) -> None:
         self.location = url
         self.fences: dict[int, Callable[[Session], None]] = {}
+        self.patience = PATIENCE  # for whatever is asked
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
         self._intent = _Intent()
         super().__init__(
@@ -154,8 +155,8 @@ class Store(RDBStorage):
     def outlast(self, work: Callable[[], R], patience: float = PATIENCE) -> R:
         """Do ``work``, a transaction that does no harm twice, again until the database takes it.
 
-        Raises StoreError when ``patience`` (in seconds) is over, or at once where waiting mends nothing
-        (rights, a full disk). A bug of ours keeps its own exception.
+        Raises StoreAway when ``patience`` (in seconds) is over, StoreError at once where waiting mends
+        nothing (rights, a full disk). A bug of ours keeps its own exception.
         """
         begun, pause = time.monotonic(), 0.0
         while True:
@@ -166,8 +167,10 @@ class Store(RDBStorage):
                 if not away and not database.is_refusal(error):
                     raise
                 message = f"store {database.shown(self.location)}: {database.cause(error)}"
-                if not away or waited >= (min(patience, GRACE) if self.stop.is_set() else patience):
+                if not away:
                     raise StoreError(message) from error
+                if waited >= min(patience, self.patience, GRACE if self.stop.is_set() else PATIENCE):
+                    raise StoreAway(message) from error
                 if not pause:
                     log.warning("%s; trying again", message)
             else:

@@ -22,7 +22,7 @@ from hpo import definition as definitions
 from hpo.database import parse_url as parse_url
 from hpo.database import shown as shown
 from hpo.definition import Definition, Point
-from hpo.errors import StoreError, suggestion
+from hpo.errors import StoreAway, StoreError, suggestion
 from hpo.plan import DEFINITION as DEFINITION
 from hpo.plan import RUN as RUN
 from hpo.storage import Store as Store
@@ -45,7 +45,7 @@ class Held:
 def open_(text: str, *, create: bool) -> Store:
     """Open the store at a URL; with ``create``, an SQLite file and the tables are made if need be.
 
-    Raises StoreError if there is none, if it cannot be reached, or if another Optuna made it.
+    Raises StoreAway if it cannot be reached, StoreError if there is none, or if another Optuna made it.
     """
     url = parse_url(text)
     absent = StoreError(
@@ -65,7 +65,8 @@ def open_(text: str, *, create: bool) -> Store:
     except OSError as error:
         raise StoreError(f"store {shown(url)}: {error.strerror or error}") from error
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
-        raise StoreError(f"store {shown(url)}: {database.cause(error)}") from error
+        kind = StoreAway if database.is_away(error) else StoreError
+        raise kind(f"store {shown(url)}: {database.cause(error)}") from error
     except RuntimeError as error:  # how Optuna says that the tables are another version's
         raise StoreError(f"store {shown(url)}: {error}") from error
 

@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hpo import devices, launch, show, status, store
 from hpo.devices import Slot
+from hpo.errors import StoreAway
 from hpo.events import Event, Reported, Started
+from hpo.storage import PATIENCE
 from hpo.store import Store
 
 
@@ -53,6 +55,7 @@ def workers(
 
     On a terminal the study is shown live, elsewhere what the workers say.
     """
+    opened.stop = stop.event
     now = status.status(opened, name)
     where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
     console = Console(stderr=True, markup=False, highlight=False)
@@ -77,6 +80,7 @@ def _live(
     settings: Mapping[str, str],
     stop: Stop,
 ) -> None:
+    opened.patience = 0.0  # while the store is away the table stands still, and workers are looked after
     with _no_echo(), Live(console=console, refresh_per_second=4) as screen:
 
         def tell(line: str) -> None:
@@ -85,8 +89,11 @@ def _live(
 
         for tick, _ in enumerate(launch.supervise(name, where, settings, stop.event, tell)):
             if tick % 4 == 0:
-                screen.update(_view(opened, name, console, stop))
-        screen.update(_view(opened, name, console, stop))
+                with contextlib.suppress(StoreAway):
+                    screen.update(_view(opened, name, console, stop))
+        with contextlib.suppress(StoreAway):
+            screen.update(_view(opened, name, console, stop))
+    opened.patience = PATIENCE
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy as sa
 
 import conftest
 import lease_worker
@@ -166,27 +168,47 @@ def test_workers_killed_at_any_moment_lose_nothing(url, sql, tmp_path, seed):
     assert interrupted >= 20, "most kills are to hit a trial"
 
 
-def test_a_worker_stopped_for_longer_than_its_lease_is_refused_and_goes_on(url, sql, tmp_path):
-    study = Study(url, sql, 6, tmp_path)
-    epochs = {"epochs": 8, "epoch_seconds": 0.1}
-    with study.workers(2, **epochs, lease_seconds=1.0) as workers:
-        for _ in range(5):  # one stopped within a transaction keeps its locks: on SQLite nobody goes on
-            pid, trial, token = wait_for(lambda: workers.said("claimed"))[-1]
+def test_ten_workers_stopped_for_longer_than_their_lease_are_refused_and_go_on(url, sql, tmp_path):
+    study = Study(url, sql, 40, tmp_path)
+    with study.workers(20, epochs=6, epoch_seconds=0.3, lease_seconds=1.5) as workers:
+        asleep: dict[int, tuple[int, int]] = {}
+        while len(asleep) < 10:
+            pid, trial, token = wait_for(lambda: having(workers, asleep))[0]
             os.kill(pid, signal.SIGSTOP)
-            end = time.monotonic() + 4
-            taken = False
-            while not taken and time.monotonic() < end:
-                taken = any(t == trial and n > token for _, t, n in workers.said("claimed"))
-                time.sleep(0.05)
+            if holds_nothing(url, sql, pid):
+                asleep[pid] = (trial, token)
+            else:  # within a transaction it keeps its locks, on SQLite from everybody
+                os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: all(taken(workers, *words) for words in asleep.values()), 40.0)
+        for pid in asleep:
             os.kill(pid, signal.SIGCONT)
-            if taken:
-                break
-        assert taken
-        wait_for(lambda: (pid, trial, token) in workers.said("lost"))
-        wait_for(lambda: workers.said("claimed")[-1] != (pid, trial, token))
-    study.check(6, 8)
-    later = workers.said("claimed")[workers.said("claimed").index((pid, trial, token)) + 1 :]
-    assert any(who == pid for who, _, _ in later), "the refused worker took another trial"
+        wait_for(lambda: {(pid, *words) for pid, words in asleep.items()} <= set(workers.said("lost")))
+        assert set(asleep) <= set(workers.alive())
+    study.check(40, 6)
+    again = Counter(pid for pid, *_ in workers.said("claimed") if pid in asleep)
+    assert any(again[pid] > 1 for pid in asleep), "a refused worker takes another trial"
+
+
+def having(workers: Workers, asleep: dict[int, tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Give worker, trial and token of those that are awake and have a trial of which much is left."""
+    over = set(workers.said("ended")) | set(workers.said("lost"))
+    return [words for words in workers.said("claimed") if words not in over and words[0] not in asleep][-1:]
+
+
+def taken(workers: Workers, trial: int, token: int) -> bool:
+    return any(t == trial and n > token for _, t, n in workers.said("claimed"))
+
+
+def holds_nothing(url: str, sql, pid: int) -> bool:
+    """Tell whether a stopped worker is outside of any transaction."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(sa.make_url(url).database, timeout=0.5)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            return True
+    return sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'") == [(0,)]
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -199,22 +221,23 @@ def test_sqlite_takes_eight_busy_processes_without_a_complaint(url, sql, tmp_pat
     assert {token for _, _, token in workers.said("claimed")} == {1}
 
 
-def test_a_postgres_that_goes_away_costs_nothing_but_time(tmp_path):
+@pytest.mark.parametrize(("trials", "epochs"), [(6, 15), (60, 1)], ids=["reports", "claims and ends"])
+def test_a_postgres_that_goes_away_costs_nothing_but_time(tmp_path, trials, epochs):
     """Stopped for five seconds, then crashed and started at once."""
     with postgres.running() as server, conftest.closed_engines():
-        study = Study(server.url, conftest.asking(server.url), 6, tmp_path)
-        with study.workers(3, epochs=15, epoch_seconds=0.05) as workers:
+        study = Study(server.url, conftest.asking(server.url), trials, tmp_path)
+        with study.workers(3, epochs=epochs, epoch_seconds=0.05) as workers:
             wait_for(lambda: len(study.log("report")) > 20)
             server.stop("fast")
             time.sleep(5)
             assert workers.running()
             server.start()
-            wait_for(lambda: len(study.log("report")) > 50)
+            wait_for(lambda: len(study.log("report")) > 45)
             server.stop("immediate")
             server.start()
             assert workers.running()
-        study.check(6, 15)
+        study.check(trials, epochs)
         assert {token for _, _, token in workers.said("claimed")} == {1}
-        assert Counter(trial for _, trial, _ in workers.said("ended")) == Counter(range(6))
+        assert Counter(trial for _, trial, _ in workers.said("ended")) == Counter(range(trials))
         assert "trying again" in workers.err.read_text()
         assert "is back after" in workers.err.read_text()

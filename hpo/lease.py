@@ -140,9 +140,10 @@ class Claim:
         *,
         value: float | None = None,
         attributes: Mapping[str, Any] | None = None,
+        system: Mapping[str, Any] | None = None,
         forget: bool = False,
     ) -> None:
-        """End the trial: state, value, attributes and the lease, in one fenced transaction.
+        """End the trial: state, value, user and system attributes, lease, in one fenced transaction.
 
         With ``forget`` no checkpoint is known of the trial any more, and its files may go.
 
@@ -156,6 +157,7 @@ class Claim:
                 forgotten = {"checkpoint": None} if forget else {}
                 self.fence(session, owner=None, process=None, expires=0.0, **forgotten)
                 self.store.stage_attributes(session, self.trial_id, {**(attributes or {}), **forgotten})
+                self.store.stage_attributes(session, self.trial_id, system or {}, system=True)
                 self.store.stage_state(session, self.trial_id, state, value)
 
         self.store.outlast(write)

@@ -53,6 +53,17 @@ class Place:
     stop: threading.Event
 
 
+class Pruned(optuna.TrialPruned):
+    """The pruner's verdict, with the rung that it wrote down for the trials to come.
+
+    Both are committed together: who died between them would find the rung done, and never be pruned.
+    """
+
+    def __init__(self, text: str, attributes: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.attributes = attributes
+
+
 class Datasets:
     """Data sets by what decides their images, read once per worker."""
 
@@ -107,7 +118,8 @@ def run(claim: Claim, place: Place) -> Iterator[Event]:
         except lease.LeaseLost:
             yield _lost(claim)
         except optuna.TrialPruned as pruned:
-            yield _end(claim, place, folder, TrialState.PRUNED, {"pruned": str(pruned)})
+            system = pruned.attributes if isinstance(pruned, Pruned) else {}
+            yield _end(claim, place, folder, TrialState.PRUNED, {"pruned": str(pruned)}, system)
         except Diverged as diverged:
             failure = {"class": "diverged", "message": str(diverged)}
             attributes = {"failure": failure, "pruned": str(diverged)}
@@ -138,7 +150,12 @@ def _lost(claim: Claim) -> Ended:
 
 
 def _end(
-    claim: Claim, place: Place, folder: Folder, state: TrialState, attributes: dict[str, Any]
+    claim: Claim,
+    place: Place,
+    folder: Folder,
+    state: TrialState,
+    attributes: dict[str, Any],
+    system: Mapping[str, Any] | None = None,
 ) -> Ended:
     """End a trial early; a pruned one keeps its last accuracy as its value, as in Optuna.
 
@@ -148,7 +165,7 @@ def _end(
     reported = place.storage.get_trial(claim.trial_id).intermediate_values
     value = reported[max(reported)] if reported and state == TrialState.PRUNED else None
     try:
-        claim.end(state, value=value, attributes=attributes, forget=forget)
+        claim.end(state, value=value, attributes=attributes, system=system, forget=forget)
     except lease.LeaseLost:
         return _lost(claim)
     if forget:
@@ -274,11 +291,18 @@ def _prune_again(claim: Claim, place: Place, judge: Callable[[int], None]) -> No
 
 
 def _prune(study: optuna.Study, claim: Claim, place: Place, epoch: int) -> None:
-    """Raise TrialPruned if the study's pruner says so; listed points are its matter only if asked for."""
+    """Raise Pruned if the study's pruner says so; listed points are its matter only if asked for."""
     frozen = place.storage.get_trial(claim.trial_id)
     listed = {"grid_id", "fixed_params"} & frozen.system_attrs.keys()
     if listed and not place.definition.search.prune_points:
         return
-    if study.pruner.prune(study, frozen):
-        name = place.definition.search.pruner.name
-        raise optuna.TrialPruned(f"by {name} after epoch {epoch}")
+    attributes: dict[str, Any] = {}
+    claim.store.held_back[claim.trial_id] = attributes
+    try:
+        pruned = study.pruner.prune(study, frozen)
+    finally:
+        del claim.store.held_back[claim.trial_id]
+    if pruned:
+        raise Pruned(f"by {place.definition.search.pruner.name} after epoch {epoch}", attributes)
+    for key, value in attributes.items():
+        place.storage.set_trial_system_attr(claim.trial_id, key, value)

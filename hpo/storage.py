@@ -117,6 +117,7 @@ class Store(RDBStorage):
     def __init__(self, url: sa.URL) -> None:
         self.location = url
         self.fences: dict[int, Callable[[Session], None]] = {}
+        self.held_back: dict[int, dict[str, Any]] = {}  # by trial: system attributes not to be written yet
         self.patience = PATIENCE  # for whatever is asked
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
         self._intent = _Intent()
@@ -184,12 +185,13 @@ class Store(RDBStorage):
         """Write a trial's accuracy after epoch ``step``, to be committed with the session."""
         self._set_trial_intermediate_value_without_commit(session, trial_id, step, accuracy)
 
-    def stage_attributes(self, session: Session, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Write user attributes of a trial, to be committed with the session."""
+    def stage_attributes(
+        self, session: Session, trial_id: int, attributes: Mapping[str, Any], *, system: bool = False
+    ) -> None:
+        """Write user (or system) attributes of a trial, to be committed with the session."""
+        model = models.TrialSystemAttributeModel if system else models.TrialUserAttributeModel
         for key, value in attributes.items():
-            self._set_trial_attr_without_commit(
-                session, models.TrialUserAttributeModel, trial_id, key, value
-            )
+            self._set_trial_attr_without_commit(session, model, trial_id, key, value)
 
     def stage_state(
         self, session: Session, trial_id: int, state: TrialState, value: float | None = None
@@ -248,7 +250,10 @@ class Store(RDBStorage):
         self.outlast(lambda: self._fenced(write, trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write a system attribute, fenced."""
+        """Write a system attribute, fenced; or hold it back until a verdict is known."""
+        if trial_id in self.held_back:
+            self.held_back[trial_id][key] = value
+            return
         write = super().set_trial_system_attr
         self.outlast(lambda: self._fenced(write, trial_id, key, value))
 

@@ -1,8 +1,9 @@
 """Rounds of faults for as long as wanted: python tests/soak.py [--seconds S] [--seed N]; ``make soak``.
 
-Each round launches the fourteen points of ``test_chaos`` on SQLite or on a Postgres of its own, strikes
-them with kills, sleeps past the lease, killed launchers and (on Postgres) a database that is away for half
-a minute or crashes, and checks what is promised. The same seed draws the same rounds again.
+First eight processes share SQLite files for a minute. Then each round launches the fourteen points of
+``test_chaos`` on SQLite or on a Postgres of its own, strikes them with kills, sleeps past the lease, killed
+launchers and (on Postgres) a database that is away for half a minute or crashes, and checks what is
+promised. The same seed draws the same rounds again.
 """
 
 import argparse
@@ -16,9 +17,11 @@ from pathlib import Path
 import conftest
 import postgres
 from test_chaos import Storm, undisturbed
+from test_lease_processes import Study
 
 STRIKES = 20
 AWAY_SECONDS = 30.0
+CROWD_SECONDS = 60.0
 
 
 def strike(storm: Storm, server: postgres.Server | None) -> str:
@@ -46,6 +49,23 @@ def play(folder: Path, url: str, seed: int, server: postgres.Server | None, hash
     return " ".join(struck)
 
 
+def crowd(folder: Path) -> int:
+    """Let eight busy processes share SQLite files for ``CROWD_SECONDS``; give the trials they ran."""
+    end, trials = time.monotonic() + CROWD_SECONDS, 0
+    while time.monotonic() < end:
+        trials += 100
+        place = folder / str(trials)
+        place.mkdir(parents=True)
+        url = f"sqlite:///{place}/hpo.db"
+        with conftest.closed_engines():
+            study = Study(url, conftest.asking(url), 100, place)
+            with study.workers(8, seconds=300.0, epochs=5) as workers:
+                pass
+            study.check(100, 5)
+            assert workers.err.read_text() == ""
+    return trials
+
+
 def main() -> None:
     """Play rounds until the time is up; a broken promise raises, and its seed is on the screen."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -55,6 +75,10 @@ def main() -> None:
     print(f"seed {orders.seed}", flush=True)
     chance, end, rounds = random.Random(orders.seed), time.monotonic() + orders.seconds, 0
     with tempfile.TemporaryDirectory(prefix="hpo-soak-") as root:
+        print(
+            f"8 processes on SQLite for a minute: {crowd(Path(root, 'crowd'))} trials, no complaint",
+            flush=True,
+        )
         hashes = undisturbed(Path(root, "undisturbed"))
         while time.monotonic() < end:
             rounds += 1

@@ -206,3 +206,17 @@ def test_a_worker_that_starts_while_the_database_is_away_is_started_again(tmp_pa
         server.start()
         assert storm.launcher.wait(120) == 0, storm.said()
         storm.check(hashes)
+
+
+def test_six_launchers_at_once_on_an_empty_store_make_one_study_and_share_it(url, tmp_path):
+    place = place_in(tmp_path)
+    file = place.study(STUDY)
+    command = ("run", file, "--set", "train.seconds=0.0", "--devices", "cpu:1")
+    launchers = [place.start(*command, HPO_STORE=url) for _ in range(6)]
+    outputs = [launcher.communicate(timeout=180) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0] * 6, outputs
+    assert not any("Traceback" in err for _, err in outputs)
+    (study,) = optuna.get_all_study_summaries(url)
+    trials = optuna.load_study(study_name=study.study_name, storage=url).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * POINTS
+    assert {trial.user_attrs["attempts"] for trial in trials} == {1}

@@ -3,12 +3,15 @@
 import math
 import os
 import signal
+import threading
 
 import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
-from hpo import function
+from hpo import function, lease, objective, samplers, store
+from hpo.artifacts import Artifacts
 from hpo.config import Free
 from hpo.errors import DefinitionError
 from test_run import artifact, descendants, epochs_reported, load, wait_for
@@ -234,3 +237,41 @@ def test_four_workers_run_fourteen_points_once_each(place, url):
     assert [trial.params["speed"] for trial in trials] == [float(n) for n in range(1, 15)]
     assert {trial.user_attrs["attempts"] for trial in trials} == {1}
     assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
+
+
+def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place, url):
+    text = STUDY.replace('pruner = "none"', 'pruner = { name = "asha", min_epochs = 1 }')
+    place.hpo("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
+    opened = store.open_(url, create=False)
+    study_id = store.study_id(opened, "small")
+    who = lease.owner("cpu")
+    definition = store.definition_of(opened, "small")
+    setting = objective.Place(
+        study_id=study_id,
+        definition=definition,
+        storage=optuna.storages.get_storage(opened),
+        folder="",
+        artifacts=Artifacts(str(place.path)),
+        datasets=objective.Datasets(place.path),
+        device=torch.device("cpu"),
+        stop=threading.Event(),
+    )
+    study = optuna.load_study(
+        study_name="small", storage=setting.storage, pruner=samplers.pruner(definition)
+    )
+    verdicts = []
+    for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
+        claim = lease.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
+        study.get_trials(deepcopy=False)
+        claim.commit(report=(1, accuracy), attributes={})
+        for _ in range(2):  # the second time as the next attempt asks
+            try:
+                objective._prune(study, claim, setting, 1)
+                verdicts.append(False)
+            except objective.Pruned as pruned:
+                verdicts.append(True)
+                attributes = pruned.attributes
+    claim.end(TrialState.PRUNED, system=attributes)
+    assert verdicts == [False, False, False, False, True, True, True, True]
+    last = optuna.load_study(study_name="small", storage=url).trials[claim.number]
+    assert last.system_attrs["completed_rung_0"] == 0.1

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format soak bench clean
+.PHONY: help install demo test tools check format soak bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -19,8 +19,13 @@ install: $(VENV)/installed  ## make .venv with everything in it
 demo: install  ## search on real images, on the CPU, in under four minutes
 	$(BIN)/hpo run quickstart
 
-test: install check  ## check, then run every test
+test: install check tools  ## check, then run every test
 	$(BIN)/pytest -n 2 --dist worksteal
+
+tools:
+	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends iproute2; } >/dev/null; } || \
+	  echo "no command 'ip': the test that cuts a network needs it, and root (Debian: iproute2)"
 
 check: install  ## lint, format, types and import rules
 	$(BIN)/ruff check .

@@ -41,6 +41,9 @@ R = TypeVar("R")
 
 PATIENCE = 600.0  # seconds that a worker waits for the database to come back
 GRACE = 10.0  # what is left of them once the worker is told to stop
+LONGEST_PAUSE = (
+    0.5  # between two tries; with the connection's three seconds it bounds how late a heal is noticed
+)
 log = logging.getLogger("hpo")
 
 leases = sa.Table(
@@ -178,7 +181,7 @@ class Store(RDBStorage):
                 if pause:
                     log.warning("the store is back after %.1f s", time.monotonic() - begun)
                 return result
-            pause = min(pause * 2 or 0.1, 2.0)
+            pause = min(pause * 2 or 0.1, LONGEST_PAUSE)
             time.sleep(pause * random.uniform(0.5, 1.0))
 
     def stage_report(self, session: Session, trial_id: int, step: int, accuracy: float) -> None:

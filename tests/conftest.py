@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import postgres
 
 ROOT = Path(__file__).parent.parent
+HPO = (sys.executable, "-m", "hpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Workplace:
 
     def start(self, *args: str, **settings: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "hpo", *args],
+            [*HPO, *args],
             cwd=self.path,
             env={**self.environment, **settings},
             stdin=subprocess.DEVNULL,

@@ -51,10 +51,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*, password: str = "", **settings: str) -> Iterator[Server]:
+def running(*, password: str = "", trusted: str = "", **settings: str) -> Iterator[Server]:
     """Run a server on a free port of loopback, with settings, as an unprivileged user.
 
-    With a password nobody gets in without it.
+    With a password nobody gets in without it. From ``trusted``, a network, everybody gets in.
     """
     root = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
     root.chmod(0o755)
@@ -69,6 +69,9 @@ def running(*, password: str = "", **settings: str) -> Iterator[Server]:
             os.chown(root, who["user"], who["group"])
         access = ["-A", "scram-sha-256", f"--pwfile={root / 'password'}"] if password else ["-A", "trust"]
         _run([tools / "initdb", "--no-sync", *access, "-U", "postgres", "-D", data], who)
+        if trusted:
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {trusted} trust\n")
         port = _free_port()
         server = Server(
             url=f"postgresql://postgres@127.0.0.1:{port}/postgres",

@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -83,7 +82,7 @@ class Storm:
         settings = {"HPO_STORE": self.url, "HPO_LEASE_SECONDS": str(LEASE_SECONDS)}
         with (self.place.path / "err").open("a") as err:
             self.launcher = subprocess.Popen(
-                [sys.executable, "-m", "hpo", "launch", "small", "--devices", f"cpu:{WORKERS}"],
+                [*conftest.HPO, "launch", "small", "--devices", f"cpu:{WORKERS}"],
                 cwd=self.place.path,
                 env={**self.place.environment, **settings},
                 stdin=subprocess.DEVNULL,

@@ -47,3 +47,15 @@ def test_every_verb_is_in_the_readme():
 def test_nothing_names_a_place_that_only_this_workplace_has():
     for path in (*ROOT.glob("*.md"), *ROOT.glob("hpo/*.py"), *ROOT.glob("studies/*"), ROOT / "Makefile"):
         assert "/work/" not in path.read_text(), path
+
+
+def test_every_row_of_what_can_die_names_a_test_that_is_there():
+    table = README.partition("## What can die, and what happens")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*) \|$", table, re.MULTILINE)[2:]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`: ([^;|]+)", row.rpartition(" | ")[2])
+        assert named, row
+        for module, words in named:
+            begins = "def test_" + words.strip().replace(" ", "_")
+            assert begins in (ROOT / "tests" / f"{module}.py").read_text(), (module, words)

@@ -157,6 +157,28 @@ class TestOptunasOwnSuite(BasicSamplerTestCase):
         complaints.clear()  # the suite does things on purpose that Optuna complains of
 
 
+class Planned(PointSampler):
+    """Plans the trials that Optuna's suite asks for, which in a store are made in advance."""
+
+    def before_trial(self, study, trial):
+        for key, value in self.attributes(0).items():
+            study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+class TestOptunasOwnSuiteOnPoints:
+    """What of the suite is not about drawing from a distribution, which a point does not do."""
+
+    test_nan_objective_value = BasicSamplerTestCase.test_nan_objective_value
+    test_partial_fixed_sampling = BasicSamplerTestCase.test_partial_fixed_sampling
+    test_sample_single_distribution = BasicSamplerTestCase.test_sample_single_distribution
+
+    @pytest.fixture
+    def sampler(self, complaints):
+        point = {"x": 0.15, "y": 1, "z": 0.5, **dict.fromkeys("abcdef", 1)}
+        yield lambda: Planned([point])
+        complaints.clear()  # the suite gives an objective that is not a number
+
+
 # Pruners
 
 

@@ -20,7 +20,7 @@ demo: install  ## search on real images, on the CPU, in under four minutes
 	$(BIN)/hpo run quickstart
 
 test: install check tools  ## check, then run every test
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 tools:
 	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

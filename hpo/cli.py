@@ -4,16 +4,16 @@ shows what came out. Results go to stdout, progress and errors to stderr.
 Everything heavy is imported inside the verbs, so that ``hpo --help`` answers at once.
 """
 
-import json
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-from hpo.errors import HpoError, StoreAway
+from hpo import looks
+from hpo.errors import HpoError, StoreAway, StoreError
 from hpo.flags import (
     ARTIFACTS,
     DATA,
@@ -22,7 +22,6 @@ from hpo.flags import (
     ArtifactRoot,
     DataRoot,
     Devices,
-    Json,
     Lease,
     NewName,
     Sets,
@@ -31,17 +30,15 @@ from hpo.flags import (
     StudyName,
 )
 
-if TYPE_CHECKING:
-    from hpo.artifacts import Artifacts
-    from hpo.status import Best
-    from hpo.store import Store
-
 app = typer.Typer(
     help="Hyperparameter optimization for people who fine-tune vision models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(looks.app)
 
 
 def main() -> None:
@@ -55,10 +52,6 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, default=vars))
 
 
 @app.command()
@@ -87,7 +80,7 @@ def run(
             f"hpo: study '{definition.name}' is complete, all {before.budget} trials have run; "
             "nothing to do"
         )
-        _print_best(opened, definition.name, artifacts, store_url)
+        looks.print_best(opened, definition.name, artifacts, store_url)
         return
     if not new:
         watch.say(f"hpo: study '{definition.name}' goes on: {before.trials['waiting']} trials wait")
@@ -95,7 +88,8 @@ def run(
     watch.workers(opened, definition.name, devices, 1, settings, stop)
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
-    _print_best(opened, definition.name, artifacts, store_url)
+    if status.status(opened, definition.name).state != "stopped":
+        looks.print_best(opened, definition.name, artifacts, store_url)
 
 
 def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
@@ -105,30 +99,6 @@ def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) 
         "HPO_ARTIFACTS": artifacts,
         "HPO_DATA": str(data),
         "HPO_LEASE_SECONDS": str(lease_seconds),
-    }
-
-
-def _print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> None:
-    from hpo import show, status, store
-    from hpo.artifacts import Artifacts
-    from hpo.errors import StoreError
-
-    found = status.best(opened, name, 1)
-    if not found:
-        raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
-    selection = status.selection_of(store.definition_of(opened, name))
-    print(show.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
-
-
-def _places(best: "Best", opened: "Store", artifacts: "Artifacts", store_url: str) -> dict[str, str]:
-    """Say where a trial's weights, curves and store are."""
-    from hpo import store
-
-    folder = f"{store.folder_of(opened, best.study)}/{best.trial:04d}"
-    weights = {"weights": artifacts.path(best.weights)} if best.weights else {}
-    return weights | {
-        "curves": artifacts.path(f"{folder}/epochs.csv"),
-        "store": store.shown(store.parse_url(store_url)),
     }
 
 
@@ -168,7 +138,6 @@ def delete(
     """Delete a study with its artifacts, after asking."""
     from hpo import status, store
     from hpo.artifacts import Artifacts
-    from hpo.errors import StoreError
 
     opened = store.open_(store_url, create=False)
     now = status.status(opened, name)
@@ -185,6 +154,52 @@ def delete(
     store.delete(opened, name)
     place.delete(folder)
     print(f"study {name} deleted")
+
+
+@app.command()
+def pause(name: StudyName, store_url: StoreUrl = STORE) -> None:
+    """Let a study's workers save and wait, on every host, from their next epoch on."""
+    _order(name, store_url, "paused")
+    print(f"study {name} is paused: workers save at their next epoch, and wait for 'hpo resume {name}'")
+
+
+@app.command()
+def resume(name: StudyName, store_url: StoreUrl = STORE) -> None:
+    """Let a study that was paused or stopped go on."""
+    _order(name, store_url, None)
+    print(f"study {name} may go on; workers that were stopped want 'hpo launch {name}'")
+
+
+@app.command()
+def stop(name: StudyName, store_url: StoreUrl = STORE) -> None:
+    """Let a study's workers save and leave, on every host, from their next epoch on."""
+    _order(name, store_url, "stopped")
+    print(f"study {name} is stopped: workers save at their next epoch, and leave")
+
+
+def _order(name: str, store_url: str, order: str | None) -> None:
+    from hpo import control, store
+
+    control.give(store.open_(store_url, create=False), name, order)
+
+
+@app.command()
+def retry(
+    name: StudyName,
+    trial: Annotated[list[int] | None, typer.Option("--trial", metavar="N", help="This one.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Every trial that failed.")] = False,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Put failed trials back, to go on from their checkpoints."""
+    from hpo import control, store
+
+    if bool(trial) == failed:
+        raise typer.BadParameter("want --trial N (which repeats), or --failed")
+    numbers = control.retry(store.open_(store_url, create=False), name, None if failed else trial)
+    if not numbers:
+        raise StoreError(f"study '{name}' has no failed trial")
+    plural = "s" * (len(numbers) > 1)
+    print(f"trial{plural} {', '.join(map(str, numbers))} of study {name} will be tried again")
 
 
 @app.command("launch")
@@ -258,127 +273,3 @@ def _end_of_input(event: threading.Event) -> None:
     """Stop the worker when its supervisor is gone, of which the end of standard input is the sign."""
     sys.stdin.read()
     event.set()
-
-
-@app.command()
-def studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
-    """List the studies in the store."""
-    from hpo import show, status, store
-
-    opened = store.open_(store_url, create=False)
-    found = [status.status(opened, name) for name in status.names(opened)]
-    if as_json:
-        _print_json([status.document(each) for each in found])
-        return
-    show.console().print(show.studies(found))
-
-
-@app.command("status")
-def status_(name: StudyName, as_json: Json = False, store_url: StoreUrl = STORE) -> None:
-    """Show what goes on in a study."""
-    from hpo import show, status, store
-
-    opened = store.open_(store_url, create=False)
-    now = status.status(opened, name)
-    if as_json:
-        _print_json(status.document(now))
-        return
-    show.console().print(show.status(now))
-
-
-@app.command()
-def trials(
-    name: StudyName,
-    as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    trial: Annotated[int | None, typer.Option("--trial", metavar="N", help="One trial alone.")] = None,
-    store_url: StoreUrl = STORE,
-) -> None:
-    """List a study's trials."""
-    from hpo import show, status, store
-    from hpo.errors import StoreError
-
-    opened = store.open_(store_url, create=False)
-    found = status.trials_of(opened, name)
-    measure = status.measure(store.definition_of(opened, name))
-    if trial is not None:
-        found = [each for each in found if each.number == trial]
-        if not found:
-            raise StoreError(f"study '{name}' has no trial {trial}")
-    if as_json:
-        _print_json([status.trial_document(each) for each in found])
-    elif as_csv:
-        sys.stdout.write(status.csv(found))
-    elif trial is not None:
-        show.console().print(show.trial(found[0], measure))
-    else:
-        show.console().print(show.trials_table(found, measure))
-
-
-@app.command()
-def best(
-    name: StudyName,
-    count: Annotated[int, typer.Option("-n", metavar="K", min=1, help="The K best.")] = 1,
-    as_json: Json = False,
-    store_url: StoreUrl = STORE,
-    artifacts: ArtifactRoot = ARTIFACTS,
-) -> None:
-    """Show the best trial of a study, or the K best."""
-    from hpo import show, status, store
-    from hpo.artifacts import Artifacts
-    from hpo.errors import StoreError
-
-    opened = store.open_(store_url, create=False)
-    found = status.best(opened, name, count)
-    if not found:
-        raise StoreError(f"study '{name}' has no complete trial yet; 'hpo status {name}' says what it does")
-    if as_json:
-        documents = [vars(each) for each in found]
-        _print_json(documents[0] if count == 1 else documents)
-        return
-    selection = status.selection_of(store.definition_of(opened, name))
-    place = Artifacts(artifacts)
-    for each in found:
-        print(show.best(each, selection, _places(each, opened, place, store_url)))
-
-
-@app.command()
-def importance(
-    name: StudyName,
-    evaluator: Annotated[
-        Literal["ped-anova", "fanova", "mdi"],
-        typer.Option("--evaluator", help="How importance is told from the trials."),
-    ] = "ped-anova",
-    as_json: Json = False,
-    store_url: StoreUrl = STORE,
-) -> None:
-    """Show how much each parameter mattered, and how many trials say so."""
-    from hpo import show, status, store
-
-    opened = store.open_(store_url, create=False)
-    found = status.importance(opened, name, evaluator)
-    if as_json:
-        fields = ("evaluator", "trials", "importances")
-        _print_json({name: getattr(found, name) for name in fields})
-        return
-    show.console().print(show.importance(found))
-
-
-@app.command()
-def doctor(store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA) -> None:
-    """Check devices, store, artifacts, data and weights: what works, what does not, what to do."""
-    from hpo import doctor as doctors
-    from hpo import show
-
-    found = doctors.examine(store_url, artifacts, data.expanduser())
-    show.console().print(show.findings(found))
-    if any(finding.verdict == "broken" for finding in found):
-        raise typer.Exit(1)
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of a study file, for editors."""
-    from hpo import schema as schemas
-
-    _print_json(schemas.study_file())

@@ -53,7 +53,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import process
+from hpo import plan, process
 from hpo.storage import GRACE, Store, asking, leases, now
 
 log = logging.getLogger("hpo")
@@ -89,6 +89,7 @@ class Claim:
     """A trial that is ours, and the only way to write about it."""
 
     store: Store
+    study_id: int
     trial_id: int
     number: int
     token: int
@@ -115,14 +116,15 @@ class Claim:
         report: tuple[int, float] | None = None,
         checkpoint: str | None = None,
         attributes: Mapping[str, Any],
-    ) -> None:
+    ) -> str | None:
         """Commit an epoch's report, a durable checkpoint's name, attributes, in one fenced transaction.
 
-        ``report`` is the epoch, counted from 1, and its accuracy. Waits for a database that is away.
+        ``report`` is the epoch, counted from 1, and its accuracy. Gives the order that the study is under,
+        if any. Waits for a database that is away.
         Raises LeaseLost; StoreError if it stays away.
         """
 
-        def write() -> None:
+        def write() -> str | None:
             with self.store.transaction() as session:
                 columns: dict[str, Any] = {} if report is None else {"epoch": report[0]}
                 if checkpoint is not None:
@@ -131,8 +133,9 @@ class Claim:
                 if report is not None:
                     self.store.stage_report(session, self.trial_id, *report)
                 self.store.stage_attributes(session, self.trial_id, attributes)
+                return plan.order_of(session, self.study_id)
 
-        self.store.outlast(write)
+        return self.store.outlast(write)
 
     def end(
         self,
@@ -195,16 +198,16 @@ def _state(trial_id: int) -> sa.Select[Any]:
 def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attempts: int) -> Claim | None:
     """Claim the next trial of a study: interrupted ones first, then listed settings, then by number.
 
-    Gives None if there is nothing to claim now. A trial whose last ``max_attempts`` attempts made no
-    checkpoint is ended as FAILED, with the reason, on the way. ``seconds`` is how long the owner may be
-    silent.
+    Gives None if there is nothing to claim now, or the study is paused or stopped. A trial whose last
+    ``max_attempts`` attempts made no checkpoint is ended as FAILED, with the reason, on the way.
+    ``seconds`` is how long the owner may be silent.
     """
     _end_leases_of_the_dead(store, study_id)
     passed_by: set[int] = set()
     while True:
         with store.transaction() as session:
             found = session.execute(_claimable(session, study_id, passed_by)).first()
-            if found is None:
+            if found is None or plan.order_of(session, study_id) is not None:
                 return None
             lease = _locked(session, found.trial_id)
             if not _is_free(found, lease):
@@ -215,6 +218,7 @@ def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attemp
                 token = _take(store, session, study_id, found.trial_id, lease, who, seconds)
                 return Claim(
                     store=store,
+                    study_id=study_id,
                     trial_id=found.trial_id,
                     number=found.number,
                     token=token,

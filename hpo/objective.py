@@ -6,9 +6,12 @@ a crash harmless at any point of it.
 
 import contextlib
 import functools
+import gc
 import json
 import logging
+import os
 import platform
+import resource
 import socket
 import threading
 import traceback
@@ -131,10 +134,43 @@ def run(claim: Claim, place: Place) -> Iterator[Event]:
             claim.release()
             where = error.filename or f"{place.artifacts.path(place.folder)}/{claim.number:04d}"
             raise ArtifactError(f"{where}: {error.strerror or error}") from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            failure = {"class": "out_of_memory", "message": _out_of_memory(claim, place, error)}
+            error.__traceback__ = None  # its frames hold the trial's tensors
+            _give_memory_back(place.device)
+            yield _end(claim, place, folder, TrialState.FAIL, {"failure": failure})
         except Exception as error:
             _keep_traceback(claim, folder, error)
             failure = {"class": type(error).__name__, "message": str(error)[:2000]}
             yield _end(claim, place, folder, TrialState.FAIL, {"failure": failure})
+
+
+def _out_of_memory(claim: Claim, place: Place, error: BaseException) -> str:
+    """Say what was too much, how much it was, and what to try."""
+    setting = place.definition.train | place.storage.get_trial(claim.trial_id).params
+    used, there = _memory(place.device)
+    size = {key: setting[key] for key in ("model", "image_size", "batch_size") if key in setting}
+    text = f"out of memory on {place.device}: peak {used:.1f} of {there:.1f} GiB"
+    text += f" with {', '.join(f'{key} {value}' for key, value in size.items())}" if size else ""
+    if isinstance(size.get("batch_size"), int) and size["batch_size"] > 1:
+        text += f"; batch_size {size['batch_size'] // 2} takes about half, and so do smaller images"
+    return f"{text} ({str(error).partition(chr(10))[0][:300]})"
+
+
+def _memory(device: torch.device) -> tuple[float, float]:
+    """Give the most that was used, and what there is, in GiB."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+        return torch.cuda.max_memory_reserved(device) / 2**30, there / 2**30
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return used / 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _give_memory_back(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _keep_traceback(claim: Claim, folder: Folder, error: Exception) -> None:
@@ -200,6 +236,8 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
                     records.report(run)
                     yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs, measure=measure)
                 records.attend(run)
+                if records.order is not None:
+                    break
         if not run.finished:
             records.save(run)
     if run.finished:
@@ -209,7 +247,8 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
     else:
         claim.release()
-        yield Ended(trial=claim.number, state="released", reason="told to stop")
+        reason = "told to stop" if records.order is None else f"the study is {records.order}"
+        yield Ended(trial=claim.number, state="released", reason=reason)
 
 
 def _run(

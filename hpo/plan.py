@@ -25,6 +25,8 @@ from hpo.samplers import PointSampler
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
 PLAN = "hpo:plan"  # system attribute of a trial: which part of the budget it is, as "point 3"
+ORDER = "hpo:order"  # system attribute of a study: what its workers are told
+PAUSED, STOPPED = "paused", "stopped"
 RUN = "hpo:run"  # system attribute of a trial: the options of its point that are no hyperparameters
 
 
@@ -37,6 +39,14 @@ def set_attributes(session: Session, study_id: int, attributes: dict[str, Any], 
             session.add(kind(study_id=study_id, key=key, value_json=json.dumps(value)))
         else:
             row.value_json = json.dumps(value)
+
+
+def order_of(session: Session, study_id: int) -> str | None:
+    """Give the order that a study is under, PAUSED or STOPPED; None if it may go on."""
+    row = models.StudySystemAttributeModel
+    found = session.query(row.value_json).filter(row.study_id == study_id, row.key == ORDER).one_or_none()
+    order: str | None = json.loads(found[0]) if found else None
+    return order
 
 
 def make(session: Session, study_id: int, definition: Definition) -> list[int]:

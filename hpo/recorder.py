@@ -62,6 +62,7 @@ class Recorder:
         self.hardware = hardware
         self.judge = judge
         self.error: BaseException | None = None  # what ended the recording
+        self.order: str | None = None  # that the study is under: to save, and give the trial back
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._last: concurrent.futures.Future[None] | None = None
         self._report_behind = False
@@ -95,7 +96,7 @@ class Recorder:
 
     def calls(self) -> bool:
         """Tell whether training should pause for ``attend``; cheap enough to be asked at every step."""
-        return self.error is not None or self._is_due(SAVE_SECONDS)
+        return self.error is not None or self.order is not None or self._is_due(SAVE_SECONDS)
 
     def report(self, run: "Run") -> None:
         """Report the epoch just done."""
@@ -152,7 +153,8 @@ class Recorder:
     def _write_report(self, history: list[Epoch], attributes: dict[str, Any], finished: bool) -> None:
         curves.write_csv(self.folder.local, history)
         epoch = history[-1]
-        self.claim.commit(report=(epoch.number, epoch.accuracy), attributes=attributes)
+        report = (epoch.number, epoch.accuracy)
+        self.order = self.claim.commit(report=report, attributes=attributes)
         if not finished:
             self.judge(epoch.number)
 

@@ -120,7 +120,8 @@ def live(
     ``epochs`` gives each trial's planned epochs by number, ``rows`` how many lines there is room for.
     """
     ended = sum(status.trials[state] for state in ("complete", "pruned", "failed"))
-    parts = [f"{ended} of {status.budget} trials"]
+    parts = [status.state] if status.state in ("paused", "stopped") else []
+    parts += [f"{ended} of {status.budget} trials"]
     parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
     if status.best is not None:
         split = " on the test split" if status.selection == "test" else ""
@@ -184,14 +185,28 @@ def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
     return table
 
 
+def headline(found: Status) -> str:
+    """Give a study's state and the count of its trials in one line."""
+    counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
+    return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
+
+
 def status(found: Status) -> RenderableType:
     """Give a study's status as text."""
-    counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
-    lines = [f"study {found.study} is {found.state}: {counts} (budget {found.budget})"]
+    lines = [headline(found)]
     if found.best is not None:
         note = split_note(found.selection)
         lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
         lines.append(f"      {params(found.best.params)}")
+    if found.state == "paused":
+        lines.append(f"'hpo resume {found.study}' lets it go on")
+    if found.state == "stopped":
+        lines.append(f"'hpo resume {found.study}' and 'hpo launch {found.study}' let it go on")
+    return Group(*lines, *([workers(found)] if found.workers else []))
+
+
+def workers(found: Status) -> Table:
+    """Give the workers that hold trials, and for how long if they fall silent."""
     table = Table("worker", "device", "trial", "attempt", "epoch", "lease", box=None, padding=(0, 1))
     for worker in found.workers:
         left_ = worker.expires_in_seconds
@@ -203,7 +218,7 @@ def status(found: Status) -> RenderableType:
             str(worker.epoch),
             f"{left_:.0f} s" if left_ > 0 else Text("run out", style="red"),
         )
-    return Group(*lines, table) if found.workers else Group(*lines)
+    return table
 
 
 def studies(found: Iterable[Status]) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import config, store
+from hpo import config, control, store
 from hpo.definition import Definition
 from hpo.errors import StoreError
 from hpo.store import Held, Store
@@ -45,7 +45,7 @@ class Status:
     """A study at one moment."""
 
     study: str
-    state: str  # running, complete, idle
+    state: str  # running, idle; paused or stopped by an order; complete
     trials: Mapping[str, int]  # by state
     budget: int
     best: Best | None
@@ -69,9 +69,10 @@ def status(opened: Store, name: str) -> Status:
     alive = any(worker.expires_in_seconds > 0 for worker in held)
     # A trial that runs without a lease is another tool's, and does not keep our study open.
     open_ = counts["waiting"] + len(held)
+    order = control.order(opened, store.study_id(opened, name))
     return Status(
         study=name,
-        state="running" if alive else "idle" if open_ else "complete",
+        state=(order or ("running" if alive else "idle")) if open_ else "complete",
         trials={state: counts[state] for state in STATES.values()},
         budget=definition.budget,
         best=ranked[0] if ranked else None,

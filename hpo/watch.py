@@ -5,16 +5,18 @@ import signal
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo import devices, launch, show, status, store
 from hpo.devices import Slot
-from hpo.errors import StoreAway
+from hpo.errors import StoreAway, StoreError
 from hpo.events import Event, Reported, Started
+from hpo.status import Status
 from hpo.storage import PATIENCE
 from hpo.store import Store
 
@@ -60,7 +62,10 @@ def workers(
     where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
     console = Console(stderr=True, markup=False, highlight=False)
     names = ", ".join(dict.fromkeys(slot.name for slot in where))
+    _refuse_stopped(now)
     say(f"hpo: study '{name}': {len(where)} worker{'s' * (len(where) > 1)} on {names}")
+    if now.state == "paused":
+        say(f"hpo: study '{name}' is paused; workers wait for 'hpo resume {name}'")
     if console.is_terminal:
         _live(opened, name, console, where, settings, stop)
     else:
@@ -70,6 +75,47 @@ def workers(
         now = status.status(opened, name)
         ended = now.budget - now.trials["waiting"] - now.trials["running"]
         say(f"hpo: stopped with {ended} of {now.budget} trials done; the same command goes on from here")
+    elif (now := status.status(opened, name)).state == "stopped":
+        say(f"hpo: study '{name}' was stopped; 'hpo resume {name}', then the same command, goes on")
+
+
+def _refuse_stopped(now: Status) -> None:
+    if now.state == "stopped":
+        raise StoreError(f"study '{now.study}' is stopped; 'hpo resume {now.study}' first")
+
+
+def study(opened: Store, name: str) -> None:
+    """Show a study until it is complete, whoever runs it: live on a terminal, else a line per change."""
+    console = Console(stderr=False, markup=False, highlight=False)
+    if not console.is_terminal:
+        _follow(opened, name)
+        return
+    with _no_echo(), Live(console=console, refresh_per_second=4, screen=False) as screen:
+        while True:
+            now = status.status(opened, name)
+            screen.update(_watched(opened, now, console))
+            if now.state == "complete":
+                return
+            time.sleep(1.0)
+
+
+def _follow(opened: Store, name: str) -> None:
+    before = ""
+    while True:
+        now = status.status(opened, name)
+        if (line := show.headline(now)) != before:
+            print(line, flush=True)
+            before = line
+        if now.state == "complete":
+            return
+        time.sleep(1.0)
+
+
+def _watched(opened: Store, now: Status, console: Console) -> RenderableType:
+    trials = status.trials_of(opened, now.study)
+    planned = status.epochs(store.definition_of(opened, now.study), trials)
+    rows = max(console.height - 6 - len(now.workers), 3)
+    return Group(show.workers(now), show.live(now, trials, planned, rows))
 
 
 def _live(

@@ -1,5 +1,6 @@
 """A worker: claims one trial after another until the study is complete or it is told to stop."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +9,18 @@ from pathlib import Path
 import optuna
 import torch
 
-from hpo import lease, objective, store
+from hpo import control, lease, objective, store
 from hpo.artifacts import Artifacts
-from hpo.errors import DeviceError
+from hpo.errors import ArtifactError, DataError, DeviceError
 from hpo.events import Event
 from hpo.objective import Place
 from hpo.store import Store
 
+FAILURES = 3  # in a row that no trial is to blame for, after which a worker gives up
 IDLE_SECONDS = 0.5  # between two looks at a study in which others run what is left
+
+
+log = logging.getLogger("hpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     where = device(settings.device)
     datasets = objective.Datasets(settings.data)
     folder = store.folder_of(opened, name)
+    failures = 0  # in a row that no trial is to blame for
     while not stop.is_set():
         definition = store.definition_of(opened, name)  # it may have been extended meanwhile
         datasets.look(definition)  # what every trial needs is missed before one is claimed
@@ -68,10 +74,13 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
             max_attempts=definition.search.max_attempts,
         )
         if claim is None:
-            if not lease.is_open(opened, study_id):
+            if control.order(opened, study_id) == control.STOPPED or not lease.is_open(opened, study_id):
                 return
             stop.wait(IDLE_SECONDS)
             continue
+        if storage.get_trial(claim.trial_id).state.is_finished():
+            # Put back after it had failed; Optuna's cache never reads a finished trial again.
+            storage = optuna.storages.get_storage(opened)
         place = Place(
             study_id=study_id,
             definition=definition,
@@ -82,4 +91,12 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
             device=where,
             stop=stop,
         )
-        yield from objective.run(claim, place)
+        try:
+            yield from objective.run(claim, place)
+            failures = 0
+        except (ArtifactError, DataError) as error:
+            failures += 1
+            if failures == FAILURES:
+                raise
+            log.warning("trial %d given back: %s; trying again", claim.number, error)
+            stop.wait(2.0**failures)

@@ -147,7 +147,7 @@ class Storm:
             self.launcher.wait()
             self.start()
 
-    def check(self, hashes: list[str]) -> None:
+    def check(self, hashes: list[str] | None = None) -> None:
         """Check what is promised whatever died."""
         trials = optuna.load_study(study_name="small", storage=self.url).trials
         assert [trial.state.name for trial in trials] == ["COMPLETE"] * POINTS
@@ -158,7 +158,8 @@ class Storm:
         rows = self.sql("SELECT trial_id, step, count(*) FROM trial_intermediate_values GROUP BY 1, 2")
         assert [count for _, _, count in rows] == [1] * (POINTS * EPOCHS)
         assert self.sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)]
-        assert [digest(self.place, trial) for trial in trials] == hashes
+        if hashes is not None:
+            assert [digest(self.place, trial) for trial in trials] == hashes
 
 
 def digest(place: conftest.Workplace, trial: optuna.trial.FrozenTrial) -> str:

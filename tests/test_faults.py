@@ -1,6 +1,7 @@
-"""The network, the disk and the clock against real workers; the first two want root, as CI has."""
+"""Network, disk, clock and foreign tools against real workers; the first two want root, as CI has."""
 
 import contextlib
+import ipaddress
 import os
 import shutil
 import sqlite3
@@ -16,8 +17,8 @@ import sqlalchemy as sa
 
 import conftest
 import postgres
-from hpo import checkpoint
-from test_lease_processes import wait_for
+from hpo import checkpoint, worker
+from test_run import descendants, wait_for
 
 OWN = """
 import time
@@ -25,31 +26,21 @@ import torch
 
 
 def climb(config, state):
-    state = state or {"epoch": 0, "weight": torch.zeros(config.numbers)}
+    state = state or {"epoch": 0, "weight": torch.zeros(100_000)}
     while state["epoch"] < config.epochs:
-        time.sleep(config.seconds)
+        time.sleep(0.2)
         state["epoch"] += 1
         with open("progress", "a") as file:
             print(config.speed, state["epoch"], file=file)
         yield 1 - 1 / (1 + state["epoch"] * config.speed), state
 """
 
-STUDY = """
-[train]
-objective = "own:climb"
-epochs = 20
-seconds = 0.2
-numbers = 100_000
 
-[search]
-sampler = "grid"
-
-[[points]]
-speed = 1.0
-
-[[points]]
-speed = 2.0
-"""
+def study(*epochs: int) -> str:
+    """Give a study of one point after the other, with so many epochs each."""
+    head = '[train]\nobjective = "own:climb"\n\n[search]\nsampler = "grid"\n'
+    points = (f"\n[[points]]\nspeed = {i}.0\nepochs = {n}\n" for i, n in enumerate(epochs, 1))
+    return head + "".join(points)
 
 
 @pytest.fixture
@@ -58,25 +49,41 @@ def place(workplace):
     return workplace
 
 
-def progress(place) -> int:
+def progress(place) -> list[list[str]]:
+    """Give the speed and the number of every epoch that was trained, in that order."""
     path = place.path / "progress"
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def check(url: str, attempts: list[int]) -> None:
-    """Check that both trials are complete, with each epoch once, after so many attempts."""
+def epochs(place, speed: float) -> int:
+    return sum(words[0] == str(speed) for words in progress(place))
+
+
+def reports(sql, number: int) -> int:
+    query = (
+        "SELECT count(*) FROM trial_intermediate_values JOIN trials USING (trial_id) WHERE number = :number"
+    )
+    return sql(query, number=number)[0][0]
+
+
+def check(url: str, planned: list[int], attempts: list[int]) -> None:
+    """Check that each trial is complete, with so many epochs, each once, after so many attempts."""
     trials = optuna.load_study(study_name="small", storage=url).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
-    for trial in trials:
-        assert sorted(trial.intermediate_values) == list(range(1, trial.user_attrs["epochs"] + 1))
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * len(planned)
+    for trial, epochs in zip(trials, planned, strict=True):
+        assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
     assert [trial.user_attrs["attempts"] for trial in trials] == attempts
 
 
 def want_root(*tools: str) -> None:
     """Skip a test that wants root and tools where they are not; never in CI."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if os.geteuid() != 0 or missing:
-        why = f"wants root and {', '.join(tools)}"
+    command = ["unshare", "--net", "--mount", "true"]  # which root in a plain container may not
+    if (
+        os.geteuid() != 0
+        or any(shutil.which(tool) is None for tool in (*tools, command[0]))
+        or subprocess.run(command, capture_output=True, check=False).returncode != 0
+    ):
+        why = f"wants a root that may mount and make networks, and {', '.join(tools)}"
         assert os.environ.get("CI") != "true", why
         pytest.skip(why)
 
@@ -85,28 +92,39 @@ def want_root(*tools: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class End:
+    """An end of the cable: the words by which ``ip`` reaches it, its interface and its address."""
+
+    ip: tuple[str, ...]
+    interface: str
+    address: str
+
+    def hardware(self) -> str:
+        words = ip(*self.ip, "-o", "link", "show", self.interface).split()
+        return words[words.index("link/ether") + 1]
+
+    def send_to(self, other: "End", hardware: str) -> None:
+        """Send what is for the other end to this network card, there or not."""
+        words = ("neigh", "replace", other.address, "lladdr", hardware, "dev", self.interface)
+        ip(*self.ip, *words, "nud", "permanent")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Link:
     """A cable between this machine and a network namespace, which can be cut without a sign of it."""
 
     namespace: str
-    here: str  # interfaces and addresses at both ends
-    there: str
-    address: str
-    peer: str
+    here: End
+    there: End
 
     def cut(self) -> None:
-        """Send what goes there to nobody: no error, no reset, packets just vanish."""
-        self._neighbour("02:00:00:00:00:99")
+        """Send everything to a card that is not there: no error, no reset, packets just vanish."""
+        self.here.send_to(self.there, "02:00:00:00:00:99")
+        self.there.send_to(self.here, "02:00:00:00:00:99")
 
     def heal(self) -> None:
-        self._neighbour(self.hardware())
-
-    def _neighbour(self, hardware: str) -> None:
-        ip("neigh", "replace", self.peer, "lladdr", hardware, "dev", self.here, "nud", "permanent")
-
-    def hardware(self) -> str:
-        words = ip("-n", self.namespace, "-o", "link", "show", self.there).split()
-        return words[words.index("link/ether") + 1]
+        self.here.send_to(self.there, self.there.hardware())
+        self.there.send_to(self.here, self.here.hardware())
 
 
 def ip(*words: str) -> str:
@@ -118,66 +136,80 @@ def ip(*words: str) -> str:
 @pytest.fixture
 def link() -> Iterator[Link]:
     want_root("ip")
-    mark, net = os.getpid() % 100_000, f"10.{os.getpid() % 200 + 20}.{os.getpid() // 200 % 250}"
-    found = Link(
-        namespace=f"hpo{mark}",
-        here=f"hpoa{mark}",
-        there=f"hpob{mark}",
-        address=f"{net}.1",
-        peer=f"{net}.2",
-    )
-    ip("netns", "add", found.namespace)
+    mark = os.getpid() % 2**15
+    first = ipaddress.ip_address("198.18.0.0") + 4 * mark  # of a range that is for tests of networks
+    space = f"hpo{mark}"
+    here = End(ip=(), interface=f"hpoa{mark}", address=str(first + 1))
+    there = End(ip=("-n", space), interface=f"hpob{mark}", address=str(first + 2))
+    ip("netns", "add", space)
     try:
-        ip("link", "add", found.here, "type", "veth", "peer", "name", found.there, "netns", found.namespace)
-        ip("addr", "add", f"{found.address}/24", "dev", found.here)
-        ip("link", "set", found.here, "up")
-        for device in (found.there, "lo"):
-            ip("-n", found.namespace, "link", "set", device, "up")
-        ip("-n", found.namespace, "addr", "add", f"{found.peer}/24", "dev", found.there)
-        yield found
+        kind = ("type", "veth", "peer", "name", there.interface, "netns", space)
+        ip("link", "add", here.interface, *kind)
+        for end in (here, there):
+            ip(*end.ip, "addr", "add", f"{end.address}/30", "dev", end.interface)
+            ip(*end.ip, "link", "set", end.interface, "up")
+        yield Link(namespace=space, here=here, there=there)
     finally:
-        ip("netns", "delete", found.namespace)  # its end of the cable goes with it, and so does ours
+        ip("netns", "delete", space)  # its end of the cable goes with it, and so does ours
 
 
 def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, link):
-    settings = {"listen_addresses": link.address, "trusted": f"{link.address}/24"}
-    with postgres.running(**settings) as server, conftest.closed_engines():
-        url = sa.make_url(server.url).set(host=link.address).render_as_string(hide_password=False)
-        sql = conftest.asking(url)
-        place.hpo("create", place.study(STUDY), "--set", "train.epochs=60", HPO_STORE=url)
+    """One worker reports all the time, the other claims and ends one small trial after the other."""
+    planned = [60] + [1] * 40
+    settings = {"listen_addresses": link.here.address, "trusted": f"{link.there.address}/30"}
+    with contextlib.ExitStack() as cleanup:
+        server = cleanup.enter_context(postgres.running(**settings))
+        cleanup.enter_context(conftest.closed_engines())
+        url = sa.make_url(server.url).set(host=link.here.address).render_as_string(hide_password=False)
+        file = place.study(study(*planned))
         with (place.path / "err").open("w") as err:
-            worker = subprocess.Popen(
-                ["ip", "netns", "exec", link.namespace, *conftest.HPO, "worker", "small"],
+            launcher = subprocess.Popen(
+                ["ip", "netns", "exec", link.namespace, *conftest.HPO, "run", file, "--devices", "cpu:2"],
                 cwd=place.path,
                 env={**place.environment, "HPO_STORE": url},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 stderr=err,
             )
-        try:
-            wait_for(lambda: progress(place) >= 5)
-            link.cut()
-            cut = time.monotonic()
-            wait_for(lambda: "trying again" in (place.path / "err").read_text())
-            noticed = time.monotonic() - cut
-            before, reported = progress(place), reports(sql)
-            wait_for(lambda: progress(place) >= before + 10)
-            assert reports(sql) == reported
-            link.heal()
-            healed = time.monotonic()
-            wait_for(lambda: reports(sql) > reported)
-            made_up = time.monotonic() - healed
-            assert worker.wait(120) == 0, (place.path / "err").read_text()
-        finally:
-            worker.kill()
-            worker.wait()
-        print(f"noticed after {noticed:.1f} s, made up for {made_up:.1f} s after the heal")
+        cleanup.callback(end, launcher)
+        wait_for(lambda: epochs(place, 1.0) >= 5 and len({words[0] for words in progress(place)}) >= 4, 60)
+        link.cut()
+        cut = time.monotonic()
+        wait_for(lambda: said(place, "trying again") == 2)  # both workers
+        noticed = time.monotonic() - cut
+        sql = conftest.asking(url)
+        before, reported = epochs(place, 1.0), reports(sql, 0)
+        wait_for(lambda: epochs(place, 1.0) >= before + 10)
+        assert reports(sql, 0) == reported
+        assert said(place, "is back after") == 0
+        link.heal()
+        healed = time.monotonic()
+        wait_for(lambda: reports(sql, 0) > reported)
+        made_up = time.monotonic() - healed
+        wait_for(lambda: said(place, "is back after") == 2)
+        back = time.monotonic() - healed
+        assert launcher.wait(120) == 0, (place.path / "err").read_text()
+        print(f"noticed after {noticed:.1f} s; a report {made_up:.1f} s after the heal, both {back:.1f} s")
+        assert said(place, "died") == 0
+        check(url, planned, [1] * len(planned))
+        assert len(progress(place)) == sum(planned), "no epoch was run twice"
         assert noticed < 6
         assert made_up < 3
-        check(url, [1, 1])
-        assert progress(place) == 120, "no epoch was run twice"
 
 
-def reports(sql) -> int:
-    return sql("SELECT count(*) FROM trial_intermediate_values")[0][0]
+def said(place, text: str) -> int:
+    """Give how many lines of what the workers wrote about the store have a text."""
+    lines = (place.path / "err").read_text().splitlines()
+    return sum(text in line for line in lines if "lease of trial" not in line)
+
+
+def end(launcher: subprocess.Popen) -> None:
+    """End a launcher and all its workers, if it still runs."""
+    if launcher.poll() is None:
+        for pid in [*descendants(launcher.pid), launcher.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        launcher.wait()
 
 
 # The disk
@@ -186,7 +218,7 @@ def reports(sql) -> int:
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Path]:
     """A disk of eight megabytes."""
-    want_root("mount")
+    want_root("mount", "umount")
     path = tmp_path / "disk"
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], check=True)
@@ -197,50 +229,50 @@ def disk(tmp_path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+    with contextlib.suppress(OSError), (disk / "ballast").open("ab", buffering=0) as file:
         while True:
             file.write(bytes(4096))
 
 
-def run_into_a_full_disk(place, disk: Path, **settings: str) -> conftest.Done:
-    """Launch the study, fill the disk meanwhile, and give what the launcher said."""
-    launcher = place.start("launch", "small", "--devices", "cpu:1", **settings)
-    wait_for(lambda: progress(place) >= 5)
-    fill(disk)
-    out, err = launcher.communicate(timeout=60)
+def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
+    """Run the study on a disk that fills up meanwhile, and stays full, and give the last line."""
+    launcher = place.start("run", place.study(study(20, 2)), "--devices", "cpu:1", **settings)
+    try:
+        wait_for(lambda: len(progress(place)) >= 5, 60)
+        wait_for(lambda: fill(disk) or launcher.poll() is not None, 60)
+    finally:
+        end(launcher)
+    _, err = launcher.communicate()
+    assert launcher.returncode == 1, err
     assert "Traceback" not in err
-    return conftest.Done(code=launcher.returncode, out=out, err=err)
+    (disk / "ballast").unlink()
+    return err.splitlines()[-1]
 
 
 def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, url):
     settings = {"HPO_STORE": url, "HPO_ARTIFACTS": str(disk)}
-    place.hpo("create", place.study(STUDY), **settings)
-    done = run_into_a_full_disk(place, disk, **settings)
-    assert done.code == 78
-    assert done.err.splitlines()[-1].startswith(f"hpo: {disk}/")
-    assert "No space left on device" in done.err.splitlines()[-1]
+    line = run_into_a_full_disk(place, disk, **settings)
+    assert line.startswith(f"hpo: {disk}/")
+    assert line.endswith("No space left on device")
     trial = optuna.load_study(study_name="small", storage=url).trials[0]
     assert trial.state.name == "WAITING"
-    assert checkpoint.load(disk / trial.user_attrs["checkpoint"]) is not None
+    saved = checkpoint.load(disk / trial.user_attrs["checkpoint"])
+    assert saved is not None
     assert list(disk.rglob("*.draft")) == []
-    (disk / "ballast").unlink()
-    again = place.hpo("launch", "small", "--devices", "cpu:1", **settings)
+    again = place.hpo("run", "small.toml", "--devices", "cpu:1", **settings)
     assert "trial 0 starts" in again.err
     assert "goes on after epoch" in again.err
-    check(url, [2, 1])
+    check(url, [20, 2], [worker.FAILURES + 1, 1])
 
 
 def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
     url = f"sqlite:///{disk}/hpo.db"
-    place.hpo("create", place.study(STUDY), HPO_STORE=url)
-    done = run_into_a_full_disk(place, disk, HPO_STORE=url)
-    assert done.code == 78
-    assert done.err.splitlines()[-1].startswith(f"hpo: store {url}: ")
-    (disk / "ballast").unlink()
+    line = run_into_a_full_disk(place, disk, HPO_STORE=url)
+    assert line.startswith(f"hpo: store {url}: ")
     with contextlib.closing(sqlite3.connect(disk / "hpo.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    place.hpo("launch", "small", "--devices", "cpu:1", HPO_STORE=url)
-    check(url, [2, 1])
+    place.hpo("run", "small.toml", "--devices", "cpu:1", HPO_STORE=url)
+    check(url, [20, 2], [2, 1])
 
 
 # The clock
@@ -249,10 +281,28 @@ def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
 def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
     with postgres.running(timezone="Asia/Tokyo") as server, conftest.closed_engines():
         settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "3"}
-        place.hpo("create", place.study(STUDY), "--set", "train.epochs=30", **settings)
+        place.hpo("create", place.study(study(25, 25)), **settings)
         zones = ("America/New_York", "Australia/Sydney")
         workers = [place.start("worker", "small", PGTZ=zone, TZ=zone, **settings) for zone in zones]
         outputs = [worker.communicate(timeout=90) for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0], outputs
-        check(server.url, [1, 1])
-        assert progress(place) == 60, "no epoch was run twice"
+        check(server.url, [25, 25], [1, 1])
+        assert len(progress(place)) == 50, "no epoch was run twice"
+
+
+# Foreign tools
+
+
+def test_a_trial_that_another_tool_runs_is_shown_and_left_alone(place):
+    url = f"sqlite:///{place.path}/hpo.db"
+    with conftest.closed_engines():
+        place.hpo("create", place.study(study(2, 2)), HPO_STORE=url)
+        foreign = optuna.load_study(study_name="small", storage=url).ask()
+        ran = place.hpo("launch", "small", "--devices", "cpu:1", HPO_STORE=url)
+        assert f"trial {foreign.number} " not in ran.err
+        trials = optuna.load_study(study_name="small", storage=url).trials
+        states = {trial.number: trial.state.name for trial in trials}
+        assert states == {foreign.number: "RUNNING", 1 - foreign.number: "COMPLETE"}
+        shown = place.hpo("status", "small", "--json", HPO_STORE=url).json()
+        assert (shown["trials"]["running"], shown["trials"]["complete"]) == (1, 1)
+        assert shown["workers"] == []

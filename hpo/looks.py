@@ -1,0 +1,186 @@
+"""The verbs that look at studies and change nothing: results go to stdout."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hpo.flags import (
+    ARTIFACTS,
+    DATA,
+    STORE,
+    ArtifactRoot,
+    DataRoot,
+    Json,
+    StoreUrl,
+    StudyName,
+)
+
+if TYPE_CHECKING:
+    from hpo.artifacts import Artifacts
+    from hpo.status import Best
+    from hpo.store import Store
+
+app = typer.Typer()
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, default=vars))
+
+
+def print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> None:
+    """Print a study's best trial; raises StoreError if there is none."""
+    from hpo import show, status, store
+    from hpo.artifacts import Artifacts
+    from hpo.errors import StoreError
+
+    found = status.best(opened, name, 1)
+    if not found:
+        raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
+    selection = status.selection_of(store.definition_of(opened, name))
+    print(show.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
+
+
+def _places(best: "Best", opened: "Store", artifacts: "Artifacts", store_url: str) -> dict[str, str]:
+    """Say where a trial's weights, curves and store are."""
+    from hpo import store
+
+    folder = f"{store.folder_of(opened, best.study)}/{best.trial:04d}"
+    weights = {"weights": artifacts.path(best.weights)} if best.weights else {}
+    return weights | {
+        "curves": artifacts.path(f"{folder}/epochs.csv"),
+        "store": store.shown(store.parse_url(store_url)),
+    }
+
+
+@app.command()
+def studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
+    """List the studies in the store."""
+    from hpo import show, status, store
+
+    opened = store.open_(store_url, create=False)
+    found = [status.status(opened, name) for name in status.names(opened)]
+    if as_json:
+        _print_json([status.document(each) for each in found])
+        return
+    show.console().print(show.studies(found))
+
+
+@app.command("status")
+def status_(
+    name: StudyName,
+    as_json: Json = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Keep showing it, until it is complete.")] = False,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Show what goes on in a study."""
+    from hpo import show, status, store, watch
+
+    opened = store.open_(store_url, create=False)
+    if follow and not as_json:
+        watch.study(opened, name)
+        return
+    now = status.status(opened, name)
+    if as_json:
+        _print_json(status.document(now))
+        return
+    show.console().print(show.status(now))
+
+
+@app.command()
+def trials(
+    name: StudyName,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    trial: Annotated[int | None, typer.Option("--trial", metavar="N", help="One trial alone.")] = None,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """List a study's trials."""
+    from hpo import show, status, store
+    from hpo.errors import StoreError
+
+    opened = store.open_(store_url, create=False)
+    found = status.trials_of(opened, name)
+    measure = status.measure(store.definition_of(opened, name))
+    if trial is not None:
+        found = [each for each in found if each.number == trial]
+        if not found:
+            raise StoreError(f"study '{name}' has no trial {trial}")
+    if as_json:
+        _print_json([status.trial_document(each) for each in found])
+    elif as_csv:
+        sys.stdout.write(status.csv(found))
+    elif trial is not None:
+        show.console().print(show.trial(found[0], measure))
+    else:
+        show.console().print(show.trials_table(found, measure))
+
+
+@app.command()
+def best(
+    name: StudyName,
+    count: Annotated[int, typer.Option("-n", metavar="K", min=1, help="The K best.")] = 1,
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Show the best trial of a study, or the K best."""
+    from hpo import show, status, store
+    from hpo.artifacts import Artifacts
+    from hpo.errors import StoreError
+
+    opened = store.open_(store_url, create=False)
+    found = status.best(opened, name, count)
+    if not found:
+        raise StoreError(f"study '{name}' has no complete trial yet; 'hpo status {name}' says what it does")
+    if as_json:
+        documents = [vars(each) for each in found]
+        _print_json(documents[0] if count == 1 else documents)
+        return
+    selection = status.selection_of(store.definition_of(opened, name))
+    place = Artifacts(artifacts)
+    for each in found:
+        print(show.best(each, selection, _places(each, opened, place, store_url)))
+
+
+@app.command()
+def importance(
+    name: StudyName,
+    evaluator: Annotated[
+        Literal["ped-anova", "fanova", "mdi"],
+        typer.Option("--evaluator", help="How importance is told from the trials."),
+    ] = "ped-anova",
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Show how much each parameter mattered, and how many trials say so."""
+    from hpo import show, status, store
+
+    opened = store.open_(store_url, create=False)
+    found = status.importance(opened, name, evaluator)
+    if as_json:
+        fields = ("evaluator", "trials", "importances")
+        _print_json({name: getattr(found, name) for name in fields})
+        return
+    show.console().print(show.importance(found))
+
+
+@app.command()
+def doctor(store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA) -> None:
+    """Check devices, store, artifacts, data and weights: what works, what does not, what to do."""
+    from hpo import doctor as doctors
+    from hpo import show
+
+    found = doctors.examine(store_url, artifacts, data.expanduser())
+    show.console().print(show.findings(found))
+    if any(finding.verdict == "broken" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a study file, for editors."""
+    from hpo import schema as schemas
+
+    _print_json(schemas.study_file())

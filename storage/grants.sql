@@ -1,0 +1,26 @@
+-- What a worker and a viewer may do with the tables. Run as hpo_owner once they are there; again does no harm:
+--
+--     psql -U hpo_owner -d hpo -f storage/grants.sql
+
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO hpo_worker, hpo_viewer;
+
+-- A worker writes about trials that are there, and takes leases. It makes no study and no trial, changes no
+-- definition, deletes nothing.
+GRANT UPDATE ON trials TO hpo_worker;
+GRANT INSERT, UPDATE ON
+  hpo_leases, trial_params, trial_values, trial_intermediate_values,
+  trial_user_attributes, trial_system_attributes TO hpo_worker;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
+
+-- Of a study's attributes it writes the QMC sampler's count alone, for which it locks the study's row; a
+-- lock asks for the right to update some column, here one that foreign keys hold in place.
+GRANT UPDATE (study_id) ON studies TO hpo_worker;
+GRANT INSERT, UPDATE (value_json) ON study_system_attributes TO hpo_worker;
+ALTER TABLE study_system_attributes ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS readable ON study_system_attributes;
+DROP POLICY IF EXISTS counted ON study_system_attributes;
+DROP POLICY IF EXISTS recounted ON study_system_attributes;
+CREATE POLICY readable ON study_system_attributes FOR SELECT TO hpo_worker, hpo_viewer USING (true);
+CREATE POLICY counted ON study_system_attributes FOR INSERT TO hpo_worker WITH CHECK (key LIKE 'qmc%');
+CREATE POLICY recounted ON study_system_attributes FOR UPDATE TO hpo_worker
+  USING (true) WITH CHECK (key LIKE 'qmc%');

@@ -115,7 +115,8 @@ def _watched(opened: Store, now: Status, console: Console) -> RenderableType:
     trials = status.trials_of(opened, now.study)
     planned = status.epochs(store.definition_of(opened, now.study), trials)
     rows = max(console.height - 6 - len(now.workers), 3)
-    return Group(show.workers(now), show.live(now, trials, planned, rows))
+    view = show.live(now, trials, planned, rows)
+    return Group(show.workers(now), view) if now.workers else view
 
 
 def _live(

@@ -155,7 +155,7 @@ def link() -> Iterator[Link]:
 
 def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, link):
     """One worker reports all the time, the other claims and ends one small trial after the other."""
-    planned = [60] + [1] * 40
+    planned = [60] + [1] * 16
     settings = {"listen_addresses": link.here.address, "trusted": f"{link.there.address}/30"}
     with contextlib.ExitStack() as cleanup:
         server = cleanup.enter_context(postgres.running(**settings))
@@ -236,7 +236,7 @@ def fill(disk: Path) -> None:
 
 def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
     """Run the study on a disk that fills up meanwhile, and stays full, and give the last line."""
-    launcher = place.start("run", place.study(study(20, 2)), "--devices", "cpu:1", **settings)
+    launcher = place.start("run", place.study(study(10, 2)), "--devices", "cpu:1", **settings)
     try:
         wait_for(lambda: len(progress(place)) >= 5, 60)
         wait_for(lambda: fill(disk) or launcher.poll() is not None, 60)
@@ -262,7 +262,7 @@ def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, 
     again = place.hpo("run", "small.toml", "--devices", "cpu:1", **settings)
     assert "trial 0 starts" in again.err
     assert "goes on after epoch" in again.err
-    check(url, [20, 2], [worker.FAILURES + 1, 1])
+    check(url, [10, 2], [worker.FAILURES + 1, 1])
 
 
 def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
@@ -272,7 +272,7 @@ def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
     with contextlib.closing(sqlite3.connect(disk / "hpo.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     place.hpo("run", "small.toml", "--devices", "cpu:1", HPO_STORE=url)
-    check(url, [20, 2], [2, 1])
+    check(url, [10, 2], [2, 1])
 
 
 # The clock
@@ -281,13 +281,13 @@ def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
 def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
     with postgres.running(timezone="Asia/Tokyo") as server, conftest.closed_engines():
         settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "3"}
-        place.hpo("create", place.study(study(25, 25)), **settings)
+        place.hpo("create", place.study(study(20, 20)), **settings)
         zones = ("America/New_York", "Australia/Sydney")
         workers = [place.start("worker", "small", PGTZ=zone, TZ=zone, **settings) for zone in zones]
         outputs = [worker.communicate(timeout=90) for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0], outputs
-        check(server.url, [25, 25], [1, 1])
-        assert len(progress(place)) == 50, "no epoch was run twice"
+        check(server.url, [20, 20], [1, 1])
+        assert len(progress(place)) == 40, "no epoch was run twice"
 
 
 # Foreign tools

@@ -22,6 +22,8 @@ def climb(config, state):
         state["epoch"] += 1
         if config.kind == "fragile" and state["epoch"] == 3 and pathlib.Path("broken").exists():
             raise RuntimeError("no such luck")
+        while config.kind == "patient" and not pathlib.Path("put back").exists():
+            time.sleep(0.1)
         if config.kind == "huge":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         yield state["epoch"] / 100, state
@@ -79,7 +81,7 @@ def test_pause_resume_and_stop_under_four_workers_lose_and_double_nothing(url, t
         assert storm.launcher.wait(120) == 0, storm.said()
         assert hpo("status", "small", "--json").json()["state"] == "complete"
     storm.check()
-    assert {1, 2} <= {trial.user_attrs["attempts"] for trial in trials(url)}
+    assert max(trial.user_attrs["attempts"] for trial in trials(url)) > 1, "interrupted trials went on"
 
 
 def reports(storm: Storm) -> int:
@@ -90,7 +92,7 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     place, url
 ):
     (place.path / "broken").touch()
-    place.hpo("create", place.study(points("fragile", "sound")), HPO_STORE=url)
+    place.hpo("create", place.study(points("fragile", "patient")), HPO_STORE=url)
     refused = place.hpo("retry", "small", "--trial", "0", code=1, HPO_STORE=url)
     assert "has no failed trial 0" in refused.err
     worker = place.start("worker", "small", HPO_STORE=url)
@@ -99,6 +101,7 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     assert failed.user_attrs["failure"] == {"class": "RuntimeError", "message": "no such luck"}
     (place.path / "broken").unlink()
     assert "trial 0 of study small" in place.hpo("retry", "small", "--failed", HPO_STORE=url).out
+    (place.path / "put back").touch()
     _, err = worker.communicate(timeout=60)
     assert worker.returncode == 0
     first, second = trials(url)

@@ -294,12 +294,17 @@ def _hardware(claim: Claim, place: Place) -> dict[str, Any]:
     threads = int(stored.get("threads", torch.get_num_threads()))
     torch.set_num_threads(threads)
     cuda = place.device.type == "cuda"
+    usual = "tf32" if cuda and torch.backends.cudnn.allow_tf32 else "fp32"  # of convolutions
+    precision = str(stored.get("precision", usual))
+    if cuda:
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return {
         "device": torch.cuda.get_device_name(place.device) if cuda else _processor(),
         "host": socket.gethostname(),
         "torch": torch.__version__,
         "threads": threads,
         "memory_format": "contiguous",
+        "precision": precision,
     }
 
 

@@ -280,7 +280,7 @@ def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
 
 def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
     with postgres.running(timezone="Asia/Tokyo") as server, conftest.closed_engines():
-        settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "3"}
+        settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "5"}
         place.hpo("create", place.study(study(20, 20)), **settings)
         zones = ("America/New_York", "Australia/Sydney")
         workers = [place.start("worker", "small", PGTZ=zone, TZ=zone, **settings) for zone in zones]

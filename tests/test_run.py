@@ -128,6 +128,7 @@ def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
         assert seen["wall_time_seconds"] == pytest.approx(sum(seen["epoch_seconds"]), abs=0.01)
         assert seen["attempts"] == 1
         assert {"device", "host", "torch", "threads", "memory_format"} <= seen["hardware"].keys()
+        assert seen["hardware"]["precision"] == "fp32"
         assert seen["checkpoint"] is None
         assert checkpoint.names(artifact(workplace, seen["weights"]).parent) == []
     assert study.metric_names == ["accuracy"]

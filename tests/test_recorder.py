@@ -97,10 +97,10 @@ def away(place):
 def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(place, away):
     place.hpo("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)
-    wait_for(lambda: len(progress(place)) >= 5)
+    wait_for(lambda: len(progress(place)) >= 5, 60)
     away.stop("fast")
     before = len(progress(place))
-    wait_for(lambda: len(progress(place)) >= before + 15)
+    wait_for(lambda: len(progress(place)) >= before + 15, 60)
     away.start()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -113,7 +113,7 @@ def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(pla
 
 def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_count(place, away):
     search = 'sampler = "grid"\nprune_points = true\npruner = { name = "median", startup_trials = 1 }'
-    text = points(10.0, 0.1).replace('sampler = "grid"', search) + "seconds = 1.0\n"
+    text = points(10.0, 0.1).replace('sampler = "grid"', search) + "seconds = 4.0\n"
     place.hpo("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)
 
@@ -121,9 +121,9 @@ def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_cou
         first, second = optuna.load_study(study_name="small", storage=away.url).trials
         return first.state.is_finished() and second.params != {}
 
-    wait_for(has_begun)
+    wait_for(has_begun, 90)
     away.stop("fast")  # within the second trial's first epoch
-    wait_for(lambda: "0.1 3" in progress(place))
+    wait_for(lambda: "0.1 2" in progress(place), 60)
     away.start()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

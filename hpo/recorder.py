@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 60.0  # of an epoch between two checkpoints within it
 SHARE = 0.03  # of the time, at most, goes to writing checkpoints
-VERDICT_SECONDS = (
-    1.0  # that training waits at an epoch's end for the pruner; after that it goes on meanwhile
-)
+VERDICT_SECONDS = 1.0  # that training waits at an epoch's end for the pruner, before it goes on meanwhile
 
 ENDS = (optuna.TrialPruned, Diverged)  # that leave weights behind like a complete trial's
 

@@ -63,13 +63,14 @@ def status(opened: Store, name: str) -> Status:
     """Give a study's status; raises StoreError if there is no such study."""
     trials = trials_of(opened, name)
     definition = store.definition_of(opened, name)
-    held = store.held(opened, store.study_id(opened, name))
+    study_id = store.study_id(opened, name)
+    held = store.held(opened, study_id)
     counts = Counter(STATES[trial.state] for trial in trials)
     ranked = best(opened, name, 1)
     alive = any(worker.expires_in_seconds > 0 for worker in held)
     # A trial that runs without a lease is another tool's, and does not keep our study open.
     open_ = counts["waiting"] + len(held)
-    order = control.order(opened, store.study_id(opened, name))
+    order = control.order(opened, study_id)
     return Status(
         study=name,
         state=(order or ("running" if alive else "idle")) if open_ else "complete",

@@ -68,6 +68,13 @@ def workplace(tmp_path: Path) -> Workplace:
     return Workplace(path=tmp_path, environment={**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200"})
 
 
+@pytest.fixture
+def place(workplace: Workplace, request: pytest.FixtureRequest) -> Workplace:
+    """Give a workplace with the test module's own objective in it, as own.py."""
+    (workplace.path / "own.py").write_text(request.module.OWN)
+    return workplace
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """Give the URL of a real Postgres server's administrative database."""

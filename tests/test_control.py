@@ -3,7 +3,6 @@
 import time
 
 import optuna
-import pytest
 
 import conftest
 from test_chaos import EPOCHS, POINTS, Storm
@@ -37,12 +36,6 @@ epochs = 10
 [search]
 sampler = "grid"
 """
-
-
-@pytest.fixture
-def place(workplace):
-    (workplace.path / "own.py").write_text(OWN)
-    return workplace
 
 
 def points(*kinds: str) -> str:

@@ -43,12 +43,6 @@ def study(*epochs: int) -> str:
     return head + "".join(points)
 
 
-@pytest.fixture
-def place(workplace):
-    (workplace.path / "own.py").write_text(OWN)
-    return workplace
-
-
 def progress(place) -> list[list[str]]:
     """Give the speed and the number of every epoch that was trained, in that order."""
     path = place.path / "progress"

@@ -71,12 +71,6 @@ kind = "a"
 """
 
 
-@pytest.fixture
-def place(workplace):
-    (workplace.path / "own.py").write_text(OWN)
-    return workplace
-
-
 def test_any_function_is_searched_under_its_own_names(place):
     done = place.hpo("run", place.study(STUDY))
     study = load(place)

@@ -40,12 +40,6 @@ sampler = "grid"
 """
 
 
-@pytest.fixture
-def place(workplace):
-    (workplace.path / "own.py").write_text(OWN)
-    return workplace
-
-
 def points(*speeds: float) -> str:
     return STUDY + "".join(f"[[points]]\nspeed = {speed}\n" for speed in speeds)
 

@@ -3,7 +3,7 @@
 First eight processes share SQLite files for a minute. Then each round launches the fourteen points of
 ``test_chaos`` on SQLite or on a Postgres of its own, strikes them with kills, sleeps past the lease, killed
 launchers and (on Postgres) a database that is away for half a minute or crashes, and checks what is
-promised. The same seed draws the same rounds again.
+promised. The seed decides what strikes where it can; when, and whom, the machine decides too.
 """
 
 import argparse

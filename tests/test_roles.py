@@ -40,6 +40,12 @@ speed = { low = 1.0, high = 10.0 }
 trials = 4
 sampler = "qmc"
 pruner = { name = "asha", min_epochs = 1 }
+
+[[points]]
+speed = 2.5
+
+[[points]]
+speed = 7.5
 """
 
 REFUSED = r"permission denied|must be owner|read-only|row-level security"
@@ -118,7 +124,7 @@ def test_each_role_does_its_work_and_nothing_more_and_the_password_is_nowhere(pl
     ]
     assert "small is complete" in shown[0].out
     study = optuna.load_study(study_name="small", storage=viewer)
-    assert len(study.trials) == 4
+    assert len(study.trials) == 6
     assert all(trial.state.is_finished() for trial in study.trials)
     for url in (worker, viewer):
         for statement in (

@@ -200,6 +200,13 @@ def is_away(error: BaseException) -> bool:
     return False
 
 
+def is_deadlock(error: BaseException) -> bool:
+    """Tell whether Postgres rolled a transaction back, so that another one which it blocked can go on."""
+    return any(
+        isinstance(getattr(link, "orig", None), psycopg.errors.DeadlockDetected) for link in _chain(error)
+    )
+
+
 def is_refusal(error: BaseException) -> bool:
     """Tell whether the database said no to something that is no bug of ours: rights, disk, a bad file."""
     for link in _chain(error):

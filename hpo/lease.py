@@ -102,7 +102,8 @@ class Claim:
         Until the transaction ends nobody claims the trial, and no other tool changes its state.
         """
         mine = (leases.c.trial_id == self.trial_id) & (leases.c.token == self.token)
-        columns = {"expires": now(session) + self.seconds, **columns}
+        heard = now(session)
+        columns = {"expires": heard + self.seconds, "renewed": heard, **columns}
         renewal = sa.update(leases).where(mine, leases.c.owner.is_not(None)).values(columns)
         if session.execute(renewal).rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
             raise LeaseLost(f"trial {self.number} is another's by now")
@@ -279,6 +280,7 @@ def _take(
         "token": token,
         "attempts": 1 if lease is None else lease.attempts + 1,
         "expires": now(session) + seconds,
+        "renewed": now(session),
     }
     if lease is None:
         new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0, **values}

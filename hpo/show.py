@@ -91,22 +91,6 @@ def split_note(selection: str | None) -> str:
     return "on the validation split"
 
 
-def left(trials: Iterable[FrozenTrial], workers: int) -> float | None:
-    """Estimate the seconds a study still takes: what is open, at the mean of the trials that ended."""
-    listed = list(trials)
-    ended = [_wall(t) for t in listed if t.state.is_finished()]
-    if not ended or not workers:
-        return None
-    mean = sum(ended) / len(ended)
-    waiting = sum(t.state == TrialState.WAITING for t in listed)
-    running = [_wall(t) for t in listed if t.state == TrialState.RUNNING]
-    return (waiting * mean + sum(max(mean - done, 0.0) for done in running)) / workers
-
-
-def _wall(trial: FrozenTrial) -> float:
-    return float(trial.user_attrs.get("wall_time_seconds", 0.0))
-
-
 def live(
     status: Status,
     trials: list[FrozenTrial],
@@ -126,9 +110,8 @@ def live(
     if status.best is not None:
         split = " on the test split" if status.selection == "test" else ""
         parts.append(f"best {status.best.accuracy:.4f}{split} (trial {status.best.trial})")
-    remaining = left(trials, len(status.workers))
-    if remaining is not None and remaining > 0:
-        parts.append(f"about {seconds(remaining)} left")
+    if status.seconds_left:
+        parts.append(f"about {seconds(status.seconds_left)} left")
     if stopping:
         parts.append("stopping: workers save and leave; Ctrl-C again kills them")
     running = [t for t in trials if t.state == TrialState.RUNNING]
@@ -198,16 +181,21 @@ def status(found: Status) -> RenderableType:
         note = split_note(found.selection)
         lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
         lines.append(f"      {params(found.best.params)}")
-    if found.state == "paused":
-        lines.append(f"'hpo resume {found.study}' lets it go on")
-    if found.state == "stopped":
-        lines.append(f"'hpo resume {found.study}' and 'hpo launch {found.study}' let it go on")
-    return Group(*lines, *([workers(found)] if found.workers else []))
+    if found.seconds_left:
+        lines.append(f"time left: about {seconds(found.seconds_left)}")
+    return Group(*lines, *crew(found))
 
 
-def workers(found: Status) -> Table:
-    """Give the workers that hold trials, and for how long if they fall silent."""
-    table = Table("worker", "device", "trial", "attempt", "epoch", "lease", box=None, padding=(0, 1))
+def crew(found: Status) -> list[RenderableType]:
+    """Give who works, and what waits for what; nothing where there is nothing to say."""
+    waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits]
+    return [*([_workers(found)] if found.workers else []), *waits]
+
+
+def _workers(found: Status) -> Table:
+    """Give the workers that hold trials, when each was heard of, and how long others wait for it."""
+    names = ("worker", "device", "trial", "attempt", "epoch", "heard", "lease")
+    table = Table(*names, box=None, padding=(0, 1))
     for worker in found.workers:
         left_ = worker.expires_in_seconds
         table.add_row(
@@ -216,6 +204,7 @@ def workers(found: Status) -> Table:
             str(worker.trial),
             str(worker.attempt),
             str(worker.epoch),
+            f"{worker.silent_seconds:.0f} s ago",
             f"{left_:.0f} s" if left_ > 0 else Text("run out", style="red"),
         )
     return table

@@ -4,7 +4,7 @@ import csv as csvs
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ class Status:
     best: Best | None
     workers: tuple[Held, ...]
     selection: str | None  # the split that accuracy was measured on; None: an objective of one's own
+    waits: tuple[str, ...]  # a sentence for whatever waits, and what for
+    seconds_left: float | None  # an estimate; None: nothing has ended yet, or nobody works
 
 
 def trials_of(opened: Store, name: str) -> list[FrozenTrial]:
@@ -66,8 +68,8 @@ def status(opened: Store, name: str) -> Status:
     study_id = store.study_id(opened, name)
     held = store.held(opened, study_id)
     counts = Counter(STATES[trial.state] for trial in trials)
-    ranked = best(opened, name, 1)
-    alive = any(worker.expires_in_seconds > 0 for worker in held)
+    ranked = _ranked(name, trials)
+    alive = sum(worker.expires_in_seconds > 0 for worker in held)
     # A trial that runs without a lease is another tool's, and does not keep our study open.
     open_ = counts["waiting"] + len(held)
     order = control.order(opened, study_id)
@@ -79,7 +81,57 @@ def status(opened: Store, name: str) -> Status:
         best=ranked[0] if ranked else None,
         workers=tuple(held),
         selection=selection_of(definition),
+        waits=tuple(_waits(name, trials, held, order)),
+        seconds_left=_left(trials, alive),
     )
+
+
+def _waits(name: str, trials: list[FrozenTrial], held: list[Held], order: str | None) -> Iterator[str]:
+    """Say what waits, and what for."""
+    alive = [worker for worker in held if worker.expires_in_seconds > 0]
+    if order is not None and alive:
+        yield f"{_counted(len(alive), 'worker')} will save at the next epoch"
+    waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+    if waiting and order is not None:
+        then = f", then 'hpo launch {name}'" if order == control.STOPPED else ""
+        yield f"{_counted(waiting, 'trial')} for 'hpo resume {name}'{then}"
+    elif waiting and alive:
+        yield f"{_counted(waiting, 'trial')} for a worker to be free"
+    elif waiting:
+        yield f"{_counted(waiting, 'trial')} for workers: 'hpo launch {name}' starts some"
+    for worker in held:
+        silent = f"{worker.owner} has been silent for {worker.silent_seconds:.0f} s"
+        if worker.expires_in_seconds <= 0:
+            yield f"trial {worker.trial} for another worker: {worker.owner} is gone, or silent for too long"
+        elif worker.silent_seconds > worker.expires_in_seconds:
+            yield f"trial {worker.trial} for {worker.expires_in_seconds:.0f} s more: {silent}"
+    for trial in foreign(trials, held):
+        yield f"trial {trial} for the other tool that runs it"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def foreign(trials: Iterable[FrozenTrial], held: Iterable[Held]) -> list[int]:
+    """Give the numbers of the trials that run without a lease: another tool's, which hpo leaves alone."""
+    ours = {worker.trial for worker in held}
+    return [t.number for t in trials if t.state == TrialState.RUNNING and t.number not in ours]
+
+
+def _left(trials: list[FrozenTrial], workers: int) -> float | None:
+    """Estimate the seconds a study still takes: what is open, at the mean of the trials that ended."""
+    ended = [_wall(trial) for trial in trials if trial.state.is_finished()]
+    if not ended or not workers:
+        return None
+    mean = sum(ended) / len(ended)
+    waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+    running = [_wall(trial) for trial in trials if trial.state == TrialState.RUNNING]
+    return (waiting * mean + sum(max(mean - done, 0.0) for done in running)) / workers
+
+
+def _wall(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs.get("wall_time_seconds", 0.0))
 
 
 def selection_of(definition: Definition) -> str | None:
@@ -95,9 +147,13 @@ def measure(definition: Definition) -> str:
 
 def best(opened: Store, name: str, count: int) -> list[Best]:
     """Give the best complete trials of a study, best first; of equal ones the earlier."""
-    complete = [t for t in trials_of(opened, name) if t.state == TrialState.COMPLETE]
+    return _ranked(name, trials_of(opened, name))[:count]
+
+
+def _ranked(name: str, trials: Iterable[FrozenTrial]) -> list[Best]:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     ranked = sorted(complete, key=lambda trial: (-_value(trial), trial.number))
-    return [_best(name, trial) for trial in ranked[:count]]
+    return [_best(name, trial) for trial in ranked]
 
 
 def _value(trial: FrozenTrial) -> float:
@@ -145,9 +201,12 @@ def document(found: Status) -> dict[str, Any]:
                 "attempt": worker.attempt,
                 "epoch": worker.epoch,
                 "expires_in_seconds": worker.expires_in_seconds,
+                "silent_seconds": worker.silent_seconds,
             }
             for worker in found.workers
         ],
+        "waits": list(found.waits),
+        "seconds_left": None if found.seconds_left is None else round(found.seconds_left, 1),
     }
 
 

@@ -63,6 +63,7 @@ leases = sa.Table(
     sa.Column("token", sa.Integer, nullable=False),  # the number of the attempt, from 1
     sa.Column("attempts", sa.Integer, nullable=False),  # in a row that died without a new checkpoint
     sa.Column("expires", sa.Double, nullable=False),  # seconds since 1970, by the database's clock
+    sa.Column("renewed", sa.Double, nullable=False),  # when the owner was last heard of, by the same clock
     sa.Column("checkpoint", sa.Text),  # name of the last one committed
     sa.Column("epoch", sa.Integer, nullable=False),  # the last one reported
 )
@@ -173,6 +174,8 @@ class Store(RDBStorage):
                 message = f"store {database.shown(self.location)}: {database.cause(error)}"
                 if not away:
                     raise StoreError(message) from error
+                if database.is_deadlock(error):  # nothing was done, whatever it was
+                    patience = max(patience, GRACE)
                 if waited >= min(patience, self.patience, GRACE if self.stop.is_set() else PATIENCE):
                     raise StoreAway(message) from error
                 if not pause:

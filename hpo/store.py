@@ -39,7 +39,8 @@ class Held:
     device: str
     attempt: int
     epoch: int
-    expires_in_seconds: float
+    expires_in_seconds: float  # 0 where the owner's process ran on this machine and is gone
+    silent_seconds: float  # since the owner was last heard of: the lease's age
 
 
 def open_(text: str, *, create: bool) -> Store:
@@ -144,7 +145,9 @@ def delete(store: Store, name: str) -> None:
         _stored(session, study)
         study_id, trials = study.study_id, models.TrialModel.__table__
         own = sa.select(trials.c.trial_id).where(trials.c.study_id == study_id)
-        # Locked in the workers' order; a claim under way is made by the time that its trial is locked.
+        # Locked in the workers' order; a claim under way is made by the time that its trial is locked. Its
+        # lease may then be in a worker's hands that waits for us: Postgres ends one of the two, which tries
+        # again.
         session.execute(sa.delete(leases).where(leases.c.study_id == study_id))
         session.execute(own.with_for_update())
         _find(session, name, lock=True)
@@ -244,6 +247,7 @@ def held(store: Store, study_id: int) -> list[Held]:
             attempt=row.token,
             epoch=row.epoch,
             expires_in_seconds=0.0 if _is_dead(row.process) else round(row.expires - row.now, 3),
+            silent_seconds=round(max(row.now - row.renewed, 0.0), 3),
         )
         for row in rows
     ]

@@ -114,9 +114,9 @@ def _follow(opened: Store, name: str) -> None:
 def _watched(opened: Store, now: Status, console: Console) -> RenderableType:
     trials = status.trials_of(opened, now.study)
     planned = status.epochs(store.definition_of(opened, now.study), trials)
-    rows = max(console.height - 6 - len(now.workers), 3)
-    view = show.live(now, trials, planned, rows)
-    return Group(show.workers(now), view) if now.workers else view
+    crew = show.crew(now)
+    rows = max(console.height - 6 - len(now.workers) - len(now.waits), 3)
+    return Group(*crew, show.live(now, trials, planned, rows))
 
 
 def _live(

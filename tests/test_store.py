@@ -1,6 +1,8 @@
 """The store: opening one, what studies are in the database, and what plain Optuna makes of them."""
 
+import concurrent.futures
 import contextlib
+import functools
 import inspect
 import json
 import sqlite3
@@ -538,6 +540,27 @@ def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
     assert errors == []
     for table in ("studies", "trials", "trial_user_attributes", "hpo_leases"):
         assert sql(f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(cluster):
+    with postgres.database(cluster) as url, conftest.closed_engines():
+        opened = store.open_(url, create=True)
+        store.create(opened, definition(2), "text")
+        both, tried = threading.Barrier(2), []
+
+        def work(first, second):
+            with opened.transaction() as session:
+                session.execute(sa.text("UPDATE trials SET state = state WHERE number = :n"), {"n": first})
+                tried.append(first)
+                if tried.count(first) == 1:
+                    both.wait(10)
+                session.execute(sa.text("UPDATE trials SET state = state WHERE number = :n"), {"n": second})
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            orders = (functools.partial(work, 0, 1), functools.partial(work, 1, 0))
+            for turn in [pool.submit(opened.outlast, order, 0.0) for order in orders]:
+                turn.result(30)
+    assert len(tried) == 3, "one of the two was ended, and tried again"
 
 
 # A database that is away

@@ -37,6 +37,12 @@ class Artifacts:
         local.mkdir(parents=True, exist_ok=True)
         return Folder(self, name, local)
 
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        path = f"{self.root}/{name}"
+        if self.filesystem.exists(path):
+            self.filesystem.rm_file(path)
+
     def delete(self, name: str) -> None:
         """Delete a study's folder with all that is in it."""
         path = f"{self.root}/{name}"

@@ -91,7 +91,7 @@ def _adapter(kind: type[BaseModel], name: str) -> TypeAdapter[Any]:
 
 
 def _refuse(field: FieldInfo, found: Any, where: str, key: str) -> NoReturn:
-    schema = _schema(field)
+    schema = schema_of(field)
     if "enum" in schema:
         names = schema["enum"]
         raise DefinitionError(
@@ -230,7 +230,7 @@ def _parameter(name: str, given: Any, where: str, words: Vocabulary) -> space.Pa
 
 def _has_order(field: FieldInfo) -> bool:
     """Tell whether an option's values are numbers, of which there are ranges."""
-    return _schema(field)["type"] in ("integer", "number")
+    return schema_of(field)["type"] in ("integer", "number")
 
 
 def _choices(name: str, given: Mapping[str, Any], where: str, key: str, words: Vocabulary) -> space.Choices:
@@ -386,10 +386,11 @@ def trainable(settings: Config, where: str, section: str) -> None:
 
 def schemas(words: Vocabulary) -> dict[str, dict[str, Any]]:
     """Give the JSON Schema of each option's value, by the option's name."""
-    return {name: _schema(field) for name, field in words.kind.model_fields.items()}
+    return {name: schema_of(field) for name, field in words.kind.model_fields.items()}
 
 
-def _schema(field: FieldInfo) -> dict[str, Any]:
+def schema_of(field: FieldInfo) -> dict[str, Any]:
+    """Give the JSON Schema of one option's value, with its meaning and default."""
     schema = TypeAdapter(field.rebuild_annotation()).json_schema()
     # TOML has no null: what may be None is left out, or has the first of the types.
     schema = schema["anyOf"][0] if "anyOf" in schema else schema

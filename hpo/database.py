@@ -42,6 +42,8 @@ POSTGRES_KEYS = (
 )
 SQLITE_MODES = ("ro", "rw", "rwc")
 
+NETWORK_DISKS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "glusterfs", "fuse.sshfs", "beegfs")
+
 # What a person can put right: rights, a full disk, a file that is no database.
 REFUSED_BY_POSTGRES = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
 REFUSED_BY_SQLITE = (
@@ -173,6 +175,31 @@ def choose_journal(connection: sa.Connection) -> None:
     """
     if connection.dialect.name == "sqlite" and is_wal_sound(sqlite3.sqlite_version_info):
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+
+
+def network_disk(path: Path, mounts: str | None = None) -> str | None:
+    """Give the kind of network disk (nfs4, cifs) that a file is on, or would be; None on a local one.
+
+    ``mounts`` is what Linux says in /proc/self/mounts; where there is no such file, nothing is known.
+    """
+    table = Path("/proc/self/mounts")
+    if mounts is None:
+        mounts = table.read_text() if table.exists() else ""
+    found = {}
+    for line in mounts.splitlines():
+        _, place, kind, *_ = line.split()
+        if path.absolute().is_relative_to(place.replace("\\040", " ")):
+            found[len(place)] = kind  # of two that are mounted in one place the later one counts
+    kind = found[max(found)] if found else ""
+    return kind if kind in NETWORK_DISKS else None
+
+
+def journal(path: Path) -> str | None:
+    """Give an SQLite file's kind of journal ("delete", "wal"); None if there is no file."""
+    if not path.exists():
+        return None
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
 def is_wal_sound(version: tuple[int, ...]) -> bool:

@@ -68,6 +68,9 @@ class Search(BaseModel):
     max_attempts: Annotated[
         int, Field(ge=1, le=1000, description="attempts without a new checkpoint before a trial fails")
     ] = 10
+    keep_weights: Annotated[
+        int | None, Field(ge=1, description="weights stay of the best so many trials; left out: of all")
+    ] = None
 
 
 class Point(BaseModel):

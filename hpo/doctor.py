@@ -1,20 +1,27 @@
-"""The doctor: devices, store, artifacts, data sets and weights: what works, what does not, what to do."""
+"""The doctor: devices, store, studies, artifacts, data, weights: what works, what does not, what to do."""
 
 import os
 import shutil
 import sqlite3
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from optuna.trial import FrozenTrial
 
-from hpo import config, sources, store
+from hpo import config, database, inventory, sources, status, store
 from hpo.artifacts import Artifacts
 from hpo.errors import DataError, HpoError
+from hpo.store import Held
 
-LOW_SPACE = 5 * 2**30  # bytes; a checkpoint of VGG16 with its momentum takes 1.1 GiB, and two are kept
+Verdict = Literal["works", "absent", "doubtful", "broken"]
+
+LOW_SPACE = 5 * 2**30  # bytes: what two workers' checkpoints of VGG16 with its momentum take
+FULL = 100 * 2**20  # bytes: less than any network's checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +29,7 @@ class Finding:
     """One thing that was looked at."""
 
     what: str
-    verdict: Literal["works", "absent", "broken"]
+    verdict: Verdict
     message: str
     advice: str = ""
 
@@ -33,6 +40,7 @@ def examine(store_url: str, artifacts: str, data: Path) -> list[Finding]:
         *_devices(),
         *_guarded("store", lambda: _store(store_url)),
         *_guarded("artifacts", lambda: _artifacts(artifacts)),
+        *_guarded("studies", lambda: _studies(store_url, artifacts)),
         *_data(data),
         *_weights(),
     ]
@@ -61,38 +69,117 @@ def _devices() -> Iterator[Finding]:
 
 def _store(url: str) -> Iterator[Finding]:
     parsed = store.parse_url(url)
-    where = store.shown(parsed)
-    path = Path(parsed.database or "")
-    if parsed.drivername == "sqlite":
-        yield Finding(what="sqlite", verdict="works", message=f"version {sqlite3.sqlite_version}")
+    where, path = store.shown(parsed), database.file_of(parsed)
+    if path is not None:
+        yield from _sqlite(path)
         if not path.exists():
-            advice = "'hpo run STUDY' makes it"
-            yield Finding(what="store", verdict="absent", message=f"{where} is not there", advice=advice)
+            yield _not_there("store", where, path, "'hpo run STUDY' makes it")
             return
     opened = store.open_(url, create=False)
-    count = len(opened.get_all_studies())
-    yield Finding(what="store", verdict="works", message=f"{where}, {count} studies")
+    yield Finding(what="store", verdict="works", message=f"{where}, {len(status.names(opened))} studies")
+    if path is not None:
+        yield from _space("store", path.parent)
+
+
+def _sqlite(path: Path) -> Iterator[Finding]:
+    """Look at SQLite itself, at the file's journal, and at the kind of disk that it lies on."""
+    version = f"version {sqlite3.sqlite_version}"
+    if database.is_wal_sound(sqlite3.sqlite_version_info):
+        yield Finding(what="sqlite", verdict="works", message=version)
+    elif database.journal(path) != "wal":
+        message = f"{version}, whose write-ahead log is not sound; the rollback journal is used instead"
+        yield Finding(what="sqlite", verdict="works", message=message)
+    else:
+        message = f"{version} can spoil {path}, which has a write-ahead log"
+        advice = f"stop its workers, then: sqlite3 {path} 'PRAGMA journal_mode = DELETE'; or a newer SQLite"
+        yield Finding(what="sqlite", verdict="broken", message=message, advice=advice)
+    if kind := database.network_disk(path):
+        message = f"{path} lies on a network disk ({kind}), where SQLite's locks do not hold"
+        advice = "move it to a local disk, or use Postgres"
+        yield Finding(what="sqlite", verdict="broken", message=message, advice=advice)
+
+
+def _studies(url: str, artifacts: str) -> Iterator[Finding]:
+    """Look at each study: leases, foreign trials, hardware, files that nobody knows."""
+    path = database.file_of(store.parse_url(url))
+    if path is not None and not path.exists():
+        return
+    opened, place = store.open_(url, create=False), Artifacts(artifacts)
+    names = status.names(opened)
+    for name in names:
+        trials = status.trials_of(opened, name)
+        held = store.held(opened, store.study_id(opened, name))
+        yield from (finding for finding in _trials(name, trials, held))
+        unknown = inventory.unknown_files(place, store.folder_of(opened, name), trials)
+        yield from _unknown(f"study {name}", unknown, place, "no trial of it names them; remove them")
+    folders = [store.folder_of(opened, name) for name in names]
+    unknown = inventory.unknown_folders(place, folders)
+    yield from _unknown(
+        "artifacts", unknown, place, "no study of this store has them; if no other store does, remove them"
+    )
+
+
+def _trials(name: str, trials: list[FrozenTrial], held: list[Held]) -> Iterator[Finding]:
+    what = f"study {name}"
+    for worker in held:
+        if worker.expires_in_seconds <= 0:
+            message = f"trial {worker.trial}'s worker {worker.owner} is gone, or silent for too long"
+            advice = f"the next worker takes it up; 'hpo launch {name}' starts some"
+            yield Finding(what=what, verdict="doubtful", message=message, advice=advice)
+    for number in status.foreign(trials, held):
+        advice = "hpo leaves it alone; if nobody runs it, end it with Optuna's study.tell"
+        message = f"trial {number} runs under another tool"
+        yield Finding(what=what, verdict="doubtful", message=message, advice=advice)
+    kinds = Counter(hardware for trial in trials if (hardware := _hardware(trial)))
+    if len(kinds) > 1:
+        listed = "; ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
+        advice = "compare wall times within one kind alone"
+        yield Finding(what=what, verdict="doubtful", message=f"mixed hardware: {listed}", advice=advice)
+
+
+def _hardware(trial: FrozenTrial) -> str:
+    found = trial.user_attrs.get("hardware") or {}
+    return ", ".join(str(found[key]) for key in ("device", "precision", "threads") if key in found)
+
+
+def _unknown(what: str, names: list[str], place: Artifacts, advice: str) -> Iterator[Finding]:
+    if names:
+        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        message = f"{len(names)} unknown in {place.path('')}: {some}"
+        yield Finding(what=what, verdict="doubtful", message=message, advice=advice)
 
 
 def _artifacts(root: str) -> Iterator[Finding]:
     place = Artifacts(root)
     if not place.filesystem.exists(place.root):
-        advice = "the first trial makes it"
-        yield Finding(what="artifacts", verdict="absent", message=f"{root} is not there", advice=advice)
+        yield _not_there(
+            "artifacts", root, Path(place.root) if place.local else None, "the first trial makes it"
+        )
         return
     probe = f"{place.root}/.doctor-{os.getpid()}"
     place.filesystem.pipe_file(probe, b"hpo")
     place.filesystem.rm_file(probe)
-    if not place.local:
-        yield Finding(what="artifacts", verdict="works", message=f"{root} can be written")
-        return
-    free = shutil.disk_usage(place.root).free
-    yield Finding(
-        what="artifacts",
-        verdict="works" if free > LOW_SPACE else "broken",
-        message=f"{root} can be written, {free / 2**30:.1f} GiB free",
-        advice="" if free > LOW_SPACE else "make room: checkpoints of VGG16 take 1.1 GiB each",
-    )
+    yield Finding(what="artifacts", verdict="works", message=f"{root} can be written")
+    yield from _space("artifacts", Path(place.root if place.local else tempfile.gettempdir()))
+
+
+def _not_there(what: str, name: str, path: Path | None, advice: str) -> Finding:
+    """Say that something is not there yet, and whether it could be made."""
+    above = next((each for each in path.absolute().parents if each.exists()), None) if path else None
+    if above is not None and not os.access(above, os.W_OK):
+        message = f"{name} is not there, and {above} cannot be written"
+        return Finding(what=what, verdict="broken", message=message, advice="name another place")
+    return Finding(what=what, verdict="absent", message=f"{name} is not there", advice=advice)
+
+
+def _space(what: str, folder: Path) -> Iterator[Finding]:
+    """Look at the room on a disk; only what may run out is worth a line."""
+    free = shutil.disk_usage(folder).free
+    if free < LOW_SPACE:
+        message = f"{free / 2**30:.1f} GiB free on the disk of {folder}"
+        advice = "make room: a checkpoint of VGG16 takes 1.1 GiB, and two are kept of a trial"
+        verdict: Verdict = "doubtful" if free > FULL else "broken"
+        yield Finding(what=what, verdict=verdict, message=message, advice=advice)
 
 
 def _data(root: Path) -> Iterator[Finding]:

@@ -24,7 +24,19 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from hpo import checkpoint, curves, files, function, lease, recorder, samplers, space, status, store
+from hpo import (
+    checkpoint,
+    curves,
+    files,
+    function,
+    lease,
+    recorder,
+    retention,
+    samplers,
+    space,
+    status,
+    store,
+)
 from hpo.artifacts import Artifacts, Folder
 from hpo.config import Config, Free
 from hpo.definition import Definition
@@ -205,7 +217,7 @@ def _end(
     except lease.LeaseLost:
         return _lost(claim)
     if forget:
-        _clear(folder)
+        _clear(claim, place, folder)
     reason = str(attributes.get("pruned") or attributes["failure"]["message"])
     name = "pruned" if state == TrialState.PRUNED else "failed"
     measure = status.measure(place.definition)
@@ -242,7 +254,7 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
             records.save(run)
     if run.finished:
         claim.end(TrialState.COMPLETE, value=run.best.accuracy, forget=True)
-        _clear(folder)
+        _clear(claim, place, folder)
         best = run.best.accuracy
         yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
     else:
@@ -321,10 +333,13 @@ def _file(name: str | None) -> str | None:
     return None if name is None else name.rpartition("/")[2]
 
 
-def _clear(folder: Folder) -> None:
+def _clear(claim: Claim, place: Place, folder: Folder) -> None:
+    """Remove what an ended trial, and those before it, leave behind of no further use."""
     with contextlib.suppress(OSError):  # the trial is over; a file too many harms nobody
         checkpoint.clear(folder.local)
         folder.mirror()
+    if kept := place.definition.search.keep_weights:
+        retention.thin(claim.store, place.study_id, place.artifacts, kept)
 
 
 def _prune_again(claim: Claim, place: Place, judge: Callable[[int], None]) -> None:

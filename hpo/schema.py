@@ -106,7 +106,7 @@ def _list(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _search() -> dict[str, Any]:
-    properties = dict(Search.model_json_schema()["properties"])
+    properties = {name: check.schema_of(field) for name, field in Search.model_fields.items()}
     for key, kind in (("sampler", Sampler), ("pruner", Pruner)):
         table = kind.model_json_schema()
         properties[key] = {"anyOf": [table["properties"]["name"], table]}

@@ -249,7 +249,7 @@ def importance(found: Importance) -> RenderableType:
 def findings(found: Iterable["Finding"]) -> Table:
     """Give what the doctor found."""
     table = Table(box=None, padding=(0, 1), show_header=False)
-    styles = {"works": "green", "absent": "yellow", "broken": "red"}
+    styles = {"works": "green", "absent": "dim", "doubtful": "yellow", "broken": "red"}
     for finding in found:
         text = f"{finding.message}{f'; {finding.advice}' if finding.advice else ''}"
         table.add_row(Text(finding.verdict, style=styles[finding.verdict]), finding.what, text)

@@ -57,6 +57,11 @@ def open_(text: str, *, create: bool) -> Store:
         there = path is None or path.exists()
         if not there and not create:
             raise absent
+        if path is not None and not there and (disk := database.network_disk(path)):
+            raise StoreError(
+                f"store {shown(url)}: a network disk ({disk}), where SQLite's locks do not hold; "
+                "name a file on a local disk, or use Postgres"
+            )
         if create and not (there and _has_table(url, leases.name)):
             with database.creation(url):
                 _create_tables(url)

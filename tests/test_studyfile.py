@@ -109,7 +109,7 @@ CASES |= {  # keys
     "unknown key in search": (
         in_search("trails = 3"),
         "search.trails is not an option; did you mean 'trials'? "
-        "options: max_attempts, prune_points, pruner, sampler, trials",
+        "options: keep_weights, max_attempts, prune_points, pruner, sampler, trials",
     ),
     "unknown key of the sampler": (
         in_search("sampler = { sed = 3 }"),

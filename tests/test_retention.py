@@ -1,0 +1,46 @@
+"""Weights are kept of the best trials alone, where a study says so."""
+
+import pytest
+from optuna.trial import TrialState
+
+import lease_worker
+from hpo import lease, retention, store
+from hpo.artifacts import Artifacts
+from lease_worker import NAME
+
+FATES = [  # state, value, failure
+    (TrialState.COMPLETE, 0.5, None),
+    (TrialState.COMPLETE, 0.9, None),
+    (TrialState.PRUNED, 0.95, None),
+    (TrialState.COMPLETE, 0.5, None),
+    (TrialState.COMPLETE, 0.2, None),
+    (TrialState.PRUNED, None, {"class": "diverged"}),
+    (TrialState.FAIL, None, {"class": "RuntimeError"}),
+]
+
+
+@pytest.fixture
+def opened(url):
+    opened = store.open_(url, create=True)
+    store.create(opened, lease_worker.definition(len(FATES) + 1), "text")
+    return opened
+
+
+def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tmp_path):
+    study_id, artifacts = store.study_id(opened, NAME), Artifacts(str(tmp_path))
+    for state, value, failure in [*FATES, (None, None, None)]:
+        claim = lease.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+        name = f"f/{claim.number:04d}/weights"
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+        claim.commit(attributes={"weights": name})
+        if state is not None:
+            claim.end(state, value=value, attributes={"failure": failure} if failure else {})
+    kept = {1: [1, 5, 6, 7], 2: [0, 1, 5, 6, 7], 9: [0, 1, 3, 4, 5, 6, 7]}
+    for count in sorted(kept, reverse=True):
+        retention.thin(opened, study_id, artifacts, count)
+        trials = opened.get_all_trials(study_id)
+        assert [trial.number for trial in trials if trial.user_attrs["weights"]] == kept[count]
+        assert sorted(int(path.parent.name) for path in tmp_path.rglob("weights")) == kept[count]
+    (tmp_path / "f/0001/weights").unlink()
+    retention.thin(opened, study_id, artifacts, 1)  # a file that is gone already is no error

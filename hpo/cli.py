@@ -157,28 +157,40 @@ def delete(
 @app.command()
 def pause(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study's workers save and wait, on every host, from their next epoch on."""
-    _order(name, store_url, "paused")
-    print(f"study {name} is paused: workers save at their next epoch, and wait for 'hpo resume {name}'")
+    from hpo import control
+
+    if _ordered(name, store_url, control.PAUSED, "pause"):
+        print(f"study {name} is paused: workers save at their next epoch, and wait for 'hpo resume {name}'")
 
 
 @app.command()
 def resume(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study that was paused or stopped go on."""
-    _order(name, store_url, None)
+    from hpo import control, store
+
+    control.give(store.open_(store_url, create=False), name, None)
     print(f"study {name} may go on; workers that were stopped want 'hpo launch {name}'")
 
 
 @app.command()
 def stop(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study's workers save and leave, on every host, from their next epoch on."""
-    _order(name, store_url, "stopped")
-    print(f"study {name} is stopped: workers save at their next epoch, and leave")
+    from hpo import control
+
+    if _ordered(name, store_url, control.STOPPED, "stop"):
+        print(f"study {name} is stopped: workers save at their next epoch, and leave")
 
 
-def _order(name: str, store_url: str, order: str | None) -> None:
-    from hpo import control, store
+def _ordered(name: str, store_url: str, order: str, verb: str) -> bool:
+    """Put a study under an order, and tell whether there is anybody to obey."""
+    from hpo import control, status, store
 
-    control.give(store.open_(store_url, create=False), name, order)
+    opened = store.open_(store_url, create=False)
+    if status.status(opened, name).state == "complete":
+        print(f"study {name} is complete; there is nothing to {verb}")
+        return False
+    control.give(opened, name, order)
+    return True
 
 
 @app.command()

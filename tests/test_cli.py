@@ -135,40 +135,6 @@ def test_plain_optuna_shows_the_study(ran):
     assert all({"lr", "batch_size"} <= row["params"].keys() for row in rows)
 
 
-def test_a_setting_queued_by_hand_runs_before_what_is_searched(workplace):
-    workplace.hpo("create", workplace.study(STUDY))
-    done = workplace.hpo("enqueue", "small", "lr=0.05", "batch_size=8")
-    assert done.out == "trial 4 of study small waits\n"
-    refused = workplace.hpo("enqueue", "small", "lr=5", code=1)
-    assert refused.err.count("\n") == 1
-    assert "0.0001 to 1.0" in refused.err
-    refused = workplace.hpo("enqueue", "small", "momentum=0.5", code=1)
-    assert "momentum is fixed" in refused.err
-    process = workplace.start("worker", "small")
-    first = next(line for line in process.stderr if line.startswith("trial"))
-    process.terminate()
-    process.communicate()
-    assert process.returncode == 143
-    assert first.startswith("trial 4 starts")
-    assert "lr 0.05, batch_size 8" in first
-    assert study_of(workplace).trials[4].params == {"lr": 0.05, "batch_size": 8}
-
-
-def test_delete_asks_and_takes_a_studys_rows_and_files_and_nothing_else(workplace):
-    text = STUDY.replace("trials = 4", "trials = 1")
-    workplace.hpo("run", workplace.study(text))
-    workplace.hpo("run", workplace.study(text, "other"))
-    folders = workplace.path / "storage/artifacts"
-    assert len(os.listdir(folders)) == 2
-    refused = workplace.hpo("delete", "small", code=1)  # standard input is empty: nobody said yes
-    assert "Delete study small" in refused.err
-    assert workplace.hpo("delete", "small", "--yes").out == "study small deleted\n"
-    assert [name.rpartition("-")[0] for name in os.listdir(folders)] == ["other"]
-    assert [each["study"] for each in workplace.hpo("studies", "--json").json()] == ["other"]
-    assert "no study 'small'" in workplace.hpo("status", "small", code=1).err
-    workplace.hpo("create", workplace.study(text))
-
-
 def test_a_store_that_is_not_there_is_said_in_one_line(workplace):
     for verb in ("studies", "status x", "trials x", "best x", "importance x", "worker x", "delete x --yes"):
         done = workplace.hpo(*verb.split(), code=None)

@@ -3,6 +3,7 @@
 import time
 
 import optuna
+from PIL import Image
 
 import conftest
 from test_chaos import EPOCHS, POINTS, Storm
@@ -23,9 +24,11 @@ def climb(config, state):
             raise RuntimeError("no such luck")
         while config.kind == "patient" and not pathlib.Path("put back").exists():
             time.sleep(0.1)
+        if config.kind == "odd":
+            state["epoch"] / 0
         if config.kind == "huge":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        yield state["epoch"] / 100, state
+        yield state["epoch"] / 100 + len(config.kind) / 1000, state
 """
 
 STUDY = """
@@ -107,17 +110,130 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     assert place.hpo("retry", "small", code=2, HPO_STORE=url).out == ""
 
 
-def test_a_trial_that_runs_out_of_memory_fails_alone_and_says_what_to_try(place, url):
-    file = place.study(points("huge", "sound").replace("epochs = 10", "epochs = 1\nbatch_size = 64"))
+def test_what_is_one_trials_fault_ends_that_trial_alone_and_says_why(place, url):
+    file = place.study(points("huge", "odd", "sound").replace("epochs = 10", "epochs = 1\nbatch_size = 64"))
     place.hpo("create", file, HPO_STORE=url)
     place.hpo("worker", "small", HPO_STORE=url)
-    huge, sound = trials(url)
-    assert (huge.state.name, sound.state.name) == ("FAIL", "COMPLETE")
+    huge, odd, sound = trials(url)
+    assert [trial.state.name for trial in (huge, odd, sound)] == ["FAIL", "FAIL", "COMPLETE"]
     assert huge.user_attrs["failure"]["class"] == "out_of_memory"
     message = huge.user_attrs["failure"]["message"]
     assert message.startswith("out of memory on cpu: peak ")
     assert "with batch_size 64; batch_size 32 takes about half" in message
-    assert huge.user_attrs["attempts"] == 1, "it is not tried again by itself"
+    assert odd.user_attrs["failure"] == {"class": "ZeroDivisionError", "message": "division by zero"}
+    (file,) = place.path.glob("storage/artifacts/*/0001/traceback.txt")
+    assert "own.py" in file.read_text()
+    assert {trial.user_attrs["attempts"] for trial in (huge, odd)} == {1}, "none is tried again by itself"
+
+
+BUILT_IN = """
+[train]
+image_size = 16
+weights = "none"
+epochs = 2
+
+[search]
+sampler = "grid"
+
+[[points]]
+lr = 0.001
+"""
+
+
+def test_a_trial_whose_loss_is_not_finite_is_pruned_with_epoch_and_step(workplace, url):
+    text = BUILT_IN.replace("lr = 0.001", "lr = 100.0\nmomentum = 0.99")
+    file = workplace.study(text.replace("epochs = 2", 'epochs = 2\ndataset = "digits"\nlimit = 400'))
+    done = workplace.hpo("run", file, code=1, HPO_STORE=url)
+    (trial,) = trials(url)
+    assert trial.state.name == "PRUNED"
+    assert trial.user_attrs["failure"]["class"] == "diverged"
+    assert "loss not finite at epoch 1, step" in trial.user_attrs["failure"]["message"]
+    assert "no complete trial" in done.err
+    assert "trial 0 of study small" in workplace.hpo("retry", "small", "--trial", "0", HPO_STORE=url).out
+
+
+def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url):
+    pictures = workplace.path / "pictures"
+    for index in range(24):
+        path = pictures / f"class {index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (index * 9, 99, 200 * (index % 2))).save(path)
+    data = 'dataset = "folder:pictures"'
+    file = workplace.study(
+        BUILT_IN.replace("epochs = 2", f"epochs = 2\n{data}") + "[[points]]\nlr = 0.01\n"
+    )
+    workplace.hpo("create", file, HPO_STORE=url)
+    worker = workplace.start("worker", "small", HPO_STORE=url)
+    wait_for(lambda: trials(url)[0].intermediate_values, 60)
+    pictures.rename(workplace.path / "elsewhere")
+    _, err = worker.communicate(timeout=60)
+    assert worker.returncode == 78
+    assert err.splitlines()[-1].startswith("hpo: ")
+    assert "pictures" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert [(trial.state.name, trial.user_attrs.get("attempts")) for trial in trials(url)] == [
+        ("COMPLETE", 1),
+        ("WAITING", None),
+    ]
+    (workplace.path / "elsewhere").rename(pictures)
+    workplace.hpo("worker", "small", HPO_STORE=url)
+    assert [trial.user_attrs["attempts"] for trial in trials(url)] == [1, 1]
+
+
+def test_a_setting_queued_by_hand_runs_before_what_is_searched(place, url):
+    text = STUDY.replace('sampler = "grid"', 'trials = 4\nsampler = "random"')
+    place.hpo("create", place.study(text + '[space]\nkind = ["sound", "odd"]\n'), HPO_STORE=url)
+    done = place.hpo("enqueue", "small", "kind=sound", HPO_STORE=url)
+    assert done.out == "trial 4 of study small waits\n"
+    refused = place.hpo("enqueue", "small", "kind=loud", code=1, HPO_STORE=url)
+    assert refused.err.count("\n") == 1
+    assert "'sound', 'odd'" in refused.err
+    process = place.start("worker", "small", HPO_STORE=url)
+    first = next(line for line in process.stderr if line.startswith("trial"))
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+    assert first.startswith("trial 4 starts: kind sound")
+    assert trials(url)[4].params == {"kind": "sound"}
+
+
+def test_delete_asks_and_takes_a_studys_rows_and_files_and_nothing_else(place, url, sql):
+    text = points("sound").replace("epochs = 10", "epochs = 1")
+    place.hpo("run", place.study(text), HPO_STORE=url)
+    rest = {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES}
+    place.hpo("run", place.study(text, "other"), HPO_STORE=url)
+    folders = place.path / "storage/artifacts"
+    assert len(list(folders.iterdir())) == 2
+    refused = place.hpo("delete", "other", code=1, HPO_STORE=url)  # nobody is there to say yes
+    assert "Delete study other" in refused.err
+    assert place.hpo("delete", "other", "--yes", HPO_STORE=url).out == "study other deleted\n"
+    assert [folder.name.rpartition("-")[0] for folder in folders.iterdir()] == ["small"]
+    assert {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES} == rest
+    assert "no study 'other'" in place.hpo("status", "other", code=1, HPO_STORE=url).err
+    place.hpo("create", "other.toml", HPO_STORE=url)
+
+
+TABLES = (
+    "studies",
+    "trials",
+    "trial_params",
+    "trial_values",
+    "trial_intermediate_values",
+    "trial_user_attributes",
+    "trial_system_attributes",
+    "study_user_attributes",
+    "study_system_attributes",
+    "hpo_leases",
+)
+
+
+def test_the_weights_of_the_best_are_kept_where_a_study_says_so(place, url):
+    text = points("a", "aaa", "aa", "aaaa").replace("epochs = 10", "epochs = 1")
+    file = place.study(text.replace("[search]", "[search]\nkeep_weights = 2"))
+    place.hpo("run", file, "--devices", "cpu:2", HPO_STORE=url)
+    assert [bool(trial.user_attrs["weights"]) for trial in trials(url)] == [False, True, False, True]
+    files = place.path.glob("storage/artifacts/*/*/weights-*")
+    assert sorted(path.parent.name for path in files) == ["0001", "0003"]
 
 
 def test_status_is_followed_until_the_study_is_complete(place):
@@ -131,3 +247,6 @@ def test_status_is_followed_until_the_study_is_complete(place):
     assert lines[0].startswith("study small is idle: 1 waiting")
     assert lines[-1].startswith("study small is complete: 1 complete")
     assert len(lines) < POINTS * EPOCHS, "a line per change, not per look"
+    for verb in ("pause", "stop"):
+        assert place.hpo(verb, "small").out == f"study small is complete; there is nothing to {verb}\n"
+    assert place.hpo("status", "small", "--json").json()["state"] == "complete"

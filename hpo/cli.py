@@ -212,6 +212,14 @@ def retry(
     print(f"trial{plural} {', '.join(map(str, numbers))} of study {name} will be tried again")
 
 
+def _given_up(error: HpoError) -> typer.Exit:
+    """Say why a worker leaves, and give the exit code by which its supervisor knows whether to restart it."""
+    from hpo import launch, watch
+
+    watch.say(f"hpo: {error}")
+    return typer.Exit(1 if isinstance(error, StoreAway) else launch.FATAL)
+
+
 @app.command("launch")
 def launch_(
     name: StudyName,
@@ -225,7 +233,7 @@ def launch_(
     lease_seconds: Lease = LEASE,
 ) -> None:
     """Start workers on this machine's devices, and keep them going until the study is complete."""
-    from hpo import launch, status, store, watch
+    from hpo import status, store, watch
 
     stop = watch.Stop()
     try:
@@ -236,8 +244,7 @@ def launch_(
         settings = _settings(store_url, artifacts, data, lease_seconds)
         watch.workers(opened, name, devices, workers_per_device, settings, stop)
     except HpoError as error:
-        watch.say(f"hpo: {error}")
-        raise typer.Exit(1 if isinstance(error, StoreAway) else launch.FATAL) from error
+        raise _given_up(error) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
 
@@ -255,7 +262,7 @@ def worker(
     ] = None,
 ) -> None:
     """Run one worker in this process until the study is complete or it is told to stop."""
-    from hpo import launch, store, watch
+    from hpo import store, watch
     from hpo import worker as workers
     from hpo.artifacts import Artifacts
 
@@ -273,8 +280,7 @@ def worker(
         )
         watch.events(workers.work(opened, name, settings, stop.event))
     except HpoError as error:
-        watch.say(f"hpo: {error}")
-        raise typer.Exit(1 if isinstance(error, StoreAway) else launch.FATAL) from error
+        raise _given_up(error) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
 

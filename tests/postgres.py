@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import trustme
 
 
 def binaries() -> Path:
@@ -51,10 +52,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*, password: str = "", trusted: str = "", **settings: str) -> Iterator[Server]:
+def running(
+    *, password: str = "", trusted: str = "", certificate: trustme.LeafCert | None = None, **settings: str
+) -> Iterator[Server]:
     """Run a server on a free port of loopback, with settings, as an unprivileged user.
 
-    With a password nobody gets in without it. From ``trusted``, a network, everybody gets in.
+    With a password nobody gets in without it, with a certificate nobody without TLS. From ``trusted``, a
+    network, everybody gets in.
     """
     root = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
     root.chmod(0o755)
@@ -72,6 +76,8 @@ def running(*, password: str = "", trusted: str = "", **settings: str) -> Iterat
         if trusted:
             with (data / "pg_hba.conf").open("a") as rules:
                 rules.write(f"host all all {trusted} trust\n")
+        if certificate:
+            settings |= _speak_tls(data, certificate, who)
         port = _free_port()
         server = Server(
             url=f"postgresql://postgres@127.0.0.1:{port}/postgres",
@@ -88,6 +94,17 @@ def running(*, password: str = "", trusted: str = "", **settings: str) -> Iterat
                 server.stop("immediate")
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _speak_tls(data: Path, certificate: trustme.LeafCert, who: Mapping[str, Any]) -> dict[str, str]:
+    """Give the server its certificate, and let nobody in over the network without TLS."""
+    rules, pem = data / "pg_hba.conf", data / "server.pem"
+    rules.write_text(rules.read_text().replace("\nhost ", "\nhostssl "))
+    certificate.private_key_and_cert_chain_pem.write_to_path(pem)
+    pem.chmod(0o600)
+    if who:
+        os.chown(pem, who["user"], who["group"])
+    return {"ssl": "on", "ssl_cert_file": str(pem), "ssl_key_file": str(pem)}
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import optuna
 import psycopg
 import pytest
 import sqlalchemy as sa
+import trustme
 
 import conftest
 import postgres
@@ -197,3 +198,28 @@ def test_a_paused_study_goes_on_from_its_backup(place, cluster):
         assert all(trial.state.is_finished() for trial in trials)
         for trial in trials:
             assert sorted(trial.intermediate_values) == list(range(1, trial.user_attrs["epochs"] + 1))
+
+
+def test_tls_is_what_the_urls_sslmode_says(place):
+    authority, stranger = trustme.CA(), trustme.CA()
+    for name, each in (("ca.pem", authority), ("other.pem", stranger)):
+        each.cert_pem.write_to_path(place.path / name)
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    with postgres.running(password="odd", certificate=certificate) as server:
+        settings = {"PGPASSWORD": "odd"}
+
+        def status(query: str, code: int) -> conftest.Done:
+            return place.hpo("status", "small", code=code, HPO_STORE=f"{server.url}?{query}", **settings)
+
+        url = f"{server.url}?sslmode=verify-full&sslrootcert=ca.pem"
+        place.hpo("run", "small.toml", "--devices", "cpu:1", HPO_STORE=url, **settings)
+        assert "small is complete" in status("sslmode=verify-full&sslrootcert=ca.pem", 0).out
+        assert "small is complete" in status("sslmode=require", 0).out
+        for query, why in (
+            ("sslmode=disable", "no encryption"),
+            ("sslmode=verify-full&sslrootcert=other.pem", "certificate verify failed"),
+            ("sslmode=verify-full&sslrootcert=absent.pem", "absent.pem"),
+        ):
+            refused = status(query, 1)
+            assert refused.err.count("\n") == 1
+            assert why in refused.err

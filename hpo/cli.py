@@ -213,7 +213,7 @@ def retry(
 
 
 def _given_up(error: HpoError) -> typer.Exit:
-    """Say why a worker leaves, and give the exit code by which its supervisor knows whether to restart it."""
+    """Say why a worker leaves; its exit code tells a supervisor whether to start it again."""
     from hpo import launch, watch
 
     watch.say(f"hpo: {error}")

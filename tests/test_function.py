@@ -14,6 +14,7 @@ from hpo import function, lease, objective, samplers, store
 from hpo.artifacts import Artifacts
 from hpo.config import Free
 from hpo.errors import DefinitionError
+from hpo.warm import Warm
 from test_run import artifact, descendants, epochs_reported, load, wait_for
 
 OWN = """
@@ -246,7 +247,7 @@ def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place
         storage=optuna.storages.get_storage(opened),
         folder="",
         artifacts=Artifacts(str(place.path)),
-        datasets=objective.Datasets(place.path),
+        warm=Warm(place.path, Artifacts(str(place.path)), torch.device("cpu")),
         device=torch.device("cpu"),
         stop=threading.Event(),
     )

@@ -8,6 +8,7 @@ on a large folder is quick.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,21 @@ class Dataset:
         """Give the data set with all its splits on ``device``."""
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
+
+    def facts(self) -> dict[str, Any]:
+        """Say what must be known to use a model that was trained on it, as plain values.
+
+        ``pixels`` is the side of its square images, ``channels`` 1 where they are grey.
+        """
+        splits = {"train": self.train, "valid": self.valid, "test": self.test}
+        _, channels, pixels, _ = self.train.images.shape
+        return {
+            "classes": list(self.classes),
+            "channels": channels,
+            "pixels": pixels,
+            "images": {name: len(split) for name, split in splits.items() if split is not None},
+            "skipped": len(self.skipped),
+        }
 
 
 def load(config: Config, root: Path) -> Dataset:

@@ -92,7 +92,10 @@ def load(config: Config, root: Path) -> Dataset:
     """
     kind, colon, place = config.dataset.partition(":")
     if kind == "folder" and colon:
-        return _drawn(sources.folder(place), config)
+        source = sources.folder(place)
+        drawn = _drawn(source, config)
+        _warn(source, drawn, config)
+        return drawn
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
         known = ", ".join((*DATASETS, "folder:PATH"))
@@ -100,6 +103,29 @@ def load(config: Config, root: Path) -> Dataset:
     return _drawn(
         sources.digits() if config.dataset == "digits" else sources.copy(config.dataset, root), config
     )
+
+
+def find(config: Config) -> None:
+    """Look for the class folders of a ``folder:PATH``, without reading an image; raises DataError."""
+    sources.folder(config.dataset.partition(":")[2])
+
+
+def _warn(source: sources.Source, drawn: Dataset, config: Config) -> None:
+    """Say what a person who made the folder may not expect."""
+    pools = [pool for pool in (source.train, source.valid, source.test) if pool is not None]
+    others = [file for pool in pools for file in pool.others]
+    if others:
+        logger.warning(
+            "%s: passed over %d file%s of other kinds, as %s; read are %s",
+            *(drawn.name, len(others), "s" * (len(others) > 1), others[0], " ".join(images.SUFFIXES)),
+        )
+    there = set(drawn.selection.labels.tolist())
+    unseen = [name for label, name in enumerate(drawn.classes) if label not in there]
+    if unseen and config.limit is None:
+        logger.warning(
+            "%s: accuracy is measured without %s: too few images; put in ten or more of each class",
+            *(drawn.name, ", ".join(f"'{name}'" for name in unseen)),
+        )
 
 
 def _drawn(source: sources.Source, config: Config) -> Dataset:

@@ -83,9 +83,9 @@ class Datasets:
         if isinstance(settings, Free):
             return
         if settings.dataset.startswith("folder:"):
-            from hpo import sources
+            from hpo import data
 
-            sources.folder(settings.dataset.partition(":")[2])
+            data.find(settings)
         else:
             self.of(settings)
 

@@ -64,10 +64,6 @@ class Predictor:
         self.description = _description(folder)
         try:
             self.model, _, self.labels = load.load(folder)
-        except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{error.filename}: there is no such file; export the model again"
-            ) from error
         except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(
@@ -104,8 +100,8 @@ class Predictor:
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
             raise DataError(f"{file}: not a readable image ({reason})") from error
         if self.description.preprocessing.grey:
-            pixels = np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))[None]
-        return torch.from_numpy(np.ascontiguousarray(pixels))[None]
+            pixels = np.array(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))[None]
+        return torch.from_numpy(pixels)[None]
 
 
 def _description(folder: Path) -> Description:

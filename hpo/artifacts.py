@@ -32,13 +32,25 @@ class Artifacts:
         path = f"{self.root}/{name}"
         return path if self.local else str(self.filesystem.unstrip_protocol(path))
 
+    def read(self, name: str) -> bytes:
+        """Give a file's content; raises ArtifactError if it cannot be had."""
+        try:
+            content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
+            return content
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{self.path(name)}: no such file; --artifacts or HPO_ARTIFACTS says where they are"
+            ) from error
+        except Exception as error:  # every kind of place has its own
+            raise ArtifactError(f"{self.path(name)}: {error}") from error
+
     def folder(self, name: str) -> "Folder":
         """Open a folder to work in; ``name`` is relative to the artifacts."""
         local = Path(self.root, name) if self.local else Path(tempfile.mkdtemp(prefix="hpo-"))
         local.mkdir(parents=True, exist_ok=True)
         return Folder(self, name, local)
 
-    def read(self, name: str) -> bytes | None:
+    def look_up(self, name: str) -> bytes | None:
         """Give a file's content; None if there is none."""
         try:
             content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")

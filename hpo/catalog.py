@@ -117,3 +117,11 @@ def create(model: str, weights: Any | None = None) -> "nn.Module":
         module.aux_logits = False  # type: ignore[assignment]  # not a tensor or a module
         setattr(module, name, None)  # not deleted: load_state_dict passes over a None's tensors
     return module
+
+
+def arguments(model: str, classes: int) -> dict[str, bool | int]:
+    """Give the arguments by which torchvision's own builder makes what ``create`` and a new head make."""
+    options: dict[str, bool | int] = {"num_classes": classes}
+    if model in AUXILIARY:
+        options |= {"aux_logits": False, "transform_input": True, "init_weights": False}
+    return options

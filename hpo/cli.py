@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,9 @@ from hpo.flags import (
     StudyFile,
     StudyName,
 )
+
+if TYPE_CHECKING:
+    from hpo.definition import Definition
 
 app = typer.Typer(
     help="Hyperparameter optimization for people who fine-tune vision models.",
@@ -70,6 +73,7 @@ def run(
     stop = watch.Stop()
     slots(devices, 1, 1)  # refused before anything is stored
     definition = studyfile.load(studyfile.find(study), sets or [], name)
+    _find_images(definition)
     opened = store.open_(store_url, create=True)
     new = store.create(opened, definition, studyfile.source(study, sets or []))
     before = status.status(opened, definition.name)
@@ -88,6 +92,17 @@ def run(
         raise typer.Exit(stop.exit_code())
     if status.status(opened, definition.name).state != "stopped":
         looks.print_best(opened, definition.name, artifacts, store_url)
+
+
+def _find_images(definition: "Definition") -> None:
+    """Look for a person's own images: a study with a mistyped folder could only be deleted again."""
+    from hpo.config import Config
+
+    settings = definition.config({})
+    if isinstance(settings, Config) and settings.dataset.startswith("folder:"):
+        from hpo import data
+
+        data.find(settings)
 
 
 def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:

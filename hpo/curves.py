@@ -2,10 +2,12 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
+from tensorboard.plugins.hparams import summary_v2  # its public face, api, imports TensorFlow
 from torch.utils.tensorboard import SummaryWriter
 
 from hpo import files
@@ -26,18 +28,26 @@ def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
 
 
 class Events:
-    """TensorBoard events; on going on after epoch ``done``, what came after it is taken back."""
+    """TensorBoard events; on going on after epoch ``done``, what came after it is taken back.
 
-    def __init__(self, folder: Path, done: int) -> None:
+    ``params`` and ``name``, the trial's in the artifacts, make its row in TensorBoard's HPARAMS tab, which
+    gathers the columns of all rows below its ``--logdir`` by itself: no file has to know the whole study.
+    """
+
+    def __init__(self, folder: Path, done: int, name: str, params: Mapping[str, Any]) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        row = {key: value for key, value in params.items() if value is not None}
+        writer = self.writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        writer.add_summary(summary_v2.hparams_pb(row, trial_id=name))
 
-    def write(self, epoch: Epoch) -> None:
-        """Write an epoch's scalars."""
+    def write(self, epoch: Epoch, best: Epoch) -> None:
+        """Write an epoch's scalars, and the accuracy of the best epoch so far, which is a trial's value."""
         tags = {
             "loss/train": epoch.train_loss,
             "loss/selection": epoch.loss,
             "accuracy/train": epoch.train_accuracy,
             "accuracy/selection": epoch.accuracy,
+            "accuracy/best": best.accuracy,
             "lr": epoch.lr,
             "seconds/train": epoch.train_seconds,
             "seconds/evaluation": epoch.evaluation_seconds,

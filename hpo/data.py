@@ -8,6 +8,7 @@ on a large folder is quick.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +84,21 @@ class Dataset:
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
 
+    def facts(self) -> dict[str, Any]:
+        """Say what must be known to use a model that was trained on it, as plain values.
+
+        ``pixels`` is the side of its square images, ``channels`` 1 where they are grey.
+        """
+        splits = {"train": self.train, "valid": self.valid, "test": self.test}
+        _, channels, pixels, _ = self.train.images.shape
+        return {
+            "classes": list(self.classes),
+            "channels": channels,
+            "pixels": pixels,
+            "images": {name: len(split) for name, split in splits.items() if split is not None},
+            "skipped": len(self.skipped),
+        }
+
 
 def load(config: Config, root: Path) -> Dataset:
     """Load the data set that ``config`` names, split and limited as it says, onto the CPU.
@@ -99,7 +115,10 @@ def load(config: Config, root: Path) -> Dataset:
     """
     kind, colon, place = config.dataset.partition(":")
     if kind == "folder" and colon:
-        return _drawn(sources.folder(place), config)
+        source = sources.folder(place)
+        drawn = _drawn(source, config)
+        _warn(source, drawn, config)
+        return drawn
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
         known = ", ".join((*DATASETS, "folder:PATH"))
@@ -107,6 +126,29 @@ def load(config: Config, root: Path) -> Dataset:
     return _drawn(
         sources.digits() if config.dataset == "digits" else sources.copy(config.dataset, root), config
     )
+
+
+def find(config: Config) -> None:
+    """Look for the class folders of a ``folder:PATH``, without reading an image; raises DataError."""
+    sources.folder(config.dataset.partition(":")[2])
+
+
+def _warn(source: sources.Source, drawn: Dataset, config: Config) -> None:
+    """Say what a person who made the folder may not expect."""
+    pools = [pool for pool in (source.train, source.valid, source.test) if pool is not None]
+    others = [file for pool in pools for file in pool.others]
+    if others:
+        logger.warning(
+            "%s: passed over %d file%s of other kinds, as %s; read are %s",
+            *(drawn.name, len(others), "s" * (len(others) > 1), others[0], " ".join(images.SUFFIXES)),
+        )
+    there = set(drawn.selection.labels.tolist())
+    unseen = [name for label, name in enumerate(drawn.classes) if label not in there]
+    if unseen and config.limit is None:
+        logger.warning(
+            "%s: accuracy is measured without %s: too few images; put in ten or more of each class",
+            *(drawn.name, ", ".join(f"'{name}'" for name in unseen)),
+        )
 
 
 def _drawn(source: sources.Source, config: Config) -> Dataset:

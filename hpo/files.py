@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -56,3 +58,22 @@ def write(path: Path, content: bytes) -> None:
     with durable(path.parent) as draft:
         draft.name = path.name
         draft.file.write(content)
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that appears as ``path`` when the block is left; there it may be empty, or not be.
+
+    It is filled by ``write`` under a hidden name beside it, and then renamed: a crash leaves at most that.
+    ``OSError`` passes through, with what was written removed.
+    """
+    path = path.resolve()
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        draft.rename(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    _sync(path.parent)

@@ -28,15 +28,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PRECISION_BITS = 22
 
 
-def files(folder: Path) -> list[Path]:
-    """List the image files anywhere below ``folder``, sorted; hidden files and folders are left out."""
-    return sorted(
+def files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the image files anywhere below ``folder``, sorted, and all others; hidden ones in neither."""
+    found = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file()
     )
+    read = [file for file in found if file.suffix.lower() in SUFFIXES]
+    return read, [file for file in found if file.suffix.lower() not in SUFFIXES]
 
 
 def read(file: Path, size: int) -> NDArray[np.uint8]:

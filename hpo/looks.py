@@ -1,7 +1,9 @@
-"""The verbs that look at studies and change nothing: results go to stdout."""
+"""The verbs that look at studies or take models of them away, and change nothing: results go to stdout."""
 
 import json
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -164,6 +166,61 @@ def importance(
         _print_json({name: getattr(found, name) for name in fields})
         return
     show.console().print(show.importance(found))
+
+
+@app.command()
+def export(
+    name: StudyName,
+    folder: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="Where it goes: a new folder, or an empty one.")
+    ],
+    trial: Annotated[
+        int | None, typer.Option("--trial", metavar="N", help="This one, instead of the best.")
+    ] = None,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Take the best trial's model away: weights, settings, metrics, model card, labels, loader."""
+    from hpo import export as exports
+    from hpo import store
+    from hpo.artifacts import Artifacts
+
+    opened = store.open_(store_url, create=False)
+    found = exports.export(opened, name, trial, Artifacts(artifacts), folder)
+    print(f"trial {found.trial} of study {name} is in {folder}")
+    print(f"  accuracy   {found.accuracy:.4f} {found.note}")
+    print(f"  use it     hpo predict {shlex.quote(str(folder))} IMAGE...")
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What 'hpo export' made.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Classes to show.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Say which classes an exported model sees in images, and how probable it holds them."""
+    from hpo import predict as predicts
+    from hpo.errors import DataError
+
+    predictor = predicts.Predictor(folder)
+    documents: list[dict[str, Any]] = []
+    for image in images:
+        try:
+            guesses = predictor.guess(image, top)
+            documents.append({"image": str(image), "classes": guesses})
+        except DataError as error:
+            print(f"hpo: {error}", file=sys.stderr)
+            documents.append({"image": str(image), "error": str(error)})
+            continue
+        if not as_json:
+            shown = ", ".join(f"{guess.label} {guess.probability:.3f}" for guess in guesses)
+            name = str(image).encode(errors="replace").decode()  # it may be no text at all
+            print(f"{name}: {shown}", flush=True)
+    if as_json:
+        _print_json(documents)
+    if any("error" in document for document in documents):
+        raise typer.Exit(1)
 
 
 @app.command()

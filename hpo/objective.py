@@ -191,6 +191,8 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     folder.fetch()
     state = checkpoint.latest(folder.local, _file(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
+    if not isinstance(config, Free):
+        settings["data"] = place.warm.dataset(config).facts()
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
     measure = status.measure(place.definition)
     judge = functools.partial(_prune, study, claim, place)
@@ -202,10 +204,10 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         )
         if not run.finished:
             _prune_again(claim, place, judge)
-        with contextlib.closing(curves.Events(folder.local, done)) as events:
+        with contextlib.closing(curves.Events(folder.local, done, folder.name, trial.params)) as events:
             for epoch in run.epochs():
                 if epoch is not None:
-                    events.write(epoch)
+                    events.write(epoch, run.best)
                     records.report(run)
                     yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs, measure=measure)
                 records.attend(run)

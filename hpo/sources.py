@@ -45,6 +45,7 @@ class Pool:
 
     images: Tensor | tuple[Path, ...]  # uint8 [N, C, H, W], or N files
     labels: NDArray[np.int64]  # [N]
+    others: tuple[Path, ...] = ()  # files in the class folders that are of no kind that is read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -229,14 +230,16 @@ def _subfolders(path: Path) -> list[Path]:
 def _listed(path: Path, classes: tuple[str, ...]) -> Pool:
     """List the image files of a split in the order of classes, then of paths; decode none."""
     found: list[tuple[Path, int]] = []
+    others: list[Path] = []
     for folder in _subfolders(path):
         if folder.name not in classes:
             raise errors.DataError(f"{folder}: no such class in train, only {', '.join(classes)}")
-        files = images.files(folder)
+        files, strangers = images.files(folder)
+        others += strangers
         if not files:
             raise errors.DataError(f"{folder}: no images in it; read are {' '.join(images.SUFFIXES)}")
         found += [(file, classes.index(folder.name)) for file in files]
     if not found:
         raise errors.DataError(f"{path}: no class folders; put some in or remove it")
     labels = np.array([label for _, label in found], dtype=np.int64)
-    return Pool(images=tuple(file for file, _ in found), labels=labels)
+    return Pool(images=tuple(file for file, _ in found), labels=labels, others=tuple(others))

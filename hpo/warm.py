@@ -58,9 +58,9 @@ class Warm:
         numerics.refuse(wanted, self.device)
         self.precision = wanted
         if settings.dataset.startswith("folder:"):
-            from hpo import sources
+            from hpo import data
 
-            sources.folder(settings.dataset.partition(":")[2])
+            data.find(settings)
         else:
             self.dataset(settings)
 
@@ -107,7 +107,7 @@ class Warm:
         text = json.dumps(kind)
         if text not in self._formats:
             name = f"cache/memory_format/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-            known = self.artifacts.read(name)
+            known = self.artifacts.look_up(name)
             if known is None:
                 steps = math.ceil(len(self.dataset(config).train) / config.batch_size) * config.epochs
                 if steps < STEPS:

@@ -261,8 +261,10 @@ def test_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = [str(file.relative_to(tmp_path)) for file in images.files(tmp_path)]
-    assert found == ["a.jpeg", "b.PNG", "e.png/f.gif", "sub/c.webp"]
+    found, others = images.files(tmp_path)
+    names = [str(file.relative_to(tmp_path)) for file in found]
+    assert names == ["a.jpeg", "b.PNG", "e.png/f.gif", "sub/c.webp"]
+    assert others == [tmp_path / "notes.txt"]
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -295,7 +295,8 @@ def test_a_folder_that_cannot_be_written_costs_no_trial(workplace):
 
 def test_missing_data_costs_no_trial(workplace):
     text = LONG.replace('"digits"', '"folder:pictures"')
-    done = workplace.hpo("run", workplace.study(text), code=1)
+    workplace.hpo("create", workplace.study(text))  # the folder may be on the machine of its workers
+    done = workplace.hpo("launch", "small", code=78)
     assert done.err.splitlines()[-1].startswith("hpo: ")
     assert "pictures" in done.err
     assert "Traceback" not in done.err

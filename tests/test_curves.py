@@ -1,0 +1,39 @@
+"""What TensorBoard finds in a trial's folder."""
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+from hpo.curves import Events
+from hpo.events import Epoch
+
+PARAMS = {"lr": 0.25, "batch_size": 16, "optimizer": "sgd", "nesterov": True, "dropout": None}
+
+
+def epoch(number: int, accuracy: float) -> Epoch:
+    return Epoch(number=number, accuracy=accuracy, train_seconds=1.0)
+
+
+def test_a_trial_that_goes_on_is_one_row_of_settings_with_its_value_as_a_metric(tmp_path):
+    first = Events(tmp_path, 0, "study-1/0003", PARAMS)
+    for each in (epoch(1, 0.5), epoch(2, 0.375)):
+        first.write(each, epoch(1, 0.5))
+    first.close()
+    second = Events(tmp_path, 1, "study-1/0003", PARAMS)  # killed before epoch 2 counted
+    for each, best in ((epoch(2, 0.25), epoch(1, 0.5)), (epoch(3, 0.125), epoch(1, 0.5))):
+        second.write(each, best)
+    second.close()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    content = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    row = metadata.parse_session_start_info_plugin_data(content)
+    assert row.group_name == "study-1/0003"
+    assert row.hparams["lr"].number_value == 0.25
+    assert row.hparams["batch_size"].number_value == 16
+    assert row.hparams["optimizer"].string_value == "sgd"
+    assert row.hparams["nesterov"].bool_value is True
+    assert set(row.hparams) == {"lr", "batch_size", "optimizer", "nesterov"}
+    assert [(e.step, e.value) for e in found.Scalars("accuracy/selection")] == [
+        (1, 0.5),
+        (2, 0.25),
+        (3, 0.125),
+    ]
+    assert found.Scalars("accuracy/best")[-1].value == 0.5

@@ -23,9 +23,11 @@ test: install check tools  ## check, then run every test
 	$(BIN)/pytest -n 3 --dist worksteal
 
 tools:
-	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends iproute2; } >/dev/null; } || \
-	  echo "no command 'ip': the test that cuts a network needs it, and root (Debian: iproute2)"
+	@wanted="$$(command -v ip >/dev/null || echo iproute2) \
+	  $$(command -v chromium >/dev/null || echo chromium fonts-liberation)"; [ -z "$$(echo $$wanted)" ] || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$wanted; } >/dev/null; } || \
+	  echo "not here:" $$wanted "(Debian's names): tests cut a network and look with a browser; root may install them"
 
 check: install  ## lint, format, types and import rules
 	$(BIN)/ruff check .

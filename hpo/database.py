@@ -13,6 +13,7 @@ waits or passes it by, and neither works on what it read before the other commit
 import contextlib
 import fcntl
 import sqlite3
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,16 @@ def file_of(url: sa.URL) -> Path | None:
     return Path(str(url.database).removeprefix("file:") if "uri" in url.query else str(url.database))
 
 
-def engine_kwargs(url: sa.URL) -> dict[str, Any]:
+def read_only(url: sa.URL) -> sa.URL:
+    """Give the URL that only reads an SQLite file; Postgres is told so by ``engine_kwargs``."""
+    path = file_of(url)
+    if path is None:
+        return url
+    name = str(url.database) if "uri" in url.query else f"file:{urllib.parse.quote(str(path.absolute()))}"
+    return url.set(database=name, query={"mode": "ro", "uri": "true"})
+
+
+def engine_kwargs(url: sa.URL, *, read_only: bool = False) -> dict[str, Any]:
     """Give SQLAlchemy's settings for a store's connections.
 
     On SQLite the driver is left in autocommit, so that BEGIN is the store's to say. On Postgres there is no
@@ -125,6 +135,7 @@ def engine_kwargs(url: sa.URL) -> dict[str, Any]:
         "timezone": "UTC",
         "lock_timeout": f"{BUSY_SECONDS}s",
         "idle_in_transaction_session_timeout": f"{ASLEEP_SECONDS}s",
+        **({"default_transaction_read_only": "on"} if read_only else {}),
     }
     return {
         "pool_size": 2,  # a worker's own connection, and the one that renews its lease

@@ -8,6 +8,7 @@ HpoError
  +- WeightsError       pretrained weights cannot be found, downloaded or loaded
  +- DeviceError        the device asked for is not there
  +- ArtifactError      a file of a trial cannot be written or read
+ +- DashboardError     the dashboard cannot be served where, or as, it was asked for
 
 Each is shown as one line on stderr, without a traceback, and says where, what was found, what is
 allowed and what to do. Anything else that escapes is a bug of ours and keeps its traceback.
@@ -51,6 +52,10 @@ class DeviceError(HpoError):
 
 class ArtifactError(HpoError):
     """A file of a trial cannot be written or read."""
+
+
+class DashboardError(HpoError):
+    """The dashboard cannot be served where, or as, it was asked for."""
 
 
 def suggestion(word: str, allowed: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import checkpoint, curves
+from hpo import checkpoint, curves, shelf
 from hpo.artifacts import Artifacts
 
 ALWAYS = ("settings.json", "traceback.txt", curves.CSV)
@@ -18,7 +18,7 @@ EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
 
 def unknown_folders(artifacts: Artifacts, folders: Iterable[str]) -> list[str]:
     """Give the top folders that are none of ``folders``, the studies' own: perhaps another store's."""
-    known = {*folders, "cache"}
+    known = {*folders, "cache", shelf.FOLDER}
     names = (PurePosixPath(path).name for path in _listed(artifacts, ""))
     return sorted(name for name in names if name not in known and not name.startswith("."))
 

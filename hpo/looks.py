@@ -168,6 +168,36 @@ def importance(
     show.console().print(show.importance(found))
 
 
+@app.command("dashboard")
+def dashboard_(
+    host: Annotated[str, typer.Option("--host", metavar="H", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="P", min=0, max=65535, help="0 takes any that is free.")
+    ] = 8080,
+    read_write: Annotated[
+        bool, typer.Option("--read-write", help="Let whoever has the link also change and delete.")
+    ] = False,
+    behind_tls: Annotated[
+        str | None,
+        typer.Option("--behind-tls", metavar="URL", help="Where a server with TLS in front shows it."),
+    ] = None,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Serve optuna-dashboard on the store; the first line is the link that lets you in."""
+    from hpo import dashboard
+
+    settings = dashboard.Settings(
+        store=store_url,
+        artifacts=artifacts,
+        host=host,
+        port=port,
+        behind_tls=behind_tls,
+        read_only=not read_write,
+    )
+    raise typer.Exit(dashboard.serve(settings))
+
+
 @app.command()
 def export(
     name: StudyName,

@@ -115,20 +115,22 @@ class Store(RDBStorage):
     """Optuna's storage, where every write to a trial that a fence is set for passes the fence first.
 
     A fence is a function that gets the session of the transaction in which the write will commit, and
-    raises to refuse it.
+    raises to refuse it. A store that is ``read_only`` has a connection that refuses every write.
     """
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, *, read_only: bool = False) -> None:
         self.location = url
+        self.read_only = read_only
         self.fences: dict[int, Callable[[Session], None]] = {}
         self.held_back: dict[int, dict[str, Any]] = {}  # by trial: system attributes not to be written yet
         self.patience = PATIENCE  # for whatever is asked
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
         self._intent = _Intent()
+        opened = database.read_only(url) if read_only else url
         super().__init__(
             # Optuna passes URLs through str.format, which would choke on braces; here they are %7B and %7D.
-            url.render_as_string(hide_password=False),
-            engine_kwargs=database.engine_kwargs(url),
+            opened.render_as_string(hide_password=False),
+            engine_kwargs=database.engine_kwargs(url, read_only=read_only),
             skip_table_creation=True,
         )
         if self.engine.dialect.name == "sqlite":
@@ -137,7 +139,7 @@ class Store(RDBStorage):
             sa.event.listen(self.engine, "begin", self._begin)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.location,)
+        return functools.partial(Store, read_only=self.read_only), (self.location,)
 
     def _begin(self, connection: sa.Connection) -> None:
         # Taking the write lock at once keeps two workers from reading the same WAITING trial and both

@@ -43,8 +43,10 @@ class Held:
     silent_seconds: float  # since the owner was last heard of: the lease's age
 
 
-def open_(text: str, *, create: bool) -> Store:
+def open_(text: str, *, create: bool, read_only: bool = False) -> Store:
     """Open the store at a URL; with ``create``, an SQLite file and the tables are made if need be.
+
+    With ``read_only`` its connections refuse every write.
 
     Raises StoreAway if it cannot be reached, StoreError if there is none, or if another Optuna made it.
     """
@@ -67,7 +69,7 @@ def open_(text: str, *, create: bool) -> Store:
                 _create_tables(url)
         elif not _has_table(url, "studies"):
             raise absent
-        return Store(url)
+        return Store(url, read_only=read_only)
     except OSError as error:
         raise StoreError(f"store {shown(url)}: {error.strerror or error}") from error
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
@@ -199,6 +201,29 @@ def settled(store: Store, study_id: int, key: str, value: str) -> str:
             plan.set_attributes(session, study_id, {key: value}, system=True)
             return value
         return str(json.loads(row.value_json))
+
+
+@asking(reads=True)
+def bygone(store: Store) -> dict[tuple[str, int], Any]:
+    """Give what stays as it is, of all studies, for as long as nobody goes back on it.
+
+    That is when each trial ended, and each study's name and definition. What is missing from a later
+    answer, or differs there, was put back, extended or deleted: whoever caches trials that ended, as
+    Optuna does for ever, has to begin anew.
+    """
+    trial, study = models.TrialModel.__table__.c, models.StudyModel.__table__.c
+    attribute = models.StudySystemAttributeModel.__table__.c
+    finished = [state for state in TrialState if state.is_finished()]
+    defined = (attribute.study_id == study.study_id) & (attribute.key == DEFINITION)
+    trials = sa.select(trial.trial_id, trial.study_id, trial.datetime_complete)
+    studies = sa.select(study.study_id, study.study_name, attribute.value_json)
+    studies = studies.select_from(study.study_id.table.outerjoin(attribute.key.table, defined))
+    with store.transaction() as session:
+        ended = session.execute(trials.where(trial.state.in_(finished))).all()
+        defining = session.execute(studies).all()
+    return {("trial", row[0]): tuple(row[1:]) for row in ended} | {
+        ("study", row[0]): tuple(row[1:]) for row in defining
+    }
 
 
 def _lock(session: Session) -> None:

@@ -1,0 +1,67 @@
+"""The dashboard's token: who has it may look.
+
+It is kept in a file that only its owner can read, in the user's state folder, so that a link, and a
+browser's cookie, still serve after the dashboard was started again.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from hpo.errors import DashboardError
+
+LENGTH = 43  # characters: 32 random bytes
+
+
+def path() -> Path:
+    """Give the token's file: ``~/.local/state/hpo/dashboard-token``, or below XDG_STATE_HOME."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The specification asks that a relative one be ignored.
+    folder = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+    return folder / "hpo" / "dashboard-token"
+
+
+def token() -> str:
+    """Give the token; one is made if there is none, or others could have read it.
+
+    Raises DashboardError if the file cannot be read or written.
+    """
+    file = path()
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _read(file) or _make(file)
+    except OSError as error:
+        raise DashboardError(
+            f"{file}: {error.strerror or error}; the dashboard keeps its token there, "
+            "and XDG_STATE_HOME names another folder"
+        ) from error
+
+
+def _read(file: Path) -> str | None:
+    """Read a token that is fit for use: whole, and nobody else's to read or write."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor) as opened:
+        found = os.fstat(descriptor)
+        if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid():
+            return None
+        text = opened.read(LENGTH + 1).strip()
+    return text if len(text) == LENGTH and text.isascii() else None
+
+
+def _make(file: Path) -> str:
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    text = secrets.token_urlsafe(32)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(text)
+        draft.replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+    return text

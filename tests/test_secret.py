@@ -1,0 +1,71 @@
+import os
+import stat
+
+import pytest
+
+from hpo import secret
+from hpo.errors import DashboardError
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def test_the_token_is_kept_for_its_owner_alone(state):
+    token = secret.token()
+    assert len(token) == secret.LENGTH
+    assert secret.token() == token
+    file = state / "hpo" / "dashboard-token"
+    assert file.read_text() == token
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert [path.name for path in file.parent.iterdir()] == [file.name], "no draft stays behind"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
+def test_a_token_that_others_could_read_or_write_is_replaced(state, mode):
+    token = secret.token()
+    secret.path().chmod(mode)
+    assert secret.token() != token
+    assert stat.S_IMODE(secret.path().stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 44, "é" * 43])
+def test_a_file_that_holds_no_whole_token_is_replaced(state, text):
+    secret.token()
+    secret.path().write_text(text)
+    assert secret.token() != text
+    assert secret.path().read_text() == secret.token()
+
+
+def test_two_tokens_are_never_alike(state):
+    tokens = set()
+    for _ in range(50):
+        tokens.add(secret.token())
+        secret.path().unlink()
+    assert len(tokens) == 50
+
+
+def test_without_a_state_folder_it_lies_below_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for unusable in ("", "relative/folder"):
+        monkeypatch.setenv("XDG_STATE_HOME", unusable)
+        assert secret.path() == tmp_path / ".local/state/hpo/dashboard-token"
+
+
+def test_a_link_in_its_place_is_not_followed(state):
+    token = secret.token()
+    elsewhere = state / "elsewhere"
+    os.rename(secret.path(), elsewhere)
+    secret.path().symlink_to(elsewhere)
+    with pytest.raises(DashboardError, match="dashboard-token"):
+        secret.token()
+    assert elsewhere.read_text() == token
+
+
+def test_a_state_folder_that_cannot_be_written_is_one_line(state):
+    state.write_text("in the way")
+    with pytest.raises(DashboardError, match="XDG_STATE_HOME names another folder"):
+        secret.token()

@@ -1,0 +1,75 @@
+"""Asking a WSGI application as a server would; what it answers is checked against the standard."""
+
+import io
+import json
+import re
+import wsgiref.util
+import wsgiref.validate
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import optuna_dashboard
+
+TOKEN = "a-token-that-is-only-for-tests-0123456789ab"
+HOST = "127.0.0.1:8080"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    status: int
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(app: Any, method: str, path: str, body: Any = None, **environ: str) -> Answer:
+    """Send a request; ``environ`` overrides what a browser that was let in would send."""
+    content = json.dumps(body).encode() if body is not None else b""
+    path, _, query = path.partition("?")
+    asked: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "HTTP_HOST": HOST,
+        "HTTP_COOKIE": f"hpo-8080={TOKEN}",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(content)),
+        "wsgi.input": io.BytesIO(content),
+        **environ,
+    }
+    wsgiref.util.setup_testing_defaults(asked)
+    told: list[Any] = []
+
+    def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        told.append((status, headers))
+        return lambda _: None
+
+    given = wsgiref.validate.validator(app)(asked, start)
+    try:
+        found = b"".join(given)
+    finally:
+        given.close()
+    status, headers = told[0]
+    names = [name.lower() for name, _ in headers]
+    assert len(names) == len(set(names)), f"a header is there twice: {headers}"
+    return Answer(status=int(status[:3]), headers={n.lower(): v for n, v in headers}, body=found)
+
+
+def routes() -> list[tuple[str, str]]:
+    """Give every route of optuna-dashboard as a method and a path that it takes."""
+    app = optuna_dashboard.wsgi(optuna.storages.InMemoryStorage())
+    return [(route.method, _path(route.rule)) for route in app.routes]
+
+
+def _path(rule: str) -> str:
+    rule = rule.replace("<:re:(/.*)?>", "/studies/1").replace("<filename:path>", "bundle.js")
+    rule = rule.replace("<plot_type>", "slice").replace("<history_id>", "0a-1b")
+    rule = re.sub("<artifact_id:[^>]*>", "0a-1b", rule)
+    rule = re.sub("<[a-z_]+:int>", "1", rule)
+    assert "<" not in rule, f"a new kind of route: {rule}"
+    return rule

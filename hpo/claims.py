@@ -5,6 +5,7 @@ are, contradicted if one is, and nobody can tell otherwise: where a point was no
 other data, image size, weights or epochs than the original's, and where the gap is small.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,24 +62,27 @@ class Judge:
     def better(self, a: int, b: int) -> Iterator[Part]:
         """Say whether point ``a`` is more accurate than point ``b``."""
         statement = f"{self.name(a)} is more accurate than {self.name(b)}"
-        ours, theirs = self.replayed[a].accuracies, self.replayed[b].accuracies
-        if not (ours and theirs):
-            yield _absent(statement, [n for n, found in ((a, ours), (b, theirs)) if not found])
-            return
-        gap = interval.of_accuracies(ours, theirs, self.images)
-        yield Part(statement=statement, verdict=_above(gap), numbers=_accuracies(ours, theirs, gap))
+        yield self._compared(statement, a, b, _above)
 
     def not_worse(self, a: int, b: int) -> Iterator[Part]:
-        """Say whether point ``a`` is at least as accurate as ``b``, or too close to tell."""
-        for part in self.better(a, b):
-            statement = part.statement.replace("is more accurate than", "is as accurate as, or more than,")
-            known = self.replayed[a].accuracies and self.replayed[b].accuracies and self.images
-            within: Verdict = "confirmed" if known else "cannot tell"
-            verdict = within if part.verdict == "cannot tell" else part.verdict
-            yield replace(part, statement=statement, verdict=verdict)
+        """Say whether point ``a`` is as accurate as ``b``, or more, or too close to tell."""
+
+        def verdict(gap: Interval) -> Verdict:
+            known: Verdict = "cannot tell" if math.isinf(gap.high) else "confirmed"
+            return "contradicted" if gap.sign < 0 else known
+
+        statement = f"{self.name(a)} is not clearly less accurate than {self.name(b)}"
+        yield self._compared(statement, a, b, verdict)
+
+    def _compared(self, statement: str, a: int, b: int, verdict: Callable[[Interval], Verdict]) -> Part:
+        ours, theirs = self.replayed[a].accuracies, self.replayed[b].accuracies
+        if not (ours and theirs):
+            return _absent(statement, [n for n, found in ((a, ours), (b, theirs)) if not found])
+        gap = interval.of_accuracies(ours, theirs, self.images)
+        return Part(statement=statement, verdict=verdict(gap), numbers=_accuracies(ours, theirs, gap))
 
     def slower(self, a: int, b: int, times: int = 1) -> Iterator[Part]:
-        """Say on each kind of hardware whether an epoch of ``a`` takes ``times`` as long as one of ``b``."""
+        """Say on each kind of hardware whether an epoch of ``a`` takes ``times`` as long as of ``b``."""
         than = "longer per epoch than" if times == 1 else f"at least {times} times as long per epoch as"
         statement = f"{self.name(a)} takes {than} {self.name(b)}"
         kinds = [kind for kind in self.replayed[a].kinds if kind in self.replayed[b].kinds]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
@@ -75,11 +75,16 @@ def _outcome(definition: Definition, trial: FrozenTrial) -> Outcome:
         wall_seconds=float(seen.get("wall_time_seconds", 0.0)),
         kind=_kind(seen.get("hardware")),
         attempts=int(seen.get("attempts", 0)),
-        started=trial.datetime_start,
-        ended=trial.datetime_complete,
+        started=_utc(trial.datetime_start),
+        ended=_utc(trial.datetime_complete),
         planned=int(setting.get("epochs", 0)),
         reason=str(seen.get("pruned") or failure.get("message", "")).partition("\n")[0],
     )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """Give a moment in UTC without saying so; Optuna reads what it stored so as naive local time."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment else None
 
 
 def _is_used(name: str, setting: Mapping[str, Any], definition: Definition) -> bool:

@@ -68,12 +68,14 @@ def _importances(
             "width": 3,
         }
         bar = {"orientation": "h", "marker": {"color": chart.COLORS[index]}, "error_x": error}
-        traces.append(go.Bar(y=[chart.text(n) for n in shown], x=shares, name=each.evaluator, **bar))
+        places = [len(ranked) - 1 - ranked.index(name) for name in shown]
+        traces.append(go.Bar(y=places, x=shares, name=each.evaluator, **bar))
         rows += [
             (each.evaluator, name, share, *limit, each.trials)
             for name, share, limit in zip(shown[::-1], shares[::-1], limits[::-1], strict=True)
         ]
-    made = chart.figure(traces, x="share of importance", height=150 + 62 * len(ranked))
+    marks = {"tickvals": list(range(len(ranked))), "ticktext": [chart.text(n) for n in reversed(ranked)]}
+    made = chart.figure(traces, x="share of importance", y=marks, height=150 + 62 * len(ranked))
     made.update_layout(barmode="group", legend={"traceorder": "reversed"})
     made.update_xaxes(rangemode="tozero")
     count = found[0][0].trials

@@ -15,8 +15,8 @@ from hpo.replay import Replayed
 KEYS = "model, optimizer, learning rate, momentum, batch size and site"
 
 
-def section(replayed: Mapping[int, Replayed], images: int | None) -> Section:
-    """Rebuild 4.1 to 4.4."""
+def section(replayed: Mapping[int, Replayed], images: int | None, measure: str) -> Section:
+    """Rebuild 4.1 to 4.4; ``measure`` names the accuracy of this study."""
     used = [each for each in replayed.values() if each.trials]
     made = Section(name="original", title="The original report, rebuilt")
     if not used:
@@ -32,10 +32,10 @@ def section(replayed: Mapping[int, Replayed], images: int | None) -> Section:
         *_series(replayed, original.BATCH_SIZES, "batch_size", "batch size", "4.4", "16, 8, 32, 64"),
         _batch_times(replayed),
     ]
-    return replace(made, text=_text(used), parts=tuple(part for part in parts if part is not None))
+    return replace(made, text=_text(used, measure), parts=tuple(part for part in parts if part is not None))
 
 
-def _text(used: Sequence[Replayed]) -> tuple[str, ...]:
+def _text(used: Sequence[Replayed], measure: str) -> tuple[str, ...]:
     """Say how trials were matched, and in what they differ from the original's."""
     trials = sum(len(each.trials) for each in used)
     text = [
@@ -48,6 +48,8 @@ def _text(used: Sequence[Replayed]) -> tuple[str, ...]:
             f"These trials did not run under the original's conditions: {'; '.join(other)}. "
             "Their figures stand beside its own for orientation, and say nothing about them."
         )
+    if measure == "accuracy":
+        text.append("Accuracy here is on the validation split; there, presumably, on the test images.")
     point = original.POINTS[9]
     tried = {each.setting["lr"] for each in _trials(used, 9)}
     reading = "its text's 0.00001" if point.lr in tried else "its table's 0.0001"
@@ -139,10 +141,10 @@ def _series(
 def _curves(points: Sequence[Replayed], value: Callable[[Point], str], most: int) -> go.Figure:
     """Draw the points' curves; after a single epoch, bars."""
     if most == 1:
-        trials = [(trial, value(each.point)) for each in points for trial in each.trials]
-        names, heights = [name for _, name in trials], [trial.curve[1] for trial, _ in trials]
+        trials = [(value(each.point), trial) for each in points for trial in each.trials]
+        names, heights = [name for name, _ in trials], [trial.accuracy for _, trial in trials]
         bars = go.Bar(x=names, y=heights, marker={"color": chart.COLORS[0]}, width=0.5)
-        return chart.figure([bars], y="accuracy after epoch 1", height=300)
+        return chart.figure([bars], y="accuracy", height=300)
     traces = [
         _curve(trial, value(each.point), color, first=index == 0)
         for each, color in zip(points, chart.COLORS, strict=False)

@@ -26,11 +26,11 @@ from hpo.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 JUDGING = (
-    "A conclusion is confirmed if each of its comparisons is, and contradicted if one is. A gap that is small "
-    "cannot tell. Between single runs an accuracy's gap is small below 1.96 standard errors of the difference "
-    "of two fractions of so many images, and a time's below 5 % or twice the spread of single epochs, since "
-    "a machine's speed drifts by as much. Between several seeds the 95 % interval (Welch) has to lie on one "
-    "side of zero."
+    "A conclusion is confirmed if each of its comparisons is, and contradicted if one is. A gap that is "
+    "small cannot tell. Between single runs an accuracy's gap is small below 1.96 standard errors of the "
+    "difference of two fractions of so many images, and a time's below 5 % or twice the spread of single "
+    "epochs, since a machine's speed drifts by as much. Between several seeds the 95 % interval (Welch) "
+    "has to lie on one side of zero."
 )
 ROWS = 200  # of a table that the page shows; its CSV has them all
 
@@ -64,7 +64,7 @@ def read(opened: Store, name: str) -> Report:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     importance, ranked = pairs.importances(complete, parameters)
     sections = (
-        rebuilt.section(replayed, images),
+        rebuilt.section(replayed, images, measure),
         _claims(judged),
         importance,
         plots.history(found, measure),

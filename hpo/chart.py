@@ -68,6 +68,7 @@ class Listing:
     title: str
     table: Table
     caption: str = ""
+    shown: Table | None = None  # what the page shows of it, if not all columns
 
 
 @dataclass(frozen=True, kw_only=True)

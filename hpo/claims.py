@@ -141,13 +141,17 @@ def claims(replayed: Mapping[int, Replayed], images: int | None) -> list[Claim]:
 
 def _claim(number: int, replayed: Mapping[int, Replayed], images: int | None) -> Claim:
     parts, used, named = _CLAIMS[number]
+    text = original.CONCLUSIONS[number]
+    if not any(replayed[n].trials for n in used):
+        reason = "no complete trial of any of its points"
+        return Claim(number=number, text=text, verdict="cannot tell", reason=reason, parts=())
     found = tuple(parts(Judge(replayed, images, named)))
     other = replays.differences(replayed[n] for n in used)
     if other:
         found = tuple(replace(part, verdict="cannot tell") for part in found)
     return Claim(
         number=number,
-        text=original.CONCLUSIONS[number],
+        text=text,
         verdict=_together(part.verdict for part in found),
         reason=f"other conditions than the original's: {'; '.join(other)}" if other else "",
         parts=found,

@@ -87,8 +87,7 @@ def _importances(
     silent = [each.evaluator for each, _ in found if each.left_out]
     if left_out:
         caption += (
-            f" {' and '.join(silent).capitalize()} say nothing of what not every trial has: "
-            f"{', '.join(left_out)}."
+            f" Left out by {' and '.join(silent)}, since not every trial has it: {', '.join(left_out)}."
         )
     columns = ("evaluator", "parameter", "importance", "low", "high", "trials")
     return Plot(
@@ -174,7 +173,7 @@ def _rank(pair: Pair, rank: Mapping[int, int], index: int) -> Plot:
             "colorscale": chart.SCALE,
             "reversescale": True,
             "showscale": True,
-            "colorbar": {"title": {"text": "rank"}, "thickness": 10},
+            "colorbar": {"title": {"text": "rank"}, "thickness": 10, "dtick": max(1, len(rank) // 6)},
             "line": {"width": 1, "color": "#5b6770"},
         },
         text=[f"trial {e.number}: rank {r} of {len(rank)}" for e, r in zip(having, numbers, strict=True)],

@@ -120,7 +120,7 @@ def parallel(found: Sequence[Outcome], axes: Sequence[Axis], measure: str) -> Se
     _frame(made, [*axes, accuracies])
     caption = f"A line is a trial, darker the higher its {measure}."
     if any(axis.name not in each.params for axis in axes for each in done):
-        caption += " At the bottom, under the dash, are trials that do not have the parameter."
+        caption += " Below an axis pass the trials that do not have the parameter."
     plot = Plot(
         name="parallel",
         title="Every complete trial across all parameters",

@@ -150,7 +150,9 @@ def _curves(points: Sequence[Replayed], value: Callable[[Point], str], most: int
         for each, color in zip(points, chart.COLORS, strict=False)
         for index, trial in enumerate(each.trials)
     ]
-    return chart.figure(traces, x=chart.epochs(most), y="accuracy")
+    # Curves that do not rise would else get an axis from below 0 to above 1.
+    shares = {"title": {"text": "accuracy"}, "autorangeoptions": {"minallowed": 0, "maxallowed": 1}}
+    return chart.figure(traces, x=chart.epochs(most), y=shares)
 
 
 def _curve(trial: Outcome, name: str, color: str, *, first: bool) -> go.Scatter:

@@ -90,11 +90,12 @@ def read(opened: Store, name: str) -> Report:
 
 
 def _claims(judged: Sequence[Claim]) -> Section:
-    rows = [
-        (claim.number, claim.text, claim.verdict, claim.reason, part.statement, part.verdict, part.numbers)
-        for claim in judged
-        for part in claim.parts
-    ]
+    rows: list[tuple[Any, ...]] = []
+    for claim in judged:
+        head = (claim.number, claim.text, claim.verdict, claim.reason)
+        rows += [(*head, part.statement, part.verdict, part.numbers) for part in claim.parts] or [
+            (*head, None, None, None)
+        ]
     columns = ("claim", "conclusion", "verdict", "reason", "comparison", "its verdict", "numbers")
     listing = Listing(name="claims", title="The original's conclusions", table=chart.table(columns, rows))
     return Section(

@@ -1,7 +1,7 @@
 """A study in short: its best trial and how sure that is, where device time went, every trial in a table."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,7 +179,7 @@ def device_time(found: Sequence[Outcome]) -> Section:
     ]
     count = len(outcome.kinds(found))
     made = chart.figure(traces, x="seconds", height=170 + 60 * count)
-    made.update_layout(barmode="stack")
+    made.update_layout(barmode="stack", legend={"traceorder": "normal"})
     columns = ("hardware", "use", "trials", "epochs", "seconds")
     plot = Plot(
         name="device-time",
@@ -211,25 +211,52 @@ def _told(found: Sequence[Outcome], rows: Sequence[Spent]) -> tuple[str, ...]:
 
 
 def trials(found: Sequence[Outcome]) -> Section:
-    """List every trial."""
-    names = list(dict.fromkeys(name for each in found for name in each.params))
-    columns = ("trial", "state", "accuracy", *names, "best epoch", "epochs", "wall_time_seconds")
-    more = ("s/epoch", "attempts", "site", "hardware", "why it ended early")
+    """List every trial that has begun; the page shows its setting in one column."""
+    begun = [each for each in found if each.state != "waiting"]
+    names = list(dict.fromkeys(name for each in begun for name in each.params))
+    first = ("trial", "state", "accuracy")
+    last = ("best epoch", "epochs", "wall_time_seconds", "s/epoch", "attempts", "site", "hardware")
     rows = [
         (
             *(each.number, each.state, each.accuracy),
             *(each.params.get(name) for name in names),
             *(each.best_epoch, len(each.curve), each.wall_seconds, each.seconds_per_epoch),
-            *(each.attempts, each.site, each.kind, each.reason or None),
+            *(each.attempts, each.site, each.kind, each.reason),
         )
-        for each in found
+        for each in begun
     ]
-    listing = Listing(name="trials", title="Every trial", table=chart.table((*columns, *more), rows))
+    listing = Listing(
+        name="trials",
+        title="Every trial that has begun",
+        table=chart.table((*first, *names, *last, "why it ended early"), rows),
+        shown=_shown(begun),
+    )
     return Section(name="trials", title="Trials", parts=(listing,))
+
+
+def _shown(begun: Sequence[Outcome]) -> chart.Table:
+    """Give the trials' table without what is alike or empty in all of them."""
+    columns: dict[str, Callable[[Outcome], Any]] = {
+        "trial": lambda each: each.number,
+        "state": lambda each: each.state,
+        "accuracy": lambda each: each.accuracy,
+        "settings": lambda each: chart.setting(each.params),
+        "site": lambda each: each.site or "",
+        "best epoch": lambda each: f"{each.best_epoch} of {len(each.curve)}" if each.curve else "",
+        "seconds": lambda each: each.wall_seconds,
+        "attempts": lambda each: each.attempts,
+        "hardware": lambda each: each.kind or "",
+        "why it ended early": lambda each: each.reason,
+    }
+    always = ("trial", "state", "accuracy", "settings", "best epoch", "seconds")
+    values = {name: [value(each) for each in begun] for name, value in columns.items()}
+    kept = {name: column for name, column in values.items() if name in always or len(set(column)) > 1}
+    return chart.table(kept, zip(*kept.values(), strict=True))
 
 
 def fixed(train: Mapping[str, Any], found: Sequence[Outcome]) -> list[tuple[str, str]]:
     """Give the options that are alike in all trials, with their values as text."""
     searched = {name for each in found for name in each.params}
     used = {name for each in found for name in each.setting}
-    return [(n, chart.format_(v)) for n, v in train.items() if n not in searched and n in used]
+    alike = {name: value for name, value in train.items() if name in used - searched and value is not None}
+    return [(name, chart.format_(value)) for name, value in alike.items()]

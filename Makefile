@@ -26,6 +26,9 @@ tools:
 	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends iproute2; } >/dev/null; } || \
 	  echo "no command 'ip': the test that cuts a network needs it, and root (Debian: iproute2)"
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium; } >/dev/null; } || \
+	  echo "no command 'chromium': the tests that look at pages in a browser need it (Debian: chromium)"
 
 check: install  ## lint, format, types and import rules
 	$(BIN)/ruff check .

@@ -4,9 +4,10 @@ What comes from the store (names, values, messages) is escaped by the template, 
 the figures' JSON holds no ``<``, so that nothing in it ends its script element.
 """
 
+import contextlib
 import importlib.metadata
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,14 +110,21 @@ def write(report: Report, path: Path, folder: Path | None) -> list[str]:
     Raises ArtifactError for a file that cannot be written.
     """
     content = html(report).encode()
-    try:
+    with _writing("-o", path, "a file"):
         files.write(path, content)
-        return chart.write(folder, report.sections) if folder is not None else []
+    if folder is None:
+        return []
+    with _writing("--csv", folder, "a folder"):
+        return chart.write(folder, report.sections)
+
+
+@contextlib.contextmanager
+def _writing(flag: str, place: Path, what: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        place = error.filename2 or error.filename or path
-        raise ArtifactError(
-            f"{place}: {error.strerror or error}; -o and --csv want a place to write to"
-        ) from error
+        reason = error.strerror or error
+        raise ArtifactError(f"{flag} {place}: {reason}; want {what} that can be written") from error
 
 
 def html(report: Report) -> str:

@@ -529,9 +529,12 @@ def test_what_cannot_be_reported_is_one_line(place, workplace: Workplace):
     cases = [
         (("report", "quikstart", "-o", "x.html"), "did you mean 'quickstart'?"),
         (("report", "empty", "-o", "x.html"), "study 'empty' has no complete trial to report"),
-        (("report", "quickstart", "-o", "file/x.html"), "Not a directory"),
-        (("report", "quickstart", "-o", "x.html", "--csv", "file"), "File exists"),
-        (("report", "quickstart", "-o", "."), "Is a directory"),
+        (("report", "quickstart", "-o", "file/x.html"), "-o file/x.html: File exists; want a file"),
+        (
+            ("report", "quickstart", "-o", "x.html", "--csv", "file"),
+            "--csv file: File exists; want a folder",
+        ),
+        (("report", "quickstart", "-o", "."), "-o .: "),
     ]
     for command, said in cases:
         done = workplace.hpo(*command, "--store", place, code=1)

@@ -158,10 +158,8 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _json(figure: go.Figure) -> markupsafe.Markup:
-    text = str(figure.to_json())
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return markupsafe.Markup(text)
+    """Give a figure as JSON to stand in a script element: Plotly writes ``<`` as ``\\u003c``."""
+    return markupsafe.Markup(figure.to_json())
 
 
 def _slug(name: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -487,7 +488,11 @@ def test_hostile_names_values_and_messages_stay_text(reported):
     assert HOSTILE.split("\u2028")[0] in page.text
     assert len(page.figures) == text.count("data-for=")
     assert "<script>window" not in text
-    assert "<img" not in json.dumps(page.figures)
+    # Plotly reads HTML in texts, so a figure holds none of theirs; its JSON holds none at all.
+    assert "<script" not in json.dumps(page.figures)
+    scripts = re.findall(r'data-for="[^"]*">(.*)</script>$', text, re.MULTILINE)
+    assert len(scripts) == len(page.figures)
+    assert not [script for script in scripts if "<" in script]
     names = [path.name for path in (found.folder / "csv").iterdir()]
     assert sorted(names) == sorted(f"{name}.csv" for name in found.tables)
     assert len(names) == 13
@@ -560,6 +565,11 @@ def test_a_browser_shows_every_plot_without_errors_or_overflow(reported, made_by
     tab.wait_for_function(f"document.querySelectorAll('.plot .main-svg:first-child').length >= {count}")
     assert told == []
     assert tab.evaluate("window.hacked") is None
+    if made_by is hostile:
+        texts = tab.evaluate("[...document.querySelectorAll('.plot text')].map(text => text.textContent)")
+        assert any(HOSTILE[:20] in text for text in texts), (
+            "what a figure shows of it is not the text itself"
+        )
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     drawn = (
         "plot => plot.querySelectorAll('.point, .scatterlayer path, .barlayer path, .contourlayer path')"

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from conftest import ROOT
-from hpo import claims, interval, original, outcome, replay, studyfile
+from hpo import claims, interval, original, outcome, rebuilt, replay, studyfile, summary
 from hpo.outcome import Outcome
 
 IMAGES = 10_000
@@ -197,6 +197,17 @@ def test_the_interval_over_seeds_is_welchs():
 def test_seeds_that_agree_to_the_image_are_not_surer_than_one_image():
     found = interval.of_accuracies([0.52, 0.52], [0.51, 0.51], 100)
     assert found.sign == 0
+
+
+def test_a_setting_of_several_seeds_shows_its_mean_with_the_interval():
+    found = [trial(8, best=best, seed=seed) for seed, best in enumerate((0.9561, 0.9512, 0.9533))]
+    low, high = stats.t.interval(0.95, 2, loc=0.95353, scale=stats.sem([0.9561, 0.9512, 0.9533]))
+    told = f"0.9535 ({low:.4f} to {high:.4f}, "
+    assert rebuilt.accuracy(replay.replay(found)[8], IMAGES) == f"{told}3 seeds)"
+    sure = " ".join(summary.summary(found, "test", IMAGES, "complete").sure)
+    assert f"Over 3 seeds its setting reaches {told.replace(' (', ' on average (')}95 %)" in sure
+    alone = " ".join(summary.summary(found[:1], "test", IMAGES, "complete").sure)
+    assert "ran with one seed" in alone
 
 
 def test_one_seed_run_twice_is_one_run():

@@ -404,6 +404,16 @@ def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
     assert models.rows[1][-1] is None
 
 
+def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
+    definition, trials = listed(), reported(grid).study.trials
+    short = [made(definition, t.params, [t.value], t.number, site=t.user_attrs["site"]) for t in trials]
+    found = replay.replay(outcome.outcomes(definition, short))
+    rates = rebuilt.section(found, IMAGES, "test accuracy").parts[1]
+    (bars,) = rates.figure.data
+    assert (bars.type, list(bars.y)) == ("bar", [short[number - 1].value for number in (7, 8, 9)])
+    assert [row[-1] for row in rates.table.rows] == list(bars.y)
+
+
 def test_other_conditions_are_told_on_the_page(reported):
     page, tables = reported(grid).page, reported(grid).tables
     assert (
@@ -442,8 +452,8 @@ def small(url: str) -> Store:
     return kept(url, definition, [made(definition, params, [0.5], 0)])
 
 
-def test_every_section_shows_something_or_says_why_not(place, tmp_path):
-    opened = small(place)
+def test_every_section_shows_something_or_says_why_not(url, tmp_path):
+    opened = small(url)
     found = report.read(opened, "quickstart")
     for section in found.sections:
         assert section.parts or len(section.text) == 1, section.name

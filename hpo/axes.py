@@ -62,7 +62,9 @@ class Axis:
         """Give the settings of a figure's axis."""
         found: dict[str, Any] = {"title": {"text": chart.text(self.name)}}
         if self.log:
-            found |= {"type": "log", "dtick": 1, "exponentformat": "power"}
+            # Over two decades and more a mark per decade; below, Plotly finds better ones.
+            marks = {"dtick": 1} if self.values[-1] >= 100 * self.values[0] else {}
+            found |= {"type": "log", "exponentformat": "power", **marks}
         if not self.numeric:
             texts = [chart.text(value) for value in self.values]
             found |= {"type": "linear", "tickvals": list(range(len(texts))), "ticktext": texts}

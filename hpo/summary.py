@@ -207,6 +207,10 @@ def _told(found: Sequence[Outcome], rows: Sequence[Spent]) -> tuple[str, ...]:
         )
     elif all(each.attempts < 2 for each in found):
         text.append("Every trial ran in one attempt, so that nothing was repeated.")
+    silent = sum(each.kind is None and each.state != "waiting" for each in found)
+    if silent:
+        whose = "1 trial has" if silent == 1 else f"{silent} trials have"
+        text.append(f"{whose} not reported an epoch, so that the store knows neither hardware nor time.")
     return tuple(text)
 
 

@@ -20,7 +20,7 @@ from optuna import importance
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import ROOT, Workplace, closed_engines
-from hpo import original, outcome, rebuilt, replay, report, status, store, studyfile
+from hpo import original, outcome, rebuilt, replay, report, status, store, studyfile, summary
 from hpo.definition import Definition
 from hpo.store import Store
 
@@ -463,6 +463,15 @@ def test_every_section_shows_something_or_says_why_not(url, tmp_path):
     written(opened, "quickstart", tmp_path)
 
 
+def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):
+    definition, trials = listed(), reported(grid).study.trials
+    died = made(definition, trials[0].params, [], 14, state=TrialState.FAIL)
+    died.user_attrs.pop("hardware")
+    found = outcome.outcomes(definition, [*trials, died, died])
+    assert any("2 trials have not reported an epoch" in text for text in summary.device_time(found).text)
+    assert not any("have not reported" in text for text in summary.device_time(found[:-2]).text)
+
+
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>&amp;\u2028"
 
 
@@ -567,6 +576,7 @@ def test_a_browser_shows_every_plot_without_errors_or_overflow(reported, made_by
     found = reported(made_by)
     told: list[str] = []
     tab = chromium.new_page(viewport={"width": width, "height": 900})
+    tab.set_default_timeout(120_000)  # machines that test are busy
     tab.on("console", lambda message: told.append(message.text))
     tab.on("pageerror", lambda error: told.append(str(error)))
     tab.on("request", lambda request: told.append(request.url) if request.url.startswith("http") else None)

@@ -157,10 +157,11 @@ def importance(
     store_url: StoreUrl = STORE,
 ) -> None:
     """Show how much each parameter mattered, and how many trials say so."""
-    from hpo import show, status, store
+    from hpo import importance as importances
+    from hpo import show, store
 
     opened = store.open_(store_url, create=False)
-    found = status.importance(opened, name, evaluator)
+    found = importances.importance(opened, name, evaluator)
     if as_json:
         fields = ("evaluator", "trials", "importances")
         _print_json({name: getattr(found, name) for name in fields})
@@ -251,6 +252,26 @@ def predict(
         _print_json(documents)
     if any("error" in document for document in documents):
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    name: StudyName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page to write.")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FOLDER", help="Also write every figure and table here.")
+    ] = None,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Write a study's report: one HTML page with every table and plot, which opens anywhere."""
+    from hpo import report as reports
+    from hpo import store
+
+    opened = store.open_(store_url, create=False)
+    tables = reports.write(reports.read(opened, name), output, csv)
+    print(f"report of study {name}: {output}")
+    if csv is not None:
+        print(f"{len(tables)} tables as CSV: {csv}")
 
 
 @app.command()

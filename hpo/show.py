@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.events import Ended, Event, Reported, Started
-from hpo.status import STATES, Best, Importance, Status
+from hpo.importance import Importance
+from hpo.status import STATES, Best, Status
 
 if TYPE_CHECKING:
     from hpo.doctor import Finding  # imports torch, which most verbs do without

@@ -2,18 +2,15 @@
 
 import csv as csvs
 import io
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import config, control, store
 from hpo.definition import Definition
-from hpo.errors import StoreError
 from hpo.store import Held, Store
 
 STATES = {
@@ -241,42 +238,3 @@ def names(opened: Store) -> list[str]:
     return [
         study.study_name for study in opened.get_all_studies() if store.DEFINITION in study.system_attrs
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Importance:
-    """How much each parameter mattered, and how many trials say so."""
-
-    evaluator: str
-    trials: int
-    importances: Mapping[str, float]
-    left_out: tuple[str, ...]  # parameters that the evaluator says nothing of
-
-
-def importance(opened: Store, name: str, evaluator: str) -> Importance:
-    """Evaluate parameter importance over a study's complete trials.
-
-    PED-ANOVA asks what sets the best trials apart. Optuna takes the best tenth, which of 14 trials is
-    one or two; here it is the best ten, but at most half and at least a tenth of them.
-    """
-    complete = [t for t in trials_of(opened, name) if t.state == TrialState.COMPLETE]
-    if len(complete) < 2:
-        raise StoreError(f"importance wants 2 complete trials at least, study '{name}' has {len(complete)}")
-    quantile = min(max(10 / len(complete), 0.1), 0.5)
-    from optuna import importance as importances  # imports scikit-learn, which takes a second
-
-    evaluators: dict[str, Callable[[], importances.BaseImportanceEvaluator]] = {
-        "ped-anova": lambda: importances.PedAnovaImportanceEvaluator(target_quantile=quantile),
-        "fanova": lambda: importances.FanovaImportanceEvaluator(seed=0),
-        "mdi": lambda: importances.MeanDecreaseImpurityImportanceEvaluator(seed=0),
-    }
-    study = optuna.load_study(study_name=name, storage=opened)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # equal accuracies make equal importances, which shows
-            found = importances.get_param_importances(study, evaluator=evaluators[evaluator]())
-    except (RuntimeError, ValueError) as error:
-        raise StoreError(f"importance by {evaluator} over {len(complete)} trials: {error}") from error
-    searched = dict.fromkeys(parameter for trial in complete for parameter in trial.params)
-    left_out = tuple(parameter for parameter in searched if parameter not in found)
-    return Importance(evaluator=evaluator, trials=len(complete), importances=found, left_out=left_out)

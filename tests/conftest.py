@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -73,6 +74,22 @@ def place(workplace: Workplace, request: pytest.FixtureRequest) -> Workplace:
     """Give a workplace with the test module's own objective in it, as own.py."""
     (workplace.path / "own.py").write_text(request.module.OWN)
     return workplace
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    """Give the system's Chromium, without a window; a machine without one skips the test, never in CI."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        why = "no command 'chromium' (Debian: the package of that name)"
+        assert os.environ.get("CI") != "true", why
+        pytest.skip(why)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

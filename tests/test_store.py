@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 import conftest
 import lease_worker
 import postgres
-from hpo import database, lease, samplers, space, status, storage, store
+from hpo import database, importance, lease, samplers, space, status, storage, store
 from hpo.definition import Definition
 from hpo.errors import DefinitionError, StoreError
 from lease_worker import NAME
@@ -460,7 +460,7 @@ def test_a_point_with_another_model_widens_what_is_stored_and_changes_no_value(u
     importances = optuna.importance.get_param_importances(study)
     assert set(importances) >= {"model", "lr"}
     for evaluator in ("ped-anova", "fanova", "mdi"):
-        assert status.importance(opened, NAME, evaluator).trials == 4
+        assert importance.importance(opened, NAME, evaluator).trials == 4
 
 
 @pytest.mark.parametrize("written", [0, 1], ids=["by the first trial", "by a later trial"])

@@ -59,7 +59,7 @@ def find(module: nn.Module, config: Config, inputs: Tensor) -> Cut | None:
             log.debug("%s cannot be cut: %s", config.model, error)
             return None
     sequence = sequences[-1]
-    if len({str(each) for each in sequences}) > 1 or _needs_constants(sequence, module):
+    if len({str(each) for each in sequences}) > 1:
         return None
     seen = _Observed(_module(module, sequence))
     seen.watch(inputs)
@@ -111,12 +111,6 @@ class _Observed(fx.Interpreter):
         if self.device.type == "cuda":
             states.append(torch.cuda.get_rng_state(self.device))
         return torch.cat(states)
-
-
-def _needs_constants(sequence: fx.Graph, module: nn.Module) -> bool:
-    """Tell whether tracing has left tensors in this very module that another copy of it lacks."""
-    own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    return any(node.op == "get_attr" and node.target not in own for node in sequence.nodes)
 
 
 def _place(nodes: list[fx.Node], module: nn.Module, seen: _Observed, images: int) -> int | None:

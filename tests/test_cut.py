@@ -139,6 +139,14 @@ def test_a_model_that_cannot_be_traced_or_holds_constants_is_not_cut():
     assert find(Constant()) is None
 
 
+def test_a_model_whose_steps_depend_on_the_mode_is_not_cut():
+    class Functional(Own):
+        def forward(self, inputs):
+            return self.head(nn.functional.dropout(self.features(inputs), 0.5, self.training))
+
+    assert find(Functional()) is None
+
+
 def test_a_forward_that_draws_by_itself_is_found_out():
     class Noisy(Own):
         def forward(self, inputs):
@@ -161,7 +169,7 @@ def test_a_cut_keeps_no_module_in_memory():
     module, config, inputs = built("resnet18")
     found = cut.find(module, config, inputs)
     found.apart(module)
-    gone = weakref.ref(module.layer1)
+    gone = weakref.ref(module.conv1)
     del module
     gc.collect()
     assert gone() is None

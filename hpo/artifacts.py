@@ -59,11 +59,13 @@ class Artifacts:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file, durably."""
+        """Write a whole file durably, and the folders above it."""
+        path = f"{self.root}/{name}"
         if self.local:
-            files.write(Path(self.root, name), content)
+            files.write(Path(path), content)
         else:
-            self.filesystem.pipe_file(f"{self.root}/{name}", content)
+            self.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self.filesystem.pipe_file(path, content)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -246,6 +246,7 @@ def _run(
         pause=pause,
         numerics=Numerics(precision=hardware["precision"], memory_format=hardware["memory_format"]),
         build=place.warm.templates.seeded,
+        cache=place.warm.features,
     )
 
 

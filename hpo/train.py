@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo import images, model, optimizer, schedule
+from hpo import features, images, model, optimizer, schedule
 from hpo.config import Config
 from hpo.data import Dataset, Split
 from hpo.events import Diverged, Epoch
@@ -64,20 +64,19 @@ class Run:
         pause: Callable[[], bool] = lambda: False,
         numerics: Numerics | None = None,
         build: Callable[[Config, int, int], nn.Module] = model.seeded,
+        cache: features.Cache | None = None,
     ) -> None:
         self.config = config
         self.device = device
         self.stop = stop or threading.Event()
         self.pause = pause  # asked after every step: whether to leave the loop for a moment
         self.numerics = numerics or Numerics()
-        near = dataset.near(device)  # itself, where a warm worker has brought it there
-        self.train, self.selection = near.train, near.selection
         module = build(config, len(dataset.classes), seed_of(config.seed))
         self.model = self.numerics.prepare(module.to(device))
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.numerics.precision == "fp16")
         self.optimizer = optimizer.build(config, self.model.parameters())
         self.loss = optimizer.loss(config)
-        self.batches = batches(len(self.train), config.batch_size)
+        self.batches = batches(len(dataset.train), config.batch_size)
         self.history: list[Epoch] = []
         self.step = 0  # steps done of the epoch under way
         self.seconds = 0.0  # spent on them
@@ -86,6 +85,33 @@ class Run:
         self._seen = _Seen(self._bad)
         if state is not None:
             self._restore(state)
+        self._feed(dataset, cache, fresh=state is None)
+
+    def _feed(self, dataset: Dataset, cache: features.Cache | None, *, fresh: bool) -> None:
+        """Choose what passes through what: images through the model, or features through its last layers.
+
+        Features that have to be computed first are part of the training: of the epoch under way.
+        """
+        started = time.perf_counter()
+        feed = None
+        if cache is not None and not self.finished:
+            with self.numerics.set_up(self.device):
+                feed = cache.feed(
+                    self.config,
+                    dataset,
+                    self.model,
+                    self.device,
+                    prepare=self._input,
+                    precision=self.numerics.precision,
+                    fresh=fresh,
+                    stop=self.stop,
+                )
+        if feed is None:
+            near = dataset.near(self.device)  # itself, where a warm worker has brought it there
+            self.train, self.selection, self.rest = near.train, near.selection, None
+        else:
+            self.train, self.selection, self.rest = feed.train, feed.selection, feed.module
+            self.seconds += time.perf_counter() - started
 
     @property
     def finished(self) -> bool:
@@ -160,7 +186,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(step)
         with self.numerics.set_up(self.device):
-            logits_NK = self.model(self._input(augmented))
+            logits_NK = self._logits(augmented)
             loss = self.loss(logits_NK, labels_N)
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
@@ -171,6 +197,11 @@ class Run:
             self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
             first_bad = (self._bad < 0) & ~torch.isfinite(loss)
             self._bad.masked_fill_(first_bad, step + 1)
+
+    def _logits(self, given: Tensor) -> Tensor:
+        """Give logits_NK of images, or of their features."""
+        logits_NK: Tensor = self.model(self._input(given)) if self.rest is None else self.rest(given)
+        return logits_NK
 
     def _input(self, images_NCHW: Tensor) -> Tensor:
         resized = images.resize(images_NCHW, self.config.image_size)
@@ -192,7 +223,7 @@ class Run:
         for first, end in batches(len(split), size):
             images_NCHW, labels_N = split.batch(slice(first, end), self.device)
             with self.numerics.set_up(self.device):
-                logits_NK = self.model(self._input(images_NCHW))
+                logits_NK = self._logits(images_NCHW)
                 loss = self.loss(logits_NK, labels_N)
             correct = (logits_NK.argmax(1) == labels_N).sum()
             sums += torch.stack([loss.double() * len(labels_N), correct.double()])

@@ -1,7 +1,8 @@
 """What a worker keeps between trials, so that each starts where its arithmetic does.
 
-Data sets, decoded and on the device; models as they start; the study's precision; and which memory format
-is faster, which is measured once for all workers and remembered in the artifacts, below ``cache/``.
+Data sets, decoded and on the device; features of frozen layers; models as they start; the study's
+precision; and which memory format is faster, which is measured once for all workers and remembered in the
+artifacts, below ``cache/``.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpo import numerics, plan, store
+from hpo import features, numerics, plan, store
 from hpo.artifacts import Artifacts
 from hpo.config import Config, Free
 from hpo.definition import Definition
@@ -38,6 +39,7 @@ class Warm:
         self.artifacts = artifacts
         self.device = device
         self.precision = "fp32"  # the study's, once prepared
+        self.features = features.Cache(artifacts, features.room(device))
         self._datasets: dict[tuple[Any, ...], Dataset] = {}
         self._templates: Templates | None = None
         self._formats: dict[str, str] = {}

@@ -82,10 +82,11 @@ def test_best_as_json_has_the_fields_of_the_contract(ran):
 
 def test_status_as_json_has_the_fields_of_the_contract(ran):
     status = ran.hpo("status", "small", "--json").json()
-    assert list(status) == ["study", "state", "trials", "budget", "best", "workers"]
+    fields = ["study", "state", "trials", "budget", "best", "workers", "waits", "seconds_left"]
+    assert list(status) == fields
     assert status["state"] == "complete"
     assert status["trials"] == {"waiting": 0, "running": 0, "complete": 4, "pruned": 0, "failed": 0}
-    assert (status["budget"], status["workers"]) == (4, [])
+    assert (status["budget"], status["workers"], status["waits"]) == (4, [], [])
     assert "study small is complete: 4 complete (budget 4)" in ran.hpo("status", "small").out
 
 

@@ -16,14 +16,12 @@ import optuna
 import pytest
 import safetensors.torch
 import torch
-import typer
 import yaml
 from PIL import Image, ImageDraw
 
 from conftest import HPO, ROOT, Workplace
 from hpo import card, catalog, data, export, images, load, model, predict, store
 from hpo.artifacts import Artifacts
-from hpo.cli import app
 from hpo.config import Config
 from hpo.errors import HpoError
 
@@ -506,8 +504,7 @@ def test_the_tutorial_runs_as_it_stands(workplace):
     hpo.chmod(0o755)
     commands = tutorial()
     assert [command.split()[1] for command in commands] == ["run", "report", "export", "predict"]
-    verbs = typer.main.get_command(app).commands
-    for command in (each for each in commands if each.split()[1] in verbs):
+    for command in commands:
         if command.startswith("hpo run"):
             command += "".join(f" --set {key}={value}" for key, value in scaled.items())
         environment = {**workplace.environment, "PATH": f"{hpo.parent}:{os.environ['PATH']}"}

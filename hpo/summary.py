@@ -198,6 +198,8 @@ def _told(found: Sequence[Outcome], rows: Sequence[Spent]) -> tuple[str, ...]:
         text.append(
             "What pruning saved is the epochs that pruned trials did not run, at each trial's own mean."
         )
+    elif any(each.state == "pruned" for each in found):
+        text.append("The pruned trials ended within their first epoch; what that saved cannot be told.")
     else:
         text.append("No trial was pruned, so pruning saved nothing.")
     if any(row.use == LOST for row in rows):

@@ -229,3 +229,4 @@ def test_the_wheel_ships_the_study_files(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for path in (ROOT / "studies").glob("*.toml"):
         assert f"hpo/studies/{path.name}" in names
+    assert "hpo/report.html.j2" in names

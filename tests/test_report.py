@@ -472,6 +472,14 @@ def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):
     assert not any("have not reported" in text for text in summary.device_time(found[:-2]).text)
 
 
+def test_what_pruning_saved_is_told_truly_of_trials_that_diverged_at_once(reported):
+    definition, trials = listed(), reported(grid).study.trials
+    assert "No trial was pruned" in reported(grid).page.text
+    died = made(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])
+    (told, *_) = summary.device_time(outcome.outcomes(definition, [*trials, died])).text
+    assert told.startswith("The pruned trials ended within their first epoch")
+
+
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>&amp;\u2028"
 
 

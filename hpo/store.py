@@ -234,7 +234,7 @@ def held(store: Store, study_id: int) -> list[Held]:
     trial = models.TrialModel
     with store.transaction() as session:
         rows = session.execute(
-            sa.select(trial.number, leases, now(session).label("now"))
+            sa.select(trial.number, leases, now(session.get_bind().dialect.name).label("now"))
             .join(leases, leases.c.trial_id == trial.trial_id)
             .where(
                 trial.study_id == study_id,

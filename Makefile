@@ -38,6 +38,7 @@ soak: install  ## strike a running study with faults for ten minutes (SECONDS=60
 
 bench: install  ## measure beside named peers, as ratios in one run
 	$(BIN)/python -m benchmarks.epoch
+	$(BIN)/python -m benchmarks.store
 
 format: install  ## format the code
 	$(BIN)/ruff check --fix .

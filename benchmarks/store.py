@@ -1,144 +1,341 @@
-"""scratch"""
-import sys, time, json, statistics, tempfile, threading, functools, collections
+"""What the store adds to an epoch and to a trial, beside plain Optuna's ``study.optimize``, as ratios.
+
+- *epoch*: report, verdict, checkpoint's name and renewal; plain Optuna: ``report`` and ``should_prune``
+- *trial*: all else that it asks of the store: claim, four parameters, end; plain Optuna: ask, suggest, tell
+
+Both run the same objective, which trains nothing, in one database, under TPE and Hyperband, with 0, 1,000
+and 10,000 finished trials in their study; on SQLite, and on a Postgres server of its own with its usual
+settings, so that a commit waits for the disk. No trial is pruned, so that all have as many epochs and
+verdicts. Trials of the two take turns, since shared machines swing by a third from minute to minute;
+figures are medians over the trials, with their range. Statements and transactions are counted in the last
+one.
+
+Run it with ``make bench``, or ``python -m benchmarks.store``.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import optuna, sqlalchemy as sa, torch
-from optuna.trial import TrialState
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
 from optuna.storages._rdb import models
-import postgres
-from hpo import history, lease, objective, samplers, space, store, verdict
-from hpo.definition import Definition, Search, Pruner, Sampler
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+
+from hpo import lease, objective, rows, space, store, verdict
 from hpo.config import Config
+from hpo.definition import Definition, Pruner, Sampler, Search
+from hpo.history import History
 from hpo.storage import leases
-import datetime
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where the server comes from
+
+import postgres
+
 EPOCHS = 9
+SPARE = 100  # trials that wait, more than are run
 
-def definition(trials):
-    P, R, C = space.Parameter, space.Range, space.Choices
-    ps = (P(name="optimizer", kind="choice", values=C(choices=("sgd", "adam"))),
-          P(name="lr", kind="float", values=R(low=1e-4, high=1.0, log=True)),
-          P(name="weight_decay", kind="float", values=R(low=0.0, high=0.3)),
-          P(name="batch_size", kind="int", values=R(low=8, high=64)))
-    return Definition(name="ours", train=Config(dataset="digits", epochs=EPOCHS).model_dump(), space=ps,
-        search=Search(trials=trials, sampler=Sampler(name="tpe"), pruner=Pruner(name="hyperband", min_epochs=1, reduction_factor=3)), points=())
+BATCH = space.Range(low=8, high=64)
+RATE = space.Range(low=1e-4, high=1.0, log=True)
+DECAY = space.Range(low=0.0, high=0.3)
+SPACE = (
+    space.Parameter(name="optimizer", kind="choice", values=space.Choices(choices=("sgd", "adam"))),
+    space.Parameter(name="lr", kind="float", values=RATE),
+    space.Parameter(name="weight_decay", kind="float", values=DECAY),
+    space.Parameter(name="batch_size", kind="int", values=BATCH),
+)
 
-def accuracy(lr, epoch, n): return 1/(1+abs(lr-0.1)) * (epoch/(EPOCHS+1)) * (1 + 1e-4*n)
 
-def fill(s, study_id, made, n, ours, rng):
-    if not n: return
-    T = models.TrialModel.__table__
-    with s.engine.begin() as c:
-        if not ours:
-            c.execute(sa.insert(T), [dict(number=i, study_id=study_id, state=TrialState.RUNNING, datetime_start=datetime.datetime.now()) for i in range(n)])
-        ids = [r[0] for r in c.execute(sa.select(T.c.trial_id).where(T.c.study_id==study_id).order_by(T.c.number).limit(n))]
-        st = datetime.datetime.now()
-        c.execute(sa.update(T).where(T.c.trial_id.in_(ids[: n])) .values(datetime_start=st, datetime_complete=st, state=TrialState.COMPLETE)) if n else None
-        dist = {p.name: p.distribution() for p in made.space}
-        prm, val, inter, ua, sy, ls, pruned = [], [], [], [], [], [], []
-        for i, t in enumerate(ids):
-            setting = {"optimizer": rng.choice(["sgd","adam"]), "lr": 10**rng.uniform(-4,0), "weight_decay": rng.uniform(0,0.3), "batch_size": rng.randint(8,64)}
-            for k, v in setting.items():
-                prm.append(dict(trial_id=t, param_name=k, param_value=dist[k].to_internal_repr(v), distribution_json=optuna.distributions.distribution_to_json(dist[k])))
-            last = EPOCHS if rng.random() < 0.4 else rng.choice([1,3])
-            if last < EPOCHS: pruned.append(t)
-            for e in range(1, last+1):
-                inter.append(dict(trial_id=t, step=e, intermediate_value=accuracy(setting["lr"], e, i/100), intermediate_value_type=models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE))
-            val.append(dict(trial_id=t, objective=0, value=accuracy(setting["lr"], last, i/100), value_type=models.TrialValueModel.TrialValueType.FINITE))
-            sy.append(dict(trial_id=t, key="completed_rung_0", value_json=json.dumps(accuracy(setting["lr"], 1, i/100))))
-            ua += [dict(trial_id=t, key=k, value_json=json.dumps(v)) for k, v in {"epochs": last, "wall_time_seconds": 1.0, "hardware": {"host": "h", "threads": 1}, "best_epoch": last, "epoch_seconds": [0.1]*last, "attempts":1}.items()]
-            ls.append(dict(trial_id=t, study_id=study_id, token=1, attempts=1, expires=0.0, renewed=1.0, epoch=last, host="h", device="cpu"))
-        if ids:
-            for m, rows in ((models.TrialParamModel, prm), (models.TrialValueModel, val), (models.TrialIntermediateValueModel, inter), (models.TrialSystemAttributeModel, sy), (models.TrialUserAttributeModel, ua)):
-                for a in range(0, len(rows), 5000):
-                    c.execute(sa.insert(m.__table__), rows[a:a+5000])
-            for a in range(0, len(pruned), 5000):
-                c.execute(sa.update(T).where(T.c.trial_id.in_(pruned[a:a+5000])).values(state=TrialState.PRUNED))
-            if ours: c.execute(sa.insert(leases), ls)
+def definition(trials: int) -> Definition:
+    """Give the study that both run."""
+    pruner = Pruner(name="hyperband", min_epochs=1, reduction_factor=3)
+    return Definition(
+        name="hpo",
+        train=Config(dataset="digits", epochs=EPOCHS).model_dump(),
+        space=SPACE,
+        search=Search(trials=trials, sampler=Sampler(name="tpe"), pruner=pruner),
+        points=(),
+    )
 
-class Count:
-    def __init__(self): self.n = collections.Counter(); self.t = collections.defaultdict(list); self.log=[]
-    def listen(self, engine):
-        def stmt(conn, cur, statement, *a):
-            self.n["statements"] += 1
-            self.log.append(statement.replace("\n"," ")[:230])
-        sa.event.listen(engine, "before_cursor_execute", stmt)
-        sa.event.listen(engine, "commit", lambda c: (self.n.update(["commits"]), self.log.append("COMMIT")))
-    def timed(self, name, f):
-        before = self.n["statements"], self.n["commits"]
-        t = time.perf_counter(); 
-        try: return f()
-        finally:
-            self.t[name].append((1e3*(time.perf_counter()-t), self.n["statements"]-before[0], self.n["commits"]-before[1]))
 
-def hpo_trial(opened, study_id, made_name, storage, cnt, tmp):
-    made = cnt.timed("definition", lambda: store.definition_of(opened, made_name))
-    claim = cnt.timed("claim", lambda: lease.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=5))
-    place = objective.Place(study_id=study_id, definition=made, storage=storage, folder="", artifacts=None, datasets=None, device=torch.device("cpu"), stop=threading.Event())
-    with lease.kept(claim):
-        trial, config, study = cnt.timed("setting", lambda: objective._setting(claim, place))
-        cnt.timed("hardware", lambda: objective._hardware(claim, place))
-        judge = verdict.Judge(study, storage, made)
-        lr = trial.params["lr"]
-        try:
-            for e in range(1, EPOCHS+1):
-                a = accuracy(lr, e, claim.number/100)
-                attrs = {"epochs": e, "best_epoch": e, "epoch_seconds": [0.1]*e, "wall_time_seconds": 1.0*e, "hardware": {"host":"h","threads":1}}
-                judge.report(e, a)
-                if e > 1: attrs |= {"checkpoint": f"c{e-1}"}
-                cnt.timed("report" if e not in (1,3) else "report at rung", lambda: claim.commit(report=(e, a), attributes=attrs, checkpoint=attrs.get("checkpoint"), judge=judge.ask if e < EPOCHS else None))
-                if e < EPOCHS: judge.obey()
-            cnt.timed("end", lambda: claim.end(TrialState.COMPLETE, value=a, forget=True))
-        except verdict.Pruned as p:
-            cnt.timed("end", lambda: claim.end(TrialState.PRUNED, value=a, attributes={"pruned": "x"}, system=p.attributes, forget=True))
+def accuracy(number: int, epoch: int) -> float:
+    """Make one up: each trial is better than all before it, so that none is pruned."""
+    return (number + epoch / 10) / 20_000
 
-def plain_trial(study, made, cnt):
-    trial = cnt.timed("ask", lambda: study.ask())
-    ps = cnt.timed("suggest", lambda: {p.name: space.suggest(trial, p) for p in made.space})
-    for e in range(1, EPOCHS+1):
-        a = accuracy(ps["lr"], e, trial.number/100)
-        cnt.timed("report", lambda: trial.report(a, e))
-        if e < EPOCHS:
-            if cnt.timed("prune" if e not in (1,3) else "prune at rung", lambda: trial.should_prune()):
-                cnt.timed("tell", lambda: study.tell(trial, state=TrialState.PRUNED)); break
-    else: cnt.timed("tell", lambda: study.tell(trial, a))
 
-def main(url, n, trials):
-    import random
-    rng = random.Random(0)
-    opened = store.open_(url, create=True)
-    made = definition(n + 200)
-    store.create(opened, made, "t")
-    sid = store.study_id(opened, "ours")
-    fill(opened, sid, made, n, True, rng)
-    ps = optuna.create_study(storage=url, study_name="plain", direction="maximize")
-    plain = optuna.load_study(storage=url, study_name="plain", sampler=optuna.samplers.TPESampler(seed=0), pruner=samplers.pruner(made))
-    fill(opened, ps._study_id, made, n, False, rng)
-    if url.startswith("post"):
-        with opened.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c: c.exec_driver_sql("ANALYZE")
-    a, b = Count(), Count()
-    a.listen(opened.engine); b.listen(plain._storage._backend.engine)
-    storage = history.History(opened, sid, "ours")
-    for i in range(trials+1):
-        hpo_trial(opened, sid, "ours", storage, a, None)
-        plain_trial(plain, made, b)
-        if i == 0:
-            a.t.clear(); b.t.clear()
-        if i == 1: a.log1 = list(a.log)
-        if i < 1: a.log.clear(); b.log.clear()
-    for name, c in (("hpo", a), ("plain", b)):
-        print(f"== {url.split(':')[0]} {n} finished: {name}")
-        for k, rows in c.t.items():
-            med = lambda j: statistics.median(r[j] for r in rows)
-            print(f"  {k:14} {med(0):7.2f} ms  {med(1):5} statements {med(2):4} commits   n={len(rows)}")
-    return a
+@dataclass
+class Costs:
+    """What a peer's trials cost: milliseconds, statements and transactions by part, a row per trial."""
+
+    engine: sa.Engine
+    trials: list[dict[str, list[float]]] = field(default_factory=list)
+    so_far: list[float] = field(default_factory=lambda: [0.0, 0, 0])
+
+    def __post_init__(self) -> None:
+        sa.event.listen(self.engine, "before_cursor_execute", self._statement)
+        sa.event.listen(self.engine, "commit", self._commit)
+
+    def _statement(self, _connection: Any, _cursor: Any, text: str, *_rest: Any) -> None:
+        self.so_far[1] += not text.startswith("BEGIN")
+
+    def _commit(self, _connection: Any) -> None:
+        self.so_far[2] += 1
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add a block's costs to a part of the trial under way."""
+        self.so_far[0] = 1e3 * time.perf_counter()
+        before = tuple(self.so_far)
+        yield
+        self.so_far[0] = 1e3 * time.perf_counter()
+        sums = self.trials[-1].setdefault(name, [0.0, 0, 0])
+        for index, (start, end) in enumerate(zip(before, self.so_far, strict=True)):
+            sums[index] += end - start
+
+    def milliseconds(self, part: str) -> list[float]:
+        """Give a part's time in each trial but the first, which warms up; an epoch's is the mean of all."""
+        share = EPOCHS if part == "epoch" else 1
+        return [trial[part][0] / share for trial in self.trials[1:]]
+
+    def counts(self, part: str) -> tuple[float, float]:
+        """Give the statements and the transactions of a part in the last trial."""
+        share = EPOCHS if part == "epoch" else 1
+        _, statements, transactions = self.trials[-1][part]
+        return round(statements / share, 1), round(transactions / share, 1)
+
+
+class Ours:
+    """A worker's trials, as far as they concern the store."""
+
+    def __init__(self, url: str, finished: int, trials: int) -> None:
+        self.made = definition(finished + trials + SPARE)
+        self.opened = store.open_(url, create=True)
+        store.create(self.opened, self.made, "benchmark")
+        study_id = store.study_id(self.opened, self.made.name)
+        with self.opened.engine.begin() as connection:
+            wanted = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == study_id)
+            ids = connection.scalars(wanted.order_by(rows.trials.c.number).limit(finished)).all()
+            fill(connection, ids)
+            given = {"study_id": study_id, "token": 1, "attempts": 1, "expires": 0.0, "renewed": 1.0}
+            insert(connection, leases, ({"trial_id": one, "epoch": EPOCHS, **given} for one in ids))
+        self.place: Any = SimpleNamespace(
+            storage=History(self.opened, study_id, self.made.name), definition=self.made
+        )
+        self.costs = Costs(self.opened.engine)
+
+    def run(self) -> None:
+        """Run a trial."""
+        costs, history = self.costs, self.place.storage
+        costs.trials.append({})
+        with costs.part("trial"):
+            made = store.definition_of(self.opened, self.made.name)
+            who = lease.owner("cpu")
+            claim = lease.claim(self.opened, history.study_id, who, seconds=60.0, max_attempts=3)
+            assert claim is not None
+        with lease.kept(claim):
+            with costs.part("trial"):
+                _, _, study = objective._setting(claim, self.place)
+                judge = verdict.Judge(study, history, made)
+            for epoch in range(1, EPOCHS + 1):
+                with costs.part("epoch"):
+                    self._epoch(claim, judge, epoch)
+            with costs.part("trial"):
+                claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget=True)
+
+    def _epoch(self, claim: lease.Claim, judge: verdict.Judge, epoch: int) -> None:
+        report = (epoch, accuracy(claim.number, epoch))
+        judge.report(*report)
+        attributes = {
+            "epochs": epoch,
+            "best_epoch": epoch,
+            "epoch_seconds": [0.1] * epoch,
+            "wall_time_seconds": 0.1 * epoch,
+            "hardware": {"device": "a processor", "host": "here", "torch": "2.10.0", "threads": 1},
+            "checkpoint": f"hpo/0001/checkpoint-{epoch:04d}",
+        }
+        claim.commit(
+            report=report,
+            checkpoint=attributes["checkpoint"],
+            attributes=attributes,
+            judge=judge.ask if epoch < EPOCHS else None,
+        )
+        if epoch < EPOCHS:
+            judge.obey()
+
+
+class Plain:
+    """Plain Optuna's trials."""
+
+    def __init__(self, url: str, finished: int, trials: int) -> None:
+        self.study = optuna.create_study(
+            study_name="plain",
+            storage=url,
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=0),
+            pruner=optuna.pruners.HyperbandPruner(1, EPOCHS, 3),
+        )
+        engine = self.study._storage._backend.engine
+        new = {"study_id": self.study._study_id, "state": TrialState.RUNNING}
+        with engine.begin() as connection:
+            insert(connection, rows.trials, ({"number": number, **new} for number in range(finished)))
+            wanted = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == new["study_id"])
+            fill(connection, connection.scalars(wanted.order_by(rows.trials.c.number)).all())
+        self.costs = Costs(engine)
+
+    def run(self) -> None:
+        """Run a trial; what is neither suggest, report nor should_prune is ask and tell."""
+        self.costs.trials.append({})
+        with self.costs.part("trial"):
+            self.study.optimize(self._objective, n_trials=1)
+        whole, epochs = self.costs.trials[-1]["trial"], self.costs.trials[-1]["epoch"]
+        self.costs.trials[-1]["trial"] = [all_ - part for all_, part in zip(whole, epochs, strict=True)]
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        for parameter in SPACE:
+            space.suggest(trial, parameter)
+        for epoch in range(1, EPOCHS + 1):
+            with self.costs.part("epoch"):
+                trial.report(accuracy(trial.number, epoch), epoch)
+                assert epoch == EPOCHS or not trial.should_prune()
+        return accuracy(trial.number, EPOCHS)
+
+
+def insert(connection: sa.Connection, table: Any, given: Iterator[dict[str, Any]]) -> None:
+    """Insert rows, thousands by one statement."""
+    for chunk in iter(lambda: list(itertools.islice(given, 5000)), []):
+        connection.execute(sa.insert(table), chunk)
+
+
+def fill(connection: sa.Connection, ids: Any) -> None:
+    """Give trials what they have when they have ended: 40 % of them complete, the others pruned."""
+    dice, moment = random.Random(0), datetime.now()
+    finite: Any = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+    complete = {one: dice.random() < 0.4 for one in ids}
+    last = {one: EPOCHS if complete[one] else dice.choice([1, 3]) for one in ids}
+    known = [(each.name, each.distribution(), each.extremes()) for each in SPACE]
+
+    def params(one: int) -> Iterator[dict[str, Any]]:
+        for name, distribution, (low, high) in known:
+            choice = name == "optimizer"
+            drawn = dice.choice((low, high)) if choice else type(low)(dice.uniform(low, high))
+            yield {
+                "trial_id": one,
+                "param_name": name,
+                "param_value": distribution.to_internal_repr(drawn),
+                "distribution_json": optuna.distributions.distribution_to_json(distribution),
+            }
+
+    def reports(one: int) -> Iterator[dict[str, Any]]:
+        for epoch in range(1, last[one] + 1):
+            value = {"intermediate_value": epoch / 1e6, "intermediate_value_type": finite}
+            yield {"trial_id": one, "step": epoch, **value}
+
+    def each(make: Callable[[int], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        return itertools.chain.from_iterable(map(make, ids))
+
+    insert(connection, rows.params, each(params))
+    insert(connection, rows.reports, each(reports))
+    kind: Any = models.TrialValueModel.TrialValueType.FINITE
+    value = {"objective": 0, "value_type": kind}
+    insert(connection, rows.values, ({"trial_id": one, "value": last[one] / 1e6, **value} for one in ids))
+    rung = {"key": "completed_rung_0", "value_json": "1e-6"}
+    insert(connection, rows.system_attributes, ({"trial_id": one, **rung} for one in ids))
+    times = {"datetime_start": moment, "datetime_complete": moment}
+    for state in (TrialState.COMPLETE, TrialState.PRUNED):
+        chosen = [one for one in ids if complete[one] == (state == TrialState.COMPLETE)]
+        for first in range(0, len(chosen), 5000):
+            table = rows.trials
+            some = table.c.trial_id.in_(chosen[first : first + 5000])
+            connection.execute(sa.update(table).where(some).values(state=state, **times))
+
+
+def measure(url: str, finished: int, trials: int) -> dict[str, Costs]:
+    """Let both run so many trials, in turn, after one to warm up."""
+    peers = {"hpo": Ours(url, finished, trials + 1), "plain": Plain(url, finished, trials + 1)}
+    if not url.startswith("sqlite"):
+        with peers["hpo"].costs.engine.connect() as connection:  # what a server does by itself in a minute
+            connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")
+    for _ in range(trials + 1):
+        for peer in peers.values():
+            peer.run()
+    return {name: peer.costs for name, peer in peers.items()}
+
+
+def row_of(database: str, finished: int, costs: dict[str, Costs]) -> dict[str, Any]:
+    """Give a case's figures."""
+    row: dict[str, Any] = {"database": database, "finished": finished}
+    for part in ("epoch", "trial"):
+        times = {peer: cost.milliseconds(part) for peer, cost in costs.items()}
+        middle = {peer: statistics.median(each) for peer, each in times.items()}
+        row[part] = {
+            "milliseconds": times,
+            "hpo/plain": middle["hpo"] / middle["plain"],
+            "hpo": middle["hpo"],
+            "statements, transactions": {peer: cost.counts(part) for peer, cost in costs.items()},
+        }
+    return row
+
+
+def show(part: str, found: list[dict[str, Any]]) -> Table:
+    """Make a part's table; the fourth column compares with the same database's first row."""
+    table = Table(
+        part, "plain, ms", "hpo, ms", "hpo / plain", "hpo / first", "statements (transactions)", box=None
+    )
+    first: dict[str, float] = {}
+    for row in found:
+        ours, times = row[part]["hpo"], row[part]["milliseconds"]
+        first.setdefault(row["database"], ours)
+        counts = row[part]["statements, transactions"]
+        table.add_row(
+            f"{row['database']}, {row['finished']:,} finished",
+            *(spread(times[peer]) for peer in ("plain", "hpo")),
+            f"{row[part]['hpo/plain']:.2f}",
+            f"{ours / first[row['database']]:.1f}",
+            ", ".join(f"{peer} {counts[peer][0]:g} ({counts[peer][1]:g})" for peer in ("plain", "hpo")),
+        )
+    return table
+
+
+def spread(times: list[float]) -> str:
+    """Give a median with its range."""
+    return f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
+
+
+def main() -> None:
+    """Measure all cases; print two tables, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--windows", type=int, default=7, help="trials of each peer, in turn")
+    parser.add_argument(
+        "--finished", type=int, nargs="*", default=[0, 1000, 10000], help="trials in the study"
+    )
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = []
+    with tempfile.TemporaryDirectory() as folder, postgres.server() as cluster:
+        for finished in given.finished:
+            costs = measure(f"sqlite:///{folder}/{finished}.db", finished, given.windows)
+            found.append(row_of("sqlite", finished, costs))
+        for finished in given.finished:
+            with postgres.database(cluster) as url:
+                found.append(row_of("postgresql", finished, measure(url, finished, given.windows)))
+    for part in ("epoch", "trial"):
+        Console(width=130).print(show(part, found))
+    print(json.dumps({"benchmark": "store", "windows": given.windows, "rows": found}))
+
 
 if __name__ == "__main__":
-    import os
-    sizes = [int(x) for x in (sys.argv[1] if len(sys.argv)>1 else "0,1000,10000").split(",")]
-    trials = int(sys.argv[2]) if len(sys.argv)>2 else 5
-    with tempfile.TemporaryDirectory() as d, postgres.server() as cluster:
-        for n in sizes:
-            a = main(f"sqlite:///{d}/h{n}.db", n, trials)
-            with postgres.database(cluster) as url: a = main(url, n, trials)
-    if os.environ.get("LOG"): print("\n".join(a.log1))
+    main()

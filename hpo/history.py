@@ -90,7 +90,9 @@ class History(_CachedStorage):
             self._trials = self._update(self._session)
         elif self._trials is None:
             self._trials = _reading(self.store, self._update)
-        found = [trial for trial in self._trials if states is None or trial.state in states]
+        found = self._trials
+        if states is not None:
+            found = [trial for trial in found if trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     def _update(self, session: Session) -> list[FrozenTrial]:
@@ -98,15 +100,16 @@ class History(_CachedStorage):
         after = known[self._first - 1]._trial_id if self._first else 0
         found = session.execute(_TOUCHED, {"study": self.study_id, "after": after})
         new = [row.trial_id for row in found if row.number not in known and row.number != self.own.number]
-        running = [self.own]
+        seen = {self.own.number: self.own}
         for trial in rows.read(session, new):
             if trial.state.is_finished():
                 known[trial.number] = trial
             else:
-                running.append(trial)
+                seen[trial.number] = trial
         while self._first in known:
             self._first += 1
-        return sorted([*known.values(), *running], key=lambda trial: trial.number)
+        seen |= known
+        return [seen[number] for number in sorted(seen)]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Give a trial; the own one as it is in memory."""

@@ -15,11 +15,16 @@ alone, only says from when on others need not wait for a silent owner. The proto
    share-locks the trial, in the same transaction. If the row is another's, or the trial is not RUNNING any
    more, nothing is written and ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for
    longer than its lease can wake at any time and do no harm: it drops the trial and takes the next.
-3. **Renew.** A thread with a connection of its own renews every third of the lease, whatever fails in
-   between. It asks for the token alone: a lease that ran out but that nobody took is still ours.
-4. **Commit.** An epoch's report, and a checkpoint's name, are one fenced transaction each, with attributes;
-   a checkpoint's after its file is durable. A crash between file and transaction leaves a file that no row
-   names, which is garbage; what followed the checkpoint before it is run, and reported, again.
+3. **Renew.** A thread with a connection of its own renews a lease that no commit has renewed for a third
+   of its time, whatever fails in between. It asks for the token alone: a lease that ran out but that
+   nobody took is still ours.
+4. **Commit.** What is written about a running trial goes in one fenced transaction each time: all its
+   parameters, before it starts; an epoch's report, with attributes and, if the trial goes on, what the
+   pruner writes down for others to compare with; a checkpoint's name, with the next report or alone,
+   after its file is durable. A crash between file and transaction leaves a file that no row names, which
+   is garbage; what followed the checkpoint before it is run, and reported, again. The pruner is asked
+   within the report's transaction: a crash before the commit leaves neither, one after it both, and a
+   verdict against the trial, which writes nothing down before the end, is asked for again.
 5. **End.** State, value, attributes and the giving up of the lease are one fenced transaction. A crash
    before it repeats nothing but what follows the last checkpoint; one after it finds the trial finished.
 6. **Release.** A worker told to stop saves, sets its trial back to WAITING and gives up the lease. The

@@ -15,11 +15,16 @@ alone, only says from when on others need not wait for a silent owner. The proto
    share-locks the trial, in the same transaction. If the row is another's, or the trial is not RUNNING any
    more, nothing is written and ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for
    longer than its lease can wake at any time and do no harm: it drops the trial and takes the next.
-3. **Renew.** A thread with a connection of its own renews every third of the lease, whatever fails in
-   between. It asks for the token alone: a lease that ran out but that nobody took is still ours.
-4. **Commit.** An epoch's report, and a checkpoint's name, are one fenced transaction each, with attributes;
-   a checkpoint's after its file is durable. A crash between file and transaction leaves a file that no row
-   names, which is garbage; what followed the checkpoint before it is run, and reported, again.
+3. **Renew.** A thread with a connection of its own renews a lease that no commit has renewed for a third
+   of its time, whatever fails in between. It asks for the token alone: a lease that ran out but that
+   nobody took is still ours.
+4. **Commit.** What is written about a running trial goes in one fenced transaction each time: all its
+   parameters, before it starts; an epoch's report, with attributes and, if the trial goes on, what the
+   pruner writes down for others to compare with; a checkpoint's name, with the next report or alone,
+   after its file is durable. A crash between file and transaction leaves a file that no row names, which
+   is garbage; what followed the checkpoint before it is run, and reported, again. The pruner is asked
+   within the report's transaction: a crash before the commit leaves neither, one after it both, and a
+   verdict against the trial, which writes nothing down before the end, is asked for again.
 5. **End.** State, value, attributes and the giving up of the lease are one fenced transaction. A crash
    before it repeats nothing but what follows the last checkpoint; one after it finds the trial finished.
 6. **Release.** A worker told to stop saves, sets its trial back to WAITING and gives up the lease. The
@@ -40,12 +45,15 @@ its lease is over at once: there is nothing to wait for.
 """
 
 import contextlib
+import functools
+import json
 import logging
 import os
 import socket
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,7 +61,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import plan, process
+from hpo import plan, process, rows
+from hpo.rows import Parameters, dialect_of, trials
 from hpo.storage import GRACE, Store, asking, leases, now
 
 log = logging.getLogger("hpo")
@@ -84,6 +93,13 @@ def owner(device: str) -> Owner:
     return Owner(host=socket.gethostname(), pid=pid, process=process.name_of(pid), device=device)
 
 
+class Renewed:
+    """When a lease was last renewed, by its owner's monotonic clock: as the transaction began."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A trial that is ours, and the only way to write about it."""
@@ -95,48 +111,71 @@ class Claim:
     token: int
     seconds: float
     checkpoint: str | None  # the last committed one's name; where the trial goes on
+    renewed: Renewed = field(default_factory=Renewed)
 
-    def fence(self, session: Session, **columns: Any) -> None:
+    def fence(
+        self, session: Session, *, report: int | None = None, checkpoint: str | None = None
+    ) -> str | None:
         """Renew the lease inside the caller's transaction, or raise LeaseLost and let it roll back.
 
-        Until the transaction ends nobody claims the trial, and no other tool changes its state.
+        An epoch reported, and a checkpoint's name, are noted with it. Until the transaction ends nobody
+        claims the trial, and no other tool changes its state. Gives the order that its study is under.
         """
-        mine = (leases.c.trial_id == self.trial_id) & (leases.c.token == self.token)
-        heard = now(session)
-        columns = {"expires": heard + self.seconds, "renewed": heard, **columns}
-        renewal = sa.update(leases).where(mine, leases.c.owner.is_not(None)).values(columns)
-        if session.execute(renewal).rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
+        values = {"seconds": self.seconds, "reported": report, "named": checkpoint}
+        if not self._holds(session, _renewal, values):
             raise LeaseLost(f"trial {self.number} is another's by now")
-        state = _state(self.trial_id).with_for_update(read=True)
-        if session.execute(state).scalar_one_or_none() != TrialState.RUNNING:
+        return self._stands(session)
+
+    def _holds(self, session: Session, change: Callable[[str], Any], values: dict[str, Any]) -> bool:
+        """Change the lease if it is ours, and tell whether it is."""
+        mine: dict[str, Any] = {"trial": self.trial_id, "held": self.token}
+        changed: Any = session.execute(change(dialect_of(session)), mine | values)
+        return bool(changed.rowcount == 1)
+
+    def _stands(self, session: Session) -> str | None:
+        """Lock the trial, raise LeaseLost unless it is RUNNING, and give its study's order."""
+        trial = session.execute(_STANDING, {"trial": self.trial_id}).first()
+        if trial is None or trial.state != TrialState.RUNNING:
             raise LeaseLost(f"trial {self.number} was ended, or set back, by another tool")
+        order: str | None = json.loads(trial.order or "null")
+        return order
 
     def commit(
         self,
         *,
         report: tuple[int, float] | None = None,
         checkpoint: str | None = None,
-        attributes: Mapping[str, Any],
+        attributes: Mapping[str, Any] | None = None,
+        system: Mapping[str, Any] | None = None,
+        parameters: Parameters | None = None,
+        judge: Callable[[Session], Mapping[str, Any]] | None = None,
     ) -> str | None:
-        """Commit an epoch's report, a durable checkpoint's name, attributes, in one fenced transaction.
+        """Commit an epoch's report, a durable checkpoint's name and what else there is, in one fence.
 
-        ``report`` is the epoch, counted from 1, and its accuracy. Gives the order that the study is under,
-        if any. Waits for a database that is away.
-        Raises LeaseLost; StoreError if it stays away.
+        ``report`` is the epoch, counted from 1, and its accuracy; ``attributes`` are the trial's user
+        attributes, ``system`` its others; ``judge`` reads within the transaction, and gives system
+        attributes to be committed too. Gives the order that the study is under, if any. Waits for a
+        database that is away, and may then ask ``judge`` again. Raises LeaseLost; StoreError if it stays
+        away.
         """
 
         def write() -> str | None:
             with self.store.transaction() as session:
-                columns: dict[str, Any] = {} if report is None else {"epoch": report[0]}
-                if checkpoint is not None:
-                    columns |= {"checkpoint": checkpoint, "attempts": 0}
-                self.fence(session, **columns)
+                order = self.fence(session, report=report and report[0], checkpoint=checkpoint)
                 if report is not None:
-                    self.store.stage_report(session, self.trial_id, *report)
-                self.store.stage_attributes(session, self.trial_id, attributes)
-                return plan.order_of(session, self.study_id)
+                    rows.write_report(session, self.trial_id, *report)
+                if parameters:
+                    planned = plan.as_planned(session, self.study_id, parameters)
+                    rows.write_parameters(session, self.trial_id, planned)
+                rows.write_attributes(session, self.trial_id, attributes or {})
+                judged = judge(session) if judge else {}
+                rows.write_attributes(session, self.trial_id, {**(system or {}), **judged}, system=True)
+                return order
 
-        return self.store.outlast(write)
+        begun = time.monotonic()
+        order = self.store.outlast(write)
+        self.renewed.at = begun
+        return order
 
     def end(
         self,
@@ -153,46 +192,90 @@ class Claim:
 
         Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
         """
+        forgotten = {"checkpoint": None} if forget else {}
 
         def write() -> None:
             with self.store.transaction() as session:
-                if self._has_ended(session, state):
-                    return
-                forgotten = {"checkpoint": None} if forget else {}
-                self.fence(session, owner=None, process=None, expires=0.0, **forgotten)
-                self.store.stage_attributes(session, self.trial_id, {**(attributes or {}), **forgotten})
-                self.store.stage_attributes(session, self.trial_id, system or {}, system=True)
-                self.store.stage_state(session, self.trial_id, state, value)
+                if self._let_go(session, state, forget=forget):
+                    rows.write_attributes(session, self.trial_id, {**(attributes or {}), **forgotten})
+                    rows.write_attributes(session, self.trial_id, system or {}, system=True)
+                    rows.write_state(session, self.trial_id, state, value)
 
         self.store.outlast(write)
 
-    def _has_ended(self, session: Session, state: TrialState) -> bool:
-        """Tell whether we have ended the trial like that before, without getting to know it."""
-        ours = sa.exists().where(
-            leases.c.trial_id == self.trial_id, leases.c.token == self.token, leases.c.owner.is_(None)
-        )
-        return session.execute(_state(self.trial_id).where(ours)).scalar_one_or_none() == state
+    def _let_go(
+        self, session: Session, state: TrialState, *, forget: bool = False, unused: int = 0
+    ) -> bool:
+        """Give the lease up within a transaction that sets ``state``, or raise LeaseLost.
+
+        Tells whether there is more to do: False if we have done it before, without getting to know it.
+        """
+        if self._holds(session, _giving_up, {"forget": forget, "unused": unused}):
+            self._stands(session)
+            return True
+        before = session.execute(_ENDED, {"trial": self.trial_id, "held": self.token}).scalar_one_or_none()
+        if before != state:
+            raise LeaseLost(f"trial {self.number} is another's by now")
+        return False
 
     def release(self) -> None:
         """Set the trial back to WAITING for whoever is free; quietly, if it is no longer ours.
 
         Waits a little for a database that is away; then it is StoreError, and the lease runs out.
         """
-        attempts = leases.c.attempts
-        fewer = sa.case((attempts > 0, attempts - 1), else_=0)
 
         def write() -> None:
             with self.store.transaction() as session:
-                if not self._has_ended(session, TrialState.WAITING):
-                    self.fence(session, owner=None, process=None, expires=0.0, attempts=fewer)
-                    self.store.stage_state(session, self.trial_id, TrialState.WAITING)
+                if self._let_go(session, TrialState.WAITING, unused=1):
+                    rows.write_state(session, self.trial_id, TrialState.WAITING)
 
         with contextlib.suppress(LeaseLost):
             self.store.outlast(write, GRACE)
 
 
-def _state(trial_id: int) -> sa.Select[Any]:
-    return sa.select(models.TrialModel.state).where(models.TrialModel.trial_id == trial_id)
+_HELD = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("held"))
+_STANDING = (
+    sa.select(trials.c.state, plan.order(trials.c.study_id).scalar_subquery().label("order"))
+    .where(trials.c.trial_id == sa.bindparam("trial"))
+    .with_for_update(read=True, of=trials)
+)
+_ENDED = sa.select(trials.c.state).where(
+    trials.c.trial_id == sa.bindparam("trial"), sa.exists().where(_HELD, leases.c.owner.is_(None))
+)
+
+
+@functools.cache
+def _renewal(dialect: str) -> Any:
+    named = sa.bindparam("named", type_=sa.Text)
+    return (
+        sa.update(leases)
+        .where(_HELD, leases.c.owner.is_not(None))
+        .values(
+            expires=now(dialect) + sa.bindparam("seconds", type_=sa.Double),
+            renewed=now(dialect),
+            epoch=sa.func.coalesce(sa.bindparam("reported", type_=sa.Integer), leases.c.epoch),
+            checkpoint=sa.func.coalesce(named, leases.c.checkpoint),
+            attempts=sa.case((named.is_(None), leases.c.attempts), else_=0),
+        )
+    )
+
+
+@functools.cache
+def _giving_up(dialect: str) -> Any:
+    """Give up a lease whose attempts, but for the ``unused`` last ones, have died."""
+    fewer = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
+    return (
+        sa.update(leases)
+        .where(_HELD, leases.c.owner.is_not(None))
+        .values(
+            owner=None,
+            process=None,
+            expires=0.0,
+            renewed=now(dialect),
+            attempts=sa.case((fewer > 0, fewer), else_=0),
+            checkpoint=sa.case((sa.bindparam("forget", type_=sa.Boolean), None), else_=leases.c.checkpoint),
+        )
+    )
 
 
 @asking()
@@ -207,16 +290,16 @@ def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attemp
     passed_by: set[int] = set()
     while True:
         with store.transaction() as session:
-            found = session.execute(_claimable(session, study_id, passed_by)).first()
+            found = _found(session, study_id, passed_by)
             if found is None or plan.order_of(session, study_id) is not None:
                 return None
             lease = _locked(session, found.trial_id)
             if not _is_free(found, lease):
                 passed_by.add(found.trial_id)
             elif lease is not None and lease.attempts >= max_attempts:
-                _give_up(store, session, found.trial_id, lease.attempts)
+                _give_up(session, found.trial_id, lease.attempts)
             else:
-                token = _take(store, session, study_id, found.trial_id, lease, who, seconds)
+                token = _take(session, study_id, found.trial_id, lease, who, seconds)
                 return Claim(
                     store=store,
                     study_id=study_id,
@@ -228,28 +311,40 @@ def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attemp
                 )
 
 
-def _claimable(session: Session, study_id: int, passed_by: Collection[int]) -> sa.Select[Any]:
+def _found(session: Session, study_id: int, passed_by: Collection[int]) -> sa.Row[Any] | None:
     """Find the next trial that looks free, and lock it; passing by those that are locked."""
-    trial, attribute = models.TrialModel, models.TrialSystemAttributeModel
+    given = {"study": study_id, "passed_by": list(passed_by)}
+    return session.execute(_claimable(dialect_of(session)), given).first()
+
+
+@functools.cache
+def _claimable(dialect: str) -> Any:
+    attribute = rows.system_attributes
     listed = sa.exists().where(
-        attribute.trial_id == trial.trial_id, attribute.key.in_(["fixed_params", "grid_id"])
+        attribute.c.trial_id == trials.c.trial_id, attribute.c.key.in_(["fixed_params", "grid_id"])
     )
-    over = leases.c.owner.is_not(None) & (leases.c.expires <= now(session))
-    open_ = (trial.state == TrialState.WAITING) | ((trial.state == TrialState.RUNNING) & over)
+    over = leases.c.owner.is_not(None) & (leases.c.expires <= now(dialect))
+    open_ = (trials.c.state == TrialState.WAITING) | ((trials.c.state == TrialState.RUNNING) & over)
+    passed_by = sa.bindparam("passed_by", expanding=True, type_=sa.Integer)
     return (
-        sa.select(trial.trial_id, trial.number, trial.state, leases.c.token)
-        .outerjoin(leases, leases.c.trial_id == trial.trial_id)
-        .where(trial.study_id == study_id, open_, trial.trial_id.not_in(passed_by))
-        .order_by(leases.c.token.is_(None), sa.not_(listed), trial.number)
+        sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
+        .outerjoin(leases, leases.c.trial_id == trials.c.trial_id)
+        .where(trials.c.study_id == sa.bindparam("study"), open_, trials.c.trial_id.not_in(passed_by))
+        .order_by(leases.c.token.is_(None), sa.not_(listed), trials.c.number)
         .limit(1)
-        .with_for_update(of=trial, skip_locked=True)
+        .with_for_update(of=trials, skip_locked=True)
     )
 
 
 def _locked(session: Session, trial_id: int) -> sa.Row[Any] | None:
     """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
-    lease = sa.select(leases, now(session).label("now")).where(leases.c.trial_id == trial_id)
-    return session.execute(lease.with_for_update(skip_locked=True)).first()
+    return session.execute(_lease(dialect_of(session)), {"trial": trial_id}).first()
+
+
+@functools.cache
+def _lease(dialect: str) -> Any:
+    lease = sa.select(leases, now(dialect).label("now")).where(leases.c.trial_id == sa.bindparam("trial"))
+    return lease.with_for_update(skip_locked=True)
 
 
 def _is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
@@ -262,13 +357,7 @@ def _is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
 
 
 def _take(
-    store: Store,
-    session: Session,
-    study_id: int,
-    trial_id: int,
-    lease: sa.Row[Any] | None,
-    who: Owner,
-    seconds: float,
+    session: Session, study_id: int, trial_id: int, lease: sa.Row[Any] | None, who: Owner, seconds: float
 ) -> int:
     """Make a locked trial RUNNING under a lease of ours, and give its token."""
     token = 1 if lease is None else lease.token + 1
@@ -279,26 +368,41 @@ def _take(
         "device": who.device,
         "token": token,
         "attempts": 1 if lease is None else lease.attempts + 1,
-        "expires": now(session) + seconds,
-        "renewed": now(session),
+        "seconds": seconds,
     }
-    if lease is None:
-        new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0, **values}
-        session.execute(sa.insert(leases).values(new))
-    else:
-        session.execute(sa.update(leases).where(leases.c.trial_id == trial_id).values(values))
-    store.stage_state(session, trial_id, TrialState.RUNNING)
-    store.stage_attributes(session, trial_id, {"attempts": token})
+    new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0} if lease is None else {"trial": trial_id}
+    session.execute(_taking(dialect_of(session), lease is None), values | new)
+    rows.write_state(session, trial_id, TrialState.RUNNING)
+    rows.write_attributes(session, trial_id, {"attempts": token})
     return token
 
 
-def _give_up(store: Store, session: Session, trial_id: int, attempts: int) -> None:
+@functools.cache
+def _taking(dialect: str, new: bool) -> Any:
+    times = {
+        "expires": now(dialect) + sa.bindparam("seconds", type_=sa.Double),
+        "renewed": now(dialect),
+    }
+    names = ["owner", "process", "host", "device", "token", "attempts"]
+    names += ["trial_id", "study_id", "epoch"] if new else []
+    given = {name: sa.bindparam(name, type_=leases.c[name].type) for name in names}
+    if new:
+        return sa.insert(leases).inline().values(**given, **times)
+    return sa.update(leases).where(leases.c.trial_id == sa.bindparam("trial")).values(**given, **times)
+
+
+def _give_up(session: Session, trial_id: int, attempts: int) -> None:
     message = f"{attempts} attempts in a row died without a new checkpoint"
     failure = {"class": "lost", "message": message}
-    store.stage_attributes(session, trial_id, {"failure": failure})
-    store.stage_state(session, trial_id, TrialState.FAIL)
+    rows.write_attributes(session, trial_id, {"failure": failure})
+    rows.write_state(session, trial_id, TrialState.FAIL)
     ended = sa.update(leases).where(leases.c.trial_id == trial_id)
     session.execute(ended.values(owner=None, process=None, expires=0.0))
+
+
+_LIVE = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
+    leases.c.study_id == sa.bindparam("study"), leases.c.process.is_not(None)
+)
 
 
 def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
@@ -307,11 +411,9 @@ def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
     if not space:
         return
     with store.reading(), store.transaction() as session:
-        ours = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
-            leases.c.study_id == study_id, leases.c.process.startswith(f"{space}/", autoescape=True)
-        )
-        dead = [row for row in session.execute(ours) if process.is_gone(row.process)]
-    for row in dead:
+        found = session.execute(_LIVE, {"study": study_id})
+        near = [row for row in found if row.process.startswith(f"{space}/")]
+    for row in [row for row in near if process.is_gone(row.process)]:
         with store.transaction() as session:
             same = (leases.c.trial_id == row.trial_id) & (leases.c.token == row.token)
             session.execute(sa.update(leases).where(same, leases.c.expires > 0).values(expires=0.0))
@@ -346,10 +448,18 @@ def kept(claim: Claim) -> Iterator[None]:
 def _renew(claim: Claim, done: threading.Event) -> None:
     """Renew a lease until it is lost or ``done``, in a thread: its session is a connection of its own."""
     failing = False
-    while not done.wait(claim.seconds / 3):
+    every = claim.seconds / 3
+    due = every
+    while not done.wait(due):
+        begun = time.monotonic()
+        due = every - (begun - claim.renewed.at)  # a commit has renewed it meanwhile
+        if due > 0:
+            continue
+        due = every
         try:
             with claim.store.transaction() as session:
                 claim.fence(session)
+            claim.renewed.at = begun
             failing = False
         except LeaseLost:
             return

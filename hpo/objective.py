@@ -5,7 +5,6 @@ a crash harmless at any point of it.
 """
 
 import contextlib
-import functools
 import gc
 import json
 import logging
@@ -42,8 +41,10 @@ from hpo.config import Config, Free
 from hpo.definition import Definition
 from hpo.errors import ArtifactError, HpoError
 from hpo.events import Diverged, Ended, Event, Reported, Started
+from hpo.history import History
 from hpo.lease import Claim
 from hpo.numerics import Numerics
+from hpo.verdict import Judge, Pruned
 from hpo.warm import Warm
 
 if TYPE_CHECKING:
@@ -61,23 +62,12 @@ class Place:
 
     study_id: int
     definition: Definition
-    storage: optuna.storages.BaseStorage  # Optuna's cache over the store that claims come from
+    storage: History  # the study's trials, over the store that claims come from
     folder: str  # the study's, in the artifacts
     artifacts: Artifacts
     warm: Warm  # what is kept between trials
     device: torch.device
     stop: threading.Event
-
-
-class Pruned(optuna.TrialPruned):
-    """The pruner's verdict, with the rung that it wrote down for the trials to come.
-
-    Both are committed together: who died between them would find the rung done, and never be pruned.
-    """
-
-    def __init__(self, text: str, attributes: Mapping[str, Any]) -> None:
-        super().__init__(text)
-        self.attributes = attributes
 
 
 def run(claim: Claim, place: Place) -> Iterator[Event]:
@@ -120,7 +110,7 @@ def run(claim: Claim, place: Place) -> Iterator[Event]:
 
 def _out_of_memory(claim: Claim, place: Place, error: BaseException) -> str:
     """Say what was too much, how much it was, and what to try."""
-    setting = place.definition.train | place.storage.get_trial(claim.trial_id).params
+    setting = place.definition.train | place.storage.own.params
     used, there = _memory(place.device)
     size = {key: setting[key] for key in ("model", "image_size", "batch_size") if key in setting}
     text = f"out of memory on {place.device}: peak {used:.1f} of {there:.1f} GiB"
@@ -171,7 +161,7 @@ def _end(
     What failed keeps its checkpoints: it can be put back.
     """
     forget = "failure" not in attributes
-    reported = place.storage.get_trial(claim.trial_id).intermediate_values
+    reported = place.storage.own.intermediate_values
     value = reported[max(reported)] if reported and state == TrialState.PRUNED else None
     try:
         claim.end(state, value=value, attributes=attributes, system=system, forget=forget)
@@ -195,15 +185,17 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         settings["data"] = place.warm.dataset(config).facts()
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
     measure = status.measure(place.definition)
-    judge = functools.partial(_prune, study, claim, place)
+    judge = Judge(study, place.storage, place.definition)
     with recorder.Recorder(claim, folder, hardware, judge) as records:
         run = _run(config, place, state, records.calls, hardware)
         done = len(run.history)
         yield Started(
             trial=claim.number, attempt=claim.token, params=trial.params, epochs=config.epochs, done=done
         )
-        if not run.finished:
-            _prune_again(claim, place, judge)
+        if done and not run.finished:
+            # The attempt before may have died before it was told, or obeyed, the last report's verdict.
+            claim.commit(judge=judge.ask)
+            judge.obey()
         with contextlib.closing(curves.Events(folder.local, done, folder.name, trial.params)) as events:
             for epoch in run.epochs():
                 if epoch is not None:
@@ -253,15 +245,15 @@ def _run(
 def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, optuna.Study]:
     """Give the trial its parameters: a point's own, or what the sampler proposes."""
     definition = place.definition
-    study = optuna.load_study(
-        study_name=definition.name,
-        storage=place.storage,
+    history = place.storage
+    system = history.begin(claim.trial_id).system_attrs
+    study = optuna.Study(
+        definition.name,
+        history,
         sampler=samplers.sampler(definition, claim.number),
         pruner=samplers.pruner(definition),
     )
-    study.get_trials(deepcopy=False)  # Optuna's cache writes only for trials that it has read
     trial = optuna.Trial(study, claim.trial_id)
-    system = place.storage.get_trial(claim.trial_id).system_attrs
     parameters = definition.parameters()
     if "grid_id" in system:
         names = list(definition.points[system["grid_id"]].hyperparameters())
@@ -273,6 +265,9 @@ def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, o
             whole = definition.config(setting).model_dump()
             if space.is_active(parameter, whole):
                 setting[parameter.name] = space.suggest(trial, parameter)
+    if history.parameters or history.attributes:
+        claim.commit(parameters=history.parameters, system=history.attributes)
+        history.settle()
     return trial, definition.config(setting | system.get(store.RUN, {})), study
 
 
@@ -281,7 +276,7 @@ def _hardware(claim: Claim, place: Place, config: Config | Free) -> dict[str, An
 
     How a person's own objective computes is its own matter.
     """
-    stored: Mapping[str, Any] = place.storage.get_trial(claim.trial_id).user_attrs.get("hardware", {})
+    stored: Mapping[str, Any] = place.storage.own.user_attrs.get("hardware", {})
     threads = int(stored.get("threads", torch.get_num_threads()))
     torch.set_num_threads(threads)
     cuda = place.device.type == "cuda"
@@ -318,28 +313,3 @@ def _clear(claim: Claim, place: Place, folder: Folder) -> None:
         folder.mirror()
     if kept := place.definition.search.keep_weights:
         retention.thin(claim.store, place.study_id, place.artifacts, kept)
-
-
-def _prune_again(claim: Claim, place: Place, judge: Callable[[int], None]) -> None:
-    """Ask for the verdict on the last report: the attempt before may have died before it was given."""
-    reported = place.storage.get_trial(claim.trial_id).intermediate_values
-    if reported:
-        judge(max(reported))
-
-
-def _prune(study: optuna.Study, claim: Claim, place: Place, epoch: int) -> None:
-    """Raise Pruned if the study's pruner says so; listed points are its matter only if asked for."""
-    frozen = place.storage.get_trial(claim.trial_id)
-    listed = {"grid_id", "fixed_params"} & frozen.system_attrs.keys()
-    if listed and not place.definition.search.prune_points:
-        return
-    attributes: dict[str, Any] = {}
-    claim.store.held_back[claim.trial_id] = attributes
-    try:
-        pruned = study.pruner.prune(study, frozen)
-    finally:
-        del claim.store.held_back[claim.trial_id]
-    if pruned:
-        raise Pruned(f"by {place.definition.search.pruner.name} after epoch {epoch}", attributes)
-    for key, value in attributes.items():
-        place.storage.set_trial_system_attr(claim.trial_id, key, value)

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from hpo import definition as definitions
 from hpo.definition import Definition
+from hpo.rows import Parameters
 from hpo.samplers import PointSampler
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
@@ -42,12 +43,21 @@ def set_attributes(session: Session, study_id: int, attributes: dict[str, Any], 
             row.value_json = json.dumps(value)
 
 
+def order(study_id: Any) -> Any:
+    """Give the statement that reads the order that a study is under, as JSON; no row, or null: none."""
+    row: Any = models.StudySystemAttributeModel.__table__
+    return sa.select(row.c.value_json).where(row.c.study_id == study_id, row.c.key == ORDER)
+
+
+_ORDER = order(sa.bindparam("study"))
+
+
 def order_of(session: Session, study_id: int) -> str | None:
     """Give the order that a study is under, PAUSED or STOPPED; None if it may go on."""
-    row = models.StudySystemAttributeModel
-    found = session.query(row.value_json).filter(row.study_id == study_id, row.key == ORDER).one_or_none()
-    order: str | None = json.loads(found[0]) if found else None
-    return order
+    found: str | None = json.loads(
+        session.execute(_ORDER, {"study": study_id}).scalar_one_or_none() or "null"
+    )
+    return found
 
 
 def make(session: Session, study_id: int, definition: Definition) -> list[int]:
@@ -107,19 +117,28 @@ def _widen(session: Session, study_id: int, definition: Definition) -> None:
             row.distribution_json = distributions.distribution_to_json(new)
 
 
-def distributions_of(session: Session, trial_id: int) -> dict[str, BaseDistribution]:
-    """Give the parameters of a trial's study as they are now, and until the transaction ends.
+_studies: Any = models.StudyModel.__table__
+_attributes: Any = models.StudySystemAttributeModel.__table__
+_LOCK = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study"))
+_LOCK = _LOCK.with_for_update(read=True)
+_DEFINITION = sa.select(_attributes.c.value_json).where(
+    _attributes.c.study_id == sa.bindparam("study"), _attributes.c.key == DEFINITION
+)
 
-    Empty for a study of another tool. The study's row is share-locked, and an extension, which changes
-    parameters already stored, has to lock it: what is written by this is widened with the rest, or wide.
+
+def as_planned(session: Session, study_id: int, parameters: Parameters) -> Parameters:
+    """Give parameters under the distributions that their study has now, and until the transaction ends.
+
+    A worker may know the study from before it was extended. The study's row is share-locked, and an
+    extension, which changes parameters already stored, has to lock it: what is written after this is
+    widened with the rest, or wide. The lock comes first: what the same statement read would be older.
     """
-    study, trial, attribute = models.StudyModel, models.TrialModel, models.StudySystemAttributeModel
-    locked = sa.select(study.study_id).join(trial, trial.study_id == study.study_id)
-    locked = locked.where(trial.trial_id == trial_id).with_for_update(read=True, of=study)
-    study_id = session.execute(locked).scalar_one()
-    row = sa.select(attribute.value_json).where(attribute.study_id == study_id, attribute.key == DEFINITION)
-    text = session.execute(row).scalar_one_or_none()
-    return {} if text is None else _parsed(text)
+    session.execute(_LOCK, {"study": study_id})
+    planned = _parsed(session.execute(_DEFINITION, {"study": study_id}).scalar_one())
+    return {
+        name: (planned[name].to_internal_repr(known.to_external_repr(value)), planned[name])
+        for name, (value, known) in parameters.items()
+    }
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,17 +2,19 @@
 
 The thread does what it is handed in order, and of that there are two kinds::
 
-    report:  curves durable -> one fenced transaction (accuracy, attributes) -> the pruner's verdict
+    report:  curves durable -> one fenced transaction (accuracy, attributes, the pruner's verdict)
     save:    weights durable -> checkpoint durable -> one fenced transaction (their names)
              -> remove what the transaction made old
 
+After a short epoch a save has no transaction of its own: its names go with the next report.
 A save is due at an epoch's end, and every ``SAVE_SECONDS`` within a long one, unless writing it would cost
 more than ``SHARE`` of the time since the one before. So a report may precede its checkpoint. What a crash
 does at any point of it:
 
 * before a report, or between it and the next save: the next attempt starts from the checkpoint before, and
   reports again what it trains again: on the CPU, the same bits.
-* between a file and its transaction: a file that no row names, which is garbage.
+* between a file and its transaction: a file that no row names, which is garbage. The next attempt starts
+  from the checkpoint before; where the names wait for the next report, that is one short epoch more.
 * between a save's transaction and the removal: a file too many, which the next save removes.
 
 While the database is away the thread waits for it; training does not, and its reports arrive late. What the
@@ -33,6 +35,7 @@ from hpo import checkpoint, curves, files, function
 from hpo.artifacts import Folder
 from hpo.events import Diverged, Epoch
 from hpo.lease import Claim
+from hpo.verdict import Judge
 
 if TYPE_CHECKING:
     from hpo import train
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     Run = train.Run | function.Run
 
 SAVE_SECONDS = 60.0  # of an epoch between two checkpoints within it
+SHORT_SECONDS = 5.0  # that an epoch takes, at most, for whose report a checkpoint's name waits
 SHARE = 0.03  # of the time, at most, goes to writing checkpoints
 VERDICT_SECONDS = 1.0  # that training waits at an epoch's end for the pruner, before it goes on meanwhile
 
@@ -49,12 +53,10 @@ ENDS = (optuna.TrialPruned, Diverged)  # that leave weights behind like a comple
 class Recorder:
     """Records one attempt at a trial; a context that is left when all is written.
 
-    ``judge`` gets an epoch's number once it is reported, in the recorder's thread, and raises TrialPruned.
+    ``judge`` is asked in the recorder's thread.
     """
 
-    def __init__(
-        self, claim: Claim, folder: Folder, hardware: Mapping[str, Any], judge: Callable[[int], None]
-    ) -> None:
+    def __init__(self, claim: Claim, folder: Folder, hardware: Mapping[str, Any], judge: Judge) -> None:
         self.claim = claim
         self.folder = folder
         self.hardware = hardware
@@ -68,6 +70,7 @@ class Recorder:
         self._saved_at = time.monotonic()
         self._cost = 0.0  # seconds that the last save took, snapshot and writing
         self._weights: _Weights | None = None  # the best epoch's, while they are in no file
+        self._names: dict[str, str] = {}  # of durable files, by attribute, that are not committed yet
 
     def __enter__(self) -> "Recorder":
         return self
@@ -76,6 +79,8 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._thread.shutdown()
+        if self.error is None and self._names:
+            self._commit_names({})
         met = error or self.error
         if met is None or isinstance(met, ENDS):
             self._finish()
@@ -83,14 +88,11 @@ class Recorder:
             raise met
 
     def _finish(self) -> None:
-        attributes = {}
         if self._weights is not None:
-            name = self._weights.write(self.folder, self.claim.token)
-            attributes["weights"] = f"{self.folder.name}/{name}"
+            self._names["weights"] = self._weights.write(self.folder, self.claim.token)
         self.folder.publish()
-        if attributes:
-            self.claim.commit(attributes=attributes)
-            self._remove_old_weights(name)
+        if self._names:
+            self._commit_names({})
 
     def calls(self) -> bool:
         """Tell whether training should pause for ``attend``; cheap enough to be asked at every step."""
@@ -109,7 +111,10 @@ class Recorder:
             **self._attributes(run),
         }
         self._report_behind = self._last is not None and not self._last.done()
-        self._hand(self._write_report, list(run.history), attributes, run.finished)
+        last = None
+        if run.finished:  # no verdict is waited for, and the weights' name goes with the last report
+            last, self._weights = self._weights, None
+        self._hand(self._write_report, list(run.history), attributes, run.finished, last)
 
     def attend(self, run: "Run") -> None:
         """Raise what the thread met, or save if it is time: at an epoch's end and whenever it calls."""
@@ -118,15 +123,16 @@ class Recorder:
         if self.error is not None:
             raise self.error
         if not run.finished and self._is_due(0.0 if run.step == 0 else SAVE_SECONDS):
-            self.save(run)
+            self.save(run, wait=run.step == 0 and run.history[-1].seconds < SHORT_SECONDS)
 
-    def save(self, run: "Run") -> None:
-        """Save the run as it stands, now."""
+    def save(self, run: "Run", *, wait: bool = False) -> None:
+        """Save the run as it stands, now; its names may ``wait`` for the next report."""
         self._saved_at = time.monotonic()
         weights, self._weights = self._weights, None
         state = checkpoint.snapshot(run.state())
         seconds = time.monotonic() - self._saved_at
-        self._saving = self._hand(self._write_save, state, weights, self._attributes(run), seconds)
+        attributes = None if wait else self._attributes(run)
+        self._saving = self._hand(self._write_save, state, weights, attributes, seconds)
 
     def _is_due(self, every: float) -> bool:
         if self._saving is not None and not self._saving.done():
@@ -148,37 +154,67 @@ class Recorder:
             except BaseException as error:
                 self.error = error
 
-    def _write_report(self, history: list[Epoch], attributes: dict[str, Any], finished: bool) -> None:
+    def _write_report(
+        self,
+        history: list[Epoch],
+        attributes: dict[str, Any],
+        finished: bool,
+        weights: "_Weights | None",
+    ) -> None:
         curves.write_csv(self.folder.local, history)
+        if weights is not None:
+            self._names["weights"] = weights.write(self.folder, self.claim.token)
+            self.folder.publish()
         epoch = history[-1]
         report = (epoch.number, epoch.accuracy)
-        self.order = self.claim.commit(report=report, attributes=attributes)
+        self.judge.report(*report)
+        self.order = self.claim.commit(
+            report=report,
+            checkpoint=self._names.get("checkpoint"),
+            attributes=attributes | self._names,
+            judge=None if finished else self.judge.ask,
+        )
+        self._remove_old()
         if not finished:
-            self.judge(epoch.number)
+            self.judge.obey()
 
     def _write_save(
         self,
         state: checkpoint.State,
         weights: "_Weights | None",
-        attributes: dict[str, Any],
+        attributes: dict[str, Any] | None,
         seconds: float,
     ) -> None:
         started = time.monotonic()
-        best = None if weights is None else weights.write(self.folder, self.claim.token)
+        if weights is not None:
+            self._names["weights"] = weights.write(self.folder, self.claim.token)
         name = checkpoint.save(self.folder.local, state, attempt=self.claim.token)
+        self._names["checkpoint"] = f"{self.folder.name}/{name}"
         self.folder.publish()
         self._cost = seconds + time.monotonic() - started
-        names = {"checkpoint": name} if best is None else {"checkpoint": name, "weights": best}
-        attributes = attributes | {key: f"{self.folder.name}/{value}" for key, value in names.items()}
-        self.claim.commit(checkpoint=attributes["checkpoint"], attributes=attributes)
-        checkpoint.prune(self.folder.local, name)
-        self._remove_old_weights(best)
+        if attributes is not None:
+            self._commit_names(attributes)
 
-    def _remove_old_weights(self, name: str | None) -> None:
-        for old in self.folder.local.glob("weights-*") if name is not None else ():
-            if old.name != name:
+    def _commit_names(self, attributes: Mapping[str, Any]) -> None:
+        self.claim.commit(
+            checkpoint=self._names.get("checkpoint"), attributes={**attributes, **self._names}
+        )
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove the files that those whose names are committed now have made old."""
+        names, self._names = self._names, {}
+        if "checkpoint" in names:
+            checkpoint.prune(self.folder.local, _file(names["checkpoint"]))
+        for old in self.folder.local.glob("weights-*") if "weights" in names else ():
+            if old.name != _file(names["weights"]):
                 old.unlink(missing_ok=True)
-        self.folder.mirror()
+        if names:
+            self.folder.mirror()
+
+
+def _file(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 class _Weights:
@@ -188,7 +224,7 @@ class _Weights:
         self.epoch, self.content, self.own = epoch, content, own
 
     def write(self, folder: Folder, attempt: int) -> str:
-        """Write them durably and give the file's name."""
+        """Write them durably and give the file's name in the artifacts."""
         stem = f"weights-{self.epoch:04d}-{attempt:03d}"
         with files.durable(folder.local) as draft:
             if self.own:
@@ -198,4 +234,4 @@ class _Weights:
                 draft.name = f"{stem}.safetensors"
                 tensors = {key: tensor.contiguous() for key, tensor in self.content.items()}
                 draft.file.write(safetensors.torch.save(tensors, {"format": "pt"}))
-        return draft.name
+        return f"{folder.name}/{draft.name}"

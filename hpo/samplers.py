@@ -7,6 +7,7 @@ take their points from one sequence, whose seed therefore is shared.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import warnings
@@ -57,7 +58,7 @@ def pruner(definition: Definition) -> pruners.BasePruner:
     if settings.name == "none" or settings.min_epochs >= longest:
         return pruners.NopPruner()
     if settings.name == "hyperband":
-        return pruners.HyperbandPruner(
+        return Hyperband(
             min_resource=settings.min_epochs,
             max_resource=longest,
             reduction_factor=settings.reduction_factor,
@@ -102,6 +103,31 @@ class _After(pruners.BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return (trial.last_step or 0) >= self.epochs
+
+
+class Hyperband(pruners.HyperbandPruner):
+    """Optuna's, but it works out just once in which bracket a trial is, which its number decides.
+
+    At 10,000 trials this was two thirds of what a verdict took.
+    """
+
+    _known: dict[int, int] | None = None
+
+    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
+        if not self._pruners:  # as long as no verdict was asked for, Optuna has but one bracket
+            return super()._get_bracket_id(study, trial)
+        if self._known is None:
+            self._known = _brackets(study.study_name, tuple(self._trial_allocation_budgets))
+        found = self._known.get(trial.number)
+        if found is None:
+            found = self._known[trial.number] = super()._get_bracket_id(study, trial)
+        return found
+
+
+@functools.lru_cache(maxsize=16)
+def _brackets(study_name: str, budgets: tuple[int, ...]) -> dict[int, int]:
+    """Give the brackets known so far of a study's trials, by number, for all its pruners to share."""
+    return {}
 
 
 class PointSampler(samplers.GridSampler):

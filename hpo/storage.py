@@ -1,9 +1,9 @@
 """Optuna's storage with a fence before every write, and patience with a database that is away.
 
-This module, ``plan``, ``store`` and ``lease`` lean on what Optuna keeps semi-private: its table models, the
-session that each thread has, and the writers that do not commit. All three are needed for one thing: that
-what we write about a trial and what Optuna writes commit in one transaction. ``tests/test_store.py`` holds
-the contract that we rely on, and pyproject.toml keeps Optuna's version range narrow.
+This module, ``rows``, ``plan``, ``store`` and ``lease`` lean on what Optuna keeps semi-private: its table
+models, and the session that each thread has, so that what we write about a trial and what Optuna writes can
+commit in one transaction; ``history`` leans on Optuna's cache. ``tests/test_store.py`` holds the contract
+that we rely on, and pyproject.toml keeps Optuna's version range narrow.
 
 A database may be away for a while: restarted, cut off, locked. What a worker asks is asked again until the
 database is back, so a worker holds where it wants to read or write, and loses nothing. A transaction whose
@@ -20,8 +20,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -33,7 +32,7 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import database, plan
+from hpo import database
 from hpo.errors import StoreAway, StoreError
 
 P = ParamSpec("P")
@@ -79,9 +78,9 @@ sa.event.listen(
 )
 
 
-def now(session: Session) -> sa.ColumnElement[float]:
+def now(dialect: str) -> sa.ColumnElement[float]:
     """Give the database's clock, in seconds since 1970; no session's time zone changes it."""
-    if session.get_bind().dialect.name == "postgresql":
+    if dialect == "postgresql":
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
     return (sa.func.julianday("now") - 2440587.5) * 86400.0
 
@@ -121,8 +120,7 @@ class Store(RDBStorage):
     def __init__(self, url: sa.URL, *, read_only: bool = False) -> None:
         self.location = url
         self.read_only = read_only
-        self.fences: dict[int, Callable[[Session], None]] = {}
-        self.held_back: dict[int, dict[str, Any]] = {}  # by trial: system attributes not to be written yet
+        self.fences: dict[int, Callable[[Session], object]] = {}
         self.patience = PATIENCE  # for whatever is asked
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
         self._intent = _Intent()
@@ -189,31 +187,6 @@ class Store(RDBStorage):
             pause = min(pause * 2 or 0.1, LONGEST_PAUSE)
             time.sleep(pause * random.uniform(0.5, 1.0))
 
-    def stage_report(self, session: Session, trial_id: int, step: int, accuracy: float) -> None:
-        """Write a trial's accuracy after epoch ``step``, to be committed with the session."""
-        self._set_trial_intermediate_value_without_commit(session, trial_id, step, accuracy)
-
-    def stage_attributes(
-        self, session: Session, trial_id: int, attributes: Mapping[str, Any], *, system: bool = False
-    ) -> None:
-        """Write user (or system) attributes of a trial, to be committed with the session."""
-        model = models.TrialSystemAttributeModel if system else models.TrialUserAttributeModel
-        for key, value in attributes.items():
-            self._set_trial_attr_without_commit(session, model, trial_id, key, value)
-
-    def stage_state(
-        self, session: Session, trial_id: int, state: TrialState, value: float | None = None
-    ) -> None:
-        """Write a trial's state and value, to be committed with the session."""
-        trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-        if value is not None:
-            self._set_trial_value_without_commit(session, trial, 0, value)
-        trial.state = state
-        if state == TrialState.RUNNING and trial.datetime_start is None:
-            trial.datetime_start = datetime.now()
-        if state.is_finished():
-            trial.datetime_complete = datetime.now()
-
     def _fenced(self, write: Callable[..., R], trial_id: int, *args: Any) -> R:
         """Let Optuna write about a trial, in one transaction with the trial's fence."""
         fence = self.fences.get(trial_id)
@@ -230,22 +203,8 @@ class Store(RDBStorage):
     def _set_trial_param(
         self, trial_id: int, name: str, value: float, known: BaseDistribution, *previous: Any
     ) -> None:
-        write = self._set_planned_param if trial_id in self.fences else super()._set_trial_param
+        write = super()._set_trial_param
         self.outlast(lambda: self._fenced(write, trial_id, name, value, known, *previous))
-
-    def _set_planned_param(
-        self, trial_id: int, name: str, value: float, known: BaseDistribution, *previous: Any
-    ) -> None:
-        """Write a parameter under the distribution that its study has by now.
-
-        The worker, or Optuna's cache in it, may know the study from before it was extended.
-        """
-        with _create_scoped_session(self.scoped_session, ignore_integrity_error=True) as session:
-            planned = plan.distributions_of(session, trial_id).get(name)
-            if planned is not None:
-                value = planned.to_internal_repr(known.to_external_repr(value))
-                known, previous = planned, (planned,)
-            self._set_trial_param_without_commit(session, trial_id, name, value, known, *previous)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Write a report, fenced."""
@@ -258,10 +217,7 @@ class Store(RDBStorage):
         self.outlast(lambda: self._fenced(write, trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write a system attribute, fenced; or hold it back until a verdict is known."""
-        if trial_id in self.held_back:
-            self.held_back[trial_id][key] = value
-            return
+        """Write a system attribute, fenced."""
         write = super().set_trial_system_attr
         self.outlast(lambda: self._fenced(write, trial_id, key, value))
 

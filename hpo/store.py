@@ -4,6 +4,7 @@ A study is made with its whole budget, in one transaction under a lock, and so i
 run meanwhile: they see what is new when it is all there.
 """
 
+import functools
 import json
 import re
 import uuid
@@ -169,7 +170,23 @@ def delete(store: Store, name: str) -> None:
 def definition_of(store: Store, name: str) -> Definition:
     """Give a study's definition; raises StoreError if there is no such study, or not one of ours."""
     with store.transaction() as session:
-        return _definition(session, _found(session, name))
+        text = session.execute(_DEFINITION, {"name": name}).scalar_one_or_none()
+        return _parsed(_stored(session, _found(session, name)) if text is None else text)
+
+
+_studies: Any = models.StudyModel.__table__
+_attributes: Any = models.StudySystemAttributeModel.__table__
+_DEFINITION = (
+    sa.select(_attributes.c.value_json)
+    .join(_studies, _studies.c.study_id == _attributes.c.study_id)
+    .where(_studies.c.study_name == sa.bindparam("name"), _attributes.c.key == DEFINITION)
+)
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(text: str) -> Definition:
+    """Give a definition from its text in the store, which a worker reads before each trial."""
+    return definitions.loads(json.loads(text))
 
 
 @asking(reads=True)
@@ -248,7 +265,7 @@ def _found(session: Session, name: str, *, lock: bool = False) -> Any:
 
 
 def _definition(session: Session, study: Any) -> Definition:
-    return definitions.loads(json.loads(_stored(session, study)))
+    return _parsed(_stored(session, study))
 
 
 def _stored(session: Session, study: Any) -> str:
@@ -272,7 +289,7 @@ def held(store: Store, study_id: int) -> list[Held]:
     trial = models.TrialModel
     with store.transaction() as session:
         rows = session.execute(
-            sa.select(trial.number, leases, now(session).label("now"))
+            sa.select(trial.number, leases, now(session.get_bind().dialect.name).label("now"))
             .join(leases, leases.c.trial_id == trial.trial_id)
             .where(
                 trial.study_id == study_id,

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
 import torch
 
 from hpo import control, lease, objective, store
 from hpo.artifacts import Artifacts
 from hpo.errors import ArtifactError, DataError, DeviceError
 from hpo.events import Event
+from hpo.history import History
 from hpo.objective import Place
 from hpo.store import Store
 from hpo.warm import Warm
@@ -59,7 +59,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     opened.stop = stop  # told to stop, it waits no longer for a database that is away
     study_id = store.study_id(opened, name)
     who = lease.owner(settings.shown_as)
-    storage = optuna.storages.get_storage(opened)
+    history = History(opened, study_id, name)
     where = device(settings.device)
     warm = Warm(settings.data, settings.artifacts, where)
     folder = store.folder_of(opened, name)
@@ -79,13 +79,10 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
                 return
             stop.wait(IDLE_SECONDS)
             continue
-        if storage.get_trial(claim.trial_id).state.is_finished():
-            # Put back after it had failed; Optuna's cache never reads a finished trial again.
-            storage = optuna.storages.get_storage(opened)
         place = Place(
             study_id=study_id,
             definition=definition,
-            storage=storage,
+            storage=history,
             folder=folder,
             artifacts=settings.artifacts,
             warm=warm,

@@ -3,18 +3,16 @@
 import math
 import os
 import signal
-import threading
 
 import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
 
-from hpo import function, lease, objective, samplers, store
-from hpo.artifacts import Artifacts
+from hpo import function, lease, samplers, store, verdict
 from hpo.config import Free
 from hpo.errors import DefinitionError
-from hpo.warm import Warm
+from hpo.history import History
 from test_run import artifact, descendants, epochs_reported, load, wait_for
 
 OWN = """
@@ -241,29 +239,21 @@ def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place
     study_id = store.study_id(opened, "small")
     who = lease.owner("cpu")
     definition = store.definition_of(opened, "small")
-    setting = objective.Place(
-        study_id=study_id,
-        definition=definition,
-        storage=optuna.storages.get_storage(opened),
-        folder="",
-        artifacts=Artifacts(str(place.path)),
-        warm=Warm(place.path, Artifacts(str(place.path)), torch.device("cpu")),
-        device=torch.device("cpu"),
-        stop=threading.Event(),
-    )
-    study = optuna.load_study(
-        study_name="small", storage=setting.storage, pruner=samplers.pruner(definition)
-    )
+    history = History(opened, study_id, "small")
+    study = optuna.Study("small", history, pruner=samplers.pruner(definition))
     verdicts = []
     for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
         claim = lease.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
-        study.get_trials(deepcopy=False)
-        claim.commit(report=(1, accuracy), attributes={})
-        for _ in range(2):  # the second time as the next attempt asks
+        for report in ((1, accuracy), None):  # the second time as the next attempt asks
+            history.begin(claim.trial_id)
+            judge = verdict.Judge(study, history, definition)
+            if report:
+                judge.report(*report)
+            claim.commit(report=report, judge=judge.ask)
             try:
-                objective._prune(study, claim, setting, 1)
+                judge.obey()
                 verdicts.append(False)
-            except objective.Pruned as pruned:
+            except verdict.Pruned as pruned:
                 verdicts.append(True)
                 attributes = pruned.attributes
     claim.end(TrialState.PRUNED, system=attributes)

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 import lease_worker
-from hpo import database, lease, process, store
+from hpo import database, lease, process, rows, store
 from hpo.lease import LeaseLost
 from lease_worker import NAME
 
@@ -582,7 +582,7 @@ def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, m
     taken = first.claim()
     assert taken.number == 0
     with pytest.raises(optuna.exceptions.StorageInternalError), sleepy.store.transaction() as session:
-        sleepy.store.stage_report(session, late.trial_id, 9, 0.9)
+        rows.write_report(session, late.trial_id, 9, 0.9)
     with pytest.raises(LeaseLost):
         late.commit(checkpoint="late", report=(9, 0.9), attributes={})
     taken.end(TrialState.COMPLETE, value=0.5)
@@ -593,7 +593,7 @@ def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, m
 def test_a_worker_that_sleeps_within_a_claim_holds_up_nobody(first, second):
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = session.execute(lease._claimable(session, study_id, ())).one()
+        found = lease._found(session, study_id, ())
         assert found.number == 0  # and here it is stopped
         begun = time.monotonic()
         assert first.claim().number == 1
@@ -607,7 +607,7 @@ def test_a_lease_renewed_while_it_is_being_claimed_is_passed_by(first, second, s
     run_out(sql)
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = session.execute(lease._claimable(session, study_id, ())).one()
+        found = lease._found(session, study_id, ())
         assert found.number == 0
         sql("UPDATE hpo_leases SET expires = expires + extract(epoch FROM clock_timestamp()) + 60")
         assert not lease._is_free(found, lease._locked(session, found.trial_id))

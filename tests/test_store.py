@@ -467,25 +467,22 @@ def test_a_point_with_another_model_widens_what_is_stored_and_changes_no_value(u
 def test_a_worker_that_knows_the_study_from_before_it_was_extended_writes_what_it_is_now(
     url, opened, written
 ):
-    """Its definition and Optuna's cache are from before; its value lands in the list there is now."""
+    """Its definition is from before; its value lands in the list there is now."""
     made = definition(0, *FIRST, sampler="grid")
     store.create(opened, made, "text")
     study_id = store.study_id(opened, NAME)
     claims = [claimed(opened, study_id) for _ in range(2)]
-    study = optuna.load_study(study_name=NAME, storage=optuna.storages.get_storage(opened))
 
-    def ask(claim, models, model):
-        study.get_trials(deepcopy=False)  # Optuna's cache writes only for trials that it has read
-        with lease.kept(claim):
-            study._storage.set_trial_param(claim.trial_id, "model", models.to_internal_repr(model), models)
+    def write(claim, models, model):
+        claim.commit(parameters={"model": (models.to_internal_repr(model), models)})
 
     old = CategoricalDistribution(("resnet18", "alexnet"))
     if written:
-        ask(claims[0], old, "resnet18")
+        write(claims[0], old, "resnet18")
     store.create(store.open_(url, create=False), definition(0, *LATER, sampler="grid"), "text")
-    ask(claims[1], old, "alexnet")
+    write(claims[1], old, "alexnet")
     new = CategoricalDistribution(("resnet18", "alexnet", "vgg16"))
-    ask(claimed(opened, study_id), new, "vgg16")
+    write(claimed(opened, study_id), new, "vgg16")
     trials = plain(url).trials
     assert [trial.params.get("model") for trial in trials[1:3]] == ["alexnet", "vgg16"]
     assert {str(t.distributions["model"]) for t in trials if "model" in t.params} == {str(new)}
@@ -614,10 +611,6 @@ def test_what_we_lean_on_in_optuna_is_as_we_know_it(opened):
 
     known = {
         RDBStorage._set_trial_param: ["trial_id", "param_name", "param_value_internal", "distribution"],
-        RDBStorage._set_trial_param_without_commit: ["session", "trial_id", "param_name"],
-        RDBStorage._set_trial_intermediate_value_without_commit: ["session", "trial_id", "step"],
-        RDBStorage._set_trial_attr_without_commit: ["session", "model_cls", "trial_id", "key", "value"],
-        RDBStorage._set_trial_value_without_commit: ["session", "trial", "objective", "value"],
         RDBStorage._get_best_trial_id: ["study_id", "direction"],
         RDBStorage._get_trials: ["study_id", "states", "included_trial_ids", "trial_id_greater_than"],
     }

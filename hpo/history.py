@@ -1,0 +1,148 @@
+"""A study's trials as its samplers and pruners see them, kept by a worker from trial to trial.
+
+Optuna's own cache asks for every unfinished trial, and so for the study's whole budget, whenever a sampler
+or a pruner looks at its study, and writes each parameter in a transaction of its own. This one gives the
+same trials at the price of what is new:
+
+* A trial that has finished is read once.
+* The database is asked at most once for a proposal and once for a verdict, and only if the sampler or
+  pruner wants to see other trials: at most epochs no pruner does.
+* A trial that waits and that nobody has had yet holds nothing to learn from, and is left out; so are user
+  attributes, which no sampler or pruner looks at.
+* The worker's own trial is kept in memory, since only the worker writes about it. What a sampler or pruner
+  writes about it is kept back, for the worker to commit with whatever else is due.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Container, Iterator
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
+
+from hpo import rows
+from hpo.rows import trials
+from hpo.storage import Store, asking, leases
+
+R = TypeVar("R")
+
+_study: Any = sa.bindparam("study")
+_after: Any = sa.bindparam("after")
+_CLAIMED = sa.select(leases.c.trial_id).where(leases.c.study_id == _study, leases.c.trial_id > _after)
+_TOUCHED = sa.select(trials.c.trial_id, trials.c.number).where(
+    trials.c.study_id == _study,
+    trials.c.trial_id > _after,
+    (trials.c.state != TrialState.WAITING) | trials.c.trial_id.in_(_CLAIMED),
+)
+
+
+class History(_CachedStorage):
+    """One study of a store; the storage behind the Study that samplers and pruners get.
+
+    ``begin`` says which trial is the worker's own. Not for several threads at once.
+    """
+
+    own: FrozenTrial
+
+    def __init__(self, store: Store, study_id: int, name: str) -> None:
+        super().__init__(store)
+        self.store, self.study_id, self.name = store, study_id, name
+        self.parameters: dict[str, tuple[float, BaseDistribution]] = {}  # of the own trial, kept back
+        self.attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
+        self._finished: dict[int, FrozenTrial] = {}  # by number
+        self._first = 0  # the lowest number that is not known to have finished
+        self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
+        self._session: Session | None = None  # lent by whoever asks for a verdict
+
+    def begin(self, trial_id: int) -> FrozenTrial:
+        """Make a claimed trial the worker's own, and give it with all its attributes."""
+        (self.own,) = _reading(self.store, lambda session: rows.read(session, [trial_id], user=True))
+        self.parameters, self.attributes, self._trials = {}, {}, None
+        if self._finished.pop(self.own.number, None):  # it had failed, and was put back
+            self._first = min(self._first, self.own.number)
+        return self.own
+
+    @contextlib.contextmanager
+    def looking(self, session: Session) -> Iterator[None]:
+        """Look at the study anew, within a session's transaction."""
+        self._session, self._trials, self.attributes = session, None, {}
+        try:
+            yield
+        finally:
+            self._session = None
+
+    def settle(self) -> None:
+        """Take what was kept back for written."""
+        self.own.system_attrs.update(self.attributes)
+        self.parameters, self.attributes = {}, {}
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Give the study's trials by number, but for those that wait and were never claimed."""
+        assert study_id == self.study_id
+        if self._trials is None and self._session is not None:
+            self._trials = self._update(self._session)
+        elif self._trials is None:
+            self._trials = _reading(self.store, self._update)
+        found = self._trials
+        if states is not None:
+            found = [trial for trial in found if trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def _update(self, session: Session) -> list[FrozenTrial]:
+        known = self._finished
+        after = known[self._first - 1]._trial_id if self._first else 0
+        found = session.execute(_TOUCHED, {"study": self.study_id, "after": after})
+        new = [row.trial_id for row in found if row.number not in known and row.number != self.own.number]
+        seen = {self.own.number: self.own}
+        for trial in rows.read(session, new):
+            if trial.state.is_finished():
+                known[trial.number] = trial
+            else:
+                seen[trial.number] = trial
+        while self._first in known:
+            self._first += 1
+        seen |= known
+        return [seen[number] for number in sorted(seen)]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Give a trial; the own one as it is in memory."""
+        return copy.deepcopy(self.own) if trial_id == self.own._trial_id else super().get_trial(trial_id)
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """Keep back a parameter of the own trial."""
+        assert trial_id == self.own._trial_id
+        self.parameters[param_name] = (param_value_internal, distribution)
+        self.own.params[param_name] = distribution.to_external_repr(param_value_internal)
+        self.own.distributions[param_name] = distribution
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Keep back a system attribute of the own trial; until it is written, nobody sees it."""
+        assert trial_id == self.own._trial_id
+        self.attributes[key] = value
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """Give the study's id from memory."""
+        return self.study_id
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """Give the study's name from memory."""
+        return self.name
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Give the direction of every study of ours."""
+        return [StudyDirection.MAXIMIZE]
+
+
+@asking(reads=True)
+def _reading(store: Store, work: Callable[[Session], R]) -> R:
+    with store.transaction() as session:
+        return work(session)

@@ -1,0 +1,57 @@
+"""The pruner's verdict on a trial, asked for in the transaction that commits the report it is about."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from sqlalchemy.orm import Session
+
+from hpo.definition import Definition
+from hpo.history import History
+
+
+class Pruned(optuna.TrialPruned):
+    """The pruner's verdict, with the rung that it wrote down for the trials to come.
+
+    Both are committed together: who died between them would find the rung done, and never be pruned.
+    """
+
+    def __init__(self, text: str, attributes: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.attributes = attributes
+
+
+class Judge:
+    """Asks a study's pruner about the worker's own trial.
+
+    Listed points are its matter only if the study says so.
+    """
+
+    def __init__(self, study: optuna.Study, history: History, definition: Definition) -> None:
+        self.study, self.history = study, history
+        listed = {"grid_id", "fixed_params"} & history.own.system_attrs.keys()
+        self._asks = definition.search.prune_points or not listed
+        self._name = definition.search.pruner.name
+        self._pruned = False
+
+    def report(self, epoch: int, accuracy: float) -> None:
+        """Note a report, about to be committed."""
+        self.history.own.intermediate_values[epoch] = accuracy
+
+    def ask(self, session: Session) -> Mapping[str, Any]:
+        """Ask within the report's transaction; give the rungs to commit with it, if the trial goes on.
+
+        Asked again, because the transaction failed, it forgets what it said before.
+        """
+        if not self._asks:
+            return {}
+        with self.history.looking(session):
+            self._pruned = self.study.pruner.prune(self.study, self.history.own)
+        return {} if self._pruned else self.history.attributes
+
+    def obey(self) -> None:
+        """Raise Pruned if that was the verdict; to be called once the transaction is committed."""
+        if self._pruned:
+            epoch = self.history.own.last_step
+            raise Pruned(f"by {self._name} after epoch {epoch}", self.history.attributes)
+        self.history.settle()

@@ -2,10 +2,8 @@
 
 import contextlib
 import http.client
-import os
 import pickle
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -244,17 +242,6 @@ def test_behind_tls_browsers_find_it_where_it_is_said(text, origin):
     assert dashboard.public(text) == origin
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        reason = "no chromium: 'make tools' installs it as root (Debian: chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 @pytest.fixture
 def replayed(workplace, tmp_path, monkeypatch):
     """Give a workplace with the original's 14 points and a search, both complete, on a quick objective."""
@@ -285,10 +272,9 @@ def test_a_browser_is_let_in_sees_history_and_importance_and_deletes_nothing(rep
     from playwright import sync_api
 
     SCREENSHOTS.mkdir(exist_ok=True)
-    with serving(replayed) as (_, link), sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium)
+    with serving(replayed) as (_, link):
         base = link.partition("/?")[0]
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
@@ -358,10 +344,9 @@ def test_a_browser_is_let_in_sees_history_and_importance_and_deletes_nothing(rep
         for name in ("grid", "search"):
             sync_api.expect(page.get_by_text(re.compile(rf"\d\. {name}"))).to_be_visible()
 
-        stranger = browser.new_context().new_page()
+        stranger = chromium.new_context().new_page()
         assert stranger.goto(f"{base}/dashboard").status == 401
         sync_api.expect(stranger.get_by_text("open the link that 'hpo dashboard' printed")).to_be_visible()
-        browser.close()
 
 
 def card(page, title):

@@ -5,6 +5,8 @@
 - *first*: the trial that computes the features and writes them, whole, once.
 - *features*: the trials after it, in the same worker, whole: building the model and twenty epochs.
 
+All start from models that are kept in memory, as a warm worker's do, and on one thread.
+
 Windows of images and features are interleaved, since shared machines swing by a third from minute to
 minute; figures are medians over the windows, with their range. Run it with ``make bench``, or
 ``python -m benchmarks.head``.
@@ -21,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hpo import data, features, train
+from hpo import data, features, model, train
 from hpo.artifacts import Artifacts
 from hpo.config import Config
 
@@ -30,10 +32,13 @@ EPOCHS = 20
 CPU = torch.device("cpu")
 
 
+TEMPLATES = model.Templates()
+
+
 def on_images(settings: Config, dataset: data.Dataset) -> float:
     """Give the seconds of a trial, from one of its epochs."""
     started = time.perf_counter()
-    run = train.Run(settings, dataset, CPU)
+    run = train.Run(settings, dataset, CPU, build=TEMPLATES.seeded)
     building = time.perf_counter() - started
     return building + EPOCHS * next(epoch.seconds for epoch in run.epochs() if epoch is not None)
 
@@ -41,7 +46,7 @@ def on_images(settings: Config, dataset: data.Dataset) -> float:
 def on_features(settings: Config, dataset: data.Dataset, cache: features.Cache) -> tuple[float, float]:
     """Give the seconds of a trial, and of its median epoch."""
     started = time.perf_counter()
-    run = train.Run(settings, dataset, CPU, cache=cache)
+    run = train.Run(settings, dataset, CPU, build=TEMPLATES.seeded, cache=cache)
     epochs = [epoch.seconds for epoch in run.epochs() if epoch is not None]
     return time.perf_counter() - started, statistics.median(epochs)
 

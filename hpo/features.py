@@ -48,7 +48,7 @@ log = logging.getLogger("hpo")
 
 FOLDER = "cache/features"
 PART = 1024  # images whose features make a file
-BATCH = 64  # images that pass through the frozen layers at a time
+BATCH = {"cpu": 16, "cuda": 64}  # images at a time; between two batches a worker can be told to stop
 VERSION = 1  # goes up with any change of the code that changes features
 
 Prepare = Callable[[Tensor], Tensor]  # images uint8 to what the model takes
@@ -245,10 +245,11 @@ class _Work:
             self.begun = True
         done = []
         end = min((part + 1) * PART, len(self.images_NCHW))
-        for first in range(part * PART, end, BATCH):
+        size = BATCH[self.device.type]
+        for first in range(part * PART, end, size):
             if self.stop.is_set():
                 return None
-            images_NCHW = self.images_NCHW[first : min(first + BATCH, end)].to(self.device)
+            images_NCHW = self.images_NCHW[first : min(first + size, end)].to(self.device)
             done.append(self.before(self.prepare(images_NCHW)))
         return torch.cat(done)
 

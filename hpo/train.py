@@ -71,12 +71,16 @@ class Run:
         self.stop = stop or threading.Event()
         self.pause = pause  # asked after every step: whether to leave the loop for a moment
         self.numerics = numerics or Numerics()
+        near = dataset.near(device)  # itself, where a warm worker has brought it there
+        self.train, self.selection = near.train, near.selection
+        self._dataset, self._cache, self._fresh = dataset, cache, state is None
+        self._rest: nn.Module | None = None  # the layers that features pass through, where there are some
         module = build(config, len(dataset.classes), seed_of(config.seed))
         self.model = self.numerics.prepare(module.to(device))
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.numerics.precision == "fp16")
         self.optimizer = optimizer.build(config, self.model.parameters())
         self.loss = optimizer.loss(config)
-        self.batches = batches(len(dataset.train), config.batch_size)
+        self.batches = batches(len(self.train), config.batch_size)
         self.history: list[Epoch] = []
         self.step = 0  # steps done of the epoch under way
         self.seconds = 0.0  # spent on them
@@ -85,33 +89,6 @@ class Run:
         self._seen = _Seen(self._bad)
         if state is not None:
             self._restore(state)
-        self._feed(dataset, cache, fresh=state is None)
-
-    def _feed(self, dataset: Dataset, cache: features.Cache | None, *, fresh: bool) -> None:
-        """Choose what passes through what: images through the model, or features through its last layers.
-
-        Features that have to be computed first are part of the training: of the epoch under way.
-        """
-        started = time.perf_counter()
-        feed = None
-        if cache is not None and not self.finished:
-            with self.numerics.set_up(self.device):
-                feed = cache.feed(
-                    self.config,
-                    dataset,
-                    self.model,
-                    self.device,
-                    prepare=self._input,
-                    precision=self.numerics.precision,
-                    fresh=fresh,
-                    stop=self.stop,
-                )
-        if feed is None:
-            near = dataset.near(self.device)  # itself, where a warm worker has brought it there
-            self.train, self.selection, self.rest = near.train, near.selection, None
-        else:
-            self.train, self.selection, self.rest = feed.train, feed.selection, feed.module
-            self.seconds += time.perf_counter() - started
 
     @property
     def finished(self) -> bool:
@@ -130,6 +107,8 @@ class Run:
         loss is no longer finite. That is looked at some twenty times an epoch, at what has come over from
         the device since the last look: nobody waits.
         """
+        if not self.finished:
+            self._feed()
         while not self.finished:
             for _ in self._train_epoch():
                 yield None
@@ -155,6 +134,29 @@ class Run:
             self.step, self.seconds = 0, 0.0
             self._sums.zero_()
             yield epoch
+
+    def _feed(self) -> None:
+        """Put features in the place of images, if the frozen layers give the same for an image each time.
+
+        Features that have to be computed first are part of the training: of the epoch under way.
+        """
+        if self._cache is None:
+            return
+        started = time.perf_counter()
+        with self.numerics.set_up(self.device):
+            feed = self._cache.feed(
+                self.config,
+                self._dataset,
+                self.model,
+                self.device,
+                prepare=self._input,
+                precision=self.numerics.precision,
+                fresh=self._fresh,
+                stop=self.stop,
+            )
+        if feed is not None:
+            self.train, self.selection, self._rest = feed.train, feed.selection, feed.module
+            self.seconds += time.perf_counter() - started
 
     def _train_epoch(self) -> Iterator[None]:
         """Train to the end of the epoch under way, or until told to stop; pause when asked to."""
@@ -200,7 +202,7 @@ class Run:
 
     def _logits(self, given: Tensor) -> Tensor:
         """Give logits_NK of images, or of their features."""
-        logits_NK: Tensor = self.model(self._input(given)) if self.rest is None else self.rest(given)
+        logits_NK: Tensor = self.model(self._input(given)) if self._rest is None else self._rest(given)
         return logits_NK
 
     def _input(self, images_NCHW: Tensor) -> Tensor:

@@ -41,10 +41,10 @@ def test_a_local_folder_is_the_artifacts_own(tmp_path):
 def test_a_file_is_written_whole_and_read(kind, tmp_path):
     root = str(tmp_path / "artifacts") if kind == "local" else f"memory://{uuid.uuid4().hex}"
     place = Artifacts(root)
-    assert place.read("cache/a/b") is None
+    assert place.look_up("cache/a/b") is None
     place.write("cache/a/b", b"one")
     place.write("cache/a/b", b"two")
-    assert place.read("cache/a/b") == b"two"
+    assert place.look_up("cache/a/b") == b"two"
     assert [path.rpartition("/")[2] for path in place.filesystem.ls(f"{root}/cache/a", detail=False)] == [
         "b"
     ]

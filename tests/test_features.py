@@ -14,11 +14,13 @@ import torch
 from hpo import checkpoint, data, features, images, model, train
 from hpo.artifacts import Artifacts
 from hpo.config import Config
+from hpo.numerics import Numerics
 
 CPU = torch.device("cpu")
 ROOM = 2**30
 SIZE = 4 * 512 * (64 + 10)  # bytes of the features of config()'s training and validation images
-TOLERANCE = 1e-5  # relative, of losses: a batch of another size may be summed in another order
+# Relative, of losses: a batch of another size may be summed in another order.
+TOLERANCES = {"fp32": 1e-5, "bf16": 1e-2}
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,7 @@ def calibrated(settings: Config) -> dict[str, torch.Tensor]:
 
 
 def same(one: train.Run, other: train.Run) -> bool:
-    return numbers(one) == pytest.approx(numbers(other), rel=TOLERANCE)
+    return numbers(one) == pytest.approx(numbers(other), rel=TOLERANCES["fp32"])
 
 
 def files(tmp_path) -> dict[str, bytes]:
@@ -115,10 +117,10 @@ def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cach
     if settings.weights == str(file):
         safetensors.torch.save_file(calibrated(settings), file)
     on_images = done(settings, None)
-    assert on_images.rest is None
+    assert on_images._rest is None
     for _ in range(2):  # computed, then from memory
         on_features = done(settings, cache)
-        assert on_features.rest is not None
+        assert on_features._rest is not None
         assert on_features.train.images.std() > 0.01  # vanishing features could be any
         assert same(on_features, on_images)
         weights, expected = on_features.weights(), on_images.weights()
@@ -127,11 +129,22 @@ def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cach
             torch.testing.assert_close(weights[key], expected[key], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_features_are_of_the_runs_own_precision_in_any_memory_format(memory_format, cache, caplog):
+    for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        how = Numerics(precision=precision, memory_format=memory_format)
+        on_features = done(config(), cache, numerics=how)
+        assert on_features.train.images.dtype == kind
+        expected = pytest.approx(numbers(done(config(), None, numerics=how)), rel=TOLERANCES[precision])
+        assert numbers(on_features) == expected
+    assert computed(caplog) == 4
+
+
 def test_features_are_computed_once_for_all_settings_of_the_head(cache, caplog, tmp_path):
     done(config(), cache)
     assert computed(caplog) == 2  # of train and valid
     for settings in ({"lr": 0.1}, {"optimizer": "adam"}, {"batch_size": 8}, {"epochs": 1}):
-        assert done(config(**settings), cache).rest is not None
+        assert done(config(**settings), cache)._rest is not None
     assert computed(caplog) == 0
     assert len(files(tmp_path)) == 2
 
@@ -169,26 +182,26 @@ def test_what_decides_the_features_has_features_of_its_own(settings, cache, capl
     ids=["trained", "augmented", "random"],
 )
 def test_images_pass_through_the_whole_model_where_nothing_stays_the_same(settings, cache, tmp_path):
-    assert start(config(**settings), cache).rest is None
+    assert done(config(**settings), cache)._rest is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_features_without_room_are_not_computed(tmp_path):
     place = Artifacts(str(tmp_path))
-    assert start(config(), features.Cache(place, SIZE - 1)).rest is None
-    assert start(config(), features.Cache(place, SIZE)).rest is not None
+    assert done(config(), features.Cache(place, SIZE - 1))._rest is None
+    assert done(config(), features.Cache(place, SIZE))._rest is not None
 
 
 def test_memory_keeps_the_features_used_last(tmp_path, caplog):
     cache = features.Cache(Artifacts(str(tmp_path)), 2 * SIZE)
     for seed in (0, 1, 0, 2):  # 2 takes the place of 1
-        start(config(seed=seed), cache)
+        done(config(seed=seed), cache)
     kept = list(cache.kept)
     assert len(kept) == 4
-    start(config(seed=0), cache)
+    done(config(seed=0), cache)
     assert sorted(cache.kept) == sorted(kept)
     assert computed(caplog) == 6
-    start(config(seed=1), cache)
+    done(config(seed=1), cache)
     assert sorted(cache.kept) != sorted(kept)
     assert computed(caplog) == 0  # the files are still there
 
@@ -291,7 +304,7 @@ def test_a_run_on_features_goes_on_from_a_state_to_the_same_bits(steps, cache, t
     name = checkpoint.save(tmp_path, first.state(), attempt=1)
     state = checkpoint.load(tmp_path / name)
     second = done(settings, features.Cache(Artifacts(str(tmp_path)), ROOM), state=state)
-    assert second.rest is not None
+    assert second._rest is not None
     assert numbers(second) == numbers(whole)
     for key, value in whole.weights().items():
         assert torch.equal(value, second.weights()[key]), key
@@ -309,7 +322,7 @@ def test_a_run_that_goes_on_uses_the_weights_of_its_state(cache, tmp_path):
     state = checkpoint.snapshot(first.state())
     expected = done(settings, None, state=checkpoint.snapshot(state))
     safetensors.torch.save_file(dict(start(config(seed=2), None).weights()), path)
-    start(settings, cache)  # which computes the features of the new ones
+    done(settings, cache)  # which computes the features of the new ones
     assert same(done(settings, cache, state=state), expected)
 
 
@@ -338,10 +351,10 @@ def test_a_worker_told_to_stop_leaves_within_a_batch_and_loses_but_one_part(cach
     settings = config(limit=None, epochs=1)
     count = len(dataset(settings).train)
     assert features.PART < count < 2 * features.PART  # two parts
-    batches = -(-features.PART // features.BATCH)
+    batches = -(-features.PART // features.BATCH["cpu"])
     run = start(settings, cache, stop=After(batches))
     assert list(run.epochs()) == []
-    assert run.rest is None
+    assert run._rest is None
     there = files(tmp_path)
     assert len(there) <= 1  # one, unless the part that is smaller came first, then the other was under way
     run = done(settings, cache)

@@ -1,7 +1,5 @@
 """Studies under control, with real workers: pause, resume, stop, retry; one trial spoils no other."""
 
-import time
-
 import optuna
 from PIL import Image
 
@@ -236,17 +234,20 @@ def test_the_weights_of_the_best_are_kept_where_a_study_says_so(place, url):
     assert sorted(path.parent.name for path in files) == ["0001", "0003"]
 
 
-def test_status_is_followed_until_the_study_is_complete(place):
-    place.hpo("create", place.study(points("sound")), "--set", "train.epochs=3")
-    follower = place.start("status", "small", "--watch")
-    time.sleep(1.0)
-    place.hpo("worker", "small")
-    out, err = follower.communicate(timeout=30)
-    lines = out.splitlines()
+def test_status_is_followed_until_the_study_is_complete(place, url):
+    place.hpo("create", place.study(points("sound")), "--set", "train.epochs=3", HPO_STORE=url)
+    follower = place.start("status", "small", "--watch", HPO_STORE=url)
+    first = follower.stdout.readline()
+    place.hpo("worker", "small", HPO_STORE=url)
+    out, err = follower.communicate(timeout=60)
+    lines = [first, *out.splitlines()]
     assert (follower.returncode, err) == (0, "")
     assert lines[0].startswith("study small is idle: 1 waiting")
     assert lines[-1].startswith("study small is complete: 1 complete")
     assert len(lines) < POINTS * EPOCHS, "a line per change, not per look"
     for verb in ("pause", "stop"):
-        assert place.hpo(verb, "small").out == f"study small is complete; there is nothing to {verb}\n"
-    assert place.hpo("status", "small", "--json").json()["state"] == "complete"
+        assert (
+            place.hpo(verb, "small", HPO_STORE=url).out
+            == f"study small is complete; there is nothing to {verb}\n"
+        )
+    assert place.hpo("status", "small", "--json", HPO_STORE=url).json()["state"] == "complete"

@@ -37,8 +37,7 @@ soak: install  ## strike a running study with faults for ten minutes (SECONDS=60
 	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
 
 bench: install  ## measure beside named peers, as ratios in one run
-	$(BIN)/python -m benchmarks.epoch
-	$(BIN)/python -m benchmarks.store
+	for each in epoch turnaround store; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
 format: install  ## format the code
 	$(BIN)/ruff check --fix .

@@ -1,11 +1,14 @@
-"""The training part of an epoch, beside two peers in the same run, as ratios.
+"""An epoch, beside two peers in the same run, as ratios.
 
-- *bare*: forward, backward and optimizer step on one batch that lies on the device already
+- *bare*: forward, backward and optimizer step on one batch that lies on the device already, with torch's
+  fused optimizer, in the better of both memory formats
 - *tutorial*: the loop of PyTorch's transfer-learning tutorial: PIL transforms, DataLoader, ``.item()``
 
-Windows of the three are interleaved, since shared machines swing by a third from minute to minute;
-figures are medians over the windows, with their range. Run it with ``make bench``, or
-``python -m benchmarks.epoch``.
+``hpo`` trains in the format that it measures and chooses itself. Windows of all take turns, since shared
+machines swing by a third from minute to minute; figures are medians over the windows, with their range.
+The last column compares evaluation, an image, with a bare forward pass in batches of the same size.
+
+Run it with ``make bench``, or ``python -m benchmarks.epoch``.
 """
 
 import argparse
@@ -23,12 +26,24 @@ from rich.table import Table
 from torch.utils import data as torch_data
 from torchvision import transforms
 
-from hpo import data, images, model, optimizer, train
+from hpo import data, images, model, numerics, optimizer, train
+from hpo.artifacts import Artifacts
 from hpo.config import Config
+from hpo.numerics import Numerics
+from hpo.warm import Warm
 
-CASES = (("resnet18", 32), ("resnet18", 64), ("alexnet", 64), ("vgg16", 32))
+CPU = torch.device("cpu")
 BATCH = 16
-PER_WINDOW = {"vgg16": 64}  # images; 160 for the others
+CASES = {  # images of a window, so that it takes some two seconds
+    ("resnet18", 32): 320,
+    ("resnet18", 64): 96,
+    ("resnet18", 224): 16,
+    ("alexnet", 64): 64,
+    ("alexnet", 224): 32,
+    ("vgg16", 32): 32,
+}
+
+Peers = dict[str, Callable[[], float]]
 
 
 class Pictures(torch_data.Dataset):
@@ -52,17 +67,35 @@ class Pictures(torch_data.Dataset):
         return self.transform(self.pictures[index]), int(self.labels[index])
 
 
-def peers(settings: Config, split: data.Split) -> dict[str, Callable[[], float]]:
-    """Give each peer as a function that trains one window and gives its images per second."""
-    run = train.Run(
-        settings,
-        data.Dataset(name="digits", classes=tuple("0123456789"), train=split, test=split),
-        torch.device("cpu"),
+def settings_of(name: str, size: int) -> Config:
+    """Give a case's settings: as many images as make a window."""
+    return Config(
+        dataset="digits",
+        model=name,
+        image_size=size,
+        weights="none",
+        limit=CASES[name, size],
+        batch_size=BATCH,
+        epochs=1000,  # long enough to be worth the choice of a format
     )
+
+
+def peers(settings: Config, folder: Path) -> Peers:
+    """Give each peer as a function that works through one window and gives its images per second."""
+    warm = Warm(folder, Artifacts(str(folder / "artifacts")), CPU)
+    dataset = warm.dataset(settings)
+    how = Numerics(memory_format=warm.memory_format(settings, "fp32"))
+    run = train.Run(settings, dataset, CPU, numerics=how, build=warm.templates.seeded)
+    split = dataset.train
     return {
-        "bare": _bare(settings, split),
+        **{
+            f"bare, {name}": _bare(settings, split, Numerics(memory_format=name))
+            for name in numerics.FORMATS
+        },
         "hpo": lambda: _hpo(run),
         "tutorial": _tutorial(settings, split),
+        "forward": _forward(run, split),
+        "evaluation": lambda: _evaluation(run, split),
     }
 
 
@@ -74,10 +107,29 @@ def _hpo(run: train.Run) -> float:
     return speed
 
 
-def _bare(settings: Config, split: data.Split) -> Callable[[], float]:
-    module = model.build(settings, 10)
+def _evaluation(run: train.Run, split: data.Split) -> float:
+    started = time.perf_counter()
+    run.evaluate(split)
+    return len(split) / (time.perf_counter() - started)
+
+
+def _forward(run: train.Run, split: data.Split) -> Callable[[], float]:
+    inputs = run._input(split.images)
+
+    def window() -> float:
+        run.model.eval()
+        started = time.perf_counter()
+        with torch.inference_mode():
+            run.model(inputs)
+        return len(split) / (time.perf_counter() - started)
+
+    return window
+
+
+def _bare(settings: Config, split: data.Split, how: Numerics) -> Callable[[], float]:
+    module = how.prepare(model.build(settings, 10))
     updates, loss = optimizer.build(settings, module.parameters()), optimizer.loss(settings)
-    inputs = images.normalise(images.resize(split.images[:BATCH], settings.image_size))
+    inputs = images.normalise(how.ordered(images.resize(split.images[:BATCH], settings.image_size)))
     labels = split.labels[:BATCH]
 
     def window() -> float:
@@ -93,8 +145,8 @@ def _bare(settings: Config, split: data.Split) -> Callable[[], float]:
 
 
 def _tutorial(settings: Config, split: data.Split) -> Callable[[], float]:
-    module = model.build(settings, 10)
-    updates, loss = optimizer.build(settings, module.parameters()), optimizer.loss(settings)
+    module, loss = model.build(settings, 10), optimizer.loss(settings)
+    updates = torch.optim.SGD(module.parameters(), lr=settings.lr, momentum=settings.momentum)
     loader = torch_data.DataLoader(Pictures(split, settings.image_size), BATCH, shuffle=True)
 
     def window() -> float:
@@ -115,17 +167,8 @@ def _tutorial(settings: Config, split: data.Split) -> Callable[[], float]:
 
 def measure(name: str, size: int, windows: int) -> dict[str, list[float]]:
     """Give each peer's images per second in each window, after one to warm up."""
-    settings = Config(
-        dataset="digits",
-        model=name,
-        image_size=size,
-        weights="none",
-        limit=PER_WINDOW.get(name, 160),
-        batch_size=BATCH,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        split = data.load(settings, Path(folder)).train
-    given = peers(settings, split)
+        given = peers(settings_of(name, size), Path(folder))
     speeds: dict[str, list[float]] = {peer: [] for peer in given}
     for window in range(windows + 1):
         for peer, run in given.items():
@@ -141,20 +184,21 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each peer")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
-    table = Table("case", "bare, images/s", "hpo / bare", "tutorial / bare", "hpo / tutorial", box=None)
-    rows = []
+    names = ("case", "best bare, images/s", "hpo / bare", "tutorial / bare", "evaluation / forward")
+    table, rows = Table(*names, box=None), []
     for name, size in CASES:
         speeds = measure(name, size, windows)
         middle = {peer: statistics.median(each) for peer, each in speeds.items()}
+        best = max((f"bare, {each}" for each in numerics.FORMATS), key=middle.__getitem__)
         ratios = {
-            "hpo/bare": middle["hpo"] / middle["bare"],
-            "tutorial/bare": middle["tutorial"] / middle["bare"],
-            "hpo/tutorial": middle["hpo"] / middle["tutorial"],
+            "hpo/bare": middle["hpo"] / middle[best],
+            "tutorial/bare": middle["tutorial"] / middle[best],
+            "evaluation/forward": middle["evaluation"] / middle["forward"],
         }
-        spread = f"{middle['bare']:.1f} ({min(speeds['bare']):.1f} to {max(speeds['bare']):.1f})"
+        spread = f"{middle[best]:.1f} ({min(speeds[best]):.1f} to {max(speeds[best]):.1f})"
         table.add_row(f"{name} at {size}", spread, *(f"{ratio:.2f}" for ratio in ratios.values()))
         rows.append({"model": name, "image_size": size, "images_per_second": speeds, "ratios": ratios})
-    Console().print(table)
+    Console(width=100).print(table)
     print(json.dumps({"benchmark": "epoch", "batch_size": BATCH, "windows": windows, "rows": rows}))
 
 

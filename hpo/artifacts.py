@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from hpo import files
 from hpo.errors import ArtifactError
 
 
@@ -36,6 +37,21 @@ class Artifacts:
         local = Path(self.root, name) if self.local else Path(tempfile.mkdtemp(prefix="hpo-"))
         local.mkdir(parents=True, exist_ok=True)
         return Folder(self, name, local)
+
+    def read(self, name: str) -> bytes | None:
+        """Give a file's content; None if there is none."""
+        try:
+            content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
+            return content
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file, durably."""
+        if self.local:
+            files.write(Path(self.root, name), content)
+        else:
+            self.filesystem.pipe_file(f"{self.root}/{name}", content)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

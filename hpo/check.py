@@ -184,8 +184,8 @@ def parameters(
     for name in words.study_wide:
         if name in tables:
             raise DefinitionError(
-                f"{where}: space.{name}: cannot be searched, since it decides what accuracy means; "
-                "fix it in [train]"
+                f"{where}: space.{name}: cannot be searched, since trials that differ in it cannot be "
+                "compared; fix it in [train]"
             )
     known(tables, words.searchable, where, "space")
     found = [_parameter(name, given, where, words) for name, given in tables.items()]

@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
 
-# Options that decide which images an accuracy is measured on. Trials that differ in one of them
-# cannot be compared, so a study fixes them.
-STUDY_WIDE = ("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection")
+# Options that decide which images an accuracy is measured on, and how it is computed. Trials that differ
+# in one of them cannot be compared, so a study fixes them.
+STUDY_WIDE = (
+    *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection"),
+    *("precision", "memory_format"),
+)
 
 # Options of a point that say how a trial is run rather than which setting it tries: they are kept as
 # attributes of the trial, so that they do not pass for hyperparameters in importance plots.
@@ -59,6 +62,15 @@ class Config(BaseModel):
     augmentation: Annotated[
         Literal["none", "flip", "crop+flip"], Field(description="of training images")
     ] = "none"
+
+    precision: Annotated[
+        Literal["auto", "fp32", "tf32", "bf16", "fp16"],
+        Field(description="auto: tf32 where the study's first worker has a GPU with it, else fp32"),
+    ] = "auto"
+    memory_format: Annotated[
+        Literal["auto", "contiguous", "channels_last"],
+        Field(description="order of a batch's values in memory; auto: the faster one, measured once"),
+    ] = "auto"
 
     model: Annotated[str, Field(description="any classification model of torchvision, by name")] = (
         "resnet18"

@@ -38,6 +38,17 @@ class Split:
         """Give the split on ``device``."""
         return Split(images=self.images.to(device), labels=self.labels.to(device))
 
+    def batch(self, chosen: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Give chosen images and labels on ``device``; indices lie where the split does.
+
+        From a split that stayed in the host's memory they cross over pinned memory, while the host goes on.
+        """
+        images_NCHW, labels_N = self.images[chosen], self.labels[chosen]
+        if images_NCHW.device.type == device.type:
+            return images_NCHW, labels_N
+        pinned = (images_NCHW.pin_memory(), labels_N.pin_memory())
+        return pinned[0].to(device, non_blocking=True), pinned[1].to(device, non_blocking=True)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
@@ -55,6 +66,18 @@ class Dataset:
         """The split that settings are compared on: ``valid``, or ``test`` under selection "test"."""
         return self.test if self.valid is None else self.valid
 
+    @property
+    def size(self) -> int:
+        """Count the bytes of all images."""
+        splits = (self.train, self.valid, self.test)
+        return sum(split.images.nbytes for split in splits if split is not None)
+
+    def near(self, device: torch.device) -> "Dataset":
+        """Give the data set on ``device``, if it fits into half of what is free there; else as it is."""
+        if device.type == "cuda" and 2 * self.size > torch.cuda.mem_get_info(device)[0]:
+            return self
+        return self.to(device)
+
     def to(self, device: torch.device | str) -> "Dataset":
         """Give the data set with all its splits on ``device``."""
         valid = None if self.valid is None else self.valid.to(device)
@@ -67,7 +90,7 @@ def load(config: Config, root: Path) -> Dataset:
     Images keep their size, but for those of a folder, which become squares of ``image_size``.
 
     Args:
-        config: only the options in ``config.STUDY_WIDE`` and ``image_size`` count.
+        config: only the options that decide which images there are, and ``image_size``, count.
         root: folder of copies. A missing one is downloaded into it, or unpacked from an archive there;
             a lock file stays behind.
 

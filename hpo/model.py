@@ -9,6 +9,7 @@ the SHA-256 prefix in the file's name, and renames. A worker killed while it dow
 `.partial` file, which nothing reads.
 """
 
+import copy
 import fcntl
 import hashlib
 import http.client
@@ -42,10 +43,60 @@ def build(config: Config, classes: int) -> nn.Module:
     ``WeightsError`` if the weights cannot be found, downloaded or read, or are not this model's. May
     download a file into torch's folder.
     """
+    return _adjusted(_initial(config, classes), config)
+
+
+def seeded(config: Config, classes: int, seed: int) -> nn.Module:
+    """Give ``build``'s module with what is random in it drawn from ``seed``."""
+    torch.manual_seed(seed)
+    return build(config, classes)
+
+
+class Templates:
+    """Modules as they start, kept in the host's memory, so that a trial starts by copying one.
+
+    The one used last is kept in any case, others while all take less than ``most`` bytes.
+    """
+
+    def __init__(self, most: int = 2 * 2**30) -> None:
+        self.most = most
+        self.kept: OrderedDict[tuple[Any, ...], nn.Module] = OrderedDict()  # the one used last is the last
+
+    def seeded(self, config: Config, classes: int, seed: int) -> nn.Module:
+        """Give what ``model.seeded`` gives, a module of the caller's own."""
+        key = (config.model, _identity(config.weights), classes, seed)
+        if key not in self.kept:
+            torch.manual_seed(seed)
+            self.kept[key] = _initial(config, classes)
+        self.kept.move_to_end(key)
+        while len(self.kept) > 1 and sum(map(_size_of, self.kept.values())) > self.most:
+            self.kept.popitem(last=False)
+        return _adjusted(copy.deepcopy(self.kept[key]), config)
+
+
+def _identity(weights: str) -> tuple[Any, ...]:
+    """Tell a file of weights from another, or from itself after a change."""
+    path = Path(weights).expanduser()
+    if weights in ("imagenet", "none") or not path.is_file():
+        return (weights,)
+    return (weights, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+def _size_of(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def _initial(config: Config, classes: int) -> nn.Module:
+    """Give the module with the weights that it starts from: what all settings of it share."""
     module = _imagenet(config.model) if config.weights == "imagenet" else catalog.create(config.model)
     _replace_head(module, classes)
     if config.weights not in ("imagenet", "none"):
         _fill(module, config.model, Path(config.weights).expanduser())
+    return module
+
+
+def _adjusted(module: nn.Module, config: Config) -> nn.Module:
+    """Give the module with its setting's dropout, and frozen as it says."""
     _set_dropout(module, config.dropout)
     if config.tune == "head":
         module.requires_grad_(False)

@@ -43,12 +43,13 @@ from hpo.errors import ArtifactError, HpoError
 from hpo.events import Diverged, Ended, Event, Reported, Started
 from hpo.history import History
 from hpo.lease import Claim
+from hpo.numerics import Numerics
 from hpo.verdict import Judge, Pruned
+from hpo.warm import Warm
 
 if TYPE_CHECKING:
     # torchvision takes a second or two, which a worker of a person's own objective does without.
     from hpo import train
-    from hpo.data import Dataset
 
     Run = train.Run | function.Run
 
@@ -64,49 +65,9 @@ class Place:
     storage: History  # the study's trials, over the store that claims come from
     folder: str  # the study's, in the artifacts
     artifacts: Artifacts
-    datasets: "Datasets"
+    warm: Warm  # what is kept between trials
     device: torch.device
     stop: threading.Event
-
-
-class Datasets:
-    """Data sets by what decides their images, read once per worker."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.loaded: dict[tuple[Any, ...], Dataset] = {}
-
-    def look(self, definition: Definition) -> None:
-        """Load what all trials of a study share; raises DataError if it cannot be had.
-
-        Pictures in a folder are read at each trial's own size, so of those only the folder is looked for.
-        """
-        settings = definition.config({})
-        if isinstance(settings, Free):
-            return
-        if settings.dataset.startswith("folder:"):
-            from hpo import sources
-
-            sources.folder(settings.dataset.partition(":")[2])
-        else:
-            self.of(settings)
-
-    def of(self, config: Config) -> "Dataset":
-        """Give a trial's data set; raises DataError if it cannot be had."""
-        from hpo import data
-
-        size = config.image_size if config.dataset.startswith("folder:") else None
-        key = (
-            config.dataset,
-            config.limit,
-            config.valid_fraction,
-            config.split_seed,
-            config.selection,
-            size,
-        )
-        if key not in self.loaded:
-            self.loaded[key] = data.load(config, self.root)
-        return self.loaded[key]
 
 
 def run(claim: Claim, place: Place) -> Iterator[Event]:
@@ -200,8 +161,8 @@ def _end(
     What failed keeps its checkpoints: it can be put back.
     """
     forget = "failure" not in attributes
-    reported = place.storage.own.intermediate_values
-    value = reported[max(reported)] if reported and state == TrialState.PRUNED else None
+    reported = place.storage.own.intermediate_values if state == TrialState.PRUNED else {}
+    value = reported[max(reported)] if reported else None
     try:
         claim.end(state, value=value, attributes=attributes, system=system, forget=forget)
     except lease.LeaseLost:
@@ -216,7 +177,7 @@ def _end(
 
 def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     trial, config, study = _setting(claim, place)
-    hardware = _hardware(claim, place)
+    hardware = _hardware(claim, place, config)
     folder.fetch()
     state = checkpoint.latest(folder.local, _file(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
@@ -224,12 +185,12 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     measure = status.measure(place.definition)
     judge = Judge(study, place.storage, place.definition)
     with recorder.Recorder(claim, folder, hardware, judge) as records:
-        run = _run(config, place, state, records.calls)
+        run = _run(config, place, state, records.calls, hardware)
         done = len(run.history)
         yield Started(
             trial=claim.number, attempt=claim.token, params=trial.params, epochs=config.epochs, done=done
         )
-        if done and not run.finished:
+        if place.storage.own.intermediate_values and not run.finished:
             # The attempt before may have died before it was told, or obeyed, the last report's verdict.
             claim.commit(judge=judge.ask)
             judge.obey()
@@ -256,14 +217,26 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
 
 
 def _run(
-    config: Config | Free, place: Place, state: checkpoint.State | None, pause: Callable[[], bool]
+    config: Config | Free,
+    place: Place,
+    state: checkpoint.State | None,
+    pause: Callable[[], bool],
+    hardware: Mapping[str, Any],
 ) -> "Run":
     if isinstance(config, Free):
         return function.Run(config, state=state, stop=place.stop)
     from hpo import train
 
-    dataset = place.datasets.of(config)
-    return train.Run(config, dataset, place.device, state=state, stop=place.stop, pause=pause)
+    return train.Run(
+        config,
+        place.warm.dataset(config),
+        place.device,
+        state=state,
+        stop=place.stop,
+        pause=pause,
+        numerics=Numerics(precision=hardware["precision"], memory_format=hardware["memory_format"]),
+        build=place.warm.templates.seeded,
+    )
 
 
 def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, optuna.Study]:
@@ -295,24 +268,26 @@ def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, o
     return trial, definition.config(setting | system.get(store.RUN, {})), study
 
 
-def _hardware(claim: Claim, place: Place) -> dict[str, Any]:
-    """Give what the trial runs on; what its first attempt chose and bits depend on is kept to."""
+def _hardware(claim: Claim, place: Place, config: Config | Free) -> dict[str, Any]:
+    """Give what the trial runs on; what its first attempt chose and bits depend on is kept to.
+
+    How a person's own objective computes is its own matter.
+    """
     stored: Mapping[str, Any] = place.storage.own.user_attrs.get("hardware", {})
     threads = int(stored.get("threads", torch.get_num_threads()))
     torch.set_num_threads(threads)
     cuda = place.device.type == "cuda"
-    usual = "tf32" if cuda and torch.backends.cudnn.allow_tf32 else "fp32"  # of convolutions
-    precision = str(stored.get("precision", usual))
-    if cuda:
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return {
+    found = {
         "device": torch.cuda.get_device_name(place.device) if cuda else _processor(),
         "host": socket.gethostname(),
         "torch": torch.__version__,
         "threads": threads,
-        "memory_format": "contiguous",
-        "precision": precision,
     }
+    if isinstance(config, Free):
+        return found
+    precision = str(stored.get("precision") or place.warm.precision)
+    chosen = stored.get("memory_format") or place.warm.memory_format(config, precision)
+    return found | {"precision": precision, "memory_format": str(chosen)}
 
 
 def _processor() -> str:

@@ -27,6 +27,7 @@ from hpo.samplers import PointSampler
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
 PLAN = "hpo:plan"  # system attribute of a trial: which part of the budget it is, as "point 3"
 ORDER = "hpo:order"  # system attribute of a study: what its workers are told
+PRECISION = "hpo:precision"  # system attribute of a study: what its first worker computed in
 PAUSED, STOPPED = "paused", "stopped"
 RUN = "hpo:run"  # system attribute of a trial: the options of its point that are no hyperparameters
 

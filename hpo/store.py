@@ -205,6 +205,19 @@ def folder_of(store: Store, name: str) -> str:
         return str(json.loads(str(row.value_json)))
 
 
+@asking()
+def settled(store: Store, study_id: int, key: str, value: str) -> str:
+    """Give a system attribute of a study, made ``value`` by whoever asks first."""
+    with store.transaction() as session:
+        session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
+        kind: Any = models.StudySystemAttributeModel
+        row = session.query(kind).filter(kind.study_id == study_id, kind.key == key).one_or_none()
+        if row is None:
+            plan.set_attributes(session, study_id, {key: value}, system=True)
+            return value
+        return str(json.loads(row.value_json))
+
+
 def _lock(session: Session) -> None:
     """Let one process at a time create, extend or delete studies."""
     if session.get_bind().dialect.name == "postgresql":

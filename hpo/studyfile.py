@@ -239,8 +239,7 @@ def point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, key: s
     for option in words.study_wide:
         if option in given:
             raise DefinitionError(
-                f"{where}: {key}.{option}: decides what accuracy means, so all points share one; "
-                "fix it in [train]"
+                f"{where}: {key}.{option}: points that differ in it cannot be compared; fix it in [train]"
             )
     check.known(given, words.searchable and (*words.searchable, "site"), where, key)
     site = given.get("site")

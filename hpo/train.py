@@ -24,12 +24,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpo import images, model, optimizer, schedule
 from hpo.config import Config
 from hpo.data import Dataset, Split
 from hpo.events import Diverged, Epoch
+from hpo.numerics import Numerics
 
 
 def batches(images: int, size: int) -> list[tuple[int, int]]:
@@ -61,15 +62,19 @@ class Run:
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
         pause: Callable[[], bool] = lambda: False,
+        numerics: Numerics | None = None,
+        build: Callable[[Config, int, int], nn.Module] = model.seeded,
     ) -> None:
         self.config = config
         self.device = device
         self.stop = stop or threading.Event()
         self.pause = pause  # asked after every step: whether to leave the loop for a moment
-        self.train = dataset.train.to(device)
-        self.selection = dataset.selection.to(device)
-        torch.manual_seed(seed_of(config.seed))
-        self.model = model.build(config, len(dataset.classes)).to(device)
+        self.numerics = numerics or Numerics()
+        near = dataset.near(device)  # itself, where a warm worker has brought it there
+        self.train, self.selection = near.train, near.selection
+        module = build(config, len(dataset.classes), seed_of(config.seed))
+        self.model = self.numerics.prepare(module.to(device))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.numerics.precision == "fp16")
         self.optimizer = optimizer.build(config, self.model.parameters())
         self.loss = optimizer.loss(config)
         self.batches = batches(len(self.train), config.batch_size)
@@ -78,6 +83,7 @@ class Run:
         self.seconds = 0.0  # spent on them
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
         self._bad = torch.full((), -1, device=device)  # the first step whose loss is not finite
+        self._seen = _Seen(self._bad)
         if state is not None:
             self._restore(state)
 
@@ -95,15 +101,16 @@ class Run:
         """Train, and give each epoch as it ends, and None within an epoch when it is asked to pause.
 
         Ends early, at a step's boundary, once told to stop. Raises Diverged, with epoch and step, when the
-        loss is no longer finite. That is looked at some twenty times an epoch rather than at every step,
-        since looking makes a GPU wait.
+        loss is no longer finite. That is looked at some twenty times an epoch, at what has come over from
+        the device since the last look: nobody waits.
         """
         while not self.finished:
             for _ in self._train_epoch():
                 yield None
             if self.step < len(self.batches):
                 return
-            loss_sum, correct = self._sums.tolist()
+            loss_sum, correct = self._sums.tolist()  # the one wait of the epoch's training
+            self._check(number=len(self.history) + 1, bad=int(self._bad))
             count = len(self.train)
             started = time.perf_counter()
             loss, accuracy = self.evaluate(self.selection)
@@ -127,7 +134,7 @@ class Run:
         """Train to the end of the epoch under way, or until told to stop; pause when asked to."""
         number = len(self.history) + 1
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, number))
-        order = torch.randperm(len(self.train), generator=generator).to(self.device)
+        order = torch.randperm(len(self.train), generator=generator).to(self.train.labels.device)
         steps = len(self.batches)
         look = min(max(steps // 20, 1), 50)
         model.train_mode(self.model, self.config)
@@ -136,8 +143,8 @@ class Run:
             first, end = self.batches[self.step]
             self._train_step(number, self.step, order[first:end])
             self.step += 1
-            if self.step % look == 0 or self.step == steps:
-                self._look(number)
+            if self.step % look == 0:
+                self._check(number, self._seen.look())
             if self.step < steps and self.pause():
                 self.seconds += time.perf_counter() - started
                 yield
@@ -148,29 +155,31 @@ class Run:
         seed = seed_of(self.config.seed, number, step + 1)
         torch.manual_seed(seed)  # dropout, and whatever else a model draws
         generator = torch.Generator().manual_seed(seed)
-        augmented = images.augment(self.train.images[chosen], self.config.augmentation, generator)
-        labels_N = self.train.labels[chosen]
+        images_NCHW, labels_N = self.train.batch(chosen, self.device)
+        augmented = images.augment(images_NCHW, self.config.augmentation, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(step)
-        logits_NK = self.model(self._input(augmented))
-        loss = self.loss(logits_NK, labels_N)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
-        self.optimizer.step()
+        with self.numerics.set_up(self.device):
+            logits_NK = self.model(self._input(augmented))
+            loss = self.loss(logits_NK, labels_N)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
             self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
             first_bad = (self._bad < 0) & ~torch.isfinite(loss)
-            self._bad = torch.where(first_bad, step + 1, self._bad)
+            self._bad.masked_fill_(first_bad, step + 1)
 
     def _input(self, images_NCHW: Tensor) -> Tensor:
-        return images.normalise(images.resize(images_NCHW, self.config.image_size))
+        resized = images.resize(images_NCHW, self.config.image_size)
+        return images.normalise(self.numerics.ordered(resized))
 
     def _lr(self, step: int) -> float:
         return schedule.lr(self.config, len(self.history) + 1, step, len(self.batches))
 
-    def _look(self, number: int) -> None:
-        bad = int(self._bad)
+    def _check(self, number: int, bad: int) -> None:
         if bad >= 0:
             raise Diverged(f"loss not finite at epoch {number}, step {bad} of {len(self.batches)}")
 
@@ -181,9 +190,10 @@ class Run:
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for first, end in batches(len(split), size):
-            labels_N = split.labels[first:end]
-            logits_NK = self.model(self._input(split.images[first:end]))
-            loss = self.loss(logits_NK, labels_N)
+            images_NCHW, labels_N = split.batch(slice(first, end), self.device)
+            with self.numerics.set_up(self.device):
+                logits_NK = self.model(self._input(images_NCHW))
+                loss = self.loss(logits_NK, labels_N)
             correct = (logits_NK.argmax(1) == labels_N).sum()
             sums += torch.stack([loss.double() * len(labels_N), correct.double()])
         loss_sum, correct_sum = sums.tolist()
@@ -203,13 +213,38 @@ class Run:
             "sums": self._sums,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),  # empty but under fp16
             "history": [asdict(epoch) for epoch in self.history],
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.step = state["step"]
         self.seconds = state["seconds"]
         self._sums = state["sums"].to(self.device)
+
+
+class _Seen:
+    """What the host has seen of a number on the device: it comes over while the device goes on."""
+
+    def __init__(self, number: Tensor) -> None:
+        self.number = number
+        if number.is_cuda:
+            self._copy = torch.full((), -1, dtype=number.dtype).pin_memory()
+            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has not annotated it
+            self._under_way = False
+
+    def look(self) -> int:
+        """Give the number, on a GPU as it was when last looked at; -1 while that is under way."""
+        if not self.number.is_cuda:
+            return int(self.number)
+        if self._under_way and not self._arrival.query():  # type: ignore[no-untyped-call]  # nor this
+            return -1
+        seen = int(self._copy)
+        self._copy.copy_(self.number, non_blocking=True)
+        self._arrival.record()
+        self._under_way = True
+        return seen

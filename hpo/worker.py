@@ -15,6 +15,7 @@ from hpo.events import Event
 from hpo.history import History
 from hpo.objective import Place
 from hpo.store import Store
+from hpo.warm import Warm
 
 FAILURES = 3  # in a row that no trial is to blame for, after which a worker gives up
 IDLE_SECONDS = 0.5  # between two looks at a study in which others run what is left
@@ -60,12 +61,12 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     who = lease.owner(settings.shown_as)
     history = History(opened, study_id, name)
     where = device(settings.device)
-    datasets = objective.Datasets(settings.data)
+    warm = Warm(settings.data, settings.artifacts, where)
     folder = store.folder_of(opened, name)
     failures = 0  # in a row that no trial is to blame for
     while not stop.is_set():
         definition = store.definition_of(opened, name)  # it may have been extended meanwhile
-        datasets.look(definition)  # what every trial needs is missed before one is claimed
+        warm.prepare(opened, study_id, definition)  # what every trial needs is missed before one is claimed
         claim = lease.claim(
             opened,
             study_id,
@@ -84,7 +85,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
             storage=history,
             folder=folder,
             artifacts=settings.artifacts,
-            datasets=datasets,
+            warm=warm,
             device=where,
             stop=stop,
         )

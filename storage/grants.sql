@@ -12,8 +12,9 @@ GRANT INSERT, UPDATE ON
   trial_user_attributes, trial_system_attributes TO hpo_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
 
--- Of a study's attributes it writes the QMC sampler's count alone, for which it locks the study's row; a
--- lock asks for the right to update some column, here one that foreign keys hold in place.
+-- Of a study's attributes it writes the QMC sampler's count, and once the study's precision. For both it
+-- locks the study's row; a lock asks for the right to update some column, here one that foreign keys hold in
+-- place.
 GRANT UPDATE (study_id) ON studies TO hpo_worker;
 GRANT INSERT, UPDATE (value_json) ON study_system_attributes TO hpo_worker;
 ALTER TABLE study_system_attributes ENABLE ROW LEVEL SECURITY;
@@ -21,6 +22,7 @@ DROP POLICY IF EXISTS readable ON study_system_attributes;
 DROP POLICY IF EXISTS counted ON study_system_attributes;
 DROP POLICY IF EXISTS recounted ON study_system_attributes;
 CREATE POLICY readable ON study_system_attributes FOR SELECT TO hpo_worker, hpo_viewer USING (true);
-CREATE POLICY counted ON study_system_attributes FOR INSERT TO hpo_worker WITH CHECK (key LIKE 'qmc%');
+CREATE POLICY counted ON study_system_attributes FOR INSERT TO hpo_worker
+  WITH CHECK (key LIKE 'qmc%' OR key = 'hpo:precision');
 CREATE POLICY recounted ON study_system_attributes FOR UPDATE TO hpo_worker
   USING (true) WITH CHECK (key LIKE 'qmc%');

@@ -399,11 +399,12 @@ CASES |= {  # points
     ),
     "data set of a point": (
         in_point("dataset = 'mnist'"),
-        "points[1].dataset: decides what accuracy means, so all points share one; fix it in [train]",
+        "points[1].dataset: points that differ in it cannot be compared; fix it in [train]",
     ),
     "data set searched": (
         in_space("dataset = ['mnist', 'digits']"),
-        "space.dataset: cannot be searched, since it decides what accuracy means; fix it in [train]",
+        "space.dataset: cannot be searched, since trials that differ in it cannot be compared; "
+        "fix it in [train]",
     ),
     "site that is no text": (in_point("site = 3"), "points[1].site: want a text, found 3"),
     "point outside of what is searched": (

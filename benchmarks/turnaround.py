@@ -1,0 +1,104 @@
+"""What lies between two trials of a warm worker, beside building the model anew.
+
+One worker runs trials of one step each. *Turnaround* is the time from a trial's end to the moment that the
+next one could take its first step: claim, setting, data, weights. *Building* is torchvision's constructor
+with its random weights, which a worker without warm models would do for each trial. The last column is the
+memory of the worker's process at its highest.
+
+Run it with ``make bench``, or ``python -m benchmarks.turnaround``.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hpo import model, store, studyfile, worker
+from hpo.artifacts import Artifacts
+from hpo.config import Config
+from hpo.events import Ended, Started
+
+CASES = (("resnet18", 32), ("alexnet", 64), ("vgg16", 32))
+
+STUDY = """
+name = "turnaround"
+[train]
+dataset = "digits"
+model = "{model}"
+image_size = {size}
+weights = "none"
+limit = 16
+epochs = 1
+[space]
+lr = {{ low = 1e-4, high = 1e-2, log = true }}
+[search]
+trials = {trials}
+sampler = "random"
+pruner = "none"
+"""
+
+
+def gaps(name: str, size: int, trials: int) -> list[float]:
+    """Give the seconds from each trial's end to the next one's start, but for the first two trials."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "study.toml").write_text(STUDY.format(model=name, size=size, trials=trials))
+        opened = store.open_(f"sqlite:///{root}/hpo.db", create=True)
+        store.create(opened, studyfile.load(root / "study.toml", [], None), "")
+        settings = worker.Settings(
+            artifacts=Artifacts(str(root / "artifacts")),
+            data=root,
+            device="cpu",
+            shown_as="cpu",
+            lease_seconds=60.0,
+        )
+        found, ended = [], None
+        for event in worker.work(opened, "turnaround", settings, threading.Event()):
+            if isinstance(event, Started) and ended is not None:
+                found.append(time.perf_counter() - ended)
+            if isinstance(event, Ended):
+                ended = time.perf_counter()
+    return found[1:]
+
+
+def building(name: str, size: int, times: int) -> list[float]:
+    """Give the seconds that a new module takes."""
+    settings, found = Config(dataset="digits", model=name, image_size=size, weights="none"), []
+    for _ in range(times):
+        started = time.perf_counter()
+        model.seeded(settings, 10, 0)
+        found.append(time.perf_counter() - started)
+    return found
+
+
+def main() -> None:
+    """Measure all cases; print a table, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--trials", type=int, default=9, help="of each case")
+    trials = parser.parse_args().trials
+    torch.set_num_threads(1)
+    table = Table("case", "turnaround, s", "building, s", "turnaround / building", "peak GiB", box=None)
+    rows = []
+    for name, size in CASES:
+        between, anew = gaps(name, size, trials), building(name, size, 5)
+        middle, built = statistics.median(between), statistics.median(anew)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        spread = f"{middle:.2f} ({min(between):.2f} to {max(between):.2f})"
+        table.add_row(f"{name} at {size}", spread, f"{built:.2f}", f"{middle / built:.2f}", f"{peak:.1f}")
+        rows.append(
+            {"model": name, "image_size": size, "turnaround": between, "building": anew, "gib": peak}
+        )
+    Console(width=100).print(table)
+    print(json.dumps({"benchmark": "turnaround", "trials": trials, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

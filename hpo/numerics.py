@@ -1,0 +1,132 @@
+"""How numbers are computed: precision, and the order of a batch's values in memory.
+
+Both change a trial's bits, so what its first attempt used is stored with the trial and kept to. Precision
+belongs to the study: trials that differ in it are not to be compared.
+
+Shape suffixes: N images of a batch, C channels, H and W pixels.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpo.errors import DeviceError
+
+log = logging.getLogger("hpo")
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+PAIRS = 5  # of steps, one in each format, that a measurement takes at most
+MEASURE_SECONDS = 3.0  # after which it takes no further pair
+GAIN = 1.1  # by which channels_last has to be faster to be chosen, in every pair
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """How one trial computes."""
+
+    precision: str = "fp32"  # fp32, tf32, bf16 or fp16
+    memory_format: str = "contiguous"  # or channels_last
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """Put a module's weights into the format, in place, and give it."""
+        return module.to(memory_format=FORMATS[self.memory_format])
+
+    def ordered(self, images_NCHW: Tensor) -> Tensor:
+        """Give a batch in the format; itself where it has it."""
+        return images_NCHW.contiguous(memory_format=FORMATS[self.memory_format])
+
+    @contextlib.contextmanager
+    def set_up(self, device: torch.device) -> Iterator[None]:
+        """Compute in the precision within the block, on a device that ``refuse`` lets pass.
+
+        Weights stay in 32 bits. Under bf16 and fp16 torch's autocast chooses the operations that gain by it
+        and lose nothing; tf32 is for convolutions and matrix products alike.
+        """
+        with contextlib.ExitStack() as stack:
+            if device.type == "cuda":
+                stack.enter_context(_tf32(self.precision != "fp32"))
+            if self.precision in HALVES:
+                stack.enter_context(torch.autocast(device.type, HALVES[self.precision]))
+            yield
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    places: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch sets it when imported
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "tf32" if allowed else "ieee"
+    try:
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
+def usual(device: torch.device) -> str:
+    """Give the precision of a study that names none: tf32 where the device has it, else fp32."""
+    return "fp32" if reason_against("tf32", device) else "tf32"
+
+
+def refuse(precision: str, device: torch.device) -> None:
+    """Raise DeviceError where the device lacks a precision, or is slower with it than without."""
+    if reason := reason_against(precision, device):
+        raise DeviceError(
+            f"train.precision: {precision} on {device}: {reason}; a study keeps to one precision: "
+            'run it on other devices, or start one with precision = "fp32"'
+        )
+
+
+def reason_against(precision: str, device: torch.device) -> str | None:
+    """Say why a device should not compute in a precision; None if it should."""
+    if precision == "fp32":
+        return None
+    if device.type == "cpu":
+        # Without such instructions oneDNN falls back to conversions: 11 to 60 times slower where measured.
+        fast = {
+            "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+            "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+        }
+        if precision in fast and fast[precision]():
+            return None
+        return f"this processor has no {precision} instructions, and would only be slower"
+    major, _ = torch.cuda.get_device_capability(device)
+    least = {"tf32": 8, "bf16": 8, "fp16": 7}[precision]
+    name = torch.cuda.get_device_name(device)
+    return None if major >= least else f"{name} has no fast {precision} (compute capability {least}.0 has)"
+
+
+def faster_format(step: Callable[[str], None], device: torch.device) -> tuple[str, dict[str, float]]:
+    """Choose a memory format by measuring training steps; give it with each format's median seconds.
+
+    ``step`` makes one training step in a format, on weights of its own. The two formats take turns, since
+    machines swing; channels_last has to win every pair by ``GAIN``, or what is usual stays.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in FORMATS}
+    for name in FORMATS:
+        step(name)  # to warm up
+    begun = time.perf_counter()
+    while len(seconds["contiguous"]) < PAIRS and time.perf_counter() - begun < MEASURE_SECONDS:
+        for name, each in seconds.items():
+            started = _clock(device)
+            step(name)
+            each.append(_clock(device) - started)
+    pairs = zip(seconds["contiguous"], seconds["channels_last"], strict=True)
+    won = all(plain > GAIN * last for plain, last in pairs)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return ("channels_last" if won else "contiguous"), medians
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,119 @@
+"""Precision and memory format: what a device takes, and what they do to a run."""
+
+import time
+
+import pytest
+import torch
+
+from hpo import data, numerics, train
+from hpo.config import Config
+from hpo.errors import DeviceError
+from hpo.numerics import Numerics
+
+CPU = torch.device("cpu")
+
+
+def settings(**options) -> Config:
+    small = {"dataset": "digits", "image_size": 32, "weights": "none", "limit": 64, "epochs": 1}
+    return Config(**(small | options))
+
+
+def ran(config: Config, tmp_path, **how) -> train.Run:
+    images = data.load(config, tmp_path)
+    run = train.Run(config, images, CPU, numerics=Numerics(**how))
+    list(run.epochs())
+    return run
+
+
+def test_channels_last_gives_the_same_losses_to_float_tolerance(tmp_path):
+    plain, last = (ran(settings(), tmp_path, memory_format=name) for name in numerics.FORMATS)
+    # Batch norm over a pixel of 16 images makes more of what is rounding at first.
+    assert last.history[0].train_loss == pytest.approx(plain.history[0].train_loss, rel=5e-3)
+    weights = last.model.conv1.weight
+    assert weights.is_contiguous(memory_format=torch.channels_last)
+    assert not weights.is_contiguous()
+
+
+def test_bf16_computes_in_halves_and_keeps_weights_in_32_bits(tmp_path):
+    seen = []
+
+    def note(module, inputs, output):
+        seen.append(output.dtype)
+
+    config = settings(limit=32)
+    images = data.load(config, tmp_path)
+    run = train.Run(config, images, CPU, numerics=Numerics(precision="bf16"))
+    run.model.conv1.register_forward_hook(note)
+    (epoch,) = run.epochs()
+    assert set(seen) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
+    plain = ran(config, tmp_path)
+    assert epoch.train_loss == pytest.approx(plain.history[0].train_loss, rel=0.05)
+
+
+def test_a_run_in_fp16_goes_on_with_its_loss_scale(tmp_path):
+    config = settings(limit=32, epochs=2)
+    images = data.load(config, tmp_path)
+    how = Numerics(precision="fp16")
+    whole = train.Run(config, images, CPU, numerics=how)
+    first, second = whole.epochs()
+    half = train.Run(config, images, CPU, numerics=how)
+    next(half.epochs())
+    rest = train.Run(config, images, CPU, numerics=how, state=half.state())
+    assert rest.scaler.get_scale() == half.scaler.get_scale()
+    (again,) = rest.epochs()
+    assert again.train_loss == second.train_loss
+    assert half.history[0].train_loss == first.train_loss
+
+
+def test_the_processor_takes_a_half_precision_only_if_it_has_instructions_for_it(monkeypatch):
+    for precision, name in (("bf16", "_is_mkldnn_bf16_supported"), ("fp16", "_is_mkldnn_fp16_supported")):
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: True)
+        numerics.refuse(precision, CPU)
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: False)
+        with pytest.raises(
+            DeviceError, match=rf"train.precision: {precision} on cpu: this processor has no"
+        ):
+            numerics.refuse(precision, CPU)
+    with pytest.raises(DeviceError, match="tf32"):
+        numerics.refuse("tf32", CPU)
+    numerics.refuse("fp32", CPU)
+    assert numerics.usual(CPU) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("capability", "fast"),
+    [((9, 0), {"tf32", "bf16", "fp16"}), ((7, 5), {"fp16"}), ((6, 1), set())],
+)
+def test_a_gpu_takes_what_its_generation_computes_fast(monkeypatch, capability, fast):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
+    gpu = torch.device("cuda:0")
+    assert {each for each in ("tf32", "bf16", "fp16") if not numerics.reason_against(each, gpu)} == fast
+    assert numerics.usual(gpu) == ("tf32" if "tf32" in fast else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({"contiguous": 0.02, "channels_last": 0.01}, "channels_last"),
+        ({"contiguous": 0.01, "channels_last": 0.01}, "contiguous"),
+        ({"contiguous": 0.01, "channels_last": 0.02}, "contiguous"),
+    ],
+)
+def test_the_format_that_wins_every_pair_of_steps_is_chosen(seconds, chosen):
+    found, medians = numerics.faster_format(lambda name: time.sleep(seconds[name]), CPU)
+    assert found == chosen
+    assert all(medians[name] >= seconds[name] for name in seconds)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_every_precision_trains_on_a_gpu(precision, tmp_path):
+    config = settings(limit=320, epochs=2, lr=0.01)
+    run = train.Run(
+        config, data.load(config, tmp_path), torch.device("cuda"), numerics=Numerics(precision=precision)
+    )
+    first, second = run.epochs()
+    assert second.train_loss < first.train_loss

@@ -1,0 +1,131 @@
+"""What a worker keeps between trials."""
+
+import json
+
+import pytest
+import torch
+
+from hpo import data, model, numerics, store, warm
+from hpo.artifacts import Artifacts
+from hpo.config import Config
+from hpo.definition import Definition
+from hpo.errors import DeviceError
+
+CPU = torch.device("cpu")
+
+
+def settings(**options) -> Config:
+    return Config(**({"dataset": "digits", "image_size": 32, "weights": "none", "limit": 64} | options))
+
+
+@pytest.fixture
+def kept(tmp_path) -> warm.Warm:
+    return warm.Warm(tmp_path, Artifacts(str(tmp_path / "artifacts")), CPU)
+
+
+def test_a_data_set_is_read_once_and_by_size_only_from_a_folder(kept):
+    assert kept.dataset(settings()) is kept.dataset(settings(image_size=64, batch_size=8))
+    assert kept.dataset(settings()) is not kept.dataset(settings(limit=65))
+
+
+@pytest.mark.parametrize("options", [{}, {"tune": "head"}, {"model": "alexnet", "dropout": 0.1}])
+def test_a_template_gives_the_bits_that_building_gives(options, monkeypatch):
+    config = settings(image_size=64, **options)
+    templates = model.Templates()
+    first = templates.seeded(config, 10, 7)
+    with torch.no_grad():
+        next(iter(first.parameters())).zero_()  # what a trial does to its module harms no other's
+    monkeypatch.setattr(model, "_initial", None)  # nothing is built again
+    second = templates.seeded(config, 10, 7)
+    monkeypatch.undo()
+    built = model.seeded(config, 10, 7)
+    for (name, here), there in zip(second.named_parameters(), built.parameters(), strict=True):
+        assert torch.equal(here, there), name
+        assert here.requires_grad == there.requires_grad
+    for here, there in zip(second.modules(), built.modules(), strict=True):
+        assert getattr(here, "p", None) == getattr(there, "p", None)
+    other = templates.seeded(config, 10, 8)
+    assert not torch.equal(model.head(other)[1].weight, model.head(built)[1].weight)
+
+
+def test_templates_take_no_more_memory_than_they_may_but_the_last_one_stays():
+    templates = model.Templates(most=100 * 2**20)
+    for name in ("resnet18", "resnet34", "resnet50"):  # 47, 87, 102 MB
+        templates.seeded(settings(model=name), 10, 0)
+        assert name in [key[0] for key in templates.kept]
+    assert [key[0] for key in templates.kept] == ["resnet50"]
+
+
+def test_weights_from_a_file_that_has_changed_are_read_again(tmp_path):
+    config = settings(weights=str(tmp_path / "own.pt"))
+    templates, found = model.Templates(), []
+    for seed in (1, 2):
+        torch.save(model.seeded(settings(), 10, seed).state_dict(), tmp_path / "own.pt")
+        found.append(templates.seeded(config, 10, 0).conv1.weight)
+    assert not torch.equal(*found)
+
+
+def test_a_format_is_measured_once_for_all_workers_and_only_for_trials_that_are_long_enough(
+    kept, monkeypatch
+):
+    calls = []
+
+    def measured(step, device):
+        for name in numerics.FORMATS:
+            step(name)
+        calls.append(device)
+        return "channels_last", {"contiguous": 2.0, "channels_last": 1.0}
+
+    monkeypatch.setattr(numerics, "faster_format", measured)
+    brief, long = settings(epochs=1), settings(epochs=250)
+    assert kept.memory_format(brief, "fp32") == "contiguous"
+    assert calls == []
+    assert kept.memory_format(long, "fp32") == "channels_last"
+    assert kept.memory_format(brief, "fp32") == "channels_last", "what is known costs nothing"
+    other = warm.Warm(kept.data, kept.artifacts, CPU)
+    assert other.memory_format(long, "fp32") == "channels_last"
+    assert len(calls) == 1
+    (file,) = kept.data.glob("artifacts/cache/memory_format/*.json")
+    assert json.loads(file.read_text())["step_seconds"] == {"contiguous": 2.0, "channels_last": 1.0}
+    chosen = long.model_copy(update={"memory_format": "contiguous"})
+    assert kept.memory_format(chosen, "fp32") == "contiguous"
+
+
+def test_the_first_worker_settles_a_studys_precision_and_who_lacks_it_is_refused(kept, url, monkeypatch):
+    opened = store.open_(url, create=True)
+    train = settings().model_dump()
+    definition = Definition(name="study", train=train)
+    store.create(opened, definition, "text")
+    study_id = store.study_id(opened, "study")
+    kept.prepare(opened, study_id, definition)
+    assert kept.precision == "fp32"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(numerics, "usual", lambda device: "tf32")
+        kept.prepare(opened, study_id, definition)
+    assert kept.precision == "fp32", "a worker with a better device keeps to the study's"
+    other = Definition(name="other", train=train)
+    store.create(opened, other, "text")
+    monkeypatch.setattr(numerics, "usual", lambda device: "tf32")
+    with pytest.raises(DeviceError, match="tf32 on cpu"):
+        kept.prepare(opened, store.study_id(opened, "other"), other)
+
+
+def test_batches_of_a_split_are_its_images_and_labels(kept):
+    split = kept.dataset(settings()).train
+    images, labels = split.batch(torch.tensor([3, 1]), CPU)
+    assert torch.equal(images, split.images[[3, 1]])
+    assert torch.equal(labels, split.labels[[3, 1]])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_data_that_does_not_fit_on_the_gpu_stays_pinned_and_gives_the_same_batches(kept, monkeypatch):
+    gpu = torch.device("cuda")
+    here = kept.dataset(settings())
+    assert here.near(gpu).train.images.is_cuda
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (here.size, here.size))
+    there = here.near(gpu)
+    assert not there.train.images.is_cuda
+    images, _ = there.train.batch(torch.tensor([3, 1]), gpu)
+    assert torch.equal(images.cpu(), here.train.images[[3, 1]])
+    assert isinstance(there, data.Dataset)

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from hpo import rows
+from hpo.errors import StoreError
 from hpo.rows import trials
 from hpo.storage import Store, asking, leases
 
@@ -60,8 +61,14 @@ class History(_CachedStorage):
         self._session: Session | None = None  # lent by whoever asks for a verdict
 
     def begin(self, trial_id: int) -> FrozenTrial:
-        """Make a claimed trial the worker's own, and give it with all its attributes."""
-        (self.own,) = _reading(self.store, lambda session: rows.read(session, [trial_id], user=True))
+        """Make a claimed trial the worker's own, and give it with all its attributes.
+
+        Raises StoreError if its study was deleted meanwhile.
+        """
+        found = _reading(self.store, lambda session: rows.read(session, [trial_id], user=True))
+        if not found:
+            raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
+        self.own = found[0]
         self.parameters, self.attributes, self._trials = {}, {}, None
         if self._finished.pop(self.own.number, None):  # it had failed, and was put back
             self._first = min(self._first, self.own.number)

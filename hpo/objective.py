@@ -161,8 +161,8 @@ def _end(
     What failed keeps its checkpoints: it can be put back.
     """
     forget = "failure" not in attributes
-    reported = place.storage.own.intermediate_values
-    value = reported[max(reported)] if reported and state == TrialState.PRUNED else None
+    reported = place.storage.own.intermediate_values if state == TrialState.PRUNED else {}
+    value = reported[max(reported)] if reported else None
     try:
         claim.end(state, value=value, attributes=attributes, system=system, forget=forget)
     except lease.LeaseLost:
@@ -192,7 +192,7 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         yield Started(
             trial=claim.number, attempt=claim.token, params=trial.params, epochs=config.epochs, done=done
         )
-        if done and not run.finished:
+        if place.storage.own.intermediate_values and not run.finished:
             # The attempt before may have died before it was told, or obeyed, the last report's verdict.
             claim.commit(judge=judge.ask)
             judge.obey()

@@ -39,12 +39,13 @@ def dialect_of(session: Session) -> str:
 
 @functools.cache
 def _upsert(dialect: str, table: Any, key: str) -> Any:
-    """Insert rows; one that a trial has under its key already gets the new values."""
+    """Insert rows; one that a trial has under its key already gets the new values, if they are new."""
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
     names = [column.name for column in table.c]
     kept = {"trial_id", key, *table.primary_key.columns.keys()}
     changed = {name: insert.excluded[name] for name in names if name not in kept}
-    return insert.on_conflict_do_update(index_elements=["trial_id", key], set_=changed)
+    differs = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in changed.items()))
+    return insert.on_conflict_do_update(index_elements=["trial_id", key], set_=changed, where=differs)
 
 
 def write_report(session: Session, trial_id: int, step: int, accuracy: float) -> None:

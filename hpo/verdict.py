@@ -33,9 +33,11 @@ class Judge:
         self._asks = definition.search.prune_points or not listed
         self._name = definition.search.pruner.name
         self._pruned = False
+        self._epoch = history.own.last_step
 
     def report(self, epoch: int, accuracy: float) -> None:
         """Note a report, about to be committed."""
+        self._epoch = epoch
         self.history.own.intermediate_values[epoch] = accuracy
 
     def ask(self, session: Session) -> Mapping[str, Any]:
@@ -52,6 +54,5 @@ class Judge:
     def obey(self) -> None:
         """Raise Pruned if that was the verdict; to be called once the transaction is committed."""
         if self._pruned:
-            epoch = self.history.own.last_step
-            raise Pruned(f"by {self._name} after epoch {epoch}", self.history.attributes)
+            raise Pruned(f"by {self._name} after epoch {self._epoch}", self.history.attributes)
         self.history.settle()

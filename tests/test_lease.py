@@ -408,6 +408,18 @@ def test_a_lease_is_renewed_while_its_trial_is_kept(first, second, sql):
     assert first.held()[0].attempt == 1
 
 
+def test_a_lease_that_commits_renew_is_not_renewed_besides(first):
+    claim = first.claim(seconds=6.0)
+    renewed, commits, end = [], 0, time.monotonic() + 4.5
+    sa.event.listen(first.store.engine, "commit", renewed.append)
+    with lease.kept(claim):
+        while time.monotonic() < end:
+            claim.commit(attributes={"commits": commits})
+            commits += 1
+            time.sleep(0.05)
+    assert len(renewed) == commits
+
+
 def test_a_lease_that_ran_out_and_that_nobody_took_is_still_ours(url, first, sql):
     claim = first.claim(seconds=0.3)
     with lease.kept(claim):

@@ -59,8 +59,15 @@ def test_checkpoints_that_would_cost_too_much_are_left_out_and_every_epoch_is_re
             "CREATE TRIGGER log_checkpoint AFTER UPDATE OF checkpoint ON hpo_leases "
             "WHEN NEW.checkpoint IS NOT NULL BEGIN INSERT INTO log VALUES (NEW.checkpoint); END"
         )
+        sql("CREATE TABLE alone (name TEXT)")
+        sql(
+            "CREATE TRIGGER log_alone AFTER UPDATE ON hpo_leases WHEN NEW.checkpoint IS NOT NULL "
+            "AND NEW.checkpoint IS NOT OLD.checkpoint AND NEW.epoch = OLD.epoch "
+            "BEGIN INSERT INTO alone VALUES (NEW.checkpoint); END"
+        )
         place.hpo("worker", "small")
         saved = len(sql("SELECT DISTINCT name FROM log"))
+        assert sql("SELECT * FROM alone") == [], "a short epoch's checkpoint shares a report's transaction"
     (trial,) = load(place).trials
     assert sorted(trial.intermediate_values) == list(range(1, 41))
     assert 1 <= saved <= 10

@@ -40,7 +40,7 @@ from hpo import lease, objective, rows, space, store, verdict
 from hpo.config import Config
 from hpo.definition import Definition, Pruner, Sampler, Search
 from hpo.history import History
-from hpo.storage import leases
+from hpo.leases import leases
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where the server comes from
 

@@ -12,9 +12,10 @@ from optuna.trial import TrialState
 
 from hpo import plan, store
 from hpo.errors import StoreError
+from hpo.leases import leases
 from hpo.plan import PAUSED as PAUSED
 from hpo.plan import STOPPED as STOPPED
-from hpo.storage import asking, leases
+from hpo.storage import asking
 from hpo.store import Store
 
 

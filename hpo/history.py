@@ -27,8 +27,9 @@ from sqlalchemy.orm import Session
 
 from hpo import rows
 from hpo.errors import StoreError
+from hpo.leases import leases
 from hpo.rows import trials
-from hpo.storage import Store, asking, leases
+from hpo.storage import Store, asking
 
 R = TypeVar("R")
 

@@ -45,7 +45,6 @@ its lease is over at once: there is nothing to wait for.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -61,9 +60,10 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import plan, process, rows
-from hpo.rows import Parameters, dialect_of, trials
-from hpo.storage import GRACE, Store, asking, leases, now
+from hpo import leases, plan, process, rows
+from hpo.leases import leases as table
+from hpo.rows import Parameters, dialect_of
+from hpo.storage import GRACE, Store, asking
 
 log = logging.getLogger("hpo")
 
@@ -122,7 +122,7 @@ class Claim:
         claims the trial, and no other tool changes its state. Gives the order that its study is under.
         """
         values = {"seconds": self.seconds, "reported": report, "named": checkpoint}
-        if not self._holds(session, _renewal, values):
+        if not self._holds(session, leases.renewal, values):
             raise LeaseLost(f"trial {self.number} is another's by now")
         return self._stands(session)
 
@@ -134,7 +134,7 @@ class Claim:
 
     def _stands(self, session: Session) -> str | None:
         """Lock the trial, raise LeaseLost unless it is RUNNING, and give its study's order."""
-        trial = session.execute(_STANDING, {"trial": self.trial_id}).first()
+        trial = session.execute(leases.STANDING, {"trial": self.trial_id}).first()
         if trial is None or trial.state != TrialState.RUNNING:
             raise LeaseLost(f"trial {self.number} was ended, or set back, by another tool")
         order: str | None = json.loads(trial.order or "null")
@@ -210,10 +210,12 @@ class Claim:
 
         Tells whether there is more to do: False if we have done it before, without getting to know it.
         """
-        if self._holds(session, _giving_up, {"forget": forget, "unused": unused}):
+        if self._holds(session, leases.giving_up, {"forget": forget, "unused": unused}):
             self._stands(session)
             return True
-        before = session.execute(_ENDED, {"trial": self.trial_id, "held": self.token}).scalar_one_or_none()
+        before = session.execute(
+            leases.ENDED, {"trial": self.trial_id, "held": self.token}
+        ).scalar_one_or_none()
         if before != state:
             raise LeaseLost(f"trial {self.number} is another's by now")
         return False
@@ -231,51 +233,6 @@ class Claim:
 
         with contextlib.suppress(LeaseLost):
             self.store.outlast(write, GRACE)
-
-
-_HELD = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("held"))
-_STANDING = (
-    sa.select(trials.c.state, plan.order(trials.c.study_id).scalar_subquery().label("order"))
-    .where(trials.c.trial_id == sa.bindparam("trial"))
-    .with_for_update(read=True, of=trials)
-)
-_ENDED = sa.select(trials.c.state).where(
-    trials.c.trial_id == sa.bindparam("trial"), sa.exists().where(_HELD, leases.c.owner.is_(None))
-)
-
-
-@functools.cache
-def _renewal(dialect: str) -> Any:
-    named = sa.bindparam("named", type_=sa.Text)
-    return (
-        sa.update(leases)
-        .where(_HELD, leases.c.owner.is_not(None))
-        .values(
-            expires=now(dialect) + sa.bindparam("seconds", type_=sa.Double),
-            renewed=now(dialect),
-            epoch=sa.func.coalesce(sa.bindparam("reported", type_=sa.Integer), leases.c.epoch),
-            checkpoint=sa.func.coalesce(named, leases.c.checkpoint),
-            attempts=sa.case((named.is_(None), leases.c.attempts), else_=0),
-        )
-    )
-
-
-@functools.cache
-def _giving_up(dialect: str) -> Any:
-    """Give up a lease whose attempts, but for the ``unused`` last ones, have died."""
-    fewer = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
-    return (
-        sa.update(leases)
-        .where(_HELD, leases.c.owner.is_not(None))
-        .values(
-            owner=None,
-            process=None,
-            expires=0.0,
-            renewed=now(dialect),
-            attempts=sa.case((fewer > 0, fewer), else_=0),
-            checkpoint=sa.case((sa.bindparam("forget", type_=sa.Boolean), None), else_=leases.c.checkpoint),
-        )
-    )
 
 
 @asking()
@@ -314,37 +271,12 @@ def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attemp
 def _found(session: Session, study_id: int, passed_by: Collection[int]) -> sa.Row[Any] | None:
     """Find the next trial that looks free, and lock it; passing by those that are locked."""
     given = {"study": study_id, "passed_by": list(passed_by)}
-    return session.execute(_claimable(dialect_of(session)), given).first()
-
-
-@functools.cache
-def _claimable(dialect: str) -> Any:
-    attribute = rows.system_attributes
-    listed = sa.exists().where(
-        attribute.c.trial_id == trials.c.trial_id, attribute.c.key.in_(["fixed_params", "grid_id"])
-    )
-    over = leases.c.owner.is_not(None) & (leases.c.expires <= now(dialect))
-    open_ = (trials.c.state == TrialState.WAITING) | ((trials.c.state == TrialState.RUNNING) & over)
-    passed_by = sa.bindparam("passed_by", expanding=True, type_=sa.Integer)
-    return (
-        sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
-        .outerjoin(leases, leases.c.trial_id == trials.c.trial_id)
-        .where(trials.c.study_id == sa.bindparam("study"), open_, trials.c.trial_id.not_in(passed_by))
-        .order_by(leases.c.token.is_(None), sa.not_(listed), trials.c.number)
-        .limit(1)
-        .with_for_update(of=trials, skip_locked=True)
-    )
+    return session.execute(leases.claimable(dialect_of(session)), given).first()
 
 
 def _locked(session: Session, trial_id: int) -> sa.Row[Any] | None:
     """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
-    return session.execute(_lease(dialect_of(session)), {"trial": trial_id}).first()
-
-
-@functools.cache
-def _lease(dialect: str) -> Any:
-    lease = sa.select(leases, now(dialect).label("now")).where(leases.c.trial_id == sa.bindparam("trial"))
-    return lease.with_for_update(skip_locked=True)
+    return session.execute(leases.locked(dialect_of(session)), {"trial": trial_id}).first()
 
 
 def _is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
@@ -371,24 +303,10 @@ def _take(
         "seconds": seconds,
     }
     new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0} if lease is None else {"trial": trial_id}
-    session.execute(_taking(dialect_of(session), lease is None), values | new)
+    session.execute(leases.taking(dialect_of(session), lease is None), values | new)
     rows.write_state(session, trial_id, TrialState.RUNNING)
     rows.write_attributes(session, trial_id, {"attempts": token})
     return token
-
-
-@functools.cache
-def _taking(dialect: str, new: bool) -> Any:
-    times = {
-        "expires": now(dialect) + sa.bindparam("seconds", type_=sa.Double),
-        "renewed": now(dialect),
-    }
-    names = ["owner", "process", "host", "device", "token", "attempts"]
-    names += ["trial_id", "study_id", "epoch"] if new else []
-    given = {name: sa.bindparam(name, type_=leases.c[name].type) for name in names}
-    if new:
-        return sa.insert(leases).inline().values(**given, **times)
-    return sa.update(leases).where(leases.c.trial_id == sa.bindparam("trial")).values(**given, **times)
 
 
 def _give_up(session: Session, trial_id: int, attempts: int) -> None:
@@ -396,13 +314,8 @@ def _give_up(session: Session, trial_id: int, attempts: int) -> None:
     failure = {"class": "lost", "message": message}
     rows.write_attributes(session, trial_id, {"failure": failure})
     rows.write_state(session, trial_id, TrialState.FAIL)
-    ended = sa.update(leases).where(leases.c.trial_id == trial_id)
+    ended = sa.update(table).where(table.c.trial_id == trial_id)
     session.execute(ended.values(owner=None, process=None, expires=0.0))
-
-
-_LIVE = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
-    leases.c.study_id == sa.bindparam("study"), leases.c.process.is_not(None)
-)
 
 
 def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
@@ -411,19 +324,19 @@ def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
     if not space:
         return
     with store.reading(), store.transaction() as session:
-        found = session.execute(_LIVE, {"study": study_id})
+        found = session.execute(leases.LIVE, {"study": study_id})
         near = [row for row in found if row.process.startswith(f"{space}/")]
     for row in [row for row in near if process.is_gone(row.process)]:
         with store.transaction() as session:
-            same = (leases.c.trial_id == row.trial_id) & (leases.c.token == row.token)
-            session.execute(sa.update(leases).where(same, leases.c.expires > 0).values(expires=0.0))
+            same = (table.c.trial_id == row.trial_id) & (table.c.token == row.token)
+            session.execute(sa.update(table).where(same, table.c.expires > 0).values(expires=0.0))
 
 
 @asking(reads=True)
 def is_open(store: Store, study_id: int) -> bool:
     """Tell whether a study still has trials that wait, or that a worker has or had a lease on."""
     trial = models.TrialModel
-    leased = sa.exists().where(leases.c.trial_id == trial.trial_id, leases.c.owner.is_not(None))
+    leased = sa.exists().where(table.c.trial_id == trial.trial_id, table.c.owner.is_not(None))
     open_ = (trial.state == TrialState.WAITING) | ((trial.state == TrialState.RUNNING) & leased)
     with store.transaction() as session:
         found = session.execute(sa.select(sa.exists().where(trial.study_id == study_id, open_)))

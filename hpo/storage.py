@@ -27,7 +27,6 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
@@ -44,45 +43,6 @@ LONGEST_PAUSE = (
     0.5  # between two tries; with the connection's three seconds it bounds how late a heal is noticed
 )
 log = logging.getLogger("hpo")
-
-leases = sa.Table(
-    "hpo_leases",
-    sa.MetaData(),
-    sa.Column(
-        "trial_id",
-        sa.ForeignKey(models.TrialModel.__table__.c.trial_id, ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
-    sa.Column("study_id", sa.Integer, nullable=False, index=True),
-    sa.Column("owner", sa.Text),  # host and process id; NULL: nobody's
-    sa.Column("process", sa.Text),  # tells the owner's process from every other, ever
-    sa.Column("host", sa.Text),
-    sa.Column("device", sa.Text),
-    sa.Column("token", sa.Integer, nullable=False),  # the number of the attempt, from 1
-    sa.Column("attempts", sa.Integer, nullable=False),  # in a row that died without a new checkpoint
-    sa.Column("expires", sa.Double, nullable=False),  # seconds since 1970, by the database's clock
-    sa.Column("renewed", sa.Double, nullable=False),  # when the owner was last heard of, by the same clock
-    sa.Column("checkpoint", sa.Text),  # name of the last one committed
-    sa.Column("epoch", sa.Integer, nullable=False),  # the last one reported
-)
-# Whoever deletes a trial, with whatever tool, deletes its lease: SQLite gives the trial's id to the next
-# one, which must not inherit. SQLite's own connections enforce no foreign keys, but run triggers.
-sa.event.listen(
-    leases,
-    "after_create",
-    sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy's oversight
-        "CREATE TRIGGER hpo_leases_of_trials AFTER DELETE ON trials "
-        "BEGIN DELETE FROM hpo_leases WHERE trial_id = OLD.trial_id; END"
-    ).execute_if(dialect="sqlite"),
-)
-
-
-def now(dialect: str) -> sa.ColumnElement[float]:
-    """Give the database's clock, in seconds since 1970; no session's time zone changes it."""
-    if dialect == "postgresql":
-        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
-    return (sa.func.julianday("now") - 2440587.5) * 86400.0
 
 
 class _Intent(threading.local):

@@ -24,10 +24,11 @@ from hpo.database import parse_url as parse_url
 from hpo.database import shown as shown
 from hpo.definition import Definition, Point
 from hpo.errors import StoreAway, StoreError, suggestion
+from hpo.leases import leases, now
 from hpo.plan import DEFINITION as DEFINITION
 from hpo.plan import RUN as RUN
 from hpo.storage import Store as Store
-from hpo.storage import asking, leases, now
+from hpo.storage import asking
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 import conftest
 import lease_worker
 import postgres
-from hpo import database, importance, lease, samplers, space, status, storage, store
+from hpo import database, importance, lease, leases, samplers, space, status, storage, store
 from hpo.definition import Definition
 from hpo.errors import DefinitionError, StoreError
 from lease_worker import NAME
@@ -228,11 +228,11 @@ def test_our_table_is_made_last_so_that_whoever_sees_it_finds_the_others(url):
     def look(table, connection, **_):
         versions.append(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
 
-    sa.event.listen(storage.leases, "before_create", look)
+    sa.event.listen(leases.leases, "before_create", look)
     try:
         store.open_(url, create=True)
     finally:
-        sa.event.remove(storage.leases, "before_create", look)
+        sa.event.remove(leases.leases, "before_create", look)
     assert versions == [1]
 
 

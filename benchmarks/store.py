@@ -263,16 +263,16 @@ def fill(connection: sa.Connection, ids: Any) -> None:
             connection.execute(sa.update(table).where(some).values(state=state, **times))
 
 
-def measure(url: str, finished: int, trials: int) -> dict[str, Costs]:
-    """Let both run so many trials, in turn, after one to warm up."""
-    peers = {"hpo": Ours(url, finished, trials + 1), "plain": Plain(url, finished, trials + 1)}
+Peers = dict[str, Ours | Plain]
+
+
+def peers_of(url: str, finished: int, trials: int) -> Peers:
+    """Give both, in one database, each with so many finished trials and enough that wait."""
+    peers: Peers = {"hpo": Ours(url, finished, trials), "plain": Plain(url, finished, trials)}
     if not url.startswith("sqlite"):
         with peers["hpo"].costs.engine.connect() as connection:  # what a server does by itself in a minute
             connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")
-    for _ in range(trials + 1):
-        for peer in peers.values():
-            peer.run()
-    return {name: peer.costs for name, peer in peers.items()}
+    return peers
 
 
 def row_of(database: str, finished: int, costs: dict[str, Costs]) -> dict[str, Any]:
@@ -324,14 +324,23 @@ def main() -> None:
     )
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    cases: dict[tuple[str, int], Peers] = {}
+    trials = given.windows + 1  # the first warms up
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        cluster = stack.enter_context(postgres.server())
+        for finished in given.finished:
+            cases["sqlite", finished] = peers_of(f"sqlite:///{folder}/{finished}.db", finished, trials)
+        for finished in given.finished:
+            url = stack.enter_context(postgres.database(cluster))
+            cases["postgresql", finished] = peers_of(url, finished, trials)
+        for _ in range(trials):
+            for peers in cases.values():
+                for peer in peers.values():
+                    peer.run()
     found = []
-    with tempfile.TemporaryDirectory() as folder, postgres.server() as cluster:
-        for finished in given.finished:
-            costs = measure(f"sqlite:///{folder}/{finished}.db", finished, given.windows)
-            found.append(row_of("sqlite", finished, costs))
-        for finished in given.finished:
-            with postgres.database(cluster) as url:
-                found.append(row_of("postgresql", finished, measure(url, finished, given.windows)))
+    for (database, finished), peers in cases.items():
+        found.append(row_of(database, finished, {name: peer.costs for name, peer in peers.items()}))
     for part in ("epoch", "trial"):
         Console(width=130).print(show(part, found))
     print(json.dumps({"benchmark": "store", "windows": given.windows, "rows": found}))

@@ -169,8 +169,8 @@ def test_workers_killed_at_any_moment_lose_nothing(url, sql, tmp_path, seed):
 
 
 def test_ten_workers_stopped_for_longer_than_their_lease_are_refused_and_go_on(url, sql, tmp_path):
-    study = Study(url, sql, 40, tmp_path)
-    with study.workers(20, epochs=6, epoch_seconds=0.3, lease_seconds=1.5) as workers:
+    study = Study(url, sql, 60, tmp_path)
+    with study.workers(20, epochs=6, epoch_seconds=0.5, lease_seconds=1.5) as workers:
         asleep: dict[int, tuple[int, int]] = {}
         while len(asleep) < 10:
             pid, trial, token = wait_for(lambda: having(workers, asleep))[0]
@@ -184,7 +184,7 @@ def test_ten_workers_stopped_for_longer_than_their_lease_are_refused_and_go_on(u
             os.kill(pid, signal.SIGCONT)
         wait_for(lambda: {(pid, *words) for pid, words in asleep.items()} <= set(workers.said("lost")))
         assert set(asleep) <= set(workers.alive())
-    study.check(40, 6)
+    study.check(60, 6)
     again = Counter(pid for pid, *_ in workers.said("claimed") if pid in asleep)
     assert any(again[pid] > 1 for pid in asleep), "a refused worker takes another trial"
 

@@ -52,7 +52,7 @@ def test_bf16_computes_in_halves_and_keeps_weights_in_32_bits(tmp_path):
 
 
 def test_a_run_in_fp16_goes_on_with_its_loss_scale(tmp_path):
-    config = settings(limit=32, epochs=2)
+    config = settings(limit=16, batch_size=8, image_size=16, epochs=2)
     images = data.load(config, tmp_path)
     how = Numerics(precision="fp16")
     whole = train.Run(config, images, CPU, numerics=how)

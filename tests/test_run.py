@@ -38,7 +38,7 @@ LONG = """
 [train]
 dataset = "digits"
 image_size = 16
-limit = 400
+limit = 240
 weights = "none"
 epochs = 4
 augmentation = "crop+flip"
@@ -52,7 +52,7 @@ lr = 0.01
 """
 
 
-BRIEF = LONG.replace("epochs = 4", "epochs = 1").replace("limit = 400", "limit = 48")
+BRIEF = LONG.replace("epochs = 4", "epochs = 1").replace("limit = 240", "limit = 48")
 
 
 def load(workplace, name="small") -> optuna.Study:

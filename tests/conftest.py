@@ -16,6 +16,10 @@ import sqlalchemy as sa
 
 import postgres
 
+# One thread each, here and in the processes that tests start: they run side by side, and bits depend on the
+# number of threads. Set before anything imports torch, which reads it then.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).parent.parent
 HPO = (sys.executable, "-m", "hpo")
 
@@ -65,8 +69,7 @@ class Workplace:
 @pytest.fixture
 def workplace(tmp_path: Path) -> Workplace:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    # One thread each: tests run side by side, and bits depend on the number of threads.
-    return Workplace(path=tmp_path, environment={**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200"})
+    return Workplace(path=tmp_path, environment={**kept, "COLUMNS": "200"})
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def digest(place: conftest.Workplace, trial: optuna.trial.FrozenTrial) -> str:
 def place_in(path: Path) -> conftest.Workplace:
     path.mkdir(exist_ok=True)
     (path / "own.py").write_text(OWN)
-    return conftest.Workplace(path=path, environment={**os.environ, "OMP_NUM_THREADS": "1"})
+    return conftest.Workplace(path=path, environment=dict(os.environ))
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def ran(tmp_path_factory) -> Workplace:
     """A folder in which a study has run to its end."""
     path = tmp_path_factory.mktemp("ran")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    place = Workplace(path=path, environment={**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200"})
+    place = Workplace(path=path, environment={**kept, "COLUMNS": "200"})
     place.hpo("run", place.study(STUDY))
     return place
 

@@ -11,14 +11,6 @@ from hpo import cut, images, model
 from hpo.config import Config
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def built(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, torch.Tensor]:
     config = Config(model=name, weights="none", tune="head", image_size=size, **settings)
     torch.manual_seed(0)

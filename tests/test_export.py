@@ -112,7 +112,7 @@ def ran(tmp_path_factory) -> Workplace:
     """A folder in which the digits and a person's own images have been searched."""
     path = tmp_path_factory.mktemp("exported")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    place = Workplace(path=path, environment={**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200"})
+    place = Workplace(path=path, environment={**kept, "COLUMNS": "200"})
     draw_images(path / "images", ("Dreiecke ∆", "a|b"), 8)
     place.hpo("run", place.study(DIGITS, "digits"), "--devices", "cpu:1")
     place.hpo("run", place.study(FOLDER.format(path / "images"), "shapes"), "--devices", "cpu:1")

@@ -24,14 +24,6 @@ TOLERANCES = {"fp32": 1e-5, "bf16": 1e-2}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
 def _told(caplog):
     caplog.set_level(logging.INFO, "hpo")
 

@@ -104,7 +104,7 @@ def uninterrupted(tmp_path_factory):
     from conftest import Workplace
 
     path = tmp_path_factory.mktemp("uninterrupted")
-    place = Workplace(path=path, environment={**os.environ, "OMP_NUM_THREADS": "1"})
+    place = Workplace(path=path, environment=dict(os.environ))
     place.hpo("run", place.study(LONG), "--devices", "cpu:1")
     (trial,) = load(place).trials
     return digest(place, trial), curve(place, trial)

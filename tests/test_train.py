@@ -19,14 +19,6 @@ def config(**settings) -> Config:
     return Config(**(small | {"model": "resnet18"} | settings))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def dataset(settings: Config, tmp_path) -> data.Dataset:
     return data.load(settings, tmp_path)
 

@@ -17,6 +17,11 @@ from hpo import files
 from hpo.errors import ArtifactError
 
 
+def file_of(name: str) -> str:
+    """Give a file's name within its folder from its name in the artifacts."""
+    return name.rpartition("/")[2]
+
+
 class Artifacts:
     """The place where all studies' files are."""
 
@@ -35,14 +40,14 @@ class Artifacts:
     def read(self, name: str) -> bytes:
         """Give a file's content; raises ArtifactError if it cannot be had."""
         try:
-            content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
-            return content
-        except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{self.path(name)}: no such file; --artifacts or HPO_ARTIFACTS says where they are"
-            ) from error
+            content = self.look_up(name)
         except Exception as error:  # every kind of place has its own
             raise ArtifactError(f"{self.path(name)}: {error}") from error
+        if content is None:
+            raise ArtifactError(
+                f"{self.path(name)}: no such file; --artifacts or HPO_ARTIFACTS says where they are"
+            )
+        return content
 
     def folder(self, name: str) -> "Folder":
         """Open a folder to work in; ``name`` is relative to the artifacts."""

@@ -109,7 +109,7 @@ def _studies(url: str, artifacts: str) -> Iterator[Finding]:
     for name in names:
         trials = status.trials_of(opened, name)
         held = store.held(opened, store.study_id(opened, name))
-        yield from (finding for finding in _trials(name, trials, held))
+        yield from _trials(name, trials, held)
         unknown = inventory.unknown_files(place, store.folder_of(opened, name), trials)
         yield from _unknown(f"study {name}", unknown, place, "no trial of it names them; remove them")
     folders = [store.folder_of(opened, name) for name in names]

@@ -22,7 +22,7 @@ from optuna_dashboard import _importance
 
 from hpo import definition as definitions
 from hpo import notes, store
-from hpo.artifacts import Artifacts
+from hpo.artifacts import Artifacts, file_of
 from hpo.definition import Definition
 from hpo.errors import DefinitionError
 from hpo.gate import App, Environ, Start
@@ -170,7 +170,7 @@ def _id(name: str) -> str:
 
 def _entry(name: str) -> dict[str, Any]:
     """Give a trial's own file as optuna-dashboard lists artifacts."""
-    file = name.rpartition("/")[2]
+    file = file_of(name)
     kind = mimetypes.guess_type(file)[0] or "application/octet-stream"
     return {"artifact_id": _id(name), "filename": file, "mimetype": kind, "encoding": None}
 

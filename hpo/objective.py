@@ -36,7 +36,7 @@ from hpo import (
     status,
     store,
 )
-from hpo.artifacts import Artifacts, Folder
+from hpo.artifacts import Artifacts, Folder, file_of
 from hpo.config import Config, Free
 from hpo.definition import Definition
 from hpo.errors import ArtifactError, HpoError
@@ -179,7 +179,7 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     trial, config, study = _setting(claim, place)
     hardware = _hardware(claim, place, config)
     folder.fetch()
-    state = checkpoint.latest(folder.local, _file(claim.checkpoint))
+    state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     if not isinstance(config, Free):
         settings["data"] = place.warm.dataset(config).facts()
@@ -299,11 +299,6 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _file(name: str | None) -> str | None:
-    """Give the file's name within the trial's folder from its name in the artifacts."""
-    return None if name is None else name.rpartition("/")[2]
 
 
 def _clear(claim: Claim, place: Place, folder: Folder) -> None:

@@ -32,7 +32,7 @@ import optuna
 import safetensors.torch
 
 from hpo import checkpoint, curves, files, function
-from hpo.artifacts import Folder
+from hpo.artifacts import Folder, file_of
 from hpo.events import Diverged, Epoch
 from hpo.lease import Claim
 from hpo.verdict import Judge
@@ -205,16 +205,12 @@ class Recorder:
         """Remove the files that those whose names are committed now have made old."""
         names, self._names = self._names, {}
         if "checkpoint" in names:
-            checkpoint.prune(self.folder.local, _file(names["checkpoint"]))
+            checkpoint.prune(self.folder.local, file_of(names["checkpoint"]))
         for old in self.folder.local.glob("weights-*") if "weights" in names else ():
-            if old.name != _file(names["weights"]):
+            if old.name != file_of(names["weights"]):
                 old.unlink(missing_ok=True)
         if names:
             self.folder.mirror()
-
-
-def _file(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 class _Weights:

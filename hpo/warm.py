@@ -43,6 +43,7 @@ class Warm:
         self._datasets: dict[tuple[Any, ...], Dataset] = {}
         self._templates: Templates | None = None
         self._formats: dict[str, str] = {}
+        self._settled: dict[int, str] = {}  # by study: the precision that its first worker chose
 
     def prepare(self, opened: Store, study_id: int, definition: Definition) -> None:
         """Make sure of what all trials of a study share, before one is claimed.
@@ -55,8 +56,10 @@ class Warm:
             return
         wanted: str = settings.precision
         if wanted == "auto":
-            usual = numerics.usual(self.device)
-            wanted = store.settled(opened, study_id, plan.PRECISION, usual)
+            if study_id not in self._settled:  # asked once: it locks the study, and a worker idles here
+                usual = numerics.usual(self.device)
+                self._settled[study_id] = store.settled(opened, study_id, plan.PRECISION, usual)
+            wanted = self._settled[study_id]
         numerics.refuse(wanted, self.device)
         self.precision = wanted
         if settings.dataset.startswith("folder:"):

@@ -101,8 +101,9 @@ def test_the_first_worker_settles_a_studys_precision_and_who_lacks_it_is_refused
     assert kept.precision == "fp32"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(numerics, "usual", lambda device: "tf32")
-        kept.prepare(opened, study_id, definition)
-    assert kept.precision == "fp32", "a worker with a better device keeps to the study's"
+        better = warm.Warm(kept.data, kept.artifacts, CPU)
+        better.prepare(opened, study_id, definition)
+    assert better.precision == "fp32", "a worker with a better device keeps to the study's"
     other = Definition(name="other", train=train)
     store.create(opened, other, "text")
     monkeypatch.setattr(numerics, "usual", lambda device: "tf32")

@@ -83,14 +83,14 @@ def reports(storm: Storm) -> int:
 
 
 def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_worker_that_saw_it_fail(
-    place, url
+    place, url, sql
 ):
     (place.path / "broken").touch()
     place.hpo("create", place.study(points("fragile", "patient")), HPO_STORE=url)
     refused = place.hpo("retry", "small", "--trial", "0", code=1, HPO_STORE=url)
     assert "has no failed trial 0" in refused.err
     worker = place.start("worker", "small", HPO_STORE=url)
-    wait_for(lambda: trials(url)[0].state.name == "FAIL", 60)
+    wait_for(lambda: sql("SELECT state FROM trials WHERE number = 0") == [("FAIL",)], 60)
     failed = trials(url)[0]
     assert failed.user_attrs["failure"] == {"class": "RuntimeError", "message": "no such luck"}
     (place.path / "broken").unlink()
@@ -150,7 +150,7 @@ def test_a_trial_whose_loss_is_not_finite_is_pruned_with_epoch_and_step(workplac
     assert "trial 0 of study small" in workplace.hpo("retry", "small", "--trial", "0", HPO_STORE=url).out
 
 
-def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url):
+def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
     pictures = workplace.path / "pictures"
     for index in range(24):
         path = pictures / f"class {index % 2}" / f"{index}.png"
@@ -162,7 +162,7 @@ def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url):
     )
     workplace.hpo("create", file, HPO_STORE=url)
     worker = workplace.start("worker", "small", HPO_STORE=url)
-    wait_for(lambda: trials(url)[0].intermediate_values, 60)
+    wait_for(lambda: sql("SELECT 1 FROM trial_intermediate_values"), 60)
     pictures.rename(workplace.path / "elsewhere")
     _, err = worker.communicate(timeout=60)
     assert worker.returncode == 78

@@ -73,8 +73,7 @@ def text(description: Description, metrics: Metrics, trained: Trained) -> str:
         f"Tells images of {len(trained.labels)} classes apart: trial {metrics.trial} of the study "
         f"{_plain(metrics.study)}, fine-tuned and chosen with hpo.",
         "## Use it",
-        "With hpo: `hpo predict FOLDER image.png`. Without, in this folder, with torch, torchvision and "
-        "safetensors alone:",
+        "With hpo: `hpo predict FOLDER image.png`. Without it, in this folder, by torch and torchvision:",
         LOADER,
         "## How good it is",
         _table(("what", "value"), _results(metrics)),

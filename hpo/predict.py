@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
 from torch import Tensor
 
 from hpo import images, load
@@ -64,7 +63,7 @@ class Predictor:
         self.description = _description(folder)
         try:
             self.model, _, self.labels = load.load(folder)
-        except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(
                 f"{folder}: no {self.description.model} can be made of it; export it again ({reason})"

@@ -64,9 +64,10 @@ def climb(config, state):
     yield 0.5, {"epoch": 1, "weight": torch.zeros(2)}
 """
 
-# What someone else does with the folder, in it: no hpo is there.
+# What someone else does with the folder, in it: neither hpo nor safetensors is there.
 ELSEWHERE = """
 import json, sys
+sys.modules.update(dict.fromkeys(["hpo", "optuna", "safetensors"]))
 from pathlib import Path
 from PIL import Image
 from load import load
@@ -76,7 +77,6 @@ found = {}
 for file in sorted(Path(sys.argv[1]).rglob("*.png")):
     logits = model(transform(Image.open(file))[None])[0]
     found[str(file)] = [labels[logits.argmax()], logits.softmax(0).max().item()]
-assert "hpo" not in sys.modules and "optuna" not in sys.modules
 print(json.dumps(found))
 """
 

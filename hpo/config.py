@@ -16,7 +16,7 @@ DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
 # in one of them cannot be compared, so a study fixes them.
 STUDY_WIDE = (
     *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection"),
-    *("precision", "memory_format"),
+    *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
 # Options of a point that say how a trial is run rather than which setting it tries: they are kept as
@@ -71,6 +71,12 @@ class Config(BaseModel):
         Literal["auto", "contiguous", "channels_last"],
         Field(description="order of a batch's values in memory; auto: the faster one, measured once"),
     ] = "auto"
+    compile: Annotated[
+        bool, Field(description="training steps through torch.compile, but for an epoch's partial batch")
+    ] = False
+    cuda_graphs: Annotated[
+        bool, Field(description="on a GPU: compiled steps, launched as one graph instead of many kernels")
+    ] = False
 
     model: Annotated[str, Field(description="any classification model of torchvision, by name")] = (
         "resnet18"

@@ -1,6 +1,6 @@
-"""How numbers are computed: precision, and the order of a batch's values in memory.
+"""How numbers are computed: precision, the order of a batch's values in memory, and compiled steps.
 
-Both change a trial's bits, so what its first attempt used is stored with the trial and kept to. Precision
+All change a trial's bits, so what its first attempt used is stored with the trial and kept to. Precision
 belongs to the study: trials that differ in it are not to be compared.
 
 Shape suffixes: N images of a batch, C channels, H and W pixels.
@@ -9,6 +9,8 @@ Shape suffixes: N images of a batch, C channels, H and W pixels.
 import contextlib
 import dataclasses
 import logging
+import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpo.config import Config
 from hpo.errors import DeviceError
 
 log = logging.getLogger("hpo")
@@ -35,6 +38,8 @@ class Numerics:
 
     precision: str = "fp32"  # fp32, tf32, bf16 or fp16
     memory_format: str = "contiguous"  # or channels_last
+    compile: bool = False
+    cuda_graphs: bool = False  # of what is compiled then, asked for or not
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """Put a module's weights into the format, in place, and give it."""
@@ -43,6 +48,23 @@ class Numerics:
     def ordered(self, images_NCHW: Tensor) -> Tensor:
         """Give a batch in the format; itself where it has it."""
         return images_NCHW.contiguous(memory_format=FORMATS[self.memory_format])
+
+    def compiled(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Give the module, or its compiled form, for batches of one size; the weights are the same.
+
+        The code is made at the first batch and serves every later module of the kind in this process: a
+        warm worker's trials share it. The optimizer's fused kernel is left out, and with it the learning
+        rate, of which a schedule would make new code each time.
+        """
+        if not (self.compile or self.cuda_graphs):
+            return module
+        # Code for the sizes at hand and no other: what serves several sizes has other bits than what serves
+        # one, and which a worker has would depend on the trials before. Beyond torch's limit of eight per
+        # model it would fall back to plain steps, with other bits again.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
+        mode = "reduce-overhead" if self.cuda_graphs else None
+        form: Callable[[Tensor], Tensor] = torch.compile(module, dynamic=False, mode=mode)
+        return form
 
     @contextlib.contextmanager
     def set_up(self, device: torch.device) -> Iterator[None]:
@@ -83,6 +105,18 @@ def refuse(precision: str, device: torch.device) -> None:
         raise DeviceError(
             f"train.precision: {precision} on {device}: {reason}; a study keeps to one precision: "
             'run it on other devices, or start one with precision = "fp32"'
+        )
+
+
+def refuse_compile(wanted: Config, device: torch.device) -> None:
+    """Raise DeviceError where steps cannot be compiled as wanted, or made into graphs."""
+    if wanted.cuda_graphs and device.type != "cuda":
+        raise DeviceError(f"train.cuda_graphs: {device} has none; leave it out, or run the study on a GPU")
+    compiler = os.environ.get("CXX", "g++")
+    if (wanted.compile or wanted.cuda_graphs) and shutil.which(compiler) is None:
+        raise DeviceError(
+            f"train.compile: torch.compile needs a C++ compiler, and there is no '{compiler}' here; "
+            "install one (Debian: g++), name yours in CXX, or leave the option out"
         )
 
 

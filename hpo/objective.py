@@ -236,7 +236,12 @@ def _run(
         state=state,
         stop=place.stop,
         pause=pause,
-        numerics=Numerics(precision=hardware["precision"], memory_format=hardware["memory_format"]),
+        numerics=Numerics(
+            precision=hardware["precision"],
+            memory_format=hardware["memory_format"],
+            compile=config.compile,
+            cuda_graphs=config.cuda_graphs,
+        ),
         build=place.warm.templates.seeded,
         cache=place.warm.features,
     )

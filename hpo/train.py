@@ -77,6 +77,7 @@ class Run:
         self._rest: nn.Module | None = None  # the layers that features pass through, where there are some
         module = build(config, len(dataset.classes), seed_of(config.seed))
         self.model = self.numerics.prepare(module.to(device))
+        self._compiled = self.numerics.compiled(self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.numerics.precision == "fp16")
         self.optimizer = optimizer.build(config, self.model.parameters())
         self.loss = optimizer.loss(config)
@@ -192,7 +193,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(step)
         with self.numerics.set_up(self.device):
-            logits_NK = self._logits(augmented)
+            whole = len(chosen) == self.config.batch_size
+            logits_NK = self._logits(augmented, self._compiled if whole else self.model)
             loss = self.loss(logits_NK, labels_N)
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
@@ -204,9 +206,9 @@ class Run:
             first_bad = (self._bad < 0) & ~torch.isfinite(loss)
             self._bad.masked_fill_(first_bad, step + 1)
 
-    def _logits(self, given: Tensor) -> Tensor:
-        """Give logits_NK of images, or of their features."""
-        logits_NK: Tensor = self.model(self._input(given)) if self._rest is None else self._rest(given)
+    def _logits(self, given: Tensor, module: Callable[[Tensor], Tensor]) -> Tensor:
+        """Give logits_NK of images by a form of the model, or of their features by the rest of it."""
+        logits_NK: Tensor = module(self._input(given)) if self._rest is None else self._rest(given)
         return logits_NK
 
     def _input(self, images_NCHW: Tensor) -> Tensor:
@@ -229,7 +231,7 @@ class Run:
         for first, end in batches(len(split), size):
             images_NCHW, labels_N = split.batch(slice(first, end), self.device)
             with self.numerics.set_up(self.device):
-                logits_NK = self._logits(images_NCHW)
+                logits_NK = self._logits(images_NCHW, self.model)
                 loss = self.loss(logits_NK, labels_N)
             correct = (logits_NK.argmax(1) == labels_N).sum()
             sums += torch.stack([loss.double() * len(labels_N), correct.double()])

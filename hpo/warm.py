@@ -61,6 +61,7 @@ class Warm:
                 self._settled[study_id] = store.settled(opened, study_id, plan.PRECISION, usual)
             wanted = self._settled[study_id]
         numerics.refuse(wanted, self.device)
+        numerics.refuse_compile(settings, self.device)
         self.precision = wanted
         if settings.dataset.startswith("folder:"):
             from hpo import data

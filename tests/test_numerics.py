@@ -66,6 +66,34 @@ def test_a_run_in_fp16_goes_on_with_its_loss_scale(tmp_path):
     assert half.history[0].train_loss == first.train_loss
 
 
+def test_compiled_steps_serve_all_trials_and_go_on_to_the_same_bits(tmp_path):
+    # 22 steps' code at most once: not again for a schedule's rates, a partial batch, or another trial.
+    config = settings(model="alexnet", image_size=64, limit=20, batch_size=8, epochs=2, step_size=1)
+    images, how = data.load(config, tmp_path), Numerics(compile=True)
+    plain = ran(config, tmp_path)
+    torch._dynamo.utils.counters.clear()
+    whole, half = (train.Run(config, images, CPU, numerics=how) for _ in range(2))
+    first, second = whole.epochs()
+    next(half.epochs())
+    rest = train.Run(config, images, CPU, numerics=how, state=half.state())
+    (again,) = rest.epochs()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert (again.train_loss, again.accuracy) == (second.train_loss, second.accuracy)
+    assert whole.weights().keys() == plain.weights().keys()
+    # Its dropout draws other numbers than the plain one.
+    assert first.train_loss == pytest.approx(plain.history[0].train_loss, rel=0.05)
+
+
+def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
+    numerics.refuse_compile(settings(compile=True), CPU)
+    with pytest.raises(DeviceError, match="train.cuda_graphs: cpu has none; leave it out, or"):
+        numerics.refuse_compile(settings(cuda_graphs=True), CPU)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler, and there is no 'no-such-compiler'"):
+        numerics.refuse_compile(settings(compile=True), CPU)
+    numerics.refuse_compile(settings(), CPU)
+
+
 def test_the_processor_takes_a_half_precision_only_if_it_has_instructions_for_it(monkeypatch):
     for precision, name in (("bf16", "_is_mkldnn_bf16_supported"), ("fp16", "_is_mkldnn_fp16_supported")):
         monkeypatch.setattr(torch.ops.mkldnn, name, lambda: True)
@@ -109,11 +137,16 @@ def test_the_format_that_wins_every_pair_of_steps_is_chosen(seconds, chosen):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
-def test_every_precision_trains_on_a_gpu(precision, tmp_path):
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"precision": name} for name in ("fp32", "tf32", "bf16", "fp16")),
+        {"compile": True},
+        {"cuda_graphs": True, "precision": "bf16"},
+    ],
+)
+def test_every_precision_trains_on_a_gpu_and_compiled_steps_and_graphs_do(how, tmp_path):
     config = settings(limit=320, epochs=2, lr=0.01)
-    run = train.Run(
-        config, data.load(config, tmp_path), torch.device("cuda"), numerics=Numerics(precision=precision)
-    )
+    run = train.Run(config, data.load(config, tmp_path), torch.device("cuda"), numerics=Numerics(**how))
     first, second = run.epochs()
     assert second.train_loss < first.train_loss

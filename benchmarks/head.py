@@ -1,38 +1,56 @@
 """A trial that trains the last layer alone: on features, beside the same on images, as a ratio.
 
 - *images*: every image passes through the frozen layers in every epoch. Its epochs are alike, so a window
-  times one of them, and a trial is building the model and twenty times that epoch.
-- *first*: the trial that computes the features and writes them, whole, once.
-- *features*: the trials after it, in the same worker, whole: building the model and twenty epochs.
+  times one of them; a trial is building the model and twenty times that epoch, without a worker's work.
+- *first*: the trial of a worker that computes the features and writes them.
+- *features*: the trials after it, in the same worker: from the end of one to the end of the next,
+  with claim, model, twenty epochs, their reports, and the weights in a file.
 
-All start from models that are kept in memory, as a warm worker's do, and on one thread.
-
-Windows of images and features are interleaved, since shared machines swing by a third from minute to
-minute; figures are medians over the windows, with their range. Run it with ``make bench``, or
-``python -m benchmarks.head``.
+Models are kept in memory, and all runs on one thread. Windows of images and features are interleaved, since
+shared machines swing by a third from minute to minute; figures are medians over the windows, with their
+range. Run it with ``make bench``, or ``python -m benchmarks.head``.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from hpo import data, features, model, train
+from hpo import data, model, store, studyfile, train, worker
 from hpo.artifacts import Artifacts
 from hpo.config import Config
+from hpo.events import Ended, Event, Reported
 
 CASES = (("resnet18", 64, 320), ("resnet18", 224, 96))  # model, pixels, training images
 EPOCHS = 20
 CPU = torch.device("cpu")
-
-
 TEMPLATES = model.Templates()
+
+STUDY = """
+name = "head"
+[train]
+dataset = "digits"
+model = "{model}"
+image_size = {size}
+weights = "none"
+tune = "head"
+limit = {limit}
+epochs = {epochs}
+[space]
+lr = {{ low = 1e-4, high = 1e-2, log = true }}
+[search]
+trials = {trials}
+sampler = "random"
+pruner = "none"
+"""
 
 
 def on_images(settings: Config, dataset: data.Dataset) -> float:
@@ -43,40 +61,46 @@ def on_images(settings: Config, dataset: data.Dataset) -> float:
     return building + EPOCHS * next(epoch.seconds for epoch in run.epochs() if epoch is not None)
 
 
-def on_features(settings: Config, dataset: data.Dataset, cache: features.Cache) -> tuple[float, float]:
-    """Give the seconds of a trial, and of its median epoch."""
-    started = time.perf_counter()
-    run = train.Run(settings, dataset, CPU, build=TEMPLATES.seeded, cache=cache)
-    epochs = [epoch.seconds for epoch in run.epochs() if epoch is not None]
+def trials(text: str, root: Path) -> Iterator[Event]:
+    """Give the events of a worker that runs a study."""
+    (root / "study.toml").write_text(text)
+    opened = store.open_(f"sqlite:///{root}/hpo.db", create=True)
+    store.create(opened, studyfile.load(root / "study.toml", [], None), "")
+    artifacts = Artifacts(str(root / "artifacts"))
+    settings = worker.Settings(
+        artifacts=artifacts, data=root, device="cpu", shown_as="cpu", lease_seconds=60.0
+    )
+    yield from worker.work(opened, "head", settings, threading.Event())
+
+
+def on_features(events: Iterator[Event]) -> tuple[float, float]:
+    """Give the seconds of a worker's next trial, and of its median epoch."""
+    started, epochs = time.perf_counter(), []
+    for event in events:
+        if isinstance(event, Reported):
+            epochs.append(event.epoch.seconds)
+        if isinstance(event, Ended):
+            break
     return time.perf_counter() - started, statistics.median(epochs)
 
 
 def measure(name: str, size: int, limit: int, windows: int) -> dict[str, list[float]]:
     """Give the seconds of each kind of trial in each window, and of a head's epoch."""
-    settings = Config(
-        dataset="digits",
-        model=name,
-        image_size=size,
-        weights="none",
-        tune="head",
-        limit=limit,
-        epochs=EPOCHS,
-    )
+    text = STUDY.format(model=name, size=size, limit=limit, epochs=EPOCHS, trials=windows + 2)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = data.load(settings, Path(folder))
-        cache = features.Cache(Artifacts(folder), features.room(CPU))
-        seconds = {
-            "images": [],
-            "first": [on_features(settings, dataset, cache)[0]],
-            "features": [],
-            "epoch": [],
-        }
+        root = Path(folder)
+        events = trials(text, root)
+        first, _ = on_features(events)
+        on_features(events)  # its first checkpoint of this model has told what one costs
+        settings = studyfile.load(root / "study.toml", [], None).config({})
+        dataset = data.load(settings, root)
+        seconds = {"images": [], "first": [first], "features": [], "epoch": []}
         for _ in range(windows):
             seconds["images"].append(on_images(settings, dataset))
-            trial, epoch = on_features(settings, dataset, cache)
+            trial, epoch = on_features(events)
             seconds["features"].append(trial)
             seconds["epoch"].append(epoch)
-    return seconds
+        return seconds
 
 
 def spread(values: list[float], unit: float = 1.0) -> str:

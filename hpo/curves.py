@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import summary_v2  # its public face, api, imports TensorFlow
 from torch.utils.tensorboard import SummaryWriter
 
@@ -36,12 +37,15 @@ class Events:
 
     def __init__(self, folder: Path, done: int, name: str, params: Mapping[str, Any]) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        self._file = self.writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch has not annotated it
         row = {key: value for key, value in params.items() if value is not None}
-        writer = self.writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch has not annotated it
-        writer.add_summary(summary_v2.hparams_pb(row, trial_id=name))
+        self._file.add_summary(summary_v2.hparams_pb(row, trial_id=name))
 
     def write(self, epoch: Epoch, best: Epoch) -> None:
-        """Write an epoch's scalars, and the accuracy of the best epoch so far, which is a trial's value."""
+        """Write an epoch's scalars, and the accuracy of the best epoch so far, which is a trial's value.
+
+        All are one event: an event each would take a head's epoch as long as its training.
+        """
         tags = {
             "loss/train": epoch.train_loss,
             "loss/selection": epoch.loss,
@@ -53,9 +57,10 @@ class Events:
             "seconds/evaluation": epoch.evaluation_seconds,
             "images_per_second": epoch.images_per_second,
         }
-        for tag, value in tags.items():
-            if value is not None:
-                self.writer.add_scalar(tag, value, epoch.number)
+        values = [
+            Summary.Value(tag=tag, simple_value=value) for tag, value in tags.items() if value is not None
+        ]
+        self._file.add_summary(Summary(value=values), epoch.number)
         self.writer.flush()
 
     def close(self) -> None:

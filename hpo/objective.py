@@ -186,7 +186,10 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
     measure = status.measure(place.definition)
     judge = Judge(study, place.storage, place.definition)
-    with recorder.Recorder(claim, folder, hardware, judge) as records:
+    costs = place.warm.save_seconds
+    # A person's own objective may have states of any size: none is known before it is saved.
+    known = 0.0 if isinstance(config, Free) else costs.get(config.model, 0.0)
+    with recorder.Recorder(claim, folder, hardware, judge, known) as records:
         run = _run(config, place, state, records.calls, hardware)
         done = len(run.history)
         yield Started(
@@ -207,6 +210,8 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
                     break
         if not run.finished:
             records.save(run)
+    if not isinstance(config, Free):
+        costs[config.model] = records.cost
     if run.finished:
         claim.end(TrialState.COMPLETE, value=run.best.accuracy, forget=True)
         _clear(claim, place, folder)

@@ -53,10 +53,13 @@ ENDS = (optuna.TrialPruned, Diverged)  # that leave weights behind like a comple
 class Recorder:
     """Records one attempt at a trial; a context that is left when all is written.
 
-    ``judge`` is asked in the recorder's thread.
+    ``judge`` is asked in the recorder's thread. ``cost`` is the seconds that a save of such a trial is
+    known to take: without, the first one is made at once, to find out.
     """
 
-    def __init__(self, claim: Claim, folder: Folder, hardware: Mapping[str, Any], judge: Judge) -> None:
+    def __init__(
+        self, claim: Claim, folder: Folder, hardware: Mapping[str, Any], judge: Judge, cost: float = 0.0
+    ) -> None:
         self.claim = claim
         self.folder = folder
         self.hardware = hardware
@@ -68,7 +71,7 @@ class Recorder:
         self._report_behind = False
         self._saving: concurrent.futures.Future[None] | None = None
         self._saved_at = time.monotonic()
-        self._cost = 0.0  # seconds that the last save took, snapshot and writing
+        self.cost = cost  # seconds that the last save took, snapshot and writing
         self._weights: _Weights | None = None  # the best epoch's, while they are in no file
         self._names: dict[str, str] = {}  # of durable files, by attribute, that are not committed yet
 
@@ -102,8 +105,7 @@ class Recorder:
         """Report the epoch just done."""
         epoch = run.history[-1]
         if run.best is epoch:
-            own = isinstance(run, function.Run)
-            self._weights = _Weights(epoch.number, checkpoint.snapshot(run.weights()), own)
+            self._weights = _Weights.of(run)
         attributes = {
             "epochs": epoch.number,
             "best_epoch": run.best.number,
@@ -137,7 +139,7 @@ class Recorder:
     def _is_due(self, every: float) -> bool:
         if self._saving is not None and not self._saving.done():
             return False
-        return time.monotonic() - self._saved_at >= max(every, self._cost / SHARE)
+        return time.monotonic() - self._saved_at >= max(every, self.cost / SHARE)
 
     def _attributes(self, run: "Run") -> dict[str, Any]:
         seconds = sum(epoch.seconds for epoch in run.history) + run.seconds
@@ -191,7 +193,7 @@ class Recorder:
         name = checkpoint.save(self.folder.local, state, attempt=self.claim.token)
         self._names["checkpoint"] = f"{self.folder.name}/{name}"
         self.folder.publish()
-        self._cost = seconds + time.monotonic() - started
+        self.cost = seconds + time.monotonic() - started
         if attributes is not None:
             self._commit_names(attributes)
 
@@ -218,6 +220,16 @@ class _Weights:
 
     def __init__(self, epoch: int, content: Any, own: bool) -> None:
         self.epoch, self.content, self.own = epoch, content, own
+
+    @classmethod
+    def of(cls, run: "Run") -> "_Weights":
+        """Copy what training goes on changing of a run's weights as they stand."""
+        epoch, weights = run.history[-1].number, run.weights()
+        if isinstance(run, function.Run):
+            return cls(epoch, checkpoint.snapshot(weights), own=True)
+        frozen = run.frozen()
+        changing = {name: tensor for name, tensor in weights.items() if name not in frozen}
+        return cls(epoch, {**weights, **checkpoint.snapshot(changing)}, own=False)
 
     def write(self, folder: Folder, attempt: int) -> str:
         """Write them durably and give the file's name in the artifacts."""

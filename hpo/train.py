@@ -243,6 +243,13 @@ class Run:
         """Give the model's weights as they stand, not a copy."""
         return self.model.state_dict()
 
+    def frozen(self) -> set[str]:
+        """Give the names of those weights that stay as they are."""
+        if self.config.tune == "all":
+            return set()
+        trained = {name for name, each in self.model.named_parameters() if each.requires_grad}
+        return self.weights().keys() - trained
+
     def state(self) -> dict[str, Any]:
         """Give all that is needed to go on from here: tensors (not copies) and plain values."""
         return {

@@ -39,6 +39,7 @@ class Warm:
         self.artifacts = artifacts
         self.device = device
         self.precision = "fp32"  # the study's, once prepared
+        self.save_seconds: dict[str, float] = {}  # by model: what writing a checkpoint of it took last
         self.features = features.Cache(artifacts, features.room(device))
         self._datasets: dict[tuple[Any, ...], Dataset] = {}
         self._templates: Templates | None = None

@@ -86,7 +86,7 @@ def test_compiled_steps_serve_all_trials_and_go_on_to_the_same_bits(tmp_path):
 
 def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
     numerics.refuse_compile(settings(compile=True), CPU)
-    with pytest.raises(DeviceError, match="train.cuda_graphs: cpu has none; leave it out, or"):
+    with pytest.raises(DeviceError, match="cuda_graphs: cpu has none; leave it out, or"):
         numerics.refuse_compile(settings(cuda_graphs=True), CPU)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler, and there is no 'no-such-compiler'"):

@@ -1,6 +1,8 @@
 """Studies under control, with real workers: pause, resume, stop, retry; one trial spoils no other."""
 
 import optuna
+import pytest
+import torch
 from PIL import Image
 
 import conftest
@@ -26,6 +28,10 @@ def climb(config, state):
             state["epoch"] / 0
         if config.kind == "huge":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        if config.kind == "greedy":
+            kept = [torch.ones(2**28, device="cuda") for _ in range(10_000)]  # a GiB each
+        if config.kind == "modest":
+            kept = torch.ones(torch.cuda.mem_get_info()[0] // 2, dtype=torch.uint8, device="cuda")
         yield state["epoch"] / 100 + len(config.kind) / 1000, state
 """
 
@@ -122,6 +128,17 @@ def test_what_is_one_trials_fault_ends_that_trial_alone_and_says_why(place, url)
     (file,) = place.path.glob("storage/artifacts/*/0001/traceback.txt")
     assert "own.py" in file.read_text()
     assert {trial.user_attrs["attempts"] for trial in (huge, odd)} == {1}, "none is tried again by itself"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_trial_that_fills_the_gpu_leaves_it_clean_for_the_next(place):
+    place.hpo("create", place.study(points("greedy", "modest").replace("epochs = 10", "epochs = 1")))
+    place.hpo("worker", "small", "--device", "cuda:0")
+    greedy, modest = trials(f"sqlite:///{place.path}/storage/hpo.db")
+    assert (greedy.state.name, modest.state.name) == ("FAIL", "COMPLETE")
+    assert greedy.user_attrs["failure"]["class"] == "out_of_memory"
+    assert greedy.user_attrs["failure"]["message"].startswith("out of memory on cuda:0: peak ")
 
 
 BUILT_IN = """

@@ -165,11 +165,11 @@ def test_listed_points_run_exactly_once_with_their_own_settings(workplace):
 
 def test_a_study_is_extended_by_trials_and_points_and_by_nothing_else(workplace):
     file = workplace.study(SMALL)
-    workplace.hpo("run", file, "--set", "search.trials=1", "--set", "train.epochs=1")
+    workplace.hpo("create", file, "--set", "search.trials=1", "--set", "train.epochs=1")
     refused = workplace.hpo("run", file, code=1)
     assert refused.err.count("\n") == 1
     assert "train.epochs: 1 -> 3" in refused.err
-    workplace.hpo("run", file, "--set", "search.trials=2", "--set", "train.epochs=1")
+    workplace.hpo("create", file, "--set", "search.trials=2", "--set", "train.epochs=1")
     assert len(load(workplace).trials) == 2
     point = '[[points]]\nmodel = "squeezenet1_1"\nlr = 0.01\n'
     file = workplace.study(SMALL + point)

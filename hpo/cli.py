@@ -22,6 +22,7 @@ from hpo.flags import (
     ArtifactRoot,
     DataRoot,
     Devices,
+    Json,
     Lease,
     NewName,
     Sets,
@@ -113,6 +114,30 @@ def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) 
         "HPO_DATA": str(data),
         "HPO_LEASE_SECONDS": str(lease_seconds),
     }
+
+
+@app.command("plan")
+def plan_(
+    study: StudyFile,
+    devices: Devices = "auto",
+    sets: Sets = None,
+    as_json: Json = False,
+    data: DataRoot = DATA,
+) -> None:
+    """Say what a study will cost here, after a few steps of each kind of training; nothing is stored."""
+    import json
+
+    from hpo import forecast, show, studyfile, worker
+    from hpo.devices import slots
+
+    definition = studyfile.load(studyfile.find(study), sets or [], None)
+    crew = slots(devices, 1, definition.budget)
+    found = forecast.forecast(definition, crew, worker.device(crew[0].name), data.expanduser())
+    if as_json:
+        print(json.dumps(found.document(), indent=2))
+        return
+    show.console().print(forecast.table(found))
+    print("\n".join(forecast.summary(found)))
 
 
 @app.command()

@@ -128,6 +128,47 @@ def load(config: Config, root: Path) -> Dataset:
     )
 
 
+# Images to train on and to test on, pixels, channels and classes of the published sets.
+PUBLISHED = {
+    "cifar10": (50_000, 10_000, 32, 3, 10),
+    "cifar100": (50_000, 10_000, 32, 3, 100),
+    "svhn": (73_257, 26_032, 32, 3, 10),
+    "mnist": (60_000, 10_000, 28, 1, 10),
+    "fashion_mnist": (60_000, 10_000, 28, 1, 10),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How much a data set is, and of what kind."""
+
+    train: int  # images
+    selection: int
+    pixels: int
+    channels: int
+    classes: int
+
+
+def shape(config: Config, root: Path) -> Shape:
+    """Give the shape of what ``load`` would give; a published set is not read or downloaded for it."""
+    if config.dataset not in PUBLISHED:
+        found = load(config, root)
+        _, channels, pixels, _ = found.train.images.shape
+        return Shape(
+            train=len(found.train),
+            selection=len(found.selection),
+            pixels=pixels,
+            channels=channels,
+            classes=len(found.classes),
+        )
+    total, test, pixels, channels, classes = PUBLISHED[config.dataset]
+    held_out = round(config.valid_fraction * total) if config.selection == "valid" else 0
+    train = total - held_out
+    limit = min(config.limit or train, train)
+    selection = max(round((held_out or test) * limit / train), min(classes, limit))
+    return Shape(train=limit, selection=selection, pixels=pixels, channels=channels, classes=classes)
+
+
 def find(config: Config) -> None:
     """Look for the class folders of a ``folder:PATH``, without reading an image; raises DataError."""
     sources.folder(config.dataset.partition(":")[2])

@@ -151,16 +151,17 @@ def faster_format(step: Callable[[str], None], device: torch.device) -> tuple[st
     begun = time.perf_counter()
     while len(seconds["contiguous"]) < PAIRS and time.perf_counter() - begun < MEASURE_SECONDS:
         for name, each in seconds.items():
-            started = _clock(device)
+            started = clock(device)
             step(name)
-            each.append(_clock(device) - started)
+            each.append(clock(device) - started)
     pairs = zip(seconds["contiguous"], seconds["channels_last"], strict=True)
     won = all(plain > GAIN * last for plain, last in pairs)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     return ("channels_last" if won else "contiguous"), medians
 
 
-def _clock(device: torch.device) -> float:
+def clock(device: torch.device) -> float:
+    """Give a time in seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -99,6 +99,23 @@ POINTS = {
         _desktop(14, "82.65", batch_size=64),
     )
 }
+
+
+def epoch_seconds(setting: Mapping[str, Any]) -> float | None:
+    """Give the seconds per epoch of the point with this setting; None if the report has no such point.
+
+    Where none are printed they are those of point 8: by the report, learning rate and momentum change none.
+    """
+    keys = ("model", "optimizer", "lr", "momentum", "batch_size", "site")
+    wanted = tuple(setting.get(key) for key in keys)
+    for point in POINTS.values():
+        for lr in (point.lr, point.also_lr):
+            there = (point.model, point.optimizer, lr, point.momentum, point.batch_size, point.site)
+            if there == wanted:
+                return float(point.epoch_seconds or POINTS[8].epoch_seconds or 0.0)
+    return None
+
+
 LEARNING_RATES = (7, 8, 9)  # the points of 4.2
 MOMENTA = (8, 10, 11)  # of 4.3
 BATCH_SIZES = (12, 8, 13, 14)  # of 4.4

@@ -83,7 +83,11 @@ class Search(BaseModel):
     ] = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
-    prune_points: Annotated[bool, Field(description="let the pruner stop listed points too")] = False
+    prune_points: Annotated[bool, Field(description="let listed points be pruned too")] = False
+    chance_epochs: Annotated[
+        int,
+        Field(ge=0, le=100_000, description="epochs after warm-up to do better than guessing; 0: no limit"),
+    ] = 3
     max_attempts: Annotated[
         int, Field(ge=1, le=1000, description="attempts without a new checkpoint before a trial fails")
     ] = 10

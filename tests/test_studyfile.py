@@ -109,8 +109,8 @@ CASES |= {  # keys
     "unknown key in search": (
         in_search("trails = 3"),
         "search.trails is not an option; did you mean 'trials'? "
-        "options: deadline, device_hours, epochs, keep_weights, max_attempts, prune_points, pruner, "
-        "sampler, target, trials",
+        "options: chance_epochs, deadline, device_hours, epochs, keep_weights, max_attempts, "
+        "prune_points, pruner, sampler, target, trials",
     ),
     "unknown key of the sampler": (
         in_search("sampler = { sed = 3 }"),
@@ -202,6 +202,10 @@ CASES |= {  # types and ranges
     "no epochs": (
         in_search("epochs = 0"),
         "search.epochs: want a whole number, at least 1, found 0",
+    ),
+    "epochs of guessing below none": (
+        in_search("chance_epochs = -1"),
+        "search.chance_epochs: want a whole number, at least 0 and at most 100000, found -1",
     ),
     "no hours": (
         in_search("device_hours = 0.0"),

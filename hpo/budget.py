@@ -50,7 +50,9 @@ class Budget:
             return f"deadline {_moment(self.limit)}, now {_moment(self.used)}"
         if self.name == "target":
             return f"accuracy {self.used:.4f} of {self.limit:g}"
-        return f"{self.used:.4g} of {self.limit:g} {self.name.replace('_', ' ')}"
+        if self.name == "device_hours":
+            return f"{self.used:.4g} of {self.limit:g} device hours"
+        return f"{self.used} of {self.limit} epochs"
 
     @property
     def advice(self) -> str:
@@ -63,8 +65,9 @@ class Budget:
 
     def document(self) -> dict[str, Any]:
         """Give it as a JSON document."""
-        form: Any = _moment if self.name == "deadline" else float
-        return {"used": form(self.used), "limit": form(self.limit)}
+        if self.name == "deadline":
+            return {"used": _moment(self.used), "limit": _moment(self.limit)}
+        return {"used": self.used, "limit": self.limit}
 
 
 def _moment(seconds: float) -> str:

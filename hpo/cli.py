@@ -67,7 +67,7 @@ def run(
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
 ) -> None:
-    """Run a study here until it is complete, and print its best trial."""
+    """Run a study here until it is complete, or a budget is used up, and print its best trial."""
     from hpo import status, store, studyfile, watch
     from hpo.devices import slots
 
@@ -91,7 +91,8 @@ def run(
     watch.workers(opened, definition.name, devices, 1, settings, stop)
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
-    if status.status(opened, definition.name).state != "stopped":
+    now = status.status(opened, definition.name)
+    if now.state != "stopped" and (now.best or not now.used_up):
         looks.print_best(opened, definition.name, artifacts, store_url)
 
 
@@ -142,7 +143,7 @@ def plan_(
 
 @app.command()
 def create(study: StudyFile, sets: Sets = None, name: NewName = None, store_url: StoreUrl = STORE) -> None:
-    """Store a study, or extend it with more trials or points, for workers to run."""
+    """Store a study, or extend it with more trials, budget or points, for workers to run."""
     from hpo import status, store, studyfile
 
     definition = studyfile.load(studyfile.find(study), sets or [], name)
@@ -302,7 +303,7 @@ def worker(
     ] = None,
 ) -> None:
     """Run one worker in this process until the study is complete or it is told to stop."""
-    from hpo import store, watch
+    from hpo import status, store, watch
     from hpo import worker as workers
     from hpo.artifacts import Artifacts
 
@@ -323,6 +324,7 @@ def worker(
         raise _given_up(error) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
+    watch.tell_used_up(status.status(opened, name))
 
 
 def _end_of_input(event: threading.Event) -> None:

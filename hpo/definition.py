@@ -7,9 +7,10 @@ file nor a new default of ours changes a study under way.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hpo import config
 from hpo import space as spaces
@@ -54,6 +55,13 @@ class Pruner(BaseModel):
     ] = 5
 
 
+def _utc(moment: datetime) -> datetime:
+    return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+
+
+BUDGETS = ("epochs", "device_hours", "deadline", "target")  # options of [search] that end a study early
+
+
 class Search(BaseModel):
     """How much is searched, and how."""
 
@@ -62,15 +70,40 @@ class Search(BaseModel):
     trials: Annotated[
         int, Field(ge=0, le=1_000_000, description="searched trials; listed points run besides")
     ] = 20
+    epochs: Annotated[int | None, Field(ge=1, description="epochs of all trials together")] = None
+    device_hours: Annotated[
+        float | None, Field(gt=0, description="hours that all workers together train and evaluate")
+    ] = None
+    deadline: Annotated[
+        Annotated[datetime, AfterValidator(_utc)] | None,
+        Field(description="date and time from which on no epoch begins; without an offset, UTC"),
+    ] = None
+    target: Annotated[
+        float | None, Field(gt=0, le=1, description="accuracy that is enough, as a fraction")
+    ] = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
-    prune_points: Annotated[bool, Field(description="let the pruner stop listed points too")] = False
+    prune_points: Annotated[bool, Field(description="let listed points be pruned too")] = False
+    chance_epochs: Annotated[
+        int,
+        Field(ge=0, le=100_000, description="epochs after warm-up to do better than guessing; 0: no limit"),
+    ] = 3
     max_attempts: Annotated[
         int, Field(ge=1, le=1000, description="attempts without a new checkpoint before a trial fails")
     ] = 10
     keep_weights: Annotated[
         int | None, Field(ge=1, description="weights stay of the best so many trials; left out: of all")
     ] = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Give the budgets that are set, by option; a deadline in seconds since 1970."""
+        given = {name: getattr(self, name) for name in BUDGETS}
+        return {
+            name: value.timestamp() if isinstance(value, datetime) else value
+            for name, value in given.items()
+            if value is not None
+        }
 
 
 class Point(BaseModel):
@@ -192,15 +225,16 @@ def loads(text: str) -> Definition:
 def extended(stored: Definition, new: Definition) -> Definition:
     """Give the stored definition extended by a changed file, its points keeping their numbers.
 
-    More trials and more points extend a study; a point is the same wherever in the file it stands, and
-    one that is listed twice counts as two. Raises DefinitionError for any other difference, and names
-    them all.
+    More trials, larger budgets and more points extend a study; a point is the same wherever in the file
+    it stands, and one that is listed twice counts as two. Raises DefinitionError for any other
+    difference, and names them all.
     """
     kept, wanted = Counter(map(_key, stored.points)), Counter(map(_key, new.points))
     differences = [
         *_differences(stored.train, new.train, "train"),
         *_differences(_by_name(stored.space), _by_name(new.space), "space"),
         *_differences(_fixed(stored.search), _fixed(new.search), "search"),
+        *_lowered(stored.search, new.search),
     ]
     if stored.searches and new.search.trials < stored.search.trials:
         differences.append(f"search.trials: {stored.search.trials} -> {new.search.trials}")
@@ -209,7 +243,7 @@ def extended(stored: Definition, new: Definition) -> Definition:
     if differences:
         raise DefinitionError(
             f"study '{stored.name}' is stored with another definition ({'; '.join(differences)}); "
-            "only more search.trials and more points extend a study: "
+            "only more search.trials, larger budgets and more points extend a study: "
             f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
         )
     points = stored.points + tuple(_added(new.points, wanted - kept))
@@ -233,7 +267,15 @@ def _by_name(parameters: tuple[spaces.Parameter, ...]) -> dict[str, spaces.Choic
 
 
 def _fixed(search: Search) -> dict[str, Any]:
-    return search.model_dump(exclude={"trials"})
+    return search.model_dump(exclude={"trials", *BUDGETS})
+
+
+def _lowered(stored: Search, new: Search) -> Iterator[str]:
+    """Give the budgets that are smaller than before; one that is taken away is larger."""
+    for name in BUDGETS:
+        before, after = getattr(stored, name), getattr(new, name)
+        if after is not None and (before is None or after < before):
+            yield f"search.{name}: {shown(before)} -> {shown(after)}"
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterator[str]:

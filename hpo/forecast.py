@@ -228,7 +228,7 @@ def measure(config: Config, shape: data.Shape, device: torch.device) -> Measured
     try:
         with _peak(device) as peak:
             run = train.Run(settings, images, device, numerics=how, build=model.seeded, pause=lambda: True)
-            steps = [seconds for seconds, _ in zip(_steps(run, device), range(STEPS), strict=False)]
+            steps = [seconds for _, seconds in zip(range(STEPS), _steps(run, device), strict=False)]
             run.evaluate(run.selection)
             started = numerics.clock(device)
             run.evaluate(run.selection)

@@ -60,7 +60,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import leases, plan, process, rows
+from hpo import budget, leases, plan, process, rows
+from hpo.budget import Limits
 from hpo.leases import leases as table
 from hpo.rows import Parameters, dialect_of
 from hpo.storage import GRACE, Store, asking
@@ -111,6 +112,7 @@ class Claim:
     token: int
     seconds: float
     checkpoint: str | None  # the last committed one's name; where the trial goes on
+    limits: Limits = field(default_factory=dict)  # the study's budgets
     renewed: Renewed = field(default_factory=Renewed)
 
     def fence(
@@ -154,9 +156,9 @@ class Claim:
 
         ``report`` is the epoch, counted from 1, and its accuracy; ``attributes`` are the trial's user
         attributes, ``system`` its others; ``judge`` reads within the transaction, and gives system
-        attributes to be committed too. Gives the order that the study is under, if any. Waits for a
-        database that is away, and may then ask ``judge`` again. Raises LeaseLost; StoreError if it stays
-        away.
+        attributes to be committed too. Gives the order that the study is under, if any, or after a report
+        the budget that leaves no room for another epoch. Waits for a database that is away, and may then
+        ask ``judge`` again. Raises LeaseLost; StoreError if it stays away.
         """
 
         def write() -> str | None:
@@ -170,6 +172,8 @@ class Claim:
                 rows.write_attributes(session, self.trial_id, attributes or {})
                 judged = judge(session) if judge else {}
                 rows.write_attributes(session, self.trial_id, {**(system or {}), **judged}, system=True)
+                if order is None and report is not None:
+                    order = budget.barrier(session, self.study_id, self.limits, claimed=True)
                 return order
 
         begun = time.monotonic()
@@ -236,10 +240,19 @@ class Claim:
 
 
 @asking()
-def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attempts: int) -> Claim | None:
+def claim(
+    store: Store,
+    study_id: int,
+    who: Owner,
+    *,
+    seconds: float,
+    max_attempts: int,
+    limits: Limits | None = None,
+) -> Claim | None:
     """Claim the next trial of a study: interrupted ones first, then listed settings, then by number.
 
-    Gives None if there is nothing to claim now, or the study is paused or stopped. A trial whose last
+    Gives None if there is nothing to claim now, the study is paused or stopped, or a budget of it, one of
+    ``limits``, leaves no room. A trial whose last
     ``max_attempts`` attempts made no checkpoint is ended as FAILED, with the reason, on the way.
     ``seconds`` is how long the owner may be silent.
     """
@@ -249,6 +262,8 @@ def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attemp
         with store.transaction() as session:
             found = _found(session, study_id, passed_by)
             if found is None or plan.order_of(session, study_id) is not None:
+                return None
+            if budget.barrier(session, study_id, limits or {}, claimed=False):
                 return None
             lease = _locked(session, found.trial_id)
             if not _is_free(found, lease):
@@ -265,6 +280,7 @@ def claim(store: Store, study_id: int, who: Owner, *, seconds: float, max_attemp
                     token=token,
                     seconds=seconds,
                     checkpoint=None if lease is None else lease.checkpoint,
+                    limits=limits or {},
                 )
 
 

@@ -24,6 +24,7 @@ import torch
 from optuna.trial import TrialState
 
 from hpo import (
+    chance,
     checkpoint,
     curves,
     files,
@@ -181,11 +182,14 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     folder.fetch()
     state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
+    guessing = None  # a person's own objective has no classes that we know
     if not isinstance(config, Free):
-        settings["data"] = place.warm.dataset(config).facts()
+        dataset = place.warm.dataset(config)
+        settings["data"] = dataset.facts()
+        guessing = chance.of(dataset.selection.labels, config, place.definition.search)
     files.write(folder.local / "settings.json", json.dumps(settings, indent=2).encode())
     measure = status.measure(place.definition)
-    judge = Judge(study, place.storage, place.definition)
+    judge = Judge(study, place.storage, place.definition, guessing)
     costs = place.warm.save_seconds
     # A person's own objective may have states of any size: none is known before it is saved.
     known = 0.0 if isinstance(config, Free) else costs.get(config.model, 0.0)

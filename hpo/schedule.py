@@ -30,6 +30,11 @@ def lr(config: Config, epoch: int, step: int, steps: int) -> float:
     return config.lr * _decay(config, epoch - 1 - config.warmup_epochs)
 
 
+def warmup(config: Config) -> int:
+    """Give the epochs, whole or begun, in which the learning rate rises."""
+    return math.ceil(RISE * config.epochs) if config.schedule == "onecycle" else config.warmup_epochs
+
+
 def _decay(config: Config, count: int) -> float:
     """Give the factor on the learning rate ``count`` whole epochs after warm-up."""
     if config.schedule == "step":

@@ -182,6 +182,8 @@ def status(found: Status) -> RenderableType:
         note = split_note(found.selection)
         lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
         lines.append(f"      {params(found.best.params)}")
+    if found.budgets:
+        lines.append(f"budgets: {'; '.join(map(str, found.budgets))}")
     if found.seconds_left:
         lines.append(f"time left: about {seconds(found.seconds_left)}")
     return Group(*lines, *crew(found))

@@ -9,7 +9,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import config, control, store
+from hpo import budget, config, control, store
+from hpo.budget import Budget
 from hpo.definition import Definition
 from hpo.store import Held, Store
 
@@ -45,11 +46,18 @@ class Status:
     state: str  # running, idle; paused or stopped by an order; complete
     trials: Mapping[str, int]  # by state
     budget: int
+    budgets: tuple[Budget, ...]  # those besides trials that are set
     best: Best | None
     workers: tuple[Held, ...]
     selection: str | None  # the split that accuracy was measured on; None: an objective of one's own
     waits: tuple[str, ...]  # a sentence for whatever waits, and what for
     seconds_left: float | None  # an estimate; None: nothing has ended yet, or nobody works
+
+    @property
+    def used_up(self) -> Budget | None:
+        """The budget that keeps the study from going on, if one does."""
+        found = (each for each in self.budgets if each.is_used_up and self.state != "complete")
+        return next(found, None)
 
 
 def trials_of(opened: Store, name: str) -> list[FrozenTrial]:
@@ -70,28 +78,35 @@ def status(opened: Store, name: str) -> Status:
     # A trial that runs without a lease is another tool's, and does not keep our study open.
     open_ = counts["waiting"] + len(held)
     order = control.order(opened, study_id)
+    budgets = budget.of(opened, study_id, definition.search.limits)
+    used_up = next((each for each in budgets if each.is_used_up), None)
     return Status(
         study=name,
         state=(order or ("running" if alive else "idle")) if open_ else "complete",
         trials={state: counts[state] for state in STATES.values()},
         budget=definition.budget,
+        budgets=budgets,
         best=ranked[0] if ranked else None,
         workers=tuple(held),
         selection=selection_of(definition),
-        waits=tuple(_waits(name, trials, held, order)),
+        waits=tuple(_waits(name, trials, held, order, used_up)),
         seconds_left=_left(trials, alive),
     )
 
 
-def _waits(name: str, trials: list[FrozenTrial], held: list[Held], order: str | None) -> Iterator[str]:
+def _waits(
+    name: str, trials: list[FrozenTrial], held: list[Held], order: str | None, used_up: Budget | None
+) -> Iterator[str]:
     """Say what waits, and what for."""
     alive = [worker for worker in held if worker.expires_in_seconds > 0]
-    if order is not None and alive:
+    if (order or used_up) and alive:
         yield f"{_counted(len(alive), 'worker')} will save at the next epoch"
     waiting = sum(trial.state == TrialState.WAITING for trial in trials)
     if waiting and order is not None:
         then = f", then 'hpo launch {name}'" if order == control.STOPPED else ""
         yield f"{_counted(waiting, 'trial')} for 'hpo resume {name}'{then}"
+    elif waiting and used_up:
+        yield f"{_counted(waiting, 'trial')} for a larger budget: {used_up.advice}"
     elif waiting and alive:
         yield f"{_counted(waiting, 'trial')} for a worker to be free"
     elif waiting:
@@ -188,6 +203,7 @@ def document(found: Status) -> dict[str, Any]:
         "state": found.state,
         "trials": dict(found.trials),
         "budget": found.budget,
+        "budgets": {each.name: each.document() for each in found.budgets},
         "best": None if found.best is None else vars(found.best),
         "workers": [
             {

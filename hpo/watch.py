@@ -53,9 +53,10 @@ def say(text: str) -> None:
 def workers(
     opened: Store, name: str, spec: str, per_device: int, settings: Mapping[str, str], stop: Stop
 ) -> None:
-    """Run workers on the devices that ``spec`` names until the study is complete or they are to stop.
+    """Run workers on the devices that ``spec`` names until they are to stop, or have nothing left to do.
 
-    On a terminal the study is shown live, elsewhere what the workers say.
+    That is when the study is complete, or a budget of it is used up. On a terminal the study is shown
+    live, elsewhere what the workers say.
     """
     opened.stop = stop.event
     now = status.status(opened, name)
@@ -63,6 +64,9 @@ def workers(
     console = Console(stderr=True, markup=False, highlight=False)
     names = ", ".join(dict.fromkeys(slot.name for slot in where))
     _refuse_stopped(now)
+    if now.used_up:
+        tell_used_up(now)
+        return
     say(f"hpo: study '{name}': {len(where)} worker{'s' * (len(where) > 1)} on {names}")
     if now.state == "paused":
         say(f"hpo: study '{name}' is paused; workers wait for 'hpo resume {name}'")
@@ -77,6 +81,14 @@ def workers(
         say(f"hpo: stopped with {ended} of {now.budget} trials done; the same command goes on from here")
     elif (now := status.status(opened, name)).state == "stopped":
         say(f"hpo: study '{name}' was stopped; 'hpo resume {name}', then the same command, goes on")
+    else:
+        tell_used_up(now)
+
+
+def tell_used_up(now: Status) -> None:
+    """Say which budget keeps a study from going on, if one does, and how it is raised."""
+    if now.used_up:
+        say(f"hpo: study '{now.study}': {now.used_up.advice}")
 
 
 def _refuse_stopped(now: Status) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from hpo import control, lease, objective, store
+from hpo import budget, control, lease, objective, store
 from hpo.artifacts import Artifacts
+from hpo.definition import Definition
 from hpo.errors import ArtifactError, DataError, DeviceError
 from hpo.events import Event
 from hpo.history import History
@@ -52,7 +53,8 @@ def device(name: str) -> torch.device:
 
 
 def work(opened: Store, name: str, settings: Settings, stop: threading.Event) -> Iterator[Event]:
-    """Run the study's trials one by one, giving what happens, until it is complete or ``stop`` is set.
+    """Run the study's trials one by one, giving what happens, until it is complete, a budget is used up, or
+    ``stop`` is set.
 
     While others run the last trials it waits: one of theirs may come free.
     """
@@ -73,9 +75,10 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
             who,
             seconds=settings.lease_seconds,
             max_attempts=definition.search.max_attempts,
+            limits=definition.search.limits,
         )
         if claim is None:
-            if control.order(opened, study_id) == control.STOPPED or not lease.is_open(opened, study_id):
+            if _is_over(opened, study_id, definition):
                 return
             stop.wait(IDLE_SECONDS)
             continue
@@ -98,3 +101,12 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
                 raise
             log.warning("trial %d given back: %s; trying again", claim.number, error)
             stop.wait(2.0**failures)
+
+
+def _is_over(opened: Store, study_id: int, definition: Definition) -> bool:
+    """Tell whether nothing is left to wait for."""
+    return (
+        control.order(opened, study_id) == control.STOPPED
+        or not lease.is_open(opened, study_id)
+        or any(each.is_used_up for each in budget.of(opened, study_id, definition.search.limits))
+    )

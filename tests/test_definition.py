@@ -218,8 +218,9 @@ def test_the_order_of_options_in_a_file_is_no_change():
 )
 def test_any_other_change_is_refused_with_what_changed_and_what_to_do(changed, difference):
     assert refusal(searched(), searched(**changed)) == (
-        f"study 's' is stored with another definition ({difference}); only more search.trials and more "
-        "points extend a study: give this one a --name of its own, or 'hpo delete s' first"
+        f"study 's' is stored with another definition ({difference}); only more search.trials, "
+        "larger budgets and more points extend a study: give this one a --name of its own, "
+        "or 'hpo delete s' first"
     )
 
 

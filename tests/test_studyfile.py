@@ -109,7 +109,8 @@ CASES |= {  # keys
     "unknown key in search": (
         in_search("trails = 3"),
         "search.trails is not an option; did you mean 'trials'? "
-        "options: keep_weights, max_attempts, prune_points, pruner, sampler, trials",
+        "options: chance_epochs, deadline, device_hours, epochs, keep_weights, max_attempts, "
+        "prune_points, pruner, sampler, target, trials",
     ),
     "unknown key of the sampler": (
         in_search("sampler = { sed = 3 }"),
@@ -197,6 +198,30 @@ CASES |= {  # types and ranges
     "too many trials": (
         in_search("trials = 1000001"),
         "search.trials: want a whole number, at least 0 and at most 1000000, found 1000001",
+    ),
+    "no epochs": (
+        in_search("epochs = 0"),
+        "search.epochs: want a whole number, at least 1, found 0",
+    ),
+    "epochs of guessing below none": (
+        in_search("chance_epochs = -1"),
+        "search.chance_epochs: want a whole number, at least 0 and at most 100000, found -1",
+    ),
+    "no hours": (
+        in_search("device_hours = 0.0"),
+        "search.device_hours: want a number, above 0, found 0.0",
+    ),
+    "percentage for a target": (
+        in_search("target = 95"),
+        "search.target: want a number, above 0 and at most 1, found 95",
+    ),
+    "deadline in words": (
+        in_search('deadline = "tomorrow"'),
+        "search.deadline: want a date and time such as 2030-01-31T18:00:00Z, found 'tomorrow'",
+    ),
+    "deadline without a time": (
+        in_search("deadline = 2030-01-31"),
+        "search.deadline: want a date and time such as 2030-01-31T18:00:00Z, found 2030-01-31",
     ),
     "negative trials": (
         in_search("trials = -1"),

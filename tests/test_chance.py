@@ -1,0 +1,112 @@
+"""A trial that is no better than guessing is pruned, and says so."""
+
+import math
+
+import optuna
+import pytest
+import torch
+
+from hpo import chance
+from hpo.chance import Chance
+from hpo.config import Config
+from hpo.definition import Pruner, Search
+
+TEN = Chance(share=0.1, images=5000, epochs=3)
+
+
+def labels(*counts: int) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+
+def test_the_ceiling_is_the_largest_class_and_two_standard_errors_and_a_margin():
+    found = chance.of(labels(50, 30, 20), Config(), Search())
+    assert found == Chance(share=0.5, images=100, epochs=3)
+    assert found.ceiling == pytest.approx(0.5 + 2 * math.sqrt(0.25 / 100) + 0.02)
+    hundred = chance.of(labels(*[50] * 100), Config(), Search())
+    assert hundred.ceiling == pytest.approx(0.01 + 2 * math.sqrt(0.0099 / 5000) + 0.002)
+
+
+@pytest.mark.parametrize(
+    ("curve", "pruned"),
+    [
+        ((0.12, 0.12, 0.12), True),  # VGG16 under Adam at a rate too high
+        ((0.12, 0.12), False),
+        ((0.10, 0.09, 0.11, 0.10), True),
+        ((0.10, 0.14, 0.10), False),
+        ((0.80, 0.10, 0.10, 0.10), False),  # it has been better
+    ],
+)
+def test_a_curve_that_never_rises_above_it_is_pruned_after_so_many_epochs(curve, pruned):
+    said = TEN.verdict(curve)
+    assert bool(said) == pruned
+    assert not said or f"no better than guessing in {len(curve)} epochs" in said
+
+
+@pytest.mark.parametrize(
+    ("share", "images"), [(0.1, 5000), (0.1, 180), (0.5, 300), (0.01, 5000), (0.9, 500)]
+)
+def test_who_guesses_stays_below_it_for_three_epochs(share, images):
+    chances = torch.full((1000, 3, images), share)
+    guesses = torch.bernoulli(chances, generator=torch.Generator().manual_seed(0)).mean(2).amax(1)
+    ceiling = Chance(share=share, images=images, epochs=3).ceiling
+    assert (guesses <= ceiling).float().mean() > 0.95
+    assert ceiling < share + (1 - share) / 2, "and whoever is half way to perfect is above it"
+
+
+def test_a_split_too_small_to_tell_prunes_nothing():
+    assert Chance(share=0.95, images=40, epochs=3).verdict([0.95] * 9) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "search", "epochs"),
+    [
+        (Config(warmup_epochs=4), Search(), 7),
+        (Config(schedule="onecycle", epochs=20), Search(), 9),  # it warms up by itself
+        (Config(), Search(chance_epochs=1, pruner=Pruner(min_epochs=6)), 6),
+    ],
+)
+def test_a_trial_has_its_warm_up_and_the_pruners_first_epochs_besides(settings, search, epochs):
+    assert chance.of(labels(5, 5), settings, search).epochs == epochs
+
+
+def test_it_can_be_switched_off():
+    assert chance.of(labels(5, 5), Config(), Search(chance_epochs=0)) is None
+    assert chance.of(labels(5, 5), Config(), Search(pruner=Pruner(name="none"))) is None
+
+
+STUDY = """
+[train]
+dataset = "digits"
+image_size = 16
+limit = 200
+weights = "none"
+epochs = 3
+lr = 1e-12
+
+[space]
+batch_size = [64]
+
+[search]
+trials = 1
+sampler = "random"
+pruner = "none"
+chance_epochs = 2
+
+[[points]]
+batch_size = 64
+"""
+
+
+def test_a_trial_that_learns_nothing_is_pruned_with_its_reason_and_a_listed_point_runs_to_its_end(
+    workplace,
+):
+    done = workplace.hpo("run", workplace.study(STUDY))
+    assert "trial 1 pruned, accuracy" in done.err
+    listed, searched = optuna.load_study(
+        study_name="small", storage=f"sqlite:///{workplace.path}/storage/hpo.db"
+    ).trials
+    assert (listed.state.name, len(listed.intermediate_values)) == ("COMPLETE", 3)
+    assert (searched.state.name, len(searched.intermediate_values)) == ("PRUNED", 2)
+    assert searched.user_attrs["pruned"].startswith("no better than guessing in 2 epochs: accuracy 0.")
+    assert "failure" not in searched.user_attrs
+    assert "no better than guessing" in workplace.hpo("trials", "small").out

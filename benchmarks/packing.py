@@ -124,8 +124,10 @@ def looping(kind: str, name: str, size: int, *, processes: int, threads: int) ->
     for child in children:
         child.start()
     try:
-        for each in queues:
-            each.get()  # it has begun
+        while any(each.empty() for each in queues):  # not all have begun
+            if not all(child.is_alive() for child in children):
+                raise RuntimeError(f"a process with the {kind} loop has ended")
+            time.sleep(0.1)
         yield Peer([child.pid or 0 for child in children], [lambda q=each: _drained(q) for each in queues])
     finally:
         for child in children:
@@ -149,12 +151,12 @@ def launched(name: str, size: int) -> Iterator[Peer]:
         command = [sys.executable, "-m", "hpo", "run", "study.toml", "--devices", f"cpu:{WORKERS}"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
         with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL) as launcher:
-            curves: list[Path] = []
-            while len(curves) < WORKERS:
+            # The first checkpoint is made at once, to find out what one costs; others are rare.
+            while len(list(Path(folder).rglob("checkpoint-*.pt"))) < WORKERS:
                 if launcher.poll() is not None:
                     raise RuntimeError(f"{' '.join(command)} ended with code {launcher.returncode}")
                 time.sleep(0.1)
-                curves = list(Path(folder).rglob("epochs.csv"))
+            curves = list(Path(folder).rglob("epochs.csv"))
             children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
             peer = Peer([int(pid) for pid in children.split()], [Curve(each).new for each in curves])
             try:
@@ -205,7 +207,7 @@ def main() -> None:
     """Measure all cases; print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each peer")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a window, at least")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a window, at least")
     given = parser.parse_args()
     names = ("case", "bare pair, images/s", "hpo / bare", "bare / tutorial", "GiB: hpo, bare, tutorial")
     table, rows = Table(*names, box=None), []

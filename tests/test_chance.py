@@ -89,7 +89,7 @@ batch_size = [64]
 [search]
 trials = 1
 sampler = "random"
-pruner = "none"
+pruner = "median"
 chance_epochs = 2
 
 [[points]]

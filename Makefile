@@ -39,7 +39,7 @@ soak: install  ## strike a running study with faults for ten minutes (SECONDS=60
 	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
 
 bench: install  ## measure beside named peers, as ratios in one run
-	for each in epoch packing head store turnaround; do $(BIN)/python -m benchmarks.$$each || exit 1; done
+	for each in epoch packing head store turnaround plan; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
 format: install  ## format the code
 	$(BIN)/ruff check --fix .

@@ -58,9 +58,10 @@ class Budget:
     def advice(self) -> str:
         """Say that it is used up, and how the study goes on."""
         option = f"search.{self.name}"
+        end = {"deadline": "past", "target": "reached"}.get(self.name, "used up")
         return (
-            f"{option} is used up ({self}); raise it in the study file, or with --set {option}=..., "
-            "and 'hpo run' the file again"
+            f"{option} is {end} ({self}); to go on, raise it in the study file, or with "
+            f"--set {option}=..., and 'hpo run' the file again"
         )
 
     def document(self) -> dict[str, Any]:

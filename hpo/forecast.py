@@ -312,9 +312,9 @@ def table(found: Forecast) -> Table:
             ", ".join(f"{key} {value}" for key, value in part.setting.items()) or "searched",
             f"{part.trials:g}" if part.trials.is_integer() else f"{part.trials:.1f}",
             str(part.epochs),
-            f"{part.epoch_seconds:.3g}" if fits else "-",
+            _number(part.epoch_seconds) if part.epoch_seconds else "-",
             f"{part.peak_gib:.1f}" if part.peak_gib else "does not fit",
-            f"{part.seconds / 3600:.3g}" if fits else "-",
+            _number(part.seconds / 3600) if fits else "-",
         ]
         result.add_row(*cells, *([f"{part.original_epoch_seconds or 0:g}"] if theirs else []))
     return result
@@ -332,6 +332,10 @@ def summary(found: Forecast) -> Iterator[str]:
         yield f"the original report spent {_hours(found.original_hours)} of one device on these points"
     if misfits := [part for part in found.parts if part.epoch_seconds is None]:
         yield f"not in these totals: {len(misfits)} rows that do not fit into the memory"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _hours(hours: float) -> str:

@@ -53,10 +53,10 @@ def device(name: str) -> torch.device:
 
 
 def work(opened: Store, name: str, settings: Settings, stop: threading.Event) -> Iterator[Event]:
-    """Run the study's trials one by one, giving what happens, until it is complete, a budget is used up, or
-    ``stop`` is set.
+    """Run the study's trials one by one, giving what happens, until nothing is left to do.
 
-    While others run the last trials it waits: one of theirs may come free.
+    That is when the study is complete or stopped, a budget of it is used up, or ``stop`` is set. While
+    others run the last trials it waits: one of theirs may come free.
     """
     opened.stop = stop  # told to stop, it waits no longer for a database that is away
     study_id = store.study_id(opened, name)

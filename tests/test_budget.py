@@ -45,7 +45,7 @@ def reported(url: str) -> int:
 
 def told(err: str) -> str:
     """Give the one line that says which budget is used up."""
-    (line,) = [line for line in err.splitlines() if "is used up" in line]
+    (line,) = [line for line in err.splitlines() if "; to go on, raise it" in line]
     assert line.startswith("hpo: study 'small': search.")
     return line
 
@@ -75,7 +75,7 @@ def test_epochs_are_met_by_all_workers_together_and_raising_them_goes_on(place, 
     assert "search.epochs: 6 -> 5" in refused
 
     done = place.hpo("run", place.study(study(epochs=16)), "--devices", "cpu:2", HPO_STORE=url)
-    assert "is used up" not in done.err, "it is complete"
+    assert "to go on, raise it" not in done.err, "it is complete"
     assert [sorted(trial.intermediate_values) for trial in trials(url)] == [[1, 2, 3, 4]] * 4
     assert [trial.state.name for trial in trials(url)] == ["COMPLETE"] * 4
     assert "goes on after epoch" in done.err, "what was under way kept its checkpoint"
@@ -95,7 +95,7 @@ def test_device_hours_are_summed_over_workers(place, url):
 
 def test_a_target_stops_the_others_and_a_trial_that_goes_on(place, url):
     done = place.hpo("run", place.study(study(target=0.3)), "--devices", "cpu:2", HPO_STORE=url)
-    assert "search.target is used up (accuracy 0.3000 of 0.3)" in told(done.err)
+    assert "search.target is reached (accuracy 0.3000 of 0.3)" in told(done.err)
     assert 3 <= reported(url) <= 6
     assert {trial.state.name for trial in trials(url)} == {"WAITING"}
     assert "best trial" not in done.out, "there is none yet, which is no error"
@@ -106,7 +106,7 @@ def test_a_target_stops_the_others_and_a_trial_that_goes_on(place, url):
 def test_a_deadline_ends_the_epochs_under_way_and_a_later_one_goes_on(place, url):
     text = study(deadline=moment(6)).replace("epochs = 4", "epochs = 1000")
     done = place.hpo("run", place.study(text), "--devices", "cpu:2", HPO_STORE=url)
-    assert "search.deadline is used up (deadline 20" in told(done.err)
+    assert "search.deadline is past (deadline 20" in told(done.err)
     assert {trial.state.name for trial in trials(url)} == {"WAITING"}
     assert reported(url) < 2 * 70, "nobody goes on after it"
     later = text.replace(

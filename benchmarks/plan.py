@@ -1,0 +1,66 @@
+"""What ``hpo plan`` predicts for an epoch, beside epochs that are then trained, as a ratio.
+
+The prediction takes a few steps on random images, *real* is training and evaluation of a whole epoch on the
+digits, on one thread. Windows of both take turns, since shared machines swing by a third from minute to
+minute; figures are medians over the windows, with their range.
+
+Run it with ``make bench``, or ``python -m benchmarks.plan``.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hpo import data, forecast, model, train
+from hpo.config import Config
+
+CASES = {("resnet18", 32): 480, ("resnet18", 64): 160, ("alexnet", 64): 128, ("vgg16", 32): 48}
+CPU = torch.device("cpu")
+
+
+def measure(name: str, size: int, images: int, windows: int) -> dict[str, list[float]]:
+    """Give seconds per epoch, predicted and real, in each window."""
+    settings = Config(
+        dataset="digits", model=name, image_size=size, weights="none", limit=images, epochs=windows + 1
+    )
+    dataset = data.load(settings, Path())
+    shape = data.shape(settings, Path())
+    epochs = train.Run(settings, dataset, CPU, build=model.seeded).epochs()
+    next(epochs)  # to warm up
+    steps = len(train.batches(shape.train, settings.batch_size))
+    found: dict[str, list[float]] = {"predicted": [], "real": []}
+    for _ in range(windows):
+        seen = forecast.measure(settings, shape, CPU)
+        epoch = next(epochs)
+        if seen is None or epoch is None:
+            raise RuntimeError(f"{name} at {size} px does not fit into the memory")
+        found["predicted"].append(steps * seen.step_seconds + shape.selection * seen.image_seconds)
+        found["real"].append(epoch.seconds)
+    return found
+
+
+def main() -> None:
+    """Measure all cases; print a table, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each")
+    windows = parser.parse_args().windows
+    torch.set_num_threads(1)
+    table, rows = Table("case", "real, s", "predicted, s", "predicted / real", box=None), []
+    for (name, size), images in CASES.items():
+        seconds = measure(name, size, images, windows)
+        middle = {kind: statistics.median(each) for kind, each in seconds.items()}
+        spread = [f"{middle[k]:.2f} ({min(seconds[k]):.2f} to {max(seconds[k]):.2f})" for k in middle]
+        ratio = middle["predicted"] / middle["real"]
+        table.add_row(f"{name} at {size}, {images} images", spread[1], spread[0], f"{ratio:.2f}")
+        rows.append({"model": name, "image_size": size, "seconds": seconds, "ratios": {"plan/real": ratio}})
+    Console(width=100).print(table)
+    print(json.dumps({"benchmark": "plan", "windows": windows, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -203,7 +203,6 @@ def document(found: Status) -> dict[str, Any]:
         "state": found.state,
         "trials": dict(found.trials),
         "budget": found.budget,
-        "budgets": {each.name: each.document() for each in found.budgets},
         "best": None if found.best is None else vars(found.best),
         "workers": [
             {
@@ -220,6 +219,7 @@ def document(found: Status) -> dict[str, Any]:
         ],
         "waits": list(found.waits),
         "seconds_left": None if found.seconds_left is None else round(found.seconds_left, 1),
+        "budgets": {each.name: each.document() for each in found.budgets},
     }
 
 

@@ -65,12 +65,13 @@ def trials(text: str, root: Path) -> Iterator[Event]:
     """Give the events of a worker that runs a study."""
     (root / "study.toml").write_text(text)
     opened = store.open_(f"sqlite:///{root}/hpo.db", create=True)
-    store.create(opened, studyfile.load(root / "study.toml", [], None), "")
+    definition = studyfile.load(root / "study.toml", [], None)
+    store.create(opened, definition, "")
     artifacts = Artifacts(str(root / "artifacts"))
     settings = worker.Settings(
         artifacts=artifacts, data=root, device="cpu", shown_as="cpu", lease_seconds=60.0
     )
-    yield from worker.work(opened, "head", settings, threading.Event())
+    yield from worker.work(opened, definition.name, settings, threading.Event())
 
 
 def on_features(events: Iterator[Event]) -> tuple[float, float]:

@@ -13,7 +13,6 @@ import json
 import resource
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -21,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hpo import model, store, studyfile, worker
-from hpo.artifacts import Artifacts
+from benchmarks import head
+from hpo import model
 from hpo.config import Config
 from hpo.events import Ended, Started
 
@@ -49,19 +48,9 @@ pruner = "none"
 def gaps(name: str, size: int, trials: int) -> list[float]:
     """Give the seconds from each trial's end to the next one's start, but for the first two trials."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        (root / "study.toml").write_text(STUDY.format(model=name, size=size, trials=trials))
-        opened = store.open_(f"sqlite:///{root}/hpo.db", create=True)
-        store.create(opened, studyfile.load(root / "study.toml", [], None), "")
-        settings = worker.Settings(
-            artifacts=Artifacts(str(root / "artifacts")),
-            data=root,
-            device="cpu",
-            shown_as="cpu",
-            lease_seconds=60.0,
-        )
+        text = STUDY.format(model=name, size=size, trials=trials)
         found, ended = [], None
-        for event in worker.work(opened, "turnaround", settings, threading.Event()):
+        for event in head.trials(text, Path(folder)):
             if isinstance(event, Started) and ended is not None:
                 found.append(time.perf_counter() - ended)
             if isinstance(event, Ended):

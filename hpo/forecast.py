@@ -1,9 +1,9 @@
 """What a study will cost, before it is started: ``hpo plan``.
 
 Each kind of training (model, image size, batch size, and what is tuned) makes a few steps, and evaluates a
-batch, on random images of the data set's shape, on this device and with a worker's threads. No image is
-read and no weight loaded, so nothing has to be downloaded to know the price. An epoch is then so many steps
-and so many images to evaluate::
+batch, on random images of the data set's shape, on this device and with a worker's threads. No weight is
+loaded, and of a published data set no image read, so nothing has to be downloaded to know the price. An
+epoch is then so many steps and so many images to evaluate::
 
     seconds per epoch = steps x median step + images measured on x seconds to evaluate one
 

@@ -252,9 +252,8 @@ def claim(
     """Claim the next trial of a study: interrupted ones first, then listed settings, then by number.
 
     Gives None if there is nothing to claim now, the study is paused or stopped, or a budget of it, one of
-    ``limits``, leaves no room. A trial whose last
-    ``max_attempts`` attempts made no checkpoint is ended as FAILED, with the reason, on the way.
-    ``seconds`` is how long the owner may be silent.
+    ``limits``, leaves no room. A trial whose last ``max_attempts`` attempts made no checkpoint is ended as
+    FAILED, with the reason, on the way. ``seconds`` is how long the owner may be silent.
     """
     _end_leases_of_the_dead(store, study_id)
     passed_by: set[int] = set()

@@ -189,6 +189,15 @@ class Definition(BaseModel):
             for setting in spaces.combinations(deciding, self.train):
                 yield "", Config.model_validate({**self.train, **setting})
 
+    def longest(self) -> int:
+        """Give the most epochs that a searched trial can have."""
+        fallback = self.config({}).epochs
+        for parameter in self.space:
+            if parameter.name == "epochs":
+                values = [value for value in parameter.extremes() if isinstance(value, int)]
+                return max([*values, fallback] if parameter.condition() else values)
+        return fallback
+
     def parameters(self) -> dict[str, spaces.Parameter]:
         """Give every parameter that a trial of this study can have, by name."""
         searched = {p.name: p for p in self.space} if self.searches else {}

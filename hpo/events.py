@@ -59,7 +59,7 @@ class Ended:
     """A trial is over, or left to another."""
 
     trial: int
-    state: str  # complete, pruned, failed; released, lost
+    state: str  # complete, pruned, failed; paused, released, lost
     accuracy: float | None = None
     measure: str = "accuracy"  # or "test accuracy"
     reason: str = ""

@@ -9,6 +9,7 @@ same trials at the price of what is new:
   pruner wants to see other trials: at most epochs no pruner does.
 * A trial that waits and that nobody has had yet holds nothing to learn from, and is left out; so are user
   attributes, which no sampler or pruner looks at.
+* A trial that waits at a rung is read once for each time that it comes to wait.
 * The worker's own trial is kept in memory, since only the worker writes about it. What a sampler or pruner
   writes about it is kept back, for the worker to commit with whatever else is due.
 """
@@ -29,17 +30,21 @@ from hpo import rows
 from hpo.errors import StoreError
 from hpo.leases import leases
 from hpo.rows import trials
+from hpo.rungs import Ladder
 from hpo.storage import Store, asking
 
 R = TypeVar("R")
 
 _study: Any = sa.bindparam("study")
 _after: Any = sa.bindparam("after")
-_CLAIMED = sa.select(leases.c.trial_id).where(leases.c.study_id == _study, leases.c.trial_id > _after)
-_TOUCHED = sa.select(trials.c.trial_id, trials.c.number).where(
-    trials.c.study_id == _study,
-    trials.c.trial_id > _after,
-    (trials.c.state != TrialState.WAITING) | trials.c.trial_id.in_(_CLAIMED),
+_TOUCHED = (
+    sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
+    .outerjoin(leases, leases.c.trial_id == trials.c.trial_id)
+    .where(
+        trials.c.study_id == _study,
+        trials.c.trial_id > _after,
+        (trials.c.state != TrialState.WAITING) | leases.c.token.is_not(None),
+    )
 )
 
 
@@ -49,14 +54,16 @@ class History(_CachedStorage):
     ``begin`` says which trial is the worker's own. Not for several threads at once.
     """
 
-    own: FrozenTrial
+    ladder: Ladder | None = None  # the study's rungs
 
     def __init__(self, store: Store, study_id: int, name: str) -> None:
         super().__init__(store)
         self.store, self.study_id, self.name = store, study_id, name
         self.parameters: dict[str, tuple[float, BaseDistribution]] = {}  # of the own trial, kept back
         self.attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
+        self._own: FrozenTrial | None = None
         self._finished: dict[int, FrozenTrial] = {}  # by number
+        self._resting: dict[int, tuple[int, FrozenTrial]] = {}  # by number, with the last attempt's token
         self._first = 0  # the lowest number that is not known to have finished
         self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
         self._session: Session | None = None  # lent by whoever asks for a verdict
@@ -69,11 +76,22 @@ class History(_CachedStorage):
         found = _reading(self.store, lambda session: rows.read(session, [trial_id], user=True))
         if not found:
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
-        self.own = found[0]
+        self._own = found[0]
         self.parameters, self.attributes, self._trials = {}, {}, None
         if self._finished.pop(self.own.number, None):  # it had failed, and was put back
             self._first = min(self._first, self.own.number)
         return self.own
+
+    @property
+    def own(self) -> FrozenTrial:
+        """The worker's own trial."""
+        assert self._own is not None
+        return self._own
+
+    def between(self, session: Session) -> list[FrozenTrial]:
+        """Give the study's trials within a transaction, while the worker has none of its own."""
+        self._own = None
+        return self._update(session)
 
     @contextlib.contextmanager
     def looking(self, session: Session) -> Iterator[None]:
@@ -92,28 +110,40 @@ class History(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Give the study's trials by number, but for those that wait and were never claimed."""
+        """Give the study's trials as a sampler or pruner is to see them."""
         assert study_id == self.study_id
-        if self._trials is None and self._session is not None:
-            self._trials = self._update(self._session)
-        elif self._trials is None:
-            self._trials = _reading(self.store, self._update)
-        found = self._trials
+        found = self.trials()
+        if self.ladder is not None:
+            found = self.ladder.seen(found)
         if states is not None:
             found = [trial for trial in found if trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
+    def trials(self) -> list[FrozenTrial]:
+        """Give the study's trials by number, but for those that wait and were never claimed."""
+        if self._trials is None and self._session is not None:
+            self._trials = self._update(self._session)
+        elif self._trials is None:
+            self._trials = _reading(self.store, self._update)
+        return self._trials
+
     def _update(self, session: Session) -> list[FrozenTrial]:
-        known = self._finished
+        known, rested = self._finished, self._resting
         after = known[self._first - 1]._trial_id if self._first else 0
-        found = session.execute(_TOUCHED, {"study": self.study_id, "after": after})
-        new = [row.trial_id for row in found if row.number not in known and row.number != self.own.number]
-        seen = {self.own.number: self.own}
+        found = session.execute(_TOUCHED, {"study": self.study_id, "after": after}).all()
+        tokens = {row.number: row.token for row in found if row.state == TrialState.WAITING}
+        self._resting = {n: rested[n] for n, t in tokens.items() if n in rested and rested[n][0] == t}
+        seen = {number: trial for number, (_, trial) in self._resting.items()}
+        if self._own is not None:
+            seen[self._own.number] = self._own
+        new = [row.trial_id for row in found if row.number not in known and row.number not in seen]
         for trial in rows.read(session, new):
             if trial.state.is_finished():
                 known[trial.number] = trial
-            else:
-                seen[trial.number] = trial
+                continue
+            seen[trial.number] = trial
+            if trial.state == TrialState.WAITING and trial.number in tokens:
+                self._resting[trial.number] = tokens[trial.number], trial
         while self._first in known:
             self._first += 1
         seen |= known

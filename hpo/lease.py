@@ -28,7 +28,8 @@ alone, only says from when on others need not wait for a silent owner. The proto
 5. **End.** State, value, attributes and the giving up of the lease are one fenced transaction. A crash
    before it repeats nothing but what follows the last checkpoint; one after it finds the trial finished.
 6. **Release.** A worker told to stop saves, sets its trial back to WAITING and gives up the lease. The
-   trial keeps its number, parameters and reported epochs, and is the next to be claimed.
+   trial keeps its number, parameters and reported epochs, and is the next to be claimed. One that is to
+   pause at a rung is released with a mark, by which only its promotion, itself a claim, takes it up.
 
 While the database is away, commit, end and release wait for it (``Store.outlast``); training goes on, since
 a thread of its own commits (``recorder``). Done twice, since an acknowledgement got lost, they do no harm:
@@ -47,8 +48,6 @@ its lease is over at once: there is nothing to wait for.
 import contextlib
 import json
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -56,14 +55,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo import budget, leases, plan, process, rows
 from hpo.budget import Limits
 from hpo.leases import leases as table
+from hpo.process import Owner
+from hpo.process import owner as owner
 from hpo.rows import Parameters, dialect_of
+from hpo.rungs import Turn
 from hpo.storage import GRACE, Store, asking
 
 log = logging.getLogger("hpo")
@@ -71,27 +72,6 @@ log = logging.getLogger("hpo")
 
 class LeaseLost(Exception):
     """The trial is another's by now, or gone; nothing was written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Owner:
-    """A worker, as the lease table knows it."""
-
-    host: str
-    pid: int
-    process: str  # tells this process from every other on any machine, ever
-    device: str
-
-    @property
-    def name(self) -> str:
-        """The owner as people read it."""
-        return f"{self.host}/{self.pid}"
-
-
-def owner(device: str) -> Owner:
-    """Give this process as an owner."""
-    pid = os.getpid()
-    return Owner(host=socket.gethostname(), pid=pid, process=process.name_of(pid), device=device)
 
 
 class Renewed:
@@ -224,15 +204,17 @@ class Claim:
             raise LeaseLost(f"trial {self.number} is another's by now")
         return False
 
-    def release(self) -> None:
+    def release(self, *, system: Mapping[str, Any] | None = None) -> None:
         """Set the trial back to WAITING for whoever is free; quietly, if it is no longer ours.
 
-        Waits a little for a database that is away; then it is StoreError, and the lease runs out.
+        ``system`` are attributes to go with that, such as the rung at which it is paused. Waits a little
+        for a database that is away; then it is StoreError, and the lease runs out.
         """
 
         def write() -> None:
             with self.store.transaction() as session:
                 if self._let_go(session, TrialState.WAITING, unused=1):
+                    rows.write_attributes(session, self.trial_id, system or {}, system=True)
                     rows.write_state(session, self.trial_id, TrialState.WAITING)
 
         with contextlib.suppress(LeaseLost):
@@ -248,21 +230,33 @@ def claim(
     seconds: float,
     max_attempts: int,
     limits: Limits | None = None,
+    promote: Callable[[Session, Collection[int], bool], Turn | None] | None = None,
 ) -> Claim | None:
-    """Claim the next trial of a study: interrupted ones first, then listed settings, then by number.
+    """Claim a study's next trial: interrupted ones, then what is promoted, listed settings, by number.
 
     Gives None if there is nothing to claim now, the study is paused or stopped, or a budget of it, one of
     ``limits``, leaves no room. A trial whose last ``max_attempts`` attempts made no checkpoint is ended as
-    FAILED, with the reason, on the way. ``seconds`` is how long the owner may be silent.
+    FAILED, with the reason, on the way. ``seconds`` is how long the owner may be silent. ``promote`` gives
+    the paused trial whose turn it is, told the ids of trials that others are claiming, and whether any
+    trial besides the paused ones waits or is run.
     """
     _end_leases_of_the_dead(store, study_id)
     passed_by: set[int] = set()
     while True:
         with store.transaction() as session:
-            found = _found(session, study_id, passed_by)
-            if found is None or plan.order_of(session, study_id) is not None:
+            if plan.order_of(session, study_id) is not None:
                 return None
-            if budget.barrier(session, study_id, limits or {}, claimed=False):
+            found = _found(session, study_id, passed_by)
+            turn = None
+            if promote is not None and (found is None or found.token is None):
+                others = session.execute(leases.OTHERS, {"study": study_id}).scalar_one()
+                turn = promote(session, passed_by, others)
+            if turn is not None:
+                found = session.execute(leases.RESTING, {"trial": turn.trial_id}).first()
+                if found is None:
+                    passed_by.add(turn.trial_id)
+                    continue
+            if found is None or budget.barrier(session, study_id, limits or {}, claimed=False):
                 return None
             lease = _locked(session, found.trial_id)
             if not _is_free(found, lease):
@@ -271,6 +265,7 @@ def claim(
                 _give_up(session, found.trial_id, lease.attempts)
             else:
                 token = _take(session, study_id, found.trial_id, lease, who, seconds)
+                rows.write_attributes(session, found.trial_id, turn.attributes if turn else {}, system=True)
                 return Claim(
                     store=store,
                     study_id=study_id,
@@ -304,7 +299,12 @@ def _is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
 
 
 def _take(
-    session: Session, study_id: int, trial_id: int, lease: sa.Row[Any] | None, who: Owner, seconds: float
+    session: Session,
+    study_id: int,
+    trial_id: int,
+    lease: sa.Row[Any] | None,
+    who: Owner,
+    seconds: float,
 ) -> int:
     """Make a locked trial RUNNING under a lease of ours, and give its token."""
     token = 1 if lease is None else lease.token + 1
@@ -350,12 +350,8 @@ def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
 @asking(reads=True)
 def is_open(store: Store, study_id: int) -> bool:
     """Tell whether a study still has trials that wait, or that a worker has or had a lease on."""
-    trial = models.TrialModel
-    leased = sa.exists().where(table.c.trial_id == trial.trial_id, table.c.owner.is_not(None))
-    open_ = (trial.state == TrialState.WAITING) | ((trial.state == TrialState.RUNNING) & leased)
     with store.transaction() as session:
-        found = session.execute(sa.select(sa.exists().where(trial.study_id == study_id, open_)))
-        return bool(found.scalar_one())
+        return bool(session.execute(leases.OPEN, {"study": study_id}).scalar_one())
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from hpo import plan, rows
 from hpo.rows import trials
+from hpo.rungs import LISTED, PAUSED
 
 leases = sa.Table(
     "hpo_leases",
@@ -54,6 +55,27 @@ def now(dialect: str) -> sa.ColumnElement[float]:
     return (sa.func.julianday("now") - 2440587.5) * 86400.0
 
 
+_attribute = rows.system_attributes
+_PAUSED = sa.exists().where(
+    _attribute.c.trial_id == trials.c.trial_id,
+    _attribute.c.key == PAUSED,
+    _attribute.c.value_json != "null",
+)
+# A trial that waits at a rung, locked; no row if another has locked it, or it does not wait any more.
+RESTING = (
+    sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
+    .join(leases, leases.c.trial_id == trials.c.trial_id)
+    .where(trials.c.trial_id == sa.bindparam("trial"), trials.c.state == TrialState.WAITING, _PAUSED)
+    .with_for_update(of=trials, skip_locked=True)
+)
+_LEASED = sa.exists().where(leases.c.trial_id == trials.c.trial_id, leases.c.owner.is_not(None))
+_RUN = (trials.c.state == TrialState.RUNNING) & _LEASED
+_WAITS = trials.c.state == TrialState.WAITING
+_OF_STUDY = trials.c.study_id == sa.bindparam("study")
+# Whether a study has trials that wait, or that a worker has or had a lease on.
+OPEN = sa.select(sa.exists().where(_OF_STUDY, _WAITS | _RUN))
+# The same, but for those that wait at a rung.
+OTHERS = sa.select(sa.exists().where(_OF_STUDY, (_WAITS & ~_PAUSED) | _RUN))
 # A lease under our token.
 HELD = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("held"))
 # A claimed trial, locked against any change of its state, with the order that its study is under.
@@ -106,12 +128,11 @@ def giving_up(dialect: str) -> Any:
 @functools.cache
 def claimable(dialect: str) -> Any:
     """Find the next trial that looks free, and lock it; ``passed_by`` are not looked at."""
-    attribute = rows.system_attributes
-    listed = sa.exists().where(
-        attribute.c.trial_id == trials.c.trial_id, attribute.c.key.in_(["fixed_params", "grid_id"])
-    )
+    listed = sa.exists().where(_attribute.c.trial_id == trials.c.trial_id, _attribute.c.key.in_(LISTED))
     over = leases.c.owner.is_not(None) & (leases.c.expires <= now(dialect))
-    open_ = (trials.c.state == TrialState.WAITING) | ((trials.c.state == TrialState.RUNNING) & over)
+    open_ = ((trials.c.state == TrialState.WAITING) & ~_PAUSED) | (
+        (trials.c.state == TrialState.RUNNING) & over
+    )
     passed_by = sa.bindparam("passed_by", expanding=True, type_=sa.Integer)
     return (
         sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)

@@ -32,6 +32,7 @@ from hpo import (
     lease,
     recorder,
     retention,
+    rungs,
     samplers,
     space,
     status,
@@ -178,6 +179,10 @@ def _end(
 
 def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     trial, config, study = _setting(claim, place)
+    if (rung := place.storage.own.system_attrs.get(rungs.PAUSED)) is not None:
+        raise optuna.TrialPruned(
+            f"by {place.definition.search.pruner.name}: not promoted from epoch {rung}"
+        )
     hardware = _hardware(claim, place, config)
     folder.fetch()
     state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
@@ -203,6 +208,7 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
             # The attempt before may have died before it was told, or obeyed, the last report's verdict.
             claim.commit(judge=judge.ask)
             judge.obey()
+            records.paused = judge.paused
         with contextlib.closing(curves.Events(folder.local, done, folder.name, trial.params)) as events:
             for epoch in run.epochs():
                 if epoch is not None:
@@ -210,7 +216,7 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
                     records.report(run)
                     yield Reported(trial=claim.number, epoch=epoch, epochs=config.epochs, measure=measure)
                 records.attend(run)
-                if records.order is not None:
+                if records.leaves:
                     break
         if not run.finished:
             records.save(run)
@@ -221,6 +227,9 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         _clear(claim, place, folder)
         best = run.best.accuracy
         yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
+    elif records.paused is not None:
+        claim.release(system={rungs.PAUSED: records.paused.rung})
+        yield Ended(trial=claim.number, state="paused", reason=str(records.paused))
     else:
         claim.release()
         reason = "told to stop" if records.order is None else f"the study is {records.order}"

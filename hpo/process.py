@@ -5,7 +5,30 @@ container's, say) it is not. Only what the same namespace can see is ever judged
 """
 
 import os
+import socket
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A worker, as the lease table knows it."""
+
+    host: str
+    pid: int
+    process: str  # tells this process from every other on any machine, ever
+    device: str
+
+    @property
+    def name(self) -> str:
+        """The owner as people read it."""
+        return f"{self.host}/{self.pid}"
+
+
+def owner(device: str) -> Owner:
+    """Give this process as an owner."""
+    pid = os.getpid()
+    return Owner(host=socket.gethostname(), pid=pid, process=name_of(pid), device=device)
 
 
 def space() -> str:

@@ -35,6 +35,7 @@ from hpo import checkpoint, curves, files, function
 from hpo.artifacts import Folder, file_of
 from hpo.events import Diverged, Epoch
 from hpo.lease import Claim
+from hpo.rungs import Verdict
 from hpo.verdict import Judge
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Recorder:
         self.judge = judge
         self.error: BaseException | None = None  # what ended the recording
         self.order: str | None = None  # that the study is under: to save, and give the trial back
+        self.paused: Verdict | None = None  # that of a rung at which the trial is to wait, saved
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._last: concurrent.futures.Future[None] | None = None
         self._report_behind = False
@@ -99,7 +101,12 @@ class Recorder:
 
     def calls(self) -> bool:
         """Tell whether training should pause for ``attend``; cheap enough to be asked at every step."""
-        return self.error is not None or self.order is not None or self._is_due(SAVE_SECONDS)
+        return self.error is not None or self.leaves or self._is_due(SAVE_SECONDS)
+
+    @property
+    def leaves(self) -> bool:
+        """Tell whether the trial is to be saved, and left to others."""
+        return self.order is not None or self.paused is not None
 
     def report(self, run: "Run") -> None:
         """Report the epoch just done."""
@@ -120,8 +127,9 @@ class Recorder:
 
     def attend(self, run: "Run") -> None:
         """Raise what the thread met, or save if it is time: at an epoch's end and whenever it calls."""
-        if run.step == 0 and self._last is not None and not self._report_behind:
-            concurrent.futures.wait([self._last], VERDICT_SECONDS)
+        if run.step == 0 and self._last is not None:
+            if not self._report_behind or self.judge.compares(run.history[-1].number):
+                concurrent.futures.wait([self._last], VERDICT_SECONDS)
         if self.error is not None:
             raise self.error
         if not run.finished and self._is_due(0.0 if run.step == 0 else SAVE_SECONDS):
@@ -179,6 +187,7 @@ class Recorder:
         self._remove_old()
         if not finished:
             self.judge.obey()
+            self.paused = self.paused or self.judge.paused
 
     def _write_save(
         self,

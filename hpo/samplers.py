@@ -54,18 +54,14 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
 
 def pruner(definition: Definition) -> pruners.BasePruner:
     """Build the study's pruner; one that could never act before a trial's last epoch prunes nothing."""
-    settings, longest = definition.search.pruner, _longest(definition)
-    if settings.name == "none" or settings.min_epochs >= longest:
-        return pruners.NopPruner()
+    settings, longest = definition.search.pruner, definition.longest()
+    if settings.name in ("none", "asha") or settings.min_epochs >= longest:
+        return pruners.NopPruner()  # asha is ours: hpo.rungs
     if settings.name == "hyperband":
         return Hyperband(
             min_resource=settings.min_epochs,
             max_resource=longest,
             reduction_factor=settings.reduction_factor,
-        )
-    if settings.name == "asha":
-        return pruners.SuccessiveHalvingPruner(
-            min_resource=settings.min_epochs, reduction_factor=settings.reduction_factor
         )
     if settings.name == "patient":
         with _experiments():
@@ -75,16 +71,6 @@ def pruner(definition: Definition) -> pruners.BasePruner:
         n_startup_trials=settings.startup_trials,
         n_warmup_steps=settings.min_epochs,
     )
-
-
-def _longest(definition: Definition) -> int:
-    """Give the most epochs that a searched trial can have."""
-    longest = definition.config({}).epochs
-    for parameter in definition.space:
-        if parameter.name == "epochs":
-            values = [value for value in parameter.extremes() if isinstance(value, int)]
-            return max([*values, longest] if parameter.condition() else values)
-    return longest
 
 
 @contextlib.contextmanager

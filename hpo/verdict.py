@@ -1,9 +1,11 @@
 """The verdict on a trial, asked for in the transaction that commits the report it is about.
 
-The pruner compares a trial with others; ``chance`` says whether it is any better than guessing.
+The study's pruner, or its rungs, compare a trial with others; ``chance`` says whether it is any better than
+guessing. Where a study has rungs, a free worker is told here, too, which paused trial goes on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -12,6 +14,7 @@ from sqlalchemy.orm import Session
 from hpo.chance import Chance
 from hpo.definition import Definition
 from hpo.history import History
+from hpo.rungs import PAUSED, PROMOTED, Ladder, Turn, Verdict, paused_at
 
 
 class Pruned(optuna.TrialPruned):
@@ -37,9 +40,15 @@ class Judge:
         self.study, self.history, self.chance = study, history, chance
         listed = {"grid_id", "fixed_params"} & history.own.system_attrs.keys()
         self._asks = definition.search.prune_points or not listed
+        self.paused: Verdict | None = None  # that of a rung at which the trial is to wait
         self._name = definition.search.pruner.name
         self._reason: str | None = None  # to prune the trial
         self._epoch = history.own.last_step
+
+    def compares(self, epoch: int) -> bool:
+        """Tell whether an epoch is a rung, behind which most trials do not go on at once."""
+        ladder = self.history.ladder
+        return self._asks and ladder is not None and epoch in ladder.rungs
 
     def report(self, epoch: int, accuracy: float) -> None:
         """Note a report, about to be committed."""
@@ -54,15 +63,51 @@ class Judge:
         if not self._asks:
             return {}
         own = self.history.own
+        self.paused = self._reason = None
         with self.history.looking(session):
-            pruned = self.study.pruner.prune(self.study, own)
-        self._reason = f"by {self._name} after epoch {self._epoch}" if pruned else None
+            if self.history.ladder is not None and self.history.ladder.stands(own):
+                self._at_rung(self.history.ladder.verdict(own, self.history.trials()))
+            elif self.study.pruner.prune(self.study, own):
+                self._reason = f"by {self._name} after epoch {self._epoch}"
         if self.chance is not None:
             self._reason = self.chance.verdict(own.intermediate_values.values()) or self._reason
         return {} if self._reason else self.history.attributes
+
+    def _at_rung(self, found: Verdict) -> None:
+        if found.kind == "promoted":
+            self.history.set_trial_system_attr(self.history.own._trial_id, PROMOTED, found.rung)
+        elif found.kind == "pruned":
+            self._reason = f"by {self._name}: {found}"
+        else:
+            self.paused = found
 
     def obey(self) -> None:
         """Raise Pruned if that was the verdict; to be called once the transaction is committed."""
         if self._reason:
             raise Pruned(self._reason, self.history.attributes)
         self.history.settle()
+
+
+@dataclass(frozen=True)
+class Promotions:
+    """Says which of a study's paused trials a free worker goes on with, or ends."""
+
+    history: History
+    ladder: Ladder
+
+    def next(self, session: Session, taken: Collection[int], others: bool) -> Turn | None:
+        """Give the paused trial that is next, within the transaction that claims it; None if there is none.
+
+        ``taken`` are the ids of trials that other workers are claiming at this moment, and ``others`` tells
+        whether any trial besides the paused ones waits or is run. Where none does, nothing is promoted any
+        more in the end, and what is left is to be ended.
+        """
+        trials = self.history.between(session)
+        busy = {trial.number for trial in trials if trial._trial_id in taken}
+        last = not others and not busy
+        found = self.ladder.promotable(trials, taken=busy, last=last)
+        if found is not None:
+            trial, rung = found
+            return Turn(trial_id=trial._trial_id, attributes={PAUSED: None, PROMOTED: rung})
+        left = [trial for trial in trials if paused_at(trial) is not None] if last else []
+        return Turn(trial_id=left[0]._trial_id, attributes={}) if left else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hpo import budget, control, lease, objective, store
+from hpo import budget, control, lease, objective, rungs, store
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition
 from hpo.errors import ArtifactError, DataError, DeviceError
@@ -16,6 +16,7 @@ from hpo.events import Event
 from hpo.history import History
 from hpo.objective import Place
 from hpo.store import Store
+from hpo.verdict import Promotions
 from hpo.warm import Warm
 
 FAILURES = 3  # in a row that no trial is to blame for, after which a worker gives up
@@ -69,6 +70,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     while not stop.is_set():
         definition = store.definition_of(opened, name)  # it may have been extended meanwhile
         warm.prepare(opened, study_id, definition)  # what every trial needs is missed before one is claimed
+        history.ladder = rungs.of(definition)
         claim = lease.claim(
             opened,
             study_id,
@@ -76,6 +78,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
             seconds=settings.lease_seconds,
             max_attempts=definition.search.max_attempts,
             limits=definition.search.limits,
+            promote=None if history.ladder is None else Promotions(history, history.ladder).next,
         )
         if claim is None:
             if _is_over(opened, study_id, definition):

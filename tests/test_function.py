@@ -131,7 +131,7 @@ def test_pruning_stops_hopeless_trials_and_leaves_points_alone(place):
         last = max(trial.intermediate_values)
         assert last < 4
         assert trial.value == trial.intermediate_values[last]
-        assert trial.user_attrs["pruned"] == f"by asha after epoch {last}"
+        assert trial.user_attrs["pruned"].startswith("by asha: ")
 
 
 def test_a_function_may_end_before_its_epochs_are_used_up(place):
@@ -233,7 +233,7 @@ def test_four_workers_run_fourteen_points_once_each(place, url):
 
 
 def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place, url):
-    text = STUDY.replace('pruner = "none"', 'pruner = { name = "asha", min_epochs = 1 }')
+    text = STUDY.replace('pruner = "none"', 'pruner = { name = "hyperband", min_epochs = 4 }')
     place.hpo("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
     opened = store.open_(url, create=False)
     study_id = store.study_id(opened, "small")
@@ -244,7 +244,7 @@ def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place
     verdicts = []
     for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
         claim = lease.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
-        for report in ((1, accuracy), None):  # the second time as the next attempt asks
+        for report in ((4, accuracy), None):  # the second time as the next attempt asks
             history.begin(claim.trial_id)
             judge = verdict.Judge(study, history, definition)
             if report:

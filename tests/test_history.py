@@ -133,7 +133,7 @@ def seen(trials: list[FrozenTrial]) -> list[object]:
     ("sampler", "pruner", "trials"),
     [
         ("tpe", "hyperband", 22),
-        ("random", "asha", 22),
+        ("random", "hyperband", 22),
         ("qmc", "median", 14),
         ("gp", "percentile", 13),
         ("tpe", "patient", 13),
@@ -200,7 +200,7 @@ def test_it_shows_what_plain_optuna_shows_but_for_what_holds_nothing(url, made):
 
 
 def test_a_trial_that_was_released_is_shown_with_its_rungs(url):
-    made = study_of(4, "random", "asha")
+    made = study_of(4, "random", "hyperband")
     store.create(store.open_(url, create=True), made, "text")
     first, second, third = (Worker(url, made) for _ in range(3))
     first.start()

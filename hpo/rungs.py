@@ -1,0 +1,172 @@
+"""Rungs: the epochs at which a study compares its trials, and lets only the best of them go on.
+
+This is asynchronous successive halving with promotion (Li et al. 2020, "A System for Massively Parallel
+Hyperparameter Tuning", arXiv 1810.05934). A trial that reaches a rung, and is not among the best one in
+``factor`` of all that have reached it, is paused: it keeps its checkpoint. As more trials come it may turn
+out to be among the best after all; then it is promoted, and goes on from there in whatever worker is free.
+A free worker promotes where it can, from the highest rung down, before it begins a new trial.
+
+What a trial has at a rung is its best accuracy up to there. Nothing here writes: ``verdict`` tells what
+becomes of a trial that has just reported, and ``promotable`` which paused one goes on next, from a study's
+trials as Optuna gives them and two system attributes of theirs. ``PAUSED`` is the rung at which a trial
+waits, or null; ``PROMOTED`` the highest rung that it may pass, whatever comes after.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.config import Config
+from hpo.definition import Definition
+
+PAUSED, PROMOTED = "hpo:paused", "hpo:promoted"
+LISTED = {"grid_id", "fixed_params"}  # system attributes of trials that nobody searched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What becomes of a trial at a rung; one that goes on was promoted, at once."""
+
+    kind: str  # promoted, paused or pruned
+    rung: int  # epochs
+    place: int  # among those that have reached the rung, from 1
+    trials: int  # that have reached it
+
+    def __str__(self) -> str:
+        return f"place {self.place} of {self.trials} after epoch {self.rung}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A paused trial whose turn has come."""
+
+    trial_id: int
+    attributes: Mapping[str, Any]  # system attributes that it gets as it is claimed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """The rungs of a study."""
+
+    rungs: tuple[int, ...]  # epochs, from the lowest
+    factor: int  # one in so many goes on
+    most: int  # trials that may ever begin
+    points: bool  # listed points take part
+
+    def verdict(self, own: FrozenTrial, trials: Iterable[FrozenTrial]) -> Verdict:
+        """Say what becomes of a trial that has just reported at a rung, by its place there.
+
+        It is pruned where so many are better that, with all trials that are still to come, it could
+        not be promoted any more.
+        """
+        rung = own.last_step
+        assert rung in self.rungs
+        there = [trial for trial in self._at(rung, trials) if trial.number != own.number]
+        place = 1 + sum(_order(rung)(trial) < _order(rung)(own) for trial in there)
+        arriving = self.most // self.factor ** self.rungs.index(rung)
+        if place <= (len(there) + 1) // self.factor or own.system_attrs.get(PROMOTED, 0) >= rung:
+            kind = "promoted"
+        else:
+            kind = "pruned" if place > max(arriving // self.factor, 1) else "paused"
+        return Verdict(kind=kind, rung=rung, place=place, trials=len(there) + 1)
+
+    def stands(self, trial: FrozenTrial) -> bool:
+        """Tell whether a trial takes part, and has just reported at a rung."""
+        return trial.last_step in self.rungs and self._takes_part(trial)
+
+    def promotable(
+        self, trials: Collection[FrozenTrial], *, taken: Collection[int] = (), last: bool = False
+    ) -> tuple[FrozenTrial, int] | None:
+        """Give the paused trial that goes on next, and its rung; None if there is none.
+
+        Those of the numbers ``taken`` are being promoted by others. With ``last`` no trial will come or go
+        on besides: then the best paused one goes on if not even one of them all has completed.
+        """
+        for rung in reversed(self.rungs):
+            there = sorted(self._at(rung, trials), key=_order(rung))
+            for trial in there[: len(there) // self.factor]:
+                if paused_at(trial) == rung and trial.number not in taken:
+                    return trial, rung
+        whole = any(t.state == TrialState.COMPLETE and self._takes_part(t) for t in trials)
+        waiting = [t for t in trials if paused_at(t) is not None]
+        if not last or whole or not waiting:
+            return None
+        rung = max(paused_at(trial) or 0 for trial in waiting)
+        return min((t for t in waiting if paused_at(t) == rung), key=_order(rung)), rung
+
+    def seen(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Give the trials as a sampler is to see them: one that is paused has what it has come to."""
+        return [trial if paused_at(trial) is None else _ended(trial) for trial in trials]
+
+    def _at(self, rung: int, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Give the trials that have reached a rung."""
+        return [trial for trial in trials if (trial.last_step or 0) >= rung and self._takes_part(trial)]
+
+    def _takes_part(self, trial: FrozenTrial) -> bool:
+        return self.points or not LISTED & trial.system_attrs.keys()
+
+
+def of(definition: Definition) -> Ladder | None:
+    """Give a study's rungs; None where its pruner has none, or none below a trial's last epoch."""
+    settings = definition.search.pruner
+    rungs = _rungs(definition, settings.min_epochs, settings.reduction_factor)
+    if settings.name != "asha" or not rungs:
+        return None
+    points = definition.search.prune_points
+    searched = definition.search.trials if definition.searches else 0
+    most = searched + len(definition.listed) * points
+    return Ladder(rungs=rungs, factor=settings.reduction_factor, most=most, points=points)
+
+
+def _rungs(definition: Definition, lowest: int, factor: int) -> tuple[int, ...]:
+    """Give the epochs that grow by ``factor``, each moved behind a decay of the learning rate at hand.
+
+    Accuracy leaps where a step schedule lowers the rate, and shortly before it does the settings that
+    began with a low one look better than they are. So a rung in the second half of the epochs between two
+    steps, if all trials have them in common, moves to the first epoch after the second step.
+    """
+    longest, found = definition.longest(), []
+    decay = _decay(definition)
+    rung = lowest
+    while rung < longest:
+        behind = (rung - 1) % decay + 1 if decay else 0  # epochs since the last step
+        moved = rung - behind + decay + 1 if 2 * behind > decay else rung
+        found.append(moved if moved < longest else rung)
+        rung *= factor
+    return tuple(dict.fromkeys(found))
+
+
+def _decay(definition: Definition) -> int:
+    """Give the epochs between two steps of the learning rate, where all trials have the same; else 0."""
+    settings = definition.config({})
+    searched = {"schedule", "step_size", "warmup_epochs"} & {p.name for p in definition.space}
+    if not isinstance(settings, Config) or settings.schedule != "step" or searched:
+        return 0
+    return settings.step_size if settings.warmup_epochs == 0 else 0
+
+
+def paused_at(trial: FrozenTrial) -> int | None:
+    """Give the rung at which a trial waits for its promotion; None if it does not."""
+    rung: int | None = trial.system_attrs.get(PAUSED)
+    return rung if trial.state == TrialState.WAITING else None
+
+
+def _ended(trial: FrozenTrial) -> FrozenTrial:
+    """Give a paused trial as if it had been pruned where it waits."""
+    ended = copy.copy(trial)
+    ended.state, ended.value = TrialState.PRUNED, trial.intermediate_values[trial.last_step or 0]
+    return ended
+
+
+def _order(rung: int) -> Callable[[FrozenTrial], tuple[float, int]]:
+    """Give the key that sorts trials by what they have at a rung, best first; of equal ones the earlier."""
+
+    def key(trial: FrozenTrial) -> tuple[float, int]:
+        return -max(
+            value for step, value in trial.intermediate_values.items() if step <= rung
+        ), trial.number
+
+    return key

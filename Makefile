@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test tools check format soak bench clean
+.PHONY: help install demo test tools check format soak bench bench-search clean
 
 help:  ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ soak: install  ## strike a running study with faults for ten minutes (SECONDS=60
 
 bench: install  ## measure beside named peers, as ratios in one run
 	for each in epoch packing head store turnaround plan; do $(BIN)/python -m benchmarks.$$each || exit 1; done
+
+bench-search: install  ## compare search strategies on recorded curves
+	$(BIN)/python -m benchmarks.search
 
 format: install  ## format the code
 	$(BIN)/ruff check --fix .

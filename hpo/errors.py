@@ -8,6 +8,7 @@ HpoError
  +- WeightsError       pretrained weights cannot be found, downloaded or loaded
  +- DeviceError        the device asked for is not there
  +- ArtifactError      a file of a trial cannot be written or read
+ +- CurvesError        recorded curves cannot be read, or are too few
  +- DashboardError     the dashboard cannot be served where, or as, it was asked for
 
 Each is shown as one line on stderr, without a traceback, and says where, what was found, what is
@@ -52,6 +53,10 @@ class DeviceError(HpoError):
 
 class ArtifactError(HpoError):
     """A file of a trial cannot be written or read."""
+
+
+class CurvesError(HpoError):
+    """Recorded curves cannot be read, or are too few."""
 
 
 class DashboardError(HpoError):

@@ -44,6 +44,14 @@ def of_mean(values: Sequence[float], least: float = 0.0) -> Interval:
     return Interval(value=mean, low=mean - half, high=mean + half, how=f"over {count} runs")
 
 
+def of_median(values: Sequence[float]) -> Interval:
+    """Give the median of values with the interval that their order statistics make (Conover 1999, 3.2)."""
+    ranked, count = sorted(values), len(values)
+    out = int(stats.binom.ppf(0.025, count, 0.5))  # values that lie outside, on each side
+    low, high = ranked[max(out - 1, 0)], ranked[min(count - out, count - 1)]
+    return Interval(value=statistics.median(ranked), low=low, high=high, how=f"over {count} repeats")
+
+
 def small(a: float, b: float, images: int | None) -> float:
     """Give the gap between two accuracies below which so many images cannot tell them apart."""
     if images is None:

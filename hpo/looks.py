@@ -292,3 +292,40 @@ def schema() -> None:
     from hpo import schema as schemas
 
     _print_json(schemas.study_file())
+
+
+@app.command()
+def simulate(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A study with whole curves.")] = None,
+    curves: Annotated[
+        Path | None, typer.Option("--curves", metavar="FILE.csv", help="Recorded curves instead.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="As in a study file; left out: the study's.")] = None,
+    pruner: Annotated[str | None, typer.Option(help="As in a study file; left out: the study's.")] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Workers of a simulated study.")] = 1,
+    repeats: Annotated[int, typer.Option(metavar="R", min=2, help="Simulated studies per strategy.")] = 20,
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Try search strategies on recorded curves, in virtual time, and say which to take next."""
+    from hpo import regret, show, store, surrogate, watch
+
+    if (name is None) == (curves is None):
+        raise typer.BadParameter("want the NAME of a study, or --curves FILE.csv")
+    if curves is not None:
+        recorded = surrogate.read(curves)
+    else:
+        recorded = surrogate.of_study(store.open_(store_url, create=False), str(name))
+    asked = regret.strategies(recorded, sampler, pruner)
+    known, searches = surrogate.Surrogate(recorded), recorded.definition.searches
+    tried = []
+    for strategy in asked:
+        watch.say(f"{strategy.name}, {repeats} times")
+        tried.append(regret.attempt(known, strategy, workers=workers, seeds=range(repeats)))
+    found = regret.compare(tried, known) if searches else regret.replays(tried, recorded)
+    if as_json:
+        _print_json(regret.document(found, known, workers=workers, repeats=repeats))
+        return
+    print("\n".join(regret.preface(known, workers=workers, repeats=repeats)))
+    show.console().print(regret.table(found, regret.budget(recorded)))
+    print(regret.advice(found))

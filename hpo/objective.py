@@ -282,12 +282,10 @@ def _setting(claim: Claim, place: Place) -> tuple[optuna.Trial, Config | Free, o
         names = list(definition.points[system["grid_id"]].hyperparameters())
     else:
         names = list(system.get("fixed_params", {}))
-    setting: dict[str, space.Value] = {n: space.suggest(trial, parameters[n]) for n in names}
-    if not names:
-        for parameter in definition.space:
-            whole = definition.config(setting).model_dump()
-            if space.is_active(parameter, whole):
-                setting[parameter.name] = space.suggest(trial, parameter)
+    if names:
+        setting = {name: space.suggest(trial, parameters[name]) for name in names}
+    else:
+        setting = space.propose(trial, definition.space, definition.train)
     if history.parameters or history.attributes:
         claim.commit(parameters=history.parameters, system=history.attributes)
         history.settle()

@@ -127,13 +127,15 @@ class Recorder:
 
     def attend(self, run: "Run") -> None:
         """Raise what the thread met, or save if it is time: at an epoch's end and whenever it calls."""
-        if run.step == 0 and self._last is not None:
-            if not self._report_behind or self.judge.compares(run.history[-1].number):
-                concurrent.futures.wait([self._last], VERDICT_SECONDS)
+        if run.step == 0 and self._last is not None and self._waits_for_verdict(run):
+            concurrent.futures.wait([self._last], VERDICT_SECONDS)
         if self.error is not None:
             raise self.error
         if not run.finished and self._is_due(0.0 if run.step == 0 else SAVE_SECONDS):
             self.save(run, wait=run.step == 0 and run.history[-1].seconds < SHORT_SECONDS)
+
+    def _waits_for_verdict(self, run: "Run") -> bool:
+        return not self._report_behind or self.judge.compares(run.history[-1].number)
 
     def save(self, run: "Run", *, wait: bool = False) -> None:
         """Save the run as it stands, now; its names may ``wait`` for the next report."""

@@ -114,6 +114,15 @@ def suggest(trial: Trial, parameter: Parameter) -> Value:
     return trial.suggest_float(parameter.name, values.low, values.high, step=values.step, log=values.log)
 
 
+def propose(trial: Trial, parameters: Iterable[Parameter], fallback: Setting) -> dict[str, Value]:
+    """Ask Optuna for a setting: every parameter that it has, each after those it hangs on."""
+    setting: dict[str, Value] = {}
+    for parameter in parameters:
+        if is_active(parameter, {**fallback, **setting}):
+            setting[parameter.name] = suggest(trial, parameter)
+    return setting
+
+
 def is_active(parameter: Parameter, setting: Setting) -> bool:
     """Tell whether a trial with this setting of the other options has the parameter."""
     return all(setting.get(other) in wanted for other, wanted in parameter.condition().items())

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import budget, config, control, store
+from hpo import budget, config, control, rungs, store
 from hpo.budget import Budget
 from hpo.definition import Definition
 from hpo.store import Held, Store
@@ -101,7 +101,10 @@ def _waits(
     alive = [worker for worker in held if worker.expires_in_seconds > 0]
     if (order or used_up) and alive:
         yield f"{_counted(len(alive), 'worker')} will save at the next epoch"
-    waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+    paused = sum(rungs.paused_at(trial) is not None for trial in trials)
+    waiting = sum(trial.state == TrialState.WAITING for trial in trials) - paused
+    if paused:
+        yield f"{_counted(paused, 'trial')} at a rung, to be promoted or to end there"
     if waiting and order is not None:
         then = f", then 'hpo launch {name}'" if order == control.STOPPED else ""
         yield f"{_counted(waiting, 'trial')} for 'hpo resume {name}'{then}"
@@ -137,7 +140,7 @@ def _left(trials: list[FrozenTrial], workers: int) -> float | None:
     if not ended or not workers:
         return None
     mean = sum(ended) / len(ended)
-    waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+    waiting = sum(t.state == TrialState.WAITING and rungs.paused_at(t) is None for t in trials)
     running = [_wall(trial) for trial in trials if trial.state == TrialState.RUNNING]
     return (waiting * mean + sum(max(mean - done, 0.0) for done in running)) / workers
 

@@ -39,7 +39,9 @@ soak: install  ## strike a running study with faults for ten minutes (SECONDS=60
 	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
 
 bench: install  ## measure beside named peers, as ratios in one run
-	for each in epoch packing head store turnaround plan; do $(BIN)/python -m benchmarks.$$each || exit 1; done
+	@begun=$$(date +%s); for each in epoch packing head store turnaround plan; do start=$$(date +%s); \
+	  $(BIN)/python -m benchmarks.$$each || exit 1; now=$$(date +%s); \
+	  echo "$$each took $$((now - start)) s, $$((now - begun)) s in all"; done
 
 bench-search: install  ## compare search strategies on recorded curves
 	$(BIN)/python -m benchmarks.search

@@ -318,7 +318,7 @@ def spread(times: list[float]) -> str:
 def main() -> None:
     """Measure all cases; print two tables, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--windows", type=int, default=7, help="trials of each peer, in turn")
+    parser.add_argument("--windows", type=int, default=5, help="trials of each peer, in turn")
     parser.add_argument(
         "--finished", type=int, nargs="*", default=[0, 1000, 10000], help="trials in the study"
     )

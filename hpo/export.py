@@ -1,4 +1,4 @@
-"""A trial's model as a folder that stands for itself: weights, settings, metrics, card, labels, loader.
+"""A trial's model as a folder that stands for itself: weights, settings, metrics, card, labels.
 
 The folder appears whole, after its model has been loaded from it once, or not at all. Names of machines and
 of their folders stay behind, since such a folder is made to be given away.
@@ -13,7 +13,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict
 
-from hpo import card, catalog, files, load, predict, show, status, store
+from hpo import card, catalog, files, predict, show, status, store
 from hpo.artifacts import Artifacts
 from hpo.card import Metrics
 from hpo.config import Config
@@ -160,7 +160,6 @@ def _write(draft: Path, choice: Choice, data: Data, metrics: Metrics, place: Art
         predict.CONFIG: description.model_dump_json(indent=2),
         predict.LABELS: "".join(f"{label}\n" for label in labels),
         "metrics.json": json.dumps(asdict(metrics), indent=2),
-        "load.py": Path(load.__file__).read_text(encoding="utf-8"),
         "README.md": card.text(description, metrics, trained),
     }
     for name, content in contents.items():

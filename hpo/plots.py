@@ -32,11 +32,17 @@ def history(found: Sequence[Outcome], measure: str) -> Section:
     plot = Plot(
         name="history",
         title=f"{measure.capitalize()} by trial",
-        figure=chart.figure(traces, x="trial", y=measure),
+        figure=chart.figure(traces, x=_numbers(found), y=measure),
         table=chart.table(("trial", "state", "accuracy", "best so far"), rows),
         caption="A pruned trial counts with its last accuracy, and not towards the best." if pruned else "",
     )
     return _with(section, plot)
+
+
+def _numbers(found: Sequence[Outcome]) -> dict[str, Any]:
+    """Give an axis of trials' numbers, which has no tick between two of them."""
+    few = {"dtick": 1} if len(found) <= 10 else {}
+    return {"title": {"text": "trial"}, "tickformat": "d", **few}
 
 
 def _dots(trials: Sequence[Outcome], state: str, x: Callable[[Outcome], Any], **more: Any) -> go.Scatter:
@@ -191,7 +197,7 @@ def timeline(found: Sequence[Outcome]) -> Section:
     plot = Plot(
         name="timeline",
         title="When each trial ran, in UTC",
-        figure=chart.figure(traces, y={"title": {"text": "trial"}, "tickformat": "d"}),
+        figure=chart.figure(traces, y=_numbers(found)),
         table=chart.table(columns, rows),
         caption="From the first start to the end, with what lay between two attempts.",
     )

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,15 @@ def closed_engines() -> Iterator[None]:
 def sql(url: str) -> Callable[..., list[tuple[Any, ...]]]:
     """Give a function that asks the database itself, by plain SQL on a connection of its own."""
     return asking(url)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    """Give the first of a condition's answers that is true; one that never is fails the test."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return found
 
 
 def asking(url: str) -> Callable[..., list[tuple[Any, ...]]]:

@@ -22,7 +22,8 @@ import pytest
 
 import conftest
 import postgres
-from test_run import descendants, wait_for
+from conftest import wait_for
+from test_run import descendants
 
 OWN = """
 import hashlib

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 import conftest
+from conftest import wait_for
 from test_chaos import EPOCHS, POINTS, Storm
-from test_lease_processes import wait_for
 
 OWN = """
 import pathlib

@@ -19,9 +19,10 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from hpo import data, errors
+from hpo import data, errors, sources
 from hpo.config import Config
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -256,6 +257,10 @@ def test_the_digits_of_scikit_learn_come_as_grey_bytes_in_three_splits(tmp_path)
     assert sorted(dataset.train.images.unique().tolist()) == [round(255 * n / 16) for n in range(17)]
     assert dataset.classes == tuple("0123456789")
     assert list(tmp_path.iterdir()) == []
+    theirs, labels = load_digits(return_X_y=True)
+    ours = sources.digits().train
+    assert np.array_equal(np.rint(theirs * 255 / 16), ours.images.reshape(len(theirs), -1))
+    assert np.array_equal(labels, ours.labels)
 
 
 # -- Downloads -----------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from conftest import wait_for
 from hpo import control, exhibit, gate, inventory, lease, notes, store, studyfile, worker
 from hpo.artifacts import Artifacts
-from test_lease_processes import wait_for
 from wsgi import HOST, TOKEN, ask, routes
 
 OWN = """

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 import conftest
 import postgres
+from conftest import wait_for
 from hpo import checkpoint, worker
-from test_run import descendants, wait_for
+from test_run import descendants
 
 OWN = """
 import time

@@ -9,11 +9,12 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from conftest import wait_for
 from hpo import function, lease, samplers, store, verdict
 from hpo.config import Free
 from hpo.errors import DefinitionError
 from hpo.history import History
-from test_run import artifact, descendants, epochs_reported, load, wait_for
+from test_run import artifact, descendants, epochs_reported, load
 
 OWN = """
 import os, time

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 import lease_worker
+from conftest import wait_for
 from hpo import database, lease, process, rows, store
 from hpo.lease import LeaseLost
 from lease_worker import NAME
@@ -87,14 +88,6 @@ def numbers(worker: Worker, count: int) -> list[int | None]:
 
 def run_out(sql) -> None:
     sql("UPDATE hpo_leases SET expires = 1 WHERE expires > 1")
-
-
-def wait_for(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return found
 
 
 # Claim

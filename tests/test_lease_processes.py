@@ -23,6 +23,7 @@ import sqlalchemy as sa
 import conftest
 import lease_worker
 import postgres
+from conftest import wait_for
 from hpo import store
 from lease_worker import NAME
 
@@ -127,14 +128,6 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
-
-
-def wait_for(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return found
 
 
 def test_sixteen_processes_run_forty_trials_once_each(url, sql, tmp_path):

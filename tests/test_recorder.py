@@ -6,8 +6,8 @@ import torch
 
 import conftest
 import postgres
+from conftest import wait_for
 from hpo import checkpoint
-from test_lease_processes import wait_for
 from test_run import artifact, load
 
 OWN = """

@@ -460,7 +460,12 @@ def test_every_section_shows_something_or_says_why_not(url, tmp_path):
     empty = {section.name for section in found.sections if not section.parts}
     assert empty == {"original", "importance", "curves", "parallel", "slices", "contours", "ranks"}
     assert set(found.sections[0].text[0].split()) >= {"No", "14", "points"}
-    written(opened, "quickstart", tmp_path)
+    page, _ = written(opened, "quickstart", tmp_path)
+    axes = [
+        page.figures[f"plot-{name}"]["layout"][a]
+        for name, a in (("history", "xaxis"), ("timeline", "yaxis"))
+    ]
+    assert [axis["dtick"] for axis in axes] == [1, 1], "there is no trial 0.5"
 
 
 def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):

@@ -16,8 +16,7 @@ import trustme
 
 import conftest
 import postgres
-from conftest import ROOT
-from test_lease_processes import wait_for
+from conftest import ROOT, wait_for
 
 OWN = """
 import time

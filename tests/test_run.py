@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from conftest import wait_for
 from hpo import checkpoint
 
 SMALL = """
@@ -51,6 +52,25 @@ model = "resnet18"
 lr = 0.01
 """
 
+# Where training is not what is tested: three trials that need no torchvision.
+QUICK = """
+[train]
+objective = "own:climb"
+epochs = 3
+
+[space]
+lr = { low = 1e-3, high = 1e-1, log = true }
+
+[search]
+trials = 3
+pruner = "none"
+"""
+
+OWN = """
+def climb(config, state):
+    for epoch in range(1, config.epochs + 1):
+        yield epoch * config.lr, {"epoch": epoch}
+"""
 
 BRIEF = LONG.replace("epochs = 4", "epochs = 1").replace("limit = 240", "limit = 48")
 
@@ -61,14 +81,6 @@ def load(workplace, name="small") -> optuna.Study:
 
 def artifact(workplace, name: str) -> Path:
     return workplace.path / "storage/artifacts" / name
-
-
-def wait_for(condition, seconds=120.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return found
 
 
 def epochs_reported(workplace) -> int:
@@ -337,20 +349,20 @@ def test_weights_can_be_taken_up_by_another_study(workplace):
     assert not torch.equal(tensors["fc.weight"], tuned["fc.weight"])
 
 
-def test_launch_starts_several_workers_and_runs_the_study_to_its_end(workplace):
-    workplace.hpo("create", workplace.study(SMALL))
-    process = workplace.start("launch", "small", "--devices", "cpu:2")
+def test_launch_starts_several_workers_and_runs_the_study_to_its_end(place):
+    place.hpo("create", place.study(QUICK))
+    process = place.start("launch", "small", "--devices", "cpu:2")
     wait_for(lambda: len(descendants(process.pid)) >= 2)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    assert [trial.state.name for trial in load(workplace).trials] == ["COMPLETE"] * 3
-    assert "nothing to do" in workplace.hpo("launch", "small").err
-    assert workplace.hpo("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
+    assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 3
+    assert "nothing to do" in place.hpo("launch", "small").err
+    assert place.hpo("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
 
 
-def test_what_no_restart_can_mend_stops_every_worker_with_one_message(workplace):
-    workplace.hpo("create", workplace.study(SMALL))
-    done = workplace.hpo("launch", "small", "--devices", "cpu:2", "--artifacts", "nosuch://x", code=78)
+def test_what_no_restart_can_mend_stops_every_worker_with_one_message(place):
+    place.hpo("create", place.study(QUICK))
+    done = place.hpo("launch", "small", "--devices", "cpu:2", "--artifacts", "nosuch://x", code=78)
     assert "Traceback" not in done.err
     assert done.err.splitlines()[-1].startswith("hpo: --artifacts nosuch://x")
-    assert [trial.state.name for trial in load(workplace).trials] == ["WAITING"] * 3
+    assert [trial.state.name for trial in load(place).trials] == ["WAITING"] * 3

@@ -117,6 +117,40 @@ def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) 
     }
 
 
+@app.command()
+def finish(
+    name: StudyName,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="The K best settings.")] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="S", min=1, help="Runs of each, with S seeds.")
+    ] = 5,
+    devices: Devices = "auto",
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+) -> None:
+    """Run a study's best settings over several seeds, score each run once on the test split, compare."""
+    from hpo import finish as finishes
+    from hpo import status, store, watch
+    from hpo.devices import slots
+
+    stop = watch.Stop()
+    slots(devices, 1, 1)
+    opened = store.open_(store_url, create=False)
+    plan = finishes.plan(opened, name, top, seeds)
+    for note in plan.notes:
+        watch.say(f"hpo: {note}")
+    finishes.create(opened, plan)
+    if status.status(opened, plan.name).state != "complete":
+        settings = _settings(store_url, artifacts, data, lease_seconds)
+        watch.workers(opened, plan.name, devices, 1, settings, stop)
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+    looks.print_finish(finishes.read(opened, plan), as_json)
+
+
 @app.command("plan")
 def plan_(
     study: StudyFile,

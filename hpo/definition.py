@@ -134,6 +134,7 @@ class Definition(BaseModel):
     search: Search = Search()
     points: tuple[Point, ...] = ()
     enqueued: tuple[Point, ...] = ()  # queued by hand since; no study file lists them
+    finishes: str | None = None  # the study whose best settings ``hpo finish`` runs once more in this one
 
     @property
     def searches(self) -> bool:
@@ -153,7 +154,8 @@ class Definition(BaseModel):
     @property
     def vocabulary(self) -> config.Vocabulary:
         """The options that the study knows."""
-        return config.vocabulary(self.train)
+        words = config.vocabulary(self.train)
+        return config.FINAL if self.finishes and words is config.BUILT_IN else words
 
     def config(self, setting: Mapping[str, Any]) -> Config | Free:
         """Give the complete settings of a trial that tries ``setting``."""
@@ -231,6 +233,7 @@ def extended(stored: Definition, new: Definition) -> Definition:
     """
     kept, wanted = Counter(map(_key, stored.points)), Counter(map(_key, new.points))
     differences = [
+        *_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
         *_differences(stored.train, new.train, "train"),
         *_differences(_by_name(stored.space), _by_name(new.space), "space"),
         *_differences(_fixed(stored.search), _fixed(new.search), "search"),

@@ -7,7 +7,7 @@ what the number of images, or the spread of the epochs' times, makes of it. Gaps
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import stats
 
@@ -42,6 +42,12 @@ def of_mean(values: Sequence[float], least: float = 0.0) -> Interval:
     mean, count = statistics.fmean(values), len(values)
     half = _t(count - 1) * max(statistics.stdev(values), least) / math.sqrt(count)
     return Interval(value=mean, low=mean - half, high=mean + half, how=f"over {count} runs")
+
+
+def of_pairs(pairs: Sequence[tuple[float, float]], least: float = 0.0) -> Interval:
+    """Give the t interval of how much higher the first of each pair is, over two pairs or more."""
+    found = of_mean([first - second for first, second in pairs], least)
+    return replace(found, how=f"95 % over {len(pairs)} seeds, paired")
 
 
 def small(a: float, b: float, images: int | None) -> float:

@@ -70,6 +70,11 @@ def _text(path: Path) -> str:
 def by_hand(found: Definition, texts: Iterable[str]) -> Point:
     """Give the setting that KEY=VALUE texts name, checked against its study."""
     where, given = f"study '{found.name}'", {}
+    if found.finishes is not None:
+        raise DefinitionError(
+            f"{where} looks at the test split: 'hpo finish {found.finishes}' alone adds to it, "
+            "with a larger --top or --seeds"
+        )
     for text in texts:
         key, equals, raw = text.partition("=")
         if not equals or not key.strip():

@@ -140,9 +140,9 @@ def finish(
     slots(devices, 1, 1)
     opened = store.open_(store_url, create=False)
     plan = finishes.plan(opened, name, top, seeds)
+    finishes.create(opened, plan)
     for note in plan.notes:
         watch.say(f"hpo: {note}")
-    finishes.create(opened, plan)
     if status.status(opened, plan.name).state != "complete":
         settings = _settings(store_url, artifacts, data, lease_seconds)
         watch.workers(opened, plan.name, devices, 1, settings, stop)

@@ -269,5 +269,7 @@ def fixed(train: Mapping[str, Any], found: Sequence[Outcome]) -> list[tuple[str,
     """Give the options that are alike in all trials, with their values as text."""
     searched = {name for each in found for name in each.params}
     used = {name for each in found for name in each.setting}
-    alike = {name: value for name, value in train.items() if name in used - searched and value is not None}
+    differ = {name for each in found for name, value in each.setting.items() if train.get(name) != value}
+    wanted = used - searched - differ
+    alike = {name: value for name, value in train.items() if name in wanted and value is not None}
     return [(name, chart.format_(value)) for name, value in alike.items()]

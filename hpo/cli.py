@@ -33,6 +33,7 @@ from hpo.flags import (
 
 if TYPE_CHECKING:
     from hpo.definition import Definition
+    from hpo.store import Store
 
 app = typer.Typer(
     help="Hyperparameter optimization for people who fine-tune vision models.",
@@ -76,6 +77,7 @@ def run(
     definition = studyfile.load(studyfile.find(study), sets or [], name)
     _find_images(definition)
     opened = store.open_(store_url, create=True)
+    _learn(opened, definition)
     new = store.create(opened, definition, studyfile.source(study, sets or []))
     before = status.status(opened, definition.name)
     if before.state == "complete":
@@ -105,6 +107,15 @@ def _find_images(definition: "Definition") -> None:
         from hpo import data
 
         data.find(settings)
+
+
+def _learn(opened: "Store", definition: "Definition") -> None:
+    """Say what the sampler of a new study learns from; one that is there keeps what it began with."""
+    from hpo import precedent, status, watch
+
+    if definition.search.start_from and definition.name not in status.names(opened):
+        for found in precedent.find(opened, definition):
+            watch.say(f"hpo: {found}")
 
 
 def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
@@ -182,6 +193,7 @@ def create(study: StudyFile, sets: Sets = None, name: NewName = None, store_url:
 
     definition = studyfile.load(studyfile.find(study), sets or [], name)
     opened = store.open_(store_url, create=True)
+    _learn(opened, definition)
     new = store.create(opened, definition, studyfile.source(study, sets or []))
     waiting = status.status(opened, definition.name).trials["waiting"]
     print(f"study {definition.name} {'created' if new else 'is there'}: {waiting} trials wait")

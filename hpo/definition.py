@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hpo import config
 from hpo import space as spaces
@@ -59,6 +59,10 @@ def _utc(moment: datetime) -> datetime:
     return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
 
 
+def _tuple(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list) else given
+
+
 BUDGETS = ("epochs", "device_hours", "deadline", "target")  # options of [search] that end a study early
 
 
@@ -94,6 +98,11 @@ class Search(BaseModel):
     keep_weights: Annotated[
         int | None, Field(ge=1, description="weights stay of the best so many trials; left out: of all")
     ] = None
+    start_from: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_tuple),
+        Field(description="studies of the store that have ended, whose trials the sampler learns from"),
+    ] = ()
 
     @property
     def limits(self) -> dict[str, float]:

@@ -56,6 +56,7 @@ class History(_CachedStorage):
         self.store, self.study_id, self.name = store, study_id, name
         self.parameters: dict[str, tuple[float, BaseDistribution]] = {}  # of the own trial, kept back
         self.attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
+        self.precedents: list[FrozenTrial] = []  # other studies' trials, which samplers see before ours
         self._finished: dict[int, FrozenTrial] = {}  # by number
         self._first = 0  # the lowest number that is not known to have finished
         self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
@@ -92,13 +93,16 @@ class History(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Give the study's trials by number, but for those that wait and were never claimed."""
+        """Give the study's trials by number, but for those that wait and were never claimed.
+
+        Other studies' come first, but not to a verdict: their epochs are no rungs of this one's.
+        """
         assert study_id == self.study_id
         if self._trials is None and self._session is not None:
             self._trials = self._update(self._session)
         elif self._trials is None:
             self._trials = _reading(self.store, self._update)
-        found = self._trials
+        found = self._trials if self._session is not None else [*self.precedents, *self._trials]
         if states is not None:
             found = [trial for trial in found if trial.state in states]
         return copy.deepcopy(found) if deepcopy else found

@@ -11,6 +11,7 @@ from hpo.config import Config, Vocabulary
 from hpo.definition import Definition, Point
 from hpo.errors import DefinitionError, shown, suggestion
 
+LEARNING = ("tpe", "gp")  # samplers that learn from trials
 SHIPPED = Path(__file__).parent / "studies"  # inside the wheel; in a checkout, ../studies
 
 
@@ -285,6 +286,11 @@ def _check_whole(found: Definition, where: str) -> None:
         raise DefinitionError(
             f"{where}: search.trials is {found.search.trials} but [space] is empty; "
             'name what to search, or run [[points]] alone with search.sampler = "grid"'
+        )
+    if found.search.start_from and found.search.sampler.name not in LEARNING:
+        raise DefinitionError(
+            f"{where}: search.start_from: sampler {shown(found.search.sampler.name)} learns from no trial; "
+            f"leave it out, or take {' or '.join(LEARNING)}"
         )
     for index, listed in enumerate(found.points, 1):
         contained(found, listed, where, f"points[{index}]")

@@ -152,8 +152,7 @@ def create(opened: Store, plan: Plan) -> None:
         points=(*there, *(point for point in listed if point not in there)),
         finishes=plan.study,
     )
-    text = f"# hpo finish {plan.study} --top {len(plan.settings)} --seeds {len(plan.seeds)}\n"
-    store.create(opened, made, text)
+    store.create(opened, made, f"# hpo finish {plan.study}\n")
 
 
 def _stored(opened: Store, plan: Plan) -> Definition | None:

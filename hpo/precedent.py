@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import plan, space, status, store
 from hpo.definition import Definition
-from hpo.errors import DefinitionError, StoreError
+from hpo.errors import DefinitionError, HpoError
 from hpo.errors import shown as quoted
 from hpo.store import Store
 
@@ -69,7 +69,7 @@ def shown(opened: Store, definition: Definition) -> list[FrozenTrial]:
     for name in dict.fromkeys(definition.search.start_from):
         try:
             trials += _fitting(opened, definition, name, store.definition_of(opened, name)).trials
-        except StoreError as error:
+        except HpoError as error:
             log.warning("search.start_from: %s; the sampler goes on without it", error)
     return trials
 

@@ -50,13 +50,13 @@ class Metrics:
     trial: int
     state: str  # the trial's
     accuracy: float  # of these weights, a fraction
-    split: str  # that it was measured on and chosen by: valid or test
+    split: str  # that it was measured on: valid or test
     images: int  # in that split
     note: str  # on that split, for people
     optimistic: bool  # chosen on the test split
     epoch: int  # that the weights are of
     epochs: int  # that were run
-    accuracies: Sequence[float]  # after each epoch
+    accuracies: Sequence[float]  # after each epoch; of ``hpo finish`` after the last alone
     wall_time_seconds: float | None
     epoch_seconds: Sequence[float] | None
     hardware: Mapping[str, Any]
@@ -120,7 +120,8 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "accuracy", f"{metrics.accuracy:.4f} {metrics.note} ({metrics.images} images)"
     if metrics.state != "complete":
         yield "trial", f"{metrics.state}: it did not run all its epochs"
-    yield "epoch", f"{metrics.epoch}, the best of {metrics.epochs}"
+    once = len(metrics.accuracies) < metrics.epochs
+    yield "epoch", f"{metrics.epoch}, the {'last' if once else 'best'} of {metrics.epochs}"
     if metrics.wall_time_seconds is not None:
         yield "training and evaluation", f"{metrics.wall_time_seconds:.0f} seconds"
     yield "hardware", metrics.hardware.get("device", "not known")

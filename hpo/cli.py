@@ -34,6 +34,7 @@ from hpo.flags import (
 
 if TYPE_CHECKING:
     from hpo.definition import Definition
+    from hpo.store import Store
 
 app = typer.Typer(
     help="Hyperparameter optimization for people who fine-tune vision models.",
@@ -79,6 +80,7 @@ def run(
     definition = studyfile.load(studyfile.find(study), sets or [], name)
     _find_images(definition)
     opened = store.open_(store_url, create=True)
+    _learn(opened, definition)
     new = store.create(opened, definition, studyfile.source(study, sets or []))
     before = status.status(opened, definition.name)
     if before.state == "complete":
@@ -110,6 +112,15 @@ def _find_images(definition: "Definition") -> None:
         data.find(settings)
 
 
+def _learn(opened: "Store", definition: "Definition") -> None:
+    """Say what the sampler of a new study learns from; one that is there keeps what it began with."""
+    from hpo import precedent, status, watch
+
+    if definition.search.start_from and definition.name not in status.names(opened):
+        for found in precedent.find(opened, definition):
+            watch.say(f"hpo: {found}")
+
+
 def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
     """Give the settings of worker processes; in their environment, where no password shows."""
     return {
@@ -118,6 +129,40 @@ def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) 
         "HPO_DATA": str(data),
         "HPO_LEASE_SECONDS": str(lease_seconds),
     }
+
+
+@app.command()
+def finish(
+    name: StudyName,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="The K best settings.")] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="S", min=1, help="Runs of each, with S seeds.")
+    ] = 5,
+    devices: Devices = "auto",
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+) -> None:
+    """Run a study's best settings over several seeds, score each run once on the test split, compare."""
+    from hpo import finish as finishes
+    from hpo import status, store, watch
+    from hpo.devices import slots
+
+    stop = watch.Stop()
+    slots(devices, 1, 1)
+    opened = store.open_(store_url, create=False)
+    plan = finishes.plan(opened, name, top, seeds)
+    finishes.create(opened, plan)
+    for note in plan.notes:
+        watch.say(f"hpo: {note}")
+    if status.status(opened, plan.name).state != "complete":
+        settings = _settings(store_url, artifacts, data, lease_seconds)
+        watch.workers(opened, plan.name, devices, 1, settings, stop)
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+    looks.print_finish(finishes.read(opened, plan), as_json)
 
 
 @app.command("plan")
@@ -151,6 +196,7 @@ def create(study: StudyFile, sets: Sets = None, name: NewName = None, store_url:
 
     definition = studyfile.load(studyfile.find(study), sets or [], name)
     opened = store.open_(store_url, create=True)
+    _learn(opened, definition)
     new = store.create(opened, definition, studyfile.source(study, sets or []))
     waiting = status.status(opened, definition.name).trials["waiting"]
     print(f"study {definition.name} {'created' if new else 'is there'}: {waiting} trials wait")

@@ -5,7 +5,7 @@ The defaults are the original report's central run: ResNet18 with ImageNet weigh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -111,6 +111,16 @@ class Config(BaseModel):
     ] = 0
 
 
+class Final(Config):
+    """The settings of a trial of ``hpo finish``; no study file can ask for them.
+
+    Train and validation images are trained on together, and the test images are looked at once, after the
+    last epoch.
+    """
+
+    selection: Literal["final"] = "final"  # type: ignore[assignment]  # none of those that a file may name
+
+
 class Free(BaseModel):
     """The settings of a trial whose objective is a person's own function, under whatever names it has.
 
@@ -161,6 +171,7 @@ class Vocabulary:
 
 
 BUILT_IN = Vocabulary(kind=Config, options=OPTIONS, study_wide=STUDY_WIDE, used_by=USED_BY)
+FINAL = replace(BUILT_IN, kind=Final)
 OWN = Vocabulary(kind=Free, options=None, study_wide=("objective",), used_by={})
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo import errors, images, sources
-from hpo.config import DATASETS, Config
+from hpo.config import DATASETS, Config, Final
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A data set in disjoint splits; ``valid`` is None where accuracy is measured on ``test``."""
+    """A data set in disjoint splits; ``valid`` is None where accuracy is measured on ``test``.
+
+    For a ``Final`` trial what a study has as ``valid`` is part of ``train``.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -64,7 +67,7 @@ class Dataset:
 
     @property
     def selection(self) -> Split:
-        """The split that settings are compared on: ``valid``, or ``test`` under selection "test"."""
+        """The split that accuracy is measured on: ``valid``, or ``test`` where there is none."""
         return self.test if self.valid is None else self.valid
 
     @property
@@ -200,10 +203,10 @@ def _drawn(source: sources.Source, config: Config) -> Dataset:
     held_out = max(1, round(config.valid_fraction * len(source.train.labels)))
     if source.test is None:
         test, train = _held_out(train, held_out, config.dataset)
-    if source.valid is None and config.selection == "valid":
+    if source.valid is None and config.selection != "test":
         valid, train = _held_out(train, held_out, config.dataset)
     chosen = [("train", source.train, train), ("test", source.test or source.train, test)]
-    if config.selection == "valid":
+    if config.selection != "test":
         chosen.insert(1, ("valid", source.valid or source.train, valid))
     total = sum(map(len, train))
     limit = min(config.limit or total, total)
@@ -212,10 +215,17 @@ def _drawn(source: sources.Source, config: Config) -> Dataset:
         name: _gathered(pool, _limited(groups, limit, total), config, skipped)
         for name, pool, groups in chosen
     }
+    if isinstance(config, Final):
+        splits["train"] = _joined(splits["train"], splits.pop("valid"))
     lost = sorted(set(range(len(source.classes))) - set(splits["train"].labels.tolist()))
     if skipped and lost and limit >= len(source.classes):
         raise errors.DataError(f"{config.dataset}: no readable {source.classes[lost[0]]} to train on")
     return Dataset(name=config.dataset, classes=source.classes, skipped=tuple(skipped), **splits)
+
+
+def _joined(first: Split, second: Split) -> Split:
+    images_NCHW = torch.cat([first.images, second.images])
+    return Split(images=images_NCHW, labels=torch.cat([first.labels, second.labels]))
 
 
 def _shuffled(pool: sources.Pool | None, classes: int, rng: np.random.Generator) -> _Groups:

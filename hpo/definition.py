@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hpo import config
 from hpo import space as spaces
@@ -59,6 +59,10 @@ def _utc(moment: datetime) -> datetime:
     return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
 
 
+def _tuple(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list) else given
+
+
 BUDGETS = ("epochs", "device_hours", "deadline", "target")  # options of [search] that end a study early
 
 
@@ -94,6 +98,11 @@ class Search(BaseModel):
     keep_weights: Annotated[
         int | None, Field(ge=1, description="weights stay of the best so many trials; left out: of all")
     ] = None
+    start_from: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_tuple),
+        Field(description="studies of the store that have ended, whose trials the sampler learns from"),
+    ] = ()
 
     @property
     def limits(self) -> dict[str, float]:
@@ -134,6 +143,7 @@ class Definition(BaseModel):
     search: Search = Search()
     points: tuple[Point, ...] = ()
     enqueued: tuple[Point, ...] = ()  # queued by hand since; no study file lists them
+    finishes: str | None = None  # the study whose best settings ``hpo finish`` runs once more in this one
 
     @property
     def searches(self) -> bool:
@@ -153,7 +163,8 @@ class Definition(BaseModel):
     @property
     def vocabulary(self) -> config.Vocabulary:
         """The options that the study knows."""
-        return config.vocabulary(self.train)
+        words = config.vocabulary(self.train)
+        return config.FINAL if self.finishes and words is config.BUILT_IN else words
 
     def config(self, setting: Mapping[str, Any]) -> Config | Free:
         """Give the complete settings of a trial that tries ``setting``."""
@@ -240,6 +251,7 @@ def extended(stored: Definition, new: Definition) -> Definition:
     """
     kept, wanted = Counter(map(_key, stored.points)), Counter(map(_key, new.points))
     differences = [
+        *_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
         *_differences(stored.train, new.train, "train"),
         *_differences(_by_name(stored.space), _by_name(new.space), "space"),
         *_differences(_fixed(stored.search), _fixed(new.search), "search"),

@@ -3,7 +3,7 @@
 Imports nothing heavy, so that whoever only shows events starts at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ class Epoch:
     """What one epoch came to."""
 
     number: int  # from 1
-    accuracy: float  # fraction of the selection split, after the epoch
+    accuracy: float | None  # fraction of the selection split, after the epoch; None: not measured
     train_seconds: float
     evaluation_seconds: float = 0.0
     # What follows a person's own objective does not tell.
@@ -31,6 +31,12 @@ class Epoch:
     def seconds(self) -> float:
         """Training and evaluation together."""
         return self.train_seconds + self.evaluation_seconds
+
+
+def best(history: Sequence[Epoch]) -> Epoch:
+    """Give the epoch of the best accuracy, the first of several; the last one while none is measured."""
+    measured = [epoch for epoch in history if epoch.accuracy is not None]
+    return max(measured, key=lambda epoch: epoch.accuracy or 0.0) if measured else history[-1]
 
 
 @dataclass(frozen=True, kw_only=True)

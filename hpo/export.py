@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from hpo import card, catalog, files, predict, show, status, store
 from hpo.artifacts import Artifacts
 from hpo.card import Metrics
-from hpo.config import Config
+from hpo.config import Config, Final
 from hpo.definition import Definition
 from hpo.errors import ArtifactError, StoreError
 from hpo.predict import Description, Preprocessing
@@ -120,18 +120,19 @@ def _data(choice: Choice, place: Artifacts) -> Data:
 
 def _metrics(name: str, choice: Choice, data: Data) -> Metrics:
     trial, selection = choice.trial, choice.config.selection
+    split = "test" if isinstance(choice.config, Final) else selection
     seen = trial.user_attrs
     return Metrics(
         study=name,
         trial=trial.number,
         state=status.STATES[trial.state],
         accuracy=trial.intermediate_values[choice.epoch],
-        split=selection,
-        images=data.images[selection],
+        split=split,
+        images=data.images[split],
         note=show.split_note(selection),
         optimistic=selection == "test",
         epoch=choice.epoch,
-        epochs=len(trial.intermediate_values),
+        epochs=max(trial.intermediate_values),
         accuracies=[value for _, value in sorted(trial.intermediate_values.items())],
         wall_time_seconds=seen.get("wall_time_seconds"),
         epoch_seconds=seen.get("epoch_seconds"),

@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hpo import events
 from hpo.config import Free
 from hpo.errors import DefinitionError
 from hpo.events import Epoch
@@ -53,7 +54,10 @@ def find(name: str) -> Function:
 
 
 class Run:
-    """One run of the function, from its start or from a state; an iterator like ``train.Run``."""
+    """One run of the function, from its start or from a state; an iterator like ``train.Run``.
+
+    Where it is ``final``, nothing is chosen by its accuracies: the last epoch is what it comes to.
+    """
 
     def __init__(
         self,
@@ -61,8 +65,10 @@ class Run:
         *,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
+        final: bool = False,
     ) -> None:
         self.config = config
+        self.final = final
         self.stop = stop or threading.Event()
         self.function = find(config.objective)
         self.history = [Epoch(**epoch) for epoch in state["history"]] if state else []
@@ -77,8 +83,8 @@ class Run:
 
     @property
     def best(self) -> Epoch:
-        """The epoch of the best accuracy, the first of several."""
-        return max(self.history, key=lambda epoch: epoch.accuracy)
+        """The epoch of the best accuracy, the first of several; of a final run the last one."""
+        return self.history[-1] if self.final else events.best(self.history)
 
     def epochs(self) -> Iterator[Epoch]:
         """Give each epoch as it ends; ends early, between two epochs, once told to stop.

@@ -62,6 +62,7 @@ class History(_CachedStorage):
         self.parameters: dict[str, tuple[float, BaseDistribution]] = {}  # of the own trial, kept back
         self.attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
         self._own: FrozenTrial | None = None
+        self.precedents: list[FrozenTrial] = []  # other studies' trials, which samplers see before ours
         self._finished: dict[int, FrozenTrial] = {}  # by number
         self._resting: dict[int, tuple[int, FrozenTrial]] = {}  # by number, with the last attempt's token
         self._first = 0  # the lowest number that is not known to have finished
@@ -110,11 +111,16 @@ class History(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Give the study's trials as a sampler or pruner is to see them."""
+        """Give the study's trials as a sampler or pruner is to see them.
+
+        Other studies' come first, but not to a verdict: their epochs are no rungs of this one's.
+        """
         assert study_id == self.study_id
         found = self.trials()
         if self.ladder is not None:
             found = self.ladder.seen(found)
+        if self._session is None:
+            found = [*self.precedents, *found]
         if states is not None:
             found = [trial for trial in found if trial.state in states]
         return copy.deepcopy(found) if deepcopy else found

@@ -7,7 +7,7 @@ what the number of images, or the spread of the epochs' times, makes of it. Gaps
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import stats
 
@@ -50,6 +50,12 @@ def of_median(values: Sequence[float]) -> Interval:
     out = int(stats.binom.ppf(0.025, count, 0.5))  # values that lie outside, on each side
     low, high = ranked[max(out - 1, 0)], ranked[min(count - out, count - 1)]
     return Interval(value=statistics.median(ranked), low=low, high=high, how=f"over {count} repeats")
+
+
+def of_pairs(pairs: Sequence[tuple[float, float]], least: float = 0.0) -> Interval:
+    """Give the t interval of how much higher the first of each pair is, over two pairs or more."""
+    found = of_mean([first - second for first, second in pairs], least)
+    return replace(found, how=f"95 % over {len(pairs)} seeds, paired")
 
 
 def small(a: float, b: float, images: int | None) -> float:

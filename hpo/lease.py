@@ -125,7 +125,7 @@ class Claim:
     def commit(
         self,
         *,
-        report: tuple[int, float] | None = None,
+        report: tuple[int, float | None] | None = None,
         checkpoint: str | None = None,
         attributes: Mapping[str, Any] | None = None,
         system: Mapping[str, Any] | None = None,

@@ -21,6 +21,7 @@ from hpo.flags import (
 
 if TYPE_CHECKING:
     from hpo.artifacts import Artifacts
+    from hpo.finish import Finish
     from hpo.status import Best
     from hpo.store import Store
 
@@ -42,6 +43,17 @@ def print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> No
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
     selection = status.selection_of(store.definition_of(opened, name))
     print(show.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
+
+
+def print_finish(found: "Finish", as_json: bool) -> None:
+    """Print what came of a study's best settings."""
+    from hpo import finish, show
+
+    if as_json:
+        _print_json(finish.document(found))
+        return
+    show.console().print(finish.table(found))
+    print("\n".join(finish.summary(found)))
 
 
 def _places(best: "Best", opened: "Store", artifacts: "Artifacts", store_url: str) -> dict[str, str]:

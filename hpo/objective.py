@@ -244,7 +244,8 @@ def _run(
     hardware: Mapping[str, Any],
 ) -> "Run":
     if isinstance(config, Free):
-        return function.Run(config, state=state, stop=place.stop)
+        final = place.definition.finishes is not None
+        return function.Run(config, state=state, stop=place.stop, final=final)
     from hpo import train
 
     return train.Run(

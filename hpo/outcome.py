@@ -27,7 +27,7 @@ class Outcome:
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used
     site: str | None  # where its point says that the original was run
-    curve: Mapping[int, float]  # accuracy after each epoch, from 1
+    curve: Mapping[int, float]  # accuracy after each epoch, from 1; of ``hpo finish`` after the last alone
     epoch_seconds: tuple[float, ...]  # training and evaluation
     wall_seconds: float  # training and evaluation, an unfinished epoch included
     kind: str | None  # of hardware; times of two kinds say nothing about each other
@@ -49,8 +49,15 @@ class Outcome:
 
     @property
     def best_epoch(self) -> int | None:
-        """The first epoch with the highest accuracy; None without a report."""
+        """The first epoch with the trial's accuracy, or the highest so far; None without a report."""
+        if self.state == "complete" and self.accuracy in self.curve.values():
+            return next(epoch for epoch, accuracy in self.curve.items() if accuracy == self.accuracy)
         return max(self.curve, key=lambda epoch: (self.curve[epoch], -epoch)) if self.curve else None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has run, as far as it has reported."""
+        return max(self.curve, default=0)
 
 
 def outcomes(definition: Definition, trials: Iterable[FrozenTrial]) -> list[Outcome]:

@@ -71,7 +71,9 @@ def curves(found: Sequence[Outcome], measure: str) -> Section:
     reported = [each for each in found if each.curve]
     most = max((len(each.curve) for each in reported), default=0)
     if most < 2:
-        reason = "No trial has run two epochs, so that there are no curves; History shows what one came to."
+        reason = (
+            "No trial has reported two epochs, so that there are no curves; History shows what one came to."
+        )
         return _empty(section, reason)
     done = sorted(outcome.complete(reported), key=lambda each: (-(each.accuracy or 0.0), each.number))
     best, rest = done[:SHOWN], done[SHOWN:]

@@ -111,7 +111,7 @@ class Recorder:
     def report(self, run: "Run") -> None:
         """Report the epoch just done."""
         epoch = run.history[-1]
-        if run.best is epoch:
+        if run.best is epoch and epoch.accuracy is not None:
             self._weights = _Weights.of(run)
         attributes = {
             "epochs": epoch.number,
@@ -178,10 +178,10 @@ class Recorder:
             self._names["weights"] = weights.write(self.folder, self.claim.token)
             self.folder.publish()
         epoch = history[-1]
-        report = (epoch.number, epoch.accuracy)
-        self.judge.report(*report)
+        if epoch.accuracy is not None:
+            self.judge.report(epoch.number, epoch.accuracy)
         self.order = self.claim.commit(
-            report=report,
+            report=(epoch.number, epoch.accuracy),
             checkpoint=self._names.get("checkpoint"),
             attributes=attributes | self._names,
             judge=None if finished else self.judge.ask,

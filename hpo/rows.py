@@ -48,8 +48,10 @@ def _upsert(dialect: str, table: Any, key: str) -> Any:
     return insert.on_conflict_do_update(index_elements=["trial_id", key], set_=changed, where=differs)
 
 
-def write_report(session: Session, trial_id: int, step: int, accuracy: float) -> None:
-    """Write a trial's accuracy after epoch ``step``."""
+def write_report(session: Session, trial_id: int, step: int, accuracy: float | None) -> None:
+    """Write a trial's accuracy after epoch ``step``, if it was measured."""
+    if accuracy is None:
+        return
     value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(accuracy)
     row = {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
     session.execute(_upsert(dialect_of(session), reports, "step"), row)

@@ -107,6 +107,7 @@ def _list(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _search() -> dict[str, Any]:
     properties = {name: check.schema_of(field) for name, field in Search.model_fields.items()}
+    properties["start_from"]["default"] = []  # JSON knows no tuples
     for key, kind in (("sampler", Sampler), ("pruner", Pruner)):
         table = kind.model_json_schema()
         properties[key] = {"anyOf": [table["properties"]["name"], table]}

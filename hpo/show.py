@@ -38,8 +38,9 @@ def line(event: Event) -> str:
         return f"trial {event.trial} starts: {params(event.params)}, {event.epochs} epochs{again}{going}"
     if isinstance(event, Reported):
         e = event.epoch
-        parts = [f"{event.measure} {e.accuracy:.4f}"]
-        parts += [f"loss {e.loss:.4f}"] if e.loss is not None else []
+        parts = [f"{event.measure} {e.accuracy:.4f}"] if e.accuracy is not None else []
+        loss = ("loss", e.loss) if e.loss is not None else ("training loss", e.train_loss)
+        parts += [f"{loss[0]} {loss[1]:.4f}"] if loss[1] is not None else []
         parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
         speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
         text = ", ".join([*parts, f"{e.seconds:.1f} s"])
@@ -89,7 +90,13 @@ def split_note(selection: str | None) -> str:
         return "as the study's own objective measures it"
     if selection == "test":
         return "on the test split, which it was also chosen on: optimistic"
+    if selection == "final":
+        return "on the test split, once, after the last epoch; the mean over seeds is what to expect"
     return "on the validation split"
+
+
+def _split(selection: str | None) -> str:
+    return " on the test split" if selection in ("test", "final") else ""
 
 
 def live(
@@ -109,7 +116,7 @@ def live(
     parts += [f"{ended} of {status.budget} trials"]
     parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
     if status.best is not None:
-        split = " on the test split" if status.selection == "test" else ""
+        split = _split(status.selection)
         parts.append(f"best {status.best.accuracy:.4f}{split} (trial {status.best.trial})")
     if status.seconds_left:
         parts.append(f"about {seconds(status.seconds_left)} left")
@@ -129,7 +136,7 @@ def live(
 
 def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
     state = STATES[trial.state]
-    count = len(trial.intermediate_values)
+    count = max(len(trial.intermediate_values), trial.user_attrs.get("epochs", 0))
     total = planned or count
     accuracy = max(trial.intermediate_values.values(), default=math.nan)
     bar = Table.grid(padding=(0, 1))
@@ -218,8 +225,7 @@ def studies(found: Iterable[Status]) -> Table:
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
     for each in found:
         ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
-        split = " on the test split" if each.selection == "test" else ""
-        accuracy = f"{each.best.accuracy:.4f}{split}" if each.best else ""
+        accuracy = f"{each.best.accuracy:.4f}{_split(each.selection)}" if each.best else ""
         table.add_row(each.study, each.state, f"{ended}/{each.budget}", accuracy)
     return table
 

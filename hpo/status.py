@@ -150,14 +150,17 @@ def _wall(trial: FrozenTrial) -> float:
 
 
 def selection_of(definition: Definition) -> str | None:
-    """Give the split that a study's accuracy is measured on; None where its own objective decides."""
+    """Give the split that a study's accuracy is measured on; None where its own objective decides.
+
+    "final" is the test split as ``hpo finish`` looks at it: once, after the last epoch.
+    """
     selection = definition.train.get("selection")
     return None if definition.vocabulary is config.OWN else str(selection)
 
 
 def measure(definition: Definition) -> str:
-    """Name what a study measures: accuracy, or test accuracy where it is chosen on the test split too."""
-    return "test accuracy" if selection_of(definition) == "test" else "accuracy"
+    """Name what a study measures: accuracy, or test accuracy where that is the split."""
+    return "test accuracy" if selection_of(definition) in ("test", "final") else "accuracy"
 
 
 def best(opened: Store, name: str, count: int) -> list[Best]:

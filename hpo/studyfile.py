@@ -11,6 +11,7 @@ from hpo.config import Config, Vocabulary
 from hpo.definition import Definition, Point
 from hpo.errors import DefinitionError, shown, suggestion
 
+LEARNING = ("tpe", "gp")  # samplers that learn from trials
 SHIPPED = Path(__file__).parent / "studies"  # inside the wheel; in a checkout, ../studies
 
 
@@ -70,6 +71,11 @@ def _text(path: Path) -> str:
 def by_hand(found: Definition, texts: Iterable[str]) -> Point:
     """Give the setting that KEY=VALUE texts name, checked against its study."""
     where, given = f"study '{found.name}'", {}
+    if found.finishes is not None:
+        raise DefinitionError(
+            f"{where} looks at the test split: 'hpo finish {found.finishes}' alone adds to it, "
+            "with a larger --top or --seeds"
+        )
     for text in texts:
         key, equals, raw = text.partition("=")
         if not equals or not key.strip():
@@ -280,6 +286,11 @@ def _check_whole(found: Definition, where: str) -> None:
         raise DefinitionError(
             f"{where}: search.trials is {found.search.trials} but [space] is empty; "
             'name what to search, or run [[points]] alone with search.sampler = "grid"'
+        )
+    if found.search.start_from and found.search.sampler.name not in LEARNING:
+        raise DefinitionError(
+            f"{where}: search.start_from: sampler {shown(found.search.sampler.name)} learns from no trial; "
+            f"leave it out, or take {' or '.join(LEARNING)}"
         )
     for index, listed in enumerate(found.points, 1):
         contained(found, listed, where, f"points[{index}]")

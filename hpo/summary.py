@@ -44,7 +44,7 @@ def summary(found: Sequence[Outcome], selection: str | None, images: int | None,
     facts = {
         "trial": str(winner.number),
         "settings": chart.setting(winner.params),
-        "epoch": f"{winner.best_epoch} of {len(winner.curve)}" if winner.curve else "",
+        "epoch": f"{winner.best_epoch} of {winner.epochs}" if winner.curve else "",
         "time": f"{show.seconds(winner.wall_seconds)} of training and evaluation",
         "hardware": winner.kind or "",
         "study": f"{state}: {said}",
@@ -72,7 +72,12 @@ def _sure(winner: Outcome, done: Sequence[Outcome], images: int | None, selectio
         )
         text.append(_close(winner, done, images))
     text.append(_seeds(winner, done, images))
-    if len(done) > 1:
+    if len(done) > 1 and selection == "final":
+        text.append(
+            f"It is the highest of {len(done)} complete trials, which flatters it: the mean over its "
+            "setting's seeds is what to expect."
+        )
+    elif len(done) > 1:
         also = ", and the split is the test split" if selection == "test" else ""
         text.append(
             f"It is the highest of {len(done)} complete trials and of its epochs, chosen on the images "
@@ -226,7 +231,7 @@ def trials(found: Sequence[Outcome]) -> Section:
         (
             *(each.number, each.state, each.accuracy),
             *(each.params.get(name) for name in names),
-            *(each.best_epoch, len(each.curve), each.wall_seconds, each.seconds_per_epoch),
+            *(each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
             *(each.attempts, each.site, each.kind, each.reason),
         )
         for each in begun
@@ -248,7 +253,7 @@ def _shown(begun: Sequence[Outcome]) -> chart.Table:
         "accuracy": lambda each: each.accuracy,
         "settings": lambda each: chart.setting(each.params),
         "site": lambda each: each.site or "",
-        "best epoch": lambda each: f"{each.best_epoch} of {len(each.curve)}" if each.curve else "",
+        "best epoch": lambda each: f"{each.best_epoch} of {each.epochs}" if each.curve else "",
         "seconds": lambda each: each.wall_seconds,
         "attempts": lambda each: each.attempts,
         "hardware": lambda each: each.kind or "",
@@ -264,5 +269,7 @@ def fixed(train: Mapping[str, Any], found: Sequence[Outcome]) -> list[tuple[str,
     """Give the options that are alike in all trials, with their values as text."""
     searched = {name for each in found for name in each.params}
     used = {name for each in found for name in each.setting}
-    alike = {name: value for name, value in train.items() if name in used - searched and value is not None}
+    differ = {name for each in found for name, value in each.setting.items() if train.get(name) != value}
+    wanted = used - searched - differ
+    alike = {name: value for name, value in train.items() if name in wanted and value is not None}
     return [(name, chart.format_(value)) for name, value in alike.items()]

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo import features, images, model, optimizer, schedule
-from hpo.config import Config
+from hpo import events, features, images, model, optimizer, schedule
+from hpo.config import Config, Final
 from hpo.data import Dataset, Split
 from hpo.events import Diverged, Epoch
 from hpo.numerics import Numerics
@@ -99,7 +99,7 @@ class Run:
     @property
     def best(self) -> Epoch:
         """The epoch of the best accuracy, the first of several."""
-        return max(self.history, key=lambda epoch: epoch.accuracy)
+        return events.best(self.history)
 
     def epochs(self) -> Iterator[Epoch | None]:
         """Train, and give each epoch as it ends, and None within an epoch when it is asked to pause.
@@ -116,12 +116,13 @@ class Run:
             if self.step < len(self.batches):
                 return
             loss_sum, correct = self._sums.tolist()  # the one wait of the epoch's training
-            self._check(number=len(self.history) + 1, bad=int(self._bad))
-            count = len(self.train)
+            number, count = len(self.history) + 1, len(self.train)
+            self._check(number, bad=int(self._bad))
             started = time.perf_counter()
-            loss, accuracy = self.evaluate(self.selection)
+            measured = number == self.config.epochs or not isinstance(self.config, Final)
+            loss, accuracy = self.evaluate(self.selection) if measured else (None, None)
             epoch = Epoch(
-                number=len(self.history) + 1,
+                number=number,
                 train_loss=loss_sum / count,
                 train_accuracy=correct / count,
                 loss=loss,

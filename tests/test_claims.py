@@ -194,6 +194,14 @@ def test_the_interval_over_seeds_is_welchs():
     )
 
 
+def test_the_interval_of_pairs_is_the_paired_t_tests():
+    a, b = [0.951, 0.953, 0.956, 0.950], [0.947, 0.949, 0.944, 0.946]
+    expected = stats.ttest_rel(a, b).confidence_interval()
+    found = interval.of_pairs(list(zip(a, b, strict=True)))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert interval.of_pairs([(0.52, 0.51), (0.52, 0.51)], least=0.01).sign == 0
+
+
 def test_seeds_that_agree_to_the_image_are_not_surer_than_one_image():
     found = interval.of_accuracies([0.52, 0.52], [0.51, 0.51], 100)
     assert found.sign == 0

@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from hpo import data, errors, sources
-from hpo.config import Config
+from hpo.config import Config, Final
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 REPOSITORY = Path(__file__).parent.parent
@@ -462,6 +462,27 @@ def test_with_selection_test_the_whole_train_split_is_trained_on(uneven):
     with_valid = data.load(Config(dataset="mnist"), uneven)
     assert with_valid.selection is with_valid.valid
     assert keys(with_valid.test) == keys(dataset.test)
+
+
+def test_the_last_runs_train_on_what_a_study_trained_and_chose_on_and_keep_its_test_images(
+    uneven, tmp_path
+):
+    for part in ("train", "valid", "test"):
+        write_images(tmp_path / "shipped" / part, {"cat": 12, "dog": 12}, seed=len(part))
+    for settings in (
+        {"dataset": "mnist"},
+        {"dataset": "mnist", "limit": 34},
+        {"dataset": "digits"},
+        {"dataset": f"folder:{tmp_path}/shipped", "image_size": 16},
+    ):
+        study, last = (data.load(kind(**settings), uneven) for kind in (Config, Final))
+        assert sorted(keys(last.train)) == sorted(keys(study.train) + keys(study.valid))
+        label: dict[str, int] = {}
+        for split in (study.train, study.valid):
+            label |= zip(keys(split), split.labels.tolist(), strict=True)
+        assert [label[key] for key in keys(last.train)] == last.train.labels.tolist()
+        assert keys(last.test) == keys(study.test)
+        assert (last.valid, last.selection) == (None, last.test)
 
 
 def test_a_set_without_a_test_split_gives_up_as_much_again_for_it(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision import transforms
 
 from hpo import checkpoint, data, events, train
-from hpo.config import Config
+from hpo.config import Config, Final
 
 CPU = torch.device("cpu")
 
@@ -225,6 +225,38 @@ def test_accuracy_is_measured_on_the_split_that_selection_names(tmp_path):
     assert dataset(mirrored, tmp_path).valid is None
     images = dataset(chosen, tmp_path)
     assert torch.equal(images.selection.images, images.valid.images)
+
+
+class Watched(train.Run):
+    """A run that notes on which split it is evaluated, after how many epochs."""
+
+    def __init__(self, *args, **named) -> None:
+        super().__init__(*args, **named)
+        self.looks: list[tuple[int, int]] = []
+
+    def evaluate(self, split):
+        self.looks.append((len(self.history), len(split)))
+        return super().evaluate(split)
+
+
+def test_a_final_run_looks_at_the_test_images_once_and_goes_on_from_a_state_to_the_same_bits(tmp_path):
+    settings = Final(**config(epochs=3).model_dump(exclude={"selection"}))
+    images = dataset(settings, tmp_path)
+    whole = Watched(settings, images, CPU)
+    assert [epoch.accuracy is None for epoch in whole.epochs()] == [True, True, False]
+    assert whole.looks == [(2, len(images.test))]
+    assert whole.best is whole.history[-1]
+
+    paused = Watched(settings, images, CPU, pause=lambda: True)
+    given = paused.epochs()
+    while (len(paused.history), paused.step) != (1, 2):
+        next(given)
+    assert (paused.best.number, paused.looks) == (1, [])
+    name = checkpoint.save(tmp_path, paused.state(), attempt=1)
+    resumed = Watched(settings, images, CPU, state=checkpoint.load(tmp_path / name))
+    list(resumed.epochs())
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    assert resumed.looks == whole.looks
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "multi_margin"])

@@ -8,6 +8,7 @@ HpoError
  +- WeightsError       pretrained weights cannot be found, downloaded or loaded
  +- DeviceError        the device asked for is not there
  +- ArtifactError      a file of a trial cannot be written or read
+ +- EngineError        a scheduler (Slurm, Ray) is not here, or does not take the workers
  +- DashboardError     the dashboard cannot be served where, or as, it was asked for
 
 Each is shown as one line on stderr, without a traceback, and says where, what was found, what is
@@ -52,6 +53,10 @@ class DeviceError(HpoError):
 
 class ArtifactError(HpoError):
     """A file of a trial cannot be written or read."""
+
+
+class EngineError(HpoError):
+    """A scheduler that was to run workers is not here, or does not take them as asked."""
 
 
 class DashboardError(HpoError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpo import database, slurm, store, watch
+from hpo import actors, database, slurm, store, watch
 from hpo.artifacts import Artifacts
 from hpo.errors import EngineError, shown
 from hpo.launch import Crew
@@ -42,8 +42,12 @@ def launch(opened: Store, name: str, asked: Request, settings: Mapping[str, str]
         watch.workers(opened, name, asked.devices, asked.workers_per_device, settings, stop)
         return
     crew = _crew(name, asked, settings)
-    if watch.may_work(opened, name):
+    if not watch.may_work(opened, name):
+        return
+    if asked.engine == "slurm":
         _by_slurm(opened, crew, asked.show)
+    else:
+        _by_ray(opened, crew, asked.show, stop)
 
 
 def _refuse_for_local(asked: Request) -> None:
@@ -82,11 +86,7 @@ def _option(text: str) -> tuple[str, str]:
 
 
 def _by_slurm(opened: Store, crew: Crew, show: bool) -> None:
-    if database.file_of(database.parse_url(crew.settings["HPO_STORE"])) is not None:
-        raise EngineError(
-            "--engine slurm: an SQLite store is for one machine; workers on several want "
-            "--store postgresql://user@host/db, and on one node 'hpo launch' within a job of yours will do"
-        )
+    _refuse_sqlite(crew, "--engine slurm", "on one node 'hpo launch' within a job of yours will do")
     place = Artifacts(crew.settings["HPO_ARTIFACTS"])
     logs = place.logs(store.folder_of(opened, crew.study)).absolute()
     text = slurm.script(crew, Path.cwd(), logs)
@@ -98,3 +98,22 @@ def _by_slurm(opened: Store, crew: Crew, show: bool) -> None:
     watch.say(
         f"hpo: 'hpo status {crew.study}' follows them; 'hpo stop {crew.study}' or 'scancel {job}' ends them"
     )
+
+
+def _by_ray(opened: Store, crew: Crew, show: bool, stop: watch.Stop) -> None:
+    if show:
+        raise EngineError("--print is for workers by slurm; ray has no script")
+    where = actors.address(crew.options)
+    if where is not None:
+        _refuse_sqlite(crew, f"--engine ray, cluster {where}", "without an address Ray runs here alone")
+    count = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
+    watch.say(f"hpo: study '{crew.study}': {count} by Ray on {where or 'this machine'}")
+    watch.crew(opened, crew.study, lambda tell: actors.supervise(crew, stop.event, tell), stop)
+
+
+def _refuse_sqlite(crew: Crew, where: str, otherwise: str) -> None:
+    if database.file_of(database.parse_url(crew.settings["HPO_STORE"])) is not None:
+        raise EngineError(
+            f"{where}: an SQLite store is for one machine; workers on several want "
+            f"--store postgresql://user@host/db, and {otherwise}"
+        )

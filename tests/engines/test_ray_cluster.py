@@ -1,7 +1,6 @@
 """Workers by a real Ray: clusters of two nodes with a made-up GPU each, on a real Postgres."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 
 import conftest
 import postgres
+import ray_cluster
 import replay
 from conftest import Workplace
 from hpo import launch
@@ -25,31 +25,19 @@ pytestmark = pytest.mark.engines
 OWN = replay.OWN
 PASSWORD = "sEcret-7/x"
 RAY = ("--engine", "ray", "--devices", "cpu")
-MEMORY = 80 * 2**20  # bytes, the least that Ray takes for objects; none pass through it here
 
 
 @pytest.fixture
-def url(request) -> Iterator[str]:
+def url() -> Iterator[str]:
     with postgres.running(password=PASSWORD) as running, conftest.closed_engines():
         yield sa.make_url(running.url).set(password=PASSWORD).render_as_string(hide_password=False)
 
 
 @pytest.fixture
-def ray(request) -> Iterator[Any]:
-    """A cluster of a head without devices and two nodes; ``kill(name)`` ends one as by a power cut."""
-    replay.want("" if importlib.util.find_spec("ray") else "no Ray")
-    from ray.cluster_utils import Cluster
-
-    nothing = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": MEMORY, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=nothing)
-    try:
-        for name in ("n1", "n2"):
-            env = {"RAY_NODE": name}
-            node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY, env_vars=env)
-            setattr(cluster, name, node)
+def ray() -> Iterator[ray_cluster.Cluster]:
+    replay.want(ray_cluster.missing())
+    with ray_cluster.running() as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()
 
 
 @pytest.fixture
@@ -95,12 +83,12 @@ def test_ray_finishes_fourteen_points_though_an_actor_and_a_node_die(at, ray, ur
     with launched(at, *asked) as process:
         wait_for(lambda: len(replay.nodes(at.path)) == 2, 120)
         seen = replay.command_lines()
-        orphan = latest(at, "n1")
+        orphan = latest(at, "r1")
         os.kill(holder(orphan), signal.SIGKILL)
         wait_for(lambda: is_gone(orphan), 15)
-        wait_for(lambda: latest(at, "n1") != orphan, 60)
-        orphan = latest(at, "n2")
-        ray.remove_node(ray.n2, allow_graceful=False)
+        wait_for(lambda: latest(at, "r1") != orphan, 60)
+        orphan = latest(at, "r2")
+        ray.kill("r2")
         wait_for(lambda: is_gone(orphan), 15)
         out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
@@ -109,8 +97,9 @@ def test_ray_finishes_fourteen_points_though_an_actor_and_a_node_die(at, ray, ur
     assert sum(attempts) - len(attempts) >= 2, "trials of the actor and of the node that died went on"
     assert list(replay.shared(at.path)) == []
     assert {line["device"] for line in replay.progress(at.path)} == {"0"}
-    session = Path(ray.head_node.get_session_dir_path())
-    logs = "".join(path.read_text(errors="replace") for path in session.glob("logs/**/*") if path.is_file())
+    logs = "".join(
+        path.read_text(errors="replace") for path in ray.session.glob("logs/**/*") if path.is_file()
+    )
     assert PASSWORD not in seen + logs + out + err
     assert "complete, accuracy" in err
     print(json.dumps({"attempts": attempts, "epochs": len(replay.progress(at.path))}))
@@ -134,7 +123,7 @@ def test_ctrl_c_lets_rays_workers_save_and_two_share_a_device_only_where_asked(a
 
 
 def test_ray_alone_on_this_machine_serves_an_sqlite_store_and_ends_where_no_restart_helps(place):
-    replay.want("" if importlib.util.find_spec("ray") else "no Ray")
+    replay.want(ray_cluster.missing())
     place.hpo("create", place.study(replay.study(points=2, epochs=2)))
     refused = place.hpo("launch", "small", *RAY, "--option", "address=10.0.0.1:6379", code=launch.FATAL)
     assert refused.err.startswith(

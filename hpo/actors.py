@@ -84,7 +84,10 @@ def supervise(crew: Crew, stop: threading.Event, tell: Callable[[str], None]) ->
     """
     ray = _ray()
     asks = _asks(crew.options)
-    with _connected(ray, address(crew.options)):
+    where = address(crew.options)
+    with _connected(ray, where):
+        count = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
+        tell(f"hpo: study '{crew.study}': {count} by Ray on {where or 'this machine'}")
         slot, asks = _placed(ray, crew, asks, tell)
         # Three calls at once: one keeps the worker, one waits for news, one tells it to leave.
         actor = ray.remote(Keeper).options(max_restarts=-1, max_task_retries=-1, max_concurrency=3, **asks)

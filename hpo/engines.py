@@ -106,8 +106,6 @@ def _by_ray(opened: Store, crew: Crew, show: bool, stop: watch.Stop) -> None:
     where = actors.address(crew.options)
     if where is not None:
         _refuse_sqlite(crew, f"--engine ray, cluster {where}", "without an address Ray runs here alone")
-    count = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
-    watch.say(f"hpo: study '{crew.study}': {count} by Ray on {where or 'this machine'}")
     watch.crew(opened, crew.study, lambda tell: actors.supervise(crew, stop.event, tell), stop)
 
 

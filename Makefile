@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test tools check format soak bench bench-search clean
+.PHONY: help install demo test test-engines tools check format soak bench bench-search clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -22,12 +22,21 @@ demo: install  ## search on real images, on the CPU, in under four minutes
 test: install check tools  ## check, then run every test
 	$(BIN)/pytest -n 3 --dist worksteal
 
+test-engines: install  ## let a real Slurm and a real Ray run workers; installs both
+	@wanted="$$(command -v slurmctld >/dev/null && command -v munged >/dev/null || echo slurm-wlm munge)"; \
+	  $(call apt,tests start a Slurm of their own)
+	$(BIN)/pip install --quiet --editable '.[dev,ray]'
+	$(BIN)/pytest -m engines tests/engines
+
+# Install what is wanted of Debian's packages, or say what for it is.
+apt = [ -z "$$(echo $$wanted)" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$wanted; } >/dev/null; } || \
+	  echo "not here:" $$wanted "(Debian's names): $(1); root may install them"
+
 tools:
 	@wanted="$$(command -v ip >/dev/null || echo iproute2) \
-	  $$(command -v chromium >/dev/null || echo chromium fonts-liberation)"; [ -z "$$(echo $$wanted)" ] || \
-	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$wanted; } >/dev/null; } || \
-	  echo "not here:" $$wanted "(Debian's names): tests cut a network and look with a browser; root may install them"
+	  $$(command -v chromium >/dev/null || echo chromium fonts-liberation)"; \
+	  $(call apt,tests cut a network and look with a browser)
 
 check: install  ## lint, format, types and import rules
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 from hpo import files
 from hpo.errors import ArtifactError
 
+LOGS = "logs"
+
 
 def file_of(name: str) -> str:
     """Give a file's name within its folder from its name in the artifacts."""
@@ -36,6 +38,10 @@ class Artifacts:
         """Give a file's path, or its address."""
         path = f"{self.root}/{name}"
         return path if self.local else str(self.filesystem.unstrip_protocol(path))
+
+    def logs(self, folder: str) -> Path:
+        """Give where a scheduler writes what a study's workers say: always a folder, never behind a URL."""
+        return Path(self.root, folder, LOGS) if self.local else Path("storage", LOGS, folder)
 
     def read(self, name: str) -> bytes:
         """Give a file's content; raises ArtifactError if it cannot be had."""

@@ -23,13 +23,17 @@ from hpo.flags import (
     ArtifactRoot,
     DataRoot,
     Devices,
+    Engine,
     Json,
     Lease,
     NewName,
+    Options,
+    Print,
     Sets,
     StoreUrl,
     StudyFile,
     StudyName,
+    Workers,
 )
 
 if TYPE_CHECKING:
@@ -317,13 +321,17 @@ def launch_(
     workers_per_device: Annotated[
         int, typer.Option("--workers-per-device", metavar="K", min=1, help="Workers that share a device.")
     ] = 1,
+    engine: Engine = "local",
+    workers: Workers = None,
+    options: Options = None,
+    show: Print = False,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
 ) -> None:
-    """Start workers on this machine's devices, and keep them going until the study is complete."""
-    from hpo import status, store, watch
+    """Start workers, here or by a scheduler, and keep them going until the study is complete."""
+    from hpo import engines, status, store, watch
 
     stop = watch.Stop()
     try:
@@ -332,7 +340,15 @@ def launch_(
             watch.say(f"hpo: study '{name}' is complete; nothing to do")
             return
         settings = _settings(store_url, artifacts, data, lease_seconds)
-        watch.workers(opened, name, devices, workers_per_device, settings, stop)
+        asked = engines.Request(
+            engine=engine,
+            devices=devices,
+            workers_per_device=workers_per_device,
+            workers=workers,
+            options=options or [],
+            show=show,
+        )
+        engines.launch(opened, name, asked, settings, stop)
     except HpoError as error:
         raise _given_up(error) from error
     if stop.event.is_set():

@@ -106,6 +106,11 @@ def shown(url: sa.URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
+def without_password(url: sa.URL) -> str:
+    """Give a URL's text without its password, which libpq then takes from PGPASSWORD or ~/.pgpass."""
+    return url._replace(password=None).render_as_string()
+
+
 def file_of(url: sa.URL) -> Path | None:
     """Give the file of an SQLite store; None on Postgres."""
     if url.get_backend_name() != "sqlite":

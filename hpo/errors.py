@@ -9,6 +9,7 @@ HpoError
  +- DeviceError        the device asked for is not there
  +- ArtifactError      a file of a trial cannot be written or read
  +- CurvesError        recorded curves cannot be read, or are too few
+ +- EngineError        a scheduler (Slurm, Ray) is not here, or does not take the workers
  +- DashboardError     the dashboard cannot be served where, or as, it was asked for
 
 Each is shown as one line on stderr, without a traceback, and says where, what was found, what is
@@ -57,6 +58,10 @@ class ArtifactError(HpoError):
 
 class CurvesError(HpoError):
     """Recorded curves cannot be read, or are too few."""
+
+
+class EngineError(HpoError):
+    """A scheduler that was to run workers is not here, or does not take them as asked."""
 
 
 class DashboardError(HpoError):

@@ -1,7 +1,7 @@
 """Flags and arguments that several verbs share, with the defaults of where things are."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -45,6 +45,21 @@ Sets = Annotated[
 Devices = Annotated[
     str, typer.Option("--devices", metavar="SPEC", help="auto, cpu, cpu:4 or cuda:0,cuda:1.")
 ]
+Engine = Annotated[
+    Literal["local", "slurm", "ray"],
+    typer.Option("--engine", help="Who runs the workers: this machine, or a scheduler on its machines."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="How many, for slurm and ray.", show_default="1"),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="An option of the engine, as partition=gpu; repeatable."
+    ),
+]
+Print = Annotated[bool, typer.Option("--print", help="Show the script for slurm; submit nothing.")]
 NewName = Annotated[str | None, typer.Option("--name", help="The study's name, if not its file's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 StudyFile = Annotated[

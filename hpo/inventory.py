@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import checkpoint, curves, shelf
-from hpo.artifacts import Artifacts
+from hpo.artifacts import LOGS, Artifacts
 
 ALWAYS = ("settings.json", "traceback.txt", curves.CSV)
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
@@ -30,6 +30,8 @@ def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTria
     for path in _listed(artifacts, folder):
         name = PurePosixPath(path).name
         trial = by_number.get(name)
+        if name == LOGS:
+            continue
         if trial is None:
             unknown.append(f"{folder}/{name}")
         elif trial.state != TrialState.RUNNING:

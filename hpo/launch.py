@@ -24,6 +24,17 @@ LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started agai
 GRACE = 10.0  # seconds that a worker told to stop has to save and leave
 
 
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """Workers that a scheduler is asked for, on whatever machines it has."""
+
+    study: str
+    workers: int
+    gpus: bool | None  # whether each has a GPU; None: where there are some
+    settings: Mapping[str, str]  # the workers' environment (HPO_STORE and so on)
+    options: Mapping[str, str]  # as the scheduler knows them; an empty value is a flag's
+
+
 @dataclass(kw_only=True)
 class Worker:
     """A running worker process, or one that waits to be started again."""

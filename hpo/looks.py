@@ -87,19 +87,24 @@ def status_(
     as_json: Json = False,
     follow: Annotated[bool, typer.Option("--watch", help="Keep showing it, until it is complete.")] = False,
     store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
     """Show what goes on in a study."""
     from hpo import show, status, store, watch
+    from hpo.artifacts import Artifacts
 
     opened = store.open_(store_url, create=False)
     if follow and not as_json:
         watch.study(opened, name)
         return
     now = status.status(opened, name)
+    logs = Artifacts(artifacts).logs(store.folder_of(opened, name))
     if as_json:
-        _print_json(status.document(now))
+        _print_json(status.document(now) | {"logs": str(logs) if logs.is_dir() else None})
         return
     show.console().print(show.status(now))
+    if logs.is_dir():
+        print(f"logs: {logs}")
 
 
 @app.command()

@@ -6,36 +6,46 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo import devices, launch, show, status, store
-from hpo.devices import Slot
 from hpo.errors import StoreAway, StoreError
 from hpo.events import Event, Reported, Started
 from hpo.status import Status
 from hpo.storage import PATIENCE
 from hpo.store import Store
 
+# Starts workers and yields while they run; gets a function that takes what they say, line by line.
+Supervise = Callable[[Callable[[str], None]], Iterator[None]]
+TWICE = 3.0  # seconds within which a SIGTERM is the one before, come by another way
+
 
 class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop, and lets a second one act at once."""
+    """Turns the first Ctrl-C or SIGTERM into a request to stop, and lets a second one act at once.
+
+    But a SIGTERM comes twice where a scheduler tells every process of a job and its script passes it on.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
+        self.since = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: object) -> None:
-        self.signal = number
-        self.event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal, self.since = number, time.monotonic()
+            self.event.set()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        elif time.monotonic() > self.since + TWICE:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def exit_code(self) -> int:
         """Give the exit code that says how the process was stopped."""
@@ -58,22 +68,36 @@ def workers(
     That is when the study is complete, or a budget of it is used up. On a terminal the study is shown
     live, elsewhere what the workers say.
     """
-    opened.stop = stop.event
     now = status.status(opened, name)
     where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
-    console = Console(stderr=True, markup=False, highlight=False)
     names = ", ".join(dict.fromkeys(slot.name for slot in where))
-    _refuse_stopped(now)
-    if now.used_up:
-        tell_used_up(now)
-        return
-    say(f"hpo: study '{name}': {len(where)} worker{'s' * (len(where) > 1)} on {names}")
-    if now.state == "paused":
+    if may_work(opened, name):
+        say(f"hpo: study '{name}': {len(where)} worker{'s' * (len(where) > 1)} on {names}")
+        crew(opened, name, lambda tell: launch.supervise(name, where, settings, stop.event, tell), stop)
+
+
+def may_work(opened: Store, name: str) -> bool:
+    """Tell whether workers have something to do, or will have, and say so where they must wait.
+
+    Raises StoreError if the study is stopped.
+    """
+    now = status.status(opened, name)
+    if now.state == "stopped":
+        raise StoreError(f"study '{name}' is stopped; 'hpo resume {name}' first")
+    tell_used_up(now)
+    if now.state == "paused" and not now.used_up:
         say(f"hpo: study '{name}' is paused; workers wait for 'hpo resume {name}'")
+    return now.used_up is None
+
+
+def crew(opened: Store, name: str, supervise: Supervise, stop: Stop) -> None:
+    """Follow workers that ``supervise`` starts until they have left, and say how the study stands then."""
+    opened.stop = stop.event
+    console = Console(stderr=True, markup=False, highlight=False)
     if console.is_terminal:
-        _live(opened, name, console, where, settings, stop)
+        _live(opened, name, console, supervise, stop)
     else:
-        for _ in launch.supervise(name, where, settings, stop.event, say):
+        for _ in supervise(say):
             pass
     if stop.event.is_set():
         now = status.status(opened, name)
@@ -89,11 +113,6 @@ def tell_used_up(now: Status) -> None:
     """Say which budget keeps a study from going on, if one does, and how it is raised."""
     if now.used_up:
         say(f"hpo: study '{now.study}': {now.used_up.advice}")
-
-
-def _refuse_stopped(now: Status) -> None:
-    if now.state == "stopped":
-        raise StoreError(f"study '{now.study}' is stopped; 'hpo resume {now.study}' first")
 
 
 def study(opened: Store, name: str) -> None:
@@ -135,8 +154,7 @@ def _live(
     opened: Store,
     name: str,
     console: Console,
-    where: list[Slot],
-    settings: Mapping[str, str],
+    supervise: Supervise,
     stop: Stop,
 ) -> None:
     opened.patience = 0.0  # while the store is away the table stands still, and workers are looked after
@@ -146,7 +164,7 @@ def _live(
             if not line.startswith("trial "):  # the table has these
                 console.print(line)
 
-        for tick, _ in enumerate(launch.supervise(name, where, settings, stop.event, tell)):
+        for tick, _ in enumerate(supervise(tell)):
             if tick % 4 == 0:
                 with contextlib.suppress(StoreAway):
                     screen.update(_view(opened, name, console, stop))

@@ -1,0 +1,106 @@
+"""What the engines' tests share: the original's 14 points as trials of a second or two, and checks."""
+
+import itertools
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+import conftest
+
+# Each epoch writes down who ran it, when and where.
+OWN = """
+import json
+import os
+import time
+
+import torch
+
+
+def climb(config, state):
+    state = state or {"epoch": 0, "weight": torch.zeros(1000)}
+    node = os.environ.get("SLURMD_NODENAME") or os.environ.get("RAY_NODE") or "here"
+    while state["epoch"] < config.epochs:
+        begun = time.time()
+        time.sleep(config.seconds)
+        state["epoch"] += 1
+        line = {
+            "node": node, "device": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "pid": os.getpid(),
+            "begun": begun, "ended": time.time(), "epoch": state["epoch"],
+        }
+        with open("progress", "a") as file:
+            file.write(json.dumps(line) + "\\n")
+        yield 1 - 1 / (1 + state["epoch"]), state
+"""
+EPOCHS = 4
+
+
+def study(points: int = 14, epochs: int = EPOCHS, seconds: float = 0.4) -> str:
+    """Give the original's first points with this many epochs of so many seconds."""
+    original = tomllib.loads((conftest.ROOT / "studies/original-grid.toml").read_text())
+    text = f'[train]\nobjective = "own:climb"\nepochs = {epochs}\nseconds = {seconds}\n'
+    text += '[search]\nsampler = "grid"\n'
+    for number, point in enumerate(original["points"][:points], 1):
+        kept = {key: value for key, value in point.items() if key not in ("site", "epochs")}
+        text += f"\n[[points]]\npoint_number = {number}\n"
+        text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in kept.items())
+    return text
+
+
+def progress(folder: Path) -> list[dict[str, Any]]:
+    """Give every epoch that was trained, in the order in which they ended."""
+    path = folder / "progress"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def nodes(folder: Path) -> set[str]:
+    return {line["node"] for line in progress(folder)}
+
+
+def trials(url: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="small", storage=url).trials
+
+
+def check(url: str, *, points: int = 14, epochs: int = EPOCHS) -> None:
+    """Check that each point was run exactly once to its end, with every epoch."""
+    found = trials(url)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * points
+    assert sorted(trial.params["point_number"] for trial in found) == list(range(1, points + 1))
+    for trial in found:
+        assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
+
+
+def shared(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Give the epochs that two workers trained on one device at one time."""
+    for one, other in itertools.combinations(progress(folder), 2):
+        same = (one["node"], one["device"]) == (other["node"], other["device"])
+        if (
+            same
+            and one["pid"] != other["pid"]
+            and max(one["begun"], other["begun"]) < min(one["ended"], other["ended"])
+        ):
+            yield one, other
+
+
+def command_lines() -> str:
+    """Give what the process list shows of every process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return "\n".join(found)
+
+
+def want(missing: str) -> None:
+    """Skip where an engine cannot run; never in CI."""
+    if missing:
+        assert os.environ.get("CI") != "true", missing
+        pytest.skip(missing)

@@ -1,0 +1,116 @@
+"""Workers by a real Slurm with two nodes, on a real Postgres with a password."""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import conftest
+import postgres
+import replay
+import slurm_cluster
+from conftest import Workplace
+from test_run import wait_for
+
+pytestmark = pytest.mark.engines
+OWN = replay.OWN
+PASSWORD = "sEcret-7/x"
+GPU = (
+    "--engine",
+    "slurm",
+    "--devices",
+    "cpu",
+    "--option",
+    "gres=gpu:1",
+)  # CPU workers that hold a made-up GPU
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[slurm_cluster.Cluster]:
+    replay.want(slurm_cluster.missing())
+    with tempfile.TemporaryDirectory(prefix="hpo-slurm-") as folder, contextlib.ExitStack() as stack:
+        yield stack.enter_context(slurm_cluster.running(Path(folder)))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with postgres.running(password=PASSWORD) as running:
+        yield sa.make_url(running.url).set(password=PASSWORD).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def url(server) -> Iterator[str]:
+    with conftest.closed_engines(), postgres.database(server) as created:
+        yield created
+
+
+@pytest.fixture
+def at(place, slurm, url) -> Workplace:
+    """A workplace whose commands speak to this Slurm and this store."""
+    settings = {"HPO_STORE": url, "HPO_LEASE_SECONDS": "5", "SLURM_CONF": slurm.environment["SLURM_CONF"]}
+    return Workplace(path=place.path, environment={**place.environment, **settings})
+
+
+def logs(at: Workplace) -> str:
+    return "".join(path.read_text() for path in sorted(at.path.glob("storage/artifacts/*/logs/*.log")))
+
+
+def state(at: Workplace) -> str:
+    return at.hpo("status", "small", "--json").json()["state"]
+
+
+def jobs(slurm) -> list[list[str]]:
+    """Give task, state and node of every job that waits or runs."""
+    return [line.split() for line in slurm.ask("squeue", "-h", "-r", "-o", "%i %t %N").splitlines()]
+
+
+def test_slurm_finishes_fourteen_points_though_a_job_is_requeued_and_a_node_dies(at, slurm, url):
+    at.hpo("create", at.study(replay.study()))
+    job = at.hpo("launch", "small", *GPU, "--workers", "2").out.split()[1].rstrip(":")
+    wait_for(lambda: len(replay.nodes(at.path)) == 2, 60)
+    seen = [replay.command_lines(), slurm.ask("scontrol", "show", "job", job)]
+    assert at.hpo("status", "small", "--json").json()["logs"] == str(next(at.path.glob("**/logs")))
+    seen.append(slurm.ask("scontrol", "write", "batch_script", f"{job}_0", "-"))
+
+    before = len(replay.progress(at.path))
+    slurm.ask("scontrol", "requeue", f"{job}_0")
+    wait_for(lambda: len(replay.progress(at.path)) >= before + 5, 60)
+    wait_for(lambda: len(jobs(slurm)) == 2 and all(each[1] == "R" for each in jobs(slurm)), 60)
+    seen.append(logs(at))
+    assert "released" in seen[-1], "the worker of the requeued job gave its trial back"
+
+    wait_for(lambda: "n2" in {line["node"] for line in replay.progress(at.path)[-3:]}, 60)
+    slurm.kill("n2")
+    wait_for(lambda: state(at) == "complete", 120)
+    replay.check(url)
+    attempts = [trial.user_attrs["attempts"] for trial in replay.trials(url)]
+    assert sum(attempts) - len(attempts) >= 2, (
+        "a trial of the requeued job went on, and one of the dead node"
+    )
+    assert list(replay.shared(at.path)) == []
+    assert {line["device"] for line in replay.progress(at.path)} == {"0"}
+    assert PASSWORD not in "".join([*seen, logs(at)])
+    print(json.dumps({"attempts": attempts, "epochs": len(replay.progress(at.path))}))
+
+
+def test_at_the_time_limit_a_worker_saves_and_its_job_queues_again_but_not_once_cancelled(at, slurm, url):
+    planned = 400
+    at.hpo("create", at.study(replay.study(points=1, epochs=planned, seconds=0.2)))
+    # The word comes ninety seconds before two minutes are over.
+    job = at.hpo("launch", "small", *GPU, "--option", "time=2").out.split()[1].rstrip(":")
+    wait_for(lambda: "attempt 2" in logs(at), 90)
+    assert "released (told to stop)" in logs(at)
+    assert "Restarts=0" not in slurm.ask("scontrol", "show", "job", f"{job}_0")
+    trained = [line["epoch"] for line in replay.progress(at.path)]
+    wait_for(lambda: len(replay.progress(at.path)) > len(trained))
+    slurm.ask("scancel", job)
+    wait_for(lambda: jobs(slurm) == [], 60)
+    epochs = [line["epoch"] for line in replay.progress(at.path)]
+    assert epochs == list(range(1, len(epochs) + 1)), "no epoch was run twice"
+    (trial,) = replay.trials(url)
+    assert trial.state.name == "WAITING"
+    assert sorted(trial.intermediate_values) == epochs

@@ -220,8 +220,8 @@ def advice(found: Sequence[Result] | Sequence[Replay]) -> str:
     """Say in a sentence what the results come to."""
     if isinstance(found[0], Replay):
         safe = [each for each in found if isinstance(each, Replay) and each.kept == each.repeats]
-        least = min(safe, key=lambda each: each.share)
-        if least.share == 1:
+        least = min(safe, key=lambda each: each.share, default=None)
+        if least is None or least.share == 1:
             return "no pruner would have kept the winner in every repeat: run this grid whole"
         return f"{least.strategy} would have run {least.share:.0%} of the epochs, and kept the winner"
     results = [each for each in found if isinstance(each, Result)]

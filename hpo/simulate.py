@@ -220,7 +220,9 @@ class Simulation:
             return self.known[number]
         if not left:
             return None
-        self.study.sampler = self.strategy.sampler(self.seed, len(trials))
+        listed = isinstance(planned, list)
+        # A grid's points are listed: its sampler has nothing to say.
+        self.study.sampler = _random(0, 0) if listed else self.strategy.sampler(self.seed, len(trials))
         self.study._thread_local.cached_all_trials = None
         trial = optuna.Trial(self.study, self.storage.create_new_trial(self.study._study_id))
         if isinstance(planned, list):

@@ -158,7 +158,8 @@ def _spanned(names: Sequence[str], settings: Sequence[Setting]) -> tuple[Paramet
         lacking = [setting for setting in settings if name not in setting]
         for other in names if lacking else ():
             with_, without = ({s.get(other) for s in part} for part in (having, lacking))
-            if other != name and None not in with_ | without and not with_ & without:
+            told = space.kind_of(with_ | without) == "choice" and None not in with_ | without
+            if other != name and told and not with_ & without:
                 when = {other: tuple(sorted(with_, key=str))}
                 made = made.model_copy(update={"values": made.values.model_copy(update={"when": when})})
                 break

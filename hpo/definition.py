@@ -36,10 +36,10 @@ class Pruner(BaseModel):
 
     model_config = STRICT
 
-    name: Literal["hyperband", "asha", "median", "percentile", "patient", "none"] = "hyperband"
+    name: Literal["asha", "hyperband", "median", "percentile", "patient", "none"] = "asha"
     min_epochs: Annotated[
         int, Field(ge=1, le=100_000, description="epochs that every trial runs before it can be pruned")
-    ] = 1
+    ] = 2
     reduction_factor: Annotated[
         int, Field(ge=2, le=1000, description="hyperband and asha: one in so many goes on")
     ] = 3

@@ -98,8 +98,13 @@ class Ladder:
         return min((t for t in waiting if paused_at(t) == rung), key=_order(rung)), rung
 
     def seen(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Give the trials as a sampler is to see them: one that is paused has what it has come to."""
-        return [trial if paused_at(trial) is None else _ended(trial) for trial in trials]
+        """Give the trials as a sampler is to see them: an open one with what it has come to, if anything.
+
+        Optuna's samplers take a trial that runs for a bad one, lest others try the like. But one that has
+        passed a rung is among the best there are, and one that has not got there may just be slow.
+        """
+        begun = (t for t in trials if t.state.is_finished() or (t.last_step or 0) >= self.rungs[0])
+        return [trial if trial.state.is_finished() else _ended(trial) for trial in begun]
 
     def _at(self, rung: int, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Give the trials that have reached a rung."""
@@ -155,7 +160,7 @@ def paused_at(trial: FrozenTrial) -> int | None:
 
 
 def _ended(trial: FrozenTrial) -> FrozenTrial:
-    """Give a paused trial as if it had been pruned where it waits."""
+    """Give an open trial as if it had been pruned where it is."""
     ended = copy.copy(trial)
     ended.state, ended.value = TrialState.PRUNED, trial.intermediate_values[trial.last_step or 0]
     return ended

@@ -198,7 +198,7 @@ def test_the_order_of_options_in_a_file_is_no_change():
         ({"train": DIGITS | {"nesterov": True}}, "train.nesterov: false -> true"),
         ({"sampler": "random"}, "search.sampler.name: 'tpe' -> 'random'"),
         ({"sampler": {"seed": 1}}, "search.sampler.seed: 0 -> 1"),
-        ({"pruner": {"min_epochs": 2}}, "search.pruner.min_epochs: 1 -> 2"),
+        ({"pruner": {"min_epochs": 3}}, "search.pruner.min_epochs: 2 -> 3"),
         ({"prune_points": True}, "search.prune_points: false -> true"),
         ({"max_attempts": 3}, "search.max_attempts: 10 -> 3"),
         (

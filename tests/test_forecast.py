@@ -39,12 +39,12 @@ def priced(*parts: Part, **values) -> Forecast:
         ({"name": "none"}, 9, 1.0),
         ({"name": "patient"}, 9, 1.0),
         # Rungs at 1, 3 and 9: all run 1, a third 2 more, a ninth 6 more.
-        ({"name": "asha"}, 9, (1 + 2 / 3 + 6 / 9) / 9),
+        ({"name": "asha", "min_epochs": 1}, 9, (1 + 2 / 3 + 6 / 9) / 9),
         # Three brackets, of which the others begin at 3 and at 9.
-        ({"name": "hyperband"}, 9, ((1 + 2 / 3 + 6 / 9) + (3 + 6 / 3) + 9) / 27),
+        ({"name": "hyperband", "min_epochs": 1}, 9, ((1 + 2 / 3 + 6 / 9) + (3 + 6 / 3) + 9) / 27),
         ({"name": "asha", "min_epochs": 20}, 9, 1.0),
         ({"name": "median", "min_epochs": 2}, 10, 0.5 + 0.5 * 0.2),
-        ({"name": "percentile", "percentile": 25.0}, 10, 0.25 + 0.75 * 0.1),
+        ({"name": "percentile", "percentile": 25.0, "min_epochs": 1}, 10, 0.25 + 0.75 * 0.1),
     ],
 )
 def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, epochs, share):

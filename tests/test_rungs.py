@@ -173,12 +173,17 @@ def test_in_the_end_one_goes_on_from_the_highest_rung_so_that_one_completes():
     assert LADDER.promotable([*there, trial(3, *[0.5] * 9, state=COMPLETE)], last=True) is None
 
 
-def test_a_sampler_sees_a_paused_trial_with_what_it_has_come_to():
-    there = [trial(0, 0.1), paused(1, 0.3, 0.2)]
+def test_a_sampler_sees_an_open_trial_with_what_it_has_come_to():
+    done = trial(3, *[0.4] * 20, state=COMPLETE)
+    there = [trial(0, 0.1), paused(1, 0.3, 0.2), trial(2, 0.1, 0.3, 0.4, promoted=2), done]
     seen = LADDER.seen(there)
-    assert seen[0] is there[0]
-    assert (seen[1].state, seen[1].value) == (TrialState.PRUNED, 0.2)
-    assert there[1].state == WAITING
+    assert [each.number for each in seen] == [1, 2, 3]  # the first may just be slow
+    assert [(each.state, each.value) for each in seen[:2]] == [
+        (TrialState.PRUNED, 0.2),
+        (TrialState.PRUNED, 0.4),
+    ]
+    assert seen[2] is done
+    assert (there[1].state, there[2].state) == (WAITING, RUNNING)
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])

@@ -11,7 +11,7 @@ from hpo.definition import Definition, Pruner, Sampler
 from hpo.samplers import PointSampler
 
 SAMPLERS = ("tpe", "gp", "qmc", "random")
-PRUNERS = ("hyperband", "asha", "median", "percentile", "patient", "none")
+PRUNERS = ("hyperband", "median", "percentile", "patient", "none")
 SPACE = {
     "optimizer": ["sgd", "adam"],
     "lr": {"low": 1e-4, "high": 0.1, "log": True},
@@ -113,7 +113,7 @@ def test_a_sampler_starts_beside_trials_that_run(name):
 def test_those_are_all_there_are_and_none_unpickles_what_the_store_holds():
     names = Sampler.model_json_schema()["properties"]["name"]["enum"]
     assert set(names) == {*SAMPLERS, "grid"}
-    assert set(Pruner.model_json_schema()["properties"]["name"]["enum"]) == set(PRUNERS)
+    assert set(Pruner.model_json_schema()["properties"]["name"]["enum"]) == {*PRUNERS, "asha"}
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "gp"])
@@ -211,6 +211,14 @@ def test_a_pruner_stops_trials_but_none_before_it_may(name):
     assert any(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
+def test_one_trial_in_three_is_random_where_trials_pause():
+    asha, median = (study_of(pruner=name) for name in ("asha", "median"))
+    kinds = [type(samplers.sampler(asha, number)).__name__ for number in range(300)]
+    assert set(kinds) == {"TPESampler", "RandomSampler"}
+    assert 70 < kinds.count("RandomSampler") < 130
+    assert {type(samplers.sampler(median, number)).__name__ for number in range(30)} == {"TPESampler"}
+
+
 @pytest.mark.parametrize("min_epochs", [9, 10])
 @pytest.mark.parametrize("name", PRUNERS)
 def test_a_pruner_that_starts_no_earlier_than_the_last_epoch_prunes_nothing(name, min_epochs):
@@ -274,7 +282,8 @@ def test_patience_is_how_many_epochs_in_a_row_may_be_worse():
     ],
 )
 def test_hyperband_counts_to_the_longest_trial(searched, longest):
-    definition = study_of(space=searched, epochs=None if "epochs" in searched else 9)
+    pruner = {"name": "hyperband", "min_epochs": 1}
+    definition = study_of(space=searched, epochs=None if "epochs" in searched else 9, pruner=pruner)
     study = maximizing()
     pruner = samplers.pruner(definition)
     assert isinstance(pruner, optuna.pruners.HyperbandPruner)

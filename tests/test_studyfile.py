@@ -463,7 +463,7 @@ CASES |= {  # what a study is
     "unknown pruner": (
         in_search("pruner = { name = 'hyperbnd' }"),
         "search.pruner.name: found 'hyperbnd'; did you mean 'hyperband'? "
-        "allowed: hyperband, asha, median, percentile, patient, none",
+        "allowed: asha, hyperband, median, percentile, patient, none",
     ),
     "grid of ranges": (
         in_space("lr = { low = 0.1, high = 0.2 }", GRID),

@@ -34,8 +34,8 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     name, seed = definition.search.sampler.name, definition.search.sampler.seed
     own = seed_of(seed, number)
     if name == "tpe":
-        # What is quick reaches its rungs first, and would have the sampler propose nothing else: one trial in
-        # three is random, as in BOHB (Falkner et al. 2018).
+        # What is quick reaches its rungs first, and would have the sampler propose nothing else: one trial
+        # in three is random, as in BOHB (Falkner et al. 2018).
         mixed = definition.search.pruner.name == "asha" and own % 3 == 0
         return samplers.RandomSampler(seed=own) if mixed else samplers.TPESampler(seed=own)
     # Conditional parameters are ours to offer; GP and QMC leave them to a sampler of their own, and warn.

@@ -83,7 +83,7 @@ def test_best_as_json_has_the_fields_of_the_contract(ran):
 def test_status_as_json_has_the_fields_of_the_contract(ran):
     status = ran.hpo("status", "small", "--json").json()
     fields = ["study", "state", "trials", "budget", "best", "workers", "waits", "seconds_left", "budgets"]
-    assert list(status) == fields
+    assert list(status) == [*fields, "logs"]
     assert status["budgets"] == {}, "none is set"
     assert status["state"] == "complete"
     assert status["trials"] == {"waiting": 0, "running": 0, "complete": 4, "pruned": 0, "failed": 0}

@@ -570,7 +570,7 @@ on_postgres = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 @on_postgres
 def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, monkeypatch, sql):
-    monkeypatch.setattr(database, "ASLEEP_SECONDS", 1)
+    monkeypatch.setattr(database, "ASLEEP_SECONDS", 3)
     sleepy = Worker(url)
     late = sleepy.claim()
     session = sleepy.store.scoped_session()

@@ -219,7 +219,7 @@ def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_
     strategies = regret.strategies(known.recorded, None, "asha")
     tried = [regret.attempt(known, each, workers=2, seeds=range(5)) for each in strategies]
     found = {each.strategy: each for each in regret.replays(tried, known.recorded)}
-    whole, pruned = found["random"], found["hpo: grid, asha from epoch 1 by 3"]
+    whole, pruned = found["random"], found["hpo: grid, asha from epoch 2 by 3"]
     assert (whole.share, whole.kept) == (1.0, 5)
     assert pruned.kept == 5
     assert pruned.share < 0.5
@@ -264,7 +264,7 @@ def test_a_study_of_an_own_objective_is_simulated(place):
     assert found["surrogate"] == "random forest"
     names = [each["strategy"] for each in found["strategies"]]
     assert names[0] == "random"
-    assert names[-1] == "hpo: random, asha from epoch 1 by 3"
+    assert names[-1] == "hpo: random, asha from epoch 2 by 3"
     assert "Optuna: TPE, median" in names
     text = place.hpo("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "3").out
     assert "12 whole curves of 6 epochs, searched 3 times with 1 worker" in text

@@ -56,7 +56,7 @@ def ours(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
     if not definition.searches:
         search = search.model_copy(update={"prune_points": True, "trials": 0})
     return Strategy(
-        name=f"hpo: {sampler.name}, {_named(pruner)}",
+        name=f"hpo: {f'{sampler.name}, ' if definition.searches else ''}{_named(pruner)}",
         sampler=lambda seed, number: samplers.sampler(made(seed), number),
         pruner=lambda epochs: samplers.pruner(made(0)),
         ladder=rungs.of(made(0)),
@@ -77,7 +77,8 @@ def peers(definition: Definition, epochs: int) -> Iterator[Strategy]:
         "halving": lambda epochs: pruners.SuccessiveHalvingPruner(),
         "hyperband": lambda epochs: pruners.HyperbandPruner(1, epochs, 3),
     }
-    yield Strategy(name="random", sampler=_random, pruner=prune["no pruner"])
+    first = "random" if definition.searches else "no pruner"
+    yield Strategy(name=first, sampler=_random, pruner=prune["no pruner"])
     for name, sampler in (("random", _random), ("TPE", _tpe)) if definition.searches else ():
         for pruner, made in prune.items():
             if (name, pruner) != ("random", "no pruner"):
@@ -132,7 +133,6 @@ class Simulation:
         self.most = most  # epochs of all trials together
         self.storage = _Memory(strategy.ladder)
         pruner = strategy.pruner(surrogate.recorded.epochs)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each study that it makes
         self.study = optuna.create_study(storage=self.storage, direction="maximize", pruner=pruner)
         self.known: list[_Trial] = []  # by number
         self.planned = self._planned()

@@ -171,6 +171,7 @@ class Surrogate:
     """Tells what any setting of a space comes to."""
 
     def __init__(self, recorded: Recorded) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each study that is simulated
         self.recorded = recorded
         self.space = list(recorded.definition.parameters().values())
         self._known = {_key(s): c for s, c in zip(recorded.settings, recorded.curves, strict=True)}

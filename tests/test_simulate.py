@@ -219,7 +219,7 @@ def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_
     strategies = regret.strategies(known.recorded, None, "asha")
     tried = [regret.attempt(known, each, workers=2, seeds=range(5)) for each in strategies]
     found = {each.strategy: each for each in regret.replays(tried, known.recorded)}
-    whole, pruned = found["random"], found["hpo: grid, asha from epoch 2 by 3"]
+    whole, pruned = found["no pruner"], found["hpo: asha from epoch 2 by 3"]
     assert (whole.share, whole.kept) == (1.0, 5)
     assert pruned.kept == 5
     assert pruned.share < 0.5

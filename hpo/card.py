@@ -20,23 +20,26 @@ HUB = {
     "fashion_mnist": "zalando-datasets/fashion_mnist",
 }
 
-LOADING = 'model.load_state_dict(safetensors.torch.load_file("model.safetensors"))'
+# A safetensors file is a header's length, the header as JSON, and the tensors' bytes.
+TENSORS = (
+    '{k: torch.frombuffer(raw, dtype=getattr(torch, types[v["dtype"]]), count=math.prod(v["shape"]), '
+    'offset=start + v["data_offsets"][0]).reshape(v["shape"]) '
+    'for k, v in json.loads(raw[8:start]).items() if k[0] != "_"}'
+)
+LOADING = f"model.load_state_dict({TENSORS})"
 
 # MNASNet refuses a state dict that names no version, as one from such a file.
-COPYING = (
-    'for name, tensor in safetensors.torch.load_file("model.safetensors").items(): '
-    "model.state_dict()[name].copy_(tensor)"
-)
+COPYING = f"for name, tensor in {TENSORS}.items(): model.state_dict()[name].copy_(tensor)"
 
 LOADER = """```python
-import safetensors.torch
-from PIL import Image, ImageOps
-from torchvision import models, transforms
-model = models.get_model({arguments}).eval()
+import json, math, PIL.Image, PIL.ImageOps, torch, torchvision
+raw = bytearray(open("model.safetensors", "rb").read())
+start, types = 8 + int.from_bytes(raw[:8], "little"), {{"F32": "float32", "I64": "int64"}}
+model = torchvision.models.get_model({arguments}).eval()
 {loading}
-image = ImageOps.exif_transpose(Image.open("image.png"))
+image = PIL.ImageOps.exif_transpose(PIL.Image.open("image.png"))
 image = image.convert("I").point(lambda grey: grey / 256) if image.mode[:4] == "I;16" else image
-prepare = transforms.Compose([{steps}])
+prepare = torchvision.transforms.Compose([{steps}])
 probabilities = model(prepare(image.convert("RGB"))[None])[0].softmax(0)
 print(open("labels.txt", encoding="utf-8").read().splitlines()[probabilities.argmax()])
 ```"""
@@ -168,7 +171,7 @@ def _loader(description: Description) -> str:
     return LOADER.format(
         arguments=", ".join([f'"{description.model}"', *arguments]),
         loading=COPYING if description.model.startswith("mnasnet") else LOADING,
-        steps=", ".join(f"transforms.{step}" for step in steps),
+        steps=", ".join(f"torchvision.transforms.{step}" for step in steps),
     )
 
 

@@ -71,7 +71,7 @@ def climb(config, state):
 # and for each further image those that read it.
 ELSEWHERE = """
 import json, sys
-sys.modules.update(dict.fromkeys(["hpo", "optuna"]))
+sys.modules.update(dict.fromkeys(["hpo", "optuna", "safetensors"]))
 from pathlib import Path
 
 names, (code, *files) = {}, sys.argv[1:]

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hpo import rungs
 from hpo.events import Ended, Event, Reported, Started
 from hpo.importance import Importance
 from hpo.status import STATES, Best, Status
@@ -151,7 +152,9 @@ def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
 
 
 def reason(trial: FrozenTrial) -> str:
-    """Say why a trial was pruned, or failed."""
+    """Say why a trial was pruned, or failed, or where it waits for its promotion."""
+    if (rung := rungs.paused_at(trial)) is not None:
+        return f"waits at the rung of epoch {rung}"
     failure = trial.user_attrs.get("failure") or {}
     return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]
 

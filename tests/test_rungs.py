@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import config, rungs, space, store
+from hpo import config, rungs, show, space, store
 from hpo.definition import Definition, Point, Pruner, Search
 from hpo.rungs import PAUSED, PROMOTED, Ladder
 from test_run import descendants, wait_for
@@ -227,6 +227,11 @@ def the_best_have_gone_on(trials: list[FrozenTrial], ladder: Ladder) -> None:
         ranked = sorted(there, key=lambda t: (-values[t.number], t.number))
         for best in ranked[: len(there) // ladder.factor]:
             assert best.last_step > rung
+
+
+def test_a_paused_trial_is_shown_with_its_rung():
+    assert show.reason(paused(1, 0.3, 0.2)) == "waits at the rung of epoch 2"
+    assert show.reason(trial(1, 0.3, 0.2, paused=None)) == ""
 
 
 # With real processes

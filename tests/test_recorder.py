@@ -113,7 +113,8 @@ def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(pla
 
 
 def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_count(place, away):
-    search = 'sampler = "grid"\nprune_points = true\npruner = { name = "median", startup_trials = 1 }'
+    pruner = '{ name = "median", min_epochs = 1, startup_trials = 1 }'
+    search = f'sampler = "grid"\nprune_points = true\npruner = {pruner}'
     text = points(10.0, 0.1).replace('sampler = "grid"', search) + "seconds = 4.0\n"
     place.hpo("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)

@@ -1,4 +1,4 @@
-"""Record the curves that ``benchmarks.search`` compares strategies on: about 35 minutes on two cores.
+"""Record the curves that ``benchmarks.search`` compares strategies on: an hour or so on two cores.
 
     python -m benchmarks.curves
 

@@ -64,7 +64,6 @@ from hpo.leases import leases as table
 from hpo.process import Owner
 from hpo.process import owner as owner
 from hpo.rows import Parameters, dialect_of
-from hpo.rungs import Turn
 from hpo.storage import GRACE, Store, asking
 
 log = logging.getLogger("hpo")
@@ -72,6 +71,9 @@ log = logging.getLogger("hpo")
 
 class LeaseLost(Exception):
     """The trial is another's by now, or gone; nothing was written."""
+
+
+Promote = Callable[[Session, Collection[int], bool], leases.Turn | None]  # as claim says
 
 
 class Renewed:
@@ -230,15 +232,14 @@ def claim(
     seconds: float,
     max_attempts: int,
     limits: Limits | None = None,
-    promote: Callable[[Session, Collection[int], bool], Turn | None] | None = None,
+    promote: Promote | None = None,
 ) -> Claim | None:
     """Claim a study's next trial: interrupted ones, then what is promoted, listed settings, by number.
 
     Gives None if there is nothing to claim now, the study is paused or stopped, or a budget of it, one of
     ``limits``, leaves no room. A trial whose last ``max_attempts`` attempts made no checkpoint is ended as
     FAILED, with the reason, on the way. ``seconds`` is how long the owner may be silent. ``promote`` gives
-    the paused trial whose turn it is, told the ids of trials that others are claiming, and whether any
-    trial besides the paused ones waits or is run.
+    the paused trial whose turn it is, told the ids of trials passed by, and whether another one waits.
     """
     _end_leases_of_the_dead(store, study_id)
     passed_by: set[int] = set()
@@ -246,17 +247,14 @@ def claim(
         with store.transaction() as session:
             if plan.order_of(session, study_id) is not None:
                 return None
+            if budget.barrier(session, study_id, limits or {}, claimed=False):
+                return None
             found = _found(session, study_id, passed_by)
             turn = None
             if promote is not None and (found is None or found.token is None):
-                others = session.execute(leases.OTHERS, {"study": study_id}).scalar_one()
-                turn = promote(session, passed_by, others)
-            if turn is not None:
-                found = session.execute(leases.RESTING, {"trial": turn.trial_id}).first()
-                if found is None:
-                    passed_by.add(turn.trial_id)
-                    continue
-            if found is None or budget.barrier(session, study_id, limits or {}, claimed=False):
+                turn = promote(session, passed_by, found is not None)
+                found = found if turn is None else turn.row
+            if found is None:
                 return None
             lease = _locked(session, found.trial_id)
             if not _is_free(found, lease):

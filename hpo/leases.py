@@ -5,6 +5,8 @@ What a statement wants is told by its bound parameters: ``trial`` and ``held`` (
 """
 
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,6 +48,14 @@ sa.event.listen(
         "BEGIN DELETE FROM hpo_leases WHERE trial_id = OLD.trial_id; END"
     ).execute_if(dialect="sqlite"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A paused trial whose turn has come."""
+
+    row: sa.Row[Any]  # locked, as ``claimable`` gives it
+    attributes: Mapping[str, Any]  # system attributes that it gets as it is claimed
 
 
 def now(dialect: str) -> sa.ColumnElement[float]:

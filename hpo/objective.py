@@ -179,10 +179,7 @@ def _end(
 
 def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     trial, config, study = _setting(claim, place)
-    if (rung := place.storage.own.system_attrs.get(rungs.PAUSED)) is not None:
-        raise optuna.TrialPruned(
-            f"by {place.definition.search.pruner.name}: not promoted from epoch {rung}"
-        )
+    _refuse_left_over(place)
     hardware = _hardware(claim, place, config)
     folder.fetch()
     state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
@@ -227,13 +224,26 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         _clear(claim, place, folder)
         best = run.best.accuracy
         yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
-    elif records.paused is not None:
-        claim.release(system={rungs.PAUSED: records.paused.rung})
-        yield Ended(trial=claim.number, state="paused", reason=str(records.paused))
     else:
-        claim.release()
-        reason = "told to stop" if records.order is None else f"the study is {records.order}"
-        yield Ended(trial=claim.number, state="released", reason=reason)
+        yield _leave(claim, records)
+
+
+def _leave(claim: Claim, records: recorder.Recorder) -> Ended:
+    """Leave a trial that was saved to others: at the rung where it pauses, or to whoever is free."""
+    if records.paused is not None:
+        claim.release(system={rungs.PAUSED: records.paused.rung})
+        return Ended(trial=claim.number, state="paused", reason=str(records.paused))
+    claim.release()
+    reason = "told to stop" if records.order is None else f"the study is {records.order}"
+    return Ended(trial=claim.number, state="released", reason=reason)
+
+
+def _refuse_left_over(place: Place) -> None:
+    """Raise TrialPruned for a trial that was claimed to be ended: it still waits at its rung."""
+    rung = place.storage.own.system_attrs.get(rungs.PAUSED)
+    if rung is not None:
+        name = place.definition.search.pruner.name
+        raise optuna.TrialPruned(f"by {name}: not promoted from epoch {rung}")
 
 
 def _run(

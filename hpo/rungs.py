@@ -13,9 +13,8 @@ waits, or null; ``PROMOTED`` the highest rung that it may pass, whatever comes a
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -37,14 +36,6 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"place {self.place} of {self.trials} after epoch {self.rung}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """A paused trial whose turn has come."""
-
-    trial_id: int
-    attributes: Mapping[str, Any]  # system attributes that it gets as it is claimed
 
 
 @dataclass(frozen=True, kw_only=True)

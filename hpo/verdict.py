@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 from sqlalchemy.orm import Session
 
 from hpo.chance import Chance
 from hpo.definition import Definition
 from hpo.history import History
-from hpo.rungs import PAUSED, PROMOTED, Ladder, Turn, Verdict, paused_at
+from hpo.leases import OTHERS, RESTING, Turn
+from hpo.rungs import PAUSED, PROMOTED, Ladder, Verdict, paused_at
 
 
 class Pruned(optuna.TrialPruned):
@@ -95,19 +97,30 @@ class Promotions:
     history: History
     ladder: Ladder
 
-    def next(self, session: Session, taken: Collection[int], others: bool) -> Turn | None:
-        """Give the paused trial that is next, within the transaction that claims it; None if there is none.
+    def next(self, session: Session, taken: Collection[int], waits: bool) -> Turn | None:
+        """Give the paused trial that is next, locked, within the transaction that claims it.
 
-        ``taken`` are the ids of trials that other workers are claiming at this moment, and ``others`` tells
-        whether any trial besides the paused ones waits or is run. Where none does, nothing is promoted any
-        more in the end, and what is left is to be ended.
+        None if there is none. ``taken`` are the ids of trials that other workers are claiming at this
+        moment, and ``waits`` tells whether a trial that never began could be claimed instead. Where nothing
+        but paused ones is left, nothing is promoted any more in the end, and they are to be ended.
         """
         trials = self.history.between(session)
         busy = {trial.number for trial in trials if trial._trial_id in taken}
-        last = not others and not busy
+        others = waits or session.execute(OTHERS, {"study": self.history.study_id}).scalar_one()
+        while (found := self._next(trials, busy, last=not others and not busy)) is not None:
+            trial, attributes = found
+            row = session.execute(RESTING, {"trial": trial._trial_id}).first()
+            if row is not None:
+                return Turn(row=row, attributes=attributes)
+            busy.add(trial.number)
+        return None
+
+    def _next(
+        self, trials: list[FrozenTrial], busy: set[int], *, last: bool
+    ) -> tuple[FrozenTrial, dict[str, Any]] | None:
+        """Give the trial that is next, with the attributes that promote it; none for one to be ended."""
         found = self.ladder.promotable(trials, taken=busy, last=last)
         if found is not None:
-            trial, rung = found
-            return Turn(trial_id=trial._trial_id, attributes={PAUSED: None, PROMOTED: rung})
+            return found[0], {PAUSED: None, PROMOTED: found[1]}
         left = [trial for trial in trials if paused_at(trial) is not None] if last else []
-        return Turn(trial_id=left[0]._trial_id, attributes={}) if left else None
+        return (left[0], {}) if left else None

@@ -10,11 +10,12 @@ import torch
 
 from hpo import budget, control, lease, objective, precedent, rungs, store
 from hpo.artifacts import Artifacts
-from hpo.definition import Definition
+from hpo.definition import Definition, Search
 from hpo.errors import ArtifactError, DataError, DeviceError
 from hpo.events import Event
 from hpo.history import History
 from hpo.objective import Place
+from hpo.process import Owner
 from hpo.store import Store
 from hpo.verdict import Promotions
 from hpo.warm import Warm
@@ -72,15 +73,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
         definition = store.definition_of(opened, name)  # it may have been extended meanwhile
         warm.prepare(opened, study_id, definition)  # what every trial needs is missed before one is claimed
         history.ladder = rungs.of(definition)
-        claim = lease.claim(
-            opened,
-            study_id,
-            who,
-            seconds=settings.lease_seconds,
-            max_attempts=definition.search.max_attempts,
-            limits=definition.search.limits,
-            promote=None if history.ladder is None else Promotions(history, history.ladder).next,
-        )
+        claim = _claim(opened, history, who, settings.lease_seconds, definition.search)
         if claim is None:
             if _is_over(opened, study_id, definition):
                 return
@@ -105,6 +98,21 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
                 raise
             log.warning("trial %d given back: %s; trying again", claim.number, error)
             stop.wait(2.0**failures)
+
+
+def _claim(
+    opened: Store, history: History, who: Owner, seconds: float, search: Search
+) -> lease.Claim | None:
+    """Claim the next trial of the study that the history is of."""
+    return lease.claim(
+        opened,
+        history.study_id,
+        who,
+        seconds=seconds,
+        max_attempts=search.max_attempts,
+        limits=search.limits,
+        promote=None if history.ladder is None else Promotions(history, history.ladder).next,
+    )
 
 
 def _is_over(opened: Store, study_id: int, definition: Definition) -> bool:

@@ -9,10 +9,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from conftest import wait_for
 from hpo import config, rungs, show, space, store
 from hpo.definition import Definition, Point, Pruner, Search
 from hpo.rungs import PAUSED, PROMOTED, Ladder
-from test_run import descendants, wait_for
+from test_run import descendants
 
 LADDER = Ladder(rungs=(2, 6), factor=3, most=12, points=False)
 WAITING, RUNNING, COMPLETE = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE

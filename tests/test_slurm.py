@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import postgres
-from conftest import closed_engines
+from conftest import closed_engines, wait_for
 from hpo import engines, launch, slurm, store, studyfile, watch
 from hpo.errors import EngineError
-from test_run import descendants, wait_for
+from test_run import descendants
 
 OWN = """
 import time

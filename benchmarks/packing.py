@@ -42,7 +42,7 @@ CASES = {
     ("resnet18", 224): 16,
     ("alexnet", 64): 16,
     ("alexnet", 224): 16,
-    ("vgg16", 32): 16,
+    ("vgg16", 32): 32,
 }
 
 STUDY = """
@@ -65,15 +65,14 @@ seed = 1
 lr = 1e-3
 """
 
-STALE = 2  # of a process's figures in a window: one began before it, and one may have been written late
-
 
 class Peer:
     """Processes that run in their windows only, and the images per second of what each did in turn."""
 
-    def __init__(self, pids: list[int], speeds: list[Callable[[], list[float]]]) -> None:
+    def __init__(self, pids: list[int], speeds: list[Callable[[], list[float]]], stale: int) -> None:
         self.pids = pids
         self.speeds = speeds  # of each process, since it was last asked
+        self.stale = stale  # first figures of a process in a window that are of the time before it
 
     def signal(self, number: int) -> None:
         """Send all processes a signal."""
@@ -87,12 +86,12 @@ class Peer:
             speeds()
         self.signal(signal.SIGCONT)
         end = time.monotonic() + seconds
-        while time.monotonic() < end or min(map(len, found)) <= STALE:
+        while time.monotonic() < end or min(map(len, found)) <= self.stale:
             time.sleep(0.1)
             for each, speeds in zip(found, self.speeds, strict=True):
                 each += speeds()
         self.signal(signal.SIGSTOP)
-        return sum(statistics.median(each[STALE:]) for each in found)
+        return sum(statistics.median(each[self.stale :]) for each in found)
 
     def gib(self) -> float:
         """Give the highest memory of one of the processes, in GiB."""
@@ -119,7 +118,7 @@ def loop(kind: str, name: str, size: int, threads: int, speeds: Any) -> None:
 def looping(kind: str, name: str, size: int, *, processes: int, threads: int) -> Iterator[Peer]:
     """Run a loop in processes."""
     context = multiprocessing.get_context("forkserver")  # one that has imported torch
-    context.set_forkserver_preload(["benchmarks.packing"])
+    context.set_forkserver_preload(["benchmarks.epoch"])
     queues: list[Any] = [context.SimpleQueue() for _ in range(processes)]
     children = [context.Process(target=loop, args=(kind, name, size, threads, each)) for each in queues]
     for child in children:
@@ -129,7 +128,8 @@ def looping(kind: str, name: str, size: int, *, processes: int, threads: int) ->
             if not all(child.is_alive() for child in children):
                 raise RuntimeError(f"a process with the {kind} loop has ended")
             time.sleep(0.1)
-        yield Peer([child.pid or 0 for child in children], [lambda q=each: _drained(q) for each in queues])
+        pids, speeds = [child.pid or 0 for child in children], [lambda q=q: _drained(q) for q in queues]
+        yield Peer(pids, speeds, stale=1)
     finally:
         for child in children:
             child.kill()
@@ -159,7 +159,8 @@ def launched(name: str, size: int) -> Iterator[Peer]:
                 time.sleep(0.1)
             curves = list(Path(folder).rglob("epochs.csv"))
             children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
-            peer = Peer([int(pid) for pid in children.split()], [Curve(each).new for each in curves])
+            speeds = [Curve(each).new for each in curves]
+            peer = Peer([int(pid) for pid in children.split()], speeds, stale=2)  # one is written late
             try:
                 yield peer
             finally:

@@ -74,6 +74,9 @@ class Search(BaseModel):
     trials: Annotated[
         int, Field(ge=0, le=1_000_000, description="searched trials; listed points run besides")
     ] = 20
+    replicates: Annotated[
+        int, Field(ge=1, le=1000, description="seeds that a setting runs with; their mean is what counts")
+    ] = 1
     epochs: Annotated[int | None, Field(ge=1, description="epochs of all trials together")] = None
     device_hours: Annotated[
         float | None, Field(gt=0, description="hours that all workers together train and evaluate")
@@ -152,7 +155,7 @@ class Definition(BaseModel):
 
     @property
     def budget(self) -> int:
-        """How many trials the study runs in all."""
+        """How many settings the study runs in all; without replicates, trials."""
         return len(self.listed) + (self.search.trials if self.searches else 0)
 
     @property

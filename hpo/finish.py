@@ -15,7 +15,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from hpo import config, interval, outcome, show, status, store
+from hpo import config, interval, outcome, replicates, show, status, store
 from hpo.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.errors import StoreError
 from hpo.interval import Interval
@@ -28,7 +28,7 @@ class Setting:
     """A setting to run once more; the best trial of it stands for it."""
 
     trial: int
-    accuracy: float  # the trial's value, by which the setting was chosen
+    accuracy: float  # by which the setting was chosen: the trial's, or the mean over its seeds
     params: Mapping[str, Value]
     options: Mapping[str, Value]  # what its points say, but for the seed; ``epochs`` is the best epoch
 
@@ -111,16 +111,19 @@ def _refuse(definition: Definition) -> None:
 def _settings(trials: list[FrozenTrial]) -> Iterator[Setting]:
     """Give the settings of the complete trials, each once, best first."""
     seen: set[str] = set()
-    for trial in sorted(trials, key=lambda each: (-(each.value or 0.0), each.number)):
+    complete = {t.number: t for t in trials if t.state == TrialState.COMPLETE and t.value is not None}
+    accuracies = {number: float(trial.value or 0.0) for number, trial in complete.items()}
+    for repeated in replicates.ranked(accuracies, replicates.repeats(trials)):
+        trial = complete[repeated.trials[0]]
         epoch = trial.user_attrs.get("best_epoch")
-        if trial.state != TrialState.COMPLETE or trial.value is None or epoch is None:
-            continue  # without a best epoch it is another tool's
+        if epoch is None:
+            continue  # another tool's
         whole = trial.params | trial.system_attrs.get(store.RUN, {})
         options = {key: value for key, value in whole.items() if key != "seed"} | {"epochs": int(epoch)}
         keys = {_key(whole), _key(options)}
         if not keys & seen:
             yield Setting(
-                trial=trial.number, accuracy=trial.value, params=dict(trial.params), options=options
+                trial=trial.number, accuracy=repeated.mean, params=dict(trial.params), options=options
             )
         seen |= keys
 

@@ -49,7 +49,7 @@ class Part:
 
     point: int | None  # from 1
     setting: dict[str, Any]
-    trials: float  # of a search, its share
+    trials: float  # with replicates; of a search, its share
     epochs: int  # of each
     epoch_seconds: float | None  # None: it does not fit into the memory
     peak_gib: float | None
@@ -130,6 +130,7 @@ def forecast(definition: Definition, slots: Sequence[Slot], device: torch.device
         shape = data.shape(settings, root)
         counts, parts = (shape.train, shape.selection), tuple(_parts(definition, shape, device))
     search = definition.search
+    shares = [share(search.pruner, part.epochs, search.replicates) for part in parts]
     return Forecast(
         study=definition.name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -137,7 +138,7 @@ def forecast(definition: Definition, slots: Sequence[Slot], device: torch.device
         images=counts[0],
         selection=counts[1],
         parts=parts,
-        share=statistics.fmean(share(search.pruner, part.epochs) for part in parts) if parts else 1.0,
+        share=statistics.fmean(shares) if parts else 1.0,
         prune_points=search.prune_points,
     )
 
@@ -145,6 +146,7 @@ def forecast(definition: Definition, slots: Sequence[Slot], device: torch.device
 def _parts(definition: Definition, shape: data.Shape, device: torch.device) -> Iterator[Part]:
     known: dict[tuple[Any, ...], Measured | None] = {}
     names = ("model", "image_size", "batch_size", "tune")
+    replicates = definition.search.replicates
 
     def found(config: Config) -> Measured | None:
         kind = tuple(getattr(config, name) for name in names)
@@ -172,13 +174,13 @@ def _parts(definition: Definition, shape: data.Shape, device: torch.device) -> I
         setting = {**definition.complete(point), **({"site": point.site} if point.site else {})}
         config = definition.config(point.setting)
         assert isinstance(config, Config)
-        yield part(config, number, 1.0, setting)
+        yield part(config, number, float(replicates), setting)
     if definition.searches and definition.search.trials:
         kinds = space.combinations(space.needed(definition.space, (*names, "epochs")), definition.train)
         for setting in kinds:
             config = definition.config(setting)
             assert isinstance(config, Config)
-            yield part(config, None, definition.search.trials / len(kinds), setting)
+            yield part(config, None, replicates * definition.search.trials / len(kinds), setting)
 
 
 def _own(definition: Definition) -> Iterator[Part]:
@@ -194,7 +196,7 @@ def _own(definition: Definition) -> Iterator[Part]:
         yield Part(
             point=number,
             setting=dict(setting),
-            trials=float(searched) if number is None else 1.0,
+            trials=float((searched if number is None else 1) * definition.search.replicates),
             epochs=definition.config(setting).epochs,
             epoch_seconds=epoch.seconds,
             peak_gib=peak[0],
@@ -275,29 +277,42 @@ def _peak(device: torch.device) -> Iterator[list[float]]:
         found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
-def share(pruner: Pruner, epochs: int) -> float:
-    """Give the share of a searched trial's epochs that are run if the pruner stops all that it may.
+def share(pruner: Pruner, epochs: int, replicates: int = 1) -> float:
+    """Give the share of a searched setting's epochs that are run if the pruner stops all that it may.
 
     asha: of all trials one in ``reduction_factor`` passes each rung; hyperband: the same, averaged over its
     brackets, whose first rungs lie ever later; median and percentile: the others stop at once after the
-    first epochs. How well early ranks tell final ones does not come into it.
+    first epochs. How well early ranks tell final ones does not come into it. Replicates run whole, of the
+    better half of the trials that do.
     """
-    first, factor = min(pruner.min_epochs, epochs), pruner.reduction_factor
-    if pruner.name in ("none", "patient"):
+    if pruner.name == "none":
         return 1.0
+    run, whole = _first_share(pruner, epochs)
+    return (run + (replicates - 1) * whole / 2) / replicates
+
+
+def _first_share(pruner: Pruner, epochs: int) -> tuple[float, float]:
+    """Give the share of the epochs of settings' first trials that are run, and of trials that end whole."""
+    first, factor = min(pruner.min_epochs, epochs), pruner.reduction_factor
+    if pruner.name == "patient":
+        return 1.0, 1.0
     if pruner.name in ("median", "percentile"):
         kept = 0.5 if pruner.name == "median" else pruner.percentile / 100
-        return kept + (1 - kept) * first / epochs
+        return kept + (1 - kept) * first / epochs, kept
     brackets = int(math.log(epochs / first, factor) + 1e-9) + 1 if pruner.name == "hyperband" else 1
-    return statistics.fmean(_halving(first * factor**each, factor, epochs) for each in range(brackets))
+    halved = [_halving(first * factor**each, factor, epochs) for each in range(brackets)]
+    run, whole = (statistics.fmean(each) for each in zip(*halved, strict=True))
+    return run, whole
 
 
-def _halving(first: int, factor: int, epochs: int) -> float:
-    run, passed, rung = 0.0, 1.0, 0
-    while (rung_ends := min(first, epochs)) > rung:
-        run += passed * (rung_ends - rung)
-        passed, rung, first = passed / factor, rung_ends, first * factor
-    return run / epochs
+def _halving(first: int, factor: int, epochs: int) -> tuple[float, float]:
+    rung = min(first, epochs)
+    run, passed = float(rung), 1.0
+    while rung < epochs:
+        passed, first = passed / factor, first * factor
+        run += passed * (min(first, epochs) - rung)
+        rung = min(first, epochs)
+    return run / epochs, passed
 
 
 def table(found: Forecast) -> Table:

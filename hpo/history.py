@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from hpo import rows
+from hpo import replicates, rows
 from hpo.errors import StoreError
 from hpo.leases import leases
 from hpo.rows import trials
@@ -63,9 +63,9 @@ class History(_CachedStorage):
         self.attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
         self._own: FrozenTrial | None = None
         self.precedents: list[FrozenTrial] = []  # other studies' trials, which samplers see before ours
-        self._finished: dict[int, FrozenTrial] = {}  # by number
+        self._first: list[FrozenTrial] = []  # the study's first trials, as far as all of them have finished
+        self._finished: dict[int, FrozenTrial] = {}  # those after them, by number
         self._resting: dict[int, tuple[int, FrozenTrial]] = {}  # by number, with the last attempt's token
-        self._first = 0  # the lowest number that is not known to have finished
         self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
         self._session: Session | None = None  # lent by whoever asks for a verdict
 
@@ -79,8 +79,10 @@ class History(_CachedStorage):
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
         self._own = found[0]
         self.parameters, self.attributes, self._trials = {}, {}, None
-        if self._finished.pop(self.own.number, None):  # it had failed, and was put back
-            self._first = min(self._first, self.own.number)
+        self._finished.pop(self.own.number, None)  # it may have failed, and been put back
+        for trial in self._first[self.own.number + 1 :]:
+            self._finished[trial.number] = trial
+        del self._first[self.own.number :]
         return self.own
 
     @property
@@ -116,7 +118,7 @@ class History(_CachedStorage):
         Other studies' come first, but not to a verdict: their epochs are no rungs of this one's.
         """
         assert study_id == self.study_id
-        found = self.trials()
+        found = replicates.merged(self.trials())
         if self.ladder is not None:
             found = self.ladder.seen(found)
         if self._session is None:
@@ -135,7 +137,7 @@ class History(_CachedStorage):
 
     def _update(self, session: Session) -> list[FrozenTrial]:
         known, rested = self._finished, self._resting
-        after = known[self._first - 1]._trial_id if self._first else 0
+        after = self._first[-1]._trial_id if self._first else 0
         found = session.execute(_TOUCHED, {"study": self.study_id, "after": after}).all()
         tokens = {row.number: row.token for row in found if row.state == TrialState.WAITING}
         self._resting = {n: rested[n] for n, t in tokens.items() if n in rested and rested[n][0] == t}
@@ -150,10 +152,10 @@ class History(_CachedStorage):
             seen[trial.number] = trial
             if trial.state == TrialState.WAITING and trial.number in tokens:
                 self._resting[trial.number] = tokens[trial.number], trial
-        while self._first in known:
-            self._first += 1
+        while len(self._first) in known:
+            self._first.append(known.pop(len(self._first)))
         seen |= known
-        return [seen[number] for number in sorted(seen)]
+        return [*self._first, *(seen[number] for number in sorted(seen))]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Give a trial; the own one as it is in memory."""

@@ -58,6 +58,11 @@ def of_pairs(pairs: Sequence[tuple[float, float]], least: float = 0.0) -> Interv
     return replace(found, how=f"95 % over {len(pairs)} seeds, paired")
 
 
+def of_noise(deviation: float, freedom: int) -> float:
+    """Give the gap between two single runs below which seeds alone may have made it (95 %)."""
+    return _t(freedom) * math.sqrt(2) * deviation
+
+
 def small(a: float, b: float, images: int | None) -> float:
     """Give the gap between two accuracies below which so many images cannot tell them apart."""
     if images is None:

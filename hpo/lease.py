@@ -171,10 +171,12 @@ class Claim:
         attributes: Mapping[str, Any] | None = None,
         system: Mapping[str, Any] | None = None,
         forget: bool = False,
+        then: Callable[[Session], None] | None = None,
     ) -> None:
         """End the trial: state, value, user and system attributes, lease, in one fenced transaction.
 
-        With ``forget`` no checkpoint is known of the trial any more, and its files may go.
+        With ``forget`` no checkpoint is known of the trial any more, and its files may go; ``then`` does
+        what else belongs to the end, in the same transaction.
 
         Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
         """
@@ -186,6 +188,8 @@ class Claim:
                     rows.write_attributes(session, self.trial_id, {**(attributes or {}), **forgotten})
                     rows.write_attributes(session, self.trial_id, system or {}, system=True)
                     rows.write_state(session, self.trial_id, state, value)
+                    if then is not None:
+                        then(session)
 
         self.store.outlast(write)
 

@@ -154,13 +154,15 @@ def best(
     if not found:
         raise StoreError(f"study '{name}' has no complete trial yet; 'hpo status {name}' says what it does")
     if as_json:
-        documents = [vars(each) for each in found]
+        documents = [status.best_document(each) for each in found]
         _print_json(documents[0] if count == 1 else documents)
         return
     selection = status.selection_of(store.definition_of(opened, name))
     place = Artifacts(artifacts)
     for each in found:
         print(show.best(each, selection, _places(each, opened, place, store_url)))
+    if found[0].noise is not None:
+        print(found[0].noise)
 
 
 @app.command()

@@ -17,11 +17,15 @@ def study(definition: Definition, text: str) -> str:
             f"Accuracy is measured {measured}."
             if status.selection_of(definition)
             else f"Accuracy is {measured}.",
-            f"The study runs {definition.budget} trials.",
+            f"The study runs {definition.budget} {_runs(definition.search.replicates)}.",
             "",
             _block(text, "toml"),
         ]
     )
+
+
+def _runs(replicates: int) -> str:
+    return "trials" if replicates == 1 else f"settings, each with up to {replicates} seeds"
 
 
 def trial(found: FrozenTrial, definition: Definition) -> str:
@@ -48,6 +52,8 @@ def _facts(found: FrozenTrial) -> Iterator[str]:
     if "point" in seen:
         site = f", site {_inline(str(seen['site']))}" if "site" in seen else ""
         yield f"- point {seen['point']} of the study file{site}"
+    if "repeats" in seen:
+        yield f"- repeats the setting of trial {seen['repeats']} with another seed"
     if seen.get("enqueued"):
         yield "- queued by hand"
     if "attempts" in seen:

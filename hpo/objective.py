@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import torch
 from optuna.trial import TrialState
+from sqlalchemy.orm import Session
 
 from hpo import (
     chance,
@@ -30,6 +31,7 @@ from hpo import (
     files,
     function,
     lease,
+    plan,
     recorder,
     retention,
     rungs,
@@ -220,12 +222,21 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     if not isinstance(config, Free):
         costs[config.model] = records.cost
     if run.finished:
-        claim.end(TrialState.COMPLETE, value=run.best.accuracy, forget=True)
+        _complete(claim, place, run.best.accuracy)
         _clear(claim, place, folder)
         best = run.best.accuracy
         yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
     else:
         yield _leave(claim, records)
+
+
+def _complete(claim: Claim, place: Place, accuracy: float | None) -> None:
+    """End a trial that has run all its epochs, and have its setting repeated where the study wants that."""
+
+    def repeat(session: Session) -> None:
+        plan.repeat(session, place.study_id, place.storage.own, place.definition)
+
+    claim.end(TrialState.COMPLETE, value=accuracy, forget=True, then=repeat)
 
 
 def _leave(claim: Claim, records: recorder.Recorder) -> Ended:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from hpo import config, status, store
 from hpo.definition import Definition
+from hpo.replicates import REPEATS
 
 MOST_IMAGES = 10_000_000  # a split of more is none; its accuracies are no fractions of images
 
@@ -21,6 +22,7 @@ class Outcome:
     """One trial of a study."""
 
     number: int
+    repeats: int | None  # of a replicate: the number of the first trial of its setting
     state: str  # one of status.STATES
     accuracy: float | None  # the trial's value
     params: Mapping[str, Any]
@@ -71,6 +73,7 @@ def _outcome(definition: Definition, trial: FrozenTrial) -> Outcome:
     failure = seen.get("failure") or {}
     return Outcome(
         number=trial.number,
+        repeats=trial.system_attrs.get(REPEATS),
         state=status.STATES[trial.state],
         accuracy=trial.value,
         params=trial.params,

@@ -2,7 +2,8 @@
 
 The budget is made once, under a lock, when a study is created or extended. Workers only ever take what is
 WAITING, so it can neither overshoot nor lose a trial. Each trial says in a system attribute which part of
-the budget it is; an extension makes the parts that are not there yet.
+the budget it is; an extension makes the parts that are not there yet. Replicates alone come later: whether
+a setting is repeated is known when its first trial ends.
 
 Everything here happens in the transaction of the caller, who holds the study's row locked.
 """
@@ -16,12 +17,15 @@ import sqlalchemy as sa
 from optuna import distributions
 from optuna.distributions import BaseDistribution
 from optuna.storages._rdb import models
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from hpo import definition as definitions
+from hpo import rows
 from hpo.definition import Definition
+from hpo.replicates import REPEATS
 from hpo.rows import Parameters
+from hpo.rungs import LISTED
 from hpo.samplers import PointSampler
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
@@ -69,14 +73,50 @@ def make(session: Session, study_id: int, definition: Definition) -> list[int]:
         attribute.key == PLAN, attribute.trial_id == trial.trial_id, trial.study_id == study_id
     )
     there = {json.loads(row[0]) for row in planned}
+    lacking = (slot for slot in _slots(definition) if slot[0] not in there)
+    return _add(session, study_id, [(user, {PLAN: key, **system}) for key, user, system in lacking])
+
+
+def repeat(session: Session, study_id: int, first: FrozenTrial, definition: Definition) -> None:
+    """Make the other trials of a setting whose ``first`` one has just ended as complete, if it is worth it.
+
+    A study that prunes repeats a setting if it is in the better half of those that are complete; points
+    that no pruner ends are repeated whatever they come to. Called once, within the first one's end.
+    """
+    search = definition.search
+    if search.replicates == 1 or REPEATS in first.system_attrs:
+        return
+    session.execute(_STUDY.with_for_update(), {"study": study_id})
+    listed = not LISTED.isdisjoint(first.system_attrs)
+    prunes = search.pruner.name != "none" and (search.prune_points or not listed)
+    if prunes and not _is_in_better_half(session, study_id, first._trial_id):
+        return
+    run = first.system_attrs.get(RUN, {})
+    seed = run.get("seed", definition.config({}).seed)
+    user = {key: value for key, value in first.user_attrs.items() if key in ("point", "site")}
+    user |= {"repeats": first.number}
+    system = {REPEATS: first.number, "fixed_params": first.params}
+    seeds = [(seed + index) % 2**31 for index in range(1, search.replicates)]
+    _add(session, study_id, [(user, {**system, RUN: {**run, "seed": each}}) for each in seeds])
+
+
+def _is_in_better_half(session: Session, study_id: int, trial_id: int) -> bool:
+    accuracies = session.execute(_COMPLETE, {"study": study_id}).all()
+    own = next(row.value for row in accuracies if row.trial_id == trial_id)
+    better = sum(1 for row in accuracies if row.value > own)
+    return better < (len(accuracies) + 1) // 2
+
+
+def _add(session: Session, study_id: int, made: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[int]:
+    """Add WAITING trials, each with user and system attributes, and give their numbers."""
+    trial = models.TrialModel
     first = session.query(sa.func.count(trial.trial_id)).filter(trial.study_id == study_id).scalar()
-    lacking = [slot for slot in _slots(definition) if slot[0] not in there]
-    for number, (key, user, system) in enumerate(lacking, start=first):
-        made = trial(study_id=study_id, number=number, state=TrialState.WAITING)
-        made.user_attributes = _rows(models.TrialUserAttributeModel, user)
-        made.system_attributes = _rows(attribute, {PLAN: key, **system})
-        session.add(made)
-    return list(range(first, first + len(lacking)))
+    for number, (user, system) in enumerate(made, start=first):
+        row = trial(study_id=study_id, number=number, state=TrialState.WAITING)
+        row.user_attributes = _rows(models.TrialUserAttributeModel, user)
+        row.system_attributes = _rows(models.TrialSystemAttributeModel, system)
+        session.add(row)
+    return list(range(first, first + len(made)))
 
 
 def _rows(kind: Any, attributes: dict[str, Any]) -> list[Any]:
@@ -105,13 +145,13 @@ def _widen(session: Session, study_id: int, definition: Definition) -> None:
     """
     param: Any = models.TrialParamModel
     for name, new in _by_name(definition).items():
-        rows = session.query(param).filter(
+        found = session.query(param).filter(
             param.param_name == name,
             param.distribution_json != distributions.distribution_to_json(new),
             param.trial_id == models.TrialModel.trial_id,
             models.TrialModel.study_id == study_id,
         )
-        for row in rows:
+        for row in found:
             old = distributions.json_to_distribution(row.distribution_json)
             row.param_value = new.to_internal_repr(old.to_external_repr(row.param_value))
             row.distribution_json = distributions.distribution_to_json(new)
@@ -119,8 +159,21 @@ def _widen(session: Session, study_id: int, definition: Definition) -> None:
 
 _studies: Any = models.StudyModel.__table__
 _attributes: Any = models.StudySystemAttributeModel.__table__
-_LOCK = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study"))
-_LOCK = _LOCK.with_for_update(read=True)
+_STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study"))
+_LOCK = _STUDY.with_for_update(read=True)
+# The complete trials of a study with their values, but for replicates.
+_COMPLETE = (
+    sa.select(rows.values.c.trial_id, rows.values.c.value)
+    .join(rows.trials, rows.trials.c.trial_id == rows.values.c.trial_id)
+    .where(
+        rows.trials.c.study_id == sa.bindparam("study"),
+        rows.trials.c.state == TrialState.COMPLETE,
+        ~sa.exists().where(
+            rows.system_attributes.c.trial_id == rows.trials.c.trial_id,
+            rows.system_attributes.c.key == REPEATS,
+        ),
+    )
+)
 _DEFINITION = sa.select(_attributes.c.value_json).where(
     _attributes.c.study_id == sa.bindparam("study"), _attributes.c.key == DEFINITION
 )

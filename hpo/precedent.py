@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import plan, space, status, store
+from hpo import plan, replicates, space, status, store
 from hpo.definition import Definition
 from hpo.errors import DefinitionError, HpoError
 from hpo.errors import shown as quoted
@@ -109,7 +109,7 @@ def _fitting(opened: Store, new: Definition, name: str, old: Definition) -> Prec
     listed = [new.complete(point) for point in new.listed]
     trials: list[FrozenTrial] = []
     left_out: Counter[str] = Counter()
-    for trial in status.trials_of(opened, name):
+    for trial in replicates.merged(status.trials_of(opened, name)):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.value is None:
             continue
         setting = old.config(trial.params | trial.system_attrs.get(store.RUN, {})).model_dump()

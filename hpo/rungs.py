@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config import Config
 from hpo.definition import Definition
+from hpo.replicates import REPEATS
 
 PAUSED, PROMOTED = "hpo:paused", "hpo:promoted"
 LISTED = {"grid_id", "fixed_params"}  # system attributes of trials that nobody searched
@@ -102,6 +103,8 @@ class Ladder:
         return [trial for trial in trials if (trial.last_step or 0) >= rung and self._takes_part(trial)]
 
     def _takes_part(self, trial: FrozenTrial) -> bool:
+        if REPEATS in trial.system_attrs:
+            return False
         return self.points or not LISTED & trial.system_attrs.keys()
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from hpo import rungs
 from hpo.events import Ended, Event, Reported, Started
 from hpo.importance import Importance
+from hpo.replicates import Repeated
 from hpo.status import STATES, Best, Status
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
     rows = [
         f"best trial {found.trial} of study {found.study}",
         f"  accuracy   {found.accuracy:.4f} {split_note(selection)}",
+        *([f"  seeds      {_seeds(found.replicates)}"] if found.replicates else []),
         f"  settings   {params(found.params)}",
     ]
     if found.best_epoch is not None and found.wall_time_seconds is not None:
@@ -83,6 +85,14 @@ def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
         rows.append(f"  hardware   {found.hardware['device']}, torch {found.hardware['torch']}")
     rows += [f"  {name:<10} {place}" for name, place in where.items()]
     return "\n".join(rows)
+
+
+def _seeds(found: Repeated) -> str:
+    """Say what the seeds of a setting came to."""
+    if len(found.trials) == 1:
+        return "one alone, so far or for good"
+    least, most = min(found.accuracies), max(found.accuracies)
+    return f"mean {found.mean:.4f} of {len(found.trials)}, from {least:.4f} to {most:.4f}"
 
 
 def split_note(selection: str | None) -> str:

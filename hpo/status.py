@@ -9,9 +9,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import budget, config, control, rungs, store
+from hpo import budget, config, control, replicates, rungs, store
 from hpo.budget import Budget
 from hpo.definition import Definition
+from hpo.replicates import Noise, Repeated
 from hpo.store import Held, Store
 
 STATES = {
@@ -36,6 +37,8 @@ class Best:
     wall_time_seconds: float | None
     hardware: Mapping[str, Any] | None
     weights: str | None  # name in the artifacts
+    replicates: Repeated | None  # the setting's trials, where the study repeats settings
+    noise: Noise | None  # of the study, by what seeds do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Status:
     study: str
     state: str  # running, idle; paused or stopped by an order; complete
     trials: Mapping[str, int]  # by state
-    budget: int
+    budget: int  # trials, as far as known: of replicates those that are made
     budgets: tuple[Budget, ...]  # those besides trials that are set
     best: Best | None
     workers: tuple[Held, ...]
@@ -73,7 +76,7 @@ def status(opened: Store, name: str) -> Status:
     study_id = store.study_id(opened, name)
     held = store.held(opened, study_id)
     counts = Counter(STATES[trial.state] for trial in trials)
-    ranked = _ranked(name, trials)
+    ranked = _ranked(definition, trials)
     alive = sum(worker.expires_in_seconds > 0 for worker in held)
     # A trial that runs without a lease is another tool's, and does not keep our study open.
     open_ = counts["waiting"] + len(held)
@@ -84,7 +87,7 @@ def status(opened: Store, name: str) -> Status:
         study=name,
         state=(order or ("running" if alive else "idle")) if open_ else "complete",
         trials={state: counts[state] for state in STATES.values()},
-        budget=definition.budget,
+        budget=definition.budget + len(replicates.repeats(trials)),
         budgets=budgets,
         best=ranked[0] if ranked else None,
         workers=tuple(held),
@@ -135,14 +138,22 @@ def foreign(trials: Iterable[FrozenTrial], held: Iterable[Held]) -> list[int]:
 
 
 def _left(trials: list[FrozenTrial], workers: int) -> float | None:
-    """Estimate the seconds a study still takes: what is open, at the mean of the trials that ended."""
+    """Estimate the seconds a study still takes: what is open, at the mean of the trials that ended.
+
+    To each setting that is open come as many replicates as to those that ended.
+    """
     ended = [_wall(trial) for trial in trials if trial.state.is_finished()]
     if not ended or not workers:
         return None
     mean = sum(ended) / len(ended)
-    waiting = sum(t.state == TrialState.WAITING and rungs.paused_at(t) is None for t in trials)
-    running = [_wall(trial) for trial in trials if trial.state == TrialState.RUNNING]
-    return (waiting * mean + sum(max(mean - done, 0.0) for done in running)) / workers
+    again = replicates.repeats(trials)
+    firsts = [trial for trial in trials if trial.number not in again]
+    coming = len(again) / max(sum(trial.state.is_finished() for trial in firsts), 1)
+    open_ = [t for t in trials if t.state == TrialState.WAITING and rungs.paused_at(t) is None]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    more = coming * sum(trial.number not in again for trial in [*open_, *running])
+    left = (len(open_) + more) * mean + sum(max(mean - _wall(trial), 0.0) for trial in running)
+    return left / workers
 
 
 def _wall(trial: FrozenTrial) -> float:
@@ -164,21 +175,28 @@ def measure(definition: Definition) -> str:
 
 
 def best(opened: Store, name: str, count: int) -> list[Best]:
-    """Give the best complete trials of a study, best first; of equal ones the earlier."""
-    return _ranked(name, trials_of(opened, name))[:count]
+    """Give the best complete trials of a study, best first; of equal ones the earlier.
+
+    Where settings are repeated they are ranked by their means, and each by its best trial stands for it.
+    """
+    return _ranked(store.definition_of(opened, name), trials_of(opened, name))[:count]
 
 
-def _ranked(name: str, trials: Iterable[FrozenTrial]) -> list[Best]:
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    ranked = sorted(complete, key=lambda trial: (-_value(trial), trial.number))
-    return [_best(name, trial) for trial in ranked]
+def _ranked(definition: Definition, trials: Iterable[FrozenTrial]) -> list[Best]:
+    complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
+    accuracies = {number: _value(trial) for number, trial in complete.items()}
+    settings = replicates.ranked(accuracies, replicates.repeats(complete.values()))
+    noise = replicates.noise(settings)
+    repeats = definition.search.replicates > 1
+    found = ((each, complete[each.trials[0]]) for each in settings)
+    return [_best(definition.name, trial, each if repeats else None, noise) for each, trial in found]
 
 
 def _value(trial: FrozenTrial) -> float:
     return -1.0 if trial.value is None else trial.value
 
 
-def _best(name: str, trial: FrozenTrial) -> Best:
+def _best(name: str, trial: FrozenTrial, repeated: Repeated | None, noise: Noise | None) -> Best:
     seen = trial.user_attrs
     return Best(
         study=name,
@@ -190,7 +208,25 @@ def _best(name: str, trial: FrozenTrial) -> Best:
         wall_time_seconds=seen.get("wall_time_seconds"),
         hardware=seen.get("hardware"),
         weights=seen.get("weights"),
+        replicates=repeated,
+        noise=noise,
     )
+
+
+def best_document(found: Best) -> dict[str, Any]:
+    """Give a best trial as its JSON document, with its setting's seeds where settings are repeated."""
+    document = dict(vars(found))
+    several, noise = document.pop("replicates"), document.pop("noise")
+    if several is None:
+        return document
+    return document | {
+        "replicates": {
+            "trials": list(several.trials),
+            "accuracies": list(several.accuracies),
+            "mean": several.mean,
+            "noise": noise and noise.deviation,
+        }
+    }
 
 
 def epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[int, int]:
@@ -209,7 +245,7 @@ def document(found: Status) -> dict[str, Any]:
         "state": found.state,
         "trials": dict(found.trials),
         "budget": found.budget,
-        "best": None if found.best is None else vars(found.best),
+        "best": None if found.best is None else best_document(found.best),
         "workers": [
             {
                 "owner": worker.owner,

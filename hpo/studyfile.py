@@ -12,6 +12,7 @@ from hpo.definition import Definition, Point
 from hpo.errors import DefinitionError, shown, suggestion
 
 LEARNING = ("tpe", "gp")  # samplers that learn from trials
+SEEDED = "search.replicates gives each setting its seeds, from train.seed on; leave this one out"
 SHIPPED = Path(__file__).parent / "studies"  # inside the wheel; in a checkout, ../studies
 
 
@@ -287,6 +288,8 @@ def _check_whole(found: Definition, where: str) -> None:
             f"{where}: search.trials is {found.search.trials} but [space] is empty; "
             'name what to search, or run [[points]] alone with search.sampler = "grid"'
         )
+    if found.search.replicates > 1 and any(parameter.name == "seed" for parameter in found.space):
+        raise DefinitionError(f"{where}: space.seed: {SEEDED}")
     if found.search.start_from and found.search.sampler.name not in LEARNING:
         raise DefinitionError(
             f"{where}: search.start_from: sampler {shown(found.search.sampler.name)} learns from no trial; "
@@ -297,7 +300,9 @@ def _check_whole(found: Definition, where: str) -> None:
 
 
 def contained(found: Definition, listed: Point, where: str, key: str) -> None:
-    """Refuse a listed setting that lies outside of what the study searches."""
+    """Refuse a listed setting that the study cannot run, as one outside of what it searches."""
+    if found.search.replicates > 1 and "seed" in listed.setting:
+        raise DefinitionError(f"{where}: {key}.seed: {SEEDED}")
     setting = found.complete(listed)
     for parameter in found.space if found.searches else ():
         value = setting.get(parameter.name)

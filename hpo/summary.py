@@ -7,9 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hpo import chart, interval, outcome, show
+from hpo import chart, interval, outcome, replicates, show
 from hpo.chart import Listing, Plot, Section
 from hpo.outcome import Outcome
+from hpo.replicates import Repeated
 
 NAMED = 10  # trials that a sentence names
 LOST = "repeated or waited for, at most"
@@ -26,9 +27,16 @@ class Summary:
     sure: tuple[str, ...]  # sentences
 
 
+def _ranked(done: Sequence[Outcome]) -> list[Repeated]:
+    """Rank the settings of the complete trials, as ``hpo best`` does."""
+    accuracies = {each.number: _accuracy(each) for each in done}
+    return replicates.ranked(accuracies, {e.number: e.repeats for e in done if e.repeats is not None})
+
+
 def best(done: Sequence[Outcome]) -> Outcome:
-    """Give the most accurate of the complete trials, of equals the first."""
-    return min(done, key=lambda each: (-_accuracy(each), each.number))
+    """Give the most accurate of the complete trials; of repeated settings, the best of the best one."""
+    number = _ranked(done)[0].trials[0]
+    return next(each for each in done if each.number == number)
 
 
 def _accuracy(each: Outcome) -> float:
@@ -72,6 +80,12 @@ def _sure(winner: Outcome, done: Sequence[Outcome], images: int | None, selectio
         )
         text.append(_close(winner, done, images))
     text.append(_seeds(winner, done, images))
+    if (noise := replicates.noise(_ranked(done))) is not None:
+        gap = interval.of_noise(noise.deviation, noise.freedom)
+        text.append(
+            f"In this study {noise}: two single trials that lie less than {gap:.4f} apart may differ "
+            "by their seeds alone (95 %)."
+        )
     if len(done) > 1 and selection == "final":
         text.append(
             f"It is the highest of {len(done)} complete trials, which flatters it: the mean over its "

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo import space, status, store
 from hpo.definition import Definition, Search
 from hpo.errors import CurvesError
+from hpo.replicates import REPEATS
 from hpo.space import Choices, Parameter, Setting, Value
 from hpo.store import Store
 
@@ -58,7 +59,8 @@ def of_study(opened: Store, name: str) -> Recorded:
     Raises StoreError if there is no such study, CurvesError if it has too few.
     """
     definition = store.definition_of(opened, name)
-    whole = [t for t in status.trials_of(opened, name) if t.state == TrialState.COMPLETE]
+    firsts = (t for t in status.trials_of(opened, name) if REPEATS not in t.system_attrs)
+    whole = [trial for trial in firsts if trial.state == TrialState.COMPLETE]
     longest = max((len(trial.intermediate_values) for trial in whole), default=0)
     whole = [trial for trial in whole if len(trial.intermediate_values) == longest]
     fewest = FEWEST if definition.searches else 2

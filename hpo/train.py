@@ -193,11 +193,11 @@ class Run:
         augmented = images.augment(images_NCHW, self.config.augmentation, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(step)
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass needs memory
         with self.numerics.set_up(self.device):
             whole = len(chosen) == self.config.batch_size
             logits_NK = self._logits(augmented, self._compiled if whole else self.model)
             loss = self.loss(logits_NK, labels_N)
-            self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
         self.scaler.step(self.optimizer)
         self.scaler.update()

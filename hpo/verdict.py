@@ -16,7 +16,8 @@ from hpo.chance import Chance
 from hpo.definition import Definition
 from hpo.history import History
 from hpo.leases import OTHERS, RESTING, Turn
-from hpo.rungs import PAUSED, PROMOTED, Ladder, Verdict, paused_at
+from hpo.replicates import REPEATS
+from hpo.rungs import LISTED, PAUSED, PROMOTED, Ladder, Verdict, paused_at
 
 
 class Pruned(optuna.TrialPruned):
@@ -33,15 +34,16 @@ class Pruned(optuna.TrialPruned):
 class Judge:
     """Judges the worker's own trial, by a study's pruner and by what guessing gives, if that is known.
 
-    Listed points are its matter only if the study says so.
+    Listed points are its matter only if the study says so, and replicates never.
     """
 
     def __init__(
         self, study: optuna.Study, history: History, definition: Definition, chance: Chance | None = None
     ) -> None:
         self.study, self.history, self.chance = study, history, chance
-        listed = {"grid_id", "fixed_params"} & history.own.system_attrs.keys()
-        self._asks = definition.search.prune_points or not listed
+        marks = history.own.system_attrs.keys()
+        listed = not marks.isdisjoint(LISTED)
+        self._asks = (definition.search.prune_points or not listed) and REPEATS not in marks
         self.paused: Verdict | None = None  # that of a rung at which the trial is to wait
         self._name = definition.search.pruner.name
         self._reason: str | None = None  # to prune the trial

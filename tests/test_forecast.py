@@ -51,6 +51,13 @@ def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, 
     assert forecast.share(Pruner(**pruner), epochs) == pytest.approx(share)
 
 
+def test_replicates_run_whole_of_half_of_what_a_pruner_lets_through():
+    asha = Pruner(name="asha", min_epochs=1)
+    first = (1 + 2 / 3 + 6 / 9) / 9
+    assert forecast.share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
+    assert forecast.share(Pruner(name="none"), 9, 3) == 1.0
+
+
 def test_workers_share_the_hours_but_no_trial():
     many, long = part(trials=8.0), part(point=1, epochs=60)
     found = priced(many, long, workers=4)

@@ -110,7 +110,7 @@ CASES |= {  # keys
         in_search("trails = 3"),
         "search.trails is not an option; did you mean 'trials'? "
         "options: chance_epochs, deadline, device_hours, epochs, keep_weights, max_attempts, "
-        "prune_points, pruner, sampler, start_from, target, trials",
+        "prune_points, pruner, replicates, sampler, start_from, target, trials",
     ),
     "unknown key of the sampler": (
         in_search("sampler = { sed = 3 }"),

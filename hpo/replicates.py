@@ -1,0 +1,98 @@
+"""Replicates: one setting run with several seeds, which count as one, by their mean.
+
+With ``[search] replicates = S`` the first trial of a setting is followed, once it is complete, by S - 1
+others that differ from it in the seed alone. They are trials like any other, made by the transaction that
+ends the first (``plan.repeat``), claimed before anything new begins, and run to their end: a mean of those
+seeds that did well would say nothing. To a sampler the first stands for all of them, with their mean; no
+pruner sees the others.
+"""
+
+import copy
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+REPEATS = "hpo:repeats"  # system attribute of a replicate: the number of the first trial of its setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """A setting's complete trials, one per seed."""
+
+    trials: tuple[int, ...]  # numbers, most accurate first
+    accuracies: tuple[float, ...]  # of each
+
+    @property
+    def mean(self) -> float:
+        """The mean accuracy."""
+        return statistics.fmean(self.accuracies)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How far trials of one setting lie apart by their seeds alone."""
+
+    deviation: float  # standard deviation of single trials, pooled over the settings
+    settings: int  # with more than one complete trial
+    freedom: int  # degrees of freedom: their trials, less one of each
+
+    def __str__(self) -> str:
+        one = self.settings == 1
+        return (
+            f"seeds of one setting differ by {self.deviation:.4f} (standard deviation, of "
+            f"{self.freedom + self.settings} trials of {self.settings} setting{'' if one else 's'})"
+        )
+
+
+def repeats(trials: Iterable[FrozenTrial]) -> dict[int, int]:
+    """Give the number of each replicate with that of the first trial of its setting."""
+    return {t.number: t.system_attrs[REPEATS] for t in trials if REPEATS in t.system_attrs}
+
+
+def ranked(accuracies: Mapping[int, float], repeats: Mapping[int, int]) -> list[Repeated]:
+    """Rank settings by their mean, of equal ones the earlier first; by the numbers of complete trials.
+
+    A setting that has run with one seed alone comes after all that ran with more: it was not worth
+    repeating, or is still to be.
+    """
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number in accuracies:
+        groups[repeats.get(number, number)].append(number)
+    found = []
+    for numbers in groups.values():
+        order = sorted(numbers, key=lambda number: (-accuracies[number], number))
+        found.append(Repeated(trials=tuple(order), accuracies=tuple(accuracies[n] for n in order)))
+    return sorted(found, key=lambda each: (len(each.trials) == 1, -each.mean, min(each.trials)))
+
+
+def noise(settings: Sequence[Repeated]) -> Noise | None:
+    """Estimate what seeds do to an accuracy; None where no setting has two complete trials."""
+    several = [each.accuracies for each in settings if len(each.accuracies) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    if not freedom:
+        return None
+    squares = sum(statistics.variance(values) * (len(values) - 1) for values in several)
+    return Noise(deviation=(squares / freedom) ** 0.5, settings=len(several), freedom=freedom)
+
+
+def merged(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Give one trial for each setting, in their order: the first, with the mean of what has ended."""
+    of = repeats(trials)
+    if not of:
+        return trials
+    values: dict[int, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.state.is_finished() and trial.value is not None:
+            values[of.get(trial.number, trial.number)].append(trial.value)
+    return [_with_mean(trial, values[trial.number]) for trial in trials if trial.number not in of]
+
+
+def _with_mean(trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
+    if trial.state != TrialState.COMPLETE or len(values) < 2:
+        return trial
+    made = copy.copy(trial)
+    made.value = statistics.fmean(values)
+    return made

@@ -19,7 +19,21 @@ import plotly.graph_objects as go
 import plotly.offline
 from optuna.trial import TrialState
 
-from hpo import axes, chart, claims, files, outcome, pairs, plots, rebuilt, replay, status, store, summary
+from hpo import (
+    axes,
+    chart,
+    claims,
+    config,
+    files,
+    outcome,
+    pairs,
+    plots,
+    rebuilt,
+    replay,
+    status,
+    store,
+    summary,
+)
 from hpo.chart import Listing, Section
 from hpo.claims import Claim
 from hpo.errors import ArtifactError, StoreError
@@ -60,13 +74,14 @@ def read(opened: Store, name: str) -> Report:
         )
     measure, images = status.measure(definition), outcome.images(definition, found)
     replayed = replay.replay(found)
-    judged = claims.claims(replayed, images)
+    own = definition.vocabulary is config.OWN  # of which the original can have no point
+    judged = [] if own else claims.claims(replayed, images)
+    original = [] if own else [rebuilt.section(replayed, images, measure), _claims(judged)]
     parameters = axes.axes(done)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     importance, ranked = pairs.importances(complete, parameters)
     sections = (
-        rebuilt.section(replayed, images, measure),
-        _claims(judged),
+        *original,
         importance,
         plots.history(found, measure),
         plots.curves(found, measure),

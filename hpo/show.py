@@ -15,8 +15,9 @@ from rich.text import Text
 from hpo import rungs
 from hpo.events import Ended, Event, Reported, Started
 from hpo.importance import Importance
-from hpo.replicates import Repeated
+from hpo.replicates import REPEATS, Repeated
 from hpo.status import STATES, Best, Status
+from hpo.store import RUN
 
 if TYPE_CHECKING:
     from hpo.doctor import Finding  # imports torch, which most verbs do without
@@ -183,10 +184,15 @@ def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
             "" if trial.value is None else f"{trial.value:.4f}",
             str(trial.user_attrs.get("epochs", "")),
             "" if wall is None else f"{wall:.1f}",
-            params(trial.params or trial.system_attrs.get("fixed_params", {})),
+            params((trial.params or trial.system_attrs.get("fixed_params", {})) | _seed(trial)),
             reason(trial),
         )
     return table
+
+
+def _seed(trial: FrozenTrial) -> dict[str, int]:
+    """Give the seed of a replicate, which alone tells it from the others of its setting."""
+    return {"seed": trial.system_attrs[RUN]["seed"]} if REPEATS in trial.system_attrs else {}
 
 
 def headline(found: Status) -> str:

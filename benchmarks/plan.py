@@ -19,7 +19,7 @@ from rich.table import Table
 from hpo import data, forecast, model, train
 from hpo.config import Config
 
-CASES = {("resnet18", 32): 320, ("alexnet", 64): 128, ("vgg16", 32): 48}
+CASES = {("resnet18", 32): 160, ("alexnet", 64): 64, ("vgg16", 32): 32}
 CPU = torch.device("cpu")
 
 

@@ -65,6 +65,7 @@ class History(_CachedStorage):
         self.precedents: list[FrozenTrial] = []  # other studies' trials, which samplers see before ours
         self._first: list[FrozenTrial] = []  # the study's first trials, as far as all of them have finished
         self._finished: dict[int, FrozenTrial] = {}  # those after them, by number
+        self._repeats: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
         self._resting: dict[int, tuple[int, FrozenTrial]] = {}  # by number, with the last attempt's token
         self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
         self._session: Session | None = None  # lent by whoever asks for a verdict
@@ -78,6 +79,7 @@ class History(_CachedStorage):
         if not found:
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
         self._own = found[0]
+        self._repeats |= replicates.repeats(found)
         self.parameters, self.attributes, self._trials = {}, {}, None
         self._finished.pop(self.own.number, None)  # it may have failed, and been put back
         for trial in self._first[self.own.number + 1 :]:
@@ -118,7 +120,7 @@ class History(_CachedStorage):
         Other studies' come first, but not to a verdict: their epochs are no rungs of this one's.
         """
         assert study_id == self.study_id
-        found = replicates.merged(self.trials())
+        found = replicates.merged(self.trials(), self._repeats)
         if self.ladder is not None:
             found = self.ladder.seen(found)
         if self._session is None:
@@ -146,6 +148,7 @@ class History(_CachedStorage):
             seen[self._own.number] = self._own
         new = [row.trial_id for row in found if row.number not in known and row.number not in seen]
         for trial in rows.read(session, new):
+            self._repeats |= replicates.repeats([trial])
             if trial.state.is_finished():
                 known[trial.number] = trial
                 continue

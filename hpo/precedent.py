@@ -109,7 +109,8 @@ def _fitting(opened: Store, new: Definition, name: str, old: Definition) -> Prec
     listed = [new.complete(point) for point in new.listed]
     trials: list[FrozenTrial] = []
     left_out: Counter[str] = Counter()
-    for trial in replicates.merged(status.trials_of(opened, name)):
+    there = status.trials_of(opened, name)
+    for trial in replicates.merged(there, replicates.repeats(there)):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.value is None:
             continue
         setting = old.config(trial.params | trial.system_attrs.get(store.RUN, {})).model_dump()

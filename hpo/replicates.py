@@ -78,9 +78,11 @@ def noise(settings: Sequence[Repeated]) -> Noise | None:
     return Noise(deviation=(squares / freedom) ** 0.5, settings=len(several), freedom=freedom)
 
 
-def merged(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Give one trial for each setting, in their order: the first, with the mean of what has ended."""
-    of = repeats(trials)
+def merged(trials: list[FrozenTrial], of: Mapping[int, int]) -> list[FrozenTrial]:
+    """Give one trial for each setting, in their order: the first, with the mean of what has ended.
+
+    ``of`` is what ``repeats`` gives.
+    """
     if not of:
         return trials
     values: dict[int, list[float]] = defaultdict(list)

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo import devices, launch, show, status, store
+from hpo.artifacts import Artifacts
 from hpo.errors import StoreAway, StoreError
 from hpo.events import Event, Reported, Started
 from hpo.status import Status
@@ -68,6 +69,9 @@ def workers(
     That is when the study is complete, or a budget of it is used up. On a terminal the study is shown
     live, elsewhere what the workers say.
     """
+    place = Artifacts(settings["HPO_ARTIFACTS"])
+    if not place.local:
+        place.probe()  # a worker would wait for it, which is told here at once
     now = status.status(opened, name)
     where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
     names = ", ".join(dict.fromkeys(slot.name for slot in where))

@@ -92,6 +92,11 @@ class Artifacts:
             pause = min(pause * 2 or 0.25, LONGEST_PAUSE)
             time.sleep(pause)
 
+    def check(self) -> None:
+        """Raise ArtifactError if a place elsewhere cannot be used; one that is here shows by itself."""
+        if not self.local:
+            self.probe()
+
     def probe(self) -> None:
         """Write a small file and remove it: what a trial will want to do, found out before it starts."""
         path = f"{self.root}/.probe-{uuid.uuid4().hex[:8]}"

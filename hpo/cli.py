@@ -243,8 +243,7 @@ def delete(
         typer.confirm(
             f"Delete study {name}, {ended} finished trials, and {place.path(folder)}?", abort=True, err=True
         )
-    if not place.local:
-        place.probe()  # lest the study goes, and its files stay
+    place.check()  # lest the study goes, and its files stay
     store.delete(opened, name)
     place.delete(folder)
     print(f"study {name} deleted")

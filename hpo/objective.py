@@ -183,6 +183,9 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     hardware = _hardware(claim, place, config)
     folder.fetch()
     state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
+    if state is None and claim.checkpoint:
+        where = place.artifacts.path(folder.name)
+        log.warning("trial %d begins anew: its checkpoint is not in %s, or spoiled", claim.number, where)
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     guessing = None  # a person's own objective has no classes that we know
     if not isinstance(config, Free):

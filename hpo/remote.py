@@ -78,7 +78,8 @@ def advice(error: BaseException) -> str:
     """Say what to do about an error that does not pass by itself."""
     if isinstance(error, FileNotFoundError):
         return "--artifacts or HPO_ARTIFACTS says where they are, and hpo makes no bucket"
-    if isinstance(error, PermissionError) or "redential" in type(error).__name__:
+    name = type(error).__name__
+    if isinstance(error, PermissionError) or "Credentials" in name or "Profile" in name:
         return (
             "it takes credentials that may list, read, write and delete there "
             "(S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"

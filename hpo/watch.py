@@ -69,9 +69,7 @@ def workers(
     That is when the study is complete, or a budget of it is used up. On a terminal the study is shown
     live, elsewhere what the workers say.
     """
-    place = Artifacts(settings["HPO_ARTIFACTS"])
-    if not place.local:
-        place.probe()  # a worker would wait for it, which is told here at once
+    Artifacts(settings["HPO_ARTIFACTS"]).check()  # what is away is told here; a worker would wait for it
     now = status.status(opened, name)
     where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
     names = ", ".join(dict.fromkeys(slot.name for slot in where))

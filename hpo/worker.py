@@ -62,8 +62,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     """
     opened.stop = stop  # told to stop, it waits no longer for a database that is away
     settings.artifacts.stop, settings.artifacts.patience = stop, artifacts.PATIENCE
-    if not settings.artifacts.local:
-        settings.artifacts.probe()  # rather than after a trial's first epoch
+    settings.artifacts.check()  # rather than after a trial's first epoch
     study_id = store.study_id(opened, name)
     who = lease.owner(settings.shown_as)
     history = History(opened, study_id, name)

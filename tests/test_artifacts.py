@@ -209,6 +209,29 @@ def test_a_trial_goes_on_from_a_checkpoint_behind_a_url(tmp_path, monkeypatch):
     opened.engine.dispose()
 
 
+def test_a_worker_that_looks_for_a_checkpoint_elsewhere_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "climbing.py").write_text(OWN)
+    (tmp_path / "own.toml").write_text(
+        '[train]\nobjective = "climbing:climb"\nepochs = 4\n'
+        '[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
+    )
+    opened = store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    store.create(opened, studyfile.load(tmp_path / "own.toml"), "")
+    one, other = (Artifacts(f"memory://{uuid.uuid4().hex}") for _ in range(2))
+    told = {"data": tmp_path, "device": "cpu", "shown_as": "cpu", "lease_seconds": 60}
+    stop = threading.Event()
+    for event in worker.work(opened, "own", worker.Settings(artifacts=one, **told), stop):
+        if getattr(event, "epoch", None):
+            stop.set()
+    assert caplog.messages == []
+    started, *_ = worker.work(opened, "own", worker.Settings(artifacts=other, **told), threading.Event())
+    assert started.done == 0
+    (line,) = caplog.messages
+    assert line.startswith(f"trial 0 begins anew: its checkpoint is not in {other.path('')}/own-")
+    opened.engine.dispose()
+
+
 def test_trials_that_pause_and_are_never_promoted_keep_their_weights_behind_a_url(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "climbing.py").write_text(OWN.replace('["epoch"] / 10', '["epoch"] / 10 - config.speed'))

@@ -35,6 +35,7 @@ REFUSED = [
     OSError(errno.ENOSPC, "no room"),
     ValueError("no such thing"),
     botocore.exceptions.NoCredentialsError(),
+    botocore.exceptions.ProfileNotFound(profile="nosuch"),
     botocore.exceptions.ParamValidationError(report="no such bucket name"),
     *map(
         answer,

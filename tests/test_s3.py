@@ -290,11 +290,12 @@ def here(s3, monkeypatch, tmp_path) -> None:
 def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(place, s3, here):
     at = conftest.Workplace(path=place.path, environment={**os.environ, "HPO_ARTIFACTS": "s3://nosuch/x"})
     run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
-    worker = at.hpo("worker", "small", code=launch.FATAL)
+    deleted = at.hpo("delete", "small", "--yes", code=1)
+    worker = at.hpo("worker", "small", code=launch.FATAL)  # the study is still there
     doctor = at.hpo("doctor", code=1)
     (line,) = worker.err.splitlines()
     assert line.startswith("hpo: s3://nosuch/x: The specified bucket does not exist; --artifacts or ")
-    assert run.err.splitlines()[-1] == line
+    assert run.err.splitlines()[-1] == deleted.err.splitlines()[-1] == line
     assert line.removeprefix("hpo: ") in doctor.out
     assert "Traceback" not in run.err + worker.err + doctor.err
     assert "nosuch" not in str(s3.client().list_buckets()["Buckets"]), "none is made by mistake"

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import socket
 import subprocess
 import sys
@@ -32,7 +31,6 @@ LEASE_SECONDS = 5
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 
 OWN = """
-import os
 import time
 import torch
 
@@ -287,8 +285,9 @@ def here(s3, monkeypatch, tmp_path) -> None:
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(place, s3, here):
-    at = conftest.Workplace(path=place.path, environment={**os.environ, "HPO_ARTIFACTS": "s3://nosuch/x"})
+def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(s3, here, place):
+    settings = {"HPO_ARTIFACTS": "s3://nosuch/x", "COLUMNS": "300"}
+    at = conftest.Workplace(path=place.path, environment={**place.environment, **settings})
     run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
     deleted = at.hpo("delete", "small", "--yes", code=1)
     worker = at.hpo("worker", "small", code=launch.FATAL)  # the study is still there

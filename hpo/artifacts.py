@@ -4,19 +4,35 @@ Every trial works in a local folder. Where the artifacts are local, that folder 
 publishing is nothing. Elsewhere (``s3://...`` and whatever else fsspec knows) it is a temporary one:
 files are fetched when a trial is taken up and published when they are done. An object store shows a file
 whole or not at all, as ``files.durable`` does here.
+
+A place behind a URL may be away for a while. What a worker asks of it is asked again until it is back, so
+all that is asked does no harm twice. The lease is renewed meanwhile; if it is lost all the same, what comes
+late harms nobody: files that names are committed of bear the attempt's number, and a folder removes only
+what it published or fetched itself.
 """
 
+import logging
 import shutil
 import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from hpo import files
-from hpo.errors import ArtifactError
+from hpo import files, remote
+from hpo.errors import ArtifactAway, ArtifactError
+
+R = TypeVar("R")
 
 LOGS = "logs"
+PATIENCE = 600.0  # seconds that a worker waits for a place to come back, as for a database
+GRACE = 10.0  # what is left of them once it is told to stop
+LONGEST_PAUSE = 2.0  # seconds between two tries
+log = logging.getLogger("hpo")
 
 
 def file_of(name: str) -> str:
@@ -25,29 +41,77 @@ def file_of(name: str) -> str:
 
 
 class Artifacts:
-    """The place where all studies' files are."""
+    """The place where all studies' files are.
+
+    Elsewhere it raises ArtifactError alone. Here an ``OSError`` passes through, but for ``read``.
+    """
 
     def __init__(self, root: str) -> None:
         try:
-            self.filesystem, self.root = fsspec.core.url_to_fs(root)
+            self.filesystem, self.root = remote.file_system(root)
         except (ValueError, ImportError) as error:
             raise ArtifactError(f"--artifacts {root}: {error}") from error
         self.local = isinstance(self.filesystem, LocalFileSystem)
+        self.patience = 0.0  # seconds that a place which is away is waited for; a worker has more
+        self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
 
     def path(self, name: str) -> str:
         """Give a file's path, or its address."""
-        path = f"{self.root}/{name}"
+        path = f"{self.root}/{name}".rstrip("/")
         return path if self.local else str(self.filesystem.unstrip_protocol(path))
 
     def logs(self, folder: str) -> Path:
         """Give where a scheduler writes what a study's workers say: always a folder, never behind a URL."""
         return Path(self.root, folder, LOGS) if self.local else Path("storage", LOGS, folder)
 
+    def ask(self, name: str, work: Callable[[], R]) -> R:
+        """Do ``work`` on a file or folder, which does no harm twice, until the place does it.
+
+        Raises ArtifactAway when the patience is over, ArtifactError at once where waiting mends nothing.
+        """
+        if self.local:
+            return work()
+        begun, pause = time.monotonic(), 0.0
+        while True:
+            patience = min(self.patience, GRACE) if self.stop.is_set() else self.patience
+            self.filesystem.invalidate_cache()  # of listings: other workers have been there meanwhile
+            try:
+                result = work()
+            except Exception as error:  # every kind of place has its own
+                message = f"{self.path(name)}: {remote.cause(error)}"
+                if not remote.is_away(error):
+                    raise ArtifactError(f"{message}; {remote.advice(error)}") from error
+                if time.monotonic() - begun >= patience:
+                    raise ArtifactAway(message) from error
+                if not pause:
+                    log.warning("%s; trying again", message)
+            else:
+                if pause:
+                    log.warning("%s is back after %.1f s", self.path(""), time.monotonic() - begun)
+                return result
+            pause = min(pause * 2 or 0.25, LONGEST_PAUSE)
+            time.sleep(pause)
+
+    def check(self) -> None:
+        """Raise ArtifactError if a place elsewhere cannot be used; one that is here shows by itself."""
+        if not self.local:
+            self.probe()
+
+    def probe(self) -> None:
+        """Write a small file and remove it: what a trial will want to do, found out before it starts."""
+        path = f"{self.root}/.probe-{uuid.uuid4().hex[:8]}"
+
+        def write_and_remove() -> None:
+            self.filesystem.pipe_file(path, b"hpo")
+            self.filesystem.rm_file(path)
+
+        self.ask("", write_and_remove)
+
     def read(self, name: str) -> bytes:
         """Give a file's content; raises ArtifactError if it cannot be had."""
         try:
             content = self.look_up(name)
-        except Exception as error:  # every kind of place has its own
+        except OSError as error:
             raise ArtifactError(f"{self.path(name)}: {error}") from error
         if content is None:
             raise ArtifactError(
@@ -63,32 +127,66 @@ class Artifacts:
 
     def look_up(self, name: str) -> bytes | None:
         """Give a file's content; None if there is none."""
-        try:
-            content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
-            return content
-        except FileNotFoundError:
-            return None
+
+        def look() -> bytes | None:
+            try:
+                content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
+                return content
+            except FileNotFoundError:
+                return None
+
+        return self.ask(name, look)
+
+    def names(self, name: str) -> list[str]:
+        """Give the names of what lies in a folder; none if there is no such folder."""
+        path = f"{self.root}/{name}".rstrip("/")
+
+        def look() -> list[str]:
+            try:
+                there = self.filesystem.ls(path, detail=False)
+            except FileNotFoundError:
+                return []
+            return [file_of(str(each).rstrip("/")) for each in there if str(each).rstrip("/") != path]
+
+        return self.ask(name, look)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file durably, and the folders above it."""
         path = f"{self.root}/{name}"
         if self.local:
             files.write(Path(path), content)
-        else:
-            self.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self.filesystem.pipe_file(path, content)
+        else:  # an object store has no folders; asked to make some, s3fs would make a missing bucket
+            self.ask(name, lambda: self.filesystem.pipe_file(path, content))
+
+    def get(self, name: str, path: Path) -> None:
+        """Copy a file from elsewhere to here."""
+        self.ask(name, lambda: self.filesystem.get_file(f"{self.root}/{name}", str(path)))
+
+    def put(self, path: Path, name: str) -> None:
+        """Copy a file from here to elsewhere."""
+        self.ask(name, lambda: self.filesystem.put_file(str(path), f"{self.root}/{name}"))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        path = f"{self.root}/{name}"
-        if self.filesystem.exists(path):
-            self.filesystem.rm_file(path)
+
+        def remove() -> None:
+            try:
+                self.filesystem.rm_file(f"{self.root}/{name}")
+            except FileNotFoundError:
+                pass  # as it is to be
+
+        self.ask(name, remove)
 
     def delete(self, name: str) -> None:
         """Delete a study's folder with all that is in it."""
-        path = f"{self.root}/{name}"
-        if self.filesystem.exists(path):
-            self.filesystem.rm(path, recursive=True)
+
+        def delete() -> None:
+            try:
+                self.filesystem.rm(f"{self.root}/{name}", recursive=True)
+            except FileNotFoundError:
+                pass  # as it is to be
+
+        self.ask(name, delete)
 
 
 class Folder:
@@ -98,31 +196,40 @@ class Folder:
         self.artifacts = artifacts
         self.name = name
         self.local = local
-        self.published: dict[str, tuple[int, int]] = {}  # name -> size and time of change
+        self.published: dict[str, tuple[int, int]] = {}  # what we got or put there -> its version
 
     def fetch(self) -> None:
         """Get what is already there, unless it is here anyway."""
-        remote = self._remote("")
-        filesystem = self.artifacts.filesystem
-        if not self.artifacts.local and filesystem.exists(remote):
-            # The slash at the end means what is in the folder, rather than the folder itself.
-            filesystem.get(f"{remote}/", f"{self.local}/", recursive=True)
+        if self.artifacts.local:
+            return
+        for name in self.artifacts.names(self.name):
+            path = self.local / name
+            self.artifacts.get(f"{self.name}/{name}", path)
+            self.published[name] = _version(path)
 
     def publish(self) -> None:
         """Put what is new where everybody sees it, unless it is there anyway."""
         for path in self._files() if not self.artifacts.local else ():
-            seen = (path.stat().st_size, path.stat().st_mtime_ns)
-            if self.published.get(path.name) != seen:
-                self.artifacts.filesystem.put_file(str(path), self._remote(path.name))
-                self.published[path.name] = seen
+            version = _version(path)
+            if self.published.get(path.name) != version:
+                self.artifacts.put(path, f"{self.name}/{path.name}")
+                self.published[path.name] = version
 
     def mirror(self) -> None:
-        """Remove from the artifacts what was removed here."""
-        filesystem = self.artifacts.filesystem
-        if not self.artifacts.local and filesystem.exists(self._remote("")):
-            for path in filesystem.ls(self._remote(""), detail=False):
-                if not (self.local / Path(path).name).exists():
-                    filesystem.rm_file(path)
+        """Remove from the artifacts what of it was removed here."""
+        for name in [name for name in self.published if not (self.local / name).exists()]:
+            self.artifacts.remove(f"{self.name}/{name}")
+            del self.published[name]
+
+    def remove(self, matches: Callable[[str], object]) -> None:
+        """Remove the files whose name matches, here and elsewhere, whoever made them."""
+        for path in list(self.local.iterdir()):
+            if matches(path.name):
+                path.unlink(missing_ok=True)
+        for name in [] if self.artifacts.local else self.artifacts.names(self.name):
+            if matches(name):
+                self.artifacts.remove(f"{self.name}/{name}")
+                self.published.pop(name, None)
 
     def _files(self) -> list[Path]:
         return [path for path in sorted(self.local.iterdir()) if path.suffix != ".draft"]
@@ -132,5 +239,8 @@ class Folder:
         if not self.artifacts.local:
             shutil.rmtree(self.local, ignore_errors=True)
 
-    def _remote(self, name: str) -> str:
-        return f"{self.artifacts.root}/{self.name}/{name}".rstrip("/")
+
+def _version(path: Path) -> tuple[int, int]:
+    """Give a file's size and time of change."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -118,12 +118,6 @@ def prune(folder: Path, name: str) -> None:
             (folder / other).unlink(missing_ok=True)
 
 
-def clear(folder: Path) -> None:
-    """Remove all checkpoints."""
-    for name in names(folder):
-        (folder / name).unlink(missing_ok=True)
-
-
 def names(folder: Path) -> list[str]:
     """Give the names of a folder's checkpoints, oldest first."""
     found = folder.iterdir() if folder.is_dir() else ()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo import looks
-from hpo.errors import HpoError, StoreAway, StoreError
+from hpo.errors import ArtifactAway, HpoError, StoreAway, StoreError
 from hpo.flags import (
     ARTIFACTS,
     DATA,
@@ -243,6 +243,7 @@ def delete(
         typer.confirm(
             f"Delete study {name}, {ended} finished trials, and {place.path(folder)}?", abort=True, err=True
         )
+    place.check()  # lest the study goes, and its files stay
     store.delete(opened, name)
     place.delete(folder)
     print(f"study {name} deleted")
@@ -311,7 +312,7 @@ def _given_up(error: HpoError) -> typer.Exit:
     from hpo import launch, watch
 
     watch.say(f"hpo: {error}")
-    return typer.Exit(1 if isinstance(error, StoreAway) else launch.FATAL)
+    return typer.Exit(1 if isinstance(error, StoreAway | ArtifactAway) else launch.FATAL)
 
 
 @app.command("launch")

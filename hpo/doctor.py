@@ -151,21 +151,17 @@ def _unknown(what: str, names: list[str], place: Artifacts, advice: str) -> Iter
 
 def _artifacts(root: str) -> Iterator[Finding]:
     place = Artifacts(root)
-    if not place.filesystem.exists(place.root):
-        yield _not_there(
-            "artifacts", root, Path(place.root) if place.local else None, "the first trial makes it"
-        )
+    if place.local and not Path(place.root).exists():
+        yield _not_there("artifacts", root, Path(place.root), "the first trial makes it")
         return
-    probe = f"{place.root}/.doctor-{os.getpid()}"
-    place.filesystem.pipe_file(probe, b"hpo")
-    place.filesystem.rm_file(probe)
+    place.probe()
     yield Finding(what="artifacts", verdict="works", message=f"{root} can be written")
     yield from _space("artifacts", Path(place.root if place.local else tempfile.gettempdir()))
 
 
-def _not_there(what: str, name: str, path: Path | None, advice: str) -> Finding:
+def _not_there(what: str, name: str, path: Path, advice: str) -> Finding:
     """Say that something is not there yet, and whether it could be made."""
-    above = next((each for each in path.absolute().parents if each.exists()), None) if path else None
+    above = next((each for each in path.absolute().parents if each.exists()), None)
     if above is not None and not os.access(above, os.W_OK):
         message = f"{name} is not there, and {above} cannot be written"
         return Finding(what=what, verdict="broken", message=message, advice="name another place")

@@ -8,6 +8,7 @@ HpoError
  +- WeightsError       pretrained weights cannot be found, downloaded or loaded
  +- DeviceError        the device asked for is not there
  +- ArtifactError      a file of a trial cannot be written or read
+ |   +- ArtifactAway    the place of such files cannot be reached just now, which may pass by itself
  +- CurvesError        recorded curves cannot be read, or are too few
  +- EngineError        a scheduler (Slurm, Ray) is not here, or does not take the workers
  +- DashboardError     the dashboard cannot be served where, or as, it was asked for
@@ -54,6 +55,10 @@ class DeviceError(HpoError):
 
 class ArtifactError(HpoError):
     """A file of a trial cannot be written or read."""
+
+
+class ArtifactAway(ArtifactError):
+    """The place of trials' files cannot be reached just now."""
 
 
 class CurvesError(HpoError):

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from hpo import cut, devices
 from hpo.artifacts import Artifacts
 from hpo.config import Config
+from hpo.errors import ArtifactError
 
 if TYPE_CHECKING:
     from hpo.data import Dataset, Split  # imports torchvision, which takes seconds
@@ -194,7 +195,7 @@ class Cache:
         name = _name(key, part)
         try:
             content = self.artifacts.look_up(name)
-        except OSError as error:
+        except (OSError, ArtifactError) as error:
             log.warning("%s cannot be read (%s); computed again", self.artifacts.path(name), error)
             return None
         if content is None:
@@ -214,7 +215,7 @@ class Cache:
         content = safetensors.torch.save({"features": features.cpu().contiguous(), "sha256": proof})
         try:
             self.artifacts.write(name, content)
-        except OSError as error:  # without the file others compute it again, and that is all
+        except (OSError, ArtifactError) as error:  # others compute it again then, and that is all
             log.warning("%s cannot be written (%s)", self.artifacts.path(name), error)
 
 

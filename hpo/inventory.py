@@ -4,7 +4,7 @@ A crash between a file and its row leaves a file that nobody will ever look for,
 deleted by hand leaves whole folders. Nothing here removes anything: whoever knows may.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from optuna.trial import FrozenTrial, TrialState
@@ -19,23 +19,21 @@ EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
 def unknown_folders(artifacts: Artifacts, folders: Iterable[str]) -> list[str]:
     """Give the top folders that are none of ``folders``, the studies' own: perhaps another store's."""
     known = {*folders, "cache", shelf.FOLDER}
-    names = (PurePosixPath(path).name for path in _listed(artifacts, ""))
-    return sorted(name for name in names if name not in known and not name.startswith("."))
+    return sorted(name for name in artifacts.names("") if name not in known and not name.startswith("."))
 
 
 def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTrial]) -> list[str]:
     """Give the files of a study's folder that no trial of it knows; those of running trials come and go."""
     by_number = {f"{trial.number:04d}": trial for trial in trials}
     unknown = []
-    for path in _listed(artifacts, folder):
-        name = PurePosixPath(path).name
+    for name in artifacts.names(folder):
         trial = by_number.get(name)
         if name == LOGS:
             continue
         if trial is None:
             unknown.append(f"{folder}/{name}")
         elif trial.state != TrialState.RUNNING:
-            there = (PurePosixPath(each).name for each in _listed(artifacts, f"{folder}/{name}"))
+            there = artifacts.names(f"{folder}/{name}")
             unknown += [f"{folder}/{name}/{file}" for file in there if not _is_known(file, trial)]
     return sorted(unknown)
 
@@ -46,9 +44,3 @@ def _is_known(file: str, trial: FrozenTrial) -> bool:
     if checkpoint.NAME.fullmatch(file):
         return bool(trial.user_attrs.get("checkpoint"))  # the one named, and the one before it
     return file == PurePosixPath(trial.user_attrs.get("weights") or "").name
-
-
-def _listed(artifacts: Artifacts, name: str) -> Iterator[str]:
-    path = f"{artifacts.root}/{name}".rstrip("/")
-    if artifacts.filesystem.isdir(path):
-        yield from (str(each).rstrip("/") for each in artifacts.filesystem.ls(path, detail=False))

@@ -143,7 +143,7 @@ def _give_memory_back(device: torch.device) -> None:
 def _keep_traceback(claim: Claim, folder: Folder, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
     log.error("trial %d failed: %s", claim.number, text.rstrip())
-    with contextlib.suppress(OSError):  # a full disk does not keep the failure itself from being told
+    with contextlib.suppress(OSError, ArtifactError):  # which do not keep the failure from being told
         files.write(folder.local / "traceback.txt", text.encode())
         folder.publish()
 
@@ -185,6 +185,9 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     hardware = _hardware(claim, place, config)
     folder.fetch()
     state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
+    if state is None and claim.checkpoint:
+        where = place.artifacts.path(folder.name)
+        log.warning("trial %d begins anew: its checkpoint is not in %s, or spoiled", claim.number, where)
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     guessing = None  # a person's own objective has no classes that we know
     if not isinstance(config, Free):
@@ -346,8 +349,7 @@ def _processor() -> str:
 
 def _clear(claim: Claim, place: Place, folder: Folder) -> None:
     """Remove what an ended trial, and those before it, leave behind of no further use."""
-    with contextlib.suppress(OSError):  # the trial is over; a file too many harms nobody
-        checkpoint.clear(folder.local)
-        folder.mirror()
+    with contextlib.suppress(OSError, ArtifactError):  # the trial is over; a file too many harms nobody
+        folder.remove(checkpoint.NAME.fullmatch)
     if kept := place.definition.search.keep_weights:
         retention.thin(claim.store, place.study_id, place.artifacts, kept)

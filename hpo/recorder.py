@@ -17,9 +17,9 @@ does at any point of it:
   from the checkpoint before; where the names wait for the next report, that is one short epoch more.
 * between a save's transaction and the removal: a file too many, which the next save removes.
 
-While the database is away the thread waits for it; training does not, and its reports arrive late. What the
-thread meets (the lease lost, a full disk, the verdict) ends what it is handed, and is raised in the
-training thread, which asks at every step.
+While the database, or the object store of the artifacts, is away the thread waits for it; training does
+not, and its reports arrive late. What the thread meets (the lease lost, a full disk, the verdict) ends what
+it is handed, and is raised in the training thread, which asks at every step.
 """
 
 import concurrent.futures

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from hpo import replicates
 from hpo.artifacts import Artifacts
+from hpo.errors import ArtifactError
 from hpo.storage import Store, asking
 
 
@@ -26,7 +27,7 @@ def thin(opened: Store, study_id: int, artifacts: Artifacts, kept: int) -> None:
     A trial that failed or diverged keeps its own: it can be put back.
     """
     for name in _forgotten(opened, study_id, kept):
-        with contextlib.suppress(OSError):  # a file too many harms nobody
+        with contextlib.suppress(OSError, ArtifactError):  # a file too many harms nobody
             artifacts.remove(name)
 
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo import devices, launch, show, status, store
+from hpo.artifacts import Artifacts
 from hpo.errors import StoreAway, StoreError
 from hpo.events import Event, Reported, Started
 from hpo.status import Status
@@ -68,6 +69,7 @@ def workers(
     That is when the study is complete, or a budget of it is used up. On a terminal the study is shown
     live, elsewhere what the workers say.
     """
+    Artifacts(settings["HPO_ARTIFACTS"]).check()  # what is away is told here; a worker would wait for it
     now = status.status(opened, name)
     where = devices.slots(spec, per_device, now.trials["waiting"] + now.trials["running"])
     names = ", ".join(dict.fromkeys(slot.name for slot in where))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hpo import budget, control, lease, objective, precedent, rungs, store
+from hpo import artifacts, budget, control, lease, objective, precedent, rungs, store
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition, Search
 from hpo.errors import ArtifactError, DataError, DeviceError
@@ -61,6 +61,8 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     others run the last trials it waits: one of theirs may come free.
     """
     opened.stop = stop  # told to stop, it waits no longer for a database that is away
+    settings.artifacts.stop, settings.artifacts.patience = stop, artifacts.PATIENCE
+    settings.artifacts.check()  # rather than after a trial's first epoch
     study_id = store.study_id(opened, name)
     who = lease.owner(settings.shown_as)
     history = History(opened, study_id, name)
@@ -96,7 +98,8 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
             failures += 1
             if failures == FAILURES:
                 raise
-            log.warning("trial %d given back: %s; trying again", claim.number, error)
+            again = "" if stop.is_set() else "; trying again"
+            log.warning("trial %d given back: %s%s", claim.number, error, again)
             stop.wait(2.0**failures)
 
 

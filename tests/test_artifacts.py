@@ -1,13 +1,16 @@
+import errno
 import threading
 import uuid
+from typing import ClassVar
 
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from hpo import config, store, studyfile, worker
 from hpo.artifacts import Artifacts
-from hpo.errors import ArtifactError
+from hpo.errors import ArtifactAway, ArtifactError
 
 OWN = """
 import torch
@@ -79,6 +82,91 @@ def test_behind_a_url_files_are_fetched_published_and_taken_away():
     assert not memory.exists(f"{root}/study")
 
 
+def test_a_folder_takes_away_what_it_put_there_and_nothing_of_the_attempt_after_it():
+    """As a worker does that lost its trial between a commit and the removal of what it made old."""
+    place = Artifacts(f"memory://{uuid.uuid4().hex}")
+    late = place.folder("study/0001")
+    (late.local / "old").write_text("x")
+    late.publish()
+    next_ = place.folder("study/0001")
+    next_.fetch()
+    (next_.local / "new").write_text("y")
+    next_.publish()
+    (late.local / "old").unlink()
+    late.mirror()
+    assert place.names("study/0001") == ["new"]
+    late.close()
+    next_.close()
+
+
+def test_what_matches_is_removed_whoever_made_it():
+    place = Artifacts(f"memory://{uuid.uuid4().hex}")
+    place.write("study/0001/checkpoint-1", b"x")
+    place.write("study/0001/weights-1", b"x")
+    folder = place.folder("study/0001")
+    folder.remove(lambda name: name.startswith("checkpoint"))
+    assert place.names("study/0001") == ["weights-1"]
+    folder.close()
+
+
+def test_what_was_fetched_is_not_published_again():
+    place = Artifacts(f"memory://{uuid.uuid4().hex}")
+    place.write("study/0001/a", b"x")
+    folder = place.folder("study/0001")
+    folder.fetch()
+    place.remove("study/0001/a")
+    (folder.local / "b").write_text("y")
+    folder.publish()
+    assert place.names("study/0001") == ["b"]
+    folder.close()
+
+
+class Stormy(MemoryFileSystem):
+    """A place elsewhere that fails so many times, one time after the other."""
+
+    protocol = "stormy"
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
+    failures: ClassVar[list[Exception]] = []
+
+    def pipe_file(self, path, value, **kwargs):
+        if self.failures:
+            raise self.failures.pop(0)
+        super().pipe_file(path, value, **kwargs)
+
+
+@pytest.fixture
+def stormy() -> type[Stormy]:
+    fsspec.register_implementation("stormy", Stormy, clobber=True)
+    Stormy.failures = []
+    return Stormy
+
+
+def test_a_worker_waits_for_a_place_that_is_away_and_nobody_else_does(stormy, caplog):
+    place = Artifacts("stormy://a")
+    away = [TimeoutError("no answer"), OSError(errno.EBUSY, "slow down")]
+    stormy.failures = [*away]
+    with pytest.raises(ArtifactAway, match=r"^stormy://a/b: no answer$"):
+        place.write("b", b"x")
+    stormy.failures, place.patience = [*away], 60.0
+    place.write("b", b"x")
+    assert place.read("b") == b"x"
+    first, last = caplog.messages
+    assert first == "stormy://a/b: no answer; trying again"
+    assert "is back after" in last
+
+
+def test_what_no_waiting_mends_is_told_at_once(stormy):
+    place = Artifacts("stormy://a")
+    place.patience = 60.0
+    errors = [PermissionError("not you"), OSError(errno.ENOSPC, "no room"), ValueError("no such name")]
+    for error in errors:
+        stormy.failures = [error]
+        with pytest.raises(ArtifactError, match=r"^stormy://a/b: no") as met:
+            place.write("b", b"x")
+        assert not isinstance(met.value, ArtifactAway)
+
+
 def test_a_url_that_nobody_knows_is_refused_in_one_line():
     with pytest.raises(ArtifactError, match="--artifacts nosuch://x"):
         Artifacts("nosuch://x")
@@ -118,4 +206,52 @@ def test_a_trial_goes_on_from_a_checkpoint_behind_a_url(tmp_path, monkeypatch):
     assert sum(name.startswith("events.out") for name in names) == 2
     assert sum(name.startswith("weights-") for name in names) == 1
     assert not any(name.startswith("checkpoint-") for name in names)
+    opened.engine.dispose()
+
+
+def test_a_worker_that_looks_for_a_checkpoint_elsewhere_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "climbing.py").write_text(OWN)
+    (tmp_path / "own.toml").write_text(
+        '[train]\nobjective = "climbing:climb"\nepochs = 4\n'
+        '[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
+    )
+    opened = store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    store.create(opened, studyfile.load(tmp_path / "own.toml"), "")
+    one, other = (Artifacts(f"memory://{uuid.uuid4().hex}") for _ in range(2))
+    told = {"data": tmp_path, "device": "cpu", "shown_as": "cpu", "lease_seconds": 60}
+    stop = threading.Event()
+    for event in worker.work(opened, "own", worker.Settings(artifacts=one, **told), stop):
+        if getattr(event, "epoch", None):
+            stop.set()
+    assert caplog.messages == []
+    started, *_ = worker.work(opened, "own", worker.Settings(artifacts=other, **told), threading.Event())
+    assert started.done == 0
+    (line,) = caplog.messages
+    assert line.startswith(f"trial 0 begins anew: its checkpoint is not in {other.path('')}/own-")
+    opened.engine.dispose()
+
+
+def test_trials_that_pause_and_are_never_promoted_keep_their_weights_behind_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "climbing.py").write_text(OWN.replace('["epoch"] / 10', '["epoch"] / 10 - config.speed'))
+    (tmp_path / "own.toml").write_text(
+        '[train]\nobjective = "climbing:climb"\nepochs = 4\n[space]\nspeed = { low = 0.1, high = 0.5 }\n'
+        '[search]\nsampler = "random"\ntrials = 6\n'
+        'pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }\n'
+    )
+    opened = store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    store.create(opened, studyfile.load(tmp_path / "own.toml"), "")
+    place = Artifacts(f"memory://{uuid.uuid4().hex}")
+    settings = worker.Settings(
+        artifacts=place, data=tmp_path, device="cpu", shown_as="cpu", lease_seconds=60
+    )
+    ended = list(worker.work(opened, "own", settings, threading.Event()))
+    assert any(getattr(event, "state", "") == "paused" for event in ended)
+    trials = opened.get_all_trials(store.study_id(opened, "own"))
+    assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
+    for trial in trials:
+        folder, _, weights = trial.user_attrs["weights"].rpartition("/")
+        assert weights in place.names(folder)
+        assert not any(name.startswith("checkpoint-") for name in place.names(folder))
     opened.engine.dispose()

@@ -111,11 +111,18 @@ class Link:
     namespace: str
     here: End
     there: End
+    aside: End  # another address of this machine, to be cut off alone
 
     def cut(self) -> None:
         """Send everything to a card that is not there: no error, no reset, packets just vanish."""
         self.here.send_to(self.there, "02:00:00:00:00:99")
         self.there.send_to(self.here, "02:00:00:00:00:99")
+
+    def cut_aside(self) -> None:
+        self.there.send_to(self.aside, "02:00:00:00:00:99")
+
+    def heal_aside(self) -> None:
+        self.there.send_to(self.aside, self.here.hardware())
 
     def heal(self) -> None:
         self.here.send_to(self.there, self.there.hardware())
@@ -130,28 +137,38 @@ def ip(*words: str) -> str:
 
 @pytest.fixture
 def link() -> Iterator[Link]:
-    want_root("ip")
-    mark = os.getpid() % 2**15
-    first = ipaddress.ip_address("198.18.0.0") + 4 * mark  # of a range that is for tests of networks
+    with linked() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def linked(number: int = 0) -> Iterator[Link]:
+    """Lay a process's first or second cable (0 or 1)."""
+    want_root("ip", "tc")
+    mark = (2 * os.getpid() + number) % 2**14
+    first = ipaddress.ip_address("198.18.0.0") + 8 * mark  # of a range that is for tests of networks
     space = f"hpo{mark}"
     here = End(ip=(), interface=f"hpoa{mark}", address=str(first + 1))
     there = End(ip=("-n", space), interface=f"hpob{mark}", address=str(first + 2))
+    aside = End(ip=(), interface=here.interface, address=str(first + 3))
     ip("netns", "add", space)
     try:
         kind = ("type", "veth", "peer", "name", there.interface, "netns", space)
         ip("link", "add", here.interface, *kind)
-        for end in (here, there):
-            ip(*end.ip, "addr", "add", f"{end.address}/30", "dev", end.interface)
+        for end in (here, there, aside):
+            ip(*end.ip, "addr", "add", f"{end.address}/29", "dev", end.interface)
             ip(*end.ip, "link", "set", end.interface, "up")
-        yield Link(namespace=space, here=here, there=there)
+        yield Link(namespace=space, here=here, there=there, aside=aside)
     finally:
-        ip("netns", "delete", space)  # its end of the cable goes with it, and so does ours
+        # The namespace would take the cable with it, but some time later.
+        subprocess.run(["ip", "link", "delete", here.interface], check=False, capture_output=True)
+        ip("netns", "delete", space)
 
 
 def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, link):
     """One worker reports all the time, the other claims and ends one small trial after the other."""
     planned = [60] + [1] * 16
-    settings = {"listen_addresses": link.here.address, "trusted": f"{link.there.address}/30"}
+    settings = {"listen_addresses": link.here.address, "trusted": f"{link.there.address}/29"}
     with contextlib.ExitStack() as cleanup:
         server = cleanup.enter_context(postgres.running(**settings))
         cleanup.enter_context(conftest.closed_engines())

@@ -150,4 +150,10 @@ def _wait_for(condition, seconds: float = 60.0) -> None:
 def missing() -> str:
     """Say what a cluster wants that is not here; nothing where it can run."""
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"no command {', '.join(absent)}" if absent else "" if os.geteuid() == 0 else "not root"
+    return (
+        f"no command {', '.join(absent)} (Debian: slurm-wlm, munge)"
+        if absent
+        else ""
+        if os.geteuid() == 0
+        else "not root"
+    )

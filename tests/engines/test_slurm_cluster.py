@@ -49,14 +49,17 @@ def url(server) -> Iterator[str]:
 
 
 @pytest.fixture
-def at(place, slurm, url) -> Workplace:
-    """A workplace whose commands speak to this Slurm and this store."""
+def at(place, slurm, url) -> Iterator[Workplace]:
+    """A workplace whose commands speak to this Slurm and this store; no job of it outlives the test."""
     settings = {"HPO_STORE": url, "HPO_LEASE_SECONDS": "5", "SLURM_CONF": slurm.environment["SLURM_CONF"]}
-    return Workplace(path=place.path, environment={**place.environment, **settings})
+    yield Workplace(path=place.path, environment={**place.environment, **settings})
+    slurm.ask("scancel", "--user", "root")
+    wait_for(lambda: jobs(slurm) == [], 60)
 
 
-def logs(at: Workplace) -> str:
-    return "".join(path.read_text() for path in sorted(at.path.glob("storage/artifacts/*/logs/*.log")))
+def logs(at: Workplace, task: int | str = "*") -> str:
+    paths = at.path.glob(f"storage/artifacts/*/logs/slurm-*_{task}.log")
+    return "".join(path.read_text() for path in sorted(paths))
 
 
 def state(at: Workplace) -> str:
@@ -69,13 +72,16 @@ def jobs(slurm) -> list[list[str]]:
 
 
 def test_slurm_finishes_fourteen_points_though_a_job_is_requeued_and_a_node_dies(at, slurm, url):
-    at.hpo("create", at.study(replay.study()))
+    epochs = 8
+    at.hpo("create", at.study(replay.study(epochs=epochs)))
     job = at.hpo("launch", "small", *GPU, "--workers", "2").out.split()[1].rstrip(":")
     wait_for(lambda: len(replay.nodes(at.path)) == 2, 60)
     seen = [replay.command_lines(), slurm.ask("scontrol", "show", "job", job)]
     assert at.hpo("status", "small", "--json").json()["logs"] == str(next(at.path.glob("**/logs")))
     seen.append(slurm.ask("scontrol", "write", "batch_script", f"{job}_0", "-"))
 
+    # Well before its last epoch, lest the worker completes the trial rather than give it back.
+    wait_for(lambda: "epoch 2/" in logs(at, task=0).splitlines()[-1], 60)
     before = len(replay.progress(at.path))
     slurm.ask("scontrol", "requeue", f"{job}_0")
     wait_for(lambda: len(replay.progress(at.path)) >= before + 5, 60)
@@ -86,7 +92,7 @@ def test_slurm_finishes_fourteen_points_though_a_job_is_requeued_and_a_node_dies
     wait_for(lambda: "n2" in {line["node"] for line in replay.progress(at.path)[-3:]}, 60)
     slurm.kill("n2")
     wait_for(lambda: state(at) == "complete", 120)
-    replay.check(url)
+    replay.check(url, epochs=epochs)
     attempts = [trial.user_attrs["attempts"] for trial in replay.trials(url)]
     assert sum(attempts) - len(attempts) >= 2, (
         "a trial of the requeued job went on, and one of the dead node"

@@ -312,3 +312,21 @@ def test_what_has_finished_is_read_once(url, made, monkeypatch):
     with worker.opened.transaction() as session, worker.history.looking(session):
         worker.history.get_all_trials(1)
     assert sorted(read) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(url, made):
+    worker, other = Worker(url, made), Worker(url, made)
+    other.start()
+    ending = [other.claim]
+
+    def end(_connection, _cursor, text, *_rest) -> None:
+        if "FROM trial_values" in text and ending:
+            ending.pop().end(TrialState.COMPLETE, value=0.5)
+
+    sa.event.listen(worker.opened.engine, "after_cursor_execute", end)
+    with worker.opened.transaction() as session:
+        (found,) = rows.read(session, [other.claim.trial_id])
+        assert (found.state, found.values) == (TrialState.RUNNING, None)
+        (found,) = rows.read(session, [other.claim.trial_id])
+        assert (found.state, found.values) == (TrialState.COMPLETE, [0.5])

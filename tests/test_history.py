@@ -330,3 +330,18 @@ def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(ur
         assert (found.state, found.values) == (TrialState.RUNNING, None)
         (found,) = rows.read(session, [other.claim.trial_id])
         assert (found.state, found.values) == (TrialState.COMPLETE, [0.5])
+
+
+def test_a_sampler_sees_the_best_and_the_newest_and_a_pruner_sees_all(url, made, monkeypatch):
+    monkeypatch.setattr(samplers, "BEST", 1)
+    monkeypatch.setattr(samplers, "NEWEST", 2)
+    worker = Worker(url, made)
+    for _ in range(5):
+        finish(worker)
+    worker.start()
+    finished = (TrialState.COMPLETE, TrialState.PRUNED)
+    seen = worker.history.get_all_trials(1, states=finished)
+    best = max(worker.history.trials()[:3], key=samplers.standing)
+    assert [trial.number for trial in seen] == [best.number, 3, 4]
+    with worker.opened.transaction() as session, worker.history.looking(session):
+        assert len(worker.history.get_all_trials(1, states=finished)) == 5

@@ -27,6 +27,7 @@ listen_port = {listens}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
+;; connections to the server, two at least
 default_pool_size = {connections}
 max_client_conn = 500
 """

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-engines tools check format soak bench bench-search clean
+.PHONY: help install demo test test-engines tools check format soak bench bench-load bench-search clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -35,8 +35,9 @@ apt = [ -z "$$(echo $$wanted)" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get 
 
 tools:
 	@wanted="$$(command -v ip >/dev/null || echo iproute2) \
-	  $$(command -v chromium >/dev/null || echo chromium fonts-liberation)"; \
-	  $(call apt,tests cut a network and look with a browser)
+	  $$(command -v chromium >/dev/null || echo chromium fonts-liberation) \
+	  $$(command -v pgbouncer >/dev/null || echo pgbouncer)"; \
+	  $(call apt,tests cut a network and use a browser and a pooler)
 
 check: install  ## lint, format, types and import rules
 	$(BIN)/ruff check .
@@ -51,6 +52,9 @@ bench: install  ## measure beside named peers, as ratios in one run
 	@begun=$$(date +%s); for each in epoch packing head store turnaround plan; do start=$$(date +%s); \
 	  $(BIN)/python -m benchmarks.$$each || exit 1; now=$$(date +%s); \
 	  echo "$$each took $$((now - start)) s, $$((now - begun)) s in all"; done
+
+bench-load: install  ## measure what Postgres bears of 1 to 64 workers, six minutes
+	$(BIN)/python -m benchmarks.store_load $$(command -v pgbouncer >/dev/null && echo --pgbouncer)
 
 bench-search: install  ## compare search strategies on recorded curves
 	$(BIN)/python -m benchmarks.search

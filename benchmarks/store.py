@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -60,14 +60,27 @@ SPACE = (
 )
 
 
-def definition(trials: int) -> Definition:
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a trial that is made up has come to."""
+
+    state: TrialState
+    epochs: int
+    gain: float = 0.0  # what its accuracy has beyond that of others after as many epochs
+    system: Mapping[str, Any] = field(default_factory=dict)  # attributes
+
+
+def definition(trials: int, pruner: str = "hyperband") -> Definition:
     """Give the study that both run."""
-    pruner = Pruner(name="hyperband", min_epochs=1, reduction_factor=3)
     return Definition(
         name="hpo",
         train=Config(dataset="digits", epochs=EPOCHS).model_dump(),
         space=SPACE,
-        search=Search(trials=trials, sampler=Sampler(name="tpe"), pruner=pruner),
+        search=Search(
+            trials=trials,
+            sampler=Sampler(name="tpe"),
+            pruner=Pruner(name=pruner, min_epochs=1, reduction_factor=3),
+        ),
         points=(),
     )
 
@@ -121,15 +134,22 @@ class Costs:
 class Ours:
     """A worker's trials, as far as they concern the store."""
 
-    def __init__(self, url: str, finished: int, trials: int) -> None:
-        self.made = definition(finished + trials + SPARE)
+    def __init__(
+        self,
+        url: str,
+        finished: int,
+        trials: int,
+        pruner: str = "hyperband",
+        outcomes: Callable[[int], list[Outcome]] | None = None,
+    ) -> None:
+        self.made = definition(finished + trials + SPARE, pruner)
         self.opened = store.open_(url, create=True)
         store.create(self.opened, self.made, "benchmark")
         study_id = store.study_id(self.opened, self.made.name)
         with self.opened.engine.begin() as connection:
             wanted = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == study_id)
             ids = connection.scalars(wanted.order_by(rows.trials.c.number).limit(finished)).all()
-            fill(connection, ids)
+            fill(connection, ids, (outcomes or usual)(finished))
             given = {"study_id": study_id, "token": 1, "attempts": 1, "expires": 0.0, "renewed": 1.0}
             insert(connection, leases, ({"trial_id": one, "epoch": EPOCHS, **given} for one in ids))
         self.place: Any = SimpleNamespace(
@@ -152,29 +172,31 @@ class Ours:
                 judge = verdict.Judge(study, history, made)
             for epoch in range(1, EPOCHS + 1):
                 with costs.part("epoch"):
-                    self._epoch(claim, judge, epoch)
+                    report(claim, judge, epoch)
             with costs.part("trial"):
                 claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget=True)
 
-    def _epoch(self, claim: lease.Claim, judge: verdict.Judge, epoch: int) -> None:
-        report = (epoch, accuracy(claim.number, epoch))
-        judge.report(*report)
-        attributes = {
-            "epochs": epoch,
-            "best_epoch": epoch,
-            "epoch_seconds": [0.1] * epoch,
-            "wall_time_seconds": 0.1 * epoch,
-            "hardware": {"device": "a processor", "host": "here", "torch": "2.10.0", "threads": 1},
-            "checkpoint": f"hpo/0001/checkpoint-{epoch:04d}",
-        }
-        claim.commit(
-            report=report,
-            checkpoint=attributes["checkpoint"],
-            attributes=attributes,
-            judge=judge.ask if epoch < EPOCHS else None,
-        )
-        if epoch < EPOCHS:
-            judge.obey()
+
+def report(claim: lease.Claim, judge: verdict.Judge, epoch: int) -> None:
+    """Commit an epoch as a worker does, with the verdict on it."""
+    value = accuracy(claim.number, epoch)
+    judge.report(epoch, value)
+    attributes = {
+        "epochs": epoch,
+        "best_epoch": epoch,
+        "epoch_seconds": [0.1] * epoch,
+        "wall_time_seconds": 0.1 * epoch,
+        "hardware": {"device": "a processor", "host": "here", "torch": "2.10.0", "threads": 1},
+        "checkpoint": f"hpo/0001/checkpoint-{epoch:04d}",
+    }
+    claim.commit(
+        report=(epoch, value),
+        checkpoint=attributes["checkpoint"],
+        attributes=attributes,
+        judge=judge.ask if epoch < EPOCHS else None,
+    )
+    if epoch < EPOCHS:
+        judge.obey()
 
 
 class Plain:
@@ -193,7 +215,8 @@ class Plain:
         with engine.begin() as connection:
             insert(connection, rows.trials, ({"number": number, **new} for number in range(finished)))
             wanted = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == new["study_id"])
-            fill(connection, connection.scalars(wanted.order_by(rows.trials.c.number)).all())
+            ids = connection.scalars(wanted.order_by(rows.trials.c.number)).all()
+            fill(connection, ids, usual(finished))
         self.costs = Costs(engine)
 
     def run(self) -> None:
@@ -220,15 +243,26 @@ def insert(connection: sa.Connection, table: Any, given: Iterator[dict[str, Any]
         connection.execute(sa.insert(table), chunk)
 
 
-def fill(connection: sa.Connection, ids: Any) -> None:
-    """Give trials what they have when they have ended: 40 % of them complete, the others pruned."""
+def usual(count: int) -> list[Outcome]:
+    """Give what trials come to under a pruner that ends them: 40 % are complete, the others pruned."""
+    dice, rung = random.Random(0), {"completed_rung_0": 1e-6}
+    kept = [dice.random() < 0.4 for _ in range(count)]
+    return [
+        Outcome(state=TrialState.COMPLETE, epochs=EPOCHS, system=rung)
+        if complete
+        else Outcome(state=TrialState.PRUNED, epochs=dice.choice([1, 3]), system=rung)
+        for complete in kept
+    ]
+
+
+def fill(connection: sa.Connection, ids: Any, outcomes: list[Outcome]) -> None:
+    """Give trials what they have when they have come to something."""
     dice, moment = random.Random(0), datetime.now()
     finite: Any = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
-    complete = {one: dice.random() < 0.4 for one in ids}
-    last = {one: EPOCHS if complete[one] else dice.choice([1, 3]) for one in ids}
+    given = list(zip(ids, outcomes, strict=True))
     known = [(each.name, each.distribution(), each.extremes()) for each in SPACE]
 
-    def params(one: int) -> Iterator[dict[str, Any]]:
+    def params(one: int, _came: Outcome) -> Iterator[dict[str, Any]]:
         for name, distribution, (low, high) in known:
             choice = name == "optimizer"
             drawn = dice.choice((low, high)) if choice else type(low)(dice.uniform(low, high))
@@ -239,28 +273,35 @@ def fill(connection: sa.Connection, ids: Any) -> None:
                 "distribution_json": optuna.distributions.distribution_to_json(distribution),
             }
 
-    def reports(one: int) -> Iterator[dict[str, Any]]:
-        for epoch in range(1, last[one] + 1):
-            value = {"intermediate_value": epoch / 1e6, "intermediate_value_type": finite}
+    def reports(one: int, came: Outcome) -> Iterator[dict[str, Any]]:
+        for epoch in range(1, came.epochs + 1):
+            value = {"intermediate_value": came.gain + epoch / 1e6, "intermediate_value_type": finite}
             yield {"trial_id": one, "step": epoch, **value}
 
-    def each(make: Callable[[int], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-        return itertools.chain.from_iterable(map(make, ids))
+    def values(one: int, came: Outcome) -> Iterator[dict[str, Any]]:
+        if came.state.is_finished():
+            kind: Any = models.TrialValueModel.TrialValueType.FINITE
+            value = came.gain + came.epochs / 1e6
+            yield {"trial_id": one, "objective": 0, "value": value, "value_type": kind}
 
-    insert(connection, rows.params, each(params))
-    insert(connection, rows.reports, each(reports))
-    kind: Any = models.TrialValueModel.TrialValueType.FINITE
-    value = {"objective": 0, "value_type": kind}
-    insert(connection, rows.values, ({"trial_id": one, "value": last[one] / 1e6, **value} for one in ids))
-    rung = {"key": "completed_rung_0", "value_json": "1e-6"}
-    insert(connection, rows.system_attributes, ({"trial_id": one, **rung} for one in ids))
-    times = {"datetime_start": moment, "datetime_complete": moment}
-    for state in (TrialState.COMPLETE, TrialState.PRUNED):
-        chosen = [one for one in ids if complete[one] == (state == TrialState.COMPLETE)]
+    def system(one: int, came: Outcome) -> Iterator[dict[str, Any]]:
+        for key, value in came.system.items():
+            yield {"trial_id": one, "key": key, "value_json": json.dumps(value)}
+
+    makers = {
+        rows.params: params,
+        rows.reports: reports,
+        rows.values: values,
+        rows.system_attributes: system,
+    }
+    for table, make in makers.items():
+        insert(connection, table, itertools.chain.from_iterable(itertools.starmap(make, given)))
+    for state in {came.state for came in outcomes}:
+        times = {"datetime_start": moment, "datetime_complete": moment if state.is_finished() else None}
+        chosen = [one for one, came in given if came.state == state]
         for first in range(0, len(chosen), 5000):
-            table = rows.trials
-            some = table.c.trial_id.in_(chosen[first : first + 5000])
-            connection.execute(sa.update(table).where(some).values(state=state, **times))
+            some = rows.trials.c.trial_id.in_(chosen[first : first + 5000])
+            connection.execute(sa.update(rows.trials).where(some).values(state=state, **times))
 
 
 Peers = dict[str, Ours | Plain]

@@ -8,11 +8,17 @@ waits or passes it by, and neither works on what it read before the other commit
 * **Postgres** locks rows. A connection notices within seconds that the network is gone, and the server
   ends a session that sleeps within a transaction: a worker that is stopped or cut off there would
   otherwise keep its row locks, and with them its trial, for as long as it sleeps.
+
+A pooler such as PgBouncer may give each transaction another of the server's sessions. Behind one, nothing
+of ours lives longer than a transaction: settings come with its BEGIN, in the same message, and statements
+are not prepared on the server, which otherwise spares it a third of its time. Advisory locks always end
+with their transaction.
 """
 
 import contextlib
 import fcntl
 import sqlite3
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +31,9 @@ from hpo.errors import StoreError
 
 BUSY_SECONDS = 60  # how long a statement waits for another process's lock
 ASLEEP_SECONDS = 15  # how long Postgres lets a session sleep within a transaction
-LOCK = 0x68706F  # Postgres advisory lock that guards creation; "hpo" in ASCII
+LOCK = 0x68706F  # Postgres advisory lock that guards the making of studies; "hpo" in ASCII
+# Of tables: whoever holds it needs a second connection, which those who wait for the other must not hold.
+TABLES_LOCK = LOCK + 1
 
 # What may follow the "?" of a store's URL. Everything else that libpq knows is left out, since it can
 # lead elsewhere than the URL says (host, hostaddr, port, dbname, service) or bring in what it should
@@ -119,7 +127,7 @@ def file_of(url: sa.URL) -> Path | None:
 
 
 def read_only(url: sa.URL) -> sa.URL:
-    """Give the URL that only reads an SQLite file; Postgres is told so by ``engine_kwargs``."""
+    """Give the URL that only reads an SQLite file; Postgres is told so by ``listen``."""
     path = file_of(url)
     if path is None:
         return url
@@ -127,24 +135,20 @@ def read_only(url: sa.URL) -> sa.URL:
     return url.set(database=name, query={"mode": "ro", "uri": "true"})
 
 
-def engine_kwargs(url: sa.URL, *, read_only: bool = False) -> dict[str, Any]:
+def engine_kwargs(url: sa.URL) -> dict[str, Any]:
     """Give SQLAlchemy's settings for a store's connections.
 
-    On SQLite the driver is left in autocommit, so that BEGIN is the store's to say. On Postgres there is no
+    The drivers are left in autocommit, so that BEGIN is ours to say. On Postgres there is no
     ping before use: after a cut it would fail unheard, and the new connection that follows it takes its own
     three seconds to fail. What a dead connection refuses is asked again anyway.
     """
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
-    settings = {
-        "timezone": "UTC",
-        "lock_timeout": f"{BUSY_SECONDS}s",
-        "idle_in_transaction_session_timeout": f"{ASLEEP_SECONDS}s",
-        **({"default_transaction_read_only": "on"} if read_only else {}),
-    }
     return {
-        "pool_size": 2,  # a worker's own connection, and the one that renews its lease
-        "max_overflow": 0,
+        # A worker's threads share a connection. The one that renews the lease has another, for as long as
+        # it takes, where it finds it in use: a commit that hangs must not cost the lease.
+        "pool_size": 1,
+        "max_overflow": 1,
         "connect_args": {
             "connect_timeout": 3,
             "keepalives": 1,
@@ -152,22 +156,55 @@ def engine_kwargs(url: sa.URL, *, read_only: bool = False) -> dict[str, Any]:
             "keepalives_interval": 1,
             "keepalives_count": 3,
             "tcp_user_timeout": 4000,
-            "options": " ".join(f"-c {key}={value}" for key, value in settings.items()),
+            "autocommit": True,
+            "prepare_threshold": None,
         },
     }
+
+
+# Compiling a claim to machine code, as Postgres does from some thousand trials on, takes longer than it.
+SETTINGS = (
+    f"lock_timeout = '{BUSY_SECONDS}s'",
+    f"idle_in_transaction_session_timeout = '{ASLEEP_SECONDS}s'",
+    "jit = off",
+)
+
+
+def listen(engine: sa.Engine, *, read_only: bool = False) -> None:
+    """Have an engine set up its connections to Postgres, or, behind a pooler, each transaction."""
+
+    def connect(connection: psycopg.Connection[Any], record: Any) -> None:
+        row = connection.execute("SELECT pg_backend_pid()").fetchone()
+        # A pooler greets us by itself, as a process that is not the one that works for us.
+        record.info["pooled"] = row is None or row[0] != connection.info.backend_pid
+        if not record.info["pooled"]:
+            only = (*SETTINGS, *(("default_transaction_read_only = on",) if read_only else ()))
+            connection.execute("; ".join(f"SET {each}" for each in only))
+            connection.autocommit, connection.prepare_threshold = False, 5
+
+    def begin(connection: sa.Connection) -> None:
+        if connection.info["pooled"]:
+            first = "BEGIN READ ONLY" if read_only else "BEGIN"
+            connection.exec_driver_sql("; ".join([first, *(f"SET LOCAL {each}" for each in SETTINGS)]))
+
+    sa.event.listen(engine, "connect", connect)
+    sa.event.listen(engine, "begin", begin)
 
 
 def engine(url: sa.URL) -> sa.Engine:
     """Make an engine for a few statements; nothing stays open between them."""
     kwargs = {k: v for k, v in engine_kwargs(url).items() if k == "connect_args"}
-    return sa.create_engine(url, poolclass=sa.NullPool, **kwargs)
+    made = sa.create_engine(url, poolclass=sa.NullPool, **kwargs)
+    if url.get_backend_name() != "sqlite":
+        listen(made)
+    return made
 
 
 @contextlib.contextmanager
 def creation(url: sa.URL) -> Iterator[None]:
     """Let one process at a time create tables: of six that start at once, plain Optuna fails in most.
 
-    Both locks go with their holder: the file's with the process, Postgres's with the session.
+    Both locks go with their holder: the file's with the process, Postgres's with the transaction.
     """
     path = file_of(url)
     if path is not None:
@@ -176,10 +213,16 @@ def creation(url: sa.URL) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         return
-    # Autocommit, or the server would end this session for sleeping within a transaction.
-    with engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_lock(LOCK)))
-        yield
+    # Asked again rather than waited for: through a pooler, those who wait would hold the connections that
+    # whoever has the lock needs.
+    while True:
+        with engine(url).begin() as connection:
+            if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(TABLES_LOCK))):
+                # The server would end this session for sleeping within a transaction.
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+                yield
+                return
+        time.sleep(0.05)
 
 
 def choose_journal(connection: sa.Connection) -> None:

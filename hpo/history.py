@@ -10,6 +10,7 @@ same trials at the price of what is new:
 * A trial that waits and that nobody has had yet holds nothing to learn from, and is left out; so are user
   attributes, which no sampler or pruner looks at.
 * A trial that waits at a rung is read once for each time that it comes to wait.
+* A sampler sees no more trials than ``samplers.shown`` gives, however many there are.
 * The worker's own trial is kept in memory, since only the worker writes about it. What a sampler or pruner
   writes about it is kept back, for the worker to commit with whatever else is due.
 """
@@ -26,7 +27,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from hpo import replicates, rows
+from hpo import replicates, rows, samplers
 from hpo.errors import StoreError
 from hpo.leases import leases
 from hpo.rows import trials
@@ -67,7 +68,9 @@ class History(_CachedStorage):
         self._finished: dict[int, FrozenTrial] = {}  # those after them, by number
         self._repeats: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
         self._resting: dict[int, tuple[int, FrozenTrial]] = {}  # by number, with the last attempt's token
+        self._standing: dict[int, tuple[float, float]] = {}  # by number, of all that were read, as last read
         self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
+        self._shown: list[FrozenTrial] | None = None  # of these, to a sampler; None: to be chosen anew
         self._session: Session | None = None  # lent by whoever asks for a verdict
 
     def begin(self, trial_id: int) -> FrozenTrial:
@@ -80,7 +83,7 @@ class History(_CachedStorage):
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
         self._own = found[0]
         self._repeats |= replicates.repeats(found)
-        self.parameters, self.attributes, self._trials = {}, {}, None
+        self.parameters, self.attributes, self._trials, self._shown = {}, {}, None, None
         self._finished.pop(self.own.number, None)  # it may have failed, and been put back
         for trial in self._first[self.own.number + 1 :]:
             self._finished[trial.number] = trial
@@ -101,7 +104,7 @@ class History(_CachedStorage):
     @contextlib.contextmanager
     def looking(self, session: Session) -> Iterator[None]:
         """Look at the study anew, within a session's transaction."""
-        self._session, self._trials, self.attributes = session, None, {}
+        self._session, self._trials, self._shown, self.attributes = session, None, None, {}
         try:
             yield
         finally:
@@ -121,6 +124,10 @@ class History(_CachedStorage):
         """
         assert study_id == self.study_id
         found = replicates.merged(self.trials(), self._repeats)
+        if self._session is None:
+            if self._shown is None:
+                self._shown = samplers.shown(found, lambda trial: self._standing[trial.number])
+            found = self._shown
         if self.ladder is not None:
             found = self.ladder.seen(found)
         if self._session is None:
@@ -149,6 +156,7 @@ class History(_CachedStorage):
         new = [row.trial_id for row in found if row.number not in known and row.number not in seen]
         for trial in rows.read(session, new):
             self._repeats |= replicates.repeats([trial])
+            self._standing[trial.number] = samplers.standing(trial)
             if trial.state.is_finished():
                 known[trial.number] = trial
                 continue

@@ -113,15 +113,18 @@ def read(session: Session, trial_ids: Sequence[int], *, user: bool = False) -> l
 
 
 def _read(session: Session, trial_ids: Sequence[int], user: bool) -> list[FrozenTrial]:
-    def by_trial(table: Any) -> Mapping[int, list[Any]]:
-        found = defaultdict(list)
-        for row in session.execute(_of_trials(table), {"ids": trial_ids}):
-            found[row.trial_id].append(row)
-        return found
+    # The states come first: on Postgres a statement sees what was committed since the one before, and a
+    # trial that ends in between had better look open than finished without its value.
+    def rows_of(table: Any) -> Sequence[Any]:
+        return session.execute(_of_trials(dialect_of(session), table), {"ids": trial_ids}).all()
 
-    of = {table: by_trial(table) for table in (values, params, reports, system_attributes)}
-    of[user_attributes] = by_trial(user_attributes) if user else {}
-    heads = session.execute(_of_trials(trials), {"ids": trial_ids})
+    heads = rows_of(trials)
+    of: dict[Any, dict[int, list[Any]]] = {}
+    for table in (values, params, reports, system_attributes, *([user_attributes] if user else ())):
+        of[table] = defaultdict(list)
+        for row in rows_of(table):
+            of[table][row.trial_id].append(row)
+    of.setdefault(user_attributes, {})
     return [
         _frozen(head, {table: found.get(head.trial_id, ()) for table, found in of.items()})
         for head in heads
@@ -129,9 +132,13 @@ def _read(session: Session, trial_ids: Sequence[int], user: bool) -> list[Frozen
 
 
 @functools.cache
-def _of_trials(table: Any) -> Any:
-    ids = sa.bindparam("ids", expanding=True, type_=sa.Integer)
-    return sa.select(table).where(table.c.trial_id.in_(ids)).order_by(*table.primary_key.columns)
+def _of_trials(dialect: str, table: Any) -> Any:
+    """Read the rows of trials; on Postgres one text serves any number of them, and is parsed once."""
+    if dialect == "postgresql":
+        listed = table.c.trial_id == sa.any_(sa.bindparam("ids", type_=postgresql.ARRAY(sa.Integer)))
+    else:
+        listed = table.c.trial_id.in_(sa.bindparam("ids", expanding=True, type_=sa.Integer))
+    return sa.select(table).where(listed).order_by(*table.primary_key.columns)
 
 
 def _frozen(head: Any, of: Mapping[Any, Iterable[Any]]) -> FrozenTrial:

@@ -4,14 +4,20 @@ Optuna keeps neither in the database, so every worker has to build the same ones
 derived from the study's seed and the trial's number: two workers that start with one seed would
 propose the same settings in the start-up rounds. QMC is the exception, since all trials of a study
 take their points from one sequence, whose seed therefore is shared.
+
+What a proposal costs grows with the trials that its sampler looks at. So it is shown the ``BEST`` and the
+``NEWEST``, and what runs. To TPE that is nearly the same: it takes the best tenth, at most 25 trials, for
+good, by the order of ``standing``, and lets the others count the less the older they are.
 """
 
 import contextlib
 import functools
 import hashlib
+import heapq
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -22,6 +28,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.definition import Definition
 from hpo.space import Value
+
+BEST = NEWEST = 250  # trials that a sampler is shown of those that have come to something
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -53,6 +61,30 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
                 warn_independent_sampling=False,
             )
     return PointSampler([definition.complete(point) for point in definition.points])
+
+
+def standing(trial: FrozenTrial) -> tuple[float, float]:
+    """Give what ranks trials as TPE does, best highest: whole ones, then by epochs, then by accuracy."""
+    step = trial.last_step or 0
+    whole = trial.state == TrialState.COMPLETE
+    return math.inf if whole else step, trial.values[0] if whole else trial.intermediate_values.get(
+        step, 0.0
+    )
+
+
+def shown(
+    trials: list[FrozenTrial], rank: Callable[[FrozenTrial], tuple[float, float]] = standing
+) -> list[FrozenTrial]:
+    """Give those of a study's trials, which come by number, that a sampler is to see.
+
+    ``rank`` is ``standing``, or knows what it gave before.
+    """
+    if len(trials) <= BEST + NEWEST:
+        return trials
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    ended = [t for t in trials if t.state not in (TrialState.RUNNING, TrialState.FAIL)]
+    best = heapq.nlargest(BEST, ended[:-NEWEST], key=rank)
+    return sorted([*best, *ended[-NEWEST:], *running], key=lambda trial: trial.number)
 
 
 def pruner(definition: Definition) -> pruners.BasePruner:

@@ -88,13 +88,15 @@ class Store(RDBStorage):
         super().__init__(
             # Optuna passes URLs through str.format, which would choke on braces; here they are %7B and %7D.
             opened.render_as_string(hide_password=False),
-            engine_kwargs=database.engine_kwargs(url, read_only=read_only),
+            engine_kwargs=database.engine_kwargs(url),
             skip_table_creation=True,
         )
+        self.engine.dispose()  # the listeners are to see every connection
         if self.engine.dialect.name == "sqlite":
-            self.engine.dispose()  # the listeners are to see every connection
             sa.event.listen(self.engine, "connect", database.relax)
             sa.event.listen(self.engine, "begin", self._begin)
+        else:
+            database.listen(self.engine, read_only=read_only)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(Store, read_only=self.read_only), (self.location,)

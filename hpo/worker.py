@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hpo import artifacts, budget, control, lease, objective, precedent, rungs, store
+from hpo import artifacts, budget, control, lease, objective, precedent, rungs, samplers, store
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition, Search
 from hpo.errors import ArtifactError, DataError, DeviceError
@@ -66,7 +66,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     study_id = store.study_id(opened, name)
     who = lease.owner(settings.shown_as)
     history = History(opened, study_id, name)
-    history.precedents = precedent.shown(opened, store.definition_of(opened, name))
+    history.precedents = samplers.shown(precedent.shown(opened, store.definition_of(opened, name)))
     where = device(settings.device)
     warm = Warm(settings.data, settings.artifacts, where)
     folder = store.folder_of(opened, name)

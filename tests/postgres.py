@@ -62,7 +62,7 @@ def running(
     """
     root = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
     root.chmod(0o755)
-    who = _unprivileged()
+    who = unprivileged()
     try:
         tools = _reachable(binaries(), root)
         data = root / "data"
@@ -78,7 +78,7 @@ def running(
                 rules.write(f"host all all {trusted} trust\n")
         if certificate:
             settings |= _speak_tls(data, certificate, who)
-        port = _free_port()
+        port = free_port()
         server = Server(
             url=f"postgresql://postgres@127.0.0.1:{port}/postgres",
             control=[tools / "pg_ctl", "-w", "-D", data, "-l", root / "log"],
@@ -129,8 +129,8 @@ def database(cluster: str) -> Iterator[str]:
         engine.dispose()
 
 
-def _unprivileged() -> dict[str, Any]:
-    # Postgres refuses to run as root.
+def unprivileged() -> dict[str, Any]:
+    """Say as whom subprocess is to run a server: Postgres refuses root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -145,7 +145,8 @@ def _reachable(tools: Path, root: Path) -> Path:
     return root / "pg" / tools.name
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port of loopback that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -312,3 +312,36 @@ def test_what_has_finished_is_read_once(url, made, monkeypatch):
     with worker.opened.transaction() as session, worker.history.looking(session):
         worker.history.get_all_trials(1)
     assert sorted(read) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(url, made):
+    worker, other = Worker(url, made), Worker(url, made)
+    other.start()
+    ending = [other.claim]
+
+    def end(_connection, _cursor, text, *_rest) -> None:
+        if "FROM trial_values" in text and ending:
+            ending.pop().end(TrialState.COMPLETE, value=0.5)
+
+    sa.event.listen(worker.opened.engine, "after_cursor_execute", end)
+    with worker.opened.transaction() as session:
+        (found,) = rows.read(session, [other.claim.trial_id])
+        assert (found.state, found.values) == (TrialState.RUNNING, None)
+        (found,) = rows.read(session, [other.claim.trial_id])
+        assert (found.state, found.values) == (TrialState.COMPLETE, [0.5])
+
+
+def test_a_sampler_sees_the_best_and_the_newest_and_a_pruner_sees_all(url, made, monkeypatch):
+    monkeypatch.setattr(samplers, "BEST", 1)
+    monkeypatch.setattr(samplers, "NEWEST", 2)
+    worker = Worker(url, made)
+    for _ in range(5):
+        finish(worker)
+    worker.start()
+    finished = (TrialState.COMPLETE, TrialState.PRUNED)
+    seen = worker.history.get_all_trials(1, states=finished)
+    best = max(worker.history.trials()[:3], key=samplers.standing)
+    assert [trial.number for trial in seen] == [best.number, 3, 4]
+    with worker.opened.transaction() as session, worker.history.looking(session):
+        assert len(worker.history.get_all_trials(1, states=finished)) == 5

@@ -569,8 +569,21 @@ on_postgres = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 
 @on_postgres
+def test_a_worker_keeps_one_connection_and_renews_besides_one_that_is_in_use(first, sql):
+    claim = first.claim(seconds=0.9)
+    with lease.kept(claim):
+        with first.store.transaction() as session:
+            session.execute(sa.text("SELECT 1"))  # and now it takes its time
+            before = claim.renewed.at
+            wait_for(lambda: claim.renewed.at > before)
+        claim.commit(attributes={"a": 1})
+    text = "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
+    wait_for(lambda: sql(f"{text} AND backend_type = 'client backend'") == [(1,)])
+
+
+@on_postgres
 def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, monkeypatch, sql):
-    monkeypatch.setattr(database, "ASLEEP_SECONDS", 3)
+    monkeypatch.setattr(database, "SETTINGS", ("idle_in_transaction_session_timeout = '3s'",))
     sleepy = Worker(url)
     late = sleepy.claim()
     session = sleepy.store.scoped_session()

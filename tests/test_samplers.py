@@ -1,8 +1,10 @@
 import logging
 import math
+import random
 
 import optuna
 import pytest
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
@@ -141,6 +143,44 @@ def test_the_trials_of_a_qmc_study_share_one_sequence():
 def trial_at(**params) -> optuna.trial.FrozenTrial:
     definition = study_of(space={"lr": {"low": 0.1, "high": 0.9}})
     return create_trial(value=0.5, params=params, distributions={"lr": definition.space[0].distribution()})
+
+
+def made_up(count: int) -> list[optuna.trial.FrozenTrial]:
+    dice = random.Random(0)
+    found = []
+    for number in range(count):
+        state = dice.choice([TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL])
+        steps = {step: dice.random() for step in range(1, dice.choice([1, 3, 9]) + 1)}
+        value = None if state == TrialState.FAIL else steps[max(steps)]
+        trial = create_trial(state=state, value=value, intermediate_values=steps)
+        trial.number = number
+        found.append(trial)
+    return found
+
+
+def test_a_sampler_is_shown_the_best_the_newest_and_what_runs(monkeypatch):
+    trials = made_up(900)
+    for number in (5, 899):
+        trials[number].state = TrialState.RUNNING
+    ended = [t for t in trials if t.state not in (TrialState.RUNNING, TrialState.FAIL)]
+    shown = [trial.number for trial in samplers.shown(trials)]
+    best = sorted(ended[: -samplers.NEWEST], key=samplers.standing)[-samplers.BEST :]
+    wanted = [*best, *ended[-samplers.NEWEST :], trials[5], trials[899]]
+    assert shown == sorted(trial.number for trial in wanted)
+    few = trials[: samplers.BEST + samplers.NEWEST]
+    assert samplers.shown(few) is few
+
+
+def test_what_tpe_takes_for_good_is_the_same_among_those_shown():
+    trials, study = made_up(2000), maximizing()
+    told = (TrialState.COMPLETE, TrialState.PRUNED)
+    good = []
+    for seen in (trials, samplers.shown(trials)):
+        known = [trial for trial in seen if trial.state in told]
+        below, _ = _split_trials(study, known, default_gamma(len(known)))
+        good.append([trial.number for trial in below])
+    assert good[0] == good[1]
+    assert len(good[0]) == 25
 
 
 def test_seeds_differ_and_fit_into_32_bits():

@@ -115,13 +115,13 @@ def running(root: Path) -> Iterator[Cluster]:
 
 
 def _write(root: Path, conf: Path) -> None:
-    text = CONF.format(root=root, controller=postgres._free_port())
+    text = CONF.format(root=root, controller=postgres.free_port())
     gpus = []
     for node in NODES:
         card = root / f"card-{node}"
         os.mknod(card, 0o600 | 0o020000, os.makedev(1, 3))  # a plain file is refused; this one is /dev/null
         text += (
-            f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={postgres._free_port()} "
+            f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={postgres.free_port()} "
             "CPUs=1 RealMemory=4000 Gres=gpu:1\n"
         )
         gpus.append(f"NodeName={node} Name=gpu File={card}\n")

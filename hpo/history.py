@@ -68,7 +68,7 @@ class History(_CachedStorage):
         self._finished: dict[int, FrozenTrial] = {}  # those after them, by number
         self._repeats: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
         self._resting: dict[int, tuple[int, FrozenTrial]] = {}  # by number, with the last attempt's token
-        self._standing: dict[int, tuple[float, float]] = {}  # by number, of all that were read, as last read
+        self._standing: dict[int, tuple[float, float]] = {}  # by number, as last read
         self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
         self._shown: list[FrozenTrial] | None = None  # of these, to a sampler; None: to be chosen anew
         self._session: Session | None = None  # lent by whoever asks for a verdict

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hpo import data, forecast, model, train
+from hpo import data, forecast, model, numerics, train
 from hpo.config import Config
 
 CASES = {("resnet18", 32): 160, ("alexnet", 64): 64, ("vgg16", 32): 32}
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
+    numerics.keep_memory()
     table, rows = Table("case", "real, s", "predicted, s", "predicted / real", box=None), []
     for (name, size), images in CASES.items():
         seconds = measure(name, size, images, windows)

@@ -121,6 +121,8 @@ def forecast(definition: Definition, slots: Sequence[Slot], device: torch.device
     not there; HpoError for what no trial could do either.
     """
     torch.set_num_threads(slots[0].threads)
+    if device.type == "cpu":
+        numerics.keep_memory()  # as a worker does
     settings = definition.config({})
     if isinstance(settings, Free):
         counts, parts = (0, 0), tuple(_own(definition))

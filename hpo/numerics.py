@@ -7,6 +7,7 @@ Shape suffixes: N images of a batch, C channels, H and W pixels.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import logging
 import os
@@ -23,6 +24,9 @@ from hpo.config import Config
 from hpo.errors import DeviceError
 
 log = logging.getLogger("hpo")
+
+# Options of mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -165,3 +169,16 @@ def clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def keep_memory() -> None:
+    """Have the C library keep freed memory for the next step, rather than give it back to the kernel.
+
+    By default glibc gives large blocks back, so that each step's gradients are made of new pages, which the
+    kernel has to find and clear first: on one core here AlexNet (64 px, batch 16) made 57 images per second
+    so, and 79 when it kept them. On the CPU alone; a GPU's memory torch keeps anyway.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library has no such options
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)

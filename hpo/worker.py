@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hpo import artifacts, budget, control, lease, objective, precedent, rungs, samplers, store
+from hpo import artifacts, budget, control, lease, numerics, objective, precedent, rungs, samplers, store
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition, Search
 from hpo.errors import ArtifactError, DataError, DeviceError
@@ -68,6 +68,8 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     history = History(opened, study_id, name)
     history.precedents = samplers.shown(precedent.shown(opened, store.definition_of(opened, name)))
     where = device(settings.device)
+    if where.type == "cpu":
+        numerics.keep_memory()
     warm = Warm(settings.data, settings.artifacts, where)
     folder = store.folder_of(opened, name)
     failures = 0  # in a row that no trial is to blame for

@@ -1,5 +1,7 @@
 """Precision and memory format: what a device takes, and what they do to a run."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -163,3 +165,26 @@ def test_every_precision_trains_on_a_gpu_and_compiled_steps_and_graphs_do(how, t
     run = train.Run(config, data.load(config, tmp_path), torch.device("cuda"), numerics=Numerics(**how))
     first, second = run.epochs()
     assert second.train_loss < first.train_loss
+
+
+ALLOCATING = """
+import resource, sys, torch
+from hpo import numerics
+
+if "keep" in sys.argv:
+    numerics.keep_memory()
+for _ in range(5):
+    torch.empty(2**24).fill_(1.0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.empty(2**24).fill_(1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_memory_that_is_kept_is_not_made_of_new_pages_at_each_step():
+    def pages(*arguments: str) -> int:
+        command = [sys.executable, "-c", ALLOCATING, *arguments]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert pages("keep") < pages() / 2, "of 5 times 64 MiB"

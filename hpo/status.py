@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import budget, config, control, replicates, rungs, store
+from hpo import budget, config, control, lease, replicates, rungs, store
 from hpo.budget import Budget
 from hpo.definition import Definition
 from hpo.replicates import Noise, Repeated
@@ -71,21 +71,20 @@ def trials_of(opened: Store, name: str) -> list[FrozenTrial]:
 
 def status(opened: Store, name: str) -> Status:
     """Give a study's status; raises StoreError if there is no such study."""
+    study_id = store.study_id(opened, name)
+    is_open = lease.is_open(opened, study_id)  # first: of a study that is complete nothing changes after
     trials = trials_of(opened, name)
     definition = store.definition_of(opened, name)
-    study_id = store.study_id(opened, name)
     held = store.held(opened, study_id)
     counts = Counter(STATES[trial.state] for trial in trials)
     ranked = _ranked(definition, trials)
     alive = sum(worker.expires_in_seconds > 0 for worker in held)
-    # A trial that runs without a lease is another tool's, and does not keep our study open.
-    open_ = counts["waiting"] + len(held)
     order = control.order(opened, study_id)
     budgets = budget.of(opened, study_id, definition.search.limits)
     used_up = next((each for each in budgets if each.is_used_up), None)
     return Status(
         study=name,
-        state=(order or ("running" if alive else "idle")) if open_ else "complete",
+        state=(order or ("running" if alive else "idle")) if is_open else "complete",
         trials={state: counts[state] for state in STATES.values()},
         budget=definition.budget + len(replicates.repeats(trials)),
         budgets=budgets,

@@ -45,6 +45,7 @@ def trial(
     own = {key: getattr(point, key) for key in replay.KEYS if getattr(point, key) is not None}
     setting = {**original.CONDITIONS, **own, "epochs": point.epochs, "seed": seed, **changes}
     return Outcome(
+        repeats=None,
         number=number,
         state="complete",
         accuracy=best,

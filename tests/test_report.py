@@ -527,7 +527,7 @@ def test_hostile_names_values_and_messages_stay_text(reported):
     assert not [script for script in scripts if "<" in script]
     names = [path.name for path in (found.folder / "csv").iterdir()]
     assert sorted(names) == sorted(f"{name}.csv" for name in found.tables)
-    assert len(names) == 13
+    assert len(names) == 12
     assert not list(found.folder.parent.glob("*.csv"))
 
 

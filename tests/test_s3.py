@@ -99,7 +99,7 @@ class S3:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
-    server = S3(port=postgres._free_port())
+    server = S3(port=postgres.free_port())
     command = [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(server.port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -319,7 +319,7 @@ def test_keys_that_are_missing_or_may_not_are_told_in_a_line(s3, here, monkeypat
 
 
 def test_an_s3_that_is_not_there_is_asked_once_by_whoever_waits_at_a_terminal(here, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{postgres._free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{postgres.free_port()}")
     begun = time.monotonic()
     with pytest.raises(ArtifactAway, match=f"^{ROOT}: Could not connect to the endpoint URL"):
         Artifacts(ROOT).probe()

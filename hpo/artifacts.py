@@ -11,11 +11,9 @@ late harms nobody: files that names are committed of bear the attempt's number, 
 what it published or fetched itself.
 """
 
-import logging
 import shutil
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +23,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hpo import files, remote
 from hpo.errors import ArtifactAway, ArtifactError
+from hpo.patience import GRACE, PATIENCE, outlast
 
 R = TypeVar("R")
 
 LOGS = "logs"
-PATIENCE = 600.0  # seconds that a worker waits for a place to come back, as for a database
-GRACE = 10.0  # what is left of them once it is told to stop
 LONGEST_PAUSE = 2.0  # seconds between two tries
-log = logging.getLogger("hpo")
 
 
 def file_of(name: str) -> str:
@@ -71,26 +67,20 @@ class Artifacts:
         """
         if self.local:
             return work()
-        begun, pause = time.monotonic(), 0.0
-        while True:
-            patience = min(self.patience, GRACE) if self.stop.is_set() else self.patience
+
+        def fresh() -> R:
             self.filesystem.invalidate_cache()  # of listings: other workers have been there meanwhile
-            try:
-                result = work()
-            except Exception as error:  # every kind of place has its own
-                message = f"{self.path(name)}: {remote.cause(error)}"
-                if not remote.is_away(error):
-                    raise ArtifactError(f"{message}; {remote.advice(error)}") from error
-                if time.monotonic() - begun >= patience:
-                    raise ArtifactAway(message) from error
-                if not pause:
-                    log.warning("%s; trying again", message)
-            else:
-                if pause:
-                    log.warning("%s is back after %.1f s", self.path(""), time.monotonic() - begun)
-                return result
-            pause = min(pause * 2 or 0.25, LONGEST_PAUSE)
-            time.sleep(pause)
+            return work()
+
+        def met(error: Exception, waited: float) -> str:  # every kind of place has its own errors
+            message = f"{self.path(name)}: {remote.cause(error)}"
+            if not remote.is_away(error):
+                raise ArtifactError(f"{message}; {remote.advice(error)}") from error
+            if waited >= min(self.patience, GRACE if self.stop.is_set() else PATIENCE):
+                raise ArtifactAway(message) from error
+            return message
+
+        return outlast(fresh, met, what=self.path(""), longest=LONGEST_PAUSE)
 
     def check(self) -> None:
         """Raise ArtifactError if a place elsewhere cannot be used; one that is here shows by itself."""

@@ -183,11 +183,7 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
     trial, config, study = _setting(claim, place)
     _refuse_left_over(place)
     hardware = _hardware(claim, place, config)
-    folder.fetch()
-    state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
-    if state is None and claim.checkpoint:
-        where = place.artifacts.path(folder.name)
-        log.warning("trial %d begins anew: its checkpoint is not in %s, or spoiled", claim.number, where)
+    state = _latest(claim, place, folder)
     settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
     guessing = None  # a person's own objective has no classes that we know
     if not isinstance(config, Free):
@@ -231,6 +227,16 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
         yield Ended(trial=claim.number, state="complete", accuracy=best, measure=measure)
     else:
         yield _leave(claim, records)
+
+
+def _latest(claim: Claim, place: Place, folder: Folder) -> checkpoint.State | None:
+    """Fetch a trial's files, and give where it goes on; None if it begins."""
+    folder.fetch()
+    state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
+    if state is None and claim.checkpoint:
+        where = place.artifacts.path(folder.name)
+        log.warning("trial %d begins anew: its checkpoint is not in %s, or spoiled", claim.number, where)
+    return state
 
 
 def _complete(claim: Claim, place: Place, accuracy: float | None) -> None:

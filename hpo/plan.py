@@ -25,7 +25,7 @@ from hpo import rows
 from hpo.definition import Definition
 from hpo.replicates import REPEATS
 from hpo.rows import Parameters
-from hpo.rungs import LISTED
+from hpo.rungs import is_judged
 from hpo.samplers import PointSampler
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
@@ -87,8 +87,7 @@ def repeat(session: Session, study_id: int, first: FrozenTrial, definition: Defi
     if search.replicates == 1 or REPEATS in first.system_attrs:
         return
     session.execute(_STUDY.with_for_update(), {"study": study_id})
-    listed = not LISTED.isdisjoint(first.system_attrs)
-    prunes = search.pruner.name != "none" and (search.prune_points or not listed)
+    prunes = search.pruner.name != "none" and is_judged(first, search.prune_points)
     if prunes and not _is_in_better_half(session, study_id, first._trial_id):
         return
     run = first.system_attrs.get(RUN, {})

@@ -103,9 +103,13 @@ class Ladder:
         return [trial for trial in trials if (trial.last_step or 0) >= rung and self._takes_part(trial)]
 
     def _takes_part(self, trial: FrozenTrial) -> bool:
-        if REPEATS in trial.system_attrs:
-            return False
-        return self.points or not LISTED & trial.system_attrs.keys()
+        return is_judged(trial, self.points)
+
+
+def is_judged(trial: FrozenTrial, points: bool) -> bool:
+    """Tell whether a study may end a trial early: no replicate, and of listed ones only with ``points``."""
+    marks = trial.system_attrs.keys()
+    return REPEATS not in marks and (points or not LISTED & marks)
 
 
 def of(definition: Definition) -> Ladder | None:

@@ -68,10 +68,9 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
 def standing(trial: FrozenTrial) -> tuple[float, float]:
     """Give what ranks trials as TPE does, best highest: whole ones, then by epochs, then by accuracy."""
     step = trial.last_step or 0
-    whole = trial.state == TrialState.COMPLETE
-    return math.inf if whole else step, trial.values[0] if whole else trial.intermediate_values.get(
-        step, 0.0
-    )
+    if trial.state == TrialState.COMPLETE:
+        return math.inf, trial.values[0]
+    return step, trial.intermediate_values.get(step, 0.0)
 
 
 def shown(

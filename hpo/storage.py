@@ -16,10 +16,7 @@ claim, which has to find its trial before it knows the lease, passes by a lease 
 
 import contextlib
 import functools
-import logging
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -33,16 +30,16 @@ from sqlalchemy.orm import Session
 
 from hpo import database
 from hpo.errors import StoreAway, StoreError
+from hpo.patience import GRACE as GRACE
+from hpo.patience import PATIENCE as PATIENCE
+from hpo.patience import outlast
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PATIENCE = 600.0  # seconds that a worker waits for the database to come back
-GRACE = 10.0  # what is left of them once the worker is told to stop
 LONGEST_PAUSE = (
     0.5  # between two tries; with the connection's three seconds it bounds how late a heal is noticed
 )
-log = logging.getLogger("hpo")
 
 
 class _Intent(threading.local):
@@ -125,29 +122,24 @@ class Store(RDBStorage):
         Raises StoreAway when ``patience`` (in seconds) is over, StoreError at once where waiting mends
         nothing (rights, a full disk). A bug of ours keeps its own exception.
         """
-        begun, pause = time.monotonic(), 0.0
-        while True:
-            try:
-                result = work()
-            except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
-                away, waited = database.is_away(error), time.monotonic() - begun
-                if not away and not database.is_refusal(error):
-                    raise
-                message = f"store {database.shown(self.location)}: {database.cause(error)}"
-                if not away:
-                    raise StoreError(message) from error
-                if database.is_deadlock(error):  # nothing was done, whatever it was
-                    patience = max(patience, GRACE)
-                if waited >= min(patience, self.patience, GRACE if self.stop.is_set() else PATIENCE):
-                    raise StoreAway(message) from error
-                if not pause:
-                    log.warning("%s; trying again", message)
-            else:
-                if pause:
-                    log.warning("the store is back after %.1f s", time.monotonic() - begun)
-                return result
-            pause = min(pause * 2 or 0.1, LONGEST_PAUSE)
-            time.sleep(pause * random.uniform(0.5, 1.0))
+
+        def met(error: Exception, waited: float) -> str:
+            nonlocal patience
+            if not isinstance(error, sa.exc.SQLAlchemyError | StorageInternalError):
+                raise error
+            away = database.is_away(error)
+            if not away and not database.is_refusal(error):
+                raise error
+            message = f"store {database.shown(self.location)}: {database.cause(error)}"
+            if not away:
+                raise StoreError(message) from error
+            if database.is_deadlock(error):  # nothing was done, whatever it was
+                patience = max(patience, GRACE)
+            if waited >= min(patience, self.patience, GRACE if self.stop.is_set() else PATIENCE):
+                raise StoreAway(message) from error
+            return message
+
+        return outlast(work, met, what="the store", longest=LONGEST_PAUSE)
 
     def _fenced(self, write: Callable[..., R], trial_id: int, *args: Any) -> R:
         """Let Optuna write about a trial, in one transaction with the trial's fence."""

@@ -16,8 +16,7 @@ from hpo.chance import Chance
 from hpo.definition import Definition
 from hpo.history import History
 from hpo.leases import OTHERS, RESTING, Turn
-from hpo.replicates import REPEATS
-from hpo.rungs import LISTED, PAUSED, PROMOTED, Ladder, Verdict, paused_at
+from hpo.rungs import PAUSED, PROMOTED, Ladder, Verdict, is_judged, paused_at
 
 
 class Pruned(optuna.TrialPruned):
@@ -41,9 +40,7 @@ class Judge:
         self, study: optuna.Study, history: History, definition: Definition, chance: Chance | None = None
     ) -> None:
         self.study, self.history, self.chance = study, history, chance
-        marks = history.own.system_attrs.keys()
-        listed = not marks.isdisjoint(LISTED)
-        self._asks = (definition.search.prune_points or not listed) and REPEATS not in marks
+        self._asks = is_judged(history.own, definition.search.prune_points)
         self.paused: Verdict | None = None  # that of a rung at which the trial is to wait
         self._name = definition.search.pruner.name
         self._reason: str | None = None  # to prune the trial

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from hpo import artifacts, budget, control, lease, numerics, objective, precedent, rungs, samplers, store
+from hpo import budget, control, lease, numerics, objective, precedent, rungs, samplers, store
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition, Search
 from hpo.errors import ArtifactError, DataError, DeviceError
 from hpo.events import Event
 from hpo.history import History
 from hpo.objective import Place
+from hpo.patience import PATIENCE
 from hpo.process import Owner
 from hpo.store import Store
 from hpo.verdict import Promotions
@@ -61,7 +62,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     others run the last trials it waits: one of theirs may come free.
     """
     opened.stop = stop  # told to stop, it waits no longer for a database that is away
-    settings.artifacts.stop, settings.artifacts.patience = stop, artifacts.PATIENCE
+    settings.artifacts.stop, settings.artifacts.patience = stop, PATIENCE
     settings.artifacts.check()  # rather than after a trial's first epoch
     study_id = store.study_id(opened, name)
     who = lease.owner(settings.shown_as)

@@ -48,17 +48,20 @@ class Ladder:
     most: int  # trials that may ever begin
     points: bool  # listed points take part
 
-    def verdict(self, own: FrozenTrial, trials: Iterable[FrozenTrial]) -> Verdict:
+    def verdict(self, own: FrozenTrial, trials: Collection[FrozenTrial]) -> Verdict:
         """Say what becomes of a trial that has just reported at a rung, by its place there.
 
         It is pruned where so many are better that, with all trials that are still to come, it could
-        not be promoted any more.
+        not be promoted any more. All may come that have not been pruned below: early on, more are promoted
+        than their rung would promote in the end.
         """
         rung = own.last_step
         assert rung in self.rungs
         there = [trial for trial in self._at(rung, trials) if trial.number != own.number]
         place = 1 + sum(_order(rung)(trial) < _order(rung)(own) for trial in there)
-        arriving = self.most // self.factor ** self.rungs.index(rung)
+        arriving = self.most - sum(
+            t.state == TrialState.PRUNED and (t.last_step or 0) < rung for t in trials
+        )
         if place <= (len(there) + 1) // self.factor or own.system_attrs.get(PROMOTED, 0) >= rung:
             kind = "promoted"
         else:

@@ -128,6 +128,17 @@ def test_one_in_three_goes_on_and_who_cannot_get_there_any_more_is_pruned(own, k
     assert (found.kind, found.place, found.trials, found.rung) == (kind, place, 6, 2)
 
 
+def test_more_may_come_to_a_higher_rung_than_the_lower_one_would_promote_in_the_end():
+    """Of 24 trials 9 came to the second rung, since early ones were promoted among few."""
+    ladder = Ladder(rungs=(2, 6), factor=3, most=24, points=False)
+    six = [0.1] * 5
+    there = [trial(number, *six, best) for number, best in enumerate((0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1))]
+    below = [trial(number, 0.1, 0.1, state=TrialState.PRUNED) for number in range(10, 18)]
+    assert ladder.verdict(trial(9, *six, 0.7), [*there, *below]).kind == "paused"
+    done = [trial(number, 0.1, 0.1, state=TrialState.PRUNED) for number in range(10, 26)]
+    assert ladder.verdict(trial(9, *six, 0.7), [*there, *done]).kind == "pruned"
+
+
 def test_what_counts_at_a_rung_is_the_best_epoch_up_to_there():
     others = [trial(0, 0.1, 0.5, 0.9), trial(1, 0.6, 0.3)]
     assert LADDER.verdict(trial(2, 0.55, 0.2), others).place == 2

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from hpo import plan, store
 from hpo.errors import StoreError
-from hpo.leases import leases
+from hpo.leases import leases, now
 from hpo.plan import PAUSED as PAUSED
 from hpo.plan import STOPPED as STOPPED
 from hpo.storage import asking
@@ -62,7 +62,8 @@ def retry(opened: Store, name: str, numbers: Collection[int] | None) -> list[int
         trials, values = models.TrialModel.__table__, models.TrialValueModel.__table__
         again = {"state": TrialState.WAITING, "datetime_complete": None}
         session.execute(sa.update(trials).where(trials.c.trial_id.in_(ids)).values(again))
-        session.execute(sa.update(leases).where(leases.c.trial_id.in_(ids)).values(attempts=0))
+        anew = {"attempts": 0, "renewed": now(session.get_bind().dialect.name)}
+        session.execute(sa.update(leases).where(leases.c.trial_id.in_(ids)).values(anew))
         session.execute(sa.delete(values).where(values.c.trial_id.in_(ids)))
         why = failure.key.in_(["failure", "pruned"])
         session.execute(sa.delete(failure).where(failure.trial_id.in_(ids), why))

@@ -4,19 +4,24 @@ Optuna's own cache asks for every unfinished trial, and so for the study's whole
 or a pruner looks at its study, and writes each parameter in a transaction of its own. This one gives the
 same trials at the price of what is new:
 
-* A trial that has finished is read once.
 * The database is asked at most once for a proposal and once for a verdict, and only if the sampler or
   pruner wants to see other trials: at most epochs no pruner does.
+* It is asked for what has changed: every change of a claimed trial renews its lease, so a look gives the
+  leases renewed since the last one. State, attempt and epoch then tell what is new of a trial, and its
+  parameters are read once. Now and then a look takes in the whole study, and with it what other tools do.
 * A trial that waits and that nobody has had yet holds nothing to learn from, and is left out; so are user
   attributes, which no sampler or pruner looks at.
-* A trial that waits at a rung is read once for each time that it comes to wait.
-* A sampler sees no more trials than ``samplers.shown`` gives, however many there are.
+* A sampler sees no more trials than ``samplers.shown`` gives, however many there are. What ranks them for
+  it, and at the study's rungs, is kept in order as they change.
 * The worker's own trial is kept in memory, since only the worker writes about it. What a sampler or pruner
   writes about it is kept back, for the worker to commit with whatever else is due.
 """
 
+import bisect
 import contextlib
 import copy
+import math
+import time
 from collections.abc import Callable, Container, Iterator
 from typing import Any, TypeVar
 
@@ -30,22 +35,38 @@ from sqlalchemy.orm import Session
 from hpo import replicates, rows, samplers
 from hpo.errors import StoreError
 from hpo.leases import leases
-from hpo.rows import trials
-from hpo.rungs import Ladder
+from hpo.ranking import Ranking
+from hpo.rows import HEAD, HEADED, trials
+from hpo.rungs import Board, Ladder
 from hpo.storage import Store, asking
 
 R = TypeVar("R")
 
+WHOLE_SECONDS = 60.0  # from one look at a whole study to the next
+# A lease says when it was renewed, not when the transaction that renewed it was committed. What took longer
+# than this is seen with the whole study.
+LATE_SECONDS = 2.0
+
 _study: Any = sa.bindparam("study")
-_after: Any = sa.bindparam("after")
+_of_lease = leases.c.trial_id == trials.c.trial_id
+_VERSION = (leases.c.token, leases.c.epoch, leases.c.renewed)
 _TOUCHED = (
-    sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
-    .outerjoin(leases, leases.c.trial_id == trials.c.trial_id)
+    sa.select(*HEAD, *_VERSION)
+    .select_from(HEADED.outerjoin(leases, _of_lease))
     .where(
         trials.c.study_id == _study,
-        trials.c.trial_id > _after,
         (trials.c.state != TrialState.WAITING) | leases.c.token.is_not(None),
     )
+    .order_by(trials.c.trial_id)
+)
+_CHANGED = (
+    sa.select(*HEAD, *_VERSION)
+    .select_from(HEADED.join(leases, _of_lease))
+    .where(
+        leases.c.study_id == _study,
+        (leases.c.renewed > sa.bindparam("since")) | (leases.c.trial_id == sa.bindparam("left")),
+    )
+    .order_by(trials.c.trial_id)
 )
 
 
@@ -55,40 +76,58 @@ class History(_CachedStorage):
     ``begin`` says which trial is the worker's own. Not for several threads at once.
     """
 
-    ladder: Ladder | None = None  # the study's rungs
-
     def __init__(self, store: Store, study_id: int, name: str) -> None:
         super().__init__(store)
         self.store, self.study_id, self.name = store, study_id, name
         self.parameters: dict[str, tuple[float, BaseDistribution]] = {}  # of the own trial, kept back
         self.attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
-        self._own: FrozenTrial | None = None
         self.precedents: list[FrozenTrial] = []  # other studies' trials, which samplers see before ours
-        self._first: list[FrozenTrial] = []  # the study's first trials, as far as all of them have finished
-        self._finished: dict[int, FrozenTrial] = {}  # those after them, by number
+        self.board: Board | None = None  # the study's rungs, and who stands there
+        self._own: FrozenTrial | None = None
+        self._left = 0  # id of the trial that was the own one before, to be read anew
+        self._trials: list[FrozenTrial] = []  # as last read, by number
+        self._versions: dict[int, tuple[Any, ...]] = {}  # by number, of those read: state, attempt, epoch
+        self._standing = Ranking()  # of those that have come to something, the best first
         self._repeats: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
-        self._resting: dict[int, tuple[int, FrozenTrial]] = {}  # by number, with the last attempt's token
-        self._standing: dict[int, tuple[float, float]] = {}  # by number, as last read
-        self._trials: list[FrozenTrial] | None = None  # as last read, by number; None: to be read again
+        self._renewed = 0.0  # the newest renewal seen
+        self._whole_at = -math.inf  # when the whole study was last read, by the worker's clock
+        self._looked = False  # whether the trials are those to be seen now
         self._shown: list[FrozenTrial] | None = None  # of these, to a sampler; None: to be chosen anew
         self._session: Session | None = None  # lent by whoever asks for a verdict
+
+    @property
+    def ladder(self) -> Ladder | None:
+        """The study's rungs."""
+        return None if self.board is None else self.board.ladder
+
+    @ladder.setter
+    def ladder(self, ladder: Ladder | None) -> None:
+        if self.board is not None and ladder is not None:
+            self.board.ladder = ladder  # more trials may begin than before; the rungs are the same
+        else:
+            self.board = None if ladder is None else Board(ladder, self._trials)
 
     def begin(self, trial_id: int) -> FrozenTrial:
         """Make a claimed trial the worker's own, and give it with all its attributes.
 
         Raises StoreError if its study was deleted meanwhile.
         """
-        found = _reading(self.store, lambda session: rows.read(session, [trial_id], user=True))
+        found = _reading(self.store, lambda session: rows.read(session, [trial_id]))
         if not found:
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
+        self._leave()
         self._own = found[0]
-        self._repeats |= replicates.repeats(found)
-        self.parameters, self.attributes, self._trials, self._shown = {}, {}, None, None
-        self._finished.pop(self.own.number, None)  # it may have failed, and been put back
-        for trial in self._first[self.own.number + 1 :]:
-            self._finished[trial.number] = trial
-        del self._first[self.own.number :]
-        return self.own
+        self._put(self._own)
+        self._versions.pop(self._own.number, None)
+        self.parameters, self.attributes = {}, {}
+        return self._own
+
+    def _leave(self) -> None:
+        """Have no trial of one's own any more: what has become of it is for the next look to say."""
+        if self._own is not None:
+            self._left = self._own._trial_id
+            del self._trials[self._place(self._own.number)]
+        self._own, self._looked, self._shown = None, False, None
 
     @property
     def own(self) -> FrozenTrial:
@@ -96,15 +135,15 @@ class History(_CachedStorage):
         assert self._own is not None
         return self._own
 
-    def between(self, session: Session) -> list[FrozenTrial]:
-        """Give the study's trials within a transaction, while the worker has none of its own."""
-        self._own = None
-        return self._update(session)
+    def between(self, session: Session) -> None:
+        """Look at the study within a transaction, while the worker has no trial of its own."""
+        self._leave()
+        self._look(session)
 
     @contextlib.contextmanager
     def looking(self, session: Session) -> Iterator[None]:
         """Look at the study anew, within a session's transaction."""
-        self._session, self._trials, self._shown, self.attributes = session, None, None, {}
+        self._session, self._looked, self._shown, self.attributes = session, False, None, {}
         try:
             yield
         finally:
@@ -123,50 +162,82 @@ class History(_CachedStorage):
         Other studies' come first, but not to a verdict: their epochs are no rungs of this one's.
         """
         assert study_id == self.study_id
-        found = replicates.merged(self.trials(), self._repeats)
+        found = self.trials()
         if self._session is None:
             if self._shown is None:
-                self._shown = samplers.shown(found, lambda trial: self._standing[trial.number])
+                self._shown = self._chosen(found)
             found = self._shown
+        else:
+            found = replicates.merged(found, self._repeats)
         if self.ladder is not None:
             found = self.ladder.seen(found)
         if self._session is None:
             found = [*self.precedents, *found]
-        if states is not None:
-            found = [trial for trial in found if trial.state in states]
+        found = [trial for trial in found if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
+
+    def _chosen(self, found: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Give the trials that a sampler is shown, one for each setting."""
+        firsts = [trial for trial in found if trial.number not in self._repeats] if self._repeats else found
+        chosen = samplers.shown(firsts, (self.trial(number) for number in self._standing))
+        if not self._repeats:
+            return chosen
+        others = [trial for trial in found if trial.number in self._repeats]
+        return replicates.merged([*chosen, *others], self._repeats)
 
     def trials(self) -> list[FrozenTrial]:
         """Give the study's trials by number, but for those that wait and were never claimed."""
-        if self._trials is None and self._session is not None:
-            self._trials = self._update(self._session)
-        elif self._trials is None:
-            self._trials = _reading(self.store, self._update)
+        if not self._looked and self._session is not None:
+            self._look(self._session)
+        elif not self._looked:
+            _reading(self.store, self._look)
         return self._trials
 
-    def _update(self, session: Session) -> list[FrozenTrial]:
-        known, rested = self._finished, self._resting
-        after = self._first[-1]._trial_id if self._first else 0
-        found = session.execute(_TOUCHED, {"study": self.study_id, "after": after}).all()
-        tokens = {row.number: row.token for row in found if row.state == TrialState.WAITING}
-        self._resting = {n: rested[n] for n, t in tokens.items() if n in rested and rested[n][0] == t}
-        seen = {number: trial for number, (_, trial) in self._resting.items()}
-        if self._own is not None:
-            seen[self._own.number] = self._own
-        new = [row.trial_id for row in found if row.number not in known and row.number not in seen]
-        for trial in rows.read(session, new):
-            self._repeats |= replicates.repeats([trial])
-            self._standing[trial.number] = samplers.standing(trial)
-            if trial.state.is_finished():
-                known[trial.number] = trial
+    def trial(self, number: int) -> FrozenTrial:
+        """Give a trial of those by its number."""
+        return self._trials[self._place(number)]
+
+    def _place(self, number: int) -> int:
+        return bisect.bisect_left(self._trials, number, key=lambda trial: trial.number)
+
+    def _put(self, trial: FrozenTrial) -> None:
+        """Keep a trial as it is now, in its place."""
+        place = self._place(trial.number)
+        known = place < len(self._trials) and self._trials[place].number == trial.number
+        self._trials[place : place + known] = [trial]
+        self._repeats |= replicates.repeats([trial])
+        ranks = samplers.came_to_something(trial) and trial.number not in self._repeats
+        whole, accuracy = samplers.standing(trial)
+        self._standing.put(trial.number, (-whole, -accuracy) if ranks else None)
+        if self.board is not None:
+            self.board.put(trial)
+
+    def _look(self, session: Session) -> None:
+        """Read what has changed in the study since the last look."""
+        now = time.monotonic()
+        whole = now - self._whole_at > WHOLE_SECONDS
+        given = {"study": self.study_id}
+        since = {"since": self._renewed - LATE_SECONDS, "left": self._left}
+        found = session.execute(*((_TOUCHED, given) if whole else (_CHANGED, given | since))).all()
+        changed, versions, known = [], {}, {}
+        for row in found:
+            self._renewed = max(self._renewed, row.renewed or 0.0)
+            if self._own is not None and row.number == self._own.number:
                 continue
-            seen[trial.number] = trial
-            if trial.state == TrialState.WAITING and trial.number in tokens:
-                self._resting[trial.number] = tokens[trial.number], trial
-        while len(self._first) in known:
-            self._first.append(known.pop(len(self._first)))
-        seen |= known
-        return [*self._first, *(seen[number] for number in sorted(seen))]
+            version, before = (row.state, row.token, row.epoch), self._versions.get(row.number)
+            trial = None if before is None or row.token is None else self.trial(row.number)
+            begun = trial is not None and bool(trial.params)  # which a trial gets all at once
+            if version == before and (begun or row.state != TrialState.RUNNING):
+                continue
+            changed.append(row)
+            versions[row.number] = version
+            if trial is not None and begun:
+                known[row.trial_id] = trial
+        for trial in rows.frozen(session, changed, known=known):
+            self._put(trial)
+        self._versions |= versions
+        self._whole_at = now if whole else self._whole_at
+        self._left, self._looked = 0, True
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Give a trial; the own one as it is in memory."""

@@ -332,7 +332,8 @@ def _give_up(session: Session, trial_id: int, attempts: int) -> None:
     rows.write_attributes(session, trial_id, {"failure": failure})
     rows.write_state(session, trial_id, TrialState.FAIL)
     ended = sa.update(table).where(table.c.trial_id == trial_id)
-    session.execute(ended.values(owner=None, process=None, expires=0.0))
+    renewed = leases.now(dialect_of(session))
+    session.execute(ended.values(owner=None, process=None, expires=0.0, renewed=renewed))
 
 
 def _end_leases_of_the_dead(store: Store, study_id: int) -> None:

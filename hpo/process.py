@@ -4,6 +4,7 @@ A process id is used again; with the process's start time, the machine's boot an
 container's, say) it is not. Only what the same namespace can see is ever judged.
 """
 
+import functools
 import os
 import socket
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ def owner(device: str) -> Owner:
     return Owner(host=socket.gethostname(), pid=pid, process=name_of(pid), device=device)
 
 
+@functools.cache
 def space() -> str:
     """Name the set of processes that this one can see: this boot of this machine, this container."""
     try:

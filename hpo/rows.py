@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -104,62 +105,103 @@ def _state(starts: bool, ends: bool) -> Any:
     return sa.update(trials).where(trials.c.trial_id == sa.bindparam("trial")).values(state=to, **times)
 
 
-def read(session: Session, trial_ids: Sequence[int], *, user: bool = False) -> list[FrozenTrial]:
-    """Read trials as Optuna gives them, in the order of their ids; without user attributes unless asked."""
+# What a trial is and has come to, in one statement: one that ends meanwhile looks open, or has its value.
+HEAD = (
+    *(trials.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete")),
+    values.c.value,
+    values.c.value_type,
+)
+HEADED = trials.outerjoin(values, (values.c.trial_id == trials.c.trial_id) & (values.c.objective == 0))
+# What else a trial has, by table: the columns that are read, after its id.
+PARTS: Mapping[Any, tuple[str, ...]] = {
+    params: ("param_name", "param_value", "distribution_json"),
+    reports: ("step", "intermediate_value", "intermediate_value_type"),
+    system_attributes: ("key", "value_json"),
+    user_attributes: ("key", "value_json"),
+}
+
+
+def read(session: Session, trial_ids: Sequence[int]) -> list[FrozenTrial]:
+    """Read trials of one objective as Optuna gives them, in the order of their ids."""
+    heads = session.execute(_heads(dialect_of(session)), {"ids": trial_ids}).all()
+    return frozen(session, heads, user=True)
+
+
+def frozen(
+    session: Session,
+    heads: Sequence[Any],
+    *,
+    known: Mapping[int, FrozenTrial] = MappingProxyType({}),
+    user: bool = False,
+) -> list[FrozenTrial]:
+    """Give the trials of ``heads``, rows with HEAD's columns; with their user attributes only if asked.
+
+    Those ``known``, by id, keep their parameters, which never change once there.
+    """
     found = []
-    for first in range(0, len(trial_ids), CHUNK):
-        found += _read(session, trial_ids[first : first + CHUNK], user)
+    for first in range(0, len(heads), CHUNK):
+        some = heads[first : first + CHUNK]
+        every = [head.trial_id for head in some]
+        wanted = dict.fromkeys(PARTS, every)
+        wanted[params] = [one for one in every if one not in known]
+        wanted[user_attributes] = every if user else []
+        of = {table: _parts(session, table, ids) for table, ids in wanted.items()}
+        found += [_frozen(head, known.get(head.trial_id), of) for head in some]
     return found
 
 
-def _read(session: Session, trial_ids: Sequence[int], user: bool) -> list[FrozenTrial]:
-    # The states come first: on Postgres a statement sees what was committed since the one before, and a
-    # trial that ends in between had better look open than finished without its value.
-    def rows_of(table: Any) -> Sequence[Any]:
-        return session.execute(_of_trials(dialect_of(session), table), {"ids": trial_ids}).all()
+def _parts(session: Session, table: Any, trial_ids: Sequence[int]) -> Mapping[int, list[Any]]:
+    """Read a table's rows of trials, by trial."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    if trial_ids:
+        for trial_id, *part in session.execute(
+            _of_trials(dialect_of(session), table), {"ids": trial_ids}
+        ).all():
+            found[trial_id].append(part)
+    return found
 
-    heads = rows_of(trials)
-    of: dict[Any, dict[int, list[Any]]] = {}
-    for table in (values, params, reports, system_attributes, *([user_attributes] if user else ())):
-        of[table] = defaultdict(list)
-        for row in rows_of(table):
-            of[table][row.trial_id].append(row)
-    of.setdefault(user_attributes, {})
-    return [
-        _frozen(head, {table: found.get(head.trial_id, ()) for table, found in of.items()})
-        for head in heads
-    ]
+
+@functools.cache
+def _heads(dialect: str) -> Any:
+    return _of(dialect, sa.select(*HEAD).select_from(HEADED), trials)
 
 
 @functools.cache
 def _of_trials(dialect: str, table: Any) -> Any:
+    return _of(dialect, sa.select(table.c.trial_id, *(table.c[name] for name in PARTS[table])), table)
+
+
+def _of(dialect: str, chosen: Any, table: Any) -> Any:
     """Read the rows of trials; on Postgres one text serves any number of them, and is parsed once."""
     if dialect == "postgresql":
         listed = table.c.trial_id == sa.any_(sa.bindparam("ids", type_=postgresql.ARRAY(sa.Integer)))
     else:
         listed = table.c.trial_id.in_(sa.bindparam("ids", expanding=True, type_=sa.Integer))
-    return sa.select(table).where(listed).order_by(*table.primary_key.columns)
+    return chosen.where(listed).order_by(*table.primary_key.columns)
 
 
-def _frozen(head: Any, of: Mapping[Any, Iterable[Any]]) -> FrozenTrial:
+def _frozen(
+    head: Any, known: FrozenTrial | None, of: Mapping[Any, Mapping[int, Iterable[Any]]]
+) -> FrozenTrial:
     number = models.TrialValueModel.stored_repr_to_value
     accuracy = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
-    given = {row.param_name: row.param_value for row in of[params]}
-    known = {row.param_name: _distribution(row.distribution_json) for row in of[params]}
+    part = {table: found.get(head.trial_id, ()) for table, found in of.items()}
+    if known is None:
+        kinds = {name: _distribution(text) for name, _, text in part[params]}
+        given = {name: kinds[name].to_external_repr(value) for name, value, _ in part[params]}
+    else:
+        kinds, given = known.distributions, known.params
     return FrozenTrial(
         number=head.number,
         state=head.state,
-        value=None,
-        values=[number(row.value, row.value_type) for row in of[values]] or None,
+        value=None if head.value_type is None else number(head.value, head.value_type),
         datetime_start=_local(head.datetime_start),
         datetime_complete=_local(head.datetime_complete),
-        params={name: known[name].to_external_repr(value) for name, value in given.items()},
-        distributions=known,
-        user_attrs={row.key: json.loads(row.value_json) for row in of[user_attributes]},
-        system_attrs={row.key: json.loads(row.value_json) for row in of[system_attributes]},
-        intermediate_values={
-            row.step: accuracy(row.intermediate_value, row.intermediate_value_type) for row in of[reports]
-        },
+        params=given,
+        distributions=kinds,
+        user_attrs={key: json.loads(text) for key, text in part[user_attributes]},
+        system_attrs={key: json.loads(text) for key, text in part[system_attributes]},
+        intermediate_values={step: accuracy(value, kind) for step, value, kind in part[reports]},
         trial_id=head.trial_id,
     )
 

@@ -6,20 +6,21 @@ Hyperparameter Tuning", arXiv 1810.05934). A trial that reaches a rung, and is n
 out to be among the best after all; then it is promoted, and goes on from there in whatever worker is free.
 A free worker promotes where it can, from the highest rung down, before it begins a new trial.
 
-What a trial has at a rung is its best accuracy up to there. Nothing here writes: ``verdict`` tells what
-becomes of a trial that has just reported, and ``promotable`` which paused one goes on next, from a study's
-trials as Optuna gives them and two system attributes of theirs. ``PAUSED`` is the rung at which a trial
-waits, or null; ``PROMOTED`` the highest rung that it may pass, whatever comes after.
+What a trial has at a rung is its best accuracy up to there. Nothing here writes: a ``Board``, which is told
+of a study's trials as Optuna gives them, says what becomes of one that has just reported, and which paused
+one goes on next. It goes by two system attributes: ``PAUSED`` is the rung at which a trial waits, or null;
+``PROMOTED`` the highest rung that it may pass, whatever comes after.
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config import Config
 from hpo.definition import Definition
+from hpo.ranking import Ranking
 from hpo.replicates import REPEATS
 
 PAUSED, PROMOTED = "hpo:paused", "hpo:promoted"
@@ -48,49 +49,9 @@ class Ladder:
     most: int  # trials that may ever begin
     points: bool  # listed points take part
 
-    def verdict(self, own: FrozenTrial, trials: Collection[FrozenTrial]) -> Verdict:
-        """Say what becomes of a trial that has just reported at a rung, by its place there.
-
-        It is pruned where so many are better that, with all trials that are still to come, it could
-        not be promoted any more. All may come that have not been pruned below: early on, more are promoted
-        than their rung would promote in the end.
-        """
-        rung = own.last_step
-        assert rung in self.rungs
-        there = [trial for trial in self._at(rung, trials) if trial.number != own.number]
-        place = 1 + sum(_order(rung)(trial) < _order(rung)(own) for trial in there)
-        arriving = self.most - sum(
-            t.state == TrialState.PRUNED and (t.last_step or 0) < rung for t in trials
-        )
-        if place <= (len(there) + 1) // self.factor or own.system_attrs.get(PROMOTED, 0) >= rung:
-            kind = "promoted"
-        else:
-            kind = "pruned" if place > max(arriving // self.factor, 1) else "paused"
-        return Verdict(kind=kind, rung=rung, place=place, trials=len(there) + 1)
-
     def stands(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial takes part, and has just reported at a rung."""
-        return trial.last_step in self.rungs and self._takes_part(trial)
-
-    def promotable(
-        self, trials: Collection[FrozenTrial], *, taken: Collection[int] = (), last: bool = False
-    ) -> tuple[FrozenTrial, int] | None:
-        """Give the paused trial that goes on next, and its rung; None if there is none.
-
-        Those of the numbers ``taken`` are being promoted by others. With ``last`` no trial will come or go
-        on besides: then the best paused one goes on if not even one of them all has completed.
-        """
-        for rung in reversed(self.rungs):
-            there = sorted(self._at(rung, trials), key=_order(rung))
-            for trial in there[: len(there) // self.factor]:
-                if paused_at(trial) == rung and trial.number not in taken:
-                    return trial, rung
-        whole = any(t.state == TrialState.COMPLETE and self._takes_part(t) for t in trials)
-        waiting = [t for t in trials if paused_at(t) is not None]
-        if not last or whole or not waiting:
-            return None
-        rung = max(paused_at(trial) or 0 for trial in waiting)
-        return min((t for t in waiting if paused_at(t) == rung), key=_order(rung)), rung
+        return trial.last_step in self.rungs and self.takes_part(trial)
 
     def seen(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Give the trials as a sampler is to see them: an open one with what it has come to, if anything.
@@ -101,12 +62,83 @@ class Ladder:
         begun = (t for t in trials if t.state.is_finished() or (t.last_step or 0) >= self.rungs[0])
         return [trial if trial.state.is_finished() else _ended(trial) for trial in begun]
 
-    def _at(self, rung: int, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Give the trials that have reached a rung."""
-        return [trial for trial in trials if (trial.last_step or 0) >= rung and self._takes_part(trial)]
-
-    def _takes_part(self, trial: FrozenTrial) -> bool:
+    def takes_part(self, trial: FrozenTrial) -> bool:
+        """Tell whether a trial is compared with others."""
         return is_judged(trial, self.points)
+
+    def at(self, rung: int, trial: FrozenTrial) -> float | None:
+        """Give what a trial has at a rung; None if it has not reached it, or takes no part."""
+        if (trial.last_step or 0) < rung or not self.takes_part(trial):
+            return None
+        return max(value for step, value in trial.intermediate_values.items() if step <= rung)
+
+
+class Board:
+    """Where a study's trials stand at each rung, kept as they come and go.
+
+    ``put`` is to be told of each trial that is new, or has changed; what it says of one is as it was then.
+    """
+
+    def __init__(self, ladder: Ladder, trials: Iterable[FrozenTrial] = ()) -> None:
+        self.ladder = ladder
+        self._there = {rung: Ranking() for rung in ladder.rungs}  # all that have reached it, best first
+        self._waiting = {rung: Ranking() for rung in ladder.rungs}  # of these, those paused there
+        self._pruned = Ranking()  # by the epochs that they had
+        self._whole: set[int] = set()  # those that take part and are complete
+        for trial in trials:
+            self.put(trial)
+
+    def put(self, trial: FrozenTrial) -> None:
+        """Note how a trial stands."""
+        number, resting, epochs = trial.number, paused_at(trial), trial.last_step or 0
+        for rung in self.ladder.rungs:
+            best = self.ladder.at(rung, trial)
+            key = None if best is None else -best
+            self._there[rung].put(number, key)
+            self._waiting[rung].put(number, key if resting == rung else None)
+        self._pruned.put(number, epochs if trial.state == TrialState.PRUNED else None)
+        if trial.state == TrialState.COMPLETE and self.ladder.takes_part(trial):
+            self._whole.add(number)
+
+    def verdict(self, own: FrozenTrial) -> Verdict:
+        """Say what becomes of a trial that has just reported at a rung, by its place there.
+
+        It is pruned where so many are better that, with all trials that are still to come, it could
+        not be promoted any more. All may come that have not been pruned below: early on, more are promoted
+        than their rung would promote in the end.
+        """
+        rung = own.last_step
+        assert rung in self.ladder.rungs
+        self.put(own)
+        there, factor = self._there[rung], self.ladder.factor
+        place = 1 + there.place(own.number)
+        arriving = self.ladder.most - self._pruned.below(rung)
+        if place <= len(there) // factor or own.system_attrs.get(PROMOTED, 0) >= rung:
+            kind = "promoted"
+        else:
+            kind = "pruned" if place > max(arriving // factor, 1) else "paused"
+        return Verdict(kind=kind, rung=rung, place=place, trials=len(there))
+
+    def promotable(self, *, taken: Collection[int] = (), last: bool = False) -> tuple[int, int] | None:
+        """Give the number of the paused trial that goes on next, and its rung; None if there is none.
+
+        Those of the numbers ``taken`` are being promoted by others. With ``last`` no trial will come or go
+        on besides: then the best paused one goes on if not even one of them all has completed.
+        """
+        for rung in reversed(self.ladder.rungs):
+            there, waiting = self._there[rung], self._waiting[rung]
+            best = next((number for number in waiting if number not in taken), None)
+            if best is not None and there.place(best) < len(there) // self.ladder.factor:
+                return best, rung
+        if last and not self._whole:
+            for rung in reversed(self.ladder.rungs):
+                for number in self._waiting[rung]:
+                    return number, rung
+        return None
+
+    def waiting(self) -> int | None:
+        """Give the first number of those that wait at a rung; None if none does."""
+        return min((min(each) for each in self._waiting.values() if len(each)), default=None)
 
 
 def is_judged(trial: FrozenTrial, points: bool) -> bool:
@@ -165,14 +197,3 @@ def _ended(trial: FrozenTrial) -> FrozenTrial:
     ended = copy.copy(trial)
     ended.state, ended.value = TrialState.PRUNED, trial.intermediate_values[trial.last_step or 0]
     return ended
-
-
-def _order(rung: int) -> Callable[[FrozenTrial], tuple[float, int]]:
-    """Give the key that sorts trials by what they have at a rung, best first; of equal ones the earlier."""
-
-    def key(trial: FrozenTrial) -> tuple[float, int]:
-        return -max(
-            value for step, value in trial.intermediate_values.items() if step <= rung
-        ), trial.number
-
-    return key

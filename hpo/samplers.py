@@ -13,12 +13,11 @@ good, by the order of ``standing``, and lets the others count the less the older
 import contextlib
 import functools
 import hashlib
-import heapq
 import itertools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.definition import Definition
 from hpo.space import Value
 
-BEST = NEWEST = 250  # trials that a sampler is shown of those that have come to something
+BEST = NEWEST = 150  # trials that a sampler is shown of those that have come to something
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -47,7 +46,7 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
         # What is quick reaches its rungs first, and would have the sampler propose nothing else: one trial
         # in three is random, as in BOHB (Falkner et al. 2018).
         mixed = definition.search.pruner.name == "asha" and own % 3 == 0
-        return samplers.RandomSampler(seed=own) if mixed else samplers.TPESampler(seed=own)
+        return samplers.RandomSampler(seed=own) if mixed else TPESampler(seed=own)
     # Conditional parameters are ours to offer; GP and QMC leave them to a sampler of their own, and warn.
     if name == "gp":
         return samplers.GPSampler(seed=own, warn_independent_sampling=False)
@@ -65,6 +64,11 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     return PointSampler([definition.complete(point) for point in definition.points])
 
 
+def came_to_something(trial: FrozenTrial) -> bool:
+    """Tell whether a sampler can learn from how a trial did."""
+    return trial.state not in (TrialState.RUNNING, TrialState.FAIL)
+
+
 def standing(trial: FrozenTrial) -> tuple[float, float]:
     """Give what ranks trials as TPE does, best highest: whole ones, then by epochs, then by accuracy."""
     step = trial.last_step or 0
@@ -73,19 +77,20 @@ def standing(trial: FrozenTrial) -> tuple[float, float]:
     return step, trial.intermediate_values.get(step, 0.0)
 
 
-def shown(
-    trials: list[FrozenTrial], rank: Callable[[FrozenTrial], tuple[float, float]] = standing
-) -> list[FrozenTrial]:
+def shown(trials: list[FrozenTrial], ranked: Iterable[FrozenTrial] | None = None) -> list[FrozenTrial]:
     """Give those of a study's trials, which come by number, that a sampler is to see.
 
-    ``rank`` is ``standing``, or knows what it gave before.
+    ``ranked`` are those that have come to something, by ``standing``, if whoever asks knows that.
     """
     if len(trials) <= BEST + NEWEST:
         return trials
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    ended = [t for t in trials if t.state not in (TrialState.RUNNING, TrialState.FAIL)]
-    best = heapq.nlargest(BEST, ended[:-NEWEST], key=rank)
-    return sorted([*best, *ended[-NEWEST:], *running], key=lambda trial: trial.number)
+    if ranked is None:
+        ranked = sorted(filter(came_to_something, trials), key=standing, reverse=True)
+    newest = list(itertools.islice(filter(came_to_something, reversed(trials)), NEWEST))
+    seen = set(map(id, newest))
+    older = (trial for trial in ranked if id(trial) not in seen)
+    return sorted([*itertools.islice(older, BEST), *newest, *running], key=lambda trial: trial.number)
 
 
 def pruner(definition: Definition) -> pruners.BasePruner:
@@ -125,6 +130,29 @@ class _After(pruners.BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return (trial.last_step or 0) >= self.epochs
+
+
+class TPESampler(samplers.TPESampler):
+    """Optuna's, but what all trials have in common is looked for among the same objects first.
+
+    A sampler that lives for one trial cannot remember it, and comparing the distributions of hundreds of
+    trials one by one took as long as the proposal itself.
+    """
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Give the parameters that all trials that have ended have, by name, as Optuna does."""
+        ended = study._get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED), use_cache=True
+        )
+        common = dict(ended[0].distributions) if ended else {}
+        for other in ended:
+            theirs = other.distributions
+            common = {
+                name: known
+                for name, known in common.items()
+                if (there := theirs.get(name)) is known or there == known
+            }
+        return {name: known for name, known in sorted(common.items()) if not known.single()}
 
 
 class Hyperband(pruners.HyperbandPruner):

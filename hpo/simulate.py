@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import rungs, samplers, space
 from hpo.definition import Definition, Pruner, Sampler
-from hpo.rungs import PAUSED, PROMOTED, Ladder
+from hpo.rungs import PAUSED, PROMOTED, Board, Ladder
 from hpo.surrogate import Curve, Surrogate
 
 FINALISTS = 3  # of "k epochs for all, then the best three"
@@ -132,6 +132,7 @@ class Simulation:
         self.surrogate, self.strategy, self.seed, self.workers = surrogate, strategy, seed, workers
         self.most = most  # epochs of all trials together
         self.storage = _Memory(strategy.ladder)
+        self.board = None if strategy.ladder is None else Board(strategy.ladder)
         pruner = strategy.pruner(surrogate.recorded.epochs)
         self.study = optuna.create_study(storage=self.storage, direction="maximize", pruner=pruner)
         self.known: list[_Trial] = []  # by number
@@ -185,12 +186,12 @@ class Simulation:
     def _leaves(self, own: _Trial, accuracy: float) -> bool:
         """Report an epoch, and tell whether the trial ends there, or pauses."""
         own.trial.report(accuracy, own.epoch)
-        number, ladder, screened = own.trial.number, self.strategy.ladder, self.strategy.screened
+        number, board, screened = own.trial.number, self.board, self.strategy.screened
         trial = self._trials()[number]
         if own.epoch == len(own.curve.accuracies):
             self._set(number, TrialState.COMPLETE, [max(own.curve.accuracies)])
-        elif ladder is not None and ladder.stands(trial):
-            found = ladder.verdict(trial, self._trials())
+        elif board is not None and board.ladder.stands(trial):
+            found = board.verdict(trial)
             if found.kind == "promoted":
                 self._mark(number, PROMOTED, found.rung)
                 return False
@@ -236,9 +237,8 @@ class Simulation:
     def _promotable(self, trials: list[FrozenTrial], *, last: bool, left: bool) -> tuple[int, int] | None:
         """Give the number of the paused trial that goes on, and its rung."""
         screened = self.strategy.screened
-        if self.strategy.ladder is not None:
-            found = self.strategy.ladder.promotable(trials, last=last)
-            return None if found is None else (found[0].number, found[1])
+        if self.board is not None:
+            return self.board.promotable(last=last)
         if screened is None or left or any((trial.last_step or 0) < screened for trial in trials):
             return None
         ranked = sorted(trials, key=lambda t: (-max(self._until(t, screened)), t.number))[:FINALISTS]
@@ -253,3 +253,5 @@ class Simulation:
 
     def _set(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self.storage.set_trial_state_values(self.known[number].trial._trial_id, state, values)
+        if self.board is not None:
+            self.board.put(self._trials()[number])

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 from sqlalchemy.orm import Session
 
 from hpo.chance import Chance
 from hpo.definition import Definition
 from hpo.history import History
 from hpo.leases import OTHERS, RESTING, Turn
-from hpo.rungs import PAUSED, PROMOTED, Ladder, Verdict, is_judged, paused_at
+from hpo.rungs import PAUSED, PROMOTED, Board, Verdict, is_judged
 
 
 class Pruned(optuna.TrialPruned):
@@ -66,8 +65,9 @@ class Judge:
         own = self.history.own
         self.paused = self._reason = None
         with self.history.looking(session):
-            if self.history.ladder is not None and self.history.ladder.stands(own):
-                self._at_rung(self.history.ladder.verdict(own, self.history.trials()))
+            if (board := self.history.board) is not None and board.ladder.stands(own):
+                self.history.trials()
+                self._at_rung(board.verdict(own))
             elif self.study.pruner.prune(self.study, own):
                 self._reason = f"by {self._name} after epoch {self._epoch}"
         if self.chance is not None:
@@ -94,7 +94,7 @@ class Promotions:
     """Says which of a study's paused trials a free worker goes on with, or ends."""
 
     history: History
-    ladder: Ladder
+    board: Board
 
     def next(self, session: Session, taken: Collection[int], waits: bool) -> Turn | None:
         """Give the paused trial that is next, locked, within the transaction that claims it.
@@ -103,23 +103,21 @@ class Promotions:
         moment, and ``waits`` tells whether a trial that never began could be claimed instead. Where nothing
         but paused ones is left, nothing is promoted any more in the end, and they are to be ended.
         """
-        trials = self.history.between(session)
-        busy = {trial.number for trial in trials if trial._trial_id in taken}
+        self.history.between(session)
+        busy = {trial.number for trial in self.history.trials() if trial._trial_id in taken}
         others = waits or session.execute(OTHERS, {"study": self.history.study_id}).scalar_one()
-        while (found := self._next(trials, busy, last=not others and not busy)) is not None:
-            trial, attributes = found
-            row = session.execute(RESTING, {"trial": trial._trial_id}).first()
+        while (found := self._next(busy, last=not others and not busy)) is not None:
+            number, attributes = found
+            row = session.execute(RESTING, {"trial": self.history.trial(number)._trial_id}).first()
             if row is not None:
                 return Turn(row=row, attributes=attributes)
-            busy.add(trial.number)
+            busy.add(number)
         return None
 
-    def _next(
-        self, trials: list[FrozenTrial], busy: set[int], *, last: bool
-    ) -> tuple[FrozenTrial, dict[str, Any]] | None:
-        """Give the trial that is next, with the attributes that promote it; none for one to be ended."""
-        found = self.ladder.promotable(trials, taken=busy, last=last)
+    def _next(self, busy: set[int], *, last: bool) -> tuple[int, dict[str, Any]] | None:
+        """Give the number of the trial that is next, with what promotes it; nothing for one to be ended."""
+        found = self.board.promotable(taken=busy, last=last)
         if found is not None:
             return found[0], {PAUSED: None, PROMOTED: found[1]}
-        left = [trial for trial in trials if paused_at(trial) is not None] if last else []
-        return (left[0], {}) if left else None
+        left = self.board.waiting() if last else None
+        return None if left is None else (left, {})

@@ -117,7 +117,7 @@ def _claim(
         seconds=seconds,
         max_attempts=search.max_attempts,
         limits=search.limits,
-        promote=None if history.ladder is None else Promotions(history, history.ladder).next,
+        promote=None if history.board is None else Promotions(history, history.board).next,
     )
 
 

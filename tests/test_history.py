@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 import lease_worker
-from hpo import control, lease, objective, rows, samplers, space, store, verdict
+from hpo import control, history, lease, objective, rows, samplers, space, store, verdict
 from hpo.definition import Definition, Pruner, Sampler
 from hpo.history import History
+from hpo.leases import leases
 from lease_worker import NAME
 
 EPOCHS = 9
@@ -235,6 +236,49 @@ def test_a_trial_that_failed_and_was_put_back_is_its_workers_own_again(url, made
     assert start() == ["COMPLETE", "COMPLETE", "RUNNING"]
 
 
+def test_what_another_tool_does_is_seen_with_the_whole_study(url, made, monkeypatch):
+    worker = Worker(url, made)
+    finish(worker)
+    worker.start()
+
+    def states() -> list[str]:
+        with worker.opened.transaction() as session, worker.history.looking(session):
+            return [trial.state.name for trial in worker.history.get_all_trials(1)]
+
+    assert states() == ["COMPLETE", "RUNNING"]
+    foreign = optuna.load_study(study_name=NAME, storage=url)
+    foreign.add_trial(optuna.trial.create_trial(value=0.5))
+    assert states() == ["COMPLETE", "RUNNING"]
+    monkeypatch.setattr(history, "WHOLE_SECONDS", 0.0)
+    assert states() == ["COMPLETE", "RUNNING", "COMPLETE"]
+
+
+def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, monkeypatch):
+    monkeypatch.setattr(history, "LATE_SECONDS", 0.0)
+    first, second, third = (Worker(url, made) for _ in range(3))
+    first.start()
+    lost = first.trial.number
+    expire(first.opened, first.claim)
+    second.start()
+    assert second.trial.number == lost
+    second.epoch = EPOCHS - 1
+    second.step()
+    third.start()
+    with first.opened.transaction() as session, first.history.looking(session):
+        assert len(first.history.trials()) == 2  # its own and the third's: it has not noticed yet
+    with pytest.raises(lease.LeaseLost):
+        first.step()
+    first.start()
+    seen = first.history.get_all_trials(1)[lost]
+    assert (seen.state, list(seen.intermediate_values)) == (TrialState.COMPLETE, [EPOCHS])
+
+
+def expire(opened: store.Store, claim: lease.Claim) -> None:
+    with opened.engine.begin() as connection:
+        ours = leases.c.trial_id == claim.trial_id
+        connection.execute(sa.update(leases).where(ours).values(expires=0.0, attempts=0))
+
+
 # What it costs
 
 
@@ -300,8 +344,13 @@ def test_a_trial_starts_with_two_writes_and_ends_with_one(url):
 def test_what_has_finished_is_read_once(url, made, monkeypatch):
     worker, other = Worker(url, study_of(6)), Worker(url, made)
     read: list[int] = []
-    reading = rows.read
-    monkeypatch.setattr(rows, "read", lambda s, ids, **kw: read.extend(ids) or reading(s, ids, **kw))
+    frozen = rows.frozen
+
+    def counting(session, heads, **options):
+        read.extend(head.trial_id for head in heads)
+        return frozen(session, heads, **options)
+
+    monkeypatch.setattr(rows, "frozen", counting)
     for _ in range(3):
         finish(other)
     read.clear()
@@ -321,7 +370,7 @@ def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(ur
     ending = [other.claim]
 
     def end(_connection, _cursor, text, *_rest) -> None:
-        if "FROM trial_values" in text and ending:
+        if "trial_values" in text and ending:
             ending.pop().end(TrialState.COMPLETE, value=0.5)
 
     sa.event.listen(worker.opened.engine, "after_cursor_execute", end)

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from conftest import wait_for
 from hpo import config, rungs, show, space, store
 from hpo.definition import Definition, Point, Pruner, Search
-from hpo.rungs import PAUSED, PROMOTED, Ladder
+from hpo.rungs import PAUSED, PROMOTED, Board, Ladder, Verdict
 from test_run import descendants
 
 LADDER = Ladder(rungs=(2, 6), factor=3, most=12, points=False)
@@ -57,6 +57,15 @@ def trial(number: int, *accuracies: float, state=RUNNING, **system: object) -> F
 
 def paused(number: int, *accuracies: float) -> FrozenTrial:
     return trial(number, *accuracies, state=WAITING, paused=len(accuracies))
+
+
+def verdict(own: FrozenTrial, others: list[FrozenTrial], ladder: Ladder = LADDER) -> Verdict:
+    return Board(ladder, others).verdict(own)
+
+
+def promotable(trials: list[FrozenTrial], **told: object) -> tuple[FrozenTrial, int] | None:
+    found = Board(LADDER, trials).promotable(**told)
+    return found and (next(each for each in trials if each.number == found[0]), found[1])
 
 
 # Where they stand
@@ -124,7 +133,7 @@ def test_listed_points_take_part_only_if_the_study_says_so():
 )
 def test_one_in_three_goes_on_and_who_cannot_get_there_any_more_is_pruned(own, kind, place):
     others = [trial(number, 0.1, best) for number, best in enumerate((0.9, 0.8, 0.7, 0.5, 0.2))]
-    found = LADDER.verdict(trial(9, 0.1, own), [*others, trial(7, 0.99)])
+    found = verdict(trial(9, 0.1, own), [*others, trial(7, 0.99)])
     assert (found.kind, found.place, found.trials, found.rung) == (kind, place, 6, 2)
 
 
@@ -134,26 +143,26 @@ def test_more_may_come_to_a_higher_rung_than_the_lower_one_would_promote_in_the_
     six = [0.1] * 5
     there = [trial(number, *six, best) for number, best in enumerate((0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1))]
     below = [trial(number, 0.1, 0.1, state=TrialState.PRUNED) for number in range(10, 18)]
-    assert ladder.verdict(trial(9, *six, 0.7), [*there, *below]).kind == "paused"
+    assert verdict(trial(9, *six, 0.7), [*there, *below], ladder).kind == "paused"
     done = [trial(number, 0.1, 0.1, state=TrialState.PRUNED) for number in range(10, 26)]
-    assert ladder.verdict(trial(9, *six, 0.7), [*there, *done]).kind == "pruned"
+    assert verdict(trial(9, *six, 0.7), [*there, *done], ladder).kind == "pruned"
 
 
 def test_what_counts_at_a_rung_is_the_best_epoch_up_to_there():
     others = [trial(0, 0.1, 0.5, 0.9), trial(1, 0.6, 0.3)]
-    assert LADDER.verdict(trial(2, 0.55, 0.2), others).place == 2
+    assert verdict(trial(2, 0.55, 0.2), others).place == 2
 
 
 def test_of_equal_trials_the_earlier_one_is_ahead():
     others = [trial(0, 0.5, 0.5), trial(2, 0.5, 0.5)]
-    assert LADDER.verdict(trial(1, 0.5, 0.5), others).place == 2
+    assert verdict(trial(1, 0.5, 0.5), others).place == 2
 
 
 def test_a_trial_once_promoted_passes_its_rung_whoever_has_come_since():
     better = [trial(number, 0.9, 0.9) for number in range(9)]
-    assert LADDER.verdict(trial(9, 0.1, 0.1), better).kind == "pruned"
-    assert LADDER.verdict(trial(9, 0.1, 0.1, promoted=2), better).kind == "promoted"
-    assert LADDER.verdict(trial(9, 0.1, 0.1, promoted=6), better).kind == "promoted"
+    assert verdict(trial(9, 0.1, 0.1), better).kind == "pruned"
+    assert verdict(trial(9, 0.1, 0.1, promoted=2), better).kind == "promoted"
+    assert verdict(trial(9, 0.1, 0.1, promoted=6), better).kind == "promoted"
 
 
 # Who goes on
@@ -162,27 +171,27 @@ def test_a_trial_once_promoted_passes_its_rung_whoever_has_come_since():
 def test_the_best_in_a_third_go_on_from_the_highest_rung_down():
     low = [paused(number, 0.1, value) for number, value in enumerate((0.3, 0.9, 0.5))]
     high = [paused(number, *[0.1] * 5, value) for number, value in ((3, 0.2), (4, 0.6), (5, 0.4))]
-    found, rung = LADDER.promotable([*low, *high])
+    found, rung = promotable([*low, *high])
     assert (found.number, rung) == (4, 6)
-    found, rung = LADDER.promotable([*low, *high], taken=[4])
+    found, rung = promotable([*low, *high], taken=[4])
     assert (found.number, rung) == (1, 2)
-    assert LADDER.promotable([*low, *high[:2]], taken=[1]) is None  # of five, one
+    assert promotable([*low, *high[:2]], taken=[1]) is None  # of five, one
 
 
 def test_who_has_gone_on_before_counts_among_the_third():
     there = [trial(0, 0.1, 0.9, 0.9, promoted=2), *(paused(n, 0.1, n / 10) for n in range(1, 5))]
-    assert LADDER.promotable(there) is None
-    found, _ = LADDER.promotable([*there, paused(5, 0.1, 0.05)])
+    assert promotable(there) is None
+    found, _ = promotable([*there, paused(5, 0.1, 0.05)])
     assert found.number == 4
 
 
 def test_in_the_end_one_goes_on_from_the_highest_rung_so_that_one_completes():
     there = [paused(0, 0.1, 0.9), paused(1, *[0.2] * 6), paused(2, *[0.3] * 6)]
-    assert LADDER.promotable(there) == (there[0], 2)
+    assert promotable(there) == (there[0], 2)
     there[0] = trial(0, 0.1, 0.9, promoted=2, state=TrialState.FAIL)
-    assert LADDER.promotable(there) is None
-    assert LADDER.promotable(there, last=True) == (there[2], 6)
-    assert LADDER.promotable([*there, trial(3, *[0.5] * 9, state=COMPLETE)], last=True) is None
+    assert promotable(there) is None
+    assert promotable(there, last=True) == (there[2], 6)
+    assert promotable([*there, trial(3, *[0.5] * 9, state=COMPLETE)], last=True) is None
 
 
 def test_a_sampler_sees_an_open_trial_with_what_it_has_come_to():
@@ -203,16 +212,19 @@ def test_in_any_order_all_trials_end_and_the_best_of_each_rung_have_gone_on(work
     """The rules alone, without a store: what a study does with them, a step of some worker at a time."""
     order = random.Random(workers)
     ladder = Ladder(rungs=(1, 3, 9), factor=3, most=40, points=False)
+    board = Board(ladder)
     trials: list[FrozenTrial] = []
     busy: list[FrozenTrial] = []
     while True:
         if len(busy) < workers:
             last = not busy and len(trials) == ladder.most
-            found = ladder.promotable(trials, last=last)
+            found = board.promotable(last=last)
+            assert found == Board(ladder, trials).promotable(last=last)
             if found is not None:
-                found[0].state = RUNNING
-                found[0].system_attrs = {PAUSED: None, PROMOTED: found[1]}
-                busy.append(found[0])
+                busy.append(trials[found[0]])
+                busy[-1].state = RUNNING
+                busy[-1].system_attrs = {PAUSED: None, PROMOTED: found[1]}
+                board.put(busy[-1])
             elif len(trials) < ladder.most:
                 trials.append(trial(len(trials)))
                 busy.append(trials[-1])
@@ -223,9 +235,12 @@ def test_in_any_order_all_trials_end_and_the_best_of_each_rung_have_gone_on(work
         if own.last_step == 20:
             own.state, own.value = COMPLETE, 0.0
         elif ladder.stands(own):
-            kind = ladder.verdict(own, trials).kind
+            found = Board(ladder, trials).verdict(own)
+            assert board.verdict(own) == found
+            kind = found.kind
             own.state = {"promoted": RUNNING, "paused": WAITING, "pruned": TrialState.PRUNED}[kind]
             own.system_attrs[PROMOTED if kind == "promoted" else PAUSED] = own.last_step
+        board.put(own)
         if own.state != RUNNING:
             busy.remove(own)
     the_best_have_gone_on(trials, ladder)

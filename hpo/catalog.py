@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 # These two return their auxiliary classifiers' outputs beside the logits while they train.
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+# What most studies ask for need not be looked at: the smallest images that these models train on, in pixels,
+# two or more at a time. All of them have ImageNet weights.
+COMMON = {
+    "alexnet": 63,
+    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), 32),
+    **dict.fromkeys(("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"), 32),
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 8),
+}
 
 
 @functools.cache

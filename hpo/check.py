@@ -147,7 +147,7 @@ def _dataset(name: str, where: str, key: str) -> None:
 
 
 def _model(name: str, where: str, key: str) -> None:
-    if name not in catalog.models():
+    if name not in catalog.COMMON and name not in catalog.models():
         raise DefinitionError(
             f"{where}: {key}: torchvision has no classification model {shown(name)}"
             f"{suggestion(name, catalog.models()) or ';'} some it has: alexnet, vgg16, resnet18, "
@@ -360,8 +360,14 @@ def unused(name: str, *values: Any) -> str:
 
 
 def trainable(settings: Config, where: str, section: str) -> None:
-    """Check that the model takes what it is told; imports torch and torchvision, which takes seconds."""
+    """Check that the model takes what it is told.
+
+    Of what is not common torch is asked, and torchvision: to import them takes seconds.
+    """
     model, size = settings.model, settings.image_size
+    is_plain = settings.dropout is None and settings.batch_size > 1
+    if is_plain and model in catalog.COMMON and size >= catalog.COMMON[model]:
+        return
     if settings.dropout is not None and not catalog.has_dropout(model):
         raise DefinitionError(
             f"{where}: {dotted(section, 'dropout')}: model '{model}' has no dropout; leave it out, or "

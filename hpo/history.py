@@ -219,9 +219,9 @@ class History(_CachedStorage):
         given = {"study": self.study_id}
         since = {"since": self._renewed - LATE_SECONDS, "left": self._left}
         found = session.execute(*((_TOUCHED, given) if whole else (_CHANGED, given | since))).all()
-        changed, versions, known = [], {}, {}
+        changed, versions, known, renewed = [], {}, {}, self._renewed
         for row in found:
-            self._renewed = max(self._renewed, row.renewed or 0.0)
+            renewed = max(renewed, row.renewed or 0.0)
             if self._own is not None and row.number == self._own.number:
                 continue
             version, before = (row.state, row.token, row.epoch), self._versions.get(row.number)
@@ -236,6 +236,7 @@ class History(_CachedStorage):
         for trial in rows.frozen(session, changed, known=known):
             self._put(trial)
         self._versions |= versions
+        self._renewed = renewed
         self._whole_at = now if whole else self._whole_at
         self._left, self._looked = 0, True
 

@@ -41,8 +41,8 @@ def find(study: str) -> Path:
 def load(path: Path, sets: Iterable[str] = (), name: str | None = None) -> Definition:
     """Read and check a study file, after applying ``--set KEY=VALUE`` texts and ``--name`` to it.
 
-    Checks models against torchvision too, so it imports torch. Raises DefinitionError, in one line,
-    for whatever is wrong.
+    Checks models against torchvision too, for which it may import torch. Raises DefinitionError, in one
+    line, for whatever is wrong.
     """
     where = str(path)
     try:

@@ -65,6 +65,14 @@ def test_the_image_size_that_a_model_needs_is_known_to_the_pixel(model, fits, fa
     assert catalog.too_small(model, fails)
 
 
+@pytest.mark.parametrize("model", catalog.COMMON)
+def test_what_is_known_of_common_models_is_what_torch_says(model):
+    smallest = catalog.COMMON[model]
+    assert catalog.too_small(model, smallest) is None
+    assert smallest == 8 or catalog.too_small(model, smallest - 1)
+    assert catalog.has_imagenet(model)
+
+
 @pytest.mark.parametrize(
     "model", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
 )

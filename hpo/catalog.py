@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # These two return their auxiliary classifiers' outputs beside the logits while they train.
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
-# What most studies ask for need not be looked at: the smallest images that these models train on, in pixels,
+# What most studies ask for need not be looked at: the smallest images that these models train on (pixels),
 # two or more at a time. All of them have ImageNet weights.
 COMMON = {
     "alexnet": 63,

@@ -1,13 +1,17 @@
 """Fixtures: an empty folder to run the real command in, and stores on real databases."""
 
 import contextlib
+import fcntl
+import gc
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 import postgres
+from hpo import cli
 
 # One thread each, here and in the processes that tests start: they run side by side, and bits depend on the
 # number of threads. Set before anything imports torch, which reads it then.
@@ -62,15 +67,85 @@ class Workplace:
             assert process.returncode == code, f"hpo {' '.join(args)}: {process.returncode}\n{out}\n{err}"
         return Done(code=process.returncode, out=out, err=err)
 
+    def here(self, *args: str, code: int = 0, **settings: str) -> Done:
+        """Run the command in this process, which costs none of a new one's seconds.
+
+        For what it stores and what it says; what it does to its process is seen in one of its own alone.
+        """
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            self._entered(args, {**self.environment, **settings}),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            closed_engines(),
+            pytest.raises(SystemExit) as ended,
+        ):
+            cli.main()
+        assert ended.value.code == code, (
+            f"hpo {' '.join(args)}: {ended.value.code}\n{out.getvalue()}\n{err.getvalue()}"
+        )
+        return Done(code=code, out=out.getvalue(), err=err.getvalue())
+
     def study(self, text: str, name: str = "small") -> str:
         (self.path / f"{name}.toml").write_text(text)
         return f"{name}.toml"
 
+    @contextlib.contextmanager
+    def _entered(self, args: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+        """Let this process be as one that is started here; what the command sets is set back after it."""
+        signals = {
+            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+        }
+        threshold, modules = gc.get_threshold(), set(sys.modules)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.path)
+            patch.setattr(sys, "argv", ["hpo", *args])
+            patch.setattr(sys, "path", [*sys.path])
+            for key in os.environ.keys() - environment.keys():
+                patch.delenv(key)
+            for key, value in environment.items():
+                patch.setenv(key, value)
+            try:
+                yield
+            finally:
+                gc.set_threshold(*threshold)
+                for number, handler in signals.items():
+                    signal.signal(number, handler)
+                for name in sys.modules.keys() - modules:
+                    if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{self.path}/"):
+                        del sys.modules[name]  # the next test's own.py is another
+
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Workplace:
+    return workplace_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Give a function that gives the folder of a name, which the first of all processes to ask fills."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def folder(name: str, fill: Callable[[Path], None]) -> Path:
+        made, filled = shared / name, shared / f"{name}.filled"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not filled.exists():
+                shutil.rmtree(made, ignore_errors=True)  # of one that failed
+                made.mkdir()
+                fill(made)
+                filled.touch()
+        return made
+
+    return folder
+
+
+def workplace_in(path: Path) -> Workplace:
+    """Give a workplace without the settings of whoever runs the tests."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    return Workplace(path=tmp_path, environment={**kept, "COLUMNS": "200"})
+    return Workplace(path=path, environment={**kept, "COLUMNS": "200"})
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import torchvision
 import yaml
 from PIL import Image, ImageDraw
 
-from conftest import HPO, ROOT, Workplace
+from conftest import HPO, ROOT, Workplace, workplace_in
 from hpo import card, catalog, data, export, images, model, predict, store
 from hpo.artifacts import Artifacts
 from hpo.config import Config
@@ -128,16 +128,23 @@ def draw_images(folder: Path, names: tuple[str, ...], count: int) -> None:
             image.convert(mode).save(folder / name / f"pic {number}.{suffix}")
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> Workplace:
-    """A folder in which the digits and a person's own images have been searched."""
-    path = tmp_path_factory.mktemp("exported")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    place = Workplace(path=path, environment={**kept, "COLUMNS": "200"})
+def searched(path: Path) -> None:
+    """Search the digits and a person's own images in a folder, and take the best of the digits."""
+    place = workplace_in(path)
     draw_images(path / "images", ("Dreiecke ∆", "a|b"), 8)
     place.hpo("run", place.study(DIGITS, "digits"), "--devices", "cpu:1")
     place.hpo("run", place.study(FOLDER.format(path / "images"), "shapes"), "--devices", "cpu:1")
-    return place
+    place.hpo("export", "digits", "--to", "winner")
+    split = data.load(Config(dataset="digits", limit=300), path).selection
+    (path / "selection").mkdir()
+    for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+        Image.fromarray(image[0].numpy()).save(path / f"selection/{number:03} {int(label)}.png")
+
+
+@pytest.fixture(scope="module")
+def ran(once) -> Workplace:
+    """A folder in which the digits and a person's own images have been searched; tests only read it."""
+    return workplace_in(once("exported", searched))
 
 
 def taken(
@@ -165,22 +172,15 @@ def trials_of(place: Workplace, name: str) -> list[optuna.trial.FrozenTrial]:
 
 @pytest.fixture(scope="module")
 def winner(ran) -> Path:
-    ran.hpo("export", "digits", "--to", "winner")
+    """The best trial of the digits, exported by the command."""
     return ran.path / "winner"
 
 
 @pytest.fixture(scope="module")
-def selection(ran) -> tuple[Path, dict[str, str]]:
+def labels(ran) -> dict[str, str]:
     """The digits that accuracy was measured on, as files, and the class of each."""
-    split = data.load(Config(dataset="digits", limit=300), ran.path).selection
-    folder = ran.path / "selection"
-    folder.mkdir()
-    labels = {}
-    for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
-        file = folder / f"{number:03}.png"
-        Image.fromarray(image[0].numpy()).save(file)
-        labels[str(file)] = str(int(label))
-    return folder, labels
+    files = sorted((ran.path / "selection").iterdir())
+    return {str(file): file.stem.partition(" ")[2] for file in files}
 
 
 def lines(winner: Path) -> str:
@@ -211,14 +211,13 @@ def accuracy(found: dict[str, str], labels: dict[str, str]) -> float:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_round_trip_gives_the_stored_accuracy_to_the_last_digit(ran, selection, number):
-    _, labels = selection
-    folder = ran.path / f"trial{number}"
-    ran.hpo("export", "digits", "--trial", str(number), "--to", str(folder))
+def test_a_round_trip_gives_the_stored_accuracy_to_the_last_digit(ran, labels, number, tmp_path):
+    folder = tmp_path / "trial"
+    ran.here("export", "digits", "--trial", str(number), "--to", str(folder))
     stored = trials_of(ran, "digits")[number].value
     plain = dict(zip(labels, elsewhere(folder, labels), strict=True))
     assert accuracy({file: label for file, (label, _) in plain.items()}, labels) == stored
-    documents = ran.hpo("predict", str(folder), *labels, "--json", "--top", "1").json()
+    documents = ran.here("predict", str(folder), *labels, "--json", "--top", "1").json()
     predicted = {each["image"]: each["classes"][0] for each in documents}
     assert accuracy({file: guess["label"] for file, guess in predicted.items()}, labels) == stored
     for file, (_, probabilities) in plain.items():
@@ -228,7 +227,7 @@ def test_a_round_trip_gives_the_stored_accuracy_to_the_last_digit(ran, selection
 def test_without_hpo_a_person_s_own_pictures_are_seen_as_with_it(ran, tmp_path):
     taken(ran, "shapes", tmp_path / "winner")
     files = sorted(map(str, (ran.path / "images").rglob("pic *.*")))
-    documents = ran.hpo("predict", str(tmp_path / "winner"), *files, "--json", "--top", "2").json()
+    documents = ran.here("predict", str(tmp_path / "winner"), *files, "--json", "--top", "2").json()
     for document, (label, probabilities) in zip(
         documents, elsewhere(tmp_path / "winner", files), strict=True
     ):
@@ -238,17 +237,18 @@ def test_without_hpo_a_person_s_own_pictures_are_seen_as_with_it(ran, tmp_path):
         assert found == pytest.approx(sorted(probabilities, reverse=True), abs=1e-5)
 
 
-def test_the_best_trial_is_taken_unless_another_is_named(ran, winner):
-    best = ran.hpo("best", "digits", "--json").json()
+def test_the_best_trial_is_taken_unless_another_is_named(ran, winner, tmp_path):
+    best = ran.here("best", "digits", "--json").json()
     config = json.loads((winner / "config.json").read_text())
     assert (config["study"], config["trial"]) == ("digits", best["trial"])
     metrics = json.loads((winner / "metrics.json").read_text())
     assert (metrics["accuracy"], metrics["epoch"]) == (best["accuracy"], best["best_epoch"])
     trial = trials_of(ran, "digits")[best["trial"]]
     assert metrics["accuracies"] == list(trial.intermediate_values.values())
-    other = ran.hpo("export", "digits", "--trial", "1", "--to", "other")
-    assert other.out.startswith("trial 1 of study digits is in other\n")
-    settings = json.loads((ran.path / "other/config.json").read_text())["settings"]
+    other = tmp_path / "other"
+    done = ran.here("export", "digits", "--trial", "1", "--to", str(other))
+    assert done.out.startswith(f"trial 1 of study digits is in {other}\n")
+    settings = json.loads((other / "config.json").read_text())["settings"]
     assert (settings["model"], settings["lr"], settings["epochs"]) == ("squeezenet1_1", 0.001, 1)
 
 
@@ -366,12 +366,12 @@ def test_the_card_s_lines_make_of_any_image_what_training_made_of_it(ran, tmp_pa
 # -- The folder ----------------------------------------------------------------------------------
 
 
-def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, selection):
+def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, labels):
     names = {"README.md", "config.json", "labels.txt", "metrics.json", "model.safetensors"}
     assert set(os.listdir(winner)) == names
     assert (winner / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
     assert not [name for name in os.listdir(ran.path) if "draft" in name]
-    best = ran.hpo("best", "digits", "--json").json()
+    best = ran.here("best", "digits", "--json").json()
     weights = ran.path / "storage/artifacts" / best["weights"]
     assert (winner / "model.safetensors").read_bytes() == weights.read_bytes()
     _, block, text = (winner / "README.md").read_text().split("---\n", 2)
@@ -379,7 +379,7 @@ def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, selection):
     (result,) = entry["results"]
     assert result["dataset"] == {"name": "digits", "type": "images", "split": "validation"}
     assert result["metrics"][0]["value"] == best["accuracy"]
-    measured = f"{best['accuracy']:.4f} on the validation split ({len(selection[1])} images)"
+    measured = f"{best['accuracy']:.4f} on the validation split ({len(labels)} images)"
     assert f"| accuracy | {measured} |" in text
     for word in (
         f"digits, trial {best['trial']}",
@@ -392,27 +392,27 @@ def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, selection):
         assert word in text, word
 
 
-def test_an_accuracy_that_was_chosen_on_the_test_split_is_marked(ran):
-    done = ran.hpo("export", "shapes", "--to", "shapes")
+def test_an_accuracy_that_was_chosen_on_the_test_split_is_marked(ran, tmp_path):
+    done = ran.here("export", "shapes", "--to", str(tmp_path / "shapes"))
     assert "on the test split, which it was also chosen on: optimistic" in done.out
-    metrics = json.loads((ran.path / "shapes/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "shapes/metrics.json").read_text())
     assert (metrics["split"], metrics["optimistic"]) == ("test", True)
-    card = (ran.path / "shapes/README.md").read_text()
+    card = (tmp_path / "shapes/README.md").read_text()
     assert "which it was also chosen on: optimistic" in card.partition("## ")[0], "the block"
     assert "which it was also chosen on: optimistic" in card.partition("## How good")[2]
 
 
-def test_no_name_of_this_machine_or_its_folders_is_given_away(ran):
-    taken(ran, "shapes", ran.path / "given")
+def test_no_name_of_this_machine_or_its_folders_is_given_away(ran, tmp_path):
+    taken(ran, "shapes", tmp_path / "given")
     trial = trials_of(ran, "shapes")[0]
     for name in ("README.md", "config.json", "metrics.json"):
-        text = (ran.path / "given" / name).read_text()
+        text = (tmp_path / "given" / name).read_text()
         assert str(ran.path) not in text
         assert f'"{trial.user_attrs["hardware"]["host"]}"' not in text
-    settings = json.loads((ran.path / "given/config.json").read_text())["settings"]
+    settings = json.loads((tmp_path / "given/config.json").read_text())["settings"]
     assert settings["dataset"] == "folder:images"
-    assert (ran.path / "given/labels.txt").read_text() == "Dreiecke ∆\na|b\n"
-    assert r"Classes: Dreiecke ∆, a\|b" in (ran.path / "given/README.md").read_text()
+    assert (tmp_path / "given/labels.txt").read_text() == "Dreiecke ∆\na|b\n"
+    assert r"Classes: Dreiecke ∆, a\|b" in (tmp_path / "given/README.md").read_text()
 
 
 def test_a_folder_that_holds_anything_is_left_as_it_is(ran, winner, tmp_path):
@@ -458,7 +458,7 @@ def test_artifacts_behind_a_url_are_exported_too(ran, tmp_path):
 
 
 def test_trials_that_are_not_there_or_have_no_weights_are_told_from_those_that_have(workplace):
-    workplace.hpo("create", workplace.study(DIGITS, "digits"))
+    workplace.here("create", workplace.study(DIGITS, "digits"))
     target = workplace.path / "winner"
     for number, words in (
         (None, "study 'digits' has no complete trial yet"),
@@ -466,15 +466,16 @@ def test_trials_that_are_not_there_or_have_no_weights_are_told_from_those_that_h
         (1, "trial 1 of study 'digits' is waiting and has no weights; with weights: none yet"),
     ):
         assert refusal(workplace, "digits", target, number).startswith(words)
-    done = workplace.hpo("export", "digit", "--to", "winner", code=1)
+    done = workplace.here("export", "digit", "--to", "winner", code=1)
     assert done.err == "hpo: no study 'digit' in the store; did you mean 'digits'? there are: digits\n"
     assert not target.exists()
 
 
 def test_of_an_objective_of_ones_own_the_weights_file_is_named(place):
     text = '[train]\nobjective = "own:climb"\nepochs = 1\n[search]\nsampler = "grid"\n[[points]]\nx = 1\n'
-    place.hpo("run", place.study(text))
-    done = place.hpo("export", "small", "--to", "winner", code=1)
+    place.here("create", place.study(text))
+    place.here("worker", "small")
+    done = place.here("export", "small", "--to", "winner", code=1)
     assert done.err.startswith("hpo: study 'small' has an objective of its own (own:climb)")
     assert done.err.count("\n") == 1
     assert torch.load(done.err.split()[-1], weights_only=True)["epoch"] == 1
@@ -483,11 +484,11 @@ def test_of_an_objective_of_ones_own_the_weights_file_is_named(place):
 # -- Predicting ----------------------------------------------------------------------------------
 
 
-def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(ran, winner, selection):
-    pictures, _ = selection
-    first, second = str(pictures / "000.png"), str(pictures / "001.png")
-    (ran.path / "no.png").write_text("no image")
-    done = ran.hpo("predict", str(winner), first, "no.png", "gone.png", "selection", second, code=1)
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(workplace, winner, labels):
+    first, second, *_ = labels
+    (workplace.path / "no.png").write_text("no image")
+    (workplace.path / "pictures").mkdir()
+    done = workplace.here("predict", str(winner), first, "no.png", "gone.png", "pictures", second, code=1)
     assert [line.partition(": ")[0] for line in done.out.splitlines()] == [first, second]
     assert re.fullmatch(
         r"\d [01]\.\d{3}, \d [01]\.\d{3}, \d [01]\.\d{3}", done.out.splitlines()[0].split(": ")[1]
@@ -495,9 +496,9 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(ran,
     assert done.err.splitlines() == [
         "hpo: no.png: not a readable image (no image format that is known)",
         "hpo: gone.png: not a readable image (No such file or directory)",
-        "hpo: selection: a folder; name the images in it, as selection/*.jpg",
+        "hpo: pictures: a folder; name the images in it, as pictures/*.jpg",
     ]
-    documents = ran.hpo("predict", str(winner), "gone.png", first, "--json", code=1).json()
+    documents = workplace.here("predict", str(winner), "gone.png", first, "--json", code=1).json()
     assert documents[0] == {
         "image": "gone.png",
         "error": "gone.png: not a readable image (No such file or directory)",
@@ -505,15 +506,15 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(ran,
     probabilities = [guess["probability"] for guess in documents[1]["classes"]]
     assert len(probabilities) == 3
     assert probabilities == sorted(probabilities, reverse=True)
-    every = ran.hpo("predict", str(winner), first, "--json", "--top", "99").json()[0]["classes"]
+    every = workplace.here("predict", str(winner), first, "--json", "--top", "99").json()[0]["classes"]
     assert len(every) == 10
     assert sum(guess["probability"] for guess in every) == pytest.approx(1)
 
 
-def test_an_image_whose_name_is_no_text_is_predicted(ran, winner, selection):
+def test_an_image_whose_name_is_no_text_is_predicted(workplace, winner, labels):
     name = os.fsdecode(b"\xff.png")
-    shutil.copy(selection[0] / "000.png", ran.path / name)
-    done = ran.hpo("predict", str(winner), name)
+    shutil.copy(next(iter(labels)), workplace.path / name)
+    done = workplace.hpo("predict", str(winner), name)
     assert done.out.startswith("?.png: ")
 
 
@@ -523,7 +524,7 @@ def test_a_folder_that_was_not_exported_or_is_not_whole_is_said_in_one_line(ran,
             predict.Predictor(folder)
         return str(caught.value)
 
-    done = ran.hpo("predict", "digits", "x.png", code=1)
+    done = ran.here("predict", "digits", "x.png", code=1)
     assert done.err == "hpo: digits: no folder that 'hpo export NAME --to FOLDER' made\n"
     assert "no folder that 'hpo export" in message(ran.path)
     copy = tmp_path / "winner"
@@ -581,7 +582,7 @@ def test_the_tutorial_runs_as_it_stands(workplace):
 
 def test_a_mistyped_folder_is_told_before_a_study_is_stored(workplace):
     flags = ("--set", "train.weights=none", "--set", "train.dataset=folder:./my-imagse")
-    done = workplace.hpo("run", "finetune", *flags, code=1)
+    done = workplace.here("run", "finetune", *flags, code=1)
     assert done.err == "hpo: train.dataset: 'folder:./my-imagse': there is no such folder\n"
     assert os.listdir(workplace.path) == []
 

@@ -8,6 +8,7 @@ import optuna
 import pytest
 import torch
 
+from conftest import closed_engines
 from hpo import data, finish, store, train
 from hpo.config import Final
 from test_run import artifact, descendants, load, wait_for
@@ -63,17 +64,23 @@ def points(*settings: str) -> str:
 
 
 def made(place, *settings: str) -> None:
-    """Run a study of these points."""
-    place.hpo("run", place.study(points(*settings)), "--devices", "cpu:1")
+    """Run a study of these points, in this process."""
+    place.here("create", place.study(points(*settings)))
+    place.here("worker", "small")
 
 
-def finished(place, *flags: str) -> dict:
-    return place.hpo("finish", "small", *flags, "--devices", "cpu:2", "--json").json()
+def finished(place, top: int, seeds: int) -> dict:
+    """Give what the command says once its runs are there, which are made in this process."""
+    with closed_engines():
+        opened = store.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+        finish.create(opened, finish.plan(opened, "small", top, seeds))
+    place.here("worker", "small-finish")
+    return place.here("finish", "small", "--top", str(top), "--seeds", str(seeds), "--json").json()
 
 
 def test_the_better_of_two_settings_is_named_where_it_is_better(place):
     made(place, "quality = 0.75", "quality = 0.80")
-    found = finished(place, "--seeds", "5")
+    found = place.hpo("finish", "small", "--seeds", "5", "--devices", "cpu:2", "--json").json()
     assert found["decided"] is True
     assert [each["trial"] for each in found["settings"]] == [1, 0]
     assert found["conclusion"].startswith("The best is trial 1's setting: ")
@@ -86,7 +93,7 @@ def test_the_better_of_two_settings_is_named_where_it_is_better(place):
         assert each["low"] < sum(each["accuracies"].values()) / 5 < each["high"]
     assert found["split"] is None
 
-    done = place.hpo("finish", "small", "--top", "2", "--devices", "cpu:1")
+    done = place.here("finish", "small", "--top", "2", "--devices", "cpu:1")
     assert "0.05" in done.out
     assert "The best is trial 1's setting" in done.out
     assert "hpo knows no test split of it" in done.out
@@ -96,16 +103,16 @@ def test_the_better_of_two_settings_is_named_where_it_is_better(place):
 
 def test_two_settings_that_do_not_differ_are_not_told_apart(place):
     made(place, 'twin = "a"', 'twin = "b"')
-    found = finished(place, "--top", "2", "--seeds", "8")
+    found = finished(place, 2, 8)
     assert found["decided"] is False
     assert "is not decided" in found["conclusion"]
     assert found["difference"]["low"] < 0 < found["difference"]["high"]
 
-    once = finished(place, "--top", "2", "--seeds", "1")
+    once = finished(place, 2, 1)
     assert (once["decided"], once["difference"]) == (False, None)
     assert "one run each cannot tell" in once["conclusion"]
     assert [(each["low"], each["high"]) for each in once["settings"]] == [(None, None)] * 2
-    one = finished(place, "--top", "1", "--seeds", "2")
+    one = finished(place, 1, 2)
     assert one["conclusion"] == "There is one setting, and nothing to compare it with."
 
 
@@ -117,27 +124,27 @@ def test_equal_settings_count_once_and_those_that_did_not_complete_not_at_all(pl
         'twin = "odd", quality = 0.9, seed = 2',
         "quality = 0.7",
     )
-    found = finished(place, "--top", "5", "--seeds", "2")
+    found = finished(place, 5, 2)
     assert sorted(each["params"]["quality"] for each in found["settings"]) == [0.7, 0.8]
     assert found["notes"] == ["study 'small' has 2 complete settings, not 5"]
 
 
 def test_more_settings_and_seeds_are_added_to_what_has_run(place):
     made(place, "quality = 0.8", "quality = 0.7", "quality = 0.6")
-    first = finished(place, "--top", "2", "--seeds", "2")
+    first = finished(place, 2, 2)
     before = [(trial.number, trial.value) for trial in load(place, "small-finish").trials]
-    found = finished(place, "--top", "3", "--seeds", "3")
+    found = finished(place, 3, 3)
     trials = load(place, "small-finish").trials
     assert len(trials) == 9
     assert [(trial.number, trial.value) for trial in trials[:4]] == before
     assert all(len(each["accuracies"]) == 3 for each in found["settings"])
-    assert finished(place, "--top", "2", "--seeds", "2") == first
+    assert finished(place, 2, 2) == first
     assert len(load(place, "small-finish").trials) == 9
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_compared(place):
     made(place, 'twin = "odd"', 'quality = 0.6, twin = "b"')
-    found = finished(place, "--top", "2", "--seeds", "3")
+    found = finished(place, 2, 3)
     (missing,) = found["missing"]
     assert missing == (
         "trial 0's setting lacks seed 2: its run is failed (no such luck); "
@@ -159,7 +166,7 @@ def test_a_run_comes_to_the_accuracy_after_its_last_epoch(place):
         }
     )
     store.create(opened, longer, "")
-    place.hpo("launch", "small-finish", "--devices", "cpu:1")
+    place.here("worker", "small-finish")
     third, fifth = load(place, "small-finish").trials
     assert fifth.value == fifth.intermediate_values[5] == pytest.approx(third.value - 0.1)
     assert (fifth.user_attrs["best_epoch"], fifth.user_attrs["epochs"]) == (5, 5)
@@ -176,7 +183,8 @@ def load_if_there(workplace) -> list[optuna.trial.FrozenTrial]:
 def test_a_built_in_study_is_finished_on_its_test_images_which_are_looked_at_once_though_it_is_killed(
     workplace,
 ):
-    workplace.hpo("run", workplace.study(DIGITS), "--devices", "cpu:1")
+    workplace.here("create", workplace.study(DIGITS))
+    workplace.here("worker", "small")
     (chosen,) = load(workplace).trials
     process = workplace.start("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
 
@@ -215,7 +223,7 @@ def test_a_built_in_study_is_finished_on_its_test_images_which_are_looked_at_onc
         plain = train.Run(config, images, torch.device("cpu"))
         assert [epoch.accuracy for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
 
-    again = workplace.hpo("finish", "small", "--top", "1", "--seeds", "2")
+    again = workplace.here("finish", "small", "--top", "1", "--seeds", "2")
     assert (again.out, again.err) == (done.out, "")
     assert_said_everywhere(workplace, epochs)
 
@@ -223,13 +231,13 @@ def test_a_built_in_study_is_finished_on_its_test_images_which_are_looked_at_onc
 def assert_said_everywhere(workplace, epochs: int) -> None:
     """Every verb that shows such an accuracy says what it is."""
     once = "on the test split, once, after the last epoch"
-    assert once in workplace.hpo("status", "small-finish").out
-    assert once in workplace.hpo("best", "small-finish").out
-    assert "test accuracy" in workplace.hpo("trials", "small-finish").out
-    assert "on the test split" in workplace.hpo("studies").out
-    workplace.hpo("report", "small-finish", "-o", "report.html")
+    assert once in workplace.here("status", "small-finish").out
+    assert once in workplace.here("best", "small-finish").out
+    assert "test accuracy" in workplace.here("trials", "small-finish").out
+    assert "on the test split" in workplace.here("studies").out
+    workplace.here("report", "small-finish", "-o", "report.html")
     assert once in (workplace.path / "report.html").read_text()
-    assert once in workplace.hpo("export", "small-finish", "--to", "winner").out
+    assert once in workplace.here("export", "small-finish", "--to", "winner").out
     metrics = json.loads((workplace.path / "winner/metrics.json").read_text())
     assert (metrics["split"], metrics["optimistic"], metrics["epochs"]) == ("test", False, epochs)
     assert "split: test" in (workplace.path / "winner/README.md").read_text()
@@ -237,28 +245,28 @@ def assert_said_everywhere(workplace, epochs: int) -> None:
 
 def test_what_cannot_be_finished_is_refused_in_one_line(place):
     def refused(*words: str) -> str:
-        done = place.hpo(*words, code=1)
+        done = place.here(*words, code=1)
         assert done.err.count("\n") == 1
         assert done.out == ""
         return done.err
 
-    place.hpo("create", place.study(points("quality = 0.8")))
+    place.here("create", place.study(points("quality = 0.8")))
     assert "no study 'smal' in the store; did you mean 'small'?" in refused("finish", "smal")
     assert "has no complete trial yet" in refused("finish", "small")
     assert "--devices gpu" in refused("finish", "small", "--devices", "gpu")
-    place.hpo("finish", "small", "--top", "0", code=2)
+    place.here("finish", "small", "--top", "0", code=2)
 
     on_test = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "test"')
-    place.hpo("create", place.study(on_test, "mirror"))
+    place.here("create", place.study(on_test, "mirror"))
     assert "has chosen on the test split already" in refused("finish", "mirror")
     final = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "final"')
     assert "train.selection" in refused("create", place.study(final, "door"))
 
-    place.hpo("run", "small.toml", "--devices", "cpu:1")
-    place.hpo("create", "small.toml", "--name", "small-finish")
+    place.here("worker", "small")
+    place.here("create", "small.toml", "--name", "small-finish")
     assert "not made by 'hpo finish small'; 'hpo delete small-finish' first" in refused("finish", "small")
-    place.hpo("delete", "small-finish", "--yes")
-    place.hpo("finish", "small", "--seeds", "1")
+    place.here("delete", "small-finish", "--yes")
+    finished(place, 3, 1)
     assert "'hpo finish small' alone adds to it" in refused("enqueue", "small-finish", "quality=0.9")
     assert "'hpo finish small' reports it" in refused("finish", "small-finish")
     assert "finish.of: 'small' -> nothing" in refused("create", "small.toml", "--name", "small-finish")
@@ -266,8 +274,8 @@ def test_what_cannot_be_finished_is_refused_in_one_line(place):
 
 def test_a_study_that_is_not_complete_is_finished_with_its_best_so_far_and_says_so(place):
     made(place, "quality = 0.8")
-    place.hpo("create", place.study(points("quality = 0.8", "quality = 0.9")))
-    done = place.hpo("finish", "small", "--top", "1", "--seeds", "2")
+    place.here("create", place.study(points("quality = 0.8", "quality = 0.9")))
+    done = place.hpo("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
     assert "hpo: study 'small' is idle, not complete: these are its best settings so far\n" in done.err
     assert "0.8" in done.out
 
@@ -282,4 +290,5 @@ def test_told_to_stop_it_leaves_and_the_same_command_goes_on(place):
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert "the same command goes on from here" in err
-    assert len(finished(place, "--top", "1", "--seeds", "4")["settings"][0]["accuracies"]) == 4
+    again = ("finish", "small", "--top", "1", "--seeds", "4", "--devices", "cpu:1", "--json")
+    assert len(place.hpo(*again).json()["settings"][0]["accuracies"]) == 4

@@ -92,8 +92,8 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     place, url, sql
 ):
     (place.path / "broken").touch()
-    place.hpo("create", place.study(points("fragile", "patient")), HPO_STORE=url)
-    refused = place.hpo("retry", "small", "--trial", "0", code=1, HPO_STORE=url)
+    place.here("create", place.study(points("fragile", "patient")), HPO_STORE=url)
+    refused = place.here("retry", "small", "--trial", "0", code=1, HPO_STORE=url)
     assert "has no failed trial 0" in refused.err
     worker = place.start("worker", "small", HPO_STORE=url)
     wait_for(lambda: sql("SELECT state FROM trials WHERE number = 0") == [("FAIL",)], 60)
@@ -110,14 +110,14 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     assert "failure" not in first.user_attrs
     assert first.user_attrs["attempts"] == 2
     assert "attempt 2, goes on after epoch" in err
-    assert "has no failed trial" in place.hpo("retry", "small", "--failed", code=1, HPO_STORE=url).err
-    assert place.hpo("retry", "small", code=2, HPO_STORE=url).out == ""
+    assert "has no failed trial" in place.here("retry", "small", "--failed", code=1, HPO_STORE=url).err
+    assert place.here("retry", "small", code=2, HPO_STORE=url).out == ""
 
 
 def test_what_is_one_trials_fault_ends_that_trial_alone_and_says_why(place, url):
     file = place.study(points("huge", "odd", "sound").replace("epochs = 10", "epochs = 1\nbatch_size = 64"))
-    place.hpo("create", file, HPO_STORE=url)
-    place.hpo("worker", "small", HPO_STORE=url)
+    place.here("create", file, HPO_STORE=url)
+    place.here("worker", "small", HPO_STORE=url)
     huge, odd, sound = trials(url)
     assert [trial.state.name for trial in (huge, odd, sound)] == ["FAIL", "FAIL", "COMPLETE"]
     assert huge.user_attrs["failure"]["class"] == "out_of_memory"
@@ -133,7 +133,7 @@ def test_what_is_one_trials_fault_ends_that_trial_alone_and_says_why(place, url)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_trial_that_fills_the_gpu_leaves_it_clean_for_the_next(place):
-    place.hpo("create", place.study(points("greedy", "modest").replace("epochs = 10", "epochs = 1")))
+    place.here("create", place.study(points("greedy", "modest").replace("epochs = 10", "epochs = 1")))
     place.hpo("worker", "small", "--device", "cuda:0")
     greedy, modest = trials(f"sqlite:///{place.path}/storage/hpo.db")
     assert (greedy.state.name, modest.state.name) == ("FAIL", "COMPLETE")
@@ -164,7 +164,7 @@ def test_a_trial_whose_loss_is_not_finite_is_pruned_with_epoch_and_step(workplac
     assert trial.user_attrs["failure"]["class"] == "diverged"
     assert "loss not finite at epoch 1, step" in trial.user_attrs["failure"]["message"]
     assert "no complete trial" in done.err
-    assert "trial 0 of study small" in workplace.hpo("retry", "small", "--trial", "0", HPO_STORE=url).out
+    assert "trial 0 of study small" in workplace.here("retry", "small", "--trial", "0", HPO_STORE=url).out
 
 
 def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
@@ -177,7 +177,7 @@ def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
     file = workplace.study(
         BUILT_IN.replace("epochs = 2", f"epochs = 2\n{data}") + "[[points]]\nlr = 0.01\n"
     )
-    workplace.hpo("create", file, HPO_STORE=url)
+    workplace.here("create", file, HPO_STORE=url)
     worker = workplace.start("worker", "small", HPO_STORE=url)
     wait_for(lambda: sql("SELECT 1 FROM trial_intermediate_values"), 60)
     pictures.rename(workplace.path / "elsewhere")
@@ -191,16 +191,16 @@ def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
         ("WAITING", None),
     ]
     (workplace.path / "elsewhere").rename(pictures)
-    workplace.hpo("worker", "small", HPO_STORE=url)
+    workplace.here("worker", "small", HPO_STORE=url)
     assert [trial.user_attrs["attempts"] for trial in trials(url)] == [1, 1]
 
 
 def test_a_setting_queued_by_hand_runs_before_what_is_searched(place, url):
     text = STUDY.replace('sampler = "grid"', 'trials = 4\nsampler = "random"')
-    place.hpo("create", place.study(text + '[space]\nkind = ["sound", "odd"]\n'), HPO_STORE=url)
+    place.here("create", place.study(text + '[space]\nkind = ["sound", "odd"]\n'), HPO_STORE=url)
     done = place.hpo("enqueue", "small", "kind=sound", HPO_STORE=url)
     assert done.out == "trial 4 of study small waits\n"
-    refused = place.hpo("enqueue", "small", "kind=loud", code=1, HPO_STORE=url)
+    refused = place.here("enqueue", "small", "kind=loud", code=1, HPO_STORE=url)
     assert refused.err.count("\n") == 1
     assert "'sound', 'odd'" in refused.err
     process = place.start("worker", "small", HPO_STORE=url)
@@ -214,9 +214,11 @@ def test_a_setting_queued_by_hand_runs_before_what_is_searched(place, url):
 
 def test_delete_asks_and_takes_a_studys_rows_and_files_and_nothing_else(place, url, sql):
     text = points("sound").replace("epochs = 10", "epochs = 1")
-    place.hpo("run", place.study(text), HPO_STORE=url)
+    place.here("create", place.study(text), HPO_STORE=url)
+    place.here("worker", "small", HPO_STORE=url)
     rest = {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES}
-    place.hpo("run", place.study(text, "other"), HPO_STORE=url)
+    place.here("create", place.study(text, "other"), HPO_STORE=url)
+    place.here("worker", "other", HPO_STORE=url)
     folders = place.path / "storage/artifacts"
     assert len(list(folders.iterdir())) == 2
     refused = place.hpo("delete", "other", code=1, HPO_STORE=url)  # nobody is there to say yes
@@ -224,8 +226,8 @@ def test_delete_asks_and_takes_a_studys_rows_and_files_and_nothing_else(place, u
     assert place.hpo("delete", "other", "--yes", HPO_STORE=url).out == "study other deleted\n"
     assert [folder.name.rpartition("-")[0] for folder in folders.iterdir()] == ["small"]
     assert {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES} == rest
-    assert "no study 'other'" in place.hpo("status", "other", code=1, HPO_STORE=url).err
-    place.hpo("create", "other.toml", HPO_STORE=url)
+    assert "no study 'other'" in place.here("status", "other", code=1, HPO_STORE=url).err
+    place.here("create", "other.toml", HPO_STORE=url)
 
 
 TABLES = (
@@ -252,10 +254,10 @@ def test_the_weights_of_the_best_are_kept_where_a_study_says_so(place, url):
 
 
 def test_status_is_followed_until_the_study_is_complete(place, url):
-    place.hpo("create", place.study(points("sound")), "--set", "train.epochs=3", HPO_STORE=url)
+    place.here("create", place.study(points("sound")), "--set", "train.epochs=3", HPO_STORE=url)
     follower = place.start("status", "small", "--watch", HPO_STORE=url)
     first = follower.stdout.readline()
-    place.hpo("worker", "small", HPO_STORE=url)
+    place.here("worker", "small", HPO_STORE=url)
     out, err = follower.communicate(timeout=60)
     lines = [first, *out.splitlines()]
     assert (follower.returncode, err) == (0, "")
@@ -264,7 +266,7 @@ def test_status_is_followed_until_the_study_is_complete(place, url):
     assert len(lines) < POINTS * EPOCHS, "a line per change, not per look"
     for verb in ("pause", "stop"):
         assert (
-            place.hpo(verb, "small", HPO_STORE=url).out
+            place.here(verb, "small", HPO_STORE=url).out
             == f"study small is complete; there is nothing to {verb}\n"
         )
-    assert place.hpo("status", "small", "--json", HPO_STORE=url).json()["state"] == "complete"
+    assert place.here("status", "small", "--json", HPO_STORE=url).json()["state"] == "complete"

@@ -58,19 +58,19 @@ def test_epochs_are_met_by_all_workers_together_and_raising_them_goes_on(place, 
     assert "search.epochs is used up" in told(done.err)
     assert "raise it in the study file, or with --set search.epochs=..." in told(done.err)
     assert not {trial.state.name for trial in trials(url)} - {"COMPLETE", "WAITING"}
-    status = place.hpo("status", "small", "--json", HPO_STORE=url).json()
+    status = place.here("status", "small", "--json", HPO_STORE=url).json()
     assert (status["state"], status["workers"]) == ("idle", [])
     assert status["budgets"] == {"epochs": {"used": reported(url), "limit": 6}}
     assert "trials for a larger budget: search.epochs is used up" in status["waits"][0]
-    text = place.hpo("status", "small", HPO_STORE=url).out
+    text = place.here("status", "small", HPO_STORE=url).out
     assert f"budgets: {reported(url)} of 6 epochs" in text
 
     before = reported(url)
     for verb in (("run", file), ("worker", "small")):
-        assert "search.epochs is used up" in told(place.hpo(*verb, HPO_STORE=url).err)
+        assert "search.epochs is used up" in told(place.here(*verb, HPO_STORE=url).err)
     assert reported(url) == before, "nobody claims"
 
-    refused = place.hpo("create", place.study(study(epochs=5)), code=1, HPO_STORE=url).err
+    refused = place.here("create", place.study(study(epochs=5)), code=1, HPO_STORE=url).err
     assert refused.count("\n") == 1
     assert "search.epochs: 6 -> 5" in refused
 
@@ -89,7 +89,7 @@ def test_device_hours_are_summed_over_workers(place, url):
     spent = sum(trial.user_attrs.get("wall_time_seconds", 0.0) for trial in trials(url))
     assert spent >= 0.7
     assert reported(url) <= 9, "7 epochs of 0.1 s, and what was under way"
-    used = place.hpo("status", "small", "--json", HPO_STORE=url).json()["budgets"]["device_hours"]
+    used = place.here("status", "small", "--json", HPO_STORE=url).json()["budgets"]["device_hours"]
     assert used["used"] == pytest.approx(spent / 3600)
 
 
@@ -112,8 +112,8 @@ def test_a_deadline_ends_the_epochs_under_way_and_a_later_one_goes_on(place, url
     later = text.replace(
         next(line for line in text.splitlines() if "deadline" in line), "deadline = 2100-01-01T00:00:00"
     )
-    place.hpo("create", place.study(later), HPO_STORE=url)
-    status = place.hpo("status", "small", "--json", HPO_STORE=url).json()
+    place.here("create", place.study(later), HPO_STORE=url)
+    status = place.here("status", "small", "--json", HPO_STORE=url).json()
     assert status["budgets"]["deadline"]["limit"] == "2100-01-01T00:00:00Z", "without an offset it is UTC"
     assert "for a larger budget" not in status["waits"][0]
 

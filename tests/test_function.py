@@ -123,7 +123,8 @@ def test_pruning_stops_hopeless_trials_and_leaves_points_alone(place):
     [[points]]
     speed = 0.01
     """
-    place.hpo("run", place.study(text), "--devices", "cpu:1")
+    place.here("create", place.study(text))
+    place.here("worker", "small")
     trials = load(place).trials
     assert [trial.state.name for trial in trials[:2]] == ["COMPLETE"] * 2
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
@@ -136,7 +137,8 @@ def test_pruning_stops_hopeless_trials_and_leaves_points_alone(place):
 
 
 def test_a_function_may_end_before_its_epochs_are_used_up(place):
-    place.hpo("run", place.study(STUDY), "--set", "train.objective=own:short")
+    place.here("create", place.study(STUDY), "--set", "train.objective=own:short")
+    place.here("worker", "small")
     assert {trial.value for trial in load(place).trials} == {0.5}
     assert {trial.user_attrs["epochs"] for trial in load(place).trials} == {1}
 
@@ -146,19 +148,21 @@ def test_a_function_may_end_before_its_epochs_are_used_up(place):
 )
 def test_a_function_that_fails_fails_its_trial(place, name, message):
     text = STUDY.replace("trials = 5", "trials = 0")
-    place.hpo("run", place.study(text), "--set", f"train.objective=own:{name}", code=1)
+    place.here("create", place.study(text), "--set", f"train.objective=own:{name}")
+    place.here("worker", "small")
     (trial,) = load(place).trials
     assert trial.state.name == "FAIL"
     assert trial.user_attrs["failure"]["message"] == message
     folder = artifact(place, load(place).user_attrs["folder"]) / "0000"
     assert message in (folder / "traceback.txt").read_text()
-    assert message in place.hpo("trials", "small").out
+    assert message in place.here("trials", "small").out
 
 
 def test_a_trial_that_fails_keeps_no_other_from_running(place):
     text = STUDY.replace("trials = 5", "trials = 0") + '[[points]]\nspeed = 0.5\nkind = "b"\ndepth = 2\n'
     file = place.study(text.replace("own:climb", "own:picky"))
-    place.hpo("run", file, "--devices", "cpu:1")
+    place.here("create", file)
+    place.here("worker", "small")
     assert [trial.state.name for trial in load(place).trials] == ["FAIL", "COMPLETE"]
 
 
@@ -171,7 +175,7 @@ def test_a_trial_that_fails_keeps_no_other_from_running(place):
     ],
 )
 def test_a_function_that_is_not_there_is_said_in_one_line(place, objective, message):
-    done = place.hpo("create", place.study(STUDY), "--set", f"train.objective={objective}", code=1)
+    done = place.here("create", place.study(STUDY), "--set", f"train.objective={objective}", code=1)
     assert message in done.err
     assert done.err.count("\n") == 1
     assert not (place.path / "storage").exists()
@@ -189,7 +193,7 @@ def test_a_function_that_is_not_there_is_said_in_one_line(place, objective, mess
     ],
 )
 def test_a_file_of_an_own_objective_is_checked_too(place, change, message):
-    done = place.hpo("create", place.study(STUDY.replace(*change)), code=1)
+    done = place.here("create", place.study(STUDY.replace(*change)), code=1)
     assert message in done.err
     assert done.err.count("\n") == 1
 
@@ -223,7 +227,7 @@ def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monk
 def test_four_workers_run_fourteen_points_once_each(place, url):
     points = "".join(f'[[points]]\nspeed = {n}.0\nkind = "a"\n' for n in range(1, 15))
     text = '[train]\nobjective = "own:climb"\nepochs = 3\nseconds = 0.05\n[search]\nsampler = "grid"\n'
-    place.hpo("create", place.study(text + points), HPO_STORE=url)
+    place.here("create", place.study(text + points), HPO_STORE=url)
     done = place.hpo("launch", "small", "--devices", "cpu:4", HPO_STORE=url)
     assert "4 workers on cpu" in done.err
     trials = optuna.load_study(study_name="small", storage=url).trials
@@ -235,7 +239,7 @@ def test_four_workers_run_fourteen_points_once_each(place, url):
 
 def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place, url):
     text = STUDY.replace('pruner = "none"', 'pruner = { name = "hyperband", min_epochs = 4 }')
-    place.hpo("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
+    place.here("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
     opened = store.open_(url, create=False)
     study_id = store.study_id(opened, "small")
     who = lease.owner("cpu")

@@ -51,7 +51,7 @@ def test_it_is_planned_tuned_paused_promoted_resumed_simulated_finished_and_repo
     def trials(name: str = "small") -> list[optuna.trial.FrozenTrial]:
         return optuna.load_study(study_name=name, storage=store).trials
 
-    place.hpo("create", file)
+    place.here("create", file)
     run = place.start("run", file, "--devices", "cpu:2", HPO_LEASE_SECONDS="5")
     wait_for(lambda: any(trial.system_attrs.get(PAUSED) for trial in trials()))
     os.kill(descendants(run.pid)[0], signal.SIGKILL)
@@ -64,11 +64,12 @@ def test_it_is_planned_tuned_paused_promoted_resumed_simulated_finished_and_repo
     resumed = [t for t in found if t.system_attrs.get(PROMOTED) and t.user_attrs["attempts"] > 1]
     assert resumed, "one that had paused went on"
     best = max((each for each in found if each.state == TrialState.COMPLETE), key=lambda each: each.value)
-    assert place.hpo("best", "small", "--json").json()["trial"] == best.number
+    assert place.here("best", "small", "--json").json()["trial"] == best.number
 
     whole = ("--name", "whole", "--set", "search.pruner=none", "--set", "search.trials=10")
-    place.hpo("run", file, *whole, "--devices", "cpu:2")
-    simulated = place.hpo("simulate", "whole", "--pruner", "asha", "--repeats", "3", "--json").json()
+    place.here("create", file, *whole)
+    place.here("worker", "whole")
+    simulated = place.here("simulate", "whole", "--pruner", "asha", "--repeats", "3", "--json").json()
     assert (simulated["curves"], simulated["epochs"]) == (10, 20)
     assert simulated["strategies"][-1]["strategy"].startswith("hpo: tpe, asha")
 
@@ -79,7 +80,7 @@ def test_it_is_planned_tuned_paused_promoted_resumed_simulated_finished_and_repo
     assert [each["trial"] for each in ended["settings"]] == [trial.number for trial in ranked[:2]]
     assert ended["decided"], "its seeds are all alike"
 
-    place.hpo("report", "small", "-o", "page.html")
+    place.here("report", "small", "-o", "page.html")
     page = (place.path / "page.html").read_text()
     titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert "The original report, rebuilt" not in titles

@@ -226,13 +226,14 @@ pruner = "none"
 
 
 def test_a_study_file_names_what_to_start_from(place):
-    place.hpo("run", place.study(STUDY, "old"), "--devices", "cpu:1")
+    place.here("create", place.study(STUDY, "old"))
+    place.here("worker", "old")
     warm = STUDY.replace("trials = 12", 'trials = 3\nstart_from = ["old"]')
     done = place.hpo("run", place.study(warm, "new"), "--devices", "cpu:1")
     assert "hpo: the sampler starts from 12 trials of study 'old'\n" in done.err
     assert all(abs(trial.params["x"] - 0.7) < 0.25 for trial in load(place, "new").trials)
-    assert place.hpo("status", "new", "--json").json()["budget"] == 3
-    again = place.hpo("run", "new.toml")
+    assert place.here("status", "new", "--json").json()["budget"] == 3
+    again = place.here("run", "new.toml")
     assert "nothing to do" in again.err
 
     for text, said in (
@@ -243,7 +244,7 @@ def test_a_study_file_names_what_to_start_from(place):
         (warm.replace("epochs = 1", "epochs = 2"), "12 (epochs 1, where this study has 2)"),
         (warm.replace("[space]", "width = 3\n[space]"), "12 (width nothing, where this study has 3)"),
     ):
-        refused = place.hpo("create", place.study(text, "other"), code=1)
+        refused = place.here("create", place.study(text, "other"), code=1)
         assert said in refused.err, refused.err
         assert refused.err.count("\n") == 1
-    assert "start_from" in json.dumps(place.hpo("schema").json()["properties"]["search"])
+    assert "start_from" in json.dumps(place.here("schema").json()["properties"]["search"])

@@ -561,7 +561,7 @@ def test_the_report_changes_nothing_in_the_store(place, tmp_path):
 def test_what_cannot_be_reported_is_one_line(place, workplace: Workplace):
     small(place)
     empty = workplace.study(SEARCH, "empty")
-    workplace.hpo("create", empty, "--store", place)
+    workplace.here("create", empty, "--store", place)
     (workplace.path / "file").write_text("")
     cases = [
         (("report", "quikstart", "-o", "x.html"), "did you mean 'quickstart'?"),
@@ -574,13 +574,13 @@ def test_what_cannot_be_reported_is_one_line(place, workplace: Workplace):
         (("report", "quickstart", "-o", "."), "-o .: "),
     ]
     for command, said in cases:
-        done = workplace.hpo(*command, "--store", place, code=1)
+        done = workplace.here(*command, "--store", place, code=1)
         assert done.err.startswith("hpo: ")
         assert done.err.count("\n") == 1, done.err
         assert said in done.err
         assert done.out == ""
-    assert "no store at" in workplace.hpo("report", "search", "-o", "x.html", code=1).err
-    assert "Missing option" in workplace.hpo("report", "search", "--store", place, code=2).err
+    assert "no store at" in workplace.here("report", "search", "-o", "x.html", code=1).err
+    assert "Missing option" in workplace.here("report", "search", "--store", place, code=2).err
 
 
 @pytest.mark.parametrize("width", [1400, 400])

@@ -66,7 +66,7 @@ def test_it_is_a_schema_that_fits_into_json():
 
 
 def test_the_command_prints_it(workplace):
-    assert workplace.hpo("schema").json() == SCHEMA
+    assert workplace.here("schema").json() == SCHEMA
 
 
 def test_every_option_is_in_it_with_its_default():

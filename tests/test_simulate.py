@@ -257,7 +257,8 @@ pruner = "none"
 
 
 def test_a_study_of_an_own_objective_is_simulated(place):
-    place.hpo("run", place.study(STUDY))
+    place.here("create", place.study(STUDY))
+    place.here("worker", "small")
     done = place.hpo("simulate", "small", "--pruner", "asha", "--repeats", "5", "--json")
     found = json.loads(done.out)
     assert (found["curves"], found["epochs"], found["workers"], found["repeats"]) == (12, 6, 1, 5)
@@ -266,7 +267,7 @@ def test_a_study_of_an_own_objective_is_simulated(place):
     assert names[0] == "random"
     assert names[-1] == "hpo: random, asha from epoch 2 by 3"
     assert "Optuna: TPE, median" in names
-    text = place.hpo("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "3").out
+    text = place.here("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "3").out
     assert "12 whole curves of 6 epochs, searched 3 times with 1 worker" in text
     assert "epochs to target" in text
 
@@ -281,18 +282,18 @@ def test_a_study_of_an_own_objective_is_simulated(place):
     ],
 )
 def test_a_wrong_word_is_said_in_one_line(place, arguments, message):
-    place.hpo("create", place.study(STUDY))
+    place.here("create", place.study(STUDY))
     if arguments[0] == "small":
         written(place.path / "made.csv")
         arguments = ["--curves", "made.csv", *arguments[1:]]
-    done = place.hpo("simulate", *arguments, code=1)
+    done = place.here("simulate", *arguments, code=1)
     assert message in done.err
     assert done.err.count("\n") == 1
 
 
 def test_a_study_without_whole_curves_says_what_is_wanted(place):
-    place.hpo("create", place.study(STUDY))
-    done = place.hpo("simulate", "small", code=1)
+    place.here("create", place.study(STUDY))
+    done = place.here("simulate", "small", code=1)
     assert "has 0 whole curves; want 10: trials that no pruner ended early" in done.err
 
 

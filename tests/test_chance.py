@@ -143,4 +143,4 @@ def test_a_trial_that_learns_nothing_is_pruned_with_its_reason_and_a_listed_poin
     assert (searched.state.name, len(searched.intermediate_values)) == ("PRUNED", 2)
     assert searched.user_attrs["pruned"].startswith("no better than guessing in 2 epochs: accuracy 0.")
     assert "failure" not in searched.user_attrs
-    assert "no better than guessing" in workplace.hpo("trials", "small").out
+    assert "no better than guessing" in workplace.here("trials", "small").out

@@ -9,12 +9,14 @@ databases that stay away for half a minute.
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -67,7 +69,7 @@ class Storm:
         self.place, self.url, self.chance = place_in(path), url, random.Random(seed)
         self.sql = conftest.asking(url)
         self.kills: Counter[str] = Counter()
-        self.place.hpo("create", self.place.study(STUDY), HPO_STORE=url)
+        self.place.here("create", self.place.study(STUDY), HPO_STORE=url)
 
     def __enter__(self) -> "Storm":
         self.start()
@@ -175,8 +177,11 @@ def place_in(path: Path) -> conftest.Workplace:
 
 
 @pytest.fixture(scope="module")
-def hashes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"))
+def hashes(once: Callable[[str, Callable[[Path], None]], Path]) -> list[str]:
+    def fill(path: Path) -> None:
+        (path / "hashes.json").write_text(json.dumps(undisturbed(path)))
+
+    return json.loads((once("undisturbed", fill) / "hashes.json").read_text())
 
 
 def undisturbed(path: Path) -> list[str]:

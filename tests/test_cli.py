@@ -11,7 +11,7 @@ import optuna
 import pexpect
 import pytest
 
-from conftest import ROOT, Workplace
+from conftest import ROOT, Workplace, workplace_in
 
 STUDY = """
 [train]
@@ -30,14 +30,16 @@ pruner = "none"
 """
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> Workplace:
-    """A folder in which a study has run to its end."""
-    path = tmp_path_factory.mktemp("ran")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    place = Workplace(path=path, environment={**kept, "COLUMNS": "200"})
+def run_small(path: Path) -> None:
+    """Run a study in a folder to its end."""
+    place = workplace_in(path)
     place.hpo("run", place.study(STUDY))
-    return place
+
+
+@pytest.fixture(scope="module")
+def ran(once) -> Workplace:
+    """A folder in which a study has run to its end; tests only read it."""
+    return workplace_in(once("ran", run_small))
 
 
 def study_of(place: Workplace) -> optuna.Study:
@@ -73,10 +75,10 @@ def test_best_as_json_has_the_fields_of_the_contract(ran):
     expected = study_of(ran).best_trial
     assert (best["trial"], best["accuracy"]) == (expected.number, expected.value)
     assert best["params"] == expected.params
-    two = ran.hpo("best", "small", "-n", "2", "--json").json()
+    two = ran.here("best", "small", "-n", "2", "--json").json()
     assert two[0] == best
     assert two[0]["accuracy"] >= two[1]["accuracy"]
-    text = ran.hpo("best", "small", "-n", "2").out
+    text = ran.here("best", "small", "-n", "2").out
     assert text.count("best trial") == 2
 
 
@@ -88,40 +90,40 @@ def test_status_as_json_has_the_fields_of_the_contract(ran):
     assert status["state"] == "complete"
     assert status["trials"] == {"waiting": 0, "running": 0, "complete": 4, "pruned": 0, "failed": 0}
     assert (status["budget"], status["workers"], status["waits"]) == (4, [], [])
-    assert "study small is complete: 4 complete (budget 4)" in ran.hpo("status", "small").out
+    assert "study small is complete: 4 complete (budget 4)" in ran.here("status", "small").out
 
 
 def test_trials_as_json_csv_and_text_say_the_same(ran):
-    trials = ran.hpo("trials", "small", "--json").json()
+    trials = ran.here("trials", "small", "--json").json()
     assert list(trials[0]) == ["number", "state", "value", "params", "user_attrs", "intermediate_values"]
     study = study_of(ran)
     assert [t["value"] for t in trials] == [t.value for t in study.trials]
-    rows = ran.hpo("trials", "small", "--csv").out.splitlines()
+    rows = ran.here("trials", "small", "--csv").out.splitlines()
     assert rows[0] == (
         "number,state,value,batch_size,lr,epochs,best_epoch,wall_time_seconds,attempts,point,site"
     )
     assert len(rows) == 5
     assert float(rows[1].split(",")[2]) == trials[0]["value"]
-    assert "complete" in ran.hpo("trials", "small").out
-    (one,) = ran.hpo("trials", "small", "--trial", "2", "--json").json()
+    assert "complete" in ran.here("trials", "small").out
+    (one,) = ran.here("trials", "small", "--trial", "2", "--json").json()
     assert one == trials[2]
-    assert "epoch 2" in ran.hpo("trials", "small", "--trial", "2").out
-    assert "has no trial 9" in ran.hpo("trials", "small", "--trial", "9", code=1).err
+    assert "epoch 2" in ran.here("trials", "small", "--trial", "2").out
+    assert "has no trial 9" in ran.here("trials", "small", "--trial", "9", code=1).err
 
 
 def test_studies_lists_them(ran):
     (only,) = ran.hpo("studies", "--json").json()
     assert (only["study"], only["state"], only["budget"]) == ("small", "complete", 4)
-    assert "small" in ran.hpo("studies").out
+    assert "small" in ran.here("studies").out
 
 
 @pytest.mark.parametrize("evaluator", ["ped-anova", "fanova", "mdi"])
 def test_importance_says_how_many_trials_stand_behind_it(ran, evaluator):
-    found = ran.hpo("importance", "small", "--evaluator", evaluator, "--json").json()
+    found = ran.here("importance", "small", "--evaluator", evaluator, "--json").json()
     assert (found["evaluator"], found["trials"]) == (evaluator, 4)
     assert found["importances"].keys() == {"lr", "batch_size"}
     assert sum(found["importances"].values()) == pytest.approx(1)
-    done = ran.hpo("importance", "small", "--evaluator", evaluator)
+    done = ran.here("importance", "small", "--evaluator", evaluator)
     assert "over 4 complete trials" in done.out
     assert done.err == ""
 
@@ -139,8 +141,7 @@ def test_plain_optuna_shows_the_study(ran):
 
 def test_a_store_that_is_not_there_is_said_in_one_line(workplace):
     for verb in ("studies", "status x", "trials x", "best x", "importance x", "worker x", "delete x --yes"):
-        done = workplace.hpo(*verb.split(), code=None)
-        assert done.code == (78 if verb.startswith("worker") else 1)
+        done = workplace.here(*verb.split(), code=78 if verb.startswith("worker") else 1)
         assert done.err.startswith("hpo: no store at sqlite:///storage/hpo.db")
         assert done.err.count("\n") == 1
     assert os.listdir(workplace.path) == []
@@ -149,19 +150,19 @@ def test_a_store_that_is_not_there_is_said_in_one_line(workplace):
 def test_a_misspelt_study_is_told_from_those_there_are(ran):
     done = ran.hpo("status", "smal", code=1)
     assert done.err == "hpo: no study 'smal' in the store; did you mean 'small'? there are: small\n"
-    done = ran.hpo("run", "quickstrat", code=1)
+    done = ran.here("run", "quickstrat", code=1)
     assert "did you mean 'quickstart'?" in done.err
-    assert ran.hpo("best", "small", "--jsno", code=2).err
-    assert ran.hpo("importance", "small", "--evaluator", "anova", code=2).err
+    assert ran.here("best", "small", "--jsno", code=2).err
+    assert ran.here("importance", "small", "--evaluator", "anova", code=2).err
 
 
 def test_devices_that_are_not_there_are_said_in_one_line(ran):
     for spec in ("cuda:99", "tpu", "cpu:0", "cpu:x", "cuda:0,cpu"):
-        done = ran.hpo("run", "small.toml", "--name", "dev", "--devices", spec, code=1)
+        done = ran.here("run", "small.toml", "--name", "dev", "--devices", spec, code=1)
         assert done.err.splitlines()[-1].startswith("hpo: --device")
         assert "Traceback" not in done.err
     assert study_of(ran)  # untouched
-    done = ran.hpo("worker", "small", "--device", "gpu", code=78)
+    done = ran.here("worker", "small", "--device", "gpu", code=78)
     assert done.err.startswith("hpo: --device gpu: want cpu")
 
 
@@ -169,7 +170,7 @@ def test_the_doctor_says_what_is_here_and_what_is_not(ran):
     done = ran.hpo("doctor")
     for word in ("cpu", "store", "artifacts", "cifar10", "digits", "weights"):
         assert word in done.out
-    broken = ran.hpo("doctor", "--store", "mysql://x/y", code=1)
+    broken = ran.here("doctor", "--store", "mysql://x/y", code=1)
     assert "broken" in broken.out
     assert "want sqlite" in broken.out
 
@@ -206,7 +207,7 @@ def test_a_run_on_a_terminal_shows_a_live_table_and_stops_on_ctrl_c(workplace):
 
 
 def test_a_worker_on_a_terminal_shows_a_bar_of_epochs(workplace):
-    workplace.hpo("create", workplace.study(STUDY.replace("trials = 4", "trials = 1")))
+    workplace.here("create", workplace.study(STUDY.replace("trials = 4", "trials = 1")))
     child = pexpect.spawn(
         sys.executable,
         ["-m", "hpo", "worker", "small"],

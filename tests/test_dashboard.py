@@ -105,7 +105,8 @@ class Client:
 @pytest.fixture
 def made(workplace, url):
     (workplace.path / "own.py").write_text(OWN)
-    workplace.hpo("run", workplace.study(SMALL), "--devices", "cpu:1", HPO_STORE=url)
+    workplace.here("create", workplace.study(SMALL), HPO_STORE=url)
+    workplace.here("worker", "small", HPO_STORE=url)
     return workplace
 
 
@@ -161,7 +162,7 @@ def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_pa
     (tmp_path / "own.py").write_text(OWN)
     file = tmp_path / "a b%20#{c}?&.db"
     url = sa.URL.create("sqlite", database=str(file)).render_as_string()
-    workplace.hpo("create", workplace.study(SMALL), HPO_STORE=url)
+    workplace.here("create", workplace.study(SMALL), HPO_STORE=url)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute(f"PRAGMA journal_mode = {journal}").fetchone() == (journal,)
     with closed_engines():
@@ -171,7 +172,7 @@ def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_pa
         for again in (opened, pickle.loads(pickle.dumps(opened))):
             with pytest.raises(StoreError, match="readonly database"):
                 again.set_study_user_attr(1, "a", 1)
-        workplace.hpo("enqueue", "small", "lr=1.0", "batch_size=8", HPO_STORE=url)
+        workplace.here("enqueue", "small", "lr=1.0", "batch_size=8", HPO_STORE=url)
         assert len(opened.get_all_trials(1)) == 2, "it sees what others write meanwhile"
     with pytest.raises(StoreError, match="no store"):
         store.open_(f"sqlite:///{tmp_path}/absent.db", create=False, read_only=True)
@@ -189,7 +190,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path
     assert not (tmp_path / "storage").exists()
     refused("--port", "70000", code=2)
     (tmp_path / "own.py").write_text(OWN)
-    workplace.hpo("create", workplace.study(SMALL))
+    workplace.here("create", workplace.study(SMALL))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert "Address already in use; --port 0 takes any that is free" in refused("--port", port)

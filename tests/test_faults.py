@@ -293,7 +293,7 @@ def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
 def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
     with postgres.running(timezone="Asia/Tokyo") as server, conftest.closed_engines():
         settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "5"}
-        place.hpo("create", place.study(study(20, 20)), **settings)
+        place.here("create", place.study(study(20, 20)), **settings)
         zones = ("America/New_York", "Australia/Sydney")
         workers = [place.start("worker", "small", PGTZ=zone, TZ=zone, **settings) for zone in zones]
         outputs = [worker.communicate(timeout=90) for worker in workers]
@@ -308,13 +308,13 @@ def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
 def test_a_trial_that_another_tool_runs_is_shown_and_left_alone(place):
     url = f"sqlite:///{place.path}/hpo.db"
     with conftest.closed_engines():
-        place.hpo("create", place.study(study(2, 2)), HPO_STORE=url)
+        place.here("create", place.study(study(2, 2)), HPO_STORE=url)
         foreign = optuna.load_study(study_name="small", storage=url).ask()
         ran = place.hpo("launch", "small", "--devices", "cpu:1", HPO_STORE=url)
         assert f"trial {foreign.number} " not in ran.err
         trials = optuna.load_study(study_name="small", storage=url).trials
         states = {trial.number: trial.state.name for trial in trials}
         assert states == {foreign.number: "RUNNING", 1 - foreign.number: "COMPLETE"}
-        shown = place.hpo("status", "small", "--json", HPO_STORE=url).json()
+        shown = place.here("status", "small", "--json", HPO_STORE=url).json()
         assert (shown["trials"]["running"], shown["trials"]["complete"]) == (1, 1)
         assert shown["workers"] == []

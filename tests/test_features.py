@@ -384,13 +384,13 @@ def test_workers_share_features_and_deleting_a_study_leaves_them_to_the_next(wor
     folder = workplace.path / "storage/artifacts/cache/features"
     there = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     assert len(there) == 2
-    first = workplace.hpo("trials", "one", "--json").json()
+    first = workplace.here("trials", "one", "--json").json()
     assert "unknown in" not in workplace.hpo("doctor", code=None).out
-    workplace.hpo("delete", "one", "--yes")
+    workplace.here("delete", "one", "--yes")
     workplace.hpo("run", workplace.study(STUDY, "two"), "--devices", "cpu:2")
     again = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     assert again == there
-    second = workplace.hpo("trials", "two", "--json").json()
+    second = workplace.here("trials", "two", "--json").json()
 
     def by_setting(trials):
         return {trial["params"]["lr"]: trial["intermediate_values"] for trial in trials}

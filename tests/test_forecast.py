@@ -147,7 +147,7 @@ def test_a_plan_is_told_as_a_table_and_as_json_without_data_or_store(workplace):
     assert found["device_hours"] == pytest.approx(3 * 2 * only["epoch_seconds"] / 3600)
     assert only["epoch_seconds"] > 0
     assert only["peak_gib"] > 0
-    refused = workplace.hpo("plan", "original-gird", code=1)
+    refused = workplace.here("plan", "original-gird", code=1)
     assert refused.err.count("\n") == 1
 
 

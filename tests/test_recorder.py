@@ -51,7 +51,7 @@ def progress(place) -> list[str]:
 
 def test_checkpoints_that_would_cost_too_much_are_left_out_and_every_epoch_is_reported(place):
     url = f"sqlite:///{place.path}/storage/hpo.db"
-    place.hpo("create", place.study(points(1.0)), "--set", "train.numbers=10000000")
+    place.here("create", place.study(points(1.0)), "--set", "train.numbers=10000000")
     with conftest.closed_engines():
         sql = conftest.asking(url)
         sql("CREATE TABLE log (name TEXT)")
@@ -76,8 +76,8 @@ def test_checkpoints_that_would_cost_too_much_are_left_out_and_every_epoch_is_re
 
 
 def test_checkpoints_go_with_the_trial_unless_it_failed(place):
-    place.hpo("create", place.study(points(1.0, 13.0)), "--set", "train.epochs=5")
-    place.hpo("worker", "small")
+    place.here("create", place.study(points(1.0, 13.0)), "--set", "train.epochs=5")
+    place.here("worker", "small")
     complete, failed = load(place).trials
     assert (complete.state.name, failed.state.name) == ("COMPLETE", "FAIL")
     folder = artifact(place, complete.user_attrs["weights"]).parent
@@ -96,7 +96,7 @@ def away(place):
 
 
 def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(place, away):
-    place.hpo("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=away.url)
+    place.here("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)
     wait_for(lambda: len(progress(place)) >= 5, 60)
     away.stop("fast")
@@ -116,7 +116,7 @@ def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_cou
     pruner = '{ name = "median", min_epochs = 1, startup_trials = 1 }'
     search = f'sampler = "grid"\nprune_points = true\npruner = {pruner}'
     text = points(10.0, 0.1).replace('sampler = "grid"', search) + "seconds = 4.0\n"
-    place.hpo("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
+    place.here("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)
 
     def has_begun() -> bool:

@@ -231,9 +231,9 @@ def test_seeds_given_otherwise_are_refused(tmp_path, table, where):
 
 def test_workers_repeat_points_through_a_kill_and_say_what_seeds_do(place, url):
     file = place.study(STUDY + POINTS)
-    place.hpo("create", file, HPO_STORE=url)
+    place.here("create", file, HPO_STORE=url)
     run = place.start("run", file, "--devices", "cpu:2", HPO_STORE=url)
-    workers = wait_for(lambda: place.hpo("status", "small", "--json", HPO_STORE=url).json()["workers"])
+    workers = wait_for(lambda: place.here("status", "small", "--json", HPO_STORE=url).json()["workers"])
     os.kill(int(workers[0]["owner"].rpartition("/")[2]), signal.SIGKILL)
     _, err = run.communicate(timeout=240)
     assert run.returncode == 0, err
@@ -242,15 +242,15 @@ def test_workers_repeat_points_through_a_kill_and_say_what_seeds_do(place, url):
     ran = {(trial.params["kind"], trial.system_attrs["hpo:run"].get("seed", 7)) for trial in trials}
     assert ran == {(kind, seed) for kind in ("a", "aa", "aaa") for seed in (7, 8, 9)}
     assert [trial.user_attrs.get("site") for trial in trials].count("L") == 3
-    best = place.hpo("best", "small", "--json", HPO_STORE=url).json()
+    best = place.here("best", "small", "--json", HPO_STORE=url).json()
     assert best["params"] == {"kind": "aaa"}
     assert len(best["replicates"]["trials"]) == 3
-    said = place.hpo("best", "small", HPO_STORE=url).out
+    said = place.here("best", "small", HPO_STORE=url).out
     assert f"seeds      mean {best['replicates']['mean']:.4f} of 3, from" in said
     assert "seeds of one setting differ by 0.0" in said
     assert "of 9 trials of 3 settings)" in said
     page = place.path / "r.html"
-    place.hpo("report", "small", "-o", str(page), HPO_STORE=url)
+    place.here("report", "small", "-o", str(page), HPO_STORE=url)
     text = page.read_text()
     assert "may differ by their seeds alone" in text
     assert "Over 3 seeds its setting reaches" in text

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import wait_for
+from conftest import wait_for, workplace_in
 from hpo import checkpoint
 
 SMALL = """
@@ -110,14 +110,15 @@ def curve(workplace, trial: optuna.trial.FrozenTrial) -> list[tuple]:
     return [tuple(row[k] for k in ("epoch", "train_loss", "loss", "accuracy", "lr")) for row in rows]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The point of LONG, run without a break: its weights' hash and its curve."""
-    from conftest import Workplace
-
-    path = tmp_path_factory.mktemp("uninterrupted")
-    place = Workplace(path=path, environment=dict(os.environ))
+def run_long(path: Path) -> None:
+    place = workplace_in(path)
     place.hpo("run", place.study(LONG), "--devices", "cpu:1")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(once):
+    """The point of LONG, run without a break: its weights' hash and its curve."""
+    place = workplace_in(once("uninterrupted", run_long))
     (trial,) = load(place).trials
     return digest(place, trial), curve(place, trial)
 
@@ -157,7 +158,7 @@ def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
     assert weights["fc.weight"].shape == (10, 512)
     assert '"lr"' in (folder / "settings.json").read_text()
 
-    again = workplace.hpo("run", "small.toml")
+    again = workplace.here("run", "small.toml")
     assert "nothing to do" in again.err
     assert again.out == done.out
     assert len(load(workplace).trials) == 3
@@ -166,7 +167,7 @@ def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
 def test_listed_points_run_exactly_once_with_their_own_settings(workplace):
     text = SMALL + '[[points]]\nlr = 0.05\noptimizer = "adam"\nsite = "here"\nepochs = 1\n'
     file = workplace.study(text)
-    workplace.hpo("create", file, "--set", "search.trials=1")
+    workplace.here("create", file, "--set", "search.trials=1")
     workplace.hpo("run", file, "--set", "search.trials=1", "--devices", "cpu:1")
     first, second = load(workplace).trials
     assert first.params == {"lr": 0.05, "optimizer": "adam"}
@@ -177,23 +178,24 @@ def test_listed_points_run_exactly_once_with_their_own_settings(workplace):
 
 def test_a_study_is_extended_by_trials_and_points_and_by_nothing_else(workplace):
     file = workplace.study(SMALL)
-    workplace.hpo("create", file, "--set", "search.trials=1", "--set", "train.epochs=1")
-    refused = workplace.hpo("run", file, code=1)
+    workplace.here("create", file, "--set", "search.trials=1", "--set", "train.epochs=1")
+    refused = workplace.here("run", file, code=1)
     assert refused.err.count("\n") == 1
     assert "train.epochs: 1 -> 3" in refused.err
-    workplace.hpo("create", file, "--set", "search.trials=2", "--set", "train.epochs=1")
+    workplace.here("create", file, "--set", "search.trials=2", "--set", "train.epochs=1")
     assert len(load(workplace).trials) == 2
     point = '[[points]]\nmodel = "squeezenet1_1"\nlr = 0.01\n'
     file = workplace.study(SMALL + point)
     options = ("--set", "search.trials=2", "--set", "train.epochs=1", "--set", "train.image_size=32")
-    refused = workplace.hpo("run", file, *options, code=1)
+    refused = workplace.here("run", file, *options, code=1)
     assert "train.image_size: 16 -> 32" in refused.err
 
 
 def test_a_grid_takes_a_point_with_another_model_later(workplace):
     text = BRIEF
-    workplace.hpo("run", workplace.study(text))
-    workplace.hpo("run", workplace.study(text + '[[points]]\nmodel = "resnet34"\nlr = 0.01\n'))
+    for listed in (text, text + '[[points]]\nmodel = "resnet34"\nlr = 0.01\n'):
+        workplace.here("create", workplace.study(listed))
+        workplace.here("worker", "small")
     study = load(workplace)
     assert [trial.params["model"] for trial in study.trials] == ["resnet18", "resnet34"]
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
@@ -289,7 +291,7 @@ def test_a_worker_killed_alone_is_started_again_and_nothing_is_lost(workplace, u
 
 def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_it_costs_a_trial(workplace):
     text = BRIEF + "[[points]]\nlr = 0.01\nbatch_size = 1\n"
-    done = workplace.hpo("run", workplace.study(text), code=1)
+    done = workplace.here("run", workplace.study(text), code=1)
     assert "points[2].batch_size: model 'resnet18' does not train on one image" in done.err
     assert not (workplace.path / "storage").exists()
 
@@ -307,7 +309,7 @@ def test_a_folder_that_cannot_be_written_costs_no_trial(workplace):
 
 def test_missing_data_costs_no_trial(workplace):
     text = LONG.replace('"digits"', '"folder:pictures"')
-    workplace.hpo("create", workplace.study(text))  # the folder may be on the machine of its workers
+    workplace.here("create", workplace.study(text))  # the folder may be on the machine of its workers
     done = workplace.hpo("launch", "small", code=78)
     assert done.err.splitlines()[-1].startswith("hpo: ")
     assert "pictures" in done.err
@@ -328,7 +330,7 @@ def test_two_runs_of_one_study_at_once_share_its_trials(workplace):
 
 
 def test_a_worker_of_its_own_does_the_same(workplace):
-    workplace.hpo("create", workplace.study(SMALL))
+    workplace.here("create", workplace.study(SMALL))
     done = workplace.hpo("worker", "small", "--device", "cpu")
     assert done.out == ""
     assert "trial 2 complete" in done.err
@@ -337,12 +339,14 @@ def test_a_worker_of_its_own_does_the_same(workplace):
 
 def test_weights_can_be_taken_up_by_another_study(workplace):
     text = BRIEF
-    workplace.hpo("run", workplace.study(text))
-    weights = workplace.hpo("best", "small", "--json").json()["weights"]
+    workplace.here("create", workplace.study(text))
+    workplace.here("worker", "small")
+    weights = workplace.here("best", "small", "--json").json()["weights"]
     path = artifact(workplace, weights)
     tensors = safetensors.torch.load_file(path)
     second = text.replace('weights = "none"', f'weights = "{path}"\ntune = "head"')
-    workplace.hpo("run", workplace.study(second, "second"))
+    workplace.here("create", workplace.study(second, "second"))
+    workplace.here("worker", "second")
     (trial,) = load(workplace, "second").trials
     tuned = safetensors.torch.load_file(artifact(workplace, trial.user_attrs["weights"]))
     assert torch.equal(tensors["conv1.weight"], tuned["conv1.weight"])
@@ -350,18 +354,18 @@ def test_weights_can_be_taken_up_by_another_study(workplace):
 
 
 def test_launch_starts_several_workers_and_runs_the_study_to_its_end(place):
-    place.hpo("create", place.study(QUICK))
+    place.here("create", place.study(QUICK))
     process = place.start("launch", "small", "--devices", "cpu:2")
     wait_for(lambda: len(descendants(process.pid)) >= 2)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 3
-    assert "nothing to do" in place.hpo("launch", "small").err
-    assert place.hpo("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
+    assert "nothing to do" in place.here("launch", "small").err
+    assert place.here("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
 
 
 def test_what_no_restart_can_mend_stops_every_worker_with_one_message(place):
-    place.hpo("create", place.study(QUICK))
+    place.here("create", place.study(QUICK))
     done = place.hpo("launch", "small", "--devices", "cpu:2", "--artifacts", "nosuch://x", code=78)
     assert "Traceback" not in done.err
     assert done.err.splitlines()[-1].startswith("hpo: --artifacts nosuch://x")

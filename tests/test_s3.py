@@ -210,7 +210,7 @@ def check(site: Site, s3: S3, epochs: int, attempts: list[int]) -> None:
 
 
 def test_a_killed_workers_trial_goes_on_from_its_checkpoint_in_another_network(place, site, s3):
-    place.hpo("create", place.study(study(points=3, epochs=8, seconds=0.25)), HPO_STORE=site.url)
+    place.here("create", place.study(study(points=3, epochs=8, seconds=0.25)), HPO_STORE=site.url)
     one, other = (machine.start(place, name) for machine, name in zip(site.machines, "ab", strict=True))
     saved = "SELECT owner, checkpoint FROM hpo_leases WHERE checkpoint IS NOT NULL AND owner LIKE :owner"
     with ended(one, other):
@@ -230,7 +230,7 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint_in_another_network(p
 def test_a_cut_from_the_artifacts_alone_is_waited_for_and_the_lease_kept(place, site, s3):
     """The cut comes while a checkpoint is on its way; a shorter one, while the weights are."""
     text = study(points=2, epochs=40, seconds=0.2, numbers=300_000)
-    place.hpo("create", place.study(text), HPO_STORE=site.url)
+    place.here("create", place.study(text), HPO_STORE=site.url)
     cut_off, other = site.machines
     link = cut_off.link
     end, rate = link.there, ("rate", "8mbit", "burst", "32kbit", "latency", "400ms")

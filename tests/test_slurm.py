@@ -93,7 +93,7 @@ def test_no_password_stands_in_the_script(place):
 def test_print_shows_the_script_and_submits_nothing(place):
     with postgres.running(password="sEcret") as server, closed_engines():
         store = server.url.replace("postgres@", "postgres:sEcret@")
-        place.hpo("create", place.study(STUDY.format(epochs=2)), HPO_STORE=store)
+        place.here("create", place.study(STUDY.format(epochs=2)), HPO_STORE=store)
         args = ("launch", "small", *SLURM, "--workers", "3", "--option", "time=4:00:00")
         shown = place.hpo(*args, "--print", HPO_STORE=store, PATH="/nonexistent")
         assert shown.out.startswith("#!/bin/bash\n#SBATCH --job-name=hpo-small\n#SBATCH --array=0-2\n")
@@ -165,7 +165,7 @@ def progress(place) -> list[int]:
 
 
 def create(place, epochs: int) -> None:
-    place.hpo("create", place.study(STUDY.format(epochs=epochs)), HPO_STORE="sqlite:///hpo.db")
+    place.here("create", place.study(STUDY.format(epochs=epochs)), HPO_STORE="sqlite:///hpo.db")
 
 
 def test_a_worker_that_is_killed_is_started_again_and_the_script_ends_with_the_study(place, task):

@@ -134,7 +134,8 @@ batch_size = 64
 def test_a_trial_that_learns_nothing_is_pruned_with_its_reason_and_a_listed_point_runs_to_its_end(
     workplace,
 ):
-    done = workplace.hpo("run", workplace.study(STUDY))
+    workplace.here("create", workplace.study(STUDY))
+    done = workplace.here("worker", "small")
     assert "trial 1 pruned, accuracy" in done.err
     listed, searched = optuna.load_study(
         study_name="small", storage=f"sqlite:///{workplace.path}/storage/hpo.db"

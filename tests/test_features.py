@@ -387,7 +387,8 @@ def test_workers_share_features_and_deleting_a_study_leaves_them_to_the_next(wor
     first = workplace.here("trials", "one", "--json").json()
     assert "unknown in" not in workplace.hpo("doctor", code=None).out
     workplace.here("delete", "one", "--yes")
-    workplace.hpo("run", workplace.study(STUDY, "two"), "--devices", "cpu:2")
+    workplace.here("create", workplace.study(STUDY, "two"))
+    workplace.here("worker", "two")
     again = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     assert again == there
     second = workplace.here("trials", "two", "--json").json()

@@ -130,7 +130,7 @@ def test_a_plan_is_told_as_a_table_and_as_json_without_data_or_store(workplace):
         "[[points]]\nmodel = 'resnet18'\noptimizer = 'adam'\nlr = 0.001\nbatch_size = 16\n"
         "epochs = 30\nsite = 'C'\n[[points]]\nmodel = 'squeezenet1_1'\nlr = 0.1\n"
     )
-    told = workplace.hpo("plan", "grid.toml", "--devices", "cpu:2")
+    told = workplace.here("plan", "grid.toml", "--devices", "cpu:2")
     row = next(line for line in told.out.splitlines() if "resnet18" in line)
     assert row.split()[:2] == ["1", "model"]
     assert row.split()[-1] == "125", "the report's seconds"

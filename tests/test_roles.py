@@ -93,14 +93,14 @@ def tool(name: str, url: sa.URL, *words: str) -> None:
 
 @pytest.fixture
 def store_of(place, roles) -> Iterator[dict[str, str]]:
-    place.hpo("create", "small.toml", HPO_STORE=roles["hpo_owner"])
+    place.here("create", "small.toml", HPO_STORE=roles["hpo_owner"])
     run_file(sa.make_url(roles["hpo_owner"]), "grants.sql")
     with conftest.closed_engines():
         yield roles
 
 
 def refused(place, *words: str, url: str) -> None:
-    done = place.hpo(*words, code=1, HPO_STORE=url)
+    done = place.here(*words, code=1, HPO_STORE=url)
     assert done.err.count("\n") == 1
     assert re.search(REFUSED, done.err)
 
@@ -177,20 +177,20 @@ def files(folder: Path) -> list[Path]:
 
 def test_a_paused_study_goes_on_from_its_backup(place, cluster):
     with postgres.database(cluster) as url, postgres.database(cluster) as other, conftest.closed_engines():
-        place.hpo("create", "small.toml", "--set", "train.epochs=20", HPO_STORE=url)
+        place.here("create", "small.toml", "--set", "train.epochs=20", HPO_STORE=url)
         launcher = place.start("launch", "small", "--devices", "cpu:2", HPO_STORE=url)
         sql = conftest.asking(url)
         wait_for(lambda: sql("SELECT count(*) FROM trial_intermediate_values")[0][0] > 3, 60)
-        place.hpo("pause", "small", HPO_STORE=url)
+        place.here("pause", "small", HPO_STORE=url)
         wait_for(lambda: sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)])
         tool("pg_dump", sa.make_url(url), "-Fc", "-f", str(place.path / "hpo.dump"))
         shutil.copytree(place.path / "storage/artifacts", place.path / "backup")
-        place.hpo("stop", "small", HPO_STORE=url)
+        place.here("stop", "small", HPO_STORE=url)
         assert launcher.wait(30) == 0
         launcher.communicate()
         tool("pg_restore", sa.make_url(other), str(place.path / "hpo.dump"))
         settings = {"HPO_STORE": other, "HPO_ARTIFACTS": str(place.path / "backup")}
-        place.hpo("resume", "small", **settings)
+        place.here("resume", "small", **settings)
         done = place.hpo("launch", "small", "--devices", "cpu:2", **settings)
         assert "goes on after epoch" in done.err
         trials = optuna.load_study(study_name="small", storage=other).trials
@@ -208,7 +208,7 @@ def test_tls_is_what_the_urls_sslmode_says(place):
         settings = {"PGPASSWORD": "odd"}
 
         def status(query: str, code: int) -> conftest.Done:
-            return place.hpo("status", "small", code=code, HPO_STORE=f"{server.url}?{query}", **settings)
+            return place.here("status", "small", code=code, HPO_STORE=f"{server.url}?{query}", **settings)
 
         url = f"{server.url}?sslmode=verify-full&sslrootcert=ca.pem"
         place.hpo("run", "small.toml", "--devices", "cpu:1", HPO_STORE=url, **settings)

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
     names = [field.name for field in fields(Epoch)]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([COLUMNS.get(name, name) for name in names])
-    writer.writerows([asdict(epoch)[name] for name in names] for epoch in history)
+    writer.writerows([getattr(epoch, name) for name in names] for epoch in history)
     files.write(folder / CSV, text.getvalue().encode())
 
 

@@ -266,6 +266,7 @@ def _peak(device: torch.device) -> Iterator[list[float]]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        numerics.release_memory()  # of the kind of training before
         with contextlib.suppress(OSError):  # no Linux: what was highest so far
             Path("/proc/self/clear_refs").write_text("5")
     yield found

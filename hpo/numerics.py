@@ -9,6 +9,7 @@ Shape suffixes: N images of a batch, C channels, H and W pixels.
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import logging
 import os
 import shutil
@@ -182,3 +183,10 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def release_memory() -> None:
+    """Give the kernel back what is free, even if it is kept otherwise."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,8 @@
 """What a study will cost: the sums, what is measured, and how `hpo plan` tells it."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -94,6 +97,24 @@ def test_a_published_set_has_the_shape_that_loading_it_gives(tmp_path, monkeypat
         loaded, shape = data.load(config, tmp_path), data.shape(config, tmp_path)
         assert (shape.train, shape.selection) == (len(loaded.train), len(loaded.selection)), options
         assert shape.classes == len(loaded.classes)
+
+
+PEAKS = """
+import torch
+from hpo import forecast, numerics
+
+numerics.keep_memory()
+for size in (2**28, 2**20):
+    with forecast._peak(torch.device("cpu")) as peak:
+        torch.ones(size)
+    print(*peak)
+"""
+
+
+def test_the_memory_of_a_kind_of_training_is_not_that_of_the_larger_one_before():
+    done = subprocess.run([sys.executable, "-c", PEAKS], check=True, capture_output=True, text=True)
+    large, small = map(float, done.stdout.split())
+    assert large - small == pytest.approx(1.0, abs=0.05), "GiB"
 
 
 def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):

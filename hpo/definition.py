@@ -42,7 +42,7 @@ class Pruner(BaseModel):
     ] = 2
     reduction_factor: Annotated[
         int, Field(ge=2, le=1000, description="hyperband and asha: one in so many goes on")
-    ] = 3
+    ] = 4
     startup_trials: Annotated[
         int, Field(ge=0, le=1_000_000, description="median and percentile: trials that run in full first")
     ] = 5

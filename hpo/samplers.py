@@ -45,8 +45,11 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     if name == "tpe":
         # What is quick reaches its rungs first, and would have the sampler propose nothing else: one trial
         # in three is random, as in BOHB (Falkner et al. 2018).
-        mixed = definition.search.pruner.name == "asha" and own % 3 == 0
-        return samplers.RandomSampler(seed=own) if mixed else TPESampler(seed=own)
+        if definition.search.pruner.name == "asha" and own % 3 == 0:
+            return samplers.RandomSampler(seed=own)
+        # Each parameter by itself: a joint model leaves out those that only some trials have (momentum),
+        # and on recorded curves needed a third more epochs.
+        return samplers.TPESampler(seed=own, multivariate=False)
     # Conditional parameters are ours to offer; GP and QMC leave them to a sampler of their own, and warn.
     if name == "gp":
         return samplers.GPSampler(seed=own, warn_independent_sampling=False)
@@ -130,29 +133,6 @@ class _After(pruners.BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return (trial.last_step or 0) >= self.epochs
-
-
-class TPESampler(samplers.TPESampler):
-    """Optuna's, but what all trials have in common is looked for among the same objects first.
-
-    A sampler that lives for one trial cannot remember it, and comparing the distributions of hundreds of
-    trials one by one took as long as the proposal itself.
-    """
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Give the parameters that all trials that have ended have, by name, as Optuna does."""
-        ended = study._get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED), use_cache=True
-        )
-        common = dict(ended[0].distributions) if ended else {}
-        for other in ended:
-            theirs = other.distributions
-            common = {
-                name: known
-                for name, known in common.items()
-                if (there := theirs.get(name)) is known or there == known
-            }
-        return {name: known for name, known in sorted(common.items()) if not known.single()}
 
 
 class Hyperband(pruners.HyperbandPruner):

@@ -15,6 +15,7 @@ from test_data import write_idx
 
 CPU = torch.device("cpu")
 SLOT = Slot(name="cpu", threads=1)
+BY_THREE = {"min_epochs": 1, "reduction_factor": 3}
 
 OWN = """
 import time
@@ -42,9 +43,9 @@ def priced(*parts: Part, **values) -> Forecast:
         ({"name": "none"}, 9, 1.0),
         ({"name": "patient"}, 9, 1.0),
         # Rungs at 1, 3 and 9: all run 1, a third 2 more, a ninth 6 more.
-        ({"name": "asha", "min_epochs": 1}, 9, (1 + 2 / 3 + 6 / 9) / 9),
+        ({"name": "asha", **BY_THREE}, 9, (1 + 2 / 3 + 6 / 9) / 9),
         # Three brackets, of which the others begin at 3 and at 9.
-        ({"name": "hyperband", "min_epochs": 1}, 9, ((1 + 2 / 3 + 6 / 9) + (3 + 6 / 3) + 9) / 27),
+        ({"name": "hyperband", **BY_THREE}, 9, ((1 + 2 / 3 + 6 / 9) + (3 + 6 / 3) + 9) / 27),
         ({"name": "asha", "min_epochs": 20}, 9, 1.0),
         ({"name": "median", "min_epochs": 2}, 10, 0.5 + 0.5 * 0.2),
         ({"name": "percentile", "percentile": 25.0, "min_epochs": 1}, 10, 0.25 + 0.75 * 0.1),
@@ -55,7 +56,7 @@ def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, 
 
 
 def test_replicates_run_whole_of_half_of_what_a_pruner_lets_through():
-    asha = Pruner(name="asha", min_epochs=1)
+    asha = Pruner(name="asha", **BY_THREE)
     first = (1 + 2 / 3 + 6 / 9) / 9
     assert forecast.share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
     assert forecast.share(Pruner(name="none"), 9, 3) == 1.0

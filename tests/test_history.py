@@ -24,7 +24,10 @@ def study_of(trials: int, sampler: str = "tpe", pruner: str = "none") -> Definit
     made = lease_worker.definition(trials)
     choice = space.Parameter(name="optimizer", kind="choice", values=space.Choices(choices=("sgd", "adam")))
     search = made.search.model_copy(
-        update={"sampler": Sampler(name=sampler), "pruner": Pruner(name=pruner, min_epochs=1)}
+        update={
+            "sampler": Sampler(name=sampler),
+            "pruner": Pruner(name=pruner, min_epochs=1, reduction_factor=3),
+        }
     )
     train = {**made.train, "epochs": EPOCHS}
     return made.model_copy(update={"train": train, "space": (choice, *made.space), "search": search})

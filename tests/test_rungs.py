@@ -103,7 +103,7 @@ def test_a_schedule_that_is_searched_moves_no_rung():
         name="a",
         train=config.Config(epochs=20).model_dump(),
         space=(schedule,),
-        search=Search(pruner=Pruner(name="asha", min_epochs=1)),
+        search=Search(pruner=Pruner(name="asha", min_epochs=1, reduction_factor=3)),
     )
     assert rungs.of(made).rungs == (1, 3, 9)
 

@@ -322,7 +322,7 @@ def test_patience_is_how_many_epochs_in_a_row_may_be_worse():
     ],
 )
 def test_hyperband_counts_to_the_longest_trial(searched, longest):
-    pruner = {"name": "hyperband", "min_epochs": 1}
+    pruner = {"name": "hyperband", "min_epochs": 1, "reduction_factor": 3}
     definition = study_of(space=searched, epochs=None if "epochs" in searched else 9, pruner=pruner)
     study = maximizing()
     pruner = samplers.pruner(definition)

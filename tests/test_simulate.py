@@ -51,7 +51,8 @@ def run(known: Surrogate, strategy: simulate.Strategy, seed: int = 0, workers: i
 
 def ours(known: Surrogate, pruner: str, sampler: str = "random") -> simulate.Strategy:
     definition = known.recorded.definition
-    return simulate.ours(definition, Sampler(name=sampler), Pruner(name=pruner, min_epochs=1))
+    rungs = Pruner(name=pruner, min_epochs=1, reduction_factor=3)
+    return simulate.ours(definition, Sampler(name=sampler), rungs)
 
 
 # Recorded curves
@@ -206,7 +207,7 @@ def grid(*finals: float) -> Recorded:
         definition=Definition(
             name="grid",
             train={"objective": "a:b", "epochs": EPOCHS, "seed": 0},
-            search=Search(sampler=Sampler(name="grid"), pruner=Pruner(name="asha")),
+            search=Search(sampler=Sampler(name="grid"), pruner=Pruner(name="asha", reduction_factor=3)),
             points=tuple(Point(setting=setting) for setting in settings),
         ),
         settings=settings,
@@ -216,7 +217,7 @@ def grid(*finals: float) -> Recorded:
 
 def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_stays():
     known = Surrogate(grid(*(0.5 + number / 100 for number in range(14))))
-    strategies = regret.strategies(known.recorded, None, "asha")
+    strategies = regret.strategies(known.recorded, None, None)
     tried = [regret.attempt(known, each, workers=2, seeds=range(5)) for each in strategies]
     found = {each.strategy: each for each in regret.replays(tried, known.recorded)}
     whole, pruned = found["no pruner"], found["hpo: asha from epoch 2 by 3"]
@@ -265,7 +266,7 @@ def test_a_study_of_an_own_objective_is_simulated(place):
     assert found["surrogate"] == "random forest"
     names = [each["strategy"] for each in found["strategies"]]
     assert names[0] == "random"
-    assert names[-1] == "hpo: random, asha from epoch 2 by 3"
+    assert names[-1] == "hpo: random, asha from epoch 2 by 4"
     assert "Optuna: TPE, median" in names
     text = place.here("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "3").out
     assert "12 whole curves of 6 epochs, searched 3 times with 1 worker" in text

@@ -25,6 +25,8 @@ from hpo import cli
 # One thread each, here and in the processes that tests start: they run side by side, and bits depend on the
 # number of threads. Set before anything imports torch, which reads it then.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Where Python keeps no bytecode, each process that a test starts compiles hpo anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).parent.parent
 HPO = (sys.executable, "-m", "hpo")

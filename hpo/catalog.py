@@ -7,6 +7,7 @@ that costs a tenth of a second and no memory even for a model of 600 million par
 """
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ COMMON = {
     **dict.fromkeys(("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"), 32),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 8),
 }
+SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)  # tried for a model that finds one wrong
 
 
 @functools.cache
@@ -66,6 +68,16 @@ def imagenet(model: str) -> Any | None:
         key=lambda entry: (entry.name != "IMAGENET1K_V1", entry.meta["min_size"]),
         default=None,
     )
+
+
+def surely_trains(model: str, image_size: int, images: int) -> bool:
+    """Tell whether a model is known to train on such images, so many at a time, without asking torch."""
+    return images > 1 and image_size >= COMMON.get(model, math.inf)
+
+
+def fitting(model: str) -> int | None:
+    """Give the first usual size of images that the model trains on, in pixels; None if there is none."""
+    return next((size for size in SIZES if not too_small(model, size)), None)
 
 
 @functools.cache

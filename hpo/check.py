@@ -18,8 +18,6 @@ from hpo.errors import DefinitionError, shown, suggestion
 
 Record = TypeVar("Record", bound=BaseModel)
 
-SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)  # tried for a model that finds one wrong
-
 
 def dotted(section: str, key: str) -> str:
     """Give a key with its section in front, in quotes where TOML needs them."""
@@ -360,13 +358,9 @@ def unused(name: str, *values: Any) -> str:
 
 
 def trainable(settings: Config, where: str, section: str) -> None:
-    """Check that the model takes what it is told.
-
-    Of what is not common torch is asked, and torchvision: to import them takes seconds.
-    """
+    """Check that the model takes what it is told; where that is not known it asks torch, for seconds."""
     model, size = settings.model, settings.image_size
-    is_plain = settings.dropout is None and settings.batch_size > 1
-    if is_plain and model in catalog.COMMON and size >= catalog.COMMON[model]:
+    if settings.dropout is None and catalog.surely_trains(model, size, settings.batch_size):
         return
     if settings.dropout is not None and not catalog.has_dropout(model):
         raise DefinitionError(
@@ -378,7 +372,7 @@ def trainable(settings: Config, where: str, section: str) -> None:
             f"{where}: {dotted(section, 'weights')}: model '{model}' has no ImageNet weights; use 'none'"
         )
     if reason := catalog.too_small(model, size):
-        fits = next((each for each in SIZES if not catalog.too_small(model, each)), None)
+        fits = catalog.fitting(model)
         instead = f"; {fits} would do" if fits else ""
         raise DefinitionError(
             f"{where}: {dotted(section, 'image_size')}: model '{model}' does not take {size} x {size} "

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import gc
+import importlib
 import io
 import json
 import os
@@ -98,7 +99,7 @@ class Workplace:
         signals = {
             number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
         }
-        threshold, modules = gc.get_threshold(), set(sys.modules)
+        threshold = gc.get_threshold()
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.path)
             patch.setattr(sys, "argv", ["hpo", *args])
@@ -107,15 +108,20 @@ class Workplace:
                 patch.delenv(key)
             for key, value in environment.items():
                 patch.setenv(key, value)
+            self._forget_modules()
             try:
                 yield
             finally:
                 gc.set_threshold(*threshold)
                 for number, handler in signals.items():
                     signal.signal(number, handler)
-                for name in sys.modules.keys() - modules:
-                    if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{self.path}/"):
-                        del sys.modules[name]  # the next test's own.py is another
+                self._forget_modules()
+
+    def _forget_modules(self) -> None:
+        """Forget modules by the names of those that lie here: another test's own.py is another."""
+        for file in self.path.glob("*.py"):
+            sys.modules.pop(file.stem, None)
+        importlib.invalidate_caches()
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ def main() -> None:
     """Measure all cases; print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each peer")
-    parser.add_argument("--seconds", type=float, default=0.7, help="of a window, at least")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a window, at least")
     given = parser.parse_args()
     names = ("case", "bare pair, images/s", "hpo / bare", "bare / tutorial", "GiB: hpo, bare, tutorial")
     table, rows = Table(*names, box=None), []

@@ -20,7 +20,7 @@ from hpo.exhibit import Exhibit
 from hpo.gate import App, Environ, Gate, Start
 
 THREADS = 8  # requests at once: a page asks for some six
-PARTING_SECONDS = 5  # after which gunicorn kills a process of its own that has not left
+PARTING_SECONDS = 15  # after which gunicorn kills a process of its own that has not left
 
 
 @dataclass(frozen=True, kw_only=True)

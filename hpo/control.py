@@ -15,6 +15,7 @@ from hpo.errors import StoreError
 from hpo.leases import leases, now
 from hpo.plan import PAUSED as PAUSED
 from hpo.plan import STOPPED as STOPPED
+from hpo.rows import dialect_of
 from hpo.storage import asking
 from hpo.store import Store
 
@@ -62,7 +63,7 @@ def retry(opened: Store, name: str, numbers: Collection[int] | None) -> list[int
         trials, values = models.TrialModel.__table__, models.TrialValueModel.__table__
         again = {"state": TrialState.WAITING, "datetime_complete": None}
         session.execute(sa.update(trials).where(trials.c.trial_id.in_(ids)).values(again))
-        anew = {"attempts": 0, "renewed": now(session.get_bind().dialect.name)}
+        anew = {"attempts": 0, "renewed": now(dialect_of(session))}
         session.execute(sa.update(leases).where(leases.c.trial_id.in_(ids)).values(anew))
         session.execute(sa.delete(values).where(values.c.trial_id.in_(ids)))
         why = failure.key.in_(["failure", "pruned"])

@@ -86,6 +86,7 @@ class History(_CachedStorage):
         self._own: FrozenTrial | None = None
         self._left = 0  # id of the trial that was the own one before, to be read anew
         self._trials: list[FrozenTrial] = []  # as last read, by number
+        self._numbers: list[int] = []  # of these
         self._versions: dict[int, tuple[Any, ...]] = {}  # by number, of those read: state, attempt, epoch
         self._standing = Ranking()  # of those that have come to something, the best first
         self._repeats: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
@@ -126,7 +127,8 @@ class History(_CachedStorage):
         """Have no trial of one's own any more: what has become of it is for the next look to say."""
         if self._own is not None:
             self._left = self._own._trial_id
-            del self._trials[self._place(self._own.number)]
+            place = self._place(self._own.number)
+            del self._trials[place], self._numbers[place]
         self._own, self._looked, self._shown = None, False, None
 
     @property
@@ -198,13 +200,13 @@ class History(_CachedStorage):
         return self._trials[self._place(number)]
 
     def _place(self, number: int) -> int:
-        return bisect.bisect_left(self._trials, number, key=lambda trial: trial.number)
+        return bisect.bisect_left(self._numbers, number)
 
     def _put(self, trial: FrozenTrial) -> None:
         """Keep a trial as it is now, in its place."""
         place = self._place(trial.number)
-        known = place < len(self._trials) and self._trials[place].number == trial.number
-        self._trials[place : place + known] = [trial]
+        known = self._numbers[place : place + 1] == [trial.number]
+        self._trials[place : place + known], self._numbers[place : place + known] = [trial], [trial.number]
         self._repeats |= replicates.repeats([trial])
         ranks = samplers.came_to_something(trial) and trial.number not in self._repeats
         whole, accuracy = samplers.standing(trial)

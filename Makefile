@@ -45,8 +45,9 @@ check: install  ## lint, format, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-soak: install  ## strike a running study with faults for ten minutes (SECONDS=600)
+soak: install  ## ten minutes of faults, ten of 64 workers (SECONDS=600)
 	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
+	$(BIN)/python -m benchmarks.store_load --case paced --seconds $(or $(SECONDS),600)
 
 bench: install  ## measure beside named peers, as ratios in one run
 	@begun=$$(date +%s); for each in epoch packing head store turnaround plan; do start=$$(date +%s); \

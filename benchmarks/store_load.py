@@ -7,6 +7,8 @@
   hyperband, and under asha, whose paused trials each claim has to look at
 - with ``--pgbouncer`` (Debian's package): hpo's 64 workers once more, through 20 connections
 
+``--case paced --seconds 600`` (``make soak``) runs hpo's part of one case alone, for as long as wanted.
+
 Workers are processes, forked from this one; they claim, get four parameters from TPE, report nine epochs,
 ask Hyperband about each, and end, all by the code of a real worker. Verdicts are not obeyed, so that all
 trials have as many epochs. Plain Optuna runs the same by ask, suggest, report, should_prune and tell; its
@@ -193,10 +195,11 @@ class Server:
         """Ask the database."""
         return self.connection.execute(text).fetchall()  # type: ignore[arg-type]
 
-    def connections(self) -> int:
-        """Count the connections to the database, but for this one."""
-        text = "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
-        return int(self.ask(f"{text} AND backend_type = 'client backend'")[0][0])
+    def sessions(self) -> tuple[int, int]:
+        """Count the database's sessions, but for this one, and those of them that wait for a lock."""
+        text = "SELECT count(*) - 1, count(*) FILTER (WHERE wait_event_type = 'Lock') FROM pg_stat_activity"
+        text += " WHERE datname = current_database() AND backend_type = 'client backend'"
+        return self.ask(text)[0]  # type: ignore[return-value]
 
     def cpu_seconds(self) -> float:
         """Give what all the server's processes have used, those that are gone included."""
@@ -239,9 +242,10 @@ def window(
     server = Server(url)
     with contextlib.suppress(Exception):
         barrier.wait(180)
-    before, sizes, end, peak = server.cpu_seconds(), server.bytes(), time.monotonic() + seconds, 0
+    before, sizes, end = server.cpu_seconds(), server.bytes(), time.monotonic() + seconds
+    sessions = []
     while time.monotonic() < end and not barrier.broken:
-        peak = max(peak, server.connections())
+        sessions.append(server.sessions())
         time.sleep(0.2)
     cpu, grown = server.cpu_seconds() - before, server.bytes()
     told = [answer.recv() for answer in answers]
@@ -256,7 +260,8 @@ def window(
         "trials/s": len(calls["end"]) / seconds,
         "reports/s": len(calls["report"]) / seconds,
         **{kind: milliseconds(calls[kind]) for kind in KINDS},
-        "connections": peak,
+        "connections": max((count for count, _ in sessions), default=0),
+        "waiting": round(statistics.fmean([waiting for _, waiting in sessions] or [0]), 2),
         "server CPU s": round(cpu, 1),
         "grown": {name: size - sizes[name] for name, size in grown.items() if size > sizes[name]},
     }
@@ -269,13 +274,25 @@ def milliseconds(times: list[float]) -> tuple[float, float] | None:
     return round(1e3 * statistics.median(times), 1), round(1e3 * times[int(0.95 * len(times))], 1)
 
 
-def windows(cluster: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """Run the cases of both peers, each case on a database of its own; give their figures one by one."""
-    cases = [("saturated", 0, None, (workers,)) for workers in (1, 4, 16, 64)]
-    cases += [("paced", 0, 1.0, (64,)), ("long", 10_000, None, (1, 4))]
-    for name, finished, pace, crowds in cases:
-        for peer, (make, _) in PEERS.items():
-            with prepared(cluster, lambda url, f=finished, m=make: m(url, f, BEFORE)) as url:
+# What each case has of finished trials, of seconds between reports, and of workers, who come in turn.
+CASES: tuple[tuple[str, int, float | None, tuple[int, ...]], ...] = (
+    *(("saturated", 0, None, (workers,)) for workers in (1, 4, 16, 64)),
+    ("paced", 0, 1.0, (64,)),
+    ("long", 10_000, None, (1, 4)),
+)
+
+
+def windows(cluster: str, seconds: float, only: str | None = None) -> Iterator[dict[str, Any]]:
+    """Run the cases of both peers, each case on a database of its own; give their figures one by one.
+
+    Of ``only`` one case, hpo's part alone.
+    """
+    for name, finished, pace, crowds in CASES:
+        if only not in (None, name):
+            continue
+        waiting = max(BEFORE, int(0.2 * seconds * max(crowds)))  # a trial takes nine reports
+        for peer, (make, _) in PEERS.items() if only is None else [("hpo", PEERS["hpo"])]:
+            with prepared(cluster, lambda url, f=finished, m=make, w=waiting: m(url, f, w)) as url:
                 for workers in crowds:
                     yield {"case": name, **window(peer, url, workers, seconds, pace=pace)}
 
@@ -353,7 +370,7 @@ def asks(cluster: str, pruner: str, most: int = 10_000) -> dict[str, Any]:
 
 def show(found: list[dict[str, Any]]) -> Table:
     """Make the table of all windows."""
-    heads = ("trials/s", "reports/s", *(f"{kind}, ms" for kind in KINDS), "connections", "server CPU s")
+    heads = ("trials/s", "reports/s", *(f"{kind}, ms" for kind in KINDS), "connections", "wait", "CPU s")
     table = Table("case, workers", *heads, box=None)
     for row in found:
         table.add_row(
@@ -362,6 +379,7 @@ def show(found: list[dict[str, Any]]) -> Table:
             f"{row['reports/s']:.0f}",
             *("-" if row[kind] is None else "{:.0f} ({:.0f})".format(*row[kind]) for kind in KINDS),
             f"{row['connections']} ({row['connections'] / row['workers']:.1f})",
+            f"{row['waiting']}",
             f"{row['server CPU s']}",
         )
     return table
@@ -371,15 +389,21 @@ def main() -> None:
     """Measure all cases; print two tables, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each window")
+    parser.add_argument(
+        "--case", choices=sorted({case[0] for case in CASES}), help="hpo's part of it alone"
+    )
     parser.add_argument("--pgbouncer", action="store_true", help="run hpo through PgBouncer, too")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with postgres.server(max_connections="300") as cluster:
-        found = list(windows(cluster, given.seconds))
+        found = list(windows(cluster, given.seconds, given.case))
         found += pooled(cluster, given.seconds) if given.pgbouncer else ()
-        asked = [asks(cluster, pruner) for pruner in ("hyperband", "asha")]
+        asked = [asks(cluster, pruner) for pruner in ("hyperband", "asha") if given.case is None]
     console = Console(width=130)
-    console.print("median (95th percentile) of calls; connections at the peak (per worker)")
+    console.print(
+        "median (95th percentile) of calls; connections at the peak (per worker); sessions that wait for a "
+        "lock, on average; the server's processor time"
+    )
     console.print(show(found))
     for row in asked:
         few, many = row["milliseconds"].values()

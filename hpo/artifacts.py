@@ -45,8 +45,8 @@ class Artifacts:
     def __init__(self, root: str) -> None:
         try:
             self.filesystem, self.root = remote.file_system(root)
-        except (ValueError, ImportError) as error:
-            raise ArtifactError(f"--artifacts {root}: {error}") from error
+        except Exception as error:  # some places are called at once, and each has its own errors
+            raise ArtifactError(f"--artifacts {root}: {remote.cause(error)}") from error
         self.local = isinstance(self.filesystem, LocalFileSystem)
         self.patience = 0.0  # seconds that a place which is away is waited for; a worker has more
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting

@@ -102,7 +102,10 @@ def _refuse(field: FieldInfo, found: Any, where: str, key: str) -> NoReturn:
 def _wanted(schema: Mapping[str, Any]) -> str:
     """Say in words what a JSON Schema of one value allows."""
     kinds = {"integer": "a whole number", "number": "a number", "string": "a text", "array": "a list"}
-    kinds |= {"boolean": "true or false", "date-time": "a date and time such as 2030-01-31T18:00:00Z"}
+    kinds |= {"boolean": "true or false"}
+    kinds |= {"date-time": "a date and time such as 2030-01-31T18:00:00Z, without quotes"}
+    if "pattern" in schema:
+        kinds |= {"string": schema["description"]}
     limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
     limits |= {"exclusiveMaximum": "below", "minLength": "of a length of at least"}
     bounds = [f"{words} {schema[key]}" for key, words in limits.items() if key in schema]

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from hpo.store import Store
 
 app = typer.Typer(
-    help="Hyperparameter optimization for people who fine-tune vision models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,6 +61,23 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"hpo {version('hpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def general(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Hyperparameter optimization for people who fine-tune vision models."""
 
 
 @app.command()
@@ -235,7 +251,7 @@ def delete(
     now = status.status(opened, name)
     if now.state == "running":
         owners = ", ".join(worker.owner for worker in now.workers)
-        raise StoreError(f"study '{name}' has workers ({owners}); stop them first")
+        raise StoreError(f"study '{name}' has workers ({owners}); 'hpo stop {name}' first")
     folder = store.folder_of(opened, name)
     place = Artifacts(artifacts)
     if not yes:
@@ -291,7 +307,7 @@ def _ordered(name: str, store_url: str, order: str, verb: str) -> bool:
 @app.command()
 def retry(
     name: StudyName,
-    trial: Annotated[list[int] | None, typer.Option("--trial", metavar="N", help="This one.")] = None,
+    trial: Annotated[list[int] | None, typer.Option("--trial", metavar="N", help="May repeat.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every trial that failed.")] = False,
     store_url: StoreUrl = STORE,
 ) -> None:
@@ -332,14 +348,11 @@ def launch_(
     lease_seconds: Lease = LEASE,
 ) -> None:
     """Start workers, here or by a scheduler, and keep them going until the study is complete."""
-    from hpo import engines, status, store, watch
+    from hpo import engines, store, watch
 
     stop = watch.Stop()
     try:
         opened = store.open_(store_url, create=False)
-        if status.status(opened, name).state == "complete":
-            watch.say(f"hpo: study '{name}' is complete; nothing to do")
-            return
         settings = _settings(store_url, artifacts, data, lease_seconds)
         asked = engines.Request(
             engine=engine,

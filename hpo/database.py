@@ -71,8 +71,9 @@ def parse_url(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError):
+        given = "" if "@" in text else f" {text}"  # which may hold a password
         raise StoreError(
-            "the store is no URL; want sqlite:///storage/hpo.db or postgresql://user@host/db "
+            f"--store{given}: no URL; want sqlite:///storage/hpo.db or postgresql://user@host/db "
             "(--store or HPO_STORE)"
         ) from None
     if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):

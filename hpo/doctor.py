@@ -50,7 +50,7 @@ def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except (HpoError, OSError) as error:
-        yield Finding(what=what, verdict="broken", message=str(error))
+        yield Finding(what=what, verdict="broken", message=str(error).removeprefix(f"{what} "))
 
 
 def _devices() -> Iterator[Finding]:
@@ -76,7 +76,12 @@ def _store(url: str) -> Iterator[Finding]:
             yield _not_there("store", where, path, "'hpo run STUDY' makes it")
             return
     opened = store.open_(url, create=False)
-    yield Finding(what="store", verdict="works", message=f"{where}, {len(status.names(opened))} studies")
+    message = f"{where}, {len(status.names(opened))} studies"
+    if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        message, advice = f"{message}, can only be read", f"let workers write {path} and its folder"
+        yield Finding(what="store", verdict="doubtful", message=message, advice=advice)
+        return
+    yield Finding(what="store", verdict="works", message=message)
     if path is not None:
         yield from _space("store", path.parent)
 

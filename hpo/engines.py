@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpo import actors, database, slurm, store, watch
+from hpo import actors, database, slurm, status, store, watch
 from hpo.artifacts import Artifacts
 from hpo.errors import EngineError, shown
 from hpo.launch import Crew
@@ -37,17 +37,16 @@ def launch(opened: Store, name: str, asked: Request, settings: Mapping[str, str]
 
     Raises EngineError for a request that does not fit its engine.
     """
-    if asked.engine == "local":
-        _refuse_for_local(asked)
-        watch.workers(opened, name, asked.devices, asked.workers_per_device, settings, stop)
-        return
     crew = _crew(name, asked, settings)
-    if not watch.may_work(opened, name):
-        return
-    if asked.engine == "slurm":
-        _by_slurm(opened, crew, asked.show)
-    else:
-        _by_ray(opened, crew, asked.show, stop)
+    if status.status(opened, name).state == "complete":
+        watch.say(f"hpo: study '{name}' is complete; nothing to do")
+    elif crew is None:
+        watch.workers(opened, name, asked.devices, asked.workers_per_device, settings, stop)
+    elif watch.may_work(opened, name):
+        if asked.engine == "slurm":
+            _by_slurm(opened, crew, asked.show)
+        else:
+            watch.crew(opened, name, lambda tell: actors.supervise(crew, stop.event, tell), stop)
 
 
 def _refuse_for_local(asked: Request) -> None:
@@ -58,7 +57,11 @@ def _refuse_for_local(asked: Request) -> None:
             raise EngineError(f"{flag} is for workers by slurm or ray; {advice}")
 
 
-def _crew(name: str, asked: Request, settings: Mapping[str, str]) -> Crew:
+def _crew(name: str, asked: Request, settings: Mapping[str, str]) -> Crew | None:
+    """Give what a scheduler is to be asked for, if it is one; refuse what does not fit the engine."""
+    if asked.engine == "local":
+        _refuse_for_local(asked)
+        return None
     if asked.devices not in ("auto", "cpu"):
         raise EngineError(
             f"--devices {asked.devices}: {asked.engine} chooses devices itself; want auto (a GPU for each "
@@ -67,13 +70,22 @@ def _crew(name: str, asked: Request, settings: Mapping[str, str]) -> Crew:
     if asked.workers_per_device != 1:
         way = "num_gpus=0.5" if asked.engine == "ray" else "gres=shard:1, where your Slurm shares GPUs"
         raise EngineError(f"--workers-per-device is for local workers; with {asked.engine}: --option {way}")
-    return Crew(
+    crew = Crew(
         study=name,
         workers=asked.workers or 1,
         gpus=False if asked.devices == "cpu" else None,
         settings=settings,
         options=dict(map(_option, asked.options)),
     )
+    if asked.engine == "slurm":
+        _refuse_sqlite(crew, "--engine slurm", "on one node 'hpo launch' within a job of yours will do")
+        return crew
+    if asked.show:
+        raise EngineError("--print is for workers by slurm; ray has no script")
+    where = actors.address(crew.options)
+    if where is not None:
+        _refuse_sqlite(crew, f"--engine ray, cluster {where}", "without an address Ray runs here alone")
+    return crew
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -86,7 +98,6 @@ def _option(text: str) -> tuple[str, str]:
 
 
 def _by_slurm(opened: Store, crew: Crew, show: bool) -> None:
-    _refuse_sqlite(crew, "--engine slurm", "on one node 'hpo launch' within a job of yours will do")
     place = Artifacts(crew.settings["HPO_ARTIFACTS"])
     logs = place.logs(store.folder_of(opened, crew.study)).absolute()
     text = slurm.script(crew, Path.cwd(), logs)
@@ -98,15 +109,6 @@ def _by_slurm(opened: Store, crew: Crew, show: bool) -> None:
     watch.say(
         f"hpo: 'hpo status {crew.study}' follows them; 'hpo stop {crew.study}' or 'scancel {job}' ends them"
     )
-
-
-def _by_ray(opened: Store, crew: Crew, show: bool, stop: watch.Stop) -> None:
-    if show:
-        raise EngineError("--print is for workers by slurm; ray has no script")
-    where = actors.address(crew.options)
-    if where is not None:
-        _refuse_sqlite(crew, f"--engine ray, cluster {where}", "without an address Ray runs here alone")
-    watch.crew(opened, crew.study, lambda tell: actors.supervise(crew, stop.event, tell), stop)
 
 
 def _refuse_sqlite(crew: Crew, where: str, otherwise: str) -> None:

@@ -9,7 +9,7 @@ The same seeds run under every setting, so the first two are compared seed by se
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -182,6 +182,8 @@ def read(opened: Store, plan: Plan) -> Finish:
         values = {seed: trial.value for seed, trial in found.items() if _is_complete(trial)}
         accuracies = {seed: value for seed, value in values.items() if value is not None}
         mean = interval.of_mean(list(accuracies.values()), least) if len(accuracies) > 1 else None
+        if mean is not None and images:  # of two seeds it reaches far beyond what an accuracy can be
+            mean = replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
         runs.append(Runs(setting=setting, accuracies=accuracies, mean=mean))
         missing += [_said(plan, setting, *each) for each in found.items() if not _is_complete(each[1])]
     if not any(each.accuracies for each in runs):

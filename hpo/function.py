@@ -97,18 +97,29 @@ class Run:
         while not self.finished and not self.stop.is_set():
             started = time.perf_counter()
             try:
-                accuracy, self.own = next(given)
+                yielded = next(given)
             except StopIteration:
                 self.exhausted = True
                 break
-            if not math.isfinite(accuracy):
-                raise ValueError(f"{self.config.objective} yielded an accuracy of {accuracy}")
+            accuracy, self.own = self._told(yielded)
             seconds = time.perf_counter() - started
             number = len(self.history) + 1
-            self.history.append(Epoch(number=number, accuracy=float(accuracy), train_seconds=seconds))
+            self.history.append(Epoch(number=number, accuracy=accuracy, train_seconds=seconds))
             yield self.history[-1]
         if self.exhausted and not self.history:
             raise ValueError(f"{self.config.objective} yielded nothing")
+
+    def _told(self, yielded: Any) -> tuple[float, Any]:
+        """Give the accuracy and the state that the function yielded."""
+        try:
+            accuracy, own = yielded
+            finite = math.isfinite(accuracy)
+        except (TypeError, ValueError):
+            message = f"{self.config.objective} yielded {repr(yielded)[:80]}; want (accuracy, state)"
+            raise ValueError(message) from None
+        if not finite:
+            raise ValueError(f"{self.config.objective} yielded an accuracy of {accuracy}")
+        return float(accuracy), own
 
     def weights(self) -> Any:
         """Give the function's own state as it stands, not a copy."""

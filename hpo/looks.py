@@ -126,6 +126,8 @@ def trials(
         found = [each for each in found if each.number == trial]
         if not found:
             raise StoreError(f"study '{name}' has no trial {trial}")
+    if as_json and as_csv:
+        raise typer.BadParameter("want --json or --csv, not both")
     if as_json:
         _print_json([status.trial_document(each) for each in found])
     elif as_csv:
@@ -152,7 +154,10 @@ def best(
     opened = store.open_(store_url, create=False)
     found = status.best(opened, name, count)
     if not found:
-        raise StoreError(f"study '{name}' has no complete trial yet; 'hpo status {name}' says what it does")
+        raise StoreError(
+            f"study '{name}' has no complete trial yet; 'hpo trials {name}' lists the others, and "
+            f"'hpo export {name} --trial N' takes one that waits"
+        )
     if as_json:
         documents = [status.best_document(each) for each in found]
         _print_json(documents[0] if count == 1 else documents)
@@ -230,7 +235,7 @@ def export(
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Take the best trial's model away: weights, settings, metrics, model card, labels, loader."""
+    """Take the best trial's model away: weights, settings, metrics, model card, labels."""
     from hpo import export as exports
     from hpo import store
     from hpo.artifacts import Artifacts

@@ -235,7 +235,12 @@ def _latest(claim: Claim, place: Place, folder: Folder) -> checkpoint.State | No
     state = checkpoint.latest(folder.local, claim.checkpoint and file_of(claim.checkpoint))
     if state is None and claim.checkpoint:
         where = place.artifacts.path(folder.name)
-        log.warning("trial %d begins anew: its checkpoint is not in %s, or spoiled", claim.number, where)
+        log.warning(
+            "trial %d begins anew: its checkpoint is not in %s, or spoiled; if the study's files lie "
+            "elsewhere, stop, and name the place with --artifacts",
+            claim.number,
+            where,
+        )
     return state
 
 

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import plan, replicates, space, status, store
 from hpo.definition import Definition
-from hpo.errors import DefinitionError, HpoError
+from hpo.errors import DefinitionError, HpoError, StoreError
 from hpo.errors import shown as quoted
 from hpo.store import Store
 
@@ -76,7 +76,10 @@ def shown(opened: Store, definition: Definition) -> list[FrozenTrial]:
 
 def _found(opened: Store, definition: Definition, name: str) -> Precedent:
     where = f"study '{definition.name}': search.start_from: study '{name}'"
-    old = store.definition_of(opened, name)
+    try:
+        old = store.definition_of(opened, name)
+    except StoreError as error:
+        raise DefinitionError(f"study '{definition.name}': search.start_from: {error}") from error
     if status.status(opened, name).state == "running":
         raise DefinitionError(f"{where} is running; wait until it is complete, or 'hpo stop {name}'")
     if differences := list(_differences(definition, old, _precision(opened, name))):

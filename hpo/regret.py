@@ -221,8 +221,10 @@ def advice(found: Sequence[Result] | Sequence[Replay]) -> str:
     if isinstance(found[0], Replay):
         safe = [each for each in found if isinstance(each, Replay) and each.kept == each.repeats]
         least = min(safe, key=lambda each: each.share, default=None)
-        if least is None or least.share == 1:
+        if least is None:
             return "no pruner would have kept the winner in every repeat: run this grid whole"
+        if least.share == 1:
+            return "no pruner that kept the winner in every repeat would have spared an epoch"
         return f"{least.strategy} would have run {least.share:.0%} of the epochs, and kept the winner"
     results = [each for each in found if isinstance(each, Result)]
     best = min(results, key=lambda each: each.epochs.value)

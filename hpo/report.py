@@ -77,11 +77,12 @@ def read(opened: Store, name: str) -> Report:
     own = definition.vocabulary is config.OWN  # of which the original can have no point
     judged = [] if own else claims.claims(replayed, images)
     original = [] if own else [rebuilt.section(replayed, images, measure), _claims(judged)]
+    mirrors = any(each.trials for each in replayed.values())
     parameters = axes.axes(done)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     importance, ranked = pairs.importances(complete, parameters)
     sections = (
-        *original,
+        *(original if mirrors else ()),
         importance,
         plots.history(found, measure),
         plots.curves(found, measure),
@@ -93,6 +94,7 @@ def read(opened: Store, name: str) -> Report:
         plots.pareto(found, measure),
         summary.device_time(found),
         summary.trials(found),
+        *(() if mirrors else original),
     )
     state = status.status(opened, name).state
     return Report(

@@ -72,9 +72,9 @@ def trials_of(opened: Store, name: str) -> list[FrozenTrial]:
 def status(opened: Store, name: str) -> Status:
     """Give a study's status; raises StoreError if there is no such study."""
     study_id = store.study_id(opened, name)
-    is_open = lease.is_open(opened, study_id)  # first: of a study that is complete nothing changes after
+    definition = store.definition_of(opened, name)  # which another tool's study has not, nor leases
+    is_open = lease.is_open(opened, study_id)  # then: of a study that is complete nothing changes after
     trials = trials_of(opened, name)
-    definition = store.definition_of(opened, name)
     held = store.held(opened, study_id)
     counts = Counter(STATES[trial.state] for trial in trials)
     ranked = _ranked(definition, trials)

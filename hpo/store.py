@@ -273,7 +273,7 @@ def _stored(session: Session, study: Any) -> str:
     row = models.StudySystemAttributeModel.find_by_study_and_key(study, DEFINITION, session)
     if row is None:
         raise StoreError(
-            f"study '{study.study_name}' was made by another tool, not by hpo; use another --name"
+            f"study '{study.study_name}' was made by another tool, not by hpo; a new one wants another name"
         )
     return str(row.value_json)
 

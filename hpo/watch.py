@@ -147,9 +147,8 @@ def _follow(opened: Store, name: str) -> None:
 def _watched(opened: Store, now: Status, console: Console) -> RenderableType:
     trials = status.trials_of(opened, now.study)
     planned = status.epochs(store.definition_of(opened, now.study), trials)
-    crew = show.crew(now)
-    rows = max(console.height - 6 - len(now.workers) - len(now.waits), 3)
-    return Group(*crew, show.live(now, trials, planned, rows))
+    rows = max(console.height - 7 - len(now.workers) - len(now.waits), 3)
+    return Group(show.headline(now), *show.crew(now), show.live(now, trials, planned, rows))
 
 
 def _live(

@@ -167,6 +167,11 @@ def test_what_no_waiting_mends_is_told_at_once(stormy):
         assert not isinstance(met.value, ArtifactAway)
 
 
+def test_a_place_that_answers_no_call_as_it_is_opened_is_told_in_one_line():
+    with pytest.raises(ArtifactError, match=r"^--artifacts ftp://127.0.0.1:1/x: Connection refused$"):
+        Artifacts("ftp://127.0.0.1:1/x")
+
+
 def test_a_url_that_nobody_knows_is_refused_in_one_line():
     with pytest.raises(ArtifactError, match="--artifacts nosuch://x"):
         Artifacts("nosuch://x")

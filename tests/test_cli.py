@@ -1,5 +1,6 @@
 """The command line as people and scripts use it."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -58,6 +59,10 @@ print(sorted({"torch", "optuna", "pydantic", "sqlalchemy", "torchvision"} & sys.
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_that_of_the_package(workplace):
+    assert workplace.here("--version").out == f"hpo {importlib.metadata.version('hpo')}\n"
 
 
 def test_looking_at_results_imports_no_torch():

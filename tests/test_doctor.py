@@ -135,6 +135,17 @@ def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
     assert line.advice.startswith("make room")
 
 
+def test_a_store_that_can_only_be_read_is_doubtful(disk, tmp_path):
+    url = f"sqlite:///{disk}/hpo.db"
+    with conftest.closed_engines():
+        store.create(store.open_(url, create=True), lease_worker.definition(1), "text")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with conftest.closed_engines():
+        (line,) = [each for each in found(url, tmp_path, "store") if "studies" in each.message]
+    assert (line.verdict, line.message) == ("doubtful", f"{url}, 1 studies, can only be read")
+    assert line.advice == f"let workers write {disk}/hpo.db and its folder"
+
+
 def test_a_place_that_could_not_be_made_is_broken_rather_than_absent(disk, tmp_path):
     findings = doctor.examine(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
     assert {each.verdict for each in findings if each.what in ("store", "artifacts")} == {"absent"}

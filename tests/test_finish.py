@@ -225,6 +225,9 @@ def test_a_built_in_study_is_finished_on_its_test_images_which_are_looked_at_onc
 
     again = workplace.here("finish", "small", "--top", "1", "--seeds", "2")
     assert (again.out, again.err) == (done.out, "")
+    found = workplace.here("finish", "small", "--top", "1", "--seeds", "2", "--json").json()
+    (setting,) = found["settings"]
+    assert 0 <= setting["low"] <= setting["mean"] <= setting["high"] <= 1
     assert_said_everywhere(workplace, epochs)
 
 

@@ -48,6 +48,14 @@ def picky(config, state):
 def broken(config, state):
     raise RuntimeError("no such luck")
     yield
+
+
+def bare(config, state):
+    yield 0.5
+
+
+def worded(config, state):
+    yield "0.5", None
 """
 
 STUDY = """
@@ -144,7 +152,13 @@ def test_a_function_may_end_before_its_epochs_are_used_up(place):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nothing", "own:nothing yielded nothing"), ("broken", "no such luck")]
+    ("name", "message"),
+    [
+        ("nothing", "own:nothing yielded nothing"),
+        ("broken", "no such luck"),
+        ("bare", "own:bare yielded 0.5; want (accuracy, state)"),
+        ("worded", "own:worded yielded ('0.5', None); want (accuracy, state)"),
+    ],
 )
 def test_a_function_that_fails_fails_its_trial(place, name, message):
     text = STUDY.replace("trials = 5", "trials = 0")

@@ -178,7 +178,8 @@ def test_what_does_not_compare_is_refused_in_one_line(opened):
     said = refused(train={"image_size": 32})
     assert "no trial of it is one that this study might try" in said
     assert "30 (image_size 224, where this study has 32)" in said
-    assert "no study 'odl' in the store; did you mean 'old'?" in refused(start_from=("odl",))
+    said = refused(start_from=("odl",))
+    assert "study 'new': search.start_from: no study 'odl' in the store; did you mean 'old'?" in said
     store.create(opened, study_of("empty"), "")
     assert "it has no trial that ended" in refused(start_from=("empty",))
     lease.claim(opened, store.study_id(opened, "empty"), lease.owner("cpu"), seconds=60, max_attempts=1)

@@ -1,6 +1,7 @@
 """Strategies on recorded curves: what is read, what a surrogate tells, what virtual time comes to."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -239,6 +240,8 @@ def test_a_winner_that_starts_late_is_lost_to_pruning_and_said_so():
     assert found.kept == 0
     assert found.lost.value > 0.3
     assert regret.advice([found]).startswith("no pruner would have kept the winner")
+    whole = dataclasses.replace(found, kept=found.repeats, share=1.0)
+    assert regret.advice([found, whole]).endswith("would have spared an epoch")
 
 
 # The verb

@@ -198,6 +198,15 @@ def test_a_role_that_may_only_read_can_read_and_not_write(url, opened, sql):
         sql("DROP ROLE reader")
 
 
+def test_a_study_of_plain_optunas_is_told_from_ours_by_every_verb(workplace, url, sql):
+    optuna.create_study(study_name="theirs", storage=url)
+    for verb in ("status", "best", "trials", "delete", "pause", "launch"):
+        code = 78 if verb == "launch" else 1
+        assert "another tool" in workplace.here(verb, "theirs", code=code, HPO_STORE=url).err
+    with pytest.raises(sa.exc.DatabaseError):
+        sql("SELECT * FROM hpo_leases")
+
+
 def test_a_store_that_plain_optuna_made_is_read_as_it_is_and_then_shared(url, sql):
     optuna.create_study(study_name="theirs", storage=url)
     reader = store.open_(url, create=False)

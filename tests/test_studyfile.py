@@ -148,6 +148,11 @@ CASES |= {  # types and ranges
         "train.epochs: want a whole number, at least 1 and at most 100000, found 3.0",
     ),
     "number for a truth": ("[train]\nnesterov = 1", "train.nesterov: want true or false, found 1"),
+    "file for an objective": (
+        '[train]\nobjective = "own/module.py:climb"',
+        "train.objective: want package.module:function, which yields (accuracy, state) after each epoch, "
+        "found 'own/module.py:climb'",
+    ),
     "number for a text": ("[train]\nmodel = 18", "train.model: want a text, found 18"),
     "date": ("[train]\nlr = 2020-01-01", f"train.lr: {LR}, found 2020-01-01"),
     "range in train": (
@@ -217,11 +222,13 @@ CASES |= {  # types and ranges
     ),
     "deadline in words": (
         in_search('deadline = "tomorrow"'),
-        "search.deadline: want a date and time such as 2030-01-31T18:00:00Z, found 'tomorrow'",
+        "search.deadline: want a date and time such as 2030-01-31T18:00:00Z, without quotes, "
+        "found 'tomorrow'",
     ),
     "deadline without a time": (
         in_search("deadline = 2030-01-31"),
-        "search.deadline: want a date and time such as 2030-01-31T18:00:00Z, found 2030-01-31",
+        "search.deadline: want a date and time such as 2030-01-31T18:00:00Z, without quotes, "
+        "found 2030-01-31",
     ),
     "negative trials": (
         in_search("trials = -1"),

@@ -196,12 +196,17 @@ def plan_(
     """Say what a study will cost here, after a few steps of each kind of training; nothing is stored."""
     import json
 
+    from rich.console import Console
+
     from hpo import forecast, show, studyfile, worker
     from hpo.devices import slots
 
     definition = studyfile.load(studyfile.find(study), sets or [], None)
     crew = slots(devices, 1, definition.budget)
-    found = forecast.forecast(definition, crew, worker.device(crew[0].name), data.expanduser())
+    device = worker.device(crew[0].name)
+    # Shown on a terminal alone, and seldom: what it draws is taken from what is measured.
+    with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
+        found = forecast.forecast(definition, crew, device, data.expanduser(), shown.update)
     if as_json:
         print(json.dumps(found.document(), indent=2))
         return

@@ -16,7 +16,7 @@ import contextlib
 import math
 import resource
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from hpo import data, function, model, numerics, original, space, train
+from hpo import data, function, model, numerics, original, show, space, train
 from hpo.config import Config, Free
 from hpo.data import Dataset, Split
 from hpo.definition import Definition, Pruner
@@ -114,9 +114,16 @@ class Forecast:
         }
 
 
-def forecast(definition: Definition, slots: Sequence[Slot], device: torch.device, root: Path) -> Forecast:
+def forecast(
+    definition: Definition,
+    slots: Sequence[Slot],
+    device: torch.device,
+    root: Path,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Forecast:
     """Measure on ``device``, with a slot's threads, and reckon what the study costs on all slots.
 
+    ``tell`` gets what is being measured, each time it changes.
     Raises DataError if a folder of images, or the data set of a kind that is not counted beforehand, is
     not there; HpoError for what no trial could do either.
     """
@@ -130,7 +137,7 @@ def forecast(definition: Definition, slots: Sequence[Slot], device: torch.device
         numerics.refuse("fp32" if settings.precision == "auto" else settings.precision, device)
         numerics.refuse_compile(settings, device)
         shape = data.shape(settings, root)
-        counts, parts = (shape.train, shape.selection), tuple(_parts(definition, shape, device))
+        counts, parts = (shape.train, shape.selection), tuple(_parts(definition, shape, device, tell))
     search = definition.search
     shares = [share(search.pruner, part.epochs, search.replicates) for part in parts]
     return Forecast(
@@ -145,7 +152,9 @@ def forecast(definition: Definition, slots: Sequence[Slot], device: torch.device
     )
 
 
-def _parts(definition: Definition, shape: data.Shape, device: torch.device) -> Iterator[Part]:
+def _parts(
+    definition: Definition, shape: data.Shape, device: torch.device, tell: Callable[[str], None]
+) -> Iterator[Part]:
     known: dict[tuple[Any, ...], Measured | None] = {}
     names = ("model", "image_size", "batch_size", "tune")
     replicates = definition.search.replicates
@@ -153,6 +162,7 @@ def _parts(definition: Definition, shape: data.Shape, device: torch.device) -> I
     def found(config: Config) -> Measured | None:
         kind = tuple(getattr(config, name) for name in names)
         if kind not in known:
+            tell(f"measuring {show.params(dict(zip(names, kind, strict=True)))}")
             known[kind] = measure(config, shape, device)
         return known[kind]
 

@@ -181,13 +181,21 @@ def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
         table.add_row(
             str(trial.number),
             Text(state, style=COLORS[state]),
-            "" if trial.value is None else f"{trial.value:.4f}",
+            _value(trial),
             str(trial.user_attrs.get("epochs", "")),
             "" if wall is None else f"{wall:.1f}",
             params((trial.params or trial.system_attrs.get("fixed_params", {})) | _seed(trial)),
             reason(trial),
         )
     return table
+
+
+def _value(trial: FrozenTrial) -> Text:
+    """Give what a trial came to, or, dimmed, what it last reported."""
+    if trial.value is not None:
+        return Text(f"{trial.value:.4f}")
+    last = trial.intermediate_values.get(trial.last_step or 0)
+    return Text("" if last is None else f"{last:.4f}", style="dim")
 
 
 def _seed(trial: FrozenTrial) -> dict[str, int]:

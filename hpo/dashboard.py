@@ -20,7 +20,7 @@ from hpo.exhibit import Exhibit
 from hpo.gate import App, Environ, Gate, Start
 
 THREADS = 8  # requests at once: a page asks for some six
-PARTING_SECONDS = 15  # after which gunicorn kills a process of its own that has not left
+PARTING_SECONDS = 5  # after which gunicorn kills a process of its own that has not left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +148,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
             "worker_class": "gthread",
             "threads": THREADS,
             "graceful_timeout": PARTING_SECONDS,
-            "worker_int": lambda _: os._exit(
-                0
-            ),  # a request under way would hold it up, and may be cut short
+            "post_worker_init": _leaves_at_once,
             "forwarded_allow_ips": "",  # nobody's word on who asks, and by which scheme
             "control_socket_disable": True,
             "loglevel": "warning",
@@ -173,6 +171,16 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
         except SystemExit as left:
             return 128 + arbiter.told if arbiter.told else int(left.code or 0)
         return 0
+
+
+def _leaves_at_once(_: object) -> None:
+    """Let gunicorn's process leave at once when told: requests under way may be cut short.
+
+    Its own way takes a lock of the thread pool's. The main thread, which is interrupted, may hold that
+    itself, as it does for each new connection; then nothing would end it but SIGKILL.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn ships no types

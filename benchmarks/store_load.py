@@ -398,7 +398,8 @@ def main() -> None:
     with postgres.server(max_connections="300") as cluster:
         found = list(windows(cluster, given.seconds, given.case))
         found += pooled(cluster, given.seconds) if given.pgbouncer else ()
-        asked = [asks(cluster, pruner) for pruner in ("hyperband", "asha") if given.case is None]
+        pruners = ("hyperband", "asha") if given.case is None else ()
+        asked = [asks(cluster, pruner) for pruner in pruners]
     console = Console(width=130)
     console.print(
         "median (95th percentile) of calls; connections at the peak (per worker); sessions that wait for a "

@@ -105,7 +105,7 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     kinds |= {"boolean": "true or false"}
     kinds |= {"date-time": "a date and time such as 2030-01-31T18:00:00Z, without quotes"}
     if "pattern" in schema:
-        kinds |= {"string": schema["description"]}
+        return str(schema["description"])
     limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
     limits |= {"exclusiveMaximum": "below", "minLength": "of a length of at least"}
     bounds = [f"{words} {schema[key]}" for key, words in limits.items() if key in schema]

@@ -185,35 +185,6 @@ def finish(
     looks.print_finish(finishes.read(opened, plan), as_json)
 
 
-@app.command("plan")
-def plan_(
-    study: StudyFile,
-    devices: Devices = "auto",
-    sets: Sets = None,
-    as_json: Json = False,
-    data: DataRoot = DATA,
-) -> None:
-    """Say what a study will cost here, after a few steps of each kind of training; nothing is stored."""
-    import json
-
-    from rich.console import Console
-
-    from hpo import forecast, show, studyfile, worker
-    from hpo.devices import slots
-
-    definition = studyfile.load(studyfile.find(study), sets or [], None)
-    crew = slots(devices, 1, definition.budget)
-    device = worker.device(crew[0].name)
-    # Shown on a terminal alone, and seldom: what it draws is taken from what is measured.
-    with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
-        found = forecast.forecast(definition, crew, device, data.expanduser(), shown.update)
-    if as_json:
-        print(json.dumps(found.document(), indent=2))
-        return
-    show.console().print(forecast.table(found))
-    print("\n".join(forecast.summary(found)))
-
-
 @app.command()
 def create(study: StudyFile, sets: Sets = None, name: NewName = None, store_url: StoreUrl = STORE) -> None:
     """Store a study, or extend it with more trials, budget or points, for workers to run."""

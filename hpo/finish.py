@@ -9,7 +9,7 @@ The same seeds run under every setting, so the first two are compared seed by se
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -174,21 +174,18 @@ def read(opened: Store, plan: Plan) -> Finish:
     """Read what came of a plan; raises StoreError if not one of its runs is complete."""
     definition, trials = store.definition_of(opened, plan.name), status.trials_of(opened, plan.name)
     images = outcome.images(definition, outcome.outcomes(definition, trials))
-    least = 1 / images if images else 0.0  # that two runs differ by, where they are not the same by luck
     by_point = {_key_of(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs}
     runs, missing = [], []
     for setting in plan.settings:
         found = {seed: by_point[_point_key(setting.point(seed))] for seed in plan.seeds}
         values = {seed: trial.value for seed, trial in found.items() if _is_complete(trial)}
         accuracies = {seed: value for seed, value in values.items() if value is not None}
-        mean = interval.of_mean(list(accuracies.values()), least) if len(accuracies) > 1 else None
-        if mean is not None and images:  # of two seeds it reaches far beyond what an accuracy can be
-            mean = replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
+        mean = interval.of_accuracy(list(accuracies.values()), images) if len(accuracies) > 1 else None
         runs.append(Runs(setting=setting, accuracies=accuracies, mean=mean))
         missing += [_said(plan, setting, *each) for each in found.items() if not _is_complete(each[1])]
     if not any(each.accuracies for each in runs):
         raise StoreError(f"study '{plan.name}' has no complete trial; 'hpo trials {plan.name}' says why")
-    ranked, difference = _ranked(runs, least)
+    ranked, difference = _ranked(runs, interval.least(images))
     return Finish(
         plan=plan,
         measure=status.measure(definition),

@@ -44,6 +44,17 @@ def of_mean(values: Sequence[float], least: float = 0.0) -> Interval:
     return Interval(value=mean, low=mean - half, high=mean + half, how=f"over {count} runs")
 
 
+def least(images: int | None) -> float:
+    """Give what two accuracies on so many images differ by, where they are not the same by luck."""
+    return 1 / images if images else 0.0
+
+
+def of_accuracy(values: Sequence[float], images: int | None) -> Interval:
+    """Give the interval of a mean accuracy on so many images; no further than an accuracy can be."""
+    found = of_mean(values, least(images))
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if images else found
+
+
 def of_median(values: Sequence[float]) -> Interval:
     """Give the median of values with the interval that their order statistics make (Conover 1999, 3.2)."""
     ranked, count = sorted(values), len(values)
@@ -77,7 +88,7 @@ def _variance(accuracy: float) -> float:
 def of_accuracies(a: Sequence[float], b: Sequence[float], images: int | None) -> Interval:
     """Give how much higher the accuracies ``a`` are than ``b``, one of each per seed."""
     if min(len(a), len(b)) > 1:
-        return _welch(a, b, 1 / images if images else 0.0, "seeds")
+        return _welch(a, b, least(images), "seeds")
     bound = small(statistics.fmean(a), statistics.fmean(b), images)
     return _single(a, b, bound, "unknown" if math.isinf(bound) else f"{bound:.4f}")
 
@@ -85,7 +96,7 @@ def of_accuracies(a: Sequence[float], b: Sequence[float], images: int | None) ->
 def of_level(a: Sequence[float], level: float, images: int | None) -> Interval:
     """Give how much higher the accuracies are than a fixed level."""
     if len(a) > 1:
-        mean = of_mean(a, 1 / images if images else 0.0)
+        mean = of_mean(a, least(images))
         low, high = mean.low - level, mean.high - level
         return Interval(value=mean.value - level, low=low, high=high, how=f"95 % over {len(a)} seeds")
     bound = small(a[0], 1.0, images)

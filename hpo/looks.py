@@ -14,8 +14,11 @@ from hpo.flags import (
     STORE,
     ArtifactRoot,
     DataRoot,
+    Devices,
     Json,
+    Sets,
     StoreUrl,
+    StudyFile,
     StudyName,
 )
 
@@ -316,6 +319,33 @@ def schema() -> None:
     from hpo import schema as schemas
 
     _print_json(schemas.study_file())
+
+
+@app.command("plan")
+def plan_(
+    study: StudyFile,
+    devices: Devices = "auto",
+    sets: Sets = None,
+    as_json: Json = False,
+    data: DataRoot = DATA,
+) -> None:
+    """Say what a study will cost here, after a few steps of each kind of training; nothing is stored."""
+    from rich.console import Console
+
+    from hpo import forecast, show, studyfile, worker
+    from hpo.devices import slots
+
+    definition = studyfile.load(studyfile.find(study), sets or [], None)
+    crew = slots(devices, 1, definition.budget)
+    device = worker.device(crew[0].name)
+    # Shown on a terminal alone, and seldom: what it draws is taken from what is measured.
+    with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
+        found = forecast.forecast(definition, crew, device, data.expanduser(), shown.update)
+    if as_json:
+        _print_json(found.document())
+        return
+    show.console().print(forecast.table(found))
+    print("\n".join(forecast.summary(found)))
 
 
 @app.command()

@@ -75,11 +75,12 @@ def shown(opened: Store, definition: Definition) -> list[FrozenTrial]:
 
 
 def _found(opened: Store, definition: Definition, name: str) -> Precedent:
-    where = f"study '{definition.name}': search.start_from: study '{name}'"
+    option = f"study '{definition.name}': search.start_from"
+    where = f"{option}: study '{name}'"
     try:
         old = store.definition_of(opened, name)
     except StoreError as error:
-        raise DefinitionError(f"study '{definition.name}': search.start_from: {error}") from error
+        raise DefinitionError(f"{option}: {error}") from error
     if status.status(opened, name).state == "running":
         raise DefinitionError(f"{where} is running; wait until it is complete, or 'hpo stop {name}'")
     if differences := list(_differences(definition, old, _precision(opened, name))):

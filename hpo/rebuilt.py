@@ -95,7 +95,7 @@ def accuracy(each: Replayed, images: int | None) -> str | None:
     found = each.accuracies
     if len(found) < 2:
         return f"{found[0]:.4f}" if found else None
-    mean = interval.of_mean(found, 1 / images if images else 0.0)
+    mean = interval.of_accuracy(found, images)
     return f"{mean.value:.4f} ({mean.low:.4f} to {mean.high:.4f}, {len(found)} seeds)"
 
 

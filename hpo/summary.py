@@ -128,7 +128,7 @@ def _seeds(winner: Outcome, done: Sequence[Outcome], images: int | None) -> str:
     same = {each.setting.get("seed"): each for each in reversed(done) if _key(each) == _key(winner)}
     if len(same) < 2:
         return "Its setting ran with one seed; another gives another figure, how far off is not known."
-    found = interval.of_mean([_accuracy(each) for each in same.values()], 1 / images if images else 0.0)
+    found = interval.of_accuracy([_accuracy(each) for each in same.values()], images)
     return (
         f"Over {len(same)} seeds its setting reaches {found.value:.4f} on average "
         f"({found.low:.4f} to {found.high:.4f}, 95 %)."

@@ -36,7 +36,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpo import lease, objective, rows, space, store, verdict
+from hpo import lease, objective, queue, rows, space, store, verdict
 from hpo.config import Config
 from hpo.definition import Definition, Pruner, Sampler, Search
 from hpo.history import History
@@ -164,7 +164,7 @@ class Ours:
         with costs.part("trial"):
             made = store.definition_of(self.opened, self.made.name)
             who = lease.owner("cpu")
-            claim = lease.claim(self.opened, history.study_id, who, seconds=60.0, max_attempts=3)
+            claim = queue.claim(self.opened, history.study_id, who, seconds=60.0, max_attempts=3)
             assert claim is not None
         with lease.kept(claim):
             with costs.part("trial"):

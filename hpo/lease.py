@@ -5,12 +5,13 @@ A trial is run by one worker at a time, and by another if that one dies. Who may
 whose token is not the row's has lost the trial, whatever it believes. The expiry, in the database's time
 alone, only says from when on others need not wait for a silent owner. The protocol:
 
-1. **Claim.** One transaction picks a WAITING trial, or a RUNNING one whose lease has run out, locks it,
-   raises its token, writes owner and expiry, and sets it RUNNING. On SQLite it holds the write lock from
-   its first statement on. On Postgres it locks the trial, passing by those that others have locked, then
-   the lease, passing by one that is just being renewed, and then reads the lease again: it may have been
-   renewed since it was looked for. A crash before the commit has done nothing; one after it, or a lost
-   acknowledgement, leaves a lease that runs out.
+1. **Claim.** One transaction (in ``queue``) picks a WAITING trial, or a RUNNING one whose lease has run
+   out, locks it, raises its token, writes owner and expiry, and sets it RUNNING. On SQLite it holds the
+   write lock from its first statement on. On Postgres it locks the trial, passing by those that others have
+   locked, then the lease, passing by one that is just being renewed, and then reads the lease again: it may
+   have been renewed since it was looked for. A crash before the commit has done nothing; one after it
+   leaves a lease that runs out. If only the acknowledgement got lost, the worker, asking again, finds its
+   claim.
 2. **Fence.** Every write about a claimed trial first renews the lease *where the token is ours*, and
    share-locks the trial, in the same transaction. If the row is another's, or the trial is not RUNNING any
    more, nothing is written and ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for
@@ -50,30 +51,24 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo import budget, leases, plan, process, rows
+from hpo import budget, leases, plan, rows
 from hpo.budget import Limits
-from hpo.leases import leases as table
-from hpo.process import Owner
 from hpo.process import owner as owner
 from hpo.rows import Parameters, dialect_of
-from hpo.storage import GRACE, Store, asking
+from hpo.storage import GRACE, Store
 
 log = logging.getLogger("hpo")
 
 
 class LeaseLost(Exception):
     """The trial is another's by now, or gone; nothing was written."""
-
-
-Promote = Callable[[Session, Collection[int], bool], leases.Turn | None]  # as claim says
 
 
 class Renewed:
@@ -225,136 +220,6 @@ class Claim:
 
         with contextlib.suppress(LeaseLost):
             self.store.outlast(write, GRACE)
-
-
-@asking()
-def claim(
-    store: Store,
-    study_id: int,
-    who: Owner,
-    *,
-    seconds: float,
-    max_attempts: int,
-    limits: Limits | None = None,
-    promote: Promote | None = None,
-) -> Claim | None:
-    """Claim a study's next trial: interrupted ones, then what is promoted, listed settings, by number.
-
-    Gives None if there is nothing to claim now, the study is paused or stopped, or a budget of it, one of
-    ``limits``, leaves no room. A trial whose last ``max_attempts`` attempts made no checkpoint is ended as
-    FAILED, with the reason, on the way. ``seconds`` is how long the owner may be silent. ``promote`` gives
-    the paused trial whose turn it is, told the ids of trials passed by, and whether another one waits.
-    """
-    _end_leases_of_the_dead(store, study_id)
-    passed_by: set[int] = set()
-    while True:
-        with store.transaction() as session:
-            if plan.order_of(session, study_id) is not None:
-                return None
-            if budget.barrier(session, study_id, limits or {}, claimed=False):
-                return None
-            found = _found(session, study_id, passed_by)
-            turn = None
-            if promote is not None and (found is None or found.token is None):
-                turn = promote(session, passed_by, found is not None)
-                found = found if turn is None else turn.row
-            if found is None:
-                return None
-            lease = _locked(session, found.trial_id)
-            if not _is_free(found, lease):
-                passed_by.add(found.trial_id)
-            elif lease is not None and lease.attempts >= max_attempts:
-                _give_up(session, found.trial_id, lease.attempts)
-            else:
-                token = _take(session, study_id, found.trial_id, lease, who, seconds)
-                rows.write_attributes(session, found.trial_id, turn.attributes if turn else {}, system=True)
-                return Claim(
-                    store=store,
-                    study_id=study_id,
-                    trial_id=found.trial_id,
-                    number=found.number,
-                    token=token,
-                    seconds=seconds,
-                    checkpoint=None if lease is None else lease.checkpoint,
-                    limits=limits or {},
-                )
-
-
-def _found(session: Session, study_id: int, passed_by: Collection[int]) -> sa.Row[Any] | None:
-    """Find the next trial that looks free, and lock it; passing by those that are locked."""
-    given = {"study": study_id, "passed_by": list(passed_by)}
-    return session.execute(leases.claimable(dialect_of(session)), given).first()
-
-
-def _locked(session: Session, trial_id: int) -> sa.Row[Any] | None:
-    """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
-    return session.execute(leases.locked(dialect_of(session)), {"trial": trial_id}).first()
-
-
-def _is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
-    """Tell whether a trial is still free now that it is locked: Postgres found it by an older lease."""
-    if lease is None:
-        return found.token is None and found.state == TrialState.WAITING
-    if found.state == TrialState.WAITING:
-        return True
-    return lease.owner is not None and bool(lease.expires <= lease.now)
-
-
-def _take(
-    session: Session,
-    study_id: int,
-    trial_id: int,
-    lease: sa.Row[Any] | None,
-    who: Owner,
-    seconds: float,
-) -> int:
-    """Make a locked trial RUNNING under a lease of ours, and give its token."""
-    token = 1 if lease is None else lease.token + 1
-    values = {
-        "owner": who.name,
-        "process": who.process,
-        "host": who.host,
-        "device": who.device,
-        "token": token,
-        "attempts": 1 if lease is None else lease.attempts + 1,
-        "seconds": seconds,
-    }
-    new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0} if lease is None else {"trial": trial_id}
-    session.execute(leases.taking(dialect_of(session), lease is None), values | new)
-    rows.write_state(session, trial_id, TrialState.RUNNING)
-    rows.write_attributes(session, trial_id, {"attempts": token})
-    return token
-
-
-def _give_up(session: Session, trial_id: int, attempts: int) -> None:
-    message = f"{attempts} attempts in a row died without a new checkpoint"
-    failure = {"class": "lost", "message": message}
-    rows.write_attributes(session, trial_id, {"failure": failure})
-    rows.write_state(session, trial_id, TrialState.FAIL)
-    ended = sa.update(table).where(table.c.trial_id == trial_id)
-    renewed = leases.now(dialect_of(session))
-    session.execute(ended.values(owner=None, process=None, expires=0.0, renewed=renewed))
-
-
-def _end_leases_of_the_dead(store: Store, study_id: int) -> None:
-    """End the leases whose owner ran on this machine and is gone."""
-    space = process.space()
-    if not space:
-        return
-    with store.reading(), store.transaction() as session:
-        found = session.execute(leases.LIVE, {"study": study_id})
-        near = [row for row in found if row.process.startswith(f"{space}/")]
-    for row in [row for row in near if process.is_gone(row.process)]:
-        with store.transaction() as session:
-            same = (table.c.trial_id == row.trial_id) & (table.c.token == row.token)
-            session.execute(sa.update(table).where(same, table.c.expires > 0).values(expires=0.0))
-
-
-@asking(reads=True)
-def is_open(store: Store, study_id: int) -> bool:
-    """Tell whether a study still has trials that wait, or that a worker has or had a lease on."""
-    with store.transaction() as session:
-        return bool(session.execute(leases.OPEN, {"study": study_id}).scalar_one())
 
 
 @contextlib.contextmanager

@@ -5,16 +5,17 @@ What a statement wants is told by its bound parameters: ``trial`` and ``held`` (
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
+from sqlalchemy.orm import Session
 
 from hpo import plan, rows
-from hpo.rows import trials
+from hpo.rows import dialect_of, trials
 from hpo.rungs import LISTED, PAUSED
 
 leases = sa.Table(
@@ -135,9 +136,14 @@ def giving_up(dialect: str) -> Any:
     )
 
 
+def claimable(session: Session, study_id: int, passed_by: Collection[int]) -> sa.Row[Any] | None:
+    """Find the next trial that looks free, and lock it; passing by those that are locked."""
+    given = {"study": study_id, "passed_by": list(passed_by)}
+    return session.execute(_claimable(dialect_of(session)), given).first()
+
+
 @functools.cache
-def claimable(dialect: str) -> Any:
-    """Find the next trial that looks free, and lock it; ``passed_by`` are not looked at."""
+def _claimable(dialect: str) -> Any:
     listed = sa.exists().where(_attribute.c.trial_id == trials.c.trial_id, _attribute.c.key.in_(LISTED))
     over = leases.c.owner.is_not(None) & (leases.c.expires <= now(dialect))
     open_ = ((trials.c.state == TrialState.WAITING) & ~_PAUSED) | (
@@ -154,9 +160,22 @@ def claimable(dialect: str) -> Any:
     )
 
 
+def locked(session: Session, trial_id: int) -> sa.Row[Any] | None:
+    """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
+    return session.execute(_locked(dialect_of(session)), {"trial": trial_id}).first()
+
+
+def is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
+    """Tell whether a trial is still free now that it is locked: Postgres found it by an older lease."""
+    if lease is None:
+        return found.token is None and found.state == TrialState.WAITING
+    if found.state == TrialState.WAITING:
+        return True
+    return lease.owner is not None and bool(lease.expires <= lease.now)
+
+
 @functools.cache
-def locked(dialect: str) -> Any:
-    """Lock a trial's lease and read it, with the time; no row if there is none, or it is locked."""
+def _locked(dialect: str) -> Any:
     lease = sa.select(leases, now(dialect).label("now")).where(leases.c.trial_id == sa.bindparam("trial"))
     return lease.with_for_update(skip_locked=True)
 

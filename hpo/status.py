@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import budget, config, control, lease, replicates, rungs, store
+from hpo import budget, config, control, queue, replicates, rungs, store
 from hpo.budget import Budget
 from hpo.definition import Definition
 from hpo.replicates import Noise, Repeated
@@ -73,7 +73,7 @@ def status(opened: Store, name: str) -> Status:
     """Give a study's status; raises StoreError if there is no such study."""
     study_id = store.study_id(opened, name)
     definition = store.definition_of(opened, name)  # which another tool's study has not, nor leases
-    is_open = lease.is_open(opened, study_id)  # then: of a study that is complete nothing changes after
+    is_open = queue.is_open(opened, study_id)  # then: of a study that is complete nothing changes after
     trials = trials_of(opened, name)
     held = store.held(opened, study_id)
     counts = Counter(STATES[trial.state] for trial in trials)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hpo import budget, control, lease, numerics, objective, precedent, rungs, samplers, store
+from hpo import budget, control, lease, numerics, objective, precedent, queue, rungs, samplers, store
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition, Search
 from hpo.errors import ArtifactError, DataError, DeviceError
@@ -110,7 +110,7 @@ def _claim(
     opened: Store, history: History, who: Owner, seconds: float, search: Search
 ) -> lease.Claim | None:
     """Claim the next trial of the study that the history is of."""
-    return lease.claim(
+    return queue.claim(
         opened,
         history.study_id,
         who,
@@ -125,6 +125,6 @@ def _is_over(opened: Store, study_id: int, definition: Definition) -> bool:
     """Tell whether nothing is left to wait for."""
     return (
         control.order(opened, study_id) == control.STOPPED
-        or not lease.is_open(opened, study_id)
+        or not queue.is_open(opened, study_id)
         or any(each.is_used_up for each in budget.of(opened, study_id, definition.search.limits))
     )

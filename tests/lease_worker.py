@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from optuna.trial import TrialState
 
-from hpo import lease, space, store
+from hpo import lease, queue, space, store
 from hpo.config import Config
 from hpo.definition import Definition, Point, Pruner, Search
 
@@ -61,11 +61,11 @@ def work(orders: Orders, index: int) -> None:
     if orders.nameless and index % 2:
         who = dataclasses.replace(who, process="")
     while True:
-        claim = lease.claim(opened, study_id, who, seconds=orders.lease_seconds, max_attempts=1000)
+        claim = queue.claim(opened, study_id, who, seconds=orders.lease_seconds, max_attempts=1000)
         if claim is not None:
             say("claimed", os.getpid(), claim.number, claim.token)
             say(run(claim, orders), os.getpid(), claim.number, claim.token)
-        elif lease.is_open(opened, study_id):
+        elif queue.is_open(opened, study_id):
             time.sleep(0.05)
         else:
             return

@@ -7,7 +7,7 @@ import optuna
 import pytest
 import torch
 
-from hpo import chance, lease, objective, store, studyfile
+from hpo import chance, lease, objective, queue, store, studyfile
 from hpo.chance import Chance
 from hpo.config import Config
 from hpo.definition import Pruner, Search
@@ -89,7 +89,7 @@ def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epoch
     curves = {"vgg16": [0.10, 0.1201, 0.11, 0.10], "alexnet": [0.35, 0.45, 0.5, 0.52]}
     ends = {}
     for _ in made.points:
-        claim = lease.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+        claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
         trial, config, study = objective._setting(claim, place)
         if trial.params["optimizer"] != "adam" or config.model not in curves:
             continue

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 import conftest
 import lease_worker
-from hpo import database, doctor, lease, store
+from hpo import database, doctor, lease, queue, store
 from hpo.errors import StoreError
 from lease_worker import NAME
 from test_faults import want_root
@@ -25,7 +25,7 @@ def opened(url):
 
 def claimed(opened, seconds=60.0, **hardware):
     study_id = store.study_id(opened, NAME)
-    claim = lease.claim(opened, study_id, lease.owner("cpu"), seconds=seconds, max_attempts=9)
+    claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=seconds, max_attempts=9)
     claim.commit(attributes={"hardware": hardware})
     return claim
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from conftest import wait_for
-from hpo import control, exhibit, gate, inventory, lease, notes, store, studyfile, worker
+from hpo import control, exhibit, gate, inventory, lease, notes, queue, store, studyfile, worker
 from hpo.artifacts import Artifacts
 from wsgi import HOST, TOKEN, ask, routes
 
@@ -192,7 +192,7 @@ def test_with_read_write_every_mutation_that_makes_sense_is_made(open_, opened, 
 
 def test_deleting_a_study_deletes_its_files_but_never_under_its_workers(open_, opened, waiting):
     folder = Path("artifacts", store.folder_of(opened, "small"))
-    claim = lease.claim(opened, 1, lease.owner("cpu"), seconds=60, max_attempts=3)
+    claim = queue.claim(opened, 1, lease.owner("cpu"), seconds=60, max_attempts=3)
     refused = ask(open_, "DELETE", "/api/studies/1", {})
     assert (refused.status, "workers" in refused.json()["reason"]) == (409, True)
     claim.release()

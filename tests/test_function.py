@@ -10,7 +10,7 @@ import torch
 from optuna.trial import TrialState
 
 from conftest import wait_for
-from hpo import function, lease, samplers, store, verdict
+from hpo import function, lease, queue, samplers, store, verdict
 from hpo.config import Free
 from hpo.errors import DefinitionError
 from hpo.history import History
@@ -262,7 +262,7 @@ def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place
     study = optuna.Study("small", history, pruner=samplers.pruner(definition))
     verdicts = []
     for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
-        claim = lease.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
+        claim = queue.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
         for report in ((4, accuracy), None):  # the second time as the next attempt asks
             history.begin(claim.trial_id)
             judge = verdict.Judge(study, history, definition)

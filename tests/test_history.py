@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 import lease_worker
-from hpo import control, history, lease, objective, rows, samplers, space, store, verdict
+from hpo import control, history, lease, objective, queue, rows, samplers, space, store, verdict
 from hpo.definition import Definition, Pruner, Sampler
 from hpo.history import History
 from hpo.leases import leases
@@ -56,7 +56,7 @@ class Worker:
 
     def start(self) -> None:
         who = lease.owner("cpu")
-        self.claim = lease.claim(self.opened, self.history.study_id, who, seconds=60, max_attempts=1)
+        self.claim = queue.claim(self.opened, self.history.study_id, who, seconds=60, max_attempts=1)
         self.trial, _, study = objective._setting(self.claim, self)
         self.judge = verdict.Judge(study, self.history, self.made)
         self.epoch = 0

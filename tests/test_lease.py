@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 import lease_worker
 from conftest import wait_for
-from hpo import database, lease, process, rows, store
+from hpo import database, lease, leases, process, queue, rows, store
 from hpo.lease import LeaseLost
 from lease_worker import NAME
 
@@ -40,7 +40,7 @@ class Worker:
         return store.study_id(self.store, NAME)
 
     def claim(self, *, seconds: float = 60.0, max_attempts: int = 5) -> lease.Claim | None:
-        return lease.claim(self.store, self.study_id, self.who, seconds=seconds, max_attempts=max_attempts)
+        return queue.claim(self.store, self.study_id, self.who, seconds=seconds, max_attempts=max_attempts)
 
     def held(self) -> list[store.Held]:
         return store.held(self.store, self.study_id)
@@ -159,7 +159,7 @@ def test_a_trial_that_another_tool_runs_is_left_alone(url, first):
     assert [claim and claim.number for claim in claims] == [1, 2, None]
     for claim in claims[:2]:
         claim.end(TrialState.COMPLETE, value=0.5)
-    assert not lease.is_open(first.store, first.study_id)
+    assert not queue.is_open(first.store, first.study_id)
     assert first.held() == []
     plain(url).tell(0, 0.75)
     assert trial(url).value == 0.75
@@ -169,9 +169,9 @@ def test_a_study_is_open_until_every_trial_has_ended(first):
     claims = [first.claim() for _ in range(3)]
     assert first.claim() is None
     for claim in claims:
-        assert lease.is_open(first.store, first.study_id)
+        assert queue.is_open(first.store, first.study_id)
         claim.end(TrialState.PRUNED)
-    assert not lease.is_open(first.store, first.study_id)
+    assert not queue.is_open(first.store, first.study_id)
 
 
 def test_leases_are_shown_with_owner_attempt_epoch_and_what_is_left(first, second, sql):
@@ -611,7 +611,7 @@ def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, m
 def test_a_worker_that_sleeps_within_a_claim_holds_up_nobody(first, second):
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = lease._found(session, study_id, ())
+        found = leases.claimable(session, study_id, ())
         assert found.number == 0  # and here it is stopped
         begun = time.monotonic()
         assert first.claim().number == 1
@@ -625,10 +625,10 @@ def test_a_lease_renewed_while_it_is_being_claimed_is_passed_by(first, second, s
     run_out(sql)
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = lease._found(session, study_id, ())
+        found = leases.claimable(session, study_id, ())
         assert found.number == 0
         sql("UPDATE hpo_leases SET expires = expires + extract(epoch FROM clock_timestamp()) + 60")
-        assert not lease._is_free(found, lease._locked(session, found.trial_id))
+        assert not leases.is_free(found, leases.locked(session, found.trial_id))
     claim.commit(checkpoint="c", report=None, attributes={})
 
 
@@ -680,6 +680,7 @@ class Wire:
         self.url = there.set(port=self.listener.getsockname()[1]).render_as_string(hide_password=False)
         self.swallow: int | None = None  # so many acknowledgements are let pass before
         self.swallowed = 0
+        self.then = lambda: None  # what happens after one is swallowed, before the wire breaks
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -706,6 +707,7 @@ class Wire:
             while data := server.recv(65536):
                 if cut.is_set():  # the server has committed; nobody will know
                     self.swallowed += 1
+                    self.then()
                     break
                 client.sendall(data)
         _hang_up(client, server)
@@ -766,15 +768,38 @@ def test_a_parameter_whose_acknowledgement_got_lost_is_stored_once(url, wire):
 
 
 @on_postgres
-def test_a_claim_whose_acknowledgement_got_lost_leaves_a_lease_that_runs_out(url, wire, first, sql):
+def test_a_claim_whose_acknowledgement_got_lost_is_made_once(url, wire, first, sql):
     worker = Worker(wire.url)
     study_id = worker.study_id
     wire.swallow = 1  # the first transaction looks for the dead
-    claim = lease.claim(worker.store, study_id, worker.who, seconds=60, max_attempts=5)
+    claim = queue.claim(worker.store, study_id, worker.who, seconds=60, max_attempts=5)
     assert wire.swallowed == 1
-    assert claim.number == 1
-    assert [each.trial for each in first.held()] == [0, 1]
+    assert (claim.number, claim.token) == (0, 1)
+    assert [each.trial for each in first.held()] == [0]
+    claim.commit(checkpoint="c", report=(1, 0.5))
     claim.end(TrialState.COMPLETE, value=0.5)
-    run_out(sql)
-    taken = first.claim()
-    assert (taken.number, taken.token) == (0, 2)
+    assert worker.claim().number == 1
+
+
+@on_postgres
+@pytest.mark.parametrize("who", ["another", "another tool"])
+def test_a_claim_whose_acknowledgement_got_lost_may_be_lost_too(url, wire, first, sql, who):
+    """While the worker was cut off, its trial became another's, or was ended."""
+    worker = Worker(wire.url)
+    study_id = worker.study_id
+    wire.swallow = 1
+
+    taken = []
+
+    def meanwhile():
+        if who == "another":
+            run_out(sql)
+            taken.append(first.claim())
+        else:
+            plain(url).tell(0, state=TrialState.FAIL)
+
+    wire.then = meanwhile
+    claim = queue.claim(worker.store, study_id, worker.who, seconds=60, max_attempts=5)
+    assert claim.number == 1
+    assert wire.swallowed == 1
+    assert [(each.number, each.token) for each in taken] == ([(0, 2)] if who == "another" else [])

@@ -15,7 +15,7 @@ import lease_worker
 import pgbouncer
 import postgres
 from conftest import wait_for
-from hpo import lease, store
+from hpo import lease, queue, store
 from hpo.errors import StoreError
 from test_lease_processes import Study
 
@@ -101,7 +101,7 @@ def test_a_lease_is_renewed_through_the_only_connection(behind):
     with pgbouncer.running(behind, 1) as through:
         opened = store.open_(through, create=False)
         study_id = store.study_id(opened, lease_worker.NAME)
-        claim = lease.claim(opened, study_id, lease.owner("cpu"), seconds=0.9, max_attempts=1)
+        claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=0.9, max_attempts=1)
         with lease.kept(claim):
             begun = time.monotonic()
             wait_for(lambda: claim.renewed.at > begun + 1.0)

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo import definition as definitions
-from hpo import lease, objective, precedent, space, store
+from hpo import lease, objective, precedent, queue, space, store
 from hpo.config import Config
 from hpo.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.errors import DefinitionError, StoreError
@@ -63,7 +63,7 @@ def proposed(opened: store.Store, made: Definition) -> dict:
     """Give the setting of a study's first trial, which it is made for."""
     store.create(opened, made, "")
     place = seat(opened, made)
-    claim = lease.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+    claim = queue.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
     assert claim is not None
     trial, *_ = objective._setting(claim, place)
     return trial.params
@@ -78,7 +78,7 @@ def run(opened: store.Store, made: Definition, pruned: tuple[int, ...] = ()) -> 
     """Run a study to its end; the trials of the numbers in ``pruned`` are, after epoch 1."""
     store.create(opened, made, "")
     place = seat(opened, made)
-    while claim := lease.claim(
+    while claim := queue.claim(
         opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1
     ):
         trial, *_ = objective._setting(claim, place)
@@ -117,7 +117,7 @@ def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     made = study_of("new", sampler="tpe", trials=2, start_from=("old",))
     store.create(opened, made, "")
     place = seat(opened, made)
-    claim = lease.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+    claim = queue.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
     _, _, study = objective._setting(claim, place)
     shown = study.get_trials(deepcopy=False)
     assert [trial.number for trial in shown] == [-1] * 30 + [0]
@@ -182,7 +182,7 @@ def test_what_does_not_compare_is_refused_in_one_line(opened):
     assert "study 'new': search.start_from: no study 'odl' in the store; did you mean 'old'?" in said
     store.create(opened, study_of("empty"), "")
     assert "it has no trial that ended" in refused(start_from=("empty",))
-    lease.claim(opened, store.study_id(opened, "empty"), lease.owner("cpu"), seconds=60, max_attempts=1)
+    queue.claim(opened, store.study_id(opened, "empty"), lease.owner("cpu"), seconds=60, max_attempts=1)
     assert "is running; wait until it is complete" in refused(start_from=("empty",))
 
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 import lease_worker
 from conftest import wait_for
-from hpo import finish, lease, objective, precedent, replicates, retention, status, store, studyfile
+from hpo import finish, lease, objective, precedent, queue, replicates, retention, status, store, studyfile
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition, Pruner, Sampler
 from hpo.errors import DefinitionError
@@ -73,7 +73,7 @@ class Worker:
 
     def begin(self) -> tuple[lease.Claim, object] | None:
         who = lease.owner("cpu")
-        claim = lease.claim(self.opened, self.study_id, who, seconds=60, max_attempts=1)
+        claim = queue.claim(self.opened, self.study_id, who, seconds=60, max_attempts=1)
         return claim and (claim, objective._setting(claim, self.place)[1])
 
     def end(self, claim: lease.Claim, accuracy: float) -> None:

@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 import lease_worker
-from hpo import lease, retention, store
+from hpo import lease, queue, retention, store
 from hpo.artifacts import Artifacts
 from lease_worker import NAME
 
@@ -29,7 +29,7 @@ def opened(url):
 def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tmp_path):
     study_id, artifacts = store.study_id(opened, NAME), Artifacts(str(tmp_path))
     for state, value, failure in [*FATES, (None, None, None)]:
-        claim = lease.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+        claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
         name = f"f/{claim.number:04d}/weights"
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()

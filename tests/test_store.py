@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 import conftest
 import lease_worker
 import postgres
-from hpo import database, importance, lease, leases, samplers, space, status, storage, store
+from hpo import database, importance, lease, leases, queue, samplers, space, status, storage, store
 from hpo.definition import Definition
 from hpo.errors import DefinitionError, StoreError
 from lease_worker import NAME
@@ -49,7 +49,7 @@ def plain(url: str) -> optuna.Study:
 
 
 def claimed(opened: store.Store, study_id: int) -> lease.Claim | None:
-    return lease.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+    return queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
 
 
 def refused(call, *words: str) -> str:

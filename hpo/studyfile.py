@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo import check, config, definition, function, space
+from hpo import check, config, definition, function, space, spacetable
 from hpo.config import Config, Vocabulary
 from hpo.definition import Definition, Point
 from hpo.errors import DefinitionError, shown, suggestion
@@ -189,7 +189,7 @@ def parse(document: Mapping[str, Any], where: str) -> Definition:
     )
     words = config.vocabulary(fixed)
     train = words.kind.model_validate(check.options(fixed, where, "train", words)).model_dump()
-    parameters = check.parameters(searched, train, where, words)
+    parameters = spacetable.parameters(searched, train, where, words)
     for parameter in parameters:
         if parameter.name in fixed:
             raise DefinitionError(

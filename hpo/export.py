@@ -76,10 +76,7 @@ def _choice(opened: Store, name: str, number: int | None, place: Artifacts) -> C
     if number is None:
         ranked = status.best(opened, name, 1)
         if not ranked:
-            raise StoreError(
-                f"study '{name}' has no complete trial yet; --trial N takes another of those "
-                f"that 'hpo trials {name}' lists"
-            )
+            raise StoreError(status.none_complete(name, trials))
         number = ranked[0].trial
     trial = next((each for each in trials if each.number == number), None)
     if trial is None:

@@ -1,9 +1,9 @@
 """What a study will cost, before it is started: ``hpo plan``.
 
-Each kind of training (model, image size, batch size, and what is tuned) makes a few steps, and evaluates a
-batch, on random images of the data set's shape, on this device and with a worker's threads. No weight is
-loaded, and of a published data set no image read, so nothing has to be downloaded to know the price. An
-epoch is then so many steps and so many images to evaluate::
+Each kind of training (model, optimizer, image size, batch size, and what is tuned) makes a few steps, and
+evaluates a batch, on random images of the data set's shape, on this device and with a worker's threads. No
+weight is loaded, and of a published data set no image read, so nothing has to be downloaded to know the
+price. An epoch is then so many steps and so many images to evaluate::
 
     seconds per epoch = steps x median step + images measured on x seconds to evaluate one
 
@@ -156,7 +156,7 @@ def _parts(
     definition: Definition, shape: data.Shape, device: torch.device, tell: Callable[[str], None]
 ) -> Iterator[Part]:
     known: dict[tuple[Any, ...], Measured | None] = {}
-    names = ("model", "image_size", "batch_size", "tune")
+    names = ("model", "optimizer", "image_size", "batch_size", "tune")
     replicates = definition.search.replicates
 
     def found(config: Config) -> Measured | None:
@@ -367,6 +367,6 @@ def _number(value: float) -> str:
 
 
 def _hours(hours: float) -> str:
-    if hours < 1 / 60:
+    if hours < 2 / 60:
         return f"{hours * 3600:.0f} seconds"
     return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} hours"

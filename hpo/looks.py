@@ -157,10 +157,7 @@ def best(
     opened = store.open_(store_url, create=False)
     found = status.best(opened, name, count)
     if not found:
-        raise StoreError(
-            f"study '{name}' has no complete trial yet; 'hpo trials {name}' lists the others, and "
-            f"'hpo export {name} --trial N' takes one that waits"
-        )
+        raise StoreError(status.none_complete(name, status.trials_of(opened, name)))
     if as_json:
         documents = [status.best_document(each) for each in found]
         _print_json(documents[0] if count == 1 else documents)

@@ -2,6 +2,7 @@
 
 import csv as csvs
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -179,6 +180,22 @@ def best(opened: Store, name: str, count: int) -> list[Best]:
     Where settings are repeated they are ranked by their means, and each by its best trial stands for it.
     """
     return _ranked(store.definition_of(opened, name), trials_of(opened, name))[:count]
+
+
+def none_complete(name: str, trials: Iterable[FrozenTrial]) -> str:
+    """Say that a study has no complete trial, and how the best of the others can be had."""
+    reached = [
+        (max(filter(math.isfinite, trial.intermediate_values.values()), default=0.0), trial)
+        for trial in trials
+        if "weights" in trial.user_attrs
+    ]
+    if not reached:
+        return f"study '{name}' has no complete trial yet; 'hpo trials {name}' lists the others"
+    accuracy, trial = max(reached, key=lambda each: each[0])
+    return (
+        f"study '{name}' has no complete trial yet; 'hpo export {name} --trial {trial.number}' takes "
+        f"the best so far, which is {STATES[trial.state]} (accuracy {accuracy:.4f})"
+    )
 
 
 def _ranked(definition: Definition, trials: Iterable[FrozenTrial]) -> list[Best]:

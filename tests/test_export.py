@@ -258,7 +258,11 @@ def test_weights_of_a_trial_that_was_pruned_have_the_accuracy_of_their_own_epoch
     with store.open_(database, create=False).transaction() as session:
         session.connection().exec_driver_sql("UPDATE trials SET state = 'PRUNED'")
         session.connection().exec_driver_sql("UPDATE trial_values SET value = 0.123")
-    assert "no complete trial yet; --trial N" in refusal(workplace, "digits", workplace.path / "best")
+    refused = refusal(workplace, "digits", workplace.path / "best")
+    assert (
+        "no complete trial yet; 'hpo export digits --trial 0' takes the best so far, which is pruned"
+        in refused
+    )
     taken(workplace, "digits", workplace.path / "pruned", 0)
     trial = trials_of(workplace, "digits")[0]
     metrics = json.loads((workplace.path / "pruned/metrics.json").read_text())

@@ -122,14 +122,21 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     seen = []
 
     def measured(config, shape, device):
-        seen.append((config.model, config.batch_size))
+        seen.append((config.model, config.optimizer, config.batch_size))
         return forecast.Measured(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
 
     monkeypatch.setattr(forecast, "measure", measured)
     grid = studyfile.load(studyfile.find("original-grid"), [], None)
     found = forecast.forecast(grid, [SLOT] * 2, CPU, tmp_path)
     assert len(found.parts) == 14
-    assert sorted(seen) == [("alexnet", 16), *(("resnet18", n) for n in (8, 16, 32, 64)), ("vgg16", 16)]
+    assert sorted(seen) == [
+        ("alexnet", "adam", 16),
+        ("alexnet", "sgd", 16),
+        ("resnet18", "adam", 16),
+        *(("resnet18", "sgd", n) for n in (8, 16, 32, 64)),
+        ("vgg16", "adam", 16),
+        ("vgg16", "sgd", 16),
+    ]
     # CIFAR-10 has 50,000 images to train on; the report's split is the 10,000 test images.
     assert found.parts[0].epoch_seconds == pytest.approx(3125 + 1000)
     assert found.device_hours == pytest.approx(sum(p.epochs * p.epoch_seconds for p in found.parts) / 3600)
@@ -138,11 +145,12 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
 
     (tmp_path / "s.toml").write_text(
         '[train]\ndataset = "digits"\nepochs = 4\n[space]\nmodel = ["resnet18", "alexnet"]\n'
-        "batch_size = [16, 32]\nlr = { low = 1e-4, high = 1e-2 }\n[search]\ntrials = 6\n"
+        'batch_size = [16, 32]\noptimizer = ["sgd", "adamw"]\nlr = { low = 1e-4, high = 1e-2 }\n'
+        "[search]\ntrials = 6\n"
     )
     searched = forecast.forecast(studyfile.load(tmp_path / "s.toml", [], None), [SLOT], CPU, tmp_path)
-    assert [each.trials for each in searched.parts] == [1.5] * 4
-    assert {tuple(each.setting) for each in searched.parts} == {("model", "batch_size")}
+    assert [each.trials for each in searched.parts] == [0.75] * 8
+    assert {tuple(each.setting) for each in searched.parts} == {("model", "batch_size", "optimizer")}
     assert searched.original_hours is None
 
 

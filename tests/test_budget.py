@@ -50,6 +50,7 @@ def told(err: str) -> str:
     return line
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_epochs_are_met_by_all_workers_together_and_raising_them_goes_on(place, url):
     file = place.study(study(epochs=6))
     done = place.hpo("run", file, "--devices", "cpu:2", HPO_STORE=url)
@@ -93,6 +94,7 @@ def test_device_hours_are_summed_over_workers(place, url):
     assert used["used"] == pytest.approx(spent / 3600)
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_target_stops_the_others_and_a_trial_that_goes_on(place, url):
     done = place.hpo("run", place.study(study(target=0.3)), "--devices", "cpu:2", HPO_STORE=url)
     assert "search.target is reached (accuracy 0.3000 of 0.3)" in told(done.err)

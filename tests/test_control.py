@@ -88,6 +88,7 @@ def reports(storm: Storm) -> int:
     return storm.sql("SELECT count(*) FROM trial_intermediate_values")[0][0]
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_worker_that_saw_it_fail(
     place, url, sql
 ):
@@ -167,6 +168,7 @@ def test_a_trial_whose_loss_is_not_finite_is_pruned_with_epoch_and_step(workplac
     assert "trial 0 of study small" in workplace.here("retry", "small", "--trial", "0", HPO_STORE=url).out
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
     pictures = workplace.path / "pictures"
     for index in range(24):
@@ -195,6 +197,7 @@ def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
     assert [trial.user_attrs["attempts"] for trial in trials(url)] == [1, 1]
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_setting_queued_by_hand_runs_before_what_is_searched(place, url):
     text = STUDY.replace('sampler = "grid"', 'trials = 4\nsampler = "random"')
     place.here("create", place.study(text + '[space]\nkind = ["sound", "odd"]\n'), HPO_STORE=url)
@@ -244,6 +247,7 @@ TABLES = (
 )
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_the_weights_of_the_best_are_kept_where_a_study_says_so(place, url):
     text = points("a", "aaa", "aa", "aaaa").replace("epochs = 10", "epochs = 1")
     file = place.study(text.replace("[search]", "[search]\nkeep_weights = 2"))

@@ -261,6 +261,7 @@ def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
     return err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, url):
     settings = {"HPO_STORE": url, "HPO_ARTIFACTS": str(disk)}
     line = run_into_a_full_disk(place, disk, **settings)

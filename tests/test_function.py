@@ -238,6 +238,7 @@ def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monk
         function.find("not_there_at_all:run")
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_four_workers_run_fourteen_points_once_each(place, url):
     points = "".join(f'[[points]]\nspeed = {n}.0\nkind = "a"\n' for n in range(1, 15))
     text = '[train]\nobjective = "own:climb"\nepochs = 3\nseconds = 0.05\n[search]\nsampler = "grid"\n'

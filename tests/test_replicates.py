@@ -229,6 +229,7 @@ def test_seeds_given_otherwise_are_refused(tmp_path, table, where):
     assert f"{where}: search.replicates gives each setting its seeds" in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_workers_repeat_points_through_a_kill_and_say_what_seeds_do(place, url):
     file = place.study(STUDY + POINTS)
     place.here("create", file, HPO_STORE=url)

@@ -264,6 +264,7 @@ def test_a_paused_trial_is_shown_with_its_rung():
 # With real processes
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_workers_pause_and_promote_trials_and_lose_none_to_a_kill(place, url):
     place.here("create", place.study(STUDY), HPO_STORE=url)
     launched = place.start("launch", "small", "--devices", "cpu:3", HPO_STORE=url)

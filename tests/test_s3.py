@@ -290,9 +290,9 @@ def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(
     settings = {"HPO_ARTIFACTS": "s3://nosuch/x", "COLUMNS": "300"}
     at = conftest.Workplace(path=place.path, environment={**place.environment, **settings})
     run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
-    deleted = at.hpo("delete", "small", "--yes", code=1)
+    deleted = at.here("delete", "small", "--yes", code=1)
     worker = at.hpo("worker", "small", code=launch.FATAL)  # the study is still there
-    doctor = at.hpo("doctor", code=1)
+    doctor = at.here("doctor", code=1)
     (line,) = worker.err.splitlines()
     assert line.startswith("hpo: s3://nosuch/x: The specified bucket does not exist; --artifacts or ")
     assert run.err.splitlines()[-1] == deleted.err.splitlines()[-1] == line

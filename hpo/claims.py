@@ -115,15 +115,29 @@ class Judge:
             yield Part(statement=statement, verdict=verdict, numbers=f"{said} s on {kind}")
 
     def level(
-        self, number: int, statement: str, reached: Callable[[Replayed], Interval | None]
+        self,
+        statement: str,
+        points: Sequence[int],
+        reached: Callable[..., Interval | None],
+        sign: int = 1,
     ) -> Iterator[Part]:
-        """Say whether a point's figure lies above a level of its own; ``reached`` gives by how much."""
-        gap = reached(self.replayed[number]) if self.replayed[number].accuracies else None
+        """Say whether a figure lies above a level, or with a ``sign`` of -1 below.
+
+        ``reached`` gets the points' runs, and gives by how much it lies above.
+        """
+        found = [self.replayed[number] for number in points]
+        lacking = [n for n, each in zip(points, found, strict=True) if not each.accuracies]
+        gap = None if lacking else reached(*found)
         if gap is None:
-            yield _absent(statement, [number])
+            yield _absent(statement, lacking or points)
             return
-        numbers = f"{_signed(gap.value)} above it ({gap.how})"
-        yield Part(statement=statement, verdict=_above(gap), numbers=numbers)
+        turned = gap if sign > 0 else replace(gap, value=-gap.value, low=-gap.high, high=-gap.low)
+        side = "above" if gap.value >= 0 else "below"
+        yield Part(
+            statement=statement,
+            verdict=_above(turned),
+            numbers=f"{abs(gap.value):.4f} {side} it ({gap.how})",
+        )
 
     def _untimed(self, statement: str, numbers: Iterable[int]) -> Part:
         lacking = [n for n in numbers if not self.replayed[n].kinds]
@@ -182,16 +196,17 @@ def _adam(judge: Judge) -> Iterator[Part]:
     for sgd, adam in ((1, 2), (3, 4), (5, 6)):
         yield from judge.better(sgd, adam)
 
-    def behind(alexnet: Replayed) -> Interval | None:
-        sgd = [accuracy - STALLED for accuracy in judge.replayed[1].accuracies]
-        return interval.of_accuracies(sgd, alexnet.accuracies, judge.images) if sgd else None
+    def lead(sgd: Replayed, adam: Replayed) -> Interval:
+        less = [accuracy - STALLED for accuracy in sgd.accuracies]
+        return interval.of_accuracies(less, adam.accuracies, judge.images)
 
-    def below(vgg: Replayed) -> Interval | None:
-        gap = interval.of_level(vgg.accuracies, CHANCE, judge.images)
-        return replace(gap, value=-gap.value, low=-gap.high, high=-gap.low)
+    def guessing(vgg: Replayed) -> Interval:
+        return interval.of_level(vgg.accuracies, CHANCE, judge.images)
 
-    yield from judge.level(2, f"AlexNet with Adam stalls: SGD leads by more than {STALLED:g}", behind)
-    yield from judge.level(4, f"VGG16 with Adam does not learn: it stays below {CHANCE:g}", below)
+    yield from judge.level(f"AlexNet with Adam stalls: SGD leads by more than {STALLED:g}", (1, 2), lead)
+    yield from judge.level(
+        f"VGG16 with Adam does not learn: it stays below {CHANCE:g}", (4,), guessing, sign=-1
+    )
 
 
 def _learning_rates(judge: Judge) -> Iterator[Part]:
@@ -220,7 +235,7 @@ def _first_epochs(judge: Judge) -> Iterator[Part]:
 
     for number in (1, 3, 5):
         statement = f"{judge.name(number)} has more than {HIGH:.0%} of its best accuracy after epoch 1"
-        yield from judge.level(number, statement, early)
+        yield from judge.level(statement, (number,), early)
 
 
 # What judges each conclusion, the points that it looks at, and how they are told apart.

@@ -113,7 +113,8 @@ def _settings(trials: list[FrozenTrial]) -> Iterator[Setting]:
     seen: set[str] = set()
     complete = {t.number: t for t in trials if t.state == TrialState.COMPLETE and t.value is not None}
     accuracies = {number: float(trial.value or 0.0) for number, trial in complete.items()}
-    for repeated in replicates.ranked(accuracies, replicates.repeats(trials)):
+    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
+    for repeated in replicates.ranked(accuracies, replicates.repeats(trials), pruned):
         trial = complete[repeated.trials[0]]
         epoch = trial.user_attrs.get("best_epoch")
         if epoch is None:

@@ -9,7 +9,7 @@ from statistics import quantiles
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import status
+from hpo import replicates, status
 from hpo.errors import StoreError
 from hpo.store import Store
 
@@ -29,10 +29,16 @@ class Importance:
 
 def importance(opened: Store, name: str, evaluator: str) -> Importance:
     """Evaluate parameter importance over a study's complete trials; raises StoreError if it cannot be."""
-    trials = [t for t in status.trials_of(opened, name) if t.state == TrialState.COMPLETE]
+    trials = settings(status.trials_of(opened, name))
     if len(trials) < 2:
         raise StoreError(f"importance wants 2 complete trials at least, study '{name}' has {len(trials)}")
     return over(trials, evaluator)
+
+
+def settings(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Give the complete trials; of a repeated setting one, with the mean: copies would count as more."""
+    merged = replicates.merged(trials, replicates.repeats(trials))
+    return [trial for trial in merged if trial.state == TrialState.COMPLETE]
 
 
 def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> Importance:

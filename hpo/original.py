@@ -128,6 +128,7 @@ CONDITIONS: Mapping[str, Any] = {
     "image_size": 224,
     "weights": "imagenet",
     "tune": "all",
+    "dropout": None,
     "augmentation": "none",
     "loss": "cross_entropy",
     "label_smoothing": 0.0,

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from hpo import chart, importance
+from hpo import chart, importance, replicates
 from hpo.axes import Axis
 from hpo.chart import Plot, Section
 from hpo.errors import StoreError
@@ -22,8 +22,10 @@ from hpo.outcome import Outcome
 PAIRED = 3  # parameters of which every pair is shown
 
 
-def importances(trials: Sequence[FrozenTrial], axes: Sequence[Axis]) -> tuple[Section, list[str]]:
+def importances(every: list[FrozenTrial], axes: Sequence[Axis]) -> tuple[Section, list[str]]:
     """Show parameter importance by every evaluator; give the parameters too, the most important first."""
+    trials = importance.settings(every)
+    noun = "settings, each by the mean of its seeds" if replicates.repeats(every) else "complete trials"
     section = Section(name="importance", title="Parameter importance")
     names = [axis.name for axis in axes]
     if len(trials) < 2 or not names:
@@ -44,7 +46,7 @@ def importances(trials: Sequence[FrozenTrial], axes: Sequence[Axis]) -> tuple[Se
         return replace(section, text=tuple(notes)), names
     shares = {name: fmean(each.importances.get(name, 0.0) for each, _ in found) for name in names}
     ranked = sorted(names, key=lambda name: -shares[name])
-    return replace(section, text=tuple(notes), parts=(_importances(found, ranked),)), ranked
+    return replace(section, text=tuple(notes), parts=(_importances(found, ranked, noun),)), ranked
 
 
 def _count(trials: int) -> str:
@@ -52,7 +54,7 @@ def _count(trials: int) -> str:
 
 
 def _importances(
-    found: Sequence[tuple[Importance, Mapping[str, tuple[float, float]]]], ranked: Sequence[str]
+    found: Sequence[tuple[Importance, Mapping[str, tuple[float, float]]]], ranked: Sequence[str], noun: str
 ) -> Plot:
     traces, rows = [], []
     for index, (each, intervals) in enumerate(found):
@@ -80,8 +82,8 @@ def _importances(
     made.update_xaxes(rangemode="tozero")
     count = found[0][0].trials
     caption = (
-        f"Over {count} complete trials. Bars: all of them; whiskers: the middle 90 % of "
-        f"{importance.resamples(count)} samples of {count} trials drawn with replacement."
+        f"Over {count} {noun}. Bars: all of them; whiskers: the middle 90 % of "
+        f"{importance.resamples(count)} samples of {count} drawn with replacement."
     )
     left_out = [name for name in ranked if any(name in each.left_out for each, _ in found)]
     silent = [each.evaluator for each, _ in found if each.left_out]

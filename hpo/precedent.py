@@ -115,8 +115,10 @@ def _fitting(opened: Store, new: Definition, name: str, old: Definition) -> Prec
     left_out: Counter[str] = Counter()
     there = status.trials_of(opened, name)
     for trial in replicates.merged(there, replicates.repeats(there)):
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.value is None:
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
+        if trial.state == TrialState.COMPLETE and trial.value is None:
+            continue  # another tool's; of a pruned one it says that it diverged at once
         setting = old.config(trial.params | trial.system_attrs.get(store.RUN, {})).model_dump()
         active = {p.name: p for p in new.space if space.is_active(p, setting)}
         why = _misfit(new, setting, active)

@@ -88,4 +88,6 @@ def _said(key: str, here: Any, there: Any) -> str:
     name = NAMES.get(key, key)
     if key == "limit":
         return f"at most {here} training images, not all"
+    if key == "dropout":
+        return f"dropout {here}, not the models' own"
     return f"{name} {shown(here)}, not {shown(there)}"

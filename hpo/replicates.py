@@ -4,12 +4,13 @@ With ``[search] replicates = S`` the first trial of a setting is followed, once 
 others that differ from it in the seed alone. They are trials like any other, made by the transaction that
 ends the first (``plan.repeat``), claimed before anything new begins, and run to their end: a mean of those
 seeds that did well would say nothing. To a sampler the first stands for all of them, with their mean; no
-pruner sees the others.
+pruner sees the others. A setting of which a seed diverged stands behind all that are sound, and a sampler
+takes it for one that was pruned.
 """
 
 import copy
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Repeated:
 
     trials: tuple[int, ...]  # numbers, most accurate first
     accuracies: tuple[float, ...]  # of each
+    diverged: int = 0  # how many of its seeds did
 
     @property
     def mean(self) -> float:
@@ -52,20 +54,27 @@ def repeats(trials: Iterable[FrozenTrial]) -> dict[int, int]:
     return {t.number: t.system_attrs[REPEATS] for t in trials if REPEATS in t.system_attrs}
 
 
-def ranked(accuracies: Mapping[int, float], repeats: Mapping[int, int]) -> list[Repeated]:
+def ranked(
+    accuracies: Mapping[int, float], repeats: Mapping[int, int], pruned: Iterable[int] = ()
+) -> list[Repeated]:
     """Rank settings by their mean, of equal ones the earlier first; by the numbers of complete trials.
 
     A setting that has run with one seed alone comes after all that ran with more: it was not worth
-    repeating, or is still to be.
+    repeating, or is still to be. Last come those with a replicate among the ``pruned``: it diverged, since
+    nothing else ends one.
     """
+    diverged = Counter(repeats[number] for number in pruned if number in repeats)
     groups: dict[int, list[int]] = defaultdict(list)
     for number in accuracies:
         groups[repeats.get(number, number)].append(number)
     found = []
-    for numbers in groups.values():
+    for first, numbers in groups.items():
         order = sorted(numbers, key=lambda number: (-accuracies[number], number))
-        found.append(Repeated(trials=tuple(order), accuracies=tuple(accuracies[n] for n in order)))
-    return sorted(found, key=lambda each: (len(each.trials) == 1, -each.mean, min(each.trials)))
+        values = tuple(accuracies[number] for number in order)
+        found.append(Repeated(trials=tuple(order), accuracies=values, diverged=diverged[first]))
+    return sorted(
+        found, key=lambda each: (each.diverged > 0, len(each.trials) == 1, -each.mean, min(each.trials))
+    )
 
 
 def noise(settings: Sequence[Repeated]) -> Noise | None:
@@ -85,16 +94,18 @@ def merged(trials: list[FrozenTrial], of: Mapping[int, int]) -> list[FrozenTrial
     """
     if not of:
         return trials
-    values: dict[int, list[float]] = defaultdict(list)
+    others: dict[int, list[FrozenTrial]] = defaultdict(list)
     for trial in trials:
-        if trial.state.is_finished() and trial.value is not None:
-            values[of.get(trial.number, trial.number)].append(trial.value)
-    return [_with_mean(trial, values[trial.number]) for trial in trials if trial.number not in of]
+        if trial.number in of and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            others[of[trial.number]].append(trial)
+    return [_with_mean(trial, others[trial.number]) for trial in trials if trial.number not in of]
 
 
-def _with_mean(trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:
-    if trial.state != TrialState.COMPLETE or len(values) < 2:
+def _with_mean(trial: FrozenTrial, others: Sequence[FrozenTrial]) -> FrozenTrial:
+    if trial.state != TrialState.COMPLETE or not others:
         return trial
     made = copy.copy(trial)
-    made.value = statistics.fmean(values)
+    made.value = statistics.fmean(each.value for each in (trial, *others) if each.value is not None)
+    if any(each.state == TrialState.PRUNED for each in others):
+        made.state = TrialState.PRUNED
     return made

@@ -17,7 +17,6 @@ import jinja2
 import markupsafe
 import plotly.graph_objects as go
 import plotly.offline
-from optuna.trial import TrialState
 
 from hpo import (
     axes,
@@ -79,11 +78,10 @@ def read(opened: Store, name: str) -> Report:
     original = [] if own else [rebuilt.section(replayed, images, measure), _claims(judged)]
     mirrors = any(each.trials for each in replayed.values())
     parameters = axes.axes(done)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    importance, ranked = pairs.importances(complete, parameters)
+    mattered, ranked = pairs.importances(trials, parameters)
     sections = (
         *(original if mirrors else ()),
-        importance,
+        mattered,
         plots.history(found, measure),
         plots.curves(found, measure),
         plots.parallel(found, parameters, measure),

@@ -69,7 +69,8 @@ def _best(session: Session, study_id: int, kept: int) -> set[int]:
     repeats = {row.number: json.loads(row.value_json) for row in rows if row.value_json is not None}
     under_way = {repeats[r.number] for r in rows if r.number in repeats and not r.state.is_finished()}
     complete = (row for row in rows if row.state == TrialState.COMPLETE and row.value is not None)
-    ranked = replicates.ranked({row.number: row.value for row in complete}, repeats)
+    pruned = [row.number for row in rows if row.state == TrialState.PRUNED]
+    ranked = replicates.ranked({row.number: row.value for row in complete}, repeats, pruned)
     settled: list[int] = []
     others: set[int] = set()
     for each in ranked:

@@ -48,6 +48,7 @@ class Ladder:
     factor: int  # one in so many goes on
     most: int  # trials that may ever begin
     points: bool  # listed points take part
+    pending: bool = False  # the sampler knows what to make of a trial that runs
 
     def stands(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial takes part, and has just reported at a rung."""
@@ -56,11 +57,16 @@ class Ladder:
     def seen(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Give the trials as a sampler is to see them: an open one with what it has come to, if anything.
 
-        Optuna's samplers take a trial that runs for a bad one, lest others try the like. But one that has
-        passed a rung is among the best there are, and one that has not got there may just be slow.
+        TPE takes a trial that runs for a bad one, lest others try the like. But one that has passed a rung
+        is among the best there are, and one that has not got there may just be slow.
         """
-        begun = (t for t in trials if t.state.is_finished() or (t.last_step or 0) >= self.rungs[0])
-        return [trial if trial.state.is_finished() else _ended(trial) for trial in begun]
+        found = []
+        for trial in trials:
+            if trial.state.is_finished() or (self.pending and trial.state == TrialState.RUNNING):
+                found.append(trial)
+            elif (trial.last_step or 0) >= self.rungs[0]:
+                found.append(_ended(trial))
+        return found
 
     def takes_part(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial is compared with others."""
@@ -96,8 +102,9 @@ class Board:
             key = None if best is None else -best
             self._there[rung].put(number, key)
             self._waiting[rung].put(number, key if resting == rung else None)
-        self._pruned.put(number, epochs if trial.state == TrialState.PRUNED else None)
-        if trial.state == TrialState.COMPLETE and self.ladder.takes_part(trial):
+        judged = self.ladder.takes_part(trial)
+        self._pruned.put(number, epochs if judged and trial.state == TrialState.PRUNED else None)
+        if judged and trial.state == TrialState.COMPLETE:
             self._whole.add(number)
 
     def verdict(self, own: FrozenTrial) -> Verdict:
@@ -156,7 +163,13 @@ def of(definition: Definition) -> Ladder | None:
     points = definition.search.prune_points
     searched = definition.search.trials if definition.searches else 0
     most = searched + len(definition.listed) * points
-    return Ladder(rungs=rungs, factor=settings.reduction_factor, most=most, points=points)
+    return Ladder(
+        rungs=rungs,
+        factor=settings.reduction_factor,
+        most=most,
+        points=points,
+        pending=definition.search.sampler.name == "gp",
+    )
 
 
 def _rungs(definition: Definition, lowest: int, factor: int) -> tuple[int, ...]:

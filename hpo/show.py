@@ -90,10 +90,11 @@ def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
 
 def _seeds(found: Repeated) -> str:
     """Say what the seeds of a setting came to."""
+    diverged = f"; {found.diverged} more diverged" if found.diverged else ""
     if len(found.trials) == 1:
-        return "one alone, so far or for good"
+        return f"one alone{diverged or ', so far or for good'}"
     least, most = min(found.accuracies), max(found.accuracies)
-    return f"mean {found.mean:.4f} of {len(found.trials)}, from {least:.4f} to {most:.4f}"
+    return f"mean {found.mean:.4f} of {len(found.trials)}, from {least:.4f} to {most:.4f}{diverged}"
 
 
 def split_note(selection: str | None) -> str:

@@ -134,7 +134,12 @@ class Simulation:
         self.storage = _Memory(strategy.ladder)
         self.board = None if strategy.ladder is None else Board(strategy.ladder)
         pruner = strategy.pruner(surrogate.recorded.epochs)
-        self.study = optuna.create_study(storage=self.storage, direction="maximize", pruner=pruner)
+        self.study = optuna.create_study(
+            storage=self.storage,
+            study_name=f"simulated-{seed}",  # which decides about hyperband's brackets
+            direction="maximize",
+            pruner=pruner,
+        )
         self.known: list[_Trial] = []  # by number
         self.planned = self._planned()
 

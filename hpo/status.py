@@ -198,10 +198,11 @@ def none_complete(name: str, trials: Iterable[FrozenTrial]) -> str:
     )
 
 
-def _ranked(definition: Definition, trials: Iterable[FrozenTrial]) -> list[Best]:
+def _ranked(definition: Definition, trials: list[FrozenTrial]) -> list[Best]:
     complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
     accuracies = {number: _value(trial) for number, trial in complete.items()}
-    settings = replicates.ranked(accuracies, replicates.repeats(complete.values()))
+    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
+    settings = replicates.ranked(accuracies, replicates.repeats(trials), pruned)
     noise = replicates.noise(settings)
     repeats = definition.search.replicates > 1
     found = ((each, complete[each.trials[0]]) for each in settings)
@@ -239,6 +240,7 @@ def best_document(found: Best) -> dict[str, Any]:
         "replicates": {
             "trials": list(several.trials),
             "accuracies": list(several.accuracies),
+            "diverged": several.diverged,
             "mean": several.mean,
             "noise": noise and noise.deviation,
         }

@@ -27,16 +27,18 @@ class Summary:
     sure: tuple[str, ...]  # sentences
 
 
-def _ranked(done: Sequence[Outcome]) -> list[Repeated]:
+def _ranked(found: Sequence[Outcome]) -> list[Repeated]:
     """Rank the settings of the complete trials, as ``hpo best`` does."""
-    accuracies = {each.number: _accuracy(each) for each in done}
-    return replicates.ranked(accuracies, {e.number: e.repeats for e in done if e.repeats is not None})
+    accuracies = {each.number: _accuracy(each) for each in outcome.complete(found)}
+    pruned = [each.number for each in found if each.state == "pruned"]
+    repeats = {each.number: each.repeats for each in found if each.repeats is not None}
+    return replicates.ranked(accuracies, repeats, pruned)
 
 
-def best(done: Sequence[Outcome]) -> Outcome:
+def best(found: Sequence[Outcome]) -> Outcome:
     """Give the most accurate of the complete trials; of repeated settings, the best of the best one."""
-    number = _ranked(done)[0].trials[0]
-    return next(each for each in done if each.number == number)
+    number = _ranked(found)[0].trials[0]
+    return next(each for each in found if each.number == number)
 
 
 def _accuracy(each: Outcome) -> float:
@@ -46,7 +48,7 @@ def _accuracy(each: Outcome) -> float:
 
 def summary(found: Sequence[Outcome], selection: str | None, images: int | None, state: str) -> Summary:
     """Sum up a study that has a complete trial."""
-    winner = best(outcome.complete(found))
+    winner = best(found)
     counts = Counter(each.state for each in found)
     said = ", ".join(f"{counts[state]} {state}" for state in chart.STATES if counts[state])
     facts = {
@@ -61,26 +63,28 @@ def summary(found: Sequence[Outcome], selection: str | None, images: int | None,
         accuracy=f"{_accuracy(winner):.4f}",
         split=show.split_note(selection),
         facts=tuple((name, value) for name, value in facts.items() if value),
-        sure=tuple(_sure(winner, outcome.complete(found), images, selection)),
+        sure=tuple(_sure(winner, found, images, selection)),
     )
 
 
-def _sure(winner: Outcome, done: Sequence[Outcome], images: int | None, selection: str | None) -> list[str]:
-    accuracy = _accuracy(winner)
+def _sure(
+    winner: Outcome, found: Sequence[Outcome], images: int | None, selection: str | None
+) -> list[str]:
+    accuracy, done = _accuracy(winner), outcome.complete(found)
     text = []
     if images is None:
         text.append(
             "The store does not tell on how many images accuracy was measured, so there is no interval."
         )
     else:
-        found = interval.of_fraction(accuracy, images)
+        between = interval.of_fraction(accuracy, images)
         text.append(
             f"On {images} images (so many at least, by the accuracies) {accuracy:.4f} stands for "
-            f"{found.low:.4f} to {found.high:.4f} (95 %, Wilson)."
+            f"{between.low:.4f} to {between.high:.4f} (95 %, Wilson)."
         )
         text.append(_close(winner, done, images))
     text.append(_seeds(winner, done, images))
-    if (noise := replicates.noise(_ranked(done))) is not None:
+    if (noise := replicates.noise(_ranked(found))) is not None:
         gap = interval.of_noise(noise.deviation, noise.freedom)
         text.append(
             f"In this study {noise}: two single trials that lie less than {gap:.4f} apart may differ "

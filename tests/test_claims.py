@@ -117,6 +117,8 @@ def test_a_study_in_the_originals_order_confirms_what_single_runs_can():
     (open_,) = [each for each in found[6].parts if each.verdict != "confirmed"]
     assert open_.statement == "batch size 32 takes longer per epoch than batch size 64"
     assert "84.2 s and 82.65 s" in open_.numbers
+    assert part(found[3], "VGG16 with Adam does not learn").numbers.startswith("0.0799 below it")
+    assert part(found[7], "ResNet18 with SGD has more than 90%").numbers.startswith("0.0")
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,7 @@ def test_one_seed_run_twice_is_one_run():
         ({"epochs": 3}, "epochs 3, not 20 (site L)"),
         ({"limit": 96}, "at most 96 training images, not all"),
         ({"schedule": "cosine"}, "schedule 'cosine', not 'step'"),
+        ({"dropout": 0.9}, "dropout 0.9, not the models' own"),
     ],
 )
 def test_other_conditions_than_the_originals_cannot_tell_and_say_so(changes, said):
@@ -252,6 +255,8 @@ def test_a_point_that_was_not_run_cannot_tell_and_is_named():
     assert found[5].verdict == "cannot tell"
     assert part(found[5], "than momentum 0$").numbers == "no complete trial of point 11"
     assert part(found[5], "than momentum 0.45").verdict == "confirmed"
+    adam = judged([each for each in grid() if each.number != 1])[3]
+    assert part(adam, "AlexNet with Adam stalls").numbers == "no complete trial of point 1"
     nothing = judged([])
     assert {claim.verdict for claim in nothing.values()} == {"cannot tell"}
     assert nothing[1].reason == "no complete trial of any of its points"

@@ -113,6 +113,22 @@ def test_the_first_trial_already_lies_near_the_old_optimum(opened, sampler):
     assert sum(each["optimizer"] == "sgd" for each in near) >= 5
 
 
+def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
+    found = store.open_(url, create=True)
+    store.create(found, study_of("old", trials=2), "")
+    place = seat(found, store.definition_of(found, "old"))
+    for state, accuracy in ((TrialState.PRUNED, None), (TrialState.COMPLETE, 0.5)):
+        claim = queue.claim(found, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+        objective._setting(claim, place)
+        claim.end(state, value=accuracy)
+    (shown,) = precedent.find(found, study_of("new", start_from=("old",)))
+    assert [(trial.state, trial.value) for trial in shown.trials] == [
+        (TrialState.PRUNED, None),
+        (TrialState.COMPLETE, 0.5),
+    ]
+    assert not shown.left_out
+
+
 def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     made = study_of("new", sampler="tpe", trials=2, start_from=("old",))
     store.create(opened, made, "")

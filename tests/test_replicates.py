@@ -12,7 +12,22 @@ from optuna.trial import TrialState
 
 import lease_worker
 from conftest import wait_for
-from hpo import finish, lease, objective, precedent, queue, replicates, retention, status, store, studyfile
+from hpo import (
+    finish,
+    importance,
+    lease,
+    objective,
+    outcome,
+    precedent,
+    queue,
+    replicates,
+    retention,
+    show,
+    status,
+    store,
+    studyfile,
+    summary,
+)
 from hpo.artifacts import Artifacts
 from hpo.definition import Definition, Pruner, Sampler
 from hpo.errors import DefinitionError
@@ -90,6 +105,12 @@ def test_settings_are_ranked_by_their_means_and_what_ran_once_comes_last():
     assert [each.trials for each in found] == [(4, 1), (0, 3), (2,), (5,)]
     assert [round(each.mean, 2) for each in found] == [0.83, 0.8, 0.99, 0.9]
     assert [each.trials[0] for each in replicates.ranked(accuracies, {})] == [2, 0, 5, 4, 1, 3]
+
+
+def test_a_setting_of_which_a_seed_diverged_comes_last():
+    accuracies = {0: 0.95, 1: 0.9, 2: 0.8, 3: 0.94, 4: 0.9}
+    found = replicates.ranked(accuracies, {3: 0, 4: 1, 5: 0}, pruned=[5, 6])
+    assert [(each.trials, each.diverged) for each in found] == [((1, 4), 0), ((2,), 0), ((0, 3), 1)]
 
 
 def test_noise_is_what_seeds_do_whatever_settings_do():
@@ -170,6 +191,45 @@ def test_a_sampler_sees_a_setting_once_with_its_mean(url):
     with_others = Worker(url, study_of(3, 3, sampler=Sampler(name="tpe"))).history
     with_others.begin(worker.history.own._trial_id)
     assert len(with_others.trials()) == 5, "the running replicate among them"
+
+
+def test_a_seed_that_diverges_spoils_its_setting(url):
+    worker = Worker(url, study_of(2, 2, sampler=Sampler(name="tpe")))
+    for accuracy in (0.9, None, 0.5, 0.7):
+        claim, _ = worker.begin()
+        claim.commit(attributes={"best_epoch": 1})
+        if accuracy is None:
+            claim.end(TrialState.PRUNED)
+        else:
+            worker.end(claim, accuracy)
+    first, second = status.best(worker.opened, NAME, 9)
+    assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
+    assert status.best_document(second)["replicates"]["diverged"] == 1
+    assert "one alone; 1 more diverged" in show.best(second, None, {})
+    assert [each.trial for each in finish.plan(worker.opened, NAME, 2, 2).settings] == [3, 0]
+    found = outcome.outcomes(store.definition_of(worker.opened, NAME), worker.trials())
+    assert summary.best(found).number == 3
+    worker.history._leave()
+    seen = worker.history.get_all_trials(worker.study_id)
+    assert [(trial.state, trial.value) for trial in seen] == [
+        (TrialState.PRUNED, 0.9),
+        (TrialState.COMPLETE, pytest.approx(0.6)),
+    ]
+    assert [trial.number for trial in importance.settings(worker.trials())] == [1]
+
+
+def test_importance_counts_each_setting_once():
+    def made(number: int, x: float, value: float, **system: int) -> optuna.trial.FrozenTrial:
+        distributions = {"x": optuna.distributions.FloatDistribution(0, 1)}
+        attributes = {f"hpo:{name}": each for name, each in system.items()}
+        trial = optuna.trial.create_trial(
+            value=value, params={"x": x}, distributions=distributions, system_attrs=attributes
+        )
+        trial.number = number
+        return trial
+
+    trials = [made(0, 0.1, 0.5), made(1, 0.2, 0.8), made(2, 0.2, 0.6, repeats=1)]
+    assert [(t.number, t.value) for t in importance.settings(trials)] == [(0, 0.5), (1, pytest.approx(0.7))]
 
 
 def test_a_later_study_learns_from_the_mean(url):

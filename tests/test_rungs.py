@@ -1,5 +1,6 @@
 """Rungs: trials that pause there, are promoted or end; by hand, in any order, and with real processes."""
 
+import dataclasses
 import os
 import random
 import re
@@ -148,6 +149,15 @@ def test_more_may_come_to_a_higher_rung_than_the_lower_one_would_promote_in_the_
     assert verdict(trial(9, *six, 0.7), [*there, *done], ladder).kind == "pruned"
 
 
+def test_a_listed_point_that_diverged_takes_nobodys_place():
+    ladder = Ladder(rungs=(2, 6), factor=3, most=6, points=False)
+    others, own = [trial(0, 0.1, 0.9)], trial(1, 0.1, 0.8)
+    listed = trial(2, 0.1, state=TrialState.PRUNED)
+    assert verdict(own, [*others, listed], ladder).kind == "pruned", "one of five may yet go on"
+    listed.system_attrs = {"fixed_params": {}}
+    assert verdict(own, [*others, listed], ladder).kind == "paused", "two of six may"
+
+
 def test_what_counts_at_a_rung_is_the_best_epoch_up_to_there():
     others = [trial(0, 0.1, 0.5, 0.9), trial(1, 0.6, 0.3)]
     assert verdict(trial(2, 0.55, 0.2), others).place == 2
@@ -205,6 +215,9 @@ def test_a_sampler_sees_an_open_trial_with_what_it_has_come_to():
     ]
     assert seen[2] is done
     assert (there[1].state, there[2].state) == (WAITING, RUNNING)
+    # A Gaussian process spreads what it proposes around those that run.
+    pending = dataclasses.replace(LADDER, pending=True).seen(there)
+    assert [each.state for each in pending] == [RUNNING, TrialState.PRUNED, RUNNING, COMPLETE]
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])

@@ -128,6 +128,25 @@ def test_workers_propose_by_the_trials_number_and_the_studys_seed(name):
     assert not any(setting in first for setting in proposals(other, range(6)))
 
 
+def test_a_gaussian_process_learns_from_trials_that_were_pruned():
+    definition, study = study_of(space={"lr": SPACE["lr"]}, sampler="gp"), maximizing()
+    (lr,) = definition.space
+    for number in range(12):
+        rate = 10 ** (-4 + number / 4)
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED,
+                value=1 / (1 + abs(math.log10(rate) + 2)) if number else None,  # the first diverged at once
+                params={"lr": rate},
+                distributions={"lr": lr.distribution()},
+            )
+        )
+    for seed in range(5):
+        seeded = study_of(space={"lr": SPACE["lr"]}, sampler={"name": "gp", "seed": seed})
+        _, setting = ask(seeded, study)
+        assert abs(math.log10(setting["lr"]) + 2) < 0.5
+
+
 def test_the_trials_of_a_qmc_study_share_one_sequence():
     definition = study_of(space={"lr": {"low": 0.1, "high": 0.9}}, sampler={"name": "qmc", "seed": 5})
     study = maximizing()

@@ -145,8 +145,9 @@ def test_rungs_let_one_in_three_go_on(known, workers):
     assert reached[2] < reached[1]
 
 
-def test_the_same_seed_finds_the_same_and_another_one_does_not(known):
-    first, second, third = (run(known, ours(known, "asha", "tpe"), seed=seed) for seed in (1, 1, 2))
+@pytest.mark.parametrize("pruner", ["asha", "hyperband"])
+def test_the_same_seed_finds_the_same_and_another_one_does_not(known, pruner):
+    first, second, third = (run(known, ours(known, pruner, "tpe"), seed=seed) for seed in (1, 1, 2))
     assert first == second
     assert first != third
 
@@ -183,6 +184,15 @@ def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known,
     assert random_.ratio == 1.0
     assert asha.ratio < 0.7
     assert asha.p < 0.05 < random_.p
+
+
+def test_the_best_of_many_strategies_has_to_be_surer_than_one(known):
+    strategies = [next(simulate.peers(known.recorded.definition, EPOCHS))]
+    (found,) = regret.compare([regret.attempt(known, strategies[0], workers=1, seeds=range(3))], known)
+    sooner = dataclasses.replace(found.epochs, value=found.epochs.value - 1)
+    best = dataclasses.replace(found, strategy="best", epochs=sooner, p=0.02)
+    assert regret.advice([found, best]).startswith("best reached")
+    assert regret.advice([found, best, *[found] * 3]).startswith("no strategy needed surely fewer")
 
 
 @pytest.mark.parametrize("count", [5, 20, 50])

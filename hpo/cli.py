@@ -225,9 +225,11 @@ def delete(
 
     opened = store.open_(store_url, create=False)
     now = status.status(opened, name)
-    if now.state == "running":
-        owners = ", ".join(worker.owner for worker in now.workers)
-        raise StoreError(f"study '{name}' has workers ({owners}); 'hpo stop {name}' first")
+    if alive := [worker.owner for worker in now.workers if worker.expires_in_seconds > 0]:
+        first = (
+            "they save and leave, then try again" if now.state == "stopped" else f"'hpo stop {name}' first"
+        )
+        raise StoreError(f"study '{name}' has workers ({', '.join(alive)}); {first}")
     folder = store.folder_of(opened, name)
     place = Artifacts(artifacts)
     if not yes:

@@ -1,9 +1,9 @@
 """The lease: whose a trial is.
 
 A trial is run by one worker at a time, and by another if that one dies. Who may run it is a row in
-``hpo_leases``: owner, token, expiry. The token decides: it grows by one with every attempt, and a worker
-whose token is not the row's has lost the trial, whatever it believes. The expiry, in the database's time
-alone, only says from when on others need not wait for a silent owner. The protocol:
+``hpo_leases``: owner, token, expiry. Owner and token decide: the token grows by one with every attempt, and
+a worker that does not find both in the row has lost the trial, whatever it believes. The expiry, in the
+database's time alone, only says from when on others need not wait for a silent owner. The protocol:
 
 1. **Claim.** One transaction (in ``queue``) picks a WAITING trial, or a RUNNING one whose lease has run
    out, locks it, raises its token, writes owner and expiry, and sets it RUNNING. On SQLite it holds the
@@ -12,13 +12,13 @@ alone, only says from when on others need not wait for a silent owner. The proto
    have been renewed since it was looked for. A crash before the commit has done nothing; one after it
    leaves a lease that runs out. If only the acknowledgement got lost, the worker, asking again, finds its
    claim.
-2. **Fence.** Every write about a claimed trial first renews the lease *where the token is ours*, and
-   share-locks the trial, in the same transaction. If the row is another's, or the trial is not RUNNING any
-   more, nothing is written and ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for
+2. **Fence.** Every write about a claimed trial first renews the lease *where owner and token are ours*,
+   and share-locks the trial, in the same transaction. If the row is another's, or the trial is not RUNNING
+   any more, nothing is written and ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for
    longer than its lease can wake at any time and do no harm: it drops the trial and takes the next.
 3. **Renew.** A thread with a connection of its own renews a lease that no commit has renewed for a third
-   of its time, whatever fails in between. It asks for the token alone: a lease that ran out but that
-   nobody took is still ours.
+   of its time, whatever fails in between. It does not ask for the expiry: a lease that ran out but
+   that nobody took is still ours.
 4. **Commit.** What is written about a running trial goes in one fenced transaction each time: all its
    parameters, before it starts; an epoch's report, with attributes and, if the trial goes on, what the
    pruner writes down for others to compare with; a checkpoint's name, with the next report or alone,
@@ -60,6 +60,7 @@ from sqlalchemy.orm import Session
 
 from hpo import budget, leases, plan, rows
 from hpo.budget import Limits
+from hpo.process import Owner
 from hpo.process import owner as owner
 from hpo.rows import Parameters, dialect_of
 from hpo.storage import GRACE, Store
@@ -87,6 +88,7 @@ class Claim:
     trial_id: int
     number: int
     token: int
+    who: Owner
     seconds: float
     checkpoint: str | None  # the last committed one's name; where the trial goes on
     limits: Limits = field(default_factory=dict)  # the study's budgets
@@ -107,8 +109,9 @@ class Claim:
 
     def _holds(self, session: Session, change: Callable[[str], Any], values: dict[str, Any]) -> bool:
         """Change the lease if it is ours, and tell whether it is."""
-        mine: dict[str, Any] = {"trial": self.trial_id, "held": self.token}
-        changed: Any = session.execute(change(dialect_of(session)), mine | values)
+        ours: dict[str, Any] = {"trial": self.trial_id, "held": self.token}
+        ours |= {"by": self.who.name, "within": self.who.process}
+        changed: Any = session.execute(change(dialect_of(session)), ours | values)
         return bool(changed.rowcount == 1)
 
     def _stands(self, session: Session) -> str | None:

@@ -1,7 +1,7 @@
 """The lease table, and the statements by which ``lease`` reads and changes it; each is built once.
 
-What a statement wants is told by its bound parameters: ``trial`` and ``held`` (its id, and our token),
-``study``, ``seconds`` (of a lease), and those named in its own words.
+What a statement wants is told by its bound parameters: ``trial``, ``held``, ``by`` and ``within`` (its id,
+our token, name and process), ``study``, ``seconds`` (of a lease), and those named in its own words.
 """
 
 import functools
@@ -89,6 +89,9 @@ OPEN = sa.select(sa.exists().where(_OF_STUDY, _WAITS | _RUN))
 OTHERS = sa.select(sa.exists().where(_OF_STUDY, (_WAITS & ~_PAUSED) | _RUN))
 # A lease under our token.
 HELD = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("held"))
+# The same token may be another's: SQLite gives a deleted study's ids to the next, whose tokens begin at 1
+# again; and a Postgres that fails over may forget a claim.
+OURS = HELD & (leases.c.owner == sa.bindparam("by")) & (leases.c.process == sa.bindparam("within"))
 # A claimed trial, locked against any change of its state, with the order that its study is under.
 STANDING = (
     sa.select(trials.c.state, plan.order(trials.c.study_id).scalar_subquery().label("order"))
@@ -107,7 +110,7 @@ def renewal(dialect: str) -> Any:
     named = sa.bindparam("named", type_=sa.Text)
     return (
         sa.update(leases)
-        .where(HELD, leases.c.owner.is_not(None))
+        .where(OURS)
         .values(
             expires=now(dialect) + sa.bindparam("seconds", type_=sa.Double),
             renewed=now(dialect),
@@ -124,7 +127,7 @@ def giving_up(dialect: str) -> Any:
     fewer = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
     return (
         sa.update(leases)
-        .where(HELD, leases.c.owner.is_not(None))
+        .where(OURS)
         .values(
             owner=None,
             process=None,

@@ -45,7 +45,7 @@ def claim(
     tried: list[Claim] = []  # each known before its commit, whose acknowledgement may get lost
 
     def take() -> Claim | None:
-        if tried and _was_made(tried[-1], who):
+        if tried and _was_made(tried[-1]):
             return tried[-1]
         _end_leases_of_the_dead(store, study_id)
         passed_by: set[int] = set()
@@ -69,6 +69,7 @@ def claim(
                         trial_id=found.trial_id,
                         number=found.number,
                         token=_take(session, study_id, found.trial_id, lease, who, seconds),
+                        who=who,
                         seconds=seconds,
                         checkpoint=None if lease is None else lease.checkpoint,
                         limits=limits or {},
@@ -98,15 +99,13 @@ def _found(
     return found, {}
 
 
-def _was_made(claim: Claim, who: Owner) -> bool:
+def _was_made(claim: Claim) -> bool:
     """Tell whether a claim whose acknowledgement got lost was made and is ours still, and renew it."""
+    begun = time.monotonic()
     with contextlib.suppress(LeaseLost), claim.store.transaction() as session:
-        lease = leases.locked(session, claim.trial_id)
-        ours = (claim.token, who.name, who.process)
-        if lease is not None and (lease.token, lease.owner, lease.process) == ours:
-            claim.fence(session)
-            claim.renewed.at = time.monotonic()
-            return True
+        claim.fence(session)
+        claim.renewed.at = begun
+        return True
     return False
 
 

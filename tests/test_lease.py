@@ -376,8 +376,16 @@ def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
     with pytest.raises(LeaseLost):
         claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1})
     assert contents() == before
-    again = first.claim()
+    another = dataclasses.replace(first.who, pid=1, process="another")
+    again = queue.claim(first.store, first.study_id, another, seconds=60, max_attempts=5)
     assert (again.number, again.token, again.checkpoint) == (0, 1, None)
+    before = contents()
+    for late in (lambda: claim.commit(report=(9, 0.9)), lambda: claim.end(TrialState.COMPLETE, value=0.9)):
+        with pytest.raises(LeaseLost):
+            late()
+    claim.release()
+    assert contents() == before
+    again.commit(checkpoint="c", report=(1, 0.5))
 
 
 def test_a_fence_goes_with_its_block(first):

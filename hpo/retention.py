@@ -3,8 +3,8 @@
 A trial that is not among the best K complete ones will never be, whatever else ends: so each worker, when
 its trial has ended, removes what it sees to be of no use, and two that do it at once do no harm. Where
 settings are repeated the best trial of each of the best K settings stays, and all of a setting that is
-still being repeated. The name
-goes from the store first; a crash between the two leaves a file that no row names, which is garbage.
+still being repeated. The name goes from the store first; a crash between the two leaves a file that no row
+names, which is garbage.
 """
 
 import contextlib
@@ -48,8 +48,9 @@ def _forgotten(opened: Store, study_id: int, kept: int) -> list[str]:
         )
     )
     with opened.transaction() as session:
+        found = session.execute(ended).all()  # first: one that ends meanwhile may be the best
         stays = _best(session, study_id, kept)
-        others = [row for row in session.execute(ended) if row.number not in stays]
+        others = [row for row in found if row.number not in stays]
         if others:
             named = attribute.trial_id.in_([row.trial_id for row in others]) & (attribute.key == "weights")
             session.execute(sa.update(attribute).where(named).values(value_json="null"))

@@ -1,5 +1,8 @@
 """Weights are kept of the best trials alone, where a study says so."""
 
+import threading
+from pathlib import Path
+
 import pytest
 from optuna.trial import TrialState
 
@@ -26,14 +29,21 @@ def opened(url):
     return opened
 
 
+def begun(opened: store.Store, folder: Path) -> lease.Claim:
+    """Claim a trial, and give it weights."""
+    study_id = store.study_id(opened, NAME)
+    claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+    name = f"f/{claim.number:04d}/weights"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).touch()
+    claim.commit(attributes={"weights": name})
+    return claim
+
+
 def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tmp_path):
     study_id, artifacts = store.study_id(opened, NAME), Artifacts(str(tmp_path))
     for state, value, failure in [*FATES, (None, None, None)]:
-        claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
-        name = f"f/{claim.number:04d}/weights"
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-        claim.commit(attributes={"weights": name})
+        claim = begun(opened, tmp_path)
         if state is not None:
             claim.end(state, value=value, attributes={"failure": failure} if failure else {})
     kept = {1: [1, 5, 6, 7], 2: [0, 1, 5, 6, 7], 9: [0, 1, 3, 4, 5, 6, 7]}
@@ -44,3 +54,23 @@ def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tm
         assert sorted(int(path.parent.name) for path in tmp_path.rglob("weights")) == kept[count]
     (tmp_path / "f/0001/weights").unlink()
     retention.thin(opened, study_id, artifacts, 1)  # a file that is gone already is no error
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite's writers wait for each other
+def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, tmp_path, monkeypatch):
+    worse, better = begun(opened, tmp_path), begun(store.open_(url, create=False), tmp_path)
+    worse.end(TrialState.COMPLETE, value=0.5)
+    best = retention._best
+
+    def meanwhile(*asked):
+        found = best(*asked)
+        other = threading.Thread(target=better.end, args=(TrialState.COMPLETE,), kwargs={"value": 0.9})
+        other.start()
+        other.join()
+        return found
+
+    monkeypatch.setattr(retention, "_best", meanwhile)
+    retention.thin(opened, store.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    monkeypatch.setattr(retention, "_best", best)
+    retention.thin(opened, store.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    assert [path.parent.name for path in tmp_path.rglob("weights")] == ["0001"]

@@ -229,9 +229,9 @@ def creation(url: sa.URL) -> Iterator[None]:
 def choose_journal(connection: sa.Connection) -> None:
     """Choose a new SQLite file's journal: the write-ahead log where this SQLite writes it soundly.
 
-    It makes a write several times faster. But from 3.7.0 on SQLite could spoil a file in that mode when
-    several connections wrote to it, until that was mended in 3.51.3, 3.50.7 and 3.44.6; all others, such
-    as Debian 12's 3.40.1, keep the rollback journal. The choice is stored in the file.
+    No reader waits for a writer then. But from 3.7.0 on SQLite could spoil a file in that mode when several
+    connections wrote to it, until that was mended in 3.51.3, 3.50.7 and 3.44.6; all others, such as Debian
+    12's 3.40.1, keep the rollback journal. The choice is stored in the file.
     """
     if connection.dialect.name == "sqlite" and is_wal_sound(sqlite3.sqlite_version_info):
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
@@ -267,14 +267,13 @@ def is_wal_sound(version: tuple[int, ...]) -> bool:
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
-def relax(connection: sqlite3.Connection, _record: object) -> None:
-    """Spare a new SQLite connection the fsync of every commit, if the file has a write-ahead log.
+def sync(connection: sqlite3.Connection, _record: object) -> None:
+    """Have every commit of a new SQLite connection synced, whatever this SQLite was built to do.
 
-    A power cut may then take back the last transactions, never half of one: a trial finds itself some
-    epochs back, and runs them again. With a rollback journal the same setting could spoil the file.
+    A power cut that took back an epoch would leave the store with the name of a checkpoint whose file was
+    removed for the next one's.
     """
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-        connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA synchronous = FULL")
 
 
 def is_away(error: BaseException) -> bool:

@@ -90,7 +90,7 @@ class Store(RDBStorage):
         )
         self.engine.dispose()  # the listeners are to see every connection
         if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", database.relax)
+            sa.event.listen(self.engine, "connect", database.sync)
             sa.event.listen(self.engine, "begin", self._begin)
         else:
             database.listen(self.engine, read_only=read_only)

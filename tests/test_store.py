@@ -271,7 +271,7 @@ def test_a_write_ahead_log_is_for_an_sqlite_that_writes_it_soundly(tmp_path, mon
         with opened.engine.connect() as connection:
             journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
             synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
-        assert (journal, synchronous) == (("wal", 1) if sound else ("delete", 2))
+        assert (journal, synchronous) == ("wal" if sound else "delete", 2)
 
 
 # Creating, extending

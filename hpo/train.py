@@ -33,13 +33,18 @@ from hpo.events import Diverged, Epoch
 from hpo.numerics import Numerics
 
 
+FEWEST = 4  # images of a last batch
+
+
 def batches(images: int, size: int) -> list[tuple[int, int]]:
     """Give each batch's first and past-last place; the last one may be smaller.
 
-    A single image left over joins the batch before it: batch norm cannot normalise one value.
+    Fewer than ``FEWEST`` images left over join the batch before them. Batch norm cannot normalise one value,
+    and two or three make statistics, and a step, that spoil the model: ResNet18 on digits of 32 pixels fell
+    from 0.9 to 0.1.
     """
     starts = list(range(0, images, size))
-    if len(starts) > 1 and images - starts[-1] == 1:
+    if len(starts) > 1 and images - starts[-1] < min(FEWEST, size):
         starts.pop()
     return list(zip(starts, [*starts[1:], images], strict=True))
 

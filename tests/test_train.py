@@ -191,11 +191,14 @@ def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
 @pytest.mark.parametrize(
     ("images", "size", "expected"),
     [
-        (10, 4, [(0, 4), (4, 8), (8, 10)]),
+        (10, 4, [(0, 4), (4, 10)]),
         (9, 4, [(0, 4), (4, 9)]),
         (8, 4, [(0, 4), (4, 8)]),
+        (12, 8, [(0, 8), (8, 12)]),
+        (11, 8, [(0, 11)]),
         (1, 4, [(0, 1)]),
-        (3, 1, [(0, 1), (1, 3)]),
+        (5, 2, [(0, 2), (2, 5)]),
+        (2, 1, [(0, 1), (1, 2)]),
     ],
 )
 def test_the_last_batch_is_kept_and_a_single_image_joins_the_one_before(images, size, expected):

@@ -136,13 +136,25 @@ def _look_after(
     if worker.restart_at is None:
         if time.monotonic() - worker.started > LONGEST_PAUSE:
             worker.deaths = 0
-        pause = min(2.0**worker.deaths, LONGEST_PAUSE)
         cause = signal.Signals(-code).name if code < 0 else _last_word(worker) or f"exit code {code}"
+        pause = _put_off(worker)
         tell(f"a worker on {worker.slot.name} died of {cause}; starting it again in {pause:.0f} s")
-        worker.restart_at = time.monotonic() + pause
-    if time.monotonic() < worker.restart_at:
+    if worker.restart_at is None or time.monotonic() < worker.restart_at:
         return worker
-    return _start(name, worker.slot, settings, tell, worker.deaths + 1)
+    worker.deaths += 1
+    try:
+        return _start(name, worker.slot, settings, tell, worker.deaths)
+    except OSError as error:  # no memory or no process left, maybe what the worker died of; it passes
+        pause = _put_off(worker)
+        tell(f"no worker starts on {worker.slot.name} ({error.strerror}); trying again in {pause:.0f} s")
+        return worker
+
+
+def _put_off(worker: Worker) -> float:
+    """Let a worker wait until it is started again; give for how many seconds."""
+    pause = min(2.0**worker.deaths, LONGEST_PAUSE)
+    worker.restart_at = time.monotonic() + pause
+    return pause
 
 
 def _last_word(worker: Worker) -> str:

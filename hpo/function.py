@@ -17,6 +17,7 @@ import math
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -93,7 +94,7 @@ class Run:
         """
         if self.finished:
             return
-        given = iter(self.function(self.config, self.own))
+        given = self._given()
         while not self.finished and not self.stop.is_set():
             started = time.perf_counter()
             try:
@@ -108,6 +109,18 @@ class Run:
             yield self.history[-1]
         if self.exhausted and not self.history:
             raise ValueError(f"{self.config.objective} yielded nothing")
+
+    def _given(self) -> Iterator[Any]:
+        """Give what the function yields.
+
+        An OSError of its own (a picture that cannot be read, a server that does not answer) is its trial's
+        fault, and must not pass for one of the files that hpo itself writes: it becomes a RuntimeError.
+        """
+        try:
+            yield from self.function(self.config, self.own)
+        except OSError as error:
+            cause = "".join(traceback.format_exception_only(error)).strip()
+            raise RuntimeError(f"{self.config.objective} raised {cause}") from error
 
     def _told(self, yielded: Any) -> tuple[float, Any]:
         """Give the accuracy and the state that the function yielded."""

@@ -50,6 +50,15 @@ def broken(config, state):
     yield
 
 
+def lost(config, state):
+    yield 0.5, None
+    open("no.png")
+
+
+def silent(config, state):
+    raise TimeoutError("no answer")
+
+
 def bare(config, state):
     yield 0.5
 
@@ -156,6 +165,8 @@ def test_a_function_may_end_before_its_epochs_are_used_up(place):
     [
         ("nothing", "own:nothing yielded nothing"),
         ("broken", "no such luck"),
+        ("lost", "own:lost raised FileNotFoundError: [Errno 2] No such file or directory: 'no.png'"),
+        ("silent", "own:silent raised TimeoutError: no answer"),
         ("bare", "own:bare yielded 0.5; want (accuracy, state)"),
         ("worded", "own:worded yielded ('0.5', None); want (accuracy, state)"),
     ],

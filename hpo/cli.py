@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo import looks
-from hpo.errors import ArtifactAway, HpoError, StoreAway, StoreError
+from hpo.errors import ArtifactAway, DeviceAway, HpoError, StoreAway, StoreError
 from hpo.flags import (
     ARTIFACTS,
     DATA,
@@ -306,7 +306,7 @@ def _given_up(error: HpoError) -> typer.Exit:
     from hpo import launch, watch
 
     watch.say(f"hpo: {error}")
-    return typer.Exit(1 if isinstance(error, StoreAway | ArtifactAway) else launch.FATAL)
+    return typer.Exit(1 if isinstance(error, StoreAway | ArtifactAway | DeviceAway) else launch.FATAL)
 
 
 @app.command("launch")

@@ -7,6 +7,7 @@ HpoError
  +- DataError          a data set cannot be found, downloaded or read
  +- WeightsError       pretrained weights cannot be found, downloaded or loaded
  +- DeviceError        the device asked for is not there
+ |   +- DeviceAway       the device answers this process no more, which a new process may mend
  +- ArtifactError      a file of a trial cannot be written or read
  |   +- ArtifactAway    the place of such files cannot be reached just now, which may pass by itself
  +- CurvesError        recorded curves cannot be read, or are too few
@@ -51,6 +52,10 @@ class WeightsError(HpoError):
 
 class DeviceError(HpoError):
     """The device asked for is not there."""
+
+
+class DeviceAway(DeviceError):
+    """The device answers this process no more."""
 
 
 class ArtifactError(HpoError):

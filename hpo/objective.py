@@ -43,7 +43,7 @@ from hpo import (
 from hpo.artifacts import Artifacts, Folder, file_of
 from hpo.config import Config, Free
 from hpo.definition import Definition
-from hpo.errors import ArtifactError, HpoError
+from hpo.errors import ArtifactError, DeviceAway, HpoError
 from hpo.events import Diverged, Ended, Event, Reported, Started
 from hpo.history import History
 from hpo.lease import Claim
@@ -108,6 +108,7 @@ def run(claim: Claim, place: Place) -> Iterator[Event]:
             yield _end(claim, place, folder, TrialState.FAIL, {"failure": failure})
         except Exception as error:
             _keep_traceback(claim, folder, error)
+            _ask_device(claim, place.device)
             failure = {"class": type(error).__name__, "message": str(error)[:2000]}
             yield _end(claim, place, folder, TrialState.FAIL, {"failure": failure})
 
@@ -138,6 +139,23 @@ def _give_memory_back(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def _ask_device(claim: Claim, device: torch.device) -> None:
+    """Raise DeviceAway if a GPU answers this process no more.
+
+    After an illegal access or a failed assertion in a kernel CUDA refuses every later call of the process:
+    the trials to come would fail one by one, through no fault of theirs.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        raise DeviceAway(
+            f"trial {claim.number} waits for another worker: the GPU is lost to this one ({said})"
+        ) from error
 
 
 def _keep_traceback(claim: Claim, folder: Folder, error: Exception) -> None:

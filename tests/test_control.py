@@ -1,5 +1,7 @@
 """Studies under control, with real workers: pause, resume, stop, retry; one trial spoils no other."""
 
+import os
+
 import optuna
 import pytest
 import torch
@@ -13,6 +15,10 @@ OWN = """
 import pathlib
 import time
 import torch
+
+
+def illegal(device=None):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\\nIt may be reported late.")
 
 
 def climb(config, state):
@@ -32,6 +38,10 @@ def climb(config, state):
             kept = [torch.ones(2**28, device="cuda") for _ in range(10_000)]  # a GiB each
         if config.kind == "modest":
             kept = torch.ones(torch.cuda.mem_get_info()[0] // 2, dtype=torch.uint8, device="cuda")
+        if config.kind == "spoiling" and not pathlib.Path("spoiled").exists():
+            pathlib.Path("spoiled").touch()
+            torch.cuda.synchronize = illegal
+            illegal()
         yield state["epoch"] / 100 + len(config.kind) / 1000, state
 """
 
@@ -140,6 +150,34 @@ def test_a_trial_that_fills_the_gpu_leaves_it_clean_for_the_next(place):
     assert (greedy.state.name, modest.state.name) == ("FAIL", "COMPLETE")
     assert greedy.user_attrs["failure"]["class"] == "out_of_memory"
     assert greedy.user_attrs["failure"]["message"].startswith("out of memory on cuda:0: peak ")
+
+
+GPU = """
+import types
+import torch
+
+torch.cuda.device_count = lambda: 1
+torch.cuda.get_device_name = lambda device: "a GPU"
+torch.cuda.get_device_properties = lambda device: types.SimpleNamespace(total_memory=2**30)
+torch.cuda.synchronize = lambda device: None
+"""
+
+
+def test_a_gpu_that_is_lost_ends_its_worker_and_no_trial(place):
+    (place.path / "sitecustomize.py").write_text(GPU)  # a GPU that every process here believes in
+    seen = os.pathsep.join([str(place.path), os.environ.get("PYTHONPATH", "")])
+    text = points("odd", "spoiling", "sound").replace("epochs = 10", "epochs = 1")
+    place.here("create", place.study(text))
+    url = f"sqlite:///{place.path}/storage/hpo.db"
+    left = place.hpo("worker", "small", "--device", "cuda:0", code=1, PYTHONPATH=seen)
+    assert left.err.splitlines()[-1] == (
+        "hpo: trial 1 waits for another worker: the GPU is lost to this one "
+        "(CUDA error: an illegal memory access was encountered)"
+    )
+    assert [trial.state.name for trial in trials(url)] == ["FAIL", "RUNNING", "WAITING"]
+    place.hpo("worker", "small", "--device", "cuda:0", PYTHONPATH=seen)
+    assert [trial.state.name for trial in trials(url)] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert [trial.user_attrs["attempts"] for trial in trials(url)] == [1, 2, 1]
 
 
 BUILT_IN = """

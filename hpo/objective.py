@@ -81,6 +81,8 @@ def run(claim: Claim, place: Place) -> Iterator[Event]:
     given back first. An exception in the training itself fails the trial alone.
     """
     with lease.kept(claim), contextlib.ExitStack() as cleanup:
+        # A resumed trial keeps the threads that it began with; the worker's next one gets the worker's own.
+        cleanup.callback(torch.set_num_threads, torch.get_num_threads())
         try:
             folder = place.artifacts.folder(f"{place.folder}/{claim.number:04d}")
             cleanup.callback(folder.close)

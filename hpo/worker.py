@@ -75,7 +75,7 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
     folder = store.folder_of(opened, name)
     failures = 0  # in a row that no trial is to blame for
     while not stop.is_set():
-        definition = store.definition_of(opened, name)  # it may have been extended meanwhile
+        definition = store.definition_of(opened, name)
         warm.prepare(opened, study_id, definition)  # what every trial needs is missed before one is claimed
         history.ladder = rungs.of(definition)
         claim = _claim(opened, history, who, settings.lease_seconds, definition.search)
@@ -86,7 +86,8 @@ def work(opened: Store, name: str, settings: Settings, stop: threading.Event) ->
             continue
         place = Place(
             study_id=study_id,
-            definition=definition,
+            # Read again: an extension, which leaves alone what was prepared, may have made the trial since.
+            definition=store.definition_of(opened, name),
             storage=history,
             folder=folder,
             artifacts=settings.artifacts,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hpo import queue
 from test_run import load
 
 OWN = """
@@ -54,3 +55,21 @@ def test_a_resumed_trial_keeps_its_threads_and_the_next_has_the_workers_own(plac
     assert (resumed.user_attrs["attempts"], new.user_attrs["attempts"]) == (2, 1)
     assert [each.user_attrs["hardware"]["threads"] for each in (resumed, new)] == [2, 1]
     assert (resumed.value, new.value) == (0.02, 0.01)
+
+
+def test_a_trial_that_an_extension_makes_just_before_its_claim_is_run_as_that_wants(place, monkeypatch):
+    claim = queue.claim
+    small = place.study(STUDY)
+    place.here("create", small)
+    more = place.study(STUDY + "\n[[points]]\nspeed = 3.0\nwidth = 4\n", "more")
+
+    def claim_late(*args, **options):
+        if [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 2:
+            place.hpo("create", more, "--name", "small")
+        return claim(*args, **options)
+
+    monkeypatch.setattr(queue, "claim", claim_late)
+    place.here("worker", "small")
+    trials = load(place).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert trials[2].params == {"speed": 3.0, "width": 4}

@@ -205,11 +205,13 @@ def enqueue(
     store_url: StoreUrl = STORE,
 ) -> None:
     """Queue one setting by hand, to run before what is searched."""
-    from hpo import store, studyfile
+    from hpo import show, store, studyfile
 
     opened = store.open_(store_url, create=False)
-    point = studyfile.by_hand(store.definition_of(opened, name), settings)
-    print(f"trial {store.enqueue(opened, name, point)} of study {name} waits")
+    definition = store.definition_of(opened, name)
+    point = studyfile.by_hand(definition, settings)
+    number = store.enqueue(opened, name, point)
+    print(f"trial {number} of study {name} waits: {show.params(definition.complete(point))}")
 
 
 @app.command()
@@ -255,10 +257,9 @@ def pause(name: StudyName, store_url: StoreUrl = STORE) -> None:
 @app.command()
 def resume(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study that was paused or stopped go on."""
-    from hpo import control, store
 
-    control.give(store.open_(store_url, create=False), name, None)
-    print(f"study {name} may go on; workers that were stopped want 'hpo launch {name}'")
+    if _ordered(name, store_url, None, "resume"):
+        print(f"study {name} may go on; workers that were stopped want 'hpo launch {name}'")
 
 
 @app.command()
@@ -270,8 +271,8 @@ def stop(name: StudyName, store_url: StoreUrl = STORE) -> None:
         print(f"study {name} is stopped: workers save at their next epoch, and leave")
 
 
-def _ordered(name: str, store_url: str, order: str, verb: str) -> bool:
-    """Put a study under an order, and tell whether there is anybody to obey."""
+def _ordered(name: str, store_url: str, order: str | None, verb: str) -> bool:
+    """Put a study under an order, or lift it, and tell whether there is anything left to do."""
     from hpo import control, status, store
 
     opened = store.open_(store_url, create=False)
@@ -369,6 +370,8 @@ def worker(
         threading.Thread(target=_end_of_input, args=(stop.event,), daemon=True).start()
     try:
         opened = store.open_(store_url, create=False)
+        if supervised is None:
+            watch.tell_idle(status.status(opened, name))
         settings = workers.Settings(
             artifacts=Artifacts(artifacts),
             data=data.expanduser(),

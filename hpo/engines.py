@@ -54,7 +54,8 @@ def _refuse_for_local(asked: Request) -> None:
     for flag, given in flags.items():
         if given:
             advice = "--devices cpu:4 says how many" if flag == "--workers" else "name an --engine"
-            raise EngineError(f"{flag} is for workers by slurm or ray; {advice}")
+            engines = "slurm" if flag == "--print" else "slurm or ray"
+            raise EngineError(f"{flag} is for workers by {engines}; {advice}")
 
 
 def _crew(name: str, asked: Request, settings: Mapping[str, str]) -> Crew | None:

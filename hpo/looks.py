@@ -97,7 +97,9 @@ def status_(
     from hpo.artifacts import Artifacts
 
     opened = store.open_(store_url, create=False)
-    if follow and not as_json:
+    if follow and as_json:
+        raise typer.BadParameter("want --watch or --json, not both")
+    if follow:
         watch.study(opened, name)
         return
     now = status.status(opened, name)

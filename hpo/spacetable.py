@@ -59,7 +59,8 @@ def _parameter(name: str, given: Any, where: str, words: Vocabulary) -> space.Pa
         found = _range(name, given, where, key, words)
         return space.Parameter(name=name, kind=space.kind_of((found.low, found.high)), values=found)
     forms = "a list of values or { low = ..., high = ... }" if ranges else "a list of values"
-    fix = "" if isinstance(given, Mapping) else "; to fix it, put it into [train]"
+    how = f"; to fix it, put it into [train], or --set train.{name}=..."
+    fix = "" if isinstance(given, Mapping) else how
     raise DefinitionError(f"{where}: {key}: want {forms}, found {shown(given)}{fix}")
 
 

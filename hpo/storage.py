@@ -1,6 +1,6 @@
 """Optuna's storage with a fence before every write, and patience with a database that is away.
 
-This module, ``rows``, ``plan``, ``store`` and ``lease`` lean on what Optuna keeps semi-private: its table
+This module, and all that write in its transactions, lean on what Optuna keeps semi-private: its table
 models, and the session that each thread has, so that what we write about a trial and what Optuna writes can
 commit in one transaction; ``history`` leans on Optuna's cache. ``tests/test_store.py`` holds the contract
 that we rely on, and pyproject.toml keeps Optuna's version range narrow.

@@ -32,16 +32,15 @@ from hpo.data import Dataset, Split
 from hpo.events import Diverged, Epoch
 from hpo.numerics import Numerics
 
-
 FEWEST = 4  # images of a last batch
 
 
 def batches(images: int, size: int) -> list[tuple[int, int]]:
     """Give each batch's first and past-last place; the last one may be smaller.
 
-    Fewer than ``FEWEST`` images left over join the batch before them. Batch norm cannot normalise one value,
-    and two or three make statistics, and a step, that spoil the model: ResNet18 on digits of 32 pixels fell
-    from 0.9 to 0.1.
+    Fewer than ``FEWEST`` images left over join the batch before them. Batch norm cannot normalise one
+    value, and two or three make statistics, and a step, that spoil the model: ResNet18 on digits of 32
+    pixels fell from 0.9 to 0.1.
     """
     starts = list(range(0, images, size))
     if len(starts) > 1 and images - starts[-1] < min(FEWEST, size):

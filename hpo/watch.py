@@ -86,10 +86,19 @@ def may_work(opened: Store, name: str) -> bool:
     now = status.status(opened, name)
     if now.state == "stopped":
         raise StoreError(f"study '{name}' is stopped; 'hpo resume {name}' first")
-    tell_used_up(now)
-    if now.state == "paused" and not now.used_up:
-        say(f"hpo: study '{name}' is paused; workers wait for 'hpo resume {name}'")
+    tell_idle(now)
     return now.used_up is None
+
+
+def tell_idle(now: Status) -> None:
+    """Say why workers have nothing to do, if they have not."""
+    tell_used_up(now)
+    if now.state == "complete":
+        say(f"hpo: study '{now.study}' is complete; nothing to do")
+    elif now.state == "stopped":
+        say(f"hpo: study '{now.study}' is stopped; 'hpo resume {now.study}' first")
+    elif now.state == "paused" and not now.used_up:
+        say(f"hpo: study '{now.study}' is paused; workers wait for 'hpo resume {now.study}'")
 
 
 def crew(opened: Store, name: str, supervise: Supervise, stop: Stop) -> None:

@@ -50,7 +50,7 @@ def device(name: str) -> torch.device:
         if (found.index or 0) >= count:
             there = f"there are {count} GPUs" if count else "this machine shows no GPU"
             raise DeviceError(f"--device {name}: {there}; 'hpo doctor' says more, --device cpu works")
-    elif found.type != "cpu":
+    elif found.type != "cpu" or found.index is not None:
         raise DeviceError(f"--device {name}: want cpu or cuda:N")
     return found
 

@@ -161,14 +161,19 @@ def test_a_misspelt_study_is_told_from_those_there_are(ran):
     assert ran.here("importance", "small", "--evaluator", "anova", code=2).err
 
 
+def test_a_worker_says_why_it_has_nothing_to_do(ran):
+    assert ran.here("worker", "small").err == "hpo: study 'small' is complete; nothing to do\n"
+
+
 def test_devices_that_are_not_there_are_said_in_one_line(ran):
     for spec in ("cuda:99", "tpu", "cpu:0", "cpu:x", "cuda:0,cpu"):
         done = ran.here("run", "small.toml", "--name", "dev", "--devices", spec, code=1)
         assert done.err.splitlines()[-1].startswith("hpo: --device")
         assert "Traceback" not in done.err
     assert study_of(ran)  # untouched
-    done = ran.here("worker", "small", "--device", "gpu", code=78)
-    assert done.err.startswith("hpo: --device gpu: want cpu")
+    for device in ("gpu", "cpu:2"):
+        done = ran.here("worker", "small", "--device", device, code=78)
+        assert f"hpo: --device {device}: want cpu" in done.err
 
 
 def test_the_doctor_says_what_is_here_and_what_is_not(ran):

@@ -240,7 +240,7 @@ def test_a_setting_queued_by_hand_runs_before_what_is_searched(place, url):
     text = STUDY.replace('sampler = "grid"', 'trials = 4\nsampler = "random"')
     place.here("create", place.study(text + '[space]\nkind = ["sound", "odd"]\n'), HPO_STORE=url)
     done = place.hpo("enqueue", "small", "kind=sound", HPO_STORE=url)
-    assert done.out == "trial 4 of study small waits\n"
+    assert done.out == "trial 4 of study small waits: kind sound\n"
     refused = place.here("enqueue", "small", "kind=loud", code=1, HPO_STORE=url)
     assert refused.err.count("\n") == 1
     assert "'sound', 'odd'" in refused.err

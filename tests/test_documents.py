@@ -20,6 +20,18 @@ def test_every_file_of_the_package_has_its_line_in_the_architecture():
     assert len(named) == len(there), "a file is named twice"
 
 
+def test_a_file_imports_only_what_stands_below_it_in_the_architecture():
+    order = re.findall(r"^  (\w+)\.py ", ARCHITECTURE, re.MULTILINE)
+    for place, name in enumerate(order):
+        text = (ROOT / f"hpo/{name}.py").read_text()
+        found = set(re.findall(r"^ *from hpo\.(\w+) import", text, re.MULTILINE))
+        for names in re.findall(r"^ *from hpo import (\([^)]*\)|.*)$", text, re.MULTILINE):
+            found |= {
+                each.split(" as ")[0].strip() for each in names.strip("()").split(",") if each.strip()
+            }
+        assert not found & {*order[:place]}, f"{name}.py imports what stands above it"
+
+
 def test_every_option_has_its_row_in_the_readme_with_its_default():
     for name, field in config.Config.model_fields.items():
         row = re.search(rf"^\| `{name}` \| (.*?) \|", README, re.MULTILINE)

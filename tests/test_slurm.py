@@ -115,7 +115,7 @@ def test_print_shows_the_script_and_submits_nothing(place):
         ({"options": ["comment=a\nb"]}, "--option 'comment=a\\nb': want KEY=VALUE"),
         ({"engine": "local", "workers": 2}, "--workers is for workers by slurm or ray; "),
         ({"engine": "local", "options": ["time=1"]}, "--option is for workers by slurm or ray; "),
-        ({"engine": "local", "show": True}, "--print is for workers by slurm or ray; "),
+        ({"engine": "local", "show": True}, "--print is for workers by slurm; "),
     ],
 )
 def test_what_does_not_fit_the_engine_is_refused_in_one_line(place, monkeypatch, changed, line):

@@ -313,11 +313,12 @@ CASES |= {  # lists and ranges
     "number to search": (
         in_space("lr = 0.1"),
         "space.lr: want a list of values or { low = ..., high = ... }, found 0.1; "
-        "to fix it, put it into [train]",
+        "to fix it, put it into [train], or --set train.lr=...",
     ),
     "word to search": (
         in_space("model = 'resnet18'"),
-        "space.model: want a list of values, found 'resnet18'; to fix it, put it into [train]",
+        "space.model: want a list of values, found 'resnet18'; "
+        "to fix it, put it into [train], or --set train.model=...",
     ),
     "range of words": (
         in_space("model = { low = 1, high = 2 }"),

@@ -40,7 +40,6 @@ def claim(
     ``limits``, leaves no room. A trial whose last ``max_attempts`` attempts made no checkpoint is ended as
     FAILED, with the reason, on the way. ``seconds`` is how long the owner may be silent. ``promote`` gives
     the paused trial whose turn it is, told the ids of trials passed by, and whether another one waits.
-    Waits for a database that is away. Raises StoreError if it stays away.
     """
     tried: list[Claim] = []  # each known before its commit, whose acknowledgement may get lost
 
@@ -51,9 +50,7 @@ def claim(
         passed_by: set[int] = set()
         while True:
             with store.transaction() as session:
-                if _is_closed(session, study_id, limits or {}):
-                    return None
-                found, marks = _found(session, study_id, passed_by, promote)
+                found, marks = _found(session, study_id, limits or {}, passed_by, promote)
                 if found is None:
                     return None
                 lease = leases.locked(session, found.trial_id)
@@ -80,17 +77,14 @@ def claim(
     return store.outlast(take)
 
 
-def _is_closed(session: Session, study_id: int, limits: Limits) -> bool:
-    """Tell whether no trial of a study may be claimed now."""
-    if plan.order_of(session, study_id) is not None:
-        return True
-    return budget.barrier(session, study_id, limits, claimed=False) is not None
-
-
 def _found(
-    session: Session, study_id: int, passed_by: Collection[int], promote: Promote | None
+    session: Session, study_id: int, limits: Limits, passed_by: Collection[int], promote: Promote | None
 ) -> tuple[sa.Row[Any] | None, Mapping[str, Any]]:
     """Find the next trial, locked, and the system attributes that it gets as it is claimed."""
+    if plan.order_of(session, study_id) is not None:
+        return None, {}
+    if budget.barrier(session, study_id, limits, claimed=False):
+        return None, {}
     found = leases.claimable(session, study_id, passed_by)
     if promote is not None and (found is None or found.token is None):
         turn = promote(session, passed_by, found is not None)

@@ -86,13 +86,13 @@ def may_work(opened: Store, name: str) -> bool:
     now = status.status(opened, name)
     if now.state == "stopped":
         raise StoreError(f"study '{name}' is stopped; 'hpo resume {name}' first")
+    tell_used_up(now)
     tell_idle(now)
     return now.used_up is None
 
 
 def tell_idle(now: Status) -> None:
-    """Say why workers have nothing to do, if they have not."""
-    tell_used_up(now)
+    """Say why workers have nothing to do, if a budget is not the reason."""
     if now.state == "complete":
         say(f"hpo: study '{now.study}' is complete; nothing to do")
     elif now.state == "stopped":

@@ -7,8 +7,8 @@ A name holds epoch, step, attempt and the content's SHA-256::
 The protocol: the file is made durable under its final name first; only then is the name committed to the
 store. A crash between the two leaves a file that no row names. A reader checks the hash before it
 unpickles anything, since a flipped byte loads without complaint, and falls back to the file before; two
-are kept for that, until the trial ends. An attempt writes under its own number, so a worker that lost its
-trial without knowing cannot overwrite what its successor relies on.
+are kept for that, until the trial ends. An attempt writes under its own number, and removes no file of a
+later one, so a worker that lost its trial without knowing cannot spoil what its successor relies on.
 """
 
 import copy
@@ -111,9 +111,11 @@ def latest(folder: Path, name: str | None) -> State | None:
 
 
 def prune(folder: Path, name: str) -> None:
-    """Remove all checkpoints but the committed ``name`` and the newest one before it."""
-    before = [n for n in names(folder) if _place(n) < _place(name)]
-    for other in names(folder):
+    """Remove all checkpoints but the committed ``name``, the newest before it, and later attempts' own."""
+    *_, attempt = _place(name)
+    ours = [n for n in names(folder) if _place(n)[-1] <= attempt]
+    before = [n for n in ours if _place(n) < _place(name)]
+    for other in ours:
         if other != name and other not in before[1 - KEPT :]:
             (folder / other).unlink(missing_ok=True)
 

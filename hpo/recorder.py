@@ -17,6 +17,8 @@ does at any point of it:
   from the checkpoint before; where the names wait for the next report, that is one short epoch more.
 * between a save's transaction and the removal: a file too many, which the next save removes.
 
+A worker that sleeps there, and has lost its trial by the time it wakes, removes no file of a later attempt.
+
 While the database, or the object store of the artifacts, is away the thread waits for it; training does
 not, and its reports arrive late. What the thread meets (the lease lost, a full disk, the verdict) ends what
 it is handed, and is raised in the training thread, which asks at every step.
@@ -220,7 +222,7 @@ class Recorder:
         if "checkpoint" in names:
             checkpoint.prune(self.folder.local, file_of(names["checkpoint"]))
         for old in self.folder.local.glob("weights-*") if "weights" in names else ():
-            if old.name != file_of(names["weights"]):
+            if old.name != file_of(names["weights"]) and _Weights.attempt(old.name) <= self.claim.token:
                 old.unlink(missing_ok=True)
         if names:
             self.folder.mirror()
@@ -241,6 +243,11 @@ class _Weights:
         frozen = run.frozen()
         changing = {name: tensor for name, tensor in weights.items() if name not in frozen}
         return cls(epoch, {**weights, **checkpoint.snapshot(changing)}, own=False)
+
+    @staticmethod
+    def attempt(name: str) -> int:
+        """Give the number of the attempt that wrote a file."""
+        return int(name.partition(".")[0].rpartition("-")[2])
 
     def write(self, folder: Folder, attempt: int) -> str:
         """Write them durably and give the file's name in the artifacts."""

@@ -80,6 +80,16 @@ def test_two_checkpoints_are_kept(tmp_path):
     assert checkpoint.names(tmp_path) == [names[1]]
 
 
+def test_an_older_attempt_removes_no_file_of_a_newer_one(tmp_path):
+    lost = [checkpoint.save(tmp_path, state(epoch), attempt=1) for epoch in (1, 2, 3)]
+    within = checkpoint.save(tmp_path, state(2, 7), attempt=2)  # as after the lost one's last was spoiled
+    later = [checkpoint.save(tmp_path, state(epoch), attempt=2) for epoch in (4, 5)]
+    checkpoint.prune(tmp_path, lost[2])
+    assert checkpoint.names(tmp_path) == [lost[1], within, lost[2], *later]
+    checkpoint.prune(tmp_path, later[1])
+    assert checkpoint.names(tmp_path) == later
+
+
 def test_an_older_attempt_cannot_overwrite_a_newer_ones_file(tmp_path):
     newer = checkpoint.save(tmp_path, state(2), attempt=2)
     older = checkpoint.save(tmp_path, state(2), attempt=1)

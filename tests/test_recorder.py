@@ -1,5 +1,8 @@
 """What a running trial leaves behind, with real processes: reports at once, checkpoints as they are due."""
 
+import sys
+import threading
+
 import optuna
 import pytest
 import torch
@@ -7,7 +10,9 @@ import torch
 import conftest
 import postgres
 from conftest import wait_for
-from hpo import checkpoint
+from hpo import checkpoint, recorder, store, worker
+from hpo.artifacts import Artifacts
+from hpo.events import Ended, Reported
 from test_run import artifact, load
 
 OWN = """
@@ -86,6 +91,72 @@ def test_checkpoints_go_with_the_trial_unless_it_failed(place):
     kept = artifact(place, failed.user_attrs["checkpoint"])
     assert checkpoint.load(kept)["epoch"] <= 2
     assert sorted(failed.intermediate_values) == [1, 2]
+
+
+@pytest.fixture
+def work(place, monkeypatch):
+    """Give a function that gives the events of a worker in this process, which works while it is asked."""
+    monkeypatch.chdir(place.path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    artifacts = Artifacts(f"{place.path}/storage/artifacts")
+    settings = worker.Settings(
+        artifacts=artifacts, data=place.path, device="cpu", shown_as="cpu", lease_seconds=60
+    )
+    sys.modules.pop("own", None)
+    with conftest.closed_engines():
+        url = f"sqlite:///{place.path}/storage/hpo.db"
+        yield lambda: worker.work(store.open_(url, create=False), "small", settings, threading.Event())
+    sys.modules.pop("own", None)
+
+
+def until(events, epoch: int = 0, state: str = "") -> None:
+    """Let a worker work until it reports an epoch, or a trial comes to a state; then it sleeps."""
+    for event in events:
+        if isinstance(event, Reported) and event.epoch.number == epoch:
+            return
+        if isinstance(event, Ended) and event.state == state:
+            return
+
+
+def names(place, *, attempt: int) -> list[str]:
+    """Give the names that the trial has of an attempt's checkpoint and weights; none unless of both."""
+    (trial,) = load(place).trials
+    found = [trial.user_attrs.get(key, "") for key in ("checkpoint", "weights")]
+    return found if all(f"-{attempt:03d}" in name for name in found) else []
+
+
+def run_out(place) -> None:
+    """Let every lease have run out, as of owners that slept."""
+    conftest.asking(f"sqlite:///{place.path}/storage/hpo.db")("UPDATE hpo_leases SET expires = 1")
+
+
+def test_a_worker_that_wakes_between_a_commit_and_the_removal_spares_its_successors_files(
+    place, work, monkeypatch
+):
+    asleep, wake = threading.Event(), threading.Event()
+    remove_old = recorder.Recorder._remove_old
+
+    def sleep_once(records) -> None:
+        if records.claim.token == 1 and "checkpoint" in records._names and not asleep.is_set():
+            asleep.set()
+            assert wake.wait(60)
+        remove_old(records)
+
+    monkeypatch.setattr(recorder.Recorder, "_remove_old", sleep_once)
+    place.here("create", place.study(points(1.0)), "--set", "train.epochs=10")
+    loser, successor = work(), work()
+    until(loser, epoch=2)
+    assert asleep.wait(60)
+    run_out(place)
+    until(successor, epoch=5)
+    named = wait_for(lambda: names(place, attempt=2))
+    wake.set()
+    until(loser, state="lost")
+    assert all(artifact(place, name).exists() for name in named)
+    until(successor, state="complete")
+    (trial,) = load(place).trials
+    best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+    assert best["epoch"] == trial.user_attrs["best_epoch"] == 10
 
 
 @pytest.fixture

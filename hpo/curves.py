@@ -15,16 +15,30 @@ from hpo import files
 from hpo.events import Epoch
 
 CSV = "epochs.csv"
-COLUMNS = {"number": "epoch"}  # the record's name -> the column's, where they differ
+COLUMNS = {field.name: field.name for field in fields(Epoch)} | {"number": "epoch"}  # by a record's names
 
 
 def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
     """Write the whole history durably; a trial taken up again so drops epochs that never counted."""
+    rows = [{column: getattr(epoch, name) for name, column in COLUMNS.items()} for epoch in history]
+    _write(folder, rows)
+
+
+def complete_csv(folder: Path, reported: Mapping[int, float]) -> None:
+    """Add the reported epochs that a crash kept out of the CSV, with all that is known: their accuracy."""
+    path = folder / CSV
+    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    there = {row.get("epoch") for row in rows}
+    lacking = [number for number in sorted(reported) if str(number) not in there]
+    if lacking:
+        _write(folder, [*rows, *({"epoch": number, "accuracy": reported[number]} for number in lacking)])
+
+
+def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
-    names = [field.name for field in fields(Epoch)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([COLUMNS.get(name, name) for name in names])
-    writer.writerows([getattr(epoch, name) for name in names] for epoch in history)
+    writer = csv.DictWriter(text, list(COLUMNS.values()), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     files.write(folder / CSV, text.getvalue().encode())
 
 

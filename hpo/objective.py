@@ -223,8 +223,9 @@ def _train(claim: Claim, place: Place, folder: Folder) -> Iterator[Event]:
             trial=claim.number, attempt=claim.token, params=trial.params, epochs=config.epochs, done=done
         )
         if place.storage.own.intermediate_values and not run.finished:
-            # The attempt before may have died before it was told, or obeyed, the last report's verdict.
+            # The attempt before may have died before it obeyed the last verdict, or wrote its curves.
             claim.commit(judge=judge.ask)
+            curves.complete_csv(folder.local, place.storage.own.intermediate_values)
             judge.obey()
             records.paused = judge.paused
         with contextlib.closing(curves.Events(folder.local, done, folder.name, trial.params)) as events:

@@ -2,7 +2,7 @@
 
 The thread does what it is handed in order, and of that there are two kinds::
 
-    report:  curves durable -> one fenced transaction (accuracy, attributes, the pruner's verdict)
+    report:  one fenced transaction (accuracy, attributes, the pruner's verdict) -> curves durable
     save:    weights durable -> checkpoint durable -> one fenced transaction (their names)
              -> remove what the transaction made old
 
@@ -13,11 +13,14 @@ does at any point of it:
 
 * before a report, or between it and the next save: the next attempt starts from the checkpoint before, and
   reports again what it trains again: on the CPU, the same bits.
+* between a report and its curves: the CSV file lacks the epoch, until the next report writes the whole of
+  it. An attempt that may end without one adds what the store has of the epoch.
 * between a file and its transaction: a file that no row names, which is garbage. The next attempt starts
   from the checkpoint before; where the names wait for the next report, that is one short epoch more.
 * between a save's transaction and the removal: a file too many, which the next save removes.
 
-A worker that sleeps there, and has lost its trial by the time it wakes, removes no file of a later attempt.
+A worker that lost its trial while it slept wakes at any point of it. Until a transaction tells it so, it
+writes only what bears its attempt's number; and it removes no file of a later attempt.
 
 While the database, or the object store of the artifacts, is away the thread waits for it; training does
 not, and its reports arrive late. What the thread meets (the lease lost, a full disk, the verdict) ends what
@@ -175,7 +178,6 @@ class Recorder:
         finished: bool,
         weights: "_Weights | None",
     ) -> None:
-        curves.write_csv(self.folder.local, history)
         if weights is not None:
             self._names["weights"] = weights.write(self.folder, self.claim.token)
             self.folder.publish()
@@ -189,6 +191,7 @@ class Recorder:
             judge=None if finished else self.judge.ask,
         )
         self._remove_old()
+        curves.write_csv(self.folder.local, history)
         if not finished:
             self.judge.obey()
             self.paused = self.paused or self.judge.paused

@@ -10,7 +10,7 @@ import torch
 import conftest
 import postgres
 from conftest import wait_for
-from hpo import checkpoint, recorder, store, worker
+from hpo import checkpoint, curves, recorder, store, worker
 from hpo.artifacts import Artifacts
 from hpo.events import Ended, Reported
 from test_run import artifact, load
@@ -47,6 +47,13 @@ sampler = "grid"
 
 def points(*speeds: float) -> str:
     return STUDY + "".join(f"[[points]]\nspeed = {speed}\n" for speed in speeds)
+
+
+def judged(*speeds: float) -> str:
+    """Give points that are pruned after their first epoch where they do worse than the first one."""
+    pruner = '{ name = "median", min_epochs = 1, startup_trials = 1 }'
+    search = f'sampler = "grid"\nprune_points = true\npruner = {pruner}'
+    return points(*speeds).replace('sampler = "grid"', search)
 
 
 def progress(place) -> list[str]:
@@ -159,6 +166,47 @@ def test_a_worker_that_wakes_between_a_commit_and_the_removal_spares_its_success
     assert best["epoch"] == trial.user_attrs["best_epoch"] == 10
 
 
+def test_a_worker_that_wakes_before_its_commit_leaves_its_successors_curves_alone(place, work):
+    place.here("create", place.study(points(1.0)), "--set", "train.epochs=5")
+    loser, successor = work(), work()
+    until(loser, epoch=2)
+    wait_for(lambda: len(load(place).trials[0].intermediate_values) == 2)
+    run_out(place)
+    until(successor, state="complete")
+    (curve,) = place.path.glob("storage/artifacts/*/0000/epochs.csv")
+    whole = curve.read_text()
+    assert len(whole.splitlines()) == 1 + 5
+    until(loser, state="lost")
+    assert curve.read_text() == whole
+
+
+def test_an_epoch_whose_worker_dies_before_its_curves_is_in_them_though_its_trial_is_pruned(
+    place, work, monkeypatch
+):
+    asleep, wake = threading.Event(), threading.Event()
+    write_csv = curves.write_csv
+
+    def sleep(folder, history) -> None:
+        if folder.name == "0001":
+            asleep.set()
+            assert wake.wait(60)
+        write_csv(folder, history)
+
+    monkeypatch.setattr(curves, "write_csv", sleep)
+    place.here("create", place.study(judged(10.0, 0.1)), "--set", "train.epochs=2")
+    dead, successor = work(), work()
+    until(dead, state="complete")
+    until(dead, epoch=1)
+    assert asleep.wait(60)
+    run_out(place)
+    until(successor, state="pruned")
+    (curve,) = place.path.glob("storage/artifacts/*/0001/epochs.csv")
+    accuracy = load(place).trials[1].intermediate_values[1]
+    assert curve.read_text().splitlines()[1] == f"1,{accuracy},,,,,,,"
+    wake.set()
+    until(dead, state="lost")
+
+
 @pytest.fixture
 def away(place):
     """A place with a server of its own, which can be stopped."""
@@ -184,9 +232,7 @@ def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(pla
 
 
 def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_count(place, away):
-    pruner = '{ name = "median", min_epochs = 1, startup_trials = 1 }'
-    search = f'sampler = "grid"\nprune_points = true\npruner = {pruner}'
-    text = points(10.0, 0.1).replace('sampler = "grid"', search) + "seconds = 4.0\n"
+    text = judged(10.0, 0.1) + "seconds = 4.0\n"
     place.here("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)
 

@@ -23,7 +23,9 @@ A worker that lost its trial while it slept wakes at any point of it. Until a tr
 writes only what bears its attempt's number; and it removes no file of a later attempt.
 
 While the database, or the object store of the artifacts, is away the thread waits for it; training does
-not, and its reports arrive late. What the thread meets (the lease lost, a full disk, the verdict) ends what
+not, and its reports arrive late. What was trained after an epoch that the verdict is against counts for
+nothing: weights are kept until they are in a file, and those of the epochs before until theirs are sure to
+count. What the thread meets (the lease lost, a full disk, the verdict) ends what
 it is handed, and is raised in the training thread, which asks at every step.
 """
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 SAVE_SECONDS = 60.0  # of an epoch between two checkpoints within it
 SHORT_SECONDS = 5.0  # that an epoch takes, at most, for whose report a checkpoint's name waits
 SHARE = 0.03  # of the time, at most, goes to writing checkpoints
+EARLIER = 3  # best epochs before the last one, at most, whose weights are kept while reports wait
 VERDICT_SECONDS = 1.0  # that training waits at an epoch's end for the pruner, before it goes on meanwhile
 
 ENDS = (optuna.TrialPruned, Diverged)  # that leave weights behind like a complete trial's
@@ -79,7 +82,9 @@ class Recorder:
         self._saving: concurrent.futures.Future[None] | None = None
         self._saved_at = time.monotonic()
         self.cost = cost  # seconds that the last save took, snapshot and writing
-        self._weights: _Weights | None = None  # the best epoch's, while they are in no file
+        self._kept: list[_Weights] = []  # of best epochs, the last one's last, that may be in no file
+        self._committed = 0  # the last epoch whose report is
+        self._written = 0  # the last epoch whose weights are in a file
         self._names: dict[str, str] = {}  # of durable files, by attribute, that are not committed yet
 
     def __enter__(self) -> "Recorder":
@@ -98,8 +103,7 @@ class Recorder:
             raise met
 
     def _finish(self) -> None:
-        if self._weights is not None:
-            self._names["weights"] = self._weights.write(self.folder, self.claim.token)
+        self._write_weights([each for each in self._unwritten() if each.epoch <= self._committed])
         self.folder.publish()
         if self._names:
             self._commit_names({})
@@ -116,8 +120,9 @@ class Recorder:
     def report(self, run: "Run") -> None:
         """Report the epoch just done."""
         epoch = run.history[-1]
+        self._kept = self._unwritten()
         if run.best is epoch and epoch.accuracy is not None:
-            self._weights = _Weights.of(run)
+            self._kept = [*self._kept[:EARLIER], _Weights.of(run)]
         attributes = {
             "epochs": epoch.number,
             "best_epoch": run.best.number,
@@ -125,10 +130,9 @@ class Recorder:
             **self._attributes(run),
         }
         self._report_behind = self._last is not None and not self._last.done()
-        last = None
-        if run.finished:  # no verdict is waited for, and the weights' name goes with the last report
-            last, self._weights = self._weights, None
-        self._hand(self._write_report, list(run.history), attributes, run.finished, last)
+        # After the last epoch no verdict is waited for, and the weights' name goes with the report.
+        weights = self._unwritten() if run.finished else []
+        self._hand(self._write_report, list(run.history), attributes, run.finished, weights)
 
     def attend(self, run: "Run") -> None:
         """Raise what the thread met, or save if it is time: at an epoch's end and whenever it calls."""
@@ -145,11 +149,17 @@ class Recorder:
     def save(self, run: "Run", *, wait: bool = False) -> None:
         """Save the run as it stands, now; its names may ``wait`` for the next report."""
         self._saved_at = time.monotonic()
-        weights, self._weights = self._weights, None
+        weights = self._unwritten()
         state = checkpoint.snapshot(run.state())
         seconds = time.monotonic() - self._saved_at
         attributes = None if wait else self._attributes(run)
         self._saving = self._hand(self._write_save, state, weights, attributes, seconds)
+
+    def _unwritten(self) -> "list[_Weights]":
+        """Give the weights in no file: of the best epoch that counts, and of those that may yet count."""
+        written, committed = self._written, self._committed  # which the thread may change meanwhile
+        counting = [each for each in self._kept if written < each.epoch <= committed]
+        return counting[-1:] + [each for each in self._kept if each.epoch > max(written, committed)]
 
     def _is_due(self, every: float) -> bool:
         if self._saving is not None and not self._saving.done():
@@ -176,10 +186,10 @@ class Recorder:
         history: list[Epoch],
         attributes: dict[str, Any],
         finished: bool,
-        weights: "_Weights | None",
+        weights: "list[_Weights]",
     ) -> None:
-        if weights is not None:
-            self._names["weights"] = weights.write(self.folder, self.claim.token)
+        if weights:
+            self._write_weights(weights)
             self.folder.publish()
         epoch = history[-1]
         if epoch.accuracy is not None:
@@ -190,6 +200,7 @@ class Recorder:
             attributes=attributes | self._names,
             judge=None if finished else self.judge.ask,
         )
+        self._committed = epoch.number
         self._remove_old()
         curves.write_csv(self.folder.local, history)
         if not finished:
@@ -199,19 +210,24 @@ class Recorder:
     def _write_save(
         self,
         state: checkpoint.State,
-        weights: "_Weights | None",
+        weights: "list[_Weights]",
         attributes: dict[str, Any] | None,
         seconds: float,
     ) -> None:
         started = time.monotonic()
-        if weights is not None:
-            self._names["weights"] = weights.write(self.folder, self.claim.token)
+        self._write_weights(weights)
         name = checkpoint.save(self.folder.local, state, attempt=self.claim.token)
         self._names["checkpoint"] = f"{self.folder.name}/{name}"
         self.folder.publish()
         self.cost = seconds + time.monotonic() - started
         if attributes is not None:
             self._commit_names(attributes)
+
+    def _write_weights(self, weights: "list[_Weights]") -> None:
+        """Write the last ones durably, unless they, or none, are to be written."""
+        if weights and weights[-1].epoch > self._written:
+            self._names["weights"] = weights[-1].write(self.folder, self.claim.token)
+            self._written = weights[-1].epoch
 
     def _commit_names(self, attributes: Mapping[str, Any]) -> None:
         self.claim.commit(

@@ -1,5 +1,7 @@
 """What a running trial leaves behind, with real processes: reports at once, checkpoints as they are due."""
 
+import contextlib
+import sqlite3
 import sys
 import threading
 
@@ -12,7 +14,7 @@ import postgres
 from conftest import wait_for
 from hpo import checkpoint, curves, recorder, store, worker
 from hpo.artifacts import Artifacts
-from hpo.events import Ended, Reported
+from hpo.events import Ended, Reported, Started
 from test_run import artifact, load
 
 OWN = """
@@ -207,6 +209,22 @@ def test_an_epoch_whose_worker_dies_before_its_curves_is_in_them_though_its_tria
     until(dead, state="lost")
 
 
+def test_a_trial_that_is_pruned_late_keeps_the_weights_of_an_epoch_that_counts(place, work):
+    place.here("create", place.study(judged(10.0, 0.1)), "--set", "train.epochs=5")
+    events = work()
+    until(events, state="complete")
+    assert isinstance(next(events), Started)
+    with contextlib.closing(sqlite3.connect(place.path / "storage/hpo.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        until(events, epoch=2)  # the report of epoch 1 still waits, and so does the save after it
+        other.execute("ROLLBACK")
+        until(events, state="pruned")
+    pruned = load(place).trials[1]
+    assert list(pruned.intermediate_values) == [1]
+    best = torch.load(artifact(place, pruned.user_attrs["weights"]), weights_only=True)
+    assert best["epoch"] == pruned.user_attrs["best_epoch"] == 1
+
+
 @pytest.fixture
 def away(place):
     """A place with a server of its own, which can be stopped."""
@@ -250,3 +268,5 @@ def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_cou
     assert (first.state.name, second.state.name) == ("COMPLETE", "PRUNED")
     assert list(second.intermediate_values) == [1]
     assert second.user_attrs["pruned"] == "by median after epoch 1"
+    best = torch.load(artifact(place, second.user_attrs["weights"]), weights_only=True)
+    assert best["epoch"] == second.user_attrs["best_epoch"] == 1

@@ -9,21 +9,31 @@ store. A crash between the two leaves a file that no row names. A reader checks 
 unpickles anything, since a flipped byte loads without complaint, and falls back to the file before; two
 are kept for that, until the trial ends. An attempt writes under its own number, and removes no file of a
 later one, so a worker that lost its trial without knowing cannot spoil what its successor relies on.
+
+``torch.save`` takes anything; loading takes tensors and plain values alone, so that no file can run code.
+So what a person's own objective yields is loaded again before its file appears, and its trial fails at its
+first save, not once it is interrupted.
 """
 
 import copy
 import hashlib
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from hpo import files
 
 NAME = re.compile(r"checkpoint-(\d{4,})-(\d{6,})-(\d{3,})-([0-9a-f]{64})\.pt")
 KEPT = 2
+PLAIN = (
+    "tensors (torch.as_tensor makes one of an array), numbers, texts, None, "
+    "and lists, tuples, sets and dicts of them"
+)
 
 State = Mapping[str, Any]
 
@@ -64,22 +74,50 @@ def dump(state: Any, file: BinaryIO) -> str:
 
 
 def snapshot(state: Any) -> Any:
-    """Copy a state, its tensors into the CPU's memory, so that training may go on changing it."""
+    """Copy a state, its tensors into the CPU's memory, so that training may go on changing it.
+
+    NumPy's scalars, which a mean or a maximum gives and which loading refuses, become Python's.
+    """
+    if isinstance(state, np.generic):
+        return state.item()
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
         copied = copy.copy(state)  # of its own type: a model's state carries versions besides
-        copied.update({key: snapshot(value) for key, value in state.items()})
+        copied.clear()  # a key that is equal would stay as it is
+        copied.update({snapshot(key): snapshot(value) for key, value in state.items()})
         return copied
-    if type(state) in (list, tuple):
+    if type(state) in (list, tuple, set):
         return type(state)(map(snapshot, state))
     return copy.deepcopy(state)
 
 
-def save(folder: Path, state: State, *, attempt: int) -> str:
-    """Save a state (tensors and plain values, with "epoch" and "step") durably; give its file's name."""
+def prove(draft: files.Draft, objective: str) -> None:
+    """Raise TypeError, for the person whose objective it is, if what was dumped could not be loaded.
+
+    Only the file's structure is read: its tensors are mapped.
+    """
+    draft.file.flush()
+    try:
+        torch.load(draft.path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(draft.path))
+        types = [name for name in named if "._" not in name] or named  # rather than what builds them
+        raise TypeError(
+            f"{objective} yielded a state that could not be loaded again: it holds {', '.join(types)}; "
+            f"want {PLAIN}"
+        ) from None
+
+
+def save(folder: Path, state: State, *, attempt: int, objective: str | None = None) -> str:
+    """Save a state (tensors and plain values, with "epoch" and "step") durably; give its file's name.
+
+    That of a person's own ``objective`` is proved first; raises TypeError if it could not be loaded.
+    """
     with files.durable(folder) as draft:
         digest = dump(dict(state), draft.file)
+        if objective is not None:
+            prove(draft, objective)
         draft.name = f"checkpoint-{state['epoch']:04d}-{state['step']:06d}-{attempt:03d}-{digest}.pt"
     return draft.name
 

@@ -24,7 +24,7 @@ def durable(folder: Path) -> Iterator["Draft"]:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            draft = Draft(cast("BinaryIO", file))
+            draft = Draft(cast("BinaryIO", file), temporary)
             yield draft
             file.flush()
             os.fsync(file.fileno())
@@ -38,10 +38,11 @@ def durable(folder: Path) -> Iterator["Draft"]:
 
 
 class Draft:
-    """A file being written; it gets its name before it is done."""
+    """A file being written at a path of its own; it gets its name before it is done."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file = file
+        self.path = path
         self.name = ""
 
 

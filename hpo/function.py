@@ -2,7 +2,8 @@
 
 ``train.objective = "package.module:function"`` names it. It is called as ``function(config, state)``:
 ``config`` holds the trial's settings, ``state`` is None at first, and the last state that was saved when a
-trial is taken up again. States are tensors and plain values, alone or in dicts and lists::
+trial is taken up again. States are tensors and plain values, alone or in dicts and lists; what else they
+hold fails the trial when one is saved first::
 
     def objective(config, state):
         state = state or {"epoch": 0, "weight": torch.zeros(3)}

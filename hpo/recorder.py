@@ -25,8 +25,8 @@ writes only what bears its attempt's number; and it removes no file of a later a
 While the database, or the object store of the artifacts, is away the thread waits for it; training does
 not, and its reports arrive late. What was trained after an epoch that the verdict is against counts for
 nothing: weights are kept until they are in a file, and those of the epochs before until theirs are sure to
-count. What the thread meets (the lease lost, a full disk, the verdict) ends what
-it is handed, and is raised in the training thread, which asks at every step.
+count. What the thread meets (the lease lost, a full disk, the verdict) ends what it is handed, and is
+raised in the training thread, which asks at every step.
 """
 
 import concurrent.futures
@@ -153,7 +153,8 @@ class Recorder:
         state = checkpoint.snapshot(run.state())
         seconds = time.monotonic() - self._saved_at
         attributes = None if wait else self._attributes(run)
-        self._saving = self._hand(self._write_save, state, weights, attributes, seconds)
+        objective = run.config.objective if isinstance(run, function.Run) else None
+        self._saving = self._hand(self._write_save, state, objective, weights, attributes, seconds)
 
     def _unwritten(self) -> "list[_Weights]":
         """Give the weights in no file: of the best epoch that counts, and of those that may yet count."""
@@ -210,13 +211,15 @@ class Recorder:
     def _write_save(
         self,
         state: checkpoint.State,
+        objective: str | None,
         weights: "list[_Weights]",
         attributes: dict[str, Any] | None,
         seconds: float,
     ) -> None:
         started = time.monotonic()
         self._write_weights(weights)
-        name = checkpoint.save(self.folder.local, state, attempt=self.claim.token)
+        token = self.claim.token
+        name = checkpoint.save(self.folder.local, state, attempt=token, objective=objective)
         self._names["checkpoint"] = f"{self.folder.name}/{name}"
         self.folder.publish()
         self.cost = seconds + time.monotonic() - started
@@ -248,20 +251,20 @@ class Recorder:
 
 
 class _Weights:
-    """The weights after an epoch; of a person's own objective, its whole state."""
+    """The weights after an epoch; of a person's own ``objective``, its whole state."""
 
-    def __init__(self, epoch: int, content: Any, own: bool) -> None:
-        self.epoch, self.content, self.own = epoch, content, own
+    def __init__(self, epoch: int, content: Any, objective: str | None = None) -> None:
+        self.epoch, self.content, self.objective = epoch, content, objective
 
     @classmethod
     def of(cls, run: "Run") -> "_Weights":
         """Copy what training goes on changing of a run's weights as they stand."""
         epoch, weights = run.history[-1].number, run.weights()
         if isinstance(run, function.Run):
-            return cls(epoch, checkpoint.snapshot(weights), own=True)
+            return cls(epoch, checkpoint.snapshot(weights), run.config.objective)
         frozen = run.frozen()
         changing = {name: tensor for name, tensor in weights.items() if name not in frozen}
-        return cls(epoch, {**weights, **checkpoint.snapshot(changing)}, own=False)
+        return cls(epoch, {**weights, **checkpoint.snapshot(changing)})
 
     @staticmethod
     def attempt(name: str) -> int:
@@ -272,9 +275,10 @@ class _Weights:
         """Write them durably and give the file's name in the artifacts."""
         stem = f"weights-{self.epoch:04d}-{attempt:03d}"
         with files.durable(folder.local) as draft:
-            if self.own:
+            if self.objective is not None:
                 draft.name = f"{stem}.pt"
                 checkpoint.dump(self.content, draft.file)
+                checkpoint.prove(draft, self.objective)
             else:
                 draft.name = f"{stem}.safetensors"
                 tensors = {key: tensor.contiguous() for key, tensor in self.content.items()}

@@ -1,6 +1,9 @@
+import collections
+import datetime
 import io
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +45,33 @@ def test_a_snapshot_is_not_changed_by_what_goes_on(tmp_path):
     assert torch.equal(snapshot["model"]["0.weight"], before)
     assert snapshot["own"] == {"seen": [1], "pair": (torch.zeros(1), {2})}
     assert snapshot["model"]._metadata == layer.state_dict()._metadata
+
+
+def test_numpys_scalars_are_saved_as_pythons(tmp_path):
+    seen = [(np.bool_(True), {np.float32(0.25)})]
+    own = {np.int64(3): np.float64(0.5), "seen": seen, "text": np.str_("a")}
+    live = state(1) | {"own": own, "counts": collections.Counter("aab")}
+    name = checkpoint.save(tmp_path, checkpoint.snapshot(live), attempt=1, objective="own:climb")
+    loaded = checkpoint.load(tmp_path / name)
+    assert loaded["own"] == {3: 0.5, "seen": [(True, {0.25})], "text": "a"}
+    assert loaded["counts"] == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (np.zeros(3), "numpy.dtype, numpy.ndarray"),
+        (datetime.timedelta(1), "datetime.timedelta"),
+        (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+    ],
+)
+def test_a_state_that_could_not_be_loaded_is_refused_as_it_is_saved(tmp_path, value, named):
+    with pytest.raises(TypeError) as met:
+        checkpoint.save(tmp_path, state(1) | {"own": [value]}, attempt=1, objective="own:climb")
+    told, _, wanted = str(met.value).partition("; want ")
+    assert told == f"own:climb yielded a state that could not be loaded again: it holds {named}"
+    assert wanted.startswith("tensors (torch.as_tensor makes one of an array), numbers, texts, None, and")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_taken(tmp_path):

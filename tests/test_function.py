@@ -18,6 +18,7 @@ from test_run import artifact, descendants, epochs_reported, load
 
 OWN = """
 import os, time
+import numpy as np
 import torch
 
 
@@ -61,6 +62,21 @@ def silent(config, state):
 
 def bare(config, state):
     yield 0.5
+
+
+def scored(config, state):
+    best = np.float64(state["best"] if state else 0.0)
+    while best < 0.5:
+        best += 0.125
+        yield best, {"best": best}
+
+
+def arrayed(config, state):
+    with open("arrayed", "a") as file:
+        print(config.speed, file=file)
+    for epoch in range(1, config.epochs + 1):
+        time.sleep(config.seconds)
+        yield epoch / 10, {"epoch": epoch, "weight": np.zeros(2)}
 
 
 def worded(config, state):
@@ -158,6 +174,31 @@ def test_a_function_may_end_before_its_epochs_are_used_up(place):
     place.here("worker", "small")
     assert {trial.value for trial in load(place).trials} == {0.5}
     assert {trial.user_attrs["epochs"] for trial in load(place).trials} == {1}
+
+
+def test_numpys_numbers_are_as_good_as_pythons(place):
+    place.here("create", place.study(STUDY), "--set", "train.objective=own:scored")
+    place.here("worker", "small")
+    assert {trial.value for trial in load(place).trials} == {0.5}
+    for trial in load(place).trials:
+        best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+        assert best == {"best": 0.5}
+
+
+@pytest.mark.parametrize("epochs", [1, 100])
+def test_a_state_that_could_not_be_loaded_fails_its_trial_at_its_first_save_and_once(place, epochs):
+    text = STUDY.replace("trials = 5", "trials = 0").replace("seconds = 0.0", "seconds = 0.1")
+    objective = ("--set", "train.objective=own:arrayed", "--set", f"train.epochs={epochs}")
+    place.here("create", place.study(text), *objective)
+    place.here("worker", "small")
+    (trial,) = load(place).trials
+    assert (trial.state.name, trial.user_attrs["failure"]["class"]) == ("FAIL", "TypeError")
+    message = trial.user_attrs["failure"]["message"]
+    assert message.startswith("own:arrayed yielded a state that could not be loaded again: it holds numpy.")
+    assert "\n" not in message
+    assert len(trial.intermediate_values) < 20
+    assert (place.path / "arrayed").read_text().count("\n") == 1
+    assert not list(place.path.glob("storage/artifacts/*/0000/*.pt"))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ class Part:
     epoch_seconds: float | None  # None: it does not fit into the memory
     peak_gib: float | None
     original_epoch_seconds: float | None  # what the original report printed, or took to be the same
+    original_seconds: float | None  # of all its epochs there, whose number need not be that here
 
     @property
     def seconds(self) -> float:
@@ -92,10 +93,8 @@ class Forecast:
     @property
     def original_hours(self) -> float | None:
         """Hours that the original report spent on the same points; None if they are not all among its."""
-        found = [(p.original_epoch_seconds, p.epochs) for p in self.parts if p.original_epoch_seconds]
-        if len(found) < len(self.parts):
-            return None
-        return sum(seconds * epochs for seconds, epochs in found) / 3600
+        found = [part.original_seconds for part in self.parts if part.original_seconds]
+        return sum(found) / 3600 if len(found) == len(self.parts) else None
 
     def _pruned(self, part: Part) -> float:
         stays = part.point is not None and not self.prune_points
@@ -172,6 +171,8 @@ def _parts(
         if seen is not None:
             steps = len(train.batches(shape.train, config.batch_size))
             epoch = steps * seen.step_seconds + shape.selection * seen.image_seconds
+        there = original.with_setting(setting)
+        epoch_there = None if there is None else original.epoch_seconds(there)
         return Part(
             point=point,
             setting=setting,
@@ -179,7 +180,8 @@ def _parts(
             epochs=config.epochs,
             epoch_seconds=epoch,
             peak_gib=None if seen is None else seen.peak_gib,
-            original_epoch_seconds=original.epoch_seconds(setting),
+            original_epoch_seconds=epoch_there,
+            original_seconds=None if there is None else original.epoch_seconds(there) * there.epochs,
         )
 
     for number, point in enumerate(definition.listed, 1):
@@ -213,6 +215,7 @@ def _own(definition: Definition) -> Iterator[Part]:
             epoch_seconds=epoch.seconds,
             peak_gib=peak[0],
             original_epoch_seconds=None,
+            original_seconds=None,
         )
 
 
@@ -331,7 +334,7 @@ def _halving(first: int, factor: int, epochs: int) -> tuple[float, float]:
 def table(found: Forecast) -> Table:
     """Give the parts as a table."""
     theirs = any(part.original_epoch_seconds for part in found.parts)
-    heads = ["point", "setting", "trials", "epochs", "s/epoch", "GiB", "hours"]
+    heads = ["point", "setting", "trials", "epochs", "s/epoch", "GiB", "time"]
     result = Table(*heads, *(["s/epoch there"] if theirs else []), box=None, padding=(0, 1))
     for part in found.parts:
         fits = part.epoch_seconds is not None
@@ -342,7 +345,7 @@ def table(found: Forecast) -> Table:
             str(part.epochs),
             _number(part.epoch_seconds) if part.epoch_seconds else "-",
             f"{part.peak_gib:.1f}" if part.peak_gib else "does not fit",
-            _number(part.seconds / 3600) if fits else "-",
+            show.seconds(part.seconds) if fits else "-",
         ]
         result.add_row(*cells, *([f"{part.original_epoch_seconds or 0:g}"] if theirs else []))
     return result

@@ -29,7 +29,8 @@ def slow(config, state):
 
 def part(**values) -> Part:
     usual = {"point": None, "setting": {}, "trials": 1.0, "epochs": 10, "epoch_seconds": 360.0}
-    return Part(**(usual | {"peak_gib": 1.0, "original_epoch_seconds": None} | values))
+    usual |= {"peak_gib": 1.0, "original_epoch_seconds": None, "original_seconds": None}
+    return Part(**(usual | values))
 
 
 def priced(*parts: Part, **values) -> Forecast:
@@ -143,6 +144,10 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert found.original_hours == pytest.approx(24.4, abs=0.1)
     assert found.pruned_device_hours == found.device_hours, "points run to their end"
 
+    short = studyfile.load(studyfile.find("original-grid"), ["train.epochs=1"], None)
+    scaled = forecast.forecast(short, [SLOT] * 2, CPU, tmp_path)
+    assert scaled.original_hours == found.original_hours, "the report ran its own epochs"
+
     (tmp_path / "s.toml").write_text(
         '[train]\ndataset = "digits"\nepochs = 4\n[space]\nmodel = ["resnet18", "alexnet"]\n'
         'batch_size = [16, 32]\noptimizer = ["sgd", "adamw"]\nlr = { low = 1e-4, high = 1e-2 }\n'
@@ -179,6 +184,12 @@ def test_a_plan_is_told_as_a_table_and_as_json_without_data_or_store(workplace):
     assert only["peak_gib"] > 0
     refused = workplace.here("plan", "original-gird", code=1)
     assert refused.err.count("\n") == 1
+
+
+def test_a_part_says_its_time_with_its_unit():
+    told = forecast.table(priced(part(epochs=1, epoch_seconds=1.4), part(trials=8.0)))
+    (times,) = [column.cells for column in told.columns if column.header == "time"]
+    assert list(times) == ["1 s", "8.0 h"]
 
 
 def test_an_objective_of_ones_own_is_priced_by_one_epoch_of_it(place):

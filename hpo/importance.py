@@ -15,6 +15,7 @@ from hpo.store import Store
 
 EVALUATORS = ("ped-anova", "fanova", "mdi")
 TREES, FEWER_TREES = 64, 16  # of fANOVA and MDI; fewer where a hundred forests grow
+EQUAL = ".*importances will be equal"  # Optuna's warning that PED-ANOVA's best trials are all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> I
     """
     from optuna import importance as importances  # imports scikit-learn, which takes a second
 
+    asked = f"importance by {evaluator} over {len(trials)} trials"
+    if len({trial.value for trial in trials}) == 1:  # MDI would give every parameter an equal share
+        raise StoreError(f"{asked}: all came to the same, so that it cannot tell parameters apart")
     quantile = min(max(10 / len(trials), 0.1), 0.5)
     evaluators: dict[str, Callable[[], importances.BaseImportanceEvaluator]] = {
         "ped-anova": lambda: importances.PedAnovaImportanceEvaluator(target_quantile=quantile),
@@ -58,10 +62,14 @@ def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> I
     }
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # equal accuracies make equal importances, which shows
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message=EQUAL)
             found = importances.get_param_importances(study(trials), evaluator=evaluators[evaluator]())
+    except UserWarning as error:
+        alike = "so many came to the same that it cannot tell the best apart from the rest"
+        raise StoreError(f"{asked}: {alike}") from error
     except (RuntimeError, ValueError) as error:
-        raise StoreError(f"importance by {evaluator} over {len(trials)} trials: {error}") from error
+        raise StoreError(f"{asked}: {error}") from error
     searched = dict.fromkeys(parameter for trial in trials for parameter in trial.params)
     return Importance(
         evaluator=evaluator,
@@ -96,7 +104,7 @@ def intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[str, tuple[
         try:
             found = over(drawn.choices(trials, k=len(trials)), evaluator, FEWER_TREES)
         except StoreError:
-            continue  # such a draw holds one value of every parameter
+            continue  # such a draw holds one value of every parameter, or too many equal accuracies
         for name, share in found.importances.items():
             shares.setdefault(name, []).append(share)
     return {name: _middle(values) for name, values in shares.items() if len(values) > 1}

@@ -11,6 +11,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
+from scipy import stats
 
 from hpo import chart, importance, replicates
 from hpo.axes import Axis
@@ -139,8 +140,8 @@ def ranks(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str]) 
     pairs = _pairs(done, axes, ranked)
     if not pairs:
         return replace(section, text=(_NO_PAIR,))
-    order = sorted(done, key=lambda each: (-(each.accuracy or 0.0), each.number))
-    rank = {each.number: i for i, each in enumerate(order, 1)}
+    equal_alike = stats.rankdata([-(each.accuracy or 0.0) for each in done])  # at the mean of their ranks
+    rank = dict(zip([each.number for each in done], equal_alike.tolist(), strict=True))
     parts = [_rank(pair, rank, index) for index, pair in enumerate(pairs, 1)]
     return replace(section, parts=tuple(parts))
 
@@ -162,7 +163,7 @@ def _pairs(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str])
     return found
 
 
-def _rank(pair: Pair, rank: Mapping[int, int], index: int) -> Plot:
+def _rank(pair: Pair, rank: Mapping[int, float], index: int) -> Plot:
     a, b, having = pair
     numbers = [rank[each.number] for each in having]
     dots = go.Scatter(
@@ -178,7 +179,7 @@ def _rank(pair: Pair, rank: Mapping[int, int], index: int) -> Plot:
             "colorbar": {"title": {"text": "rank"}, "thickness": 10, "dtick": max(1, len(rank) // 6)},
             "line": {"width": 1, "color": "#5b6770"},
         },
-        text=[f"trial {e.number}: rank {r} of {len(rank)}" for e, r in zip(having, numbers, strict=True)],
+        text=[f"trial {e.number}: rank {r:g} of {len(rank)}" for e, r in zip(having, numbers, strict=True)],
         hoverinfo="text",
     )
     rows = [(e.number, e.params[a.name], e.params[b.name], e.accuracy, rank[e.number]) for e in having]

@@ -1,10 +1,12 @@
 """The figures of any search: history, curves, parallel coordinates, slices, timeline, Pareto front."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
+from scipy import stats
 
 from hpo import chart, outcome
 from hpo.axes import Axis
@@ -116,12 +118,13 @@ def parallel(found: Sequence[Outcome], axes: Sequence[Axis], measure: str) -> Se
     if not axes:
         return _empty(section, "No parameter has two values among the complete trials.")
     accuracies = Axis.of_numbers(measure, [each.accuracy for each in done if each.accuracy is not None])
-    ranked = sorted(done, key=lambda each: each.accuracy or 0.0)
+    ranks = stats.rankdata([each.accuracy or 0.0 for each in done])  # equal ones get the mean of theirs
+    fifths = [math.ceil(5 * rank / len(done)) - 1 for rank in ranks]
     traces = []
     for index, name in enumerate(FIFTHS):
-        low, high = index * len(ranked) // 5, (index + 1) * len(ranked) // 5
+        these = [each for each, fifth in zip(done, fifths, strict=True) if fifth == index]
         color = ("#d5dce3", "#b3c4d8", "#7ea3cc", "#3f74ae", "#0b2f5c")[index]
-        traces.append(_paths(ranked[low:high], [*axes, accuracies], name, color))
+        traces.append(_paths(these, [*axes, accuracies], name, color))
     columns = ("trial", *(each.name for each in axes), "accuracy")
     rows = [(e.number, *(e.params.get(a.name) for a in axes), e.accuracy) for e in done]
     made = chart.figure([trace for trace in traces if trace.x], height=440)

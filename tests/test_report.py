@@ -284,9 +284,9 @@ def test_every_number_is_what_plain_optuna_reads_from_the_same_store(reported, m
             assert numbers(rows, "accuracy") == [trial.value for trial in having]
             assert [y for _, y in points(page, table)] == [trial.value for trial in having]
         if table.startswith("rank-"):
-            order = sorted(done, key=lambda t: (-t.value, t.number))
-            assert [order[int(row["rank"]) - 1].number for row in rows] == [
-                int(row["trial"]) for row in rows
+            order = sorted(done, key=lambda t: -t.value)
+            assert [str(order[int(float(row["rank"])) - 1].number) for row in rows] == [
+                row["trial"] for row in rows
             ]
         if table.startswith(("rank-", "contour-")):
             by_number = {str(trial.number): trial for trial in done}
@@ -466,6 +466,23 @@ def test_every_section_shows_something_or_says_why_not(url, tmp_path):
         for name, a in (("history", "xaxis"), ("timeline", "yaxis"))
     ]
     assert [axis["dtick"] for axis in axes] == [1, 1], "there is no trial 0.5"
+
+
+def test_equal_accuracies_have_one_rank_and_one_colour(place, tmp_path):
+    definition = listed()
+    curves = [[0.9], *[[0.5]] * 9, [0.2], [0.3], [0.8], [0.7]]
+    trials = [
+        made(definition, point.setting, curve, number)
+        for number, (point, curve) in enumerate(zip(definition.points, curves, strict=True))
+    ]
+    page, tables = written(kept(place, definition, trials), definition.name, tmp_path)
+    name = next(name for name in tables if name.startswith("rank-"))
+    assert {row["rank"] for row in tables[name] if row["accuracy"] == "0.5"} == {"8.0"}
+    assert any("rank 8 of 14" in text for text in page.figures[f"plot-{name}"]["data"][0]["text"])
+    drawn = {trace["name"]: trace["text"] for trace in page.figures["plot-parallel"]["data"]}
+    holding = [name for name, texts in drawn.items() if any(": 0.5000" in text for text in texts)]
+    assert holding == ["middle fifth"]
+    assert any(": 0.9000" in text for text in drawn["best fifth"])
 
 
 def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):

@@ -172,9 +172,10 @@ def reason(trial: FrozenTrial) -> str:
 
 
 def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
-    """Give a study's trials as a table."""
+    """Give a study's trials as a table; with sites, which may be all that tells two points apart."""
     table = Table(box=None, padding=(0, 1))
-    for name in ("trial", "state", measure, "epochs", "seconds", "settings", "why it ended early"):
+    sites = ["site"] if any("site" in trial.user_attrs for trial in trials) else []
+    for name in ("trial", "state", measure, "epochs", "seconds", *sites, "settings", "why it ended early"):
         table.add_column(name, no_wrap=name not in ("settings", "why it ended early"))
     for trial in trials:
         state = STATES[trial.state]
@@ -185,6 +186,7 @@ def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
             _value(trial),
             str(trial.user_attrs.get("epochs", "")),
             "" if wall is None else f"{wall:.1f}",
+            *(str(trial.user_attrs.get(name, "")) for name in sites),
             params((trial.params or trial.system_attrs.get("fixed_params", {})) | _seed(trial)),
             reason(trial),
         )

@@ -1,0 +1,23 @@
+"""What people see in a terminal."""
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo import show
+
+
+def waiting(number: int, **seen: str) -> FrozenTrial:
+    fixed = {"fixed_params": {"model": "resnet18", "lr": 0.001}}
+    trial = create_trial(state=TrialState.WAITING, system_attrs=fixed, user_attrs=seen)
+    trial.number = number
+    return trial
+
+
+def test_trials_that_differ_in_their_site_alone_are_told_apart():
+    told = show.trials_table([waiting(0, site="C"), waiting(1, site="L"), waiting(2)], "accuracy")
+    (sites,) = [list(column.cells) for column in told.columns if column.header == "site"]
+    assert sites == ["C", "L", ""]
+
+
+def test_a_study_without_sites_has_no_column_for_them():
+    told = show.trials_table([waiting(0)], "accuracy")
+    assert "site" not in [column.header for column in told.columns]

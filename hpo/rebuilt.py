@@ -1,5 +1,6 @@
 """The original report's tables and figures, rebuilt from a study's trials beside what was printed there."""
 
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,11 +26,12 @@ def section(replayed: Mapping[int, Replayed], images: int | None, measure: str) 
             f"(same {KEYS}), so its tables cannot be rebuilt."
         )
         return replace(made, text=(reason,))
+    series = functools.partial(_series, replayed, measure)
     parts = [
-        _models(replayed, images),
-        *_series(replayed, original.LEARNING_RATES, "lr", "learning rate", "4.2", "0.001, 0.00001, 0.1"),
-        *_series(replayed, original.MOMENTA, "momentum", "momentum", "4.3", "0.9, then 0.45 and 0.0"),
-        *_series(replayed, original.BATCH_SIZES, "batch_size", "batch size", "4.4", "16, 8, 32, 64"),
+        _models(replayed, images, measure),
+        *series(original.LEARNING_RATES, "lr", "learning rate", "4.2", "0.001, 0.00001, 0.1"),
+        *series(original.MOMENTA, "momentum", "momentum", "4.3", "0.9, then 0.45 and 0.0"),
+        *series(original.BATCH_SIZES, "batch_size", "batch size", "4.4", "16, 8, 32, 64"),
         _batch_times(replayed),
     ]
     return replace(made, text=_text(used, measure), parts=tuple(part for part in parts if part is not None))
@@ -63,7 +65,7 @@ def _trials(used: Iterable[Replayed], number: int) -> list[Outcome]:
     return [trial for each in used if each.point.number == number for trial in each.trials]
 
 
-def _models(replayed: Mapping[int, Replayed], images: int | None) -> Listing:
+def _models(replayed: Mapping[int, Replayed], images: int | None, measure: str) -> Listing:
     """Rebuild 4.1: accuracy and seconds per epoch by model and optimizer."""
     numbers = range(1, 7)
     kinds = _kinds(replayed, numbers)
@@ -73,7 +75,7 @@ def _models(replayed: Mapping[int, Replayed], images: int | None) -> Listing:
         model, optimizer = original.MODELS[each.point.model], original.OPTIMIZERS[each.point.optimizer]
         row = [model, optimizer, each.point.accuracy, accuracy(each, images), each.point.epoch_seconds]
         rows.append([*row, *(seconds(each, kind) for kind in kinds)])
-    columns = ("model", "optimizer", "accuracy there", "accuracy here", "s/epoch there")
+    columns = ("model", "optimizer", "accuracy there", f"{measure} here", "s/epoch there")
     return Listing(
         name="original-4.1",
         title="4.1 Best accuracy and mean seconds per epoch, by model and optimizer",
@@ -107,6 +109,7 @@ def seconds(each: Replayed, kind: str) -> str | None:
 
 def _series(
     replayed: Mapping[int, Replayed],
+    measure: str,
     numbers: Sequence[int],
     key: str,
     name: str,
@@ -129,29 +132,31 @@ def _series(
     points = [replayed[number] for number in numbers]
     plot = Plot(
         name=f"original-{part}",
-        title=f"{part} Accuracy after each epoch, by {name}",
-        figure=_curves(points, value, most=max(row[3] for row in rows)),
+        title=f"{part} {measure.capitalize()} after each epoch, by {name}",
+        figure=_curves(points, value, measure, most=max(row[3] for row in rows)),
         table=chart.table(("point", "trial", key, "epoch", "accuracy"), rows),
-        caption=f"Best accuracy here: {_reached(points, value)}. The original's figure has lost its "
+        caption=f"Best {measure} here: {_reached(points, value)}. The original's figure has lost its "
         f"numbers; its order was {order}.",
     )
     return [plot]
 
 
-def _curves(points: Sequence[Replayed], value: Callable[[Point], str], most: int) -> go.Figure:
+def _curves(
+    points: Sequence[Replayed], value: Callable[[Point], str], measure: str, most: int
+) -> go.Figure:
     """Draw the points' curves; after a single epoch, bars."""
     if most == 1:
         trials = [(value(each.point), trial) for each in points for trial in each.trials]
         names, heights = [name for name, _ in trials], [trial.accuracy for _, trial in trials]
         bars = go.Bar(x=names, y=heights, marker={"color": chart.COLORS[0]}, width=0.5)
-        return chart.figure([bars], y="accuracy", height=300)
+        return chart.figure([bars], y=measure, height=300)
     traces = [
         _curve(trial, value(each.point), color, first=index == 0)
         for each, color in zip(points, chart.COLORS, strict=False)
         for index, trial in enumerate(each.trials)
     ]
     # Curves that do not rise would else get an axis from below 0 to above 1.
-    shares = {"title": {"text": "accuracy"}, "autorangeoptions": {"minallowed": 0, "maxallowed": 1}}
+    shares = {"title": {"text": measure}, "autorangeoptions": {"minallowed": 0, "maxallowed": 1}}
     return chart.figure(traces, x=chart.epochs(most), y=shares)
 
 

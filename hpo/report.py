@@ -91,7 +91,7 @@ def read(opened: Store, name: str) -> Report:
         plots.timeline(found),
         plots.pareto(found, measure),
         summary.device_time(found),
-        summary.trials(found),
+        summary.trials(found, measure),
         *(() if mirrors else original),
     )
     state = status.status(opened, name).state

@@ -239,7 +239,7 @@ def _told(found: Sequence[Outcome], rows: Sequence[Spent]) -> tuple[str, ...]:
     return tuple(text)
 
 
-def trials(found: Sequence[Outcome]) -> Section:
+def trials(found: Sequence[Outcome], measure: str) -> Section:
     """List every trial that has begun; the page shows its setting in one column."""
     begun = [each for each in found if each.state != "waiting"]
     names = list(dict.fromkeys(name for each in begun for name in each.params))
@@ -258,17 +258,17 @@ def trials(found: Sequence[Outcome]) -> Section:
         name="trials",
         title="Every trial that has begun",
         table=chart.table((*first, *names, *last, "why it ended early"), rows),
-        shown=_shown(begun),
+        shown=_shown(begun, measure),
     )
     return Section(name="trials", title="Trials", parts=(listing,))
 
 
-def _shown(begun: Sequence[Outcome]) -> chart.Table:
+def _shown(begun: Sequence[Outcome], measure: str) -> chart.Table:
     """Give the trials' table without what is alike or empty in all of them."""
     columns: dict[str, Callable[[Outcome], Any]] = {
         "trial": lambda each: each.number,
         "state": lambda each: each.state,
-        "accuracy": lambda each: each.accuracy,
+        measure: lambda each: each.accuracy,
         "settings": lambda each: chart.setting(each.params),
         "site": lambda each: each.site or "",
         "best epoch": lambda each: f"{each.best_epoch} of {each.epochs}" if each.curve else "",
@@ -277,7 +277,7 @@ def _shown(begun: Sequence[Outcome]) -> chart.Table:
         "hardware": lambda each: each.kind or "",
         "why it ended early": lambda each: each.reason,
     }
-    always = ("trial", "state", "accuracy", "settings", "best epoch", "seconds")
+    always = ("trial", "state", measure, "settings", "best epoch", "seconds")
     values = {name: [value(each) for each in begun] for name, value in columns.items()}
     kept = {name: column for name, column in values.items() if name in always or len(set(column)) > 1}
     return chart.table(kept, zip(*kept.values(), strict=True))

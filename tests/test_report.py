@@ -377,6 +377,7 @@ def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
         *("0.9466", "0.6171", "0.9455", "0.1201", "0.9568", "0.9233"),
     ]
     (shown,) = [table for table in page.tables if table[0][2:3] == ["accuracy there"]]
+    assert shown[0][3] == "test accuracy here"
     assert [row[2] for row in shown[1:]] == [row["accuracy there"] for row in tables["original-4.1"]]
     times = [(row["batch size"], row["s/epoch there"]) for row in tables["original-4.4-times"]]
     assert times == [("8", "115.7"), ("16", "96.25"), ("32", "84.2"), ("64", "82.65")]
@@ -390,6 +391,12 @@ def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
         assert [(row["point"], row["epoch"], float(row["accuracy"])) for row in rows] == expected
         drawn = sorted(points(page, f"original-{part.replace('.', '-')}"))
         assert drawn == sorted((int(step), value) for _, step, value in expected)
+
+
+@pytest.mark.parametrize(("made_by", "measure"), [(grid, "test accuracy"), (search, "accuracy")])
+def test_the_trials_table_says_which_accuracy_it_shows(reported, made_by, measure):
+    (shown,) = [table for table in reported(made_by).page.tables if "settings" in table[0]]
+    assert shown[0][:3] == ["trial", "state", measure]
 
 
 def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
@@ -409,6 +416,7 @@ def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
     short = [made(definition, t.params, [t.value], t.number, site=t.user_attrs["site"]) for t in trials]
     found = replay.replay(outcome.outcomes(definition, short))
     rates = rebuilt.section(found, IMAGES, "test accuracy").parts[1]
+    assert rates.title == "4.2 Test accuracy after each epoch, by learning rate"
     (bars,) = rates.figure.data
     assert (bars.type, list(bars.y)) == ("bar", [short[number - 1].value for number in (7, 8, 9)])
     assert [row[-1] for row in rates.table.rows] == list(bars.y)

@@ -79,13 +79,14 @@ def text(description: Description, metrics: Metrics, trained: Trained) -> str:
     """Give the card."""
     block = yaml.safe_dump(_metadata(description, metrics), sort_keys=False, allow_unicode=True)
     settings = description.settings
+    how = "trained from scratch" if settings.get("weights") == "none" else "fine-tuned"
     marks = dict.fromkeys(trained.params, "tried")
     rows = [(name, value, marks.get(name, "")) for name, value in settings.items() if value is not None]
     sections = [
         f"---\n{block}---",
         f"# {_plain(description.model)} on {_plain(settings['dataset'])}",
         f"Tells images of {len(trained.labels)} classes apart: trial {metrics.trial} of the study "
-        f"{_plain(metrics.study)}, fine-tuned and chosen with hpo.",
+        f"{_plain(metrics.study)}, {how} and chosen with hpo.",
         "## Use it",
         "With hpo: `hpo predict FOLDER image.png`. Without it, in this folder:",
         _loader(description),

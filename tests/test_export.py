@@ -396,6 +396,19 @@ def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, labels):
         assert word in text, word
 
 
+@pytest.mark.parametrize(("weights", "how"), [("none", "trained from scratch"), ("imagenet", "fine-tuned")])
+def test_the_card_says_whether_a_model_was_fine_tuned(weights, how):
+    described = predict.Description(
+        model="alexnet",
+        arguments=catalog.arguments("alexnet", 3),
+        preprocessing=predict.Preprocessing(pixels=64, grey=False, image_size=64),
+        settings={"dataset": "folder:none", "weights": weights},
+        study="s",
+        trial=0,
+    )
+    assert f"of the study s, {how} and chosen with hpo" in card.text(described, METRICS, TRAINED)
+
+
 def test_an_accuracy_that_was_chosen_on_the_test_split_is_marked(ran, tmp_path):
     done = ran.here("export", "shapes", "--to", str(tmp_path / "shapes"))
     assert "on the test split, which it was also chosen on: optimistic" in done.out

@@ -101,7 +101,7 @@ def run(
     _find_images(definition)
     opened = store.open_(store_url, create=True)
     _learn(opened, definition)
-    new = store.create(opened, definition, studyfile.source(study, sets or []))
+    new = store.create(opened, definition, studyfile.source(study, sets or [], name))
     before = status.status(opened, definition.name)
     if before.state == "complete":
         watch.say(
@@ -193,7 +193,7 @@ def create(study: StudyFile, sets: Sets = None, name: NewName = None, store_url:
     definition = studyfile.load(studyfile.find(study), sets or [], name)
     opened = store.open_(store_url, create=True)
     _learn(opened, definition)
-    new = store.create(opened, definition, studyfile.source(study, sets or []))
+    new = store.create(opened, definition, studyfile.source(study, sets or [], name))
     waiting = status.status(opened, definition.name).trials["waiting"]
     print(f"study {definition.name} {'created' if new else 'is there'}: {waiting} trials wait")
 

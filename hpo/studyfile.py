@@ -60,9 +60,10 @@ def load(path: Path, sets: Iterable[str] = (), name: str | None = None) -> Defin
     return found
 
 
-def source(study: str, sets: Iterable[str]) -> str:
-    """Give a study file's text as it is kept with the study: what was set by hand stands on top."""
-    return "".join(f"# --set {' '.join(text.splitlines())}\n" for text in sets) + _text(find(study))
+def source(study: str, sets: Iterable[str], name: str | None = None) -> str:
+    """Give a study file's text as it is kept with the study: what was given by hand stands on top."""
+    flags = [*([] if name is None else [f"--name {name}"]), *(f"--set {text}" for text in sets)]
+    return "".join(f"# {' '.join(flag.splitlines())}\n" for flag in flags) + _text(find(study))
 
 
 def _text(path: Path) -> str:

@@ -13,6 +13,7 @@ import pexpect
 import pytest
 
 from conftest import ROOT, Workplace, workplace_in
+from hpo import store
 
 STUDY = """
 [train]
@@ -45,6 +46,13 @@ def ran(once) -> Workplace:
 
 def study_of(place: Workplace) -> optuna.Study:
     return optuna.load_study(study_name="small", storage=f"sqlite:///{place.path}/storage/hpo.db")
+
+
+def test_a_study_keeps_the_flags_that_it_was_made_with(workplace):
+    workplace.here("create", workplace.study(STUDY), "--name", "other", "--set", "search.trials=1")
+    opened = store.open_(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
+    kept = opened.get_study_system_attrs(store.study_id(opened, "other"))["hpo:file"]
+    assert kept.startswith("# --name other\n# --set search.trials=1\n")
 
 
 def test_help_imports_nothing_heavy():

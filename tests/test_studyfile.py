@@ -806,6 +806,8 @@ def test_the_stored_source_is_the_file_with_what_was_set_on_top(tmp_path):
     text = studyfile.source(str(path), ["train.epochs=1", "space.lr=[\n0.1]"])
     assert text == f"# --set train.epochs=1\n# --set space.lr=[ 0.1]\n{TRAIN}{SPACE}"
     assert read(tmp_path, text) == read(tmp_path, TRAIN + SPACE)
+    named = studyfile.source(str(path), ["train.epochs=1"], "replay")
+    assert named == f"# --name replay\n# --set train.epochs=1\n{TRAIN}{SPACE}"
 
 
 # --set

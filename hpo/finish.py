@@ -77,9 +77,10 @@ def plan(opened: Store, name: str, top: int, seeds: int) -> Plan:
     """
     definition = store.definition_of(opened, name)
     _refuse(definition)
-    settings = tuple(_settings(status.trials_of(opened, name)))[:top]
+    trials = status.trials_of(opened, name)
+    settings = tuple(_settings(trials))[:top]
     if not settings:
-        raise StoreError(f"study '{name}' has no complete trial yet; 'hpo status {name}' says what it does")
+        raise StoreError(status.none_complete(name, trials))
     notes = []
     if (state := status.status(opened, name).state) != "complete":
         notes.append(f"study '{name}' is {state}, not complete: these are its best settings so far")

@@ -68,9 +68,7 @@ def read(opened: Store, name: str) -> Report:
     found = outcome.outcomes(definition, trials)
     done = outcome.complete(found)
     if not done:
-        raise StoreError(
-            f"study '{name}' has no complete trial to report; 'hpo status {name}' says what it does"
-        )
+        raise StoreError(status.none_complete(name, trials))
     measure, images = status.measure(definition), outcome.images(definition, found)
     replayed = replay.replay(found)
     own = definition.vocabulary is config.OWN  # of which the original can have no point

@@ -255,7 +255,7 @@ def test_what_cannot_be_finished_is_refused_in_one_line(place):
 
     place.here("create", place.study(points("quality = 0.8")))
     assert "no study 'smal' in the store; did you mean 'small'?" in refused("finish", "smal")
-    assert "has no complete trial yet" in refused("finish", "small")
+    assert "no complete trial yet; 'hpo trials small' lists the others" in refused("finish", "small")
     assert "--devices gpu" in refused("finish", "small", "--devices", "gpu")
     place.here("finish", "small", "--top", "0", code=2)
 

@@ -590,7 +590,10 @@ def test_what_cannot_be_reported_is_one_line(place, workplace: Workplace):
     (workplace.path / "file").write_text("")
     cases = [
         (("report", "quikstart", "-o", "x.html"), "did you mean 'quickstart'?"),
-        (("report", "empty", "-o", "x.html"), "study 'empty' has no complete trial to report"),
+        (
+            ("report", "empty", "-o", "x.html"),
+            "has no complete trial yet; 'hpo trials empty' lists the others",
+        ),
         (("report", "quickstart", "-o", "file/x.html"), "-o file/x.html: File exists; want a file"),
         (
             ("report", "quickstart", "-o", "x.html", "--csv", "file"),

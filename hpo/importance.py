@@ -15,7 +15,9 @@ from hpo.store import Store
 
 EVALUATORS = ("ped-anova", "fanova", "mdi")
 TREES, FEWER_TREES = 64, 16  # of fANOVA and MDI; fewer where a hundred forests grow
-EQUAL = ".*importances will be equal"  # Optuna's warning that PED-ANOVA's best trials are all of them
+EQUAL = "importances will be equal"  # Optuna's warning that PED-ANOVA's best trials are all of them
+ALL_SAME = "all came to the same accuracy, which tells no parameter apart"
+MOST_SAME = "too many came to the same accuracy to tell the best apart from the rest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Importance:
     trials: int
     importances: Mapping[str, float]
     left_out: tuple[str, ...]  # parameters that the evaluator says nothing of
+    doubt: str  # why the shares say nothing; empty if they do
 
 
 def importance(opened: Store, name: str, evaluator: str) -> Importance:
@@ -46,14 +49,11 @@ def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> I
     """Evaluate parameter importance over complete trials.
 
     PED-ANOVA asks what sets the best trials apart. Optuna takes the best tenth, which of 14 trials is
-    one or two; here it is the best ten, but at most half and at least a tenth of them. Raises StoreError
-    where the evaluator cannot say.
+    one or two; here it is the best ten, but at most half and at least a tenth of them. Where too many came
+    to the same the shares are equal, and in doubt. Raises StoreError where the evaluator cannot say.
     """
     from optuna import importance as importances  # imports scikit-learn, which takes a second
 
-    asked = f"importance by {evaluator} over {len(trials)} trials"
-    if len({trial.value for trial in trials}) == 1:  # MDI would give every parameter an equal share
-        raise StoreError(f"{asked}: all came to the same, so that it cannot tell parameters apart")
     quantile = min(max(10 / len(trials), 0.1), 0.5)
     evaluators: dict[str, Callable[[], importances.BaseImportanceEvaluator]] = {
         "ped-anova": lambda: importances.PedAnovaImportanceEvaluator(target_quantile=quantile),
@@ -61,21 +61,20 @@ def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> I
         "mdi": lambda: importances.MeanDecreaseImpurityImportanceEvaluator(n_trees=trees, seed=0),
     }
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", message=EQUAL)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             found = importances.get_param_importances(study(trials), evaluator=evaluators[evaluator]())
-    except UserWarning as error:
-        alike = "so many came to the same that it cannot tell the best apart from the rest"
-        raise StoreError(f"{asked}: {alike}") from error
     except (RuntimeError, ValueError) as error:
-        raise StoreError(f"{asked}: {error}") from error
+        raise StoreError(f"importance by {evaluator} over {len(trials)} trials: {error}") from error
+    same = len({trial.value for trial in trials}) == 1
+    alike = any(EQUAL in str(each.message) for each in warned)
     searched = dict.fromkeys(parameter for trial in trials for parameter in trial.params)
     return Importance(
         evaluator=evaluator,
         trials=len(trials),
         importances={name: float(share) for name, share in found.items()},
         left_out=tuple(parameter for parameter in searched if parameter not in found),
+        doubt=ALL_SAME if same else MOST_SAME if alike else "",
     )
 
 
@@ -104,7 +103,9 @@ def intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[str, tuple[
         try:
             found = over(drawn.choices(trials, k=len(trials)), evaluator, FEWER_TREES)
         except StoreError:
-            continue  # such a draw holds one value of every parameter, or too many equal accuracies
+            continue  # such a draw holds one value of every parameter
+        if found.doubt:
+            continue
         for name, share in found.importances.items():
             shares.setdefault(name, []).append(share)
     return {name: _middle(values) for name, values in shares.items() if len(values) > 1}

@@ -191,6 +191,8 @@ def importance(
     if as_json:
         fields = ("evaluator", "trials", "importances")
         _print_json({name: getattr(found, name) for name in fields})
+        if found.doubt:
+            print(f"hpo: these shares say nothing: {found.doubt}", file=sys.stderr)
         return
     show.console().print(show.importance(found))
 

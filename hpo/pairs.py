@@ -42,6 +42,9 @@ def importances(every: list[FrozenTrial], axes: Sequence[Axis]) -> tuple[Section
         except StoreError as error:
             notes.append(f"{evaluator} cannot say: {error}.")
             continue
+        if over.doubt:
+            notes.append(f"{evaluator} cannot say: {over.doubt}.")
+            continue
         found.append((over, importance.intervals(trials, evaluator)))
     if not found:
         return replace(section, text=tuple(notes)), names

@@ -281,8 +281,9 @@ def importance(found: Importance) -> RenderableType:
     for name, share in found.importances.items():
         table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))
     headline = f"importance by {found.evaluator}, over {found.trials} complete trials"
-    left_out = f"left out, since not every trial has it: {', '.join(found.left_out)}"
-    return Group(headline, table, *([left_out] if found.left_out else []))
+    notes = [f"left out, since not every trial has it: {', '.join(found.left_out)}"] * bool(found.left_out)
+    notes += [f"these shares say nothing: {found.doubt}"] * bool(found.doubt)
+    return Group(headline, table, *notes)
 
 
 def findings(found: Iterable["Finding"]) -> Table:

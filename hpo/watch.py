@@ -56,7 +56,8 @@ class Stop:
 def say(text: str) -> None:
     """Write a line to stderr; whoever read it may be gone, which must not keep a worker from saving."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")  # at once: a thread for each worker says its lines
+        sys.stderr.flush()
     except OSError:
         pass
 

@@ -2,7 +2,10 @@
 
 import errno
 import subprocess
+import sys
+from types import SimpleNamespace
 
+from hpo import watch
 from test_run import load
 
 OWN = """
@@ -54,3 +57,11 @@ def test_a_worker_that_cannot_be_started_again_at_once_is_started_later(place, m
     for process in (first, second):
         with process:  # closes its pipes
             assert process.returncode is not None
+
+
+def test_a_line_is_said_in_one_piece(monkeypatch):
+    """Each worker's lines come through a thread of its own."""
+    written = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    watch.say("trial 0 starts")
+    assert written == ["trial 0 starts\n"]

@@ -145,7 +145,7 @@ def test_sixteen_processes_run_forty_trials_once_each(url, sql, tmp_path):
 @pytest.mark.parametrize("seed", [1])
 def test_workers_killed_at_any_moment_lose_nothing(url, sql, tmp_path, seed):
     """Half of the deaths are noticed at once, on the same machine, and half when the lease runs out."""
-    trials, epochs, chance = 10, 8, random.Random(seed)
+    trials, epochs, chance = 20, 8, random.Random(seed)  # more than twice what the kills wait for
     study = Study(url, sql, trials, tmp_path)
     orders = {"epochs": epochs, "epoch_seconds": 0.05, "lease_seconds": 1.0, "nameless": True}
     with study.workers(4, **orders) as workers:

@@ -227,7 +227,7 @@ def delete(
 
     opened = store.open_(store_url, create=False)
     now = status.status(opened, name)
-    if alive := [worker.owner for worker in now.workers if worker.expires_in_seconds > 0]:
+    if alive := [worker.owner for worker in now.workers if worker.is_alive]:
         first = (
             "they save and leave, then try again" if now.state == "stopped" else f"'hpo stop {name}' first"
         )
@@ -257,7 +257,6 @@ def pause(name: StudyName, store_url: StoreUrl = STORE) -> None:
 @app.command()
 def resume(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study that was paused or stopped go on."""
-
     if _ordered(name, store_url, None, "resume"):
         print(f"study {name} may go on; workers that were stopped want 'hpo launch {name}'")
 

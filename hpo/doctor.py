@@ -127,7 +127,7 @@ def _studies(url: str, artifacts: str) -> Iterator[Finding]:
 def _trials(name: str, trials: list[FrozenTrial], held: list[Held]) -> Iterator[Finding]:
     what = f"study {name}"
     for worker in held:
-        if worker.expires_in_seconds <= 0:
+        if not worker.is_alive:
             message = f"trial {worker.trial}'s worker {worker.owner} is gone, or silent for too long"
             advice = f"the next worker takes it up; 'hpo launch {name}' starts some"
             yield Finding(what=what, verdict="doubtful", message=message, advice=advice)

@@ -38,8 +38,9 @@ def launch(opened: Store, name: str, asked: Request, settings: Mapping[str, str]
     Raises EngineError for a request that does not fit its engine.
     """
     crew = _crew(name, asked, settings)
-    if status.status(opened, name).state == "complete":
-        watch.say(f"hpo: study '{name}' is complete; nothing to do")
+    now = status.status(opened, name)
+    if now.state == "complete":
+        watch.tell_idle(now)
     elif crew is None:
         watch.workers(opened, name, asked.devices, asked.workers_per_device, settings, stop)
     elif watch.may_work(opened, name):

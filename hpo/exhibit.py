@@ -130,7 +130,7 @@ class _Labels:
         """Delete a study as 'hpo delete' does: not under its workers, and with its files."""
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
-        if any(worker.expires_in_seconds > 0 for worker in store.held(self.opened, study_id)):
+        if any(worker.is_alive for worker in store.held(self.opened, study_id)):
             return _conflict("the study has workers; stop them first")
         folder = self._folder(study_id)
         answer = callback(study_id=study_id)

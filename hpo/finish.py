@@ -112,11 +112,9 @@ def _refuse(definition: Definition) -> None:
 def _settings(trials: list[FrozenTrial]) -> Iterator[Setting]:
     """Give the settings of the complete trials, each once, best first."""
     seen: set[str] = set()
-    complete = {t.number: t for t in trials if t.state == TrialState.COMPLETE and t.value is not None}
-    accuracies = {number: float(trial.value or 0.0) for number, trial in complete.items()}
-    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
-    for repeated in replicates.ranked(accuracies, replicates.repeats(trials), pruned):
-        trial = complete[repeated.trials[0]]
+    by_number = {trial.number: trial for trial in trials}
+    for repeated in replicates.of_trials(trials):
+        trial = by_number[repeated.trials[0]]
         epoch = trial.user_attrs.get("best_epoch")
         if epoch is None:
             continue  # another tool's

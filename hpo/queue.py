@@ -59,13 +59,12 @@ def claim(
                 elif lease is not None and lease.attempts >= max_attempts:
                     _give_up(session, found.trial_id, lease.attempts)
                 else:
-                    rows.write_attributes(session, found.trial_id, marks, system=True)
                     claim = Claim(
                         store=store,
                         study_id=study_id,
                         trial_id=found.trial_id,
                         number=found.number,
-                        token=_take(session, study_id, found.trial_id, lease, who, seconds),
+                        token=_take(session, study_id, found.trial_id, lease, who, seconds, marks),
                         who=who,
                         seconds=seconds,
                         checkpoint=None if lease is None else lease.checkpoint,
@@ -110,6 +109,7 @@ def _take(
     lease: sa.Row[Any] | None,
     who: Owner,
     seconds: float,
+    marks: Mapping[str, Any],
 ) -> int:
     """Make a locked trial RUNNING under a lease of ours, and give its token."""
     token = 1 if lease is None else lease.token + 1
@@ -126,6 +126,7 @@ def _take(
     session.execute(leases.taking(dialect_of(session), lease is None), values | new)
     rows.write_state(session, trial_id, TrialState.RUNNING)
     rows.write_attributes(session, trial_id, {"attempts": token})
+    rows.write_attributes(session, trial_id, marks, system=True)
     return token
 
 

@@ -77,6 +77,14 @@ def ranked(
     )
 
 
+def of_trials(trials: Sequence[FrozenTrial]) -> list[Repeated]:
+    """Rank the settings of a study's trials, as ``ranked`` does; a complete one without a value is last."""
+    complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
+    accuracies = {trial.number: -1.0 if trial.value is None else trial.value for trial in complete}
+    pruned = (trial.number for trial in trials if trial.state == TrialState.PRUNED)
+    return ranked(accuracies, repeats(trials), pruned)
+
+
 def noise(settings: Sequence[Repeated]) -> Noise | None:
     """Estimate what seeds do to an accuracy; None where no setting has two complete trials."""
     several = [each.accuracies for each in settings if len(each.accuracies) > 1]

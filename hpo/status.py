@@ -79,7 +79,7 @@ def status(opened: Store, name: str) -> Status:
     held = store.held(opened, study_id)
     counts = Counter(STATES[trial.state] for trial in trials)
     ranked = _ranked(definition, trials)
-    alive = sum(worker.expires_in_seconds > 0 for worker in held)
+    alive = sum(worker.is_alive for worker in held)
     order = control.order(opened, study_id)
     budgets = budget.of(opened, study_id, definition.search.limits)
     used_up = next((each for each in budgets if each.is_used_up), None)
@@ -101,7 +101,7 @@ def _waits(
     name: str, trials: list[FrozenTrial], held: list[Held], order: str | None, used_up: Budget | None
 ) -> Iterator[str]:
     """Say what waits, and what for."""
-    alive = [worker for worker in held if worker.expires_in_seconds > 0]
+    alive = [worker for worker in held if worker.is_alive]
     if (order or used_up) and alive:
         yield f"{_counted(len(alive), 'worker')} will save at the next epoch"
     paused = sum(rungs.paused_at(trial) is not None for trial in trials)
@@ -119,7 +119,7 @@ def _waits(
         yield f"{_counted(waiting, 'trial')} for workers: 'hpo launch {name}' starts some"
     for worker in held:
         silent = f"{worker.owner} has been silent for {worker.silent_seconds:.0f} s"
-        if worker.expires_in_seconds <= 0:
+        if not worker.is_alive:
             yield f"trial {worker.trial} for another worker: {worker.owner} is gone, or silent for too long"
         elif worker.silent_seconds > worker.expires_in_seconds:
             yield f"trial {worker.trial} for {worker.expires_in_seconds:.0f} s more: {silent}"
@@ -199,33 +199,25 @@ def none_complete(name: str, trials: Iterable[FrozenTrial]) -> str:
 
 
 def _ranked(definition: Definition, trials: list[FrozenTrial]) -> list[Best]:
-    complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
-    accuracies = {number: _value(trial) for number, trial in complete.items()}
-    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
-    settings = replicates.ranked(accuracies, replicates.repeats(trials), pruned)
+    by_number = {trial.number: trial for trial in trials}
+    settings = replicates.of_trials(trials)
     noise = replicates.noise(settings)
-    repeats = definition.search.replicates > 1
-    found = ((each, complete[each.trials[0]]) for each in settings)
-    return [_best(definition.name, trial, each if repeats else None, noise) for each, trial in found]
+    return [_best(definition, by_number[each.trials[0]], each, noise) for each in settings]
 
 
-def _value(trial: FrozenTrial) -> float:
-    return -1.0 if trial.value is None else trial.value
-
-
-def _best(name: str, trial: FrozenTrial, repeated: Repeated | None, noise: Noise | None) -> Best:
+def _best(definition: Definition, trial: FrozenTrial, setting: Repeated, noise: Noise | None) -> Best:
     seen = trial.user_attrs
     return Best(
-        study=name,
+        study=definition.name,
         trial=trial.number,
-        accuracy=_value(trial),
+        accuracy=setting.accuracies[0],
         best_epoch=seen.get("best_epoch"),
         epochs=seen.get("epochs"),
         params=trial.params,
         wall_time_seconds=seen.get("wall_time_seconds"),
         hardware=seen.get("hardware"),
         weights=seen.get("weights"),
-        replicates=repeated,
+        replicates=setting if definition.search.replicates > 1 else None,
         noise=noise,
     )
 

@@ -44,6 +44,11 @@ class Held:
     expires_in_seconds: float  # 0 where the owner's process ran on this machine and is gone
     silent_seconds: float  # since the owner was last heard of: the lease's age
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether others have to wait for the owner."""
+        return self.expires_in_seconds > 0
+
 
 def open_(text: str, *, create: bool, read_only: bool = False) -> Store:
     """Open the store at a URL; with ``create``, an SQLite file and the tables are made if need be.

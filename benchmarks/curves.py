@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpo import store, surrogate
+from hpo.analysis import surrogate
+from hpo.store import studies
 
 HERE = Path(__file__).parent
 NAME = "curves"
@@ -19,7 +20,7 @@ NAME = "curves"
 def main() -> None:
     """Run the study, or what is left of it, and write its curves."""
     subprocess.run([sys.executable, "-m", "hpo", "run", str(HERE / "curves.toml")], check=True)
-    opened = store.open_(os.environ.get("HPO_STORE", "sqlite:///storage/hpo.db"), create=False)
+    opened = studies.open_(os.environ.get("HPO_STORE", "sqlite:///storage/hpo.db"), create=False)
     recorded = surrogate.of_study(opened, NAME)
     surrogate.write(recorded, HERE / "curves.csv")
     print(f"{len(recorded.curves)} curves of {recorded.epochs} epochs")

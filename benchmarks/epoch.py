@@ -26,11 +26,12 @@ from rich.table import Table
 from torch.utils import data as torch_data
 from torchvision import transforms
 
-from hpo import data, images, model, numerics, optimizer, train
-from hpo.artifacts import Artifacts
-from hpo.config import Config
-from hpo.numerics import Numerics
-from hpo.warm import Warm
+from hpo.artifacts.folders import Artifacts
+from hpo.training import datasets, loop, models, optimizers, precision
+from hpo.training import transforms as images
+from hpo.training.config import Config
+from hpo.training.precision import Numerics
+from hpo.workers.cache import Warm
 
 CPU = torch.device("cpu")
 BATCH = 16
@@ -49,7 +50,7 @@ Peers = dict[str, Callable[[], float]]
 class Pictures(torch_data.Dataset):
     """A split as PIL images, transformed one by one."""
 
-    def __init__(self, split: data.Split, size: int) -> None:
+    def __init__(self, split: datasets.Split, size: int) -> None:
         self.pictures = [Image.fromarray(i.squeeze(0).numpy()).convert("RGB") for i in split.images]
         self.labels = split.labels
         self.transform = transforms.Compose(
@@ -85,12 +86,12 @@ def peers(settings: Config, folder: Path) -> Peers:
     warm = Warm(folder, Artifacts(str(folder / "artifacts")), CPU)
     dataset = warm.dataset(settings)
     how = Numerics(memory_format=warm.memory_format(settings, "fp32"))
-    run = train.Run(settings, dataset, CPU, numerics=how, build=warm.templates.seeded)
+    run = loop.Run(settings, dataset, CPU, numerics=how, build=warm.templates.seeded)
     split = dataset.train
     return {
         **{
             f"bare, {name}": bare(settings, split, Numerics(memory_format=name))
-            for name in numerics.FORMATS
+            for name in precision.FORMATS
         },
         "hpo": lambda: _hpo(run),
         "tutorial": tutorial(settings, split),
@@ -99,7 +100,7 @@ def peers(settings: Config, folder: Path) -> Peers:
     }
 
 
-def _hpo(run: train.Run) -> float:
+def _hpo(run: loop.Run) -> float:
     for _ in run._train_epoch():
         pass
     speed = len(run.train) / run.seconds
@@ -107,13 +108,13 @@ def _hpo(run: train.Run) -> float:
     return speed
 
 
-def _evaluation(run: train.Run, split: data.Split) -> float:
+def _evaluation(run: loop.Run, split: datasets.Split) -> float:
     started = time.perf_counter()
     run.evaluate(split)
     return len(split) / (time.perf_counter() - started)
 
 
-def _forward(run: train.Run, split: data.Split) -> Callable[[], float]:
+def _forward(run: loop.Run, split: datasets.Split) -> Callable[[], float]:
     inputs = run._input(split.images)
 
     def window() -> float:
@@ -126,10 +127,10 @@ def _forward(run: train.Run, split: data.Split) -> Callable[[], float]:
     return window
 
 
-def bare(settings: Config, split: data.Split, how: Numerics) -> Callable[[], float]:
+def bare(settings: Config, split: datasets.Split, how: Numerics) -> Callable[[], float]:
     """Give a function that makes a split's steps on one batch, and gives its images per second."""
-    module = how.prepare(model.build(settings, 10))
-    updates, loss = optimizer.build(settings, module.parameters()), optimizer.loss(settings)
+    module = how.prepare(models.build(settings, 10))
+    updates, loss = optimizers.build(settings, module.parameters()), optimizers.loss(settings)
     inputs = images.normalise(how.ordered(images.resize(split.images[:BATCH], settings.image_size)))
     labels = split.labels[:BATCH]
 
@@ -145,9 +146,9 @@ def bare(settings: Config, split: data.Split, how: Numerics) -> Callable[[], flo
     return window
 
 
-def tutorial(settings: Config, split: data.Split) -> Callable[[], float]:
+def tutorial(settings: Config, split: datasets.Split) -> Callable[[], float]:
     """Give a function that goes once through a split, and gives its images per second."""
-    module, loss = model.build(settings, 10), optimizer.loss(settings)
+    module, loss = models.build(settings, 10), optimizers.loss(settings)
     updates = torch.optim.SGD(module.parameters(), lr=settings.lr, momentum=settings.momentum)
     loader = torch_data.DataLoader(Pictures(split, settings.image_size), BATCH, shuffle=True)
 
@@ -186,13 +187,13 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each peer")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
-    numerics.keep_memory()  # for all peers, which share a process
+    precision.keep_memory()  # for all peers, which share a process
     names = ("case", "best bare, images/s", "hpo / bare", "tutorial / bare", "evaluation / forward")
     table, rows = Table(*names, box=None), []
     for name, size in CASES:
         speeds = measure(name, size, windows)
         middle = {peer: statistics.median(each) for peer, each in speeds.items()}
-        best = max((f"bare, {each}" for each in numerics.FORMATS), key=middle.__getitem__)
+        best = max((f"bare, {each}" for each in precision.FORMATS), key=middle.__getitem__)
         ratios = {
             "hpo/bare": middle["hpo"] / middle[best],
             "tutorial/bare": middle["tutorial"] / middle[best],

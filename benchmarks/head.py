@@ -24,15 +24,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hpo import data, model, store, studyfile, train, worker
-from hpo.artifacts import Artifacts
-from hpo.config import Config
-from hpo.events import Ended, Event, Reported
+from hpo.artifacts.folders import Artifacts
+from hpo.store import studies
+from hpo.study import file
+from hpo.training import datasets, loop, models
+from hpo.training.config import Config
+from hpo.training.events import Ended, Event, Reported
+from hpo.workers import worker
 
 CASES = (("resnet18", 64, 320), ("resnet18", 224, 96))  # model, pixels, training images
 EPOCHS = 20
 CPU = torch.device("cpu")
-TEMPLATES = model.Templates()
+TEMPLATES = models.Templates()
 
 STUDY = """
 name = "head"
@@ -53,10 +56,10 @@ pruner = "none"
 """
 
 
-def on_images(settings: Config, dataset: data.Dataset) -> float:
+def on_images(settings: Config, dataset: datasets.Dataset) -> float:
     """Give the seconds of a trial, from one of its epochs."""
     started = time.perf_counter()
-    run = train.Run(settings, dataset, CPU, build=TEMPLATES.seeded)
+    run = loop.Run(settings, dataset, CPU, build=TEMPLATES.seeded)
     building = time.perf_counter() - started
     return building + EPOCHS * next(epoch.seconds for epoch in run.epochs() if epoch is not None)
 
@@ -64,9 +67,9 @@ def on_images(settings: Config, dataset: data.Dataset) -> float:
 def trials(text: str, root: Path) -> Iterator[Event]:
     """Give the events of a worker that runs a study."""
     (root / "study.toml").write_text(text)
-    opened = store.open_(f"sqlite:///{root}/hpo.db", create=True)
-    definition = studyfile.load(root / "study.toml", [], None)
-    store.create(opened, definition, "")
+    opened = studies.open_(f"sqlite:///{root}/hpo.db", create=True)
+    definition = file.load(root / "study.toml", [], None)
+    studies.create(opened, definition, "")
     artifacts = Artifacts(str(root / "artifacts"))
     settings = worker.Settings(
         artifacts=artifacts, data=root, device="cpu", shown_as="cpu", lease_seconds=60.0
@@ -93,8 +96,8 @@ def measure(name: str, size: int, limit: int, windows: int) -> dict[str, list[fl
         events = trials(text, root)
         first, _ = on_features(events)
         on_features(events)  # its first checkpoint of this model has told what one costs
-        settings = studyfile.load(root / "study.toml", [], None).config({})
-        dataset = data.load(settings, root)
+        settings = file.load(root / "study.toml", [], None).config({})
+        dataset = datasets.load(settings, root)
         seconds = {"images": [], "first": [first], "features": [], "epoch": []}
         for _ in range(windows):
             seconds["images"].append(on_images(settings, dataset))

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import epoch
-from hpo import data, numerics
-from hpo.numerics import Numerics
+from hpo.training import datasets, precision
+from hpo.training.precision import Numerics
 
 WORKERS = 2
 # Images of an epoch, so that a window sees some of them whole.
@@ -104,10 +104,10 @@ def loop(kind: str, name: str, size: int, threads: int, speeds: Any) -> None:
     """Work for ever in a process of its own, and tell the speed of each pass."""
     torch.set_num_threads(threads)
     settings = epoch.settings_of(name, size).model_copy(update={"limit": CASES[name, size]})
-    split = data.load(settings, Path()).train
+    split = datasets.load(settings, Path()).train
     if kind == "bare":
-        numerics.keep_memory()
-        ways = [epoch.bare(settings, split, Numerics(memory_format=each)) for each in numerics.FORMATS]
+        precision.keep_memory()
+        ways = [epoch.bare(settings, split, Numerics(memory_format=each)) for each in precision.FORMATS]
         run = max(ways, key=lambda way: max(way() for _ in range(2)))
         del ways
     else:

@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hpo import data, forecast, model, numerics, train
-from hpo.config import Config
+from hpo.analysis import cost
+from hpo.training import datasets, loop, models, precision
+from hpo.training.config import Config
 
 CASES = {("resnet18", 32): 160, ("alexnet", 64): 64, ("vgg16", 32): 32}
 CPU = torch.device("cpu")
@@ -28,14 +29,14 @@ def measure(name: str, size: int, images: int, windows: int) -> dict[str, list[f
     settings = Config(
         dataset="digits", model=name, image_size=size, weights="none", limit=images, epochs=windows + 1
     )
-    dataset = data.load(settings, Path())
-    shape = data.shape(settings, Path())
-    epochs = train.Run(settings, dataset, CPU, build=model.seeded).epochs()
+    dataset = datasets.load(settings, Path())
+    shape = datasets.shape(settings, Path())
+    epochs = loop.Run(settings, dataset, CPU, build=models.seeded).epochs()
     next(epochs)  # to warm up
-    steps = len(train.batches(shape.train, settings.batch_size))
+    steps = len(loop.batches(shape.train, settings.batch_size))
     found: dict[str, list[float]] = {"predicted": [], "real": []}
     for _ in range(windows):
-        seen = forecast.measure(settings, shape, CPU)
+        seen = cost.measure(settings, shape, CPU)
         epoch = next(epochs)
         if seen is None or epoch is None:
             raise RuntimeError(f"{name} at {size} px does not fit into the memory")
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
-    numerics.keep_memory()
+    precision.keep_memory()
     table, rows = Table("case", "real, s", "predicted, s", "predicted / real", box=None), []
     for (name, size), images in CASES.items():
         seconds = measure(name, size, images, windows)

@@ -13,10 +13,10 @@ import json
 import os
 from pathlib import Path
 
-from hpo import regret, surrogate
-from hpo.regret import Tried
-from hpo.show import console
-from hpo.surrogate import Surrogate
+from hpo.analysis import strategies, surrogate
+from hpo.analysis.strategies import Tried
+from hpo.analysis.surrogate import Surrogate
+from hpo.cli.console import console
 
 CURVES = Path(__file__).parent / "curves.csv"
 PLAIN = "Optuna: TPE, median"  # plain Optuna's defaults
@@ -30,8 +30,8 @@ def known(curves: Path) -> Surrogate:
 
 def attempt(curves: Path, index: int, workers: int, repeats: int) -> Tried:
     """Simulate one of the strategies, in a process of its own."""
-    strategy = regret.strategies(known(curves).recorded, None, None)[index]
-    return regret.attempt(known(curves), strategy, workers=workers, seeds=range(repeats))
+    strategy = strategies.strategies(known(curves).recorded, None, None)[index]
+    return strategies.attempt(known(curves), strategy, workers=workers, seeds=range(repeats))
 
 
 def main() -> None:
@@ -41,42 +41,42 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=CURVES)
     given = parser.parse_args()
     recorded = known(given.curves).recorded
-    count = len(regret.strategies(recorded, None, None))
+    count = len(strategies.strategies(recorded, None, None))
     for workers in (1, 8):
         tasks = [(given.curves, index, workers, given.repeats) for index in range(count)]
         with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             tried = list(pool.map(attempt, *zip(*tasks, strict=True)))
-        print("\n".join(regret.preface(known(given.curves), workers=workers, repeats=given.repeats)))
-        found = regret.compare(tried, known(given.curves))
-        console().print(regret.table(found, regret.budget(recorded)))
+        print("\n".join(strategies.preface(known(given.curves), workers=workers, repeats=given.repeats)))
+        found = strategies.compare(tried, known(given.curves))
+        console().print(strategies.table(found, strategies.budget(recorded)))
         print(
             json.dumps(
                 {
                     "benchmark": "search",
                     "workers": workers,
-                    **_ratios(found, tried, regret.budget(recorded)),
+                    **_ratios(found, tried, strategies.budget(recorded)),
                 }
             ),
             flush=True,
         )
 
 
-def _ratios(found: list[regret.Result], tried: list[Tried], budget: int) -> dict[str, float | str]:
+def _ratios(found: list[strategies.Result], tried: list[Tried], budget: int) -> dict[str, float | str]:
     """Give hpo's epochs to the target over those of its peers, and how likely that is by chance."""
     needed = {result.strategy: result.epochs.value for result in found}
     ours = found[-1]
     plain = [name for name in needed if name.startswith("Optuna: ")]
     best = min(plain, key=lambda name: needed[name])
-    epochs = regret.needed(tried, budget)
+    epochs = strategies.needed(tried, budget)
     return {
         "hpo": ours.strategy,
         "over_random": round(ours.ratio, 3),
         "p_random": ours.p,
         "over_optuna_defaults": round(ours.epochs.value / needed[PLAIN], 3),
-        "p_optuna_defaults": regret.better(epochs[ours.strategy], epochs[PLAIN]),
+        "p_optuna_defaults": strategies.better(epochs[ours.strategy], epochs[PLAIN]),
         "best_of_optuna": best,
         "over_best_of_optuna": round(ours.epochs.value / needed[best], 3),
-        "p_best_of_optuna": regret.better(epochs[ours.strategy], epochs[best]),
+        "p_best_of_optuna": strategies.better(epochs[ours.strategy], epochs[best]),
     }
 
 

@@ -36,11 +36,14 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpo import lease, objective, queue, rows, space, store, verdict
-from hpo.config import Config
-from hpo.definition import Definition, Pruner, Sampler, Search
-from hpo.history import History
-from hpo.leases import leases
+from hpo.store import lease, queue, rows, studies
+from hpo.store.history import History
+from hpo.store.lease_table import leases
+from hpo.study import space
+from hpo.study.definition import Definition, Pruner, Sampler, Search
+from hpo.training.config import Config
+from hpo.workers import pruning
+from hpo.workers import trial as objective
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where the server comes from
 
@@ -143,9 +146,9 @@ class Ours:
         outcomes: Callable[[int], list[Outcome]] | None = None,
     ) -> None:
         self.made = definition(finished + trials + SPARE, pruner)
-        self.opened = store.open_(url, create=True)
-        store.create(self.opened, self.made, "benchmark")
-        study_id = store.study_id(self.opened, self.made.name)
+        self.opened = studies.open_(url, create=True)
+        studies.create(self.opened, self.made, "benchmark")
+        study_id = studies.study_id(self.opened, self.made.name)
         with self.opened.engine.begin() as connection:
             wanted = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == study_id)
             ids = connection.scalars(wanted.order_by(rows.trials.c.number).limit(finished)).all()
@@ -162,14 +165,14 @@ class Ours:
         costs, history = self.costs, self.place.storage
         costs.trials.append({})
         with costs.part("trial"):
-            made = store.definition_of(self.opened, self.made.name)
+            made = studies.definition_of(self.opened, self.made.name)
             who = lease.owner("cpu")
             claim = queue.claim(self.opened, history.study_id, who, seconds=60.0, max_attempts=3)
             assert claim is not None
         with lease.kept(claim):
             with costs.part("trial"):
                 _, _, study = objective._setting(claim, self.place)
-                judge = verdict.Judge(study, history, made)
+                judge = pruning.Judge(study, history, made)
             for epoch in range(1, EPOCHS + 1):
                 with costs.part("epoch"):
                     report(claim, judge, epoch)
@@ -177,7 +180,7 @@ class Ours:
                 claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget=True)
 
 
-def report(claim: lease.Claim, judge: verdict.Judge, epoch: int) -> None:
+def report(claim: lease.Claim, judge: pruning.Judge, epoch: int) -> None:
     """Commit an epoch as a worker does, with the verdict on it."""
     value = accuracy(claim.number, epoch)
     judge.report(epoch, value)

@@ -43,8 +43,12 @@ from rich.table import Table
 
 from benchmarks import store as case
 from benchmarks.store import EPOCHS, SPACE, Outcome, accuracy
-from hpo import lease, objective, rungs, space, store, verdict, worker
-from hpo.history import History
+from hpo.search import asha
+from hpo.store import lease, studies
+from hpo.store.history import History
+from hpo.study import space
+from hpo.workers import pruning, worker
+from hpo.workers import trial as objective
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where the servers come from
 
@@ -104,21 +108,21 @@ class Ours:
     """A worker's trials, as far as they concern the store."""
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
-        self.opened = store.open_(url, create=False)
-        self.history = History(self.opened, store.study_id(self.opened, "hpo"), "hpo")
+        self.opened = studies.open_(url, create=False)
+        self.history = History(self.opened, studies.study_id(self.opened, "hpo"), "hpo")
         self.who, self.clock = lease.owner("cpu"), clock
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[tuple[lease.Claim, verdict.Judge]]:
+    def asked(self) -> Iterator[tuple[lease.Claim, pruning.Judge]]:
         """Claim a trial, get its parameters, and keep it meanwhile; give it with its judge."""
-        made = store.definition_of(self.opened, "hpo")
-        self.history.ladder = rungs.of(made)
+        made = studies.definition_of(self.opened, "hpo")
+        self.history.ladder = asha.of(made)
         claim = worker._claim(self.opened, self.history, self.who, 60.0, made.search)
         assert claim is not None
         with lease.kept(claim):
             place: Any = SimpleNamespace(storage=self.history, definition=made)
             _, _, study = objective._setting(claim, place)
-            yield claim, verdict.Judge(study, self.history, made)
+            yield claim, pruning.Judge(study, self.history, made)
 
     def trial(self) -> None:
         """Run a trial."""
@@ -131,7 +135,7 @@ class Ours:
                 with clock.call("report"):
                     try:
                         case.report(claim, judge, epoch)
-                    except verdict.Pruned as pruned:  # a trial that goes on is past this rung
+                    except pruning.Pruned as pruned:  # a trial that goes on is past this rung
                         self.history.own.system_attrs.update(pruned.attributes)
             with clock.call("end"):
                 claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget=True)
@@ -328,8 +332,8 @@ def rested(count: int) -> list[Outcome]:
     for number, rank in enumerate(ranks):
         place = rank * number / count  # among those that came before it
         rung, left = (3, count / 9) if rank < count / 3 else (1, count / 3)
-        promoted = {rungs.PROMOTED: 3 if rank < count / 9 else rung // 3} if rank < count / 3 else {}
-        waits = {**promoted, rungs.PAUSED: rung}
+        promoted = {asha.PROMOTED: 3 if rank < count / 9 else rung // 3} if rank < count / 3 else {}
+        waits = {**promoted, asha.PAUSED: rung}
         gain = (count - rank) / count / 1e3
         if rank < count / 9:
             found.append(Outcome(state=TrialState.COMPLETE, epochs=EPOCHS, gain=gain, system=promoted))

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import head
-from hpo import model
-from hpo.config import Config
-from hpo.events import Ended, Started
+from hpo.training import models
+from hpo.training.config import Config
+from hpo.training.events import Ended, Started
 
 CASES = (("resnet18", 32), ("alexnet", 64), ("vgg16", 32))
 
@@ -63,7 +63,7 @@ def building(name: str, size: int, times: int) -> list[float]:
     settings, found = Config(dataset="digits", model=name, image_size=size, weights="none"), []
     for _ in range(times):
         started = time.perf_counter()
-        model.seeded(settings, 10, 0)
+        models.seeded(settings, 10, 0)
         found.append(time.perf_counter() - started)
     return found
 

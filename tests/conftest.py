@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 import postgres
-from hpo import cli
+from hpo.cli import main
 
 # One thread each, here and in the processes that tests start: they run side by side, and bits depend on the
 # number of threads. Set before anything imports torch, which reads it then.
@@ -83,7 +83,7 @@ class Workplace:
             closed_engines(),
             pytest.raises(SystemExit) as ended,
         ):
-            cli.main()
+            main.main()
         assert ended.value.code == code, (
             f"hpo {' '.join(args)}: {ended.value.code}\n{out.getvalue()}\n{err.getvalue()}"
         )

@@ -17,9 +17,10 @@ from collections.abc import Callable
 
 from optuna.trial import TrialState
 
-from hpo import lease, queue, space, store
-from hpo.config import Config
-from hpo.definition import Definition, Point, Pruner, Search
+from hpo.store import lease, queue, studies
+from hpo.study import space
+from hpo.study.definition import Definition, Point, Pruner, Search
+from hpo.training.config import Config
 
 NAME = "study"
 
@@ -55,8 +56,8 @@ def say(*words: object) -> None:
 
 def work(orders: Orders, index: int) -> None:
     """Run trials until none is left; an epoch's accuracy is its token, so that it says who wrote it."""
-    opened = store.open_(orders.url, create=False)
-    study_id = store.study_id(opened, NAME)
+    opened = studies.open_(orders.url, create=False)
+    study_id = studies.study_id(opened, NAME)
     who = lease.owner("cpu")
     if orders.nameless and index % 2:
         who = dataclasses.replace(who, process="")
@@ -87,8 +88,8 @@ def run(claim: lease.Claim, orders: Orders) -> str:
 
 
 def create(orders: Orders, index: int) -> None:
-    opened = store.open_(orders.url, create=True)
-    say("created", store.create(opened, definition(orders.create), "text"))
+    opened = studies.open_(orders.url, create=True)
+    say("created", studies.create(opened, definition(orders.create), "text"))
 
 
 def forked(job: Callable[[Orders, int], None], orders: Orders, index: int) -> int:

@@ -5,14 +5,14 @@ import threading
 
 import pytest
 
-from hpo import actors
 from hpo.errors import EngineError
-from hpo.launch import Crew
+from hpo.workers import ray
+from hpo.workers.supervisor import Crew
 
 
 def begin(**options: str) -> None:
     crew = Crew(study="small", workers=1, gpus=None, settings={}, options=options)
-    next(actors.supervise(crew, threading.Event(), print))
+    next(ray.supervise(crew, threading.Event(), print))
 
 
 def test_without_ray_one_line_says_how_to_have_it(monkeypatch):
@@ -38,7 +38,7 @@ def test_an_option_that_ray_does_not_know_is_refused_in_one_line(options, line, 
 
 def test_a_cluster_is_named_by_the_option_before_rays_own_variable(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert actors.address({"address": "auto"}) == "auto"
-    assert actors.address({}) == "head:6379"
+    assert ray.address({"address": "auto"}) == "auto"
+    assert ray.address({}) == "head:6379"
     monkeypatch.delenv("RAY_ADDRESS")
-    assert actors.address({}) is None
+    assert ray.address({}) is None

@@ -8,9 +8,12 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from hpo import config, store, studyfile, worker
-from hpo.artifacts import Artifacts
+from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactAway, ArtifactError
+from hpo.store import studies
+from hpo.study import file as studyfile
+from hpo.training import config
+from hpo.workers import worker
 
 OWN = """
 import torch
@@ -186,8 +189,8 @@ def test_a_trial_goes_on_from_a_checkpoint_behind_a_url(tmp_path, monkeypatch):
     )
     definition = studyfile.load(tmp_path / "own.toml")
     assert definition.vocabulary is config.OWN
-    opened = store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    store.create(opened, definition, "")
+    opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    studies.create(opened, definition, "")
     root = f"memory://{uuid.uuid4().hex}"
     settings = worker.Settings(
         artifacts=Artifacts(root), data=tmp_path, device="cpu", shown_as="cpu", lease_seconds=60
@@ -200,7 +203,7 @@ def test_a_trial_goes_on_from_a_checkpoint_behind_a_url(tmp_path, monkeypatch):
     started, *_, last = worker.work(opened, "own", settings, threading.Event())
     assert (started.attempt, started.done) == (2, 2)
     assert (last.state, last.accuracy) == ("complete", 0.4)
-    (trial,) = opened.get_all_trials(store.study_id(opened, "own"))
+    (trial,) = opened.get_all_trials(studies.study_id(opened, "own"))
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
     place = Artifacts(root)
     with place.filesystem.open(place.path(trial.user_attrs["weights"])) as file:
@@ -221,8 +224,8 @@ def test_a_worker_that_looks_for_a_checkpoint_elsewhere_says_so(tmp_path, monkey
         '[train]\nobjective = "climbing:climb"\nepochs = 4\n'
         '[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
     )
-    opened = store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    store.create(opened, studyfile.load(tmp_path / "own.toml"), "")
+    opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    studies.create(opened, studyfile.load(tmp_path / "own.toml"), "")
     one, other = (Artifacts(f"memory://{uuid.uuid4().hex}") for _ in range(2))
     told = {"data": tmp_path, "device": "cpu", "shown_as": "cpu", "lease_seconds": 60}
     stop = threading.Event()
@@ -245,15 +248,15 @@ def test_trials_that_pause_and_are_never_promoted_keep_their_weights_behind_a_ur
         '[search]\nsampler = "random"\ntrials = 6\n'
         'pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }\n'
     )
-    opened = store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    store.create(opened, studyfile.load(tmp_path / "own.toml"), "")
+    opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    studies.create(opened, studyfile.load(tmp_path / "own.toml"), "")
     place = Artifacts(f"memory://{uuid.uuid4().hex}")
     settings = worker.Settings(
         artifacts=place, data=tmp_path, device="cpu", shown_as="cpu", lease_seconds=60
     )
     ended = list(worker.work(opened, "own", settings, threading.Event()))
     assert any(getattr(event, "state", "") == "paused" for event in ended)
-    trials = opened.get_all_trials(store.study_id(opened, "own"))
+    trials = opened.get_all_trials(studies.study_id(opened, "own"))
     assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
     for trial in trials:
         folder, _, weights = trial.user_attrs["weights"].rpartition("/")

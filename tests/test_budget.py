@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import optuna
 import pytest
 
-from hpo import definition, studyfile
 from hpo.errors import DefinitionError
+from hpo.study import definition
+from hpo.study import file as studyfile
 
 OWN = """
 import time

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from hpo import catalog
+from hpo.training import catalog
 
 
 def test_only_classification_models_are_listed_in_order():

@@ -7,12 +7,15 @@ import optuna
 import pytest
 import torch
 
-from hpo import chance, lease, objective, queue, store, studyfile
-from hpo.chance import Chance
-from hpo.config import Config
-from hpo.definition import Pruner, Search
-from hpo.history import History
-from hpo.verdict import Judge, Pruned
+from hpo.search import baseline
+from hpo.search.baseline import Chance
+from hpo.store import lease, queue, studies
+from hpo.store.history import History
+from hpo.study import file
+from hpo.study.definition import Pruner, Search
+from hpo.training.config import Config
+from hpo.workers import trial as objective
+from hpo.workers.pruning import Judge, Pruned
 
 TEN = Chance(share=0.1, images=5000, epochs=3)
 
@@ -22,10 +25,10 @@ def labels(*counts: int) -> torch.Tensor:
 
 
 def test_the_ceiling_is_the_largest_class_and_two_standard_errors_and_a_margin():
-    found = chance.of(labels(50, 30, 20), Config(), Search())
+    found = baseline.of(labels(50, 30, 20), Config(), Search())
     assert found == Chance(share=0.5, images=100, epochs=3)
     assert found.ceiling == pytest.approx(0.5 + 2 * math.sqrt(0.25 / 100) + 0.02)
-    hundred = chance.of(labels(*[50] * 100), Config(), Search())
+    hundred = baseline.of(labels(*[50] * 100), Config(), Search())
     assert hundred.ceiling == pytest.approx(0.01 + 2 * math.sqrt(0.0099 / 5000) + 0.002)
 
 
@@ -69,21 +72,21 @@ def test_a_split_too_small_to_tell_prunes_nothing():
     ],
 )
 def test_a_trial_has_its_warm_up_and_the_pruners_first_epochs_besides(settings, search, epochs):
-    assert chance.of(labels(5, 5), settings, search).epochs == epochs
+    assert baseline.of(labels(5, 5), settings, search).epochs == epochs
 
 
 def test_it_can_be_switched_off():
-    assert chance.of(labels(5, 5), Config(), Search(chance_epochs=0)) is None
-    assert chance.of(labels(5, 5), Config(), Search(pruner=Pruner(name="none"))) is None
+    assert baseline.of(labels(5, 5), Config(), Search(chance_epochs=0)) is None
+    assert baseline.of(labels(5, 5), Config(), Search(pruner=Pruner(name="none"))) is None
 
 
 def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epochs(url):
     """Its accuracy never left 0.12 in 30 epochs, a third of all GPU time; AlexNet's rose to 0.62."""
     sets = ["search.prune_points=true", "search.pruner=asha"]
-    made = studyfile.load(studyfile.find("original-grid"), sets)
-    opened = store.open_(url, create=True)
-    store.create(opened, made, "text")
-    study_id = store.study_id(opened, made.name)
+    made = file.load(file.find("original-grid"), sets)
+    opened = studies.open_(url, create=True)
+    studies.create(opened, made, "text")
+    study_id = studies.study_id(opened, made.name)
     history = History(opened, study_id, made.name)
     place = SimpleNamespace(storage=history, definition=made)
     curves = {"vgg16": [0.10, 0.1201, 0.11, 0.10], "alexnet": [0.35, 0.45, 0.5, 0.52]}
@@ -93,7 +96,7 @@ def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epoch
         trial, config, study = objective._setting(claim, place)
         if trial.params["optimizer"] != "adam" or config.model not in curves:
             continue
-        judge = Judge(study, history, made, chance.of(labels(*[500] * 10), config, made.search))
+        judge = Judge(study, history, made, baseline.of(labels(*[500] * 10), config, made.search))
         for epoch, accuracy in enumerate(curves[config.model], 1):
             judge.report(epoch, accuracy)
             claim.commit(report=(epoch, accuracy), judge=judge.ask)

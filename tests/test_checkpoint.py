@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpo import checkpoint, files
+from hpo.artifacts import checkpoint, durable
 
 
 def state(epoch: int, step: int = 0) -> dict:
@@ -128,10 +128,10 @@ def test_an_older_attempt_cannot_overwrite_a_newer_ones_file(tmp_path):
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    files.write(tmp_path / "a", b"before")
+    durable.write(tmp_path / "a", b"before")
 
     def cut() -> None:
-        with files.durable(tmp_path) as draft:
+        with durable.durable(tmp_path) as draft:
             draft.name = "a"
             draft.file.write(b"half")
             raise OSError(28, "No space left on device")

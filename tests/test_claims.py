@@ -11,8 +11,11 @@ import pytest
 from scipy import stats
 
 from conftest import ROOT
-from hpo import claims, interval, original, outcome, rebuilt, replay, studyfile, summary
-from hpo.outcome import Outcome
+from hpo.analysis import intervals, records
+from hpo.analysis.records import Outcome
+from hpo.original import claims, facts, match, tables
+from hpo.report import summary
+from hpo.study import file
 
 IMAGES = 10_000
 GPU, OTHER = "NVIDIA H100, TF32", "NVIDIA A100, TF32"
@@ -22,11 +25,11 @@ SECONDS = {7: 96.0, 9: 96.1, 10: 96.0, 11: 96.0}
 
 
 def accuracy(number: int) -> float:
-    return ACCURACIES.get(number) or float(original.POINTS[number].accuracy)
+    return ACCURACIES.get(number) or float(facts.POINTS[number].accuracy)
 
 
 def seconds(number: int) -> float:
-    return SECONDS.get(number) or float(original.POINTS[number].epoch_seconds)
+    return SECONDS.get(number) or float(facts.POINTS[number].epoch_seconds)
 
 
 def trial(
@@ -39,11 +42,11 @@ def trial(
     **changes: Any,
 ) -> Outcome:
     """Give a trial as of one of the original's points; ``first`` is epoch 1's share of the best."""
-    point = original.POINTS[number]
+    point = facts.POINTS[number]
     best = accuracy(number) if best is None else best
     each = seconds(number) if epoch_seconds is None else epoch_seconds
-    own = {key: getattr(point, key) for key in replay.KEYS if getattr(point, key) is not None}
-    setting = {**original.CONDITIONS, **own, "epochs": point.epochs, "seed": seed, **changes}
+    own = {key: getattr(point, key) for key in match.KEYS if getattr(point, key) is not None}
+    setting = {**facts.CONDITIONS, **own, "epochs": point.epochs, "seed": seed, **changes}
     return Outcome(
         repeats=None,
         number=number,
@@ -67,11 +70,11 @@ def trial(
 
 def grid(**changed: Any) -> list[Outcome]:
     """Give a run of each point; ``p3=dict(best=0.5)`` changes point 3."""
-    return [trial(number, **changed.get(f"p{number}", {})) for number in original.POINTS]
+    return [trial(number, **changed.get(f"p{number}", {})) for number in facts.POINTS]
 
 
 def judged(found: Sequence[Outcome], images: int | None = IMAGES) -> dict[int, claims.Claim]:
-    return {claim.number: claim for claim in claims.claims(replay.replay(found), images)}
+    return {claim.number: claim for claim in claims.claims(match.replay(found), images)}
 
 
 def verdicts(found: Sequence[Outcome]) -> dict[int, str]:
@@ -84,24 +87,24 @@ def part(claim: claims.Claim, words: str) -> claims.Part:
 
 
 def test_the_points_are_those_of_the_study_file():
-    listed = studyfile.load(ROOT / "studies/original-grid.toml").points
-    assert len(listed) == len(original.POINTS) == 14
-    for point, (number, ours) in zip(listed, original.POINTS.items(), strict=True):
-        setting = {key: getattr(ours, key) for key in replay.KEYS if getattr(ours, key) is not None}
+    listed = file.load(ROOT / "studies/original-grid.toml").points
+    assert len(listed) == len(facts.POINTS) == 14
+    for point, (number, ours) in zip(listed, facts.POINTS.items(), strict=True):
+        setting = {key: getattr(ours, key) for key in match.KEYS if getattr(ours, key) is not None}
         assert point.setting == {**setting, "epochs": ours.epochs}
         assert (number, point.site) == (ours.number, ours.site)
 
 
 def test_the_conditions_are_those_of_the_study_file():
     train = tomllib.loads((ROOT / "studies/original-grid.toml").read_text())["train"]
-    assert {key: train[key] for key in train if key != "selection"}.items() <= original.CONDITIONS.items()
-    definition = studyfile.load(ROOT / "studies/original-grid.toml")
-    assert original.CONDITIONS.items() <= definition.train.items()
+    assert {key: train[key] for key in train if key != "selection"}.items() <= facts.CONDITIONS.items()
+    definition = file.load(ROOT / "studies/original-grid.toml")
+    assert facts.CONDITIONS.items() <= definition.train.items()
 
 
 def test_the_file_says_the_same_figures_in_its_comments():
     text = (ROOT / "studies/original-grid.toml").read_text()
-    for point in original.POINTS.values():
+    for point in facts.POINTS.values():
         if point.epoch_seconds:
             figures = f"{point.accuracy}, " if point.accuracy else ""
             assert f"# {point.number}: {figures}{point.epoch_seconds} s per epoch" in text
@@ -189,9 +192,9 @@ def test_several_seeds_contradict_and_cannot_tell_by_their_interval():
 def test_the_interval_over_seeds_is_welchs():
     a, b = [0.951, 0.953, 0.956, 0.950], [0.947, 0.949, 0.944]
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
-    found = interval.of_accuracies(a, b, None)
+    found = intervals.of_accuracies(a, b, None)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    mean = interval.of_mean(a)
+    mean = intervals.of_mean(a)
     assert (mean.low, mean.high) == pytest.approx(
         stats.t.interval(0.95, 3, loc=sum(a) / 4, scale=stats.sem(a))
     )
@@ -200,13 +203,13 @@ def test_the_interval_over_seeds_is_welchs():
 def test_the_interval_of_pairs_is_the_paired_t_tests():
     a, b = [0.951, 0.953, 0.956, 0.950], [0.947, 0.949, 0.944, 0.946]
     expected = stats.ttest_rel(a, b).confidence_interval()
-    found = interval.of_pairs(list(zip(a, b, strict=True)))
+    found = intervals.of_pairs(list(zip(a, b, strict=True)))
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert interval.of_pairs([(0.52, 0.51), (0.52, 0.51)], least=0.01).sign == 0
+    assert intervals.of_pairs([(0.52, 0.51), (0.52, 0.51)], least=0.01).sign == 0
 
 
 def test_seeds_that_agree_to_the_image_are_not_surer_than_one_image():
-    found = interval.of_accuracies([0.52, 0.52], [0.51, 0.51], 100)
+    found = intervals.of_accuracies([0.52, 0.52], [0.51, 0.51], 100)
     assert found.sign == 0
 
 
@@ -214,7 +217,7 @@ def test_a_setting_of_several_seeds_shows_its_mean_with_the_interval():
     found = [trial(8, best=best, seed=seed) for seed, best in enumerate((0.9561, 0.9512, 0.9533))]
     low, high = stats.t.interval(0.95, 2, loc=0.95353, scale=stats.sem([0.9561, 0.9512, 0.9533]))
     told = f"0.9535 ({low:.4f} to {high:.4f}, "
-    assert rebuilt.accuracy(replay.replay(found)[8], IMAGES) == f"{told}3 seeds)"
+    assert tables.accuracy(match.replay(found)[8], IMAGES) == f"{told}3 seeds)"
     sure = " ".join(summary.summary(found, "test", IMAGES, "complete").sure)
     assert f"Over 3 seeds its setting reaches {told.replace(' (', ' on average (')}95 %)" in sure
     alone = " ".join(summary.summary(found[:1], "test", IMAGES, "complete").sure)
@@ -223,7 +226,7 @@ def test_a_setting_of_several_seeds_shows_its_mean_with_the_interval():
 
 def test_one_seed_run_twice_is_one_run():
     again = [*grid(), trial(8, best=0.2)]
-    assert replay.replay(again)[8].accuracies == [accuracy(8)]
+    assert match.replay(again)[8].accuracies == [accuracy(8)]
     assert "one run each" in judged(again)[5].parts[0].numbers
 
 
@@ -240,7 +243,7 @@ def test_one_seed_run_twice_is_one_run():
     ],
 )
 def test_other_conditions_than_the_originals_cannot_tell_and_say_so(changes, said):
-    found = judged([trial(number, **changes) for number in original.POINTS])
+    found = judged([trial(number, **changes) for number in facts.POINTS])
     assert {claim.verdict for claim in found.values()} == {"cannot tell"}
     assert said in found[5].reason
     assert {each.verdict for each in found[5].parts} == {"cannot tell"}
@@ -277,7 +280,7 @@ def test_times_are_compared_within_one_kind_of_hardware_only():
 
 def test_only_complete_trials_of_the_points_own_site_count():
     def of(change: Callable[[Outcome], Outcome]) -> list[int]:
-        found = replay.replay(map(change, grid()))
+        found = match.replay(map(change, grid()))
         return [number for number, each in found.items() if each.trials]
 
     assert len(of(lambda each: each)) == 14
@@ -289,14 +292,14 @@ def test_only_complete_trials_of_the_points_own_site_count():
 
 def test_point_9_takes_the_tables_learning_rate_where_nobody_ran_the_texts():
     other = trial(9, lr=1e-4)
-    assert replay.replay([other])[9].trials == (other,)
-    assert [each.setting["lr"] for each in replay.replay([other, trial(9)])[9].trials] == [1e-5]
+    assert match.replay([other])[9].trials == (other,)
+    assert [each.setting["lr"] for each in match.replay([other, trial(9)])[9].trials] == [1e-5]
 
 
 def test_the_number_of_images_is_told_by_the_accuracies():
-    definition = studyfile.load(ROOT / "studies/quickstart.toml")
+    definition = file.load(ROOT / "studies/quickstart.toml")
     curves = [{1: 90 / 180, 2: 171 / 180}, {1: 77 / 180}]
     found = [replace(trial(8), curve=curve) for curve in curves]
-    assert outcome.images(definition, found) == 180
-    assert outcome.images(definition, [replace(trial(8), curve={})]) is None
-    assert outcome.images(definition, [replace(trial(8), curve={1: 2**0.5 / 2, 2: 3**0.5 / 2})]) is None
+    assert records.images(definition, found) == 180
+    assert records.images(definition, [replace(trial(8), curve={})]) is None
+    assert records.images(definition, [replace(trial(8), curve={1: 2**0.5 / 2, 2: 3**0.5 / 2})]) is None

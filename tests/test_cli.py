@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from conftest import ROOT, Workplace, workplace_in
-from hpo import store
+from hpo.store import studies
 
 STUDY = """
 [train]
@@ -50,17 +50,17 @@ def study_of(place: Workplace) -> optuna.Study:
 
 def test_a_study_keeps_the_flags_that_it_was_made_with(workplace):
     workplace.here("create", workplace.study(STUDY), "--name", "other", "--set", "search.trials=1")
-    opened = store.open_(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
-    kept = opened.get_study_system_attrs(store.study_id(opened, "other"))["hpo:file"]
+    opened = studies.open_(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
+    kept = opened.get_study_system_attrs(studies.study_id(opened, "other"))["hpo:file"]
     assert kept.startswith("# --name other\n# --set search.trials=1\n")
 
 
 def test_help_imports_nothing_heavy():
     code = """
-import sys, hpo.cli
+import sys, hpo.cli.main
 sys.argv = ["hpo", "--help"]
 try:
-    hpo.cli.main()
+    hpo.cli.main.main()
 except SystemExit:
     pass
 print(sorted({"torch", "optuna", "pydantic", "sqlalchemy", "torchvision"} & sys.modules.keys()))
@@ -74,7 +74,13 @@ def test_the_version_is_that_of_the_package(workplace):
 
 
 def test_looking_at_results_imports_no_torch():
-    code = "import sys; from hpo import show, status, store, plan, studyfile; print('torch' in sys.modules)"
+    code = """
+import sys
+from hpo.cli import console
+from hpo.store import plan, status, studies
+from hpo.study import file
+print("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -249,4 +255,4 @@ def test_the_wheel_ships_the_study_files(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for path in (ROOT / "studies").glob("*.toml"):
         assert f"hpo/studies/{path.name}" in names
-    assert "hpo/report.html.j2" in names
+    assert "hpo/report/page.html.j2" in names

@@ -10,8 +10,8 @@ import typer
 import yaml
 
 from conftest import ROOT
-from hpo import launch
-from hpo.cli import app
+from hpo.cli.main import app
+from hpo.workers import supervisor
 
 MANIFEST = ROOT / "storage/worker-job.yaml"
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
@@ -37,10 +37,10 @@ def test_the_manifest_tells_a_failure_that_no_restart_can_mend_from_the_others(j
     spec = job["spec"]
     ignored, fatal = spec["podFailurePolicy"]["rules"]
     assert (ignored["action"], ignored["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
-    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailIndex", [launch.FATAL])
+    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailIndex", [supervisor.FATAL])
     assert spec["completionMode"] == "Indexed"
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > launch.GRACE
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > supervisor.GRACE
 
 
 def test_the_store_comes_from_a_secret_and_the_command_is_one_of_hpos(job):

@@ -3,9 +3,9 @@
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from hpo import curves
-from hpo.curves import Events
-from hpo.events import Epoch
+from hpo.training.events import Epoch
+from hpo.workers import metrics
+from hpo.workers.metrics import Events
 
 PARAMS = {"lr": 0.25, "batch_size": 16, "optimizer": "sgd", "nesterov": True, "dropout": None}
 
@@ -41,10 +41,10 @@ def test_a_trial_that_goes_on_is_one_row_of_settings_with_its_value_as_a_metric(
 
 
 def test_what_a_crash_kept_out_of_the_csv_is_added_from_the_reports(tmp_path):
-    curves.complete_csv(tmp_path, {1: 0.5})
-    curves.write_csv(tmp_path, [epoch(1, 0.5), epoch(2, 0.375)])
+    metrics.complete_csv(tmp_path, {1: 0.5})
+    metrics.write_csv(tmp_path, [epoch(1, 0.5), epoch(2, 0.375)])
     whole = (tmp_path / "epochs.csv").read_text().splitlines()
-    curves.complete_csv(tmp_path, {1: 0.5, 2: 0.375})
+    metrics.complete_csv(tmp_path, {1: 0.5, 2: 0.375})
     assert (tmp_path / "epochs.csv").read_text().splitlines() == whole
-    curves.complete_csv(tmp_path, {1: 0.5, 2: 0.375, 3: 0.25})
+    metrics.complete_csv(tmp_path, {1: 0.5, 2: 0.375, 3: 0.25})
     assert (tmp_path / "epochs.csv").read_text().splitlines() == [*whole, "3,0.25,,,,,,,"]

@@ -19,9 +19,12 @@ import pytest
 import sqlalchemy as sa
 
 from conftest import ROOT, Workplace, closed_engines
-from hpo import dashboard, store, studyfile, worker
-from hpo.artifacts import Artifacts
+from hpo.artifacts.folders import Artifacts
+from hpo.dashboard import server
 from hpo.errors import HpoError, StoreError
+from hpo.store import studies
+from hpo.study import file as studyfile
+from hpo.workers import worker
 
 OWN = """
 def climb(config, state):
@@ -166,7 +169,7 @@ def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_pa
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute(f"PRAGMA journal_mode = {journal}").fetchone() == (journal,)
     with closed_engines():
-        opened = store.open_(url, create=False, read_only=True)
+        opened = studies.open_(url, create=False, read_only=True)
         opened.patience = 0.0
         assert [study.study_name for study in opened.get_all_studies()] == ["small"]
         for again in (opened, pickle.loads(pickle.dumps(opened))):
@@ -175,7 +178,7 @@ def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_pa
         workplace.here("enqueue", "small", "lr=1.0", "batch_size=8", HPO_STORE=url)
         assert len(opened.get_all_trials(1)) == 2, "it sees what others write meanwhile"
     with pytest.raises(StoreError, match="no store"):
-        store.open_(f"sqlite:///{tmp_path}/absent.db", create=False, read_only=True)
+        studies.open_(f"sqlite:///{tmp_path}/absent.db", create=False, read_only=True)
     assert not (tmp_path / "absent.db").exists()
 
 
@@ -196,12 +199,12 @@ def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path
         assert "Address already in use; --port 0 takes any that is free" in refused("--port", port)
 
 
-def settings(path: Path, **changes: Any) -> dashboard.Settings:
+def settings(path: Path, **changes: Any) -> server.Settings:
     """Give settings for a store that is there, by default on loopback."""
     with closed_engines():
-        store.open_(f"sqlite:///{path}/hpo.db", create=True)
+        studies.open_(f"sqlite:///{path}/hpo.db", create=True)
     given = {"artifacts": "artifacts", "host": "127.0.0.1", "port": 0, "behind_tls": None, **changes}
-    return dashboard.Settings(store=f"sqlite:///{path}/hpo.db", read_only=True, **given)
+    return server.Settings(store=f"sqlite:///{path}/hpo.db", read_only=True, **given)
 
 
 def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch):
@@ -209,7 +212,7 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch)
 
     def refused(message: str, **changes: Any) -> None:
         with pytest.raises(HpoError, match=message):
-            dashboard.serve(settings(tmp_path, **changes))
+            server.serve(settings(tmp_path, **changes))
 
     for host in ("0.0.0.0", "::", "192.0.2.1", "hpo.example", ""):
         refused(f"--host {host}: others could read along.*--behind-tls https://NAME", host=host)
@@ -240,7 +243,7 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch)
     ],
 )
 def test_behind_tls_browsers_find_it_where_it_is_said(text, origin):
-    assert dashboard.public(text) == origin
+    assert server.public(text) == origin
 
 
 @pytest.fixture
@@ -254,7 +257,7 @@ def replayed(workplace, tmp_path, monkeypatch):
     assert len(tomllib.loads(points)["points"]) == 14
     grid = SEARCH.partition("[space]")[0] + '[search]\nsampler = "grid"\n' + points
     with closed_engines():
-        opened = store.open_(f"sqlite:///{tmp_path}/storage/hpo.db", create=True)
+        opened = studies.open_(f"sqlite:///{tmp_path}/storage/hpo.db", create=True)
         work = worker.Settings(
             artifacts=Artifacts(f"{tmp_path}/storage/artifacts"),
             data=tmp_path,
@@ -264,7 +267,7 @@ def replayed(workplace, tmp_path, monkeypatch):
         )
         for name, text in (("grid", grid), ("search", SEARCH)):
             workplace.study(text, name)
-            store.create(opened, studyfile.load(tmp_path / f"{name}.toml"), text)
+            studies.create(opened, studyfile.load(tmp_path / f"{name}.toml"), text)
             list(worker.work(opened, name, work, threading.Event()))
     return workplace
 

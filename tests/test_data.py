@@ -22,8 +22,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from hpo import data, errors, sources
-from hpo.config import Config, Final
+from hpo import errors
+from hpo.training import datasets as data
+from hpo.training import sources
+from hpo.training.config import Config, Final
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 REPOSITORY = Path(__file__).parent.parent
@@ -344,7 +346,7 @@ def test_workers_that_start_together_download_once_and_all_read_it(tmp_path, ser
     script = (
         "import json, pathlib, sys\n"
         "from torchvision import datasets\n"
-        "from hpo import config, data\n"
+        "from hpo.training import config, datasets as data\n"
         "url, resources, root = json.loads(sys.argv[1])\n"
         "datasets.MNIST.mirrors, datasets.MNIST.resources = [url], resources\n"
         "print('ready', flush=True)\n"

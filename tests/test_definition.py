@@ -2,8 +2,10 @@ import json
 
 import pytest
 
-from hpo import config, definition, errors, space, studyfile
-from hpo.definition import Definition, Point
+from hpo import errors
+from hpo.study import definition, file, space
+from hpo.study.definition import Definition, Point
+from hpo.training import config
 
 DIGITS = {"dataset": "digits", "image_size": 32, "weights": "none", "epochs": 3}
 SPACE = {
@@ -15,12 +17,12 @@ SPACE = {
 
 def searched(trials=8, points=(), train=DIGITS, space=SPACE, **search) -> Definition:
     document = {"name": "s", "train": train, "space": space, "points": list(points)}
-    return studyfile.parse({**document, "search": {"trials": trials, **search}}, "s.toml")
+    return file.parse({**document, "search": {"trials": trials, **search}}, "s.toml")
 
 
 def listed(*points) -> Definition:
     document = {"name": "s", "train": DIGITS, "search": {"sampler": "grid"}, "points": list(points)}
-    return studyfile.parse(document, "s.toml")
+    return file.parse(document, "s.toml")
 
 
 def refusal(stored: Definition, new: Definition) -> str:
@@ -29,9 +31,9 @@ def refusal(stored: Definition, new: Definition) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", studyfile.shipped())
+@pytest.mark.parametrize("name", file.shipped())
 def test_a_shipped_study_comes_back_from_json_as_it_was(name):
-    found = studyfile.load(studyfile.find(name))
+    found = file.load(file.find(name))
     assert definition.loads(definition.dumps(found)) == found
 
 

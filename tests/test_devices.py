@@ -1,7 +1,7 @@
 import pytest
 
-from hpo import devices
 from hpo.errors import DeviceError
+from hpo.training import devices
 
 UUIDS = ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"]
 

@@ -10,21 +10,22 @@ from optuna.trial import TrialState
 
 import conftest
 import lease_worker
-from hpo import database, doctor, lease, queue, store
+from hpo.cli import doctor
 from hpo.errors import StoreError
+from hpo.store import database, lease, queue, studies
 from lease_worker import NAME
 from test_faults import want_root
 
 
 @pytest.fixture
 def opened(url):
-    opened = store.open_(url, create=True)
-    store.create(opened, lease_worker.definition(4), "text")
+    opened = studies.open_(url, create=True)
+    studies.create(opened, lease_worker.definition(4), "text")
     return opened
 
 
 def claimed(opened, seconds=60.0, **hardware):
-    study_id = store.study_id(opened, NAME)
+    study_id = studies.study_id(opened, NAME)
     claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=seconds, max_attempts=9)
     claim.commit(attributes={"hardware": hardware})
     return claim
@@ -56,7 +57,7 @@ def test_silent_workers_foreign_trials_and_mixed_hardware_are_named(opened, url,
 
 
 def test_files_that_no_trial_names_are_found_and_those_of_running_ones_left_alone(opened, url, tmp_path):
-    folder = tmp_path / "artifacts" / store.folder_of(opened, NAME)
+    folder = tmp_path / "artifacts" / studies.folder_of(opened, NAME)
     names = {"old.draft", "weights-0001-001.safetensors", f"checkpoint-0001-000000-001-{'0' * 64}.pt"}
     for number in range(2):
         trial = folder / f"{number:04d}"
@@ -86,7 +87,7 @@ def test_an_sqlite_that_cannot_be_trusted_with_a_files_journal_is_named(tmp_path
         return [(each.verdict, each.advice) for each in found(url, tmp_path, "sqlite")]
 
     with conftest.closed_engines():
-        store.open_(url, create=True).engine.dispose()
+        studies.open_(url, create=True).engine.dispose()
         assert verdicts("DELETE", (3, 40, 1)) == [("works", "")]
         assert verdicts("WAL", (3, 51, 3)) == [("works", "")]
         ((verdict, advice),) = verdicts("WAL", (3, 40, 1))
@@ -112,7 +113,7 @@ def test_a_network_disk_is_known_by_its_mount(tmp_path, place, kind):
 def test_no_sqlite_store_is_made_on_a_network_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "network_disk", lambda path: "nfs4")
     with pytest.raises(StoreError, match=r"a network disk \(nfs4\).*or use Postgres"):
-        store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+        studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +139,7 @@ def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
 def test_a_store_that_can_only_be_read_is_doubtful(disk, tmp_path):
     url = f"sqlite:///{disk}/hpo.db"
     with conftest.closed_engines():
-        store.create(store.open_(url, create=True), lease_worker.definition(1), "text")
+        studies.create(studies.open_(url, create=True), lease_worker.definition(1), "text")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with conftest.closed_engines():
         (line,) = [each for each in found(url, tmp_path, "store") if "studies" in each.message]

@@ -11,8 +11,13 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from conftest import wait_for
-from hpo import control, exhibit, gate, inventory, lease, notes, queue, store, studyfile, worker
-from hpo.artifacts import Artifacts
+from hpo.artifacts.folders import Artifacts
+from hpo.cli import orphans
+from hpo.dashboard import app as exhibit
+from hpo.dashboard import gate, notes
+from hpo.store import control, lease, queue, studies
+from hpo.study import file as studyfile
+from hpo.workers import worker
 from wsgi import HOST, TOKEN, ask, routes
 
 OWN = """
@@ -49,8 +54,8 @@ def made(url, place, name, *others):
     text = STUDY
     for n in range(2, 5):
         text += f'[[points]]\nspeed = {n}\nsite = "C_{n}"\n' + "".join(f"{each} = {n}\n" for each in others)
-    opened = store.open_(url, create=True)
-    store.create(opened, studyfile.load(_file(name, text)), text)
+    opened = studies.open_(url, create=True)
+    studies.create(opened, studyfile.load(_file(name, text)), text)
     run(opened, place, name)
     return opened
 
@@ -84,7 +89,7 @@ def open_(url, opened, place):
 
 
 def behind_gate(url, place, *, read_only):
-    inner = exhibit.Exhibit(store.open_(url, create=False, read_only=read_only), place)
+    inner = exhibit.Exhibit(studies.open_(url, create=False, read_only=read_only), place)
     return gate.Gate(inner, token=TOKEN, origin=f"http://{HOST}", read_only=read_only)
 
 
@@ -138,7 +143,7 @@ MUTATIONS = {
 @pytest.fixture
 def waiting(opened):
     """Queue a trial, number 3 with id 4, that nobody has begun."""
-    store.enqueue(opened, "small", studyfile.by_hand(store.definition_of(opened, "small"), ["speed=9"]))
+    studies.enqueue(opened, "small", studyfile.by_hand(studies.definition_of(opened, "small"), ["speed=9"]))
     (trial,) = opened.get_all_trials(1, states=(TrialState.WAITING,))
     assert (trial.number, trial._trial_id) == (3, 4)
 
@@ -191,7 +196,7 @@ def test_with_read_write_every_mutation_that_makes_sense_is_made(open_, opened, 
 
 
 def test_deleting_a_study_deletes_its_files_but_never_under_its_workers(open_, opened, waiting):
-    folder = Path("artifacts", store.folder_of(opened, "small"))
+    folder = Path("artifacts", studies.folder_of(opened, "small"))
     claim = queue.claim(opened, 1, lease.owner("cpu"), seconds=60, max_attempts=3)
     refused = ask(open_, "DELETE", "/api/studies/1", {})
     assert (refused.status, "workers" in refused.json()["reason"]) == (409, True)
@@ -271,7 +276,7 @@ def test_what_people_add_is_inert_and_one_without_content_is_not_found(open_, op
     assert "access-control-allow-origin" not in answer.headers
     (waits,) = detail(open_)["trials"][3:]
     assert [file["filename"] for file in waits["artifacts"]] == ["a.html"]
-    assert inventory.unknown_folders(place, [store.folder_of(opened, "small")]) == [], "it is no garbage"
+    assert orphans.unknown_folders(place, [studies.folder_of(opened, "small")]) == [], "it is no garbage"
     Path("artifacts", "added", uploaded).unlink()
     assert ask(open_, "GET", f"/artifacts/1/4/{uploaded}").status == 404
     assert ask(open_, "DELETE", f"/api/artifacts/1/4/{uploaded}").status == 404
@@ -304,7 +309,7 @@ def test_a_trial_put_back_and_run_again_is_shown_as_it_is_now(shown, opened, pla
 def test_a_study_in_the_place_of_a_deleted_one_is_shown_as_itself(shown, opened, place, url):
     detail(shown)
     assert ask(shown, "GET", "/api/studies/1/param_importances").status == 200
-    store.delete(opened, "small")
+    studies.delete(opened, "small")
     assert ask(shown, "GET", "/api/studies").json() == {"study_summaries": []}
     made(url, place, "other", "width")
     (study,) = ask(shown, "GET", "/api/studies").json()["study_summaries"]
@@ -334,7 +339,7 @@ def test_a_study_of_another_tools_is_shown_as_it_is(url, opened, shown):
 
 
 def test_a_trial_that_waits_or_runs_says_how_far_it_is(opened, waiting):
-    definition = store.definition_of(opened, "small")
+    definition = studies.definition_of(opened, "small")
     trial = opened.get_trial(4)
     assert notes.trial(trial, definition).startswith("**waiting**\n")
     assert "queued by hand" in notes.trial(trial, definition)

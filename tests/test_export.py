@@ -23,10 +23,13 @@ import yaml
 from PIL import Image, ImageDraw
 
 from conftest import HPO, ROOT, Workplace, workplace_in
-from hpo import card, catalog, data, export, images, model, predict, store
-from hpo.artifacts import Artifacts
-from hpo.config import Config
+from hpo.artifacts.folders import Artifacts
 from hpo.errors import HpoError
+from hpo.export import card, predict
+from hpo.export import folder as export
+from hpo.store import studies
+from hpo.training import catalog, datasets, models, transforms
+from hpo.training.config import Config
 
 DIGITS = """
 [train]
@@ -135,7 +138,7 @@ def searched(path: Path) -> None:
     place.hpo("run", place.study(DIGITS, "digits"), "--devices", "cpu:1")
     place.hpo("run", place.study(FOLDER.format(path / "images"), "shapes"), "--devices", "cpu:1")
     place.hpo("export", "digits", "--to", "winner")
-    split = data.load(Config(dataset="digits", limit=300), path).selection
+    split = datasets.load(Config(dataset="digits", limit=300), path).selection
     (path / "selection").mkdir()
     for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
         Image.fromarray(image[0].numpy()).save(path / f"selection/{number:03} {int(label)}.png")
@@ -151,7 +154,7 @@ def taken(
     place: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
 ) -> card.Metrics:
     """Export in this process, which costs none of a new one's seconds."""
-    opened = store.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+    opened = studies.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
     try:
         artifacts = Artifacts(root or str(place.path / "storage/artifacts"))
         return export.export(opened, name, number, artifacts, target)
@@ -255,7 +258,7 @@ def test_the_best_trial_is_taken_unless_another_is_named(ran, winner, tmp_path):
 def test_weights_of_a_trial_that_was_pruned_have_the_accuracy_of_their_own_epoch(ran, workplace):
     shutil.copytree(ran.path / "storage", workplace.path / "storage")
     database = f"sqlite:///{workplace.path}/storage/hpo.db"
-    with store.open_(database, create=False).transaction() as session:
+    with studies.open_(database, create=False).transaction() as session:
         session.connection().exec_driver_sql("UPDATE trials SET state = 'PRUNED'")
         session.connection().exec_driver_sql("UPDATE trial_values SET value = 0.123")
     refused = refusal(workplace, "digits", workplace.path / "best")
@@ -282,7 +285,7 @@ def test_torchvision_builds_a_model_of_each_family_with_as_many_classes_as_we_do
     assert len(names) > 15
     for name in names:
         ours = catalog.outline(name)
-        head, _ = model.head(ours)
+        head, _ = models.head(ours)
         with torch.device("meta"):
             plain = torchvision.models.get_model(name, **catalog.arguments(name, 7))
         theirs = {key: tuple(tensor.shape) for key, tensor in plain.state_dict().items()}
@@ -296,12 +299,14 @@ def test_torchvision_builds_a_model_of_each_family_with_as_many_classes_as_we_do
 def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_without(tmp_path, name):
     torch.manual_seed(0)
     config = Config(model=name, weights="none", image_size=64)
-    ours = model.build(config, 3)
+    ours = models.build(config, 3)
     for layer in ours.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    ours(images.normalise(pixels))  # without statistics, a new model's activations die away on their way
+    ours(
+        transforms.normalise(pixels)
+    )  # without statistics, a new model's activations die away on their way
     ours.eval()
     safetensors.torch.save_file(ours.state_dict(), tmp_path / predict.WEIGHTS)
     (tmp_path / predict.LABELS).write_text("a\nb\nc\n")
@@ -316,7 +321,7 @@ def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_witho
     (tmp_path / predict.CONFIG).write_text(described.model_dump_json())
     (tmp_path / "README.md").write_text(card.text(described, METRICS, TRAINED))
     with torch.inference_mode():
-        expected = ours(images.normalise(pixels))
+        expected = ours(transforms.normalise(pixels))
     predictor = predict.Predictor(tmp_path)
     assert torch.equal(predictor.logits(pixels), expected)
     for number, image in enumerate(pixels):
@@ -362,7 +367,7 @@ def test_the_card_s_lines_make_of_any_image_what_training_made_of_it(ran, tmp_pa
         names: dict[str, Any] = {}
         exec(lines(Path()).rpartition("print(")[0], names)
         plain = names["prepare"](names["image"].convert("RGB"))
-        ours = images.normalise(images.resize(predictor._read(file), 32))[0]
+        ours = transforms.normalise(transforms.resize(predictor._read(file), 32))[0]
         assert plain.shape == ours.shape == (3, 32, 32)
         assert (plain - ours).abs().max() < 2e-6, file.name  # a pixel's step is 0.017
 
@@ -607,6 +612,6 @@ def test_a_mistyped_folder_is_told_before_a_study_is_stored(workplace):
 def test_a_class_with_too_few_images_to_be_measured_is_named(tmp_path, caplog):
     draw_images(tmp_path, ("cats", "dogs"), 12)
     draw_images(tmp_path, ("one",), 1)
-    data.load(Config(dataset=f"folder:{tmp_path}", image_size=16), tmp_path)
+    datasets.load(Config(dataset=f"folder:{tmp_path}", image_size=16), tmp_path)
     assert "accuracy is measured without 'one': too few images" in caplog.text
     assert "passed over" not in caplog.text

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 import conftest
 import postgres
 from conftest import wait_for
-from hpo import checkpoint, worker
+from hpo.artifacts import checkpoint
+from hpo.workers import worker
 from test_run import descendants
 
 OWN = """

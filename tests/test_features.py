@@ -11,10 +11,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from hpo import checkpoint, data, features, images, model, train
-from hpo.artifacts import Artifacts
-from hpo.config import Config
-from hpo.numerics import Numerics
+from hpo.artifacts import checkpoint
+from hpo.artifacts.folders import Artifacts
+from hpo.training import datasets, features, loop, models, transforms
+from hpo.training.config import Config
+from hpo.training.precision import Numerics
 
 CPU = torch.device("cpu")
 ROOM = 2**30
@@ -38,21 +39,21 @@ def config(**settings) -> Config:
     return Config(**(small | {"model": "squeezenet1_1", "tune": "head"} | settings))
 
 
-def dataset(settings: Config) -> data.Dataset:
-    return data.load(settings, Path())  # digits come with a library
+def dataset(settings: Config) -> datasets.Dataset:
+    return datasets.load(settings, Path())  # digits come with a library
 
 
-def start(settings: Config, cache: features.Cache | None, **more) -> train.Run:
-    return train.Run(settings, dataset(settings), CPU, cache=cache, **more)
+def start(settings: Config, cache: features.Cache | None, **more) -> loop.Run:
+    return loop.Run(settings, dataset(settings), CPU, cache=cache, **more)
 
 
-def done(settings: Config, cache: features.Cache | None, **more) -> train.Run:
+def done(settings: Config, cache: features.Cache | None, **more) -> loop.Run:
     run = start(settings, cache, **more)
     list(run.epochs())
     return run
 
 
-def numbers(run: train.Run) -> list[float | None]:
+def numbers(run: loop.Run) -> list[float | None]:
     of_each = ((e.number, e.lr, e.train_loss, e.train_accuracy, e.loss, e.accuracy) for e in run.history)
     return [number for epoch in of_each for number in epoch]
 
@@ -60,18 +61,18 @@ def numbers(run: train.Run) -> list[float | None]:
 def calibrated(settings: Config) -> dict[str, torch.Tensor]:
     """Give random weights whose batch norms know the images; else the features of many models vanish."""
     torch.manual_seed(1)
-    module = model.build(settings.model_copy(update={"weights": "none", "dropout": 0.0}), 10)
+    module = models.build(settings.model_copy(update={"weights": "none", "dropout": 0.0}), 10)
     for layer in module.modules():
-        if isinstance(layer, model.BATCH_NORMS):
+        if isinstance(layer, models.BATCH_NORMS):
             layer.momentum = None  # the mean over all batches
     split = dataset(settings).train
     module.train()
     with torch.no_grad():
-        module(images.normalise(images.resize(split.images, settings.image_size)))
+        module(transforms.normalise(transforms.resize(split.images, settings.image_size)))
     return {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
 
 
-def same(one: train.Run, other: train.Run) -> bool:
+def same(one: loop.Run, other: loop.Run) -> bool:
     return numbers(one) == pytest.approx(numbers(other), rel=TOLERANCES["fp32"])
 
 

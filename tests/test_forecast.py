@@ -6,11 +6,13 @@ import sys
 import pytest
 import torch
 
-from hpo import data, forecast, studyfile, train
-from hpo.config import Config
-from hpo.definition import Pruner
-from hpo.devices import Slot
-from hpo.forecast import Forecast, Part
+from hpo.analysis import cost
+from hpo.analysis.cost import Forecast, Part
+from hpo.study import file as studyfile
+from hpo.study.definition import Pruner
+from hpo.training import datasets, loop
+from hpo.training.config import Config
+from hpo.training.devices import Slot
 from test_data import write_idx
 
 CPU = torch.device("cpu")
@@ -53,14 +55,14 @@ def priced(*parts: Part, **values) -> Forecast:
     ],
 )
 def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, epochs, share):
-    assert forecast.share(Pruner(**pruner), epochs) == pytest.approx(share)
+    assert cost.share(Pruner(**pruner), epochs) == pytest.approx(share)
 
 
 def test_replicates_run_whole_of_half_of_what_a_pruner_lets_through():
     asha = Pruner(name="asha", **BY_THREE)
     first = (1 + 2 / 3 + 6 / 9) / 9
-    assert forecast.share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
-    assert forecast.share(Pruner(name="none"), 9, 3) == 1.0
+    assert cost.share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
+    assert cost.share(Pruner(name="none"), 9, 3) == 1.0
 
 
 def test_workers_share_the_hours_but_no_trial():
@@ -81,33 +83,34 @@ def test_what_does_not_fit_is_said_and_not_counted(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(train, "Run", full)
-    shape = data.Shape(train=64, selection=8, pixels=8, channels=1, classes=10)
-    assert forecast.measure(Config(dataset="digits"), shape, CPU) is None
+    monkeypatch.setattr(loop, "Run", full)
+    shape = datasets.Shape(train=64, selection=8, pixels=8, channels=1, classes=10)
+    assert cost.measure(Config(dataset="digits"), shape, CPU) is None
     found = priced(part(), part(epoch_seconds=None, peak_gib=None))
     assert found.device_hours == pytest.approx(1)
-    assert "not in these totals: 1 row" in "\n".join(forecast.summary(found))
+    assert "not in these totals: 1 row" in "\n".join(cost.summary(found))
 
 
 def test_a_published_set_has_the_shape_that_loading_it_gives(tmp_path, monkeypatch):
     labels = [index % 10 for index in range(200)]
     write_idx(tmp_path / "mnist", labels, test_labels=labels[:40])
-    channels, pixels = data.load(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
-    monkeypatch.setitem(data.PUBLISHED, "mnist", (200, 40, pixels, channels, 10))
+    channels, pixels = datasets.load(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
+    monkeypatch.setitem(datasets.PUBLISHED, "mnist", (200, 40, pixels, channels, 10))
     for options in ({}, {"selection": "test"}, {"limit": 90}, {"selection": "test", "limit": 90}):
         config = Config(dataset="mnist", **options)
-        loaded, shape = data.load(config, tmp_path), data.shape(config, tmp_path)
+        loaded, shape = datasets.load(config, tmp_path), datasets.shape(config, tmp_path)
         assert (shape.train, shape.selection) == (len(loaded.train), len(loaded.selection)), options
         assert shape.classes == len(loaded.classes)
 
 
 PEAKS = """
 import torch
-from hpo import forecast, numerics
+from hpo.analysis import cost
+from hpo.training import precision
 
-numerics.keep_memory()
+precision.keep_memory()
 for size in (2**28, 2**20):
-    with forecast._peak(torch.device("cpu")) as peak:
+    with cost._peak(torch.device("cpu")) as peak:
         torch.ones(size)
     print(*peak)
 """
@@ -124,11 +127,11 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
 
     def measured(config, shape, device):
         seen.append((config.model, config.optimizer, config.batch_size))
-        return forecast.Measured(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
+        return cost.Measured(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
 
-    monkeypatch.setattr(forecast, "measure", measured)
+    monkeypatch.setattr(cost, "measure", measured)
     grid = studyfile.load(studyfile.find("original-grid"), [], None)
-    found = forecast.forecast(grid, [SLOT] * 2, CPU, tmp_path)
+    found = cost.forecast(grid, [SLOT] * 2, CPU, tmp_path)
     assert len(found.parts) == 14
     assert sorted(seen) == [
         ("alexnet", "adam", 16),
@@ -145,7 +148,7 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert found.pruned_device_hours == found.device_hours, "points run to their end"
 
     short = studyfile.load(studyfile.find("original-grid"), ["train.epochs=1"], None)
-    scaled = forecast.forecast(short, [SLOT] * 2, CPU, tmp_path)
+    scaled = cost.forecast(short, [SLOT] * 2, CPU, tmp_path)
     assert scaled.original_hours == found.original_hours, "the report ran its own epochs"
 
     (tmp_path / "s.toml").write_text(
@@ -153,7 +156,7 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
         'batch_size = [16, 32]\noptimizer = ["sgd", "adamw"]\nlr = { low = 1e-4, high = 1e-2 }\n'
         "[search]\ntrials = 6\n"
     )
-    searched = forecast.forecast(studyfile.load(tmp_path / "s.toml", [], None), [SLOT], CPU, tmp_path)
+    searched = cost.forecast(studyfile.load(tmp_path / "s.toml", [], None), [SLOT], CPU, tmp_path)
     assert [each.trials for each in searched.parts] == [0.75] * 8
     assert {tuple(each.setting) for each in searched.parts} == {("model", "batch_size", "optimizer")}
     assert searched.original_hours is None
@@ -187,7 +190,7 @@ def test_a_plan_is_told_as_a_table_and_as_json_without_data_or_store(workplace):
 
 
 def test_a_part_says_its_time_with_its_unit():
-    told = forecast.table(priced(part(epochs=1, epoch_seconds=1.4), part(trials=8.0)))
+    told = cost.table(priced(part(epochs=1, epoch_seconds=1.4), part(trials=8.0)))
     (times,) = [column.cells for column in told.columns if column.header == "time"]
     assert list(times) == ["1 s", "8.0 h"]
 

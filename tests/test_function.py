@@ -10,10 +10,13 @@ import torch
 from optuna.trial import TrialState
 
 from conftest import wait_for
-from hpo import function, lease, queue, samplers, store, verdict
-from hpo.config import Free
 from hpo.errors import DefinitionError
-from hpo.history import History
+from hpo.search import samplers
+from hpo.store import lease, queue, studies
+from hpo.store.history import History
+from hpo.training import custom
+from hpo.training.config import Free
+from hpo.workers import pruning
 from test_run import artifact, descendants, epochs_reported, load
 
 OWN = """
@@ -275,7 +278,7 @@ def test_settings_are_there_as_attributes_and_as_items():
 def test_an_accuracy_that_is_no_number_is_refused(tmp_path, monkeypatch):
     (tmp_path / "nan_objective.py").write_text("def run(config, state):\n    yield float('nan'), None\n")
     monkeypatch.chdir(tmp_path)
-    run = function.Run(Free(objective="nan_objective:run"))
+    run = custom.Run(Free(objective="nan_objective:run"))
     with pytest.raises(ValueError, match="an accuracy of nan"):
         list(run.epochs())
     assert not any(math.isnan(epoch.accuracy) for epoch in run.history)
@@ -285,9 +288,9 @@ def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monk
     (tmp_path / "lacking.py").write_text("import surely_not_installed\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
-        function.find("lacking:run")
+        custom.find("lacking:run")
     with pytest.raises(DefinitionError):
-        function.find("not_there_at_all:run")
+        custom.find("not_there_at_all:run")
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -307,10 +310,10 @@ def test_four_workers_run_fourteen_points_once_each(place, url):
 def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place, url):
     text = STUDY.replace('pruner = "none"', 'pruner = { name = "hyperband", min_epochs = 4 }')
     place.here("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
-    opened = store.open_(url, create=False)
-    study_id = store.study_id(opened, "small")
+    opened = studies.open_(url, create=False)
+    study_id = studies.study_id(opened, "small")
     who = lease.owner("cpu")
-    definition = store.definition_of(opened, "small")
+    definition = studies.definition_of(opened, "small")
     history = History(opened, study_id, "small")
     study = optuna.Study("small", history, pruner=samplers.pruner(definition))
     verdicts = []
@@ -318,14 +321,14 @@ def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place
         claim = queue.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
         for report in ((4, accuracy), None):  # the second time as the next attempt asks
             history.begin(claim.trial_id)
-            judge = verdict.Judge(study, history, definition)
+            judge = pruning.Judge(study, history, definition)
             if report:
                 judge.report(*report)
             claim.commit(report=report, judge=judge.ask)
             try:
                 judge.obey()
                 verdicts.append(False)
-            except verdict.Pruned as pruned:
+            except pruning.Pruned as pruned:
                 verdicts.append(True)
                 attributes = pruned.attributes
     claim.end(TrialState.PRUNED, system=attributes)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpo import gate
+from hpo.dashboard import gate
 from wsgi import HOST, TOKEN, ask, routes
 
 ROUTES = routes()

@@ -11,10 +11,14 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 import lease_worker
-from hpo import control, history, lease, objective, queue, rows, samplers, space, store, verdict
-from hpo.definition import Definition, Pruner, Sampler
-from hpo.history import History
-from hpo.leases import leases
+from hpo.search import samplers
+from hpo.store import control, history, lease, queue, rows, studies
+from hpo.store.history import History
+from hpo.store.lease_table import leases
+from hpo.study import space
+from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.workers import pruning
+from hpo.workers import trial as objective
 from lease_worker import NAME
 
 EPOCHS = 9
@@ -47,18 +51,18 @@ class Worker:
     made: Definition
     claim: lease.Claim | None = None
     epoch: int = 0
-    opened: store.Store = field(init=False)
+    opened: studies.Store = field(init=False)
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
-        self.opened = store.open_(self.url, create=False)
-        self.history = History(self.opened, store.study_id(self.opened, NAME), NAME)
+        self.opened = studies.open_(self.url, create=False)
+        self.history = History(self.opened, studies.study_id(self.opened, NAME), NAME)
 
     def start(self) -> None:
         who = lease.owner("cpu")
         self.claim = queue.claim(self.opened, self.history.study_id, who, seconds=60, max_attempts=1)
         self.trial, _, study = objective._setting(self.claim, self)
-        self.judge = verdict.Judge(study, self.history, self.made)
+        self.judge = pruning.Judge(study, self.history, self.made)
         self.epoch = 0
 
     @property
@@ -81,7 +85,7 @@ class Worker:
                 self.claim = None
             else:
                 self.judge.obey()
-        except verdict.Pruned as pruned:
+        except pruning.Pruned as pruned:
             self.claim.end(TrialState.PRUNED, value=report[1], system=pruned.attributes)
             self.claim = None
 
@@ -146,7 +150,7 @@ def seen(trials: list[FrozenTrial]) -> list[object]:
 def test_proposals_and_verdicts_are_those_of_plain_optuna(url, tmp_path, sampler, pruner, trials):
     """Two workers whose epochs come in any order, beside two that are plain Optuna."""
     made = study_of(trials, sampler, pruner)
-    store.create(store.open_(url, create=True), made, "text")
+    studies.create(studies.open_(url, create=True), made, "text")
     plain = optuna.create_study(
         study_name=NAME, storage=f"sqlite:///{tmp_path}/twin.db", direction="maximize"
     )
@@ -181,7 +185,7 @@ def finish(worker: Worker) -> None:
 @pytest.fixture
 def made(url):
     made = study_of(6, "random")
-    store.create(store.open_(url, create=True), made, "text")
+    studies.create(studies.open_(url, create=True), made, "text")
     return made
 
 
@@ -205,7 +209,7 @@ def test_it_shows_what_plain_optuna_shows_but_for_what_holds_nothing(url, made):
 
 def test_a_trial_that_was_released_is_shown_with_its_rungs(url):
     made = study_of(4, "random", "hyperband")
-    store.create(store.open_(url, create=True), made, "text")
+    studies.create(studies.open_(url, create=True), made, "text")
     first, second, third = (Worker(url, made) for _ in range(3))
     first.start()
     second.start()
@@ -276,7 +280,7 @@ def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, 
     assert (seen.state, list(seen.intermediate_values)) == (TrialState.COMPLETE, [EPOCHS])
 
 
-def expire(opened: store.Store, claim: lease.Claim) -> None:
+def expire(opened: studies.Store, claim: lease.Claim) -> None:
     with opened.engine.begin() as connection:
         ours = leases.c.trial_id == claim.trial_id
         connection.execute(sa.update(leases).where(ours).values(expires=0.0, attempts=0))
@@ -286,7 +290,7 @@ def expire(opened: store.Store, claim: lease.Claim) -> None:
 
 
 @contextmanager
-def counted(opened: store.Store) -> Iterator[dict[str, int]]:
+def counted(opened: studies.Store) -> Iterator[dict[str, int]]:
     """Count the transactions of a block that write, those that read, and the statements."""
     counts, begun = {"writes": 0, "reads": 0, "statements": 0}, {"writes": False}
 
@@ -309,7 +313,7 @@ def counted(opened: store.Store) -> Iterator[dict[str, int]]:
 
 def test_an_epoch_is_one_transaction_of_four_statements_whatever_the_study_holds(url):
     made = study_of(40, "tpe", "hyperband")
-    store.create(store.open_(url, create=True), made, "text")
+    studies.create(studies.open_(url, create=True), made, "text")
     worker, other = Worker(url, made), Worker(url, made)
     for _ in range(12):
         finish(other)
@@ -331,7 +335,7 @@ def test_an_epoch_is_one_transaction_of_four_statements_whatever_the_study_holds
 
 def test_a_trial_starts_with_two_writes_and_ends_with_one(url):
     made = study_of(40, "tpe", "hyperband")
-    store.create(store.open_(url, create=True), made, "text")
+    studies.create(studies.open_(url, create=True), made, "text")
     worker = Worker(url, made)
     for _ in range(11):
         finish(worker)

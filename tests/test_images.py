@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from hpo import images
+from hpo.training import transforms as images
 
 SIZES = [
     ((8, 8), 32),

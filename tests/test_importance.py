@@ -7,7 +7,10 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 from rich.console import Console
 
-from hpo import axes, importance, outcome, pairs, show, studyfile
+from hpo.analysis import importance, records
+from hpo.cli import console as show
+from hpo.report import parameter_axis, parameter_plots
+from hpo.study import file
 
 
 def trials(values: Sequence[float]) -> list[FrozenTrial]:
@@ -41,8 +44,8 @@ def test_the_report_says_which_evaluator_cannot_tell(tmp_path):
         "[space]\nlr = { low = 0.001, high = 1.0 }\nmomentum = { low = 0.0, high = 0.95 }\n"
     )
     tied = trials([0.9, 0.5, 0.5, 0.5])
-    done = outcome.outcomes(studyfile.load(tmp_path / "s.toml"), tied)
-    section, _ = pairs.importances(tied, axes.axes(done))
+    done = records.outcomes(file.load(tmp_path / "s.toml"), tied)
+    section, _ = parameter_plots.importances(tied, parameter_axis.axes(done))
     (note,) = section.text
     assert note.startswith("ped-anova cannot say: ")
     (plot,) = section.parts

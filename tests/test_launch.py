@@ -5,7 +5,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from hpo import watch
+from hpo.cli import progress
 from test_run import load
 
 OWN = """
@@ -63,5 +63,5 @@ def test_a_line_is_said_in_one_piece(monkeypatch):
     """Each worker's lines come through a thread of its own."""
     written = []
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
-    watch.say("trial 0 starts")
+    progress.say("trial 0 starts")
     assert written == ["trial 0 starts\n"]

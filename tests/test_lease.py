@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 
 import lease_worker
 from conftest import wait_for
-from hpo import database, lease, leases, process, queue, rows, store
-from hpo.lease import LeaseLost
+from hpo.store import database, lease, lease_table, process, queue, rows, studies
+from hpo.store.lease import LeaseLost
 from lease_worker import NAME
 
 LEASE = "SELECT owner, token, attempts, expires, checkpoint, epoch FROM hpo_leases"
@@ -32,18 +32,18 @@ class Worker:
     """A worker as a store of its own; ``claim`` gives what a real one would work on."""
 
     def __init__(self, url: str) -> None:
-        self.store = store.open_(url, create=True)
+        self.store = studies.open_(url, create=True)
         self.who = lease.owner("cpu")
 
     @property
     def study_id(self) -> int:
-        return store.study_id(self.store, NAME)
+        return studies.study_id(self.store, NAME)
 
     def claim(self, *, seconds: float = 60.0, max_attempts: int = 5) -> lease.Claim | None:
         return queue.claim(self.store, self.study_id, self.who, seconds=seconds, max_attempts=max_attempts)
 
-    def held(self) -> list[store.Held]:
-        return store.held(self.store, self.study_id)
+    def held(self) -> list[studies.Held]:
+        return studies.held(self.store, self.study_id)
 
     def study(self, **kwargs) -> optuna.Study:
         storage = optuna.storages.get_storage(self.store)
@@ -56,7 +56,7 @@ class Worker:
 def first(url):
     """A worker on a store with a study of three trials."""
     worker = Worker(url)
-    store.create(worker.store, lease_worker.definition(3), "text")
+    studies.create(worker.store, lease_worker.definition(3), "text")
     return worker
 
 
@@ -68,7 +68,7 @@ def second(url, first):
 @pytest.fixture
 def contents(sql):
     """Give a function that gives every row of every table."""
-    tables = [*store.models.BaseModel.metadata.tables, "hpo_leases"]
+    tables = [*studies.models.BaseModel.metadata.tables, "hpo_leases"]
     return lambda: {table: sorted(map(repr, sql(f"SELECT * FROM {table}"))) for table in tables}
 
 
@@ -113,7 +113,7 @@ def test_two_workers_never_get_the_same_trial(first, second):
 
 
 def test_workers_that_claim_all_at_once_get_a_trial_each(url, first, sql):
-    store.create(first.store, lease_worker.definition(24), "text")
+    studies.create(first.store, lease_worker.definition(24), "text")
     workers = [Worker(url) for _ in range(6)]
     start, got = threading.Barrier(len(workers)), []
 
@@ -132,11 +132,11 @@ def test_workers_that_claim_all_at_once_get_a_trial_each(url, first, sql):
 
 
 def test_interrupted_trials_go_first_then_listed_settings_then_the_rest(first):
-    store.create(first.store, lease_worker.definition(3, {"lr": 0.5}), "text")  # the point is trial 3
+    studies.create(first.store, lease_worker.definition(3, {"lr": 0.5}), "text")  # the point is trial 3
     assert first.claim().number == 3
     interrupted = first.claim()
     assert interrupted.number == 0
-    store.create(first.store, lease_worker.definition(3, {"lr": 0.5}, {"lr": 0.25}), "text")
+    studies.create(first.store, lease_worker.definition(3, {"lr": 0.5}, {"lr": 0.25}), "text")
     interrupted.release()
     assert numbers(first, 5) == [0, 4, 1, 2, None]
 
@@ -306,7 +306,7 @@ def refused(claim: lease.Claim, worker: Worker, contents) -> None:
 
 def test_every_write_of_the_owner_is_accepted(first):
     for way in WAYS:
-        store.create(first.store, lease_worker.definition(len(WAYS)), "text")
+        studies.create(first.store, lease_worker.definition(len(WAYS)), "text")
         claim = first.claim()
         with lease.kept(claim):
             writes(claim, first)[way]()
@@ -361,7 +361,7 @@ def test_a_trial_that_another_tool_set_back_is_claimed_from_its_owner(url, first
 def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
     claim = first.claim()
     if tool == "ours":
-        store.delete(first.store, NAME)
+        studies.delete(first.store, NAME)
     else:
         optuna.delete_study(study_name=NAME, storage=url)
     assert not any(rows for table, rows in contents().items() if table not in ("version_info",))
@@ -371,7 +371,7 @@ def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
         claim.end(TrialState.COMPLETE, value=0.9)
     claim.release()
     # SQLite gives the ids of deleted rows to the next ones; the late worker must not meet them.
-    store.create(first.store, lease_worker.definition(3), "text")
+    studies.create(first.store, lease_worker.definition(3), "text")
     before = contents()
     with pytest.raises(LeaseLost):
         claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1})
@@ -619,7 +619,7 @@ def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, m
 def test_a_worker_that_sleeps_within_a_claim_holds_up_nobody(first, second):
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = leases.claimable(session, study_id, ())
+        found = lease_table.claimable(session, study_id, ())
         assert found.number == 0  # and here it is stopped
         begun = time.monotonic()
         assert first.claim().number == 1
@@ -633,10 +633,10 @@ def test_a_lease_renewed_while_it_is_being_claimed_is_passed_by(first, second, s
     run_out(sql)
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = leases.claimable(session, study_id, ())
+        found = lease_table.claimable(session, study_id, ())
         assert found.number == 0
         sql("UPDATE hpo_leases SET expires = expires + extract(epoch FROM clock_timestamp()) + 60")
-        assert not leases.is_free(found, leases.locked(session, found.trial_id))
+        assert not lease_table.is_free(found, lease_table.locked(session, found.trial_id))
     claim.commit(checkpoint="c", report=None, attributes={})
 
 

@@ -24,7 +24,7 @@ import conftest
 import lease_worker
 import postgres
 from conftest import wait_for
-from hpo import store
+from hpo.store import studies
 from lease_worker import NAME
 
 TABLE = "CREATE TABLE log (what TEXT, trial INTEGER, detail TEXT)"
@@ -56,8 +56,8 @@ class Study:
 
     def __init__(self, url: str, sql, trials: int, folder: Path) -> None:
         self.url, self.sql, self.folder = url, sql, folder
-        opened = store.open_(url, create=True)
-        store.create(opened, lease_worker.definition(trials), "text")
+        opened = studies.open_(url, create=True)
+        studies.create(opened, lease_worker.definition(trials), "text")
         opened.engine.dispose()
         for statement in SQLITE_LOG if url.startswith("sqlite") else POSTGRES_LOG:
             sql(statement)

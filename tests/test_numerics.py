@@ -7,10 +7,11 @@ import time
 import pytest
 import torch
 
-from hpo import data, numerics, train
-from hpo.config import Config
 from hpo.errors import DeviceError
-from hpo.numerics import Numerics
+from hpo.training import datasets, loop
+from hpo.training import precision as numerics
+from hpo.training.config import Config
+from hpo.training.precision import Numerics
 
 CPU = torch.device("cpu")
 
@@ -20,9 +21,9 @@ def settings(**options) -> Config:
     return Config(**(small | options))
 
 
-def ran(config: Config, tmp_path, **how) -> train.Run:
-    images = data.load(config, tmp_path)
-    run = train.Run(config, images, CPU, numerics=Numerics(**how))
+def ran(config: Config, tmp_path, **how) -> loop.Run:
+    images = datasets.load(config, tmp_path)
+    run = loop.Run(config, images, CPU, numerics=Numerics(**how))
     list(run.epochs())
     return run
 
@@ -43,8 +44,8 @@ def test_bf16_computes_in_halves_and_keeps_weights_in_32_bits(tmp_path):
         seen.append(output.dtype)
 
     config = settings(limit=32)
-    images = data.load(config, tmp_path)
-    run = train.Run(config, images, CPU, numerics=Numerics(precision="bf16"))
+    images = datasets.load(config, tmp_path)
+    run = loop.Run(config, images, CPU, numerics=Numerics(precision="bf16"))
     run.model.conv1.register_forward_hook(note)
     (epoch,) = run.epochs()
     assert set(seen) == {torch.bfloat16}
@@ -55,13 +56,13 @@ def test_bf16_computes_in_halves_and_keeps_weights_in_32_bits(tmp_path):
 
 def test_a_run_in_fp16_goes_on_with_its_loss_scale(tmp_path):
     config = settings(limit=16, batch_size=8, image_size=16, epochs=2)
-    images = data.load(config, tmp_path)
+    images = datasets.load(config, tmp_path)
     how = Numerics(precision="fp16")
-    whole = train.Run(config, images, CPU, numerics=how)
+    whole = loop.Run(config, images, CPU, numerics=how)
     first, second = whole.epochs()
-    half = train.Run(config, images, CPU, numerics=how)
+    half = loop.Run(config, images, CPU, numerics=how)
     next(half.epochs())
-    rest = train.Run(config, images, CPU, numerics=how, state=half.state())
+    rest = loop.Run(config, images, CPU, numerics=how, state=half.state())
     assert rest.scaler.get_scale() == half.scaler.get_scale()
     (again,) = rest.epochs()
     assert again.train_loss == second.train_loss
@@ -71,13 +72,13 @@ def test_a_run_in_fp16_goes_on_with_its_loss_scale(tmp_path):
 def test_compiled_steps_serve_all_trials_and_go_on_to_the_same_bits(tmp_path):
     # 22 steps' code at most once: not again for a schedule's rates, a partial batch, or another trial.
     config = settings(model="alexnet", image_size=64, limit=20, batch_size=8, epochs=2, step_size=1)
-    images, how = data.load(config, tmp_path), Numerics(compile=True)
+    images, how = datasets.load(config, tmp_path), Numerics(compile=True)
     plain = ran(config, tmp_path)
     torch._dynamo.utils.counters.clear()
-    whole, half = (train.Run(config, images, CPU, numerics=how) for _ in range(2))
+    whole, half = (loop.Run(config, images, CPU, numerics=how) for _ in range(2))
     first, second = whole.epochs()
     next(half.epochs())
-    rest = train.Run(config, images, CPU, numerics=how, state=half.state())
+    rest = loop.Run(config, images, CPU, numerics=how, state=half.state())
     (again,) = rest.epochs()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert (again.train_loss, again.accuracy) == (second.train_loss, second.accuracy)
@@ -162,17 +163,17 @@ def test_the_clock_goes_on_with_the_machines():
 )
 def test_every_precision_trains_on_a_gpu_and_compiled_steps_and_graphs_do(how, tmp_path):
     config = settings(limit=320, epochs=2, lr=0.01)
-    run = train.Run(config, data.load(config, tmp_path), torch.device("cuda"), numerics=Numerics(**how))
+    run = loop.Run(config, datasets.load(config, tmp_path), torch.device("cuda"), numerics=Numerics(**how))
     first, second = run.epochs()
     assert second.train_loss < first.train_loss
 
 
 ALLOCATING = """
 import resource, sys, torch
-from hpo import numerics
+from hpo.training import precision
 
 if "keep" in sys.argv:
-    numerics.keep_memory()
+    precision.keep_memory()
 for _ in range(5):
     torch.empty(2**24).fill_(1.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

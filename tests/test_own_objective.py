@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from conftest import wait_for
-from hpo.rungs import PAUSED, PROMOTED
+from hpo.search.asha import PAUSED, PROMOTED
 from test_run import descendants
 
 OWN = """

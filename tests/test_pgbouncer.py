@@ -15,8 +15,8 @@ import lease_worker
 import pgbouncer
 import postgres
 from conftest import wait_for
-from hpo import lease, queue, store
 from hpo.errors import StoreError
+from hpo.store import lease, queue, studies
 from test_lease_processes import Study
 
 
@@ -79,32 +79,32 @@ def test_twelve_processes_create_tables_and_study_through_two_connections(behind
 
 def test_a_transactions_settings_come_with_it_and_go_with_it(behind):
     asked = ("lock_timeout", "idle_in_transaction_session_timeout", "transaction_read_only")
-    store.create(store.open_(behind, create=True), lease_worker.definition(1), "text")
+    studies.create(studies.open_(behind, create=True), lease_worker.definition(1), "text")
     with pgbouncer.running(behind, 1) as through:
-        opened = store.open_(through, create=False)
-        reader = store.open_(through, create=False, read_only=True)
+        opened = studies.open_(through, create=False)
+        reader = studies.open_(through, create=False, read_only=True)
         for each, refuses in ((opened, "off"), (reader, "on")):
             with each.engine.connect() as connection:
                 assert connection.info["pooled"]
                 found = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in asked]
             assert found == ["1min", "15s", refuses]
         with pytest.raises(StoreError, match="read-only"):
-            store.delete(reader, lease_worker.NAME)
-        with store.open_(behind, create=False).engine.connect() as connection:
+            studies.delete(reader, lease_worker.NAME)
+        with studies.open_(behind, create=False).engine.connect() as connection:
             assert not connection.info["pooled"]
         sql = conftest.asking(through)  # plain SQL, through the same session of the server
         assert [sql(f"SHOW {name}") for name in asked] == [[("0",)], [("0",)], [("off",)]]
 
 
 def test_a_lease_is_renewed_through_the_only_connection(behind):
-    store.create(store.open_(behind, create=True), lease_worker.definition(1), "text")
+    studies.create(studies.open_(behind, create=True), lease_worker.definition(1), "text")
     with pgbouncer.running(behind, 1) as through:
-        opened = store.open_(through, create=False)
-        study_id = store.study_id(opened, lease_worker.NAME)
+        opened = studies.open_(through, create=False)
+        study_id = studies.study_id(opened, lease_worker.NAME)
         claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=0.9, max_attempts=1)
         with lease.kept(claim):
             begun = time.monotonic()
             wait_for(lambda: claim.renewed.at > begun + 1.0)
-            (held,) = store.held(opened, study_id)
+            (held,) = studies.held(opened, study_id)
         assert held.expires_in_seconds > 0
         assert opened.engine.pool.checkedin() == 1

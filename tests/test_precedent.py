@@ -9,12 +9,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo import definition as definitions
-from hpo import lease, objective, precedent, queue, space, store
-from hpo.config import Config
-from hpo.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.errors import DefinitionError, StoreError
-from hpo.history import History
+from hpo.store import lease, queue, studies, warm_start
+from hpo.store.history import History
+from hpo.study import definition as definitions
+from hpo.study import space
+from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
+from hpo.training.config import Config
+from hpo.workers import trial as objective
 from test_run import load
 
 BEST = 0.03  # the learning rate that the old study found best
@@ -53,15 +55,15 @@ class Seat:
     storage: History
 
 
-def seat(opened: store.Store, made: Definition) -> Seat:
-    history = History(opened, store.study_id(opened, made.name), made.name)
-    history.precedents = precedent.shown(opened, made)
+def seat(opened: studies.Store, made: Definition) -> Seat:
+    history = History(opened, studies.study_id(opened, made.name), made.name)
+    history.precedents = warm_start.shown(opened, made)
     return Seat(made, history)
 
 
-def proposed(opened: store.Store, made: Definition) -> dict:
+def proposed(opened: studies.Store, made: Definition) -> dict:
     """Give the setting of a study's first trial, which it is made for."""
-    store.create(opened, made, "")
+    studies.create(opened, made, "")
     place = seat(opened, made)
     claim = queue.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
     assert claim is not None
@@ -74,9 +76,9 @@ def value(params: dict) -> float:
     return math.exp(-(math.log10(params["lr"] / BEST) ** 2)) - worse
 
 
-def run(opened: store.Store, made: Definition, pruned: tuple[int, ...] = ()) -> None:
+def run(opened: studies.Store, made: Definition, pruned: tuple[int, ...] = ()) -> None:
     """Run a study to its end; the trials of the numbers in ``pruned`` are, after epoch 1."""
-    store.create(opened, made, "")
+    studies.create(opened, made, "")
     place = seat(opened, made)
     while claim := queue.claim(
         opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1
@@ -90,7 +92,7 @@ def run(opened: store.Store, made: Definition, pruned: tuple[int, ...] = ()) -> 
 
 @pytest.fixture
 def opened(url):
-    found = store.open_(url, create=True)
+    found = studies.open_(url, create=True)
     run(found, study_of("old", trials=30), pruned=(3, 4))
     return found
 
@@ -114,14 +116,14 @@ def test_the_first_trial_already_lies_near_the_old_optimum(opened, sampler):
 
 
 def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
-    found = store.open_(url, create=True)
-    store.create(found, study_of("old", trials=2), "")
-    place = seat(found, store.definition_of(found, "old"))
+    found = studies.open_(url, create=True)
+    studies.create(found, study_of("old", trials=2), "")
+    place = seat(found, studies.definition_of(found, "old"))
     for state, accuracy in ((TrialState.PRUNED, None), (TrialState.COMPLETE, 0.5)):
         claim = queue.claim(found, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
         objective._setting(claim, place)
         claim.end(state, value=accuracy)
-    (shown,) = precedent.find(found, study_of("new", start_from=("old",)))
+    (shown,) = warm_start.find(found, study_of("new", start_from=("old",)))
     assert [(trial.state, trial.value) for trial in shown.trials] == [
         (TrialState.PRUNED, None),
         (TrialState.COMPLETE, 0.5),
@@ -131,7 +133,7 @@ def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
 
 def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     made = study_of("new", sampler="tpe", trials=2, start_from=("old",))
-    store.create(opened, made, "")
+    studies.create(opened, made, "")
     place = seat(opened, made)
     claim = queue.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
     _, _, study = objective._setting(claim, place)
@@ -140,7 +142,7 @@ def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     assert [trial.state for trial in shown[:30]].count(TrialState.PRUNED) == 2
     with opened.transaction() as session, place.storage.looking(session):
         assert [trial.number for trial in study.get_trials(deepcopy=False)] == [0]
-    assert len(store.Store.get_all_trials(opened, place.storage.study_id)) == 2
+    assert len(studies.Store.get_all_trials(opened, place.storage.study_id)) == 2
 
 
 def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it(opened):
@@ -149,7 +151,7 @@ def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it
         name="optimizer", kind="choice", values=space.Choices(choices=("rmsprop", "adam", "sgd"))
     )
     wider = study_of("wider", start_from=("old",), space=(wide, more, MOMENTUM))
-    (found,) = precedent.find(opened, wider)
+    (found,) = warm_start.find(opened, wider)
     assert (len(found.trials), dict(found.left_out)) == (30, {})
     for trial in found.trials:
         assert trial.distributions["lr"] == wide.distribution()
@@ -158,7 +160,7 @@ def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it
 
     narrow = space.Parameter(name="lr", kind="float", values=space.Range(low=1e-4, high=0.1, log=True))
     fixed = study_of("fixed", start_from=("old",), space=(narrow,), train={"optimizer": "adam"})
-    (found,) = precedent.find(opened, fixed)
+    (found,) = warm_start.find(opened, fixed)
     old = optuna.load_study(study_name="old", storage=opened).trials
     fits = [t.params["lr"] for t in old if t.params["optimizer"] == "adam" and t.params["lr"] <= 0.1]
     assert [trial.params for trial in found.trials] == [{"lr": lr} for lr in fits]
@@ -169,14 +171,14 @@ def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it
 
 def test_what_an_old_study_had_fixed_counts_as_the_setting_of_its_trials(opened):
     run(opened, study_of("sgd alone", trials=3, space=(LR,), train={"optimizer": "sgd", "momentum": 0.5}))
-    (found,) = precedent.find(opened, study_of("new", start_from=("sgd alone",)))
+    (found,) = warm_start.find(opened, study_of("new", start_from=("sgd alone",)))
     assert [trial.params["momentum"] for trial in found.trials] == [0.5] * 3
     assert {trial.params["optimizer"] for trial in found.trials} == {"sgd"}
 
 
 def test_a_setting_that_the_new_study_lists_is_not_shown_too(opened):
     first = optuna.load_study(study_name="old", storage=opened).trials[0].params
-    (found,) = precedent.find(opened, study_of("new", start_from=("old", "old"), points=(first,)))
+    (found,) = warm_start.find(opened, study_of("new", start_from=("old", "old"), points=(first,)))
     assert dict(found.left_out) == {"listed here too": 1}
     assert len(found.trials) == 29
 
@@ -184,7 +186,7 @@ def test_a_setting_that_the_new_study_lists_is_not_shown_too(opened):
 def test_what_does_not_compare_is_refused_in_one_line(opened):
     def refused(**changes) -> str:
         with pytest.raises((DefinitionError, StoreError)) as caught:
-            precedent.find(opened, study_of("new", **{"start_from": ("old",)} | changes))
+            warm_start.find(opened, study_of("new", **{"start_from": ("old",)} | changes))
         return str(caught.value)
 
     said = refused(train={"limit": 100, "precision": "bf16"})
@@ -196,23 +198,23 @@ def test_what_does_not_compare_is_refused_in_one_line(opened):
     assert "30 (image_size 224, where this study has 32)" in said
     said = refused(start_from=("odl",))
     assert "study 'new': search.start_from: no study 'odl' in the store; did you mean 'old'?" in said
-    store.create(opened, study_of("empty"), "")
+    studies.create(opened, study_of("empty"), "")
     assert "it has no trial that ended" in refused(start_from=("empty",))
-    queue.claim(opened, store.study_id(opened, "empty"), lease.owner("cpu"), seconds=60, max_attempts=1)
+    queue.claim(opened, studies.study_id(opened, "empty"), lease.owner("cpu"), seconds=60, max_attempts=1)
     assert "is running; wait until it is complete" in refused(start_from=("empty",))
 
 
 def test_a_precision_that_auto_came_to_is_the_same_as_one_that_is_named(opened):
-    store.settled(opened, store.study_id(opened, "old"), "hpo:precision", "tf32")
-    (found,) = precedent.find(opened, study_of("new", start_from=("old",), train={"precision": "tf32"}))
+    studies.settled(opened, studies.study_id(opened, "old"), "hpo:precision", "tf32")
+    (found,) = warm_start.find(opened, study_of("new", start_from=("old",), train={"precision": "tf32"}))
     assert len(found.trials) == 30
 
 
 def test_a_study_deleted_since_is_done_without(opened, caplog):
     made = study_of("new", start_from=("old",))
-    store.create(opened, made, "")
-    store.delete(opened, "old")
-    assert precedent.shown(opened, made) == []
+    studies.create(opened, made, "")
+    studies.delete(opened, "old")
+    assert warm_start.shown(opened, made) == []
     assert "no study 'old'" in caplog.text
 
 

@@ -2,7 +2,7 @@
 
 import random
 
-from hpo.ranking import Ranking
+from hpo.search.ranking import Ranking
 
 
 def test_it_is_what_sorting_gives_whatever_came_changed_and_went():

@@ -12,9 +12,11 @@ import torch
 import conftest
 import postgres
 from conftest import wait_for
-from hpo import checkpoint, curves, recorder, store, worker
-from hpo.artifacts import Artifacts
-from hpo.events import Ended, Reported, Started
+from hpo.artifacts import checkpoint
+from hpo.artifacts.folders import Artifacts
+from hpo.store import studies
+from hpo.training.events import Ended, Reported, Started
+from hpo.workers import metrics, recorder, worker
 from test_run import artifact, load
 
 OWN = """
@@ -114,7 +116,7 @@ def work(place, monkeypatch):
     sys.modules.pop("own", None)
     with conftest.closed_engines():
         url = f"sqlite:///{place.path}/storage/hpo.db"
-        yield lambda: worker.work(store.open_(url, create=False), "small", settings, threading.Event())
+        yield lambda: worker.work(studies.open_(url, create=False), "small", settings, threading.Event())
     sys.modules.pop("own", None)
 
 
@@ -186,7 +188,7 @@ def test_an_epoch_whose_worker_dies_before_its_curves_is_in_them_though_its_tria
     place, work, monkeypatch
 ):
     asleep, wake = threading.Event(), threading.Event()
-    write_csv = curves.write_csv
+    write_csv = metrics.write_csv
 
     def sleep(folder, history) -> None:
         if folder.name == "0001":
@@ -194,7 +196,7 @@ def test_an_epoch_whose_worker_dies_before_its_curves_is_in_them_though_its_tria
             assert wake.wait(60)
         write_csv(folder, history)
 
-    monkeypatch.setattr(curves, "write_csv", sleep)
+    monkeypatch.setattr(metrics, "write_csv", sleep)
     place.here("create", place.study(judged(10.0, 0.1)), "--set", "train.epochs=2")
     dead, successor = work(), work()
     until(dead, state="complete")

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from s3fs.errors import translate_boto_error
 
-from hpo import remote
+from hpo.artifacts import remote
 
 
 def answer(code: str) -> OSError:

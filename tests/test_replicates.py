@@ -12,26 +12,18 @@ from optuna.trial import TrialState
 
 import lease_worker
 from conftest import wait_for
-from hpo import (
-    finish,
-    importance,
-    lease,
-    objective,
-    outcome,
-    precedent,
-    queue,
-    replicates,
-    retention,
-    show,
-    status,
-    store,
-    studyfile,
-    summary,
-)
-from hpo.artifacts import Artifacts
-from hpo.definition import Definition, Pruner, Sampler
+from hpo.analysis import finish, importance, records
+from hpo.artifacts.folders import Artifacts
+from hpo.cli import console
 from hpo.errors import DefinitionError
-from hpo.history import History
+from hpo.report import summary
+from hpo.search import replicates
+from hpo.store import lease, queue, status, studies, warm_start
+from hpo.store.history import History
+from hpo.study import file as studyfile
+from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.workers import retention
+from hpo.workers import trial as objective
 from lease_worker import NAME
 
 OWN = """
@@ -80,9 +72,9 @@ class Worker:
     """A worker that ends a trial as it is told to."""
 
     def __init__(self, url: str, made: Definition) -> None:
-        self.opened = store.open_(url, create=True)
-        store.create(self.opened, made, "text")
-        self.study_id = store.study_id(self.opened, NAME)
+        self.opened = studies.open_(url, create=True)
+        studies.create(self.opened, made, "text")
+        self.study_id = studies.study_id(self.opened, NAME)
         self.history = History(self.opened, self.study_id, NAME)
         self.place = SimpleNamespace(study_id=self.study_id, storage=self.history, definition=made)
 
@@ -143,7 +135,7 @@ def test_each_complete_setting_runs_with_all_seeds_before_anything_new_begins(ur
     assert [trial.user_attrs.get("point") for trial in trials] == [1, None, None, 1, 1, *[None] * 4]
     now = status.status(worker.opened, NAME)
     assert (now.state, now.budget, now.trials["complete"]) == ("complete", 9, 9)
-    store.create(worker.opened, study_of(3, 3, {"lr": 0.5}), "text")
+    studies.create(worker.opened, study_of(3, 3, {"lr": 0.5}), "text")
     assert len(worker.trials()) == 10, "extended by a trial, and by no replicate"
 
 
@@ -205,9 +197,9 @@ def test_a_seed_that_diverges_spoils_its_setting(url):
     first, second = status.best(worker.opened, NAME, 9)
     assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
     assert status.best_document(second)["replicates"]["diverged"] == 1
-    assert "one alone; 1 more diverged" in show.best(second, None, {})
+    assert "one alone; 1 more diverged" in console.best(second, None, {})
     assert [each.trial for each in finish.plan(worker.opened, NAME, 2, 2).settings] == [3, 0]
-    found = outcome.outcomes(store.definition_of(worker.opened, NAME), worker.trials())
+    found = records.outcomes(studies.definition_of(worker.opened, NAME), worker.trials())
     assert summary.best(found).number == 3
     worker.history._leave()
     seen = worker.history.get_all_trials(worker.study_id)
@@ -237,7 +229,7 @@ def test_a_later_study_learns_from_the_mean(url):
     for accuracy in (0.5, 0.7):
         worker.end(worker.begin()[0], accuracy)
     made = study_of(1, 1, start_from=(NAME,), sampler=Sampler(name="tpe"))
-    (found,) = precedent.find(worker.opened, made.model_copy(update={"name": "later"}))
+    (found,) = warm_start.find(worker.opened, made.model_copy(update={"name": "later"}))
     assert [trial.value for trial in found.trials] == [pytest.approx(0.6)]
 
 

@@ -20,9 +20,15 @@ from optuna import importance
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import ROOT, Workplace, closed_engines
-from hpo import original, outcome, rebuilt, replay, report, status, store, studyfile, summary
-from hpo.definition import Definition
-from hpo.store import Store
+from hpo.analysis import records
+from hpo.original import facts, match
+from hpo.original import tables as rebuilt
+from hpo.report import page as report
+from hpo.report import summary
+from hpo.store import status, studies
+from hpo.store.studies import Store
+from hpo.study import file as studyfile
+from hpo.study.definition import Definition
 
 CPU = {"device": "Xeon", "host": "a", "torch": "2.14", "threads": 2, "precision": "fp32"}
 GPU = {"device": "NVIDIA H100", "host": "b", "torch": "2.14", "threads": 8, "precision": "tf32"}
@@ -78,8 +84,8 @@ def kept(url: str, definition: Definition, trials: Iterable[FrozenTrial]) -> Sto
     """Store a study with these trials alone."""
     none = definition.search.model_copy(update={"trials": 0})
     definition = definition.model_copy(update={"search": none, "points": ()})
-    opened = store.open_(url, create=True)
-    store.create(opened, definition, "made")
+    opened = studies.open_(url, create=True)
+    studies.create(opened, definition, "made")
     optuna.load_study(study_name=definition.name, storage=opened).add_trials(trials)
     return opened
 
@@ -367,10 +373,10 @@ def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
     page, tables, trials = reported(grid).page, reported(grid).tables, reported(grid).study.trials
     by_point = {trial.user_attrs["point"]: trial for trial in trials}
     for row, number in zip(tables["original-4.1"], range(1, 7), strict=True):
-        point, seen = original.POINTS[number], by_point[number].user_attrs
+        point, seen = facts.POINTS[number], by_point[number].user_attrs
         mean = sum(seen["epoch_seconds"]) / len(seen["epoch_seconds"])
         assert list(row.values()) == [
-            *(original.MODELS[point.model], original.OPTIMIZERS[point.optimizer]),
+            *(facts.MODELS[point.model], facts.OPTIMIZERS[point.optimizer]),
             *(point.accuracy, f"{by_point[number].value:.4f}", point.epoch_seconds, f"{mean:.4g}"),
         ]
     assert [row["accuracy there"] for row in tables["original-4.1"]] == [
@@ -403,7 +409,7 @@ def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
     definition, trials = listed(), reported(grid).study.trials
     params = {"model": "alexnet", "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "batch_size": 16}
     more = made(definition, params, [0.5, 0.75], 20, site="C", point=1, hardware=GPU, seconds=0.5)
-    found = replay.replay(outcome.outcomes(definition, [*trials, more]))
+    found = match.replay(records.outcomes(definition, [*trials, more]))
     models = rebuilt.section(found, IMAGES, "test accuracy").parts[0].table
     assert models.columns[-2:] == ("s/epoch here, Xeon, 2 threads", "s/epoch here, NVIDIA H100, TF32")
     seconds = trials[0].user_attrs["epoch_seconds"]
@@ -414,7 +420,7 @@ def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
 def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
     definition, trials = listed(), reported(grid).study.trials
     short = [made(definition, t.params, [t.value], t.number, site=t.user_attrs["site"]) for t in trials]
-    found = replay.replay(outcome.outcomes(definition, short))
+    found = match.replay(records.outcomes(definition, short))
     rates = rebuilt.section(found, IMAGES, "test accuracy").parts[1]
     assert rates.title == "4.2 Test accuracy after each epoch, by learning rate"
     (bars,) = rates.figure.data
@@ -497,7 +503,7 @@ def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):
     definition, trials = listed(), reported(grid).study.trials
     died = made(definition, trials[0].params, [], 14, state=TrialState.FAIL)
     died.user_attrs.pop("hardware")
-    found = outcome.outcomes(definition, [*trials, died, died])
+    found = records.outcomes(definition, [*trials, died, died])
     assert any("2 trials have not reported an epoch" in text for text in summary.device_time(found).text)
     assert not any("have not reported" in text for text in summary.device_time(found[:-2]).text)
 
@@ -506,7 +512,7 @@ def test_what_pruning_saved_is_told_truly_of_trials_that_diverged_at_once(report
     definition, trials = listed(), reported(grid).study.trials
     assert "No trial was pruned" in reported(grid).page.text
     died = made(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])
-    (told, *_) = summary.device_time(outcome.outcomes(definition, [*trials, died])).text
+    (told, *_) = summary.device_time(records.outcomes(definition, [*trials, died])).text
     assert told.startswith("The pruned trials ended within their first epoch")
 
 
@@ -579,7 +585,7 @@ def test_the_report_changes_nothing_in_the_store(place, tmp_path):
     opened = small(place)
     opened.engine.dispose()
     before = hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest()
-    written(store.open_(place, create=False), "quickstart", tmp_path)
+    written(studies.open_(place, create=False), "quickstart", tmp_path)
     assert hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest() == before
 
 

@@ -7,8 +7,9 @@ import pytest
 from optuna.trial import TrialState
 
 import lease_worker
-from hpo import lease, queue, retention, store
-from hpo.artifacts import Artifacts
+from hpo.artifacts.folders import Artifacts
+from hpo.store import lease, queue, studies
+from hpo.workers import retention
 from lease_worker import NAME
 
 FATES = [  # state, value, failure
@@ -24,14 +25,14 @@ FATES = [  # state, value, failure
 
 @pytest.fixture
 def opened(url):
-    opened = store.open_(url, create=True)
-    store.create(opened, lease_worker.definition(len(FATES) + 1), "text")
+    opened = studies.open_(url, create=True)
+    studies.create(opened, lease_worker.definition(len(FATES) + 1), "text")
     return opened
 
 
-def begun(opened: store.Store, folder: Path) -> lease.Claim:
+def begun(opened: studies.Store, folder: Path) -> lease.Claim:
     """Claim a trial, and give it weights."""
-    study_id = store.study_id(opened, NAME)
+    study_id = studies.study_id(opened, NAME)
     claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
     name = f"f/{claim.number:04d}/weights"
     (folder / name).parent.mkdir(parents=True)
@@ -41,7 +42,7 @@ def begun(opened: store.Store, folder: Path) -> lease.Claim:
 
 
 def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tmp_path):
-    study_id, artifacts = store.study_id(opened, NAME), Artifacts(str(tmp_path))
+    study_id, artifacts = studies.study_id(opened, NAME), Artifacts(str(tmp_path))
     for state, value, failure in [*FATES, (None, None, None)]:
         claim = begun(opened, tmp_path)
         if state is not None:
@@ -58,7 +59,7 @@ def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tm
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite's writers wait for each other
 def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, tmp_path, monkeypatch):
-    worse, better = begun(opened, tmp_path), begun(store.open_(url, create=False), tmp_path)
+    worse, better = begun(opened, tmp_path), begun(studies.open_(url, create=False), tmp_path)
     worse.end(TrialState.COMPLETE, value=0.5)
     best = retention._best
 
@@ -70,7 +71,7 @@ def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, t
         return found
 
     monkeypatch.setattr(retention, "_best", meanwhile)
-    retention.thin(opened, store.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    retention.thin(opened, studies.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
     monkeypatch.setattr(retention, "_best", best)
-    retention.thin(opened, store.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    retention.thin(opened, studies.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
     assert [path.parent.name for path in tmp_path.rglob("weights")] == ["0001"]

@@ -15,7 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import wait_for, workplace_in
-from hpo import checkpoint
+from hpo.artifacts import checkpoint
 
 SMALL = """
 [train]

@@ -11,9 +11,13 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from conftest import wait_for
-from hpo import config, rungs, show, space, store
-from hpo.definition import Definition, Point, Pruner, Search
-from hpo.rungs import PAUSED, PROMOTED, Board, Ladder, Verdict
+from hpo.cli import console
+from hpo.search import asha
+from hpo.search.asha import PAUSED, PROMOTED, Board, Ladder, Verdict
+from hpo.store import studies
+from hpo.study import space
+from hpo.study.definition import Definition, Point, Pruner, Search
+from hpo.training import config
 from test_run import descendants
 
 LADDER = Ladder(rungs=(2, 6), factor=3, most=12, points=False)
@@ -92,7 +96,7 @@ def test_rungs_grow_and_stand_behind_a_decay_rather_than_before_it(train, lowest
         train=config.Config(epochs=20, **train).model_dump(),
         search=Search(pruner=Pruner(name="asha", min_epochs=lowest, reduction_factor=factor)),
     )
-    ladder = rungs.of(made)
+    ladder = asha.of(made)
     assert (() if ladder is None else ladder.rungs) == found
 
 
@@ -106,7 +110,7 @@ def test_a_schedule_that_is_searched_moves_no_rung():
         space=(schedule,),
         search=Search(pruner=Pruner(name="asha", min_epochs=1, reduction_factor=3)),
     )
-    assert rungs.of(made).rungs == (1, 3, 9)
+    assert asha.of(made).rungs == (1, 3, 9)
 
 
 def test_listed_points_take_part_only_if_the_study_says_so():
@@ -116,13 +120,13 @@ def test_listed_points_take_part_only_if_the_study_says_so():
         search=Search(trials=5, pruner=Pruner(name="asha", min_epochs=1)),
         points=(Point(setting={"lr": 0.1}),) * 4,
     )
-    assert rungs.of(made).most == 5
+    assert asha.of(made).most == 5
     both = made.model_copy(update={"search": made.search.model_copy(update={"prune_points": True})})
-    assert rungs.of(both).most == 9
+    assert asha.of(both).most == 9
     point = trial(0, 0.1)
     point.system_attrs["fixed_params"] = {}
-    assert not rungs.of(made).stands(point)
-    assert rungs.of(both).stands(point)
+    assert not asha.of(made).stands(point)
+    assert asha.of(both).stands(point)
 
 
 # What becomes of a trial
@@ -270,8 +274,8 @@ def the_best_have_gone_on(trials: list[FrozenTrial], ladder: Ladder) -> None:
 
 
 def test_a_paused_trial_is_shown_with_its_rung():
-    assert show.reason(paused(1, 0.3, 0.2)) == "waits at the rung of epoch 2"
-    assert show.reason(trial(1, 0.3, 0.2, paused=None)) == ""
+    assert console.reason(paused(1, 0.3, 0.2)) == "waits at the rung of epoch 2"
+    assert console.reason(trial(1, 0.3, 0.2, paused=None)) == ""
 
 
 # With real processes
@@ -300,7 +304,7 @@ def test_workers_pause_and_promote_trials_and_lose_none_to_a_kill(place, url):
             rung = int(re.fullmatch(r"by asha: .* epoch (\d+)", each.user_attrs["pruned"])[1])
             assert rung in (2, 6, 18)
             assert rung <= each.last_step  # it trains on while a verdict is late
-    the_best_have_gone_on(trials, rungs.of(store.definition_of(store.open_(url, create=False), "small")))
+    the_best_have_gone_on(trials, asha.of(studies.definition_of(studies.open_(url, create=False), "small")))
     resumed = [t for t in trials if t.system_attrs.get(PROMOTED) and t.user_attrs["attempts"] > 1]
     assert resumed  # some were promoted after they had paused
     assert not list(place.path.glob("storage/artifacts/*/*/checkpoint*"))

@@ -21,9 +21,9 @@ import torch
 import conftest
 import postgres
 from conftest import wait_for
-from hpo import launch
-from hpo.artifacts import Artifacts
+from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactAway, ArtifactError
+from hpo.workers import supervisor
 from test_faults import Link, linked
 
 BUCKET, ROOT = "studies", "s3://studies/vision"
@@ -291,7 +291,7 @@ def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(
     at = conftest.Workplace(path=place.path, environment={**place.environment, **settings})
     run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
     deleted = at.here("delete", "small", "--yes", code=1)
-    worker = at.hpo("worker", "small", code=launch.FATAL)  # the study is still there
+    worker = at.hpo("worker", "small", code=supervisor.FATAL)  # the study is still there
     doctor = at.here("doctor", code=1)
     (line,) = worker.err.splitlines()
     assert line.startswith("hpo: s3://nosuch/x: The specified bucket does not exist; --artifacts or ")

@@ -8,9 +8,10 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
-from hpo import samplers, space, studyfile
-from hpo.definition import Definition, Pruner, Sampler
-from hpo.samplers import PointSampler
+from hpo.search import samplers
+from hpo.search.samplers import PointSampler
+from hpo.study import file, space
+from hpo.study.definition import Definition, Pruner, Sampler
 
 SAMPLERS = ("tpe", "gp", "qmc", "random")
 PRUNERS = ("hyperband", "median", "percentile", "patient", "none")
@@ -27,7 +28,7 @@ SPACE = {
 def study_of(space=SPACE, epochs=9, points=(), train=None, **search) -> Definition:
     fixed = {"epochs": epochs} if epochs else {}
     document = {"name": "s", "train": fixed | (train or {}), "space": space, "search": search}
-    return studyfile.parse(document | {"points": list(points)}, "s.toml")
+    return file.parse(document | {"points": list(points)}, "s.toml")
 
 
 def ask(definition: Definition, study: optuna.Study) -> tuple[optuna.Trial, dict[str, space.Value]]:

@@ -4,7 +4,8 @@ import tomllib
 import jsonschema
 import pytest
 
-from hpo import config, definition, schema, studyfile
+from hpo.study import definition, file, schema
+from hpo.training import config
 from test_studyfile import CASES, FINETUNE
 
 SCHEMA = schema.study_file()
@@ -88,9 +89,9 @@ def test_every_setting_of_a_search_is_in_it():
         assert search[name]["anyOf"][1]["properties"].keys() == kind.model_fields.keys()
 
 
-@pytest.mark.parametrize("name", studyfile.shipped())
+@pytest.mark.parametrize("name", file.shipped())
 def test_a_shipped_study_file_is_valid(name):
-    VALIDATOR.validate(tomllib.loads(studyfile.find(name).read_text()))
+    VALIDATOR.validate(tomllib.loads(file.find(name).read_text()))
 
 
 def test_the_contracts_example_is_valid():

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from hpo import secret
+from hpo.dashboard import token as secret
 from hpo.errors import DashboardError
 
 

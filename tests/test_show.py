@@ -2,7 +2,7 @@
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo import show
+from hpo.cli import console
 
 
 def waiting(number: int, **seen: str) -> FrozenTrial:
@@ -13,11 +13,11 @@ def waiting(number: int, **seen: str) -> FrozenTrial:
 
 
 def test_trials_that_differ_in_their_site_alone_are_told_apart():
-    told = show.trials_table([waiting(0, site="C"), waiting(1, site="L"), waiting(2)], "accuracy")
+    told = console.trials_table([waiting(0, site="C"), waiting(1, site="L"), waiting(2)], "accuracy")
     (sites,) = [list(column.cells) for column in told.columns if column.header == "site"]
     assert sites == ["C", "L", ""]
 
 
 def test_a_study_without_sites_has_no_column_for_them():
-    told = show.trials_table([waiting(0)], "accuracy")
+    told = console.trials_table([waiting(0)], "accuracy")
     assert "site" not in [column.header for column in told.columns]

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hpo import regret, simulate, surrogate
-from hpo.definition import Definition, Point, Pruner, Sampler, Search
+from hpo.analysis import simulation as simulate
+from hpo.analysis import strategies as regret
+from hpo.analysis import surrogate
+from hpo.analysis.simulation import Simulation
+from hpo.analysis.surrogate import Curve, Recorded, Surrogate
 from hpo.errors import CurvesError
-from hpo.simulate import Simulation
-from hpo.surrogate import Curve, Recorded, Surrogate
+from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 
 EPOCHS = 9
 RECORDED = Path(__file__).parent.parent / "benchmarks" / "curves.csv"
@@ -198,11 +200,11 @@ def test_the_best_of_many_strategies_has_to_be_surer_than_one(known):
 @pytest.mark.parametrize("count", [5, 20, 50])
 def test_the_interval_of_a_median_holds_it_as_often_as_it_says(count):
     draw = random.Random(count)
-    from hpo import interval
+    from hpo.analysis import intervals
 
     held = 0
     for _ in range(400):
-        found = interval.of_median([draw.gauss(0, 1) for _ in range(count)])
+        found = intervals.of_median([draw.gauss(0, 1) for _ in range(count)])
         held += found.low <= 0 <= found.high
     assert held / 400 > 0.92
 

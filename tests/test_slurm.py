@@ -11,8 +11,12 @@ import pytest
 
 import postgres
 from conftest import closed_engines, wait_for
-from hpo import engines, launch, slurm, store, studyfile, watch
+from hpo.cli import engines
+from hpo.cli import progress as watch
 from hpo.errors import EngineError
+from hpo.store import studies
+from hpo.study import file
+from hpo.workers import slurm, supervisor
 from test_run import descendants
 
 OWN = """
@@ -51,7 +55,7 @@ def script(
         "HPO_LEASE_SECONDS": "60",
     }
     named = {name.replace("_", "-"): value for name, value in options.items()}
-    crew = launch.Crew(study="small", workers=workers, gpus=gpus, settings=settings, options=named)
+    crew = supervisor.Crew(study="small", workers=workers, gpus=gpus, settings=settings, options=named)
     return slurm.script(crew, place.path, Path("logs"))
 
 
@@ -100,7 +104,7 @@ def test_print_shows_the_script_and_submits_nothing(place):
         assert "#SBATCH --time=4:00:00\n" in shown.out
         assert "sEcret" not in shown.out + shown.err
         assert subprocess.run(["bash", "-n"], input=shown.out, text=True, check=False).returncode == 0
-        refused = place.hpo(*args, HPO_STORE=store, PATH="/nonexistent", code=launch.FATAL)
+        refused = place.hpo(*args, HPO_STORE=store, PATH="/nonexistent", code=supervisor.FATAL)
         assert refused.err.startswith("hpo: --engine slurm: no command 'sbatch' here; ")
         assert not list(place.path.rglob("logs"))
 
@@ -121,8 +125,8 @@ def test_print_shows_the_script_and_submits_nothing(place):
 def test_what_does_not_fit_the_engine_is_refused_in_one_line(place, monkeypatch, changed, line):
     monkeypatch.chdir(place.path)
     with closed_engines():
-        opened = store.open_("sqlite:///hpo.db", create=True)
-        store.create(opened, studyfile.load(place.path / place.study(STUDY.format(epochs=2))), "")
+        opened = studies.open_("sqlite:///hpo.db", create=True)
+        studies.create(opened, file.load(place.path / place.study(STUDY.format(epochs=2))), "")
         plain = {"engine": "slurm", "devices": "auto", "workers_per_device": 1, "workers": None}
         asked = engines.Request(**{**plain, "options": [], "show": False, **changed})
         settings = {"HPO_STORE": "sqlite:///hpo.db", "HPO_ARTIFACTS": "artifacts"}
@@ -184,7 +188,7 @@ def test_a_worker_that_is_killed_is_started_again_and_the_script_ends_with_the_s
 def test_what_no_restart_can_mend_ends_the_script_with_78(place, task):
     create(place, 2)
     (place.path / "own.py").unlink()
-    assert task().wait(60) == launch.FATAL
+    assert task().wait(60) == supervisor.FATAL
     assert (place.path / "log").read_text().startswith("hpo: ")
 
 

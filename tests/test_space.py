@@ -2,8 +2,9 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo import config, space
-from hpo.space import Choices, Parameter, Range
+from hpo.study import space
+from hpo.study.space import Choices, Parameter, Range
+from hpo.training import config
 
 DEFAULTS = config.Config().model_dump()
 

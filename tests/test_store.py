@@ -25,9 +25,12 @@ from optuna.trial import TrialState
 import conftest
 import lease_worker
 import postgres
-from hpo import database, importance, lease, leases, queue, samplers, space, status, storage, store
-from hpo.definition import Definition
+from hpo.analysis import importance
 from hpo.errors import DefinitionError, StoreError
+from hpo.search import samplers
+from hpo.store import database, lease, lease_table, queue, status, storage, studies
+from hpo.study import space
+from hpo.study.definition import Definition
 from lease_worker import NAME
 
 
@@ -41,14 +44,14 @@ def definition(trials: int = 3, *points, sampler: str = "tpe") -> Definition:
 
 @pytest.fixture
 def opened(url):
-    return store.open_(url, create=True)
+    return studies.open_(url, create=True)
 
 
 def plain(url: str) -> optuna.Study:
     return optuna.load_study(study_name=NAME, storage=url)
 
 
-def claimed(opened: store.Store, study_id: int) -> lease.Claim | None:
+def claimed(opened: studies.Store, study_id: int) -> lease.Claim | None:
     return queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
 
 
@@ -86,28 +89,28 @@ def refused(call, *words: str) -> str:
     ],
 )
 def test_a_url_that_names_no_store_of_ours_is_refused_in_one_line(text, words):
-    message = refused(lambda: store.open_(text, create=True), words)
+    message = refused(lambda: studies.open_(text, create=True), words)
     assert "secret" not in message
 
 
 def test_a_url_is_shown_without_its_password():
-    url = store.parse_url("postgresql://user:s%7Be%7Dcr%25et@host:1/db?sslmode=require")
+    url = studies.parse_url("postgresql://user:s%7Be%7Dcr%25et@host:1/db?sslmode=require")
     assert url.password == "s{e}cr%et"
-    assert store.shown(url) == "postgresql://user:***@host:1/db?sslmode=require"
+    assert studies.shown(url) == "postgresql://user:***@host:1/db?sslmode=require"
 
 
 def test_a_password_may_have_any_character_and_is_never_shown(caplog):
     password = "a{b}%c%%d'\"e\\f@g:h/i?j#k l&m=n"
     with postgres.running(password=password) as server, conftest.closed_engines():
         url = sa.make_url(server.url).set(password=password)
-        opened = store.open_(url.render_as_string(hide_password=False), create=True)
-        store.create(opened, definition(), "text")
+        opened = studies.open_(url.render_as_string(hide_password=False), create=True)
+        studies.create(opened, definition(), "text")
         assert len(opened.get_all_studies()) == 1
         wrong = url.set(password=password + "!").render_as_string(hide_password=False)
-        messages = [refused(lambda: store.open_(wrong, create=True), "password authentication failed")]
+        messages = [refused(lambda: studies.open_(wrong, create=True), "password authentication failed")]
         server.stop()
-        messages.append(refused(lambda: store.create(opened, definition(), "text"), "store postgresql"))
-        messages.append(refused(lambda: store.open_(server.url, create=False), "127.0.0.1"))
+        messages.append(refused(lambda: studies.create(opened, definition(), "text"), "store postgresql"))
+        messages.append(refused(lambda: studies.open_(server.url, create=False), "127.0.0.1"))
         for secret in (password, "a{b}", "k l&m", "k%20l"):
             assert secret not in "".join(messages) + caplog.text
 
@@ -117,34 +120,34 @@ def test_an_sqlite_file_may_have_any_name(tmp_path, name):
     path = tmp_path / name / "hpo.db"
     url = sa.URL.create("sqlite", database=str(path)).render_as_string()
     with conftest.closed_engines():
-        opened = store.open_(url, create=True)
-        store.create(opened, definition(), "text")
+        opened = studies.open_(url, create=True)
+        studies.create(opened, definition(), "text")
         assert path.stat().st_size > 0
-        assert store.definition_of(store.open_(url, create=False), NAME) == definition()
+        assert studies.definition_of(studies.open_(url, create=False), NAME) == definition()
 
 
 def test_there_is_no_store_where_nobody_made_one(url):
-    refused(lambda: store.open_(url, create=False), "no store at", "'hpo run STUDY' makes one")
+    refused(lambda: studies.open_(url, create=False), "no store at", "'hpo run STUDY' makes one")
     assert not url.startswith("sqlite") or not Path(url.removeprefix("sqlite:///")).exists()
     with sa.create_engine(url).connect() as connection:  # an empty file is none either
         connection.execute(sa.text("SELECT 1"))
-    refused(lambda: store.open_(url, create=False), "no store at")
+    refused(lambda: studies.open_(url, create=False), "no store at")
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     path = tmp_path / "hpo.db"
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     for create in (True, False):
-        refused(lambda create=create: store.open_(f"sqlite:///{path}", create=create), "not a database")
-    refused(lambda: store.open_(f"sqlite:///{tmp_path}", create=False), "unable to open")
-    refused(lambda: store.open_(f"sqlite:///{path}/hpo.db", create=True), "store sqlite:")
+        refused(lambda create=create: studies.open_(f"sqlite:///{path}", create=create), "not a database")
+    refused(lambda: studies.open_(f"sqlite:///{tmp_path}", create=False), "unable to open")
+    refused(lambda: studies.open_(f"sqlite:///{path}/hpo.db", create=True), "store sqlite:")
 
 
 def test_a_server_that_is_not_there_is_refused():
     refused(
-        lambda: store.open_("postgresql://u:secret@127.0.0.1:1/db", create=True), "127.0.0.1", "refused"
+        lambda: studies.open_("postgresql://u:secret@127.0.0.1:1/db", create=True), "127.0.0.1", "refused"
     )
-    refused(lambda: store.open_("postgresql://u@no.such.host.invalid/db", create=False), "no.such.host")
+    refused(lambda: studies.open_("postgresql://u@no.such.host.invalid/db", create=False), "no.such.host")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -152,12 +155,12 @@ def test_a_locked_database_is_refused_when_patience_is_over(url, opened, monkeyp
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN EXCLUSIVE")
-        refused(lambda: store.open_(url, create=False), "database is locked")
+        refused(lambda: studies.open_(url, create=False), "database is locked")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_readers_do_not_wait_for_writers(url, opened):
-    store.create(opened, definition(), "text")
+    studies.create(opened, definition(), "text")
     path = url.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -172,27 +175,27 @@ def test_readers_do_not_wait_for_writers(url, opened):
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_read_only_file_can_be_read_and_not_written(url, opened):
-    store.create(opened, definition(), "text")
+    studies.create(opened, definition(), "text")
     path = url.removeprefix("sqlite:///")
-    reader = store.open_(f"sqlite:///file:{path}?mode=ro&uri=true", create=False)
+    reader = studies.open_(f"sqlite:///file:{path}?mode=ro&uri=true", create=False)
     assert status.status(reader, NAME).trials["waiting"] == 3
-    assert len(reader.get_all_trials(store.study_id(reader, NAME))) == 3
-    refused(lambda: store.create(reader, definition(4), "text"), "readonly")
-    refused(lambda: store.delete(reader, NAME), "readonly")
+    assert len(reader.get_all_trials(studies.study_id(reader, NAME))) == 3
+    refused(lambda: studies.create(reader, definition(4), "text"), "readonly")
+    refused(lambda: studies.delete(reader, NAME), "readonly")
     assert len(plain(url).trials) == 3
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_role_that_may_only_read_can_read_and_not_write(url, opened, sql):
-    store.create(opened, definition(), "text")
+    studies.create(opened, definition(), "text")
     sql("CREATE ROLE reader LOGIN")
     try:
         sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
         limited = sa.make_url(url).set(username="reader").render_as_string(hide_password=False)
-        reader = store.open_(limited, create=False)
+        reader = studies.open_(limited, create=False)
         assert status.status(reader, NAME).trials["waiting"] == 3
-        refused(lambda: store.create(reader, definition(4), "text"), "permission denied")
-        refused(lambda: store.delete(reader, NAME), "permission denied")
+        refused(lambda: studies.create(reader, definition(4), "text"), "permission denied")
+        refused(lambda: studies.delete(reader, NAME), "permission denied")
     finally:
         sql("DROP OWNED BY reader")
         sql("DROP ROLE reader")
@@ -209,16 +212,16 @@ def test_a_study_of_plain_optunas_is_told_from_ours_by_every_verb(workplace, url
 
 def test_a_store_that_plain_optuna_made_is_read_as_it_is_and_then_shared(url, sql):
     optuna.create_study(study_name="theirs", storage=url)
-    reader = store.open_(url, create=False)
+    reader = studies.open_(url, create=False)
     assert status.names(reader) == []
-    for call in (store.definition_of, store.folder_of, store.delete):
+    for call in (studies.definition_of, studies.folder_of, studies.delete):
         refused(lambda call=call: call(reader, "theirs"), "another tool")
     with pytest.raises(sa.exc.DatabaseError):
         sql("SELECT * FROM hpo_leases")
-    opened = store.open_(url, create=True)
-    store.create(opened, definition(), "text")
+    opened = studies.open_(url, create=True)
+    studies.create(opened, definition(), "text")
     theirs = definition().model_copy(update={"name": "theirs"})
-    refused(lambda: store.create(opened, theirs, "text"), "another tool")
+    refused(lambda: studies.create(opened, theirs, "text"), "another tool")
     assert sorted(optuna.get_all_study_names(url)) == [NAME, "theirs"]
 
 
@@ -226,8 +229,8 @@ def test_tables_that_a_killed_process_left_half_made_are_finished(url):
     engine = sa.create_engine(url)
     for table in ("studies", "trials"):
         models.BaseModel.metadata.tables[table].create(engine)
-    opened = store.open_(url, create=True)
-    store.create(opened, definition(), "text")
+    opened = studies.open_(url, create=True)
+    studies.create(opened, definition(), "text")
     assert len(plain(url).trials) == 3
 
 
@@ -237,17 +240,17 @@ def test_our_table_is_made_last_so_that_whoever_sees_it_finds_the_others(url):
     def look(table, connection, **_):
         versions.append(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
 
-    sa.event.listen(leases.leases, "before_create", look)
+    sa.event.listen(lease_table.leases, "before_create", look)
     try:
-        store.open_(url, create=True)
+        studies.open_(url, create=True)
     finally:
-        sa.event.remove(leases.leases, "before_create", look)
+        sa.event.remove(lease_table.leases, "before_create", look)
     assert versions == [1]
 
 
 def test_tables_of_another_version_of_optuna_are_refused(url, opened, sql):
     sql("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
-    refused(lambda: store.open_(url, create=False), "optuna storage upgrade")
+    refused(lambda: studies.open_(url, create=False), "optuna storage upgrade")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +270,7 @@ def test_tables_of_another_version_of_optuna_are_refused(url, opened, sql):
 def test_a_write_ahead_log_is_for_an_sqlite_that_writes_it_soundly(tmp_path, monkeypatch, version, sound):
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
     with conftest.closed_engines():
-        opened = store.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+        opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
         with opened.engine.connect() as connection:
             journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
             synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
@@ -279,36 +282,36 @@ def test_a_write_ahead_log_is_for_an_sqlite_that_writes_it_soundly(tmp_path, mon
 
 def test_a_study_is_stored_with_its_whole_budget_as_plain_optuna_sees_it(url, opened):
     made = definition(2, {"lr": 0.5, "epochs": 1}, {"optimizer": "adam"})
-    assert store.create(opened, made, "name = 'study'")
+    assert studies.create(opened, made, "name = 'study'")
     study = plain(url)
     assert study.metric_names == ["accuracy"]
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE
     assert opened.get_study_system_attrs(study._study_id)["hpo:file"] == "name = 'study'"
-    assert study.user_attrs["folder"] == store.folder_of(opened, NAME)
+    assert study.user_attrs["folder"] == studies.folder_of(opened, NAME)
     assert study.user_attrs["selection"] == "valid"
     assert [(t.number, t.state) for t in study.trials] == [(n, TrialState.WAITING) for n in range(4)]
     one, two, three, _ = study.trials
     assert one.user_attrs == {"point": 1}
     assert one.system_attrs["fixed_params"] == {"lr": 0.5}
-    assert one.system_attrs[store.RUN] == {"epochs": 1}
+    assert one.system_attrs[studies.RUN] == {"epochs": 1}
     assert two.system_attrs["fixed_params"] == {"lr": made.train["lr"], "optimizer": "adam"}
     assert three.user_attrs == {}
     assert "fixed_params" not in three.system_attrs
-    assert store.definition_of(opened, NAME) == made
+    assert studies.definition_of(opened, NAME) == made
     assert status.names(opened) == [NAME]
 
 
 def test_creating_the_same_study_again_changes_nothing(url, opened, sql):
     made = definition(2, {"lr": 0.5})
-    assert store.create(opened, made, "text")
+    assert studies.create(opened, made, "text")
     before = sql("SELECT * FROM trials")
-    assert not store.create(opened, made, "text")
+    assert not studies.create(opened, made, "text")
     assert sql("SELECT * FROM trials") == before
 
 
 def test_a_study_is_extended_by_trials_and_points_whose_numbers_follow(url, opened):
-    store.create(opened, definition(1, {"lr": 0.5}), "text")
-    store.create(opened, definition(3, {"lr": 0.5}, {"lr": 0.25}), "more")
+    studies.create(opened, definition(1, {"lr": 0.5}), "text")
+    studies.create(opened, definition(3, {"lr": 0.5}, {"lr": 0.25}), "more")
     trials = plain(url).trials
     assert [trial.user_attrs.get("point") for trial in trials] == [1, None, 2, None, None]
     assert [trial._trial_id for trial in trials] == sorted(trial._trial_id for trial in trials)
@@ -316,48 +319,48 @@ def test_a_study_is_extended_by_trials_and_points_whose_numbers_follow(url, open
 
 
 def test_any_other_change_is_refused_and_stores_nothing(url, opened, sql):
-    store.create(opened, definition(3), "text")
+    studies.create(opened, definition(3), "text")
     before = sql("SELECT * FROM study_system_attributes")
     other = definition(4).model_copy(update={"train": definition().train | {"epochs": 7}})
     with pytest.raises(DefinitionError, match=r"train.epochs: 3 -> 7"):
-        store.create(opened, other, "text")
+        studies.create(opened, other, "text")
     with pytest.raises(DefinitionError, match=r"search.trials: 3 -> 2"):
-        store.create(opened, definition(2), "text")
+        studies.create(opened, definition(2), "text")
     assert sql("SELECT * FROM study_system_attributes") == before
     assert len(plain(url).trials) == 3
 
 
 def test_a_creation_that_fails_half_way_leaves_nothing(opened, sql):
     with pytest.raises(TypeError):
-        store.create(opened, definition(3), object())
+        studies.create(opened, definition(3), object())
     assert sql("SELECT * FROM studies") == sql("SELECT * FROM trials") == []
-    store.create(opened, definition(3), "text")
+    studies.create(opened, definition(3), "text")
 
 
 def test_a_thousand_trials_are_stored_within_seconds(url, opened):
     begun = time.monotonic()
-    store.create(opened, definition(1000), "text")
+    studies.create(opened, definition(1000), "text")
     assert time.monotonic() - begun < 10
     assert [trial.number for trial in plain(url).get_trials(deepcopy=False)] == list(range(1000))
 
 
 def test_a_setting_queued_by_hand_is_a_trial_more_and_goes_first(url, opened):
-    store.create(opened, definition(2), "text")
+    studies.create(opened, definition(2), "text")
     point = definition(0, {"lr": 0.125}).points[0]
-    assert store.enqueue(opened, NAME, point) == 2
-    assert store.enqueue(opened, NAME, point) == 3
+    assert studies.enqueue(opened, NAME, point) == 2
+    assert studies.enqueue(opened, NAME, point) == 3
     trials = plain(url).trials
     assert [trial.user_attrs for trial in trials] == [{}, {}, {"enqueued": True}, {"enqueued": True}]
     assert trials[2].system_attrs["fixed_params"] == {"lr": 0.125}
-    study_id = store.study_id(opened, NAME)
+    study_id = studies.study_id(opened, NAME)
     claim = claimed(opened, study_id)
     assert claim.number == 2
-    refused(lambda: store.enqueue(opened, "studdy", point), "did you mean 'study'?")
+    refused(lambda: studies.enqueue(opened, "studdy", point), "did you mean 'study'?")
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_numbers_stay_distinct_while_plain_optuna_queues_and_we_extend(url, opened):
-    store.create(opened, definition(1), "text")
+    studies.create(opened, definition(1), "text")
     theirs = plain(url)
     start = threading.Barrier(2)
 
@@ -370,7 +373,7 @@ def test_numbers_stay_distinct_while_plain_optuna_queues_and_we_extend(url, open
     thread.start()
     start.wait()
     for count in range(2, 32):
-        store.create(opened, definition(count), "text")
+        studies.create(opened, definition(count), "text")
     thread.join()
     assert sorted(trial.number for trial in plain(url).trials) == list(range(61))
 
@@ -398,7 +401,7 @@ def test_six_processes_that_create_one_study_at_once_make_one(url, sql, tmp_path
 
 
 def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, opened):
-    stores = [store.open_(url, create=False) for _ in range(6)]
+    stores = [studies.open_(url, create=False) for _ in range(6)]
     start, errors = threading.Barrier(len(stores)), []
 
     def create(mine):
@@ -406,8 +409,8 @@ def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, 
             for number in range(8):
                 made = definition(8, {"lr": 0.5}).model_copy(update={"name": f"study-{number}"})
                 start.wait()
-                store.create(mine, made, "text")
-                store.enqueue(mine, made.name, made.points[0])
+                studies.create(mine, made, "text")
+                studies.enqueue(mine, made.name, made.points[0])
         except BaseException as error:
             errors.append(error)
             start.abort()
@@ -429,9 +432,9 @@ def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, 
 # Points with values that no trial had before
 
 
-def run(opened: store.Store, made: Definition) -> int:
+def run(opened: studies.Store, made: Definition) -> int:
     """Give every trial that waits its point's parameters, as a worker would; tell how many there were."""
-    study_id, count = store.study_id(opened, NAME), 0
+    study_id, count = studies.study_id(opened, NAME), 0
     while claim := claimed(opened, study_id):
         with lease.kept(claim):
             sampler = samplers.sampler(made, claim.number)
@@ -452,11 +455,11 @@ LATER = (*FIRST, {"model": "vgg16", "lr": 1e-4}, {"model": "alexnet", "lr": 1.0}
 
 def test_a_point_with_another_model_widens_what_is_stored_and_changes_no_value(url, opened):
     made = definition(0, *FIRST, sampler="grid")
-    store.create(opened, made, "text")
+    studies.create(opened, made, "text")
     assert run(opened, made) == 2
     before = [(trial.params, trial.value) for trial in plain(url).trials]
     more = definition(0, *LATER, sampler="grid")
-    store.create(opened, more, "text")
+    studies.create(opened, more, "text")
     assert [(trial.params, trial.value) for trial in plain(url).trials[:2]] == before
     assert run(opened, more) == 2
     study = plain(url)
@@ -478,8 +481,8 @@ def test_a_worker_that_knows_the_study_from_before_it_was_extended_writes_what_i
 ):
     """Its definition is from before; its value lands in the list there is now."""
     made = definition(0, *FIRST, sampler="grid")
-    store.create(opened, made, "text")
-    study_id = store.study_id(opened, NAME)
+    studies.create(opened, made, "text")
+    study_id = studies.study_id(opened, NAME)
     claims = [claimed(opened, study_id) for _ in range(2)]
 
     def write(claim, models, model):
@@ -488,7 +491,7 @@ def test_a_worker_that_knows_the_study_from_before_it_was_extended_writes_what_i
     old = CategoricalDistribution(("resnet18", "alexnet"))
     if written:
         write(claims[0], old, "resnet18")
-    store.create(store.open_(url, create=False), definition(0, *LATER, sampler="grid"), "text")
+    studies.create(studies.open_(url, create=False), definition(0, *LATER, sampler="grid"), "text")
     write(claims[1], old, "alexnet")
     new = CategoricalDistribution(("resnet18", "alexnet", "vgg16"))
     write(claimed(opened, study_id), new, "vgg16")
@@ -504,28 +507,28 @@ def test_a_worker_that_knows_the_study_from_before_it_was_extended_writes_what_i
 
 def test_a_deleted_study_leaves_nothing_and_the_others_alone(url, opened, sql):
     kept = definition(2, {"lr": 0.5}).model_copy(update={"name": "kept"})
-    store.create(opened, kept, "text")
+    studies.create(opened, kept, "text")
     before = {table: sql(f"SELECT * FROM {table}") for table in models.BaseModel.metadata.tables}
-    store.create(opened, definition(2, {"lr": 0.5}), "text")
-    study_id = store.study_id(opened, NAME)
+    studies.create(opened, definition(2, {"lr": 0.5}), "text")
+    study_id = studies.study_id(opened, NAME)
     claim = claimed(opened, study_id)
     claim.commit(checkpoint="c", report=(1, 0.5), attributes={"a": 1})
-    store.delete(opened, NAME)
+    studies.delete(opened, NAME)
     assert {table: sql(f"SELECT * FROM {table}") for table in before} == before
     assert sql("SELECT * FROM hpo_leases") == []
-    refused(lambda: store.definition_of(opened, NAME), "no study 'study'", "there are: kept")
-    refused(lambda: store.delete(opened, NAME), "no study 'study'")
-    store.delete(opened, "kept")
-    refused(lambda: store.folder_of(opened, "kept"), "there are none yet")
+    refused(lambda: studies.definition_of(opened, NAME), "no study 'study'", "there are: kept")
+    refused(lambda: studies.delete(opened, NAME), "no study 'study'")
+    studies.delete(opened, "kept")
+    refused(lambda: studies.folder_of(opened, "kept"), "there are none yet")
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
-    store.create(opened, definition(200), "text")
-    study_id, errors = store.study_id(opened, NAME), []
+    studies.create(opened, definition(200), "text")
+    study_id, errors = studies.study_id(opened, NAME), []
 
     def work():
-        worker = store.open_(url, create=False)
+        worker = studies.open_(url, create=False)
         try:
             while claim := claimed(worker, study_id):
                 with contextlib.suppress(lease.LeaseLost):
@@ -540,7 +543,7 @@ def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
         thread.start()
     while len(sql("SELECT * FROM trial_values")) < 10:
         time.sleep(0.01)
-    store.delete(opened, NAME)
+    studies.delete(opened, NAME)
     for thread in threads:
         thread.join()
     assert errors == []
@@ -550,8 +553,8 @@ def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
 
 def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(cluster):
     with postgres.database(cluster) as url, conftest.closed_engines():
-        opened = store.open_(url, create=True)
-        store.create(opened, definition(2), "text")
+        opened = studies.open_(url, create=True)
+        studies.create(opened, definition(2), "text")
         both, tried = threading.Barrier(2), []
 
         def work(first, second):
@@ -574,8 +577,8 @@ def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(
 
 def test_patience_is_bounded_and_shorter_once_told_to_stop(monkeypatch):
     with postgres.running() as server, conftest.closed_engines():
-        opened = store.open_(server.url, create=True)
-        store.create(opened, definition(), "text")
+        opened = studies.open_(server.url, create=True)
+        studies.create(opened, definition(), "text")
         server.stop()
         begun = time.monotonic()
         tried = []
@@ -590,11 +593,11 @@ def test_patience_is_bounded_and_shorter_once_told_to_stop(monkeypatch):
         assert 3 <= len(tried) <= 8
         monkeypatch.setattr(storage, "GRACE", 0.2)
         opened.stop.set()
-        refused(lambda: store.definition_of(opened, NAME), "127.0.0.1")
+        refused(lambda: studies.definition_of(opened, NAME), "127.0.0.1")
         opened.stop.clear()
         thread = threading.Timer(0.3, server.start)
         thread.start()
-        assert store.definition_of(opened, NAME) == definition()
+        assert studies.definition_of(opened, NAME) == definition()
         assert [trial.state for trial in opened.get_all_trials(1)] == [TrialState.WAITING] * 3
         thread.join()
 
@@ -650,7 +653,7 @@ def test_every_writer_of_optunas_passes_the_fence(opened):
 
 
 def test_a_store_imports_no_torch():
-    code = "import sys; from hpo import lease, store; sys.exit('torch' in sys.modules)"
+    code = "import sys; from hpo.store import lease, studies; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -663,7 +666,7 @@ def shared(request, tmp_path_factory):
             url = f"sqlite:///{tmp_path_factory.mktemp('shared')}/hpo.db"
         else:
             url = stack.enter_context(postgres.database(request.getfixturevalue("cluster")))
-        yield store.open_(url, create=True)
+        yield studies.open_(url, create=True)
 
 
 class TestOptunasOwnSuite(StorageTestCase):

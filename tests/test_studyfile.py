@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hpo import cli, config, definition, errors, space, studyfile
-from hpo.definition import Definition
+from hpo import errors
+from hpo.cli import main
+from hpo.study import definition, file, space
+from hpo.study.definition import Definition
+from hpo.training import config
 
 FINETUNE = """\
 name = "finetune"                  # the study's name in the store
@@ -587,7 +590,7 @@ def refused(tmp_path, monkeypatch, capsys):
         store = tmp_path / "store" / "hpo.db"
         monkeypatch.setattr(sys, "argv", ["hpo", "create", *args, "--store", f"sqlite:///{store}"])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         assert (exit_.value.code, out) == (1, "")
         assert err.startswith("hpo: ")
@@ -613,7 +616,7 @@ def written(folder: Path, text: str | bytes, name: str = "study.toml") -> Path:
 
 
 def read(folder: Path, text: str | bytes, *sets: str, name: str | None = None) -> Definition:
-    return studyfile.load(written(folder, text), sets, name)
+    return file.load(written(folder, text), sets, name)
 
 
 def spreads(found: Definition) -> dict[str, str]:
@@ -695,20 +698,20 @@ def test_the_contracts_example_reads_as_it_says(tmp_path):
 
 
 def test_the_contracts_example_is_the_one_that_ships(tmp_path):
-    assert studyfile.load(studyfile.find("finetune")) == read(tmp_path, FINETUNE)
+    assert file.load(file.find("finetune")) == read(tmp_path, FINETUNE)
 
 
 @pytest.mark.parametrize("name", ["finetune", "original-grid", "quickstart", "wishlist"])
 def test_a_shipped_study_is_found_by_its_name_and_says_what_it_costs_and_how_to_run_it(name):
-    path = studyfile.find(name)
-    assert studyfile.load(path).name == path.stem == name
+    path = file.find(name)
+    assert file.load(path).name == path.stem == name
     comment = path.read_text().partition("\n\n")[0]
     for heading in ("# Source:", "# Cost:", f"# Run it:  hpo run {name}"):
         assert heading in comment
 
 
 def test_the_original_grid_is_the_reports_table():
-    found = studyfile.load(studyfile.find("original-grid"))
+    found = file.load(file.find("original-grid"))
     rows = []
     for point in found.points:
         setting = dict(point.setting)
@@ -728,7 +731,7 @@ def test_the_original_grid_is_the_reports_table():
 
 
 def test_the_original_grid_says_how_the_report_contradicts_itself_on_point_9():
-    text = studyfile.find("original-grid").read_text()
+    text = file.find("original-grid").read_text()
     note, _, point = text.partition("[[points]]                          # 9")
     assert "lr = 1e-5" in point.partition("[[points]]")[0]
     note = note.rpartition("\n\n")[2]
@@ -744,8 +747,8 @@ def test_a_mark_in_front_and_windows_line_ends_do_not_matter(tmp_path):
 
 def test_a_study_without_a_name_has_its_files(tmp_path):
     path = written(tmp_path, TRAIN + SPACE, "Größen 数字.toml")
-    assert studyfile.load(path).name == "Größen 数字"
-    assert studyfile.load(path, name="other").name == "other"
+    assert file.load(path).name == "Größen 数字"
+    assert file.load(path, name="other").name == "other"
 
 
 def test_names_beyond_ascii_are_kept(tmp_path):
@@ -803,10 +806,10 @@ def test_dropout_is_searched_for_the_models_that_have_it(tmp_path):
 
 def test_the_stored_source_is_the_file_with_what_was_set_on_top(tmp_path):
     path = written(tmp_path, TRAIN + SPACE)
-    text = studyfile.source(str(path), ["train.epochs=1", "space.lr=[\n0.1]"])
+    text = file.source(str(path), ["train.epochs=1", "space.lr=[\n0.1]"])
     assert text == f"# --set train.epochs=1\n# --set space.lr=[ 0.1]\n{TRAIN}{SPACE}"
     assert read(tmp_path, text) == read(tmp_path, TRAIN + SPACE)
-    named = studyfile.source(str(path), ["train.epochs=1"], "replay")
+    named = file.source(str(path), ["train.epochs=1"], "replay")
     assert named == f"# --name replay\n# --set train.epochs=1\n{TRAIN}{SPACE}"
 
 
@@ -822,8 +825,8 @@ def test_a_set_option_is_fixed_everywhere(tmp_path):
 
 def test_a_small_replay_keeps_the_14_points():
     small = ("dataset=digits", "weights=none", "image_size=64", "epochs=1", "limit=96")
-    found = studyfile.load(studyfile.find("original-grid"), [f"train.{text}" for text in small])
-    whole = studyfile.load(studyfile.find("original-grid"))
+    found = file.load(file.find("original-grid"), [f"train.{text}" for text in small])
+    whole = file.load(file.find("original-grid"))
     assert [point.hyperparameters() for point in found.points] == [
         p.hyperparameters() for p in whole.points
     ]
@@ -861,7 +864,7 @@ def test_what_a_set_value_rules_out_leaves_the_space_with_all_that_hangs_on_it(t
 
 
 def test_a_whole_grid_can_be_set_to_adam():
-    found = studyfile.load(studyfile.find("original-grid"), ["train.optimizer=adam"])
+    found = file.load(file.find("original-grid"), ["train.optimizer=adam"])
     assert len(found.points) == 14
     assert not any("momentum" in point.setting for point in found.points)
 
@@ -932,7 +935,7 @@ def test_a_set_that_is_no_key_and_value_is_refused(refused, text):
 )
 def test_a_set_value_is_checked_like_the_files(refused, text, said):
     line = refused("quickstart", "--set", text)
-    assert_said(line, f"{studyfile.find('quickstart')}: {said}")
+    assert_said(line, f"{file.find('quickstart')}: {said}")
 
 
 @pytest.mark.parametrize(
@@ -967,7 +970,7 @@ def test_a_set_finds_nothing_to_trip_over_in_a_broken_file(refused, tmp_path, te
 
 def test_a_setting_by_hand_is_checked_and_typed(tmp_path):
     found = read(tmp_path, FINETUNE)
-    point = studyfile.by_hand(found, ["lr=1e-2", "optimizer = adam", "epochs=3"])
+    point = file.by_hand(found, ["lr=1e-2", "optimizer = adam", "epochs=3"])
     assert point.setting == {"lr": 0.01, "optimizer": "adam", "epochs": 3}
 
 
@@ -996,11 +999,11 @@ def test_a_setting_by_hand_is_checked_and_typed(tmp_path):
 )
 def test_a_wrong_setting_by_hand_is_refused(tmp_path, texts, said):
     with pytest.raises(errors.DefinitionError) as caught:
-        studyfile.by_hand(read(tmp_path, FINETUNE), texts)
+        file.by_hand(read(tmp_path, FINETUNE), texts)
     assert_said(str(caught.value), said)
 
 
 def test_a_setting_by_hand_takes_images_that_its_model_takes(tmp_path):
     found = read(tmp_path, TRAIN + GRID + "[[points]]\nmodel = 'resnet18'\n")
     with pytest.raises(errors.DefinitionError, match=r"setting\.image_size: model 'alexnet' does not"):
-        studyfile.by_hand(found, ["model=alexnet"])
+        file.by_hand(found, ["model=alexnet"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hpo import queue
+from hpo.store import queue
 from test_run import load
 
 OWN = """

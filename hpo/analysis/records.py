@@ -1,0 +1,142 @@
+"""What came of a trial, as a record: all that a report says about it, read once from the store."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from hpo.search.replicates import REPEATS
+from hpo.store import status, studies
+from hpo.study.definition import Definition
+from hpo.training import config
+
+MOST_IMAGES = 10_000_000  # a split of more is none; its accuracies are no fractions of images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One trial of a study."""
+
+    number: int
+    repeats: int | None  # of a replicate: the number of the first trial of its setting
+    state: str  # one of status.STATES
+    accuracy: float | None  # the trial's value
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]  # of the parameters
+    setting: Mapping[str, Any]  # the parameters and every other option that its training used
+    site: str | None  # where its point says that the original was run
+    curve: Mapping[int, float]  # accuracy after each epoch, from 1; of ``hpo finish`` after the last alone
+    epoch_seconds: tuple[float, ...]  # training and evaluation
+    wall_seconds: float  # training and evaluation, an unfinished epoch included
+    kind: str | None  # of hardware; times of two kinds say nothing about each other
+    attempts: int
+    started: datetime | None  # UTC
+    ended: datetime | None  # UTC
+    planned: int  # epochs
+    reason: str  # why it ended early
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """The mean over the epochs; None before the first is over."""
+        return sum(self.epoch_seconds) / len(self.epoch_seconds) if self.epoch_seconds else None
+
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """From the start of the first attempt to the end; None before it."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The first epoch with the trial's accuracy, or the highest so far; None without a report."""
+        if self.state == "complete" and self.accuracy in self.curve.values():
+            return next(epoch for epoch, accuracy in self.curve.items() if accuracy == self.accuracy)
+        return max(self.curve, key=lambda epoch: (self.curve[epoch], -epoch)) if self.curve else None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has run, as far as it has reported."""
+        return max(self.curve, default=0)
+
+
+def outcomes(definition: Definition, trials: Iterable[FrozenTrial]) -> list[Outcome]:
+    """Give what came of each trial."""
+    return [_outcome(definition, trial) for trial in trials]
+
+
+def _outcome(definition: Definition, trial: FrozenTrial) -> Outcome:
+    seen, setting = trial.user_attrs, definition.train | trial.params
+    setting |= trial.system_attrs.get(studies.RUN, {})
+    failure = seen.get("failure") or {}
+    return Outcome(
+        number=trial.number,
+        repeats=trial.system_attrs.get(REPEATS),
+        state=status.STATES[trial.state],
+        accuracy=trial.value,
+        params=trial.params,
+        distributions=trial.distributions,
+        setting={name: value for name, value in setting.items() if _is_used(name, setting, definition)},
+        site=seen.get("site"),
+        curve=dict(sorted(trial.intermediate_values.items())),
+        epoch_seconds=tuple(seen.get("epoch_seconds", ())),
+        wall_seconds=float(seen.get("wall_time_seconds", 0.0)),
+        kind=_kind(seen.get("hardware")),
+        attempts=int(seen.get("attempts", 0)),
+        started=_utc(trial.datetime_start),
+        ended=_utc(trial.datetime_complete),
+        planned=int(setting.get("epochs", 0)),
+        reason=str(seen.get("pruned") or failure.get("message", "")).partition("\n")[0],
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """Give a moment in UTC without saying so; Optuna reads what it stored so as naive local time."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment else None
+
+
+def _is_used(name: str, setting: Mapping[str, Any], definition: Definition) -> bool:
+    """Tell whether training looks at an option: Adam has no momentum, whatever ``[train]`` says."""
+    other, values = definition.vocabulary.used_by.get(name, ("", ()))
+    return not other or setting.get(other) in values
+
+
+def _kind(hardware: Mapping[str, Any] | None) -> str | None:
+    """Name a kind of hardware: the device; of a processor, also how many of its cores were used."""
+    if not hardware:
+        return None
+    if hardware.get("precision") == "tf32":  # a GPU's alone, whose times hang little on the host's cores
+        return f"{hardware['device']}, TF32"
+    threads = hardware.get("threads", 1)
+    return f"{hardware['device']}, {threads} thread{'s' * (threads != 1)}"
+
+
+def kinds(found: Iterable[Outcome]) -> list[str]:
+    """Give the kinds of hardware in order of appearance."""
+    return list(dict.fromkeys(each.kind for each in found if each.kind is not None))
+
+
+def complete(found: Iterable[Outcome]) -> list[Outcome]:
+    """Give the trials that ran to their end, by number."""
+    return [each for each in found if each.state == "complete" and each.accuracy is not None]
+
+
+def images(definition: Definition, found: Iterable[Outcome]) -> int | None:
+    """Give how many images accuracy was measured on, at least, as far as the accuracies tell.
+
+    An accuracy is so many images of all, so every one is a multiple of 1/N; the least common
+    denominator is N, or a divisor of it while there are few accuracies. None for a person's own
+    objective, whose accuracy may be any number, and before the first epoch.
+    """
+    values = {value for each in found for value in each.curve.values()}
+    if definition.vocabulary is config.OWN or not values:
+        return None
+    common = 1
+    for value in values:
+        common = math.lcm(common, Fraction(value).limit_denominator(100_000).denominator)
+        if common > MOST_IMAGES:
+            return None
+    return common if common > 1 else None

@@ -1,0 +1,296 @@
+"""What people see in a terminal: a plain line per event, tables, and the live view of a study."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hpo.analysis.importance import Importance
+from hpo.search import asha
+from hpo.search.replicates import REPEATS, Repeated
+from hpo.store.status import STATES, Best, Status
+from hpo.store.studies import RUN
+from hpo.training.events import Ended, Event, Reported, Started
+
+if TYPE_CHECKING:
+    from hpo.cli.doctor import Finding  # imports torch, which most verbs do without
+
+COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
+
+
+def console() -> Console:
+    """Give standard output: as wide as its terminal, and a row to a line where it is none."""
+    here = Console(markup=False, highlight=False)  # names and messages may hold brackets
+    if not here.is_terminal and "COLUMNS" not in os.environ:
+        here.width = 1000
+    return here
+
+
+def line(event: Event) -> str:
+    """Give an event as one plain line."""
+    if isinstance(event, Started):
+        going = f", goes on after epoch {event.done}" if event.done else ""
+        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        return f"trial {event.trial} starts: {params(event.params)}, {event.epochs} epochs{again}{going}"
+    if isinstance(event, Reported):
+        e = event.epoch
+        parts = [f"{event.measure} {e.accuracy:.4f}"] if e.accuracy is not None else []
+        loss = ("loss", e.loss) if e.loss is not None else ("training loss", e.train_loss)
+        parts += [f"{loss[0]} {loss[1]:.4f}"] if loss[1] is not None else []
+        parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
+        speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
+        text = ", ".join([*parts, f"{e.seconds:.1f} s"])
+        return f"trial {event.trial} epoch {e.number}/{event.epochs}: {text}{speed}"
+    assert isinstance(event, Ended)
+    value = "" if event.accuracy is None else f", {event.measure} {event.accuracy:.4f}"
+    return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
+
+
+def params(values: Mapping[str, Any]) -> str:
+    """Give parameters as short text."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
+
+
+def seconds(amount: float) -> str:
+    """Give a duration as people say it."""
+    if amount < 90:
+        return f"{amount:.0f} s"
+    if amount < 5400:
+        return f"{amount / 60:.0f} min"
+    return f"{amount / 3600:.1f} h"
+
+
+def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
+    """Give the best trial as the text that ends a run; ``where`` says where its things are."""
+    rows = [
+        f"best trial {found.trial} of study {found.study}",
+        f"  accuracy   {found.accuracy:.4f} {split_note(selection)}",
+        *([f"  seeds      {_seeds(found.replicates)}"] if found.replicates else []),
+        f"  settings   {params(found.params)}",
+    ]
+    if found.best_epoch is not None and found.wall_time_seconds is not None:
+        rows.append(
+            f"  epoch      {found.best_epoch} of {found.epochs}, {seconds(found.wall_time_seconds)} in all"
+        )
+    if found.hardware:
+        rows.append(f"  hardware   {found.hardware['device']}, torch {found.hardware['torch']}")
+    rows += [f"  {name:<10} {place}" for name, place in where.items()]
+    return "\n".join(rows)
+
+
+def _seeds(found: Repeated) -> str:
+    """Say what the seeds of a setting came to."""
+    diverged = f"; {found.diverged} more diverged" if found.diverged else ""
+    if len(found.trials) == 1:
+        return f"one alone{diverged or ', so far or for good'}"
+    least, most = min(found.accuracies), max(found.accuracies)
+    return f"mean {found.mean:.4f} of {len(found.trials)}, from {least:.4f} to {most:.4f}{diverged}"
+
+
+def split_note(selection: str | None) -> str:
+    """Say which split an accuracy was measured on, with the warning that the test split deserves."""
+    if selection is None:
+        return "as the study's own objective measures it"
+    if selection == "test":
+        return "on the test split, which it was also chosen on: optimistic"
+    if selection == "final":
+        return "on the test split, once, after the last epoch; the mean over seeds is what to expect"
+    return "on the validation split"
+
+
+def _split(selection: str | None) -> str:
+    return " on the test split" if selection in ("test", "final") else ""
+
+
+def live(
+    status: Status,
+    trials: list[FrozenTrial],
+    epochs: Mapping[int, int],
+    rows: int,
+    *,
+    stopping: bool = False,
+) -> RenderableType:
+    """Give the live view: a headline, the running trials with their epochs, and the latest that ended.
+
+    ``epochs`` gives each trial's planned epochs by number, ``rows`` how many lines there is room for.
+    """
+    ended = sum(status.trials[state] for state in ("complete", "pruned", "failed"))
+    parts = [status.state] if status.state in ("paused", "stopped") else []
+    parts += [f"{ended} of {status.budget} trials"]
+    parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
+    if status.best is not None:
+        split = _split(status.selection)
+        parts.append(f"best {status.best.accuracy:.4f}{split} (trial {status.best.trial})")
+    if status.seconds_left:
+        parts.append(f"about {seconds(status.seconds_left)} left")
+    if stopping:
+        parts.append("stopping: workers save and leave; Ctrl-C again kills them")
+    running = [t for t in trials if t.state == TrialState.RUNNING]
+    done = [t for t in trials if t.state.is_finished()]
+    done.sort(key=lambda trial: trial.datetime_complete or trial.datetime_start, reverse=True)  # type: ignore[arg-type, return-value]  # a finished trial has a time
+    table = Table(box=None, padding=(0, 1), expand=True)
+    for name, width in (("trial", 5), ("state", 8), ("epochs", 14), ("best", 6)):
+        table.add_column(name, width=width, no_wrap=True)
+    table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
+    for trial in [*running, *done][: max(rows - 3, 1)]:
+        table.add_row(*_row(trial, epochs.get(trial.number)))
+    return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)
+
+
+def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
+    state = STATES[trial.state]
+    count = max(len(trial.intermediate_values), trial.user_attrs.get("epochs", 0))
+    total = planned or count
+    accuracy = max(trial.intermediate_values.values(), default=math.nan)
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(Bar(size=max(total, 1), begin=0, end=count, width=7), f"{count}/{total}")
+    return (
+        str(trial.number),
+        Text(state, style=COLORS[state]),
+        bar,
+        "" if math.isnan(accuracy) else f"{accuracy:.4f}",
+        params(trial.params),
+    )
+
+
+def reason(trial: FrozenTrial) -> str:
+    """Say why a trial was pruned, or failed, or where it waits for its promotion."""
+    if (rung := asha.paused_at(trial)) is not None:
+        return f"waits at the rung of epoch {rung}"
+    failure = trial.user_attrs.get("failure") or {}
+    return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]
+
+
+def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
+    """Give a study's trials as a table; with sites, which may be all that tells two points apart."""
+    table = Table(box=None, padding=(0, 1))
+    sites = ["site"] if any("site" in trial.user_attrs for trial in trials) else []
+    for name in ("trial", "state", measure, "epochs", "seconds", *sites, "settings", "why it ended early"):
+        table.add_column(name, no_wrap=name not in ("settings", "why it ended early"))
+    for trial in trials:
+        state = STATES[trial.state]
+        wall = trial.user_attrs.get("wall_time_seconds")
+        table.add_row(
+            str(trial.number),
+            Text(state, style=COLORS[state]),
+            _value(trial),
+            str(trial.user_attrs.get("epochs", "")),
+            "" if wall is None else f"{wall:.1f}",
+            *(str(trial.user_attrs.get(name, "")) for name in sites),
+            params((trial.params or trial.system_attrs.get("fixed_params", {})) | _seed(trial)),
+            reason(trial),
+        )
+    return table
+
+
+def _value(trial: FrozenTrial) -> Text:
+    """Give what a trial came to, or, dimmed, what it last reported."""
+    if trial.value is not None:
+        return Text(f"{trial.value:.4f}")
+    last = trial.intermediate_values.get(trial.last_step or 0)
+    return Text("" if last is None else f"{last:.4f}", style="dim")
+
+
+def _seed(trial: FrozenTrial) -> dict[str, int]:
+    """Give the seed of a replicate, which alone tells it from the others of its setting."""
+    return {"seed": trial.system_attrs[RUN]["seed"]} if REPEATS in trial.system_attrs else {}
+
+
+def headline(found: Status) -> str:
+    """Give a study's state and the count of its trials in one line."""
+    counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
+    return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
+
+
+def status(found: Status) -> RenderableType:
+    """Give a study's status as text."""
+    lines = [headline(found)]
+    if found.best is not None:
+        note = split_note(found.selection)
+        lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
+        lines.append(f"      {params(found.best.params)}")
+    if found.budgets:
+        lines.append(f"budgets: {'; '.join(map(str, found.budgets))}")
+    if found.seconds_left:
+        lines.append(f"time left: about {seconds(found.seconds_left)}")
+    return Group(*lines, *crew(found))
+
+
+def crew(found: Status) -> list[RenderableType]:
+    """Give who works, and what waits for what; nothing where there is nothing to say."""
+    waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits]
+    return [*([_workers(found)] if found.workers else []), *waits]
+
+
+def _workers(found: Status) -> Table:
+    """Give the workers that hold trials, when each was heard of, and how long others wait for it."""
+    names = ("worker", "device", "trial", "attempt", "epoch", "heard", "lease")
+    table = Table(*names, box=None, padding=(0, 1))
+    for worker in found.workers:
+        left_ = worker.expires_in_seconds
+        table.add_row(
+            worker.owner,
+            worker.device,
+            str(worker.trial),
+            str(worker.attempt),
+            str(worker.epoch),
+            f"{worker.silent_seconds:.0f} s ago",
+            f"{left_:.0f} s" if left_ > 0 else Text("run out", style="red"),
+        )
+    return table
+
+
+def studies(found: Iterable[Status]) -> Table:
+    """Give the store's studies as a table."""
+    table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
+    for each in found:
+        ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
+        accuracy = f"{each.best.accuracy:.4f}{_split(each.selection)}" if each.best else ""
+        table.add_row(each.study, each.state, f"{ended}/{each.budget}", accuracy)
+    return table
+
+
+def trial(found: FrozenTrial, measure: str) -> Table:
+    """Give everything that is known of one trial."""
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("trial", str(found.number))
+    table.add_row("state", STATES[found.state])
+    table.add_row(measure, "" if found.value is None else f"{found.value:.4f}")
+    for name, value in (found.params | found.user_attrs).items():
+        table.add_row(name, json.dumps(value))
+    for step, accuracy in sorted(found.intermediate_values.items()):
+        table.add_row(f"epoch {step}", f"{accuracy:.4f}")
+    return table
+
+
+def importance(found: Importance) -> RenderableType:
+    """Give importances as bars."""
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    for name, share in found.importances.items():
+        table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))
+    headline = f"importance by {found.evaluator}, over {found.trials} complete trials"
+    notes = [f"left out, since not every trial has it: {', '.join(found.left_out)}"] * bool(found.left_out)
+    notes += [f"these shares say nothing: {found.doubt}"] * bool(found.doubt)
+    return Group(headline, table, *notes)
+
+
+def findings(found: Iterable["Finding"]) -> Table:
+    """Give what the doctor found."""
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    styles = {"works": "green", "absent": "dim", "doubtful": "yellow", "broken": "red"}
+    for finding in found:
+        text = f"{finding.message}{f'; {finding.advice}' if finding.advice else ''}"
+        table.add_row(Text(finding.verdict, style=styles[finding.verdict]), finding.what, text)
+    return table

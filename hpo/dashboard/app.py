@@ -1,0 +1,188 @@
+"""optuna-dashboard on a store, with what it does not know of by itself.
+
+Notes and files of trials are put into its answers as they leave; nothing is written for it. So they are
+there for every study, never behind, cost a worker nothing, and a note of a person's own stands instead.
+The routes are optuna-dashboard's; this module leans on their paths and on the names in their answers, and
+``tests/test_exhibit.py`` holds the contract.
+"""
+
+import functools
+import mimetypes
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import bottle
+import optuna
+import optuna_dashboard
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.storages import BaseStorage
+from optuna_dashboard import _importance
+
+from hpo.artifacts.folders import Artifacts, file_of
+from hpo.artifacts.optuna_store import Shelf
+from hpo.dashboard import notes
+from hpo.dashboard.gate import App, Environ, Start
+from hpo.errors import DefinitionError
+from hpo.store import studies
+from hpo.store.studies import Store
+from hpo.study import definition as definitions
+from hpo.study.definition import Definition
+
+View = Callable[..., Any]
+
+
+class Exhibit:
+    """A WSGI application: optuna-dashboard on a store, made anew when what it keeps is no longer so.
+
+    It never asks again about a trial that ended; 'hpo retry', an extended study, or one that was deleted,
+    whose numbers SQLite gives to the next, would stay as they were. Raises StoreError if the store is away.
+    """
+
+    def __init__(self, opened: Store, artifacts: Artifacts) -> None:
+        self.opened = opened
+        self.shelf = Shelf(artifacts, read_only=opened.read_only)
+        self._lock = threading.Lock()
+        self._settled: dict[tuple[str, int], Any] = {}
+        self._app: App = self._make()
+
+    def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
+        """Answer a request."""
+        if not environ.get("PATH_INFO", "").startswith(("/static/", "/favicon")):
+            with self._lock:
+                settled = studies.bygone(self.opened)
+                if not self._settled.items() <= settled.items():
+                    self._app = self._make()
+                self._settled = settled
+        return self._app(environ, start)
+
+    def _make(self) -> App:
+        _importance.param_importance_cache.clear()  # else it would tell of what was before
+        storage = optuna.storages.get_storage(self.opened)  # Optuna's cache over ours
+        app: Any = optuna_dashboard.wsgi(storage, artifact_store=self.shelf)
+        app.install(_Labels(self.opened, storage, self.shelf))
+        made: App = app
+        return made
+
+
+class _Labels:
+    """A plugin of bottle, the framework that optuna-dashboard is made with: it wraps some of its views."""
+
+    name = "hpo"
+    api = 2
+
+    def __init__(self, opened: Store, storage: BaseStorage, shelf: Shelf) -> None:
+        self.opened = opened
+        self.storage = storage
+        self.shelf = shelf
+        study = "/api/studies/<study_id:int>"
+        file = "<artifact_id:re:[0-9a-fA-F-]+>"
+        self.views: dict[tuple[str, str], View] = {
+            ("GET", study): self.detail,
+            ("DELETE", study): self.delete,
+            ("POST", f"{study}/rename"): self.rename,
+            ("GET", f"/artifacts/<study_id:int>/{file}"): self.download,
+            ("GET", f"/artifacts/<study_id:int>/<trial_id:int>/{file}"): self.download,
+        }
+
+    def apply(self, callback: View, route: Any) -> View:
+        """Give bottle the view to take for a route's own."""
+        view = self.views.get((route.method, route.rule))
+        return callback if view is None else functools.partial(view, callback)
+
+    def detail(self, callback: View, study_id: int) -> Any:
+        """Put notes and files into the answer about a study."""
+        document = callback(study_id=study_id)
+        definition = self._definition(study_id)
+        if definition is None or "trials" not in document:  # another tool's, or there is none
+            return document
+        trials = {each._trial_id: each for each in self.storage.get_all_trials(study_id, deepcopy=False)}
+        text = self.storage.get_study_system_attrs(study_id).get("hpo:file", "")
+        folder = self._folder(study_id)
+        _note(document, notes.study(definition, text))
+        for shown in (*document["trials"], *document["best_trials"]):
+            if trial := trials.get(shown["trial_id"]):
+                _note(shown, notes.trial(trial, definition))
+                shown["artifacts"] += [_entry(name) for name in notes.files(trial, folder)]
+        return document
+
+    def download(self, callback: View, study_id: int, artifact_id: str, trial_id: int | None = None) -> Any:
+        """Give a trial's own file, or what people put on the shelf; 404 if it is not there."""
+        try:
+            if trial_id is not None and self._is_ours(study_id):
+                for name in notes.files(self.storage.get_trial(trial_id), self._folder(study_id)):
+                    if artifact_id == _id(name):
+                        return _sent(name, self.shelf)
+            given = {} if trial_id is None else {"trial_id": trial_id}
+            return callback(study_id=study_id, artifact_id=artifact_id, **given)
+        except (ArtifactNotFound, KeyError):
+            raise bottle.HTTPError(
+                404, "there is no such file; the trial may not have written it"
+            ) from None
+
+    def rename(self, callback: View, study_id: int) -> Any:
+        """Refuse to rename a study of ours: the copy that it makes would lose its definition."""
+        if not self._is_ours(study_id):
+            return callback(study_id=study_id)
+        return _conflict("a study of hpo's cannot be renamed; create it anew with --name")
+
+    def delete(self, callback: View, study_id: int) -> Any:
+        """Delete a study as 'hpo delete' does: not under its workers, and with its files."""
+        if not self._is_ours(study_id):
+            return callback(study_id=study_id)
+        if any(worker.is_alive for worker in studies.held(self.opened, study_id)):
+            return _conflict("the study has workers; stop them first")
+        folder = self._folder(study_id)
+        answer = callback(study_id=study_id)
+        asked = bottle.request.json or {}
+        if bottle.response.status_code == 204 and asked.get("remove_associated_artifacts", True):
+            self.shelf.artifacts.delete(folder)
+        return answer
+
+    def _is_ours(self, study_id: int) -> bool:
+        try:
+            return studies.DEFINITION in self.storage.get_study_system_attrs(study_id)
+        except KeyError:  # there is no such study
+            return False
+
+    def _definition(self, study_id: int) -> Definition | None:
+        """Give a study's definition; None if it is not ours, or a version of hpo to come made it."""
+        try:
+            text = self.storage.get_study_system_attrs(study_id).get(studies.DEFINITION)
+            return None if text is None else definitions.loads(text)
+        except (KeyError, DefinitionError):
+            return None
+
+    def _folder(self, study_id: int) -> str:
+        return str(self.storage.get_study_user_attrs(study_id)["folder"])
+
+
+def _note(shown: dict[str, Any], body: str) -> None:
+    """Put a note where nobody has written one."""
+    if not shown["note"]["version"]:
+        shown["note"] = {"version": 0, "body": body}
+
+
+def _id(name: str) -> str:
+    """Give the id of a trial's own file: of the form that the routes of artifacts take."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def _entry(name: str) -> dict[str, Any]:
+    """Give a trial's own file as optuna-dashboard lists artifacts."""
+    file = file_of(name)
+    kind = mimetypes.guess_type(file)[0] or "application/octet-stream"
+    return {"artifact_id": _id(name), "filename": file, "mimetype": kind, "encoding": None}
+
+
+def _sent(name: str, shelf: Shelf) -> bottle.HTTPResponse:
+    entry = _entry(name)
+    disposition = f'attachment; filename="{entry["filename"]}"'
+    headers = {"Content-Type": entry["mimetype"], "Content-Disposition": disposition}
+    return bottle.HTTPResponse(shelf.open(name), headers=headers)
+
+
+def _conflict(reason: str) -> dict[str, str]:
+    bottle.response.status = 409
+    return {"reason": reason}

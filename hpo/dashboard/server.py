@@ -1,0 +1,197 @@
+"""Serving the dashboard: where, to whom, and until it is told to stop."""
+
+import ipaddress
+import json
+import os
+import signal
+import socket
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+
+from hpo.artifacts.folders import Artifacts
+from hpo.dashboard import token as secret
+from hpo.dashboard.app import Exhibit
+from hpo.dashboard.gate import App, Environ, Gate, Start
+from hpo.errors import DashboardError, StoreError
+from hpo.store import studies
+
+THREADS = 8  # requests at once: a page asks for some six
+PARTING_SECONDS = 5  # after which gunicorn kills a process of its own that has not left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is served, and how."""
+
+    store: str
+    artifacts: str
+    host: str
+    port: int  # 0: any that is free
+    behind_tls: str | None  # where browsers find it, if something that speaks TLS stands in front
+    read_only: bool
+
+
+def serve(settings: Settings) -> int:
+    """Serve the dashboard until a signal, and give the exit code; first prints the link that lets one in.
+
+    Raises DashboardError for a host or port that cannot be had, StoreError if there is no store.
+    """
+    origin = _origin(settings)
+    studies.open_(settings.store, create=False, read_only=settings.read_only).engine.dispose()
+    Artifacts(settings.artifacts)
+    token = secret.token()
+    with _listening(settings) as listener:
+        address, port = listener.getsockname()[:2]
+        name = f"[{address}]" if ":" in address else address
+        origin = origin or f"http://{name}:{port}"
+        gate = Gate(_Opening(settings), token=token, origin=origin, read_only=settings.read_only)
+        # A browser that leaves must not take us along; the command has set this for pipes.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        return _Server(gate, listener, f"{origin}/?token={token}").serve()
+
+
+def _origin(settings: Settings) -> str | None:
+    """Give where browsers find it, if TLS stands in front; raises DashboardError where it has to."""
+    if settings.behind_tls is not None:
+        return public(settings.behind_tls)
+    if _is_loopback(settings.host):
+        return None
+    raise DashboardError(
+        f"--host {settings.host}: others could read along; without TLS only 127.0.0.1, ::1 and "
+        "localhost are served; if a server with TLS stands in front, say where: --behind-tls https://NAME"
+    )
+
+
+def public(text: str) -> str:
+    """Give an address behind --behind-tls as browsers say it; raises DashboardError if it is none."""
+    try:
+        found = urllib.parse.urlsplit(text)
+        name, port = found.hostname, found.port
+    except ValueError:
+        name = port = None
+    else:
+        if found.scheme != "https" or found.path not in ("", "/") or set("@?#") & set(text):
+            name = None
+    if name is None:
+        raise DashboardError(
+            f"--behind-tls {text}: want https://NAME or https://NAME:PORT, nothing behind it"
+        )
+    shown = f"[{name}]" if ":" in name else name
+    return f"https://{shown}" if port in (None, 443) else f"https://{shown}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listening(settings: Settings) -> socket.socket:
+    host, port = settings.host, settings.port
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return _bound(socket.socket(family, kind), address)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DashboardError(
+            f"--host {host} --port {port}: {why}; --port 0 takes any that is free"
+        ) from error
+
+
+def _bound(listener: socket.socket, address: Any) -> socket.socket:
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+class _Opening:
+    """The exhibit, opened in the process that serves it; 503 while the store is away."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.exhibit: App | None = None
+
+    def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
+        try:
+            return (self.exhibit or self._open())(environ, start)
+        except StoreError as error:
+            body = json.dumps({"reason": str(error)}).encode()
+            headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+            start("503 Service Unavailable", headers)
+            return [body]
+
+    def _open(self) -> App:
+        opened = studies.open_(self.settings.store, create=False, read_only=self.settings.read_only)
+        opened.patience = 0.0  # somebody looks at the page, which asks again by itself
+        self.exhibit = Exhibit(opened, Artifacts(self.settings.artifacts))
+        return self.exhibit
+
+
+class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn with one process of several threads, on a socket that listens already."""
+
+    def __init__(self, app: App, listener: socket.socket, link: str) -> None:
+        self.app = app
+        self.settings = {
+            # Its copy of the socket is gunicorn's to close.
+            "bind": f"fd://{listener.dup().detach()}",
+            "worker_class": "gthread",
+            "threads": THREADS,
+            "graceful_timeout": PARTING_SECONDS,
+            "post_worker_init": _leaves_at_once,
+            "forwarded_allow_ips": "",  # nobody's word on who asks, and by which scheme
+            "control_socket_disable": True,
+            "loglevel": "warning",
+            "when_ready": lambda _: print(link, flush=True),
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self.settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> App:
+        return self.app
+
+    def serve(self) -> int:
+        """Serve until a signal; gives 128 and its number."""
+        arbiter = _Arbiter(self)
+        try:
+            arbiter.run()
+        except SystemExit as left:
+            return 128 + arbiter.told if arbiter.told else int(left.code or 0)
+        return 0
+
+
+def _leaves_at_once(_: object) -> None:
+    """Let gunicorn's process leave at once when told: requests under way may be cut short.
+
+    Its own way takes a lock of the thread pool's. The main thread, which is interrupted, may hold that
+    itself, as it does for each new connection; then nothing would end it but SIGKILL.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: os._exit(0))
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn's parent process, which remembers the signal that ends it."""
+
+    told = 0
+
+    def signal(self, sig: int, frame: object) -> None:
+        if sig in (signal.SIGINT, signal.SIGTERM):
+            self.told = sig
+        super().signal(sig, frame)
+
+    handle_term = Arbiter.handle_int  # there is nothing here to finish

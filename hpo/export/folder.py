@@ -1,0 +1,183 @@
+"""A trial's model as a folder that stands for itself: weights, settings, metrics, card, labels.
+
+The folder appears whole, after its model has been loaded from it once, or not at all. Names of machines and
+of their folders stay behind, since such a folder is made to be given away.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+from pydantic import BaseModel, ConfigDict
+
+from hpo.artifacts import durable
+from hpo.artifacts.folders import Artifacts
+from hpo.cli import console
+from hpo.errors import ArtifactError, StoreError
+from hpo.export import card, predict
+from hpo.export.card import Metrics
+from hpo.export.predict import Description, Preprocessing
+from hpo.store import status, studies
+from hpo.store.studies import Store
+from hpo.study.definition import Definition
+from hpo.training import catalog
+from hpo.training.config import Config, Final
+
+
+class Data(BaseModel):
+    """What a trial's ``settings.json`` says of the data that its model was trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    classes: tuple[str, ...]
+    channels: int
+    pixels: int  # side of its images
+    images: Mapping[str, int]  # per split
+    skipped: int  # files that were left out as unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A trial to export, with the epoch that its weights are of."""
+
+    trial: FrozenTrial
+    definition: Definition
+    config: Config
+    weights: str  # name in the artifacts
+    epoch: int
+
+    @property
+    def folder(self) -> str:
+        """The trial's folder in the artifacts."""
+        return self.weights.rpartition("/")[0]
+
+
+def export(opened: Store, name: str, number: int | None, place: Artifacts, target: Path) -> Metrics:
+    """Export a study's best trial, or the one of that number, to a folder that is not there, or empty.
+
+    Raises StoreError if there is no such trial, or none with a model of an image; ArtifactError if its
+    files are not there or the folder cannot be written.
+    """
+    choice = _choice(opened, name, number, place)
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ArtifactError(f"--to {target}: is there and not an empty folder; name a new one")
+        data = _data(choice, place)
+        metrics = _metrics(name, choice, data)
+        with durable.folder(target) as draft:
+            _write(draft, choice, data, metrics, place)
+    except OSError as error:
+        raise ArtifactError(f"--to {target}: {error.strerror or error}") from error
+    return metrics
+
+
+def _choice(opened: Store, name: str, number: int | None, place: Artifacts) -> Choice:
+    trials = status.trials_of(opened, name)
+    definition = studies.definition_of(opened, name)
+    if number is None:
+        ranked = status.best(opened, name, 1)
+        if not ranked:
+            raise StoreError(status.none_complete(name, trials))
+        number = ranked[0].trial
+    trial = next((each for each in trials if each.number == number), None)
+    if trial is None:
+        raise StoreError(f"study '{name}' has no trial {number}")
+    weights = trial.user_attrs.get("weights")
+    if weights is None:
+        raise StoreError(
+            f"trial {number} of study '{name}' is {status.STATES[trial.state]} and has no weights; "
+            f"with weights: {_having(trials)}"
+        )
+    config = definition.config(trial.params | trial.system_attrs.get(studies.RUN, {}))
+    if not isinstance(config, Config):
+        raise StoreError(
+            f"study '{name}' has an objective of its own ({config.objective}), of which hpo knows no image "
+            f"model to export; its state at the best epoch, for torch.load, is {place.path(weights)}"
+        )
+    epoch = re.search(r"weights-(\d+)-", weights)
+    assert epoch, weights  # as the recorder names them
+    return Choice(trial=trial, definition=definition, config=config, weights=weights, epoch=int(epoch[1]))
+
+
+def _having(trials: list[FrozenTrial]) -> str:
+    numbers = [str(trial.number) for trial in trials if "weights" in trial.user_attrs]
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    return (", ".join(numbers[:10]) or "none yet") + more
+
+
+def _data(choice: Choice, place: Artifacts) -> Data:
+    name = f"{choice.folder}/settings.json"
+    try:
+        return Data.model_validate(json.loads(place.read(name))["data"])
+    except (ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{place.path(name)}: lacks the names of the classes; "
+            "the trial was run by an older hpo, or the file was changed"
+        ) from error
+
+
+def _metrics(name: str, choice: Choice, data: Data) -> Metrics:
+    trial, selection = choice.trial, choice.config.selection
+    split = "test" if isinstance(choice.config, Final) else selection
+    seen = trial.user_attrs
+    return Metrics(
+        study=name,
+        trial=trial.number,
+        state=status.STATES[trial.state],
+        accuracy=trial.intermediate_values[choice.epoch],
+        split=split,
+        images=data.images[split],
+        note=console.split_note(selection),
+        optimistic=selection == "test",
+        epoch=choice.epoch,
+        epochs=max(trial.intermediate_values),
+        accuracies=[value for _, value in sorted(trial.intermediate_values.items())],
+        wall_time_seconds=seen.get("wall_time_seconds"),
+        epoch_seconds=seen.get("epoch_seconds"),
+        hardware={key: value for key, value in seen.get("hardware", {}).items() if key != "host"},
+    )
+
+
+def _write(draft: Path, choice: Choice, data: Data, metrics: Metrics, place: Artifacts) -> None:
+    """Write the folder's files, and load the model from them."""
+    config = _without_paths(choice.config)
+    description = Description(
+        model=config.model,
+        arguments=catalog.arguments(config.model, len(data.classes)),
+        preprocessing=Preprocessing(
+            pixels=data.pixels, grey=data.channels == 1, image_size=config.image_size
+        ),
+        settings=config.model_dump(),
+        study=metrics.study,
+        trial=metrics.trial,
+    )
+    labels = [" ".join(name.splitlines()) for name in data.classes]
+    trained = card.Trained(
+        labels=labels, images=data.images, skipped=data.skipped, params=choice.trial.params
+    )
+    contents = {
+        predict.CONFIG: description.model_dump_json(indent=2),
+        predict.LABELS: "".join(f"{label}\n" for label in labels),
+        "metrics.json": json.dumps(asdict(metrics), indent=2),
+        "README.md": card.text(description, metrics, trained),
+    }
+    for name, content in contents.items():
+        durable.write(draft / name, content.encode(errors="replace"))
+    durable.write(draft / predict.WEIGHTS, place.read(choice.weights))
+    try:
+        predict.Predictor(draft)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{place.path(choice.weights)}: is damaged, or not the weights of trial {metrics.trial} "
+            f"({error.__cause__})"
+        ) from error
+
+
+def _without_paths(config: Config) -> Config:
+    """Give the settings with the last part of each path alone."""
+    kind, colon, path = config.dataset.partition(":")
+    dataset = f"{kind}{colon}{Path(path).name}"
+    return config.model_copy(update={"dataset": dataset, "weights": Path(config.weights).name})

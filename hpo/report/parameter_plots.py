@@ -1,0 +1,249 @@
+"""The figures of single parameters and of pairs: importance, slices, contours, ranks."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, create_trial
+from scipy import stats
+
+from hpo.analysis import importance
+from hpo.analysis.importance import Importance
+from hpo.analysis.records import Outcome
+from hpo.errors import StoreError
+from hpo.analysis import sections
+from hpo.report.parameter_axis import Axis
+from hpo.analysis.sections import Plot, Section
+from hpo.search import replicates
+
+PAIRED = 3  # parameters of which every pair is shown
+
+
+def importances(every: list[FrozenTrial], axes: Sequence[Axis]) -> tuple[Section, list[str]]:
+    """Show parameter importance by every evaluator; give the parameters too, the most important first."""
+    trials = importance.settings(every)
+    noun = "settings, each by the mean of its seeds" if replicates.repeats(every) else "complete trials"
+    section = Section(name="importance", title="Parameter importance")
+    names = [axis.name for axis in axes]
+    if len(trials) < 2 or not names:
+        few = (
+            f"Importance wants two complete trials that differ in a parameter; here {_count(len(trials))}."
+        )
+        return replace(section, text=(few,)), names
+    notes: list[str] = []
+    found: list[tuple[Importance, Mapping[str, tuple[float, float]]]] = []
+    for evaluator in importance.EVALUATORS:
+        try:
+            over = importance.over(trials, evaluator)
+        except StoreError as error:
+            notes.append(f"{evaluator} cannot say: {error}.")
+            continue
+        if over.doubt:
+            notes.append(f"{evaluator} cannot say: {over.doubt}.")
+            continue
+        found.append((over, importance.intervals(trials, evaluator)))
+    if not found:
+        return replace(section, text=tuple(notes)), names
+    shares = {name: fmean(each.importances.get(name, 0.0) for each, _ in found) for name in names}
+    ranked = sorted(names, key=lambda name: -shares[name])
+    return replace(section, text=tuple(notes), parts=(_importances(found, ranked, noun),)), ranked
+
+
+def _count(trials: int) -> str:
+    return f"{trials} complete trial{' has' if trials == 1 else 's have'} run"
+
+
+def _importances(
+    found: Sequence[tuple[Importance, Mapping[str, tuple[float, float]]]], ranked: Sequence[str], noun: str
+) -> Plot:
+    traces, rows = [], []
+    for index, (each, intervals) in enumerate(found):
+        # Importance asks of every parameter that trials have; one with a single value gets nothing.
+        shown = [name for name in reversed(ranked) if name in each.importances]
+        limits = [intervals.get(name, (each.importances[name],) * 2) for name in shown]
+        shares = [each.importances[name] for name in shown]
+        error = {
+            "type": "data",
+            "array": [max(high - s, 0.0) for (_, high), s in zip(limits, shares, strict=True)],
+            "arrayminus": [max(s - low, 0.0) for (low, _), s in zip(limits, shares, strict=True)],
+            "thickness": 1.2,
+            "width": 3,
+        }
+        bar = {"orientation": "h", "marker": {"color": sections.COLORS[index]}, "error_x": error}
+        places = [len(ranked) - 1 - ranked.index(name) for name in shown]
+        traces.append(go.Bar(y=places, x=shares, name=each.evaluator, **bar))
+        rows += [
+            (each.evaluator, name, share, *limit, each.trials)
+            for name, share, limit in zip(shown[::-1], shares[::-1], limits[::-1], strict=True)
+        ]
+    marks = {"tickvals": list(range(len(ranked))), "ticktext": [sections.text(n) for n in reversed(ranked)]}
+    made = sections.figure(traces, x="share of importance", y=marks, height=150 + 62 * len(ranked))
+    made.update_layout(barmode="group", legend={"traceorder": "reversed"})
+    made.update_xaxes(rangemode="tozero")
+    count = found[0][0].trials
+    caption = (
+        f"Over {count} {noun}. Bars: all of them; whiskers: the middle 90 % of "
+        f"{importance.resamples(count)} samples of {count} drawn with replacement."
+    )
+    left_out = [name for name in ranked if any(name in each.left_out for each, _ in found)]
+    silent = [each.evaluator for each, _ in found if each.left_out]
+    if left_out:
+        caption += (
+            f" Left out by {' and '.join(silent)}, since not every trial has it: {', '.join(left_out)}."
+        )
+    columns = ("evaluator", "parameter", "importance", "low", "high", "trials")
+    return Plot(
+        name="importance",
+        title="How much of the accuracy each parameter decides",
+        figure=made,
+        table=sections.table(columns, rows),
+        caption=caption,
+    )
+
+
+def slices(done: Sequence[Outcome], axes: Sequence[Axis], measure: str) -> Section:
+    """Show accuracy against each parameter."""
+    section = Section(name="slices", title="Slices", narrow=True)
+    if not axes:
+        return replace(section, text=("No parameter has two values among the complete trials.",))
+    return replace(section, parts=tuple(_slice(done, axis, i, measure) for i, axis in enumerate(axes, 1)))
+
+
+def _slice(done: Sequence[Outcome], axis: Axis, index: int, measure: str) -> Plot:
+    having = [each for each in done if axis.name in each.params]
+    dots = go.Scatter(
+        x=[axis.position(each.params[axis.name]) for each in having],
+        y=[each.accuracy for each in having],
+        mode="markers",
+        marker={"size": 8, "color": sections.COLORS[0], "opacity": 0.7},
+        text=[f"trial {each.number}: {sections.text(each.params[axis.name])}" for each in having],
+        hoverinfo="text+y",
+    )
+    rows = [(each.number, each.params[axis.name], each.accuracy) for each in having]
+    return Plot(
+        name=f"slice-{index}-{slug(axis.name)}",
+        title=f"{measure.capitalize()} by {axis.name}",
+        figure=sections.figure([dots], x=axis.settings(), y=measure, height=300),
+        table=sections.table(("trial", axis.name, "accuracy"), rows),
+    )
+
+
+def slug(name: str) -> str:
+    """Give a name as part of a file's, whatever is in it."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", name)[:40]
+
+
+def ranks(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str]) -> Section:
+    """Show which ranks trials have over pairs of the most important parameters."""
+    section = Section(name="ranks", title="Rank", narrow=True)
+    pairs = _pairs(done, axes, ranked)
+    if not pairs:
+        return replace(section, text=(_NO_PAIR,))
+    equal_alike = stats.rankdata([-(each.accuracy or 0.0) for each in done])  # at the mean of their ranks
+    rank = dict(zip([each.number for each in done], equal_alike.tolist(), strict=True))
+    parts = [_rank(pair, rank, index) for index, pair in enumerate(pairs, 1)]
+    return replace(section, parts=tuple(parts))
+
+
+_NO_PAIR = "No two parameters vary together over three or more of the complete trials' settings."
+Pair = tuple[Axis, Axis, list[Outcome]]
+
+
+def _pairs(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str]) -> list[Pair]:
+    """Give pairs of important parameters, each with the trials that have both, in three places or more."""
+    by_name = {axis.name: axis for axis in axes}
+    found = []
+    for a, b in combinations([by_name[name] for name in ranked[:PAIRED]], 2):
+        having = [each for each in done if {a.name, b.name} <= each.params.keys()]
+        places = {(repr(each.params[a.name]), repr(each.params[b.name])) for each in having}
+        # Both must vary among the trials that have both.
+        if len(places) > 2 and all(len({place[i] for place in places}) > 1 for i in (0, 1)):
+            found.append((a, b, having))
+    return found
+
+
+def _rank(pair: Pair, rank: Mapping[int, float], index: int) -> Plot:
+    a, b, having = pair
+    numbers = [rank[each.number] for each in having]
+    dots = go.Scatter(
+        x=[a.position(each.params[a.name]) for each in having],
+        y=[b.position(each.params[b.name]) for each in having],
+        mode="markers",
+        marker={
+            "size": 11,
+            "color": numbers,
+            "colorscale": sections.SCALE,
+            "reversescale": True,
+            "showscale": True,
+            "colorbar": {"title": {"text": "rank"}, "thickness": 10, "dtick": max(1, len(rank) // 6)},
+            "line": {"width": 1, "color": "#5b6770"},
+        },
+        text=[f"trial {e.number}: rank {r:g} of {len(rank)}" for e, r in zip(having, numbers, strict=True)],
+        hoverinfo="text",
+    )
+    rows = [(e.number, e.params[a.name], e.params[b.name], e.accuracy, rank[e.number]) for e in having]
+    return Plot(
+        name=f"rank-{index}-{slug(a.name)}-{slug(b.name)}",
+        title=f"Rank by {a.name} and {b.name}",
+        figure=sections.figure([dots], x=a.settings(), y=b.settings(), height=340),
+        table=sections.table(("trial", a.name, b.name, "accuracy", "rank"), rows),
+    )
+
+
+def contours(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str], measure: str) -> Section:
+    """Show accuracy over pairs of the most important parameters, as Optuna draws it between the trials."""
+    section = Section(name="contours", title="Contours", narrow=True)
+    pairs = _pairs(done, axes, ranked)
+    if not pairs:
+        return replace(section, text=(_NO_PAIR,))
+    parts = [_contour(pair, index, measure) for index, pair in enumerate(pairs, 1)]
+    text = "The dots are trials. Between them the surface is only drawn through; far away it means little."
+    return replace(section, text=(text,), parts=tuple(parts))
+
+
+def _contour(pair: Pair, index: int, measure: str) -> Plot:
+    a, b, having = pair
+    drawn = optuna.visualization.plot_contour(_numbers(pair), params=["x", "y"])
+    made = sections.figure(drawn.data, x=a.settings() | _range(drawn.layout.xaxis), height=340)
+    made.update_layout(yaxis=sections.axis(b.settings() | _range(drawn.layout.yaxis)))
+    bar = {"thickness": 10, "title": {"text": ""}}
+    surface = {"colorscale": sections.SCALE, "reversescale": False, "colorbar": bar}
+    made.update_traces(surface, selector={"type": "contour"})
+    made.update_traces(showlegend=False, hoverinfo="x+y", selector={"type": "scatter"})
+    rows = [(e.number, e.params[a.name], e.params[b.name], e.accuracy) for e in having]
+    return Plot(
+        name=f"contour-{index}-{slug(a.name)}-{slug(b.name)}",
+        title=f"{measure.capitalize()} over {a.name} and {b.name}",
+        figure=made,
+        table=sections.table(("trial", a.name, b.name, "accuracy"), rows),
+    )
+
+
+def _range(axis: Any) -> dict[str, Any]:
+    """Give the range that Optuna drew over; its title and marks are replaced by ours."""
+    return {"range": list(axis.range), "type": axis.type or "linear"}
+
+
+def _numbers(pair: Pair) -> optuna.Study:
+    """Give the trials of a pair as a study in memory, a choice as its place in the list.
+
+    Optuna escapes nothing that it puts into a figure, and so gets numbers alone.
+    """
+    named = {"x": pair[0], "y": pair[1]}
+    trials = []
+    for each in pair[2]:
+        params = {key: axis.position(each.params[axis.name]) for key, axis in named.items()}
+        distributions: dict[str, BaseDistribution] = {
+            key: FloatDistribution(
+                axis.position(axis.values[0]), axis.position(axis.values[-1]), log=axis.log
+            )
+            for key, axis in named.items()
+        }
+        trials.append(create_trial(value=each.accuracy, params=params, distributions=distributions))
+    return importance.study(trials)

@@ -1,0 +1,133 @@
+"""A study's budgets besides its number of trials: what is used of each, and whether an epoch may begin.
+
+All workers share them, through the store alone. What counts as used:
+
+* ``epochs``: the epochs that trials have reported. One trained again, after a crash, counts once.
+* ``device_hours``: the wall time of training and evaluation that trials have reported (their attribute
+  ``wall_time_seconds``), over all workers. The epoch under way, loading data, and what a crash lost are
+  not in it.
+* ``deadline``: the database's time, which is the same for all.
+* ``target``: the best accuracy that a trial has reported.
+
+They are asked about in the transaction that claims a trial, and in the one that commits an epoch: no
+further one is needed, and a study without budgets pays nothing. A lease that is held stands for an epoch
+under way. Where those leave no more room in ``epochs``, no other one begins, so it is met, not passed,
+unless Postgres commits a claim at the same moment, which is not seen. The other budgets are passed by what
+was under way.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from hpo.store.lease_table import leases, now
+from hpo.store.rows import dialect_of, reports, trials, user_attributes
+from hpo.store.storage import Store, asking
+
+Limits = Mapping[str, float]  # by option of [search]; a deadline in seconds since 1970
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """One budget of a study at one moment."""
+
+    name: str  # its option of [search]
+    used: float  # in the limit's unit; of a deadline, the time now
+    limit: float
+
+    @property
+    def is_used_up(self) -> bool:
+        """Tell whether nothing is left of it."""
+        return self.used >= self.limit
+
+    def __str__(self) -> str:
+        if self.name == "deadline":
+            return f"deadline {_moment(self.limit)}, now {_moment(self.used)}"
+        if self.name == "target":
+            return f"accuracy {self.used:.4f} of {self.limit:g}"
+        if self.name == "device_hours":
+            return f"{self.used:.4g} of {self.limit:g} device hours"
+        return f"{self.used} of {self.limit} epochs"
+
+    @property
+    def advice(self) -> str:
+        """Say that it is used up, and how the study goes on."""
+        option = f"search.{self.name}"
+        end = {"deadline": "past", "target": "reached"}.get(self.name, "used up")
+        return (
+            f"{option} is {end} ({self}); to go on, raise it in the study file, or with "
+            f"--set {option}=..., and 'hpo run' the file again"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Give it as a JSON document."""
+        if self.name == "deadline":
+            return {"used": _moment(self.used), "limit": _moment(self.limit)}
+        return {"used": self.used, "limit": self.limit}
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@asking(reads=True)
+def of(opened: Store, study_id: int, limits: Limits) -> tuple[Budget, ...]:
+    """Give a study's budgets, in their order."""
+    if not limits:
+        return ()
+    with opened.transaction() as session:
+        return _budgets(_used(session, study_id, limits), limits)
+
+
+def barrier(session: Session, study_id: int, limits: Limits, *, claimed: bool) -> str | None:
+    """Say within a transaction why no epoch may begin; None if one may.
+
+    ``claimed`` tells that whoever asks holds a lease of the study already, and so counts as under way.
+    """
+    if not limits:
+        return None
+    used = _used(session, study_id, limits)
+    for budget in _budgets(used, limits):
+        began = used.under_way + (not claimed) if budget.name == "epochs" else 0
+        if budget.is_used_up or budget.used + began > budget.limit:
+            return f"at its limit, {budget}"
+    return None
+
+
+def _budgets(used: sa.Row[Any], limits: Limits) -> tuple[Budget, ...]:
+    return tuple(Budget(name=n, used=used._mapping[n], limit=limit) for n, limit in limits.items())
+
+
+def _used(session: Session, study_id: int, limits: Limits) -> sa.Row[Any]:
+    """Give what is used of each budget, by name, and how many epochs are ``under_way``."""
+    return session.execute(_statement(dialect_of(session), tuple(limits)), {"study": study_id}).one()
+
+
+@functools.cache
+def _statement(dialect: str, names: tuple[str, ...]) -> Any:
+    study: Any = sa.bindparam("study")
+    ours, clock = trials.c.study_id == study, now(dialect)
+    reported = reports.join(trials, trials.c.trial_id == reports.c.trial_id)
+    told = user_attributes.join(trials, trials.c.trial_id == user_attributes.c.trial_id)
+    seconds = sa.func.sum(sa.cast(user_attributes.c.value_json, sa.Double))
+    timed = user_attributes.c.key == "wall_time_seconds"
+    count = sa.func.count()
+    used = {
+        "epochs": sa.select(count).select_from(reported).where(ours),
+        "device_hours": sa.select(sa.func.coalesce(seconds / 3600.0, 0.0))
+        .select_from(told)
+        .where(ours, timed),
+        "deadline": sa.select(clock),
+        "target": sa.select(sa.func.coalesce(sa.func.max(reports.c.intermediate_value), 0.0))
+        .select_from(reported)
+        .where(ours),
+        "under_way": sa.select(count)
+        .select_from(leases)
+        .where(leases.c.study_id == study, leases.c.owner.is_not(None), leases.c.expires > clock),
+    }
+    return sa.select(*(used[name].scalar_subquery().label(name) for name in (*names, "under_way")))

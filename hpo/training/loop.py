@@ -1,0 +1,301 @@
+"""Training as an iterator: no callbacks, no trainer; pruning is leaving the loop.
+
+::
+
+    run = train.Run(config, dataset, device, state=state, stop=stop)
+    for epoch in run.epochs():
+        ...                      # a finished epoch; leave the loop to end the run
+    run.state()                  # all that is needed to go on from here, even within an epoch
+
+A run is a function of its settings and its data: initial weights, the order of images, augmentation and
+dropout are drawn from generators seeded anew from (the trial's seed, epoch, step). So no generator's state
+has to be kept, and a run that goes on from a state is, on the CPU with the same number of threads,
+bit-identical to one that was never interrupted.
+
+Shapes: N images of a batch, C channels, H and W pixels, K classes.
+"""
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpo.training import events, features, models, optimizers, schedules, transforms
+from hpo.training.config import Config, Final
+from hpo.training.datasets import Dataset, Split
+from hpo.training.events import Diverged, Epoch
+from hpo.training.precision import Numerics
+
+FEWEST = 4  # images of a last batch
+
+
+def batches(images: int, size: int) -> list[tuple[int, int]]:
+    """Give each batch's first and past-last place; the last one may be smaller.
+
+    Fewer than ``FEWEST`` images left over join the batch before them. Batch norm cannot normalise one
+    value, and two or three make statistics, and a step, that spoil the model: ResNet18 on digits of 32
+    pixels fell from 0.9 to 0.1.
+    """
+    starts = list(range(0, images, size))
+    if len(starts) > 1 and images - starts[-1] < min(FEWEST, size):
+        starts.pop()
+    return list(zip(starts, [*starts[1:], images], strict=True))
+
+
+def seed_of(*parts: int) -> int:
+    """Derive a seed below 2**63 from the trial's seed and a place in its training."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Run:
+    """One training run, from its start or from a state."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        device: torch.device,
+        *,
+        state: Mapping[str, Any] | None = None,
+        stop: threading.Event | None = None,
+        pause: Callable[[], bool] = lambda: False,
+        numerics: Numerics | None = None,
+        build: Callable[[Config, int, int], nn.Module] = models.seeded,
+        cache: features.Cache | None = None,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.stop = stop or threading.Event()
+        self.pause = pause  # asked after every step: whether to leave the loop for a moment
+        self.numerics = numerics or Numerics()
+        near = dataset.near(device)  # itself, where a warm worker has brought it there
+        self.train, self.selection = near.train, near.selection
+        self._dataset, self._cache, self._fresh = dataset, cache, state is None
+        self._rest: nn.Module | None = None  # the layers that features pass through, where there are some
+        module = build(config, len(dataset.classes), seed_of(config.seed))
+        self.model = self.numerics.prepare(module.to(device))
+        self._compiled = self.numerics.compiled(self.model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.numerics.precision == "fp16")
+        self.optimizer = optimizers.build(config, self.model.parameters())
+        self.loss = optimizers.loss(config)
+        self.batches = batches(len(self.train), config.batch_size)
+        self.history: list[Epoch] = []
+        self.step = 0  # steps done of the epoch under way
+        self.seconds = 0.0  # spent on them
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
+        self._bad = torch.full((), -1, device=device)  # the first step whose loss is not finite
+        self._seen = _Seen(self._bad)
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether all epochs are done."""
+        return len(self.history) >= self.config.epochs
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch of the best accuracy, the first of several."""
+        return events.best(self.history)
+
+    def epochs(self) -> Iterator[Epoch | None]:
+        """Train, and give each epoch as it ends, and None within an epoch when it is asked to pause.
+
+        Ends early, at a step's boundary, once told to stop. Raises Diverged, with epoch and step, when the
+        loss is no longer finite. That is looked at some twenty times an epoch, at what has come over from
+        the device since the last look: nobody waits.
+        """
+        if not self.finished:
+            self._feed()
+        while not self.finished:
+            for _ in self._train_epoch():
+                yield None
+            if self.step < len(self.batches):
+                return
+            loss_sum, correct = self._sums.tolist()  # the one wait of the epoch's training
+            number, count = len(self.history) + 1, len(self.train)
+            self._check(number, bad=int(self._bad))
+            started = time.perf_counter()
+            measured = number == self.config.epochs or not isinstance(self.config, Final)
+            loss, accuracy = self.evaluate(self.selection) if measured else (None, None)
+            epoch = Epoch(
+                number=number,
+                train_loss=loss_sum / count,
+                train_accuracy=correct / count,
+                loss=loss,
+                accuracy=accuracy,
+                lr=self._lr(0),
+                train_seconds=self.seconds,
+                evaluation_seconds=time.perf_counter() - started,
+                images_per_second=count / self.seconds,
+            )
+            self.history.append(epoch)
+            self.step, self.seconds = 0, 0.0
+            self._sums.zero_()
+            yield epoch
+
+    def _feed(self) -> None:
+        """Put features in the place of images, if the frozen layers give the same for an image each time.
+
+        Features that have to be computed first are part of the training: of the epoch under way.
+        """
+        if self._cache is None:
+            return
+        started = time.perf_counter()
+        with self.numerics.set_up(self.device):
+            feed = self._cache.feed(
+                self.config,
+                self._dataset,
+                self.model,
+                self.device,
+                prepare=self._input,
+                precision=self.numerics.precision,
+                fresh=self._fresh,
+                stop=self.stop,
+            )
+        if feed is not None:
+            self.train, self.selection, self._rest = feed.train, feed.selection, feed.module
+            self.seconds += time.perf_counter() - started
+
+    def _train_epoch(self) -> Iterator[None]:
+        """Train to the end of the epoch under way, or until told to stop; pause when asked to."""
+        number = len(self.history) + 1
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, number))
+        order = torch.randperm(len(self.train), generator=generator).to(self.train.labels.device)
+        steps = len(self.batches)
+        look = min(max(steps // 20, 1), 50)
+        models.train_mode(self.model, self.config)
+        started = time.perf_counter()
+        while self.step < steps and not self.stop.is_set():
+            first, end = self.batches[self.step]
+            self._train_step(number, self.step, order[first:end])
+            self.step += 1
+            if self.step % look == 0:
+                self._check(number, self._seen.look())
+            if self.step < steps and self.pause():
+                self.seconds += time.perf_counter() - started
+                yield
+                started = time.perf_counter()
+        self.seconds += time.perf_counter() - started
+
+    def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
+        seed = seed_of(self.config.seed, number, step + 1)
+        # Dropout, and whatever else a model draws. torch.manual_seed would note a stack trace for each kind
+        # of device that is not in use, which takes a third of a head's step.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
+        generator = torch.Generator().manual_seed(seed)
+        images_NCHW, labels_N = self.train.batch(chosen, self.device)
+        augmented = transforms.augment(images_NCHW, self.config.augmentation, generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr(step)
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass needs memory
+        with self.numerics.set_up(self.device):
+            whole = len(chosen) == self.config.batch_size
+            logits_NK = self._logits(augmented, self._compiled if whole else self.model)
+            loss = self.loss(logits_NK, labels_N)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            correct = (logits_NK.argmax(1) == labels_N).sum()
+            self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
+            first_bad = (self._bad < 0) & ~torch.isfinite(loss)
+            self._bad.masked_fill_(first_bad, step + 1)
+
+    def _logits(self, given: Tensor, module: Callable[[Tensor], Tensor]) -> Tensor:
+        """Give logits_NK of images by a form of the model, or of their features by the rest of it."""
+        logits_NK: Tensor = module(self._input(given)) if self._rest is None else self._rest(given)
+        return logits_NK
+
+    def _input(self, images_NCHW: Tensor) -> Tensor:
+        resized = transforms.resize(images_NCHW, self.config.image_size)
+        return transforms.normalise(self.numerics.ordered(resized))
+
+    def _lr(self, step: int) -> float:
+        return schedules.lr(self.config, len(self.history) + 1, step, len(self.batches))
+
+    def _check(self, number: int, bad: int) -> None:
+        if bad >= 0:
+            raise Diverged(f"loss not finite at epoch {number}, step {bad} of {len(self.batches)}")
+
+    @torch.inference_mode()
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """Give mean loss and accuracy (a fraction) over a split, in about four million pixels at a time."""
+        size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for first, end in batches(len(split), size):
+            images_NCHW, labels_N = split.batch(slice(first, end), self.device)
+            with self.numerics.set_up(self.device):
+                logits_NK = self._logits(images_NCHW, self.model)
+                loss = self.loss(logits_NK, labels_N)
+            correct = (logits_NK.argmax(1) == labels_N).sum()
+            sums += torch.stack([loss.double() * len(labels_N), correct.double()])
+        loss_sum, correct_sum = sums.tolist()
+        # A loss of a finished epoch can still overflow in evaluation; a report must be a number.
+        return loss_sum / len(split) if math.isfinite(loss_sum) else math.inf, correct_sum / len(split)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Give the model's weights as they stand, not a copy."""
+        return self.model.state_dict()
+
+    def frozen(self) -> set[str]:
+        """Give the names of those weights that stay as they are."""
+        if self.config.tune == "all":
+            return set()
+        trained = {name for name, each in self.model.named_parameters() if each.requires_grad}
+        return self.weights().keys() - trained
+
+    def state(self) -> dict[str, Any]:
+        """Give all that is needed to go on from here: tensors (not copies) and plain values."""
+        return {
+            "epoch": len(self.history),
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self._sums,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),  # empty but under fp16
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.step = state["step"]
+        self.seconds = state["seconds"]
+        self._sums = state["sums"].to(self.device)
+
+
+class _Seen:
+    """What the host has seen of a number on the device: it comes over while the device goes on."""
+
+    def __init__(self, number: Tensor) -> None:
+        self.number = number
+        if number.is_cuda:
+            self._copy = torch.full((), -1, dtype=number.dtype).pin_memory()
+            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has not annotated it
+            self._under_way = False
+
+    def look(self) -> int:
+        """Give the number, on a GPU as it was when last looked at; -1 while that is under way."""
+        if not self.number.is_cuda:
+            return int(self.number)
+        if self._under_way and not self._arrival.query():  # type: ignore[no-untyped-call]  # nor this
+            return -1
+        seen = int(self._copy)
+        self._copy.copy_(self.number, non_blocking=True)
+        self._arrival.record()
+        self._under_way = True
+        return seen

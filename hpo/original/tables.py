@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import plotly.graph_objects as go
 
-from hpo.analysis import intervals, records
+from hpo.analysis import intervals, records, sections
 from hpo.analysis.records import Outcome
+from hpo.analysis.sections import Listing, Plot, Section
 from hpo.original import facts, match
 from hpo.original.facts import Point
 from hpo.original.match import Replayed
-from hpo.analysis import sections
-from hpo.analysis.sections import Listing, Plot, Section
 
 KEYS = "model, optimizer, learning rate, momentum, batch size and site"
 

@@ -19,13 +19,13 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from hpo.analysis import records
+from hpo.analysis import sections as chart
+from hpo.analysis.sections import Listing, Section
 from hpo.artifacts import durable
 from hpo.errors import ArtifactError, StoreError
 from hpo.original import claims, match, tables
 from hpo.original.claims import Claim
 from hpo.report import parameter_axis, parameter_plots, study_plots, summary
-from hpo.analysis import sections as chart
-from hpo.analysis.sections import Listing, Section
 from hpo.store import status, studies
 from hpo.store.studies import Store
 from hpo.training import config

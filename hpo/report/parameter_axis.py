@@ -7,8 +7,8 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.analysis.records import Outcome
 from hpo.analysis import sections
+from hpo.analysis.records import Outcome
 
 ABSENT = -0.14  # where a trial without the parameter passes
 

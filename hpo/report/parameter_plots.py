@@ -13,13 +13,12 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 
-from hpo.analysis import importance
+from hpo.analysis import importance, sections
 from hpo.analysis.importance import Importance
 from hpo.analysis.records import Outcome
-from hpo.errors import StoreError
-from hpo.analysis import sections
-from hpo.report.parameter_axis import Axis
 from hpo.analysis.sections import Plot, Section
+from hpo.errors import StoreError
+from hpo.report.parameter_axis import Axis
 from hpo.search import replicates
 
 PAIRED = 3  # parameters of which every pair is shown

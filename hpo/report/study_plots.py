@@ -8,11 +8,10 @@ from typing import Any
 import plotly.graph_objects as go
 from scipy import stats
 
-from hpo.analysis import records
+from hpo.analysis import records, sections
 from hpo.analysis.records import Outcome
-from hpo.analysis import sections
-from hpo.report.parameter_axis import Axis
 from hpo.analysis.sections import Plot, Section
+from hpo.report.parameter_axis import Axis
 
 SHOWN = 5  # curves that stand out
 FIFTHS = ("worst fifth", "fourth fifth", "middle fifth", "second fifth", "best fifth")

@@ -7,11 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hpo.analysis import intervals, records
+from hpo.analysis import intervals, records, sections
 from hpo.analysis.records import Outcome
-from hpo.cli import console
-from hpo.analysis import sections
 from hpo.analysis.sections import Listing, Plot, Section
+from hpo.cli import console
 from hpo.search import replicates
 from hpo.search.replicates import Repeated
 

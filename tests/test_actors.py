@@ -17,7 +17,9 @@ def begin(**options: str) -> None:
 
 def test_without_ray_one_line_says_how_to_have_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as Python marks what is not to be found
-    with pytest.raises(EngineError, match=r"Ray is not installed; 'pip install hpo\[ray\]' does that"):
+    with pytest.raises(
+        EngineError, match=r"Ray is not installed; install it with: pip install 'hpo-vision\[ray\]'"
+    ):
         begin()
 
 

@@ -1,6 +1,5 @@
 """The command line as people and scripts use it."""
 
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ import optuna
 import pexpect
 import pytest
 
+import hpo
 from conftest import ROOT, Workplace, workplace_in
 from hpo.store import studies
 
@@ -70,7 +70,7 @@ print(sorted({"torch", "optuna", "pydantic", "sqlalchemy", "torchvision"} & sys.
 
 
 def test_the_version_is_that_of_the_package(workplace):
-    assert workplace.here("--version").out == f"hpo {importlib.metadata.version('hpo')}\n"
+    assert workplace.here("--version").out == f"hpo {hpo.__version__}\n"
 
 
 def test_looking_at_results_imports_no_torch():
@@ -256,3 +256,5 @@ def test_the_wheel_ships_the_study_files(tmp_path):
     for path in (ROOT / "studies").glob("*.toml"):
         assert f"hpo/studies/{path.name}" in names
     assert "hpo/report/page.html.j2" in names
+    assert "hpo/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import hpo
 from hpo.cli import results
 from hpo.cli.options import (
     ARTIFACTS,
@@ -65,9 +66,7 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        print(f"hpo {version('hpo')}")
+        print(f"hpo {hpo.__version__}")
         raise typer.Exit
 
 

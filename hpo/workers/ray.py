@@ -135,7 +135,10 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise EngineError("--engine ray: Ray is not installed; 'pip install hpo[ray]' does that") from error
+        raise EngineError(
+            "--engine ray: Ray is not installed; install it with: pip install 'hpo-vision[ray]', "
+            "or in a checkout: pip install '.[ray]'"
+        ) from error
     return ray
 
 

@@ -42,4 +42,4 @@ def running() -> Iterator[Cluster]:
 
 def missing() -> str:
     """Say what a cluster wants that is not here; nothing where it can run."""
-    return "" if importlib.util.find_spec("ray") else "no Ray: pip install 'hpo[ray]'"
+    return "" if importlib.util.find_spec("ray") else "no Ray: pip install 'hpo-vision[ray]'"

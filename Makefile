@@ -46,7 +46,7 @@ check: install  ## lint, format, types and import rules
 	$(BIN)/lint-imports --no-cache
 
 soak: install  ## ten minutes of faults, ten of 64 workers (SECONDS=600)
-	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),600)
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600)
 	$(BIN)/python -m benchmarks.store_load --case paced --seconds $(or $(SECONDS),600)
 
 bench: install  ## measure beside named peers, as ratios in one run

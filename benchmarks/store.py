@@ -19,13 +19,11 @@ import itertools
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,10 +42,7 @@ from hpo.study.definition import Definition, Pruner, Sampler, Search
 from hpo.training.config import Config
 from hpo.workers import pruning
 from hpo.workers import trial as objective
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where the server comes from
-
-import postgres
+from tests.support import postgres
 
 EPOCHS = 9
 SPARE = 100  # trials that wait, more than are run

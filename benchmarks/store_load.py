@@ -26,7 +26,6 @@ import multiprocessing
 import os
 import random
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -49,11 +48,7 @@ from hpo.store.history import History
 from hpo.study import space
 from hpo.workers import pruning, worker
 from hpo.workers import trial as objective
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # where the servers come from
-
-import pgbouncer
-import postgres
+from tests.support import pgbouncer, postgres
 
 FORK = multiprocessing.get_context("fork")  # 64 processes that import torch anew would take 20 GB
 BEFORE = 2000  # trials that wait, enough for a window

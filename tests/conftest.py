@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-import postgres
 from hpo.cli import main
+from tests.support import postgres
 
 # One thread each, here and in the processes that tests start: they run side by side, and bits depend on the
 # number of threads. Set before anything imports torch, which reads it then.

@@ -1,9 +1,9 @@
-"""Rounds of faults for as long as wanted: python tests/soak.py [--seconds S] [--seed N]; ``make soak``.
+"""Rounds of faults for as long as wanted: python -m tests.soak [--seconds S] [--seed N]; ``make soak``.
 
 First eight processes share SQLite files for a minute. Then each round launches the fourteen points of
-``test_chaos`` on SQLite or on a Postgres of its own, strikes them with kills, sleeps past the lease, killed
-launchers and (on Postgres) a database that is away for half a minute or crashes, and checks what is
-promised. The seed decides what strikes where it can; when, and whom, the machine decides too.
+``acceptance/test_chaos`` on SQLite or on a Postgres of its own, strikes them with kills, sleeps past the
+lease, killed launchers and (on Postgres) a database that is away for half a minute or crashes, and checks
+what is promised. The seed decides what strikes where it can; when, and whom, the machine decides too.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import conftest
-import postgres
-from test_chaos import Storm, undisturbed
-from test_lease_processes import Study
+from tests import conftest
+from tests.acceptance.test_chaos import Storm, undisturbed
+from tests.acceptance.test_lease_processes import Study
+from tests.support import postgres
 
 STRIKES = 20
 AWAY_SECONDS = 30.0

@@ -9,9 +9,9 @@ import pytest
 import typer
 import yaml
 
-from conftest import ROOT
 from hpo.cli.main import app
 from hpo.workers import supervisor
+from tests.conftest import ROOT
 
 MANIFEST = ROOT / "storage/worker-job.yaml"
 CONTAINERFILE = (ROOT / "Containerfile").read_text()

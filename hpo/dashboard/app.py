@@ -3,7 +3,7 @@
 Notes and files of trials are put into its answers as they leave; nothing is written for it. So they are
 there for every study, never behind, cost a worker nothing, and a note of a person's own stands instead.
 The routes are optuna-dashboard's; this module leans on their paths and on the names in their answers, and
-``tests/test_exhibit.py`` holds the contract.
+``tests/dashboard/test_app.py`` holds the contract.
 """
 
 import functools

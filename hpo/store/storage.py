@@ -2,8 +2,8 @@
 
 This module, and all that write in its transactions, lean on what Optuna keeps semi-private: its table
 models, and the session that each thread has, so that what we write about a trial and what Optuna writes can
-commit in one transaction; ``history`` leans on Optuna's cache. ``tests/test_store.py`` holds the contract
-that we rely on, and pyproject.toml keeps Optuna's version range narrow.
+commit in one transaction; ``history`` leans on Optuna's cache. ``tests/store/test_studies.py`` holds the
+contract that we rely on, and pyproject.toml keeps Optuna's version range narrow.
 
 A database may be away for a while: restarted, cut off, locked. What a worker asks is asked again until the
 database is back, so a worker holds where it wants to read or write, and loses nothing. A transaction whose

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
-import conftest
+from tests import conftest
 
 # Each epoch writes down who ran it, when and where.
 OWN = """

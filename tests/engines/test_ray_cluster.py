@@ -13,13 +13,12 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-import conftest
-import postgres
-import ray_cluster
-import replay
-from conftest import Workplace
 from hpo.workers import supervisor
-from test_run import descendants, wait_for
+from tests import conftest
+from tests.acceptance.test_run import descendants, wait_for
+from tests.conftest import Workplace
+from tests.engines import ray_cluster, replay
+from tests.support import postgres
 
 pytestmark = pytest.mark.engines
 OWN = replay.OWN

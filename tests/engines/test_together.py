@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import conftest
-import postgres
-import ray_cluster
-import replay
-import slurm_cluster
-from conftest import Workplace
-from test_run import wait_for
+from tests import conftest
+from tests.acceptance.test_run import wait_for
+from tests.conftest import Workplace
+from tests.engines import ray_cluster, replay, slurm_cluster
+from tests.support import postgres
 
 pytestmark = pytest.mark.engines
 OWN = replay.OWN

@@ -1,0 +1,322 @@
+"""Network, disk, clock and foreign tools against real workers; the first two want root, as CI has."""
+
+import contextlib
+import ipaddress
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from hpo.artifacts import checkpoint
+from hpo.workers import worker
+from tests import conftest
+from tests.acceptance.test_run import descendants
+from tests.conftest import wait_for
+from tests.support import postgres
+
+OWN = """
+import time
+import torch
+
+
+def climb(config, state):
+    state = state or {"epoch": 0, "weight": torch.zeros(100_000)}
+    while state["epoch"] < config.epochs:
+        time.sleep(0.2)
+        state["epoch"] += 1
+        with open("progress", "a") as file:
+            print(config.speed, state["epoch"], file=file)
+        yield 1 - 1 / (1 + state["epoch"] * config.speed), state
+"""
+
+
+def study(*epochs: int) -> str:
+    """Give a study of one point after the other, with so many epochs each."""
+    head = '[train]\nobjective = "own:climb"\n\n[search]\nsampler = "grid"\n'
+    points = (f"\n[[points]]\nspeed = {i}.0\nepochs = {n}\n" for i, n in enumerate(epochs, 1))
+    return head + "".join(points)
+
+
+def progress(place) -> list[list[str]]:
+    """Give the speed and the number of every epoch that was trained, in that order."""
+    path = place.path / "progress"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def epochs(place, speed: float) -> int:
+    return sum(words[0] == str(speed) for words in progress(place))
+
+
+def reports(sql, number: int) -> int:
+    query = (
+        "SELECT count(*) FROM trial_intermediate_values JOIN trials USING (trial_id) WHERE number = :number"
+    )
+    return sql(query, number=number)[0][0]
+
+
+def check(url: str, planned: list[int], attempts: list[int]) -> None:
+    """Check that each trial is complete, with so many epochs, each once, after so many attempts."""
+    trials = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * len(planned)
+    for trial, epochs in zip(trials, planned, strict=True):
+        assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
+    assert [trial.user_attrs["attempts"] for trial in trials] == attempts
+
+
+def want_root(*tools: str) -> None:
+    """Skip a test that wants root and tools where they are not; never in CI."""
+    command = ["unshare", "--net", "--mount", "true"]  # which root in a plain container may not
+    if (
+        os.geteuid() != 0
+        or any(shutil.which(tool) is None for tool in (*tools, command[0]))
+        or subprocess.run(command, capture_output=True, check=False).returncode != 0
+    ):
+        why = f"wants a root that may mount and make networks, and {', '.join(tools)}"
+        assert os.environ.get("CI") != "true", why
+        pytest.skip(why)
+
+
+# The network
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """An end of the cable: the words by which ``ip`` reaches it, its interface and its address."""
+
+    ip: tuple[str, ...]
+    interface: str
+    address: str
+
+    def hardware(self) -> str:
+        words = ip(*self.ip, "-o", "link", "show", self.interface).split()
+        return words[words.index("link/ether") + 1]
+
+    def send_to(self, other: "End", hardware: str) -> None:
+        """Send what is for the other end to this network card, there or not."""
+        words = ("neigh", "replace", other.address, "lladdr", hardware, "dev", self.interface)
+        ip(*self.ip, *words, "nud", "permanent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A cable between this machine and a network namespace, which can be cut without a sign of it."""
+
+    namespace: str
+    here: End
+    there: End
+    aside: End  # another address of this machine, to be cut off alone
+
+    def cut(self) -> None:
+        """Send everything to a card that is not there: no error, no reset, packets just vanish."""
+        self.here.send_to(self.there, "02:00:00:00:00:99")
+        self.there.send_to(self.here, "02:00:00:00:00:99")
+
+    def cut_aside(self) -> None:
+        self.there.send_to(self.aside, "02:00:00:00:00:99")
+
+    def heal_aside(self) -> None:
+        self.there.send_to(self.aside, self.here.hardware())
+
+    def heal(self) -> None:
+        self.here.send_to(self.there, self.there.hardware())
+        self.there.send_to(self.here, self.here.hardware())
+
+
+def ip(*words: str) -> str:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def link() -> Iterator[Link]:
+    with linked() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def linked(number: int = 0) -> Iterator[Link]:
+    """Lay a process's first or second cable (0 or 1)."""
+    want_root("ip", "tc")
+    mark = (2 * os.getpid() + number) % 2**14
+    first = ipaddress.ip_address("198.18.0.0") + 8 * mark  # of a range that is for tests of networks
+    space = f"hpo{mark}"
+    here = End(ip=(), interface=f"hpoa{mark}", address=str(first + 1))
+    there = End(ip=("-n", space), interface=f"hpob{mark}", address=str(first + 2))
+    aside = End(ip=(), interface=here.interface, address=str(first + 3))
+    ip("netns", "add", space)
+    try:
+        kind = ("type", "veth", "peer", "name", there.interface, "netns", space)
+        ip("link", "add", here.interface, *kind)
+        for end in (here, there, aside):
+            ip(*end.ip, "addr", "add", f"{end.address}/29", "dev", end.interface)
+            ip(*end.ip, "link", "set", end.interface, "up")
+        yield Link(namespace=space, here=here, there=there, aside=aside)
+    finally:
+        # The namespace would take the cable with it, but some time later.
+        subprocess.run(["ip", "link", "delete", here.interface], check=False, capture_output=True)
+        ip("netns", "delete", space)
+
+
+def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, link):
+    """One worker reports all the time, the other claims and ends one small trial after the other."""
+    planned = [60] + [1] * 16
+    settings = {"listen_addresses": link.here.address, "trusted": f"{link.there.address}/29"}
+    with contextlib.ExitStack() as cleanup:
+        server = cleanup.enter_context(postgres.running(**settings))
+        cleanup.enter_context(conftest.closed_engines())
+        url = sa.make_url(server.url).set(host=link.here.address).render_as_string(hide_password=False)
+        file = place.study(study(*planned))
+        with (place.path / "err").open("w") as err:
+            launcher = subprocess.Popen(
+                ["ip", "netns", "exec", link.namespace, *conftest.HPO, "run", file, "--devices", "cpu:2"],
+                cwd=place.path,
+                env={**place.environment, "HPO_STORE": url},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+            )
+        cleanup.callback(end, launcher)
+        wait_for(lambda: epochs(place, 1.0) >= 5 and len({words[0] for words in progress(place)}) >= 4, 60)
+        link.cut()
+        cut = time.monotonic()
+        wait_for(lambda: said(place, "trying again") == 2)  # both workers
+        noticed = time.monotonic() - cut
+        sql = conftest.asking(url)
+        before, reported = epochs(place, 1.0), reports(sql, 0)
+        wait_for(lambda: epochs(place, 1.0) >= before + 10)
+        assert reports(sql, 0) == reported
+        assert said(place, "is back after") == 0
+        link.heal()
+        healed = time.monotonic()
+        wait_for(lambda: reports(sql, 0) > reported)
+        made_up = time.monotonic() - healed
+        wait_for(lambda: said(place, "is back after") == 2)
+        back = time.monotonic() - healed
+        assert launcher.wait(120) == 0, (place.path / "err").read_text()
+        print(f"noticed after {noticed:.1f} s; a report {made_up:.1f} s after the heal, both {back:.1f} s")
+        assert said(place, "died") == 0
+        check(url, planned, [1] * len(planned))
+        assert len(progress(place)) == sum(planned), "no epoch was run twice"
+        assert noticed < 6
+        assert made_up < 3
+
+
+def said(place, text: str) -> int:
+    """Give how many lines of what the workers wrote about the store have a text."""
+    lines = (place.path / "err").read_text().splitlines()
+    return sum(text in line for line in lines if "lease of trial" not in line)
+
+
+def end(launcher: subprocess.Popen) -> None:
+    """End a launcher and all its workers, if it still runs."""
+    if launcher.poll() is None:
+        for pid in [*descendants(launcher.pid), launcher.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        launcher.wait()
+
+
+# The disk
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A disk of eight megabytes."""
+    want_root("mount", "umount")
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "ballast").open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
+    """Run the study on a disk that fills up meanwhile, and stays full, and give the last line."""
+    launcher = place.start("run", place.study(study(10, 2)), "--devices", "cpu:1", **settings)
+    try:
+        wait_for(lambda: len(progress(place)) >= 5, 60)
+        wait_for(lambda: fill(disk) or launcher.poll() is not None, 60)
+    finally:
+        end(launcher)
+    _, err = launcher.communicate()
+    assert launcher.returncode == 1, err
+    assert "Traceback" not in err
+    (disk / "ballast").unlink()
+    return err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, url):
+    settings = {"HPO_STORE": url, "HPO_ARTIFACTS": str(disk)}
+    line = run_into_a_full_disk(place, disk, **settings)
+    assert line.startswith(f"hpo: {disk}/")
+    assert line.endswith("No space left on device")
+    trial = optuna.load_study(study_name="small", storage=url).trials[0]
+    assert trial.state.name == "WAITING"
+    saved = checkpoint.load(disk / trial.user_attrs["checkpoint"])
+    assert saved is not None
+    assert list(disk.rglob("*.draft")) == []
+    again = place.hpo("run", "small.toml", "--devices", "cpu:1", **settings)
+    assert "trial 0 starts" in again.err
+    assert "goes on after epoch" in again.err
+    check(url, [10, 2], [worker.FAILURES + 1, 1])
+
+
+def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
+    url = f"sqlite:///{disk}/hpo.db"
+    line = run_into_a_full_disk(place, disk, HPO_STORE=url)
+    assert line.startswith(f"hpo: store {url}: ")
+    with contextlib.closing(sqlite3.connect(disk / "hpo.db")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    place.hpo("run", "small.toml", "--devices", "cpu:1", HPO_STORE=url)
+    check(url, [10, 2], [2, 1])
+
+
+# The clock
+
+
+def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
+    with postgres.running(timezone="Asia/Tokyo") as server, conftest.closed_engines():
+        settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "5"}
+        place.here("create", place.study(study(20, 20)), **settings)
+        zones = ("America/New_York", "Australia/Sydney")
+        workers = [place.start("worker", "small", PGTZ=zone, TZ=zone, **settings) for zone in zones]
+        outputs = [worker.communicate(timeout=90) for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], outputs
+        check(server.url, [20, 20], [1, 1])
+        assert len(progress(place)) == 40, "no epoch was run twice"
+
+
+# Foreign tools
+
+
+def test_a_trial_that_another_tool_runs_is_shown_and_left_alone(place):
+    url = f"sqlite:///{place.path}/hpo.db"
+    with conftest.closed_engines():
+        place.here("create", place.study(study(2, 2)), HPO_STORE=url)
+        foreign = optuna.load_study(study_name="small", storage=url).ask()
+        ran = place.hpo("launch", "small", "--devices", "cpu:1", HPO_STORE=url)
+        assert f"trial {foreign.number} " not in ran.err
+        trials = optuna.load_study(study_name="small", storage=url).trials
+        states = {trial.number: trial.state.name for trial in trials}
+        assert states == {foreign.number: "RUNNING", 1 - foreign.number: "COMPLETE"}
+        shown = place.here("status", "small", "--json", HPO_STORE=url).json()
+        assert (shown["trials"]["running"], shown["trials"]["complete"]) == (1, 1)
+        assert shown["workers"] == []

@@ -1,0 +1,372 @@
+"""The whole way, with real processes: from a study file to a result, and what interrupts it."""
+
+import csv
+import hashlib
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import safetensors.torch
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hpo.artifacts import checkpoint
+from tests.conftest import wait_for, workplace_in
+
+SMALL = """
+[train]
+dataset = "digits"
+image_size = 16
+limit = 96
+weights = "none"
+epochs = 3
+
+[space]
+lr = { low = 1e-3, high = 1e-1, log = true }
+optimizer = ["sgd", "adam"]
+momentum = { low = 0.0, high = 0.95, when = { optimizer = "sgd" } }
+
+[search]
+trials = 3
+pruner = "none"
+"""
+
+LONG = """
+[train]
+dataset = "digits"
+image_size = 16
+limit = 240
+weights = "none"
+epochs = 4
+augmentation = "crop+flip"
+
+[search]
+sampler = "grid"
+
+[[points]]
+model = "resnet18"
+lr = 0.01
+"""
+
+# Where training is not what is tested: three trials that need no torchvision.
+QUICK = """
+[train]
+objective = "own:climb"
+epochs = 3
+
+[space]
+lr = { low = 1e-3, high = 1e-1, log = true }
+
+[search]
+trials = 3
+pruner = "none"
+"""
+
+OWN = """
+def climb(config, state):
+    for epoch in range(1, config.epochs + 1):
+        yield epoch * config.lr, {"epoch": epoch}
+"""
+
+BRIEF = LONG.replace("epochs = 4", "epochs = 1").replace("limit = 240", "limit = 48")
+
+
+def load(workplace, name="small") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{workplace.path}/storage/hpo.db")
+
+
+def artifact(workplace, name: str) -> Path:
+    return workplace.path / "storage/artifacts" / name
+
+
+def epochs_reported(workplace) -> int:
+    path = workplace.path / "storage/hpo.db"
+    if not path.exists():
+        return 0
+    try:
+        with sqlite3.connect(path, timeout=10) as database:
+            return database.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0  # the tables are being made
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*children, *(d for child in children for d in descendants(child))]
+
+
+def digest(workplace, trial: optuna.trial.FrozenTrial) -> str:
+    return hashlib.sha256(artifact(workplace, trial.user_attrs["weights"]).read_bytes()).hexdigest()
+
+
+def curve(workplace, trial: optuna.trial.FrozenTrial) -> list[tuple]:
+    folder = artifact(workplace, trial.user_attrs["weights"]).parent
+    with (folder / "epochs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [tuple(row[k] for k in ("epoch", "train_loss", "loss", "accuracy", "lr")) for row in rows]
+
+
+def run_long(path: Path) -> None:
+    place = workplace_in(path)
+    place.hpo("run", place.study(LONG), "--devices", "cpu:1")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(once):
+    """The point of LONG, run without a break: its weights' hash and its curve."""
+    place = workplace_in(once("uninterrupted", run_long))
+    (trial,) = load(place).trials
+    return digest(place, trial), curve(place, trial)
+
+
+def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
+    done = workplace.hpo("run", workplace.study(SMALL))
+    study = load(workplace)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+    assert f"best trial {study.best_trial.number} of study small" in done.out
+    assert f"accuracy   {study.best_value:.4f} on the validation split" in done.out
+    for trial in study.trials:
+        assert f"trial {trial.number} epoch 3/3: accuracy" in done.err
+        assert sorted(trial.intermediate_values) == [1, 2, 3]
+        assert trial.value == max(trial.intermediate_values.values())
+        assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
+        seen = trial.user_attrs
+        assert seen["epochs"] == 3
+        assert trial.intermediate_values[seen["best_epoch"]] == trial.value
+        assert len(seen["epoch_seconds"]) == 3
+        assert seen["wall_time_seconds"] == pytest.approx(sum(seen["epoch_seconds"]), abs=0.01)
+        assert seen["attempts"] == 1
+        assert {"device", "host", "torch", "threads", "memory_format"} <= seen["hardware"].keys()
+        assert seen["hardware"]["precision"] == "fp32"
+        assert seen["checkpoint"] is None
+        assert checkpoint.names(artifact(workplace, seen["weights"]).parent) == []
+    assert study.metric_names == ["accuracy"]
+    assert study.direction.name == "MAXIMIZE"
+
+    trial = study.best_trial
+    folder = artifact(workplace, trial.user_attrs["weights"]).parent
+    assert len(curve(workplace, trial)) == 3
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    curve_seen = {event.step: event.value for event in events.Scalars("accuracy/selection")}
+    assert curve_seen == pytest.approx(trial.intermediate_values)
+    weights = safetensors.torch.load_file(artifact(workplace, trial.user_attrs["weights"]))
+    assert weights["fc.weight"].shape == (10, 512)
+    assert '"lr"' in (folder / "settings.json").read_text()
+
+    again = workplace.here("run", "small.toml")
+    assert "nothing to do" in again.err
+    assert again.out == done.out
+    assert len(load(workplace).trials) == 3
+
+
+def test_listed_points_run_exactly_once_with_their_own_settings(workplace):
+    text = SMALL + '[[points]]\nlr = 0.05\noptimizer = "adam"\nsite = "here"\nepochs = 1\n'
+    file = workplace.study(text)
+    workplace.here("create", file, "--set", "search.trials=1")
+    workplace.hpo("run", file, "--set", "search.trials=1", "--devices", "cpu:1")
+    first, second = load(workplace).trials
+    assert first.params == {"lr": 0.05, "optimizer": "adam"}
+    assert (first.user_attrs["point"], first.user_attrs["site"]) == (1, "here")
+    assert (first.user_attrs["epochs"], second.user_attrs["epochs"]) == (1, 3)
+    assert second.user_attrs.get("point") is None
+
+
+def test_a_study_is_extended_by_trials_and_points_and_by_nothing_else(workplace):
+    file = workplace.study(SMALL)
+    workplace.here("create", file, "--set", "search.trials=1", "--set", "train.epochs=1")
+    refused = workplace.here("run", file, code=1)
+    assert refused.err.count("\n") == 1
+    assert "train.epochs: 1 -> 3" in refused.err
+    workplace.here("create", file, "--set", "search.trials=2", "--set", "train.epochs=1")
+    assert len(load(workplace).trials) == 2
+    point = '[[points]]\nmodel = "squeezenet1_1"\nlr = 0.01\n'
+    file = workplace.study(SMALL + point)
+    options = ("--set", "search.trials=2", "--set", "train.epochs=1", "--set", "train.image_size=32")
+    refused = workplace.here("run", file, *options, code=1)
+    assert "train.image_size: 16 -> 32" in refused.err
+
+
+def test_a_grid_takes_a_point_with_another_model_later(workplace):
+    text = BRIEF
+    for listed in (text, text + '[[points]]\nmodel = "resnet34"\nlr = 0.01\n'):
+        workplace.here("create", workplace.study(listed))
+        workplace.here("worker", "small")
+    study = load(workplace)
+    assert [trial.params["model"] for trial in study.trials] == ["resnet18", "resnet34"]
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    assert len({str(trial.distributions["model"]) for trial in study.trials}) == 1
+
+
+def test_a_killed_run_goes_on_under_its_number_to_the_same_bits(workplace, uninterrupted):
+    file = workplace.study(LONG)
+    process = workplace.start("run", file, "--devices", "cpu:1")
+    wait_for(lambda: epochs_reported(workplace) >= 2)
+    workers = descendants(process.pid)
+    assert workers
+    for pid in [*workers, process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    (trial,) = load(workplace).trials
+    assert trial.state.name == "RUNNING"
+    _, epoch, *_ = trial.user_attrs["checkpoint"].rpartition("/")[2].split("-")
+
+    done = workplace.hpo("run", file, "--devices", "cpu:1")
+    assert f"attempt 2, goes on after epoch {int(epoch)}" in done.err
+    assert "epoch 1/4" not in done.err
+    (trial,) = load(workplace).trials
+    assert (trial.number, trial.state.name) == (0, "COMPLETE")
+    assert trial.user_attrs["attempts"] == 2
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
+    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+
+
+def test_a_run_whose_supervisor_is_killed_saves_and_leaves(workplace, uninterrupted):
+    file = workplace.study(LONG)
+    process = workplace.start("run", file, "--devices", "cpu:1")
+    wait_for(lambda: epochs_reported(workplace) >= 1)
+    workers = descendants(process.pid)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=30)
+    (trial,) = load(workplace).trials
+    assert trial.state.name == "WAITING"
+    workplace.hpo("run", file, "--devices", "cpu:1")
+    (trial,) = load(workplace).trials
+    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_told_to_stop_saves_within_the_epoch_and_goes_on(workplace, uninterrupted, number, code):
+    file = workplace.study(LONG)
+    process = workplace.start("run", file, "--devices", "cpu:1")
+    wait_for(lambda: list(workplace.path.glob("storage/artifacts/*/0000/epochs.csv")))
+    time.sleep(0.3)  # into the second epoch
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "the same command goes on from here" in err
+    assert "Traceback" not in err
+    (trial,) = load(workplace).trials
+    assert trial.state.name == "WAITING"
+    place = trial.user_attrs["checkpoint"].rpartition("/")[2]
+    assert int(place.split("-")[2]) > 0, "the checkpoint lies within an epoch"
+    done = workplace.hpo("run", file, "--devices", "cpu:1")
+    assert "goes on: 1 trials wait" in done.err
+    (trial,) = load(workplace).trials
+    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+
+
+def test_a_spoiled_checkpoint_is_noticed_and_the_one_before_taken(workplace, uninterrupted):
+    file = workplace.study(LONG)
+    process = workplace.start("run", file, "--devices", "cpu:1")
+    wait_for(lambda: epochs_reported(workplace) >= 2)
+    process.terminate()
+    process.communicate(timeout=30)
+    (trial,) = load(workplace).trials
+    path = artifact(workplace, trial.user_attrs["checkpoint"])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    workplace.hpo("run", file, "--devices", "cpu:1")
+    (trial,) = load(workplace).trials
+    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+
+
+def test_a_worker_killed_alone_is_started_again_and_nothing_is_lost(workplace, uninterrupted):
+    process = workplace.start("run", workplace.study(LONG), "--devices", "cpu:1")
+    wait_for(lambda: epochs_reported(workplace) >= 1)
+    os.kill(descendants(process.pid)[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "died of SIGKILL" in err
+    (trial,) = load(workplace).trials
+    assert trial.user_attrs["attempts"] == 2
+    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_it_costs_a_trial(workplace):
+    text = BRIEF + "[[points]]\nlr = 0.01\nbatch_size = 1\n"
+    done = workplace.here("run", workplace.study(text), code=1)
+    assert "points[2].batch_size: model 'resnet18' does not train on one image" in done.err
+    assert not (workplace.path / "storage").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_no_trial(workplace):
+    (workplace.path / "blocked").write_text("a file where the artifacts should be")
+    done = workplace.hpo("run", workplace.study(BRIEF), "--artifacts", "blocked", code=1)
+    assert done.err.splitlines()[-1].startswith("hpo: ")
+    assert "blocked" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    assert done.err.count("given back") == 2, "a worker gives up at the third in a row"
+    (trial,) = load(workplace).trials
+    assert trial.state.name == "WAITING"
+
+
+def test_missing_data_costs_no_trial(workplace):
+    text = LONG.replace('"digits"', '"folder:pictures"')
+    workplace.here("create", workplace.study(text))  # the folder may be on the machine of its workers
+    done = workplace.hpo("launch", "small", code=78)
+    assert done.err.splitlines()[-1].startswith("hpo: ")
+    assert "pictures" in done.err
+    assert "Traceback" not in done.err
+    (trial,) = load(workplace).trials
+    assert (trial.state.name, trial.user_attrs.get("attempts")) == ("WAITING", None)
+    assert done.err.count("pictures") == 1
+
+
+def test_two_runs_of_one_study_at_once_share_its_trials(workplace):
+    file = workplace.study(SMALL)
+    processes = [workplace.start("run", file, "--devices", "cpu:1") for _ in range(2)]
+    outputs = [process.communicate(timeout=180) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    trials = load(workplace).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert all(trial.user_attrs["attempts"] == 1 for trial in trials)
+
+
+def test_a_worker_of_its_own_does_the_same(workplace):
+    workplace.here("create", workplace.study(SMALL))
+    done = workplace.hpo("worker", "small", "--device", "cpu")
+    assert done.out == ""
+    assert "trial 2 complete" in done.err
+    assert len(load(workplace).trials) == 3
+
+
+def test_weights_can_be_taken_up_by_another_study(workplace):
+    text = BRIEF
+    workplace.here("create", workplace.study(text))
+    workplace.here("worker", "small")
+    weights = workplace.here("best", "small", "--json").json()["weights"]
+    path = artifact(workplace, weights)
+    tensors = safetensors.torch.load_file(path)
+    second = text.replace('weights = "none"', f'weights = "{path}"\ntune = "head"')
+    workplace.here("create", workplace.study(second, "second"))
+    workplace.here("worker", "second")
+    (trial,) = load(workplace, "second").trials
+    tuned = safetensors.torch.load_file(artifact(workplace, trial.user_attrs["weights"]))
+    assert torch.equal(tensors["conv1.weight"], tuned["conv1.weight"])
+    assert not torch.equal(tensors["fc.weight"], tuned["fc.weight"])
+
+
+def test_launch_starts_several_workers_and_runs_the_study_to_its_end(place):
+    place.here("create", place.study(QUICK))
+    process = place.start("launch", "small", "--devices", "cpu:2")
+    wait_for(lambda: len(descendants(process.pid)) >= 2)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 3
+    assert "nothing to do" in place.here("launch", "small").err
+    assert place.here("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
+
+
+def test_what_no_restart_can_mend_stops_every_worker_with_one_message(place):
+    place.here("create", place.study(QUICK))
+    done = place.hpo("launch", "small", "--devices", "cpu:2", "--artifacts", "nosuch://x", code=78)
+    assert "Traceback" not in done.err
+    assert done.err.splitlines()[-1].startswith("hpo: --artifacts nosuch://x")
+    assert [trial.state.name for trial in load(place).trials] == ["WAITING"] * 3

@@ -1,0 +1,207 @@
+"""What a study will cost: the sums, what is measured, and how `hpo plan` tells it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hpo.analysis import cost
+from hpo.analysis.cost import Forecast, Part
+from hpo.study import file as studyfile
+from hpo.study.definition import Pruner
+from hpo.training import datasets, loop
+from hpo.training.config import Config
+from hpo.training.devices import Slot
+from tests.training.test_datasets import write_idx
+
+CPU = torch.device("cpu")
+SLOT = Slot(name="cpu", threads=1)
+BY_THREE = {"min_epochs": 1, "reduction_factor": 3}
+
+OWN = """
+import time
+
+def slow(config, state):
+    for epoch in range(config.epochs):
+        time.sleep(0.2)
+        yield config.x, epoch
+"""
+
+
+def part(**values) -> Part:
+    usual = {"point": None, "setting": {}, "trials": 1.0, "epochs": 10, "epoch_seconds": 360.0}
+    usual |= {"peak_gib": 1.0, "original_epoch_seconds": None, "original_seconds": None}
+    return Part(**(usual | values))
+
+
+def priced(*parts: Part, **values) -> Forecast:
+    usual = {"study": "s", "device": "cpu", "workers": 1, "images": 1, "selection": 1, "share": 1.0}
+    return Forecast(parts=parts, **(usual | {"prune_points": False} | values))
+
+
+@pytest.mark.parametrize(
+    ("pruner", "epochs", "share"),
+    [
+        ({"name": "none"}, 9, 1.0),
+        ({"name": "patient"}, 9, 1.0),
+        # Rungs at 1, 3 and 9: all run 1, a third 2 more, a ninth 6 more.
+        ({"name": "asha", **BY_THREE}, 9, (1 + 2 / 3 + 6 / 9) / 9),
+        # Three brackets, of which the others begin at 3 and at 9.
+        ({"name": "hyperband", **BY_THREE}, 9, ((1 + 2 / 3 + 6 / 9) + (3 + 6 / 3) + 9) / 27),
+        ({"name": "asha", "min_epochs": 20}, 9, 1.0),
+        ({"name": "median", "min_epochs": 2}, 10, 0.5 + 0.5 * 0.2),
+        ({"name": "percentile", "percentile": 25.0, "min_epochs": 1}, 10, 0.25 + 0.75 * 0.1),
+    ],
+)
+def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, epochs, share):
+    assert cost.share(Pruner(**pruner), epochs) == pytest.approx(share)
+
+
+def test_replicates_run_whole_of_half_of_what_a_pruner_lets_through():
+    asha = Pruner(name="asha", **BY_THREE)
+    first = (1 + 2 / 3 + 6 / 9) / 9
+    assert cost.share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
+    assert cost.share(Pruner(name="none"), 9, 3) == 1.0
+
+
+def test_workers_share_the_hours_but_no_trial():
+    many, long = part(trials=8.0), part(point=1, epochs=60)
+    found = priced(many, long, workers=4)
+    assert found.device_hours == pytest.approx(8 * 1 + 6)
+    assert found.hours(found.device_hours) == pytest.approx(6), "the longest trial's"
+    assert priced(many, workers=4).hours(8.0) == pytest.approx(2)
+
+
+def test_listed_points_are_pruned_only_by_wish():
+    parts = (part(trials=8.0), part(point=1))
+    assert priced(*parts, share=0.5).pruned_device_hours == pytest.approx(4 + 1)
+    assert priced(*parts, share=0.5, prune_points=True).pruned_device_hours == pytest.approx(4 + 0.5)
+
+
+def test_what_does_not_fit_is_said_and_not_counted(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loop, "Run", full)
+    shape = datasets.Shape(train=64, selection=8, pixels=8, channels=1, classes=10)
+    assert cost.measure(Config(dataset="digits"), shape, CPU) is None
+    found = priced(part(), part(epoch_seconds=None, peak_gib=None))
+    assert found.device_hours == pytest.approx(1)
+    assert "not in these totals: 1 row" in "\n".join(cost.summary(found))
+
+
+def test_a_published_set_has_the_shape_that_loading_it_gives(tmp_path, monkeypatch):
+    labels = [index % 10 for index in range(200)]
+    write_idx(tmp_path / "mnist", labels, test_labels=labels[:40])
+    channels, pixels = datasets.load(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
+    monkeypatch.setitem(datasets.PUBLISHED, "mnist", (200, 40, pixels, channels, 10))
+    for options in ({}, {"selection": "test"}, {"limit": 90}, {"selection": "test", "limit": 90}):
+        config = Config(dataset="mnist", **options)
+        loaded, shape = datasets.load(config, tmp_path), datasets.shape(config, tmp_path)
+        assert (shape.train, shape.selection) == (len(loaded.train), len(loaded.selection)), options
+        assert shape.classes == len(loaded.classes)
+
+
+PEAKS = """
+import torch
+from hpo.analysis import cost
+from hpo.training import precision
+
+precision.keep_memory()
+for size in (2**28, 2**20):
+    with cost._peak(torch.device("cpu")) as peak:
+        torch.ones(size)
+    print(*peak)
+"""
+
+
+def test_the_memory_of_a_kind_of_training_is_not_that_of_the_larger_one_before():
+    done = subprocess.run([sys.executable, "-c", PEAKS], check=True, capture_output=True, text=True)
+    large, small = map(float, done.stdout.split())
+    assert large - small == pytest.approx(1.0, abs=0.05), "GiB"
+
+
+def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
+    seen = []
+
+    def measured(config, shape, device):
+        seen.append((config.model, config.optimizer, config.batch_size))
+        return cost.Measured(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
+
+    monkeypatch.setattr(cost, "measure", measured)
+    grid = studyfile.load(studyfile.find("original-grid"), [], None)
+    found = cost.forecast(grid, [SLOT] * 2, CPU, tmp_path)
+    assert len(found.parts) == 14
+    assert sorted(seen) == [
+        ("alexnet", "adam", 16),
+        ("alexnet", "sgd", 16),
+        ("resnet18", "adam", 16),
+        *(("resnet18", "sgd", n) for n in (8, 16, 32, 64)),
+        ("vgg16", "adam", 16),
+        ("vgg16", "sgd", 16),
+    ]
+    # CIFAR-10 has 50,000 images to train on; the report's split is the 10,000 test images.
+    assert found.parts[0].epoch_seconds == pytest.approx(3125 + 1000)
+    assert found.device_hours == pytest.approx(sum(p.epochs * p.epoch_seconds for p in found.parts) / 3600)
+    assert found.original_hours == pytest.approx(24.4, abs=0.1)
+    assert found.pruned_device_hours == found.device_hours, "points run to their end"
+
+    short = studyfile.load(studyfile.find("original-grid"), ["train.epochs=1"], None)
+    scaled = cost.forecast(short, [SLOT] * 2, CPU, tmp_path)
+    assert scaled.original_hours == found.original_hours, "the report ran its own epochs"
+
+    (tmp_path / "s.toml").write_text(
+        '[train]\ndataset = "digits"\nepochs = 4\n[space]\nmodel = ["resnet18", "alexnet"]\n'
+        'batch_size = [16, 32]\noptimizer = ["sgd", "adamw"]\nlr = { low = 1e-4, high = 1e-2 }\n'
+        "[search]\ntrials = 6\n"
+    )
+    searched = cost.forecast(studyfile.load(tmp_path / "s.toml", [], None), [SLOT], CPU, tmp_path)
+    assert [each.trials for each in searched.parts] == [0.75] * 8
+    assert {tuple(each.setting) for each in searched.parts} == {("model", "batch_size", "optimizer")}
+    assert searched.original_hours is None
+
+
+def test_a_plan_is_told_as_a_table_and_as_json_without_data_or_store(workplace):
+    (workplace.path / "grid.toml").write_text(
+        "[train]\nimage_size = 32\n[search]\nsampler = 'grid'\n"
+        "[[points]]\nmodel = 'resnet18'\noptimizer = 'adam'\nlr = 0.001\nbatch_size = 16\n"
+        "epochs = 30\nsite = 'C'\n[[points]]\nmodel = 'squeezenet1_1'\nlr = 0.1\n"
+    )
+    told = workplace.here("plan", "grid.toml", "--devices", "cpu:2")
+    row = next(line for line in told.out.splitlines() if "resnet18" in line)
+    assert row.split()[:2] == ["1", "model"]
+    assert row.split()[-1] == "125", "the report's seconds"
+    assert "with 2 workers on cpu" in told.out
+    assert "original report" not in told.out, "it ran but one of the two"
+    assert [path.name for path in workplace.path.iterdir()] == ["grid.toml"]
+    file = workplace.study(
+        '[train]\ndataset = "digits"\nimage_size = 16\nweights = "none"\nepochs = 2\n'
+        "[space]\nlr = { low = 1e-4, high = 1e-2 }\n[search]\ntrials = 3\n"
+    )
+    found = workplace.hpo("plan", file, "--json", "--devices", "cpu:1").json()
+    (only,) = found["parts"]
+    assert (only["trials"], only["epochs"], found["workers"]) == (3, 2, 1)
+    assert found["device_hours"] == pytest.approx(3 * 2 * only["epoch_seconds"] / 3600)
+    assert only["epoch_seconds"] > 0
+    assert only["peak_gib"] > 0
+    refused = workplace.here("plan", "original-gird", code=1)
+    assert refused.err.count("\n") == 1
+
+
+def test_a_part_says_its_time_with_its_unit():
+    told = cost.table(priced(part(epochs=1, epoch_seconds=1.4), part(trials=8.0)))
+    (times,) = [column.cells for column in told.columns if column.header == "time"]
+    assert list(times) == ["1 s", "8.0 h"]
+
+
+def test_an_objective_of_ones_own_is_priced_by_one_epoch_of_it(place):
+    file = place.study(
+        '[train]\nobjective = "own:slow"\nepochs = 5\n[space]\nx = { low = 0.0, high = 1.0 }\n'
+        "[search]\ntrials = 7\n"
+    )
+    found = place.hpo("plan", file, "--json").json()
+    (only,) = found["parts"]
+    assert only["epoch_seconds"] >= 0.2
+    assert found["device_hours"] == pytest.approx(7 * 5 * only["epoch_seconds"] / 3600)
+    assert not (place.path / "storage").exists()

@@ -1,0 +1,299 @@
+"""A study's best settings over several seeds, with real processes: which wins, and what is looked at."""
+
+import json
+import os
+import signal
+
+import optuna
+import pytest
+import torch
+
+from hpo.analysis import finish
+from hpo.store import studies
+from hpo.training import datasets, loop
+from hpo.training.config import Final
+from tests.acceptance.test_run import artifact, descendants, load, wait_for
+from tests.conftest import closed_engines
+
+OWN = """
+import random, time
+
+
+def noisy(config, state):
+    # Best after epoch 3; another seed is off by about 0.01, "twin" is another setting that is no better.
+    state = state or {"epoch": 0}
+    drawn = random.Random(f"{config.quality}/{config.twin}/{config.seed}").gauss(0, 0.01)
+    while state["epoch"] < config.epochs:
+        time.sleep(config.seconds)
+        state["epoch"] += 1
+        if config.twin == "odd" and config.seed == 2:
+            raise RuntimeError("no such luck")
+        yield config.quality + drawn - 0.05 * abs(state["epoch"] - 3), state
+"""
+
+STUDY = """
+[train]
+objective = "own:noisy"
+epochs = 5
+quality = 0.8
+twin = "a"
+seconds = 0.0
+
+[search]
+sampler = "grid"
+"""
+
+DIGITS = """
+[train]
+dataset = "digits"
+image_size = 16
+limit = 240
+weights = "none"
+lr = 0.01
+epochs = 4
+
+[search]
+sampler = "grid"
+
+[[points]]
+model = "resnet18"
+augmentation = "crop+flip"
+"""
+
+
+def points(*settings: str) -> str:
+    return STUDY + "".join("[[points]]\n" + setting.replace(", ", "\n") + "\n" for setting in settings)
+
+
+def made(place, *settings: str) -> None:
+    """Run a study of these points, in this process."""
+    place.here("create", place.study(points(*settings)))
+    place.here("worker", "small")
+
+
+def finished(place, top: int, seeds: int) -> dict:
+    """Give what the command says once its runs are there, which are made in this process."""
+    with closed_engines():
+        opened = studies.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+        finish.create(opened, finish.plan(opened, "small", top, seeds))
+    place.here("worker", "small-finish")
+    return place.here("finish", "small", "--top", str(top), "--seeds", str(seeds), "--json").json()
+
+
+def test_the_better_of_two_settings_is_named_where_it_is_better(place):
+    made(place, "quality = 0.75", "quality = 0.80")
+    found = place.hpo("finish", "small", "--seeds", "5", "--devices", "cpu:2", "--json").json()
+    assert found["decided"] is True
+    assert [each["trial"] for each in found["settings"]] == [1, 0]
+    assert found["conclusion"].startswith("The best is trial 1's setting: ")
+    assert found["difference"]["low"] < 0.05 < found["difference"]["high"]
+    assert found["difference"]["low"] > 0
+    assert found["notes"] == ["study 'small' has 2 complete settings, not 3"]
+    for each in found["settings"]:
+        assert each["epochs"] == 3
+        assert list(each["accuracies"]) == ["1", "2", "3", "4", "5"]
+        assert each["low"] < sum(each["accuracies"].values()) / 5 < each["high"]
+    assert found["split"] is None
+
+    done = place.here("finish", "small", "--top", "2", "--devices", "cpu:1")
+    assert "0.05" in done.out
+    assert "The best is trial 1's setting" in done.out
+    assert "hpo knows no test split of it" in done.out
+    assert done.err == ""
+    assert len(load(place, "small-finish").trials) == 10
+
+
+def test_two_settings_that_do_not_differ_are_not_told_apart(place):
+    made(place, 'twin = "a"', 'twin = "b"')
+    found = finished(place, 2, 8)
+    assert found["decided"] is False
+    assert "is not decided" in found["conclusion"]
+    assert found["difference"]["low"] < 0 < found["difference"]["high"]
+
+    once = finished(place, 2, 1)
+    assert (once["decided"], once["difference"]) == (False, None)
+    assert "one run each cannot tell" in once["conclusion"]
+    assert [(each["low"], each["high"]) for each in once["settings"]] == [(None, None)] * 2
+    one = finished(place, 1, 2)
+    assert one["conclusion"] == "There is one setting, and nothing to compare it with."
+
+
+def test_equal_settings_count_once_and_those_that_did_not_complete_not_at_all(place):
+    made(
+        place,
+        "quality = 0.8",
+        "quality = 0.8, seed = 7",
+        'twin = "odd", quality = 0.9, seed = 2',
+        "quality = 0.7",
+    )
+    found = finished(place, 5, 2)
+    assert sorted(each["params"]["quality"] for each in found["settings"]) == [0.7, 0.8]
+    assert found["notes"] == ["study 'small' has 2 complete settings, not 5"]
+
+
+def test_more_settings_and_seeds_are_added_to_what_has_run(place):
+    made(place, "quality = 0.8", "quality = 0.7", "quality = 0.6")
+    first = finished(place, 2, 2)
+    before = [(trial.number, trial.value) for trial in load(place, "small-finish").trials]
+    found = finished(place, 3, 3)
+    trials = load(place, "small-finish").trials
+    assert len(trials) == 9
+    assert [(trial.number, trial.value) for trial in trials[:4]] == before
+    assert all(len(each["accuracies"]) == 3 for each in found["settings"])
+    assert finished(place, 2, 2) == first
+    assert len(load(place, "small-finish").trials) == 9
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_compared(place):
+    made(place, 'twin = "odd"', 'quality = 0.6, twin = "b"')
+    found = finished(place, 2, 3)
+    (missing,) = found["missing"]
+    assert missing == (
+        "trial 0's setting lacks seed 2: its run is failed (no such luck); "
+        "'hpo retry small-finish --failed' tries again"
+    )
+    assert list(found["settings"][0]["accuracies"]) == ["1", "3"]
+    assert found["difference"] is not None
+
+
+def test_a_run_comes_to_the_accuracy_after_its_last_epoch(place):
+    made(place, "quality = 0.8, epochs = 3")
+    opened = studies.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+    finish.create(opened, finish.plan(opened, "small", 1, 1))
+    definition = studies.definition_of(opened, "small-finish")
+    assert definition.config(definition.points[0].setting).epochs == 3
+    longer = definition.model_copy(
+        update={
+            "points": (*definition.points, finish.Point(setting={"quality": 0.8, "epochs": 5, "seed": 1}))
+        }
+    )
+    studies.create(opened, longer, "")
+    place.here("worker", "small-finish")
+    third, fifth = load(place, "small-finish").trials
+    assert fifth.value == fifth.intermediate_values[5] == pytest.approx(third.value - 0.1)
+    assert (fifth.user_attrs["best_epoch"], fifth.user_attrs["epochs"]) == (5, 5)
+    assert "weights-0005-" in fifth.user_attrs["weights"]
+
+
+def load_if_there(workplace) -> list[optuna.trial.FrozenTrial]:
+    try:
+        return load(workplace, "small-finish").trials
+    except KeyError:
+        return []
+
+
+def test_a_built_in_study_is_finished_on_its_test_images_which_are_looked_at_once_though_it_is_killed(
+    workplace,
+):
+    workplace.here("create", workplace.study(DIGITS))
+    workplace.here("worker", "small")
+    (chosen,) = load(workplace).trials
+    process = workplace.start("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
+
+    def has_reported() -> bool:
+        found = load_if_there(workplace)
+        return bool(found) and "epochs" in found[0].user_attrs
+
+    wait_for(has_reported)
+    for pid in [*descendants(process.pid), process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    killed = load(workplace, "small-finish").trials[0]
+    assert killed.state.name == "RUNNING"
+
+    done = workplace.hpo("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
+    epochs = chosen.user_attrs["best_epoch"]
+    assert "attempt 2" in done.err
+    assert f"trial 0 epoch {epochs}/{epochs}: test accuracy" in done.err
+    assert done.err.count("test accuracy") == 4, "each run says so after its last epoch, and at its end"
+    assert "scored on the test images once" in done.out
+
+    study = load(workplace, "small-finish")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    opened = studies.open_(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
+    definition = studies.definition_of(opened, "small-finish")
+    for trial, point in zip(study.trials, definition.points, strict=True):
+        assert trial.intermediate_values == {epochs: trial.value}
+        assert trial.params == chosen.params
+        config = definition.config(point.setting)
+        assert isinstance(config, Final)
+        images = datasets.load(config, workplace.path)
+        seen = json.loads(
+            artifact(workplace, trial.user_attrs["weights"]).parent.joinpath("settings.json").read_text()
+        )
+        assert seen["data"]["images"] == {"train": len(images.train), "test": len(images.test)}
+        plain = loop.Run(config, images, torch.device("cpu"))
+        assert [epoch.accuracy for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
+
+    again = workplace.here("finish", "small", "--top", "1", "--seeds", "2")
+    assert (again.out, again.err) == (done.out, "")
+    found = workplace.here("finish", "small", "--top", "1", "--seeds", "2", "--json").json()
+    (setting,) = found["settings"]
+    assert 0 <= setting["low"] <= setting["mean"] <= setting["high"] <= 1
+    assert_said_everywhere(workplace, epochs)
+
+
+def assert_said_everywhere(workplace, epochs: int) -> None:
+    """Every verb that shows such an accuracy says what it is."""
+    once = "on the test split, once, after the last epoch"
+    assert once in workplace.here("status", "small-finish").out
+    assert once in workplace.here("best", "small-finish").out
+    assert "test accuracy" in workplace.here("trials", "small-finish").out
+    assert "on the test split" in workplace.here("studies").out
+    workplace.here("report", "small-finish", "-o", "report.html")
+    assert once in (workplace.path / "report.html").read_text()
+    assert once in workplace.here("export", "small-finish", "--to", "winner").out
+    metrics = json.loads((workplace.path / "winner/metrics.json").read_text())
+    assert (metrics["split"], metrics["optimistic"], metrics["epochs"]) == ("test", False, epochs)
+    assert "split: test" in (workplace.path / "winner/README.md").read_text()
+
+
+def test_what_cannot_be_finished_is_refused_in_one_line(place):
+    def refused(*words: str) -> str:
+        done = place.here(*words, code=1)
+        assert done.err.count("\n") == 1
+        assert done.out == ""
+        return done.err
+
+    place.here("create", place.study(points("quality = 0.8")))
+    assert "no study 'smal' in the store; did you mean 'small'?" in refused("finish", "smal")
+    assert "no complete trial yet; 'hpo trials small' lists the others" in refused("finish", "small")
+    assert "--devices gpu" in refused("finish", "small", "--devices", "gpu")
+    place.here("finish", "small", "--top", "0", code=2)
+
+    on_test = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "test"')
+    place.here("create", place.study(on_test, "mirror"))
+    assert "has chosen on the test split already" in refused("finish", "mirror")
+    final = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "final"')
+    assert "train.selection" in refused("create", place.study(final, "door"))
+
+    place.here("worker", "small")
+    place.here("create", "small.toml", "--name", "small-finish")
+    assert "not made by 'hpo finish small'; 'hpo delete small-finish' first" in refused("finish", "small")
+    place.here("delete", "small-finish", "--yes")
+    finished(place, 3, 1)
+    assert "'hpo finish small' alone adds to it" in refused("enqueue", "small-finish", "quality=0.9")
+    assert "'hpo finish small' reports it" in refused("finish", "small-finish")
+    assert "finish.of: 'small' -> nothing" in refused("create", "small.toml", "--name", "small-finish")
+
+
+def test_a_study_that_is_not_complete_is_finished_with_its_best_so_far_and_says_so(place):
+    made(place, "quality = 0.8")
+    place.here("create", place.study(points("quality = 0.8", "quality = 0.9")))
+    done = place.hpo("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
+    assert "hpo: study 'small' is idle, not complete: these are its best settings so far\n" in done.err
+    assert "0.8" in done.out
+
+
+def test_told_to_stop_it_leaves_and_the_same_command_goes_on(place):
+    made(place, "quality = 0.8, seconds = 0.2")
+    process = place.start("finish", "small", "--top", "1", "--seeds", "4", "--devices", "cpu:1")
+    assert process.stderr is not None
+    while "epoch 1/3" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "the same command goes on from here" in err
+    again = ("finish", "small", "--top", "1", "--seeds", "4", "--devices", "cpu:1", "--json")
+    assert len(place.hpo(*again).json()["settings"][0]["accuracies"]) == 4

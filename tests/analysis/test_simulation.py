@@ -1,0 +1,327 @@
+"""Strategies on recorded curves: what is read, what a surrogate tells, what virtual time comes to."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from hpo.analysis import simulation as simulate
+from hpo.analysis import strategies as regret
+from hpo.analysis import surrogate
+from hpo.analysis.simulation import Simulation
+from hpo.analysis.surrogate import Curve, Recorded, Surrogate
+from hpo.errors import CurvesError
+from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
+
+EPOCHS = 9
+RECORDED = Path(__file__).parents[2] / "benchmarks" / "curves.csv"
+
+OWN = """
+def climb(config, state):
+    for epoch in range(1, config.epochs + 1):
+        yield 0.9 - (config.x - 0.3) ** 2 - 0.3 / epoch, None
+"""
+
+
+def written(path: Path, rows: int = 60) -> Path:
+    """Write curves of a made-up objective: x near 0.7 is best, adam is worse and has no momentum."""
+    draw = random.Random(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["x", "optimizer", "momentum", "seconds", *range(1, EPOCHS + 1)])
+        for _ in range(rows):
+            x, sgd = draw.random(), draw.random() < 0.5
+            momentum = draw.uniform(0.1, 0.9) if sgd else ""
+            best = 0.9 - (x - 0.7) ** 2 - (0 if sgd else 0.1)
+            curve = [f"{best - 0.3 / epoch:.4f}" for epoch in range(1, EPOCHS + 1)]
+            writer.writerow([x, "sgd" if sgd else "adam", momentum, 18, *curve])
+    return path
+
+
+@pytest.fixture
+def known(tmp_path) -> Surrogate:
+    return Surrogate(surrogate.read(written(tmp_path / "made.csv")))
+
+
+def run(known: Surrogate, strategy: simulate.Strategy, seed: int = 0, workers: int = 1, most: int = 200):
+    return list(Simulation(known, strategy, seed=seed, workers=workers, most=most).run())
+
+
+def ours(known: Surrogate, pruner: str, sampler: str = "random") -> simulate.Strategy:
+    definition = known.recorded.definition
+    rungs = Pruner(name=pruner, min_epochs=1, reduction_factor=3)
+    return simulate.ours(definition, Sampler(name=sampler), rungs)
+
+
+# Recorded curves
+
+
+def test_a_file_spans_its_space_with_its_conditions(tmp_path):
+    recorded = surrogate.read(written(tmp_path / "made.csv"))
+    x, optimizer, momentum = recorded.definition.space
+    assert (x.kind, optimizer.kind, momentum.kind) == ("float", "choice", "float")
+    assert set(optimizer.values.choices) == {"sgd", "adam"}
+    assert momentum.condition() == {"optimizer": ("sgd",)}
+    assert (len(recorded.curves), recorded.epochs) == (60, EPOCHS)
+    assert recorded.curves[0].seconds == 18
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    first = surrogate.read(written(tmp_path / "made.csv"))
+    surrogate.write(first, tmp_path / "again.csv")
+    again = surrogate.read(tmp_path / "again.csv")
+    assert (again.settings, again.curves) == (first.settings, first.curves)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seconds", "secs"), "found x, optimizer, momentum, secs, 1"),
+        ((",1,2,", ",1,3,"), "then 1, 2, ... for the accuracy"),
+        ((",18,", ",long,"), "made.csv:2: seconds: want a number, found 'long'"),
+    ],
+)
+def test_a_file_that_is_no_curves_is_said_in_one_line(tmp_path, change, message):
+    path = written(tmp_path / "made.csv")
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(CurvesError, match=message.replace(".", r"\.")):
+        surrogate.read(path)
+
+
+def test_too_few_rows_and_no_file_are_said_in_one_line(tmp_path):
+    with pytest.raises(CurvesError, match="3 settings; want 10 or more"):
+        surrogate.read(written(tmp_path / "made.csv", rows=3))
+    with pytest.raises(CurvesError, match=r"none\.csv: No such file"):
+        surrogate.read(tmp_path / "none.csv")
+
+
+def test_a_recorded_setting_has_its_own_curve_and_others_one_like_their_neighbours(known):
+    for setting, curve in zip(known.recorded.settings, known.recorded.curves, strict=True):
+        assert known.curve(setting) == curve
+    near = known.curve({"x": 0.7001, "optimizer": "sgd", "momentum": 0.5})
+    far = known.curve({"x": 0.05, "optimizer": "adam"})
+    assert max(near.accuracies) > 0.85
+    assert max(far.accuracies) < 0.55
+    assert near.seconds == far.seconds == pytest.approx(18)
+    assert known.fidelity > 0.9
+    assert known.best == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
+
+
+def test_a_single_setting_is_told_what_the_forest_tells_of_many(known):
+    setting = {"x": 0.123, "optimizer": "sgd", "momentum": 0.4}
+    told = known._forest.predict([known._encoded(setting)])[0]
+    curve = known.curve(setting)
+    assert [*curve.accuracies, curve.seconds] == pytest.approx(list(told), abs=1e-9)
+
+
+# Virtual time
+
+
+def test_one_worker_runs_whole_trainings_one_after_another(known):
+    found = run(known, ours(known, "none"), most=40)
+    assert [each.epochs for each in found] == list(range(1, 41))
+    assert [each.seconds for each in found] == pytest.approx([2.0 * epoch for epoch in range(1, 41)])
+    best = [each.accuracy for each in found]
+    assert best == sorted(best)
+
+
+def test_more_workers_take_less_time_for_the_same_epochs(known):
+    for workers in (1, 2, 8):
+        found = run(known, ours(known, "none"), workers=workers, most=144)
+        assert found[-1].seconds == pytest.approx(144 / workers * 2.0)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_rungs_let_one_in_three_go_on(known, workers):
+    simulation = Simulation(known, ours(known, "asha"), seed=1, workers=workers, most=300)
+    list(simulation.run())
+    trials = simulation._trials()
+    reached = [sum((trial.last_step or 0) > rung for trial in trials) for rung in (0, 1, 3)]
+    assert reached[0] > 60  # whole trainings would have been 33
+    assert reached[1] == pytest.approx(reached[0] / 3, abs=workers + reached[0] / 10)
+    assert reached[2] < reached[1]
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband"])
+def test_the_same_seed_finds_the_same_and_another_one_does_not(known, pruner):
+    first, second, third = (run(known, ours(known, pruner, "tpe"), seed=seed) for seed in (1, 1, 2))
+    assert first == second
+    assert first != third
+
+
+def test_screening_gives_all_an_epoch_and_the_best_three_the_rest(known):
+    strategy = next(each for each in simulate.peers(known.recorded.definition, EPOCHS) if each.screened)
+    simulation = Simulation(known, strategy, seed=0, workers=4, most=100)
+    found = list(simulation.run())
+    lengths = sorted((trial.last_step for trial in simulation._trials()), reverse=True)
+    assert lengths == [EPOCHS] * 3 + [1] * (100 - 3 * (EPOCHS - 1) - 3)
+    assert found[-1].epochs == 100
+
+
+def test_optunas_own_pruners_prune(known):
+    peers = {each.name: each for each in simulate.peers(known.recorded.definition, EPOCHS)}
+    for name in ("Optuna: random, median", "Optuna: TPE, halving", "Optuna: TPE, hyperband"):
+        simulation = Simulation(known, peers[name], seed=0, workers=2, most=150)
+        list(simulation.run())
+        assert any(trial.state.name == "PRUNED" for trial in simulation._trials()), name
+
+
+# What strategies come to
+
+
+def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known, monkeypatch):
+    monkeypatch.setattr(regret, "TRAININGS", 12)
+    strategies = [next(simulate.peers(known.recorded.definition, EPOCHS)), ours(known, "asha", "tpe")]
+    tried = [regret.attempt(known, each, workers=1, seeds=range(20)) for each in strategies]
+    random_, asha = regret.compare(tried, known)
+    for each in (random_, asha):
+        values = [interval.value for interval in each.regrets]
+        assert values == sorted(values, reverse=True)
+        assert each.epochs.low <= each.epochs.value <= each.epochs.high
+    assert random_.ratio == 1.0
+    assert asha.ratio < 0.7
+    assert asha.p < 0.05 < random_.p
+
+
+def test_the_best_of_many_strategies_has_to_be_surer_than_one(known):
+    strategies = [next(simulate.peers(known.recorded.definition, EPOCHS))]
+    (found,) = regret.compare([regret.attempt(known, strategies[0], workers=1, seeds=range(3))], known)
+    sooner = dataclasses.replace(found.epochs, value=found.epochs.value - 1)
+    best = dataclasses.replace(found, strategy="best", epochs=sooner, p=0.02)
+    assert regret.advice([found, best]).startswith("best reached")
+    assert regret.advice([found, best, *[found] * 3]).startswith("no strategy needed surely fewer")
+
+
+@pytest.mark.parametrize("count", [5, 20, 50])
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says(count):
+    draw = random.Random(count)
+    from hpo.analysis import intervals
+
+    held = 0
+    for _ in range(400):
+        found = intervals.of_median([draw.gauss(0, 1) for _ in range(count)])
+        held += found.low <= 0 <= found.high
+    assert held / 400 > 0.92
+
+
+def grid(*finals: float) -> Recorded:
+    """Give a grid whose points reach these accuracies after 9 epochs, each in order from the start."""
+    curves = tuple(
+        Curve(accuracies=tuple(best - 0.3 / epoch for epoch in range(1, EPOCHS + 1)), seconds=9.0)
+        for best in finals
+    )
+    settings = tuple({"x": float(index)} for index in range(len(finals)))
+    return Recorded(
+        definition=Definition(
+            name="grid",
+            train={"objective": "a:b", "epochs": EPOCHS, "seed": 0},
+            search=Search(sampler=Sampler(name="grid"), pruner=Pruner(name="asha", reduction_factor=3)),
+            points=tuple(Point(setting=setting) for setting in settings),
+        ),
+        settings=settings,
+        curves=curves,
+    )
+
+
+def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_stays():
+    known = Surrogate(grid(*(0.5 + number / 100 for number in range(14))))
+    strategies = regret.strategies(known.recorded, None, None)
+    tried = [regret.attempt(known, each, workers=2, seeds=range(5)) for each in strategies]
+    found = {each.strategy: each for each in regret.replays(tried, known.recorded)}
+    whole, pruned = found["no pruner"], found["hpo: asha from epoch 2 by 3"]
+    assert (whole.share, whole.kept) == (1.0, 5)
+    assert pruned.kept == 5
+    assert pruned.share < 0.5
+    assert pruned.lost.value == 0
+
+
+def test_a_winner_that_starts_late_is_lost_to_pruning_and_said_so():
+    made = grid(*(0.5 + number / 100 for number in range(14)))
+    late = Curve(accuracies=(*[0.0] * (EPOCHS - 1), 0.99), seconds=9.0)
+    known = Surrogate(
+        Recorded(definition=made.definition, settings=made.settings, curves=(*made.curves[:-1], late))
+    )
+    strategies = regret.strategies(known.recorded, None, "asha")[-1:]
+    tried = [regret.attempt(known, each, workers=1, seeds=range(4)) for each in strategies]
+    (found,) = regret.replays(tried, known.recorded)
+    assert found.kept == 0
+    assert found.lost.value > 0.3
+    assert regret.advice([found]).startswith("no pruner would have kept the winner")
+    whole = dataclasses.replace(found, kept=found.repeats, share=1.0)
+    assert regret.advice([found, whole]).endswith("would have spared an epoch")
+
+
+# The verb
+
+
+STUDY = """
+[train]
+objective = "own:climb"
+epochs = 6
+[space]
+x = { low = 0.0, high = 1.0 }
+[search]
+trials = 12
+sampler = "random"
+pruner = "none"
+"""
+
+
+def test_a_study_of_an_own_objective_is_simulated(place):
+    place.here("create", place.study(STUDY))
+    place.here("worker", "small")
+    done = place.hpo("simulate", "small", "--pruner", "asha", "--repeats", "5", "--json")
+    found = json.loads(done.out)
+    assert (found["curves"], found["epochs"], found["workers"], found["repeats"]) == (12, 6, 1, 5)
+    assert found["surrogate"] == "random forest"
+    names = [each["strategy"] for each in found["strategies"]]
+    assert names[0] == "random"
+    assert names[-1] == "hpo: random, asha from epoch 2 by 4"
+    assert "Optuna: TPE, median" in names
+    text = place.here("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "3").out
+    assert "12 whole curves of 6 epochs, searched 3 times with 1 worker" in text
+    assert "epochs to target" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["small", "--pruner", "ashes"], "--pruner: pruner.name: found 'ashes'; did you mean 'asha'?"),
+        (["small", "--pruner", "{ name = 'asha', min_epoch = 2 }"], "did you mean 'min_epochs'"),
+        (["--curves", "none.csv"], "none.csv: No such file"),
+        (["smal"], "no study 'smal' in the store; did you mean 'small'?"),
+    ],
+)
+def test_a_wrong_word_is_said_in_one_line(place, arguments, message):
+    place.here("create", place.study(STUDY))
+    if arguments[0] == "small":
+        written(place.path / "made.csv")
+        arguments = ["--curves", "made.csv", *arguments[1:]]
+    done = place.here("simulate", *arguments, code=1)
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_study_without_whole_curves_says_what_is_wanted(place):
+    place.here("create", place.study(STUDY))
+    done = place.here("simulate", "small", code=1)
+    assert "has 0 whole curves; want 10: trials that no pruner ended early" in done.err
+
+
+# What ships
+
+
+def test_the_curves_that_ship_are_of_real_whole_trials():
+    recorded = surrogate.read(RECORDED)
+    assert len(recorded.curves) >= 150
+    assert recorded.epochs == 20
+    assert {each.name for each in recorded.definition.space} >= {"model", "optimizer", "lr", "momentum"}
+    momentum = next(each for each in recorded.definition.space if each.name == "momentum")
+    assert momentum.condition() == {"optimizer": ("sgd",)}
+    accuracies = list(itertools.chain.from_iterable(curve.accuracies for curve in recorded.curves))
+    assert all(0 <= accuracy <= 1 and math.isfinite(accuracy) for accuracy in accuracies)

@@ -1,0 +1,358 @@
+"""The dashboard as people start it: a real process, a real browser."""
+
+import contextlib
+import http.client
+import pickle
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from hpo.artifacts.folders import Artifacts
+from hpo.dashboard import server
+from hpo.errors import HpoError, StoreError
+from hpo.store import studies
+from hpo.study import file as studyfile
+from hpo.workers import worker
+from tests.conftest import ROOT, Workplace, closed_engines
+
+OWN = """
+def climb(config, state):
+    for epoch in range(1, config.epochs + 1):
+        yield epoch / (3 + abs(config.lr - 0.01) + config.batch_size / 64), {"epoch": epoch}
+"""
+
+SMALL = """
+[train]
+objective = "own:climb"
+epochs = 1
+
+[search]
+sampler = "grid"
+
+[[points]]
+lr = 0.1
+batch_size = 8
+"""
+
+SEARCH = """
+[train]
+objective = "own_of_the_dashboard:climb"
+epochs = 2
+
+[space]
+lr = { low = 1e-5, high = 1e-1, log = true }
+batch_size = [8, 16, 32]
+
+[search]
+trials = 8
+sampler = { name = "tpe", seed = 0 }
+pruner = { name = "asha", min_epochs = 1 }
+"""
+
+SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
+
+
+@contextlib.contextmanager
+def serving(place: Workplace, *words: str, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start the dashboard on a free port; give its process and the link, its first line."""
+    state = {"XDG_STATE_HOME": str(place.path / "state")}
+    process = place.start("dashboard", "--port", "0", *words, **state, **settings)
+    try:
+        assert process.stdout
+        link = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}", link), process.communicate()
+        yield process, link
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Client:
+    """A client that sends what it is told to and no more, and keeps the one cookie that it is given."""
+
+    def __init__(self, link: str) -> None:
+        self.link = link
+        self.place = link.partition("//")[2].partition("/")[0]
+        self.cookie = ""
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", length: int | None = None, **headers: str
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.place, timeout=30)
+        with contextlib.closing(connection):
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            given = {"Host": self.place, "Cookie": self.cookie, **headers}
+            for name, value in given.items():
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(body) if length is None else length))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            self.cookie = (answer.getheader("Set-Cookie") or self.cookie).partition(";")[0]
+            return answer.status, answer.read()
+
+    def enter(self) -> None:
+        assert self.ask("GET", self.link.partition(self.place)[2])[0] == 303
+
+
+@pytest.fixture
+def made(workplace, url):
+    (workplace.path / "own.py").write_text(OWN)
+    workplace.here("create", workplace.study(SMALL), HPO_STORE=url)
+    workplace.here("worker", "small", HPO_STORE=url)
+    return workplace
+
+
+def test_a_dashboard_shows_by_its_link_alone_changes_by_wish_alone_and_leaves_when_told(made, url, sql):
+    with serving(made, HPO_STORE=url) as (process, link):
+        client = Client(link)
+        for path in ("/dashboard", "/static/bundle.js", "/api/studies"):
+            assert client.ask("GET", path)[0] == 401
+        client.enter()
+        assert client.ask("GET", "/static/bundle.js")[0] == 200, "without Accept-Encoding, too"
+        assert b'"small"' in client.ask("GET", "/api/studies")[1]
+        assert client.ask("HEAD", "/api/studies") == (200, b"")
+        assert client.ask("GET", "/", Host="evil.example")[0] == 403
+        assert client.ask("GET", "/", Origin="https://evil.example")[0] == 403
+        assert client.ask("POST", "/api/studies", length=2**40)[0] == 413
+        assert client.ask("DELETE", "/api/studies/1", b"{}")[0] == 405
+        assert sql("SELECT study_name FROM studies") == [("small",)]
+        assert leave(process, signal.SIGINT) == (130, "", "")
+    with serving(made, "--read-write", HPO_STORE=url) as (process, again):
+        assert again.partition("token=")[2] == link.partition("token=")[2], "the token is kept"
+        client = Client(again)
+        client.enter()
+        assert client.ask("DELETE", "/api/studies/1", b"{}")[0] == 204
+        assert sql("SELECT study_name FROM studies") == []
+        assert leave(process, signal.SIGTERM) == (143, "", "")
+
+
+def leave(process: subprocess.Popen[str], number: int) -> tuple[int, str, str]:
+    """Tell a dashboard to leave; give its code, and what it said since its first line."""
+    begun = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - begun < 10
+    return process.returncode, out, err
+
+
+def test_a_client_that_hangs_up_takes_nobody_along(made, url):
+    with serving(made, HPO_STORE=url) as (process, link):
+        client = Client(link)
+        client.enter()
+        host, _, port = client.place.partition(":")
+        for _ in range(20):
+            with socket.create_connection((host, int(port))) as hasty:
+                head = f"Host: {client.place}\r\nCookie: {client.cookie}\r\n\r\n"
+                hasty.sendall(f"GET /static/bundle.js HTTP/1.1\r\n{head}".encode())
+                hasty.recv(1)  # the rest of six megabytes finds nobody
+        assert client.ask("GET", "/api/studies")[0] == 200
+        assert leave(process, signal.SIGINT) == (130, "", ""), "no process had to be replaced"
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_path, journal):
+    (tmp_path / "own.py").write_text(OWN)
+    file = tmp_path / "a b%20#{c}?&.db"
+    url = sa.URL.create("sqlite", database=str(file)).render_as_string()
+    workplace.here("create", workplace.study(SMALL), HPO_STORE=url)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute(f"PRAGMA journal_mode = {journal}").fetchone() == (journal,)
+    with closed_engines():
+        opened = studies.open_(url, create=False, read_only=True)
+        opened.patience = 0.0
+        assert [study.study_name for study in opened.get_all_studies()] == ["small"]
+        for again in (opened, pickle.loads(pickle.dumps(opened))):
+            with pytest.raises(StoreError, match="readonly database"):
+                again.set_study_user_attr(1, "a", 1)
+        workplace.here("enqueue", "small", "lr=1.0", "batch_size=8", HPO_STORE=url)
+        assert len(opened.get_all_trials(1)) == 2, "it sees what others write meanwhile"
+    with pytest.raises(StoreError, match="no store"):
+        studies.open_(f"sqlite:///{tmp_path}/absent.db", create=False, read_only=True)
+    assert not (tmp_path / "absent.db").exists()
+
+
+def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path):
+    def refused(*words: str, code: int = 1) -> str:
+        done = workplace.hpo("dashboard", *words, code=code, XDG_STATE_HOME=str(tmp_path / "state"))
+        assert done.out == ""
+        assert code == 2 or done.err.count("\n") == 1
+        return done.err
+
+    assert "no store at sqlite:///storage/hpo.db; 'hpo run STUDY' makes one" in refused()
+    assert not (tmp_path / "storage").exists()
+    refused("--port", "70000", code=2)
+    (tmp_path / "own.py").write_text(OWN)
+    workplace.here("create", workplace.study(SMALL))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "Address already in use; --port 0 takes any that is free" in refused("--port", port)
+
+
+def settings(path: Path, **changes: Any) -> server.Settings:
+    """Give settings for a store that is there, by default on loopback."""
+    with closed_engines():
+        studies.open_(f"sqlite:///{path}/hpo.db", create=True)
+    given = {"artifacts": "artifacts", "host": "127.0.0.1", "port": 0, "behind_tls": None, **changes}
+    return server.Settings(store=f"sqlite:///{path}/hpo.db", read_only=True, **given)
+
+
+def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def refused(message: str, **changes: Any) -> None:
+        with pytest.raises(HpoError, match=message):
+            server.serve(settings(tmp_path, **changes))
+
+    for host in ("0.0.0.0", "::", "192.0.2.1", "hpo.example", ""):
+        refused(f"--host {host}: others could read along.*--behind-tls https://NAME", host=host)
+    refused("--host 192.0.2.1 --port 0: Cannot assign", host="192.0.2.1", behind_tls="https://hpo.example")
+    refused("--host nosuch.invalid --port 0: ", host="nosuch.invalid", behind_tls="https://hpo.example")
+    refused("--artifacts nosuch://x", artifacts="nosuch://x")
+    for text in (
+        "http://hpo.example",
+        "hpo.example",
+        "https://",
+        "https://hpo.example/hpo",
+        "https://hpo.example:x",
+        "https://me@hpo.example",
+        "https://hpo.example?a",
+    ):
+        refused("want https://NAME or https://NAME:PORT", behind_tls=text)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "hpo.db"))
+    refused("the dashboard keeps its token there")
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://hpo.example", "https://hpo.example"),
+        ("https://HPO.example:443/", "https://hpo.example"),
+        ("https://hpo.example:8443", "https://hpo.example:8443"),
+        ("https://[2001:db8::1]", "https://[2001:db8::1]"),
+    ],
+)
+def test_behind_tls_browsers_find_it_where_it_is_said(text, origin):
+    assert server.public(text) == origin
+
+
+@pytest.fixture
+def replayed(workplace, tmp_path, monkeypatch):
+    """Give a workplace with the original's 14 points and a search, both complete, on a quick objective."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_of_the_dashboard.py").write_text(OWN)
+    original = (ROOT / "studies" / "original-grid.toml").read_text()
+    points = "[[points]]" + original.partition("[[points]]")[2]
+    points = re.sub(r"epochs = \d+", "epochs = 2", points)
+    assert len(tomllib.loads(points)["points"]) == 14
+    grid = SEARCH.partition("[space]")[0] + '[search]\nsampler = "grid"\n' + points
+    with closed_engines():
+        opened = studies.open_(f"sqlite:///{tmp_path}/storage/hpo.db", create=True)
+        work = worker.Settings(
+            artifacts=Artifacts(f"{tmp_path}/storage/artifacts"),
+            data=tmp_path,
+            device="cpu",
+            shown_as="cpu",
+            lease_seconds=60,
+        )
+        for name, text in (("grid", grid), ("search", SEARCH)):
+            workplace.study(text, name)
+            studies.create(opened, studyfile.load(tmp_path / f"{name}.toml"), text)
+            list(worker.work(opened, name, work, threading.Event()))
+    return workplace
+
+
+def test_a_browser_is_let_in_sees_history_and_importance_and_deletes_nothing(replayed, chromium):
+    from playwright import sync_api
+
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with serving(replayed) as (_, link):
+        base = link.partition("/?")[0]
+        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+
+        def shoot(name: str) -> None:
+            page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+        page.goto(link)
+        for name in ("grid", "search"):
+            sync_api.expect(page.get_by_text(re.compile(rf"\d\. {name}"))).to_be_visible()
+        assert "token" not in page.url
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["value"]) == (
+            True,
+            "Strict",
+            link.partition("token=")[2],
+        )
+        assert page.evaluate("document.cookie") == ""
+        shoot("studies")
+        searched = {
+            "grid": ["lr", "batch_size", "model", "optimizer", "momentum"],
+            "search": ["lr", "batch_size"],
+        }
+        for name, parameters in searched.items():
+            page.goto(f"{base}/dashboard")
+            page.get_by_text(re.compile(rf"\d\. {name}")).click()
+            history = card(page, "History")
+            sync_api.expect(history.locator(".trace.scatter .point").first).to_be_visible()
+            importance = card(page, "Hyperparameter Importance")
+            for parameter in parameters:
+                sync_api.expect(
+                    importance.locator(".ytick text", has_text=re.compile(f"^{parameter}$"))
+                ).to_be_visible()
+            sync_api.expect(importance.locator(".bars .point")).to_have_count(len(parameters))
+            sync_api.expect(
+                card(page, "Intermediate values").locator(".trace.scatter").first
+            ).to_be_visible()
+            shoot(name)
+            study = page.url
+            page.goto(f"{study}/analytics")
+            sync_api.expect(card(page, "Slice").locator(".trace.scatter").first).to_be_visible()
+            sync_api.expect(card(page, "Contour").locator(".contourlayer path").first).to_be_visible()
+            shoot(f"{name}-analytics")
+            page.goto(f"{study}/note")
+            sync_api.expect(page.get_by_text("own_of_the_dashboard:climb")).to_be_visible()
+            shoot(f"{name}-note")
+            page.goto(f"{study}/trials?numbers=1")
+            sync_api.expect(page.get_by_text(re.compile(r"attempts: \d"))).to_be_visible()
+            page.get_by_label("show artifact table").first.click()
+            sync_api.expect(page.get_by_role("button", name="train_seconds")).to_be_visible()
+            shoot(f"{name}-trial")
+        with page.expect_download() as saved:
+            page.keyboard.press("Escape")
+            page.get_by_label("download artifact").last.click()
+        assert saved.value.suggested_filename.startswith("weights-")
+        assert saved.value.path().stat().st_size > 0
+        assert said == []
+
+        page.goto(f"{base}/dashboard")
+        page.get_by_label("delete study").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="yes").click()
+        sync_api.expect(page.get_by_text("Failed to delete study")).to_be_visible()
+        shoot("refused")
+        assert any(text.startswith("405 ") for text in said)
+        page.reload()
+        for name in ("grid", "search"):
+            sync_api.expect(page.get_by_text(re.compile(rf"\d\. {name}"))).to_be_visible()
+
+        stranger = chromium.new_context().new_page()
+        assert stranger.goto(f"{base}/dashboard").status == 401
+        sync_api.expect(stranger.get_by_text("open the link that 'hpo dashboard' printed")).to_be_visible()
+
+
+def card(page, title):
+    """Give the part of a page that is headed so, by its class in the library that the page is made with."""
+    return page.locator(".MuiCard-root", has=page.get_by_text(title, exact=True))

@@ -1,0 +1,654 @@
+"""The report's page: its numbers, its sections, what a browser makes of it, and hostile names."""
+
+import csv
+import functools
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna import importance
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.analysis import records
+from hpo.original import facts, match
+from hpo.original import tables as rebuilt
+from hpo.report import page as report
+from hpo.report import summary
+from hpo.store import status, studies
+from hpo.store.studies import Store
+from hpo.study import file as studyfile
+from hpo.study.definition import Definition
+from tests.conftest import ROOT, Workplace, closed_engines
+
+CPU = {"device": "Xeon", "host": "a", "torch": "2.14", "threads": 2, "precision": "fp32"}
+GPU = {"device": "NVIDIA H100", "host": "b", "torch": "2.14", "threads": 8, "precision": "tf32"}
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+IMAGES = 10_000
+SEARCH = """
+[train]
+dataset = "digits"
+image_size = 64
+weights = "none"
+epochs = 6
+[space]
+model = ["resnet18", "alexnet"]
+optimizer = ["sgd", "adam"]
+lr = { low = 1e-4, high = 1e-1, log = true }
+momentum = { low = 0.5, high = 0.95, when = { optimizer = "sgd" } }
+batch_size = [16, 32]
+[search]
+trials = 2
+"""
+
+
+def made(
+    definition: Definition,
+    params: dict[str, Any],
+    curve: list[float],
+    number: int,
+    *,
+    state: TrialState = TrialState.COMPLETE,
+    seconds: float = 2.0,
+    hardware: dict[str, Any] | None = None,
+    **more: Any,
+) -> FrozenTrial:
+    """Give a trial as a worker leaves it behind."""
+    known = definition.parameters()
+    each = [round(seconds + 0.01 * epoch, 4) for epoch in range(len(curve))]
+    seen = {"epoch_seconds": each, "wall_time_seconds": round(sum(each), 4), "hardware": hardware or CPU}
+    value = {TrialState.COMPLETE: max, TrialState.PRUNED: lambda values: values[-1]}.get(state)
+    trial = create_trial(
+        state=state,
+        value=value(curve) if value else None,
+        params=params,
+        distributions={name: known[name].distribution() for name in params},
+        intermediate_values=dict(enumerate(curve, 1)),
+        user_attrs={"attempts": 1, "epochs": len(curve), **seen, **more},
+    )
+    trial.datetime_start = (START + timedelta(seconds=30 * number)).astimezone().replace(tzinfo=None)
+    trial.datetime_complete = trial.datetime_start + timedelta(seconds=25)
+    return trial
+
+
+def kept(url: str, definition: Definition, trials: Iterable[FrozenTrial]) -> Store:
+    """Store a study with these trials alone."""
+    none = definition.search.model_copy(update={"trials": 0})
+    definition = definition.model_copy(update={"search": none, "points": ()})
+    opened = studies.open_(url, create=True)
+    studies.create(opened, definition, "made")
+    optuna.load_study(study_name=definition.name, storage=opened).add_trials(trials)
+    return opened
+
+
+def fractions(drawn: random.Random, count: int, best: float) -> list[float]:
+    """Give a curve of accuracies that are fractions of IMAGES images."""
+    rising = sorted(drawn.uniform(0.5 * best, best) for _ in range(count - 1))
+    return [round(value, 4) for value in rising] + [round(best, 4)]
+
+
+def listed() -> Definition:
+    """Give the original's points, smaller."""
+    return studyfile.load(ROOT / "studies/original-grid.toml", ["train.epochs=4", "train.image_size=64"])
+
+
+def grid(url: str) -> Store:
+    """Store a replay of the original's points: those of site C on a processor, those of L on a GPU."""
+    drawn, definition, trials = random.Random(0), listed(), []
+    for number, point in enumerate(definition.points):
+        curve = fractions(drawn, 4, drawn.uniform(0.3, 0.97))
+        more = {"point": number + 1, "site": point.site, "hardware": CPU if point.site == "C" else GPU}
+        trials.append(made(definition, point.setting, curve, number, seconds=drawn.uniform(1, 9), **more))
+    return kept(url, definition, trials)
+
+
+def search(url: str, name: str = "search") -> Store:
+    """Store a search of 30 trials: some pruned, one failed, one taken up twice."""
+    drawn, path = random.Random(1), Path(url.removeprefix("sqlite:///")).with_name(f"{name}.toml")
+    path.write_text(SEARCH)
+    definition = studyfile.load(path)
+    trials = []
+    for number in range(30):
+        params: dict[str, Any] = {
+            "model": drawn.choice(["resnet18", "alexnet"]),
+            "optimizer": drawn.choice(["sgd", "adam"]),
+            "lr": 10 ** drawn.uniform(-4, -1),
+            "batch_size": drawn.choice([16, 32]),
+        }
+        if params["optimizer"] == "sgd":
+            params["momentum"] = drawn.uniform(0.5, 0.95)
+        best = 0.95 - 0.1 * abs(math.log10(params["lr"]) + 2.5) + drawn.uniform(0, 0.04)
+        hardware = GPU if number % 3 == 0 else CPU
+        more: dict[str, Any] = {"hardware": hardware, "seconds": drawn.uniform(0.5, 1.5)}
+        curve = fractions(drawn, 6, best)
+        if number % 4 == 3:
+            more |= {"state": TrialState.PRUNED, "pruned": "by hyperband after epoch 2"}
+            curve = curve[:2]
+        if number == 12:
+            failure = {"class": "RuntimeError", "message": "out of luck"}
+            more |= {"state": TrialState.FAIL, "failure": failure}
+            curve = curve[:1]
+        if number == 5:
+            more["attempts"] = 3
+        trials.append(made(definition, params, curve, number, **more))
+    return kept(url, definition, trials)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """A made study with its report."""
+
+    url: str
+    page: "Page"
+    text: str
+    tables: dict[str, list[dict[str, str]]]
+    study: optuna.Study  # as plain Optuna reads it
+    folder: Path
+
+    @property
+    def done(self) -> list[FrozenTrial]:
+        return [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """Give a function that gives a made study's report, made once."""
+
+    @functools.cache
+    def of(make: Callable[[str], Store]) -> Reported:
+        folder = tmp_path_factory.mktemp(make.__name__)
+        url = f"sqlite:///{folder}/hpo.db"
+        opened = make(url)
+        (name,) = status.names(opened)
+        page, tables = written(opened, name, folder)
+        text = (folder / "page.html").read_text()
+        study = optuna.load_study(study_name=name, storage=url)
+        return Reported(url=url, page=page, text=text, tables=tables, study=study, folder=folder)
+
+    with closed_engines():
+        yield of
+
+
+@pytest.fixture
+def place(tmp_path):
+    with closed_engines():
+        yield f"sqlite:///{tmp_path}/hpo.db"
+
+
+class Page(HTMLParser):
+    """A page's tables as text, its figures by id, and its elements' names."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.figures: dict[str, Any] = {}
+        self.words: list[str] = []
+        self._figure: str | None = None
+        self._skips = False
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._figure = dict(attrs).get("data-for") if tag == "script" else None
+        self._skips = tag in ("script", "style")
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._skips, self._figure = False, None
+
+    def handle_data(self, data: str) -> None:
+        if self._figure:
+            self.figures[self._figure] = json.loads(data)
+        elif not self._skips:
+            self.words.append(data)
+            if self.tables and self.tables[-1] and self.tables[-1][-1]:
+                self.tables[-1][-1][-1] = f"{self.tables[-1][-1][-1]} {data.strip()}".strip()
+
+
+def written(opened: Store, name: str, folder: Path) -> tuple[Page, dict[str, list[dict[str, str]]]]:
+    """Write a report; give its page, and the rows of its CSV files by name."""
+    files = report.write(report.read(opened, name), folder / "page.html", folder / "csv")
+    tables = {}
+    for file in files:
+        with (folder / "csv" / file).open(newline="") as lines:
+            tables[file.removesuffix(".csv")] = list(csv.DictReader(lines))
+    return Page((folder / "page.html").read_text()), tables
+
+
+def numbers(rows: list[dict[str, str]], column: str) -> list[float | None]:
+    return [float(row[column]) if row[column] else None for row in rows]
+
+
+def points(page: Page, figure: str, name: str | None = None) -> list[tuple[Any, Any]]:
+    """Give the points that a figure's traces (or the one of that name) draw."""
+    data = page.figures[f"plot-{figure}"]["data"]
+    drawn = [trace for trace in data if name in (None, trace.get("name")) and trace["type"] == "scatter"]
+    return [
+        pair for trace in drawn for pair in zip(trace["x"], trace["y"], strict=True) if pair[1] is not None
+    ]
+
+
+@pytest.mark.parametrize("made_by", [grid, search])
+def test_every_number_is_what_plain_optuna_reads_from_the_same_store(reported, made_by):
+    found = reported(made_by)
+    page, tables, study, trials, done = (
+        found.page,
+        found.tables,
+        found.study,
+        found.study.trials,
+        found.done,
+    )
+
+    assert f"{study.best_value:.4f}" in page.text
+    assert f"trial {study.best_trial.number} " in page.text
+
+    assert [int(row["trial"]) for row in tables["trials"]] == [trial.number for trial in trials]
+    assert numbers(tables["trials"], "accuracy") == [trial.value for trial in trials]
+    for attribute in ("wall_time_seconds", "attempts"):
+        assert numbers(tables["trials"], attribute) == [trial.user_attrs[attribute] for trial in trials]
+    for parameter in {name for trial in trials for name in trial.params}:
+        said = [row[parameter] for row in tables["trials"]]
+        assert said == [str(trial.params.get(parameter, "")) for trial in trials]
+
+    valued = [trial for trial in trials if trial.value is not None]
+    assert numbers(tables["history"], "accuracy") == [trial.value for trial in valued]
+    best_so_far = [max(t.value for t in done if t.number <= trial.number) for trial in done]
+    assert [n for n in numbers(tables["history"], "best so far") if n is not None] == best_so_far
+    assert points(page, "history", "complete") == [(trial.number, trial.value) for trial in done]
+    assert points(page, "history", "best so far") == list(
+        zip([t.number for t in done], best_so_far, strict=True)
+    )
+
+    reports = [(t.number, step, v) for t in trials for step, v in t.intermediate_values.items()]
+    assert [
+        (int(row["trial"]), int(row["epoch"]), float(row["accuracy"])) for row in tables["curves"]
+    ] == reports
+    assert sorted(points(page, "curves")) == sorted((step, value) for _, step, value in reports)
+
+    for table, rows in tables.items():
+        parameter = list(rows[0])[1]
+        if table.startswith("slice-"):
+            having = [trial for trial in done if parameter in trial.params]
+            assert [row[parameter] for row in rows] == [str(t.params[parameter]) for t in having]
+            assert numbers(rows, "accuracy") == [trial.value for trial in having]
+            assert [y for _, y in points(page, table)] == [trial.value for trial in having]
+        if table.startswith("rank-"):
+            order = sorted(done, key=lambda t: -t.value)
+            assert [str(order[int(float(row["rank"])) - 1].number) for row in rows] == [
+                row["trial"] for row in rows
+            ]
+        if table.startswith(("rank-", "contour-")):
+            by_number = {str(trial.number): trial for trial in done}
+            assert numbers(rows, "accuracy") == [by_number[row["trial"]].value for row in rows]
+            assert [row[parameter] for row in rows] == [
+                str(by_number[row["trial"]].params[parameter]) for row in rows
+            ]
+            assert len(points(page, table)) >= len(rows)
+
+    for row, trial in zip(tables["timeline"], trials, strict=True):
+        utc = trial.datetime_start.astimezone(UTC).replace(tzinfo=None)
+        assert datetime.fromisoformat(row["started"]) == utc
+
+    for row in tables["pareto"]:
+        trial = trials[int(row["trial"])]
+        assert (float(row["wall_time_seconds"]), float(row["accuracy"])) == (
+            trial.user_attrs["wall_time_seconds"],
+            trial.value,
+        )
+        same = [t for t in done if t.user_attrs["hardware"] == trial.user_attrs["hardware"]]
+        beaten = any(
+            t.user_attrs["wall_time_seconds"] <= trial.user_attrs["wall_time_seconds"]
+            and t.value >= trial.value
+            and t.number != trial.number
+            for t in same
+        )
+        assert row["on the front"] == str(not beaten)
+    assert len(tables["pareto"]) == len(done)
+
+
+@pytest.mark.parametrize("made_by", [grid, search])
+def test_importances_are_plain_optunas_within_their_bootstrap(reported, made_by):
+    found = reported(made_by)
+    page, tables, study, count = found.page, found.tables, found.study, len(found.done)
+    quantile = min(max(10 / count, 0.1), 0.5)
+    evaluators = {
+        "ped-anova": importance.PedAnovaImportanceEvaluator(target_quantile=quantile),
+        "fanova": importance.FanovaImportanceEvaluator(seed=0),
+        "mdi": importance.MeanDecreaseImpurityImportanceEvaluator(seed=0),
+    }
+    for evaluator, judge in evaluators.items():
+        expected = importance.get_param_importances(study, evaluator=judge)
+        rows = [row for row in tables["importance"] if row["evaluator"] == evaluator]
+        assert {row["parameter"]: float(row["importance"]) for row in rows} == pytest.approx(expected)
+        assert {int(row["trials"]) for row in rows} == {count}
+        drawn = dict(zip([row["parameter"] for row in rows], numbers(rows, "importance"), strict=True))
+        (trace,) = [t for t in page.figures["plot-importance"]["data"] if t["name"] == evaluator]
+        assert sorted(trace["x"]) == pytest.approx(sorted(drawn.values()))
+        assert all(0 <= float(row["low"]) <= float(row["high"]) <= 1 for row in rows)
+        assert any(float(row["low"]) < float(row["high"]) for row in rows)
+    assert f"Over {count} complete trials" in page.text
+
+
+def test_device_time_is_divided_by_hardware_and_by_what_became_of_the_trials(place, tmp_path):
+    page, tables = written(search(place), "search", tmp_path)
+    trials = optuna.load_study(study_name="search", storage=place).trials
+    found = {
+        (r["hardware"], r["use"]): (int(r["trials"]), float(r["seconds"])) for r in tables["device-time"]
+    }
+    for kind, hardware in (("Xeon, 2 threads", CPU), ("NVIDIA H100, TF32", GPU)):
+        these = [trial for trial in trials if trial.user_attrs["hardware"] == hardware]
+        for use, state in (("complete", TrialState.COMPLETE), ("pruned", TrialState.PRUNED)):
+            wall = [t.user_attrs["wall_time_seconds"] for t in these if t.state == state]
+            assert found.pop((kind, use)) == (len(wall), pytest.approx(sum(wall)))
+        pruned = [t.user_attrs["epoch_seconds"] for t in these if t.state == TrialState.PRUNED]
+        saved = sum((6 - len(each)) * sum(each) / len(each) for each in pruned)
+        assert found.pop((kind, "saved by pruning, estimated")) == (len(pruned), pytest.approx(saved))
+    failed, again = trials[12], trials[5]
+    assert found.pop(("NVIDIA H100, TF32", "failed")) == (1, failed.user_attrs["wall_time_seconds"])
+    lost = 25 - again.user_attrs["wall_time_seconds"]
+    kind = "Xeon, 2 threads"
+    assert found.pop((kind, "repeated or waited for, at most")) == (1, pytest.approx(lost))
+    assert not found
+    assert "What dying workers lost is not recorded" in page.text
+
+
+def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
+    page, tables, trials = reported(grid).page, reported(grid).tables, reported(grid).study.trials
+    by_point = {trial.user_attrs["point"]: trial for trial in trials}
+    for row, number in zip(tables["original-4.1"], range(1, 7), strict=True):
+        point, seen = facts.POINTS[number], by_point[number].user_attrs
+        mean = sum(seen["epoch_seconds"]) / len(seen["epoch_seconds"])
+        assert list(row.values()) == [
+            *(facts.MODELS[point.model], facts.OPTIMIZERS[point.optimizer]),
+            *(point.accuracy, f"{by_point[number].value:.4f}", point.epoch_seconds, f"{mean:.4g}"),
+        ]
+    assert [row["accuracy there"] for row in tables["original-4.1"]] == [
+        *("0.9466", "0.6171", "0.9455", "0.1201", "0.9568", "0.9233"),
+    ]
+    (shown,) = [table for table in page.tables if table[0][2:3] == ["accuracy there"]]
+    assert shown[0][3] == "test accuracy here"
+    assert [row[2] for row in shown[1:]] == [row["accuracy there"] for row in tables["original-4.1"]]
+    times = [(row["batch size"], row["s/epoch there"]) for row in tables["original-4.4-times"]]
+    assert times == [("8", "115.7"), ("16", "96.25"), ("32", "84.2"), ("64", "82.65")]
+    for part, numbers_ in (("4.2", (7, 8, 9)), ("4.3", (8, 10, 11)), ("4.4", (12, 8, 13, 14))):
+        expected = [
+            (str(number), str(step), value)
+            for number in numbers_
+            for step, value in by_point[number].intermediate_values.items()
+        ]
+        rows = tables[f"original-{part}"]
+        assert [(row["point"], row["epoch"], float(row["accuracy"])) for row in rows] == expected
+        drawn = sorted(points(page, f"original-{part.replace('.', '-')}"))
+        assert drawn == sorted((int(step), value) for _, step, value in expected)
+
+
+@pytest.mark.parametrize(("made_by", "measure"), [(grid, "test accuracy"), (search, "accuracy")])
+def test_the_trials_table_says_which_accuracy_it_shows(reported, made_by, measure):
+    (shown,) = [table for table in reported(made_by).page.tables if "settings" in table[0]]
+    assert shown[0][:3] == ["trial", "state", measure]
+
+
+def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
+    definition, trials = listed(), reported(grid).study.trials
+    params = {"model": "alexnet", "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "batch_size": 16}
+    more = made(definition, params, [0.5, 0.75], 20, site="C", point=1, hardware=GPU, seconds=0.5)
+    found = match.replay(records.outcomes(definition, [*trials, more]))
+    models = rebuilt.section(found, IMAGES, "test accuracy").parts[0].table
+    assert models.columns[-2:] == ("s/epoch here, Xeon, 2 threads", "s/epoch here, NVIDIA H100, TF32")
+    seconds = trials[0].user_attrs["epoch_seconds"]
+    assert models.rows[0][-2:] == (f"{sum(seconds) / len(seconds):.4g}", "0.505")
+    assert models.rows[1][-1] is None
+
+
+def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
+    definition, trials = listed(), reported(grid).study.trials
+    short = [made(definition, t.params, [t.value], t.number, site=t.user_attrs["site"]) for t in trials]
+    found = match.replay(records.outcomes(definition, short))
+    rates = rebuilt.section(found, IMAGES, "test accuracy").parts[1]
+    assert rates.title == "4.2 Test accuracy after each epoch, by learning rate"
+    (bars,) = rates.figure.data
+    assert (bars.type, list(bars.y)) == ("bar", [short[number - 1].value for number in (7, 8, 9)])
+    assert [row[-1] for row in rates.table.rows] == list(bars.y)
+
+
+def test_other_conditions_are_told_on_the_page(reported):
+    page, tables = reported(grid).page, reported(grid).tables
+    assert (
+        "did not run under the original's conditions: image size 64, not 224; epochs 4, not 30" in page.text
+    )
+    assert {row["verdict"] for row in tables["claims"]} == {"cannot tell"}
+    assert len({row["claim"] for row in tables["claims"]}) == 7
+
+
+def test_a_study_that_is_no_replay_says_so_in_one_sentence(reported):
+    page, tables = reported(search).page, reported(search).tables
+    assert "No complete trial of this study is one of the original report's 14 points" in page.text
+    assert [row["reason"] for row in tables["claims"]] == ["no complete trial of any of its points"] * 7
+
+
+def test_how_sure_the_best_is_counts_images_and_near_trials(reported):
+    page, done = reported(search).page, reported(search).done
+    best = max(t.value for t in done)
+    close = sum(
+        best - t.value <= 1.96 * ((best * (1 - best) + t.value * (1 - t.value)) / IMAGES) ** 0.5
+        for t in done
+    )
+    assert f"On {IMAGES} images" in page.text
+    said = (
+        f"{close - 1} of {len(done) - 1} other complete trials"
+        if close > 1
+        else "No other trial comes so close"
+    )
+    assert said in page.text
+
+
+def small(url: str) -> Store:
+    """Store a study with one trial of one epoch."""
+    definition = studyfile.load(ROOT / "studies/quickstart.toml")
+    params = {"optimizer": "adam", "lr": 1e-3, "batch_size": 16}
+    return kept(url, definition, [made(definition, params, [0.5], 0)])
+
+
+def test_every_section_shows_something_or_says_why_not(url, tmp_path):
+    opened = small(url)
+    found = report.read(opened, "quickstart")
+    for section in found.sections:
+        assert section.parts or len(section.text) == 1, section.name
+    empty = {section.name for section in found.sections if not section.parts}
+    assert empty == {"original", "importance", "curves", "parallel", "slices", "contours", "ranks"}
+    assert set(found.sections[-2].text[0].split()) >= {"No", "14", "points"}
+    page, _ = written(opened, "quickstart", tmp_path)
+    axes = [
+        page.figures[f"plot-{name}"]["layout"][a]
+        for name, a in (("history", "xaxis"), ("timeline", "yaxis"))
+    ]
+    assert [axis["dtick"] for axis in axes] == [1, 1], "there is no trial 0.5"
+
+
+def test_equal_accuracies_have_one_rank_and_one_colour(place, tmp_path):
+    definition = listed()
+    curves = [[0.9], *[[0.5]] * 9, [0.2], [0.3], [0.8], [0.7]]
+    trials = [
+        made(definition, point.setting, curve, number)
+        for number, (point, curve) in enumerate(zip(definition.points, curves, strict=True))
+    ]
+    page, tables = written(kept(place, definition, trials), definition.name, tmp_path)
+    name = next(name for name in tables if name.startswith("rank-"))
+    assert {row["rank"] for row in tables[name] if row["accuracy"] == "0.5"} == {"8.0"}
+    assert any("rank 8 of 14" in text for text in page.figures[f"plot-{name}"]["data"][0]["text"])
+    drawn = {trace["name"]: trace["text"] for trace in page.figures["plot-parallel"]["data"]}
+    holding = [name for name, texts in drawn.items() if any(": 0.5000" in text for text in texts)]
+    assert holding == ["middle fifth"]
+    assert any(": 0.9000" in text for text in drawn["best fifth"])
+
+
+def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):
+    definition, trials = listed(), reported(grid).study.trials
+    died = made(definition, trials[0].params, [], 14, state=TrialState.FAIL)
+    died.user_attrs.pop("hardware")
+    found = records.outcomes(definition, [*trials, died, died])
+    assert any("2 trials have not reported an epoch" in text for text in summary.device_time(found).text)
+    assert not any("have not reported" in text for text in summary.device_time(found[:-2]).text)
+
+
+def test_what_pruning_saved_is_told_truly_of_trials_that_diverged_at_once(reported):
+    definition, trials = listed(), reported(grid).study.trials
+    assert "No trial was pruned" in reported(grid).page.text
+    died = made(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])
+    (told, *_) = summary.device_time(records.outcomes(definition, [*trials, died])).text
+    assert told.startswith("The pruned trials ended within their first epoch")
+
+
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>&amp;\u2028"
+
+
+def hostile(url: str) -> Store:
+    """Store a study whose names, values and messages want to be HTML."""
+    path = Path(url.removeprefix("sqlite:///")).with_name("hostile.toml")
+    quoted = json.dumps(HOSTILE)
+    path.write_text(
+        f'[train]\nobjective = "os.path:join"\nepochs = 2\n[space]\n'
+        f'word = [{quoted}, "../../../x"]\nnumber = {{ low = 0.0, high = 1.0 }}\n'
+    )
+    definition, drawn = studyfile.load(path), random.Random(0)
+    # A study file names studies and parameters more sternly; other tools may write what they like.
+    names = {"word": HOSTILE, "number": "../up"}
+    space = tuple(each.model_copy(update={"name": names[each.name]}) for each in definition.space)
+    definition = definition.model_copy(update={"space": space, "name": HOSTILE})
+    trials = []
+    for number in range(12):
+        params = {HOSTILE: drawn.choice([HOSTILE, "../../../x"]), "../up": drawn.random()}
+        more: dict[str, Any] = {"hardware": {**CPU, "device": HOSTILE}}
+        if number == 7:
+            more |= {"state": TrialState.FAIL, "failure": {"class": "x", "message": HOSTILE}}
+        trials.append(made(definition, params, fractions(drawn, 2, drawn.random()), number, **more))
+    return kept(url, definition, trials)
+
+
+def test_hostile_names_values_and_messages_stay_text(reported):
+    found, plain = reported(hostile), reported(search)
+    page, text = found.page, found.text
+    for each in (page, plain.page):
+        assert each.tags.count("script") == 2 + len(each.figures)
+    assert "img" not in page.tags
+    assert HOSTILE.split("\u2028")[0] in page.text
+    assert len(page.figures) == text.count("data-for=")
+    assert "<script>window" not in text
+    # Plotly reads HTML in texts, so a figure holds none of theirs; its JSON holds none at all.
+    assert "<script" not in json.dumps(page.figures)
+    scripts = re.findall(r'data-for="[^"]*">(.*)</script>$', text, re.MULTILINE)
+    assert len(scripts) == len(page.figures)
+    assert not [script for script in scripts if "<" in script]
+    names = [path.name for path in (found.folder / "csv").iterdir()]
+    assert sorted(names) == sorted(f"{name}.csv" for name in found.tables)
+    assert len(names) == 12
+    assert not list(found.folder.parent.glob("*.csv"))
+
+
+def test_the_page_is_one_file_that_fetches_nothing(reported):
+    found = reported(search)
+    assert found.text.count("plotly.js v") == 1
+    assert "<script src" not in found.text
+    assert not {"iframe", "object", "embed"} & set(found.page.tags)
+
+
+def test_times_are_utc_wherever_the_report_is_made(place, workplace):
+    small(place)
+    for zone in ("UTC", "Asia/Seoul"):
+        done = workplace.hpo(
+            "report", "quickstart", "-o", "page.html", "--csv", zone[:3], "--store", place, TZ=zone
+        )
+        assert done.out.startswith("report of study quickstart: page.html\n")
+    there = [(workplace.path / zone / "timeline.csv").read_text() for zone in ("UTC", "Asi")]
+    assert there[0] == there[1]
+    assert "2026-01-01 12:00:00" in there[0]
+
+
+def test_the_report_changes_nothing_in_the_store(place, tmp_path):
+    opened = small(place)
+    opened.engine.dispose()
+    before = hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest()
+    written(studies.open_(place, create=False), "quickstart", tmp_path)
+    assert hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest() == before
+
+
+def test_what_cannot_be_reported_is_one_line(place, workplace: Workplace):
+    small(place)
+    empty = workplace.study(SEARCH, "empty")
+    workplace.here("create", empty, "--store", place)
+    (workplace.path / "file").write_text("")
+    cases = [
+        (("report", "quikstart", "-o", "x.html"), "did you mean 'quickstart'?"),
+        (
+            ("report", "empty", "-o", "x.html"),
+            "has no complete trial yet; 'hpo trials empty' lists the others",
+        ),
+        (("report", "quickstart", "-o", "file/x.html"), "-o file/x.html: File exists; want a file"),
+        (
+            ("report", "quickstart", "-o", "x.html", "--csv", "file"),
+            "--csv file: File exists; want a folder",
+        ),
+        (("report", "quickstart", "-o", "."), "-o .: "),
+    ]
+    for command, said in cases:
+        done = workplace.here(*command, "--store", place, code=1)
+        assert done.err.startswith("hpo: ")
+        assert done.err.count("\n") == 1, done.err
+        assert said in done.err
+        assert done.out == ""
+    assert "no store at" in workplace.here("report", "search", "-o", "x.html", code=1).err
+    assert "Missing option" in workplace.here("report", "search", "--store", place, code=2).err
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("made_by", [grid, search, hostile])
+def test_a_browser_shows_every_plot_without_errors_or_overflow(reported, made_by, width, chromium):
+    found = reported(made_by)
+    told: list[str] = []
+    tab = chromium.new_page(viewport={"width": width, "height": 900})
+    tab.set_default_timeout(120_000)  # machines that test are busy
+    tab.on("console", lambda message: told.append(message.text))
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("request", lambda request: told.append(request.url) if request.url.startswith("http") else None)
+    tab.goto((found.folder / "page.html").as_uri())
+    count = len(found.page.figures)
+    tab.wait_for_function(f"document.querySelectorAll('.plot .main-svg:first-child').length >= {count}")
+    assert told == []
+    assert tab.evaluate("window.hacked") is None
+    if made_by is hostile:
+        texts = tab.evaluate("[...document.querySelectorAll('.plot text')].map(text => text.textContent)")
+        assert any(HOSTILE[:20] in text for text in texts), (
+            "what a figure shows of it is not the text itself"
+        )
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    drawn = (
+        "plot => plot.querySelectorAll('.point, .scatterlayer path, .barlayer path, .contourlayer path')"
+    )
+    empty = f"[...document.querySelectorAll('.plot')].filter(p => !({drawn})(p).length).map(p => p.id)"
+    assert tab.evaluate(empty) == []
+    outside = """[...document.querySelectorAll('.plot')].filter(plot => {
+        const box = plot.getBoundingClientRect();
+        const svg = plot.querySelector('.main-svg').getBoundingClientRect();
+        const around = plot.parentElement, scrolls = around.scrollWidth > around.clientWidth;
+        const inside = scrolls ? around.getBoundingClientRect() : box;
+        return svg.width > box.width + 1 || inside.right > innerWidth + 1;
+    }).map(plot => plot.id)"""
+    assert tab.evaluate(outside) == []
+    tab.close()

@@ -1,0 +1,309 @@
+"""Replicates: a setting runs with several seeds, and counts as one, by their mean."""
+
+import os
+import random
+import signal
+import statistics
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo.analysis import finish, importance, records
+from hpo.artifacts.folders import Artifacts
+from hpo.cli import console
+from hpo.errors import DefinitionError
+from hpo.report import summary
+from hpo.search import replicates
+from hpo.store import lease, queue, status, studies, warm_start
+from hpo.store.history import History
+from hpo.study import file as studyfile
+from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.workers import retention
+from hpo.workers import trial as objective
+from tests.conftest import wait_for
+from tests.support import lease_worker
+from tests.support.lease_worker import NAME
+
+OWN = """
+import random
+import time
+
+
+def noisy(config, state):
+    state = state or {"epoch": 0}
+    while state["epoch"] < config.epochs:
+        time.sleep(0.15)
+        state["epoch"] += 1
+        luck = random.Random(f"{config.kind}/{config.seed}").random() / 10
+        yield len(config.kind) / 10 + state["epoch"] / 1000 + luck, state
+"""
+
+STUDY = """
+[train]
+objective = "own:noisy"
+epochs = 3
+seed = 7
+
+[search]
+sampler = "grid"
+replicates = 3
+"""
+
+POINTS = """
+[[points]]
+kind = "aa"
+site = "L"
+[[points]]
+kind = "a"
+[[points]]
+kind = "aaa"
+"""
+
+
+def study_of(replicates: int, trials: int, *points: dict, **search) -> Definition:
+    made = lease_worker.definition(trials, *points)
+    usual = {"replicates": replicates, "sampler": Sampler(name="random")}
+    return made.model_copy(update={"search": made.search.model_copy(update=usual | search)})
+
+
+class Worker:
+    """A worker that ends a trial as it is told to."""
+
+    def __init__(self, url: str, made: Definition) -> None:
+        self.opened = studies.open_(url, create=True)
+        studies.create(self.opened, made, "text")
+        self.study_id = studies.study_id(self.opened, NAME)
+        self.history = History(self.opened, self.study_id, NAME)
+        self.place = SimpleNamespace(study_id=self.study_id, storage=self.history, definition=made)
+
+    def begin(self) -> tuple[lease.Claim, object] | None:
+        who = lease.owner("cpu")
+        claim = queue.claim(self.opened, self.study_id, who, seconds=60, max_attempts=1)
+        return claim and (claim, objective._setting(claim, self.place)[1])
+
+    def end(self, claim: lease.Claim, accuracy: float) -> None:
+        claim.commit(report=(1, accuracy))
+        objective._complete(claim, self.place, accuracy)
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        return status.trials_of(self.opened, NAME)
+
+
+def test_settings_are_ranked_by_their_means_and_what_ran_once_comes_last():
+    accuracies = {0: 0.90, 1: 0.80, 2: 0.99, 3: 0.70, 4: 0.86, 5: 0.90}
+    found = replicates.ranked(accuracies, {3: 0, 4: 1})
+    assert [each.trials for each in found] == [(4, 1), (0, 3), (2,), (5,)]
+    assert [round(each.mean, 2) for each in found] == [0.83, 0.8, 0.99, 0.9]
+    assert [each.trials[0] for each in replicates.ranked(accuracies, {})] == [2, 0, 5, 4, 1, 3]
+
+
+def test_a_setting_of_which_a_seed_diverged_comes_last():
+    accuracies = {0: 0.95, 1: 0.9, 2: 0.8, 3: 0.94, 4: 0.9}
+    found = replicates.ranked(accuracies, {3: 0, 4: 1, 5: 0}, pruned=[5, 6])
+    assert [(each.trials, each.diverged) for each in found] == [((1, 4), 0), ((2,), 0), ((0, 3), 1)]
+
+
+def test_noise_is_what_seeds_do_whatever_settings_do():
+    chance = random.Random(0)
+    accuracies, repeats = {}, {}
+    for first in range(0, 900, 3):
+        level = chance.random()
+        for number in range(first, first + 3):
+            accuracies[number] = level + chance.gauss(0, 0.02)
+            repeats |= {number: first} if number > first else {}
+    found = replicates.noise(replicates.ranked(accuracies, repeats))
+    assert found.deviation == pytest.approx(0.02, rel=0.1)
+    assert (found.settings, found.freedom) == (300, 600)
+    assert replicates.noise(replicates.ranked(accuracies, {})) is None
+
+
+def test_each_complete_setting_runs_with_all_seeds_before_anything_new_begins(url):
+    made = study_of(3, 2, {"lr": 0.5})
+    worker, order = Worker(url, made), []
+    while (begun := worker.begin()) is not None:
+        claim, config = begun
+        order.append((config.lr, config.seed))
+        worker.end(claim, 0.5)
+    assert [seed for _, seed in order] == [0, 1, 2] * 3
+    assert [len({lr for lr, _ in order[first : first + 3]}) for first in (0, 3, 6)] == [1, 1, 1]
+    assert order[0][0] == 0.5, "the listed one"
+    trials = worker.trials()
+    assert [trial.number for trial in trials] == list(range(9))
+    assert [trial.user_attrs.get("repeats") for trial in trials] == [*[None] * 3, 0, 0, 1, 1, 2, 2]
+    assert [trial.user_attrs.get("point") for trial in trials] == [1, None, None, 1, 1, *[None] * 4]
+    now = status.status(worker.opened, NAME)
+    assert (now.state, now.budget, now.trials["complete"]) == ("complete", 9, 9)
+    studies.create(worker.opened, study_of(3, 3, {"lr": 0.5}), "text")
+    assert len(worker.trials()) == 10, "extended by a trial, and by no replicate"
+
+
+def test_what_is_pruned_or_failed_is_not_repeated(url):
+    worker = Worker(url, study_of(3, 3))
+    for state in (TrialState.PRUNED, TrialState.FAIL):
+        worker.begin()[0].end(state, value=0.5 if state == TrialState.PRUNED else None)
+    assert len(worker.trials()) == 3
+
+
+def test_an_end_whose_acknowledgement_was_lost_repeats_a_setting_once(url):
+    worker = Worker(url, study_of(2, 1))
+    claim, _ = worker.begin()
+    worker.end(claim, 0.5)
+    objective._complete(claim, worker.place, 0.5)
+    assert len(worker.trials()) == 2
+
+
+def test_a_study_that_prunes_repeats_the_better_half_and_points_always(url):
+    worker = Worker(url, study_of(2, 5, {"lr": 0.5}, pruner=Pruner(name="asha")))
+    accuracies = iter([0.1, 0.5, 0.3, 0.6, 0.2, 0.5])  # of the firsts, the point's before all others
+    repeated = []
+    while (begun := worker.begin()) is not None:
+        first = worker.history.own.system_attrs.get(replicates.REPEATS)
+        repeated += [] if first is None else [first]
+        worker.end(begun[0], 0.0 if first is not None else next(accuracies))
+    # 0.5 is the first of two; 0.3 the second of three; 0.6 the first of four; the others too low.
+    assert repeated == [0, 1, 2, 3, 5]
+    assert not any(trial.user_attrs.get("repeats") == 4 for trial in worker.trials())
+
+
+def test_a_sampler_sees_a_setting_once_with_its_mean(url):
+    worker = Worker(url, study_of(3, 3, sampler=Sampler(name="tpe")))
+    for accuracy in (0.5, 0.6, 0.1):
+        worker.end(worker.begin()[0], accuracy)
+    worker.end(worker.begin()[0], 0.8)
+    worker.begin()
+    seen = worker.history.get_all_trials(worker.study_id)
+    assert [(trial.number, trial.state) for trial in seen] == [
+        (0, TrialState.COMPLETE),
+        (1, TrialState.COMPLETE),
+    ]
+    assert [trial.value for trial in seen] == pytest.approx([statistics.fmean([0.5, 0.6, 0.1]), 0.8])
+    assert [trial.value for trial in worker.trials()[:2]] == [0.5, 0.8], "as they are in the store"
+    with_others = Worker(url, study_of(3, 3, sampler=Sampler(name="tpe"))).history
+    with_others.begin(worker.history.own._trial_id)
+    assert len(with_others.trials()) == 5, "the running replicate among them"
+
+
+def test_a_seed_that_diverges_spoils_its_setting(url):
+    worker = Worker(url, study_of(2, 2, sampler=Sampler(name="tpe")))
+    for accuracy in (0.9, None, 0.5, 0.7):
+        claim, _ = worker.begin()
+        claim.commit(attributes={"best_epoch": 1})
+        if accuracy is None:
+            claim.end(TrialState.PRUNED)
+        else:
+            worker.end(claim, accuracy)
+    first, second = status.best(worker.opened, NAME, 9)
+    assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
+    assert status.best_document(second)["replicates"]["diverged"] == 1
+    assert "one alone; 1 more diverged" in console.best(second, None, {})
+    assert [each.trial for each in finish.plan(worker.opened, NAME, 2, 2).settings] == [3, 0]
+    found = records.outcomes(studies.definition_of(worker.opened, NAME), worker.trials())
+    assert summary.best(found).number == 3
+    worker.history._leave()
+    seen = worker.history.get_all_trials(worker.study_id)
+    assert [(trial.state, trial.value) for trial in seen] == [
+        (TrialState.PRUNED, 0.9),
+        (TrialState.COMPLETE, pytest.approx(0.6)),
+    ]
+    assert [trial.number for trial in importance.settings(worker.trials())] == [1]
+
+
+def test_importance_counts_each_setting_once():
+    def made(number: int, x: float, value: float, **system: int) -> optuna.trial.FrozenTrial:
+        distributions = {"x": optuna.distributions.FloatDistribution(0, 1)}
+        attributes = {f"hpo:{name}": each for name, each in system.items()}
+        trial = optuna.trial.create_trial(
+            value=value, params={"x": x}, distributions=distributions, system_attrs=attributes
+        )
+        trial.number = number
+        return trial
+
+    trials = [made(0, 0.1, 0.5), made(1, 0.2, 0.8), made(2, 0.2, 0.6, repeats=1)]
+    assert [(t.number, t.value) for t in importance.settings(trials)] == [(0, 0.5), (1, pytest.approx(0.7))]
+
+
+def test_a_later_study_learns_from_the_mean(url):
+    worker = Worker(url, study_of(2, 1))
+    for accuracy in (0.5, 0.7):
+        worker.end(worker.begin()[0], accuracy)
+    made = study_of(1, 1, start_from=(NAME,), sampler=Sampler(name="tpe"))
+    (found,) = warm_start.find(worker.opened, made.model_copy(update={"name": "later"}))
+    assert [trial.value for trial in found.trials] == [pytest.approx(0.6)]
+
+
+def test_the_best_is_the_best_mean_and_so_is_what_is_finished_and_kept(url, tmp_path):
+    worker = Worker(url, study_of(2, 3))
+    for accuracies in ((0.9, 0.5), (0.8, 0.7), (0.6, 0.85)):
+        for accuracy in accuracies:
+            claim, _ = worker.begin()
+            claim.commit(attributes={"weights": f"{claim.number}", "best_epoch": 1})
+            (tmp_path / str(claim.number)).touch()
+            worker.end(claim, accuracy)
+    found = status.best(worker.opened, NAME, 9)
+    # The trials are 0, 1, 2, then the first's replicate 3, the second's 4, the third's 5.
+    assert [each.trial for each in found] == [1, 5, 0]
+    said = status.best_document(found[0])["replicates"]
+    assert (said["trials"], said["accuracies"]) == ([1, 4], [0.8, 0.7])
+    assert said["mean"] == pytest.approx(0.75)
+    assert said["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
+    settings = finish.plan(worker.opened, NAME, 2, 2).settings
+    assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (5, 0.725)]
+    retention.thin(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 2)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["1", "5"]
+
+
+def test_weights_stay_while_their_setting_is_repeated(url, tmp_path):
+    worker = Worker(url, study_of(2, 2))
+    for accuracy in (0.9, 0.8, 0.3):
+        claim, _ = worker.begin()
+        claim.commit(attributes={"weights": f"{claim.number}"})
+        worker.end(claim, accuracy)
+    # Trial 0 with its replicate has 0.85; trial 1 has 0.3 and waits for a seed that may have anything.
+    retention.thin(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 1)
+    kept = [trial.number for trial in worker.trials() if trial.user_attrs.get("weights")]
+    assert kept == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("table", "where"),
+    [
+        ('[space]\nkind = ["a", "b"]\nseed = [1, 2]', "space.seed"),
+        ('[space]\nkind = ["a"]\n[[points]]\nkind = "a"\nseed = 3', "points[1].seed"),
+    ],
+)
+def test_seeds_given_otherwise_are_refused(tmp_path, table, where):
+    file = tmp_path / "s.toml"
+    file.write_text(STUDY.replace('sampler = "grid"', "trials = 1").replace("seed = 7\n", "") + table)
+    with pytest.raises(DefinitionError) as caught:
+        studyfile.load(file)
+    assert f"{where}: search.replicates gives each setting its seeds" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_workers_repeat_points_through_a_kill_and_say_what_seeds_do(place, url):
+    file = place.study(STUDY + POINTS)
+    place.here("create", file, HPO_STORE=url)
+    run = place.start("run", file, "--devices", "cpu:2", HPO_STORE=url)
+    workers = wait_for(lambda: place.here("status", "small", "--json", HPO_STORE=url).json()["workers"])
+    os.kill(int(workers[0]["owner"].rpartition("/")[2]), signal.SIGKILL)
+    _, err = run.communicate(timeout=240)
+    assert run.returncode == 0, err
+    trials = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 9
+    ran = {(trial.params["kind"], trial.system_attrs["hpo:run"].get("seed", 7)) for trial in trials}
+    assert ran == {(kind, seed) for kind in ("a", "aa", "aaa") for seed in (7, 8, 9)}
+    assert [trial.user_attrs.get("site") for trial in trials].count("L") == 3
+    best = place.here("best", "small", "--json", HPO_STORE=url).json()
+    assert best["params"] == {"kind": "aaa"}
+    assert len(best["replicates"]["trials"]) == 3
+    said = place.here("best", "small", HPO_STORE=url).out
+    assert f"seeds      mean {best['replicates']['mean']:.4f} of 3, from" in said
+    assert "seeds of one setting differ by 0.0" in said
+    assert "of 9 trials of 3 settings)" in said
+    page = place.path / "r.html"
+    place.here("report", "small", "-o", str(page), HPO_STORE=url)
+    text = page.read_text()
+    assert "may differ by their seeds alone" in text
+    assert "Over 3 seeds its setting reaches" in text

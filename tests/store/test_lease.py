@@ -1,0 +1,813 @@
+"""The lease's protocol step by step, with its crash windows, on real databases.
+
+Workers are two stores in one process here; ``acceptance/test_lease_processes.py`` has real ones.
+What the protocol promises is read from the database by plain SQL or by plain Optuna.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from hpo.store import database, lease, lease_table, process, queue, rows, studies
+from hpo.store.lease import LeaseLost
+from tests.conftest import wait_for
+from tests.support import lease_worker
+from tests.support.lease_worker import NAME
+
+LEASE = "SELECT owner, token, attempts, expires, checkpoint, epoch FROM hpo_leases"
+
+
+class Worker:
+    """A worker as a store of its own; ``claim`` gives what a real one would work on."""
+
+    def __init__(self, url: str) -> None:
+        self.store = studies.open_(url, create=True)
+        self.who = lease.owner("cpu")
+
+    @property
+    def study_id(self) -> int:
+        return studies.study_id(self.store, NAME)
+
+    def claim(self, *, seconds: float = 60.0, max_attempts: int = 5) -> lease.Claim | None:
+        return queue.claim(self.store, self.study_id, self.who, seconds=seconds, max_attempts=max_attempts)
+
+    def held(self) -> list[studies.Held]:
+        return studies.held(self.store, self.study_id)
+
+    def study(self, **kwargs) -> optuna.Study:
+        storage = optuna.storages.get_storage(self.store)
+        study = optuna.load_study(study_name=NAME, storage=storage, **kwargs)
+        study.get_trials(deepcopy=False)  # Optuna's cache writes only for trials that it has read
+        return study
+
+
+@pytest.fixture
+def first(url):
+    """A worker on a store with a study of three trials."""
+    worker = Worker(url)
+    studies.create(worker.store, lease_worker.definition(3), "text")
+    return worker
+
+
+@pytest.fixture
+def second(url, first):
+    return Worker(url)
+
+
+@pytest.fixture
+def contents(sql):
+    """Give a function that gives every row of every table."""
+    tables = [*studies.models.BaseModel.metadata.tables, "hpo_leases"]
+    return lambda: {table: sorted(map(repr, sql(f"SELECT * FROM {table}"))) for table in tables}
+
+
+def plain(url: str) -> optuna.Study:
+    """Give the study as a tool sees it that knows nothing of us."""
+    return optuna.load_study(study_name=NAME, storage=url)
+
+
+def trial(url: str, number: int = 0) -> optuna.trial.FrozenTrial:
+    return plain(url).trials[number]
+
+
+def numbers(worker: Worker, count: int) -> list[int | None]:
+    """Claim so many trials, and give their numbers."""
+    return [claim and claim.number for claim in (worker.claim() for _ in range(count))]
+
+
+def run_out(sql) -> None:
+    sql("UPDATE hpo_leases SET expires = 1 WHERE expires > 1")
+
+
+# Claim
+
+
+def test_a_claim_makes_a_trial_running_under_a_lease(url, first, sql):
+    claim = first.claim(seconds=60.0)
+    assert (claim.number, claim.token, claim.checkpoint) == (0, 1, None)
+    ((owner, token, attempts, expires, checkpoint, epoch),) = sql(LEASE)
+    assert (owner, token, attempts) == (f"{socket.gethostname()}/{os.getpid()}", 1, 1)
+    assert (checkpoint, epoch) == (None, 0)
+    assert 59 < expires - time.time() <= 61  # the database runs on this machine
+    found = trial(url)
+    assert found.state == TrialState.RUNNING
+    assert found.datetime_start is not None
+    assert found.user_attrs["attempts"] == 1
+    assert [t.state for t in plain(url).trials[1:]] == [TrialState.WAITING] * 2
+
+
+def test_two_workers_never_get_the_same_trial(first, second):
+    claims = [worker.claim() for worker in (first, second, first, second)]
+    assert [claim and claim.number for claim in claims] == [0, 1, 2, None]
+
+
+def test_workers_that_claim_all_at_once_get_a_trial_each(url, first, sql):
+    studies.create(first.store, lease_worker.definition(24), "text")
+    workers = [Worker(url) for _ in range(6)]
+    start, got = threading.Barrier(len(workers)), []
+
+    def claim_all(worker):
+        start.wait()
+        while claim := worker.claim():
+            got.append(claim.number)
+
+    threads = [threading.Thread(target=claim_all, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == list(range(24))
+    assert sql("SELECT DISTINCT token FROM hpo_leases") == [(1,)]
+
+
+def test_interrupted_trials_go_first_then_listed_settings_then_the_rest(first):
+    studies.create(first.store, lease_worker.definition(3, {"lr": 0.5}), "text")  # the point is trial 3
+    assert first.claim().number == 3
+    interrupted = first.claim()
+    assert interrupted.number == 0
+    studies.create(first.store, lease_worker.definition(3, {"lr": 0.5}, {"lr": 0.25}), "text")
+    interrupted.release()
+    assert numbers(first, 5) == [0, 4, 1, 2, None]
+
+
+def test_a_setting_that_plain_optuna_queued_is_claimed_too(url, first):
+    plain(url).enqueue_trial({"lr": 0.25})
+    claim = first.claim()
+    assert claim.number == 3
+    with lease.kept(claim):
+        asked = optuna.Trial(first.study(), claim.trial_id)
+        assert asked.suggest_float("lr", 1e-4, 1.0, log=True) == 0.25
+        claim.end(TrialState.COMPLETE, value=0.5)
+    assert (trial(url, 3).value, trial(url, 3).params) == (0.5, {"lr": 0.25})
+
+
+def test_a_trial_that_another_tool_runs_is_left_alone(url, first):
+    foreign = plain(url).ask()  # pops trial 0
+    assert foreign.number == 0
+    claims = [first.claim() for _ in range(3)]
+    assert [claim and claim.number for claim in claims] == [1, 2, None]
+    for claim in claims[:2]:
+        claim.end(TrialState.COMPLETE, value=0.5)
+    assert not queue.is_open(first.store, first.study_id)
+    assert first.held() == []
+    plain(url).tell(0, 0.75)
+    assert trial(url).value == 0.75
+
+
+def test_a_study_is_open_until_every_trial_has_ended(first):
+    claims = [first.claim() for _ in range(3)]
+    assert first.claim() is None
+    for claim in claims:
+        assert queue.is_open(first.store, first.study_id)
+        claim.end(TrialState.PRUNED)
+    assert not queue.is_open(first.store, first.study_id)
+
+
+def test_leases_are_shown_with_owner_attempt_epoch_and_what_is_left(first, second, sql):
+    claim = first.claim(seconds=60)
+    claim.commit(checkpoint="c", report=(2, 0.5), attributes={})
+    second.claim(seconds=30)
+    one, two = first.held()
+    assert (one.trial, one.host, one.device, one.attempt, one.epoch) == (
+        0,
+        socket.gethostname(),
+        "cpu",
+        1,
+        2,
+    )
+    assert 59 < one.expires_in_seconds <= 60
+    assert (two.trial, two.epoch) == (1, 0)
+    assert 29 < two.expires_in_seconds <= 30
+    run_out(sql)
+    assert all(each.expires_in_seconds < 0 for each in first.held())
+
+
+# Commit, end, release
+
+
+def test_a_commit_writes_report_checkpoint_attributes_and_renewal_at_once(url, first, sql):
+    claim = first.claim()
+    run_out(sql)
+    claim.commit(checkpoint="trial/one", report=(1, 0.25), attributes={"epochs": 1, "weights": "w"})
+    ((_, token, attempts, expires, checkpoint, epoch),) = sql(LEASE)
+    assert (token, attempts, checkpoint, epoch) == (1, 0, "trial/one", 1)
+    assert expires - time.time() > 50
+    assert trial(url).intermediate_values == {1: 0.25}
+    assert trial(url).user_attrs == {"attempts": 1, "epochs": 1, "weights": "w"}
+    claim.commit(checkpoint="trial/within", report=None, attributes={})
+    ((_, _, _, _, checkpoint, epoch),) = sql(LEASE)
+    assert (checkpoint, epoch) == ("trial/within", 1)
+
+
+def test_a_commit_that_fails_half_way_writes_nothing(first, contents):
+    claim = first.claim()
+    before = contents()
+    with pytest.raises(TypeError):
+        claim.commit(checkpoint="c", report=(1, 0.5), attributes={"a": 1, "b": object()})
+    assert contents() == before
+
+
+def test_an_end_writes_state_value_attributes_and_gives_the_lease_up(url, first, sql):
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    for state in states:
+        claim = first.claim()
+        claim.commit(checkpoint="c", report=(1, 0.5), attributes={})
+        claim.end(state, value=0.5, attributes={"why": "over"})
+    found = plain(url).trials
+    assert [(each.state, each.user_attrs["why"]) for each in found] == [(state, "over") for state in states]
+    assert all(each.datetime_complete >= each.datetime_start for each in found)
+    assert sql("SELECT value FROM trial_values") == [(0.5,)] * 3
+    assert [(row[0], row[4]) for row in sql(LEASE)] == [(None, "c")] * 3
+    assert first.held() == []
+
+
+def test_a_released_trial_keeps_number_settings_and_epochs_and_goes_first(url, first, second, sql):
+    claim = first.claim()
+    with lease.kept(claim):
+        rate = optuna.Trial(first.study(), claim.trial_id).suggest_float("lr", 1e-4, 1.0, log=True)
+        claim.commit(checkpoint="one", report=(1, 0.25), attributes={})
+        started = trial(url).datetime_start
+        claim.release()
+    found = trial(url)
+    assert (found.state, found.params, found.intermediate_values) == (
+        TrialState.WAITING,
+        {"lr": rate},
+        {1: 0.25},
+    )
+    again = second.claim()
+    assert (again.number, again.token, again.checkpoint) == (0, 2, "one")
+    with lease.kept(again):
+        asked = optuna.Trial(second.study(), again.trial_id)
+        assert asked.suggest_float("lr", 1e-4, 1.0, log=True) == rate
+    found = trial(url)
+    assert found.user_attrs["attempts"] == 2
+    assert found.datetime_start == started
+
+
+# Fences: what a worker may do that lost its trial
+
+
+def writes(claim: lease.Claim, worker: Worker):
+    """Give every way there is to write about a claimed trial."""
+    study = worker.study(sampler=optuna.samplers.RandomSampler(seed=0))
+    asked = optuna.Trial(study, claim.trial_id)
+    backend = worker.store
+    number = claim.trial_id
+    return {
+        "commit": lambda: claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1}),
+        "commit within an epoch": lambda: claim.commit(checkpoint="late", report=None, attributes={}),
+        "end": lambda: claim.end(TrialState.COMPLETE, value=0.9, attributes={"late": 1}),
+        "fail": lambda: claim.end(TrialState.FAIL),
+        "suggest": lambda: asked.suggest_float("late", 0.0, 1.0),
+        "report": lambda: asked.report(0.9, 9),
+        "user attribute": lambda: asked.set_user_attr("late", 1),
+        "system attribute": lambda: backend.set_trial_system_attr(number, "late", 1),
+        "tell": lambda: backend.set_trial_state_values(number, TrialState.COMPLETE, [0.9]),
+    }
+
+
+WAYS = (
+    "commit",
+    "commit within an epoch",
+    "end",
+    "fail",
+    "suggest",
+    "report",
+    "user attribute",
+    "system attribute",
+    "tell",
+)
+
+
+def refused(claim: lease.Claim, worker: Worker, contents) -> None:
+    """Check that every write is refused with LeaseLost and changes nothing, and a release is quiet."""
+    with lease.kept(claim):
+        ways = writes(claim, worker)
+        assert tuple(ways) == WAYS
+        before = contents()
+        for way, write in ways.items():
+            with pytest.raises(LeaseLost):
+                write()
+            assert contents() == before, way
+        claim.release()
+        assert contents() == before
+
+
+def test_every_write_of_the_owner_is_accepted(first):
+    for way in WAYS:
+        studies.create(first.store, lease_worker.definition(len(WAYS)), "text")
+        claim = first.claim()
+        with lease.kept(claim):
+            writes(claim, first)[way]()
+
+
+def test_an_expired_lease_is_taken_over_and_the_old_owner_writes_nothing(url, first, second, sql, contents):
+    late = first.claim()
+    late.commit(checkpoint="one", report=(1, 0.25), attributes={})
+    assert second.claim().number == 1
+    run_out(sql)
+    taken = second.claim()
+    assert (taken.number, taken.token, taken.checkpoint) == (0, 2, "one")
+    refused(late, first, contents)
+    taken.commit(checkpoint="two", report=(2, 0.5), attributes={})
+    taken.end(TrialState.COMPLETE, value=0.5)
+    refused(late, first, contents)
+    assert trial(url).intermediate_values == {1: 0.25, 2: 0.5}
+
+
+def test_a_worker_whose_trial_was_released_and_taken_again_writes_nothing(first, second, contents):
+    claim = first.claim()
+    claim.release()
+    refused(claim, first, contents)
+    second.claim()
+    refused(claim, first, contents)
+
+
+def test_a_trial_that_another_tool_ended_is_lost(url, first, contents):
+    claim = first.claim()
+    plain(url).tell(0, 0.75)  # as the dashboard does on request
+    refused(claim, first, contents)
+    assert trial(url).value == 0.75
+
+
+def test_a_released_trial_that_another_tool_took_is_lost(url, first, contents):
+    claim = first.claim()
+    claim.release()
+    assert plain(url).ask().number == 0
+    refused(claim, first, contents)
+    assert trial(url).state == TrialState.RUNNING
+
+
+def test_a_trial_that_another_tool_set_back_is_claimed_from_its_owner(url, first, second, contents, sql):
+    claim = first.claim()
+    sql("UPDATE trials SET state = 'WAITING' WHERE number = 0")
+    refused(claim, first, contents)
+    assert (second.claim().number, second.held()[0].attempt) == (0, 2)
+    refused(claim, first, contents)
+
+
+@pytest.mark.parametrize("tool", ["ours", "plain Optuna"])
+def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
+    claim = first.claim()
+    if tool == "ours":
+        studies.delete(first.store, NAME)
+    else:
+        optuna.delete_study(study_name=NAME, storage=url)
+    assert not any(rows for table, rows in contents().items() if table not in ("version_info",))
+    with pytest.raises(LeaseLost):
+        claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1})
+    with pytest.raises(LeaseLost):
+        claim.end(TrialState.COMPLETE, value=0.9)
+    claim.release()
+    # SQLite gives the ids of deleted rows to the next ones; the late worker must not meet them.
+    studies.create(first.store, lease_worker.definition(3), "text")
+    before = contents()
+    with pytest.raises(LeaseLost):
+        claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1})
+    assert contents() == before
+    another = dataclasses.replace(first.who, pid=1, process="another")
+    again = queue.claim(first.store, first.study_id, another, seconds=60, max_attempts=5)
+    assert (again.number, again.token, again.checkpoint) == (0, 1, None)
+    before = contents()
+    for late in (lambda: claim.commit(report=(9, 0.9)), lambda: claim.end(TrialState.COMPLETE, value=0.9)):
+        with pytest.raises(LeaseLost):
+            late()
+    claim.release()
+    assert contents() == before
+    again.commit(checkpoint="c", report=(1, 0.5))
+
+
+def test_a_fence_goes_with_its_block(first):
+    claim = first.claim()
+    with lease.kept(claim):
+        assert first.store.fences
+    assert not first.store.fences
+
+
+# Renewal
+
+
+def test_a_lease_is_renewed_while_its_trial_is_kept(first, second, sql):
+    claim = first.claim(seconds=0.6)
+    with lease.kept(claim):
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            taken = second.claim()
+            assert taken is None or taken.number != 0
+            time.sleep(0.05)
+    assert first.held()[0].attempt == 1
+
+
+def test_a_lease_that_commits_renew_is_not_renewed_besides(first):
+    claim = first.claim(seconds=6.0)
+    renewed, commits, end = [], 0, time.monotonic() + 4.5
+    sa.event.listen(first.store.engine, "commit", renewed.append)
+    with lease.kept(claim):
+        while time.monotonic() < end:
+            claim.commit(attributes={"commits": commits})
+            commits += 1
+            time.sleep(0.05)
+    assert len(renewed) == commits
+
+
+def test_a_lease_that_ran_out_and_that_nobody_took_is_still_ours(url, first, sql):
+    claim = first.claim(seconds=0.3)
+    with lease.kept(claim):
+        run_out(sql)
+        wait_for(lambda: sql("SELECT expires FROM hpo_leases")[0][0] > 1)
+    run_out(sql)
+    claim.commit(checkpoint="c", report=(1, 0.5), attributes={})
+    run_out(sql)
+    claim.end(TrialState.COMPLETE, value=0.5)
+    assert trial(url).value == 0.5
+
+
+def test_renewal_outlives_errors(first, sql, caplog):
+    claim = first.claim(seconds=0.3)
+    with lease.kept(claim):
+        sql("ALTER TABLE hpo_leases RENAME TO elsewhere")
+        wait_for(lambda: "not renewed" in caplog.text)
+        sql("ALTER TABLE elsewhere RENAME TO hpo_leases")
+        run_out(sql)
+        wait_for(lambda: sql("SELECT expires FROM hpo_leases")[0][0] > 1)
+    assert caplog.text.count("not renewed") == 1
+
+
+# The clock
+
+
+def test_time_is_the_databases_whatever_the_worker_believes(first, second, monkeypatch, sql):
+    def believes(*args: object) -> float:
+        return 0.0
+
+    monkeypatch.setattr(time, "time", believes)
+    claim = first.claim(seconds=60.0)
+    now = "extract(epoch FROM clock_timestamp())"
+    if first.store.engine.dialect.name == "sqlite":
+        now = "(julianday('now') - 2440587.5) * 86400"
+    ((left,),) = sql(f"SELECT expires - {now} FROM hpo_leases")
+    assert 55 < left <= 60.001
+    assert second.claim().number != claim.number
+
+
+def test_a_sessions_time_zone_changes_nothing(url, first, monkeypatch):
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        abroad = Worker(url)
+        if url.startswith("postgresql"):
+            with abroad.store.engine.connect() as connection:
+                assert connection.exec_driver_sql("SHOW timezone").scalar_one() == "Asia/Tokyo"
+        mine = first.claim(seconds=60.0)
+        assert numbers(abroad, 3) == [1, 2, None]
+        assert [0 < each.expires_in_seconds <= 60 for each in first.held()] == [True] * 3
+        assert first.claim() is None
+        mine.commit(checkpoint="c", report=None, attributes={})
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+# The dead
+
+
+@pytest.fixture
+def sleeper():
+    """A process of this machine that does nothing."""
+    with subprocess.Popen(["sleep", "600"]) as child:
+        yield child
+        child.kill()
+
+
+def owned_by(worker: Worker, pid: int) -> None:
+    worker.who = dataclasses.replace(worker.who, pid=pid, process=process.name_of(pid))
+
+
+def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_once(first, second, sleeper):
+    owned_by(first, sleeper.pid)
+    late = first.claim(seconds=3600)
+    assert second.claim().number == 1
+    sleeper.kill()
+    wait_for(lambda: process.is_gone(first.who.process))  # a zombie: nobody has waited for it yet
+    taken = second.claim()
+    assert (taken.number, taken.token) == (0, 2)
+    with pytest.raises(LeaseLost):
+        late.commit(checkpoint="c", report=None, attributes={})
+
+
+@pytest.mark.parametrize("change", ["namespace", "none"])
+def test_a_process_that_cannot_be_seen_from_here_has_its_lease_to_the_end(first, second, sql, change):
+    name = f"another-boot/pid:[1]/{2**22 + 1}/1" if change == "namespace" else ""
+    first.who = dataclasses.replace(first.who, process=name)
+    first.claim(seconds=3600)
+    assert numbers(second, 3) == [1, 2, None]
+    run_out(sql)
+    assert second.claim().number == 0
+
+
+def test_a_process_is_not_taken_for_another_that_had_its_id(first, second, sleeper):
+    owned_by(first, sleeper.pid)
+    there, _, started = first.who.process.rpartition("/")
+    first.who = dataclasses.replace(first.who, process=f"{there}/{int(started) - 1}")
+    first.claim(seconds=3600)
+    assert second.claim().number == 0
+
+
+def test_a_stopped_process_is_alive(sleeper):
+    name = process.name_of(sleeper.pid)
+    assert name.startswith(process.space())
+    sleeper.send_signal(signal.SIGSTOP)
+    wait_for(lambda: " T " in Path(f"/proc/{sleeper.pid}/stat").read_text())
+    assert not process.is_gone(name)
+    sleeper.send_signal(signal.SIGCONT)
+
+
+# The cap
+
+
+def test_a_trial_whose_attempts_die_before_a_checkpoint_fails_with_the_reason(url, first, sql):
+    for attempt in range(1, 4):
+        claim = first.claim(max_attempts=3)
+        assert (claim.number, claim.token) == (0, attempt)
+        run_out(sql)
+    assert first.claim(max_attempts=3).number == 1
+    failed = trial(url)
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["failure"] == {
+        "class": "lost",
+        "message": "3 attempts in a row died without a new checkpoint",
+    }
+    assert failed.user_attrs["attempts"] == 3
+    with pytest.raises(LeaseLost):
+        claim.commit(checkpoint="late", report=None, attributes={})
+
+
+def test_a_checkpoint_starts_the_count_of_attempts_anew(first, sql):
+    for _ in range(5):
+        claim = first.claim(max_attempts=2)
+        assert claim.number == 0
+        claim.commit(checkpoint=f"c{claim.token}", report=None, attributes={})
+        run_out(sql)
+
+
+def test_a_released_attempt_has_not_died(first):
+    for _ in range(5):
+        claim = first.claim(max_attempts=2)
+        assert claim.number == 0
+        claim.release()
+
+
+# Postgres: locks, and acknowledgements lost on the wire
+
+
+# SQLite has one lock, which everybody waits for, and no wire.
+on_postgres = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+
+
+@on_postgres
+def test_a_worker_keeps_one_connection_and_renews_besides_one_that_is_in_use(first, sql):
+    claim = first.claim(seconds=0.9)
+    with lease.kept(claim):
+        with first.store.transaction() as session:
+            session.execute(sa.text("SELECT 1"))  # and now it takes its time
+            before = claim.renewed.at
+            wait_for(lambda: claim.renewed.at > before)
+        claim.commit(attributes={"a": 1})
+    text = "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
+    wait_for(lambda: sql(f"{text} AND backend_type = 'client backend'") == [(1,)])
+
+
+@on_postgres
+def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, monkeypatch, sql):
+    monkeypatch.setattr(database, "SETTINGS", ("idle_in_transaction_session_timeout = '3s'",))
+    sleepy = Worker(url)
+    late = sleepy.claim()
+    session = sleepy.store.scoped_session()
+    late.fence(session)  # and here it is stopped
+    sql("SELECT 1")
+    begun = time.monotonic()
+    assert first.claim().number == 1
+    assert time.monotonic() - begun < 0.5
+    # The server ends its session, which gives up the locks and takes the renewal back.
+    wait_for(
+        lambda: sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in trans%'") == [(0,)]
+    )
+    run_out(sql)
+    taken = first.claim()
+    assert taken.number == 0
+    with pytest.raises(optuna.exceptions.StorageInternalError), sleepy.store.transaction() as session:
+        rows.write_report(session, late.trial_id, 9, 0.9)
+    with pytest.raises(LeaseLost):
+        late.commit(checkpoint="late", report=(9, 0.9), attributes={})
+    taken.end(TrialState.COMPLETE, value=0.5)
+    assert trial(url).intermediate_values == {}
+
+
+@on_postgres
+def test_a_worker_that_sleeps_within_a_claim_holds_up_nobody(first, second):
+    study_id = second.study_id
+    with second.store.transaction() as session:
+        found = lease_table.claimable(session, study_id, ())
+        assert found.number == 0  # and here it is stopped
+        begun = time.monotonic()
+        assert first.claim().number == 1
+        assert time.monotonic() - begun < 0.5
+
+
+@on_postgres
+def test_a_lease_renewed_while_it_is_being_claimed_is_passed_by(first, second, sql):
+    """The claim finds an expired lease; the renewal commits before the claim has locked it."""
+    claim = first.claim()
+    run_out(sql)
+    study_id = second.study_id
+    with second.store.transaction() as session:
+        found = lease_table.claimable(session, study_id, ())
+        assert found.number == 0
+        sql("UPDATE hpo_leases SET expires = expires + extract(epoch FROM clock_timestamp()) + 60")
+        assert not lease_table.is_free(found, lease_table.locked(session, found.trial_id))
+    claim.commit(checkpoint="c", report=None, attributes={})
+
+
+@on_postgres
+def test_claims_and_commits_on_one_expired_lease_never_lock_each_other_out(url, first, second, sql):
+    """A lease that runs out again and again, whose owner commits while another claims."""
+    stop, errors, taken = threading.Event(), [], []
+
+    def expire():
+        while not stop.wait(0.001):
+            run_out(sql)
+
+    def work(worker):
+        try:
+            while not stop.is_set():
+                claim = worker.claim(max_attempts=10**6)
+                if claim is None:
+                    continue
+                taken.append(claim.token)
+                with contextlib.suppress(LeaseLost):
+                    for epoch in range(1, 6):
+                        claim.commit(checkpoint="c", report=(epoch, 0.5), attributes={"a": epoch})
+                    claim.release()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in (first, second)]
+    threads.append(threading.Thread(target=expire))
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(taken) > 20
+    sql("SELECT pg_stat_clear_snapshot()")
+    assert sql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
+
+
+class Wire:
+    """A wire to a Postgres server that can swallow the acknowledgement of a COMMIT, and then breaks."""
+
+    def __init__(self, url: str) -> None:
+        there = sa.make_url(url)
+        self.server = (there.host, there.port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = there.set(port=self.listener.getsockname()[1]).render_as_string(hide_password=False)
+        self.swallow: int | None = None  # so many acknowledgements are let pass before
+        self.swallowed = 0
+        self.then = lambda: None  # what happens after one is swallowed, before the wire breaks
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(self.server)
+                cut = threading.Event()
+                for source, sink, way in ((client, server, self._up), (server, client, self._down)):
+                    threading.Thread(target=way, args=(source, sink, cut), daemon=True).start()
+
+    def _up(self, client: socket.socket, server: socket.socket, cut: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                if b"COMMIT\0" in data and self.swallow is not None:
+                    if self.swallow == 0:
+                        cut.set()
+                    self.swallow = self.swallow - 1 if self.swallow else None
+                server.sendall(data)
+        _hang_up(client, server)
+
+    def _down(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                if cut.is_set():  # the server has committed; nobody will know
+                    self.swallowed += 1
+                    self.then()
+                    break
+                client.sendall(data)
+        _hang_up(client, server)
+
+
+def _hang_up(*sockets: socket.socket) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)  # which wakes the thread that still listens to it
+        each.close()
+
+
+@pytest.fixture
+def wire(url, first):
+    wire = Wire(url)
+    yield wire
+    wire.listener.close()
+
+
+@on_postgres
+def test_a_commit_whose_acknowledgement_got_lost_is_made_once(url, wire, sql):
+    worker = Worker(wire.url)
+    claim = worker.claim()
+    wire.swallow = 0
+    claim.commit(checkpoint="one", report=(1, 0.25), attributes={"epochs": 1})
+    assert wire.swallowed == 1
+    assert trial(url).intermediate_values == {1: 0.25}
+    assert [(row[1], row[4]) for row in sql(LEASE)] == [(1, "one")]
+
+
+@on_postgres
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.WAITING])
+def test_an_end_whose_acknowledgement_got_lost_is_made_once(url, wire, sql, state):
+    worker = Worker(wire.url)
+    claim = worker.claim()
+    sql("UPDATE hpo_leases SET attempts = 3")
+    wire.swallow = 0
+    if state == TrialState.WAITING:
+        claim.release()
+    else:
+        claim.end(state, value=0.5)
+    assert wire.swallowed == 1
+    assert trial(url).state == state
+    attempts = 2 if state == TrialState.WAITING else 3  # a release gives its attempt back, once
+    assert [(row[0], row[2]) for row in sql(LEASE)] == [(None, attempts)]
+
+
+@on_postgres
+def test_a_parameter_whose_acknowledgement_got_lost_is_stored_once(url, wire):
+    worker = Worker(wire.url)
+    claim = worker.claim()
+    with lease.kept(claim):
+        asked = optuna.Trial(worker.study(), claim.trial_id)
+        wire.swallow = 0
+        rate = asked.suggest_float("lr", 1e-4, 1.0, log=True)
+    assert wire.swallowed == 1
+    assert trial(url).params == {"lr": rate}
+
+
+@on_postgres
+def test_a_claim_whose_acknowledgement_got_lost_is_made_once(url, wire, first, sql):
+    worker = Worker(wire.url)
+    study_id = worker.study_id
+    wire.swallow = 1  # the first transaction looks for the dead
+    claim = queue.claim(worker.store, study_id, worker.who, seconds=60, max_attempts=5)
+    assert wire.swallowed == 1
+    assert (claim.number, claim.token) == (0, 1)
+    assert [each.trial for each in first.held()] == [0]
+    claim.commit(checkpoint="c", report=(1, 0.5))
+    claim.end(TrialState.COMPLETE, value=0.5)
+    assert worker.claim().number == 1
+
+
+@on_postgres
+@pytest.mark.parametrize("who", ["another", "another tool"])
+def test_a_claim_whose_acknowledgement_got_lost_may_be_lost_too(url, wire, first, sql, who):
+    """While the worker was cut off, its trial became another's, or was ended."""
+    worker = Worker(wire.url)
+    study_id = worker.study_id
+    wire.swallow = 1
+
+    taken = []
+
+    def meanwhile():
+        if who == "another":
+            run_out(sql)
+            taken.append(first.claim())
+        else:
+            plain(url).tell(0, state=TrialState.FAIL)
+
+    wire.then = meanwhile
+    claim = queue.claim(worker.store, study_id, worker.who, seconds=60, max_attempts=5)
+    assert claim.number == 1
+    assert wire.swallowed == 1
+    assert [(each.number, each.token) for each in taken] == ([(0, 2)] if who == "another" else [])

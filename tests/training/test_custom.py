@@ -1,0 +1,337 @@
+"""A person's own objective: any function that yields (accuracy, state) after each epoch."""
+
+import math
+import os
+import signal
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from hpo.errors import DefinitionError
+from hpo.search import samplers
+from hpo.store import lease, queue, studies
+from hpo.store.history import History
+from hpo.training import custom
+from hpo.training.config import Free
+from hpo.workers import pruning
+from tests.acceptance.test_run import artifact, descendants, epochs_reported, load
+from tests.conftest import wait_for
+
+OWN = """
+import os, time
+import numpy as np
+import torch
+
+
+def climb(config, state):
+    state = state or {"epoch": 0, "weight": torch.zeros(2), "seen": []}
+    while state["epoch"] < config.epochs:
+        time.sleep(config.seconds)
+        state["epoch"] += 1
+        state["weight"] += config.speed
+        state["seen"].append(os.getpid())
+        yield 1 - 1 / (1 + state["epoch"] * config["speed"]), state
+
+
+def short(config, state):
+    yield 0.5, None
+
+
+def nothing(config, state):
+    return iter(())
+
+
+def picky(config, state):
+    if config.kind == "a":
+        raise ValueError("not this one")
+    yield 0.5, None
+
+
+def broken(config, state):
+    raise RuntimeError("no such luck")
+    yield
+
+
+def lost(config, state):
+    yield 0.5, None
+    open("no.png")
+
+
+def silent(config, state):
+    raise TimeoutError("no answer")
+
+
+def bare(config, state):
+    yield 0.5
+
+
+def scored(config, state):
+    best = np.float64(state["best"] if state else 0.0)
+    while best < 0.5:
+        best += 0.125
+        yield best, {"best": best}
+
+
+def arrayed(config, state):
+    with open("arrayed", "a") as file:
+        print(config.speed, file=file)
+    for epoch in range(1, config.epochs + 1):
+        time.sleep(config.seconds)
+        yield epoch / 10, {"epoch": epoch, "weight": np.zeros(2)}
+
+
+def worded(config, state):
+    yield "0.5", None
+"""
+
+STUDY = """
+[train]
+objective = "own:climb"
+epochs = 4
+seconds = 0.0
+
+[space]
+speed = { low = 0.1, high = 10.0, log = true }
+kind = ["a", "b"]
+depth = { low = 1, high = 4, when = { kind = "b" } }
+
+[search]
+trials = 5
+pruner = "none"
+
+[[points]]
+speed = 1.0
+kind = "a"
+"""
+
+
+def test_any_function_is_searched_under_its_own_names(place):
+    done = place.hpo("run", place.study(STUDY))
+    study = load(place)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
+    assert study.trials[0].params == {"speed": 1.0, "kind": "a"}
+    for trial in study.trials:
+        assert ("depth" in trial.params) == (trial.params["kind"] == "b")
+        speed = trial.params["speed"]
+        expected = {epoch: 1 - 1 / (1 + epoch * speed) for epoch in (1, 2, 3, 4)}
+        assert trial.intermediate_values == pytest.approx(expected)
+        assert trial.value == pytest.approx(expected[4])
+        best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+        assert best["weight"].tolist() == pytest.approx([4 * speed] * 2)
+    assert "as the study's own objective measures it" in done.out
+    assert "trial 0 starts: speed 1, kind a, 4 epochs" in done.err
+
+
+def test_a_killed_trial_goes_on_from_its_last_state(place):
+    file = place.study(STUDY.replace("trials = 5", "trials = 0"))
+    slow = ("--set", "train.seconds=0.3", "--set", "train.epochs=8", "--devices", "cpu:1")
+    process = place.start("run", file, *slow)
+    wait_for(lambda: epochs_reported(place) >= 3)
+    for pid in [*descendants(process.pid), process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    place.hpo("run", file, *slow)
+    (trial,) = load(place).trials
+    assert (trial.state.name, trial.user_attrs["attempts"]) == ("COMPLETE", 2)
+    assert sorted(trial.intermediate_values) == list(range(1, 9))
+    state = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+    assert len(set(state["seen"])) == 2
+    assert len(state["seen"]) == 8
+    assert state["seen"] == sorted(state["seen"], key=state["seen"].index)
+
+
+def test_pruning_stops_hopeless_trials_and_leaves_points_alone(place):
+    text = """
+    [train]
+    objective = "own:climb"
+    epochs = 4
+    seconds = 0.0
+    [space]
+    speed = [10.0, 0.01]
+    [search]
+    trials = 8
+    sampler = "random"
+    pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }
+    [[points]]
+    speed = 10.0
+    [[points]]
+    speed = 0.01
+    """
+    place.here("create", place.study(text))
+    place.here("worker", "small")
+    trials = load(place).trials
+    assert [trial.state.name for trial in trials[:2]] == ["COMPLETE"] * 2
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert pruned
+    for trial in pruned:
+        last = max(trial.intermediate_values)
+        assert last < 4
+        assert trial.value == trial.intermediate_values[last]
+        assert trial.user_attrs["pruned"].startswith("by asha: ")
+
+
+def test_a_function_may_end_before_its_epochs_are_used_up(place):
+    place.here("create", place.study(STUDY), "--set", "train.objective=own:short")
+    place.here("worker", "small")
+    assert {trial.value for trial in load(place).trials} == {0.5}
+    assert {trial.user_attrs["epochs"] for trial in load(place).trials} == {1}
+
+
+def test_numpys_numbers_are_as_good_as_pythons(place):
+    place.here("create", place.study(STUDY), "--set", "train.objective=own:scored")
+    place.here("worker", "small")
+    assert {trial.value for trial in load(place).trials} == {0.5}
+    for trial in load(place).trials:
+        best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
+        assert best == {"best": 0.5}
+
+
+@pytest.mark.parametrize("epochs", [1, 100])
+def test_a_state_that_could_not_be_loaded_fails_its_trial_at_its_first_save_and_once(place, epochs):
+    text = STUDY.replace("trials = 5", "trials = 0").replace("seconds = 0.0", "seconds = 0.1")
+    objective = ("--set", "train.objective=own:arrayed", "--set", f"train.epochs={epochs}")
+    place.here("create", place.study(text), *objective)
+    place.here("worker", "small")
+    (trial,) = load(place).trials
+    assert (trial.state.name, trial.user_attrs["failure"]["class"]) == ("FAIL", "TypeError")
+    message = trial.user_attrs["failure"]["message"]
+    assert message.startswith("own:arrayed yielded a state that could not be loaded again: it holds numpy.")
+    assert "\n" not in message
+    assert len(trial.intermediate_values) < 20
+    assert (place.path / "arrayed").read_text().count("\n") == 1
+    assert not list(place.path.glob("storage/artifacts/*/0000/*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "own:nothing yielded nothing"),
+        ("broken", "no such luck"),
+        ("lost", "own:lost raised FileNotFoundError: [Errno 2] No such file or directory: 'no.png'"),
+        ("silent", "own:silent raised TimeoutError: no answer"),
+        ("bare", "own:bare yielded 0.5; want (accuracy, state)"),
+        ("worded", "own:worded yielded ('0.5', None); want (accuracy, state)"),
+    ],
+)
+def test_a_function_that_fails_fails_its_trial(place, name, message):
+    text = STUDY.replace("trials = 5", "trials = 0")
+    place.here("create", place.study(text), "--set", f"train.objective=own:{name}")
+    place.here("worker", "small")
+    (trial,) = load(place).trials
+    assert trial.state.name == "FAIL"
+    assert trial.user_attrs["failure"]["message"] == message
+    folder = artifact(place, load(place).user_attrs["folder"]) / "0000"
+    assert message in (folder / "traceback.txt").read_text()
+    assert message in place.here("trials", "small").out
+
+
+def test_a_trial_that_fails_keeps_no_other_from_running(place):
+    text = STUDY.replace("trials = 5", "trials = 0") + '[[points]]\nspeed = 0.5\nkind = "b"\ndepth = 2\n'
+    file = place.study(text.replace("own:climb", "own:picky"))
+    place.here("create", file)
+    place.here("worker", "small")
+    assert [trial.state.name for trial in load(place).trials] == ["FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("own:clmb", "module 'own' has no function 'clmb'"),
+        ("won:climb", "no module 'won'"),
+        ("climb", "train.objective"),
+    ],
+)
+def test_a_function_that_is_not_there_is_said_in_one_line(place, objective, message):
+    done = place.here("create", place.study(STUDY), "--set", f"train.objective={objective}", code=1)
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert not (place.path / "storage").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("speed = 1.0\n", ""), "speed is left out, is searched and has no default; name it"),
+        (("speed = 1.0\n", "speed = 99.0\n"), "outside of what space.speed searches"),
+        (("seconds = 0.0", "seconds = [1, 2]"), "want a number, a text, true or false, found [1, 2]"),
+        (('kind = "b" }', 'knid = "b" }'), "knid is neither fixed nor searched; did you mean 'kind'?"),
+        (("epochs = 4", "epochs = 0"), "train.epochs: want a whole number, at least 1"),
+        (("low = 0.1, high = 10.0", 'low = "a", high = "b"'), "space.speed"),
+    ],
+)
+def test_a_file_of_an_own_objective_is_checked_too(place, change, message):
+    done = place.here("create", place.study(STUDY.replace(*change)), code=1)
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_settings_are_there_as_attributes_and_as_items():
+    config = Free.model_validate({"objective": "a:b", "lr": 0.1})
+    assert config.lr == config["lr"] == 0.1
+    assert (config.epochs, config["seed"]) == (20, 0)
+    with pytest.raises(KeyError):
+        config["momentum"]
+
+
+def test_an_accuracy_that_is_no_number_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "nan_objective.py").write_text("def run(config, state):\n    yield float('nan'), None\n")
+    monkeypatch.chdir(tmp_path)
+    run = custom.Run(Free(objective="nan_objective:run"))
+    with pytest.raises(ValueError, match="an accuracy of nan"):
+        list(run.epochs())
+    assert not any(math.isnan(epoch.accuracy) for epoch in run.history)
+
+
+def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "lacking.py").write_text("import surely_not_installed\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
+        custom.find("lacking:run")
+    with pytest.raises(DefinitionError):
+        custom.find("not_there_at_all:run")
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_four_workers_run_fourteen_points_once_each(place, url):
+    points = "".join(f'[[points]]\nspeed = {n}.0\nkind = "a"\n' for n in range(1, 15))
+    text = '[train]\nobjective = "own:climb"\nepochs = 3\nseconds = 0.05\n[search]\nsampler = "grid"\n'
+    place.here("create", place.study(text + points), HPO_STORE=url)
+    done = place.hpo("launch", "small", "--devices", "cpu:4", HPO_STORE=url)
+    assert "4 workers on cpu" in done.err
+    trials = optuna.load_study(study_name="small", storage=url).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 14
+    assert [trial.params["speed"] for trial in trials] == [float(n) for n in range(1, 15)]
+    assert {trial.user_attrs["attempts"] for trial in trials} == {1}
+    assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
+
+
+def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place, url):
+    text = STUDY.replace('pruner = "none"', 'pruner = { name = "hyperband", min_epochs = 4 }')
+    place.here("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
+    opened = studies.open_(url, create=False)
+    study_id = studies.study_id(opened, "small")
+    who = lease.owner("cpu")
+    definition = studies.definition_of(opened, "small")
+    history = History(opened, study_id, "small")
+    study = optuna.Study("small", history, pruner=samplers.pruner(definition))
+    verdicts = []
+    for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
+        claim = queue.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
+        for report in ((4, accuracy), None):  # the second time as the next attempt asks
+            history.begin(claim.trial_id)
+            judge = pruning.Judge(study, history, definition)
+            if report:
+                judge.report(*report)
+            claim.commit(report=report, judge=judge.ask)
+            try:
+                judge.obey()
+                verdicts.append(False)
+            except pruning.Pruned as pruned:
+                verdicts.append(True)
+                attributes = pruned.attributes
+    claim.end(TrialState.PRUNED, system=attributes)
+    assert verdicts == [False, False, False, False, True, True, True, True]
+    last = optuna.load_study(study_name="small", storage=url).trials[claim.number]
+    assert last.system_attrs["completed_rung_0"] == 0.1

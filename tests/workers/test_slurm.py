@@ -1,0 +1,225 @@
+"""The script for Slurm, read and run by bash alone; tests/engines has a real Slurm run it."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpo.cli import engines
+from hpo.cli import progress as watch
+from hpo.errors import EngineError
+from hpo.store import studies
+from hpo.study import file
+from hpo.workers import slurm, supervisor
+from tests.acceptance.test_run import descendants
+from tests.conftest import closed_engines, wait_for
+from tests.support import postgres
+
+OWN = """
+import time
+import torch
+
+
+def climb(config, state):
+    state = state or {"epoch": 0, "weight": torch.zeros(10)}
+    while state["epoch"] < config.epochs:
+        time.sleep(0.1)
+        state["epoch"] += 1
+        with open("progress", "a") as file:
+            print(state["epoch"], file=file)
+        yield 1 - 1 / (1 + state["epoch"]), state
+"""
+STUDY = """
+[train]
+objective = "own:climb"
+epochs = {epochs}
+[search]
+sampler = "grid"
+[[points]]
+speed = 1
+"""
+SLURM = ("--engine", "slurm")
+
+
+def script(
+    place, store: str = "sqlite:///hpo.db", workers: int = 2, gpus: bool | None = None, **options: str
+) -> str:
+    settings = {
+        "HPO_STORE": store,
+        "HPO_ARTIFACTS": "my artifacts",
+        "HPO_DATA": "data",
+        "HPO_LEASE_SECONDS": "60",
+    }
+    named = {name.replace("_", "-"): value for name, value in options.items()}
+    crew = supervisor.Crew(study="small", workers=workers, gpus=gpus, settings=settings, options=named)
+    return slurm.script(crew, place.path, Path("logs"))
+
+
+def directives(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_the_script_asks_for_a_gpu_for_each_worker_to_be_queued_again_and_to_be_told_in_time(place):
+    assert directives(script(place, workers=3)) == [
+        "job-name=hpo-small",
+        "array=0-2",
+        "gres=gpu:1",
+        "requeue",
+        "signal=B:TERM@90",
+        "open-mode=append",
+        "output=logs/slurm-%A_%a.log",
+        f"chdir={place.path}",
+        "export=ALL",
+    ]
+
+
+def test_any_option_of_sbatch_is_added_or_stands_in_place_of_ours(place):
+    found = directives(
+        script(place, partition="gpu", comment="a b", exclusive="", gpus_per_node="a100:1", array="0-9%2")
+    )
+    assert {"partition=gpu", "comment='a b'", "exclusive", "gpus-per-node=a100:1", "array=0-9%2"} < set(
+        found
+    )
+    assert not any(line.startswith("gres") for line in found)
+    assert sum(line.startswith("array") for line in found) == 1
+
+
+def test_no_password_stands_in_the_script(place):
+    text = script(place, store="postgresql://worker:sEcret%2F@host:5433/db?sslmode=require")
+    assert "export HPO_STORE='postgresql://worker@host:5433/db?sslmode=require'" in text
+    assert "sEcret" not in text
+
+
+def test_print_shows_the_script_and_submits_nothing(place):
+    with postgres.running(password="sEcret") as server, closed_engines():
+        store = server.url.replace("postgres@", "postgres:sEcret@")
+        place.here("create", place.study(STUDY.format(epochs=2)), HPO_STORE=store)
+        args = ("launch", "small", *SLURM, "--workers", "3", "--option", "time=4:00:00")
+        shown = place.hpo(*args, "--print", HPO_STORE=store, PATH="/nonexistent")
+        assert shown.out.startswith("#!/bin/bash\n#SBATCH --job-name=hpo-small\n#SBATCH --array=0-2\n")
+        assert "#SBATCH --time=4:00:00\n" in shown.out
+        assert "sEcret" not in shown.out + shown.err
+        assert subprocess.run(["bash", "-n"], input=shown.out, text=True, check=False).returncode == 0
+        refused = place.hpo(*args, HPO_STORE=store, PATH="/nonexistent", code=supervisor.FATAL)
+        assert refused.err.startswith("hpo: --engine slurm: no command 'sbatch' here; ")
+        assert not list(place.path.rglob("logs"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({}, "--engine slurm: an SQLite store is for one machine; "),
+        ({"devices": "cuda:1"}, "--devices cuda:1: slurm chooses devices itself; "),
+        ({"workers_per_device": 2}, "--workers-per-device is for local workers; "),
+        ({"options": ["--time=1"]}, "--option '--time=1': want KEY=VALUE"),
+        ({"options": ["comment=a\nb"]}, "--option 'comment=a\\nb': want KEY=VALUE"),
+        ({"engine": "local", "workers": 2}, "--workers is for workers by slurm or ray; "),
+        ({"engine": "local", "options": ["time=1"]}, "--option is for workers by slurm or ray; "),
+        ({"engine": "local", "show": True}, "--print is for workers by slurm; "),
+    ],
+)
+def test_what_does_not_fit_the_engine_is_refused_in_one_line(place, monkeypatch, changed, line):
+    monkeypatch.chdir(place.path)
+    with closed_engines():
+        opened = studies.open_("sqlite:///hpo.db", create=True)
+        studies.create(opened, file.load(place.path / place.study(STUDY.format(epochs=2))), "")
+        plain = {"engine": "slurm", "devices": "auto", "workers_per_device": 1, "workers": None}
+        asked = engines.Request(**{**plain, "options": [], "show": False, **changed})
+        settings = {"HPO_STORE": "sqlite:///hpo.db", "HPO_ARTIFACTS": "artifacts"}
+        with pytest.raises(EngineError) as refused:
+            engines.launch(opened, "small", asked, settings, watch.Stop())
+    assert str(refused.value).startswith(line)
+
+
+# The script as bash runs it, with a real worker
+
+
+@pytest.fixture
+def task(place):
+    """Give a function that runs the script as a task of Slurm's, but without Slurm."""
+    started = []
+
+    def start() -> subprocess.Popen[str]:
+        with (place.path / "log").open("a") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", script(place, gpus=False)],
+                cwd=place.path,
+                env={**place.environment, "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "0"},
+                stderr=log,
+                text=True,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            for pid in [*descendants(process.pid), process.pid]:
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+
+def progress(place) -> list[int]:
+    path = place.path / "progress"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def create(place, epochs: int) -> None:
+    place.here("create", place.study(STUDY.format(epochs=epochs)), HPO_STORE="sqlite:///hpo.db")
+
+
+def test_a_worker_that_is_killed_is_started_again_and_the_script_ends_with_the_study(place, task):
+    create(place, 30)
+    process = task()
+    wait_for(lambda: len(progress(place)) >= 5)
+    (worker,) = descendants(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    assert process.wait(60) == 0
+    log = (place.path / "log").read_text()
+    assert "hpo: the worker died with exit code 137; starting it again in 1 s" in log
+    assert "attempt 2, goes on after epoch" in log
+    assert set(progress(place)) == set(range(1, 31))
+
+
+def test_what_no_restart_can_mend_ends_the_script_with_78(place, task):
+    create(place, 2)
+    (place.path / "own.py").unlink()
+    assert task().wait(60) == supervisor.FATAL
+    assert (place.path / "log").read_text().startswith("hpo: ")
+
+
+def test_the_word_to_stop_reaches_the_worker_which_saves(place, task):
+    create(place, 300)
+    process = task()
+    wait_for(lambda: len(progress(place)) >= 3)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert "trial 0 released (told to stop)" in (place.path / "log").read_text()
+
+
+def test_a_worker_that_is_told_twice_at_once_saves_all_the_same(place):
+    create(place, 300)
+    worker = place.start("worker", "small", HPO_STORE="sqlite:///hpo.db")
+    wait_for(lambda: len(progress(place)) >= 3)
+    for _ in range(2):
+        worker.terminate()
+        wait_for(lambda: _pending(worker.pid) == 0, 5)
+    _, err = worker.communicate(timeout=30)
+    assert worker.returncode == 143
+    assert "trial 0 released" in err
+
+
+def _pending(pid: int) -> int:
+    """Give the signals that a process has yet to take."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+
+
+def test_the_script_names_the_python_that_runs_hpo(place):
+    line = next(line for line in script(place).splitlines() if line.startswith("worker=("))
+    words = shlex.split(line.removeprefix("worker=(").removesuffix(")"))
+    assert words == [sys.executable, "-m", "hpo", "worker", "small", "--device", "cuda:0"]

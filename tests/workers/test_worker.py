@@ -1,0 +1,75 @@
+"""A worker goes from one trial to the next."""
+
+import pytest
+import torch
+
+from hpo.store import queue
+from tests.acceptance.test_run import load
+
+OWN = """
+import os
+import signal
+import torch
+
+
+def climb(config, state):
+    state = state or {"epoch": 0}
+    while state["epoch"] < config.epochs:
+        state["epoch"] += 1
+        if torch.get_num_threads() == 2 and state["epoch"] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield torch.get_num_threads() / 100, state
+"""
+
+STUDY = """
+[train]
+objective = "own:climb"
+epochs = 2
+
+[search]
+sampler = "grid"
+
+[[points]]
+speed = 1.0
+
+[[points]]
+speed = 2.0
+"""
+
+
+@pytest.fixture
+def threads():
+    """Give the function that sets the number of threads, which is set back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_resumed_trial_keeps_its_threads_and_the_next_has_the_workers_own(place, threads):
+    place.here("create", place.study(STUDY))
+    threads(2)
+    place.here("worker", "small", code=143)
+    threads(1)
+    place.here("worker", "small")
+    resumed, new = load(place).trials
+    assert (resumed.user_attrs["attempts"], new.user_attrs["attempts"]) == (2, 1)
+    assert [each.user_attrs["hardware"]["threads"] for each in (resumed, new)] == [2, 1]
+    assert (resumed.value, new.value) == (0.02, 0.01)
+
+
+def test_a_trial_that_an_extension_makes_just_before_its_claim_is_run_as_that_wants(place, monkeypatch):
+    claim = queue.claim
+    small = place.study(STUDY)
+    place.here("create", small)
+    more = place.study(STUDY + "\n[[points]]\nspeed = 3.0\nwidth = 4\n", "more")
+
+    def claim_late(*args, **options):
+        if [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 2:
+            place.hpo("create", more, "--name", "small")
+        return claim(*args, **options)
+
+    monkeypatch.setattr(queue, "claim", claim_late)
+    place.here("worker", "small")
+    trials = load(place).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert trials[2].params == {"speed": 3.0, "width": 4}

@@ -16,7 +16,7 @@ import contextlib
 import math
 import resource
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from hpo.cli import console
-from hpo.original import facts
+from hpo.analysis.formatting import format_params, format_seconds
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner
 from hpo.training import custom, datasets, loop, models
@@ -45,6 +44,14 @@ class Measured:
     step_seconds: float
     image_seconds: float  # to evaluate one image
     peak_gib: float  # memory: of the GPU, or of this process
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownCost:
+    """What an earlier study spent on a setting."""
+
+    epoch_seconds: float
+    epochs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +130,12 @@ def forecast(
     device: torch.device,
     root: Path,
     tell: Callable[[str], None] = lambda _: None,
+    known_cost: Callable[[Mapping[str, Any]], KnownCost | None] = lambda _: None,
 ) -> Forecast:
     """Measure on ``device``, with a slot's threads, and reckon what the study costs on all slots.
 
-    ``tell`` gets what is being measured, each time it changes.
+    ``tell`` gets what is being measured, each time it changes. ``known_cost`` says what the original report
+    spent on a listed point's setting, or on the setting of a part of a search.
     Raises DataError if a folder of images, or the data set of a kind that is not counted beforehand, is
     not there; HpoError for what no trial could do either.
     """
@@ -140,7 +149,10 @@ def forecast(
         numerics.refuse("fp32" if settings.precision == "auto" else settings.precision, device)
         numerics.refuse_compile(settings, device)
         shape = datasets.shape(settings, root)
-        counts, parts = (shape.train, shape.selection), tuple(_parts(definition, shape, device, tell))
+        counts, parts = (
+            (shape.train, shape.selection),
+            tuple(_parts(definition, shape, device, tell, known_cost)),
+        )
     search = definition.search
     shares = [share(search.pruner, part.epochs, search.replicates) for part in parts]
     return Forecast(
@@ -156,7 +168,11 @@ def forecast(
 
 
 def _parts(
-    definition: Definition, shape: datasets.Shape, device: torch.device, tell: Callable[[str], None]
+    definition: Definition,
+    shape: datasets.Shape,
+    device: torch.device,
+    tell: Callable[[str], None],
+    known_cost: Callable[[Mapping[str, Any]], KnownCost | None],
 ) -> Iterator[Part]:
     known: dict[tuple[Any, ...], Measured | None] = {}
     names = ("model", "optimizer", "image_size", "batch_size", "tune")
@@ -165,7 +181,7 @@ def _parts(
     def found(config: Config) -> Measured | None:
         kind = tuple(getattr(config, name) for name in names)
         if kind not in known:
-            tell(f"measuring {console.params(dict(zip(names, kind, strict=True)))}")
+            tell(f"measuring {format_params(dict(zip(names, kind, strict=True)))}")
             known[kind] = measure(config, shape, device)
         return known[kind]
 
@@ -175,8 +191,7 @@ def _parts(
         if seen is not None:
             steps = len(loop.batches(shape.train, config.batch_size))
             epoch = steps * seen.step_seconds + shape.selection * seen.image_seconds
-        there = facts.with_setting(setting)
-        epoch_there = None if there is None else facts.epoch_seconds(there)
+        earlier = known_cost(setting)
         return Part(
             point=point,
             setting=setting,
@@ -184,8 +199,8 @@ def _parts(
             epochs=config.epochs,
             epoch_seconds=epoch,
             peak_gib=None if seen is None else seen.peak_gib,
-            original_epoch_seconds=epoch_there,
-            original_seconds=None if there is None else facts.epoch_seconds(there) * there.epochs,
+            original_epoch_seconds=None if earlier is None else earlier.epoch_seconds,
+            original_seconds=None if earlier is None else earlier.epoch_seconds * earlier.epochs,
         )
 
     for number, point in enumerate(definition.listed, 1):
@@ -349,7 +364,7 @@ def table(found: Forecast) -> Table:
             str(part.epochs),
             _number(part.epoch_seconds) if part.epoch_seconds else "-",
             f"{part.peak_gib:.1f}" if part.peak_gib else "does not fit",
-            console.seconds(part.seconds) if fits else "-",
+            format_seconds(part.seconds) if fits else "-",
         ]
         result.add_row(*cells, *([f"{part.original_epoch_seconds or 0:g}"] if theirs else []))
     return result

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from hpo.analysis import intervals, records
+from hpo.analysis.formatting import end_reason, format_params
 from hpo.analysis.intervals import Interval
-from hpo.cli import console
 from hpo.errors import StoreError
 from hpo.search import replicates
 from hpo.store import status, studies
@@ -214,7 +214,7 @@ def _is_complete(trial: FrozenTrial) -> bool:
 
 def _said(plan: Plan, setting: Setting, seed: int, trial: FrozenTrial) -> str:
     """Say what became of a run that is not complete."""
-    state, why = status.STATES[trial.state], console.reason(trial)
+    state, why = status.STATES[trial.state], end_reason(trial)
     again = f"; 'hpo retry {plan.name} --failed' tries again" if trial.state == TrialState.FAIL else ""
     told = f" ({why})" if why else ""
     return f"trial {setting.trial}'s setting lacks seed {seed}: its run is {state}{told}{again}"
@@ -287,7 +287,7 @@ def table(found: Finish) -> Table:
             str(len(runs.accuracies)),
             f"{runs.setting.accuracy:.4f}",
             str(runs.setting.options["epochs"]),
-            console.params(runs.setting.params),
+            format_params(runs.setting.params),
         )
     return result
 

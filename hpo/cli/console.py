@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.bar import Bar
@@ -12,8 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hpo.analysis.formatting import describe_split, end_reason, format_params, format_seconds
 from hpo.analysis.importance import Importance
-from hpo.search import asha
 from hpo.search.replicates import REPEATS, Repeated
 from hpo.store.status import STATES, Best, Status
 from hpo.store.studies import RUN
@@ -38,7 +38,8 @@ def line(event: Event) -> str:
     if isinstance(event, Started):
         going = f", goes on after epoch {event.done}" if event.done else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        return f"trial {event.trial} starts: {params(event.params)}, {event.epochs} epochs{again}{going}"
+        params = format_params(event.params)
+        return f"trial {event.trial} starts: {params}, {event.epochs} epochs{again}{going}"
     if isinstance(event, Reported):
         e = event.epoch
         parts = [f"{event.measure} {e.accuracy:.4f}"] if e.accuracy is not None else []
@@ -53,35 +54,17 @@ def line(event: Event) -> str:
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
 
 
-def params(values: Mapping[str, Any]) -> str:
-    """Give parameters as short text."""
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
-    )
-
-
-def seconds(amount: float) -> str:
-    """Give a duration as people say it."""
-    if amount < 90:
-        return f"{amount:.0f} s"
-    if amount < 5400:
-        return f"{amount / 60:.0f} min"
-    return f"{amount / 3600:.1f} h"
-
-
 def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
     """Give the best trial as the text that ends a run; ``where`` says where its things are."""
     rows = [
         f"best trial {found.trial} of study {found.study}",
-        f"  accuracy   {found.accuracy:.4f} {split_note(selection)}",
+        f"  accuracy   {found.accuracy:.4f} {describe_split(selection)}",
         *([f"  seeds      {_seeds(found.replicates)}"] if found.replicates else []),
-        f"  settings   {params(found.params)}",
+        f"  settings   {format_params(found.params)}",
     ]
     if found.best_epoch is not None and found.wall_time_seconds is not None:
-        rows.append(
-            f"  epoch      {found.best_epoch} of {found.epochs}, {seconds(found.wall_time_seconds)} in all"
-        )
+        took = format_seconds(found.wall_time_seconds)
+        rows.append(f"  epoch      {found.best_epoch} of {found.epochs}, {took} in all")
     if found.hardware:
         rows.append(f"  hardware   {found.hardware['device']}, torch {found.hardware['torch']}")
     rows += [f"  {name:<10} {place}" for name, place in where.items()]
@@ -95,17 +78,6 @@ def _seeds(found: Repeated) -> str:
         return f"one alone{diverged or ', so far or for good'}"
     least, most = min(found.accuracies), max(found.accuracies)
     return f"mean {found.mean:.4f} of {len(found.trials)}, from {least:.4f} to {most:.4f}{diverged}"
-
-
-def split_note(selection: str | None) -> str:
-    """Say which split an accuracy was measured on, with the warning that the test split deserves."""
-    if selection is None:
-        return "as the study's own objective measures it"
-    if selection == "test":
-        return "on the test split, which it was also chosen on: optimistic"
-    if selection == "final":
-        return "on the test split, once, after the last epoch; the mean over seeds is what to expect"
-    return "on the validation split"
 
 
 def _split(selection: str | None) -> str:
@@ -132,7 +104,7 @@ def live(
         split = _split(status.selection)
         parts.append(f"best {status.best.accuracy:.4f}{split} (trial {status.best.trial})")
     if status.seconds_left:
-        parts.append(f"about {seconds(status.seconds_left)} left")
+        parts.append(f"about {format_seconds(status.seconds_left)} left")
     if stopping:
         parts.append("stopping: workers save and leave; Ctrl-C again kills them")
     running = [t for t in trials if t.state == TrialState.RUNNING]
@@ -159,16 +131,8 @@ def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
         Text(state, style=COLORS[state]),
         bar,
         "" if math.isnan(accuracy) else f"{accuracy:.4f}",
-        params(trial.params),
+        format_params(trial.params),
     )
-
-
-def reason(trial: FrozenTrial) -> str:
-    """Say why a trial was pruned, or failed, or where it waits for its promotion."""
-    if (rung := asha.paused_at(trial)) is not None:
-        return f"waits at the rung of epoch {rung}"
-    failure = trial.user_attrs.get("failure") or {}
-    return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]
 
 
 def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
@@ -187,8 +151,8 @@ def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
             str(trial.user_attrs.get("epochs", "")),
             "" if wall is None else f"{wall:.1f}",
             *(str(trial.user_attrs.get(name, "")) for name in sites),
-            params((trial.params or trial.system_attrs.get("fixed_params", {})) | _seed(trial)),
-            reason(trial),
+            format_params((trial.params or trial.system_attrs.get("fixed_params", {})) | _seed(trial)),
+            end_reason(trial),
         )
     return table
 
@@ -216,13 +180,13 @@ def status(found: Status) -> RenderableType:
     """Give a study's status as text."""
     lines = [headline(found)]
     if found.best is not None:
-        note = split_note(found.selection)
+        note = describe_split(found.selection)
         lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
-        lines.append(f"      {params(found.best.params)}")
+        lines.append(f"      {format_params(found.best.params)}")
     if found.budgets:
         lines.append(f"budgets: {'; '.join(map(str, found.budgets))}")
     if found.seconds_left:
-        lines.append(f"time left: about {seconds(found.seconds_left)}")
+        lines.append(f"time left: about {format_seconds(found.seconds_left)}")
     return Group(*lines, *crew(found))
 
 

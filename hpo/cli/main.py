@@ -209,7 +209,7 @@ def enqueue(
     store_url: StoreUrl = STORE,
 ) -> None:
     """Queue one setting by hand, to run before what is searched."""
-    from hpo.cli import console
+    from hpo.analysis.formatting import format_params
     from hpo.store import studies
     from hpo.study import file
 
@@ -217,7 +217,7 @@ def enqueue(
     definition = studies.definition_of(opened, name)
     point = file.by_hand(definition, settings)
     number = studies.enqueue(opened, name, point)
-    print(f"trial {number} of study {name} waits: {console.params(definition.complete(point))}")
+    print(f"trial {number} of study {name} waits: {format_params(definition.complete(point))}")
 
 
 @app.command()

@@ -347,6 +347,7 @@ def plan_(
 
     from hpo.analysis import cost
     from hpo.cli import console
+    from hpo.original import prices
     from hpo.study import file
     from hpo.training.devices import slots
     from hpo.workers import worker
@@ -356,7 +357,7 @@ def plan_(
     device = worker.device(crew[0].name)
     # Shown on a terminal alone, and seldom: what it draws is taken from what is measured.
     with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
-        found = cost.forecast(definition, crew, device, data.expanduser(), shown.update)
+        found = cost.forecast(definition, crew, device, data.expanduser(), shown.update, prices.known_cost)
     if as_json:
         _print_json(found.document())
         return

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.cli import console
+from hpo.analysis.formatting import describe_split, format_seconds
 from hpo.store import status
 from hpo.study.definition import Definition
 
 
 def study(definition: Definition, text: str) -> str:
     """Give a study's note: what its accuracy is, its budget, and the study file as people wrote it."""
-    measured = console.split_note(status.selection_of(definition))
+    measured = describe_split(status.selection_of(definition))
     return "\n".join(
         [
             f"Accuracy is measured {measured}."
@@ -39,7 +39,7 @@ def _headline(found: FrozenTrial, definition: Definition) -> str:
     done = f" after epoch {max(found.intermediate_values)}" if found.intermediate_values else ""
     if found.state == TrialState.COMPLETE and found.value is not None:
         best = f" after epoch {seen['best_epoch']} of {seen['epochs']}," if "epochs" in seen else ""
-        measured = console.split_note(status.selection_of(definition))
+        measured = describe_split(status.selection_of(definition))
         return f"**{state}**: accuracy {found.value:.4f}{best} {measured}"
     if found.state == TrialState.PRUNED and "pruned" in seen:
         return f"**{state}** {_inline(str(seen['pruned']))}"
@@ -60,7 +60,7 @@ def _facts(found: FrozenTrial) -> Iterator[str]:
     if "attempts" in seen:
         yield f"- attempts: {seen['attempts']}"
     if "wall_time_seconds" in seen:
-        yield f"- time: {console.seconds(seen['wall_time_seconds'])}, all attempts"
+        yield f"- time: {format_seconds(seen['wall_time_seconds'])}, all attempts"
     if hardware := seen.get("hardware"):
         where = f"{_inline(hardware['device'])} on {_inline(hardware['host'])}"
         yield f"- hardware: {where}, torch {hardware['torch']}"

@@ -13,9 +13,9 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict
 
+from hpo.analysis.formatting import describe_split
 from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
-from hpo.cli import console
 from hpo.errors import ArtifactError, StoreError
 from hpo.export import card, predict
 from hpo.export.card import Metrics
@@ -130,7 +130,7 @@ def _metrics(name: str, choice: Choice, data: Data) -> Metrics:
         accuracy=trial.intermediate_values[choice.epoch],
         split=split,
         images=data.images[split],
-        note=console.split_note(selection),
+        note=describe_split(selection),
         optimistic=selection == "test",
         epoch=choice.epoch,
         epochs=max(trial.intermediate_values),

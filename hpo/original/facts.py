@@ -101,26 +101,6 @@ POINTS = {
 }
 
 
-def with_setting(setting: Mapping[str, Any]) -> Point | None:
-    """Give the point with this setting, whatever its epochs; None if the report has no such point."""
-    keys = ("model", "optimizer", "lr", "momentum", "batch_size", "site")
-    wanted = tuple(setting.get(key) for key in keys)
-    for point in POINTS.values():
-        for lr in (point.lr, point.also_lr):
-            there = (point.model, point.optimizer, lr, point.momentum, point.batch_size, point.site)
-            if there == wanted:
-                return point
-    return None
-
-
-def epoch_seconds(point: Point) -> float:
-    """Give a point's seconds per epoch; where none are printed, point 8's.
-
-    By the report, learning rate and momentum change none.
-    """
-    return float(point.epoch_seconds or POINTS[8].epoch_seconds or 0.0)
-
-
 LEARNING_RATES = (7, 8, 9)  # the points of 4.2
 MOMENTA = (8, 10, 11)  # of 4.3
 BATCH_SIZES = (12, 8, 13, 14)  # of 4.4

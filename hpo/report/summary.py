@@ -8,9 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hpo.analysis import intervals, records, sections
+from hpo.analysis.formatting import describe_split, format_seconds
 from hpo.analysis.records import Outcome
 from hpo.analysis.sections import Listing, Plot, Section
-from hpo.cli import console
 from hpo.search import replicates
 from hpo.search.replicates import Repeated
 
@@ -57,13 +57,13 @@ def summary(found: Sequence[Outcome], selection: str | None, images: int | None,
         "trial": str(winner.number),
         "settings": sections.setting(winner.params),
         "epoch": f"{winner.best_epoch} of {winner.epochs}" if winner.curve else "",
-        "time": f"{console.seconds(winner.wall_seconds)} of training and evaluation",
+        "time": f"{format_seconds(winner.wall_seconds)} of training and evaluation",
         "hardware": winner.kind or "",
         "study": f"{state}: {said}",
     }
     return Summary(
         accuracy=f"{_accuracy(winner):.4f}",
-        split=console.split_note(selection),
+        split=describe_split(selection),
         facts=tuple((name, value) for name, value in facts.items() if value),
         sure=tuple(_sure(winner, found, images, selection)),
     )

@@ -8,6 +8,7 @@ import torch
 
 from hpo.analysis import cost
 from hpo.analysis.cost import Forecast, Part
+from hpo.original import prices
 from hpo.study import file as studyfile
 from hpo.study.definition import Pruner
 from hpo.training import datasets, loop
@@ -131,7 +132,7 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(cost, "measure", measured)
     grid = studyfile.load(studyfile.find("original-grid"), [], None)
-    found = cost.forecast(grid, [SLOT] * 2, CPU, tmp_path)
+    found = cost.forecast(grid, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert len(found.parts) == 14
     assert sorted(seen) == [
         ("alexnet", "adam", 16),
@@ -148,7 +149,7 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert found.pruned_device_hours == found.device_hours, "points run to their end"
 
     short = studyfile.load(studyfile.find("original-grid"), ["train.epochs=1"], None)
-    scaled = cost.forecast(short, [SLOT] * 2, CPU, tmp_path)
+    scaled = cost.forecast(short, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert scaled.original_hours == found.original_hours, "the report ran its own epochs"
 
     (tmp_path / "s.toml").write_text(

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.cli import console
+from hpo.analysis.formatting import end_reason
 from hpo.search import asha
 from hpo.search.asha import PAUSED, PROMOTED, Board, Ladder, Verdict
 from hpo.store import studies
@@ -274,8 +274,8 @@ def the_best_have_gone_on(trials: list[FrozenTrial], ladder: Ladder) -> None:
 
 
 def test_a_paused_trial_is_shown_with_its_rung():
-    assert console.reason(paused(1, 0.3, 0.2)) == "waits at the rung of epoch 2"
-    assert console.reason(trial(1, 0.3, 0.2, paused=None)) == ""
+    assert end_reason(paused(1, 0.3, 0.2)) == "waits at the rung of epoch 2"
+    assert end_reason(trial(1, 0.3, 0.2, paused=None)) == ""
 
 
 # With real processes

@@ -1,0 +1,56 @@
+"""Short texts for settings, durations, splits, and the reason why a trial ended early.
+
+The terminal, the report, the dashboard and a model's card all show these. They stand here so that no
+package has to import ``hpo.cli``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.search import asha
+
+
+def format_params(params: Mapping[str, Any]) -> str:
+    """Return parameters as short text, such as ``lr 0.001, batch_size 16``."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in params.items()
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours, whichever reads best."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def describe_split(selection: str | None) -> str:
+    """Say which split an accuracy was measured on, with the warning that the test split deserves.
+
+    Args:
+        selection: The study's ``selection``: ``validation``, ``test`` or ``final``. None if the study has
+            its own objective, which has no splits that hpo knows of.
+    """
+    if selection is None:
+        return "as the study's own objective measures it"
+    if selection == "test":
+        return "on the test split, which it was also chosen on: optimistic"
+    if selection == "final":
+        return "on the test split, once, after the last epoch; the mean over seeds is what to expect"
+    return "on the validation split"
+
+
+def end_reason(trial: FrozenTrial) -> str:
+    """Return why a trial was pruned or failed, or at which rung it waits for its promotion; "" if neither.
+
+    Of a failure's message, only the first line is returned.
+    """
+    if (rung := asha.paused_at(trial)) is not None:
+        return f"waits at the rung of epoch {rung}"
+    failure = trial.user_attrs.get("failure") or {}
+    return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]

@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import conftest
-from tests.acceptance.test_chaos import Storm, undisturbed
-from tests.acceptance.test_lease_processes import Study
 from tests.support import postgres
+from tests.support.databases import closed_engines, plain_sql
+from tests.support.lease_study import LeaseStudy
+from tests.support.storm import Storm, undisturbed
 
 STRIKES = 20
 AWAY_SECONDS = 30.0
@@ -41,7 +41,7 @@ def strike(storm: Storm, server: postgres.Server | None) -> str:
 def play(folder: Path, url: str, seed: int, server: postgres.Server | None, hashes: list[str]) -> str:
     """Play one round and check it; give what struck, in order."""
     struck: list[str] = []
-    with conftest.closed_engines(), Storm(folder, url, seed) as storm:
+    with closed_engines(), Storm(folder, url, seed) as storm:
         while storm.launcher.poll() is None and len(struck) < STRIKES:
             struck.append(strike(storm, server))
         assert storm.launcher.wait(300) == 0, storm.said()
@@ -57,8 +57,8 @@ def crowd(folder: Path) -> int:
         place = folder / str(trials)
         place.mkdir(parents=True)
         url = f"sqlite:///{place}/hpo.db"
-        with conftest.closed_engines():
-            study = Study(url, conftest.asking(url), 100, place)
+        with closed_engines():
+            study = LeaseStudy(url, plain_sql(url), 100, place)
             with study.workers(8, seconds=300.0, epochs=5) as workers:
                 pass
             study.check(100, 5)

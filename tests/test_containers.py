@@ -11,7 +11,7 @@ import yaml
 
 from hpo.cli.main import app
 from hpo.workers import supervisor
-from tests.conftest import ROOT
+from tests.support.workplace import ROOT
 
 MANIFEST = ROOT / "storage/worker-job.yaml"
 CONTAINERFILE = (ROOT / "Containerfile").read_text()

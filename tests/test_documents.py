@@ -7,7 +7,7 @@ import typer
 from hpo.cli.main import app
 from hpo.study.definition import Search
 from hpo.training import config
-from tests.conftest import ROOT
+from tests.support.workplace import ROOT
 
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import conftest
-from tests.acceptance.test_chaos import EPOCHS, POINTS, Storm
-from tests.conftest import wait_for
+from tests.support.processes import wait_for
+from tests.support.storm import EPOCHS, POINTS, Storm
+from tests.support.workplace import Done
 
 OWN = """
 import pathlib
@@ -66,7 +66,7 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
 def test_pause_resume_and_stop_under_four_workers_lose_and_double_nothing(url, tmp_path):
     with Storm(tmp_path, url, seed=0) as storm:
 
-        def hpo(*words: str, code: int = 0) -> conftest.Done:
+        def hpo(*words: str, code: int = 0) -> Done:
             return storm.place.hpo(*words, code=code, HPO_STORE=url)
 
         wait_for(lambda: len(storm.running()) == 4, 60)

@@ -1,14 +1,11 @@
 """Network, disk, clock and foreign tools against real workers; the first two want root, as CI has."""
 
 import contextlib
-import ipaddress
 import os
-import shutil
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -17,10 +14,11 @@ import sqlalchemy as sa
 
 from hpo.artifacts import checkpoint
 from hpo.workers import worker
-from tests import conftest
-from tests.acceptance.test_run import descendants
-from tests.conftest import wait_for
 from tests.support import postgres
+from tests.support.databases import closed_engines, plain_sql
+from tests.support.network import Link, linked, want_root
+from tests.support.processes import descendants, wait_for
+from tests.support.workplace import HPO
 
 OWN = """
 import time
@@ -71,69 +69,7 @@ def check(url: str, planned: list[int], attempts: list[int]) -> None:
     assert [trial.user_attrs["attempts"] for trial in trials] == attempts
 
 
-def want_root(*tools: str) -> None:
-    """Skip a test that wants root and tools where they are not; never in CI."""
-    command = ["unshare", "--net", "--mount", "true"]  # which root in a plain container may not
-    if (
-        os.geteuid() != 0
-        or any(shutil.which(tool) is None for tool in (*tools, command[0]))
-        or subprocess.run(command, capture_output=True, check=False).returncode != 0
-    ):
-        why = f"wants a root that may mount and make networks, and {', '.join(tools)}"
-        assert os.environ.get("CI") != "true", why
-        pytest.skip(why)
-
-
 # The network
-
-
-@dataclass(frozen=True, kw_only=True)
-class End:
-    """An end of the cable: the words by which ``ip`` reaches it, its interface and its address."""
-
-    ip: tuple[str, ...]
-    interface: str
-    address: str
-
-    def hardware(self) -> str:
-        words = ip(*self.ip, "-o", "link", "show", self.interface).split()
-        return words[words.index("link/ether") + 1]
-
-    def send_to(self, other: "End", hardware: str) -> None:
-        """Send what is for the other end to this network card, there or not."""
-        words = ("neigh", "replace", other.address, "lladdr", hardware, "dev", self.interface)
-        ip(*self.ip, *words, "nud", "permanent")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    """A cable between this machine and a network namespace, which can be cut without a sign of it."""
-
-    namespace: str
-    here: End
-    there: End
-    aside: End  # another address of this machine, to be cut off alone
-
-    def cut(self) -> None:
-        """Send everything to a card that is not there: no error, no reset, packets just vanish."""
-        self.here.send_to(self.there, "02:00:00:00:00:99")
-        self.there.send_to(self.here, "02:00:00:00:00:99")
-
-    def cut_aside(self) -> None:
-        self.there.send_to(self.aside, "02:00:00:00:00:99")
-
-    def heal_aside(self) -> None:
-        self.there.send_to(self.aside, self.here.hardware())
-
-    def heal(self) -> None:
-        self.here.send_to(self.there, self.there.hardware())
-        self.there.send_to(self.here, self.here.hardware())
-
-
-def ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture
@@ -142,42 +78,18 @@ def link() -> Iterator[Link]:
         yield made
 
 
-@contextlib.contextmanager
-def linked(number: int = 0) -> Iterator[Link]:
-    """Lay a process's first or second cable (0 or 1)."""
-    want_root("ip", "tc")
-    mark = (2 * os.getpid() + number) % 2**14
-    first = ipaddress.ip_address("198.18.0.0") + 8 * mark  # of a range that is for tests of networks
-    space = f"hpo{mark}"
-    here = End(ip=(), interface=f"hpoa{mark}", address=str(first + 1))
-    there = End(ip=("-n", space), interface=f"hpob{mark}", address=str(first + 2))
-    aside = End(ip=(), interface=here.interface, address=str(first + 3))
-    ip("netns", "add", space)
-    try:
-        kind = ("type", "veth", "peer", "name", there.interface, "netns", space)
-        ip("link", "add", here.interface, *kind)
-        for end in (here, there, aside):
-            ip(*end.ip, "addr", "add", f"{end.address}/29", "dev", end.interface)
-            ip(*end.ip, "link", "set", end.interface, "up")
-        yield Link(namespace=space, here=here, there=there, aside=aside)
-    finally:
-        # The namespace would take the cable with it, but some time later.
-        subprocess.run(["ip", "link", "delete", here.interface], check=False, capture_output=True)
-        ip("netns", "delete", space)
-
-
 def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, link):
     """One worker reports all the time, the other claims and ends one small trial after the other."""
     planned = [60] + [1] * 16
     settings = {"listen_addresses": link.here.address, "trusted": f"{link.there.address}/29"}
     with contextlib.ExitStack() as cleanup:
         server = cleanup.enter_context(postgres.running(**settings))
-        cleanup.enter_context(conftest.closed_engines())
+        cleanup.enter_context(closed_engines())
         url = sa.make_url(server.url).set(host=link.here.address).render_as_string(hide_password=False)
         file = place.study(study(*planned))
         with (place.path / "err").open("w") as err:
             launcher = subprocess.Popen(
-                ["ip", "netns", "exec", link.namespace, *conftest.HPO, "run", file, "--devices", "cpu:2"],
+                ["ip", "netns", "exec", link.namespace, *HPO, "run", file, "--devices", "cpu:2"],
                 cwd=place.path,
                 env={**place.environment, "HPO_STORE": url},
                 stdin=subprocess.DEVNULL,
@@ -190,7 +102,7 @@ def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, li
         cut = time.monotonic()
         wait_for(lambda: said(place, "trying again") == 2)  # both workers
         noticed = time.monotonic() - cut
-        sql = conftest.asking(url)
+        sql = plain_sql(url)
         before, reported = epochs(place, 1.0), reports(sql, 0)
         wait_for(lambda: epochs(place, 1.0) >= before + 10)
         assert reports(sql, 0) == reported
@@ -293,7 +205,7 @@ def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
 
 
 def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
-    with postgres.running(timezone="Asia/Tokyo") as server, conftest.closed_engines():
+    with postgres.running(timezone="Asia/Tokyo") as server, closed_engines():
         settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "5"}
         place.here("create", place.study(study(20, 20)), **settings)
         zones = ("America/New_York", "Australia/Sydney")
@@ -309,7 +221,7 @@ def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
 
 def test_a_trial_that_another_tool_runs_is_shown_and_left_alone(place):
     url = f"sqlite:///{place.path}/hpo.db"
-    with conftest.closed_engines():
+    with closed_engines():
         place.here("create", place.study(study(2, 2)), HPO_STORE=url)
         foreign = optuna.load_study(study_name="small", storage=url).ask()
         ran = place.hpo("launch", "small", "--devices", "cpu:1", HPO_STORE=url)

@@ -10,8 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.search.asha import PAUSED, PROMOTED
-from tests.acceptance.test_run import descendants
-from tests.conftest import wait_for
+from tests.support.processes import descendants, wait_for
 
 OWN = """
 import os

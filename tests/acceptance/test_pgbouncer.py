@@ -12,10 +12,10 @@ import pytest
 
 from hpo.errors import StoreError
 from hpo.store import lease, queue, studies
-from tests import conftest
-from tests.acceptance.test_lease_processes import Study
-from tests.conftest import wait_for
 from tests.support import lease_worker, pgbouncer, postgres
+from tests.support.databases import closed_engines, plain_sql
+from tests.support.lease_study import LeaseStudy
+from tests.support.processes import wait_for
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def behind(cluster):
         why = "no command 'pgbouncer' (Debian: the package of that name)"
         assert os.environ.get("CI") != "true", why
         pytest.skip(why)
-    with conftest.closed_engines(), postgres.database(cluster) as url:
+    with closed_engines(), postgres.database(cluster) as url:
         yield url
 
 
@@ -33,7 +33,7 @@ class Crowd:
     """Watches how many connections to a database others have, until it is asked."""
 
     def __init__(self, url: str) -> None:
-        self.sql, self.seen, self.done = conftest.asking(url), [], threading.Event()
+        self.sql, self.seen, self.done = plain_sql(url), [], threading.Event()
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
 
@@ -51,7 +51,7 @@ class Crowd:
 
 def test_twelve_workers_share_three_connections_and_lose_nothing_to_a_kill(behind, tmp_path):
     with pgbouncer.running(behind, 3) as through:
-        study = Study(through, conftest.asking(behind), 40, tmp_path)
+        study = LeaseStudy(through, plain_sql(behind), 40, tmp_path)
         crowd = Crowd(behind)
         with study.workers(12, epochs=6, epoch_seconds=0.05, lease_seconds=1.0) as workers:
             for done in (20, 60, 100):
@@ -90,7 +90,7 @@ def test_a_transactions_settings_come_with_it_and_go_with_it(behind):
             studies.delete(reader, lease_worker.NAME)
         with studies.open_(behind, create=False).engine.connect() as connection:
             assert not connection.info["pooled"]
-        sql = conftest.asking(through)  # plain SQL, through the same session of the server
+        sql = plain_sql(through)  # plain SQL, through the same session of the server
         assert [sql(f"SHOW {name}") for name in asked] == [[("0",)], [("0",)], [("off",)]]
 
 

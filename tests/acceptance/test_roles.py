@@ -14,9 +14,10 @@ import pytest
 import sqlalchemy as sa
 import trustme
 
-from tests import conftest
-from tests.conftest import ROOT, wait_for
 from tests.support import postgres
+from tests.support.databases import closed_engines, plain_sql
+from tests.support.processes import wait_for
+from tests.support.workplace import ROOT, Done
 
 OWN = """
 import time
@@ -95,7 +96,7 @@ def tool(name: str, url: sa.URL, *words: str) -> None:
 def store_of(place, roles) -> Iterator[dict[str, str]]:
     place.here("create", "small.toml", HPO_STORE=roles["hpo_owner"])
     run_file(sa.make_url(roles["hpo_owner"]), "grants.sql")
-    with conftest.closed_engines():
+    with closed_engines():
         yield roles
 
 
@@ -138,7 +139,7 @@ def test_each_role_does_its_work_and_nothing_more_and_the_password_is_nowhere(pl
             "INSERT INTO trials (number, state) VALUES (99, 'WAITING')",
         ):
             with pytest.raises(sa.exc.DBAPIError, match=REFUSED):
-                conftest.asking(url)(statement)
+                plain_sql(url)(statement)
     broken = sa.make_url(owner).set(password="no").render_as_string(hide_password=False)
     failed = place.hpo("status", "small", code=1, HPO_STORE=owner.replace("/hpo", "/no"))
     failed_too = place.hpo("status", "small", code=1, HPO_STORE=broken)
@@ -166,7 +167,7 @@ def command_lines(word: str) -> list[str]:
 
 def rows(url: str) -> list[tuple]:
     """Give all rows of the tables that studies fill."""
-    sql = conftest.asking(url)
+    sql = plain_sql(url)
     tables = [name for (name,) in sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
     return [row for name in tables for row in sql(f"SELECT * FROM {name}") if "version" not in name]
 
@@ -176,10 +177,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_a_paused_study_goes_on_from_its_backup(place, cluster):
-    with postgres.database(cluster) as url, postgres.database(cluster) as other, conftest.closed_engines():
+    with postgres.database(cluster) as url, postgres.database(cluster) as other, closed_engines():
         place.here("create", "small.toml", "--set", "train.epochs=20", HPO_STORE=url)
         launcher = place.start("launch", "small", "--devices", "cpu:2", HPO_STORE=url)
-        sql = conftest.asking(url)
+        sql = plain_sql(url)
         wait_for(lambda: sql("SELECT count(*) FROM trial_intermediate_values")[0][0] > 3, 60)
         place.here("pause", "small", HPO_STORE=url)
         wait_for(lambda: sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)])
@@ -207,7 +208,7 @@ def test_tls_is_what_the_urls_sslmode_says(place):
     with postgres.running(password="odd", certificate=certificate) as server:
         settings = {"PGPASSWORD": "odd"}
 
-        def status(query: str, code: int) -> conftest.Done:
+        def status(query: str, code: int) -> Done:
             return place.here("status", "small", code=code, HPO_STORE=f"{server.url}?{query}", **settings)
 
         url = f"{server.url}?sslmode=verify-full&sslrootcert=ca.pem"

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import os
 import signal
-import sqlite3
 import time
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpo.artifacts import checkpoint
-from tests.conftest import wait_for, workplace_in
+from tests.support.processes import descendants, wait_for
+from tests.support.workplace import artifact, epochs_reported, load, workplace_in
 
 SMALL = """
 [train]
@@ -73,30 +73,6 @@ def climb(config, state):
 """
 
 BRIEF = LONG.replace("epochs = 4", "epochs = 1").replace("limit = 240", "limit = 48")
-
-
-def load(workplace, name="small") -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{workplace.path}/storage/hpo.db")
-
-
-def artifact(workplace, name: str) -> Path:
-    return workplace.path / "storage/artifacts" / name
-
-
-def epochs_reported(workplace) -> int:
-    path = workplace.path / "storage/hpo.db"
-    if not path.exists():
-        return 0
-    try:
-        with sqlite3.connect(path, timeout=10) as database:
-            return database.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0  # the tables are being made
-
-
-def descendants(pid: int) -> list[int]:
-    children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [*children, *(d for child in children for d in descendants(child))]
 
 
 def digest(workplace, trial: optuna.trial.FrozenTrial) -> str:

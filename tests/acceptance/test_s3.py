@@ -21,10 +21,11 @@ import torch
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactAway, ArtifactError
 from hpo.workers import supervisor
-from tests import conftest
-from tests.acceptance.test_faults import Link, linked
-from tests.conftest import wait_for
 from tests.support import postgres
+from tests.support.databases import closed_engines, plain_sql
+from tests.support.network import Link, linked
+from tests.support.processes import wait_for
+from tests.support.workplace import HPO, Workplace
 
 BUCKET, ROOT = "studies", "s3://studies/vision"
 LEASE_SECONDS = 5
@@ -130,7 +131,7 @@ class Machine:
         own.mkdir()
         with (place.path / name).open("w") as err:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.link.namespace, *conftest.HPO, "worker", "small"],
+                ["ip", "netns", "exec", self.link.namespace, *HPO, "worker", "small"],
                 cwd=place.path,
                 env={**place.environment, **self.settings, "TMPDIR": str(own)},
                 stdin=subprocess.DEVNULL,
@@ -158,7 +159,7 @@ def site(s3) -> Iterator[Site]:
         links = [stack.enter_context(linked(number)) for number in (0, 1)]
         addresses = ",".join(link.here.address for link in links)
         server = stack.enter_context(postgres.running(listen_addresses=addresses, trusted="198.18.0.0/15"))
-        stack.enter_context(conftest.closed_engines())
+        stack.enter_context(closed_engines())
         urls = [sa.make_url(server.url).set(host=link.here.address) for link in links]
         machines = [
             Machine(
@@ -174,7 +175,7 @@ def site(s3) -> Iterator[Site]:
             for link, url in zip(links, urls, strict=True)
         ]
         url = machines[0].settings["HPO_STORE"]
-        yield Site(url=url, machines=tuple(machines), sql=conftest.asking(url))
+        yield Site(url=url, machines=tuple(machines), sql=plain_sql(url))
 
 
 @contextlib.contextmanager
@@ -288,7 +289,7 @@ def here(s3, monkeypatch, tmp_path) -> None:
 
 def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(s3, here, place):
     settings = {"HPO_ARTIFACTS": "s3://nosuch/x", "COLUMNS": "300"}
-    at = conftest.Workplace(path=place.path, environment={**place.environment, **settings})
+    at = Workplace(path=place.path, environment={**place.environment, **settings})
     run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
     deleted = at.here("delete", "small", "--yes", code=1)
     worker = at.hpo("worker", "small", code=supervisor.FATAL)  # the study is still there

@@ -14,7 +14,7 @@ from hpo.study.definition import Pruner
 from hpo.training import datasets, loop
 from hpo.training.config import Config
 from hpo.training.devices import Slot
-from tests.training.test_datasets import write_idx
+from tests.support.idx_files import write_idx
 
 CPU = torch.device("cpu")
 SLOT = Slot(name="cpu", threads=1)

@@ -12,8 +12,9 @@ from hpo.analysis import finish
 from hpo.store import studies
 from hpo.training import datasets, loop
 from hpo.training.config import Final
-from tests.acceptance.test_run import artifact, descendants, load, wait_for
-from tests.conftest import closed_engines
+from tests.support.databases import closed_engines
+from tests.support.processes import descendants, wait_for
+from tests.support.workplace import artifact, load
 
 OWN = """
 import random, time

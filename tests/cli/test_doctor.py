@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 from hpo.cli import doctor
 from hpo.errors import StoreError
 from hpo.store import database, lease, queue, studies
-from tests import conftest
-from tests.acceptance.test_faults import want_root
 from tests.support import lease_worker
+from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
+from tests.support.network import want_root
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_an_sqlite_that_cannot_be_trusted_with_a_files_journal_is_named(tmp_path
         monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
         return [(each.verdict, each.advice) for each in found(url, tmp_path, "sqlite")]
 
-    with conftest.closed_engines():
+    with closed_engines():
         studies.open_(url, create=True).engine.dispose()
         assert verdicts("DELETE", (3, 40, 1)) == [("works", "")]
         assert verdicts("WAL", (3, 51, 3)) == [("works", "")]
@@ -138,10 +138,10 @@ def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
 
 def test_a_store_that_can_only_be_read_is_doubtful(disk, tmp_path):
     url = f"sqlite:///{disk}/hpo.db"
-    with conftest.closed_engines():
+    with closed_engines():
         studies.create(studies.open_(url, create=True), lease_worker.definition(1), "text")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    with conftest.closed_engines():
+    with closed_engines():
         (line,) = [each for each in found(url, tmp_path, "store") if "studies" in each.message]
     assert (line.verdict, line.message) == ("doubtful", f"{url}, 1 studies, can only be read")
     assert line.advice == f"let workers write {disk}/hpo.db and its folder"

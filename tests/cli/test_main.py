@@ -13,7 +13,7 @@ import pytest
 
 import hpo
 from hpo.store import studies
-from tests.conftest import ROOT, Workplace, workplace_in
+from tests.support.workplace import ROOT, Workplace, workplace_in
 
 STUDY = """
 [train]

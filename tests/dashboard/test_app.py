@@ -17,7 +17,7 @@ from hpo.dashboard import gate, notes
 from hpo.store import control, lease, queue, studies
 from hpo.study import file as studyfile
 from hpo.workers import worker
-from tests.conftest import wait_for
+from tests.support.processes import wait_for
 from tests.support.wsgi import HOST, TOKEN, ask, routes
 
 OWN = """

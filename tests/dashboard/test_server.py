@@ -24,7 +24,8 @@ from hpo.errors import HpoError, StoreError
 from hpo.store import studies
 from hpo.study import file as studyfile
 from hpo.workers import worker
-from tests.conftest import ROOT, Workplace, closed_engines
+from tests.support.databases import closed_engines
+from tests.support.workplace import ROOT, Workplace
 
 OWN = """
 def climb(config, state):

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tests import conftest
+from tests.support.workplace import ROOT
 
 # Each epoch writes down who ran it, when and where.
 OWN = """
@@ -42,7 +42,7 @@ EPOCHS = 4
 
 def study(points: int = 14, epochs: int = EPOCHS, seconds: float = 0.4) -> str:
     """Give the original's first points with this many epochs of so many seconds."""
-    original = tomllib.loads((conftest.ROOT / "studies/original-grid.toml").read_text())
+    original = tomllib.loads((ROOT / "studies/original-grid.toml").read_text())
     text = f'[train]\nobjective = "own:climb"\nepochs = {epochs}\nseconds = {seconds}\n'
     text += '[search]\nsampler = "grid"\n'
     for number, point in enumerate(original["points"][:points], 1):

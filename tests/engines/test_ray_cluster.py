@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.workers import supervisor
-from tests import conftest
-from tests.acceptance.test_run import descendants, wait_for
-from tests.conftest import Workplace
 from tests.engines import ray_cluster, replay
 from tests.support import postgres
+from tests.support.databases import closed_engines
+from tests.support.processes import descendants, wait_for
+from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
 OWN = replay.OWN
@@ -28,7 +28,7 @@ RAY = ("--engine", "ray", "--devices", "cpu")
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with postgres.running(password=PASSWORD) as running, conftest.closed_engines():
+    with postgres.running(password=PASSWORD) as running, closed_engines():
         yield sa.make_url(running.url).set(password=PASSWORD).render_as_string(hide_password=False)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests import conftest
-from tests.acceptance.test_run import wait_for
-from tests.conftest import Workplace
 from tests.engines import replay, slurm_cluster
 from tests.support import postgres
+from tests.support.databases import closed_engines
+from tests.support.processes import wait_for
+from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
 OWN = replay.OWN
@@ -43,7 +43,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def url(server) -> Iterator[str]:
-    with conftest.closed_engines(), postgres.database(server) as created:
+    with closed_engines(), postgres.database(server) as created:
         yield created
 
 

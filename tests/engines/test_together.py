@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import conftest
-from tests.acceptance.test_run import wait_for
-from tests.conftest import Workplace
 from tests.engines import ray_cluster, replay, slurm_cluster
 from tests.support import postgres
+from tests.support.databases import closed_engines
+from tests.support.processes import wait_for
+from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
 OWN = replay.OWN
@@ -30,7 +30,7 @@ def clusters():
 
 def test_a_study_begins_here_goes_on_with_slurm_and_ends_with_ray(place, clusters):
     slurm, ray = clusters
-    with postgres.running() as server, conftest.closed_engines():
+    with postgres.running() as server, closed_engines():
         settings = {"HPO_STORE": server.url, "SLURM_CONF": slurm.environment["SLURM_CONF"]}
         at = Workplace(path=place.path, environment={**place.environment, **settings})
         at.hpo("create", at.study(replay.study()))

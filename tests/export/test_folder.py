@@ -29,7 +29,7 @@ from hpo.export import folder as export
 from hpo.store import studies
 from hpo.training import catalog, datasets, models, transforms
 from hpo.training.config import Config
-from tests.conftest import HPO, ROOT, Workplace, workplace_in
+from tests.support.workplace import HPO, ROOT, Workplace, workplace_in
 
 DIGITS = """
 [train]

@@ -15,7 +15,7 @@ from hpo.analysis.records import Outcome
 from hpo.original import claims, facts, match, tables
 from hpo.report import summary
 from hpo.study import file
-from tests.conftest import ROOT
+from tests.support.workplace import ROOT
 
 IMAGES = 10_000
 GPU, OTHER = "NVIDIA H100, TF32", "NVIDIA A100, TF32"

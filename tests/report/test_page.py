@@ -28,7 +28,8 @@ from hpo.store import status, studies
 from hpo.store.studies import Store
 from hpo.study import file as studyfile
 from hpo.study.definition import Definition
-from tests.conftest import ROOT, Workplace, closed_engines
+from tests.support.databases import closed_engines
+from tests.support.workplace import ROOT, Workplace
 
 CPU = {"device": "Xeon", "host": "a", "torch": "2.14", "threads": 2, "precision": "fp32"}
 GPU = {"device": "NVIDIA H100", "host": "b", "torch": "2.14", "threads": 8, "precision": "tf32"}

@@ -17,8 +17,7 @@ from hpo.store import studies
 from hpo.study import space
 from hpo.study.definition import Definition, Point, Pruner, Search
 from hpo.training import config
-from tests.acceptance.test_run import descendants
-from tests.conftest import wait_for
+from tests.support.processes import descendants, wait_for
 
 LADDER = Ladder(rungs=(2, 6), factor=3, most=12, points=False)
 WAITING, RUNNING, COMPLETE = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE

@@ -22,9 +22,9 @@ from hpo.study import file as studyfile
 from hpo.study.definition import Definition, Pruner, Sampler
 from hpo.workers import retention
 from hpo.workers import trial as objective
-from tests.conftest import wait_for
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
+from tests.support.processes import wait_for
 
 OWN = """
 import random

@@ -21,9 +21,9 @@ from optuna.trial import TrialState
 
 from hpo.store import database, lease, lease_table, process, queue, rows, studies
 from hpo.store.lease import LeaseLost
-from tests.conftest import wait_for
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
+from tests.support.processes import wait_for
 
 LEASE = "SELECT owner, token, attempts, expires, checkpoint, epoch FROM hpo_leases"
 

@@ -28,8 +28,8 @@ from hpo.search import samplers
 from hpo.store import database, lease, lease_table, queue, status, storage, studies
 from hpo.study import space
 from hpo.study.definition import Definition
-from tests import conftest
 from tests.support import lease_worker, postgres
+from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
 
 
@@ -100,7 +100,7 @@ def test_a_url_is_shown_without_its_password():
 
 def test_a_password_may_have_any_character_and_is_never_shown(caplog):
     password = "a{b}%c%%d'\"e\\f@g:h/i?j#k l&m=n"
-    with postgres.running(password=password) as server, conftest.closed_engines():
+    with postgres.running(password=password) as server, closed_engines():
         url = sa.make_url(server.url).set(password=password)
         opened = studies.open_(url.render_as_string(hide_password=False), create=True)
         studies.create(opened, definition(), "text")
@@ -118,7 +118,7 @@ def test_a_password_may_have_any_character_and_is_never_shown(caplog):
 def test_an_sqlite_file_may_have_any_name(tmp_path, name):
     path = tmp_path / name / "hpo.db"
     url = sa.URL.create("sqlite", database=str(path)).render_as_string()
-    with conftest.closed_engines():
+    with closed_engines():
         opened = studies.open_(url, create=True)
         studies.create(opened, definition(), "text")
         assert path.stat().st_size > 0
@@ -268,7 +268,7 @@ def test_tables_of_another_version_of_optuna_are_refused(url, opened, sql):
 )
 def test_a_write_ahead_log_is_for_an_sqlite_that_writes_it_soundly(tmp_path, monkeypatch, version, sound):
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
-    with conftest.closed_engines():
+    with closed_engines():
         opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
         with opened.engine.connect() as connection:
             journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
@@ -551,7 +551,7 @@ def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
 
 
 def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(cluster):
-    with postgres.database(cluster) as url, conftest.closed_engines():
+    with postgres.database(cluster) as url, closed_engines():
         opened = studies.open_(url, create=True)
         studies.create(opened, definition(2), "text")
         both, tried = threading.Barrier(2), []
@@ -575,7 +575,7 @@ def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(
 
 
 def test_patience_is_bounded_and_shorter_once_told_to_stop(monkeypatch):
-    with postgres.running() as server, conftest.closed_engines():
+    with postgres.running() as server, closed_engines():
         opened = studies.open_(server.url, create=True)
         studies.create(opened, definition(), "text")
         server.stop()
@@ -660,7 +660,7 @@ def test_a_store_imports_no_torch():
 def shared(request, tmp_path_factory):
     """A store for all of Optuna's tests."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(conftest.closed_engines())
+        stack.enter_context(closed_engines())
         if request.param == "sqlite":
             url = f"sqlite:///{tmp_path_factory.mktemp('shared')}/hpo.db"
         else:

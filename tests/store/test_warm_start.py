@@ -17,7 +17,7 @@ from hpo.study import space
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.training.config import Config
 from hpo.workers import trial as objective
-from tests.acceptance.test_run import load
+from tests.support.workplace import load
 
 BEST = 0.03  # the learning rate that the old study found best
 LR = space.Parameter(name="lr", kind="float", values=space.Range(low=1e-4, high=1.0, log=True))

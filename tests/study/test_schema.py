@@ -6,7 +6,7 @@ import pytest
 
 from hpo.study import definition, file, schema
 from hpo.training import config
-from tests.study.test_file import CASES, FINETUNE
+from tests.support.study_files import CASES, FINETUNE
 
 SCHEMA = schema.study_file()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -16,8 +16,8 @@ from hpo.store.history import History
 from hpo.training import custom
 from hpo.training.config import Free
 from hpo.workers import pruning
-from tests.acceptance.test_run import artifact, descendants, epochs_reported, load
-from tests.conftest import wait_for
+from tests.support.processes import descendants, wait_for
+from tests.support.workplace import artifact, epochs_reported, load
 
 OWN = """
 import os, time

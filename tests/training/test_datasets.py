@@ -1,13 +1,11 @@
 import contextlib
 import functools
-import gzip
 import hashlib
 import http.server
 import json
 import logging
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import tarfile
@@ -26,6 +24,7 @@ from hpo import errors
 from hpo.training import datasets as data
 from hpo.training import sources
 from hpo.training.config import Config, Final
+from tests.support.idx_files import pixels, write_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 REPOSITORY = Path(__file__).parents[2]
@@ -67,24 +66,6 @@ def server(tmp_path):
 
 def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def pixels(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def write_idx(folder, train_labels, test_labels=(0, 1, 2), compressed=True, seed=0):
-    """Write the four files of an MNIST-like set of 28 by 28 pixels, and give the training images."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shipped = []
-    for part, labels in (("train", train_labels), ("t10k", test_labels)):
-        images = pixels(len(labels), 28, 28, seed=(seed, len(shipped)))
-        shipped.append(images)
-        for kind, array in (("images-idx3", images), ("labels-idx1", np.array(labels, np.uint8))):
-            content = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
-            file = folder / (f"{part}-{kind}-ubyte" + ".gz" * compressed)
-            file.write_bytes(gzip.compress(content, mtime=0) if compressed else content)
-    return shipped[0]
 
 
 def write_cifar10(root, monkeypatch, archive):

@@ -14,10 +14,10 @@ from hpo.artifacts.folders import Artifacts
 from hpo.store import studies
 from hpo.training.events import Ended, Reported, Started
 from hpo.workers import metrics, recorder, worker
-from tests import conftest
-from tests.acceptance.test_run import artifact, load
-from tests.conftest import wait_for
 from tests.support import postgres
+from tests.support.databases import closed_engines, plain_sql
+from tests.support.processes import wait_for
+from tests.support.workplace import artifact, load
 
 OWN = """
 import time
@@ -68,8 +68,8 @@ def progress(place) -> list[str]:
 def test_checkpoints_that_would_cost_too_much_are_left_out_and_every_epoch_is_reported(place):
     url = f"sqlite:///{place.path}/storage/hpo.db"
     place.here("create", place.study(points(1.0)), "--set", "train.numbers=10000000")
-    with conftest.closed_engines():
-        sql = conftest.asking(url)
+    with closed_engines():
+        sql = plain_sql(url)
         sql("CREATE TABLE log (name TEXT)")
         sql(
             "CREATE TRIGGER log_checkpoint AFTER UPDATE OF checkpoint ON hpo_leases "
@@ -114,7 +114,7 @@ def work(place, monkeypatch):
         artifacts=artifacts, data=place.path, device="cpu", shown_as="cpu", lease_seconds=60
     )
     sys.modules.pop("own", None)
-    with conftest.closed_engines():
+    with closed_engines():
         url = f"sqlite:///{place.path}/storage/hpo.db"
         yield lambda: worker.work(studies.open_(url, create=False), "small", settings, threading.Event())
     sys.modules.pop("own", None)
@@ -138,7 +138,7 @@ def names(place, *, attempt: int) -> list[str]:
 
 def run_out(place) -> None:
     """Let every lease have run out, as of owners that slept."""
-    conftest.asking(f"sqlite:///{place.path}/storage/hpo.db")("UPDATE hpo_leases SET expires = 1")
+    plain_sql(f"sqlite:///{place.path}/storage/hpo.db")("UPDATE hpo_leases SET expires = 1")
 
 
 def test_a_worker_that_wakes_between_a_commit_and_the_removal_spares_its_successors_files(
@@ -230,7 +230,7 @@ def test_a_trial_that_is_pruned_late_keeps_the_weights_of_an_epoch_that_counts(p
 @pytest.fixture
 def away(place):
     """A place with a server of its own, which can be stopped."""
-    with postgres.running() as server, conftest.closed_engines():
+    with postgres.running() as server, closed_engines():
         yield server
 
 

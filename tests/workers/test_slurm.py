@@ -15,9 +15,9 @@ from hpo.errors import EngineError
 from hpo.store import studies
 from hpo.study import file
 from hpo.workers import slurm, supervisor
-from tests.acceptance.test_run import descendants
-from tests.conftest import closed_engines, wait_for
 from tests.support import postgres
+from tests.support.databases import closed_engines
+from tests.support.processes import descendants, wait_for
 
 OWN = """
 import time

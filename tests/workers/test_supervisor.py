@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 from hpo.cli import progress
-from tests.acceptance.test_run import load
+from tests.support.workplace import load
 
 OWN = """
 import os

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hpo.store import queue
-from tests.acceptance.test_run import load
+from tests.support.workplace import load
 
 OWN = """
 import os

@@ -1,0 +1,177 @@
+"""A launched study of fourteen points, and the faults that strike it."""
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+
+from tests.support.databases import plain_sql
+from tests.support.processes import descendants
+from tests.support.workplace import HPO, Workplace
+
+OWN = """
+import hashlib
+import time
+import torch
+
+
+def step(weight, config, epoch):
+    text = f"{config.speed} {epoch} {weight.tolist()}".encode()
+    return torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.float32)
+
+
+def chain(config, state):
+    state = state or {"epoch": 0, "weight": torch.zeros(32)}
+    while state["epoch"] < config.epochs:
+        time.sleep(config.seconds)
+        state["epoch"] += 1
+        state["weight"] = step(state["weight"], config, state["epoch"])
+        yield 1 - 1 / (1 + state["epoch"] * config.speed), state
+"""
+
+
+EPOCHS, POINTS, WORKERS, KILLS = 12, 14, 4, 20
+
+
+LEASE_SECONDS = 5.0
+
+
+STUDY = f"""
+[train]
+objective = "own:chain"
+epochs = {EPOCHS}
+seconds = 0.25
+
+[search]
+sampler = "grid"
+max_attempts = 1000
+""" + "".join(f"[[points]]\nspeed = {number}.0\n" for number in range(1, POINTS + 1))
+
+
+class Storm:
+    """A launched study, and what strikes it; a context in which its launcher runs."""
+
+    def __init__(self, path: Path, url: str, seed: int) -> None:
+        self.place, self.url, self.chance = place_in(path), url, random.Random(seed)
+        self.sql = plain_sql(url)
+        self.kills: Counter[str] = Counter()
+        self.place.here("create", self.place.study(STUDY), HPO_STORE=url)
+
+    def __enter__(self) -> "Storm":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.launcher.poll() is None:
+            for pid in [*descendants(self.launcher.pid), self.launcher.pid]:
+                os.kill(pid, signal.SIGKILL)
+            self.launcher.wait()
+
+    def start(self) -> None:
+        settings = {"HPO_STORE": self.url, "HPO_LEASE_SECONDS": str(LEASE_SECONDS)}
+        with (self.place.path / "err").open("a") as err:
+            self.launcher = subprocess.Popen(
+                [*HPO, "launch", "small", "--devices", f"cpu:{WORKERS}"],
+                cwd=self.place.path,
+                env={**self.place.environment, **settings},
+                stdin=subprocess.DEVNULL,
+                stderr=err,
+            )
+
+    def said(self) -> str:
+        return (self.place.path / "err").read_text()
+
+    def running(self) -> list[tuple[int, int, int, int]]:
+        """Give worker, trial, attempt and reported epoch of every lease that is held by a live process."""
+        rows = self.sql(
+            "SELECT owner, number, token, epoch FROM hpo_leases JOIN trials USING (trial_id) "
+            "WHERE owner IS NOT NULL AND state = 'RUNNING' ORDER BY number"
+        )
+        held = [(int(owner.rpartition("/")[2]), *rest) for owner, *rest in rows]
+        return [row for row in held if Path(f"/proc/{row[0]}").exists()]
+
+    def victim(self, moment: str) -> int | None:
+        """Give a worker at a moment: just after its claim, writing a file, at its last epoch, or any."""
+        held = self.running()
+        if moment == "claim":
+            held = [row for row in held if row[1:3] not in self.seen]
+            self.seen |= {row[1:3] for row in held}
+        elif moment == "checkpoint":
+            names = (path.parent.name for path in self.place.path.glob("storage/artifacts/*/*/*.draft"))
+            writing = {int(name) for name in names}
+            held = [row for row in held if row[1] in writing]
+        elif moment == "tell":
+            held = [row for row in held if row[3] >= EPOCHS - 1]
+        return self.chance.choice(held)[0] if held else None
+
+    def kill(self) -> None:
+        """Kill a worker at a moment drawn by chance; at any, where that moment does not come."""
+        self.seen = {row[1:3] for row in self.running()}
+        moment = self.chance.choice(["claim", "epoch", "checkpoint", "tell"])
+        end = time.monotonic() + 3.0
+        pid = None
+        while pid is None and self.launcher.poll() is None:
+            if time.monotonic() > end:
+                moment = "epoch"
+            pid = self.victim(moment)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.kills[moment] += 1
+            time.sleep(self.chance.uniform(0.0, 0.5))
+
+    def freeze(self) -> None:
+        """Stop a worker for longer than its lease, then wake it."""
+        pid = self.victim("epoch")
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(LEASE_SECONDS + self.chance.uniform(0.5, 2.0))
+                os.kill(pid, signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Kill the launcher, whose workers then save and leave, and start another one at once."""
+        if self.launcher.poll() is None:
+            self.launcher.kill()
+            self.launcher.wait()
+            self.start()
+
+    def check(self, hashes: list[str] | None = None) -> None:
+        """Check what is promised whatever died."""
+        trials = optuna.load_study(study_name="small", storage=self.url).trials
+        assert [trial.state.name for trial in trials] == ["COMPLETE"] * POINTS
+        assert [trial.params for trial in trials] == [{"speed": float(n)} for n in range(1, POINTS + 1)]
+        for trial in trials:
+            assert sorted(trial.intermediate_values) == list(range(1, EPOCHS + 1))
+            assert trial.value == max(trial.intermediate_values.values())
+        rows = self.sql("SELECT trial_id, step, count(*) FROM trial_intermediate_values GROUP BY 1, 2")
+        assert [count for _, _, count in rows] == [1] * (POINTS * EPOCHS)
+        assert self.sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)]
+        if hashes is not None:
+            assert [digest(self.place, trial) for trial in trials] == hashes
+
+
+def digest(place: Workplace, trial: optuna.trial.FrozenTrial) -> str:
+    path = place.path / "storage/artifacts" / trial.user_attrs["weights"]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def place_in(path: Path) -> Workplace:
+    path.mkdir(exist_ok=True)
+    (path / "own.py").write_text(OWN)
+    return Workplace(path=path, environment=dict(os.environ))
+
+
+def undisturbed(path: Path) -> list[str]:
+    """Give the hashes of the weights of a run that nothing disturbed."""
+    place = place_in(path)
+    place.hpo("run", place.study(STUDY), "--set", "train.seconds=0.0", "--devices", "cpu:1")
+    study = optuna.load_study(study_name="small", storage=f"sqlite:///{place.path}/storage/hpo.db")
+    return [digest(place, trial) for trial in study.trials]

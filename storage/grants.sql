@@ -1,20 +1,20 @@
--- What a worker and a viewer may do with the tables. Run as hpo_owner once they are there; again does no harm:
+-- What a worker and a viewer may do with the tables. Run it as hpo_owner once the tables exist; running it again is safe:
 --
 --     psql -U hpo_owner -d hpo -f storage/grants.sql
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO hpo_worker, hpo_viewer;
 
--- A worker writes about trials that are there, and takes leases. It makes no study and no trial, changes no
--- definition, deletes nothing.
+-- A worker writes about existing trials, and takes leases. It creates no study and no trial, changes no definition, and
+-- deletes nothing.
 GRANT UPDATE ON trials TO hpo_worker;
 GRANT INSERT, UPDATE ON
   hpo_leases, trial_params, trial_values, trial_intermediate_values,
   trial_user_attributes, trial_system_attributes TO hpo_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
 
--- Of a study's attributes it writes the QMC sampler's count, and once the study's precision. For both it
--- locks the study's row; a lock asks for the right to update some column, here one that foreign keys hold in
--- place.
+-- It writes two of a study's attributes: the QMC sampler's count, and once the study's precision. For both it locks the
+-- study's row. Locking a row needs the right to update one of its columns; this column is one that foreign keys keep from
+-- being changed.
 GRANT UPDATE (study_id) ON studies TO hpo_worker;
 GRANT INSERT, UPDATE (value_json) ON study_system_attributes TO hpo_worker;
 ALTER TABLE study_system_attributes ENABLE ROW LEVEL SECURITY;

@@ -1,18 +1,18 @@
--- Three roles for a shared store: an owner creates studies, a worker works, a viewer reads.
--- Run once by an administrator in the store's own, empty database:
+-- Three roles for a shared store: the owner creates studies, workers run trials, viewers read.
+-- An administrator runs this once, in an empty database made for the store:
 --
 --     psql -d hpo -f storage/roles.sql
 --
--- then give each role that logs in a password (\password hpo_worker), create a study as hpo_owner
--- (the first one makes the tables), and run storage/grants.sql as hpo_owner.
+-- Then give each role that logs in a password (\password hpo_worker), create a study as hpo_owner (the first one creates
+-- the tables), and run storage/grants.sql as hpo_owner.
 
 CREATE ROLE hpo_owner LOGIN;
-CREATE ROLE hpo_worker LOGIN CONNECTION LIMIT 200; -- two for each worker process
+CREATE ROLE hpo_worker LOGIN CONNECTION LIMIT 200; -- up to two per worker process
 CREATE ROLE hpo_viewer LOGIN;
 
 ALTER ROLE hpo_viewer SET default_transaction_read_only = on;
 
--- Nobody else gets in, and only the owner makes tables.
+-- Nobody else may connect, and only the owner creates tables.
 DO $$ BEGIN
   EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
   EXECUTE format('GRANT CONNECT ON DATABASE %I TO hpo_owner, hpo_worker, hpo_viewer', current_database());

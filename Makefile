@@ -1,4 +1,4 @@
-# Everything works on a fresh machine: the first target that needs .venv makes it.
+# Everything works on a fresh machine: the first target that needs .venv creates it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-engines tools check format soak bench bench-load bench-search clean
 
-help:  ## show this
+help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(VENV)/installed: pyproject.toml
@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
-install: $(VENV)/installed  ## make .venv with everything in it
+install: $(VENV)/installed  ## create .venv with everything in it
 
 demo: install  ## search on real images, on the CPU, in under four minutes
 	$(BIN)/hpo run quickstart
@@ -24,45 +24,45 @@ test: install check tools  ## check, then run every test
 
 test-engines: install  ## let a real Slurm and a real Ray run workers; installs both
 	@wanted="$$(command -v slurmctld >/dev/null && command -v munged >/dev/null || echo slurm-wlm munge)"; \
-	  $(call apt,tests start a Slurm of their own)
+	  $(call apt,the tests start a Slurm of their own)
 	$(BIN)/pip install --quiet --editable '.[dev,ray]'
 	$(BIN)/pytest -m engines tests/engines
 
-# Install what is wanted of Debian's packages, or say what for it is.
+# Install the missing Debian packages as root, or say which are missing and what needs them.
 apt = [ -z "$$(echo $$wanted)" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  { apt-get update -qq; apt-get install -y -qq --no-install-recommends $$wanted; } >/dev/null; } || \
-	  echo "not here:" $$wanted "(Debian's names): $(1); root may install them"
+	  echo "not installed:" $$wanted "(Debian packages): $(1); run this as root to install them"
 
 tools:
 	@wanted="$$(command -v ip >/dev/null || echo iproute2) \
 	  $$(command -v chromium >/dev/null || echo chromium fonts-liberation) \
 	  $$(command -v pgbouncer >/dev/null || echo pgbouncer)"; \
-	  $(call apt,tests cut a network and use a browser and a pooler)
+	  $(call apt,the tests cut a network and use a browser and a pooler)
 
-check: install  ## lint, format, types and import rules
+check: install  ## check style, format, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-soak: install  ## ten minutes of faults, ten of 64 workers (SECONDS=600)
+soak: install  ## inject faults for ten minutes, then run 64 workers for ten (SECONDS=600)
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600)
 	$(BIN)/python -m benchmarks.store_load --case paced --seconds $(or $(SECONDS),600)
 
-bench: install  ## measure beside named peers, as ratios in one run
+bench: install  ## compare hpo with named peers in the same run
 	@begun=$$(date +%s); for each in epoch packing head store turnaround plan; do start=$$(date +%s); \
 	  $(BIN)/python -m benchmarks.$$each || exit 1; now=$$(date +%s); \
 	  echo "$$each took $$((now - start)) s, $$((now - begun)) s in all"; done
 
-bench-load: install  ## measure what Postgres bears of 1 to 64 workers, six minutes
+bench-load: install  ## measure what 1 to 64 workers cost a Postgres, six minutes
 	$(BIN)/python -m benchmarks.store_load $$(command -v pgbouncer >/dev/null && echo --pgbouncer)
 
 bench-search: install  ## compare search strategies on recorded curves
 	$(BIN)/python -m benchmarks.search
 
-format: install  ## format the code
+format: install  ## fix style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv and caches, not the studies in storage/
+clean:  ## delete .venv and caches, but not the studies in storage/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

@@ -20,9 +20,9 @@ NAME = "curves"
 def main() -> None:
     """Run the study, or what is left of it, and write its curves."""
     subprocess.run([sys.executable, "-m", "hpo", "run", str(HERE / "curves.toml")], check=True)
-    opened = studies.open_(os.environ.get("HPO_STORE", "sqlite:///storage/hpo.db"), create=False)
-    recorded = surrogate.of_study(opened, NAME)
-    surrogate.write(recorded, HERE / "curves.csv")
+    opened = studies.open_storage(os.environ.get("HPO_STORE", "sqlite:///storage/hpo.db"), create=False)
+    recorded = surrogate.curves_of_study(opened, NAME)
+    surrogate.write_curves(recorded, HERE / "curves.csv")
     print(f"{len(recorded.curves)} curves of {recorded.epochs} epochs")
 
 

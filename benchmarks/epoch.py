@@ -30,8 +30,8 @@ from hpo.artifacts.folders import Artifacts
 from hpo.training import datasets, loop, models, optimizers, precision
 from hpo.training import transforms as images
 from hpo.training.config import Config
-from hpo.training.precision import Numerics
-from hpo.workers.cache import Warm
+from hpo.training.precision import ComputeSettings
+from hpo.workers.cache import WorkerCache
 
 CPU = torch.device("cpu")
 BATCH = 16
@@ -83,15 +83,17 @@ def settings_of(name: str, size: int) -> Config:
 
 def peers(settings: Config, folder: Path) -> Peers:
     """Give each peer as a function that works through one window and gives its images per second."""
-    warm = Warm(folder, Artifacts(str(folder / "artifacts")), CPU)
-    dataset = warm.dataset(settings)
-    how = Numerics(memory_format=warm.memory_format(settings, "fp32"))
-    run = loop.Run(settings, dataset, CPU, numerics=how, build=warm.templates.seeded)
+    warm = WorkerCache(folder, Artifacts(str(folder / "artifacts")), CPU)
+    dataset = warm.load_dataset(settings)
+    how = ComputeSettings(memory_format=warm.choose_memory_format(settings, "fp32"))
+    run = loop.TrainingRun(
+        settings, dataset, CPU, compute_settings=how, build_model=warm.templates.build_seeded
+    )
     split = dataset.train
     return {
         **{
-            f"bare, {name}": bare(settings, split, Numerics(memory_format=name))
-            for name in precision.FORMATS
+            f"bare, {name}": bare(settings, split, ComputeSettings(memory_format=name))
+            for name in precision.MEMORY_FORMATS
         },
         "hpo": lambda: _hpo(run),
         "tutorial": tutorial(settings, split),
@@ -100,22 +102,22 @@ def peers(settings: Config, folder: Path) -> Peers:
     }
 
 
-def _hpo(run: loop.Run) -> float:
+def _hpo(run: loop.TrainingRun) -> float:
     for _ in run._train_epoch():
         pass
-    speed = len(run.train) / run.seconds
+    speed = len(run.train_split) / run.seconds
     run.step, run.seconds = 0, 0.0
     return speed
 
 
-def _evaluation(run: loop.Run, split: datasets.Split) -> float:
+def _evaluation(run: loop.TrainingRun, split: datasets.Split) -> float:
     started = time.perf_counter()
     run.evaluate(split)
     return len(split) / (time.perf_counter() - started)
 
 
-def _forward(run: loop.Run, split: datasets.Split) -> Callable[[], float]:
-    inputs = run._input(split.images)
+def _forward(run: loop.TrainingRun, split: datasets.Split) -> Callable[[], float]:
+    inputs = run._preprocess(split.images)
 
     def window() -> float:
         run.model.eval()
@@ -127,11 +129,14 @@ def _forward(run: loop.Run, split: datasets.Split) -> Callable[[], float]:
     return window
 
 
-def bare(settings: Config, split: datasets.Split, how: Numerics) -> Callable[[], float]:
+def bare(settings: Config, split: datasets.Split, how: ComputeSettings) -> Callable[[], float]:
     """Give a function that makes a split's steps on one batch, and gives its images per second."""
-    module = how.prepare(models.build(settings, 10))
-    updates, loss = optimizers.build(settings, module.parameters()), optimizers.loss(settings)
-    inputs = images.normalise(how.ordered(images.resize(split.images[:BATCH], settings.image_size)))
+    module = how.prepare_model(models.build_model(settings, 10))
+    updates, loss = (
+        optimizers.build_optimizer(settings, module.parameters()),
+        optimizers.loss_function(settings),
+    )
+    inputs = images.normalise(how.prepare_batch(images.resize(split.images[:BATCH], settings.image_size)))
     labels = split.labels[:BATCH]
 
     def window() -> float:
@@ -148,7 +153,7 @@ def bare(settings: Config, split: datasets.Split, how: Numerics) -> Callable[[],
 
 def tutorial(settings: Config, split: datasets.Split) -> Callable[[], float]:
     """Give a function that goes once through a split, and gives its images per second."""
-    module, loss = models.build(settings, 10), optimizers.loss(settings)
+    module, loss = models.build_model(settings, 10), optimizers.loss_function(settings)
     updates = torch.optim.SGD(module.parameters(), lr=settings.lr, momentum=settings.momentum)
     loader = torch_data.DataLoader(Pictures(split, settings.image_size), BATCH, shuffle=True)
 
@@ -187,13 +192,13 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each peer")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
-    precision.keep_memory()  # for all peers, which share a process
+    precision.keep_freed_memory()  # for all peers, which share a process
     names = ("case", "best bare, images/s", "hpo / bare", "tutorial / bare", "evaluation / forward")
     table, rows = Table(*names, box=None), []
     for name, size in CASES:
         speeds = measure(name, size, windows)
         middle = {peer: statistics.median(each) for peer, each in speeds.items()}
-        best = max((f"bare, {each}" for each in precision.FORMATS), key=middle.__getitem__)
+        best = max((f"bare, {each}" for each in precision.MEMORY_FORMATS), key=middle.__getitem__)
         ratios = {
             "hpo/bare": middle["hpo"] / middle[best],
             "tutorial/bare": middle["tutorial"] / middle[best],

@@ -29,13 +29,13 @@ from hpo.store import studies
 from hpo.study import file
 from hpo.training import datasets, loop, models
 from hpo.training.config import Config
-from hpo.training.events import Ended, Event, Reported
+from hpo.training.events import EpochReported, TrialEnded, TrialEvent
 from hpo.workers import worker
 
 CASES = (("resnet18", 64, 320), ("resnet18", 224, 96))  # model, pixels, training images
 EPOCHS = 20
 CPU = torch.device("cpu")
-TEMPLATES = models.Templates()
+TEMPLATES = models.InitialModels()
 
 STUDY = """
 name = "head"
@@ -59,31 +59,31 @@ pruner = "none"
 def on_images(settings: Config, dataset: datasets.Dataset) -> float:
     """Give the seconds of a trial, from one of its epochs."""
     started = time.perf_counter()
-    run = loop.Run(settings, dataset, CPU, build=TEMPLATES.seeded)
+    run = loop.TrainingRun(settings, dataset, CPU, build_model=TEMPLATES.build_seeded)
     building = time.perf_counter() - started
     return building + EPOCHS * next(epoch.seconds for epoch in run.epochs() if epoch is not None)
 
 
-def trials(text: str, root: Path) -> Iterator[Event]:
+def trials(text: str, root: Path) -> Iterator[TrialEvent]:
     """Give the events of a worker that runs a study."""
     (root / "study.toml").write_text(text)
-    opened = studies.open_(f"sqlite:///{root}/hpo.db", create=True)
-    definition = file.load(root / "study.toml", [], None)
-    studies.create(opened, definition, "")
+    opened = studies.open_storage(f"sqlite:///{root}/hpo.db", create=True)
+    definition = file.load_study_file(root / "study.toml", [], None)
+    studies.create_study(opened, definition, "")
     artifacts = Artifacts(str(root / "artifacts"))
-    settings = worker.Settings(
+    settings = worker.WorkerSettings(
         artifacts=artifacts, data=root, device="cpu", shown_as="cpu", lease_seconds=60.0
     )
-    yield from worker.work(opened, definition.name, settings, threading.Event())
+    yield from worker.run_worker(opened, definition.name, settings, threading.Event())
 
 
-def on_features(events: Iterator[Event]) -> tuple[float, float]:
+def on_features(events: Iterator[TrialEvent]) -> tuple[float, float]:
     """Give the seconds of a worker's next trial, and of its median epoch."""
     started, epochs = time.perf_counter(), []
     for event in events:
-        if isinstance(event, Reported):
+        if isinstance(event, EpochReported):
             epochs.append(event.epoch.seconds)
-        if isinstance(event, Ended):
+        if isinstance(event, TrialEnded):
             break
     return time.perf_counter() - started, statistics.median(epochs)
 
@@ -96,8 +96,8 @@ def measure(name: str, size: int, limit: int, windows: int) -> dict[str, list[fl
         events = trials(text, root)
         first, _ = on_features(events)
         on_features(events)  # its first checkpoint of this model has told what one costs
-        settings = file.load(root / "study.toml", [], None).config({})
-        dataset = datasets.load(settings, root)
+        settings = file.load_study_file(root / "study.toml", [], None).trial_config({})
+        dataset = datasets.load_dataset(settings, root)
         seconds = {"images": [], "first": [first], "features": [], "epoch": []}
         for _ in range(windows):
             seconds["images"].append(on_images(settings, dataset))

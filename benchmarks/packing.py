@@ -33,7 +33,7 @@ from rich.table import Table
 
 from benchmarks import epoch
 from hpo.training import datasets, precision
-from hpo.training.precision import Numerics
+from hpo.training.precision import ComputeSettings
 
 WORKERS = 2
 # Images of an epoch, so that a window sees some of them whole.
@@ -104,10 +104,13 @@ def loop(kind: str, name: str, size: int, threads: int, speeds: Any) -> None:
     """Work for ever in a process of its own, and tell the speed of each pass."""
     torch.set_num_threads(threads)
     settings = epoch.settings_of(name, size).model_copy(update={"limit": CASES[name, size]})
-    split = datasets.load(settings, Path()).train
+    split = datasets.load_dataset(settings, Path()).train
     if kind == "bare":
-        precision.keep_memory()
-        ways = [epoch.bare(settings, split, Numerics(memory_format=each)) for each in precision.FORMATS]
+        precision.keep_freed_memory()
+        ways = [
+            epoch.bare(settings, split, ComputeSettings(memory_format=each))
+            for each in precision.MEMORY_FORMATS
+        ]
         run = max(ways, key=lambda way: max(way() for _ in range(2)))
         del ways
     else:

@@ -29,14 +29,14 @@ def measure(name: str, size: int, images: int, windows: int) -> dict[str, list[f
     settings = Config(
         dataset="digits", model=name, image_size=size, weights="none", limit=images, epochs=windows + 1
     )
-    dataset = datasets.load(settings, Path())
-    shape = datasets.shape(settings, Path())
-    epochs = loop.Run(settings, dataset, CPU, build=models.seeded).epochs()
+    dataset = datasets.load_dataset(settings, Path())
+    shape = datasets.dataset_shape(settings, Path())
+    epochs = loop.TrainingRun(settings, dataset, CPU, build_model=models.build_seeded_model).epochs()
     next(epochs)  # to warm up
-    steps = len(loop.batches(shape.train, settings.batch_size))
+    steps = len(loop.batch_bounds(shape.train, settings.batch_size))
     found: dict[str, list[float]] = {"predicted": [], "real": []}
     for _ in range(windows):
-        seen = cost.measure(settings, shape, CPU)
+        seen = cost.measure_cost(settings, shape, CPU)
         epoch = next(epochs)
         if seen is None or epoch is None:
             raise RuntimeError(f"{name} at {size} px does not fit into the memory")
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
-    precision.keep_memory()
+    precision.keep_freed_memory()
     table, rows = Table("case", "real, s", "predicted, s", "predicted / real", box=None), []
     for (name, size), images in CASES.items():
         seconds = measure(name, size, images, windows)

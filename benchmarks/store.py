@@ -141,9 +141,9 @@ class Ours:
         outcomes: Callable[[int], list[Outcome]] | None = None,
     ) -> None:
         self.made = definition(finished + trials + SPARE, pruner)
-        self.opened = studies.open_(url, create=True)
-        studies.create(self.opened, self.made, "benchmark")
-        study_id = studies.study_id(self.opened, self.made.name)
+        self.opened = studies.open_storage(url, create=True)
+        studies.create_study(self.opened, self.made, "benchmark")
+        study_id = studies.find_study_id(self.opened, self.made.name)
         with self.opened.engine.begin() as connection:
             wanted = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == study_id)
             ids = connection.scalars(wanted.order_by(rows.trials.c.number).limit(finished)).all()
@@ -160,25 +160,27 @@ class Ours:
         costs, history = self.costs, self.place.storage
         costs.trials.append({})
         with costs.part("trial"):
-            made = studies.definition_of(self.opened, self.made.name)
-            who = lease.owner("cpu")
-            claim = queue.claim(self.opened, history.study_id, who, seconds=60.0, max_attempts=3)
+            made = studies.read_definition(self.opened, self.made.name)
+            who = lease.current_owner("cpu")
+            claim = queue.claim_trial(
+                self.opened, history.study_id, who, lease_seconds=60.0, max_attempts=3
+            )
             assert claim is not None
-        with lease.kept(claim):
+        with lease.keep_lease(claim):
             with costs.part("trial"):
-                _, _, study = objective._setting(claim, self.place)
-                judge = pruning.Judge(study, history, made)
+                _, _, study = objective.choose_setting(claim, self.place)
+                judge = pruning.TrialPruner(study, history, made)
             for epoch in range(1, EPOCHS + 1):
                 with costs.part("epoch"):
                     report(claim, judge, epoch)
             with costs.part("trial"):
-                claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget=True)
+                claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget_checkpoint=True)
 
 
-def report(claim: lease.Claim, judge: pruning.Judge, epoch: int) -> None:
+def report(claim: lease.Claim, judge: pruning.TrialPruner, epoch: int) -> None:
     """Commit an epoch as a worker does, with the verdict on it."""
     value = accuracy(claim.number, epoch)
-    judge.report(epoch, value)
+    judge.note_report(epoch, value)
     attributes = {
         "epochs": epoch,
         "best_epoch": epoch,
@@ -190,11 +192,11 @@ def report(claim: lease.Claim, judge: pruning.Judge, epoch: int) -> None:
     claim.commit(
         report=(epoch, value),
         checkpoint=attributes["checkpoint"],
-        attributes=attributes,
-        judge=judge.ask if epoch < EPOCHS else None,
+        user_attributes=attributes,
+        ask_pruner=judge.decide if epoch < EPOCHS else None,
     )
     if epoch < EPOCHS:
-        judge.obey()
+        judge.raise_if_pruned()
 
 
 class Plain:
@@ -227,7 +229,7 @@ class Plain:
 
     def _objective(self, trial: optuna.Trial) -> float:
         for parameter in SPACE:
-            space.suggest(trial, parameter)
+            space.suggest_value(trial, parameter)
         for epoch in range(1, EPOCHS + 1):
             with self.costs.part("epoch"):
                 trial.report(accuracy(trial.number, epoch), epoch)
@@ -258,7 +260,7 @@ def fill(connection: sa.Connection, ids: Any, outcomes: list[Outcome]) -> None:
     dice, moment = random.Random(0), datetime.now()
     finite: Any = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
     given = list(zip(ids, outcomes, strict=True))
-    known = [(each.name, each.distribution(), each.extremes()) for each in SPACE]
+    known = [(each.name, each.distribution(), each.choices_or_bounds()) for each in SPACE]
 
     def params(one: int, _came: Outcome) -> Iterator[dict[str, Any]]:
         for name, distribution, (low, high) in known:

@@ -103,21 +103,21 @@ class Ours:
     """A worker's trials, as far as they concern the store."""
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
-        self.opened = studies.open_(url, create=False)
-        self.history = History(self.opened, studies.study_id(self.opened, "hpo"), "hpo")
-        self.who, self.clock = lease.owner("cpu"), clock
+        self.opened = studies.open_storage(url, create=False)
+        self.history = History(self.opened, studies.find_study_id(self.opened, "hpo"), "hpo")
+        self.who, self.clock = lease.current_owner("cpu"), clock
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[tuple[lease.Claim, pruning.Judge]]:
+    def asked(self) -> Iterator[tuple[lease.Claim, pruning.TrialPruner]]:
         """Claim a trial, get its parameters, and keep it meanwhile; give it with its judge."""
-        made = studies.definition_of(self.opened, "hpo")
-        self.history.ladder = asha.of(made)
-        claim = worker._claim(self.opened, self.history, self.who, 60.0, made.search)
+        made = studies.read_definition(self.opened, "hpo")
+        self.history.rungs = asha.rungs_of(made)
+        claim = worker._claim_next(self.opened, self.history, self.who, 60.0, made.search)
         assert claim is not None
-        with lease.kept(claim):
+        with lease.keep_lease(claim):
             place: Any = SimpleNamespace(storage=self.history, definition=made)
-            _, _, study = objective._setting(claim, place)
-            yield claim, pruning.Judge(study, self.history, made)
+            _, _, study = objective.choose_setting(claim, place)
+            yield claim, pruning.TrialPruner(study, self.history, made)
 
     def trial(self) -> None:
         """Run a trial."""
@@ -130,10 +130,10 @@ class Ours:
                 with clock.call("report"):
                     try:
                         case.report(claim, judge, epoch)
-                    except pruning.Pruned as pruned:  # a trial that goes on is past this rung
-                        self.history.own.system_attrs.update(pruned.attributes)
+                    except pruning.TrialPrunedByRule as pruned:  # a trial that goes on is past this rung
+                        self.history.own_trial.system_attrs.update(pruned.attributes)
             with clock.call("end"):
-                claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget=True)
+                claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget_checkpoint=True)
 
 
 class Plain:
@@ -154,7 +154,7 @@ class Plain:
         with clock.call("ask"):
             trial = self.study.ask()
             for parameter in SPACE:
-                space.suggest(trial, parameter)
+                space.suggest_value(trial, parameter)
         for epoch in range(1, EPOCHS + 1):
             clock.epoch()
             with clock.call("report"):
@@ -327,8 +327,10 @@ def rested(count: int) -> list[Outcome]:
     for number, rank in enumerate(ranks):
         place = rank * number / count  # among those that came before it
         rung, left = (3, count / 9) if rank < count / 3 else (1, count / 3)
-        promoted = {asha.PROMOTED: 3 if rank < count / 9 else rung // 3} if rank < count / 3 else {}
-        waits = {**promoted, asha.PAUSED: rung}
+        promoted = (
+            {asha.PROMOTED_PAST_RUNG: 3 if rank < count / 9 else rung // 3} if rank < count / 3 else {}
+        )
+        waits = {**promoted, asha.PAUSED_AT_RUNG: rung}
         gain = (count - rank) / count / 1e3
         if rank < count / 9:
             found.append(Outcome(state=TrialState.COMPLETE, epochs=EPOCHS, gain=gain, system=promoted))

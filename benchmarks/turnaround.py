@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks import head
 from hpo.training import models
 from hpo.training.config import Config
-from hpo.training.events import Ended, Started
+from hpo.training.events import TrialEnded, TrialStarted
 
 CASES = (("resnet18", 32), ("alexnet", 64), ("vgg16", 32))
 
@@ -51,9 +51,9 @@ def gaps(name: str, size: int, trials: int) -> list[float]:
         text = STUDY.format(model=name, size=size, trials=trials)
         found, ended = [], None
         for event in head.trials(text, Path(folder)):
-            if isinstance(event, Started) and ended is not None:
+            if isinstance(event, TrialStarted) and ended is not None:
                 found.append(time.perf_counter() - ended)
-            if isinstance(event, Ended):
+            if isinstance(event, TrialEnded):
                 ended = time.perf_counter()
     return found[1:]
 
@@ -63,7 +63,7 @@ def building(name: str, size: int, times: int) -> list[float]:
     settings, found = Config(dataset="digits", model=name, image_size=size, weights="none"), []
     for _ in range(times):
         started = time.perf_counter()
-        models.seeded(settings, 10, 0)
+        models.build_seeded_model(settings, 10, 0)
         found.append(time.perf_counter() - started)
     return found
 

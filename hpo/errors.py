@@ -38,7 +38,7 @@ class StoreError(HpoError):
     """The store cannot be opened, or a study in it is not what was asked for."""
 
 
-class StoreAway(StoreError):
+class StoreUnavailable(StoreError):
     """The store cannot be reached just now."""
 
 
@@ -54,7 +54,7 @@ class DeviceError(HpoError):
     """The device asked for is not there."""
 
 
-class DeviceAway(DeviceError):
+class DeviceLost(DeviceError):
     """The device answers this process no more."""
 
 
@@ -62,7 +62,7 @@ class ArtifactError(HpoError):
     """A file of a trial cannot be written or read."""
 
 
-class ArtifactAway(ArtifactError):
+class ArtifactsUnavailable(ArtifactError):
     """The place of trials' files cannot be reached just now."""
 
 
@@ -92,7 +92,7 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{name}'?" if name in names else ""
 
 
-def shown(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """Give a value as TOML writes it, for an error to quote: one line, and not a long one."""
     text = _toml(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -8,14 +8,18 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-PATIENCE = 600.0  # seconds that a worker waits for something to come back
-GRACE = 10.0  # what is left of them once the worker is told to stop
+MAX_WAIT_SECONDS = 600.0  # seconds that a worker waits for something to come back
+STOPPING_WAIT_SECONDS = 10.0  # what is left of them once the worker is told to stop
 
 log = logging.getLogger("hpo")
 
 
-def outlast(
-    work: Callable[[], R], met: Callable[[Exception, float], str], *, what: str, longest: float
+def retry_until(
+    work: Callable[[], R],
+    handle_error: Callable[[Exception, float], str],
+    *,
+    what: str,
+    longest_pause_seconds: float,
 ) -> R:
     """Do ``work``, which does no harm twice, again until it succeeds.
 
@@ -28,12 +32,12 @@ def outlast(
         try:
             result = work()
         except Exception as error:
-            message = met(error, time.monotonic() - begun)
+            message = handle_error(error, time.monotonic() - begun)
             if not pause:
                 log.warning("%s; trying again", message)
         else:
             if pause:
                 log.warning("%s is back after %.1f s", what, time.monotonic() - begun)
             return result
-        pause = min(pause * 2 or 0.1, longest)
+        pause = min(pause * 2 or 0.1, longest_pause_seconds)
         time.sleep(pause * random.uniform(0.5, 1.0))  # many wait for the same

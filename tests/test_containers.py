@@ -37,10 +37,10 @@ def test_the_manifest_tells_a_failure_that_no_restart_can_mend_from_the_others(j
     spec = job["spec"]
     ignored, fatal = spec["podFailurePolicy"]["rules"]
     assert (ignored["action"], ignored["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
-    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailIndex", [supervisor.FATAL])
+    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailIndex", [supervisor.EXIT_FATAL])
     assert spec["completionMode"] == "Indexed"
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > supervisor.GRACE
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > supervisor.GRACE_SECONDS
 
 
 def test_the_store_comes_from_a_secret_and_the_command_is_one_of_hpos(job):

@@ -29,16 +29,16 @@ from hpo.study import space
 from hpo.study.definition import Definition, Pruner
 from hpo.training import custom, datasets, loop, models
 from hpo.training import precision as numerics
-from hpo.training.config import Config, Free
+from hpo.training.config import Config, CustomConfig
 from hpo.training.datasets import Dataset, Split
-from hpo.training.devices import Slot
+from hpo.training.devices import WorkerDevice
 
-STEPS = 6  # of each kind, at most; the first one only warms up
-SECONDS = 3.0  # of steps, after which no further one is made
+MAX_STEPS = 6  # of each kind, at most; the first one only warms up
+MAX_STEP_SECONDS = 3.0  # of steps, after which no further one is made
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredCost:
     """One kind of training on this device."""
 
     step_seconds: float
@@ -55,7 +55,7 @@ class KnownCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class CostPart:
     """A listed point, or all trials that a search may spend on one kind of training."""
 
     point: int | None  # from 1
@@ -82,7 +82,7 @@ class Forecast:
     workers: int
     images: int  # trained on, an epoch
     selection: int  # measured on, an epoch
-    parts: Sequence[Part]
+    parts: Sequence[CostPart]
     share: float  # of a searched trial's epochs that are run, if its pruner stops all that it may
     prune_points: bool
 
@@ -96,7 +96,7 @@ class Forecast:
         """Hours of one device, if the pruner stops all that it may."""
         return sum(self._pruned(part) for part in self.parts) / 3600
 
-    def hours(self, device_hours: float) -> float:
+    def wall_hours(self, device_hours: float) -> float:
         """Give the hours that the workers take for it together: no trial is divided among them."""
         longest = max((part.epochs * (part.epoch_seconds or 0.0) for part in self.parts), default=0.0)
         return max(device_hours / self.workers, longest / 3600)
@@ -107,7 +107,7 @@ class Forecast:
         found = [part.original_seconds for part in self.parts if part.original_seconds]
         return sum(found) / 3600 if len(found) == len(self.parts) else None
 
-    def _pruned(self, part: Part) -> float:
+    def _pruned(self, part: CostPart) -> float:
         stays = part.point is not None and not self.prune_points
         return part.seconds * (1.0 if stays else self.share)
 
@@ -117,16 +117,16 @@ class Forecast:
             **{key: value for key, value in asdict(self).items() if key != "parts"},
             "parts": [asdict(part) for part in self.parts],
             "device_hours": self.device_hours,
-            "hours": self.hours(self.device_hours),
+            "hours": self.wall_hours(self.device_hours),
             "pruned_device_hours": self.pruned_device_hours,
-            "pruned_hours": self.hours(self.pruned_device_hours),
+            "pruned_hours": self.wall_hours(self.pruned_device_hours),
             "original_hours": self.original_hours,
         }
 
 
-def forecast(
+def forecast_cost(
     definition: Definition,
-    slots: Sequence[Slot],
+    slots: Sequence[WorkerDevice],
     device: torch.device,
     root: Path,
     tell: Callable[[str], None] = lambda _: None,
@@ -141,20 +141,20 @@ def forecast(
     """
     torch.set_num_threads(slots[0].threads)
     if device.type == "cpu":
-        numerics.keep_memory()  # as a worker does
-    settings = definition.config({})
-    if isinstance(settings, Free):
-        counts, parts = (0, 0), tuple(_own(definition))
+        numerics.keep_freed_memory()  # as a worker does
+    settings = definition.trial_config({})
+    if isinstance(settings, CustomConfig):
+        counts, parts = (0, 0), tuple(_custom_parts(definition))
     else:
-        numerics.refuse("fp32" if settings.precision == "auto" else settings.precision, device)
-        numerics.refuse_compile(settings, device)
-        shape = datasets.shape(settings, root)
+        numerics.check_precision("fp32" if settings.precision == "auto" else settings.precision, device)
+        numerics.check_compile(settings, device)
+        shape = datasets.dataset_shape(settings, root)
         counts, parts = (
             (shape.train, shape.selection),
             tuple(_parts(definition, shape, device, tell, known_cost)),
         )
     search = definition.search
-    shares = [share(search.pruner, part.epochs, search.replicates) for part in parts]
+    shares = [run_share(search.pruner, part.epochs, search.replicates) for part in parts]
     return Forecast(
         study=definition.name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -169,30 +169,30 @@ def forecast(
 
 def _parts(
     definition: Definition,
-    shape: datasets.Shape,
+    shape: datasets.DatasetShape,
     device: torch.device,
     tell: Callable[[str], None],
     known_cost: Callable[[Mapping[str, Any]], KnownCost | None],
-) -> Iterator[Part]:
-    known: dict[tuple[Any, ...], Measured | None] = {}
+) -> Iterator[CostPart]:
+    known: dict[tuple[Any, ...], MeasuredCost | None] = {}
     names = ("model", "optimizer", "image_size", "batch_size", "tune")
     replicates = definition.search.replicates
 
-    def found(config: Config) -> Measured | None:
+    def found(config: Config) -> MeasuredCost | None:
         kind = tuple(getattr(config, name) for name in names)
         if kind not in known:
             tell(f"measuring {format_params(dict(zip(names, kind, strict=True)))}")
-            known[kind] = measure(config, shape, device)
+            known[kind] = measure_cost(config, shape, device)
         return known[kind]
 
-    def part(config: Config, point: int | None, trials: float, setting: dict[str, Any]) -> Part:
+    def part(config: Config, point: int | None, trials: float, setting: dict[str, Any]) -> CostPart:
         seen = found(config)
         epoch = None
         if seen is not None:
-            steps = len(loop.batches(shape.train, config.batch_size))
+            steps = len(loop.batch_bounds(shape.train, config.batch_size))
             epoch = steps * seen.step_seconds + shape.selection * seen.image_seconds
         earlier = known_cost(setting)
-        return Part(
+        return CostPart(
             point=point,
             setting=setting,
             trials=trials,
@@ -203,34 +203,41 @@ def _parts(
             original_seconds=None if earlier is None else earlier.epoch_seconds * earlier.epochs,
         )
 
-    for number, point in enumerate(definition.listed, 1):
-        setting = {**definition.complete(point), **({"site": point.site} if point.site else {})}
-        config = definition.config(point.setting)
+    for number, point in enumerate(definition.listed_points, 1):
+        setting = {
+            **definition.complete_hyperparameters(point),
+            **({"site": point.site} if point.site else {}),
+        }
+        config = definition.trial_config(point.setting)
         assert isinstance(config, Config)
         yield part(config, number, float(replicates), setting)
     if definition.searches and definition.search.trials:
-        kinds = space.combinations(space.needed(definition.space, (*names, "epochs")), definition.train)
+        kinds = space.combinations(
+            space.with_dependencies(definition.space, (*names, "epochs")), definition.train
+        )
         for setting in kinds:
-            config = definition.config(setting)
+            config = definition.trial_config(setting)
             assert isinstance(config, Config)
             yield part(config, None, replicates * definition.search.trials / len(kinds), setting)
 
 
-def _own(definition: Definition) -> Iterator[Part]:
+def _custom_parts(definition: Definition) -> Iterator[CostPart]:
     """Give the parts of a study with a person's own objective, after one epoch of its first setting."""
-    ends = {parameter.name: parameter.extremes()[0] for parameter in definition.space}
-    first = definition.config({**ends, **(definition.listed[0].setting if definition.listed else {})})
-    assert isinstance(first, Free)
-    with _peak(torch.device("cpu")) as peak:
-        epoch = next(custom.Run(first).epochs())
-    settings = [(number, point.setting) for number, point in enumerate(definition.listed, 1)]
+    ends = {parameter.name: parameter.choices_or_bounds()[0] for parameter in definition.space}
+    first = definition.trial_config(
+        {**ends, **(definition.listed_points[0].setting if definition.listed_points else {})}
+    )
+    assert isinstance(first, CustomConfig)
+    with _track_peak_memory(torch.device("cpu")) as peak:
+        epoch = next(custom.CustomRun(first).epochs())
+    settings = [(number, point.setting) for number, point in enumerate(definition.listed_points, 1)]
     searched = definition.search.trials if definition.searches else 0
     for number, setting in [*settings, *([(None, {})] if searched else [])]:
-        yield Part(
+        yield CostPart(
             point=number,
             setting=dict(setting),
             trials=float((searched if number is None else 1) * definition.search.replicates),
-            epochs=definition.config(setting).epochs,
+            epochs=definition.trial_config(setting).epochs,
             epoch_seconds=epoch.seconds,
             peak_gib=peak[0],
             original_epoch_seconds=None,
@@ -238,7 +245,7 @@ def _own(definition: Definition) -> Iterator[Part]:
         )
 
 
-def measure(config: Config, shape: datasets.Shape, device: torch.device) -> Measured | None:
+def measure_cost(config: Config, shape: datasets.DatasetShape, device: torch.device) -> MeasuredCost | None:
     """Time a few steps and the evaluation of a batch; None if they do not fit into the memory."""
     settings = config.model_copy(update={"weights": "none", "epochs": 1, "limit": None})
     generator = torch.Generator().manual_seed(0)
@@ -251,54 +258,63 @@ def measure(config: Config, shape: datasets.Shape, device: torch.device) -> Meas
     names = tuple(map(str, range(shape.classes)))
     some = split(max(config.batch_size, 2))
     images = Dataset(
-        name=config.dataset, classes=names, train=split((STEPS + 1) * len(some)), valid=some, test=some
+        name=config.dataset, classes=names, train=split((MAX_STEPS + 1) * len(some)), valid=some, test=some
     )
-    precision = numerics.usual(device) if config.precision == "auto" else config.precision
+    precision = numerics.default_precision(device) if config.precision == "auto" else config.precision
     chosen = "contiguous" if config.memory_format == "auto" else config.memory_format
-    how = numerics.Numerics(
+    how = numerics.ComputeSettings(
         precision=precision,
         memory_format=chosen,
         compile=config.compile,
         cuda_graphs=config.cuda_graphs,
     )
     try:
-        with _peak(device) as peak:
-            run = loop.Run(settings, images, device, numerics=how, build=models.seeded, pause=lambda: True)
-            steps = [seconds for _, seconds in zip(range(STEPS), _steps(run, device), strict=False)]
-            run.evaluate(run.selection)
-            started = numerics.clock(device)
-            run.evaluate(run.selection)
-            evaluation = numerics.clock(device) - started
+        with _track_peak_memory(device) as peak:
+            run = loop.TrainingRun(
+                settings,
+                images,
+                device,
+                compute_settings=how,
+                build_model=models.build_seeded_model,
+                wants_pause=lambda: True,
+            )
+            steps = [
+                seconds for _, seconds in zip(range(MAX_STEPS), _time_steps(run, device), strict=False)
+            ]
+            run.evaluate(run.selection_split)
+            started = numerics.synchronized_time(device)
+            run.evaluate(run.selection_split)
+            evaluation = numerics.synchronized_time(device) - started
     except (torch.OutOfMemoryError, MemoryError):
         return None
-    return Measured(
+    return MeasuredCost(
         step_seconds=statistics.median(steps[1:]),
         image_seconds=evaluation / len(some),
         peak_gib=peak[0],
     )
 
 
-def _steps(run: loop.Run, device: torch.device) -> Iterator[float]:
+def _time_steps(run: loop.TrainingRun, device: torch.device) -> Iterator[float]:
     """Give the seconds of each step, until there have been enough."""
-    spent, before = 0.0, numerics.clock(device)
+    spent, before = 0.0, numerics.synchronized_time(device)
     for count, _ in enumerate(run.epochs()):
-        seconds = numerics.clock(device) - before
+        seconds = numerics.synchronized_time(device) - before
         yield seconds
         spent += seconds if count else 0.0
-        if count and spent > SECONDS:
+        if count and spent > MAX_STEP_SECONDS:
             return
-        before = numerics.clock(device)
+        before = numerics.synchronized_time(device)
 
 
 @contextlib.contextmanager
-def _peak(device: torch.device) -> Iterator[list[float]]:
+def _track_peak_memory(device: torch.device) -> Iterator[list[float]]:
     """Give a list that holds the highest memory within the block, in GiB, once that is left."""
     found: list[float] = []
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        numerics.release_memory()  # of the kind of training before
+        numerics.return_freed_memory()  # of the kind of training before
         with contextlib.suppress(OSError):  # no Linux: what was highest so far
             Path("/proc/self/clear_refs").write_text("5")
     yield found
@@ -312,7 +328,7 @@ def _peak(device: torch.device) -> Iterator[list[float]]:
         found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
-def share(pruner: Pruner, epochs: int, replicates: int = 1) -> float:
+def run_share(pruner: Pruner, epochs: int, replicates: int = 1) -> float:
     """Give the share of a searched setting's epochs that are run if the pruner stops all that it may.
 
     asha: of all trials one in ``reduction_factor`` passes each rung; hyperband: the same, averaged over its
@@ -350,7 +366,7 @@ def _halving(first: int, factor: int, epochs: int) -> tuple[float, float]:
     return run / epochs, passed
 
 
-def table(found: Forecast) -> Table:
+def make_table(found: Forecast) -> Table:
     """Give the parts as a table."""
     theirs = any(part.original_epoch_seconds for part in found.parts)
     heads = ["point", "setting", "trials", "epochs", "s/epoch", "GiB", "time"]
@@ -362,7 +378,7 @@ def table(found: Forecast) -> Table:
             ", ".join(f"{key} {value}" for key, value in part.setting.items()) or "searched",
             f"{part.trials:g}" if part.trials.is_integer() else f"{part.trials:.1f}",
             str(part.epochs),
-            _number(part.epoch_seconds) if part.epoch_seconds else "-",
+            _format_number(part.epoch_seconds) if part.epoch_seconds else "-",
             f"{part.peak_gib:.1f}" if part.peak_gib else "does not fit",
             format_seconds(part.seconds) if fits else "-",
         ]
@@ -370,25 +386,25 @@ def table(found: Forecast) -> Table:
     return result
 
 
-def summary(found: Forecast) -> Iterator[str]:
+def summary_lines(found: Forecast) -> Iterator[str]:
     """Give the totals as lines."""
     total, pruned = found.device_hours, found.pruned_device_hours
     crew = f"{found.workers} worker{'s' * (found.workers > 1)} on {found.device}"
-    yield f"in all {_hours(total)} of one device, {_hours(found.hours(total))} with {crew}"
+    yield f"in all {_format_hours(total)} of one device, {_format_hours(found.wall_hours(total))} with {crew}"
     if pruned < total:
-        together = _hours(found.hours(pruned))
-        yield f"with pruning at best {_hours(pruned)} of one device, {together} with {crew}"
+        together = _format_hours(found.wall_hours(pruned))
+        yield f"with pruning at best {_format_hours(pruned)} of one device, {together} with {crew}"
     if found.original_hours is not None:
-        yield f"the original report spent {_hours(found.original_hours)} of one device on these points"
+        yield f"the original report spent {_format_hours(found.original_hours)} of one device on these points"
     if misfits := [part for part in found.parts if part.epoch_seconds is None]:
         yield f"not in these totals: {len(misfits)} rows that do not fit into the memory"
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _hours(hours: float) -> str:
+def _format_hours(hours: float) -> str:
     if hours < 2 / 60:
         return f"{hours * 3600:.0f} seconds"
     return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} hours"

@@ -21,14 +21,14 @@ from hpo.analysis.intervals import Interval
 from hpo.errors import StoreError
 from hpo.search import replicates
 from hpo.store import status, studies
-from hpo.store.studies import Store
+from hpo.store.studies import Storage
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.study.space import Value
 from hpo.training import config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class ChosenSetting:
     """A setting to run once more; the best trial of it stands for it."""
 
     trial: int
@@ -42,57 +42,57 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class FinishPlan:
     """What is to be run and compared."""
 
     study: str  # whose settings they are
     name: str  # of the study that runs them
-    settings: tuple[Setting, ...]  # best first
+    settings: tuple[ChosenSetting, ...]  # best first
     seeds: tuple[int, ...]
     notes: tuple[str, ...]  # what a person may not expect
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
+class SettingRuns:
     """What came of a setting."""
 
-    setting: Setting
+    setting: ChosenSetting
     accuracies: Mapping[int, float]  # of the runs that are complete, by seed
     mean: Interval | None  # None below two runs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finish:
+class FinishResult:
     """What came of all of them."""
 
-    plan: Plan
+    plan: FinishPlan
     measure: str  # accuracy, or test accuracy
     is_test: bool  # measured on the test split; else as a person's own objective measures it
-    runs: tuple[Runs, ...]  # by their mean, best first
+    runs: tuple[SettingRuns, ...]  # by their mean, best first
     difference: Interval | None  # of the first two, seed by seed; None below two seeds in common
     missing: tuple[str, ...]  # a sentence for each run that is not complete
 
 
-def plan(opened: Store, name: str, top: int, seeds: int) -> Plan:
+def plan_finish(opened: Storage, name: str, top: int, seeds: int) -> FinishPlan:
     """Choose a study's ``top`` best settings and the seeds to run them with; nothing is stored.
 
     Trials that differ in nothing but the seed are one setting. The seeds are those that follow the study's.
     Raises StoreError if the study has no complete trial, or has looked at the test split already.
     """
-    definition = studies.definition_of(opened, name)
-    _refuse(definition)
-    trials = status.trials_of(opened, name)
-    settings = tuple(_settings(trials))[:top]
+    definition = studies.read_definition(opened, name)
+    _check_can_finish(definition)
+    trials = status.read_trials(opened, name)
+    settings = tuple(_best_settings(trials))[:top]
     if not settings:
-        raise StoreError(status.none_complete(name, trials))
+        raise StoreError(status.no_complete_trial_message(name, trials))
     notes = []
-    if (state := status.status(opened, name).state) != "complete":
+    if (state := status.read_status(opened, name).state) != "complete":
         notes.append(f"study '{name}' is {state}, not complete: these are its best settings so far")
     if len(settings) < top:
         plural = "s" * (len(settings) > 1)
         notes.append(f"study '{name}' has {len(settings)} complete setting{plural}, not {top}")
-    first = int(definition.config({}).seed) + 1
-    return Plan(
+    first = int(definition.trial_config({}).seed) + 1
+    return FinishPlan(
         study=name,
         name=f"{name}-finish",
         settings=settings,
@@ -101,7 +101,7 @@ def plan(opened: Store, name: str, top: int, seeds: int) -> Plan:
     )
 
 
-def _refuse(definition: Definition) -> None:
+def _check_can_finish(definition: Definition) -> None:
     name = definition.name
     if definition.finishes is not None:
         of = definition.finishes
@@ -113,39 +113,39 @@ def _refuse(definition: Definition) -> None:
         )
 
 
-def _settings(trials: list[FrozenTrial]) -> Iterator[Setting]:
+def _best_settings(trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
     """Give the settings of the complete trials, each once, best first."""
     seen: set[str] = set()
     by_number = {trial.number: trial for trial in trials}
-    for repeated in replicates.of_trials(trials):
+    for repeated in replicates.rank_trials(trials):
         trial = by_number[repeated.trials[0]]
         epoch = trial.user_attrs.get("best_epoch")
         if epoch is None:
             continue  # another tool's
-        whole = trial.params | trial.system_attrs.get(studies.RUN, {})
+        whole = trial.params | trial.system_attrs.get(studies.RUN_OPTIONS, {})
         options = {key: value for key, value in whole.items() if key != "seed"} | {"epochs": int(epoch)}
-        keys = {_key(whole), _key(options)}
+        keys = {_setting_key(whole), _setting_key(options)}
         if not keys & seen:
-            yield Setting(
+            yield ChosenSetting(
                 trial=trial.number, accuracy=repeated.mean, params=dict(trial.params), options=options
             )
         seen |= keys
 
 
-def _key(options: Mapping[str, Value]) -> str:
+def _setting_key(options: Mapping[str, Value]) -> str:
     return repr(sorted((key, value) for key, value in options.items() if key != "seed"))
 
 
-def create(opened: Store, plan: Plan) -> None:
+def create_finish_study(opened: Storage, plan: FinishPlan) -> None:
     """Store the study that runs a plan, or extend it by the points that it lacks.
 
     Raises StoreError if its name is taken, DefinitionError if the study it was made from was another.
     """
-    definition = studies.definition_of(opened, plan.study)
-    before = _stored(opened, plan)
+    definition = studies.read_definition(opened, plan.study)
+    before = _stored_definition(opened, plan)
     listed = [setting.point(seed) for setting in plan.settings for seed in plan.seeds]
     there = () if before is None else before.points
-    own = definition.vocabulary is config.OWN
+    own = definition.option_table is config.CUSTOM_OPTIONS
     made = Definition(
         name=plan.name,
         train=definition.train | ({} if own else {"selection": "final"}),
@@ -159,13 +159,13 @@ def create(opened: Store, plan: Plan) -> None:
         points=(*there, *(point for point in listed if point not in there)),
         finishes=plan.study,
     )
-    studies.create(opened, made, f"# hpo finish {plan.study}\n")
+    studies.create_study(opened, made, f"# hpo finish {plan.study}\n")
 
 
-def _stored(opened: Store, plan: Plan) -> Definition | None:
-    if plan.name not in status.names(opened):
+def _stored_definition(opened: Storage, plan: FinishPlan) -> Definition | None:
+    if plan.name not in status.study_names(opened):
         return None
-    found = studies.definition_of(opened, plan.name)
+    found = studies.read_definition(opened, plan.name)
     if found.finishes != plan.study:
         raise StoreError(
             f"study '{plan.name}' is there, and not made by 'hpo finish {plan.study}'; "
@@ -174,33 +174,39 @@ def _stored(opened: Store, plan: Plan) -> Definition | None:
     return found
 
 
-def read(opened: Store, plan: Plan) -> Finish:
+def read_result(opened: Storage, plan: FinishPlan) -> FinishResult:
     """Read what came of a plan; raises StoreError if not one of its runs is complete."""
-    definition, trials = studies.definition_of(opened, plan.name), status.trials_of(opened, plan.name)
-    images = records.images(definition, records.outcomes(definition, trials))
-    by_point = {_key_of(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs}
+    definition, trials = studies.read_definition(opened, plan.name), status.read_trials(opened, plan.name)
+    images = records.count_images(definition, records.trial_records(definition, trials))
+    by_point = {
+        _key_of_trial(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs
+    }
     runs, missing = [], []
     for setting in plan.settings:
         found = {seed: by_point[_point_key(setting.point(seed))] for seed in plan.seeds}
         values = {seed: trial.value for seed, trial in found.items() if _is_complete(trial)}
         accuracies = {seed: value for seed, value in values.items() if value is not None}
-        mean = intervals.of_accuracy(list(accuracies.values()), images) if len(accuracies) > 1 else None
-        runs.append(Runs(setting=setting, accuracies=accuracies, mean=mean))
-        missing += [_said(plan, setting, *each) for each in found.items() if not _is_complete(each[1])]
+        mean = (
+            intervals.accuracy_interval(list(accuracies.values()), images) if len(accuracies) > 1 else None
+        )
+        runs.append(SettingRuns(setting=setting, accuracies=accuracies, mean=mean))
+        missing += [
+            _describe_missing(plan, setting, *each) for each in found.items() if not _is_complete(each[1])
+        ]
     if not any(each.accuracies for each in runs):
         raise StoreError(f"study '{plan.name}' has no complete trial; 'hpo trials {plan.name}' says why")
-    ranked, difference = _ranked(runs, intervals.least(images))
-    return Finish(
+    ranked, difference = _rank(runs, intervals.accuracy_step(images))
+    return FinishResult(
         plan=plan,
-        measure=status.measure(definition),
-        is_test=definition.vocabulary is not config.OWN,
+        measure=status.metric_name(definition),
+        is_test=definition.option_table is not config.CUSTOM_OPTIONS,
         runs=ranked,
         difference=difference,
         missing=tuple(missing),
     )
 
 
-def _key_of(definition: Definition, trial: FrozenTrial) -> str:
+def _key_of_trial(definition: Definition, trial: FrozenTrial) -> str:
     return _point_key(definition.points[trial.system_attrs["grid_id"]])
 
 
@@ -212,36 +218,36 @@ def _is_complete(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE
 
 
-def _said(plan: Plan, setting: Setting, seed: int, trial: FrozenTrial) -> str:
+def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial: FrozenTrial) -> str:
     """Say what became of a run that is not complete."""
-    state, why = status.STATES[trial.state], end_reason(trial)
+    state, why = status.STATE_NAMES[trial.state], end_reason(trial)
     again = f"; 'hpo retry {plan.name} --failed' tries again" if trial.state == TrialState.FAIL else ""
     told = f" ({why})" if why else ""
     return f"trial {setting.trial}'s setting lacks seed {seed}: its run is {state}{told}{again}"
 
 
-def _mean(runs: Runs) -> float:
+def _mean_accuracy(runs: SettingRuns) -> float:
     found = runs.accuracies.values()
     return sum(found) / len(found) if found else float("-inf")
 
 
-def _ranked(runs: list[Runs], least: float) -> tuple[tuple[Runs, ...], Interval | None]:
+def _rank(runs: list[SettingRuns], least: float) -> tuple[tuple[SettingRuns, ...], Interval | None]:
     """Rank by the mean, and the first two by the seeds that both have, where there are several."""
-    ranked = tuple(sorted(runs, key=lambda each: -_mean(each)))
+    ranked = tuple(sorted(runs, key=lambda each: -_mean_accuracy(each)))
     if len(ranked) < 2:
         return ranked, None
     first, second = (each.accuracies for each in ranked[:2])
     pairs = [(first[seed], second[seed]) for seed in first if seed in second]
     if len(pairs) < 2:
         return ranked, None
-    found = intervals.of_pairs(pairs, least)
+    found = intervals.paired_difference(pairs, least)
     if found.value >= 0:
         return ranked, found
-    turned = intervals.of_pairs([(b, a) for a, b in pairs], least)
+    turned = intervals.paired_difference([(b, a) for a, b in pairs], least)
     return (ranked[1], ranked[0], *ranked[2:]), turned
 
 
-def document(found: Finish) -> dict[str, Any]:
+def document(found: FinishResult) -> dict[str, Any]:
     """Give it as its JSON document."""
     gap = found.difference
     return {
@@ -258,20 +264,20 @@ def document(found: Finish) -> dict[str, Any]:
     }
 
 
-def _runs_document(runs: Runs) -> dict[str, Any]:
+def _runs_document(runs: SettingRuns) -> dict[str, Any]:
     return {
         "trial": runs.setting.trial,
         "params": dict(runs.setting.params),
         "epochs": runs.setting.options["epochs"],
         "chosen_by": runs.setting.accuracy,
         "accuracies": {str(seed): value for seed, value in runs.accuracies.items()},
-        "mean": _mean(runs) if runs.accuracies else None,
+        "mean": _mean_accuracy(runs) if runs.accuracies else None,
         "low": runs.mean and runs.mean.low,
         "high": runs.mean and runs.mean.high,
     }
 
 
-def table(found: Finish) -> Table:
+def make_table(found: FinishResult) -> Table:
     """Give the settings as a table, best first."""
     heads = ("setting of", found.measure, "95 % interval", "runs", "chosen by", "epochs")
     result = Table(box=None, padding=(0, 1))
@@ -282,7 +288,7 @@ def table(found: Finish) -> Table:
         between = f"{runs.mean.low:.4f} to {runs.mean.high:.4f}" if runs.mean else "not known"
         result.add_row(
             f"trial {runs.setting.trial}",
-            f"{_mean(runs):.4f}" if runs.accuracies else "",
+            f"{_mean_accuracy(runs):.4f}" if runs.accuracies else "",
             between,
             str(len(runs.accuracies)),
             f"{runs.setting.accuracy:.4f}",
@@ -292,7 +298,7 @@ def table(found: Finish) -> Table:
     return result
 
 
-def summary(found: Finish) -> Iterator[str]:
+def summary_lines(found: FinishResult) -> Iterator[str]:
     """Give what a person should know of it as lines: who wins, how it was measured, what is missing."""
     yield conclusion(found)
     if found.is_test:
@@ -310,7 +316,7 @@ def summary(found: Finish) -> Iterator[str]:
     yield from found.missing
 
 
-def conclusion(found: Finish) -> str:
+def conclusion(found: FinishResult) -> str:
     """Say which of the first two settings is better, and how sure that is."""
     if len(found.runs) < 2:
         return "There is one setting, and nothing to compare it with."

@@ -50,7 +50,7 @@ def end_reason(trial: FrozenTrial) -> str:
 
     Of a failure's message, only the first line is returned.
     """
-    if (rung := asha.paused_at(trial)) is not None:
+    if (rung := asha.paused_rung(trial)) is not None:
         return f"waits at the rung of epoch {rung}"
     failure = trial.user_attrs.get("failure") or {}
     return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]

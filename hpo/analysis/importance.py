@@ -12,11 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import StoreError
 from hpo.search import replicates
 from hpo.store import status
-from hpo.store.studies import Store
+from hpo.store.studies import Storage
 
 EVALUATORS = ("ped-anova", "fanova", "mdi")
-TREES, FEWER_TREES = 64, 16  # of fANOVA and MDI; fewer where a hundred forests grow
-EQUAL = "importances will be equal"  # Optuna's warning that PED-ANOVA's best trials are all of them
+TREES, BOOTSTRAP_TREES = 64, 16  # of fANOVA and MDI; fewer where a hundred forests grow
+EQUAL_WARNING = "importances will be equal"  # Optuna's warning that PED-ANOVA's best trials are all of them
 ALL_SAME = "all came to the same accuracy, which tells no parameter apart"
 MOST_SAME = "too many came to the same accuracy to tell the best apart from the rest"
 
@@ -32,21 +32,21 @@ class Importance:
     doubt: str  # why the shares say nothing; empty if they do
 
 
-def importance(opened: Store, name: str, evaluator: str) -> Importance:
+def study_importance(opened: Storage, name: str, evaluator: str) -> Importance:
     """Evaluate parameter importance over a study's complete trials; raises StoreError if it cannot be."""
-    trials = settings(status.trials_of(opened, name))
+    trials = complete_settings(status.read_trials(opened, name))
     if len(trials) < 2:
         raise StoreError(f"importance wants 2 complete trials at least, study '{name}' has {len(trials)}")
-    return over(trials, evaluator)
+    return importance_of_trials(trials, evaluator)
 
 
-def settings(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+def complete_settings(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Give the complete trials; of a repeated setting one, with the mean: copies would count as more."""
-    merged = replicates.merged(trials, replicates.repeats(trials))
+    merged = replicates.merge_replicates(trials, replicates.first_trial_numbers(trials))
     return [trial for trial in merged if trial.state == TrialState.COMPLETE]
 
 
-def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> Importance:
+def importance_of_trials(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> Importance:
     """Evaluate parameter importance over complete trials.
 
     PED-ANOVA asks what sets the best trials apart. Optuna takes the best tenth, which of 14 trials is
@@ -64,11 +64,13 @@ def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> I
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            found = importances.get_param_importances(study(trials), evaluator=evaluators[evaluator]())
+            found = importances.get_param_importances(
+                in_memory_study(trials), evaluator=evaluators[evaluator]()
+            )
     except (RuntimeError, ValueError) as error:
         raise StoreError(f"importance by {evaluator} over {len(trials)} trials: {error}") from error
     same = len({trial.value for trial in trials}) == 1
-    alike = any(EQUAL in str(each.message) for each in warned)
+    alike = any(EQUAL_WARNING in str(each.message) for each in warned)
     searched = dict.fromkeys(parameter for trial in trials for parameter in trial.params)
     return Importance(
         evaluator=evaluator,
@@ -79,7 +81,7 @@ def over(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> I
     )
 
 
-def study(trials: Iterable[FrozenTrial]) -> optuna.Study:
+def in_memory_study(trials: Iterable[FrozenTrial]) -> optuna.Study:
     """Give a study in memory of these trials; it is no news to anybody, so Optuna does not log it."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,27 +93,27 @@ def study(trials: Iterable[FrozenTrial]) -> optuna.Study:
     return made
 
 
-def resamples(trials: int) -> int:
+def resample_count(trials: int) -> int:
     """Give how often so many trials are drawn anew: 100 times, many trials less often, to save time."""
     return min(100, max(20, 3000 // trials))
 
 
-def intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[str, tuple[float, float]]:
+def bootstrap_intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[str, tuple[float, float]]:
     """Give each parameter's importance as 90 % of resamplings with replacement see it: low and high."""
     drawn = random.Random(0)
     shares: dict[str, list[float]] = {}
-    for _ in range(resamples(len(trials))):
+    for _ in range(resample_count(len(trials))):
         try:
-            found = over(drawn.choices(trials, k=len(trials)), evaluator, FEWER_TREES)
+            found = importance_of_trials(drawn.choices(trials, k=len(trials)), evaluator, BOOTSTRAP_TREES)
         except StoreError:
             continue  # such a draw holds one value of every parameter
         if found.doubt:
             continue
         for name, share in found.importances.items():
             shares.setdefault(name, []).append(share)
-    return {name: _middle(values) for name, values in shares.items() if len(values) > 1}
+    return {name: _central_range(values) for name, values in shares.items() if len(values) > 1}
 
 
-def _middle(values: list[float]) -> tuple[float, float]:
+def _central_range(values: list[float]) -> tuple[float, float]:
     cut = quantiles(values, n=20, method="inclusive")
     return cut[0], cut[-1]

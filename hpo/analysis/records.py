@@ -10,20 +10,20 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.search.replicates import REPEATS
+from hpo.search.replicates import REPLICATE_OF
 from hpo.store import status, studies
 from hpo.study.definition import Definition
 from hpo.training import config
 
-MOST_IMAGES = 10_000_000  # a split of more is none; its accuracies are no fractions of images
+MAX_IMAGES = 10_000_000  # a split of more is none; its accuracies are no fractions of images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrialRecord:
     """One trial of a study."""
 
     number: int
-    repeats: int | None  # of a replicate: the number of the first trial of its setting
+    replicate_of: int | None  # of a replicate: the number of the first trial of its setting
     state: str  # one of status.STATES
     accuracy: float | None  # the trial's value
     params: Mapping[str, Any]
@@ -33,12 +33,12 @@ class Outcome:
     curve: Mapping[int, float]  # accuracy after each epoch, from 1; of ``hpo finish`` after the last alone
     epoch_seconds: tuple[float, ...]  # training and evaluation
     wall_seconds: float  # training and evaluation, an unfinished epoch included
-    kind: str | None  # of hardware; times of two kinds say nothing about each other
+    hardware: str | None  # of hardware; times of two kinds say nothing about each other
     attempts: int
     started: datetime | None  # UTC
     ended: datetime | None  # UTC
-    planned: int  # epochs
-    reason: str  # why it ended early
+    planned_epochs: int  # epochs
+    end_reason: str  # why it ended early
 
     @property
     def seconds_per_epoch(self) -> float | None:
@@ -63,19 +63,19 @@ class Outcome:
         return max(self.curve, default=0)
 
 
-def outcomes(definition: Definition, trials: Iterable[FrozenTrial]) -> list[Outcome]:
+def trial_records(definition: Definition, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
     """Give what came of each trial."""
-    return [_outcome(definition, trial) for trial in trials]
+    return [_trial_record(definition, trial) for trial in trials]
 
 
-def _outcome(definition: Definition, trial: FrozenTrial) -> Outcome:
+def _trial_record(definition: Definition, trial: FrozenTrial) -> TrialRecord:
     seen, setting = trial.user_attrs, definition.train | trial.params
-    setting |= trial.system_attrs.get(studies.RUN, {})
+    setting |= trial.system_attrs.get(studies.RUN_OPTIONS, {})
     failure = seen.get("failure") or {}
-    return Outcome(
+    return TrialRecord(
         number=trial.number,
-        repeats=trial.system_attrs.get(REPEATS),
-        state=status.STATES[trial.state],
+        replicate_of=trial.system_attrs.get(REPLICATE_OF),
+        state=status.STATE_NAMES[trial.state],
         accuracy=trial.value,
         params=trial.params,
         distributions=trial.distributions,
@@ -84,27 +84,27 @@ def _outcome(definition: Definition, trial: FrozenTrial) -> Outcome:
         curve=dict(sorted(trial.intermediate_values.items())),
         epoch_seconds=tuple(seen.get("epoch_seconds", ())),
         wall_seconds=float(seen.get("wall_time_seconds", 0.0)),
-        kind=_kind(seen.get("hardware")),
+        hardware=_hardware_kind(seen.get("hardware")),
         attempts=int(seen.get("attempts", 0)),
-        started=_utc(trial.datetime_start),
-        ended=_utc(trial.datetime_complete),
-        planned=int(setting.get("epochs", 0)),
-        reason=str(seen.get("pruned") or failure.get("message", "")).partition("\n")[0],
+        started=_to_utc(trial.datetime_start),
+        ended=_to_utc(trial.datetime_complete),
+        planned_epochs=int(setting.get("epochs", 0)),
+        end_reason=str(seen.get("pruned") or failure.get("message", "")).partition("\n")[0],
     )
 
 
-def _utc(moment: datetime | None) -> datetime | None:
+def _to_utc(moment: datetime | None) -> datetime | None:
     """Give a moment in UTC without saying so; Optuna reads what it stored so as naive local time."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment else None
 
 
 def _is_used(name: str, setting: Mapping[str, Any], definition: Definition) -> bool:
     """Tell whether training looks at an option: Adam has no momentum, whatever ``[train]`` says."""
-    other, values = definition.vocabulary.used_by.get(name, ("", ()))
+    other, values = definition.option_table.used_by.get(name, ("", ()))
     return not other or setting.get(other) in values
 
 
-def _kind(hardware: Mapping[str, Any] | None) -> str | None:
+def _hardware_kind(hardware: Mapping[str, Any] | None) -> str | None:
     """Name a kind of hardware: the device; of a processor, also how many of its cores were used."""
     if not hardware:
         return None
@@ -114,17 +114,17 @@ def _kind(hardware: Mapping[str, Any] | None) -> str | None:
     return f"{hardware['device']}, {threads} thread{'s' * (threads != 1)}"
 
 
-def kinds(found: Iterable[Outcome]) -> list[str]:
+def hardware_kinds(found: Iterable[TrialRecord]) -> list[str]:
     """Give the kinds of hardware in order of appearance."""
-    return list(dict.fromkeys(each.kind for each in found if each.kind is not None))
+    return list(dict.fromkeys(each.hardware for each in found if each.hardware is not None))
 
 
-def complete(found: Iterable[Outcome]) -> list[Outcome]:
+def complete_records(found: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Give the trials that ran to their end, by number."""
     return [each for each in found if each.state == "complete" and each.accuracy is not None]
 
 
-def images(definition: Definition, found: Iterable[Outcome]) -> int | None:
+def count_images(definition: Definition, found: Iterable[TrialRecord]) -> int | None:
     """Give how many images accuracy was measured on, at least, as far as the accuracies tell.
 
     An accuracy is so many images of all, so every one is a multiple of 1/N; the least common
@@ -132,11 +132,11 @@ def images(definition: Definition, found: Iterable[Outcome]) -> int | None:
     objective, whose accuracy may be any number, and before the first epoch.
     """
     values = {value for each in found for value in each.curve.values()}
-    if definition.vocabulary is config.OWN or not values:
+    if definition.option_table is config.CUSTOM_OPTIONS or not values:
         return None
     common = 1
     for value in values:
         common = math.lcm(common, Fraction(value).limit_denominator(100_000).denominator)
-        if common > MOST_IMAGES:
+        if common > MAX_IMAGES:
             return None
     return common if common > 1 else None

@@ -17,10 +17,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hpo.artifacts import durable
-from hpo.errors import shown
+from hpo.errors import quote_value
 
 COLORS = ("#1f5fa8", "#d9822b", "#2e8b57", "#a83250", "#6b4fa0", "#5b6770", "#b8860b", "#008b8b")
-STATES = {
+STATE_COLORS = {
     "complete": "#2e8b57",
     "pruned": "#d9a21b",
     "failed": "#c0392b",
@@ -28,8 +28,8 @@ STATES = {
     "waiting": "#9aa5ad",
 }
 GREY = "#c3cad0"
-SCALE = [[0.0, "#dfe8f2"], [0.5, "#5d93c8"], [1.0, "#0b2f5c"]]
-LONGEST = 28  # characters of a text in a figure
+COLOR_SCALE = [[0.0, "#dfe8f2"], [0.5, "#5d93c8"], [1.0, "#0b2f5c"]]
+MAX_TEXT_LENGTH = 28  # characters of a text in a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
-    def csv(self) -> bytes:
+    def to_csv(self) -> bytes:
         """Give the table as CSV in UTF-8, every number with all its digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -82,29 +82,31 @@ class Section:
     narrow: bool = False  # its figures stand side by side
 
 
-def table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> Table:
+def make_table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Give a table."""
     return Table(columns=tuple(columns), rows=tuple(tuple(row) for row in rows))
 
 
-def text(value: Any) -> str:
+def figure_text(value: Any) -> str:
     """Give a value as a figure's text: escaped, and not too long."""
-    plain = format_(value)
-    return html.escape(plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}")
+    plain = format_value(value)
+    return html.escape(
+        plain if len(plain) <= MAX_TEXT_LENGTH else f"{plain[: MAX_TEXT_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
 
 
-def lines(value: str) -> str:
+def wrap_figure_text(value: str) -> str:
     """Give a text in full as a figure's, escaped, in lines that a legend and an axis have room for."""
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(value, LONGEST))
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(value, MAX_TEXT_LENGTH))
 
 
-def epochs(most: int) -> dict[str, Any]:
+def epoch_axis(most: int) -> dict[str, Any]:
     """Give the settings of an axis of epochs, from 1 to the last."""
     step = {"dtick": 1} if most <= 12 else {}
     return {"title": {"text": "epoch"}, "range": [0.6, most + 0.4], "tickformat": "d", **step}
 
 
-def format_(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Give a value as people read it; a text, which may be a figure as printed, as it is."""
     if value is None:
         return "\N{EN DASH}"
@@ -114,15 +116,15 @@ def format_(value: Any) -> str:
         return value.isoformat(" ", "seconds")
     if isinstance(value, float):
         return f"{value:.4g}"
-    return shown(value)
+    return quote_value(value)
 
 
-def setting(params: Mapping[str, Any]) -> str:
+def format_setting(params: Mapping[str, Any]) -> str:
     """Give parameters as short text."""
-    return ", ".join(f"{name} {format_(value)}" for name, value in params.items())
+    return ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
 
 
-def figure(traces: Iterable[Any], *, x: Any = None, y: Any = None, height: int = 380) -> go.Figure:
+def make_figure(traces: Iterable[Any], *, x: Any = None, y: Any = None, height: int = 380) -> go.Figure:
     """Give a figure in the page's style; ``x`` and ``y`` are a title or an axis' settings."""
     made = go.Figure(list(traces))
     made.update_layout(
@@ -132,13 +134,13 @@ def figure(traces: Iterable[Any], *, x: Any = None, y: Any = None, height: int =
         margin={"l": 56, "r": 16, "t": 12, "b": 48},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         hovermode="closest",
-        xaxis=axis(x),
-        yaxis=axis(y),
+        xaxis=style_axis(x),
+        yaxis=style_axis(y),
     )
     return made
 
 
-def axis(given: Any) -> dict[str, Any]:
+def style_axis(given: Any) -> dict[str, Any]:
     """Give an axis' settings from its title, or from some of them."""
     settings = {"title": {"text": given}} if isinstance(given, str) else dict(given or {})
     return {
@@ -150,11 +152,11 @@ def axis(given: Any) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, sections: Iterable[Section]) -> list[str]:
+def write_csv_files(folder: Path, sections: Iterable[Section]) -> list[str]:
     """Write each figure's and table's CSV into a folder, and give the files' names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for part in (part for section in sections for part in section.parts):
         names.append(f"{part.name}.csv")
-        durable.write(folder / names[-1], part.table.csv())
+        durable.write_file(folder / names[-1], part.table.to_csv())
     return names

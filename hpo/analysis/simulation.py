@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis.surrogate import Curve, Surrogate
 from hpo.search import asha, samplers
-from hpo.search.asha import PAUSED, PROMOTED, Board, Ladder
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs, RungTable
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
 
@@ -32,12 +32,12 @@ class Strategy:
     name: str
     sampler: Callable[[int, int], BaseSampler]  # of a seed and a trial's number
     pruner: Callable[[int], pruners.BasePruner]  # of a trial's epochs
-    ladder: Ladder | None = None
-    screened: int | None = None  # epochs that every trial has before the best of them are chosen
+    rungs: Rungs | None = None
+    screening_epochs: int | None = None  # epochs that every trial has before the best of them are chosen
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class BestSoFar:
     """What a simulated study had found when an epoch ended."""
 
     epochs: int  # of all trials together
@@ -46,7 +46,7 @@ class Found:
     curve: Curve  # of the trial that has it
 
 
-def ours(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
+def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
     """Give a strategy as a study file names it."""
     search = definition.search.model_copy(update={"sampler": sampler, "pruner": pruner, "trials": 10**6})
 
@@ -57,20 +57,20 @@ def ours(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
     if not definition.searches:
         search = search.model_copy(update={"prune_points": True, "trials": 0})
     return Strategy(
-        name=f"hpo: {f'{sampler.name}, ' if definition.searches else ''}{_named(pruner)}",
-        sampler=lambda seed, number: samplers.sampler(made(seed), number),
-        pruner=lambda epochs: samplers.pruner(made(0)),
-        ladder=asha.of(made(0)),
+        name=f"hpo: {f'{sampler.name}, ' if definition.searches else ''}{_pruner_label(pruner)}",
+        sampler=lambda seed, number: samplers.build_sampler(made(seed), number),
+        pruner=lambda epochs: samplers.build_pruner(made(0)),
+        rungs=asha.rungs_of(made(0)),
     )
 
 
-def _named(pruner: Pruner) -> str:
+def _pruner_label(pruner: Pruner) -> str:
     if pruner.name in ("asha", "hyperband"):
         return f"{pruner.name} from epoch {pruner.min_epochs} by {pruner.reduction_factor}"
     return pruner.name
 
 
-def peers(definition: Definition, epochs: int) -> Iterator[Strategy]:
+def reference_strategies(definition: Definition, epochs: int) -> Iterator[Strategy]:
     """Give what strategies of ours are compared with: Optuna's own, and screening all before the best."""
     prune: dict[str, Callable[[int], pruners.BasePruner]] = {
         "no pruner": lambda epochs: pruners.NopPruner(),
@@ -79,44 +79,48 @@ def peers(definition: Definition, epochs: int) -> Iterator[Strategy]:
         "hyperband": lambda epochs: pruners.HyperbandPruner(1, epochs, 3),
     }
     first = "random" if definition.searches else "no pruner"
-    yield Strategy(name=first, sampler=_random, pruner=prune["no pruner"])
-    for name, sampler in (("random", _random), ("TPE", _tpe)) if definition.searches else ():
+    yield Strategy(name=first, sampler=_random_sampler, pruner=prune["no pruner"])
+    for name, sampler in (
+        (("random", _random_sampler), ("TPE", _tpe_sampler)) if definition.searches else ()
+    ):
         for pruner, made in prune.items():
             if (name, pruner) != ("random", "no pruner"):
                 yield Strategy(name=f"Optuna: {name}, {pruner}", sampler=sampler, pruner=made)
     for pruner in ("median", "halving", "hyperband") if not definition.searches else ():
-        yield Strategy(name=f"Optuna: {pruner}", sampler=_random, pruner=prune[pruner])
+        yield Strategy(name=f"Optuna: {pruner}", sampler=_random_sampler, pruner=prune[pruner])
     for screened in sorted({1, max(epochs // 10, 1)}):
         name = f"{screened} epoch{'s' * (screened > 1)} for all, then the best {FINALISTS}"
-        yield Strategy(name=name, sampler=_random, pruner=prune["no pruner"], screened=screened)
+        yield Strategy(
+            name=name, sampler=_random_sampler, pruner=prune["no pruner"], screening_epochs=screened
+        )
 
 
-def _random(seed: int, number: int) -> BaseSampler:
-    return RandomSampler(seed=samplers.seed_of(seed, number))
+def _random_sampler(seed: int, number: int) -> BaseSampler:
+    return RandomSampler(seed=samplers.derive_seed(seed, number))
 
 
-def _tpe(seed: int, number: int) -> BaseSampler:
-    return TPESampler(seed=samplers.seed_of(seed, number))
+def _tpe_sampler(seed: int, number: int) -> BaseSampler:
+    return TPESampler(seed=samplers.derive_seed(seed, number))
 
 
-class _Memory(InMemoryStorage):
+class _SimulatedStorage(InMemoryStorage):
     """A study in memory; a sampler sees it as a strategy's rungs show it."""
 
-    def __init__(self, ladder: Ladder | None) -> None:
+    def __init__(self, ladder: Rungs | None) -> None:
         super().__init__()
-        self.ladder = ladder
+        self.rungs = ladder
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         found = super().get_all_trials(study_id, deepcopy=False)
-        if self.ladder is not None:
-            found = self.ladder.seen(found)
+        if self.rungs is not None:
+            found = self.rungs.as_sampler_sees(found)
         return [trial for trial in found if states is None or trial.state in states]
 
 
 @dataclass
-class _Trial:
+class _SimulatedTrial:
     """A trial of a simulated study."""
 
     trial: optuna.Trial
@@ -131,9 +135,9 @@ class Simulation:
         self, surrogate: Surrogate, strategy: Strategy, *, seed: int, workers: int, most: int
     ) -> None:
         self.surrogate, self.strategy, self.seed, self.workers = surrogate, strategy, seed, workers
-        self.most = most  # epochs of all trials together
-        self.storage = _Memory(strategy.ladder)
-        self.board = None if strategy.ladder is None else Board(strategy.ladder)
+        self.max_epochs = most  # epochs of all trials together
+        self.storage = _SimulatedStorage(strategy.rungs)
+        self.rung_table = None if strategy.rungs is None else RungTable(strategy.rungs)
         pruner = strategy.pruner(surrogate.recorded.epochs)
         self.study = optuna.create_study(
             storage=self.storage,
@@ -141,32 +145,32 @@ class Simulation:
             direction="maximize",
             pruner=pruner,
         )
-        self.known: list[_Trial] = []  # by number
-        self.planned = self._planned()
+        self.started: list[_SimulatedTrial] = []  # by number
+        self.planned = self._plan_trials()
 
-    def _planned(self) -> list[Curve] | int:
+    def _plan_trials(self) -> list[Curve] | int:
         """Give the curves of a grid in the order in which they are run, or how many trials are searched."""
-        recorded, screened = self.surrogate.recorded, self.strategy.screened
+        recorded, screened = self.surrogate.recorded, self.strategy.screening_epochs
         if not recorded.definition.searches:
             order = list(recorded.curves)
             if self.seed:  # the first time as the study lists them
                 random.Random(self.seed).shuffle(order)
             return order
         if screened:
-            return max((self.most - FINALISTS * (recorded.epochs - screened)) // screened, FINALISTS)
-        return self.most
+            return max((self.max_epochs - FINALISTS * (recorded.epochs - screened)) // screened, FINALISTS)
+        return self.max_epochs
 
-    def run(self) -> Iterator[Found]:
+    def run(self) -> Iterator[BestSoFar]:
         """Give what is found with each epoch, until all are used, or nothing is left to run."""
         queue: list[tuple[float, int]] = []  # when a worker ends its epoch
-        running: dict[int, _Trial] = {}
+        running: dict[int, _SimulatedTrial] = {}
         idle = list(range(self.workers))
         now, used, best, whose = 0.0, 0, 0.0, 0
-        while used < self.most:
-            while idle and (taken := self._next(last=not running)):
+        while used < self.max_epochs:
+            while idle and (taken := self._next_trial(last=not running)):
                 worker = idle.pop(0)
                 running[worker] = taken
-                heapq.heappush(queue, (now + self._seconds(taken), worker))
+                heapq.heappush(queue, (now + self._epoch_seconds(taken), worker))
             if not queue:
                 return
             now, worker = heapq.heappop(queue)
@@ -176,88 +180,90 @@ class Simulation:
             accuracy = own.curve.accuracies[own.epoch - 1]
             if accuracy > best:
                 best, whose = accuracy, own.trial.number
-            yield Found(epochs=used, seconds=now, accuracy=best, curve=self.known[whose].curve)
-            if self._leaves(own, accuracy):
+            yield BestSoFar(epochs=used, seconds=now, accuracy=best, curve=self.started[whose].curve)
+            if self._report_epoch(own, accuracy):
                 del running[worker]
                 idle.append(worker)
             else:
-                heapq.heappush(queue, (now + self._seconds(own), worker))
+                heapq.heappush(queue, (now + self._epoch_seconds(own), worker))
 
-    def _seconds(self, own: _Trial) -> float:
-        return own.curve.seconds / len(own.curve.accuracies)
+    def _epoch_seconds(self, own: _SimulatedTrial) -> float:
+        return own.curve.total_seconds / len(own.curve.accuracies)
 
     def _trials(self) -> list[FrozenTrial]:
         return InMemoryStorage.get_all_trials(self.storage, self.study._study_id, deepcopy=False)
 
-    def _leaves(self, own: _Trial, accuracy: float) -> bool:
+    def _report_epoch(self, own: _SimulatedTrial, accuracy: float) -> bool:
         """Report an epoch, and tell whether the trial ends there, or pauses."""
         own.trial.report(accuracy, own.epoch)
-        number, board, screened = own.trial.number, self.board, self.strategy.screened
+        number, board, screened = own.trial.number, self.rung_table, self.strategy.screening_epochs
         trial = self._trials()[number]
         if own.epoch == len(own.curve.accuracies):
-            self._set(number, TrialState.COMPLETE, [max(own.curve.accuracies)])
-        elif board is not None and board.ladder.stands(trial):
-            found = board.verdict(trial)
+            self._set_state(number, TrialState.COMPLETE, [max(own.curve.accuracies)])
+        elif board is not None and board.rungs.is_at_rung(trial):
+            found = board.decide(trial)
             if found.kind == "promoted":
-                self._mark(number, PROMOTED, found.rung)
+                self._set_attribute(number, PROMOTED_PAST_RUNG, found.rung)
                 return False
             self._pause(number, own.epoch)
-        elif own.epoch == screened and PROMOTED not in trial.system_attrs:
+        elif own.epoch == screened and PROMOTED_PAST_RUNG not in trial.system_attrs:
             self._pause(number, own.epoch)
         elif own.trial.should_prune():
-            self._set(number, TrialState.PRUNED, [accuracy])
+            self._set_state(number, TrialState.PRUNED, [accuracy])
         else:
             return False
         return True
 
     def _pause(self, number: int, rung: int) -> None:
-        self._mark(number, PAUSED, rung)
-        self._set(number, TrialState.WAITING)
+        self._set_attribute(number, PAUSED_AT_RUNG, rung)
+        self._set_state(number, TrialState.WAITING)
 
-    def _next(self, *, last: bool) -> _Trial | None:
+    def _next_trial(self, *, last: bool) -> _SimulatedTrial | None:
         """Give the trial that a free worker runs: a paused one, or a new one; None if there is none now."""
         trials, planned = self._trials(), self.planned
         left = len(trials) < (len(planned) if isinstance(planned, list) else planned)
         found = self._promotable(trials, last=last and not left, left=left)
         if found is not None:
             number, rung = found
-            self._mark(number, PAUSED, None)
-            self._mark(number, PROMOTED, rung)
-            self._set(number, TrialState.RUNNING)
-            return self.known[number]
+            self._set_attribute(number, PAUSED_AT_RUNG, None)
+            self._set_attribute(number, PROMOTED_PAST_RUNG, rung)
+            self._set_state(number, TrialState.RUNNING)
+            return self.started[number]
         if not left:
             return None
         listed = isinstance(planned, list)
         # A grid's points are listed: its sampler has nothing to say.
-        self.study.sampler = _random(0, 0) if listed else self.strategy.sampler(self.seed, len(trials))
+        self.study.sampler = (
+            _random_sampler(0, 0) if listed else self.strategy.sampler(self.seed, len(trials))
+        )
         self.study._thread_local.cached_all_trials = None
         trial = optuna.Trial(self.study, self.storage.create_new_trial(self.study._study_id))
         if isinstance(planned, list):
             curve = planned[trial.number]
         else:
             train = self.surrogate.recorded.definition.train
-            curve = self.surrogate.curve(space.propose(trial, self.surrogate.space, train))
-        self.known.append(_Trial(trial, curve))
-        return self.known[-1]
+            curve = self.surrogate.predict_curve(space.suggest_setting(trial, self.surrogate.space, train))
+        self.started.append(_SimulatedTrial(trial, curve))
+        return self.started[-1]
 
     def _promotable(self, trials: list[FrozenTrial], *, last: bool, left: bool) -> tuple[int, int] | None:
         """Give the number of the paused trial that goes on, and its rung."""
-        screened = self.strategy.screened
-        if self.board is not None:
-            return self.board.promotable(last=last)
+        screened = self.strategy.screening_epochs
+        if self.rung_table is not None:
+            return self.rung_table.next_promotion(last=last)
         if screened is None or left or any((trial.last_step or 0) < screened for trial in trials):
             return None
-        ranked = sorted(trials, key=lambda t: (-max(self._until(t, screened)), t.number))[:FINALISTS]
-        waiting = [trial.number for trial in ranked if asha.paused_at(trial) is not None]
+        ranked = sorted(trials, key=lambda t: (-max(self._values_until(t, screened)), t.number))[:FINALISTS]
+        waiting = [trial.number for trial in ranked if asha.paused_rung(trial) is not None]
         return (waiting[0], screened) if waiting else None
 
-    def _until(self, trial: FrozenTrial, epoch: int) -> list[float]:
+    def _values_until(self, trial: FrozenTrial, epoch: int) -> list[float]:
         return [value for step, value in trial.intermediate_values.items() if step <= epoch]
 
-    def _mark(self, number: int, key: str, value: int | None) -> None:
-        self.storage.set_trial_system_attr(self.known[number].trial._trial_id, key, value)
+    def _set_attribute(self, number: int, key: str, value: int | None) -> None:
+        self.storage.set_trial_system_attr(self.started[number].trial._trial_id, key, value)
 
-    def _set(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
-        self.storage.set_trial_state_values(self.known[number].trial._trial_id, state, values)
-        if self.board is not None:
-            self.board.put(self._trials()[number])
+    def _set_state(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        self.storage.set_trial_state_values(self.started[number].trial._trial_id, state, values)
+        if self.rung_table is not None:
+            self.rung_table.update(self._trials()[number])

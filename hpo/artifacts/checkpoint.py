@@ -28,9 +28,9 @@ import torch
 
 from hpo.artifacts import durable
 
-NAME = re.compile(r"checkpoint-(\d{4,})-(\d{6,})-(\d{3,})-([0-9a-f]{64})\.pt")
-KEPT = 2
-PLAIN = (
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{4,})-(\d{6,})-(\d{3,})-([0-9a-f]{64})\.pt")
+KEPT_CHECKPOINTS = 2
+LOADABLE_TYPES = (
     "tensors (torch.as_tensor makes one of an array), numbers, texts, None, "
     "and lists, tuples, sets and dicts of them"
 )
@@ -38,7 +38,7 @@ PLAIN = (
 State = Mapping[str, Any]
 
 
-class _Hashed:
+class _HashingWriter:
     """A file that only gets longer, the SHA-256 of what was written to it, and what kept it from more."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -58,12 +58,12 @@ class _Hashed:
         self.file.flush()
 
 
-def dump(state: Any, file: BinaryIO) -> str:
+def dump_state(state: Any, file: BinaryIO) -> str:
     """Write tensors and plain values to a file, and give the content's SHA-256.
 
     Raises OSError where the file takes no more, which torch.save by itself turns into something else.
     """
-    hashed = _Hashed(file)
+    hashed = _HashingWriter(file)
     try:
         torch.save(state, hashed)  # type: ignore[arg-type]  # it asks for write and flush alone
     except Exception:
@@ -92,7 +92,7 @@ def snapshot(state: Any) -> Any:
     return copy.deepcopy(state)
 
 
-def prove(draft: durable.Draft, objective: str) -> None:
+def check_loadable(draft: durable.Draft, objective: str) -> None:
     """Raise TypeError, for the person whose objective it is, if what was dumped could not be loaded.
 
     Only the file's structure is read: its tensors are mapped.
@@ -105,7 +105,7 @@ def prove(draft: durable.Draft, objective: str) -> None:
         types = [name for name in named if "._" not in name] or named  # rather than what builds them
         raise TypeError(
             f"{objective} yielded a state that could not be loaded again: it holds {', '.join(types)}; "
-            f"want {PLAIN}"
+            f"want {LOADABLE_TYPES}"
         ) from None
 
 
@@ -114,17 +114,17 @@ def save(folder: Path, state: State, *, attempt: int, objective: str | None = No
 
     That of a person's own ``objective`` is proved first; raises TypeError if it could not be loaded.
     """
-    with durable.durable(folder) as draft:
-        digest = dump(dict(state), draft.file)
+    with durable.atomic_file(folder) as draft:
+        digest = dump_state(dict(state), draft.file)
         if objective is not None:
-            prove(draft, objective)
+            check_loadable(draft, objective)
         draft.name = f"checkpoint-{state['epoch']:04d}-{state['step']:06d}-{attempt:03d}-{digest}.pt"
     return draft.name
 
 
 def load(path: Path) -> State | None:
     """Load a checkpoint on the CPU; None if it is gone or its content is not what its name says."""
-    match = NAME.fullmatch(path.name)
+    match = CHECKPOINT_NAME.fullmatch(path.name)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -137,11 +137,11 @@ def load(path: Path) -> State | None:
         return None
 
 
-def latest(folder: Path, name: str | None) -> State | None:
+def load_latest(folder: Path, name: str | None) -> State | None:
     """Load the committed checkpoint ``name``, or the newest sound one before it; None for the start."""
     if name is None:
         return None
-    for older in [name, *(n for n in reversed(names(folder)) if _place(n) < _place(name))]:
+    for older in [name, *(n for n in reversed(list_checkpoints(folder)) if _sort_key(n) < _sort_key(name))]:
         state = load(folder / older)
         if state is not None:
             return state
@@ -150,20 +150,20 @@ def latest(folder: Path, name: str | None) -> State | None:
 
 def prune(folder: Path, name: str) -> None:
     """Remove all checkpoints but the committed ``name``, the newest before it, and later attempts' own."""
-    *_, attempt = _place(name)
-    ours = [n for n in names(folder) if _place(n)[-1] <= attempt]
-    before = [n for n in ours if _place(n) < _place(name)]
+    *_, attempt = _sort_key(name)
+    ours = [n for n in list_checkpoints(folder) if _sort_key(n)[-1] <= attempt]
+    before = [n for n in ours if _sort_key(n) < _sort_key(name)]
     for other in ours:
-        if other != name and other not in before[1 - KEPT :]:
+        if other != name and other not in before[1 - KEPT_CHECKPOINTS :]:
             (folder / other).unlink(missing_ok=True)
 
 
-def names(folder: Path) -> list[str]:
+def list_checkpoints(folder: Path) -> list[str]:
     """Give the names of a folder's checkpoints, oldest first."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p.name for p in found if NAME.fullmatch(p.name)), key=_place)
+    return sorted((p.name for p in found if CHECKPOINT_NAME.fullmatch(p.name)), key=_sort_key)
 
 
-def _place(name: str) -> tuple[int, ...]:
-    match = NAME.fullmatch(name)
+def _sort_key(name: str) -> tuple[int, ...]:
+    match = CHECKPOINT_NAME.fullmatch(name)
     return tuple(int(part) for part in match.groups()[:3]) if match else ()

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 
 @contextlib.contextmanager
-def durable(folder: Path) -> Iterator["Draft"]:
+def atomic_file(folder: Path) -> Iterator["Draft"]:
     """Write a file of ``folder`` that appears under ``draft.name`` when the block is left.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder: a crash at any moment leaves
@@ -34,7 +34,7 @@ def durable(folder: Path) -> Iterator["Draft"]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync(folder)
+    _fsync_folder(folder)
 
 
 class Draft:
@@ -46,7 +46,7 @@ class Draft:
         self.name = ""
 
 
-def _sync(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -54,15 +54,15 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write a whole file durably."""
-    with durable(path.parent) as draft:
+    with atomic_file(path.parent) as draft:
         draft.name = path.name
         draft.file.write(content)
 
 
 @contextlib.contextmanager
-def folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Fill a folder that appears as ``path`` when the block is left; there it may be empty, or not be.
 
     It is filled by ``write`` under a hidden name beside it, and then renamed: a crash leaves at most that.
@@ -77,4 +77,4 @@ def folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync(path.parent)
+    _fsync_folder(path.parent)

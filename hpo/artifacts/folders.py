@@ -22,16 +22,16 @@ from typing import TypeVar
 from fsspec.implementations.local import LocalFileSystem
 
 from hpo.artifacts import durable, remote
-from hpo.errors import ArtifactAway, ArtifactError
-from hpo.retry import GRACE, PATIENCE, outlast
+from hpo.errors import ArtifactError, ArtifactsUnavailable
+from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
 
 R = TypeVar("R")
 
 LOGS = "logs"
-LONGEST_PAUSE = 2.0  # seconds between two tries
+MAX_PAUSE_SECONDS = 2.0  # seconds between two tries
 
 
-def file_of(name: str) -> str:
+def file_name(name: str) -> str:
     """Give a file's name within its folder from its name in the artifacts."""
     return name.rpartition("/")[2]
 
@@ -44,28 +44,28 @@ class Artifacts:
 
     def __init__(self, root: str) -> None:
         try:
-            self.filesystem, self.root = remote.file_system(root)
+            self.filesystem, self.root = remote.open_file_system(root)
         except Exception as error:  # some places are called at once, and each has its own errors
-            raise ArtifactError(f"--artifacts {root}: {remote.cause(error)}") from error
-        self.local = isinstance(self.filesystem, LocalFileSystem)
-        self.patience = 0.0  # seconds that a place which is away is waited for; a worker has more
+            raise ArtifactError(f"--artifacts {root}: {remote.error_text(error)}") from error
+        self.is_local = isinstance(self.filesystem, LocalFileSystem)
+        self.retry_seconds = 0.0  # seconds that a place which is away is waited for; a worker has more
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
 
     def path(self, name: str) -> str:
         """Give a file's path, or its address."""
         path = f"{self.root}/{name}".rstrip("/")
-        return path if self.local else str(self.filesystem.unstrip_protocol(path))
+        return path if self.is_local else str(self.filesystem.unstrip_protocol(path))
 
-    def logs(self, folder: str) -> Path:
+    def logs_folder(self, folder: str) -> Path:
         """Give where a scheduler writes what a study's workers say: always a folder, never behind a URL."""
-        return Path(self.root, folder, LOGS) if self.local else Path("storage", LOGS, folder)
+        return Path(self.root, folder, LOGS) if self.is_local else Path("storage", LOGS, folder)
 
-    def ask(self, name: str, work: Callable[[], R]) -> R:
+    def retry(self, name: str, work: Callable[[], R]) -> R:
         """Do ``work`` on a file or folder, which does no harm twice, until the place does it.
 
         Raises ArtifactAway when the patience is over, ArtifactError at once where waiting mends nothing.
         """
-        if self.local:
+        if self.is_local:
             return work()
 
         def fresh() -> R:
@@ -73,18 +73,20 @@ class Artifacts:
             return work()
 
         def met(error: Exception, waited: float) -> str:  # every kind of place has its own errors
-            message = f"{self.path(name)}: {remote.cause(error)}"
-            if not remote.is_away(error):
+            message = f"{self.path(name)}: {remote.error_text(error)}"
+            if not remote.is_unavailable(error):
                 raise ArtifactError(f"{message}; {remote.advice(error)}") from error
-            if waited >= min(self.patience, GRACE if self.stop.is_set() else PATIENCE):
-                raise ArtifactAway(message) from error
+            if waited >= min(
+                self.retry_seconds, STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS
+            ):
+                raise ArtifactsUnavailable(message) from error
             return message
 
-        return outlast(fresh, met, what=self.path(""), longest=LONGEST_PAUSE)
+        return retry_until(fresh, met, what=self.path(""), longest_pause_seconds=MAX_PAUSE_SECONDS)
 
-    def check(self) -> None:
+    def check_access(self) -> None:
         """Raise ArtifactError if a place elsewhere cannot be used; one that is here shows by itself."""
-        if not self.local:
+        if not self.is_local:
             self.probe()
 
     def probe(self) -> None:
@@ -95,12 +97,12 @@ class Artifacts:
             self.filesystem.pipe_file(path, b"hpo")
             self.filesystem.rm_file(path)
 
-        self.ask("", write_and_remove)
+        self.retry("", write_and_remove)
 
     def read(self, name: str) -> bytes:
         """Give a file's content; raises ArtifactError if it cannot be had."""
         try:
-            content = self.look_up(name)
+            content = self.read_or_none(name)
         except OSError as error:
             raise ArtifactError(f"{self.path(name)}: {error}") from error
         if content is None:
@@ -109,13 +111,13 @@ class Artifacts:
             )
         return content
 
-    def folder(self, name: str) -> "Folder":
+    def open_folder(self, name: str) -> "TrialFolder":
         """Open a folder to work in; ``name`` is relative to the artifacts."""
-        local = Path(self.root, name) if self.local else Path(tempfile.mkdtemp(prefix="hpo-"))
+        local = Path(self.root, name) if self.is_local else Path(tempfile.mkdtemp(prefix="hpo-"))
         local.mkdir(parents=True, exist_ok=True)
-        return Folder(self, name, local)
+        return TrialFolder(self, name, local)
 
-    def look_up(self, name: str) -> bytes | None:
+    def read_or_none(self, name: str) -> bytes | None:
         """Give a file's content; None if there is none."""
 
         def look() -> bytes | None:
@@ -125,9 +127,9 @@ class Artifacts:
             except FileNotFoundError:
                 return None
 
-        return self.ask(name, look)
+        return self.retry(name, look)
 
-    def names(self, name: str) -> list[str]:
+    def list_names(self, name: str) -> list[str]:
         """Give the names of what lies in a folder; none if there is no such folder."""
         path = f"{self.root}/{name}".rstrip("/")
 
@@ -136,25 +138,25 @@ class Artifacts:
                 there = self.filesystem.ls(path, detail=False)
             except FileNotFoundError:
                 return []
-            return [file_of(str(each).rstrip("/")) for each in there if str(each).rstrip("/") != path]
+            return [file_name(str(each).rstrip("/")) for each in there if str(each).rstrip("/") != path]
 
-        return self.ask(name, look)
+        return self.retry(name, look)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file durably, and the folders above it."""
         path = f"{self.root}/{name}"
-        if self.local:
-            durable.write(Path(path), content)
+        if self.is_local:
+            durable.write_file(Path(path), content)
         else:  # an object store has no folders; asked to make some, s3fs would make a missing bucket
-            self.ask(name, lambda: self.filesystem.pipe_file(path, content))
+            self.retry(name, lambda: self.filesystem.pipe_file(path, content))
 
-    def get(self, name: str, path: Path) -> None:
+    def download(self, name: str, path: Path) -> None:
         """Copy a file from elsewhere to here."""
-        self.ask(name, lambda: self.filesystem.get_file(f"{self.root}/{name}", str(path)))
+        self.retry(name, lambda: self.filesystem.get_file(f"{self.root}/{name}", str(path)))
 
-    def put(self, path: Path, name: str) -> None:
+    def upload(self, path: Path, name: str) -> None:
         """Copy a file from here to elsewhere."""
-        self.ask(name, lambda: self.filesystem.put_file(str(path), f"{self.root}/{name}"))
+        self.retry(name, lambda: self.filesystem.put_file(str(path), f"{self.root}/{name}"))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -165,9 +167,9 @@ class Artifacts:
             except FileNotFoundError:
                 pass  # as it is to be
 
-        self.ask(name, remove)
+        self.retry(name, remove)
 
-    def delete(self, name: str) -> None:
+    def delete_folder(self, name: str) -> None:
         """Delete a study's folder with all that is in it."""
 
         def delete() -> None:
@@ -176,61 +178,61 @@ class Artifacts:
             except FileNotFoundError:
                 pass  # as it is to be
 
-        self.ask(name, delete)
+        self.retry(name, delete)
 
 
-class Folder:
+class TrialFolder:
     """One trial's folder: work in ``local``, then publish."""
 
     def __init__(self, artifacts: Artifacts, name: str, local: Path) -> None:
         self.artifacts = artifacts
         self.name = name
-        self.local = local
+        self.path = local
         self.published: dict[str, tuple[int, int]] = {}  # what we got or put there -> its version
 
     def fetch(self) -> None:
         """Get what is already there, unless it is here anyway."""
-        if self.artifacts.local:
+        if self.artifacts.is_local:
             return
-        for name in self.artifacts.names(self.name):
-            path = self.local / name
-            self.artifacts.get(f"{self.name}/{name}", path)
-            self.published[name] = _version(path)
+        for name in self.artifacts.list_names(self.name):
+            path = self.path / name
+            self.artifacts.download(f"{self.name}/{name}", path)
+            self.published[name] = _file_version(path)
 
     def publish(self) -> None:
         """Put what is new where everybody sees it, unless it is there anyway."""
-        for path in self._files() if not self.artifacts.local else ():
-            version = _version(path)
+        for path in self._files() if not self.artifacts.is_local else ():
+            version = _file_version(path)
             if self.published.get(path.name) != version:
-                self.artifacts.put(path, f"{self.name}/{path.name}")
+                self.artifacts.upload(path, f"{self.name}/{path.name}")
                 self.published[path.name] = version
 
-    def mirror(self) -> None:
+    def remove_deleted(self) -> None:
         """Remove from the artifacts what of it was removed here."""
-        for name in [name for name in self.published if not (self.local / name).exists()]:
+        for name in [name for name in self.published if not (self.path / name).exists()]:
             self.artifacts.remove(f"{self.name}/{name}")
             del self.published[name]
 
-    def remove(self, matches: Callable[[str], object]) -> None:
+    def remove_matching(self, matches: Callable[[str], object]) -> None:
         """Remove the files whose name matches, here and elsewhere, whoever made them."""
-        for path in list(self.local.iterdir()):
+        for path in list(self.path.iterdir()):
             if matches(path.name):
                 path.unlink(missing_ok=True)
-        for name in [] if self.artifacts.local else self.artifacts.names(self.name):
+        for name in [] if self.artifacts.is_local else self.artifacts.list_names(self.name):
             if matches(name):
                 self.artifacts.remove(f"{self.name}/{name}")
                 self.published.pop(name, None)
 
     def _files(self) -> list[Path]:
-        return [path for path in sorted(self.local.iterdir()) if path.suffix != ".draft"]
+        return [path for path in sorted(self.path.iterdir()) if path.suffix != ".draft"]
 
     def close(self) -> None:
         """Leave the folder; a temporary one goes."""
-        if not self.artifacts.local:
-            shutil.rmtree(self.local, ignore_errors=True)
+        if not self.artifacts.is_local:
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _version(path: Path) -> tuple[int, int]:
+def _file_version(path: Path) -> tuple[int, int]:
     """Give a file's size and time of change."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns

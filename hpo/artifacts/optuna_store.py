@@ -11,10 +11,10 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from hpo.artifacts.folders import Artifacts
 
-FOLDER = "added"
+ADDED_FOLDER = "added"
 
 
-class Shelf:
+class FolderArtifactStore:
     """Optuna's protocol of an artifact store, over our artifacts; if read-only, it refuses changes."""
 
     def __init__(self, artifacts: Artifacts, *, read_only: bool) -> None:
@@ -23,7 +23,7 @@ class Shelf:
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open what was added; raises ArtifactNotFound if there is none, as after a crash before it was."""
-        return self.open(f"{FOLDER}/{artifact_id}")
+        return self.open(f"{ADDED_FOLDER}/{artifact_id}")
 
     def open(self, name: str) -> BinaryIO:
         """Open a file by its name in the artifacts, as a trial's own; raises ArtifactNotFound."""
@@ -52,4 +52,4 @@ class Shelf:
             raise PermissionError("artifacts are only shown here")
 
     def _path(self, artifact_id: str) -> str:
-        return f"{self.artifacts.root}/{FOLDER}/{artifact_id}"
+        return f"{self.artifacts.root}/{ADDED_FOLDER}/{artifact_id}"

@@ -14,9 +14,9 @@ import fsspec
 CONNECT_SECONDS = 3
 READ_SECONDS = 30  # without a byte of an answer, once all is sent
 STALL_SECONDS = 15  # without a sign that what is sent arrives; TCP alone would try for a quarter of an hour
-ATTEMPTS = 2  # at each request, before the error is ours
+REQUEST_ATTEMPTS = 2  # at each request, before the error is ours
 
-PASSING = {
+TRANSIENT_ERRNOS = {
     errno.EIO,  # what s3fs makes of an answer that it does not know: a proxy's 502 or 504
     getattr(errno, "EREMOTEIO", errno.EIO),  # 500
     errno.EBUSY,  # 503
@@ -28,31 +28,31 @@ PASSING = {
     errno.EHOSTUNREACH,
 }
 # By module and name, since what they are of need not be installed.
-PASSING_TYPES = {
+TRANSIENT_TYPES = {
     ("botocore.exceptions", "HTTPClientError"),  # read timeouts, closed connections
     ("botocore.exceptions", "ConnectionError"),  # no connection, no such host
     ("aiohttp.client_exceptions", "ClientError"),
 }
 
 
-def file_system(url: str) -> tuple[Any, str]:
+def open_file_system(url: str) -> tuple[Any, str]:
     """Give a place's file system and the path in it; raises ValueError or ImportError for none we know."""
     protocol, _ = fsspec.core.split_protocol(url)
-    return fsspec.core.url_to_fs(url, **(_s3() if protocol in ("s3", "s3a") else {}))  # type: ignore[no-any-return]
+    return fsspec.core.url_to_fs(url, **(_s3_options() if protocol in ("s3", "s3a") else {}))  # type: ignore[no-any-return]
 
 
-def _s3() -> dict[str, Any]:
+def _s3_options() -> dict[str, Any]:
     """Give S3's timeouts; what the user has set for botocore's configuration, in fsspec's, stands."""
     ours = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
-        "retries": {"total_max_attempts": ATTEMPTS},
-        "connector_args": {"socket_factory": _socket},
+        "retries": {"total_max_attempts": REQUEST_ATTEMPTS},
+        "connector_args": {"socket_factory": _make_socket},
     }
     return {"config_kwargs": {**ours, **fsspec.config.conf.get("s3", {}).get("config_kwargs", {})}}
 
 
-def _socket(address: tuple[Any, ...]) -> socket.socket:
+def _make_socket(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -60,16 +60,16 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Tell whether an error passes by itself: no connection, no answer, a server that is not well."""
     if isinstance(error, TimeoutError | ConnectionError):
         return True
-    if isinstance(error, OSError) and error.errno in PASSING:
+    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return True
-    return any((kind.__module__, kind.__name__) in PASSING_TYPES for kind in type(error).__mro__)
+    return any((kind.__module__, kind.__name__) in TRANSIENT_TYPES for kind in type(error).__mro__)
 
 
-def cause(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Give what a place, or the network on the way, said."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 

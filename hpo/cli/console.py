@@ -14,10 +14,10 @@ from rich.text import Text
 
 from hpo.analysis.formatting import describe_split, end_reason, format_params, format_seconds
 from hpo.analysis.importance import Importance
-from hpo.search.replicates import REPEATS, Repeated
-from hpo.store.status import STATES, Best, Status
-from hpo.store.studies import RUN
-from hpo.training.events import Ended, Event, Reported, Started
+from hpo.search.replicates import REPLICATE_OF, ReplicatedSetting
+from hpo.store.status import STATE_NAMES, BestTrial, Status
+from hpo.store.studies import RUN_OPTIONS
+from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStarted
 
 if TYPE_CHECKING:
     from hpo.cli.doctor import Finding  # imports torch, which most verbs do without
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
 
 
-def console() -> Console:
+def open_console() -> Console:
     """Give standard output: as wide as its terminal, and a row to a line where it is none."""
     here = Console(markup=False, highlight=False)  # names and messages may hold brackets
     if not here.is_terminal and "COLUMNS" not in os.environ:
@@ -33,33 +33,33 @@ def console() -> Console:
     return here
 
 
-def line(event: Event) -> str:
+def event_line(event: TrialEvent) -> str:
     """Give an event as one plain line."""
-    if isinstance(event, Started):
-        going = f", goes on after epoch {event.done}" if event.done else ""
+    if isinstance(event, TrialStarted):
+        going = f", goes on after epoch {event.epochs_done}" if event.epochs_done else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
         params = format_params(event.params)
         return f"trial {event.trial} starts: {params}, {event.epochs} epochs{again}{going}"
-    if isinstance(event, Reported):
+    if isinstance(event, EpochReported):
         e = event.epoch
-        parts = [f"{event.measure} {e.accuracy:.4f}"] if e.accuracy is not None else []
+        parts = [f"{event.metric} {e.accuracy:.4f}"] if e.accuracy is not None else []
         loss = ("loss", e.loss) if e.loss is not None else ("training loss", e.train_loss)
         parts += [f"{loss[0]} {loss[1]:.4f}"] if loss[1] is not None else []
         parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
         speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
         text = ", ".join([*parts, f"{e.seconds:.1f} s"])
         return f"trial {event.trial} epoch {e.number}/{event.epochs}: {text}{speed}"
-    assert isinstance(event, Ended)
-    value = "" if event.accuracy is None else f", {event.measure} {event.accuracy:.4f}"
+    assert isinstance(event, TrialEnded)
+    value = "" if event.accuracy is None else f", {event.metric} {event.accuracy:.4f}"
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
 
 
-def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
+def best_trial_text(found: BestTrial, selection: str | None, where: Mapping[str, str]) -> str:
     """Give the best trial as the text that ends a run; ``where`` says where its things are."""
     rows = [
         f"best trial {found.trial} of study {found.study}",
         f"  accuracy   {found.accuracy:.4f} {describe_split(selection)}",
-        *([f"  seeds      {_seeds(found.replicates)}"] if found.replicates else []),
+        *([f"  seeds      {_replicates_text(found.replicates)}"] if found.replicates else []),
         f"  settings   {format_params(found.params)}",
     ]
     if found.best_epoch is not None and found.wall_time_seconds is not None:
@@ -71,7 +71,7 @@ def best(found: Best, selection: str | None, where: Mapping[str, str]) -> str:
     return "\n".join(rows)
 
 
-def _seeds(found: Repeated) -> str:
+def _replicates_text(found: ReplicatedSetting) -> str:
     """Say what the seeds of a setting came to."""
     diverged = f"; {found.diverged} more diverged" if found.diverged else ""
     if len(found.trials) == 1:
@@ -80,11 +80,11 @@ def _seeds(found: Repeated) -> str:
     return f"mean {found.mean:.4f} of {len(found.trials)}, from {least:.4f} to {most:.4f}{diverged}"
 
 
-def _split(selection: str | None) -> str:
+def _test_split_note(selection: str | None) -> str:
     return " on the test split" if selection in ("test", "final") else ""
 
 
-def live(
+def live_view(
     status: Status,
     trials: list[FrozenTrial],
     epochs: Mapping[int, int],
@@ -101,7 +101,7 @@ def live(
     parts += [f"{ended} of {status.budget} trials"]
     parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
     if status.best is not None:
-        split = _split(status.selection)
+        split = _test_split_note(status.selection)
         parts.append(f"best {status.best.accuracy:.4f}{split} (trial {status.best.trial})")
     if status.seconds_left:
         parts.append(f"about {format_seconds(status.seconds_left)} left")
@@ -115,12 +115,12 @@ def live(
         table.add_column(name, width=width, no_wrap=True)
     table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
     for trial in [*running, *done][: max(rows - 3, 1)]:
-        table.add_row(*_row(trial, epochs.get(trial.number)))
+        table.add_row(*_live_row(trial, epochs.get(trial.number)))
     return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)
 
 
-def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
-    state = STATES[trial.state]
+def _live_row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
+    state = STATE_NAMES[trial.state]
     count = max(len(trial.intermediate_values), trial.user_attrs.get("epochs", 0))
     total = planned or count
     accuracy = max(trial.intermediate_values.values(), default=math.nan)
@@ -138,26 +138,37 @@ def _row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
 def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
     """Give a study's trials as a table; with sites, which may be all that tells two points apart."""
     table = Table(box=None, padding=(0, 1))
-    sites = ["site"] if any("site" in trial.user_attrs for trial in trials) else []
-    for name in ("trial", "state", measure, "epochs", "seconds", *sites, "settings", "why it ended early"):
+    site_column = ["site"] if any("site" in trial.user_attrs for trial in trials) else []
+    for name in (
+        "trial",
+        "state",
+        measure,
+        "epochs",
+        "seconds",
+        *site_column,
+        "settings",
+        "why it ended early",
+    ):
         table.add_column(name, no_wrap=name not in ("settings", "why it ended early"))
     for trial in trials:
-        state = STATES[trial.state]
+        state = STATE_NAMES[trial.state]
         wall = trial.user_attrs.get("wall_time_seconds")
         table.add_row(
             str(trial.number),
             Text(state, style=COLORS[state]),
-            _value(trial),
+            _accuracy_cell(trial),
             str(trial.user_attrs.get("epochs", "")),
             "" if wall is None else f"{wall:.1f}",
-            *(str(trial.user_attrs.get(name, "")) for name in sites),
-            format_params((trial.params or trial.system_attrs.get("fixed_params", {})) | _seed(trial)),
+            *(str(trial.user_attrs.get(name, "")) for name in site_column),
+            format_params(
+                (trial.params or trial.system_attrs.get("fixed_params", {})) | _replicate_seed(trial)
+            ),
             end_reason(trial),
         )
     return table
 
 
-def _value(trial: FrozenTrial) -> Text:
+def _accuracy_cell(trial: FrozenTrial) -> Text:
     """Give what a trial came to, or, dimmed, what it last reported."""
     if trial.value is not None:
         return Text(f"{trial.value:.4f}")
@@ -165,20 +176,20 @@ def _value(trial: FrozenTrial) -> Text:
     return Text("" if last is None else f"{last:.4f}", style="dim")
 
 
-def _seed(trial: FrozenTrial) -> dict[str, int]:
+def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
     """Give the seed of a replicate, which alone tells it from the others of its setting."""
-    return {"seed": trial.system_attrs[RUN]["seed"]} if REPEATS in trial.system_attrs else {}
+    return {"seed": trial.system_attrs[RUN_OPTIONS]["seed"]} if REPLICATE_OF in trial.system_attrs else {}
 
 
-def headline(found: Status) -> str:
+def status_headline(found: Status) -> str:
     """Give a study's state and the count of its trials in one line."""
     counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
     return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
 
 
-def status(found: Status) -> RenderableType:
+def status_view(found: Status) -> RenderableType:
     """Give a study's status as text."""
-    lines = [headline(found)]
+    lines = [status_headline(found)]
     if found.best is not None:
         note = describe_split(found.selection)
         lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
@@ -187,16 +198,16 @@ def status(found: Status) -> RenderableType:
         lines.append(f"budgets: {'; '.join(map(str, found.budgets))}")
     if found.seconds_left:
         lines.append(f"time left: about {format_seconds(found.seconds_left)}")
-    return Group(*lines, *crew(found))
+    return Group(*lines, *workers_view(found))
 
 
-def crew(found: Status) -> list[RenderableType]:
+def workers_view(found: Status) -> list[RenderableType]:
     """Give who works, and what waits for what; nothing where there is nothing to say."""
     waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits]
-    return [*([_workers(found)] if found.workers else []), *waits]
+    return [*([_workers_table(found)] if found.workers else []), *waits]
 
 
-def _workers(found: Status) -> Table:
+def _workers_table(found: Status) -> Table:
     """Give the workers that hold trials, when each was heard of, and how long others wait for it."""
     names = ("worker", "device", "trial", "attempt", "epoch", "heard", "lease")
     table = Table(*names, box=None, padding=(0, 1))
@@ -214,23 +225,23 @@ def _workers(found: Status) -> Table:
     return table
 
 
-def studies(found: Iterable[Status]) -> Table:
+def studies_table(found: Iterable[Status]) -> Table:
     """Give the store's studies as a table."""
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
     for each in found:
         ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
-        accuracy = f"{each.best.accuracy:.4f}{_split(each.selection)}" if each.best else ""
+        accuracy = f"{each.best.accuracy:.4f}{_test_split_note(each.selection)}" if each.best else ""
         table.add_row(each.study, each.state, f"{ended}/{each.budget}", accuracy)
     return table
 
 
-def trial(found: FrozenTrial, measure: str) -> Table:
+def trial_table(found: FrozenTrial, measure: str) -> Table:
     """Give everything that is known of one trial."""
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("trial", str(found.number))
-    table.add_row("state", STATES[found.state])
+    table.add_row("state", STATE_NAMES[found.state])
     table.add_row(measure, "" if found.value is None else f"{found.value:.4f}")
     for name, value in (found.params | found.user_attrs).items():
         table.add_row(name, json.dumps(value))
@@ -239,7 +250,7 @@ def trial(found: FrozenTrial, measure: str) -> Table:
     return table
 
 
-def importance(found: Importance) -> RenderableType:
+def importance_view(found: Importance) -> RenderableType:
     """Give importances as bars."""
     table = Table(box=None, padding=(0, 1), show_header=False)
     for name, share in found.importances.items():
@@ -250,11 +261,11 @@ def importance(found: Importance) -> RenderableType:
     return Group(headline, table, *notes)
 
 
-def findings(found: Iterable["Finding"]) -> Table:
+def findings_table(found: Iterable["Finding"]) -> Table:
     """Give what the doctor found."""
     table = Table(box=None, padding=(0, 1), show_header=False)
     styles = {"works": "green", "absent": "dim", "doubtful": "yellow", "broken": "red"}
     for finding in found:
         text = f"{finding.message}{f'; {finding.advice}' if finding.advice else ''}"
-        table.add_row(Text(finding.verdict, style=styles[finding.verdict]), finding.what, text)
+        table.add_row(Text(finding.state, style=styles[finding.state]), finding.subject, text)
     return table

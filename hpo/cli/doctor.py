@@ -17,195 +17,197 @@ from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
 from hpo.errors import DataError, HpoError
 from hpo.store import database, status, studies
-from hpo.store.studies import Held
+from hpo.store.studies import LeaseInfo
 from hpo.training import config, sources
 
-Verdict = Literal["works", "absent", "doubtful", "broken"]
+FindingState = Literal["works", "absent", "doubtful", "broken"]
 
-LOW_SPACE = 5 * 2**30  # bytes: what two workers' checkpoints of VGG16 with its momentum take
-FULL = 100 * 2**20  # bytes: less than any network's checkpoint
+LOW_SPACE_BYTES = 5 * 2**30  # bytes: what two workers' checkpoints of VGG16 with its momentum take
+FULL_DISK_BYTES = 100 * 2**20  # bytes: less than any network's checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that was looked at."""
 
-    what: str
-    verdict: Verdict
+    subject: str
+    state: FindingState
     message: str
     advice: str = ""
 
 
-def examine(store_url: str, artifacts: str, data: Path) -> list[Finding]:
+def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:
     """Look at everything a study needs here; changes nothing but for a probe file that it removes."""
     return [
-        *_devices(),
-        *_guarded("store", lambda: _store(store_url)),
-        *_guarded("artifacts", lambda: _artifacts(artifacts)),
-        *_guarded("studies", lambda: _studies(store_url, artifacts)),
-        *_data(data),
-        *_weights(),
+        *_check_devices(),
+        *_report_errors("store", lambda: _check_store(store_url)),
+        *_report_errors("artifacts", lambda: _check_artifacts(artifacts)),
+        *_report_errors("studies", lambda: _check_studies(store_url, artifacts)),
+        *_check_data(data),
+        *_check_weights(),
     ]
 
 
-def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _report_errors(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        yield from look()
+        yield from check()
     except (HpoError, OSError) as error:
-        yield Finding(what=what, verdict="broken", message=str(error).removeprefix(f"{what} "))
+        yield Finding(subject=what, state="broken", message=str(error).removeprefix(f"{what} "))
 
 
-def _devices() -> Iterator[Finding]:
+def _check_devices() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(what="cpu", verdict="works", message=f"{cores} cores, torch {torch.__version__}")
+    yield Finding(subject="cpu", state="works", message=f"{cores} cores, torch {torch.__version__}")
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         size = f"{card.total_memory / 2**30:.0f} GiB"
-        yield Finding(what=f"cuda:{index}", verdict="works", message=f"{card.name}, {size}")
+        yield Finding(subject=f"cuda:{index}", state="works", message=f"{card.name}, {size}")
     if not torch.cuda.device_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = f"CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else "no driver or no card"
         advice = "workers run on the CPU"
-        yield Finding(what="gpu", verdict="absent", message=f"none seen ({hidden})", advice=advice)
+        yield Finding(subject="gpu", state="absent", message=f"none seen ({hidden})", advice=advice)
 
 
-def _store(url: str) -> Iterator[Finding]:
+def _check_store(url: str) -> Iterator[Finding]:
     parsed = studies.parse_url(url)
-    where, path = studies.shown(parsed), database.file_of(parsed)
+    where, path = studies.hide_password(parsed), database.sqlite_file(parsed)
     if path is not None:
-        yield from _sqlite(path)
+        yield from _check_sqlite(path)
         if not path.exists():
-            yield _not_there("store", where, path, "'hpo run STUDY' makes it")
+            yield _missing("store", where, path, "'hpo run STUDY' makes it")
             return
-    opened = studies.open_(url, create=False)
-    message = f"{where}, {len(status.names(opened))} studies"
+    opened = studies.open_storage(url, create=False)
+    message = f"{where}, {len(status.study_names(opened))} studies"
     if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         message, advice = f"{message}, can only be read", f"let workers write {path} and its folder"
-        yield Finding(what="store", verdict="doubtful", message=message, advice=advice)
+        yield Finding(subject="store", state="doubtful", message=message, advice=advice)
         return
-    yield Finding(what="store", verdict="works", message=message)
+    yield Finding(subject="store", state="works", message=message)
     if path is not None:
-        yield from _space("store", path.parent)
+        yield from _check_free_space("store", path.parent)
 
 
-def _sqlite(path: Path) -> Iterator[Finding]:
+def _check_sqlite(path: Path) -> Iterator[Finding]:
     """Look at SQLite itself, at the file's journal, and at the kind of disk that it lies on."""
     version = f"version {sqlite3.sqlite_version}"
     if database.is_wal_sound(sqlite3.sqlite_version_info):
-        yield Finding(what="sqlite", verdict="works", message=version)
-    elif database.journal(path) != "wal":
+        yield Finding(subject="sqlite", state="works", message=version)
+    elif database.journal_mode(path) != "wal":
         message = f"{version}, whose write-ahead log is not sound; the rollback journal is used instead"
-        yield Finding(what="sqlite", verdict="works", message=message)
+        yield Finding(subject="sqlite", state="works", message=message)
     else:
         message = f"{version} can spoil {path}, which has a write-ahead log"
         advice = f"stop its workers, then: sqlite3 {path} 'PRAGMA journal_mode = DELETE'; or a newer SQLite"
-        yield Finding(what="sqlite", verdict="broken", message=message, advice=advice)
+        yield Finding(subject="sqlite", state="broken", message=message, advice=advice)
     if kind := database.network_disk(path):
         message = f"{path} lies on a network disk ({kind}), where SQLite's locks do not hold"
         advice = "move it to a local disk, or use Postgres"
-        yield Finding(what="sqlite", verdict="broken", message=message, advice=advice)
+        yield Finding(subject="sqlite", state="broken", message=message, advice=advice)
 
 
-def _studies(url: str, artifacts: str) -> Iterator[Finding]:
+def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
     """Look at each study: leases, foreign trials, hardware, files that nobody knows."""
-    path = database.file_of(studies.parse_url(url))
+    path = database.sqlite_file(studies.parse_url(url))
     if path is not None and not path.exists():
         return
-    opened, place = studies.open_(url, create=False), Artifacts(artifacts)
-    names = status.names(opened)
+    opened, place = studies.open_storage(url, create=False), Artifacts(artifacts)
+    names = status.study_names(opened)
     for name in names:
-        trials = status.trials_of(opened, name)
-        held = studies.held(opened, studies.study_id(opened, name))
-        yield from _trials(name, trials, held)
-        unknown = orphans.unknown_files(place, studies.folder_of(opened, name), trials)
-        yield from _unknown(f"study {name}", unknown, place, "no trial of it names them; remove them")
-    folders = [studies.folder_of(opened, name) for name in names]
+        trials = status.read_trials(opened, name)
+        held = studies.read_leases(opened, studies.find_study_id(opened, name))
+        yield from _check_trials(name, trials, held)
+        unknown = orphans.unknown_files(place, studies.artifacts_folder(opened, name), trials)
+        yield from _report_unknown_files(
+            f"study {name}", unknown, place, "no trial of it names them; remove them"
+        )
+    folders = [studies.artifacts_folder(opened, name) for name in names]
     unknown = orphans.unknown_folders(place, folders)
-    yield from _unknown(
+    yield from _report_unknown_files(
         "artifacts", unknown, place, "no study of this store has them; if no other store does, remove them"
     )
 
 
-def _trials(name: str, trials: list[FrozenTrial], held: list[Held]) -> Iterator[Finding]:
+def _check_trials(name: str, trials: list[FrozenTrial], held: list[LeaseInfo]) -> Iterator[Finding]:
     what = f"study {name}"
     for worker in held:
         if not worker.is_alive:
             message = f"trial {worker.trial}'s worker {worker.owner} is gone, or silent for too long"
             advice = f"the next worker takes it up; 'hpo launch {name}' starts some"
-            yield Finding(what=what, verdict="doubtful", message=message, advice=advice)
-    for number in status.foreign(trials, held):
+            yield Finding(subject=what, state="doubtful", message=message, advice=advice)
+    for number in status.foreign_trials(trials, held):
         advice = "hpo leaves it alone; if nobody runs it, end it with Optuna's study.tell"
         message = f"trial {number} runs under another tool"
-        yield Finding(what=what, verdict="doubtful", message=message, advice=advice)
-    kinds = Counter(hardware for trial in trials if (hardware := _hardware(trial)))
+        yield Finding(subject=what, state="doubtful", message=message, advice=advice)
+    kinds = Counter(hardware for trial in trials if (hardware := _hardware_text(trial)))
     if len(kinds) > 1:
         listed = "; ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
         advice = "compare wall times within one kind alone"
-        yield Finding(what=what, verdict="doubtful", message=f"mixed hardware: {listed}", advice=advice)
+        yield Finding(subject=what, state="doubtful", message=f"mixed hardware: {listed}", advice=advice)
 
 
-def _hardware(trial: FrozenTrial) -> str:
+def _hardware_text(trial: FrozenTrial) -> str:
     found = trial.user_attrs.get("hardware") or {}
     return ", ".join(str(found[key]) for key in ("device", "precision", "threads") if key in found)
 
 
-def _unknown(what: str, names: list[str], place: Artifacts, advice: str) -> Iterator[Finding]:
+def _report_unknown_files(what: str, names: list[str], place: Artifacts, advice: str) -> Iterator[Finding]:
     if names:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         message = f"{len(names)} unknown in {place.path('')}: {some}"
-        yield Finding(what=what, verdict="doubtful", message=message, advice=advice)
+        yield Finding(subject=what, state="doubtful", message=message, advice=advice)
 
 
-def _artifacts(root: str) -> Iterator[Finding]:
+def _check_artifacts(root: str) -> Iterator[Finding]:
     place = Artifacts(root)
-    if place.local and not Path(place.root).exists():
-        yield _not_there("artifacts", root, Path(place.root), "the first trial makes it")
+    if place.is_local and not Path(place.root).exists():
+        yield _missing("artifacts", root, Path(place.root), "the first trial makes it")
         return
     place.probe()
-    yield Finding(what="artifacts", verdict="works", message=f"{root} can be written")
-    yield from _space("artifacts", Path(place.root if place.local else tempfile.gettempdir()))
+    yield Finding(subject="artifacts", state="works", message=f"{root} can be written")
+    yield from _check_free_space("artifacts", Path(place.root if place.is_local else tempfile.gettempdir()))
 
 
-def _not_there(what: str, name: str, path: Path, advice: str) -> Finding:
+def _missing(what: str, name: str, path: Path, advice: str) -> Finding:
     """Say that something is not there yet, and whether it could be made."""
     above = next((each for each in path.absolute().parents if each.exists()), None)
     if above is not None and not os.access(above, os.W_OK):
         message = f"{name} is not there, and {above} cannot be written"
-        return Finding(what=what, verdict="broken", message=message, advice="name another place")
-    return Finding(what=what, verdict="absent", message=f"{name} is not there", advice=advice)
+        return Finding(subject=what, state="broken", message=message, advice="name another place")
+    return Finding(subject=what, state="absent", message=f"{name} is not there", advice=advice)
 
 
-def _space(what: str, folder: Path) -> Iterator[Finding]:
+def _check_free_space(what: str, folder: Path) -> Iterator[Finding]:
     """Look at the room on a disk; only what may run out is worth a line."""
     free = shutil.disk_usage(folder).free
-    if free < LOW_SPACE:
+    if free < LOW_SPACE_BYTES:
         message = f"{free / 2**30:.1f} GiB free on the disk of {folder}"
         advice = "make room: a checkpoint of VGG16 takes 1.1 GiB, and two are kept of a trial"
-        verdict: Verdict = "doubtful" if free > FULL else "broken"
-        yield Finding(what=what, verdict=verdict, message=message, advice=advice)
+        verdict: FindingState = "doubtful" if free > FULL_DISK_BYTES else "broken"
+        yield Finding(subject=what, state=verdict, message=message, advice=advice)
 
 
-def _data(root: Path) -> Iterator[Finding]:
+def _check_data(root: Path) -> Iterator[Finding]:
     for name in config.DATASETS:
         try:
-            there = sources.is_there(name, root)
+            there = sources.is_available(name, root)
         except DataError as error:
-            yield Finding(what=name, verdict="broken", message=str(error))
+            yield Finding(subject=name, state="broken", message=str(error))
             continue
         if there:
-            yield Finding(what=name, verdict="works", message="here")
+            yield Finding(subject=name, state="works", message="here")
         else:
             advice = f"the first trial downloads it into {root}; --data names another folder"
-            yield Finding(what=name, verdict="absent", message="not here", advice=advice)
+            yield Finding(subject=name, state="absent", message="not here", advice=advice)
 
 
-def _weights() -> Iterator[Finding]:
+def _check_weights() -> Iterator[Finding]:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = sorted(path.name for path in folder.glob("*.pth"))
     advice = "" if found else "the first trial downloads what it needs; TORCH_HOME names another folder"
     yield Finding(
-        what="weights",
-        verdict="works" if found else "absent",
+        subject="weights",
+        state="works" if found else "absent",
         message=f"{', '.join(found) or 'none'} in {folder}",
         advice=advice,
     )

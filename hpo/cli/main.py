@@ -35,10 +35,10 @@ from hpo.cli.options import (
     StudyName,
     Workers,
 )
-from hpo.errors import ArtifactAway, DeviceAway, HpoError, StoreAway, StoreError
+from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from hpo.store.studies import Store
+    from hpo.store.studies import Storage
     from hpo.study.definition import Definition
 
 app = typer.Typer(
@@ -94,56 +94,58 @@ def run(
     from hpo.cli import progress
     from hpo.store import status, studies
     from hpo.study import file
-    from hpo.training.devices import slots
+    from hpo.training.devices import worker_devices
 
-    stop = progress.Stop()
-    slots(devices, 1, 1)  # refused before anything is stored
-    definition = file.load(file.find(study), sets or [], name)
-    _find_images(definition)
-    opened = studies.open_(store_url, create=True)
-    _learn(opened, definition)
-    new = studies.create(opened, definition, file.source(study, sets or [], name))
-    before = status.status(opened, definition.name)
+    stop = progress.StopSignal()
+    worker_devices(devices, 1, 1)  # refused before anything is stored
+    definition = file.load_study_file(file.find_study_file(study), sets or [], name)
+    _check_images(definition)
+    opened = studies.open_storage(store_url, create=True)
+    _report_warm_start(opened, definition)
+    new = studies.create_study(opened, definition, file.annotated_source(study, sets or [], name))
+    before = status.read_status(opened, definition.name)
     if before.state == "complete":
-        progress.say(
+        progress.print_stderr(
             f"hpo: study '{definition.name}' is complete, all {before.budget} trials have run; "
             "nothing to do"
         )
         results.print_best(opened, definition.name, artifacts, store_url)
         return
     if not new:
-        progress.say(f"hpo: study '{definition.name}' goes on: {before.trials['waiting']} trials wait")
-    settings = _settings(store_url, artifacts, data, lease_seconds)
-    progress.workers(opened, definition.name, devices, 1, settings, stop)
+        progress.print_stderr(
+            f"hpo: study '{definition.name}' goes on: {before.trials['waiting']} trials wait"
+        )
+    settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+    progress.run_workers(opened, definition.name, devices, 1, settings, stop)
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
-    now = status.status(opened, definition.name)
-    if now.state != "stopped" and (now.best or not now.used_up):
+    now = status.read_status(opened, definition.name)
+    if now.state != "stopped" and (now.best or not now.used_up_budget):
         results.print_best(opened, definition.name, artifacts, store_url)
 
 
-def _find_images(definition: "Definition") -> None:
+def _check_images(definition: "Definition") -> None:
     """Look for a person's own images: a study with a mistyped folder could only be deleted again."""
     from hpo.training.config import Config
 
-    settings = definition.config({})
+    settings = definition.trial_config({})
     if isinstance(settings, Config) and settings.dataset.startswith("folder:"):
         from hpo.training import datasets
 
-        datasets.find(settings)
+        datasets.check_folder(settings)
 
 
-def _learn(opened: "Store", definition: "Definition") -> None:
+def _report_warm_start(storage: "Storage", definition: "Definition") -> None:
     """Say what the sampler of a new study learns from; one that is there keeps what it began with."""
     from hpo.cli import progress
     from hpo.store import status, warm_start
 
-    if definition.search.start_from and definition.name not in status.names(opened):
-        for found in warm_start.find(opened, definition):
-            progress.say(f"hpo: {found}")
+    if definition.search.start_from and definition.name not in status.study_names(storage):
+        for found in warm_start.find_warm_starts(storage, definition):
+            progress.print_stderr(f"hpo: {found}")
 
 
-def _settings(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
+def _worker_environment(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
     """Give the settings of worker processes; in their environment, where no password shows."""
     return {
         "HPO_STORE": store_url,
@@ -171,21 +173,21 @@ def finish(
     from hpo.analysis import finish as finishes
     from hpo.cli import progress
     from hpo.store import status, studies
-    from hpo.training.devices import slots
+    from hpo.training.devices import worker_devices
 
-    stop = progress.Stop()
-    slots(devices, 1, 1)
-    opened = studies.open_(store_url, create=False)
-    plan = finishes.plan(opened, name, top, seeds)
-    finishes.create(opened, plan)
+    stop = progress.StopSignal()
+    worker_devices(devices, 1, 1)
+    opened = studies.open_storage(store_url, create=False)
+    plan = finishes.plan_finish(opened, name, top, seeds)
+    finishes.create_finish_study(opened, plan)
     for note in plan.notes:
-        progress.say(f"hpo: {note}")
-    if status.status(opened, plan.name).state != "complete":
-        settings = _settings(store_url, artifacts, data, lease_seconds)
-        progress.workers(opened, plan.name, devices, 1, settings, stop)
+        progress.print_stderr(f"hpo: {note}")
+    if status.read_status(opened, plan.name).state != "complete":
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        progress.run_workers(opened, plan.name, devices, 1, settings, stop)
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
-    results.print_finish(finishes.read(opened, plan), as_json)
+    results.print_finish(finishes.read_result(opened, plan), as_json)
 
 
 @app.command()
@@ -194,11 +196,11 @@ def create(study: StudyFile, sets: Sets = None, name: NewName = None, store_url:
     from hpo.store import status, studies
     from hpo.study import file
 
-    definition = file.load(file.find(study), sets or [], name)
-    opened = studies.open_(store_url, create=True)
-    _learn(opened, definition)
-    new = studies.create(opened, definition, file.source(study, sets or [], name))
-    waiting = status.status(opened, definition.name).trials["waiting"]
+    definition = file.load_study_file(file.find_study_file(study), sets or [], name)
+    opened = studies.open_storage(store_url, create=True)
+    _report_warm_start(opened, definition)
+    new = studies.create_study(opened, definition, file.annotated_source(study, sets or [], name))
+    waiting = status.read_status(opened, definition.name).trials["waiting"]
     print(f"study {definition.name} {'created' if new else 'is there'}: {waiting} trials wait")
 
 
@@ -213,11 +215,13 @@ def enqueue(
     from hpo.store import studies
     from hpo.study import file
 
-    opened = studies.open_(store_url, create=False)
-    definition = studies.definition_of(opened, name)
-    point = file.by_hand(definition, settings)
-    number = studies.enqueue(opened, name, point)
-    print(f"trial {number} of study {name} waits: {format_params(definition.complete(point))}")
+    opened = studies.open_storage(store_url, create=False)
+    definition = studies.read_definition(opened, name)
+    point = file.point_from_texts(definition, settings)
+    number = studies.enqueue_setting(opened, name, point)
+    print(
+        f"trial {number} of study {name} waits: {format_params(definition.complete_hyperparameters(point))}"
+    )
 
 
 @app.command()
@@ -231,23 +235,23 @@ def delete(
     from hpo.artifacts.folders import Artifacts
     from hpo.store import status, studies
 
-    opened = studies.open_(store_url, create=False)
-    now = status.status(opened, name)
+    opened = studies.open_storage(store_url, create=False)
+    now = status.read_status(opened, name)
     if alive := [worker.owner for worker in now.workers if worker.is_alive]:
         first = (
             "they save and leave, then try again" if now.state == "stopped" else f"'hpo stop {name}' first"
         )
         raise StoreError(f"study '{name}' has workers ({', '.join(alive)}); {first}")
-    folder = studies.folder_of(opened, name)
+    folder = studies.artifacts_folder(opened, name)
     place = Artifacts(artifacts)
     if not yes:
         ended = sum(now.trials[state] for state in ("complete", "pruned", "failed"))
         typer.confirm(
             f"Delete study {name}, {ended} finished trials, and {place.path(folder)}?", abort=True, err=True
         )
-    place.check()  # lest the study goes, and its files stay
-    studies.delete(opened, name)
-    place.delete(folder)
+    place.check_access()  # lest the study goes, and its files stay
+    studies.delete_study(opened, name)
+    place.delete_folder(folder)
     print(f"study {name} deleted")
 
 
@@ -256,14 +260,14 @@ def pause(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study's workers save and wait, on every host, from their next epoch on."""
     from hpo.store import control
 
-    if _ordered(name, store_url, control.PAUSED, "pause"):
+    if _give_order(name, store_url, control.ORDER_PAUSED, "pause"):
         print(f"study {name} is paused: workers save at their next epoch, and wait for 'hpo resume {name}'")
 
 
 @app.command()
 def resume(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study that was paused or stopped go on."""
-    if _ordered(name, store_url, None, "resume"):
+    if _give_order(name, store_url, None, "resume"):
         print(f"study {name} may go on; workers that were stopped want 'hpo launch {name}'")
 
 
@@ -272,19 +276,19 @@ def stop(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study's workers save and leave, on every host, from their next epoch on."""
     from hpo.store import control
 
-    if _ordered(name, store_url, control.STOPPED, "stop"):
+    if _give_order(name, store_url, control.ORDER_STOPPED, "stop"):
         print(f"study {name} is stopped: workers save at their next epoch, and leave")
 
 
-def _ordered(name: str, store_url: str, order: str | None, verb: str) -> bool:
+def _give_order(name: str, store_url: str, order: str | None, verb: str) -> bool:
     """Put a study under an order, or lift it, and tell whether there is anything left to do."""
     from hpo.store import control, status, studies
 
-    opened = studies.open_(store_url, create=False)
-    if status.status(opened, name).state == "complete":
+    opened = studies.open_storage(store_url, create=False)
+    if status.read_status(opened, name).state == "complete":
         print(f"study {name} is complete; there is nothing to {verb}")
         return False
-    control.give(opened, name, order)
+    control.set_order(opened, name, order)
     return True
 
 
@@ -300,20 +304,26 @@ def retry(
 
     if bool(trial) == failed:
         raise typer.BadParameter("want --trial N (which repeats), or --failed")
-    numbers = control.retry(studies.open_(store_url, create=False), name, None if failed else trial)
+    numbers = control.retry_trials(
+        studies.open_storage(store_url, create=False), name, None if failed else trial
+    )
     if not numbers:
         raise StoreError(f"study '{name}' has no failed trial")
     plural = "s" * (len(numbers) > 1)
     print(f"trial{plural} {', '.join(map(str, numbers))} of study {name} will be tried again")
 
 
-def _given_up(error: HpoError) -> typer.Exit:
+def _worker_exit(error: HpoError) -> typer.Exit:
     """Say why a worker leaves; its exit code tells a supervisor whether to start it again."""
     from hpo.cli import progress
     from hpo.workers import supervisor
 
-    progress.say(f"hpo: {error}")
-    return typer.Exit(1 if isinstance(error, StoreAway | ArtifactAway | DeviceAway) else supervisor.FATAL)
+    progress.print_stderr(f"hpo: {error}")
+    return typer.Exit(
+        1
+        if isinstance(error, StoreUnavailable | ArtifactsUnavailable | DeviceLost)
+        else supervisor.EXIT_FATAL
+    )
 
 
 @app.command("launch")
@@ -336,21 +346,21 @@ def launch_(
     from hpo.cli import engines, progress
     from hpo.store import studies
 
-    stop = progress.Stop()
+    stop = progress.StopSignal()
     try:
-        opened = studies.open_(store_url, create=False)
-        settings = _settings(store_url, artifacts, data, lease_seconds)
-        asked = engines.Request(
+        opened = studies.open_storage(store_url, create=False)
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        asked = engines.LaunchRequest(
             engine=engine,
             devices=devices,
             workers_per_device=workers_per_device,
             workers=workers,
             options=options or [],
-            show=show,
+            print_script=show,
         )
-        engines.launch(opened, name, asked, settings, stop)
+        engines.launch_workers(opened, name, asked, settings, stop)
     except HpoError as error:
-        raise _given_up(error) from error
+        raise _worker_exit(error) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
 
@@ -373,29 +383,29 @@ def worker(
     from hpo.store import status, studies
     from hpo.workers import worker as workers
 
-    stop = progress.Stop()
+    stop = progress.StopSignal()
     if supervised is not None:
-        threading.Thread(target=_end_of_input, args=(stop.event,), daemon=True).start()
+        threading.Thread(target=_stop_at_end_of_input, args=(stop.event,), daemon=True).start()
     try:
-        opened = studies.open_(store_url, create=False)
+        opened = studies.open_storage(store_url, create=False)
         if supervised is None:
-            progress.tell_idle(status.status(opened, name))
-        settings = workers.Settings(
+            progress.explain_idle(status.read_status(opened, name))
+        settings = workers.WorkerSettings(
             artifacts=Artifacts(artifacts),
             data=data.expanduser(),
             device=device,
             shown_as=supervised or device,
             lease_seconds=lease_seconds,
         )
-        progress.events(workers.work(opened, name, settings, stop.event))
+        progress.follow_events(workers.run_worker(opened, name, settings, stop.event))
     except HpoError as error:
-        raise _given_up(error) from error
+        raise _worker_exit(error) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
-    progress.tell_used_up(status.status(opened, name))
+    progress.explain_used_up(status.read_status(opened, name))
 
 
-def _end_of_input(event: threading.Event) -> None:
+def _stop_at_end_of_input(event: threading.Event) -> None:
     """Stop the worker when its supervisor is gone, of which the end of standard input is the sign."""
     sys.stdin.read()
     event.set()

@@ -23,10 +23,10 @@ from hpo.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hpo.analysis.finish import Finish
+    from hpo.analysis.finish import FinishResult
     from hpo.artifacts.folders import Artifacts
-    from hpo.store.status import Best
-    from hpo.store.studies import Store
+    from hpo.store.status import BestTrial
+    from hpo.store.studies import Storage
 
 app = typer.Typer()
 
@@ -35,7 +35,7 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, default=vars))
 
 
-def print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> None:
+def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) -> None:
     """Print a study's best trial; raises StoreError if there is none."""
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console
@@ -43,14 +43,18 @@ def print_best(opened: "Store", name: str, artifacts: str, store_url: str) -> No
     from hpo.store import status
     from hpo.store import studies as store
 
-    found = status.best(opened, name, 1)
+    found = status.best_trials(storage, name, 1)
     if not found:
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
-    selection = status.selection_of(store.definition_of(opened, name))
-    print(console.best(found[0], selection, _places(found[0], opened, Artifacts(artifacts), store_url)))
+    selection = status.selection_of(store.read_definition(storage, name))
+    print(
+        console.best_trial_text(
+            found[0], selection, _locations(found[0], storage, Artifacts(artifacts), store_url)
+        )
+    )
 
 
-def print_finish(found: "Finish", as_json: bool) -> None:
+def print_finish(found: "FinishResult", as_json: bool) -> None:
     """Print what came of a study's best settings."""
     from hpo.analysis import finish
     from hpo.cli import console
@@ -58,19 +62,21 @@ def print_finish(found: "Finish", as_json: bool) -> None:
     if as_json:
         _print_json(finish.document(found))
         return
-    console.console().print(finish.table(found))
-    print("\n".join(finish.summary(found)))
+    console.open_console().print(finish.make_table(found))
+    print("\n".join(finish.summary_lines(found)))
 
 
-def _places(best: "Best", opened: "Store", artifacts: "Artifacts", store_url: str) -> dict[str, str]:
+def _locations(
+    best: "BestTrial", storage: "Storage", artifacts: "Artifacts", store_url: str
+) -> dict[str, str]:
     """Say where a trial's weights, curves and store are."""
     from hpo.store import studies as store
 
-    folder = f"{store.folder_of(opened, best.study)}/{best.trial:04d}"
+    folder = f"{store.artifacts_folder(storage, best.study)}/{best.trial:04d}"
     weights = {"weights": artifacts.path(best.weights)} if best.weights else {}
     return weights | {
         "curves": artifacts.path(f"{folder}/epochs.csv"),
-        "store": store.shown(store.parse_url(store_url)),
+        "store": store.hide_password(store.parse_url(store_url)),
     }
 
 
@@ -81,12 +87,12 @@ def studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     from hpo.store import status
     from hpo.store import studies as store
 
-    opened = store.open_(store_url, create=False)
-    found = [status.status(opened, name) for name in status.names(opened)]
+    opened = store.open_storage(store_url, create=False)
+    found = [status.read_status(opened, name) for name in status.study_names(opened)]
     if as_json:
-        _print_json([status.document(each) for each in found])
+        _print_json([status.status_document(each) for each in found])
         return
-    console.console().print(console.studies(found))
+    console.open_console().print(console.studies_table(found))
 
 
 @app.command("status")
@@ -103,18 +109,18 @@ def status_(
     from hpo.store import status
     from hpo.store import studies as store
 
-    opened = store.open_(store_url, create=False)
+    opened = store.open_storage(store_url, create=False)
     if follow and as_json:
         raise typer.BadParameter("want --watch or --json, not both")
     if follow:
-        progress.study(opened, name)
+        progress.watch_study(opened, name)
         return
-    now = status.status(opened, name)
-    logs = Artifacts(artifacts).logs(store.folder_of(opened, name))
+    now = status.read_status(opened, name)
+    logs = Artifacts(artifacts).logs_folder(store.artifacts_folder(opened, name))
     if as_json:
-        _print_json(status.document(now) | {"logs": str(logs) if logs.is_dir() else None})
+        _print_json(status.status_document(now) | {"logs": str(logs) if logs.is_dir() else None})
         return
-    console.console().print(console.status(now))
+    console.open_console().print(console.status_view(now))
     if logs.is_dir():
         print(f"logs: {logs}")
 
@@ -133,9 +139,9 @@ def trials(
     from hpo.store import status
     from hpo.store import studies as store
 
-    opened = store.open_(store_url, create=False)
-    found = status.trials_of(opened, name)
-    measure = status.measure(store.definition_of(opened, name))
+    opened = store.open_storage(store_url, create=False)
+    found = status.read_trials(opened, name)
+    measure = status.metric_name(store.read_definition(opened, name))
     if trial is not None:
         found = [each for each in found if each.number == trial]
         if not found:
@@ -145,11 +151,11 @@ def trials(
     if as_json:
         _print_json([status.trial_document(each) for each in found])
     elif as_csv:
-        sys.stdout.write(status.csv(found))
+        sys.stdout.write(status.trials_csv(found))
     elif trial is not None:
-        console.console().print(console.trial(found[0], measure))
+        console.open_console().print(console.trial_table(found[0], measure))
     else:
-        console.console().print(console.trials_table(found, measure))
+        console.open_console().print(console.trials_table(found, measure))
 
 
 @app.command()
@@ -167,18 +173,18 @@ def best(
     from hpo.store import status
     from hpo.store import studies as store
 
-    opened = store.open_(store_url, create=False)
-    found = status.best(opened, name, count)
+    opened = store.open_storage(store_url, create=False)
+    found = status.best_trials(opened, name, count)
     if not found:
-        raise StoreError(status.none_complete(name, status.trials_of(opened, name)))
+        raise StoreError(status.no_complete_trial_message(name, status.read_trials(opened, name)))
     if as_json:
-        documents = [status.best_document(each) for each in found]
+        documents = [status.best_trial_document(each) for each in found]
         _print_json(documents[0] if count == 1 else documents)
         return
-    selection = status.selection_of(store.definition_of(opened, name))
+    selection = status.selection_of(store.read_definition(opened, name))
     place = Artifacts(artifacts)
     for each in found:
-        print(console.best(each, selection, _places(each, opened, place, store_url)))
+        print(console.best_trial_text(each, selection, _locations(each, opened, place, store_url)))
     if found[0].noise is not None:
         print(found[0].noise)
 
@@ -198,15 +204,15 @@ def importance(
     from hpo.cli import console
     from hpo.store import studies as store
 
-    opened = store.open_(store_url, create=False)
-    found = importances.importance(opened, name, evaluator)
+    opened = store.open_storage(store_url, create=False)
+    found = importances.study_importance(opened, name, evaluator)
     if as_json:
         fields = ("evaluator", "trials", "importances")
         _print_json({name: getattr(found, name) for name in fields})
         if found.doubt:
             print(f"hpo: these shares say nothing: {found.doubt}", file=sys.stderr)
         return
-    console.console().print(console.importance(found))
+    console.open_console().print(console.importance_view(found))
 
 
 @app.command("dashboard")
@@ -256,8 +262,8 @@ def export(
     from hpo.export import folder as exports
     from hpo.store import studies as store
 
-    opened = store.open_(store_url, create=False)
-    found = exports.export(opened, name, trial, Artifacts(artifacts), folder)
+    opened = store.open_storage(store_url, create=False)
+    found = exports.export_trial(opened, name, trial, Artifacts(artifacts), folder)
     print(f"trial {found.trial} of study {name} is in {folder}")
     print(f"  accuracy   {found.accuracy:.4f} {found.note}")
     print(f"  use it     hpo predict {shlex.quote(str(folder))} IMAGE...")
@@ -278,7 +284,7 @@ def predict(
     documents: list[dict[str, Any]] = []
     for image in images:
         try:
-            guesses = predictor.guess(image, top)
+            guesses = predictor.predict(image, top)
             documents.append({"image": str(image), "classes": guesses})
         except DataError as error:
             print(f"hpo: {error}", file=sys.stderr)
@@ -307,8 +313,8 @@ def report(
     from hpo.report import page as reports
     from hpo.store import studies as store
 
-    opened = store.open_(store_url, create=False)
-    tables = reports.write(reports.read(opened, name), output, csv)
+    opened = store.open_storage(store_url, create=False)
+    tables = reports.write_report(reports.read_report(opened, name), output, csv)
     print(f"report of study {name}: {output}")
     if csv is not None:
         print(f"{len(tables)} tables as CSV: {csv}")
@@ -320,9 +326,9 @@ def doctor(store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, dat
     from hpo.cli import console
     from hpo.cli import doctor as doctors
 
-    found = doctors.examine(store_url, artifacts, data.expanduser())
-    console.console().print(console.findings(found))
-    if any(finding.verdict == "broken" for finding in found):
+    found = doctors.run_checks(store_url, artifacts, data.expanduser())
+    console.open_console().print(console.findings_table(found))
+    if any(finding.state == "broken" for finding in found):
         raise typer.Exit(1)
 
 
@@ -331,7 +337,7 @@ def schema() -> None:
     """Print the JSON Schema of a study file, for editors."""
     from hpo.study import schema as schemas
 
-    _print_json(schemas.study_file())
+    _print_json(schemas.study_file_schema())
 
 
 @app.command("plan")
@@ -349,20 +355,22 @@ def plan_(
     from hpo.cli import console
     from hpo.original import prices
     from hpo.study import file
-    from hpo.training.devices import slots
+    from hpo.training.devices import worker_devices
     from hpo.workers import worker
 
-    definition = file.load(file.find(study), sets or [], None)
-    crew = slots(devices, 1, definition.budget)
-    device = worker.device(crew[0].name)
+    definition = file.load_study_file(file.find_study_file(study), sets or [], None)
+    crew = worker_devices(devices, 1, definition.setting_count)
+    device = worker.find_device(crew[0].name)
     # Shown on a terminal alone, and seldom: what it draws is taken from what is measured.
     with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
-        found = cost.forecast(definition, crew, device, data.expanduser(), shown.update, prices.known_cost)
+        found = cost.forecast_cost(
+            definition, crew, device, data.expanduser(), shown.update, prices.known_cost
+        )
     if as_json:
         _print_json(found.document())
         return
-    console.console().print(cost.table(found))
-    print("\n".join(cost.summary(found)))
+    console.open_console().print(cost.make_table(found))
+    print("\n".join(cost.summary_lines(found)))
 
 
 @app.command()
@@ -386,19 +394,23 @@ def simulate(
     if (name is None) == (curves is None):
         raise typer.BadParameter("want the NAME of a study, or --curves FILE.csv")
     if curves is not None:
-        recorded = surrogate.read(curves)
+        recorded = surrogate.read_curves(curves)
     else:
-        recorded = surrogate.of_study(store.open_(store_url, create=False), str(name))
-    asked = strategies.strategies(recorded, sampler, pruner)
+        recorded = surrogate.curves_of_study(store.open_storage(store_url, create=False), str(name))
+    asked = strategies.choose_strategies(recorded, sampler, pruner)
     known, searches = surrogate.Surrogate(recorded), recorded.definition.searches
     tried = []
     for strategy in asked:
-        progress.say(f"{strategy.name}, {repeats} times")
-        tried.append(strategies.attempt(known, strategy, workers=workers, seeds=range(repeats)))
-    found = strategies.compare(tried, known) if searches else strategies.replays(tried, recorded)
+        progress.print_stderr(f"{strategy.name}, {repeats} times")
+        tried.append(strategies.simulate_strategy(known, strategy, workers=workers, seeds=range(repeats)))
+    found = (
+        strategies.compare_searches(tried, known)
+        if searches
+        else strategies.compare_pruners(tried, recorded)
+    )
     if as_json:
         _print_json(strategies.document(found, known, workers=workers, repeats=repeats))
         return
-    print("\n".join(strategies.preface(known, workers=workers, repeats=repeats)))
-    console.console().print(strategies.table(found, strategies.budget(recorded)))
+    print("\n".join(strategies.describe_simulation(known, workers=workers, repeats=repeats)))
+    console.open_console().print(strategies.make_table(found, strategies.epoch_budget(recorded)))
     print(strategies.advice(found))

@@ -20,62 +20,64 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import BaseStorage
 from optuna_dashboard import _importance
 
-from hpo.artifacts.folders import Artifacts, file_of
-from hpo.artifacts.optuna_store import Shelf
+from hpo.artifacts.folders import Artifacts, file_name
+from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import notes
 from hpo.dashboard.gate import App, Environ, Start
 from hpo.errors import DefinitionError
 from hpo.store import studies
-from hpo.store.studies import Store
+from hpo.store.studies import Storage
 from hpo.study import definition as definitions
 from hpo.study.definition import Definition
 
 View = Callable[..., Any]
 
 
-class Exhibit:
+class DashboardApp:
     """A WSGI application: optuna-dashboard on a store, made anew when what it keeps is no longer so.
 
     It never asks again about a trial that ended; 'hpo retry', an extended study, or one that was deleted,
     whose numbers SQLite gives to the next, would stay as they were. Raises StoreError if the store is away.
     """
 
-    def __init__(self, opened: Store, artifacts: Artifacts) -> None:
-        self.opened = opened
-        self.shelf = Shelf(artifacts, read_only=opened.read_only)
+    def __init__(self, storage: Storage, artifacts: Artifacts) -> None:
+        self.storage = storage
+        self.artifact_store = FolderArtifactStore(artifacts, read_only=storage.read_only)
         self._lock = threading.Lock()
-        self._settled: dict[tuple[str, int], Any] = {}
-        self._app: App = self._make()
+        self._ended_trials: dict[tuple[str, int], Any] = {}
+        self._app: App = self._make_app()
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         """Answer a request."""
         if not environ.get("PATH_INFO", "").startswith(("/static/", "/favicon")):
             with self._lock:
-                settled = studies.bygone(self.opened)
-                if not self._settled.items() <= settled.items():
-                    self._app = self._make()
-                self._settled = settled
+                ended_trials = studies.cache_fingerprint(self.storage)
+                if not self._ended_trials.items() <= ended_trials.items():
+                    self._app = self._make_app()
+                self._ended_trials = ended_trials
         return self._app(environ, start)
 
-    def _make(self) -> App:
+    def _make_app(self) -> App:
         _importance.param_importance_cache.clear()  # else it would tell of what was before
-        storage = optuna.storages.get_storage(self.opened)  # Optuna's cache over ours
-        app: Any = optuna_dashboard.wsgi(storage, artifact_store=self.shelf)
-        app.install(_Labels(self.opened, storage, self.shelf))
+        cached_storage = optuna.storages.get_storage(self.storage)  # Optuna's cache over ours
+        app: Any = optuna_dashboard.wsgi(cached_storage, artifact_store=self.artifact_store)
+        app.install(_HpoPlugin(self.storage, cached_storage, self.artifact_store))
         made: App = app
         return made
 
 
-class _Labels:
+class _HpoPlugin:
     """A plugin of bottle, the framework that optuna-dashboard is made with: it wraps some of its views."""
 
     name = "hpo"
     api = 2
 
-    def __init__(self, opened: Store, storage: BaseStorage, shelf: Shelf) -> None:
-        self.opened = opened
+    def __init__(
+        self, storage: Storage, cached_storage: BaseStorage, artifact_store: FolderArtifactStore
+    ) -> None:
         self.storage = storage
-        self.shelf = shelf
+        self.cached_storage = cached_storage
+        self.artifact_store = artifact_store
         study = "/api/studies/<study_id:int>"
         file = "<artifact_id:re:[0-9a-fA-F-]+>"
         self.views: dict[tuple[str, str], View] = {
@@ -97,23 +99,27 @@ class _Labels:
         definition = self._definition(study_id)
         if definition is None or "trials" not in document:  # another tool's, or there is none
             return document
-        trials = {each._trial_id: each for each in self.storage.get_all_trials(study_id, deepcopy=False)}
-        text = self.storage.get_study_system_attrs(study_id).get("hpo:file", "")
+        trials = {
+            each._trial_id: each for each in self.cached_storage.get_all_trials(study_id, deepcopy=False)
+        }
+        text = self.cached_storage.get_study_system_attrs(study_id).get("hpo:file", "")
         folder = self._folder(study_id)
-        _note(document, notes.study(definition, text))
+        _set_note(document, notes.study_note(definition, text))
         for shown in (*document["trials"], *document["best_trials"]):
             if trial := trials.get(shown["trial_id"]):
-                _note(shown, notes.trial(trial, definition))
-                shown["artifacts"] += [_entry(name) for name in notes.files(trial, folder)]
+                _set_note(shown, notes.trial_note(trial, definition))
+                shown["artifacts"] += [_artifact_entry(name) for name in notes.trial_files(trial, folder)]
         return document
 
     def download(self, callback: View, study_id: int, artifact_id: str, trial_id: int | None = None) -> Any:
         """Give a trial's own file, or what people put on the shelf; 404 if it is not there."""
         try:
             if trial_id is not None and self._is_ours(study_id):
-                for name in notes.files(self.storage.get_trial(trial_id), self._folder(study_id)):
-                    if artifact_id == _id(name):
-                        return _sent(name, self.shelf)
+                for name in notes.trial_files(
+                    self.cached_storage.get_trial(trial_id), self._folder(study_id)
+                ):
+                    if artifact_id == _artifact_id(name):
+                        return _file_response(name, self.artifact_store)
             given = {} if trial_id is None else {"trial_id": trial_id}
             return callback(study_id=study_id, artifact_id=artifact_id, **given)
         except (ArtifactNotFound, KeyError):
@@ -131,56 +137,56 @@ class _Labels:
         """Delete a study as 'hpo delete' does: not under its workers, and with its files."""
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
-        if any(worker.is_alive for worker in studies.held(self.opened, study_id)):
+        if any(worker.is_alive for worker in studies.read_leases(self.storage, study_id)):
             return _conflict("the study has workers; stop them first")
         folder = self._folder(study_id)
         answer = callback(study_id=study_id)
         asked = bottle.request.json or {}
         if bottle.response.status_code == 204 and asked.get("remove_associated_artifacts", True):
-            self.shelf.artifacts.delete(folder)
+            self.artifact_store.artifacts.delete_folder(folder)
         return answer
 
     def _is_ours(self, study_id: int) -> bool:
         try:
-            return studies.DEFINITION in self.storage.get_study_system_attrs(study_id)
+            return studies.DEFINITION in self.cached_storage.get_study_system_attrs(study_id)
         except KeyError:  # there is no such study
             return False
 
     def _definition(self, study_id: int) -> Definition | None:
         """Give a study's definition; None if it is not ours, or a version of hpo to come made it."""
         try:
-            text = self.storage.get_study_system_attrs(study_id).get(studies.DEFINITION)
-            return None if text is None else definitions.loads(text)
+            text = self.cached_storage.get_study_system_attrs(study_id).get(studies.DEFINITION)
+            return None if text is None else definitions.load_definition(text)
         except (KeyError, DefinitionError):
             return None
 
     def _folder(self, study_id: int) -> str:
-        return str(self.storage.get_study_user_attrs(study_id)["folder"])
+        return str(self.cached_storage.get_study_user_attrs(study_id)["folder"])
 
 
-def _note(shown: dict[str, Any], body: str) -> None:
+def _set_note(shown: dict[str, Any], body: str) -> None:
     """Put a note where nobody has written one."""
     if not shown["note"]["version"]:
         shown["note"] = {"version": 0, "body": body}
 
 
-def _id(name: str) -> str:
+def _artifact_id(name: str) -> str:
     """Give the id of a trial's own file: of the form that the routes of artifacts take."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
-def _entry(name: str) -> dict[str, Any]:
+def _artifact_entry(name: str) -> dict[str, Any]:
     """Give a trial's own file as optuna-dashboard lists artifacts."""
-    file = file_of(name)
+    file = file_name(name)
     kind = mimetypes.guess_type(file)[0] or "application/octet-stream"
-    return {"artifact_id": _id(name), "filename": file, "mimetype": kind, "encoding": None}
+    return {"artifact_id": _artifact_id(name), "filename": file, "mimetype": kind, "encoding": None}
 
 
-def _sent(name: str, shelf: Shelf) -> bottle.HTTPResponse:
-    entry = _entry(name)
+def _file_response(name: str, artifact_store: FolderArtifactStore) -> bottle.HTTPResponse:
+    entry = _artifact_entry(name)
     disposition = f'attachment; filename="{entry["filename"]}"'
     headers = {"Content-Type": entry["mimetype"], "Content-Disposition": disposition}
-    return bottle.HTTPResponse(shelf.open(name), headers=headers)
+    return bottle.HTTPResponse(artifact_store.open(name), headers=headers)
 
 
 def _conflict(reason: str) -> dict[str, str]:

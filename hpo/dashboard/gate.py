@@ -26,23 +26,25 @@ Start = Callable[..., Any]
 Headers = list[tuple[str, str]]
 App = Callable[[Environ, Start], Iterable[bytes]]
 
-BODY_BYTES = 16 * 2**20  # more than any artifact that one adds by hand
+MAX_BODY_BYTES = 16 * 2**20  # more than any artifact that one adds by hand
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
-COMMON = {
+COMMON_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-PAGE = (  # parallel coordinates compile their shaders' code with eval, and styles are made on the fly
+PAGE_POLICY = (  # parallel coordinates compile their shaders' code with eval, and styles are made on the fly
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' data: 'unsafe-inline'; "
     "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-INERT = "default-src 'none'; frame-ancestors 'none'; sandbox"
-ENTER = "open the link that 'hpo dashboard' printed; if you just did, from another site, reload this page\n"
-READ_ONLY = "this dashboard only shows; 'hpo dashboard --read-write' starts one that also changes\n"
+INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
+UNAUTHORIZED_TEXT = (
+    "open the link that 'hpo dashboard' printed; if you just did, from another site, reload this page\n"
+)
+READ_ONLY_TEXT = "this dashboard only shows; 'hpo dashboard --read-write' starts one that also changes\n"
 
 
 class Gate:
@@ -64,10 +66,10 @@ class Gate:
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         """Refuse a request, let its sender in, or pass it on."""
         given = urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("token", [])
-        if not self._is_at_the_right_door(environ):
+        if not self._is_known_origin(environ):
             return _answer(environ, start, "403 Forbidden", "the dashboard is not served under that name\n")
         if not any(map(self._is_token, given or self._cookies(environ))):
-            return _answer(environ, start, "401 Unauthorized", ENTER)
+            return _answer(environ, start, "401 Unauthorized", UNAUTHORIZED_TEXT)
         if refusal := self._refusal(environ):
             return _answer(environ, start, *refusal)
         if given:
@@ -75,20 +77,20 @@ class Gate:
             cookie = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict{secure}"
             headers = {"Location": "/dashboard", "Set-Cookie": cookie}
             return _answer(environ, start, "303 See Other", "", headers)
-        return self._pass_on(environ, start)
+        return self._forward(environ, start)
 
-    def _pass_on(self, environ: Environ, start: Start) -> Iterable[bytes]:
+    def _forward(self, environ: Environ, start: Start) -> Iterable[bytes]:
         environ["wsgi.url_scheme"] = self.scheme
         for name in [name for name in environ if name.startswith("HTTP_X_FORWARDED_")]:
             del environ[name]  # redirects would believe it
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # without it /static answers 500
 
         def started(status: str, headers: Headers, *rest: Any) -> Any:
-            return start(status, guarded(path_of(environ), headers), *rest)
+            return start(status, guard_headers(request_path(environ), headers), *rest)
 
         return self.app(environ, started)
 
-    def _is_at_the_right_door(self, environ: Environ) -> bool:
+    def _is_known_origin(self, environ: Environ) -> bool:
         host = str(environ.get("HTTP_HOST", "")).lower()
         origin = environ.get("HTTP_ORIGIN")
         known = LOOPBACK.fullmatch(host) is not None if self.local else host == self.host
@@ -107,23 +109,23 @@ class Gate:
         length = environ.get("CONTENT_LENGTH") or "0"
         if "HTTP_TRANSFER_ENCODING" in environ:
             return "411 Length Required", "a body must tell its length\n", {}
-        if not re.fullmatch(r"\d{1,18}", length) or int(length) > BODY_BYTES:
-            return "413 Content Too Large", f"at most {BODY_BYTES} bytes are taken\n", {}
+        if not re.fullmatch(r"\d{1,18}", length) or int(length) > MAX_BODY_BYTES:
+            return "413 Content Too Large", f"at most {MAX_BODY_BYTES} bytes are taken\n", {}
         if self.read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return "405 Method Not Allowed", READ_ONLY, {"Allow": "GET, HEAD"}
+            return "405 Method Not Allowed", READ_ONLY_TEXT, {"Allow": "GET, HEAD"}
         return None
 
 
-def path_of(environ: Environ) -> str:
+def request_path(environ: Environ) -> str:
     """Give the path that is asked for, as optuna-dashboard reads it."""
     return "/" + str(environ.get("PATH_INFO", "")).lstrip("/")
 
 
-def guarded(path: str, headers: Headers) -> Headers:
+def guard_headers(path: str, headers: Headers) -> Headers:
     """Give an answer's headers with those that guard it; what is an artifact is saved, never shown."""
     page = path == "/dashboard" or path.startswith("/dashboard/")
-    ours = COMMON | {
-        "Content-Security-Policy": PAGE if page else INERT,
+    ours = COMMON_HEADERS | {
+        "Content-Security-Policy": PAGE_POLICY if page else INERT_POLICY,
         "Cache-Control": "private, no-cache" if path.startswith("/static/") else "no-store",
     }
     names = {name.lower() for name in ours}
@@ -138,9 +140,9 @@ def _answer(
     environ: Environ, start: Start, status: str, text: str, headers: dict[str, str] | None = None
 ) -> Iterable[bytes]:
     """Answer at the gate: in JSON where the dashboard's page asks, which shows the reason."""
-    asked = path_of(environ).startswith("/api/")
+    asked = request_path(environ).startswith("/api/")
     body = (json.dumps({"reason": text.strip()}) if asked else text).encode()
     kind = "application/json" if asked else "text/plain; charset=utf-8"
     own = {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}
-    start(status, guarded(path_of(environ), list(own.items())))
+    start(status, guard_headers(request_path(environ), list(own.items())))
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

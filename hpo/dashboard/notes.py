@@ -10,7 +10,7 @@ from hpo.store import status
 from hpo.study.definition import Definition
 
 
-def study(definition: Definition, text: str) -> str:
+def study_note(definition: Definition, text: str) -> str:
     """Give a study's note: what its accuracy is, its budget, and the study file as people wrote it."""
     measured = describe_split(status.selection_of(definition))
     return "\n".join(
@@ -18,31 +18,31 @@ def study(definition: Definition, text: str) -> str:
             f"Accuracy is measured {measured}."
             if status.selection_of(definition)
             else f"Accuracy is {measured}.",
-            f"The study runs {definition.budget} {_runs(definition.search.replicates)}.",
+            f"The study runs {definition.setting_count} {_budget_unit(definition.search.replicates)}.",
             "",
-            _block(text, "toml"),
+            _code_block(text, "toml"),
         ]
     )
 
 
-def _runs(replicates: int) -> str:
+def _budget_unit(replicates: int) -> str:
     return "trials" if replicates == 1 else f"settings, each with up to {replicates} seeds"
 
 
-def trial(found: FrozenTrial, definition: Definition) -> str:
+def trial_note(found: FrozenTrial, definition: Definition) -> str:
     """Give a trial's note: how it stands, what happened to it, where its weights are."""
     return "\n".join([_headline(found, definition), "", *_facts(found), *_failure(found)])
 
 
 def _headline(found: FrozenTrial, definition: Definition) -> str:
-    state, seen = status.STATES[found.state], found.user_attrs
+    state, seen = status.STATE_NAMES[found.state], found.user_attrs
     done = f" after epoch {max(found.intermediate_values)}" if found.intermediate_values else ""
     if found.state == TrialState.COMPLETE and found.value is not None:
         best = f" after epoch {seen['best_epoch']} of {seen['epochs']}," if "epochs" in seen else ""
         measured = describe_split(status.selection_of(definition))
         return f"**{state}**: accuracy {found.value:.4f}{best} {measured}"
     if found.state == TrialState.PRUNED and "pruned" in seen:
-        return f"**{state}** {_inline(str(seen['pruned']))}"
+        return f"**{state}** {_escape_inline(str(seen['pruned']))}"
     if found.state == TrialState.WAITING and done:
         return f"**{state}**, to go on{done}"
     return f"**{state}**{done}"
@@ -51,7 +51,7 @@ def _headline(found: FrozenTrial, definition: Definition) -> str:
 def _facts(found: FrozenTrial) -> Iterator[str]:
     seen = found.user_attrs
     if "point" in seen:
-        site = f", site {_inline(str(seen['site']))}" if "site" in seen else ""
+        site = f", site {_escape_inline(str(seen['site']))}" if "site" in seen else ""
         yield f"- point {seen['point']} of the study file{site}"
     if "repeats" in seen:
         yield f"- repeats the setting of trial {seen['repeats']} with another seed"
@@ -62,30 +62,30 @@ def _facts(found: FrozenTrial) -> Iterator[str]:
     if "wall_time_seconds" in seen:
         yield f"- time: {format_seconds(seen['wall_time_seconds'])}, all attempts"
     if hardware := seen.get("hardware"):
-        where = f"{_inline(hardware['device'])} on {_inline(hardware['host'])}"
+        where = f"{_escape_inline(hardware['device'])} on {_escape_inline(hardware['host'])}"
         yield f"- hardware: {where}, torch {hardware['torch']}"
     if seen.get("weights"):
-        yield f"- weights: {_inline(seen['weights'])}"
+        yield f"- weights: {_escape_inline(seen['weights'])}"
 
 
 def _failure(found: FrozenTrial) -> Iterator[str]:
     if failure := found.user_attrs.get("failure"):
-        yield f"- failure: {_inline(failure['class'])}\n"
-        yield _block(str(failure["message"]))
+        yield f"- failure: {_escape_inline(failure['class'])}\n"
+        yield _code_block(str(failure["message"]))
 
 
-def _inline(text: str) -> str:
+def _escape_inline(text: str) -> str:
     """Give text that Markdown leaves alone, in one line."""
     return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
 
 
-def _block(text: str, language: str = "") -> str:
+def _code_block(text: str, language: str = "") -> str:
     """Give text as a block of code, fenced by more backticks than stand in it."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def files(found: FrozenTrial, folder: str) -> list[str]:
+def trial_files(found: FrozenTrial, folder: str) -> list[str]:
     """Give the files of a trial that are worth a look, by their names in the artifacts.
 
     ``folder`` is the study's. That they should be there is known from the trial; whether they are, is not.

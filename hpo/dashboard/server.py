@@ -15,13 +15,13 @@ from gunicorn.arbiter import Arbiter
 
 from hpo.artifacts.folders import Artifacts
 from hpo.dashboard import token as secret
-from hpo.dashboard.app import Exhibit
+from hpo.dashboard.app import DashboardApp
 from hpo.dashboard.gate import App, Environ, Gate, Start
 from hpo.errors import DashboardError, StoreError
 from hpo.store import studies
 
 THREADS = 8  # requests at once: a page asks for some six
-PARTING_SECONDS = 5  # after which gunicorn kills a process of its own that has not left
+GRACEFUL_EXIT_SECONDS = 5  # after which gunicorn kills a process of its own that has not left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,14 @@ def serve(settings: Settings) -> int:
     Raises DashboardError for a host or port that cannot be had, StoreError if there is no store.
     """
     origin = _origin(settings)
-    studies.open_(settings.store, create=False, read_only=settings.read_only).engine.dispose()
+    studies.open_storage(settings.store, create=False, read_only=settings.read_only).engine.dispose()
     Artifacts(settings.artifacts)
-    token = secret.token()
-    with _listening(settings) as listener:
+    token = secret.load_token()
+    with _open_listener(settings) as listener:
         address, port = listener.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
         origin = origin or f"http://{name}:{port}"
-        gate = Gate(_Opening(settings), token=token, origin=origin, read_only=settings.read_only)
+        gate = Gate(_LazyApp(settings), token=token, origin=origin, read_only=settings.read_only)
         # A browser that leaves must not take us along; the command has set this for pipes.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         return _Server(gate, listener, f"{origin}/?token={token}").serve()
@@ -58,7 +58,7 @@ def serve(settings: Settings) -> int:
 def _origin(settings: Settings) -> str | None:
     """Give where browsers find it, if TLS stands in front; raises DashboardError where it has to."""
     if settings.behind_tls is not None:
-        return public(settings.behind_tls)
+        return public_origin(settings.behind_tls)
     if _is_loopback(settings.host):
         return None
     raise DashboardError(
@@ -67,7 +67,7 @@ def _origin(settings: Settings) -> str | None:
     )
 
 
-def public(text: str) -> str:
+def public_origin(text: str) -> str:
     """Give an address behind --behind-tls as browsers say it; raises DashboardError if it is none."""
     try:
         found = urllib.parse.urlsplit(text)
@@ -92,11 +92,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _listening(settings: Settings) -> socket.socket:
+def _open_listener(settings: Settings) -> socket.socket:
     host, port = settings.host, settings.port
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return _bound(socket.socket(family, kind), address)
+        return _bind(socket.socket(family, kind), address)
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DashboardError(
@@ -104,7 +104,7 @@ def _listening(settings: Settings) -> socket.socket:
         ) from error
 
 
-def _bound(listener: socket.socket, address: Any) -> socket.socket:
+def _bind(listener: socket.socket, address: Any) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -115,16 +115,16 @@ def _bound(listener: socket.socket, address: Any) -> socket.socket:
     return listener
 
 
-class _Opening:
+class _LazyApp:
     """The exhibit, opened in the process that serves it; 503 while the store is away."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.exhibit: App | None = None
+        self.app: App | None = None
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         try:
-            return (self.exhibit or self._open())(environ, start)
+            return (self.app or self._open())(environ, start)
         except StoreError as error:
             body = json.dumps({"reason": str(error)}).encode()
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -132,10 +132,10 @@ class _Opening:
             return [body]
 
     def _open(self) -> App:
-        opened = studies.open_(self.settings.store, create=False, read_only=self.settings.read_only)
-        opened.patience = 0.0  # somebody looks at the page, which asks again by itself
-        self.exhibit = Exhibit(opened, Artifacts(self.settings.artifacts))
-        return self.exhibit
+        opened = studies.open_storage(self.settings.store, create=False, read_only=self.settings.read_only)
+        opened.max_wait_seconds = 0.0  # somebody looks at the page, which asks again by itself
+        self.app = DashboardApp(opened, Artifacts(self.settings.artifacts))
+        return self.app
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
@@ -148,8 +148,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
             "bind": f"fd://{listener.dup().detach()}",
             "worker_class": "gthread",
             "threads": THREADS,
-            "graceful_timeout": PARTING_SECONDS,
-            "post_worker_init": _leaves_at_once,
+            "graceful_timeout": GRACEFUL_EXIT_SECONDS,
+            "post_worker_init": _exit_on_signal,
             "forwarded_allow_ips": "",  # nobody's word on who asks, and by which scheme
             "control_socket_disable": True,
             "loglevel": "warning",
@@ -170,11 +170,11 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
         try:
             arbiter.run()
         except SystemExit as left:
-            return 128 + arbiter.told if arbiter.told else int(left.code or 0)
+            return 128 + arbiter.stop_signal if arbiter.stop_signal else int(left.code or 0)
         return 0
 
 
-def _leaves_at_once(_: object) -> None:
+def _exit_on_signal(_: object) -> None:
     """Let gunicorn's process leave at once when told: requests under way may be cut short.
 
     Its own way takes a lock of the thread pool's. The main thread, which is interrupted, may hold that
@@ -187,11 +187,11 @@ def _leaves_at_once(_: object) -> None:
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
     """gunicorn's parent process, which remembers the signal that ends it."""
 
-    told = 0
+    stop_signal = 0
 
     def signal(self, sig: int, frame: object) -> None:
         if sig in (signal.SIGINT, signal.SIGTERM):
-            self.told = sig
+            self.stop_signal = sig
         super().signal(sig, frame)
 
     handle_term = Arbiter.handle_int  # there is nothing here to finish

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from hpo.errors import DashboardError
 
-LENGTH = 43  # characters: 32 random bytes
+TOKEN_LENGTH = 43  # characters: 32 random bytes
 
 
-def path() -> Path:
+def token_path() -> Path:
     """Give the token's file: ``~/.local/state/hpo/dashboard-token``, or below XDG_STATE_HOME."""
     state = os.environ.get("XDG_STATE_HOME", "")
     # The specification asks that a relative one be ignored.
@@ -23,12 +23,12 @@ def path() -> Path:
     return folder / "hpo" / "dashboard-token"
 
 
-def token() -> str:
+def load_token() -> str:
     """Give the token; one is made if there is none, or others could have read it.
 
     Raises DashboardError if the file cannot be read or written.
     """
-    file = path()
+    file = token_path()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _read(file) or _make(file)
@@ -49,8 +49,8 @@ def _read(file: Path) -> str | None:
         found = os.fstat(descriptor)
         if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid():
             return None
-        text = opened.read(LENGTH + 1).strip()
-    return text if len(text) == LENGTH and text.isascii() else None
+        text = opened.read(TOKEN_LENGTH + 1).strip()
+    return text if len(text) == TOKEN_LENGTH and text.isascii() else None
 
 
 def _make(file: Path) -> str:

@@ -9,10 +9,10 @@ import yaml
 
 from hpo.export.predict import Description
 
-SHOWN = 20  # class names, at most; labels.txt has them all
+MAX_CLASS_NAMES = 20  # class names, at most; labels.txt has them all
 
 # The names of published data sets on Hugging Face, for its links.
-HUB = {
+HUB_NAMES = {
     "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
     "svhn": "ufldl-stanford/svhn",
@@ -21,17 +21,17 @@ HUB = {
 }
 
 # A safetensors file is a header's length, the header as JSON, and the tensors' bytes.
-TENSORS = (
+TENSORS_CODE = (
     '{k: torch.frombuffer(raw, dtype=getattr(torch, types[v["dtype"]]), count=math.prod(v["shape"]), '
     'offset=start + v["data_offsets"][0]).reshape(v["shape"]) '
     'for k, v in json.loads(raw[8:start]).items() if k[0] != "_"}'
 )
-LOADING = f"model.load_state_dict({TENSORS})"
+LOAD_CODE = f"model.load_state_dict({TENSORS_CODE})"
 
 # MNASNet refuses a state dict that names no version, as one from such a file.
-COPYING = f"for name, tensor in {TENSORS}.items(): model.state_dict()[name].copy_(tensor)"
+COPY_CODE = f"for name, tensor in {TENSORS_CODE}.items(): model.state_dict()[name].copy_(tensor)"
 
-LOADER = """```python
+LOADER_TEMPLATE = """```python
 import json, math, PIL.Image, PIL.ImageOps, torch, torchvision
 raw = bytearray(open("model.safetensors", "rb").read())
 start, types = 8 + int.from_bytes(raw[:8], "little"), {{"F32": "float32", "I64": "int64"}}
@@ -66,7 +66,7 @@ class Metrics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingFacts:
     """What a model was trained on, and what was tried of it."""
 
     labels: Sequence[str]
@@ -75,7 +75,7 @@ class Trained:
     params: Mapping[str, Any]  # what the study searched or listed, as this trial had it
 
 
-def text(description: Description, metrics: Metrics, trained: Trained) -> str:
+def model_card(description: Description, metrics: Metrics, trained: TrainingFacts) -> str:
     """Give the card."""
     block = yaml.safe_dump(_metadata(description, metrics), sort_keys=False, allow_unicode=True)
     settings = description.settings
@@ -84,12 +84,12 @@ def text(description: Description, metrics: Metrics, trained: Trained) -> str:
     rows = [(name, value, marks.get(name, "")) for name, value in settings.items() if value is not None]
     sections = [
         f"---\n{block}---",
-        f"# {_plain(description.model)} on {_plain(settings['dataset'])}",
+        f"# {_escape(description.model)} on {_escape(settings['dataset'])}",
         f"Tells images of {len(trained.labels)} classes apart: trial {metrics.trial} of the study "
-        f"{_plain(metrics.study)}, {how} and chosen with hpo.",
+        f"{_escape(metrics.study)}, {how} and chosen with hpo.",
         "## Use it",
         "With hpo: `hpo predict FOLDER image.png`. Without it, in this folder:",
-        _loader(description),
+        _loader_code(description),
         "## How good it is",
         _table(("what", "value"), _results(metrics)),
         "## Data",
@@ -108,13 +108,13 @@ def _metadata(description: Description, metrics: Metrics) -> dict[str, Any]:
     split = {"valid": "validation"}.get(metrics.split, metrics.split)
     result = {
         "task": {"type": "image-classification"},
-        "dataset": {"name": dataset, "type": HUB.get(dataset, "images"), "split": split},
+        "dataset": {"name": dataset, "type": HUB_NAMES.get(dataset, "images"), "split": split},
         "metrics": [{"type": "accuracy", "value": metrics.accuracy, "name": f"Accuracy {metrics.note}"}],
     }
     return {
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "torchvision", description.model, "hpo"],
-        **({"datasets": [HUB[dataset]]} if dataset in HUB else {}),
+        **({"datasets": [HUB_NAMES[dataset]]} if dataset in HUB_NAMES else {}),
         "metrics": ["accuracy"],
         "model-index": [{"name": f"{metrics.study}-{metrics.trial}", "results": [result]}],
     }
@@ -133,13 +133,13 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "study", f"{metrics.study}, trial {metrics.trial}"
 
 
-def _data(description: Description, trained: Trained) -> str:
-    names = ", ".join(map(_plain, trained.labels[:SHOWN]))
-    more = len(trained.labels) - SHOWN
+def _data(description: Description, trained: TrainingFacts) -> str:
+    names = ", ".join(map(_escape, trained.labels[:MAX_CLASS_NAMES]))
+    more = len(trained.labels) - MAX_CLASS_NAMES
     counts = ", ".join(f"{count} {name}" for name, count in trained.images.items())
     left_out = f" {trained.skipped} unreadable files were left out." if trained.skipped else ""
     return (
-        f"{_plain(description.settings['dataset'])}; images: {counts}.{left_out} Classes: {names}"
+        f"{_escape(description.settings['dataset'])}; images: {counts}.{left_out} Classes: {names}"
         f"{f' and {more} more (labels.txt)' if more > 0 else ''}. "
         "Whatever else an image shows, the answer is one of these."
     )
@@ -159,7 +159,7 @@ def _preprocessing(description: Description) -> str:
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _loader(description: Description) -> str:
+def _loader_code(description: Description) -> str:
     """Give what loads the model and tells an image's class, in ten lines without hpo."""
     seen = description.preprocessing
     steps = [f"Resize({seen.pixels})", f"CenterCrop({seen.pixels})"]
@@ -169,18 +169,18 @@ def _loader(description: Description) -> str:
         steps.append(f"Resize(({seen.image_size}, {seen.image_size}))")
     steps += ["ToTensor()", f"Normalize({list(seen.mean)}, {list(seen.std)})"]
     arguments = [f"{name}={value}" for name, value in description.arguments.items()]
-    return LOADER.format(
+    return LOADER_TEMPLATE.format(
         arguments=", ".join([f'"{description.model}"', *arguments]),
-        loading=COPYING if description.model.startswith("mnasnet") else LOADING,
+        loading=COPY_CODE if description.model.startswith("mnasnet") else LOAD_CODE,
         steps=", ".join(f"torchvision.transforms.{step}" for step in steps),
     )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *([_plain(cell) for cell in row] for row in rows)]
+    lines = [head, ["---"] * len(head), *([_escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _plain(value: Any) -> str:
+def _escape(value: Any) -> str:
     """Give a value as one line of text in which Markdown and HTML see nothing of theirs."""
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(str(value).split()))

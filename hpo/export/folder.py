@@ -21,13 +21,13 @@ from hpo.export import card, predict
 from hpo.export.card import Metrics
 from hpo.export.predict import Description, Preprocessing
 from hpo.store import status, studies
-from hpo.store.studies import Store
+from hpo.store.studies import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog
-from hpo.training.config import Config, Final
+from hpo.training.config import Config, FinalConfig
 
 
-class Data(BaseModel):
+class TrainingData(BaseModel):
     """What a trial's ``settings.json`` says of the data that its model was trained on."""
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +40,7 @@ class Data(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class ChosenTrial:
     """A trial to export, with the epoch that its weights are of."""
 
     trial: FrozenTrial
@@ -55,32 +55,34 @@ class Choice:
         return self.weights.rpartition("/")[0]
 
 
-def export(opened: Store, name: str, number: int | None, place: Artifacts, target: Path) -> Metrics:
+def export_trial(
+    storage: Storage, name: str, number: int | None, place: Artifacts, target: Path
+) -> Metrics:
     """Export a study's best trial, or the one of that number, to a folder that is not there, or empty.
 
     Raises StoreError if there is no such trial, or none with a model of an image; ArtifactError if its
     files are not there or the folder cannot be written.
     """
-    choice = _choice(opened, name, number, place)
+    choice = _choose_trial(storage, name, number, place)
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ArtifactError(f"--to {target}: is there and not an empty folder; name a new one")
-        data = _data(choice, place)
+        data = _training_data(choice, place)
         metrics = _metrics(name, choice, data)
-        with durable.folder(target) as draft:
-            _write(draft, choice, data, metrics, place)
+        with durable.atomic_folder(target) as draft:
+            _write_files(draft, choice, data, metrics, place)
     except OSError as error:
         raise ArtifactError(f"--to {target}: {error.strerror or error}") from error
     return metrics
 
 
-def _choice(opened: Store, name: str, number: int | None, place: Artifacts) -> Choice:
-    trials = status.trials_of(opened, name)
-    definition = studies.definition_of(opened, name)
+def _choose_trial(storage: Storage, name: str, number: int | None, place: Artifacts) -> ChosenTrial:
+    trials = status.read_trials(storage, name)
+    definition = studies.read_definition(storage, name)
     if number is None:
-        ranked = status.best(opened, name, 1)
+        ranked = status.best_trials(storage, name, 1)
         if not ranked:
-            raise StoreError(status.none_complete(name, trials))
+            raise StoreError(status.no_complete_trial_message(name, trials))
         number = ranked[0].trial
     trial = next((each for each in trials if each.number == number), None)
     if trial is None:
@@ -88,10 +90,10 @@ def _choice(opened: Store, name: str, number: int | None, place: Artifacts) -> C
     weights = trial.user_attrs.get("weights")
     if weights is None:
         raise StoreError(
-            f"trial {number} of study '{name}' is {status.STATES[trial.state]} and has no weights; "
-            f"with weights: {_having(trials)}"
+            f"trial {number} of study '{name}' is {status.STATE_NAMES[trial.state]} and has no weights; "
+            f"with weights: {_trials_with_weights(trials)}"
         )
-    config = definition.config(trial.params | trial.system_attrs.get(studies.RUN, {}))
+    config = definition.trial_config(trial.params | trial.system_attrs.get(studies.RUN_OPTIONS, {}))
     if not isinstance(config, Config):
         raise StoreError(
             f"study '{name}' has an objective of its own ({config.objective}), of which hpo knows no image "
@@ -99,19 +101,21 @@ def _choice(opened: Store, name: str, number: int | None, place: Artifacts) -> C
         )
     epoch = re.search(r"weights-(\d+)-", weights)
     assert epoch, weights  # as the recorder names them
-    return Choice(trial=trial, definition=definition, config=config, weights=weights, epoch=int(epoch[1]))
+    return ChosenTrial(
+        trial=trial, definition=definition, config=config, weights=weights, epoch=int(epoch[1])
+    )
 
 
-def _having(trials: list[FrozenTrial]) -> str:
+def _trials_with_weights(trials: list[FrozenTrial]) -> str:
     numbers = [str(trial.number) for trial in trials if "weights" in trial.user_attrs]
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     return (", ".join(numbers[:10]) or "none yet") + more
 
 
-def _data(choice: Choice, place: Artifacts) -> Data:
+def _training_data(choice: ChosenTrial, place: Artifacts) -> TrainingData:
     name = f"{choice.folder}/settings.json"
     try:
-        return Data.model_validate(json.loads(place.read(name))["data"])
+        return TrainingData.model_validate(json.loads(place.read(name))["data"])
     except (ValueError, KeyError) as error:
         raise ArtifactError(
             f"{place.path(name)}: lacks the names of the classes; "
@@ -119,14 +123,14 @@ def _data(choice: Choice, place: Artifacts) -> Data:
         ) from error
 
 
-def _metrics(name: str, choice: Choice, data: Data) -> Metrics:
+def _metrics(name: str, choice: ChosenTrial, data: TrainingData) -> Metrics:
     trial, selection = choice.trial, choice.config.selection
-    split = "test" if isinstance(choice.config, Final) else selection
+    split = "test" if isinstance(choice.config, FinalConfig) else selection
     seen = trial.user_attrs
     return Metrics(
         study=name,
         trial=trial.number,
-        state=status.STATES[trial.state],
+        state=status.STATE_NAMES[trial.state],
         accuracy=trial.intermediate_values[choice.epoch],
         split=split,
         images=data.images[split],
@@ -141,12 +145,14 @@ def _metrics(name: str, choice: Choice, data: Data) -> Metrics:
     )
 
 
-def _write(draft: Path, choice: Choice, data: Data, metrics: Metrics, place: Artifacts) -> None:
+def _write_files(
+    draft: Path, choice: ChosenTrial, data: TrainingData, metrics: Metrics, place: Artifacts
+) -> None:
     """Write the folder's files, and load the model from them."""
     config = _without_paths(choice.config)
     description = Description(
         model=config.model,
-        arguments=catalog.arguments(config.model, len(data.classes)),
+        arguments=catalog.builder_arguments(config.model, len(data.classes)),
         preprocessing=Preprocessing(
             pixels=data.pixels, grey=data.channels == 1, image_size=config.image_size
         ),
@@ -155,18 +161,18 @@ def _write(draft: Path, choice: Choice, data: Data, metrics: Metrics, place: Art
         trial=metrics.trial,
     )
     labels = [" ".join(name.splitlines()) for name in data.classes]
-    trained = card.Trained(
+    trained = card.TrainingFacts(
         labels=labels, images=data.images, skipped=data.skipped, params=choice.trial.params
     )
     contents = {
         predict.CONFIG: description.model_dump_json(indent=2),
         predict.LABELS: "".join(f"{label}\n" for label in labels),
         "metrics.json": json.dumps(asdict(metrics), indent=2),
-        "README.md": card.text(description, metrics, trained),
+        "README.md": card.model_card(description, metrics, trained),
     }
     for name, content in contents.items():
-        durable.write(draft / name, content.encode(errors="replace"))
-    durable.write(draft / predict.WEIGHTS, place.read(choice.weights))
+        durable.write_file(draft / name, content.encode(errors="replace"))
+    durable.write_file(draft / predict.WEIGHTS, place.read(choice.weights))
     try:
         predict.Predictor(draft)
     except ArtifactError as error:

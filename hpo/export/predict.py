@@ -53,7 +53,7 @@ class Description(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess:
+class Prediction:
     """A class, and how probable the model holds it, from 0 to 1."""
 
     label: str
@@ -64,9 +64,9 @@ class Predictor:
     """An exported model, on the CPU; raises ArtifactError if the folder does not hold a whole one."""
 
     def __init__(self, folder: Path) -> None:
-        self.description = _description(folder)
+        self.description = _read_description(folder)
         try:
-            self.model = _model(self.description, folder / WEIGHTS)
+            self.model = _load_model(self.description, folder / WEIGHTS)
             self.labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
         except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -79,12 +79,12 @@ class Predictor:
                 f"{folder / LABELS}: want {classes} lines, one a class, found {len(self.labels)}"
             )
 
-    def guess(self, file: Path, count: int) -> list[Guess]:
+    def predict(self, file: Path, count: int) -> list[Prediction]:
         """Give the ``count`` most probable classes of an image, best first; DataError if it is none."""
         probabilities_K = self.logits(self._read(file))[0].softmax(0)
         best = probabilities_K.topk(min(count, len(self.labels)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [Guess(label=self.labels[index], probability=value) for value, index in pairs]
+        return [Prediction(label=self.labels[index], probability=value) for value, index in pairs]
 
     @torch.inference_mode()
     def logits(self, images_NCHW: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Predictor:
         if file.is_dir():
             raise DataError(f"{file}: a folder; name the images in it, as {file}/*.jpg")
         try:
-            pixels = transforms.read(file, self.description.preprocessing.pixels)
+            pixels = transforms.read_image(file, self.description.preprocessing.pixels)
         except ValueError as error:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
@@ -108,7 +108,7 @@ class Predictor:
         return torch.from_numpy(pixels)[None]
 
 
-def _model(description: Description, weights: Path) -> nn.Module:
+def _load_model(description: Description, weights: Path) -> nn.Module:
     """Build it by torchvision alone, as the model card does."""
     model: nn.Module = torchvision.models.get_model(description.model, **description.arguments)
     state = OrderedDict(safetensors.torch.load_file(weights))
@@ -118,7 +118,7 @@ def _model(description: Description, weights: Path) -> nn.Module:
     return model.eval()
 
 
-def _description(folder: Path) -> Description:
+def _read_description(folder: Path) -> Description:
     try:
         return Description.model_validate_json((folder / CONFIG).read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:

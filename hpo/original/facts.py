@@ -15,7 +15,7 @@ SITES = {"C": "Google Colab, GPU unnamed", "L": "a desktop with an RTX 3070"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class ReportPoint:
     """One setting that the report ran, once."""
 
     number: int  # from 1, as in the study file
@@ -42,8 +42,8 @@ MODELS = {"alexnet": "AlexNet", "vgg16": "VGG16", "resnet18": "ResNet18"}
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 
 
-def _colab(number: int, model: str, optimizer: str, accuracy: str, epoch_seconds: str) -> Point:
-    return Point(
+def _colab_point(number: int, model: str, optimizer: str, accuracy: str, epoch_seconds: str) -> ReportPoint:
+    return ReportPoint(
         number=number,
         site="C",
         epochs=30,
@@ -57,7 +57,7 @@ def _colab(number: int, model: str, optimizer: str, accuracy: str, epoch_seconds
     )
 
 
-def _desktop(
+def _desktop_point(
     number: int,
     epoch_seconds: str | None = None,
     *,
@@ -65,8 +65,8 @@ def _desktop(
     momentum: float = 0.9,
     batch_size: int = 16,
     also_lr: float | None = None,
-) -> Point:
-    return Point(
+) -> ReportPoint:
+    return ReportPoint(
         number=number,
         site="L",
         epochs=20,
@@ -83,27 +83,27 @@ def _desktop(
 POINTS = {
     point.number: point
     for point in (
-        _colab(1, "alexnet", "sgd", "0.9466", "166"),
-        _colab(2, "alexnet", "adam", "0.6171", "147"),
-        _colab(3, "vgg16", "sgd", "0.9455", "909"),
-        _colab(4, "vgg16", "adam", "0.1201", "946"),
-        _colab(5, "resnet18", "sgd", "0.9568", "122"),
-        _colab(6, "resnet18", "adam", "0.9233", "125"),
-        _desktop(7, lr=1e-1),
-        _desktop(8, "96.25"),
-        _desktop(9, lr=1e-5, also_lr=1e-4),
-        _desktop(10, momentum=0.45),
-        _desktop(11, momentum=0.0),
-        _desktop(12, "115.7", batch_size=8),
-        _desktop(13, "84.2", batch_size=32),
-        _desktop(14, "82.65", batch_size=64),
+        _colab_point(1, "alexnet", "sgd", "0.9466", "166"),
+        _colab_point(2, "alexnet", "adam", "0.6171", "147"),
+        _colab_point(3, "vgg16", "sgd", "0.9455", "909"),
+        _colab_point(4, "vgg16", "adam", "0.1201", "946"),
+        _colab_point(5, "resnet18", "sgd", "0.9568", "122"),
+        _colab_point(6, "resnet18", "adam", "0.9233", "125"),
+        _desktop_point(7, lr=1e-1),
+        _desktop_point(8, "96.25"),
+        _desktop_point(9, lr=1e-5, also_lr=1e-4),
+        _desktop_point(10, momentum=0.45),
+        _desktop_point(11, momentum=0.0),
+        _desktop_point(12, "115.7", batch_size=8),
+        _desktop_point(13, "84.2", batch_size=32),
+        _desktop_point(14, "82.65", batch_size=64),
     )
 }
 
 
-LEARNING_RATES = (7, 8, 9)  # the points of 4.2
-MOMENTA = (8, 10, 11)  # of 4.3
-BATCH_SIZES = (12, 8, 13, 14)  # of 4.4
+LEARNING_RATE_POINTS = (7, 8, 9)  # the points of 4.2
+MOMENTUM_POINTS = (8, 10, 11)  # of 4.3
+BATCH_SIZE_POINTS = (12, 8, 13, 14)  # of 4.4
 
 # What all its points share; an option's other value makes another experiment. Image size is not stated
 # there: the times fit 224 pixels. Nor is the split of its accuracy, by its code presumably the test images.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpo.analysis.cost import KnownCost
-from hpo.original.facts import POINTS, Point
+from hpo.original.facts import POINTS, ReportPoint
 
 
 def known_cost(setting: Mapping[str, Any]) -> KnownCost | None:
@@ -17,7 +17,7 @@ def known_cost(setting: Mapping[str, Any]) -> KnownCost | None:
     return None if point is None else KnownCost(epoch_seconds=epoch_seconds(point), epochs=point.epochs)
 
 
-def point_with(setting: Mapping[str, Any]) -> Point | None:
+def point_with(setting: Mapping[str, Any]) -> ReportPoint | None:
     """Return the point with this setting, whatever its epochs; None if the report has no such point."""
     keys = ("model", "optimizer", "lr", "momentum", "batch_size", "site")
     wanted = tuple(setting.get(key) for key in keys)
@@ -29,7 +29,7 @@ def point_with(setting: Mapping[str, Any]) -> Point | None:
     return None
 
 
-def epoch_seconds(point: Point) -> float:
+def epoch_seconds(point: ReportPoint) -> float:
     """Return a point's seconds per epoch; where the report prints none, those of point 8.
 
     According to the report, learning rate and momentum do not change the time of an epoch.

@@ -24,21 +24,21 @@ from hpo.analysis.sections import Listing, Section
 from hpo.artifacts import durable
 from hpo.errors import ArtifactError, StoreError
 from hpo.original import claims, match, tables
-from hpo.original.claims import Claim
+from hpo.original.claims import ReportClaim
 from hpo.report import parameter_axis, parameter_plots, study_plots, summary
 from hpo.store import status, studies
-from hpo.store.studies import Store
+from hpo.store.studies import Storage
 from hpo.training import config
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-JUDGING = (
+CLAIM_RULES = (
     "A conclusion is confirmed if each of its comparisons is, and contradicted if one is. A gap that is "
     "small cannot tell. Between single runs an accuracy's gap is small below 1.96 standard errors of the "
     "difference of two fractions of so many images, and a time's below 5 % or twice the spread of single "
     "epochs, since a machine's speed drifts by as much. Between several seeds the 95 % interval (Welch) "
     "has to lie on one side of zero."
 )
-ROWS = 200  # of a table that the page shows; its CSV has them all
+MAX_PAGE_ROWS = 200  # of a table that the page shows; its CSV has them all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,53 +49,53 @@ class Report:
     measure: str
     summary: summary.Summary
     fixed: Sequence[tuple[str, str]]
-    claims: Sequence[Claim]
+    claims: Sequence[ReportClaim]
     sections: Sequence[Section]
 
 
-def read(opened: Store, name: str) -> Report:
+def read_report(storage: Storage, name: str) -> Report:
     """Read a study's report; raises StoreError if there is no such study, or no complete trial in it."""
-    trials = status.trials_of(opened, name)
-    definition = studies.definition_of(opened, name)
-    found = records.outcomes(definition, trials)
-    done = records.complete(found)
+    trials = status.read_trials(storage, name)
+    definition = studies.read_definition(storage, name)
+    found = records.trial_records(definition, trials)
+    done = records.complete_records(found)
     if not done:
-        raise StoreError(status.none_complete(name, trials))
-    measure, images = status.measure(definition), records.images(definition, found)
-    replayed = match.replay(found)
-    own = definition.vocabulary is config.OWN  # of which the original can have no point
-    judged = [] if own else claims.claims(replayed, images)
-    original = [] if own else [tables.section(replayed, images, measure), _claims(judged)]
+        raise StoreError(status.no_complete_trial_message(name, trials))
+    measure, images = status.metric_name(definition), records.count_images(definition, found)
+    replayed = match.match_trials(found)
+    own = definition.option_table is config.CUSTOM_OPTIONS  # of which the original can have no point
+    judged = [] if own else claims.check_claims(replayed, images)
+    original = [] if own else [tables.original_section(replayed, images, measure), _claims_section(judged)]
     mirrors = any(each.trials for each in replayed.values())
-    parameters = parameter_axis.axes(done)
-    mattered, ranked = parameter_plots.importances(trials, parameters)
+    parameters = parameter_axis.varying_parameters(done)
+    mattered, ranked = parameter_plots.importance_section(trials, parameters)
     sections = (
         *(original if mirrors else ()),
         mattered,
-        study_plots.history(found, measure),
-        study_plots.curves(found, measure),
-        study_plots.parallel(found, parameters, measure),
-        parameter_plots.slices(done, parameters, measure),
-        parameter_plots.contours(done, parameters, ranked, measure),
-        parameter_plots.ranks(done, parameters, ranked),
-        study_plots.timeline(found),
-        study_plots.pareto(found, measure),
-        summary.device_time(found),
-        summary.trials(found, measure),
+        study_plots.history_section(found, measure),
+        study_plots.curve_section(found, measure),
+        study_plots.parallel_section(found, parameters, measure),
+        parameter_plots.slice_section(done, parameters, measure),
+        parameter_plots.contour_section(done, parameters, ranked, measure),
+        parameter_plots.rank_section(done, parameters, ranked),
+        study_plots.timeline_section(found),
+        study_plots.pareto_section(found, measure),
+        summary.device_time_section(found),
+        summary.trials_section(found, measure),
         *(() if mirrors else original),
     )
-    state = status.status(opened, name).state
+    state = status.read_status(storage, name).state
     return Report(
         study=name,
         measure=measure,
-        summary=summary.summary(found, status.selection_of(definition), images, state),
-        fixed=summary.fixed(definition.train, found),
+        summary=summary.summarize(found, status.selection_of(definition), images, state),
+        fixed=summary.fixed_options(definition.train, found),
         claims=judged,
         sections=sections,
     )
 
 
-def _claims(judged: Sequence[Claim]) -> Section:
+def _claims_section(judged: Sequence[ReportClaim]) -> Section:
     rows: list[tuple[Any, ...]] = []
     for claim in judged:
         head = (claim.number, claim.text, claim.verdict, claim.reason)
@@ -103,28 +103,30 @@ def _claims(judged: Sequence[Claim]) -> Section:
             (*head, None, None, None)
         ]
     columns = ("claim", "conclusion", "verdict", "reason", "comparison", "its verdict", "numbers")
-    listing = Listing(name="claims", title="The original's conclusions", table=chart.table(columns, rows))
+    listing = Listing(
+        name="claims", title="The original's conclusions", table=chart.make_table(columns, rows)
+    )
     return Section(
-        name="claims", title="The original's seven conclusions", text=(JUDGING,), parts=(listing,)
+        name="claims", title="The original's seven conclusions", text=(CLAIM_RULES,), parts=(listing,)
     )
 
 
-def write(report: Report, path: Path, folder: Path | None) -> list[str]:
+def write_report(report: Report, path: Path, csv_folder: Path | None) -> list[str]:
     """Write the page, and with ``folder`` a CSV file per figure and table; give the latter's names.
 
     Raises ArtifactError for a file that cannot be written.
     """
-    content = html(report).encode()
-    with _writing("-o", path, "a file"):
-        durable.write(path, content)
-    if folder is None:
+    content = render_html(report).encode()
+    with _convert_write_errors("-o", path, "a file"):
+        durable.write_file(path, content)
+    if csv_folder is None:
         return []
-    with _writing("--csv", folder, "a folder"):
-        return chart.write(folder, report.sections)
+    with _convert_write_errors("--csv", csv_folder, "a folder"):
+        return chart.write_csv_files(csv_folder, report.sections)
 
 
 @contextlib.contextmanager
-def _writing(flag: str, place: Path, what: str) -> Iterator[None]:
+def _convert_write_errors(flag: str, place: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -132,21 +134,21 @@ def _writing(flag: str, place: Path, what: str) -> Iterator[None]:
         raise ArtifactError(f"{flag} {place}: {reason}; want {what} that can be written") from error
 
 
-def html(report: Report) -> str:
+def render_html(report: Report) -> str:
     """Give the page."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": _cell, "json": _json, "slug": _slug}
+    environment.filters |= {"cell": _format_cell, "json": _figure_json, "slug": _element_id}
     environment.globals |= {"numeric": _is_numeric}
     return environment.from_string(TEMPLATE.read_text()).render(
         report=report,
-        rows=ROWS,
+        rows=MAX_PAGE_ROWS,
         script=markupsafe.Markup(plotly.offline.get_plotlyjs()),
         optuna=importlib.metadata.version("optuna"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _cell(value: Any, column: str) -> str:
+def _format_cell(value: Any, column: str) -> str:
     """Give a table's value as text: accuracies to four places, seconds to one."""
     if isinstance(value, float) and ("accuracy" in column or column == "best so far"):
         return f"{value:.4f}"
@@ -154,7 +156,7 @@ def _cell(value: Any, column: str) -> str:
         return f"{value:.1f}"
     if isinstance(value, bool):
         return "yes" if value else ""
-    return chart.format_(value)
+    return chart.format_value(value)
 
 
 def _is_numeric(value: Any) -> bool:
@@ -162,10 +164,10 @@ def _is_numeric(value: Any) -> bool:
     return isinstance(value, int | float) or bool(re.fullmatch(r"[\d.]+", str(value)))
 
 
-def _json(figure: go.Figure) -> markupsafe.Markup:
+def _figure_json(figure: go.Figure) -> markupsafe.Markup:
     """Give a figure as JSON to stand in a script element: Plotly writes ``<`` as ``\\u003c``."""
     return markupsafe.Markup(figure.to_json())
 
 
-def _slug(name: str) -> str:
+def _element_id(name: str) -> str:
     return f"plot-{name.replace('.', '-')}"

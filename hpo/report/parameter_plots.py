@@ -15,50 +15,54 @@ from scipy import stats
 
 from hpo.analysis import importance, sections
 from hpo.analysis.importance import Importance
-from hpo.analysis.records import Outcome
+from hpo.analysis.records import TrialRecord
 from hpo.analysis.sections import Plot, Section
 from hpo.errors import StoreError
-from hpo.report.parameter_axis import Axis
+from hpo.report.parameter_axis import ParameterAxis
 from hpo.search import replicates
 
-PAIRED = 3  # parameters of which every pair is shown
+MAX_COMBINED = 3  # parameters of which every pair is shown
 
 
-def importances(every: list[FrozenTrial], axes: Sequence[Axis]) -> tuple[Section, list[str]]:
+def importance_section(
+    all_trials: list[FrozenTrial], parameters: Sequence[ParameterAxis]
+) -> tuple[Section, list[str]]:
     """Show parameter importance by every evaluator; give the parameters too, the most important first."""
-    trials = importance.settings(every)
-    noun = "settings, each by the mean of its seeds" if replicates.repeats(every) else "complete trials"
+    trials = importance.complete_settings(all_trials)
+    noun = (
+        "settings, each by the mean of its seeds"
+        if replicates.first_trial_numbers(all_trials)
+        else "complete trials"
+    )
     section = Section(name="importance", title="Parameter importance")
-    names = [axis.name for axis in axes]
+    names = [axis.name for axis in parameters]
     if len(trials) < 2 or not names:
-        few = (
-            f"Importance wants two complete trials that differ in a parameter; here {_count(len(trials))}."
-        )
+        few = f"Importance wants two complete trials that differ in a parameter; here {_trial_count_text(len(trials))}."
         return replace(section, text=(few,)), names
     notes: list[str] = []
     found: list[tuple[Importance, Mapping[str, tuple[float, float]]]] = []
     for evaluator in importance.EVALUATORS:
         try:
-            over = importance.over(trials, evaluator)
+            over = importance.importance_of_trials(trials, evaluator)
         except StoreError as error:
             notes.append(f"{evaluator} cannot say: {error}.")
             continue
         if over.doubt:
             notes.append(f"{evaluator} cannot say: {over.doubt}.")
             continue
-        found.append((over, importance.intervals(trials, evaluator)))
+        found.append((over, importance.bootstrap_intervals(trials, evaluator)))
     if not found:
         return replace(section, text=tuple(notes)), names
     shares = {name: fmean(each.importances.get(name, 0.0) for each, _ in found) for name in names}
     ranked = sorted(names, key=lambda name: -shares[name])
-    return replace(section, text=tuple(notes), parts=(_importances(found, ranked, noun),)), ranked
+    return replace(section, text=tuple(notes), parts=(_importance_plot(found, ranked, noun),)), ranked
 
 
-def _count(trials: int) -> str:
+def _trial_count_text(trials: int) -> str:
     return f"{trials} complete trial{' has' if trials == 1 else 's have'} run"
 
 
-def _importances(
+def _importance_plot(
     found: Sequence[tuple[Importance, Mapping[str, tuple[float, float]]]], ranked: Sequence[str], noun: str
 ) -> Plot:
     traces, rows = [], []
@@ -81,14 +85,17 @@ def _importances(
             (each.evaluator, name, share, *limit, each.trials)
             for name, share, limit in zip(shown[::-1], shares[::-1], limits[::-1], strict=True)
         ]
-    marks = {"tickvals": list(range(len(ranked))), "ticktext": [sections.text(n) for n in reversed(ranked)]}
-    made = sections.figure(traces, x="share of importance", y=marks, height=150 + 62 * len(ranked))
+    marks = {
+        "tickvals": list(range(len(ranked))),
+        "ticktext": [sections.figure_text(n) for n in reversed(ranked)],
+    }
+    made = sections.make_figure(traces, x="share of importance", y=marks, height=150 + 62 * len(ranked))
     made.update_layout(barmode="group", legend={"traceorder": "reversed"})
     made.update_xaxes(rangemode="tozero")
     count = found[0][0].trials
     caption = (
         f"Over {count} {noun}. Bars: all of them; whiskers: the middle 90 % of "
-        f"{importance.resamples(count)} samples of {count} drawn with replacement."
+        f"{importance.resample_count(count)} samples of {count} drawn with replacement."
     )
     left_out = [name for name in ranked if any(name in each.left_out for each, _ in found)]
     silent = [each.evaluator for each, _ in found if each.left_out]
@@ -101,64 +108,72 @@ def _importances(
         name="importance",
         title="How much of the accuracy each parameter decides",
         figure=made,
-        table=sections.table(columns, rows),
+        table=sections.make_table(columns, rows),
         caption=caption,
     )
 
 
-def slices(done: Sequence[Outcome], axes: Sequence[Axis], measure: str) -> Section:
+def slice_section(
+    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
+) -> Section:
     """Show accuracy against each parameter."""
     section = Section(name="slices", title="Slices", narrow=True)
-    if not axes:
+    if not parameters:
         return replace(section, text=("No parameter has two values among the complete trials.",))
-    return replace(section, parts=tuple(_slice(done, axis, i, measure) for i, axis in enumerate(axes, 1)))
+    return replace(
+        section, parts=tuple(_slice_plot(done, axis, i, measure) for i, axis in enumerate(parameters, 1))
+    )
 
 
-def _slice(done: Sequence[Outcome], axis: Axis, index: int, measure: str) -> Plot:
+def _slice_plot(done: Sequence[TrialRecord], axis: ParameterAxis, index: int, measure: str) -> Plot:
     having = [each for each in done if axis.name in each.params]
     dots = go.Scatter(
-        x=[axis.position(each.params[axis.name]) for each in having],
+        x=[axis.coordinate(each.params[axis.name]) for each in having],
         y=[each.accuracy for each in having],
         mode="markers",
         marker={"size": 8, "color": sections.COLORS[0], "opacity": 0.7},
-        text=[f"trial {each.number}: {sections.text(each.params[axis.name])}" for each in having],
+        text=[f"trial {each.number}: {sections.figure_text(each.params[axis.name])}" for each in having],
         hoverinfo="text+y",
     )
     rows = [(each.number, each.params[axis.name], each.accuracy) for each in having]
     return Plot(
-        name=f"slice-{index}-{slug(axis.name)}",
+        name=f"slice-{index}-{file_slug(axis.name)}",
         title=f"{measure.capitalize()} by {axis.name}",
-        figure=sections.figure([dots], x=axis.settings(), y=measure, height=300),
-        table=sections.table(("trial", axis.name, "accuracy"), rows),
+        figure=sections.make_figure([dots], x=axis.layout(), y=measure, height=300),
+        table=sections.make_table(("trial", axis.name, "accuracy"), rows),
     )
 
 
-def slug(name: str) -> str:
+def file_slug(name: str) -> str:
     """Give a name as part of a file's, whatever is in it."""
     return re.sub(r"[^A-Za-z0-9_]+", "_", name)[:40]
 
 
-def ranks(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str]) -> Section:
+def rank_section(
+    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
+) -> Section:
     """Show which ranks trials have over pairs of the most important parameters."""
     section = Section(name="ranks", title="Rank", narrow=True)
-    pairs = _pairs(done, axes, ranked)
-    if not pairs:
-        return replace(section, text=(_NO_PAIR,))
+    combined = _combined_parameters(done, parameters, ranked)
+    if not combined:
+        return replace(section, text=(NO_COMBINATION,))
     equal_alike = stats.rankdata([-(each.accuracy or 0.0) for each in done])  # at the mean of their ranks
     rank = dict(zip([each.number for each in done], equal_alike.tolist(), strict=True))
-    parts = [_rank(pair, rank, index) for index, pair in enumerate(pairs, 1)]
+    parts = [_rank_plot(pair, rank, index) for index, pair in enumerate(combined, 1)]
     return replace(section, parts=tuple(parts))
 
 
-_NO_PAIR = "No two parameters vary together over three or more of the complete trials' settings."
-Pair = tuple[Axis, Axis, list[Outcome]]
+NO_COMBINATION = "No two parameters vary together over three or more of the complete trials' settings."
+ParameterPair = tuple[ParameterAxis, ParameterAxis, list[TrialRecord]]
 
 
-def _pairs(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str]) -> list[Pair]:
+def _combined_parameters(
+    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
+) -> list[ParameterPair]:
     """Give pairs of important parameters, each with the trials that have both, in three places or more."""
-    by_name = {axis.name: axis for axis in axes}
+    by_name = {axis.name: axis for axis in parameters}
     found = []
-    for a, b in combinations([by_name[name] for name in ranked[:PAIRED]], 2):
+    for a, b in combinations([by_name[name] for name in ranked[:MAX_COMBINED]], 2):
         having = [each for each in done if {a.name, b.name} <= each.params.keys()]
         places = {(repr(each.params[a.name]), repr(each.params[b.name])) for each in having}
         # Both must vary among the trials that have both.
@@ -167,17 +182,17 @@ def _pairs(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str])
     return found
 
 
-def _rank(pair: Pair, rank: Mapping[int, float], index: int) -> Plot:
+def _rank_plot(pair: ParameterPair, rank: Mapping[int, float], index: int) -> Plot:
     a, b, having = pair
     numbers = [rank[each.number] for each in having]
     dots = go.Scatter(
-        x=[a.position(each.params[a.name]) for each in having],
-        y=[b.position(each.params[b.name]) for each in having],
+        x=[a.coordinate(each.params[a.name]) for each in having],
+        y=[b.coordinate(each.params[b.name]) for each in having],
         mode="markers",
         marker={
             "size": 11,
             "color": numbers,
-            "colorscale": sections.SCALE,
+            "colorscale": sections.COLOR_SCALE,
             "reversescale": True,
             "showscale": True,
             "colorbar": {"title": {"text": "rank"}, "thickness": 10, "dtick": max(1, len(rank) // 6)},
@@ -188,48 +203,50 @@ def _rank(pair: Pair, rank: Mapping[int, float], index: int) -> Plot:
     )
     rows = [(e.number, e.params[a.name], e.params[b.name], e.accuracy, rank[e.number]) for e in having]
     return Plot(
-        name=f"rank-{index}-{slug(a.name)}-{slug(b.name)}",
+        name=f"rank-{index}-{file_slug(a.name)}-{file_slug(b.name)}",
         title=f"Rank by {a.name} and {b.name}",
-        figure=sections.figure([dots], x=a.settings(), y=b.settings(), height=340),
-        table=sections.table(("trial", a.name, b.name, "accuracy", "rank"), rows),
+        figure=sections.make_figure([dots], x=a.layout(), y=b.layout(), height=340),
+        table=sections.make_table(("trial", a.name, b.name, "accuracy", "rank"), rows),
     )
 
 
-def contours(done: Sequence[Outcome], axes: Sequence[Axis], ranked: Sequence[str], measure: str) -> Section:
+def contour_section(
+    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str], measure: str
+) -> Section:
     """Show accuracy over pairs of the most important parameters, as Optuna draws it between the trials."""
     section = Section(name="contours", title="Contours", narrow=True)
-    pairs = _pairs(done, axes, ranked)
-    if not pairs:
-        return replace(section, text=(_NO_PAIR,))
-    parts = [_contour(pair, index, measure) for index, pair in enumerate(pairs, 1)]
+    combined = _combined_parameters(done, parameters, ranked)
+    if not combined:
+        return replace(section, text=(NO_COMBINATION,))
+    parts = [_contour_plot(pair, index, measure) for index, pair in enumerate(combined, 1)]
     text = "The dots are trials. Between them the surface is only drawn through; far away it means little."
     return replace(section, text=(text,), parts=tuple(parts))
 
 
-def _contour(pair: Pair, index: int, measure: str) -> Plot:
+def _contour_plot(pair: ParameterPair, index: int, measure: str) -> Plot:
     a, b, having = pair
-    drawn = optuna.visualization.plot_contour(_numbers(pair), params=["x", "y"])
-    made = sections.figure(drawn.data, x=a.settings() | _range(drawn.layout.xaxis), height=340)
-    made.update_layout(yaxis=sections.axis(b.settings() | _range(drawn.layout.yaxis)))
+    drawn = optuna.visualization.plot_contour(_numeric_study(pair), params=["x", "y"])
+    made = sections.make_figure(drawn.data, x=a.layout() | _axis_range(drawn.layout.xaxis), height=340)
+    made.update_layout(yaxis=sections.style_axis(b.layout() | _axis_range(drawn.layout.yaxis)))
     bar = {"thickness": 10, "title": {"text": ""}}
-    surface = {"colorscale": sections.SCALE, "reversescale": False, "colorbar": bar}
+    surface = {"colorscale": sections.COLOR_SCALE, "reversescale": False, "colorbar": bar}
     made.update_traces(surface, selector={"type": "contour"})
     made.update_traces(showlegend=False, hoverinfo="x+y", selector={"type": "scatter"})
     rows = [(e.number, e.params[a.name], e.params[b.name], e.accuracy) for e in having]
     return Plot(
-        name=f"contour-{index}-{slug(a.name)}-{slug(b.name)}",
+        name=f"contour-{index}-{file_slug(a.name)}-{file_slug(b.name)}",
         title=f"{measure.capitalize()} over {a.name} and {b.name}",
         figure=made,
-        table=sections.table(("trial", a.name, b.name, "accuracy"), rows),
+        table=sections.make_table(("trial", a.name, b.name, "accuracy"), rows),
     )
 
 
-def _range(axis: Any) -> dict[str, Any]:
+def _axis_range(axis: Any) -> dict[str, Any]:
     """Give the range that Optuna drew over; its title and marks are replaced by ours."""
     return {"range": list(axis.range), "type": axis.type or "linear"}
 
 
-def _numbers(pair: Pair) -> optuna.Study:
+def _numeric_study(pair: ParameterPair) -> optuna.Study:
     """Give the trials of a pair as a study in memory, a choice as its place in the list.
 
     Optuna escapes nothing that it puts into a figure, and so gets numbers alone.
@@ -237,12 +254,12 @@ def _numbers(pair: Pair) -> optuna.Study:
     named = {"x": pair[0], "y": pair[1]}
     trials = []
     for each in pair[2]:
-        params = {key: axis.position(each.params[axis.name]) for key, axis in named.items()}
+        params = {key: axis.coordinate(each.params[axis.name]) for key, axis in named.items()}
         distributions: dict[str, BaseDistribution] = {
             key: FloatDistribution(
-                axis.position(axis.values[0]), axis.position(axis.values[-1]), log=axis.log
+                axis.coordinate(axis.values[0]), axis.coordinate(axis.values[-1]), log=axis.log
             )
             for key, axis in named.items()
         }
         trials.append(create_trial(value=each.accuracy, params=params, distributions=distributions))
-    return importance.study(trials)
+    return importance.in_memory_study(trials)

@@ -9,23 +9,23 @@ import plotly.graph_objects as go
 from scipy import stats
 
 from hpo.analysis import records, sections
-from hpo.analysis.records import Outcome
+from hpo.analysis.records import TrialRecord
 from hpo.analysis.sections import Plot, Section
-from hpo.report.parameter_axis import Axis
+from hpo.report.parameter_axis import ParameterAxis
 
-SHOWN = 5  # curves that stand out
+HIGHLIGHTED = 5  # curves that stand out
 FIFTHS = ("worst fifth", "fourth fifth", "middle fifth", "second fifth", "best fifth")
 
 
-def history(found: Sequence[Outcome], measure: str) -> Section:
+def history_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """Show each trial's accuracy in the order of trials, and the best so far."""
-    done = records.complete(found)
+    done = records.complete_records(found)
     section = Section(name="history", title="History")
     best = [max(each.accuracy or 0.0 for each in done[: i + 1]) for i in range(len(done))]
     pruned = [each for each in found if each.state == "pruned" and each.accuracy is not None]
-    traces = [_dots(done, "complete", lambda each: each.number)]
+    traces = [_trial_dots(done, "complete", lambda each: each.number)]
     if pruned:
-        traces.append(_dots(pruned, "pruned", lambda each: each.number))
+        traces.append(_trial_dots(pruned, "pruned", lambda each: each.number))
     numbers = [each.number for each in done]
     line = {"shape": "hv", "color": sections.COLORS[0]}
     traces.append(go.Scatter(x=numbers, y=best, mode="lines", name="best so far", line=line))
@@ -34,40 +34,44 @@ def history(found: Sequence[Outcome], measure: str) -> Section:
     plot = Plot(
         name="history",
         title=f"{measure.capitalize()} by trial",
-        figure=sections.figure(traces, x=_numbers(found), y=measure),
-        table=sections.table(("trial", "state", "accuracy", "best so far"), rows),
+        figure=sections.make_figure(traces, x=_trial_number_axis(found), y=measure),
+        table=sections.make_table(("trial", "state", "accuracy", "best so far"), rows),
         caption="A pruned trial counts with its last accuracy, and not towards the best." if pruned else "",
     )
-    return _with(section, plot)
+    return _with_plot(section, plot)
 
 
-def _numbers(found: Sequence[Outcome]) -> dict[str, Any]:
+def _trial_number_axis(found: Sequence[TrialRecord]) -> dict[str, Any]:
     """Give an axis of trials' numbers, which has no tick between two of them."""
     few = {"dtick": 1} if len(found) <= 10 else {}
     return {"title": {"text": "trial"}, "tickformat": "d", **few}
 
 
-def _dots(trials: Sequence[Outcome], state: str, x: Callable[[Outcome], Any], **more: Any) -> go.Scatter:
+def _trial_dots(
+    trials: Sequence[TrialRecord], state: str, x: Callable[[TrialRecord], Any], **more: Any
+) -> go.Scatter:
     return go.Scatter(
         x=[x(each) for each in trials],
         y=[each.accuracy for each in trials],
         mode="markers",
         name=state,
-        marker={"color": sections.STATES[state], "size": 8, **more},
-        text=[_hover(each) for each in trials],
+        marker={"color": sections.STATE_COLORS[state], "size": 8, **more},
+        text=[_hover_text(each) for each in trials],
         hoverinfo="text",
     )
 
 
-def _hover(each: Outcome) -> str:
+def _hover_text(each: TrialRecord) -> str:
     """Give what a trial's dot says: escaped, a parameter to a line."""
     accuracy = "" if each.accuracy is None else f": {each.accuracy:.4f}"
     lines = [f"trial {each.number}, {each.state}{accuracy}"]
-    lines += [f"{sections.text(name)} {sections.text(value)}" for name, value in each.params.items()]
+    lines += [
+        f"{sections.figure_text(name)} {sections.figure_text(value)}" for name, value in each.params.items()
+    ]
     return "<br>".join(lines)
 
 
-def curves(found: Sequence[Outcome], measure: str) -> Section:
+def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """Show accuracy after each epoch; the best trials stand out."""
     section = Section(name="curves", title="Curves")
     reported = [each for each in found if each.curve]
@@ -76,29 +80,33 @@ def curves(found: Sequence[Outcome], measure: str) -> Section:
         reason = (
             "No trial has reported two epochs, so that there are no curves; History shows what one came to."
         )
-        return _empty(section, reason)
-    done = sorted(records.complete(reported), key=lambda each: (-(each.accuracy or 0.0), each.number))
-    best, rest = done[:SHOWN], done[SHOWN:]
+        return _with_text(section, reason)
+    done = sorted(
+        records.complete_records(reported), key=lambda each: (-(each.accuracy or 0.0), each.number)
+    )
+    best, rest = done[:HIGHLIGHTED], done[HIGHLIGHTED:]
     groups = [("other complete trials", rest, sections.GREY, "solid")]
     for state in ("pruned", "failed", "running"):
         these = [each for each in reported if each.state == state]
-        groups.append((f"{state} trials", these, sections.STATES[state], "dot"))
-    traces = [_many(name, these, color, dash) for name, these, color, dash in groups if these]
+        groups.append((f"{state} trials", these, sections.STATE_COLORS[state], "dot"))
+    traces = [_joined_curves(name, these, color, dash) for name, these, color, dash in groups if these]
     traces += [
-        _many(f"trial {each.number}", [each], color, "solid", 2.5)
+        _joined_curves(f"trial {each.number}", [each], color, "solid", 2.5)
         for each, color in zip(best, sections.COLORS, strict=False)
     ]
     rows = [(e.number, e.state, epoch, accuracy) for e in reported for epoch, accuracy in e.curve.items()]
     plot = Plot(
         name="curves",
         title=f"{measure.capitalize()} after each epoch",
-        figure=sections.figure(traces, x=sections.epochs(most), y=measure, height=440),
-        table=sections.table(("trial", "state", "epoch", "accuracy"), rows),
+        figure=sections.make_figure(traces, x=sections.epoch_axis(most), y=measure, height=440),
+        table=sections.make_table(("trial", "state", "epoch", "accuracy"), rows),
     )
-    return _with(section, plot)
+    return _with_plot(section, plot)
 
 
-def _many(name: str, trials: Iterable[Outcome], color: str, dash: str, width: float = 1.2) -> go.Scatter:
+def _joined_curves(
+    name: str, trials: Iterable[TrialRecord], color: str, dash: str, width: float = 1.2
+) -> go.Scatter:
     """Give several curves as one trace, with gaps between."""
     x: list[int | None] = []
     y: list[float | None] = []
@@ -111,88 +119,96 @@ def _many(name: str, trials: Iterable[Outcome], color: str, dash: str, width: fl
     return go.Scatter(x=x, y=y, mode="lines+markers", name=name, line=line, marker={"size": 5}, text=texts)
 
 
-def parallel(found: Sequence[Outcome], axes: Sequence[Axis], measure: str) -> Section:
+def parallel_section(
+    found: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
+) -> Section:
     """Show all parameters of all complete trials at once, a line to a trial."""
     section = Section(name="parallel", title="Parallel coordinates")
-    done = records.complete(found)
-    if not axes:
-        return _empty(section, "No parameter has two values among the complete trials.")
-    accuracies = Axis.of_numbers(measure, [each.accuracy for each in done if each.accuracy is not None])
+    done = records.complete_records(found)
+    if not parameters:
+        return _with_text(section, "No parameter has two values among the complete trials.")
+    accuracies = ParameterAxis.of_numbers(
+        measure, [each.accuracy for each in done if each.accuracy is not None]
+    )
     ranks = stats.rankdata([each.accuracy or 0.0 for each in done])  # equal ones get the mean of theirs
     fifths = [math.ceil(5 * rank / len(done)) - 1 for rank in ranks]
     traces = []
     for index, name in enumerate(FIFTHS):
         these = [each for each, fifth in zip(done, fifths, strict=True) if fifth == index]
         color = ("#d5dce3", "#b3c4d8", "#7ea3cc", "#3f74ae", "#0b2f5c")[index]
-        traces.append(_paths(these, [*axes, accuracies], name, color))
-    columns = ("trial", *(each.name for each in axes), "accuracy")
-    rows = [(e.number, *(e.params.get(a.name) for a in axes), e.accuracy) for e in done]
-    made = sections.figure([trace for trace in traces if trace.x], height=440)
-    _frame(made, [*axes, accuracies])
+        traces.append(_parallel_lines(these, [*parameters, accuracies], name, color))
+    columns = ("trial", *(each.name for each in parameters), "accuracy")
+    rows = [(e.number, *(e.params.get(a.name) for a in parameters), e.accuracy) for e in done]
+    made = sections.make_figure([trace for trace in traces if trace.x], height=440)
+    _draw_parallel_frame(made, [*parameters, accuracies])
     caption = f"A line is a trial, darker the higher its {measure}."
-    if any(axis.name not in each.params for axis in axes for each in done):
+    if any(axis.name not in each.params for axis in parameters for each in done):
         caption += " Below an axis pass the trials that do not have the parameter."
     plot = Plot(
         name="parallel",
         title="Every complete trial across all parameters",
         figure=made,
-        table=sections.table(columns, rows),
+        table=sections.make_table(columns, rows),
         caption=caption,
     )
-    return _with(section, plot)
+    return _with_plot(section, plot)
 
 
-def _paths(trials: Iterable[Outcome], axes: Sequence[Axis], name: str, color: str) -> go.Scatter:
+def _parallel_lines(
+    trials: Iterable[TrialRecord], parameters: Sequence[ParameterAxis], name: str, color: str
+) -> go.Scatter:
     x: list[int | None] = []
     y: list[float | None] = []
     texts: list[str] = []
     for each in trials:
-        values = [*(each.params.get(axis.name) for axis in axes[:-1]), each.accuracy]
-        x += [*range(len(axes)), None]
-        y += [axis.place(value) for axis, value in zip(axes, values, strict=True)] + [None]
-        texts += [_hover(each)] * (len(axes) + 1)
+        values = [*(each.params.get(axis.name) for axis in parameters[:-1]), each.accuracy]
+        x += [*range(len(parameters)), None]
+        y += [axis.relative_position(value) for axis, value in zip(parameters, values, strict=True)] + [
+            None
+        ]
+        texts += [_hover_text(each)] * (len(parameters) + 1)
     line = {"color": color, "width": 1.6}
     return go.Scatter(x=x, y=y, mode="lines", name=name, line=line, text=texts, hoverinfo="text")
 
 
-def _frame(made: go.Figure, axes: Sequence[Axis]) -> None:
+def _draw_parallel_frame(made: go.Figure, parameters: Sequence[ParameterAxis]) -> None:
     """Draw the parallel axes: a line, its marks, and its name below."""
-    for index, axis in enumerate(axes):
+    for index, axis in enumerate(parameters):
         line = {"color": "#5b6770", "width": 1}
         made.add_shape(type="line", x0=index, x1=index, y0=0, y1=1, line=line)
-        for place, mark in axis.marks():
+        for place, mark in axis.ticks():
             made.add_annotation(
                 x=index,
                 y=place,
                 text=mark,
                 showarrow=False,
-                xanchor="right" if index == len(axes) - 1 else "left",
+                xanchor="right" if index == len(parameters) - 1 else "left",
                 font={"size": 10},
                 bgcolor="rgba(255,255,255,0.75)",
                 borderpad=1,
             )
     made.update_xaxes(
-        tickvals=list(range(len(axes))),
-        ticktext=[sections.text(axis.name) for axis in axes],
+        tickvals=list(range(len(parameters))),
+        ticktext=[sections.figure_text(axis.name) for axis in parameters],
         tickangle=-35,
-        range=[-0.15, len(axes) - 0.85],
+        range=[-0.15, len(parameters) - 0.85],
         showgrid=False,
     )
     made.update_yaxes(visible=False, range=[-0.2, 1.06])
 
 
-def timeline(found: Sequence[Outcome]) -> Section:
+def timeline_section(found: Sequence[TrialRecord]) -> Section:
     """Show when each trial ran."""
     section = Section(name="timeline", title="Timeline")
     begun = [each for each in found if each.started is not None]
     # A trial that runs has no end yet: up to the last moment that the study knows of.
     moments = [moment for each in begun for moment in (each.started, each.ended) if moment is not None]
     traces = []
-    for state, color in sections.STATES.items():
+    for state, color in sections.STATE_COLORS.items():
         these = [each for each in begun if each.state == state]
         x = [m for each in these for m in (each.started, each.ended or max(moments), None)]
         y = [m for each in these for m in (each.number, each.number, None)]
-        texts = [_hover(each) for each in these for _ in range(3)]
+        texts = [_hover_text(each) for each in these for _ in range(3)]
         width = max(2, min(12, 260 // len(found)))
         line = {"color": color, "width": width}
         trace = go.Scatter(x=x, y=y, mode="lines", name=state, line=line, text=texts, hoverinfo="text")
@@ -202,29 +218,29 @@ def timeline(found: Sequence[Outcome]) -> Section:
     plot = Plot(
         name="timeline",
         title="When each trial ran, in UTC",
-        figure=sections.figure(traces, y=_numbers(found)),
-        table=sections.table(columns, rows),
+        figure=sections.make_figure(traces, y=_trial_number_axis(found)),
+        table=sections.make_table(columns, rows),
         caption="From the first start to the end, with what lay between two attempts.",
     )
-    return _with(section, plot)
+    return _with_plot(section, plot)
 
 
-def pareto(found: Sequence[Outcome], measure: str) -> Section:
+def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """Show accuracy against wall time, with each hardware's front: what no other trial beats in both."""
     section = Section(name="pareto", title="Accuracy against wall time")
-    done = [each for each in records.complete(found) if each.kind is not None]
+    done = [each for each in records.complete_records(found) if each.hardware is not None]
     if not done:
         reason = "No complete trial says what hardware it ran on, so that wall times cannot be compared."
-        return _empty(section, reason)
+        return _with_text(section, reason)
     traces, rows = [], []
-    for index, kind in enumerate(records.kinds(done)):
+    for index, kind in enumerate(records.hardware_kinds(done)):
         these = sorted(
-            (e for e in done if e.kind == kind), key=lambda e: (e.wall_seconds, -(e.accuracy or 0))
+            (e for e in done if e.hardware == kind), key=lambda e: (e.wall_seconds, -(e.accuracy or 0))
         )
-        best = front(these)
+        best = pareto_front(these)
         color = sections.COLORS[index % len(sections.COLORS)]
-        dots = _dots(these, "complete", lambda each: each.wall_seconds, color=color)
-        dots.name = sections.lines(kind)
+        dots = _trial_dots(these, "complete", lambda each: each.wall_seconds, color=color)
+        dots.name = sections.wrap_figure_text(kind)
         ends = [each.wall_seconds for each in best], [each.accuracy for each in best]
         line = {"shape": "hv", "color": color}
         step = go.Scatter(x=ends[0], y=ends[1], mode="lines", name="its Pareto front", line=line)
@@ -233,26 +249,28 @@ def pareto(found: Sequence[Outcome], measure: str) -> Section:
     plot = Plot(
         name="pareto",
         title=f"{measure.capitalize()} against seconds of training and evaluation",
-        figure=sections.figure(traces, x="wall time in s", y=measure),
-        table=sections.table(("trial", "hardware", "wall_time_seconds", "accuracy", "on the front"), rows),
+        figure=sections.make_figure(traces, x="wall time in s", y=measure),
+        table=sections.make_table(
+            ("trial", "hardware", "wall_time_seconds", "accuracy", "on the front"), rows
+        ),
         caption="A trial is on the front if no other on the same kind of hardware is at least as fast and "
         "as accurate, and better in one.",
     )
-    return _with(section, plot)
+    return _with_plot(section, plot)
 
 
-def front(ordered: Sequence[Outcome]) -> list[Outcome]:
+def pareto_front(ordered: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Give the Pareto front of trials that are ordered by wall time, the more accurate of equals first."""
-    best: list[Outcome] = []
+    best: list[TrialRecord] = []
     for each in ordered:
         if not best or (each.accuracy or 0.0) > (best[-1].accuracy or 0.0):
             best.append(each)
     return best
 
 
-def _empty(section: Section, reason: str) -> Section:
+def _with_text(section: Section, reason: str) -> Section:
     return replace(section, text=(reason,))
 
 
-def _with(section: Section, plot: Plot) -> Section:
+def _with_plot(section: Section, plot: Plot) -> Section:
     return replace(section, parts=(plot,))

@@ -22,39 +22,45 @@ from hpo.training.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chance:
+class Baseline:
     """What guessing gives on a trial's selection split, and how long the trial has to do better."""
 
-    share: float  # of the largest class
+    largest_class_share: float  # of the largest class
     images: int
-    epochs: int  # that a trial has, its warm-up among them
+    min_epochs: int  # that a trial has, its warm-up among them
 
     @property
     def ceiling(self) -> float:
         """The accuracy up to which a trial is no better than guessing."""
-        error = math.sqrt(self.share * (1 - self.share) / self.images)
-        return self.share + 2 * error + min(0.02, self.share / 5, (1 - self.share) / 5)
+        error = math.sqrt(self.largest_class_share * (1 - self.largest_class_share) / self.images)
+        return (
+            self.largest_class_share
+            + 2 * error
+            + min(0.02, self.largest_class_share / 5, (1 - self.largest_class_share) / 5)
+        )
 
-    def verdict(self, accuracies: Iterable[float]) -> str | None:
+    def prune_reason(self, accuracies: Iterable[float]) -> str | None:
         """Say why a trial with these accuracies, one of each epoch, is pruned; None if it is not."""
         reported = list(accuracies)
-        if len(reported) < self.epochs or self.ceiling >= 1 or max(reported) > self.ceiling:
+        if len(reported) < self.min_epochs or self.ceiling >= 1 or max(reported) > self.ceiling:
             return None
         return (
             f"no better than guessing in {len(reported)} epochs: accuracy {max(reported):.4f} at best, "
-            f"where the largest class alone gives {self.share:.4f} (no better: up to {self.ceiling:.4f})"
+            f"where the largest class alone gives {self.largest_class_share:.4f} (no better: up to {self.ceiling:.4f})"
         )
 
 
-def of(labels: Tensor, config: Config, search: Search) -> Chance | None:
+def baseline_of(labels: Tensor, config: Config, search: Search) -> Baseline | None:
     """Give what guessing gives on a split with these labels; None where the study wants nothing pruned.
 
     A trial has ``search.chance_epochs`` after its warm-up, and at least the pruner's ``min_epochs``.
     """
     if not search.chance_epochs or search.pruner.name == "none":
         return None
-    return Chance(
-        share=int(labels.cpu().bincount().max()) / len(labels),
+    return Baseline(
+        largest_class_share=int(labels.cpu().bincount().max()) / len(labels),
         images=len(labels),
-        epochs=max(search.chance_epochs + schedules.warmup(config), search.pruner.min_epochs),
+        min_epochs=max(
+            search.chance_epochs + schedules.warmup_epoch_count(config), search.pruner.min_epochs
+        ),
     )

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-REPEATS = "hpo:repeats"  # system attribute of a replicate: the number of the first trial of its setting
+REPLICATE_OF = (
+    "hpo:repeats"  # system attribute of a replicate: the number of the first trial of its setting
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeated:
+class ReplicatedSetting:
     """A setting's complete trials, one per seed."""
 
     trials: tuple[int, ...]  # numbers, most accurate first
@@ -49,14 +51,14 @@ class Noise:
         )
 
 
-def repeats(trials: Iterable[FrozenTrial]) -> dict[int, int]:
+def first_trial_numbers(trials: Iterable[FrozenTrial]) -> dict[int, int]:
     """Give the number of each replicate with that of the first trial of its setting."""
-    return {t.number: t.system_attrs[REPEATS] for t in trials if REPEATS in t.system_attrs}
+    return {t.number: t.system_attrs[REPLICATE_OF] for t in trials if REPLICATE_OF in t.system_attrs}
 
 
-def ranked(
+def rank_settings(
     accuracies: Mapping[int, float], repeats: Mapping[int, int], pruned: Iterable[int] = ()
-) -> list[Repeated]:
+) -> list[ReplicatedSetting]:
     """Rank settings by their mean, of equal ones the earlier first; by the numbers of complete trials.
 
     A setting that has run with one seed alone comes after all that ran with more: it was not worth
@@ -71,21 +73,21 @@ def ranked(
     for first, numbers in groups.items():
         order = sorted(numbers, key=lambda number: (-accuracies[number], number))
         values = tuple(accuracies[number] for number in order)
-        found.append(Repeated(trials=tuple(order), accuracies=values, diverged=diverged[first]))
+        found.append(ReplicatedSetting(trials=tuple(order), accuracies=values, diverged=diverged[first]))
     return sorted(
         found, key=lambda each: (each.diverged > 0, len(each.trials) == 1, -each.mean, min(each.trials))
     )
 
 
-def of_trials(trials: Sequence[FrozenTrial]) -> list[Repeated]:
+def rank_trials(trials: Sequence[FrozenTrial]) -> list[ReplicatedSetting]:
     """Rank the settings of a study's trials, as ``ranked`` does; a complete one without a value is last."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     accuracies = {trial.number: -1.0 if trial.value is None else trial.value for trial in complete}
     pruned = (trial.number for trial in trials if trial.state == TrialState.PRUNED)
-    return ranked(accuracies, repeats(trials), pruned)
+    return rank_settings(accuracies, first_trial_numbers(trials), pruned)
 
 
-def noise(settings: Sequence[Repeated]) -> Noise | None:
+def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
     """Estimate what seeds do to an accuracy; None where no setting has two complete trials."""
     several = [each.accuracies for each in settings if len(each.accuracies) > 1]
     freedom = sum(len(values) - 1 for values in several)
@@ -95,7 +97,7 @@ def noise(settings: Sequence[Repeated]) -> Noise | None:
     return Noise(deviation=(squares / freedom) ** 0.5, settings=len(several), freedom=freedom)
 
 
-def merged(trials: list[FrozenTrial], of: Mapping[int, int]) -> list[FrozenTrial]:
+def merge_replicates(trials: list[FrozenTrial], of: Mapping[int, int]) -> list[FrozenTrial]:
     """Give one trial for each setting, in their order: the first, with the mean of what has ended.
 
     ``of`` is what ``repeats`` gives.

@@ -31,18 +31,18 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.study.definition import Definition
 from hpo.study.space import Value
 
-BEST = NEWEST = 150  # trials that a sampler is shown of those that have come to something
+BEST_TRIALS = NEWEST_TRIALS = 150  # trials that a sampler is shown of those that have come to something
 
 
-def seed_of(seed: int, number: int) -> int:
+def derive_seed(seed: int, number: int) -> int:
     """Derive a trial's sampler seed, below 2**32, from the study's seed and the trial's number."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
 
 
-def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
+def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     """Build the sampler that proposes the setting of trial ``number``."""
     name, seed = definition.search.sampler.name, definition.search.sampler.seed
-    own = seed_of(seed, number)
+    own = derive_seed(seed, number)
     if name == "tpe":
         # What is quick reaches its rungs first, and would have the sampler propose nothing else: one trial
         # in three is random, as in BOHB (Falkner et al. 2018).
@@ -53,27 +53,27 @@ def sampler(definition: Definition, number: int) -> samplers.BaseSampler:
         return samplers.TPESampler(seed=own, multivariate=False)
     # Conditional parameters are ours to offer; GP and QMC leave them to a sampler of their own, and warn.
     if name == "gp":
-        return Gaussian(seed=own, warn_independent_sampling=False)
+        return PrunedAwareGPSampler(seed=own, warn_independent_sampling=False)
     if name == "random":
         return samplers.RandomSampler(seed=own)
     if name == "qmc":
         logging.getLogger("optuna.samplers._qmc").setLevel(logging.ERROR)
-        with _experiments():
+        with _ignore_experimental_warnings():
             return samplers.QMCSampler(
                 scramble=True,
                 seed=seed,
                 independent_sampler=samplers.RandomSampler(seed=own),
                 warn_independent_sampling=False,
             )
-    return PointSampler([definition.complete(point) for point in definition.points])
+    return PointSampler([definition.complete_hyperparameters(point) for point in definition.points])
 
 
-def came_to_something(trial: FrozenTrial) -> bool:
+def is_informative(trial: FrozenTrial) -> bool:
     """Tell whether a sampler can learn from how a trial did."""
     return trial.state not in (TrialState.RUNNING, TrialState.FAIL)
 
 
-def standing(trial: FrozenTrial) -> tuple[float, float]:
+def rank_key(trial: FrozenTrial) -> tuple[float, float]:
     """Give what ranks trials as TPE does, best highest: whole ones, then by epochs, then by accuracy."""
     step = trial.last_step or 0
     if trial.state == TrialState.COMPLETE:
@@ -81,36 +81,40 @@ def standing(trial: FrozenTrial) -> tuple[float, float]:
     return step, trial.intermediate_values.get(step, 0.0)
 
 
-def shown(trials: list[FrozenTrial], ranked: Iterable[FrozenTrial] | None = None) -> list[FrozenTrial]:
+def select_trials(
+    trials: list[FrozenTrial], ranked: Iterable[FrozenTrial] | None = None
+) -> list[FrozenTrial]:
     """Give those of a study's trials, which come by number, that a sampler is to see.
 
     ``ranked`` are those that have come to something, by ``standing``, if whoever asks knows that.
     """
-    if len(trials) <= BEST + NEWEST:
+    if len(trials) <= BEST_TRIALS + NEWEST_TRIALS:
         return trials
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     if ranked is None:
-        ranked = sorted(filter(came_to_something, trials), key=standing, reverse=True)
-    newest = list(itertools.islice(filter(came_to_something, reversed(trials)), NEWEST))
+        ranked = sorted(filter(is_informative, trials), key=rank_key, reverse=True)
+    newest = list(itertools.islice(filter(is_informative, reversed(trials)), NEWEST_TRIALS))
     seen = set(map(id, newest))
     older = (trial for trial in ranked if id(trial) not in seen)
-    return sorted([*itertools.islice(older, BEST), *newest, *running], key=lambda trial: trial.number)
+    return sorted(
+        [*itertools.islice(older, BEST_TRIALS), *newest, *running], key=lambda trial: trial.number
+    )
 
 
-def pruner(definition: Definition) -> pruners.BasePruner:
+def build_pruner(definition: Definition) -> pruners.BasePruner:
     """Build the study's pruner; one that could never act before a trial's last epoch prunes nothing."""
-    settings, longest = definition.search.pruner, definition.longest()
+    settings, longest = definition.search.pruner, definition.max_epochs()
     if settings.name in ("none", "asha") or settings.min_epochs >= longest:
         return pruners.NopPruner()  # asha is ours: hpo.rungs
     if settings.name == "hyperband":
-        return Hyperband(
+        return CachedHyperbandPruner(
             min_resource=settings.min_epochs,
             max_resource=longest,
             reduction_factor=settings.reduction_factor,
         )
     if settings.name == "patient":
-        with _experiments():
-            return pruners.PatientPruner(_After(settings.min_epochs), patience=settings.patience)
+        with _ignore_experimental_warnings():
+            return pruners.PatientPruner(_MinEpochsPruner(settings.min_epochs), patience=settings.patience)
     return pruners.PercentilePruner(
         50.0 if settings.name == "median" else settings.percentile,
         n_startup_trials=settings.startup_trials,
@@ -119,14 +123,14 @@ def pruner(definition: Definition) -> pruners.BasePruner:
 
 
 @contextlib.contextmanager
-def _experiments() -> Iterator[None]:
+def _ignore_experimental_warnings() -> Iterator[None]:
     """Silence Optuna's notice that a class may change: pyproject.toml keeps its version narrow."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
 
 
-class _After(pruners.BasePruner):
+class _MinEpochsPruner(pruners.BasePruner):
     """Agrees to prune once a trial has had so many epochs; ``patient`` asks for its consent."""
 
     def __init__(self, epochs: int) -> None:
@@ -136,7 +140,7 @@ class _After(pruners.BasePruner):
         return (trial.last_step or 0) >= self.epochs
 
 
-class Hyperband(pruners.HyperbandPruner):
+class CachedHyperbandPruner(pruners.HyperbandPruner):
     """Optuna's, but which bracket a trial is in, which its number decides, it works out just once.
 
     At 10,000 trials this, and to ask each of them, was two thirds of what a verdict took.
@@ -149,26 +153,26 @@ class Hyperband(pruners.HyperbandPruner):
 
     def brackets(self, study: Study, count: int) -> bytearray:
         """Give the brackets of a study's first ``count`` trials, and perhaps of more."""
-        known = _brackets(study.study_name, tuple(self._trial_allocation_budgets))
+        known = _known_brackets(study.study_name, tuple(self._trial_allocation_budgets))
         for number in range(len(known), count):
             numbered: Any = SimpleNamespace(number=number)
             known.append(super()._get_bracket_id(study, numbered))
         return known
 
     def _create_bracket_study(self, study: Study, bracket_id: int) -> Study:
-        return _Bracket(study, self, bracket_id)
+        return _BracketStudy(study, self, bracket_id)
 
 
 @functools.lru_cache(maxsize=16)
-def _brackets(study_name: str, budgets: tuple[int, ...]) -> bytearray:
+def _known_brackets(study_name: str, budgets: tuple[int, ...]) -> bytearray:
     """Give the brackets known so far of a study's trials, by number, for all its pruners to share."""
     return bytearray()
 
 
-class _Bracket(Study):
+class _BracketStudy(Study):
     """A study with the trials of one bracket alone."""
 
-    def __init__(self, study: Study, hyperband: Hyperband, bracket: int) -> None:
+    def __init__(self, study: Study, hyperband: CachedHyperbandPruner, bracket: int) -> None:
         super().__init__(study.study_name, study._storage, sampler=study.sampler, pruner=hyperband)
         self._hyperband, self._bracket = hyperband, bracket
 
@@ -186,7 +190,7 @@ class _Bracket(Study):
         return [trial for trial in found if brackets[trial.number] == self._bracket]
 
 
-class Gaussian(samplers.GPSampler):
+class PrunedAwareGPSampler(samplers.GPSampler):
     """Optuna's Gaussian process, to which a trial that was pruned is one that ended with what it had.
 
     Optuna's own learns from complete trials alone: of a study whose pruner lets one in sixteen run to its
@@ -195,16 +199,16 @@ class Gaussian(samplers.GPSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Give the parameters that all trials have."""
-        return super().infer_relative_search_space(_Whole(study), trial)
+        return super().infer_relative_search_space(_PrunedAsCompleteStudy(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose values for the parameters that all trials have."""
-        return super().sample_relative(_Whole(study), trial, search_space)
+        return super().sample_relative(_PrunedAsCompleteStudy(study), trial, search_space)
 
 
-class _Whole(Study):
+class _PrunedAsCompleteStudy(Study):
     """A study in which every trial that was pruned is complete."""
 
     def __init__(self, study: Study) -> None:
@@ -241,7 +245,7 @@ class PointSampler(samplers.GridSampler):
         self._n_min_trials = len(points)
 
     @staticmethod
-    def attributes(index: int) -> dict[str, Any]:
+    def point_attributes(index: int) -> dict[str, Any]:
         """Give the system attributes by which a trial is point ``index``, counted from 0."""
         return {"grid_id": index, "search_space": {}}
 

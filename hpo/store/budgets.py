@@ -25,9 +25,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from hpo.store.lease_table import leases, now
+from hpo.store.lease_table import database_time, leases
 from hpo.store.rows import dialect_of, reports, trials, user_attributes
-from hpo.store.storage import Store, asking
+from hpo.store.storage import Storage, retrying
 
 Limits = Mapping[str, float]  # by option of [search]; a deadline in seconds since 1970
 
@@ -47,7 +47,7 @@ class Budget:
 
     def __str__(self) -> str:
         if self.name == "deadline":
-            return f"deadline {_moment(self.limit)}, now {_moment(self.used)}"
+            return f"deadline {_format_time(self.limit)}, now {_format_time(self.used)}"
         if self.name == "target":
             return f"accuracy {self.used:.4f} of {self.limit:g}"
         if self.name == "device_hours":
@@ -67,51 +67,51 @@ class Budget:
     def document(self) -> dict[str, Any]:
         """Give it as a JSON document."""
         if self.name == "deadline":
-            return {"used": _moment(self.used), "limit": _moment(self.limit)}
+            return {"used": _format_time(self.used), "limit": _format_time(self.limit)}
         return {"used": self.used, "limit": self.limit}
 
 
-def _moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-@asking(reads=True)
-def of(opened: Store, study_id: int, limits: Limits) -> tuple[Budget, ...]:
+@retrying(reads=True)
+def read_budgets(storage: Storage, study_id: int, limits: Limits) -> tuple[Budget, ...]:
     """Give a study's budgets, in their order."""
     if not limits:
         return ()
-    with opened.transaction() as session:
-        return _budgets(_used(session, study_id, limits), limits)
+    with storage.transaction() as session:
+        return _as_budgets(_read_usage(session, study_id, limits), limits)
 
 
-def barrier(session: Session, study_id: int, limits: Limits, *, claimed: bool) -> str | None:
+def blocking_reason(session: Session, study_id: int, limits: Limits, *, has_lease: bool) -> str | None:
     """Say within a transaction why no epoch may begin; None if one may.
 
     ``claimed`` tells that whoever asks holds a lease of the study already, and so counts as under way.
     """
     if not limits:
         return None
-    used = _used(session, study_id, limits)
-    for budget in _budgets(used, limits):
-        began = used.under_way + (not claimed) if budget.name == "epochs" else 0
+    used = _read_usage(session, study_id, limits)
+    for budget in _as_budgets(used, limits):
+        began = used.under_way + (not has_lease) if budget.name == "epochs" else 0
         if budget.is_used_up or budget.used + began > budget.limit:
             return f"at its limit, {budget}"
     return None
 
 
-def _budgets(used: sa.Row[Any], limits: Limits) -> tuple[Budget, ...]:
+def _as_budgets(used: sa.Row[Any], limits: Limits) -> tuple[Budget, ...]:
     return tuple(Budget(name=n, used=used._mapping[n], limit=limit) for n, limit in limits.items())
 
 
-def _used(session: Session, study_id: int, limits: Limits) -> sa.Row[Any]:
+def _read_usage(session: Session, study_id: int, limits: Limits) -> sa.Row[Any]:
     """Give what is used of each budget, by name, and how many epochs are ``under_way``."""
-    return session.execute(_statement(dialect_of(session), tuple(limits)), {"study": study_id}).one()
+    return session.execute(_usage_statement(dialect_of(session), tuple(limits)), {"study": study_id}).one()
 
 
 @functools.cache
-def _statement(dialect: str, names: tuple[str, ...]) -> Any:
+def _usage_statement(dialect: str, names: tuple[str, ...]) -> Any:
     study: Any = sa.bindparam("study")
-    ours, clock = trials.c.study_id == study, now(dialect)
+    ours, clock = trials.c.study_id == study, database_time(dialect)
     reported = reports.join(trials, trials.c.trial_id == reports.c.trial_id)
     told = user_attributes.join(trials, trials.c.trial_id == user_attributes.c.trial_id)
     seconds = sa.func.sum(sa.cast(user_attributes.c.value_json, sa.Double))

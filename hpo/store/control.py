@@ -12,39 +12,39 @@ from optuna.trial import TrialState
 
 from hpo.errors import StoreError
 from hpo.store import plan, studies
-from hpo.store.lease_table import leases, now
-from hpo.store.plan import PAUSED as PAUSED
-from hpo.store.plan import STOPPED as STOPPED
+from hpo.store.lease_table import database_time, leases
+from hpo.store.plan import ORDER_PAUSED as ORDER_PAUSED
+from hpo.store.plan import ORDER_STOPPED as ORDER_STOPPED
 from hpo.store.rows import dialect_of
-from hpo.store.storage import asking
-from hpo.store.studies import Store
+from hpo.store.storage import retrying
+from hpo.store.studies import Storage
 
 
-@asking(patience=0)
-def give(opened: Store, name: str, order: str | None) -> None:
+@retrying(max_wait_seconds=0)
+def set_order(storage: Storage, name: str, order: str | None) -> None:
     """Put a study under an order, PAUSED or STOPPED, or (with None) let it go on."""
-    study_id = studies.study_id(opened, name)
-    studies.definition_of(opened, name)  # another tool's study has nobody who would obey
-    with opened.transaction() as session:
+    study_id = studies.find_study_id(storage, name)
+    studies.read_definition(storage, name)  # another tool's study has nobody who would obey
+    with storage.transaction() as session:
         session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
-        plan.set_attributes(session, study_id, {plan.ORDER: order}, system=True)
+        plan.set_study_attributes(session, study_id, {plan.ORDER: order}, system=True)
 
 
-@asking(reads=True)
-def order(opened: Store, study_id: int) -> str | None:
+@retrying(reads=True)
+def read_order(storage: Storage, study_id: int) -> str | None:
     """Give the order that a study is under; None if it may go on."""
-    with opened.transaction() as session:
-        return plan.order_of(session, study_id)
+    with storage.transaction() as session:
+        return plan.read_order(session, study_id)
 
 
-@asking(patience=0)
-def retry(opened: Store, name: str, numbers: Collection[int] | None) -> list[int]:
+@retrying(max_wait_seconds=0)
+def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -> list[int]:
     """Put failed trials back, to go on from their checkpoints; with None all of them. Give their numbers.
 
     A trial that diverged was pruned, with a failure: it is put back only if it is named. Raises StoreError
     for a number that is no failed trial's.
     """
-    study_id, trial = studies.study_id(opened, name), models.TrialModel
+    study_id, trial = studies.find_study_id(storage, name), models.TrialModel
     failure = models.TrialUserAttributeModel
     failed = sa.exists().where(failure.trial_id == trial.trial_id, failure.key == "failure")
     found = sa.select(trial.trial_id, trial.number).where(trial.study_id == study_id)
@@ -53,7 +53,7 @@ def retry(opened: Store, name: str, numbers: Collection[int] | None) -> list[int
     else:
         diverged = (trial.state == TrialState.PRUNED) & failed
         found = found.where(trial.number.in_(numbers), (trial.state == TrialState.FAIL) | diverged)
-    with opened.transaction() as session:
+    with storage.transaction() as session:
         rows = session.execute(found.order_by(trial.number).with_for_update(of=trial)).all()
         if missing := sorted(set(numbers or ()) - {row.number for row in rows}):
             raise StoreError(
@@ -63,7 +63,7 @@ def retry(opened: Store, name: str, numbers: Collection[int] | None) -> list[int
         trials, values = models.TrialModel.__table__, models.TrialValueModel.__table__
         again = {"state": TrialState.WAITING, "datetime_complete": None}
         session.execute(sa.update(trials).where(trials.c.trial_id.in_(ids)).values(again))
-        anew = {"attempts": 0, "renewed": now(dialect_of(session))}
+        anew = {"attempts": 0, "renewed": database_time(dialect_of(session))}
         session.execute(sa.update(leases).where(leases.c.trial_id.in_(ids)).values(anew))
         session.execute(sa.delete(values).where(values.c.trial_id.in_(ids)))
         why = failure.key.in_(["failure", "pruned"])

@@ -29,11 +29,11 @@ import sqlalchemy as sa
 
 from hpo.errors import StoreError
 
-BUSY_SECONDS = 60  # how long a statement waits for another process's lock
-ASLEEP_SECONDS = 15  # how long Postgres lets a session sleep within a transaction
-LOCK = 0x68706F  # Postgres advisory lock that guards the making of studies; "hpo" in ASCII
+LOCK_TIMEOUT_SECONDS = 60  # how long a statement waits for another process's lock
+IDLE_IN_TRANSACTION_SECONDS = 15  # how long Postgres lets a session sleep within a transaction
+STUDIES_LOCK = 0x68706F  # Postgres advisory lock that guards the making of studies; "hpo" in ASCII
 # Of tables: whoever holds it needs a second connection, which those who wait for the other must not hold.
-TABLES_LOCK = LOCK + 1
+TABLES_LOCK = STUDIES_LOCK + 1
 
 # What may follow the "?" of a store's URL. Everything else that libpq knows is left out, since it can
 # lead elsewhere than the URL says (host, hostaddr, port, dbname, service) or bring in what it should
@@ -110,7 +110,7 @@ def _check_postgres(url: sa.URL) -> None:
         )
 
 
-def shown(url: sa.URL) -> str:
+def hide_password(url: sa.URL) -> str:
     """Give a URL as it may be shown: without its password."""
     return url.render_as_string(hide_password=True)
 
@@ -120,16 +120,16 @@ def without_password(url: sa.URL) -> str:
     return url._replace(password=None).render_as_string()
 
 
-def file_of(url: sa.URL) -> Path | None:
+def sqlite_file(url: sa.URL) -> Path | None:
     """Give the file of an SQLite store; None on Postgres."""
     if url.get_backend_name() != "sqlite":
         return None
     return Path(str(url.database).removeprefix("file:") if "uri" in url.query else str(url.database))
 
 
-def read_only(url: sa.URL) -> sa.URL:
+def read_only_url(url: sa.URL) -> sa.URL:
     """Give the URL that only reads an SQLite file; Postgres is told so by ``listen``."""
-    path = file_of(url)
+    path = sqlite_file(url)
     if path is None:
         return url
     name = str(url.database) if "uri" in url.query else f"file:{urllib.parse.quote(str(path.absolute()))}"
@@ -144,7 +144,7 @@ def engine_kwargs(url: sa.URL) -> dict[str, Any]:
     three seconds to fail. What a dead connection refuses is asked again anyway.
     """
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
+        return {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS, "isolation_level": None}}
     return {
         # A worker's threads share a connection. The one that renews the lease has another, for as long as
         # it takes, where it finds it in use: a commit that hangs must not cost the lease.
@@ -164,14 +164,14 @@ def engine_kwargs(url: sa.URL) -> dict[str, Any]:
 
 
 # Compiling a claim to machine code, as Postgres does from some thousand trials on, takes longer than it.
-SETTINGS = (
-    f"lock_timeout = '{BUSY_SECONDS}s'",
-    f"idle_in_transaction_session_timeout = '{ASLEEP_SECONDS}s'",
+POSTGRES_SETTINGS = (
+    f"lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'",
+    f"idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'",
     "jit = off",
 )
 
 
-def listen(engine: sa.Engine, *, read_only: bool = False) -> None:
+def set_up_postgres(engine: sa.Engine, *, read_only: bool = False) -> None:
     """Have an engine set up its connections to Postgres, or, behind a pooler, each transaction."""
 
     def connect(connection: psycopg.Connection[Any], record: Any) -> None:
@@ -179,35 +179,37 @@ def listen(engine: sa.Engine, *, read_only: bool = False) -> None:
         # A pooler greets us by itself, as a process that is not the one that works for us.
         record.info["pooled"] = row is None or row[0] != connection.info.backend_pid
         if not record.info["pooled"]:
-            only = (*SETTINGS, *(("default_transaction_read_only = on",) if read_only else ()))
+            only = (*POSTGRES_SETTINGS, *(("default_transaction_read_only = on",) if read_only else ()))
             connection.execute("; ".join(f"SET {each}" for each in only))
             connection.autocommit, connection.prepare_threshold = False, 5
 
     def begin(connection: sa.Connection) -> None:
         if connection.info["pooled"]:
             first = "BEGIN READ ONLY" if read_only else "BEGIN"
-            connection.exec_driver_sql("; ".join([first, *(f"SET LOCAL {each}" for each in SETTINGS)]))
+            connection.exec_driver_sql(
+                "; ".join([first, *(f"SET LOCAL {each}" for each in POSTGRES_SETTINGS)])
+            )
 
     sa.event.listen(engine, "connect", connect)
     sa.event.listen(engine, "begin", begin)
 
 
-def engine(url: sa.URL) -> sa.Engine:
+def create_engine(url: sa.URL) -> sa.Engine:
     """Make an engine for a few statements; nothing stays open between them."""
     kwargs = {k: v for k, v in engine_kwargs(url).items() if k == "connect_args"}
     made = sa.create_engine(url, poolclass=sa.NullPool, **kwargs)
     if url.get_backend_name() != "sqlite":
-        listen(made)
+        set_up_postgres(made)
     return made
 
 
 @contextlib.contextmanager
-def creation(url: sa.URL) -> Iterator[None]:
+def lock_table_creation(url: sa.URL) -> Iterator[None]:
     """Let one process at a time create tables: of six that start at once, plain Optuna fails in most.
 
     Both locks go with their holder: the file's with the process, Postgres's with the transaction.
     """
-    path = file_of(url)
+    path = sqlite_file(url)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("w") as lock:
@@ -217,7 +219,7 @@ def creation(url: sa.URL) -> Iterator[None]:
     # Asked again rather than waited for: through a pooler, those who wait would hold the connections that
     # whoever has the lock needs.
     while True:
-        with engine(url).begin() as connection:
+        with create_engine(url).begin() as connection:
             if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(TABLES_LOCK))):
                 # The server would end this session for sleeping within a transaction.
                 connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -254,7 +256,7 @@ def network_disk(path: Path, mounts: str | None = None) -> str | None:
     return kind if kind in NETWORK_DISKS else None
 
 
-def journal(path: Path) -> str | None:
+def journal_mode(path: Path) -> str | None:
     """Give an SQLite file's kind of journal ("delete", "wal"); None if there is no file."""
     if not path.exists():
         return None
@@ -267,7 +269,7 @@ def is_wal_sound(version: tuple[int, ...]) -> bool:
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
-def sync(connection: sqlite3.Connection, _record: object) -> None:
+def sync_every_commit(connection: sqlite3.Connection, _record: object) -> None:
     """Have every commit of a new SQLite connection synced, whatever this SQLite was built to do.
 
     A power cut that took back an epoch would leave the store with the name of a checkpoint whose file was
@@ -276,9 +278,9 @@ def sync(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Tell whether an error passes by itself: no connection, a lock held for too long, a deadlock."""
-    for link in _chain(error):
+    for link in _error_chain(error):
         if isinstance(link, sa.exc.DBAPIError):
             busy = _sqlite_code(link.orig) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
             absent = isinstance(link.orig, psycopg.OperationalError | psycopg.InterfaceError)
@@ -289,13 +291,14 @@ def is_away(error: BaseException) -> bool:
 def is_deadlock(error: BaseException) -> bool:
     """Tell whether Postgres rolled a transaction back, so that another one which it blocked can go on."""
     return any(
-        isinstance(getattr(link, "orig", None), psycopg.errors.DeadlockDetected) for link in _chain(error)
+        isinstance(getattr(link, "orig", None), psycopg.errors.DeadlockDetected)
+        for link in _error_chain(error)
     )
 
 
 def is_refusal(error: BaseException) -> bool:
     """Tell whether the database said no to something that is no bug of ours: rights, disk, a bad file."""
-    for link in _chain(error):
+    for link in _error_chain(error):
         if isinstance(link, sa.exc.DBAPIError):
             refused = isinstance(link.orig, REFUSED_BY_POSTGRES)
             return refused or _sqlite_code(link.orig) in REFUSED_BY_SQLITE
@@ -308,9 +311,9 @@ def _sqlite_code(error: BaseException | None) -> int | None:
     return None if code is None else int(code) & 0xFF
 
 
-def cause(error: BaseException) -> str:
+def driver_message(error: BaseException) -> str:
     """Give what the database's driver said, in one line."""
-    for link in _chain(error):
+    for link in _error_chain(error):
         if isinstance(link, sa.exc.DBAPIError):
             lines = str(link.orig).strip().splitlines()
             return lines[0] if lines else type(link.orig).__name__
@@ -318,7 +321,7 @@ def cause(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _error_chain(error: BaseException | None) -> Iterator[BaseException]:
     # Optuna wraps what SQLAlchemy raises, and may meet a second error while it looks for a way round.
     while error is not None:
         yield error

@@ -34,26 +34,26 @@ from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError
 from hpo.search import replicates, samplers
-from hpo.search.asha import Board, Ladder
+from hpo.search.asha import Rungs, RungTable
 from hpo.search.ranking import Ranking
 from hpo.store import rows
 from hpo.store.lease_table import leases
-from hpo.store.rows import HEAD, HEADED, trials
-from hpo.store.storage import Store, asking
+from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, trials
+from hpo.store.storage import Storage, retrying
 
 R = TypeVar("R")
 
-WHOLE_SECONDS = 60.0  # from one look at a whole study to the next
+FULL_READ_SECONDS = 60.0  # from one look at a whole study to the next
 # A lease says when it was renewed, not when the transaction that renewed it was committed. What took longer
 # than this is seen with the whole study.
-LATE_SECONDS = 2.0
+LATE_COMMIT_SECONDS = 2.0
 
 _study: Any = sa.bindparam("study")
 _of_lease = leases.c.trial_id == trials.c.trial_id
 _VERSION = (leases.c.token, leases.c.epoch, leases.c.renewed)
-_TOUCHED = (
-    sa.select(*HEAD, *_VERSION)
-    .select_from(HEADED.outerjoin(leases, _of_lease))
+_ALL_STARTED = (
+    sa.select(*HEAD_COLUMNS, *_VERSION)
+    .select_from(HEAD_TABLES.outerjoin(leases, _of_lease))
     .where(
         trials.c.study_id == _study,
         (trials.c.state != TrialState.WAITING) | leases.c.token.is_not(None),
@@ -61,8 +61,8 @@ _TOUCHED = (
     .order_by(trials.c.trial_id)
 )
 _CHANGED = (
-    sa.select(*HEAD, *_VERSION)
-    .select_from(HEADED.join(leases, _of_lease))
+    sa.select(*HEAD_COLUMNS, *_VERSION)
+    .select_from(HEAD_TABLES.join(leases, _of_lease))
     .where(
         leases.c.study_id == _study,
         (leases.c.renewed > sa.bindparam("since")) | (leases.c.trial_id == sa.bindparam("left")),
@@ -77,85 +77,96 @@ class History(_CachedStorage):
     ``begin`` says which trial is the worker's own. Not for several threads at once.
     """
 
-    def __init__(self, store: Store, study_id: int, name: str) -> None:
-        super().__init__(store)
-        self.store, self.study_id, self.name = store, study_id, name
-        self.parameters: dict[str, tuple[float, BaseDistribution]] = {}  # of the own trial, kept back
-        self.attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
-        self.precedents: list[FrozenTrial] = []  # other studies' trials, which samplers see before ours
-        self.board: Board | None = None  # the study's rungs, and who stands there
-        self._own: FrozenTrial | None = None
-        self._left = 0  # id of the trial that was the own one before, to be read anew
+    def __init__(self, storage: Storage, study_id: int, name: str) -> None:
+        super().__init__(storage)
+        self.storage, self.study_id, self.name = storage, study_id, name
+        self.unwritten_parameters: dict[
+            str, tuple[float, BaseDistribution]
+        ] = {}  # of the own trial, kept back
+        self.unwritten_attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
+        self.warm_start_trials: list[
+            FrozenTrial
+        ] = []  # other studies' trials, which samplers see before ours
+        self.rung_table: RungTable | None = None  # the study's rungs, and who stands there
+        self._own_trial: FrozenTrial | None = None
+        self._left_trial_id = 0  # id of the trial that was the own one before, to be read anew
         self._trials: list[FrozenTrial] = []  # as last read, by number
         self._numbers: list[int] = []  # of these
         self._versions: dict[int, tuple[Any, ...]] = {}  # by number, of those read: state, attempt, epoch
-        self._standing = Ranking()  # of those that have come to something, the best first
-        self._repeats: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
-        self._renewed = 0.0  # the newest renewal seen
-        self._whole_at = -math.inf  # when the whole study was last read, by the worker's clock
-        self._looked = False  # whether the trials are those to be seen now
-        self._shown: list[FrozenTrial] | None = None  # of these, to a sampler; None: to be chosen anew
+        self._ranking = Ranking()  # of those that have come to something, the best first
+        self._replicates: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
+        self._newest_renewal = 0.0  # the newest renewal seen
+        self._last_full_read = -math.inf  # when the whole study was last read, by the worker's clock
+        self._is_current = False  # whether the trials are those to be seen now
+        self._sampler_trials: list[FrozenTrial] | None = (
+            None  # of these, to a sampler; None: to be chosen anew
+        )
         self._session: Session | None = None  # lent by whoever asks for a verdict
 
     @property
-    def ladder(self) -> Ladder | None:
+    def rungs(self) -> Rungs | None:
         """The study's rungs."""
-        return None if self.board is None else self.board.ladder
+        return None if self.rung_table is None else self.rung_table.rungs
 
-    @ladder.setter
-    def ladder(self, ladder: Ladder | None) -> None:
-        if self.board is not None and ladder is not None:
-            self.board.ladder = ladder  # more trials may begin than before; the rungs are the same
+    @rungs.setter
+    def rungs(self, ladder: Rungs | None) -> None:
+        if self.rung_table is not None and ladder is not None:
+            self.rung_table.rungs = ladder  # more trials may begin than before; the rungs are the same
         else:
-            self.board = None if ladder is None else Board(ladder, self._trials)
+            self.rung_table = None if ladder is None else RungTable(ladder, self._trials)
 
-    def begin(self, trial_id: int) -> FrozenTrial:
+    def begin_trial(self, trial_id: int) -> FrozenTrial:
         """Make a claimed trial the worker's own, and give it with all its attributes.
 
         Raises StoreError if its study was deleted meanwhile.
         """
-        found = _reading(self.store, lambda session: rows.read(session, [trial_id]))
+        found = _read(self.storage, lambda session: rows.read_trials(session, [trial_id]))
         if not found:
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
-        self._leave()
-        self._own = found[0]
-        self._put(self._own)
-        self._versions.pop(self._own.number, None)
-        self.parameters, self.attributes = {}, {}
-        return self._own
+        self._leave_own_trial()
+        self._own_trial = found[0]
+        self._put_trial(self._own_trial)
+        self._versions.pop(self._own_trial.number, None)
+        self.unwritten_parameters, self.unwritten_attributes = {}, {}
+        return self._own_trial
 
-    def _leave(self) -> None:
+    def _leave_own_trial(self) -> None:
         """Have no trial of one's own any more: what has become of it is for the next look to say."""
-        if self._own is not None:
-            self._left = self._own._trial_id
-            place = self._place(self._own.number)
+        if self._own_trial is not None:
+            self._left_trial_id = self._own_trial._trial_id
+            place = self._index(self._own_trial.number)
             del self._trials[place], self._numbers[place]
-        self._own, self._looked, self._shown = None, False, None
+        self._own_trial, self._is_current, self._sampler_trials = None, False, None
 
     @property
-    def own(self) -> FrozenTrial:
+    def own_trial(self) -> FrozenTrial:
         """The worker's own trial."""
-        assert self._own is not None
-        return self._own
+        assert self._own_trial is not None
+        return self._own_trial
 
-    def between(self, session: Session) -> None:
+    def read_between_trials(self, session: Session) -> None:
         """Look at the study within a transaction, while the worker has no trial of its own."""
-        self._leave()
-        self._look(session)
+        self._leave_own_trial()
+        self._read_changes(session)
 
     @contextlib.contextmanager
-    def looking(self, session: Session) -> Iterator[None]:
+    def read_within(self, session: Session) -> Iterator[None]:
         """Look at the study anew, within a session's transaction."""
-        self._session, self._looked, self._shown, self.attributes = session, False, None, {}
+        self._session, self._is_current, self._sampler_trials, self.unwritten_attributes = (
+            session,
+            False,
+            None,
+            {},
+        )
         try:
             yield
         finally:
             self._session = None
 
-    def settle(self) -> None:
+    def mark_written(self) -> None:
         """Take what was kept back for written."""
-        self.own.system_attrs.update(self.attributes)
-        self.parameters, self.attributes = {}, {}
+        self.own_trial.system_attrs.update(self.unwritten_attributes)
+        self.unwritten_parameters, self.unwritten_attributes = {}, {}
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -167,65 +178,69 @@ class History(_CachedStorage):
         assert study_id == self.study_id
         found = self.trials()
         if self._session is None:
-            if self._shown is None:
-                self._shown = self._chosen(found)
-            found = self._shown
+            if self._sampler_trials is None:
+                self._sampler_trials = self._choose_for_sampler(found)
+            found = self._sampler_trials
         else:
-            found = replicates.merged(found, self._repeats)
-        if self.ladder is not None:
-            found = self.ladder.seen(found)
+            found = replicates.merge_replicates(found, self._replicates)
+        if self.rungs is not None:
+            found = self.rungs.as_sampler_sees(found)
         if self._session is None:
-            found = [*self.precedents, *found]
+            found = [*self.warm_start_trials, *found]
         found = [trial for trial in found if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
-    def _chosen(self, found: list[FrozenTrial]) -> list[FrozenTrial]:
+    def _choose_for_sampler(self, found: list[FrozenTrial]) -> list[FrozenTrial]:
         """Give the trials that a sampler is shown, one for each setting."""
-        firsts = [trial for trial in found if trial.number not in self._repeats] if self._repeats else found
-        chosen = samplers.shown(firsts, (self.trial(number) for number in self._standing))
-        if not self._repeats:
+        firsts = (
+            [trial for trial in found if trial.number not in self._replicates]
+            if self._replicates
+            else found
+        )
+        chosen = samplers.select_trials(firsts, (self.trial(number) for number in self._ranking))
+        if not self._replicates:
             return chosen
-        others = [trial for trial in found if trial.number in self._repeats]
-        return replicates.merged([*chosen, *others], self._repeats)
+        others = [trial for trial in found if trial.number in self._replicates]
+        return replicates.merge_replicates([*chosen, *others], self._replicates)
 
     def trials(self) -> list[FrozenTrial]:
         """Give the study's trials by number, but for those that wait and were never claimed."""
-        if not self._looked and self._session is not None:
-            self._look(self._session)
-        elif not self._looked:
-            _reading(self.store, self._look)
+        if not self._is_current and self._session is not None:
+            self._read_changes(self._session)
+        elif not self._is_current:
+            _read(self.storage, self._read_changes)
         return self._trials
 
     def trial(self, number: int) -> FrozenTrial:
         """Give a trial of those by its number."""
-        return self._trials[self._place(number)]
+        return self._trials[self._index(number)]
 
-    def _place(self, number: int) -> int:
+    def _index(self, number: int) -> int:
         return bisect.bisect_left(self._numbers, number)
 
-    def _put(self, trial: FrozenTrial) -> None:
+    def _put_trial(self, trial: FrozenTrial) -> None:
         """Keep a trial as it is now, in its place."""
-        place = self._place(trial.number)
+        place = self._index(trial.number)
         known = self._numbers[place : place + 1] == [trial.number]
         self._trials[place : place + known], self._numbers[place : place + known] = [trial], [trial.number]
-        self._repeats |= replicates.repeats([trial])
-        ranks = samplers.came_to_something(trial) and trial.number not in self._repeats
-        whole, accuracy = samplers.standing(trial)
-        self._standing.put(trial.number, (-whole, -accuracy) if ranks else None)
-        if self.board is not None:
-            self.board.put(trial)
+        self._replicates |= replicates.first_trial_numbers([trial])
+        ranks = samplers.is_informative(trial) and trial.number not in self._replicates
+        whole, accuracy = samplers.rank_key(trial)
+        self._ranking.put(trial.number, (-whole, -accuracy) if ranks else None)
+        if self.rung_table is not None:
+            self.rung_table.update(trial)
 
-    def _look(self, session: Session) -> None:
+    def _read_changes(self, session: Session) -> None:
         """Read what has changed in the study since the last look."""
         now = time.monotonic()
-        whole = now - self._whole_at > WHOLE_SECONDS
+        whole = now - self._last_full_read > FULL_READ_SECONDS
         given = {"study": self.study_id}
-        since = {"since": self._renewed - LATE_SECONDS, "left": self._left}
-        found = session.execute(*((_TOUCHED, given) if whole else (_CHANGED, given | since))).all()
-        changed, versions, known, renewed = [], {}, {}, self._renewed
+        since = {"since": self._newest_renewal - LATE_COMMIT_SECONDS, "left": self._left_trial_id}
+        found = session.execute(*((_ALL_STARTED, given) if whole else (_CHANGED, given | since))).all()
+        changed, versions, known, renewed = [], {}, {}, self._newest_renewal
         for row in found:
             renewed = max(renewed, row.renewed or 0.0)
-            if self._own is not None and row.number == self._own.number:
+            if self._own_trial is not None and row.number == self._own_trial.number:
                 continue
             version, before = (row.state, row.token, row.epoch), self._versions.get(row.number)
             trial = None if before is None or row.token is None else self.trial(row.number)
@@ -236,30 +251,34 @@ class History(_CachedStorage):
             versions[row.number] = version
             if trial is not None and begun:
                 known[row.trial_id] = trial
-        for trial in rows.frozen(session, changed, known=known):
-            self._put(trial)
+        for trial in rows.build_trials(session, changed, known=known):
+            self._put_trial(trial)
         self._versions |= versions
-        self._renewed = renewed
-        self._whole_at = now if whole else self._whole_at
-        self._left, self._looked = 0, True
+        self._newest_renewal = renewed
+        self._last_full_read = now if whole else self._last_full_read
+        self._left_trial_id, self._is_current = 0, True
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Give a trial; the own one as it is in memory."""
-        return copy.deepcopy(self.own) if trial_id == self.own._trial_id else super().get_trial(trial_id)
+        return (
+            copy.deepcopy(self.own_trial)
+            if trial_id == self.own_trial._trial_id
+            else super().get_trial(trial_id)
+        )
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """Keep back a parameter of the own trial."""
-        assert trial_id == self.own._trial_id
-        self.parameters[param_name] = (param_value_internal, distribution)
-        self.own.params[param_name] = distribution.to_external_repr(param_value_internal)
-        self.own.distributions[param_name] = distribution
+        assert trial_id == self.own_trial._trial_id
+        self.unwritten_parameters[param_name] = (param_value_internal, distribution)
+        self.own_trial.params[param_name] = distribution.to_external_repr(param_value_internal)
+        self.own_trial.distributions[param_name] = distribution
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Keep back a system attribute of the own trial; until it is written, nobody sees it."""
-        assert trial_id == self.own._trial_id
-        self.attributes[key] = value
+        assert trial_id == self.own_trial._trial_id
+        self.unwritten_attributes[key] = value
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """Give the study's id from memory."""
@@ -274,7 +293,7 @@ class History(_CachedStorage):
         return [StudyDirection.MAXIMIZE]
 
 
-@asking(reads=True)
-def _reading(store: Store, work: Callable[[Session], R]) -> R:
-    with store.transaction() as session:
+@retrying(reads=True)
+def _read(storage: Storage, work: Callable[[Session], R]) -> R:
+    with storage.transaction() as session:
         return work(session)

@@ -61,9 +61,9 @@ from sqlalchemy.orm import Session
 from hpo.store import budgets, lease_table, plan, rows
 from hpo.store.budgets import Limits
 from hpo.store.process import Owner
-from hpo.store.process import owner as owner
+from hpo.store.process import current_owner as current_owner
 from hpo.store.rows import Parameters, dialect_of
-from hpo.store.storage import GRACE, Store
+from hpo.store.storage import STOPPING_WAIT_SECONDS, Storage
 
 log = logging.getLogger("hpo")
 
@@ -72,7 +72,7 @@ class LeaseLost(Exception):
     """The trial is another's by now, or gone; nothing was written."""
 
 
-class Renewed:
+class LastRenewal:
     """When a lease was last renewed, by its owner's monotonic clock: as the transaction began."""
 
     def __init__(self) -> None:
@@ -83,40 +83,42 @@ class Renewed:
 class Claim:
     """A trial that is ours, and the only way to write about it."""
 
-    store: Store
+    storage: Storage
     study_id: int
     trial_id: int
     number: int
     token: int
-    who: Owner
-    seconds: float
+    owner: Owner
+    lease_seconds: float
     checkpoint: str | None  # the last committed one's name; where the trial goes on
     limits: Limits = field(default_factory=dict)  # the study's budgets
-    renewed: Renewed = field(default_factory=Renewed)
+    last_renewal: LastRenewal = field(default_factory=LastRenewal)
 
     def fence(
-        self, session: Session, *, report: int | None = None, checkpoint: str | None = None
+        self, session: Session, *, reported_epoch: int | None = None, checkpoint: str | None = None
     ) -> str | None:
         """Renew the lease inside the caller's transaction, or raise LeaseLost and let it roll back.
 
         An epoch reported, and a checkpoint's name, are noted with it. Until the transaction ends nobody
         claims the trial, and no other tool changes its state. Gives the order that its study is under.
         """
-        values = {"seconds": self.seconds, "reported": report, "named": checkpoint}
-        if not self._holds(session, lease_table.renewal, values):
+        values = {"seconds": self.lease_seconds, "reported": reported_epoch, "named": checkpoint}
+        if not self._update_lease_if_ours(session, lease_table.renew_statement, values):
             raise LeaseLost(f"trial {self.number} is another's by now")
-        return self._stands(session)
+        return self._lock_running_trial(session)
 
-    def _holds(self, session: Session, change: Callable[[str], Any], values: dict[str, Any]) -> bool:
+    def _update_lease_if_ours(
+        self, session: Session, change: Callable[[str], Any], values: dict[str, Any]
+    ) -> bool:
         """Change the lease if it is ours, and tell whether it is."""
         ours: dict[str, Any] = {"trial": self.trial_id, "held": self.token}
-        ours |= {"by": self.who.name, "within": self.who.process}
+        ours |= {"by": self.owner.name, "within": self.owner.process}
         changed: Any = session.execute(change(dialect_of(session)), ours | values)
         return bool(changed.rowcount == 1)
 
-    def _stands(self, session: Session) -> str | None:
+    def _lock_running_trial(self, session: Session) -> str | None:
         """Lock the trial, raise LeaseLost unless it is RUNNING, and give its study's order."""
-        trial = session.execute(lease_table.STANDING, {"trial": self.trial_id}).first()
+        trial = session.execute(lease_table.LOCK_TRIAL, {"trial": self.trial_id}).first()
         if trial is None or trial.state != TrialState.RUNNING:
             raise LeaseLost(f"trial {self.number} was ended, or set back, by another tool")
         order: str | None = json.loads(trial.order or "null")
@@ -127,10 +129,10 @@ class Claim:
         *,
         report: tuple[int, float | None] | None = None,
         checkpoint: str | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        system: Mapping[str, Any] | None = None,
+        user_attributes: Mapping[str, Any] | None = None,
+        system_attributes: Mapping[str, Any] | None = None,
         parameters: Parameters | None = None,
-        judge: Callable[[Session], Mapping[str, Any]] | None = None,
+        ask_pruner: Callable[[Session], Mapping[str, Any]] | None = None,
     ) -> str | None:
         """Commit an epoch's report, a durable checkpoint's name and what else there is, in one fence.
 
@@ -142,23 +144,25 @@ class Claim:
         """
 
         def write() -> str | None:
-            with self.store.transaction() as session:
-                order = self.fence(session, report=report and report[0], checkpoint=checkpoint)
+            with self.storage.transaction() as session:
+                order = self.fence(session, reported_epoch=report and report[0], checkpoint=checkpoint)
                 if report is not None:
                     rows.write_report(session, self.trial_id, *report)
                 if parameters:
-                    planned = plan.as_planned(session, self.study_id, parameters)
+                    planned = plan.with_current_distributions(session, self.study_id, parameters)
                     rows.write_parameters(session, self.trial_id, planned)
-                rows.write_attributes(session, self.trial_id, attributes or {})
-                judged = judge(session) if judge else {}
-                rows.write_attributes(session, self.trial_id, {**(system or {}), **judged}, system=True)
+                rows.write_attributes(session, self.trial_id, user_attributes or {})
+                judged = ask_pruner(session) if ask_pruner else {}
+                rows.write_attributes(
+                    session, self.trial_id, {**(system_attributes or {}), **judged}, system=True
+                )
                 if order is None and report is not None:
-                    order = budgets.barrier(session, self.study_id, self.limits, claimed=True)
+                    order = budgets.blocking_reason(session, self.study_id, self.limits, has_lease=True)
                 return order
 
         begun = time.monotonic()
-        order = self.store.outlast(write)
-        self.renewed.at = begun
+        order = self.storage.retry(write)
+        self.last_renewal.at = begun
         return order
 
     def end(
@@ -166,10 +170,10 @@ class Claim:
         state: TrialState,
         *,
         value: float | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        system: Mapping[str, Any] | None = None,
-        forget: bool = False,
-        then: Callable[[Session], None] | None = None,
+        user_attributes: Mapping[str, Any] | None = None,
+        system_attributes: Mapping[str, Any] | None = None,
+        forget_checkpoint: bool = False,
+        in_transaction: Callable[[Session], None] | None = None,
     ) -> None:
         """End the trial: state, value, user and system attributes, lease, in one fenced transaction.
 
@@ -178,37 +182,44 @@ class Claim:
 
         Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
         """
-        forgotten = {"checkpoint": None} if forget else {}
+        forgotten = {"checkpoint": None} if forget_checkpoint else {}
 
         def write() -> None:
-            with self.store.transaction() as session:
-                if self._let_go(session, state, forget=forget):
-                    rows.write_attributes(session, self.trial_id, {**(attributes or {}), **forgotten})
-                    rows.write_attributes(session, self.trial_id, system or {}, system=True)
+            with self.storage.transaction() as session:
+                if self._release_lease(session, state, forget_checkpoint=forget_checkpoint):
+                    rows.write_attributes(session, self.trial_id, {**(user_attributes or {}), **forgotten})
+                    rows.write_attributes(session, self.trial_id, system_attributes or {}, system=True)
                     rows.write_state(session, self.trial_id, state, value)
-                    if then is not None:
-                        then(session)
+                    if in_transaction is not None:
+                        in_transaction(session)
 
-        self.store.outlast(write)
+        self.storage.retry(write)
 
-    def _let_go(
-        self, session: Session, state: TrialState, *, forget: bool = False, unused: int = 0
+    def _release_lease(
+        self,
+        session: Session,
+        state: TrialState,
+        *,
+        forget_checkpoint: bool = False,
+        unused_attempts: int = 0,
     ) -> bool:
         """Give the lease up within a transaction that sets ``state``, or raise LeaseLost.
 
         Tells whether there is more to do: False if we have done it before, without getting to know it.
         """
-        if self._holds(session, lease_table.giving_up, {"forget": forget, "unused": unused}):
-            self._stands(session)
+        if self._update_lease_if_ours(
+            session, lease_table.release_statement, {"forget": forget_checkpoint, "unused": unused_attempts}
+        ):
+            self._lock_running_trial(session)
             return True
         before = session.execute(
-            lease_table.ENDED, {"trial": self.trial_id, "held": self.token}
+            lease_table.STATE_AFTER_RELEASE, {"trial": self.trial_id, "held": self.token}
         ).scalar_one_or_none()
         if before != state:
             raise LeaseLost(f"trial {self.number} is another's by now")
         return False
 
-    def release(self, *, system: Mapping[str, Any] | None = None) -> None:
+    def release(self, *, system_attributes: Mapping[str, Any] | None = None) -> None:
         """Set the trial back to WAITING for whoever is free; quietly, if it is no longer ours.
 
         ``system`` are attributes to go with that, such as the rung at which it is paused. Waits a little
@@ -216,45 +227,45 @@ class Claim:
         """
 
         def write() -> None:
-            with self.store.transaction() as session:
-                if self._let_go(session, TrialState.WAITING, unused=1):
-                    rows.write_attributes(session, self.trial_id, system or {}, system=True)
+            with self.storage.transaction() as session:
+                if self._release_lease(session, TrialState.WAITING, unused_attempts=1):
+                    rows.write_attributes(session, self.trial_id, system_attributes or {}, system=True)
                     rows.write_state(session, self.trial_id, TrialState.WAITING)
 
         with contextlib.suppress(LeaseLost):
-            self.store.outlast(write, GRACE)
+            self.storage.retry(write, STOPPING_WAIT_SECONDS)
 
 
 @contextlib.contextmanager
-def kept(claim: Claim) -> Iterator[None]:
+def keep_lease(claim: Claim) -> Iterator[None]:
     """Fence Optuna's own writes to the claimed trial, and renew the lease in a thread meanwhile."""
     done = threading.Event()
-    thread = threading.Thread(target=_renew, args=(claim, done), name="lease", daemon=True)
-    claim.store.fences[claim.trial_id] = claim.fence
+    thread = threading.Thread(target=_renew_until_done, args=(claim, done), name="lease", daemon=True)
+    claim.storage.fences[claim.trial_id] = claim.fence
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        del claim.store.fences[claim.trial_id]
+        del claim.storage.fences[claim.trial_id]
 
 
-def _renew(claim: Claim, done: threading.Event) -> None:
+def _renew_until_done(claim: Claim, done: threading.Event) -> None:
     """Renew a lease until it is lost or ``done``, in a thread: its session is a connection of its own."""
     failing = False
-    every = claim.seconds / 3
+    every = claim.lease_seconds / 3
     due = every
     while not done.wait(due):
         begun = time.monotonic()
-        due = every - (begun - claim.renewed.at)  # a commit has renewed it meanwhile
+        due = every - (begun - claim.last_renewal.at)  # a commit has renewed it meanwhile
         if due > 0:
             continue
         due = every
         try:
-            with claim.store.transaction() as session:
+            with claim.storage.transaction() as session:
                 claim.fence(session)
-            claim.renewed.at = begun
+            claim.last_renewal.at = begun
             failing = False
         except LeaseLost:
             return

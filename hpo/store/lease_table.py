@@ -14,7 +14,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.search.asha import LISTED, PAUSED
+from hpo.search.asha import LISTED_ATTRIBUTES, PAUSED_AT_RUNG
 from hpo.store import plan, rows
 from hpo.store.rows import dialect_of, trials
 
@@ -52,14 +52,14 @@ sa.event.listen(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class ClaimableTrial:
     """A paused trial whose turn has come."""
 
     row: sa.Row[Any]  # locked, as ``claimable`` gives it
-    attributes: Mapping[str, Any]  # system attributes that it gets as it is claimed
+    system_attributes: Mapping[str, Any]  # system attributes that it gets as it is claimed
 
 
-def now(dialect: str) -> sa.ColumnElement[float]:
+def database_time(dialect: str) -> sa.ColumnElement[float]:
     """Give the database's clock, in seconds since 1970; no session's time zone changes it."""
     if dialect == "postgresql":
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
@@ -67,53 +67,59 @@ def now(dialect: str) -> sa.ColumnElement[float]:
 
 
 _attribute = rows.system_attributes
-_PAUSED = sa.exists().where(
+_IS_PAUSED_AT_RUNG = sa.exists().where(
     _attribute.c.trial_id == trials.c.trial_id,
-    _attribute.c.key == PAUSED,
+    _attribute.c.key == PAUSED_AT_RUNG,
     _attribute.c.value_json != "null",
 )
 # A trial that waits at a rung, locked; no row if another has locked it, or it does not wait any more.
-RESTING = (
+LOCK_PAUSED_TRIAL = (
     sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
     .join(leases, leases.c.trial_id == trials.c.trial_id)
-    .where(trials.c.trial_id == sa.bindparam("trial"), trials.c.state == TrialState.WAITING, _PAUSED)
+    .where(
+        trials.c.trial_id == sa.bindparam("trial"), trials.c.state == TrialState.WAITING, _IS_PAUSED_AT_RUNG
+    )
     .with_for_update(of=trials, skip_locked=True)
 )
-_LEASED = sa.exists().where(leases.c.trial_id == trials.c.trial_id, leases.c.owner.is_not(None))
-_RUN = (trials.c.state == TrialState.RUNNING) & _LEASED
-_WAITS = trials.c.state == TrialState.WAITING
-_OF_STUDY = trials.c.study_id == sa.bindparam("study")
+_HAS_OWNER = sa.exists().where(leases.c.trial_id == trials.c.trial_id, leases.c.owner.is_not(None))
+_IS_RUNNING_WITH_LEASE = (trials.c.state == TrialState.RUNNING) & _HAS_OWNER
+_IS_WAITING = trials.c.state == TrialState.WAITING
+_IS_OF_STUDY = trials.c.study_id == sa.bindparam("study")
 # Whether a study has trials that wait, or that a worker has or had a lease on.
-OPEN = sa.select(sa.exists().where(_OF_STUDY, _WAITS | _RUN))
+HAS_OPEN_TRIALS = sa.select(sa.exists().where(_IS_OF_STUDY, _IS_WAITING | _IS_RUNNING_WITH_LEASE))
 # The same, but for those that wait at a rung.
-OTHERS = sa.select(sa.exists().where(_OF_STUDY, (_WAITS & ~_PAUSED) | _RUN))
+HAS_UNPAUSED_OPEN_TRIALS = sa.select(
+    sa.exists().where(_IS_OF_STUDY, (_IS_WAITING & ~_IS_PAUSED_AT_RUNG) | _IS_RUNNING_WITH_LEASE)
+)
 # A lease under our token.
-HELD = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("held"))
+HAS_OUR_TOKEN = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("held"))
 # The same token may be another's: SQLite gives a deleted study's ids to the next, whose tokens begin at 1
 # again; and a Postgres that fails over may forget a claim.
-OURS = HELD & (leases.c.owner == sa.bindparam("by")) & (leases.c.process == sa.bindparam("within"))
+IS_OUR_LEASE = (
+    HAS_OUR_TOKEN & (leases.c.owner == sa.bindparam("by")) & (leases.c.process == sa.bindparam("within"))
+)
 # A claimed trial, locked against any change of its state, with the order that its study is under.
-STANDING = (
-    sa.select(trials.c.state, plan.order(trials.c.study_id).scalar_subquery().label("order"))
+LOCK_TRIAL = (
+    sa.select(trials.c.state, plan.order_statement(trials.c.study_id).scalar_subquery().label("order"))
     .where(trials.c.trial_id == sa.bindparam("trial"))
     .with_for_update(read=True, of=trials)
 )
 # The state of a trial whose lease we have given up under our token.
-ENDED = sa.select(trials.c.state).where(
-    trials.c.trial_id == sa.bindparam("trial"), sa.exists().where(HELD, leases.c.owner.is_(None))
+STATE_AFTER_RELEASE = sa.select(trials.c.state).where(
+    trials.c.trial_id == sa.bindparam("trial"), sa.exists().where(HAS_OUR_TOKEN, leases.c.owner.is_(None))
 )
 
 
 @functools.cache
-def renewal(dialect: str) -> Any:
+def renew_statement(dialect: str) -> Any:
     """Renew our lease; ``reported`` and ``named`` are an epoch and a checkpoint to note, or None."""
     named = sa.bindparam("named", type_=sa.Text)
     return (
         sa.update(leases)
-        .where(OURS)
+        .where(IS_OUR_LEASE)
         .values(
-            expires=now(dialect) + sa.bindparam("seconds", type_=sa.Double),
-            renewed=now(dialect),
+            expires=database_time(dialect) + sa.bindparam("seconds", type_=sa.Double),
+            renewed=database_time(dialect),
             epoch=sa.func.coalesce(sa.bindparam("reported", type_=sa.Integer), leases.c.epoch),
             checkpoint=sa.func.coalesce(named, leases.c.checkpoint),
             attempts=sa.case((named.is_(None), leases.c.attempts), else_=0),
@@ -122,34 +128,38 @@ def renewal(dialect: str) -> Any:
 
 
 @functools.cache
-def giving_up(dialect: str) -> Any:
+def release_statement(dialect: str) -> Any:
     """Give up a lease whose attempts, but for the ``unused`` last ones, have died."""
     fewer = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
     return (
         sa.update(leases)
-        .where(OURS)
+        .where(IS_OUR_LEASE)
         .values(
             owner=None,
             process=None,
             expires=0.0,
-            renewed=now(dialect),
+            renewed=database_time(dialect),
             attempts=sa.case((fewer > 0, fewer), else_=0),
             checkpoint=sa.case((sa.bindparam("forget", type_=sa.Boolean), None), else_=leases.c.checkpoint),
         )
     )
 
 
-def claimable(session: Session, study_id: int, passed_by: Collection[int]) -> sa.Row[Any] | None:
+def lock_claimable_trial(
+    session: Session, study_id: int, skipped_ids: Collection[int]
+) -> sa.Row[Any] | None:
     """Find the next trial that looks free, and lock it; passing by those that are locked."""
-    given = {"study": study_id, "passed_by": list(passed_by)}
+    given = {"study": study_id, "passed_by": list(skipped_ids)}
     return session.execute(_claimable(dialect_of(session)), given).first()
 
 
 @functools.cache
 def _claimable(dialect: str) -> Any:
-    listed = sa.exists().where(_attribute.c.trial_id == trials.c.trial_id, _attribute.c.key.in_(LISTED))
-    over = leases.c.owner.is_not(None) & (leases.c.expires <= now(dialect))
-    open_ = ((trials.c.state == TrialState.WAITING) & ~_PAUSED) | (
+    listed = sa.exists().where(
+        _attribute.c.trial_id == trials.c.trial_id, _attribute.c.key.in_(LISTED_ATTRIBUTES)
+    )
+    over = leases.c.owner.is_not(None) & (leases.c.expires <= database_time(dialect))
+    open_ = ((trials.c.state == TrialState.WAITING) & ~_IS_PAUSED_AT_RUNG) | (
         (trials.c.state == TrialState.RUNNING) & over
     )
     passed_by = sa.bindparam("passed_by", expanding=True, type_=sa.Integer)
@@ -163,12 +173,12 @@ def _claimable(dialect: str) -> Any:
     )
 
 
-def locked(session: Session, trial_id: int) -> sa.Row[Any] | None:
+def lock_lease(session: Session, trial_id: int) -> sa.Row[Any] | None:
     """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
     return session.execute(_locked(dialect_of(session)), {"trial": trial_id}).first()
 
 
-def is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
+def is_still_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
     """Tell whether a trial is still free now that it is locked: Postgres found it by an older lease."""
     if lease is None:
         return found.token is None and found.state == TrialState.WAITING
@@ -179,16 +189,18 @@ def is_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
 
 @functools.cache
 def _locked(dialect: str) -> Any:
-    lease = sa.select(leases, now(dialect).label("now")).where(leases.c.trial_id == sa.bindparam("trial"))
+    lease = sa.select(leases, database_time(dialect).label("now")).where(
+        leases.c.trial_id == sa.bindparam("trial")
+    )
     return lease.with_for_update(skip_locked=True)
 
 
 @functools.cache
-def taking(dialect: str, new: bool) -> Any:
+def take_statement(dialect: str, new: bool) -> Any:
     """Make a lease one's own; a ``new`` one is inserted."""
     times = {
-        "expires": now(dialect) + sa.bindparam("seconds", type_=sa.Double),
-        "renewed": now(dialect),
+        "expires": database_time(dialect) + sa.bindparam("seconds", type_=sa.Double),
+        "renewed": database_time(dialect),
     }
     names = ["owner", "process", "host", "device", "token", "attempts"]
     names += ["trial_id", "study_id", "epoch"] if new else []
@@ -199,6 +211,6 @@ def taking(dialect: str, new: bool) -> Any:
 
 
 # The leases that somebody holds.
-LIVE = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
+LEASES_WITH_OWNER = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
     leases.c.study_id == sa.bindparam("study"), leases.c.process.is_not(None)
 )

@@ -26,14 +26,14 @@ class Owner:
         return f"{self.host}/{self.pid}"
 
 
-def owner(device: str) -> Owner:
+def current_owner(device: str) -> Owner:
     """Give this process as an owner."""
     pid = os.getpid()
-    return Owner(host=socket.gethostname(), pid=pid, process=name_of(pid), device=device)
+    return Owner(host=socket.gethostname(), pid=pid, process=process_name(pid), device=device)
 
 
 @functools.cache
-def space() -> str:
+def process_namespace() -> str:
     """Name the set of processes that this one can see: this boot of this machine, this container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -42,9 +42,9 @@ def space() -> str:
         return ""  # not Linux: nothing can be told
 
 
-def name_of(pid: int) -> str:
+def process_name(pid: int) -> str:
     """Name a live process of our space; empty if there is none, or it cannot be told."""
-    where = space()
+    where = process_namespace()
     try:
         # The 22nd field of stat is the start time; the 2nd, the command in brackets, may hold spaces.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -56,7 +56,7 @@ def name_of(pid: int) -> str:
 def is_gone(name: str) -> bool:
     """Tell whether the process of our space that has this name is gone for certain."""
     pid = int(name.split("/")[-2])
-    if name_of(pid) == name:
+    if process_name(pid) == name:
         return False
     try:
         os.kill(pid, 0)

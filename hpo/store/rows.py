@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 # By name: a value as Optuna stores it, and what it is one of.
 Parameters = Mapping[str, tuple[float, BaseDistribution]]
 
-CHUNK = 1000  # trials read by one statement
+CHUNK_TRIALS = 1000  # trials read by one statement
 
 trials: Any = models.TrialModel.__table__
 values: Any = models.TrialValueModel.__table__
@@ -39,7 +39,7 @@ def dialect_of(session: Session) -> str:
 
 
 @functools.cache
-def _upsert(dialect: str, table: Any, key: str) -> Any:
+def _upsert_statement(dialect: str, table: Any, key: str) -> Any:
     """Insert rows; one that a trial has under its key already gets the new values, if they are new."""
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
     names = [column.name for column in table.c]
@@ -55,7 +55,7 @@ def write_report(session: Session, trial_id: int, step: int, accuracy: float | N
         return
     value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(accuracy)
     row = {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
-    session.execute(_upsert(dialect_of(session), reports, "step"), row)
+    session.execute(_upsert_statement(dialect_of(session), reports, "step"), row)
 
 
 def write_attributes(
@@ -65,7 +65,7 @@ def write_attributes(
     table = system_attributes if system else user_attributes
     rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in attributes.items()]
     if rows:
-        session.execute(_upsert(dialect_of(session), table, "key"), rows)
+        session.execute(_upsert_statement(dialect_of(session), table, "key"), rows)
 
 
 def write_parameters(session: Session, trial_id: int, parameters: Parameters) -> None:
@@ -80,7 +80,7 @@ def write_parameters(session: Session, trial_id: int, parameters: Parameters) ->
         for name, (value, known) in parameters.items()
     ]
     if rows:
-        session.execute(_upsert(dialect_of(session), params, "param_name"), rows)
+        session.execute(_upsert_statement(dialect_of(session), params, "param_name"), rows)
 
 
 def write_state(session: Session, trial_id: int, state: TrialState, value: float | None = None) -> None:
@@ -88,14 +88,14 @@ def write_state(session: Session, trial_id: int, state: TrialState, value: float
     if value is not None:
         stored, kind = models.TrialValueModel.value_to_stored_repr(value)
         row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
-        session.execute(_upsert(dialect_of(session), values, "objective"), row)
+        session.execute(_upsert_statement(dialect_of(session), values, "objective"), row)
     moment = datetime.now(UTC).replace(tzinfo=None)
     given = {"trial": trial_id, "to": state, "moment": moment}
-    session.execute(_state(state == TrialState.RUNNING, state.is_finished()), given)
+    session.execute(_state_statement(state == TrialState.RUNNING, state.is_finished()), given)
 
 
 @functools.cache
-def _state(starts: bool, ends: bool) -> Any:
+def _state_statement(starts: bool, ends: bool) -> Any:
     moment = sa.bindparam("moment", type_=sa.DateTime)
     times: dict[str, Any] = (
         {"datetime_start": sa.func.coalesce(trials.c.datetime_start, moment)} if starts else {}
@@ -106,14 +106,14 @@ def _state(starts: bool, ends: bool) -> Any:
 
 
 # What a trial is and has come to, in one statement: one that ends meanwhile looks open, or has its value.
-HEAD = (
+HEAD_COLUMNS = (
     *(trials.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete")),
     values.c.value,
     values.c.value_type,
 )
-HEADED = trials.outerjoin(values, (values.c.trial_id == trials.c.trial_id) & (values.c.objective == 0))
+HEAD_TABLES = trials.outerjoin(values, (values.c.trial_id == trials.c.trial_id) & (values.c.objective == 0))
 # What else a trial has, by table: the columns that are read, after its id.
-PARTS: Mapping[Any, tuple[str, ...]] = {
+DETAIL_COLUMNS: Mapping[Any, tuple[str, ...]] = {
     params: ("param_name", "param_value", "distribution_json"),
     reports: ("step", "intermediate_value", "intermediate_value_type"),
     system_attributes: ("key", "value_json"),
@@ -121,57 +121,59 @@ PARTS: Mapping[Any, tuple[str, ...]] = {
 }
 
 
-def read(session: Session, trial_ids: Sequence[int]) -> list[FrozenTrial]:
+def read_trials(session: Session, trial_ids: Sequence[int]) -> list[FrozenTrial]:
     """Read trials of one objective as Optuna gives them, in the order of their ids."""
-    heads = session.execute(_heads(dialect_of(session)), {"ids": trial_ids}).all()
-    return frozen(session, heads, user=True)
+    heads = session.execute(_heads_statement(dialect_of(session)), {"ids": trial_ids}).all()
+    return build_trials(session, heads, user_attributes_too=True)
 
 
-def frozen(
+def build_trials(
     session: Session,
     heads: Sequence[Any],
     *,
     known: Mapping[int, FrozenTrial] = MappingProxyType({}),
-    user: bool = False,
+    user_attributes_too: bool = False,
 ) -> list[FrozenTrial]:
     """Give the trials of ``heads``, rows with HEAD's columns; with their user attributes only if asked.
 
     Those ``known``, by id, keep their parameters, which never change once there.
     """
     found = []
-    for first in range(0, len(heads), CHUNK):
-        some = heads[first : first + CHUNK]
+    for first in range(0, len(heads), CHUNK_TRIALS):
+        some = heads[first : first + CHUNK_TRIALS]
         every = [head.trial_id for head in some]
-        wanted = dict.fromkeys(PARTS, every)
+        wanted = dict.fromkeys(DETAIL_COLUMNS, every)
         wanted[params] = [one for one in every if one not in known]
-        wanted[user_attributes] = every if user else []
-        of = {table: _parts(session, table, ids) for table, ids in wanted.items()}
-        found += [_frozen(head, known.get(head.trial_id), of) for head in some]
+        wanted[user_attributes] = every if user_attributes_too else []
+        of = {table: _read_details(session, table, ids) for table, ids in wanted.items()}
+        found += [_build_trial(head, known.get(head.trial_id), of) for head in some]
     return found
 
 
-def _parts(session: Session, table: Any, trial_ids: Sequence[int]) -> Mapping[int, list[Any]]:
+def _read_details(session: Session, table: Any, trial_ids: Sequence[int]) -> Mapping[int, list[Any]]:
     """Read a table's rows of trials, by trial."""
     found: dict[int, list[Any]] = defaultdict(list)
     if trial_ids:
         for trial_id, *part in session.execute(
-            _of_trials(dialect_of(session), table), {"ids": trial_ids}
+            _details_statement(dialect_of(session), table), {"ids": trial_ids}
         ).all():
             found[trial_id].append(part)
     return found
 
 
 @functools.cache
-def _heads(dialect: str) -> Any:
-    return _of(dialect, sa.select(*HEAD).select_from(HEADED), trials)
+def _heads_statement(dialect: str) -> Any:
+    return _where_trial_in_ids(dialect, sa.select(*HEAD_COLUMNS).select_from(HEAD_TABLES), trials)
 
 
 @functools.cache
-def _of_trials(dialect: str, table: Any) -> Any:
-    return _of(dialect, sa.select(table.c.trial_id, *(table.c[name] for name in PARTS[table])), table)
+def _details_statement(dialect: str, table: Any) -> Any:
+    return _where_trial_in_ids(
+        dialect, sa.select(table.c.trial_id, *(table.c[name] for name in DETAIL_COLUMNS[table])), table
+    )
 
 
-def _of(dialect: str, chosen: Any, table: Any) -> Any:
+def _where_trial_in_ids(dialect: str, chosen: Any, table: Any) -> Any:
     """Read the rows of trials; on Postgres one text serves any number of them, and is parsed once."""
     if dialect == "postgresql":
         listed = table.c.trial_id == sa.any_(sa.bindparam("ids", type_=postgresql.ARRAY(sa.Integer)))
@@ -180,14 +182,14 @@ def _of(dialect: str, chosen: Any, table: Any) -> Any:
     return chosen.where(listed).order_by(*table.primary_key.columns)
 
 
-def _frozen(
+def _build_trial(
     head: Any, known: FrozenTrial | None, of: Mapping[Any, Mapping[int, Iterable[Any]]]
 ) -> FrozenTrial:
     number = models.TrialValueModel.stored_repr_to_value
     accuracy = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
     part = {table: found.get(head.trial_id, ()) for table, found in of.items()}
     if known is None:
-        kinds = {name: _distribution(text) for name, _, text in part[params]}
+        kinds = {name: _parse_distribution(text) for name, _, text in part[params]}
         given = {name: kinds[name].to_external_repr(value) for name, value, _ in part[params]}
     else:
         kinds, given = known.distributions, known.params
@@ -195,8 +197,8 @@ def _frozen(
         number=head.number,
         state=head.state,
         value=None if head.value_type is None else number(head.value, head.value_type),
-        datetime_start=_local(head.datetime_start),
-        datetime_complete=_local(head.datetime_complete),
+        datetime_start=_local_time(head.datetime_start),
+        datetime_complete=_local_time(head.datetime_complete),
         params=given,
         distributions=kinds,
         user_attrs={key: json.loads(text) for key, text in part[user_attributes]},
@@ -206,10 +208,10 @@ def _frozen(
     )
 
 
-def _local(moment: datetime | None) -> datetime | None:
+def _local_time(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 @functools.lru_cache(maxsize=1024)
-def _distribution(text: str) -> BaseDistribution:
+def _parse_distribution(text: str) -> BaseDistribution:
     return json_to_distribution(text)

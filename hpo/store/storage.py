@@ -28,16 +28,16 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.errors import StoreAway, StoreError
-from hpo.retry import GRACE as GRACE
-from hpo.retry import PATIENCE as PATIENCE
-from hpo.retry import outlast
+from hpo.errors import StoreError, StoreUnavailable
+from hpo.retry import MAX_WAIT_SECONDS as MAX_WAIT_SECONDS
+from hpo.retry import STOPPING_WAIT_SECONDS as STOPPING_WAIT_SECONDS
+from hpo.retry import retry_until
 from hpo.store import database
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LONGEST_PAUSE = (
+LONGEST_PAUSE_SECONDS = (
     0.5  # between two tries; with the connection's three seconds it bounds how late a heal is noticed
 )
 
@@ -48,26 +48,26 @@ class _Intent(threading.local):
     reads = False
 
 
-def asking(
-    *, reads: bool = False, patience: float = PATIENCE
-) -> Callable[[Callable[Concatenate["Store", P], R]], Callable[Concatenate["Store", P], R]]:
+def retrying(
+    *, reads: bool = False, max_wait_seconds: float = MAX_WAIT_SECONDS
+) -> Callable[[Callable[Concatenate["Storage", P], R]], Callable[Concatenate["Storage", P], R]]:
     """Make a function whose first argument is a store outlast an absent database: ``Store.outlast``.
 
     With ``reads`` it hinders no writer. What must not happen twice wants a ``patience`` of 0.
     """
 
-    def decorate(work: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
+    def decorate(work: Callable[Concatenate["Storage", P], R]) -> Callable[Concatenate["Storage", P], R]:
         @functools.wraps(work)
-        def asked(store: "Store", /, *args: P.args, **kwargs: P.kwargs) -> R:
-            with store.reading() if reads else contextlib.nullcontext():
-                return store.outlast(lambda: work(store, *args, **kwargs), patience)
+        def asked(store: "Storage", /, *args: P.args, **kwargs: P.kwargs) -> R:
+            with store.read_only_transactions() if reads else contextlib.nullcontext():
+                return store.retry(lambda: work(store, *args, **kwargs), max_wait_seconds)
 
         return asked
 
     return decorate
 
 
-class Store(RDBStorage):
+class Storage(RDBStorage):
     """Optuna's storage, where every write to a trial that a fence is set for passes the fence first.
 
     A fence is a function that gets the session of the transaction in which the write will commit, and
@@ -78,27 +78,27 @@ class Store(RDBStorage):
         self.location = url
         self.read_only = read_only
         self.fences: dict[int, Callable[[Session], object]] = {}
-        self.patience = PATIENCE  # for whatever is asked
+        self.max_wait_seconds = MAX_WAIT_SECONDS  # for whatever is asked
         self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
         self._intent = _Intent()
-        opened = database.read_only(url) if read_only else url
+        connection_url = database.read_only_url(url) if read_only else url
         super().__init__(
             # Optuna passes URLs through str.format, which would choke on braces; here they are %7B and %7D.
-            opened.render_as_string(hide_password=False),
+            connection_url.render_as_string(hide_password=False),
             engine_kwargs=database.engine_kwargs(url),
             skip_table_creation=True,
         )
         self.engine.dispose()  # the listeners are to see every connection
         if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", database.sync)
-            sa.event.listen(self.engine, "begin", self._begin)
+            sa.event.listen(self.engine, "connect", database.sync_every_commit)
+            sa.event.listen(self.engine, "begin", self._begin_transaction)
         else:
-            database.listen(self.engine, read_only=read_only)
+            database.set_up_postgres(self.engine, read_only=read_only)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(Store, read_only=self.read_only), (self.location,)
+        return functools.partial(Storage, read_only=self.read_only), (self.location,)
 
-    def _begin(self, connection: sa.Connection) -> None:
+    def _begin_transaction(self, connection: sa.Connection) -> None:
         # Taking the write lock at once keeps two workers from reading the same WAITING trial and both
         # claiming it, and a transaction from failing where it turns from reading to writing.
         connection.exec_driver_sql("BEGIN" if self._intent.reads else "BEGIN IMMEDIATE")
@@ -108,7 +108,7 @@ class Store(RDBStorage):
         return _create_scoped_session(self.scoped_session)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def read_only_transactions(self) -> Iterator[None]:
         """Let this thread's transactions hinder no writer, and work on a file that is read-only."""
         before, self._intent.reads = self._intent.reads, True
         try:
@@ -116,7 +116,7 @@ class Store(RDBStorage):
         finally:
             self._intent.reads = before
 
-    def outlast(self, work: Callable[[], R], patience: float = PATIENCE) -> R:
+    def retry(self, work: Callable[[], R], max_wait_seconds: float = MAX_WAIT_SECONDS) -> R:
         """Do ``work``, a transaction that does no harm twice, again until the database takes it.
 
         Raises StoreAway when ``patience`` (in seconds) is over, StoreError at once where waiting mends
@@ -124,24 +124,28 @@ class Store(RDBStorage):
         """
 
         def met(error: Exception, waited: float) -> str:
-            nonlocal patience
+            nonlocal max_wait_seconds
             if not isinstance(error, sa.exc.SQLAlchemyError | StorageInternalError):
                 raise error
-            away = database.is_away(error)
+            away = database.is_unavailable(error)
             if not away and not database.is_refusal(error):
                 raise error
-            message = f"store {database.shown(self.location)}: {database.cause(error)}"
+            message = f"store {database.hide_password(self.location)}: {database.driver_message(error)}"
             if not away:
                 raise StoreError(message) from error
             if database.is_deadlock(error):  # nothing was done, whatever it was
-                patience = max(patience, GRACE)
-            if waited >= min(patience, self.patience, GRACE if self.stop.is_set() else PATIENCE):
-                raise StoreAway(message) from error
+                max_wait_seconds = max(max_wait_seconds, STOPPING_WAIT_SECONDS)
+            if waited >= min(
+                max_wait_seconds,
+                self.max_wait_seconds,
+                STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS,
+            ):
+                raise StoreUnavailable(message) from error
             return message
 
-        return outlast(work, met, what="the store", longest=LONGEST_PAUSE)
+        return retry_until(work, met, what="the store", longest_pause_seconds=LONGEST_PAUSE_SECONDS)
 
-    def _fenced(self, write: Callable[..., R], trial_id: int, *args: Any) -> R:
+    def _write_fenced(self, write: Callable[..., R], trial_id: int, *args: Any) -> R:
         """Let Optuna write about a trial, in one transaction with the trial's fence."""
         fence = self.fences.get(trial_id)
         if fence is not None:
@@ -158,42 +162,42 @@ class Store(RDBStorage):
         self, trial_id: int, name: str, value: float, known: BaseDistribution, *previous: Any
     ) -> None:
         write = super()._set_trial_param
-        self.outlast(lambda: self._fenced(write, trial_id, name, value, known, *previous))
+        self.retry(lambda: self._write_fenced(write, trial_id, name, value, known, *previous))
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Write a report, fenced."""
         write = super().set_trial_intermediate_value
-        self.outlast(lambda: self._fenced(write, trial_id, step, intermediate_value))
+        self.retry(lambda: self._write_fenced(write, trial_id, step, intermediate_value))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write a user attribute, fenced."""
         write = super().set_trial_user_attr
-        self.outlast(lambda: self._fenced(write, trial_id, key, value))
+        self.retry(lambda: self._write_fenced(write, trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write a system attribute, fenced."""
         write = super().set_trial_system_attr
-        self.outlast(lambda: self._fenced(write, trial_id, key, value))
+        self.retry(lambda: self._write_fenced(write, trial_id, key, value))
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Write a state, fenced; asked once, since done twice it says that another process was faster."""
         write = super().set_trial_state_values
-        return self.outlast(lambda: self._fenced(write, trial_id, state, values), patience=0.0)
+        return self.retry(lambda: self._write_fenced(write, trial_id, state, values), max_wait_seconds=0.0)
 
     # What a worker asks Optuna for, besides.
-    get_trial = asking(reads=True)(RDBStorage.get_trial)
-    _get_trials = asking(reads=True)(RDBStorage._get_trials)
-    _get_best_trial_id = asking(reads=True)(RDBStorage._get_best_trial_id)
-    get_all_studies = asking(reads=True)(RDBStorage.get_all_studies)
-    get_study_id_from_name = asking(reads=True)(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = asking(reads=True)(RDBStorage.get_study_name_from_id)
-    get_study_directions = asking(reads=True)(RDBStorage.get_study_directions)
-    get_study_user_attrs = asking(reads=True)(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = asking(reads=True)(RDBStorage.get_study_system_attrs)
-    get_trial_id_from_study_id_trial_number = asking(reads=True)(
+    get_trial = retrying(reads=True)(RDBStorage.get_trial)
+    _get_trials = retrying(reads=True)(RDBStorage._get_trials)
+    _get_best_trial_id = retrying(reads=True)(RDBStorage._get_best_trial_id)
+    get_all_studies = retrying(reads=True)(RDBStorage.get_all_studies)
+    get_study_id_from_name = retrying(reads=True)(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = retrying(reads=True)(RDBStorage.get_study_name_from_id)
+    get_study_directions = retrying(reads=True)(RDBStorage.get_study_directions)
+    get_study_user_attrs = retrying(reads=True)(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = retrying(reads=True)(RDBStorage.get_study_system_attrs)
+    get_trial_id_from_study_id_trial_number = retrying(reads=True)(
         RDBStorage.get_trial_id_from_study_id_trial_number
     )
-    set_study_user_attr = asking()(RDBStorage.set_study_user_attr)
-    set_study_system_attr = asking()(RDBStorage.set_study_system_attr)
+    set_study_user_attr = retrying()(RDBStorage.set_study_user_attr)
+    set_study_system_attr = retrying()(RDBStorage.set_study_system_attr)

@@ -18,21 +18,21 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.errors import StoreAway, StoreError, suggestion
+from hpo.errors import StoreError, StoreUnavailable, suggestion
 from hpo.store import database, plan, process
+from hpo.store.database import hide_password as hide_password
 from hpo.store.database import parse_url as parse_url
-from hpo.store.database import shown as shown
-from hpo.store.lease_table import leases, now
+from hpo.store.lease_table import database_time, leases
 from hpo.store.plan import DEFINITION as DEFINITION
-from hpo.store.plan import RUN as RUN
-from hpo.store.storage import Store as Store
-from hpo.store.storage import asking
+from hpo.store.plan import RUN_OPTIONS as RUN_OPTIONS
+from hpo.store.storage import Storage as Storage
+from hpo.store.storage import retrying
 from hpo.study import definition as definitions
 from hpo.study.definition import Definition, Point
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class LeaseInfo:
     """A lease as it stands in the table."""
 
     trial: int  # the trial's number
@@ -50,7 +50,7 @@ class Held:
         return self.expires_in_seconds > 0
 
 
-def open_(text: str, *, create: bool, read_only: bool = False) -> Store:
+def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage:
     """Open the store at a URL; with ``create``, an SQLite file and the tables are made if need be.
 
     With ``read_only`` its connections refuse every write.
@@ -59,71 +59,71 @@ def open_(text: str, *, create: bool, read_only: bool = False) -> Store:
     """
     url = parse_url(text)
     absent = StoreError(
-        f"no store at {shown(url)}; 'hpo run STUDY' makes one, and --store or HPO_STORE names another"
+        f"no store at {hide_password(url)}; 'hpo run STUDY' makes one, and --store or HPO_STORE names another"
     )
-    path = database.file_of(url)
+    path = database.sqlite_file(url)
     try:
         there = path is None or path.exists()
         if not there and not create:
             raise absent
         if path is not None and not there and (disk := database.network_disk(path)):
             raise StoreError(
-                f"store {shown(url)}: a network disk ({disk}), where SQLite's locks do not hold; "
+                f"store {hide_password(url)}: a network disk ({disk}), where SQLite's locks do not hold; "
                 "name a file on a local disk, or use Postgres"
             )
         if create and not (there and _has_table(url, leases.name)):
-            with database.creation(url):
+            with database.lock_table_creation(url):
                 _create_tables(url)
         elif not _has_table(url, "studies"):
             raise absent
-        return Store(url, read_only=read_only)
+        return Storage(url, read_only=read_only)
     except OSError as error:
-        raise StoreError(f"store {shown(url)}: {error.strerror or error}") from error
+        raise StoreError(f"store {hide_password(url)}: {error.strerror or error}") from error
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
-        kind = StoreAway if database.is_away(error) else StoreError
-        raise kind(f"store {shown(url)}: {database.cause(error)}") from error
+        kind = StoreUnavailable if database.is_unavailable(error) else StoreError
+        raise kind(f"store {hide_password(url)}: {database.driver_message(error)}") from error
     except RuntimeError as error:  # how Optuna says that the tables are another version's
-        raise StoreError(f"store {shown(url)}: {error}") from error
+        raise StoreError(f"store {hide_password(url)}: {error}") from error
 
 
 def _has_table(url: sa.URL, name: str) -> bool:
-    return sa.inspect(database.engine(url)).has_table(name)
+    return sa.inspect(database.create_engine(url)).has_table(name)
 
 
 def _create_tables(url: sa.URL) -> None:
     """Make what is not there yet; our own table last, so that whoever sees it finds all the others."""
-    engine = database.engine(url)
+    engine = database.create_engine(url)
     if sa.inspect(engine).has_table(leases.name):
         return
     with engine.connect() as connection:
         database.choose_journal(connection)
     models.BaseModel.metadata.create_all(engine)
-    Store(url).engine.dispose()  # writes Optuna's version into the tables
+    Storage(url).engine.dispose()  # writes Optuna's version into the tables
     leases.create(engine)
 
 
-@asking(patience=0)
-def create(store: Store, definition: Definition, text: str) -> bool:
+@retrying(max_wait_seconds=0)
+def create_study(storage: Storage, definition: Definition, text: str) -> bool:
     """Store a study, or extend it, with its whole budget as WAITING trials; tell whether it is new.
 
     ``text`` is the definition as people wrote it. One transaction: of several that create the same
     study at once, one does, and a crash leaves either nothing or all of it. Raises DefinitionError if
     the name is taken by a study with another definition, StoreError if it is not one of ours.
     """
-    with store.transaction() as session:
-        _lock(session)
-        study = _find(session, definition.name, lock=True)
+    with storage.transaction() as session:
+        _lock_studies(session)
+        study = _find_study(session, definition.name, lock=True)
         new = study is None
         if study is None:
-            study = _new(session, definition)
+            study = _add_study(session, definition)
         else:
-            definition = definitions.extended(_definition(session, study), definition)
-        plan.set_attributes(session, study.study_id, {"hpo:file": text}, system=True)
-        plan.make(session, study.study_id, definition)
+            definition = definitions.extend_definition(_study_definition(session, study), definition)
+        plan.set_study_attributes(session, study.study_id, {"hpo:file": text}, system=True)
+        plan.write_plan(session, study.study_id, definition)
         return new
 
 
-def _new(session: Session, definition: Definition) -> Any:
+def _add_study(session: Session, definition: Definition) -> Any:
     name = definition.name
     direction = models.StudyDirectionModel(objective=0, direction=StudyDirection.MAXIMIZE)
     study: Any = models.StudyModel(study_name=name, directions=[direction])
@@ -131,32 +131,32 @@ def _new(session: Session, definition: Definition) -> Any:
     session.flush()
     folder = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{uuid.uuid4().hex[:8]}"
     seen = {"folder": folder, "selection": definition.train.get("selection")}
-    plan.set_attributes(session, study.study_id, seen, system=False)
-    plan.set_attributes(session, study.study_id, {"study:metric_names": ["accuracy"]}, system=True)
+    plan.set_study_attributes(session, study.study_id, seen, system=False)
+    plan.set_study_attributes(session, study.study_id, {"study:metric_names": ["accuracy"]}, system=True)
     return study
 
 
-@asking(patience=0)
-def enqueue(store: Store, name: str, point: Point) -> int:
+@retrying(max_wait_seconds=0)
+def enqueue_setting(storage: Storage, name: str, point: Point) -> int:
     """Queue one setting by hand, to run before what is searched; give its trial's number."""
-    with store.transaction() as session:
-        _lock(session)
-        study = _found(session, name, lock=True)
-        definition = _definition(session, study)
+    with storage.transaction() as session:
+        _lock_studies(session)
+        study = _get_study(session, name, lock=True)
+        definition = _study_definition(session, study)
         definition = definition.model_copy(update={"enqueued": (*definition.enqueued, point)})
-        return plan.make(session, study.study_id, definition)[-1]
+        return plan.write_plan(session, study.study_id, definition)[-1]
 
 
-@asking(patience=0)
-def delete(store: Store, name: str) -> None:
+@retrying(max_wait_seconds=0)
+def delete_study(storage: Storage, name: str) -> None:
     """Delete a study's rows, Optuna's and ours; its workers lose their trials and find it gone.
 
     Raises StoreError if there is no such study, or not one of ours.
     """
-    with store.transaction() as session:
-        _lock(session)
-        study = _found(session, name)
-        _stored(session, study)
+    with storage.transaction() as session:
+        _lock_studies(session)
+        study = _get_study(session, name)
+        _stored_definition(session, study)
         study_id, trials = study.study_id, models.TrialModel.__table__
         own = sa.select(trials.c.trial_id).where(trials.c.study_id == study_id)
         # Locked in the workers' order; a claim under way is made by the time that its trial is locked. Its
@@ -164,7 +164,7 @@ def delete(store: Store, name: str) -> None:
         # again.
         session.execute(sa.delete(leases).where(leases.c.study_id == study_id))
         session.execute(own.with_for_update())
-        _find(session, name, lock=True)
+        _find_study(session, name, lock=True)
         for table in (leases, *reversed(models.BaseModel.metadata.sorted_tables)):
             if "study_id" in table.c:
                 session.execute(sa.delete(table).where(table.c.study_id == study_id))
@@ -172,12 +172,14 @@ def delete(store: Store, name: str) -> None:
                 session.execute(sa.delete(table).where(table.c.trial_id.in_(own)))
 
 
-@asking(reads=True)
-def definition_of(store: Store, name: str) -> Definition:
+@retrying(reads=True)
+def read_definition(storage: Storage, name: str) -> Definition:
     """Give a study's definition; raises StoreError if there is no such study, or not one of ours."""
-    with store.transaction() as session:
+    with storage.transaction() as session:
         text = session.execute(_DEFINITION, {"name": name}).scalar_one_or_none()
-        return _parsed(_stored(session, _found(session, name)) if text is None else text)
+        return _parse_definition(
+            _stored_definition(session, _get_study(session, name)) if text is None else text
+        )
 
 
 _studies: Any = models.StudyModel.__table__
@@ -190,44 +192,44 @@ _DEFINITION = (
 
 
 @functools.lru_cache(maxsize=4)
-def _parsed(text: str) -> Definition:
+def _parse_definition(text: str) -> Definition:
     """Give a definition from its text in the store, which a worker reads before each trial."""
-    return definitions.loads(json.loads(text))
+    return definitions.load_definition(json.loads(text))
 
 
-@asking(reads=True)
-def study_id(store: Store, name: str) -> int:
+@retrying(reads=True)
+def find_study_id(storage: Storage, name: str) -> int:
     """Give a study's id; raises StoreError, naming those there are, if there is no such study."""
-    with store.transaction() as session:
-        return int(_found(session, name).study_id)
+    with storage.transaction() as session:
+        return int(_get_study(session, name).study_id)
 
 
-@asking(reads=True)
-def folder_of(store: Store, name: str) -> str:
+@retrying(reads=True)
+def artifacts_folder(storage: Storage, name: str) -> str:
     """Give the name of a study's folder in the artifacts; no other study's, not even of another store."""
-    with store.transaction() as session:
-        study = _found(session, name)
+    with storage.transaction() as session:
+        study = _get_study(session, name)
         row = models.StudyUserAttributeModel.find_by_study_and_key(study, "folder", session)
         if row is None:
             raise StoreError(f"study '{name}' was made by another tool, not by hpo")
         return str(json.loads(str(row.value_json)))
 
 
-@asking()
-def settled(store: Store, study_id: int, key: str, value: str) -> str:
+@retrying()
+def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) -> str:
     """Give a system attribute of a study, made ``value`` by whoever asks first."""
-    with store.transaction() as session:
+    with storage.transaction() as session:
         session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
         kind: Any = models.StudySystemAttributeModel
         row = session.query(kind).filter(kind.study_id == study_id, kind.key == key).one_or_none()
         if row is None:
-            plan.set_attributes(session, study_id, {key: value}, system=True)
+            plan.set_study_attributes(session, study_id, {key: value}, system=True)
             return value
         return str(json.loads(row.value_json))
 
 
-@asking(reads=True)
-def bygone(store: Store) -> dict[tuple[str, int], Any]:
+@retrying(reads=True)
+def cache_fingerprint(storage: Storage) -> dict[tuple[str, int], Any]:
     """Give what stays as it is, of all studies, for as long as nobody goes back on it.
 
     That is when each trial ended, and each study's name and definition. What is missing from a later
@@ -241,7 +243,7 @@ def bygone(store: Store) -> dict[tuple[str, int], Any]:
     trials = sa.select(trial.trial_id, trial.study_id, trial.datetime_complete)
     studies = sa.select(study.study_id, study.study_name, attribute.value_json)
     studies = studies.select_from(study.study_id.table.outerjoin(attribute.key.table, defined))
-    with store.transaction() as session:
+    with storage.transaction() as session:
         ended = session.execute(trials.where(trial.state.in_(finished))).all()
         defining = session.execute(studies).all()
     return {("trial", row[0]): tuple(row[1:]) for row in ended} | {
@@ -249,20 +251,20 @@ def bygone(store: Store) -> dict[tuple[str, int], Any]:
     }
 
 
-def _lock(session: Session) -> None:
+def _lock_studies(session: Session) -> None:
     """Let one process at a time create, extend or delete studies."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(sa.select(sa.func.pg_advisory_xact_lock(database.LOCK)))
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(database.STUDIES_LOCK)))
 
 
-def _find(session: Session, name: str, *, lock: bool = False) -> Any:
+def _find_study(session: Session, name: str, *, lock: bool = False) -> Any:
     """Give a study's row; locked, since it is by that lock that Optuna numbers trials, too."""
     query = session.query(models.StudyModel).filter(models.StudyModel.study_name == name)
     return (query.with_for_update() if lock else query).one_or_none()
 
 
-def _found(session: Session, name: str, *, lock: bool = False) -> Any:
-    study = _find(session, name, lock=lock)
+def _get_study(session: Session, name: str, *, lock: bool = False) -> Any:
+    study = _find_study(session, name, lock=lock)
     if study is None:
         names = [row[0] for row in session.query(models.StudyModel.study_name)]
         there = f" there are: {', '.join(sorted(names))}" if names else " there are none yet"
@@ -270,11 +272,11 @@ def _found(session: Session, name: str, *, lock: bool = False) -> Any:
     return study
 
 
-def _definition(session: Session, study: Any) -> Definition:
-    return _parsed(_stored(session, study))
+def _study_definition(session: Session, study: Any) -> Definition:
+    return _parse_definition(_stored_definition(session, study))
 
 
-def _stored(session: Session, study: Any) -> str:
+def _stored_definition(session: Session, study: Any) -> str:
     row = models.StudySystemAttributeModel.find_by_study_and_key(study, DEFINITION, session)
     if row is None:
         raise StoreError(
@@ -285,17 +287,17 @@ def _stored(session: Session, study: Any) -> str:
 
 def _is_dead(name: str | None) -> bool:
     """Tell whether an owner's process ran on this machine and is gone."""
-    space = process.space()
+    space = process.process_namespace()
     return bool(space and name and name.startswith(f"{space}/") and process.is_gone(name))
 
 
-@asking(reads=True)
-def held(store: Store, study_id: int) -> list[Held]:
+@retrying(reads=True)
+def read_leases(storage: Storage, study_id: int) -> list[LeaseInfo]:
     """Give the leases of a study's RUNNING trials, by trial."""
     trial = models.TrialModel
-    with store.transaction() as session:
+    with storage.transaction() as session:
         rows = session.execute(
-            sa.select(trial.number, leases, now(session.get_bind().dialect.name).label("now"))
+            sa.select(trial.number, leases, database_time(session.get_bind().dialect.name).label("now"))
             .join(leases, leases.c.trial_id == trial.trial_id)
             .where(
                 trial.study_id == study_id,
@@ -305,7 +307,7 @@ def held(store: Store, study_id: int) -> list[Held]:
             .order_by(trial.number)
         ).all()
     return [
-        Held(
+        LeaseInfo(
             trial=row.number,
             owner=row.owner,
             host=row.host,

@@ -12,17 +12,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from hpo.errors import DefinitionError, shown
+from hpo.errors import DefinitionError, quote_value
 from hpo.study import space as spaces
-from hpo.study.space import STRICT
+from hpo.study.space import STRICT_CONFIG
 from hpo.training import config
-from hpo.training.config import Config, Free
+from hpo.training.config import Config, CustomConfig
 
 
 class Sampler(BaseModel):
     """How the next setting is chosen."""
 
-    model_config = STRICT
+    model_config = STRICT_CONFIG
 
     name: Annotated[
         Literal["tpe", "gp", "qmc", "random", "grid"],
@@ -34,7 +34,7 @@ class Sampler(BaseModel):
 class Pruner(BaseModel):
     """When a searched trial is stopped early."""
 
-    model_config = STRICT
+    model_config = STRICT_CONFIG
 
     name: Literal["asha", "hyperband", "median", "percentile", "patient", "none"] = "asha"
     min_epochs: Annotated[
@@ -55,11 +55,11 @@ class Pruner(BaseModel):
     ] = 5
 
 
-def _utc(moment: datetime) -> datetime:
+def _to_utc(moment: datetime) -> datetime:
     return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
 
 
-def _tuple(given: Any) -> Any:
+def _list_to_tuple(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
@@ -69,7 +69,7 @@ BUDGETS = ("epochs", "device_hours", "deadline", "target")  # options of [search
 class Search(BaseModel):
     """How much is searched, and how."""
 
-    model_config = STRICT
+    model_config = STRICT_CONFIG
 
     trials: Annotated[
         int, Field(ge=0, le=1_000_000, description="searched trials; listed points run besides")
@@ -82,7 +82,7 @@ class Search(BaseModel):
         float | None, Field(gt=0, description="hours that all workers together train and evaluate")
     ] = None
     deadline: Annotated[
-        Annotated[datetime, AfterValidator(_utc)] | None,
+        Annotated[datetime, AfterValidator(_to_utc)] | None,
         Field(description="date and time from which on no epoch begins; without an offset, UTC"),
     ] = None
     target: Annotated[
@@ -103,12 +103,12 @@ class Search(BaseModel):
     ] = None
     start_from: Annotated[
         tuple[str, ...],
-        BeforeValidator(_tuple),
+        BeforeValidator(_list_to_tuple),
         Field(description="studies of the store that have ended, whose trials the sampler learns from"),
     ] = ()
 
     @property
-    def limits(self) -> dict[str, float]:
+    def budget_limits(self) -> dict[str, float]:
         """Give the budgets that are set, by option; a deadline in seconds since 1970."""
         given = {name: getattr(self, name) for name in BUDGETS}
         return {
@@ -154,26 +154,26 @@ class Definition(BaseModel):
         return self.search.sampler.name != "grid"
 
     @property
-    def budget(self) -> int:
+    def setting_count(self) -> int:
         """How many settings the study runs in all; without replicates, trials."""
-        return len(self.listed) + (self.search.trials if self.searches else 0)
+        return len(self.listed_points) + (self.search.trials if self.searches else 0)
 
     @property
-    def listed(self) -> tuple[Point, ...]:
+    def listed_points(self) -> tuple[Point, ...]:
         """Every setting that is run exactly once: the file's points, then those queued by hand."""
         return self.points + self.enqueued
 
     @property
-    def vocabulary(self) -> config.Vocabulary:
+    def option_table(self) -> config.OptionTable:
         """The options that the study knows."""
-        words = config.vocabulary(self.train)
-        return config.FINAL if self.finishes and words is config.BUILT_IN else words
+        words = config.option_table(self.train)
+        return config.FINAL_OPTIONS if self.finishes and words is config.BUILT_IN_OPTIONS else words
 
-    def config(self, setting: Mapping[str, Any]) -> Config | Free:
+    def trial_config(self, setting: Mapping[str, Any]) -> Config | CustomConfig:
         """Give the complete settings of a trial that tries ``setting``."""
-        return self.vocabulary.kind.model_validate({**self.train, **setting})
+        return self.option_table.kind.model_validate({**self.train, **setting})
 
-    def complete(self, point: Point) -> dict[str, spaces.Value]:
+    def complete_hyperparameters(self, point: Point) -> dict[str, spaces.Value]:
         """Give a point's hyperparameters, with those it left out although they are searched.
 
         Where nothing is searched, a point's trial has the parameters that the point names and no others.
@@ -183,58 +183,59 @@ class Definition(BaseModel):
         searched = {name: settled[name] for name in active if name in settled}
         return (searched if self.searches else {}) | point.hyperparameters()
 
-    def kinds(self) -> Iterator[tuple[str, Config]]:
+    def model_configs(self) -> Iterator[tuple[str, Config]]:
         """Give the settings of every kind of model that can be trained, each with its part of the file.
 
         Of what is searched ("") they are all that come of the options which decide whether a model takes
         its images and its weights; the others stand at what a setting falls back to. Raises
         OverflowError if there are too many. A person's own objective has none that we know.
         """
-        if self.vocabulary is config.OWN:
+        if self.option_table is config.CUSTOM_OPTIONS:
             return
         for index, point in enumerate(self.points, 1):
             yield f"points[{index}]", Config.model_validate({**self.train, **point.setting})
         for point in self.enqueued:
             yield "setting", Config.model_validate({**self.train, **point.setting})
         if self.searches and self.search.trials:
-            deciding = spaces.needed(
+            deciding = spaces.with_dependencies(
                 self.space, ("model", "image_size", "weights", "dropout", "batch_size")
             )
             for setting in spaces.combinations(deciding, self.train):
                 yield "", Config.model_validate({**self.train, **setting})
 
-    def longest(self) -> int:
+    def max_epochs(self) -> int:
         """Give the most epochs that a searched trial can have."""
-        fallback = self.config({}).epochs
+        fallback = self.trial_config({}).epochs
         for parameter in self.space:
             if parameter.name == "epochs":
-                values = [value for value in parameter.extremes() if isinstance(value, int)]
+                values = [value for value in parameter.choices_or_bounds() if isinstance(value, int)]
                 return max([*values, fallback] if parameter.condition() else values)
         return fallback
 
     def parameters(self) -> dict[str, spaces.Parameter]:
         """Give every parameter that a trial of this study can have, by name."""
         searched = {p.name: p for p in self.space} if self.searches else {}
-        settings = [self.complete(point) for point in self.listed]
+        settings = [self.complete_hyperparameters(point) for point in self.listed_points]
         others = dict.fromkeys(n for setting in settings for n in setting if n not in searched)
         return searched | {
-            name: spaces.covering(name, [s[name] for s in settings if name in s]) for name in others
+            name: spaces.covering_parameter(name, [s[name] for s in settings if name in s])
+            for name in others
         }
 
 
-def dumps(definition: Definition) -> str:
+def dump_definition(definition: Definition) -> str:
     """Give a definition as the JSON text that is stored with its study."""
     return definition.model_dump_json()
 
 
-def loads(text: str) -> Definition:
+def load_definition(text: str) -> Definition:
     """Read a stored definition back.
 
     Raises DefinitionError where another version of hpo stored something that this one does not know.
     """
     try:
         found = Definition.model_validate_json(text, strict=False)
-        found.config({})  # every option is stored, so this meets one that is not known here
+        found.trial_config({})  # every option is stored, so this meets one that is not known here
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -245,20 +246,22 @@ def loads(text: str) -> Definition:
     return found
 
 
-def extended(stored: Definition, new: Definition) -> Definition:
+def extend_definition(stored: Definition, new: Definition) -> Definition:
     """Give the stored definition extended by a changed file, its points keeping their numbers.
 
     More trials, larger budgets and more points extend a study; a point is the same wherever in the file
     it stands, and one that is listed twice counts as two. Raises DefinitionError for any other
     difference, and names them all.
     """
-    kept, wanted = Counter(map(_key, stored.points)), Counter(map(_key, new.points))
+    kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
     differences = [
-        *_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
-        *_differences(stored.train, new.train, "train"),
-        *_differences(_by_name(stored.space), _by_name(new.space), "space"),
-        *_differences(_fixed(stored.search), _fixed(new.search), "search"),
-        *_lowered(stored.search, new.search),
+        *_list_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
+        *_list_differences(stored.train, new.train, "train"),
+        *_list_differences(_values_by_name(stored.space), _values_by_name(new.space), "space"),
+        *_list_differences(
+            _fixed_search_options(stored.search), _fixed_search_options(new.search), "search"
+        ),
+        *_lowered_budgets(stored.search, new.search),
     ]
     if stored.searches and new.search.trials < stored.search.trials:
         differences.append(f"search.trials: {stored.search.trials} -> {new.search.trials}")
@@ -270,46 +273,46 @@ def extended(stored: Definition, new: Definition) -> Definition:
             "only more search.trials, larger budgets and more points extend a study: "
             f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
         )
-    points = stored.points + tuple(_added(new.points, wanted - kept))
+    points = stored.points + tuple(_new_points(new.points, wanted - kept))
     return stored.model_copy(update={"search": new.search, "points": points})
 
 
-def _added(points: Iterable[Point], left: Counter[str]) -> Iterator[Point]:
+def _new_points(points: Iterable[Point], left: Counter[str]) -> Iterator[Point]:
     """Give those of the points that are new, each as often as it is."""
     for point in points:
-        if left[_key(point)] > 0:
-            left[_key(point)] -= 1
+        if left[_point_key(point)] > 0:
+            left[_point_key(point)] -= 1
             yield point
 
 
-def _key(point: Point) -> str:
+def _point_key(point: Point) -> str:
     return repr((sorted(point.setting.items()), point.site))
 
 
-def _by_name(parameters: tuple[spaces.Parameter, ...]) -> dict[str, spaces.Choices | spaces.Range]:
+def _values_by_name(parameters: tuple[spaces.Parameter, ...]) -> dict[str, spaces.Choices | spaces.Range]:
     return {parameter.name: parameter.values for parameter in parameters}
 
 
-def _fixed(search: Search) -> dict[str, Any]:
+def _fixed_search_options(search: Search) -> dict[str, Any]:
     return search.model_dump(exclude={"trials", *BUDGETS})
 
 
-def _lowered(stored: Search, new: Search) -> Iterator[str]:
+def _lowered_budgets(stored: Search, new: Search) -> Iterator[str]:
     """Give the budgets that are smaller than before; one that is taken away is larger."""
     for name in BUDGETS:
         before, after = getattr(stored, name), getattr(new, name)
         if after is not None and (before is None or after < before):
-            yield f"search.{name}: {shown(before)} -> {shown(after)}"
+            yield f"search.{name}: {quote_value(before)} -> {quote_value(after)}"
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterator[str]:
+def _list_differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterator[str]:
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{section}.{key}")
+            yield from _list_differences(before, after, f"{section}.{key}")
         elif before != after or type(before) is not type(after):
-            yield f"{section}.{key}: {_said(before)} -> {_said(after)}"
+            yield f"{section}.{key}: {_format_value(before)} -> {_format_value(after)}"
 
 
-def _said(value: Any) -> str:
-    return str(value) if isinstance(value, spaces.Choices | spaces.Range) else shown(value)
+def _format_value(value: Any) -> str:
+    return str(value) if isinstance(value, spaces.Choices | spaces.Range) else quote_value(value)

@@ -20,32 +20,32 @@ from optuna.distributions import (
 from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict
 
-from hpo.errors import shown
+from hpo.errors import quote_value
 
 Value = bool | int | float | str | None
 Setting = Mapping[str, Value]
 Kind = Literal["choice", "int", "float"]
 
-LIMIT = 100_000  # combinations that a study may make of its lists
-STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+MAX_COMBINATIONS = 100_000  # combinations that a study may make of its lists
+STRICT_CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Choices(BaseModel):
     """A list of values to choose among."""
 
-    model_config = STRICT
+    model_config = STRICT_CONFIG
 
     choices: tuple[Value, ...]
     when: dict[str, tuple[Value, ...]] = {}  # option -> its values under which this one is searched
 
     def __str__(self) -> str:
-        return ", ".join(map(shown, self.choices)) + _shown(self.when)
+        return ", ".join(map(quote_value, self.choices)) + _format_condition(self.when)
 
 
 class Range(BaseModel):
     """All values from ``low`` to ``high``, both included."""
 
-    model_config = STRICT
+    model_config = STRICT_CONFIG
 
     low: int | float
     high: int | float
@@ -55,11 +55,13 @@ class Range(BaseModel):
 
     def __str__(self) -> str:
         how = ", log" if self.log else "" if self.step is None else f", step {self.step}"
-        return f"{self.low} to {self.high}{how}{_shown(self.when)}"
+        return f"{self.low} to {self.high}{how}{_format_condition(self.when)}"
 
 
-def _shown(when: Mapping[str, tuple[Value, ...]]) -> str:
-    return "".join(f", when {other} is {' or '.join(map(shown, wanted))}" for other, wanted in when.items())
+def _format_condition(when: Mapping[str, tuple[Value, ...]]) -> str:
+    return "".join(
+        f", when {other} is {' or '.join(map(quote_value, wanted))}" for other, wanted in when.items()
+    )
 
 
 class Parameter(BaseModel):
@@ -97,13 +99,13 @@ class Parameter(BaseModel):
         # Optuna itself proposes 0.1 + 2 * 0.1, which is no 0.3.
         return values.low <= value <= values.high and abs(steps - round(steps)) < 1e-8
 
-    def extremes(self) -> tuple[Value, ...]:
+    def choices_or_bounds(self) -> tuple[Value, ...]:
         """Give every choice, or both ends of a range."""
         values = self.values
         return values.choices if isinstance(values, Choices) else (values.low, values.high)
 
 
-def suggest(trial: Trial, parameter: Parameter) -> Value:
+def suggest_value(trial: Trial, parameter: Parameter) -> Value:
     """Ask Optuna for a trial's value of a parameter; a value it was given before is given again."""
     values = parameter.values
     if isinstance(values, Choices):
@@ -114,12 +116,12 @@ def suggest(trial: Trial, parameter: Parameter) -> Value:
     return trial.suggest_float(parameter.name, values.low, values.high, step=values.step, log=values.log)
 
 
-def propose(trial: Trial, parameters: Iterable[Parameter], fallback: Setting) -> dict[str, Value]:
+def suggest_setting(trial: Trial, parameters: Iterable[Parameter], fallback: Setting) -> dict[str, Value]:
     """Ask Optuna for a setting: every parameter that it has, each after those it hangs on."""
     setting: dict[str, Value] = {}
     for parameter in parameters:
         if is_active(parameter, {**fallback, **setting}):
-            setting[parameter.name] = suggest(trial, parameter)
+            setting[parameter.name] = suggest_value(trial, parameter)
     return setting
 
 
@@ -128,7 +130,7 @@ def is_active(parameter: Parameter, setting: Setting) -> bool:
     return all(setting.get(other) in wanted for other, wanted in parameter.condition().items())
 
 
-def needed(parameters: Sequence[Parameter], names: Iterable[str]) -> list[Parameter]:
+def with_dependencies(parameters: Sequence[Parameter], names: Iterable[str]) -> list[Parameter]:
     """Give the parameters of these names and all that they hang on; each comes after those it hangs on."""
     wanted = set(names)
     for parameter in reversed(parameters):
@@ -145,18 +147,18 @@ def combinations(parameters: Iterable[Parameter], fallback: Setting) -> list[dic
     """
     settings: list[dict[str, Value]] = [{}]
     for parameter in parameters:
-        values = dict.fromkeys(parameter.extremes())
+        values = dict.fromkeys(parameter.choices_or_bounds())
         grown: list[dict[str, Value]] = []
         for setting in settings:
             active = is_active(parameter, {**fallback, **setting})
             grown += [{**setting, parameter.name: value} for value in values] if active else [setting]
-            if len(grown) > LIMIT:
-                raise OverflowError(f"more than {LIMIT} combinations")
+            if len(grown) > MAX_COMBINATIONS:
+                raise OverflowError(f"more than {MAX_COMBINATIONS} combinations")
         settings = grown
     return settings
 
 
-def kind_of(values: Iterable[Value]) -> Kind:
+def infer_kind(values: Iterable[Value]) -> Kind:
     """Give the kind of range that could hold the values: int or float; choice where only a list can."""
     kinds = {type(value) for value in values}
     if kinds == {int}:
@@ -164,7 +166,7 @@ def kind_of(values: Iterable[Value]) -> Kind:
     return "float" if kinds <= {int, float} else "choice"
 
 
-def ordered(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
+def sort_by_condition(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
     """Give the parameters in an order where each comes after those it hangs on.
 
     Raises ``ValueError`` with the names in it where conditions go round in a circle.
@@ -181,7 +183,7 @@ def ordered(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
     return tuple(result)
 
 
-def covering(option: str, values: Iterable[Value]) -> Parameter:
+def covering_parameter(option: str, values: Iterable[Value]) -> Parameter:
     """Give the narrowest parameter that holds the values which listed points give to an option.
 
     Numbers make a range, so that plots and importances see an axis (logarithmic from a factor of ten
@@ -191,7 +193,7 @@ def covering(option: str, values: Iterable[Value]) -> Parameter:
     list of choices.
     """
     values = tuple(dict.fromkeys(values))
-    kind = kind_of(values)
+    kind = infer_kind(values)
     numbers = [v for v in values if isinstance(v, int | float)]
     if kind == "choice":
         return Parameter(name=option, kind="choice", values=Choices(choices=values))

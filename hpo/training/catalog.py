@@ -14,20 +14,33 @@ if TYPE_CHECKING:
     from torch import nn
 
 # These two return their auxiliary classifiers' outputs beside the logits while they train.
-AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 # What most studies ask for need not be looked at: the smallest images that these models train on (pixels),
 # two or more at a time. All of them have ImageNet weights.
-COMMON = {
+SMALLEST_IMAGE_SIZES = {
     "alexnet": 63,
     **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), 32),
     **dict.fromkeys(("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"), 32),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 8),
 }
-SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)  # tried for a model that finds one wrong
+USUAL_IMAGE_SIZES = (
+    32,
+    48,
+    64,
+    96,
+    128,
+    160,
+    192,
+    224,
+    256,
+    299,
+    384,
+    512,
+)  # tried for a model that finds one wrong
 
 
 @functools.cache
-def models() -> tuple[str, ...]:
+def model_names() -> tuple[str, ...]:
     """Give the names of all classification models, sorted."""
     import torchvision
 
@@ -40,16 +53,16 @@ def has_dropout(model: str) -> bool:
     """Say whether the model has a dropout layer, one of probability 0 included (Swin)."""
     from torch import nn
 
-    return any(isinstance(layer, nn.Dropout) for layer in outline(model).modules())
+    return any(isinstance(layer, nn.Dropout) for layer in build_on_meta(model).modules())
 
 
-def has_imagenet(model: str) -> bool:
+def has_imagenet_weights(model: str) -> bool:
     """Say whether torchvision has ImageNet weights of the model."""
-    return imagenet(model) is not None
+    return imagenet_weights(model) is not None
 
 
 @functools.cache
-def imagenet(model: str) -> Any | None:
+def imagenet_weights(model: str) -> Any | None:
     """Give torchvision's entry for the model's ImageNet weights: IMAGENET1K_V1 where it exists.
 
     None if there are none. Of others the entry for the smallest images is taken, so that weights do not
@@ -70,18 +83,18 @@ def imagenet(model: str) -> Any | None:
     )
 
 
-def surely_trains(model: str, image_size: int, images: int) -> bool:
+def is_known_to_train(model: str, image_size: int, batch_size: int) -> bool:
     """Tell whether a model is known to train on such images, so many at a time, without asking torch."""
-    return images > 1 and image_size >= COMMON.get(model, math.inf)
+    return batch_size > 1 and image_size >= SMALLEST_IMAGE_SIZES.get(model, math.inf)
 
 
-def fitting(model: str) -> int | None:
+def first_accepted_image_size(model: str) -> int | None:
     """Give the first usual size of images that the model trains on, in pixels; None if there is none."""
-    return next((size for size in SIZES if not too_small(model, size)), None)
+    return next((size for size in USUAL_IMAGE_SIZES if not image_size_problem(model, size)), None)
 
 
 @functools.cache
-def too_small(model: str, image_size: int, images: int = 2) -> str | None:
+def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str | None:
     """Give torch's reason why the model cannot train on images of ``image_size`` pixels square, or None.
 
     Some models cannot take larger images than theirs either: vit_b_16 takes 224 pixels and no other
@@ -89,16 +102,16 @@ def too_small(model: str, image_size: int, images: int = 2) -> str | None:
     """
     import torch
 
-    module = outline(model).train()
+    module = build_on_meta(model).train()
     try:
         with torch.no_grad():
-            module(torch.empty(images, 3, image_size, image_size, device="meta"))
+            module(torch.empty(batch_size, 3, image_size, image_size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         return str(error).partition("\n")[0] or type(error).__name__
     return None
 
 
-def outline(model: str) -> "nn.Module":
+def build_on_meta(model: str) -> "nn.Module":
     """Build the model on the meta device: its layers and shapes without numbers.
 
     Draws no random numbers.
@@ -115,11 +128,11 @@ def outline(model: str) -> "nn.Module":
             return func(*args, **device | (kwargs or {}))
 
     with torch.device("meta"), Numbers():
-        module = create(model)
+        module = build_torchvision_model(model)
     return module.to("meta")  # Swin keeps a table made by arange
 
 
-def create(model: str, weights: Any | None = None) -> "nn.Module":
+def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Module":
     """Build the model as torchvision does, with its 1000-class head and no auxiliary heads.
 
     ``weights`` is an entry as ``imagenet`` gives it; without one the weights are random, drawn from
@@ -129,19 +142,19 @@ def create(model: str, weights: Any | None = None) -> "nn.Module":
     import torchvision
 
     options: dict[str, Any] = {}
-    if model in AUXILIARY:
+    if model in AUXILIARY_HEADS:
         # Left out, init_weights is True too, but with a warning.
         options = {"transform_input": True, "init_weights": weights is None}
     module: nn.Module = torchvision.models.get_model(model, weights=weights, progress=False, **options)
-    for name in AUXILIARY.get(model, ()):
+    for name in AUXILIARY_HEADS.get(model, ()):
         module.aux_logits = False  # type: ignore[assignment]  # not a tensor or a module
         setattr(module, name, None)  # not deleted: load_state_dict passes over a None's tensors
     return module
 
 
-def arguments(model: str, classes: int) -> dict[str, bool | int]:
+def builder_arguments(model: str, classes: int) -> dict[str, bool | int]:
     """Give the arguments by which torchvision's own builder makes what ``create`` and a new head make."""
     options: dict[str, bool | int] = {"num_classes": classes}
-    if model in AUXILIARY:
+    if model in AUXILIARY_HEADS:
         options |= {"aux_logits": False, "transform_input": True, "init_weights": False}
     return options

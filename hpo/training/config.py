@@ -111,7 +111,7 @@ class Config(BaseModel):
     ] = 0
 
 
-class Final(Config):
+class FinalConfig(Config):
     """The settings of a trial of ``hpo finish``; no study file can ask for them.
 
     Train and validation images are trained on together, and the test images are looked at once, after the
@@ -121,7 +121,7 @@ class Final(Config):
     selection: Literal["final"] = "final"  # type: ignore[assignment]  # none of those that a file may name
 
 
-class Free(BaseModel):
+class CustomConfig(BaseModel):
     """The settings of a trial whose objective is a person's own function, under whatever names it has.
 
     They are there as attributes and as items: ``config.lr`` and ``config["lr"]``.
@@ -154,10 +154,10 @@ SEARCHABLE = tuple(name for name in OPTIONS if name not in STUDY_WIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabulary:
+class OptionTable:
     """The options that a study file may name, and what is known of them."""
 
-    kind: type[Config] | type[Free]
+    kind: type[Config] | type[CustomConfig]
     options: tuple[str, ...] | None  # None: any name
     study_wide: tuple[str, ...]
     used_by: Mapping[str, tuple[str, tuple[str, ...]]]
@@ -170,11 +170,11 @@ class Vocabulary:
         return tuple(name for name in self.options if name not in self.study_wide)
 
 
-BUILT_IN = Vocabulary(kind=Config, options=OPTIONS, study_wide=STUDY_WIDE, used_by=USED_BY)
-FINAL = replace(BUILT_IN, kind=Final)
-OWN = Vocabulary(kind=Free, options=None, study_wide=("objective",), used_by={})
+BUILT_IN_OPTIONS = OptionTable(kind=Config, options=OPTIONS, study_wide=STUDY_WIDE, used_by=USED_BY)
+FINAL_OPTIONS = replace(BUILT_IN_OPTIONS, kind=FinalConfig)
+CUSTOM_OPTIONS = OptionTable(kind=CustomConfig, options=None, study_wide=("objective",), used_by={})
 
 
-def vocabulary(train: Mapping[str, Any]) -> Vocabulary:
+def option_table(train: Mapping[str, Any]) -> OptionTable:
     """Give the vocabulary of a study by its ``[train]``: an objective of one's own frees the names."""
-    return OWN if "objective" in train else BUILT_IN
+    return CUSTOM_OPTIONS if "objective" in train else BUILT_IN_OPTIONS

@@ -26,13 +26,13 @@ from typing import Any
 
 from hpo.errors import DefinitionError
 from hpo.training import events
-from hpo.training.config import Free
+from hpo.training.config import CustomConfig
 from hpo.training.events import Epoch
 
-Function = Callable[[Free, Any], Iterator[tuple[float, Any]]]
+Objective = Callable[[CustomConfig, Any], Iterator[tuple[float, Any]]]
 
 
-def find(name: str) -> Function:
+def import_objective(name: str) -> Objective:
     """Import the function that ``package.module:function`` names; the working directory is looked in too.
 
     Raises DefinitionError if there is none; what the module itself raises passes through.
@@ -49,13 +49,13 @@ def find(name: str) -> Function:
             f"train.objective: no module '{error.name}' in {Path.cwd()} or in the environment; "
             "want package.module:function"
         ) from error
-    function: Function | None = getattr(module, function_name, None)
+    function: Objective | None = getattr(module, function_name, None)
     if not callable(function):
         raise DefinitionError(f"train.objective: module '{module_name}' has no function '{function_name}'")
     return function
 
 
-class Run:
+class CustomRun:
     """One run of the function, from its start or from a state; an iterator like ``train.Run``.
 
     Where it is ``final``, nothing is chosen by its accuracies: the last epoch is what it comes to.
@@ -63,7 +63,7 @@ class Run:
 
     def __init__(
         self,
-        config: Free,
+        config: CustomConfig,
         *,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
@@ -72,9 +72,9 @@ class Run:
         self.config = config
         self.final = final
         self.stop = stop or threading.Event()
-        self.function = find(config.objective)
+        self.objective = import_objective(config.objective)
         self.history = [Epoch(**epoch) for epoch in state["history"]] if state else []
-        self.own: Any = state["own"] if state else None
+        self.own_state: Any = state["own"] if state else None
         self.exhausted = bool(state and state["exhausted"])
         self.step, self.seconds = 0, 0.0  # an epoch is never left half done
 
@@ -84,9 +84,9 @@ class Run:
         return self.exhausted or len(self.history) >= self.config.epochs
 
     @property
-    def best(self) -> Epoch:
+    def best_epoch(self) -> Epoch:
         """The epoch of the best accuracy, the first of several; of a final run the last one."""
-        return self.history[-1] if self.final else events.best(self.history)
+        return self.history[-1] if self.final else events.best_epoch(self.history)
 
     def epochs(self) -> Iterator[Epoch]:
         """Give each epoch as it ends; ends early, between two epochs, once told to stop.
@@ -95,7 +95,7 @@ class Run:
         """
         if self.finished:
             return
-        given = self._given()
+        given = self._iterate_objective()
         while not self.finished and not self.stop.is_set():
             started = time.perf_counter()
             try:
@@ -103,7 +103,7 @@ class Run:
             except StopIteration:
                 self.exhausted = True
                 break
-            accuracy, self.own = self._told(yielded)
+            accuracy, self.own_state = self._parse_yielded(yielded)
             seconds = time.perf_counter() - started
             number = len(self.history) + 1
             self.history.append(Epoch(number=number, accuracy=accuracy, train_seconds=seconds))
@@ -111,19 +111,19 @@ class Run:
         if self.exhausted and not self.history:
             raise ValueError(f"{self.config.objective} yielded nothing")
 
-    def _given(self) -> Iterator[Any]:
+    def _iterate_objective(self) -> Iterator[Any]:
         """Give what the function yields.
 
         An OSError of its own (a picture that cannot be read, a server that does not answer) is its trial's
         fault, and must not pass for one of the files that hpo itself writes: it becomes a RuntimeError.
         """
         try:
-            yield from self.function(self.config, self.own)
+            yield from self.objective(self.config, self.own_state)
         except OSError as error:
             cause = "".join(traceback.format_exception_only(error)).strip()
             raise RuntimeError(f"{self.config.objective} raised {cause}") from error
 
-    def _told(self, yielded: Any) -> tuple[float, Any]:
+    def _parse_yielded(self, yielded: Any) -> tuple[float, Any]:
         """Give the accuracy and the state that the function yielded."""
         try:
             accuracy, own = yielded
@@ -137,7 +137,7 @@ class Run:
 
     def weights(self) -> Any:
         """Give the function's own state as it stands, not a copy."""
-        return self.own
+        return self.own_state
 
     def state(self) -> dict[str, Any]:
         """Give all that is needed to go on from here."""
@@ -145,6 +145,6 @@ class Run:
             "epoch": len(self.history),
             "step": 0,
             "exhausted": self.exhausted,
-            "own": self.own,
+            "own": self.own_state,
             "history": [asdict(epoch) for epoch in self.history],
         }

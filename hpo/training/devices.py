@@ -13,43 +13,46 @@ from hpo.errors import DeviceError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
+class WorkerDevice:
     """Room for one worker."""
 
     name: str  # as people know it: cpu, cuda:1
     threads: int
-    visible: str | None = None  # what CUDA_VISIBLE_DEVICES says to its worker; None: as it is
+    cuda_visible_devices: str | None = None  # what CUDA_VISIBLE_DEVICES says to its worker; None: as it is
 
     @property
     def device(self) -> str:
         """The device as the worker knows it."""
-        return self.name if self.visible is None else "cuda:0"
+        return self.name if self.cuda_visible_devices is None else "cuda:0"
 
 
-def cores() -> int:
+def core_count() -> int:
     """Count the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def slots(spec: str, per_device: int, most: int) -> list[Slot]:
+def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerDevice]:
     """Give the slots that ``spec`` names, ``per_device`` on each GPU, and at most ``most`` in all.
 
     ``auto`` is every GPU, or a worker per core where there is none. The cores are shared out among the
     workers. Raises DeviceError for a spec that says nothing, and for GPUs that are not there.
     """
-    gpus = visible(os.environ, installed())
+    gpus = visible_gpu_uuids(os.environ, installed_gpu_uuids())
     if spec == "auto":
-        spec = ",".join(f"cuda:{index}" for index in range(len(gpus))) or f"cpu:{cores()}"
+        spec = ",".join(f"cuda:{index}" for index in range(len(gpus))) or f"cpu:{core_count()}"
     kind, _, count = spec.partition(":")
     if kind == "cpu" and (not count or (count.isdecimal() and int(count) > 0)):
-        workers = min(int(count or 1) * per_device, max(most, 1))
-        return [Slot(name="cpu", threads=max(cores() // workers, 1))] * workers
-    names = [name for name in spec.split(",") for _ in range(per_device)][: max(most, 1)]
-    threads = max(cores() // len(names), 1)
-    return [Slot(name=name, threads=threads, visible=_gpu(name, spec, gpus)) for name in names]
+        workers = min(int(count or 1) * per_device, max(max_workers, 1))
+        return [WorkerDevice(name="cpu", threads=max(core_count() // workers, 1))] * workers
+    names = [name for name in spec.split(",") for _ in range(per_device)][: max(max_workers, 1)]
+    threads = max(core_count() // len(names), 1)
+    return [
+        WorkerDevice(name=name, threads=threads, cuda_visible_devices=_gpu_uuid(name, spec, gpus))
+        for name in names
+    ]
 
 
-def _gpu(name: str, spec: str, gpus: Sequence[str]) -> str:
+def _gpu_uuid(name: str, spec: str, gpus: Sequence[str]) -> str:
     kind, _, index = name.partition(":")
     if kind != "cuda" or not index.isdecimal():
         raise DeviceError(f"--devices {spec}: want auto, cpu, cpu:4 or cuda:0,cuda:1")
@@ -59,7 +62,7 @@ def _gpu(name: str, spec: str, gpus: Sequence[str]) -> str:
     return gpus[int(index)]
 
 
-def installed() -> list[str]:
+def installed_gpu_uuids() -> list[str]:
     """Give the UUIDs of the machine's NVIDIA GPUs in the driver's order; none without a driver."""
     import pynvml
 
@@ -75,7 +78,7 @@ def installed() -> list[str]:
         pynvml.nvmlShutdown()
 
 
-def visible(environment: Mapping[str, str], uuids: Sequence[str]) -> list[str]:
+def visible_gpu_uuids(environment: Mapping[str, str], uuids: Sequence[str]) -> list[str]:
     """Give those of the GPUs that CUDA_VISIBLE_DEVICES lets be seen, in its order.
 
     Like CUDA, it stops at the first entry that names no GPU. An entry is an index, a UUID or the

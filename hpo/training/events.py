@@ -33,42 +33,42 @@ class Epoch:
         return self.train_seconds + self.evaluation_seconds
 
 
-def best(history: Sequence[Epoch]) -> Epoch:
+def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """Give the epoch of the best accuracy, the first of several; the last one while none is measured."""
     measured = [epoch for epoch in history if epoch.accuracy is not None]
     return max(measured, key=lambda epoch: epoch.accuracy or 0.0) if measured else history[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class TrialStarted:
     """A trial was taken up."""
 
     trial: int
     attempt: int
     params: Mapping[str, Any]
     epochs: int  # at most
-    done: int  # epochs that earlier attempts have done
+    epochs_done: int  # epochs that earlier attempts have done
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reported:
+class EpochReported:
     """An epoch is over; its report is on its way to the store."""
 
     trial: int
     epoch: Epoch
     epochs: int
-    measure: str = "accuracy"  # or "test accuracy"
+    metric: str = "accuracy"  # or "test accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class TrialEnded:
     """A trial is over, or left to another."""
 
     trial: int
     state: str  # complete, pruned, failed; paused, released, lost
     accuracy: float | None = None
-    measure: str = "accuracy"  # or "test accuracy"
+    metric: str = "accuracy"  # or "test accuracy"
     reason: str = ""
 
 
-Event = Started | Reported | Ended
+TrialEvent = TrialStarted | EpochReported | TrialEnded

@@ -48,58 +48,60 @@ if TYPE_CHECKING:
 log = logging.getLogger("hpo")
 
 FOLDER = "cache/features"
-PART = 1024  # images whose features make a file
-BATCH = {"cpu": 16, "cuda": 64}  # images at a time; between two batches a worker can be told to stop
-VERSION = 1  # goes up with any change of the code that changes features
+IMAGES_PER_PART = 1024  # images whose features make a file
+BATCH_SIZES = {"cpu": 16, "cuda": 64}  # images at a time; between two batches a worker can be told to stop
+KEY_VERSION = 1  # goes up with any change of the code that changes features
 
-Prepare = Callable[[Tensor], Tensor]  # images uint8 to what the model takes
+Preprocess = Callable[[Tensor], Tensor]  # images uint8 to what the model takes
 
 
-def room(device: torch.device) -> int:
+def feature_memory_limit(device: torch.device) -> int:
     """Give how many bytes of features a worker may keep on a device.
 
     An eighth of a GPU's memory; of the machine's, half, shared by as many workers as there are cores.
     """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // 8
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // devices.cores()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // devices.core_count()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Feed:
+class FeatureSplits:
     """What training reads in place of a data set, and runs in place of a model."""
 
     train: "Split"  # features in place of images, float [N, ...]
     selection: "Split"
-    module: nn.Module  # the layers behind the cut: features to logits
+    remaining_layers: nn.Module  # the layers behind the cut: features to logits
 
 
-class Cache:
+class FeatureCache:
     """One worker's way to the features: its memory, the artifacts' files, or computing them.
 
     ``room`` is how many bytes of them it may keep in the device's memory.
     """
 
-    def __init__(self, artifacts: Artifacts, room: int) -> None:
+    def __init__(self, artifacts: Artifacts, max_bytes: int) -> None:
         self.artifacts = artifacts
-        self.room = room
-        self.kept: OrderedDict[str, Tensor] = OrderedDict()  # by key, on the device; used last comes last
-        self._cuts: dict[tuple[str, float | None, int], frozen.Cut | None] = {}
-        self._weights: dict[tuple[str, str, int | None, str], str] = {}
-        self._pixels: weakref.WeakKeyDictionary[Split, str] = weakref.WeakKeyDictionary()
+        self.max_bytes = max_bytes
+        self.in_memory: OrderedDict[str, Tensor] = (
+            OrderedDict()
+        )  # by key, on the device; used last comes last
+        self._frozen_parts: dict[tuple[str, float | None, int], frozen.FrozenPart | None] = {}
+        self._weight_digests: dict[tuple[str, str, int | None, str], str] = {}
+        self._pixel_digests: weakref.WeakKeyDictionary[Split, str] = weakref.WeakKeyDictionary()
 
-    def feed(
+    def load_or_compute(
         self,
         config: Config,
         dataset: "Dataset",
         module: nn.Module,
         device: torch.device,
         *,
-        prepare: Prepare,
+        preprocess: Preprocess,
         precision: str,
-        fresh: bool,
+        is_initial: bool,
         stop: threading.Event,
-    ) -> Feed | None:
+    ) -> FeatureSplits | None:
         """Give features of the splits that are trained and selected on, and the layers behind the cut.
 
         None where images have to pass through the whole model: it is not frozen or cannot be cut, images
@@ -110,91 +112,95 @@ class Cache:
         """
         if config.tune != "head" or config.augmentation != "none":
             return None
-        place = self._cut(config, module, prepare, device)
+        frozen_part = self._frozen_part(config, module, preprocess, device)
         splits = (dataset.train, dataset.selection)
-        if place is None or sum(map(len, splits)) * place.size > self.room:
+        if frozen_part is None or sum(map(len, splits)) * frozen_part.bytes_per_image > self.max_bytes:
             return None
-        before, after = place.apart(module)
+        before, after = frozen_part.split_module(module)
         module.eval()
-        layers = self._layers(config, place, before, fresh)
+        layers = self._layers_digest(config, frozen_part, before, is_initial)
         found = []
         for split in splits:
-            key = self._key(config, place, layers, split, precision)
-            work = _Work(split.images, before, prepare, device, stop)
-            features = self._features(key, work)
+            key = self._features_key(config, frozen_part, layers, split, precision)
+            work = _FeatureComputation(split.images, before, preprocess, device, stop)
+            features = self._split_features(key, work)
             if features is None:
                 return None
             found.append(replace(split, images=features, labels=split.labels.to(device)))
-        self._forget()
-        return Feed(train=found[0], selection=found[1], module=after)
+        self._evict()
+        return FeatureSplits(train=found[0], selection=found[1], remaining_layers=after)
 
-    def _cut(
-        self, config: Config, module: nn.Module, prepare: Prepare, device: torch.device
-    ) -> frozen.Cut | None:
+    def _frozen_part(
+        self, config: Config, module: nn.Module, preprocess: Preprocess, device: torch.device
+    ) -> frozen.FrozenPart | None:
         kind = (config.model, config.dropout, config.image_size)
-        if kind not in self._cuts:
+        if kind not in self._frozen_parts:
             images_NCHW = torch.zeros(2, 3, *2 * [config.image_size], dtype=torch.uint8, device=device)
-            self._cuts[kind] = frozen.find(module, config, prepare(images_NCHW))
-        return self._cuts[kind]
+            self._frozen_parts[kind] = frozen.find_frozen_part(module, config, preprocess(images_NCHW))
+        return self._frozen_parts[kind]
 
-    def _key(self, config: Config, place: frozen.Cut, layers: str, split: "Split", precision: str) -> str:
-        if split not in self._pixels:
-            self._pixels[split] = _digest(split.images)
+    def _features_key(
+        self, config: Config, frozen_part: frozen.FrozenPart, layers: str, split: "Split", precision: str
+    ) -> str:
+        if split not in self._pixel_digests:
+            self._pixel_digests[split] = _tensor_digest(split.images)
         parts = {
-            "version": VERSION,
+            "version": KEY_VERSION,
             "model": config.model,
-            "cut": place.name,
+            "cut": frozen_part.name,
             "layers": layers,
             "image_size": config.image_size,
-            "pixels": self._pixels[split],
+            "pixels": self._pixel_digests[split],
             "precision": precision,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _layers(self, config: Config, place: frozen.Cut, before: nn.Module, fresh: bool) -> str:
+    def _layers_digest(
+        self, config: Config, frozen_part: frozen.FrozenPart, before: nn.Module, is_initial: bool
+    ) -> str:
         """Give a digest of the frozen layers' weights, which a file's name does not vouch for."""
         seed = config.seed if config.weights == "none" else None
-        kind = (config.model, config.weights, seed, place.name)
-        trusted = fresh and config.weights in ("imagenet", "none")
-        if trusted and kind in self._weights:
-            return self._weights[kind]
+        kind = (config.model, config.weights, seed, frozen_part.name)
+        trusted = is_initial and config.weights in ("imagenet", "none")
+        if trusted and kind in self._weight_digests:
+            return self._weight_digests[kind]
         digest = hashlib.sha256()
         for name, tensor in before.state_dict().items():
-            digest.update(f"{name} {_digest(tensor)}\n".encode())
+            digest.update(f"{name} {_tensor_digest(tensor)}\n".encode())
         if trusted:
-            self._weights[kind] = digest.hexdigest()
+            self._weight_digests[kind] = digest.hexdigest()
         return digest.hexdigest()
 
-    def _features(self, key: str, work: "_Work") -> Tensor | None:
+    def _split_features(self, key: str, work: "_FeatureComputation") -> Tensor | None:
         """Give a split's features from memory, from files, or by computing them; None if told to stop."""
-        if key not in self.kept:
+        if key not in self.in_memory:
             whole = torch.empty(0)
             first = random.randrange(work.parts)
             for part in (*range(first, work.parts), *range(first)):
-                features = self._read(key, part)
+                features = self._read_part(key, part)
                 if features is None:
-                    features = work.do(part)
+                    features = work.compute_part(part)
                     if features is None:
                         return None
-                    self._write(key, part, features)
+                    self._write_part(key, part, features)
                 if part == first:
                     size = (len(work.images_NCHW), *features.shape[1:])
                     whole = torch.empty(size, dtype=features.dtype, device=work.device)
-                whole[part * PART : (part + 1) * PART] = features
-            self.kept[key] = whole
-        self.kept.move_to_end(key)
-        return self.kept[key]
+                whole[part * IMAGES_PER_PART : (part + 1) * IMAGES_PER_PART] = features
+            self.in_memory[key] = whole
+        self.in_memory.move_to_end(key)
+        return self.in_memory[key]
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         """Drop the features not used for longest, until the others fit."""
-        while sum(each.nbytes for each in self.kept.values()) > self.room:
-            self.kept.popitem(last=False)
+        while sum(each.nbytes for each in self.in_memory.values()) > self.max_bytes:
+            self.in_memory.popitem(last=False)
 
-    def _read(self, key: str, part: int) -> Tensor | None:
+    def _read_part(self, key: str, part: int) -> Tensor | None:
         """Read a part's file; None if there is none, or if its content is not what it was."""
-        name = _name(key, part)
+        name = _part_name(key, part)
         try:
-            content = self.artifacts.look_up(name)
+            content = self.artifacts.read_or_none(name)
         except (OSError, ArtifactError) as error:
             log.warning("%s cannot be read (%s); computed again", self.artifacts.path(name), error)
             return None
@@ -202,16 +208,16 @@ class Cache:
             return None
         try:
             stored = safetensors.torch.load(content)
-            if bytes(stored["sha256"]).hex() == _digest(stored["features"], _name(key, part)):
+            if bytes(stored["sha256"]).hex() == _tensor_digest(stored["features"], _part_name(key, part)):
                 return stored["features"]
         except Exception:  # a damaged file may raise anything
             pass
         log.warning("%s is spoiled; computed again", self.artifacts.path(name))
         return None
 
-    def _write(self, key: str, part: int, features: Tensor) -> None:
-        name = _name(key, part)
-        proof = torch.frombuffer(bytearray.fromhex(_digest(features, name)), dtype=torch.uint8)
+    def _write_part(self, key: str, part: int, features: Tensor) -> None:
+        name = _part_name(key, part)
+        proof = torch.frombuffer(bytearray.fromhex(_tensor_digest(features, name)), dtype=torch.uint8)
         content = safetensors.torch.save({"features": features.cpu().contiguous(), "sha256": proof})
         try:
             self.artifacts.write(name, content)
@@ -219,47 +225,47 @@ class Cache:
             log.warning("%s cannot be written (%s)", self.artifacts.path(name), error)
 
 
-class _Work:
+class _FeatureComputation:
     """The computing of a split's features."""
 
     def __init__(
         self,
         images_NCHW: Tensor,
         before: nn.Module,
-        prepare: Prepare,
+        preprocess: Preprocess,
         device: torch.device,
         stop: threading.Event,
     ) -> None:
         self.images_NCHW = images_NCHW
         self.before = before
-        self.prepare = prepare
+        self.preprocess = preprocess
         self.device = device
         self.stop = stop
-        self.parts = -(-len(images_NCHW) // PART)
-        self.begun = False
+        self.parts = -(-len(images_NCHW) // IMAGES_PER_PART)
+        self.has_begun = False
 
     @torch.no_grad()
-    def do(self, part: int) -> Tensor | None:
+    def compute_part(self, part: int) -> Tensor | None:
         """Compute a part's features; None if told to stop meanwhile."""
-        if not self.begun:
+        if not self.has_begun:
             log.info("computing the features of %d images, once for all trials", len(self.images_NCHW))
-            self.begun = True
+            self.has_begun = True
         done = []
-        end = min((part + 1) * PART, len(self.images_NCHW))
-        size = BATCH[self.device.type]
-        for first in range(part * PART, end, size):
+        end = min((part + 1) * IMAGES_PER_PART, len(self.images_NCHW))
+        size = BATCH_SIZES[self.device.type]
+        for first in range(part * IMAGES_PER_PART, end, size):
             if self.stop.is_set():
                 return None
             images_NCHW = self.images_NCHW[first : min(first + size, end)].to(self.device)
-            done.append(self.before(self.prepare(images_NCHW)))
+            done.append(self.before(self.preprocess(images_NCHW)))
         return torch.cat(done)
 
 
-def _name(key: str, part: int) -> str:
+def _part_name(key: str, part: int) -> str:
     return f"{FOLDER}/{key}-{part:04d}.safetensors"
 
 
-def _digest(tensor: Tensor, name: str = "") -> str:
+def _tensor_digest(tensor: Tensor, name: str = "") -> str:
     """Give the SHA-256 of a tensor's type, shape and numbers, and of the name that they stand under."""
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

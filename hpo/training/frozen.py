@@ -27,24 +27,26 @@ from hpo.training.config import Config
 
 log = logging.getLogger(__name__)
 
-SHARE = 1 / 3  # of a model's arithmetic that must lie before a cut; AlexNet's at 64 pixels has 0.42
+MIN_WORK_SHARE = (
+    1 / 3
+)  # of a model's arithmetic that must lie before a cut; AlexNet's at 64 pixels has 0.42
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class FrozenPart:
     """A place to cut a model, in terms of its layers' names: it fits every copy of the model."""
 
     name: str  # of the operation that gives the features
-    before: fx.Graph  # inputs to features
-    after: fx.Graph  # features to logits
-    size: int  # bytes of an image's features
+    frozen_graph: fx.Graph  # inputs to features
+    remaining_graph: fx.Graph  # features to logits
+    bytes_per_image: int  # bytes of an image's features
 
-    def apart(self, module: nn.Module) -> tuple[nn.Module, nn.Module]:
+    def split_module(self, module: nn.Module) -> tuple[nn.Module, nn.Module]:
         """Give what lies before the cut and after it; both share their layers with ``module``."""
-        return _module(module, self.before), _module(module, self.after)
+        return _graph_module(module, self.frozen_graph), _graph_module(module, self.remaining_graph)
 
 
-def find(module: nn.Module, config: Config, inputs: Tensor) -> Cut | None:
+def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> FrozenPart | None:
     """Find where to cut a module that ``model.build`` gave for ``config``; None if there is no such place.
 
     ``inputs`` is a batch of at least two images as the module takes them, on its device; the module is run
@@ -52,7 +54,7 @@ def find(module: nn.Module, config: Config, inputs: Tensor) -> Cut | None:
     """
     sequences = []
     for mode in ("eval", "train"):
-        module.eval() if mode == "eval" else models.train_mode(module, config)
+        module.eval() if mode == "eval" else models.set_train_mode(module, config)
         try:
             sequences.append(fx.Tracer().trace(module))
         except Exception as error:  # a forward that cannot be traced may raise anything
@@ -61,35 +63,35 @@ def find(module: nn.Module, config: Config, inputs: Tensor) -> Cut | None:
     sequence = sequences[-1]
     if len({str(each) for each in sequences}) > 1:
         return None
-    seen = _Observed(_module(module, sequence))
-    seen.watch(inputs)
+    seen = _Profiler(_graph_module(module, sequence))
+    seen.profile(inputs)
     nodes = list(sequence.nodes)
-    place = _place(nodes, module, seen, len(inputs))
-    if place is None or seen.work[nodes[place].name] < SHARE * seen.work[nodes[-1].name]:
+    place = _cut_index(nodes, module, seen, len(inputs))
+    if place is None or seen.flops[nodes[place].name] < MIN_WORK_SHARE * seen.flops[nodes[-1].name]:
         return None
-    features = seen.tensors[nodes[place].name]
-    return Cut(
+    features = seen.outputs[nodes[place].name]
+    return FrozenPart(
         name=nodes[place].name,
-        before=_before(nodes, place),
-        after=_after(nodes, place),
-        size=features.numel() // len(inputs) * features.element_size(),
+        frozen_graph=_graph_up_to(nodes, place),
+        remaining_graph=_graph_after(nodes, place),
+        bytes_per_image=features.numel() // len(inputs) * features.element_size(),
     )
 
 
-def _module(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+def _graph_module(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     # A graph remembers its module, so a copy of it is used: a cut outlives the modules that it is used on.
     return fx.GraphModule(module, copy.deepcopy(graph))
 
 
-class _Observed(fx.Interpreter):
+class _Profiler(fx.Interpreter):
     """Runs a traced module and notes of each operation, by its name, what it gives, draws and costs."""
 
-    def watch(self, inputs: Tensor) -> None:
+    def profile(self, inputs: Tensor) -> None:
         from torch.utils import flop_counter  # takes its time to import
 
-        self.tensors: dict[str, Tensor] = {}  # without numbers: shape and type
-        self.random: set[str] = set()
-        self.work: dict[str, int] = {}  # arithmetic up to here, in floating-point operations
+        self.outputs: dict[str, Tensor] = {}  # without numbers: shape and type
+        self.random_nodes: set[str] = set()
+        self.flops: dict[str, int] = {}  # arithmetic up to here, in floating-point operations
         self.device = inputs.device
         self.counter = flop_counter.FlopCounterMode(display=False)
         devices = [inputs.device] if inputs.device.type == "cuda" else []
@@ -97,34 +99,34 @@ class _Observed(fx.Interpreter):
             self.run(inputs)
 
     def run_node(self, n: fx.Node) -> Any:
-        before = self._generators()
+        before = self._generator_states()
         result = super().run_node(n)
-        if not torch.equal(before, self._generators()):
-            self.random.add(n.name)
+        if not torch.equal(before, self._generator_states()):
+            self.random_nodes.add(n.name)
         if isinstance(result, Tensor):
-            self.tensors[n.name] = result.to("meta")
-        self.work[n.name] = self.counter.get_total_flops()
+            self.outputs[n.name] = result.to("meta")
+        self.flops[n.name] = self.counter.get_total_flops()
         return result
 
-    def _generators(self) -> Tensor:
+    def _generator_states(self) -> Tensor:
         states = [torch.get_rng_state()]
         if self.device.type == "cuda":
             states.append(torch.cuda.get_rng_state(self.device))
         return torch.cat(states)
 
 
-def _place(nodes: list[fx.Node], module: nn.Module, seen: _Observed, images: int) -> int | None:
+def _cut_index(nodes: list[fx.Node], module: nn.Module, seen: _Profiler, images: int) -> int | None:
     """Give the place of the operation to cut behind."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     places = {node: place for place, node in enumerate(nodes)}
     found = None
     waiting: set[fx.Node] = set()  # whose results are used further on
     for place, node in enumerate(nodes):
-        if node.name in seen.random or _is_trained(node, trained):
+        if node.name in seen.random_nodes or _is_trained(node, trained):
             return found
         waiting.add(node)
         waiting = {each for each in waiting if any(places[user] > place for user in each.users)}
-        features = seen.tensors.get(node.name)
+        features = seen.outputs.get(node.name)
         is_row_each = features is not None and features.dim() > 0 and len(features) == images
         if waiting == {node} and node.op != "placeholder" and is_row_each:
             found = place
@@ -137,19 +139,19 @@ def _is_trained(node: fx.Node, trained: set[str]) -> bool:
     return node.op == "get_attr" and node.target in trained
 
 
-def _before(nodes: list[fx.Node], place: int) -> fx.Graph:
+def _graph_up_to(nodes: list[fx.Node], cut: int) -> fx.Graph:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in nodes[: place + 1]:
+    for node in nodes[: cut + 1]:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(copies[nodes[place]])
+    graph.output(copies[nodes[cut]])
     return graph
 
 
-def _after(nodes: list[fx.Node], place: int) -> fx.Graph:
+def _graph_after(nodes: list[fx.Node], cut: int) -> fx.Graph:
     graph = fx.Graph()
     # A copy, since layers behind the cut may work in place, and features are read again and again.
-    copies = {nodes[place]: graph.call_method("clone", (graph.placeholder("features"),))}
-    for node in nodes[place + 1 :]:
+    copies = {nodes[cut]: graph.call_method("clone", (graph.placeholder("features"),))}
+    for node in nodes[cut + 1 :]:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     return graph

@@ -27,15 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from hpo.training import events, features, models, optimizers, schedules, transforms
-from hpo.training.config import Config, Final
+from hpo.training.config import Config, FinalConfig
 from hpo.training.datasets import Dataset, Split
 from hpo.training.events import Diverged, Epoch
-from hpo.training.precision import Numerics
+from hpo.training.precision import ComputeSettings
 
-FEWEST = 4  # images of a last batch
+MIN_LAST_BATCH = 4  # images of a last batch
 
 
-def batches(images: int, size: int) -> list[tuple[int, int]]:
+def batch_bounds(images: int, size: int) -> list[tuple[int, int]]:
     """Give each batch's first and past-last place; the last one may be smaller.
 
     Fewer than ``FEWEST`` images left over join the batch before them. Batch norm cannot normalise one
@@ -43,18 +43,18 @@ def batches(images: int, size: int) -> list[tuple[int, int]]:
     pixels fell from 0.9 to 0.1.
     """
     starts = list(range(0, images, size))
-    if len(starts) > 1 and images - starts[-1] < min(FEWEST, size):
+    if len(starts) > 1 and images - starts[-1] < min(MIN_LAST_BATCH, size):
         starts.pop()
     return list(zip(starts, [*starts[1:], images], strict=True))
 
 
-def seed_of(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """Derive a seed below 2**63 from the trial's seed and a place in its training."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class Run:
+class TrainingRun:
     """One training run, from its start or from a state."""
 
     def __init__(
@@ -65,33 +65,35 @@ class Run:
         *,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
-        pause: Callable[[], bool] = lambda: False,
-        numerics: Numerics | None = None,
-        build: Callable[[Config, int, int], nn.Module] = models.seeded,
-        cache: features.Cache | None = None,
+        wants_pause: Callable[[], bool] = lambda: False,
+        compute_settings: ComputeSettings | None = None,
+        build_model: Callable[[Config, int, int], nn.Module] = models.build_seeded_model,
+        feature_cache: features.FeatureCache | None = None,
     ) -> None:
         self.config = config
         self.device = device
         self.stop = stop or threading.Event()
-        self.pause = pause  # asked after every step: whether to leave the loop for a moment
-        self.numerics = numerics or Numerics()
-        near = dataset.near(device)  # itself, where a warm worker has brought it there
-        self.train, self.selection = near.train, near.selection
-        self._dataset, self._cache, self._fresh = dataset, cache, state is None
-        self._rest: nn.Module | None = None  # the layers that features pass through, where there are some
-        module = build(config, len(dataset.classes), seed_of(config.seed))
-        self.model = self.numerics.prepare(module.to(device))
-        self._compiled = self.numerics.compiled(self.model)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.numerics.precision == "fp16")
-        self.optimizer = optimizers.build(config, self.model.parameters())
-        self.loss = optimizers.loss(config)
-        self.batches = batches(len(self.train), config.batch_size)
+        self.wants_pause = wants_pause  # asked after every step: whether to leave the loop for a moment
+        self.compute_settings = compute_settings or ComputeSettings()
+        near = dataset.to_if_it_fits(device)  # itself, where a warm worker has brought it there
+        self.train_split, self.selection_split = near.train, near.selection
+        self._dataset, self._feature_cache, self._is_initial = dataset, feature_cache, state is None
+        self._remaining_layers: nn.Module | None = (
+            None  # the layers that features pass through, where there are some
+        )
+        module = build_model(config, len(dataset.classes), derive_seed(config.seed))
+        self.model = self.compute_settings.prepare_model(module.to(device))
+        self._compiled_model = self.compute_settings.compile_model(self.model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute_settings.precision == "fp16")
+        self.optimizer = optimizers.build_optimizer(config, self.model.parameters())
+        self.loss = optimizers.loss_function(config)
+        self.batches = batch_bounds(len(self.train_split), config.batch_size)
         self.history: list[Epoch] = []
         self.step = 0  # steps done of the epoch under way
         self.seconds = 0.0  # spent on them
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
-        self._bad = torch.full((), -1, device=device)  # the first step whose loss is not finite
-        self._seen = _Seen(self._bad)
+        self._first_bad_step = torch.full((), -1, device=device)  # the first step whose loss is not finite
+        self._bad_step_reader = _AsyncReader(self._first_bad_step)
         if state is not None:
             self._restore(state)
 
@@ -101,9 +103,9 @@ class Run:
         return len(self.history) >= self.config.epochs
 
     @property
-    def best(self) -> Epoch:
+    def best_epoch(self) -> Epoch:
         """The epoch of the best accuracy, the first of several."""
-        return events.best(self.history)
+        return events.best_epoch(self.history)
 
     def epochs(self) -> Iterator[Epoch | None]:
         """Train, and give each epoch as it ends, and None within an epoch when it is asked to pause.
@@ -113,25 +115,25 @@ class Run:
         the device since the last look: nobody waits.
         """
         if not self.finished:
-            self._feed()
+            self._use_features()
         while not self.finished:
             for _ in self._train_epoch():
                 yield None
             if self.step < len(self.batches):
                 return
             loss_sum, correct = self._sums.tolist()  # the one wait of the epoch's training
-            number, count = len(self.history) + 1, len(self.train)
-            self._check(number, bad=int(self._bad))
+            number, count = len(self.history) + 1, len(self.train_split)
+            self._raise_if_diverged(number, bad=int(self._first_bad_step))
             started = time.perf_counter()
-            measured = number == self.config.epochs or not isinstance(self.config, Final)
-            loss, accuracy = self.evaluate(self.selection) if measured else (None, None)
+            measured = number == self.config.epochs or not isinstance(self.config, FinalConfig)
+            loss, accuracy = self.evaluate(self.selection_split) if measured else (None, None)
             epoch = Epoch(
                 number=number,
                 train_loss=loss_sum / count,
                 train_accuracy=correct / count,
                 loss=loss,
                 accuracy=accuracy,
-                lr=self._lr(0),
+                lr=self._learning_rate(0),
                 train_seconds=self.seconds,
                 evaluation_seconds=time.perf_counter() - started,
                 images_per_second=count / self.seconds,
@@ -141,66 +143,72 @@ class Run:
             self._sums.zero_()
             yield epoch
 
-    def _feed(self) -> None:
+    def _use_features(self) -> None:
         """Put features in the place of images, if the frozen layers give the same for an image each time.
 
         Features that have to be computed first are part of the training: of the epoch under way.
         """
-        if self._cache is None:
+        if self._feature_cache is None:
             return
         started = time.perf_counter()
-        with self.numerics.set_up(self.device):
-            feed = self._cache.feed(
+        with self.compute_settings.precision_context(self.device):
+            feed = self._feature_cache.load_or_compute(
                 self.config,
                 self._dataset,
                 self.model,
                 self.device,
-                prepare=self._input,
-                precision=self.numerics.precision,
-                fresh=self._fresh,
+                preprocess=self._preprocess,
+                precision=self.compute_settings.precision,
+                is_initial=self._is_initial,
                 stop=self.stop,
             )
         if feed is not None:
-            self.train, self.selection, self._rest = feed.train, feed.selection, feed.module
+            self.train_split, self.selection_split, self._remaining_layers = (
+                feed.train,
+                feed.selection,
+                feed.remaining_layers,
+            )
             self.seconds += time.perf_counter() - started
 
     def _train_epoch(self) -> Iterator[None]:
         """Train to the end of the epoch under way, or until told to stop; pause when asked to."""
         number = len(self.history) + 1
-        generator = torch.Generator().manual_seed(seed_of(self.config.seed, number))
-        order = torch.randperm(len(self.train), generator=generator).to(self.train.labels.device)
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number))
+        order = torch.randperm(len(self.train_split), generator=generator).to(
+            self.train_split.labels.device
+        )
         steps = len(self.batches)
         look = min(max(steps // 20, 1), 50)
-        models.train_mode(self.model, self.config)
+        models.set_train_mode(self.model, self.config)
         started = time.perf_counter()
         while self.step < steps and not self.stop.is_set():
             first, end = self.batches[self.step]
             self._train_step(number, self.step, order[first:end])
             self.step += 1
             if self.step % look == 0:
-                self._check(number, self._seen.look())
-            if self.step < steps and self.pause():
+                self._raise_if_diverged(number, self._bad_step_reader.read())
+            if self.step < steps and self.wants_pause():
                 self.seconds += time.perf_counter() - started
                 yield
                 started = time.perf_counter()
         self.seconds += time.perf_counter() - started
 
     def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
-        seed = seed_of(self.config.seed, number, step + 1)
+        seed = derive_seed(self.config.seed, number, step + 1)
         # Dropout, and whatever else a model draws. torch.manual_seed would note a stack trace for each kind
         # of device that is not in use, which takes a third of a head's step.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed_all(seed)
         generator = torch.Generator().manual_seed(seed)
-        images_NCHW, labels_N = self.train.batch(chosen, self.device)
+        images_NCHW, labels_N = self.train_split.batch(chosen, self.device)
         augmented = transforms.augment(images_NCHW, self.config.augmentation, generator)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr(step)
+            group["lr"] = self._learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass needs memory
-        with self.numerics.set_up(self.device):
+        with self.compute_settings.precision_context(self.device):
             whole = len(chosen) == self.config.batch_size
-            logits_NK = self._logits(augmented, self._compiled if whole else self.model)
+            logits_NK = self._logits(augmented, self._compiled_model if whole else self.model)
             loss = self.loss(logits_NK, labels_N)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
         self.scaler.step(self.optimizer)
@@ -208,22 +216,26 @@ class Run:
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
             self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
-            first_bad = (self._bad < 0) & ~torch.isfinite(loss)
-            self._bad.masked_fill_(first_bad, step + 1)
+            first_bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
+            self._first_bad_step.masked_fill_(first_bad, step + 1)
 
     def _logits(self, given: Tensor, module: Callable[[Tensor], Tensor]) -> Tensor:
         """Give logits_NK of images by a form of the model, or of their features by the rest of it."""
-        logits_NK: Tensor = module(self._input(given)) if self._rest is None else self._rest(given)
+        logits_NK: Tensor = (
+            module(self._preprocess(given))
+            if self._remaining_layers is None
+            else self._remaining_layers(given)
+        )
         return logits_NK
 
-    def _input(self, images_NCHW: Tensor) -> Tensor:
+    def _preprocess(self, images_NCHW: Tensor) -> Tensor:
         resized = transforms.resize(images_NCHW, self.config.image_size)
-        return transforms.normalise(self.numerics.ordered(resized))
+        return transforms.normalise(self.compute_settings.prepare_batch(resized))
 
-    def _lr(self, step: int) -> float:
-        return schedules.lr(self.config, len(self.history) + 1, step, len(self.batches))
+    def _learning_rate(self, step: int) -> float:
+        return schedules.learning_rate(self.config, len(self.history) + 1, step, len(self.batches))
 
-    def _check(self, number: int, bad: int) -> None:
+    def _raise_if_diverged(self, number: int, bad: int) -> None:
         if bad >= 0:
             raise Diverged(f"loss not finite at epoch {number}, step {bad} of {len(self.batches)}")
 
@@ -233,9 +245,9 @@ class Run:
         size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for first, end in batches(len(split), size):
+        for first, end in batch_bounds(len(split), size):
             images_NCHW, labels_N = split.batch(slice(first, end), self.device)
-            with self.numerics.set_up(self.device):
+            with self.compute_settings.precision_context(self.device):
                 logits_NK = self._logits(images_NCHW, self.model)
                 loss = self.loss(logits_NK, labels_N)
             correct = (logits_NK.argmax(1) == labels_N).sum()
@@ -248,7 +260,7 @@ class Run:
         """Give the model's weights as they stand, not a copy."""
         return self.model.state_dict()
 
-    def frozen(self) -> set[str]:
+    def frozen_weights(self) -> set[str]:
         """Give the names of those weights that stay as they are."""
         if self.config.tune == "all":
             return set()
@@ -278,7 +290,7 @@ class Run:
         self._sums = state["sums"].to(self.device)
 
 
-class _Seen:
+class _AsyncReader:
     """What the host has seen of a number on the device: it comes over while the device goes on."""
 
     def __init__(self, number: Tensor) -> None:
@@ -288,7 +300,7 @@ class _Seen:
             self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has not annotated it
             self._under_way = False
 
-    def look(self) -> int:
+    def read(self) -> int:
         """Give the number, on a GPU as it was when last looked at; -1 while that is under way."""
         if not self.number.is_cuda:
             return int(self.number)

@@ -36,7 +36,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
 
-def build(config: Config, classes: int) -> nn.Module:
+def build_model(config: Config, classes: int) -> nn.Module:
     """Give ``config.model`` with ``classes`` outputs, on the CPU: images_NCHW to logits_NK.
 
     Random weights are drawn from torch's global generator: seed it before. The new last layer has
@@ -44,38 +44,40 @@ def build(config: Config, classes: int) -> nn.Module:
     ``WeightsError`` if the weights cannot be found, downloaded or read, or are not this model's. May
     download a file into torch's folder.
     """
-    return _adjusted(_initial(config, classes), config)
+    return _apply_settings(_build_initial_model(config, classes), config)
 
 
-def seeded(config: Config, classes: int, seed: int) -> nn.Module:
+def build_seeded_model(config: Config, classes: int, seed: int) -> nn.Module:
     """Give ``build``'s module with what is random in it drawn from ``seed``."""
     torch.manual_seed(seed)
-    return build(config, classes)
+    return build_model(config, classes)
 
 
-class Templates:
+class InitialModels:
     """Modules as they start, kept in the host's memory, so that a trial starts by copying one.
 
     The one used last is kept in any case, others while all take less than ``most`` bytes.
     """
 
-    def __init__(self, most: int = 2 * 2**30) -> None:
-        self.most = most
-        self.kept: OrderedDict[tuple[Any, ...], nn.Module] = OrderedDict()  # the one used last is the last
+    def __init__(self, max_bytes: int = 2 * 2**30) -> None:
+        self.max_bytes = max_bytes
+        self.cached: OrderedDict[tuple[Any, ...], nn.Module] = (
+            OrderedDict()
+        )  # the one used last is the last
 
-    def seeded(self, config: Config, classes: int, seed: int) -> nn.Module:
+    def build_seeded(self, config: Config, classes: int, seed: int) -> nn.Module:
         """Give what ``model.seeded`` gives, a module of the caller's own."""
-        key = (config.model, _identity(config.weights), classes, seed)
-        if key not in self.kept:
+        key = (config.model, _weights_identity(config.weights), classes, seed)
+        if key not in self.cached:
             torch.manual_seed(seed)
-            self.kept[key] = _initial(config, classes)
-        self.kept.move_to_end(key)
-        while len(self.kept) > 1 and sum(map(_size_of, self.kept.values())) > self.most:
-            self.kept.popitem(last=False)
-        return _adjusted(copy.deepcopy(self.kept[key]), config)
+            self.cached[key] = _build_initial_model(config, classes)
+        self.cached.move_to_end(key)
+        while len(self.cached) > 1 and sum(map(_module_nbytes, self.cached.values())) > self.max_bytes:
+            self.cached.popitem(last=False)
+        return _apply_settings(copy.deepcopy(self.cached[key]), config)
 
 
-def _identity(weights: str) -> tuple[Any, ...]:
+def _weights_identity(weights: str) -> tuple[Any, ...]:
     """Tell a file of weights from another, or from itself after a change."""
     path = Path(weights).expanduser()
     if weights in ("imagenet", "none") or not path.is_file():
@@ -83,29 +85,33 @@ def _identity(weights: str) -> tuple[Any, ...]:
     return (weights, path.stat().st_mtime_ns, path.stat().st_size)
 
 
-def _size_of(module: nn.Module) -> int:
+def _module_nbytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
-def _initial(config: Config, classes: int) -> nn.Module:
+def _build_initial_model(config: Config, classes: int) -> nn.Module:
     """Give the module with the weights that it starts from: what all settings of it share."""
-    module = _imagenet(config.model) if config.weights == "imagenet" else catalog.create(config.model)
+    module = (
+        _build_with_imagenet_weights(config.model)
+        if config.weights == "imagenet"
+        else catalog.build_torchvision_model(config.model)
+    )
     _replace_head(module, classes)
     if config.weights not in ("imagenet", "none"):
-        _fill(module, config.model, Path(config.weights).expanduser())
+        _load_weights_file(module, config.model, Path(config.weights).expanduser())
     return module
 
 
-def _adjusted(module: nn.Module, config: Config) -> nn.Module:
+def _apply_settings(module: nn.Module, config: Config) -> nn.Module:
     """Give the module with its setting's dropout, and frozen as it says."""
     _set_dropout(module, config.dropout)
     if config.tune == "head":
         module.requires_grad_(False)
-        head(module)[1].requires_grad_(True)
+        get_head(module)[1].requires_grad_(True)
     return module
 
 
-def head(module: nn.Module) -> tuple[str, nn.Module]:
+def get_head(module: nn.Module) -> tuple[str, nn.Module]:
     """Give the name and the module of the last layer, the one that has an output for each class.
 
     That is the last ``Linear``; only SqueezeNet has none, and ends in a ``Conv2d``.
@@ -114,7 +120,7 @@ def head(module: nn.Module) -> tuple[str, nn.Module]:
     return name, last
 
 
-def train_mode(module: nn.Module, config: Config) -> None:
+def set_train_mode(module: nn.Module, config: Config) -> None:
     """Put the module into train mode, but for the batch norms of a part that is frozen.
 
     Their running statistics belong to the frozen weights: with ``tune = "head"`` they are used, not
@@ -157,26 +163,26 @@ def _set_dropout(module: nn.Module, probability: float | None) -> None:
 # ImageNet weights
 
 
-def _imagenet(model: str) -> nn.Module:
-    entry = catalog.imagenet(model)
+def _build_with_imagenet_weights(model: str) -> nn.Module:
+    entry = catalog.imagenet_weights(model)
     if entry is None:
         raise errors.WeightsError(
             f'torchvision has no ImageNet weights of {model}; use weights = "none" or a file'
         )
     path = Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
     if not path.exists():
-        _download(model, entry.url, path)
+        _download_weights(model, entry.url, path)
     try:
-        return catalog.create(model, entry)
+        return catalog.build_torchvision_model(model, entry)
     except Exception as error:  # a damaged pickle may raise anything
-        if _intact(path):
+        if _has_right_hash(path):
             raise
         raise errors.WeightsError(
-            f"{path} is damaged or not {model}'s ({_reason(error)}); remove it, and it is downloaded again"
+            f"{path} is damaged or not {model}'s ({_first_sentence(error)}); remove it, and it is downloaded again"
         ) from error
 
 
-def _download(model: str, url: str, path: Path) -> None:
+def _download_weights(model: str, url: str, path: Path) -> None:
     """Download ``url`` to ``path``, unless another worker has done so by the time it is our turn."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,11 +194,11 @@ def _download(model: str, url: str, path: Path) -> None:
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise errors.WeightsError(
             f"no ImageNet weights of {model}: {path.name} is not in {path.parent} and could not be "
-            f'downloaded ({_reason(error)}); get {url} and put it there, or use weights = "none"'
+            f'downloaded ({_first_sentence(error)}); get {url} and put it there, or use weights = "none"'
         ) from error
 
 
-def _intact(path: Path) -> bool:
+def _has_right_hash(path: Path) -> bool:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(_hash_prefix(path))
 
@@ -204,38 +210,38 @@ def _hash_prefix(path: Path) -> str:
 # Weights from a file
 
 
-def _fill(module: nn.Module, model: str, path: Path) -> None:
+def _load_weights_file(module: nn.Module, model: str, path: Path) -> None:
     """Load the state dict in ``path``; a last layer with another number of outputs stays new."""
-    state = _read(path)
+    state = _read_state_dict(path)
     own = module.state_dict()
     name, _ = _head(module)
     weight, bias = f"{name}.weight", f"{name}.bias"
     if weight in state and state[weight].shape[:1] != own[weight].shape[:1]:
         state.update({key: own[key] for key in (weight, bias) if key in own})
     wrong = [
-        f"{key} is {_size(tensor)} instead of {_size(own[key])}"
+        f"{key} is {_shape_text(tensor)} instead of {_shape_text(own[key])}"
         for key, tensor in state.items()
         if key in own and tensor.shape != own[key].shape
     ]
     if wrong:
-        raise errors.WeightsError(f"{path} does not fit {model}: {_first(wrong)}")
+        raise errors.WeightsError(f"{path} does not fit {model}: {_join_first_three(wrong)}")
     missing, unexpected = module.load_state_dict(state, strict=False)
-    faults = [f"it lacks {_first(missing)}"] if missing else []
-    faults += [f"it has unexpected {_first(unexpected)}"] if unexpected else []
+    faults = [f"it lacks {_join_first_three(missing)}"] if missing else []
+    faults += [f"it has unexpected {_join_first_three(unexpected)}"] if unexpected else []
     if faults:
         raise errors.WeightsError(f"{path} does not fit {model}: {'; '.join(faults)}")
 
 
-def _read(path: Path) -> OrderedDict[str, Tensor]:
+def _read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
     """Read a state dict, its keys as today's torchvision has them."""
     if not path.is_file():
         near = errors.suggestion(str(path), ("imagenet", "none")) or ";"
         raise errors.WeightsError(f"weights: no file {path}{near} allowed: imagenet, none, or a file")
     try:
-        content = _content(path)
+        content = _read_weights_file(path)
     except Exception as error:  # a damaged pickle may raise anything
         raise errors.WeightsError(
-            f"{path} cannot be read ({_reason(error)}); it must be .safetensors or saved by torch.save"
+            f"{path} cannot be read ({_first_sentence(error)}); it must be .safetensors or saved by torch.save"
         ) from error
     if not _is_state_dict(content):
         raise errors.WeightsError(
@@ -248,7 +254,7 @@ def _read(path: Path) -> OrderedDict[str, Tensor]:
     return state
 
 
-def _content(path: Path) -> Any:
+def _read_weights_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -264,16 +270,16 @@ def _is_state_dict(content: Any) -> bool:
     )
 
 
-def _first(names: list[str]) -> str:
+def _join_first_three(names: list[str]) -> str:
     """Name the first three, and say how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
 
-def _size(tensor: Tensor) -> str:
+def _shape_text(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
 
 
-def _reason(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     """Give the first sentence of torch's message, which may go on for a screen."""
     return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from hpo.training.config import Config
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
-def build(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Give the optimizer over those of ``parameters`` that are trained, at ``config.lr``.
 
     What no option names is torch's default, but for one fused kernel for all tensors, four to six times
@@ -43,7 +43,7 @@ def build(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Opt
             return torch.optim.RMSprop(trained, lr=rate, momentum=momentum, weight_decay=decay)
 
 
-def loss(config: Config) -> Loss:
+def loss_function(config: Config) -> LossFunction:
     """Give the function from logits_NK and labels_N to the mean loss of the batch, a scalar."""
     if config.loss == "multi_margin":
         return functional.multi_margin_loss

@@ -29,16 +29,16 @@ log = logging.getLogger("hpo")
 # Options of mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-PAIRS = 5  # of steps, one in each format, that a measurement takes at most
+MAX_MEASURED_STEPS = 5  # of steps, one in each format, that a measurement takes at most
 MEASURE_SECONDS = 3.0  # after which it takes no further pair
-GAIN = 1.02  # by which channels_last has to be faster to be chosen, in every pair
+MIN_SPEEDUP = 1.02  # by which channels_last has to be faster to be chosen, in every pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Numerics:
+class ComputeSettings:
     """How one trial computes."""
 
     precision: str = "fp32"  # fp32, tf32, bf16 or fp16
@@ -46,15 +46,15 @@ class Numerics:
     compile: bool = False
     cuda_graphs: bool = False  # of what is compiled then, asked for or not
 
-    def prepare(self, module: nn.Module) -> nn.Module:
+    def prepare_model(self, module: nn.Module) -> nn.Module:
         """Put a module's weights into the format, in place, and give it."""
-        return module.to(memory_format=FORMATS[self.memory_format])
+        return module.to(memory_format=MEMORY_FORMATS[self.memory_format])
 
-    def ordered(self, images_NCHW: Tensor) -> Tensor:
+    def prepare_batch(self, images_NCHW: Tensor) -> Tensor:
         """Give a batch in the format; itself where it has it."""
-        return images_NCHW.contiguous(memory_format=FORMATS[self.memory_format])
+        return images_NCHW.contiguous(memory_format=MEMORY_FORMATS[self.memory_format])
 
-    def compiled(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+    def compile_model(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
         """Give the module, or its compiled form, for batches of one size; the weights are the same.
 
         The code is made at the first batch and serves every later module of the kind in this process: a
@@ -72,7 +72,7 @@ class Numerics:
         return form
 
     @contextlib.contextmanager
-    def set_up(self, device: torch.device) -> Iterator[None]:
+    def precision_context(self, device: torch.device) -> Iterator[None]:
         """Compute in the precision within the block, on a device that ``refuse`` lets pass.
 
         Weights stay in 32 bits. Under bf16 and fp16 torch's autocast chooses the operations that gain by it
@@ -81,8 +81,8 @@ class Numerics:
         with contextlib.ExitStack() as stack:
             if device.type == "cuda":
                 stack.enter_context(_tf32(self.precision != "fp32"))
-            if self.precision in HALVES:
-                stack.enter_context(torch.autocast(device.type, HALVES[self.precision]))
+            if self.precision in AUTOCAST_DTYPES:
+                stack.enter_context(torch.autocast(device.type, AUTOCAST_DTYPES[self.precision]))
             yield
 
 
@@ -99,21 +99,21 @@ def _tf32(allowed: bool) -> Iterator[None]:
             place.fp32_precision = precision
 
 
-def usual(device: torch.device) -> str:
+def default_precision(device: torch.device) -> str:
     """Give the precision of a study that names none: tf32 where the device has it, else fp32."""
-    return "fp32" if reason_against("tf32", device) else "tf32"
+    return "fp32" if precision_problem("tf32", device) else "tf32"
 
 
-def refuse(precision: str, device: torch.device) -> None:
+def check_precision(precision: str, device: torch.device) -> None:
     """Raise DeviceError where the device lacks a precision, or is slower with it than without."""
-    if reason := reason_against(precision, device):
+    if reason := precision_problem(precision, device):
         raise DeviceError(
             f"train.precision: {precision} on {device}: {reason}; a study keeps to one precision: "
             'run it on other devices, or start one with precision = "fp32"'
         )
 
 
-def refuse_compile(wanted: Config, device: torch.device) -> None:
+def check_compile(wanted: Config, device: torch.device) -> None:
     """Raise DeviceError where steps cannot be compiled as wanted, or made into graphs."""
     if wanted.cuda_graphs and device.type != "cuda":
         raise DeviceError(f"train.cuda_graphs: {device} has none; leave it out, or run the study on a GPU")
@@ -125,7 +125,7 @@ def refuse_compile(wanted: Config, device: torch.device) -> None:
         )
 
 
-def reason_against(precision: str, device: torch.device) -> str | None:
+def precision_problem(precision: str, device: torch.device) -> str | None:
     """Say why a device should not compute in a precision; None if it should."""
     if precision == "fp32":
         return None
@@ -144,35 +144,35 @@ def reason_against(precision: str, device: torch.device) -> str | None:
     return None if major >= least else f"{name} has no fast {precision} (compute capability {least}.0 has)"
 
 
-def faster_format(step: Callable[[str], None], device: torch.device) -> tuple[str, dict[str, float]]:
+def faster_memory_format(step: Callable[[str], None], device: torch.device) -> tuple[str, dict[str, float]]:
     """Choose a memory format by measuring training steps; give it with each format's median seconds.
 
     ``step`` makes one training step in a format, on weights of its own. The two formats take turns, since
     machines swing; channels_last has to win every pair by ``GAIN``, or what is usual stays.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in FORMATS}
-    for name in FORMATS:
+    seconds: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
+    for name in MEMORY_FORMATS:
         step(name)  # to warm up
     begun = time.perf_counter()
-    while len(seconds["contiguous"]) < PAIRS and time.perf_counter() - begun < MEASURE_SECONDS:
+    while len(seconds["contiguous"]) < MAX_MEASURED_STEPS and time.perf_counter() - begun < MEASURE_SECONDS:
         for name, each in seconds.items():
-            started = clock(device)
+            started = synchronized_time(device)
             step(name)
-            each.append(clock(device) - started)
+            each.append(synchronized_time(device) - started)
     pairs = zip(seconds["contiguous"], seconds["channels_last"], strict=True)
-    won = all(plain > GAIN * last for plain, last in pairs)
+    won = all(plain > MIN_SPEEDUP * last for plain, last in pairs)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     return ("channels_last" if won else "contiguous"), medians
 
 
-def clock(device: torch.device) -> float:
+def synchronized_time(device: torch.device) -> float:
     """Give a time in seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep freed memory for the next step, rather than give it back to the kernel.
 
     By default glibc gives large blocks back, so that each step's gradients are made of new pages, which the
@@ -185,7 +185,7 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def release_memory() -> None:
+def return_freed_memory() -> None:
     """Give the kernel back what is free, even if it is kept otherwise."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):

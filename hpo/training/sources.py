@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # What a person without a network can put into the data folder, per data set.
 _IDX_FILES = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
-COPIES = {
+MANUAL_FILES = {
     "cifar10": "cifar-10-python.tar.gz",
     "cifar100": "cifar-100-python.tar.gz",
     "svhn": "train_32x32.mat and test_32x32.mat",
@@ -42,12 +42,12 @@ COPIES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pool:
+class SourceSplit:
     """What a source ships as one split: pixels, or files yet to be decoded."""
 
     images: Tensor | tuple[Path, ...]  # uint8 [N, C, H, W], or N files
     labels: NDArray[np.int64]  # [N]
-    others: tuple[Path, ...] = ()  # files in the class folders that are of no kind that is read
+    ignored_files: tuple[Path, ...] = ()  # files in the class folders that are of no kind that is read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,60 +55,60 @@ class Source:
     """What there is of a data set; splits that it does not ship are None."""
 
     classes: tuple[str, ...]
-    train: Pool
-    valid: Pool | None = None
-    test: Pool | None = None
+    train: SourceSplit
+    valid: SourceSplit | None = None
+    test: SourceSplit | None = None
 
 
-def digits() -> Source:
+def read_digits() -> Source:
     """Give scikit-learn's 1,797 digits of 8 by 8 pixels, 0..16 stretched to 0..255."""
     # Its file is read as load_digits does: importing it would cost each worker most of a second.
     installed = importlib.metadata.distribution("scikit-learn")
     rows = np.loadtxt(str(installed.locate_file("sklearn/datasets/data/digits.csv.gz")), delimiter=",")
     pixels = np.rint(rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return Source(classes=tuple("0123456789"), train=_pool(pixels, rows[:, -1]))
+    return Source(classes=tuple("0123456789"), train=_source_split(pixels, rows[:, -1]))
 
 
-def _pool(images_NCHW: NDArray[np.uint8], labels_N: object) -> Pool:
+def _source_split(images_NCHW: NDArray[np.uint8], labels_N: object) -> SourceSplit:
     pixels = torch.from_numpy(np.ascontiguousarray(images_NCHW))
-    return Pool(images=pixels, labels=np.asarray(labels_N, dtype=np.int64))
+    return SourceSplit(images=pixels, labels=np.asarray(labels_N, dtype=np.int64))
 
 
-def copy(name: str, root: Path) -> Source:
+def read_published(name: str, root: Path) -> Source:
     """Read the copy of a published data set, after unpacking or downloading one if there is none."""
     try:
-        with _lock(root, name, fcntl.LOCK_SH):
-            source = _read(name, root)
-        return source or _made(name, root)
+        with _dataset_lock(root, name, fcntl.LOCK_SH):
+            source = _read_copy(name, root)
+        return source or _download_and_read(name, root)
     # A wrong checksum is a RuntimeError of torchvision's, most others are OSErrors.
     except (RuntimeError, OSError, EOFError, http.client.HTTPException) as cause:
         raise errors.DataError(
-            f"{name}: no complete copy in {root}, and downloading one failed ({short(cause)}); "
-            f"put {COPIES[name]} there, or name the folder that has it with --data or HPO_DATA"
+            f"{name}: no complete copy in {root}, and downloading one failed ({short_message(cause)}); "
+            f"put {MANUAL_FILES[name]} there, or name the folder that has it with --data or HPO_DATA"
         ) from cause
 
 
-def is_there(name: str, root: Path) -> bool:
+def is_available(name: str, root: Path) -> bool:
     """Tell whether a data set can be read without a network; raises DataError for a broken copy."""
-    with _lock(root, name, fcntl.LOCK_SH):
-        return name == "digits" or _read(name, root) is not None
+    with _dataset_lock(root, name, fcntl.LOCK_SH):
+        return name == "digits" or _read_copy(name, root) is not None
 
 
-def _made(name: str, root: Path) -> Source:
+def _download_and_read(name: str, root: Path) -> Source:
     """Make a copy and read it; an archive in ``root`` with the right checksum is only unpacked."""
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(root, name, fcntl.LOCK_EX):
-        source = _read(name, root)  # another worker may have made it while this one waited
+    with _dataset_lock(root, name, fcntl.LOCK_EX):
+        source = _read_copy(name, root)  # another worker may have made it while this one waited
         if source is None:
             logger.info("downloading %s into %s (an archive that lies there is unpacked)", name, root)
-            with _quiet_network():
-                source = _read(name, root, download=True)
+            with _quiet_download():
+                source = _read_copy(name, root, download=True)
     if source is None:
         raise RuntimeError("files are missing")
     return source
 
 
-def short(cause: BaseException) -> str:
+def short_message(cause: BaseException) -> str:
     """Give the last line of an error's text, which is where torchvision puts the cause itself."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     last = lines[-1] if lines else type(cause).__name__
@@ -116,7 +116,7 @@ def short(cause: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _lock(root: Path, name: str, kind: int) -> Iterator[None]:
+def _dataset_lock(root: Path, name: str, kind: int) -> Iterator[None]:
     """Hold the data set's lock, ``LOCK_SH`` to read or ``LOCK_EX`` to write; waits for the others."""
     with contextlib.ExitStack() as held:
         try:
@@ -130,16 +130,16 @@ def _lock(root: Path, name: str, kind: int) -> Iterator[None]:
         yield
 
 
-def _read(name: str, root: Path, *, download: bool = False) -> Source | None:
+def _read_copy(name: str, root: Path, *, download: bool = False) -> Source | None:
     """Read a complete copy, after downloading one if so asked; None where there is none."""
     if name in ("mnist", "fashion_mnist"):
         kind = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
         if download:
             _download_idx(kind, root)
         debian = Path("/usr/share/datasets") / name.replace("_", "-")  # of dataset-fashion-mnist
-        return _idx_copy(kind, [root / kind.__name__ / "raw", root / name, debian])
+        return _read_idx_copy(kind, [root / kind.__name__ / "raw", root / name, debian])
     try:
-        return _svhn(root, download) if name == "svhn" else _cifar(name, root, download)
+        return _read_svhn(root, download) if name == "svhn" else _read_cifar(name, root, download)
     except RuntimeError:  # torchvision's word for "not there, or with a wrong checksum"
         if download:
             raise
@@ -147,7 +147,7 @@ def _read(name: str, root: Path, *, download: bool = False) -> Source | None:
 
 
 @contextlib.contextmanager
-def _quiet_network() -> Iterator[None]:
+def _quiet_download() -> Iterator[None]:
     """Keep torchvision's progress bars off the terminal, and give up on servers that fall silent."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # seconds without a byte
@@ -167,29 +167,29 @@ def _download_idx(kind: type[datasets.MNIST], root: Path) -> None:
             os.replace(file, target / file.name)
 
 
-def _cifar(name: str, root: Path, download: bool) -> Source:
+def _read_cifar(name: str, root: Path, download: bool) -> Source:
     kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     train, test = (kind(root, train=part, download=download) for part in (True, False))
-    pools = [_pool(part.data.transpose(0, 3, 1, 2), part.targets) for part in (train, test)]
+    pools = [_source_split(part.data.transpose(0, 3, 1, 2), part.targets) for part in (train, test)]
     return Source(classes=tuple(train.classes), train=pools[0], test=pools[1])
 
 
-def _svhn(root: Path, download: bool) -> Source:
+def _read_svhn(root: Path, download: bool) -> Source:
     parts = [datasets.SVHN(root, split=split, download=download) for split in ("train", "test")]
-    train, test = (_pool(part.data, part.labels) for part in parts)
+    train, test = (_source_split(part.data, part.labels) for part in parts)
     return Source(classes=tuple("0123456789"), train=train, test=test)
 
 
-def _idx_copy(kind: type[datasets.MNIST], folders: list[Path]) -> Source | None:
+def _read_idx_copy(kind: type[datasets.MNIST], folders: list[Path]) -> Source | None:
     """Read the first of the folders that holds all four files, compressed or not."""
     for folder in folders:
-        train, test = (_idx_pool(folder, part) for part in ("train", "t10k"))
+        train, test = (_read_idx_split(folder, part) for part in ("train", "t10k"))
         if train and test:
             return Source(classes=tuple(kind.classes), train=train, test=test)
     return None
 
 
-def _idx_pool(folder: Path, part: str) -> Pool | None:
+def _read_idx_split(folder: Path, part: str) -> SourceSplit | None:
     try:
         pixels = transforms.read_idx(folder / f"{part}-images-idx3-ubyte", dimensions=3)
         labels = transforms.read_idx(folder / f"{part}-labels-idx1-ubyte", dimensions=1)
@@ -198,49 +198,55 @@ def _idx_pool(folder: Path, part: str) -> Pool | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as cause:
-        raise errors.DataError(f"{folder}: broken ({short(cause)}); replace or remove it") from cause
-    return _pool(pixels[:, None], labels)
+        raise errors.DataError(
+            f"{folder}: broken ({short_message(cause)}); replace or remove it"
+        ) from cause
+    return _source_split(pixels[:, None], labels)
 
 
-def folder(place: str) -> Source:
+def list_folder(folder_path: str) -> Source:
     """List a folder of class folders, or of train, valid and test folders that hold class folders."""
-    path = Path(place).expanduser()
-    if not place or not path.is_dir():
-        raise errors.DataError(f"train.dataset: 'folder:{place}': there is no such folder")
-    parts = [sub.name for sub in _subfolders(path)]
+    path = Path(folder_path).expanduser()
+    if not folder_path or not path.is_dir():
+        raise errors.DataError(f"train.dataset: 'folder:{folder_path}': there is no such folder")
+    parts = [sub.name for sub in _visible_subfolders(path)]
     # A class may be called "train" too; it then holds images rather than folders.
-    nested = [name for name in ("train", "valid", "test") if name in parts and _subfolders(path / name)]
+    nested = [
+        name for name in ("train", "valid", "test") if name in parts and _visible_subfolders(path / name)
+    ]
     if nested and "train" not in nested:
         raise errors.DataError(f"{path}: class folders in {' and '.join(nested)}, but none in train")
     if nested and (strangers := [name for name in parts if name not in ("train", "valid", "test")]):
         raise errors.DataError(f"{path}: '{strangers[0]}' lies beside train; allowed there: valid, test")
     base = path / "train" if nested else path
-    classes = tuple(sub.name for sub in _subfolders(base))
+    classes = tuple(sub.name for sub in _visible_subfolders(base))
     if len(classes) < 2:
         found = f"one class folder only, '{classes[0]}'" if classes else "no class folders"
         raise errors.DataError(f"{base}: {found}; needed are two or more, each with the images of a class")
-    pools = {name: _listed(path / name, classes) for name in parts if nested}
-    train = pools["train"] if nested else _listed(base, classes)
+    pools = {name: _list_split(path / name, classes) for name in parts if nested}
+    train = pools["train"] if nested else _list_split(base, classes)
     return Source(classes=classes, train=train, valid=pools.get("valid"), test=pools.get("test"))
 
 
-def _subfolders(path: Path) -> list[Path]:
+def _visible_subfolders(path: Path) -> list[Path]:
     return sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith("."))
 
 
-def _listed(path: Path, classes: tuple[str, ...]) -> Pool:
+def _list_split(path: Path, classes: tuple[str, ...]) -> SourceSplit:
     """List the image files of a split in the order of classes, then of paths; decode none."""
     found: list[tuple[Path, int]] = []
     others: list[Path] = []
-    for folder in _subfolders(path):
+    for folder in _visible_subfolders(path):
         if folder.name not in classes:
             raise errors.DataError(f"{folder}: no such class in train, only {', '.join(classes)}")
-        files, strangers = transforms.files(folder)
+        files, strangers = transforms.list_images(folder)
         others += strangers
         if not files:
-            raise errors.DataError(f"{folder}: no images in it; read are {' '.join(transforms.SUFFIXES)}")
+            raise errors.DataError(
+                f"{folder}: no images in it; read are {' '.join(transforms.IMAGE_SUFFIXES)}"
+            )
         found += [(file, classes.index(folder.name)) for file in files]
     if not found:
         raise errors.DataError(f"{path}: no class folders; put some in or remove it")
     labels = np.array([label for _, label in found], dtype=np.int64)
-    return Pool(images=tuple(file for file, _ in found), labels=labels, others=tuple(others))
+    return SourceSplit(images=tuple(file for file, _ in found), labels=labels, ignored_files=tuple(others))

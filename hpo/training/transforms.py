@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,18 +28,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PRECISION_BITS = 22
 
 
-def files(folder: Path) -> tuple[list[Path], list[Path]]:
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """List the image files anywhere below ``folder``, sorted, and all others; hidden ones in neither."""
     found = sorted(
         file
         for file in folder.rglob("*")
         if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file()
     )
-    read = [file for file in found if file.suffix.lower() in SUFFIXES]
-    return read, [file for file in found if file.suffix.lower() not in SUFFIXES]
+    read = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    return read, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES]
 
 
-def read(file: Path, size: int) -> NDArray[np.uint8]:
+def read_image(file: Path, size: int) -> NDArray[np.uint8]:
     """Read an image as its camera held it, shorter side resized to ``size``, the middle cut out.
 
     Args:
@@ -53,7 +53,7 @@ def read(file: Path, size: int) -> NDArray[np.uint8]:
         ValueError: not an image, or a broken one.
     """
     try:
-        image = _upright_rgb(file)
+        image = _open_upright_rgb(file)
     except MemoryError:
         raise
     except UnidentifiedImageError as cause:
@@ -137,7 +137,7 @@ def augment(
     lefts_N = torch.randint(0, 2 * _padding(width) + 1, (count,), generator=generator)
     # Stacked, the draws cross to the device in one small copy.
     draws_3N = torch.stack((flips_N, tops_N, lefts_N)).to(images_NCHW.device, non_blocking=True)
-    return _cropped(images_NCHW, *draws_3N.unbind())
+    return _crop_and_flip(images_NCHW, *draws_3N.unbind())
 
 
 def normalise(images_NCHW: Tensor) -> Tensor:
@@ -149,11 +149,11 @@ def normalise(images_NCHW: Tensor) -> Tensor:
     Returns:
         float32 [N, 3, H, W], ``(x / 255 - mean) / std`` folded into one multiplication and addition.
     """
-    scale_1311, shift_1311 = _scaling(images_NCHW.device)
+    scale_1311, shift_1311 = _scale_and_shift(images_NCHW.device)
     return torch.addcmul(shift_1311, images_NCHW.to(torch.float32), scale_1311)
 
 
-def _upright_rgb(file: Path) -> Image.Image:
+def _open_upright_rgb(file: Path) -> Image.Image:
     with warnings.catch_warnings(), Image.open(file) as opened:
         warnings.simplefilter("ignore")  # about odd metadata, which pixels do not depend on
         image = ImageOps.exif_transpose(opened)
@@ -168,7 +168,7 @@ def _resample(images_NCHW: Tensor, size: int, *, dim: int) -> Tensor:
     inside = images_NCHW.shape[dim]
     if inside == size:
         return images_NCHW
-    indices_TS, weights_TS = _taps(inside, size, images_NCHW.device)
+    indices_TS, weights_TS = _filter_taps(inside, size, images_NCHW.device)
     shape = (1, 1, size, 1) if dim == 2 else (1, 1, 1, size)
     terms = (
         images_NCHW.index_select(dim, indices_S) * weights_S.view(shape)
@@ -181,9 +181,9 @@ def _resample(images_NCHW: Tensor, size: int, *, dim: int) -> Tensor:
 
 
 @functools.cache
-def _taps(inside: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _filter_taps(inside: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Give indices int64 [T, S] and fixed-point weights int32 [T, S] of PIL's bilinear filter."""
-    rows = [_filter(inside, size, place) for place in range(size)]
+    rows = [_filter_weights(inside, size, place) for place in range(size)]
     count = max(len(weights) for _, weights in rows)
     indices_ST = [[min(first + tap, inside - 1) for tap in range(count)] for first, _ in rows]
     weights_ST = [weights + [0] * (count - len(weights)) for _, weights in rows]
@@ -193,7 +193,7 @@ def _taps(inside: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]
     )
 
 
-def _filter(inside: int, size: int, place: int) -> tuple[int, list[int]]:
+def _filter_weights(inside: int, size: int, place: int) -> tuple[int, list[int]]:
     """Give the first input pixel behind output pixel ``place``, and the weights from there on.
 
     Every operation is the one that PIL does, in double precision and in its order
@@ -214,7 +214,7 @@ def _padding(side: int) -> int:
     return max(1, side // 8)
 
 
-def _cropped(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N: Tensor) -> Tensor:
+def _crop_and_flip(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N: Tensor) -> Tensor:
     """Cut a window out of each zero-padded image, ``tops`` and ``lefts`` pixels in, and flip some."""
     count, channels, height, width = images_NCHW.shape
     device = images_NCHW.device
@@ -233,7 +233,7 @@ def _cropped(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N: Tens
 
 
 @functools.cache
-def _scaling(device: torch.device) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
     """Give scale and shift, float32 [1, 3, 1, 1], that make one step of ``normalise``."""
     mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, dtype=torch.float64).view(1, 3, 1, 1)

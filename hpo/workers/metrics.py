@@ -14,19 +14,21 @@ from torch.utils.tensorboard import SummaryWriter
 from hpo.artifacts import durable
 from hpo.training.events import Epoch
 
-CSV = "epochs.csv"
-COLUMNS = {field.name: field.name for field in fields(Epoch)} | {"number": "epoch"}  # by a record's names
+CSV_NAME = "epochs.csv"
+CSV_COLUMNS = {field.name: field.name for field in fields(Epoch)} | {
+    "number": "epoch"
+}  # by a record's names
 
 
 def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
     """Write the whole history durably; a trial taken up again so drops epochs that never counted."""
-    rows = [{column: getattr(epoch, name) for name, column in COLUMNS.items()} for epoch in history]
+    rows = [{column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} for epoch in history]
     _write(folder, rows)
 
 
-def complete_csv(folder: Path, reported: Mapping[int, float]) -> None:
+def add_missing_epochs(folder: Path, reported: Mapping[int, float]) -> None:
     """Add the reported epochs that a crash kept out of the CSV, with all that is known: their accuracy."""
-    path = folder / CSV
+    path = folder / CSV_NAME
     rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
     there = {row.get("epoch") for row in rows}
     lacking = [number for number in sorted(reported) if str(number) not in there]
@@ -36,13 +38,13 @@ def complete_csv(folder: Path, reported: Mapping[int, float]) -> None:
 
 def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(COLUMNS.values()), extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, list(CSV_COLUMNS.values()), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    durable.write(folder / CSV, text.getvalue().encode())
+    durable.write_file(folder / CSV_NAME, text.getvalue().encode())
 
 
-class Events:
+class TensorBoardEvents:
     """TensorBoard events; on going on after epoch ``done``, what came after it is taken back.
 
     ``params`` and ``name``, the trial's in the artifacts, make its row in TensorBoard's HPARAMS tab, which
@@ -55,7 +57,7 @@ class Events:
         row = {key: value for key, value in params.items() if value is not None}
         self._file.add_summary(summary_v2.hparams_pb(row, trial_id=name))
 
-    def write(self, epoch: Epoch, best: Epoch) -> None:
+    def write_epoch(self, epoch: Epoch, best: Epoch) -> None:
         """Write an epoch's scalars, and the accuracy of the best epoch so far, which is a trial's value.
 
         All are one event: an event each would take a head's epoch as long as its training.

@@ -22,32 +22,32 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import EngineError, HpoError
-from hpo.training.devices import Slot
+from hpo.training.devices import WorkerDevice
 from hpo.workers import supervisor
-from hpo.workers.supervisor import Crew
+from hpo.workers.supervisor import WorkerGroup
 
-NUMBERS = ("num_cpus", "num_gpus", "memory")  # what an actor takes of its node; memory in bytes
-OPTIONS = ("address", "accelerator_type", *NUMBERS)
-NEWS_SECONDS = 1.0  # how long an actor waits for its worker to say something
-LEAVING_SECONDS = supervisor.GRACE + 5  # for workers to save and leave, on nodes that answer
-HANDED_ON = (
+NUMERIC_OPTIONS = ("num_cpus", "num_gpus", "memory")  # what an actor takes of its node; memory in bytes
+OPTIONS = ("address", "accelerator_type", *NUMERIC_OPTIONS)
+POLL_SECONDS = 1.0  # how long an actor waits for its worker to say something
+LEAVE_SECONDS = supervisor.GRACE_SECONDS + 5  # for workers to save and leave, on nodes that answer
+FORWARDED_PREFIXES = (
     "PG",
     "AWS_",
 )  # variables by which libraries find a store's password and an object store's keys
 
 
-class Keeper:
+class WorkerActor:
     """The actor: keeps one worker going on its node."""
 
     def __init__(self) -> None:
-        self.told = threading.Event()
+        self.stop = threading.Event()
         self.lines: queue.Queue[str] = queue.Queue()
 
-    def keep(self, study: str, slot: Slot, settings: Mapping[str, str], folder: str) -> str:
+    def supervise(self, study: str, slot: WorkerDevice, settings: Mapping[str, str], folder: str) -> str:
         """Run the worker until it has left for good; give the reason if no restart can mend it."""
         try:
             os.chdir(folder)
-            for _ in supervisor.supervise(study, [slot], settings, self.told, self.lines.put):
+            for _ in supervisor.supervise_processes(study, [slot], settings, self.stop, self.lines.put):
                 pass
         except OSError as error:
             return f"{socket.gethostname()}: {folder}: {error.strerror}; every node wants the same folders"
@@ -55,26 +55,28 @@ class Keeper:
             return str(error)
         return ""
 
-    def news(self) -> list[str]:
+    def read_lines(self) -> list[str]:
         """Give what the worker has said, or will say within a second."""
         found = []
         with contextlib.suppress(queue.Empty):
-            found.append(self.lines.get(timeout=NEWS_SECONDS))
+            found.append(self.lines.get(timeout=POLL_SECONDS))
             while True:
                 found.append(self.lines.get_nowait())
         return found
 
-    def leave(self) -> None:
+    def stop_worker(self) -> None:
         """Let the worker save and leave."""
-        self.told.set()
+        self.stop.set()
 
 
-def address(options: Mapping[str, str]) -> str | None:
+def cluster_address(options: Mapping[str, str]) -> str | None:
     """Give the address of the cluster that is asked for; None: one of our own, on this machine."""
     return options.get("address") or os.environ.get("RAY_ADDRESS") or None
 
 
-def supervise(crew: Crew, stop: threading.Event, tell: Callable[[str], None]) -> Iterator[None]:
+def supervise_actors(
+    crew: WorkerGroup, stop: threading.Event, tell: Callable[[str], None]
+) -> Iterator[None]:
     """Run a crew's workers by Ray until they have left for good, yielding some four times a second.
 
     ``tell`` gets every line that they write. Once ``stop`` is set they are told to save and leave. The
@@ -82,33 +84,35 @@ def supervise(crew: Crew, stop: threading.Event, tell: Callable[[str], None]) ->
     Raises EngineError where Ray cannot be had, HpoError with a worker's last line where no restart can
     mend it.
     """
-    ray = _ray()
-    asks = _asks(crew.options)
-    where = address(crew.options)
-    with _connected(ray, where):
+    ray = _import_ray()
+    asks = _parse_resources(crew.options)
+    where = cluster_address(crew.options)
+    with _connect(ray, where):
         count = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
         tell(f"hpo: study '{crew.study}': {count} by Ray on {where or 'this machine'}")
-        slot, asks = _placed(ray, crew, asks, tell)
+        slot, asks = _place_worker(ray, crew, asks, tell)
         # Three calls at once: one keeps the worker, one waits for news, one tells it to leave.
-        actor = ray.remote(Keeper).options(max_restarts=-1, max_task_retries=-1, max_concurrency=3, **asks)
+        actor = ray.remote(WorkerActor).options(
+            max_restarts=-1, max_task_retries=-1, max_concurrency=3, **asks
+        )
         keepers = [actor.remote() for _ in range(crew.workers)]
-        handed_on = {key: value for key, value in os.environ.items() if key.startswith(HANDED_ON)}
+        handed_on = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED_PREFIXES)}
         folder, settings = str(Path.cwd()), {**crew.settings, **handed_on}
         runs = [keeper.keep.remote(crew.study, slot, settings, folder) for keeper in keepers]
         try:
-            yield from _follow(ray, keepers, runs, stop, tell)
+            yield from _follow_actors(ray, keepers, runs, stop, tell)
         except ray.exceptions.RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise EngineError(f"--engine ray: the cluster gave the workers up: {last}") from error
 
 
-def _follow(
+def _follow_actors(
     ray: Any, keepers: list[Any], runs: list[Any], stop: threading.Event, tell: Callable[[str], None]
 ) -> Iterator[None]:
     news = {keeper.news.remote(): keeper for keeper in keepers}
     told: float | None = None
     reasons = []
-    while runs and (told is None or time.monotonic() < told + LEAVING_SECONDS):
+    while runs and (told is None or time.monotonic() < told + LEAVE_SECONDS):
         calls = [*runs, *news]
         done = ray.wait(calls, num_returns=len(calls), timeout=0.25)[0]
         for call in [call for call in done if call in news]:
@@ -124,14 +128,14 @@ def _follow(
             for keeper in keepers:
                 keeper.leave.remote()
         yield
-    for call in ray.wait([*news], num_returns=len(news), timeout=2 * NEWS_SECONDS)[0]:
+    for call in ray.wait([*news], num_returns=len(news), timeout=2 * POLL_SECONDS)[0]:
         for line in ray.get(call):
             tell(line)
     if reasons:
         raise HpoError(reasons[0])
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
@@ -143,7 +147,7 @@ def _ray() -> Any:
 
 
 @contextlib.contextmanager
-def _connected(ray: Any, where: str | None) -> Iterator[None]:
+def _connect(ray: Any, where: str | None) -> Iterator[None]:
     """Join a cluster, or start one here; Ctrl-C and SIGTERM stay with whoever handled them."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     own: dict[str, Any] = {} if where else {"include_dashboard": False, "object_store_memory": 80 * 2**20}
@@ -162,23 +166,23 @@ def _connected(ray: Any, where: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _asks(options: Mapping[str, str]) -> dict[str, Any]:
+def _parse_resources(options: Mapping[str, str]) -> dict[str, Any]:
     """Read what each actor takes of its node; raises EngineError for what Ray, or hpo, does not know."""
     asks: dict[str, Any] = {}
     for name, value in options.items():
         if name not in OPTIONS or not value:
             raise EngineError(f"--option {name}: want KEY=VALUE of {', '.join(OPTIONS)}")
         try:
-            asks[name] = float(value) if name in NUMBERS else value
+            asks[name] = float(value) if name in NUMERIC_OPTIONS else value
         except ValueError as error:
             raise EngineError(f"--option {name}={value}: want a number, as num_gpus=0.5") from error
     asks.pop("address", None)
     return asks
 
 
-def _placed(
-    ray: Any, crew: Crew, asks: dict[str, Any], tell: Callable[[str], None]
-) -> tuple[Slot, dict[str, Any]]:
+def _place_worker(
+    ray: Any, crew: WorkerGroup, asks: dict[str, Any], tell: Callable[[str], None]
+) -> tuple[WorkerDevice, dict[str, Any]]:
     """Give a worker's place and what its actor asks for; tell if no node has as much just now."""
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = any(node.get("GPU") for node in there) if crew.gpus is None else crew.gpus
@@ -188,4 +192,4 @@ def _placed(
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in names.items() if amount)
         tell(f"no node of the Ray cluster has {wanted}: workers wait until one comes")
     threads = max(int(names["CPU"]), 1)
-    return Slot(name="cuda:0" if gpus else "cpu", threads=threads), asks
+    return WorkerDevice(name="cuda:0" if gpus else "cpu", threads=threads), asks

@@ -18,21 +18,21 @@ from sqlalchemy.orm import Session
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError
 from hpo.search import replicates
-from hpo.store.storage import Store, asking
+from hpo.store.storage import Storage, retrying
 
 
-def thin(opened: Store, study_id: int, artifacts: Artifacts, kept: int) -> None:
+def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, kept: int) -> None:
     """Remove the weights of every trial that has ended well but for the best ``kept`` complete ones.
 
     A trial that failed or diverged keeps its own: it can be put back.
     """
-    for name in _forgotten(opened, study_id, kept):
+    for name in _forget_weights(storage, study_id, kept):
         with contextlib.suppress(OSError, ArtifactError):  # a file too many harms nobody
             artifacts.remove(name)
 
 
-@asking()
-def _forgotten(opened: Store, study_id: int, kept: int) -> list[str]:
+@retrying()
+def _forget_weights(storage: Storage, study_id: int, kept: int) -> list[str]:
     """Take the names of what is not to be kept out of the store, and give them."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
     failed = sa.select(attribute.trial_id).where(attribute.key == "failure")
@@ -47,9 +47,9 @@ def _forgotten(opened: Store, study_id: int, kept: int) -> list[str]:
             attribute.value_json != "null",
         )
     )
-    with opened.transaction() as session:
+    with storage.transaction() as session:
         found = session.execute(ended).all()  # first: one that ends meanwhile may be the best
-        stays = _best(session, study_id, kept)
+        stays = trials_to_keep(session, study_id, kept)
         others = [row for row in found if row.number not in stays]
         if others:
             named = attribute.trial_id.in_([row.trial_id for row in others]) & (attribute.key == "weights")
@@ -57,10 +57,10 @@ def _forgotten(opened: Store, study_id: int, kept: int) -> list[str]:
         return [json.loads(row.value_json) for row in others]
 
 
-def _best(session: Session, study_id: int, kept: int) -> set[int]:
+def trials_to_keep(session: Session, study_id: int, kept: int) -> set[int]:
     """Give the numbers of the trials whose weights stay."""
     trial, value, attribute = models.TrialModel, models.TrialValueModel, models.TrialSystemAttributeModel
-    marked = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPEATS)
+    marked = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPLICATE_OF)
     rows = session.execute(
         sa.select(trial.number, trial.state, value.value, attribute.value_json)
         .outerjoin(value, value.trial_id == trial.trial_id)
@@ -71,7 +71,7 @@ def _best(session: Session, study_id: int, kept: int) -> set[int]:
     under_way = {repeats[r.number] for r in rows if r.number in repeats and not r.state.is_finished()}
     complete = (row for row in rows if row.state == TrialState.COMPLETE and row.value is not None)
     pruned = [row.number for row in rows if row.state == TrialState.PRUNED]
-    ranked = replicates.ranked({row.number: row.value for row in complete}, repeats, pruned)
+    ranked = replicates.rank_settings({row.number: row.value for row in complete}, repeats, pruned)
     settled: list[int] = []
     others: set[int] = set()
     for each in ranked:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from hpo.errors import EngineError
 from hpo.store import database
-from hpo.workers.supervisor import Crew
+from hpo.workers.supervisor import WorkerGroup
 
-GPUS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")  # sbatch's ways to ask for a GPU
-LOOP = """\
+GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")  # sbatch's ways to ask for a GPU
+WORKER_LOOP = """\
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_ON_NODE:-1}}"
 
 # The word to stop is passed on: the worker saves at its next step and gives its trial back.
@@ -55,28 +55,31 @@ exit "$code"
 """
 
 
-def script(crew: Crew, folder: Path, logs: Path) -> str:
+def build_script(crew: WorkerGroup, folder: Path, logs: Path) -> str:
     """Give the batch script of a crew that works in ``folder``; no password stands in it."""
     count = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
-    options = _options(crew, folder, logs)
+    options = _sbatch_options(crew, folder, logs)
     device = "cpu" if crew.gpus is False else "cuda:0"  # Slurm lets a task see its own GPU alone
     worker = [sys.executable, "-m", "hpo", "worker", crew.study, "--device", device]
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH --{_written(name, value)}" for name, value in options.items()),
+            *(f"#SBATCH --{_format_option(name, value)}" for name, value in options.items()),
             "",
             f"# {count} of the study {crew.study}, one a task: hpo launch --engine slurm wrote this.",
             f"# To submit it by hand: mkdir -p {shlex.quote(str(logs))}, then sbatch.",
             "# A password for the store comes in PGPASSWORD, or from ~/.pgpass.",
-            *(f"export {name}={shlex.quote(value)}" for name, value in _public(crew.settings).items()),
+            *(
+                f"export {name}={shlex.quote(value)}"
+                for name, value in _public_settings(crew.settings).items()
+            ),
             f"worker=({shlex.join(worker)})",
-            LOOP,
+            WORKER_LOOP,
         ]
     )
 
 
-def submit(text: str, crew: Crew, logs: Path) -> str:
+def submit_script(text: str, crew: WorkerGroup, logs: Path) -> str:
     """Hand a crew's script to Slurm and give the job's number; raises EngineError if it is not taken."""
     if shutil.which("sbatch") is None:
         raise EngineError(
@@ -85,9 +88,9 @@ def submit(text: str, crew: Crew, logs: Path) -> str:
         )
     logs.mkdir(parents=True, exist_ok=True)
     # What the user's environment says to sbatch would outdo the script.
-    outdone = {f"SBATCH_{name.upper().replace('-', '_')}" for name in _options(crew, Path(), logs)}
+    outdone = {f"SBATCH_{name.upper().replace('-', '_')}" for name in _sbatch_options(crew, Path(), logs)}
     environment = {name: value for name, value in os.environ.items() if name not in outdone}
-    environment |= _secret(crew.settings)
+    environment |= _secret_environment(crew.settings)
     done = subprocess.run(
         ["sbatch", "--parsable"], input=text, env=environment, capture_output=True, text=True, check=False
     )
@@ -96,8 +99,10 @@ def submit(text: str, crew: Crew, logs: Path) -> str:
     return done.stdout.strip().partition(";")[0]  # the cluster's name follows
 
 
-def _options(crew: Crew, folder: Path, logs: Path) -> dict[str, str]:
-    asks = {"gres": "gpu:1"} if crew.gpus is not False and not crew.options.keys() & set(GPUS) else {}
+def _sbatch_options(crew: WorkerGroup, folder: Path, logs: Path) -> dict[str, str]:
+    asks = (
+        {"gres": "gpu:1"} if crew.gpus is not False and not crew.options.keys() & set(GPU_OPTIONS) else {}
+    )
     return {
         "job-name": f"hpo-{crew.study}",
         "array": f"0-{crew.workers - 1}",
@@ -112,11 +117,11 @@ def _options(crew: Crew, folder: Path, logs: Path) -> dict[str, str]:
     }
 
 
-def _written(name: str, value: str) -> str:
+def _format_option(name: str, value: str) -> str:
     return f"{name}={shlex.quote(value)}" if value else name
 
 
-def _public(settings: Mapping[str, str]) -> dict[str, str]:
+def _public_settings(settings: Mapping[str, str]) -> dict[str, str]:
     """Give the settings as anybody may read them; what might hide a password comes by the environment."""
     store = database.without_password(database.parse_url(settings["HPO_STORE"]))
     return {"HPO_STORE": store} | {
@@ -124,7 +129,7 @@ def _public(settings: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _secret(settings: Mapping[str, str]) -> dict[str, str]:
+def _secret_environment(settings: Mapping[str, str]) -> dict[str, str]:
     url = database.parse_url(settings["HPO_STORE"])
     password = {"PGPASSWORD": str(url.password)} if url.password else {}
     return {**settings, "HPO_STORE": database.without_password(url), **password}

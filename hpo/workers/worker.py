@@ -10,21 +10,21 @@ import torch
 
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, DataError, DeviceError
-from hpo.retry import PATIENCE
+from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
 from hpo.store import budgets, control, lease, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.process import Owner
-from hpo.store.studies import Store
+from hpo.store.studies import Storage
 from hpo.study.definition import Definition, Search
 from hpo.training import precision
-from hpo.training.events import Event
+from hpo.training.events import TrialEvent
 from hpo.workers import trial
-from hpo.workers.cache import Warm
+from hpo.workers.cache import WorkerCache
 from hpo.workers.pruning import Promotions
-from hpo.workers.trial import Place
+from hpo.workers.trial import WorkerContext
 
-FAILURES = 3  # in a row that no trial is to blame for, after which a worker gives up
+MAX_FAILURES = 3  # in a row that no trial is to blame for, after which a worker gives up
 IDLE_SECONDS = 0.5  # between two looks at a study in which others run what is left
 
 
@@ -32,7 +32,7 @@ log = logging.getLogger("hpo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class WorkerSettings:
     """What a worker is told besides its study."""
 
     artifacts: Artifacts
@@ -42,7 +42,7 @@ class Settings:
     lease_seconds: float
 
 
-def device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Give a device by name (cpu, cuda:0); raises DeviceError if it is not there."""
     try:
         found = torch.device(name)
@@ -58,77 +58,88 @@ def device(name: str) -> torch.device:
     return found
 
 
-def work(opened: Store, name: str, settings: Settings, stop: threading.Event) -> Iterator[Event]:
+def run_worker(
+    storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event
+) -> Iterator[TrialEvent]:
     """Run the study's trials one by one, giving what happens, until nothing is left to do.
 
     That is when the study is complete or stopped, a budget of it is used up, or ``stop`` is set. While
     others run the last trials it waits: one of theirs may come free.
     """
-    opened.stop = stop  # told to stop, it waits no longer for a database that is away
-    settings.artifacts.stop, settings.artifacts.patience = stop, PATIENCE
-    settings.artifacts.check()  # rather than after a trial's first epoch
-    study_id = studies.study_id(opened, name)
-    who = lease.owner(settings.shown_as)
-    history = History(opened, study_id, name)
-    history.precedents = samplers.shown(warm_start.shown(opened, studies.definition_of(opened, name)))
-    where = device(settings.device)
+    storage.stop = stop  # told to stop, it waits no longer for a database that is away
+    settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
+    settings.artifacts.check_access()  # rather than after a trial's first epoch
+    study_id = studies.find_study_id(storage, name)
+    who = lease.current_owner(settings.shown_as)
+    history = History(storage, study_id, name)
+    history.warm_start_trials = samplers.select_trials(
+        warm_start.usable_trials(storage, studies.read_definition(storage, name))
+    )
+    where = find_device(settings.device)
     if where.type == "cpu":
-        precision.keep_memory()
-    warm = Warm(settings.data, settings.artifacts, where)
-    folder = studies.folder_of(opened, name)
+        precision.keep_freed_memory()
+    warm = WorkerCache(settings.data, settings.artifacts, where)
+    folder = studies.artifacts_folder(storage, name)
     failures = 0  # in a row that no trial is to blame for
     while not stop.is_set():
-        definition = studies.definition_of(opened, name)
-        warm.prepare(opened, study_id, definition)  # what every trial needs is missed before one is claimed
-        history.ladder = asha.of(definition)
-        claim = _claim(opened, history, who, settings.lease_seconds, definition.search)
+        definition = studies.read_definition(storage, name)
+        warm.prepare_study(
+            storage, study_id, definition
+        )  # what every trial needs is missed before one is claimed
+        history.rungs = asha.rungs_of(definition)
+        claim = _claim_next(storage, history, who, settings.lease_seconds, definition.search)
         if claim is None:
-            if _is_over(opened, study_id, definition):
+            if _is_over(storage, study_id, definition):
                 return
             stop.wait(IDLE_SECONDS)
             continue
-        place = Place(
+        place = WorkerContext(
             study_id=study_id,
             # Read again: an extension, which leaves alone what was prepared, may have made the trial since.
-            definition=studies.definition_of(opened, name),
-            storage=history,
-            folder=folder,
+            definition=studies.read_definition(storage, name),
+            history=history,
+            study_folder=folder,
             artifacts=settings.artifacts,
-            warm=warm,
+            cache=warm,
             device=where,
             stop=stop,
         )
         try:
-            yield from trial.run(claim, place)
+            yield from trial.run_trial(claim, place)
             failures = 0
         except (ArtifactError, DataError) as error:
             failures += 1
-            if failures == FAILURES:
+            if failures == MAX_FAILURES:
                 raise
             again = "" if stop.is_set() else "; trying again"
             log.warning("trial %d given back: %s%s", claim.number, error, again)
             stop.wait(2.0**failures)
 
 
-def _claim(
-    opened: Store, history: History, who: Owner, seconds: float, search: Search
+def _claim_next(
+    storage: Storage, history: History, who: Owner, seconds: float, search: Search
 ) -> lease.Claim | None:
     """Claim the next trial of the study that the history is of."""
-    return queue.claim(
-        opened,
+    return queue.claim_trial(
+        storage,
         history.study_id,
         who,
-        seconds=seconds,
+        lease_seconds=seconds,
         max_attempts=search.max_attempts,
-        limits=search.limits,
-        promote=None if history.board is None else Promotions(history, history.board).next,
+        limits=search.budget_limits,
+        promote=None
+        if history.rung_table is None
+        else Promotions(history, history.rung_table).lock_next_trial,
     )
 
 
-def _is_over(opened: Store, study_id: int, definition: Definition) -> bool:
+def _is_over(storage: Storage, study_id: int, definition: Definition) -> bool:
     """Tell whether nothing is left to wait for."""
     return (
-        control.order(opened, study_id) == control.STOPPED
-        or not queue.is_open(opened, study_id)
-        or any(each.is_used_up for each in budgets.of(opened, study_id, definition.search.limits))
+        control.read_order(storage, study_id) == control.ORDER_STOPPED
+        or not queue.has_open_trials(storage, study_id)
+        or any(
+            each.is_used_up
+            for each in budgets.read_budgets(storage, study_id, definition.search.budget_limits)
+        )
     )

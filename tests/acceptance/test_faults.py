@@ -188,7 +188,7 @@ def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, 
     again = place.hpo("run", "small.toml", "--devices", "cpu:1", **settings)
     assert "trial 0 starts" in again.err
     assert "goes on after epoch" in again.err
-    check(url, [10, 2], [worker.FAILURES + 1, 1])
+    check(url, [10, 2], [worker.MAX_FAILURES + 1, 1])
 
 
 def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):

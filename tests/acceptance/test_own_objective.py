@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.search.asha import PAUSED, PROMOTED
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG
 from tests.support.processes import descendants, wait_for
 
 OWN = """
@@ -52,7 +52,7 @@ def test_it_is_planned_tuned_paused_promoted_resumed_simulated_finished_and_repo
 
     place.here("create", file)
     run = place.start("run", file, "--devices", "cpu:2", HPO_LEASE_SECONDS="5")
-    wait_for(lambda: any(trial.system_attrs.get(PAUSED) for trial in trials()))
+    wait_for(lambda: any(trial.system_attrs.get(PAUSED_AT_RUNG) for trial in trials()))
     os.kill(descendants(run.pid)[0], signal.SIGKILL)
     _, said = run.communicate(timeout=240)
     assert run.returncode == 0, said
@@ -60,7 +60,7 @@ def test_it_is_planned_tuned_paused_promoted_resumed_simulated_finished_and_repo
     assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     for each in found:
         assert sorted(each.intermediate_values) == list(range(1, each.last_step + 1))
-    resumed = [t for t in found if t.system_attrs.get(PROMOTED) and t.user_attrs["attempts"] > 1]
+    resumed = [t for t in found if t.system_attrs.get(PROMOTED_PAST_RUNG) and t.user_attrs["attempts"] > 1]
     assert resumed, "one that had paused went on"
     best = max((each for each in found if each.state == TrialState.COMPLETE), key=lambda each: each.value)
     assert place.here("best", "small", "--json").json()["trial"] == best.number

@@ -77,32 +77,34 @@ def test_twelve_processes_create_tables_and_study_through_two_connections(behind
 
 def test_a_transactions_settings_come_with_it_and_go_with_it(behind):
     asked = ("lock_timeout", "idle_in_transaction_session_timeout", "transaction_read_only")
-    studies.create(studies.open_(behind, create=True), lease_worker.definition(1), "text")
+    studies.create_study(studies.open_storage(behind, create=True), lease_worker.definition(1), "text")
     with pgbouncer.running(behind, 1) as through:
-        opened = studies.open_(through, create=False)
-        reader = studies.open_(through, create=False, read_only=True)
+        opened = studies.open_storage(through, create=False)
+        reader = studies.open_storage(through, create=False, read_only=True)
         for each, refuses in ((opened, "off"), (reader, "on")):
             with each.engine.connect() as connection:
                 assert connection.info["pooled"]
                 found = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in asked]
             assert found == ["1min", "15s", refuses]
         with pytest.raises(StoreError, match="read-only"):
-            studies.delete(reader, lease_worker.NAME)
-        with studies.open_(behind, create=False).engine.connect() as connection:
+            studies.delete_study(reader, lease_worker.NAME)
+        with studies.open_storage(behind, create=False).engine.connect() as connection:
             assert not connection.info["pooled"]
         sql = plain_sql(through)  # plain SQL, through the same session of the server
         assert [sql(f"SHOW {name}") for name in asked] == [[("0",)], [("0",)], [("off",)]]
 
 
 def test_a_lease_is_renewed_through_the_only_connection(behind):
-    studies.create(studies.open_(behind, create=True), lease_worker.definition(1), "text")
+    studies.create_study(studies.open_storage(behind, create=True), lease_worker.definition(1), "text")
     with pgbouncer.running(behind, 1) as through:
-        opened = studies.open_(through, create=False)
-        study_id = studies.study_id(opened, lease_worker.NAME)
-        claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=0.9, max_attempts=1)
-        with lease.kept(claim):
+        opened = studies.open_storage(through, create=False)
+        study_id = studies.find_study_id(opened, lease_worker.NAME)
+        claim = queue.claim_trial(
+            opened, study_id, lease.current_owner("cpu"), lease_seconds=0.9, max_attempts=1
+        )
+        with lease.keep_lease(claim):
             begun = time.monotonic()
-            wait_for(lambda: claim.renewed.at > begun + 1.0)
-            (held,) = studies.held(opened, study_id)
+            wait_for(lambda: claim.last_renewal.at > begun + 1.0)
+            (held,) = studies.read_leases(opened, study_id)
         assert held.expires_in_seconds > 0
         assert opened.engine.pool.checkedin() == 1

@@ -119,7 +119,7 @@ def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
         assert {"device", "host", "torch", "threads", "memory_format"} <= seen["hardware"].keys()
         assert seen["hardware"]["precision"] == "fp32"
         assert seen["checkpoint"] is None
-        assert checkpoint.names(artifact(workplace, seen["weights"]).parent) == []
+        assert checkpoint.list_checkpoints(artifact(workplace, seen["weights"]).parent) == []
     assert study.metric_names == ["accuracy"]
     assert study.direction.name == "MAXIMIZE"
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import torch
 
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactAway, ArtifactError
+from hpo.errors import ArtifactError, ArtifactsUnavailable
 from hpo.workers import supervisor
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
@@ -292,7 +292,7 @@ def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(
     at = Workplace(path=place.path, environment={**place.environment, **settings})
     run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
     deleted = at.here("delete", "small", "--yes", code=1)
-    worker = at.hpo("worker", "small", code=supervisor.FATAL)  # the study is still there
+    worker = at.hpo("worker", "small", code=supervisor.EXIT_FATAL)  # the study is still there
     doctor = at.here("doctor", code=1)
     (line,) = worker.err.splitlines()
     assert line.startswith("hpo: s3://nosuch/x: The specified bucket does not exist; --artifacts or ")
@@ -312,7 +312,7 @@ def test_keys_that_are_missing_or_may_not_are_told_in_a_line(s3, here, monkeypat
             place.probe()
     finally:
         s3.let_in("inf")
-    assert not isinstance(met.value, ArtifactAway)
+    assert not isinstance(met.value, ArtifactsUnavailable)
     place.probe()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -323,7 +323,7 @@ def test_keys_that_are_missing_or_may_not_are_told_in_a_line(s3, here, monkeypat
 def test_an_s3_that_is_not_there_is_asked_once_by_whoever_waits_at_a_terminal(here, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{postgres.free_port()}")
     begun = time.monotonic()
-    with pytest.raises(ArtifactAway, match=f"^{ROOT}: Could not connect to the endpoint URL"):
+    with pytest.raises(ArtifactsUnavailable, match=f"^{ROOT}: Could not connect to the endpoint URL"):
         Artifacts(ROOT).probe()
     assert time.monotonic() - begun < 10
 
@@ -333,15 +333,15 @@ def test_an_s3_that_is_not_there_is_asked_once_by_whoever_waits_at_a_terminal(he
 
 def test_what_others_published_is_fetched_though_the_folder_was_looked_at_before(s3, here):
     place = Artifacts(f"s3://{BUCKET}/listed")
-    first = place.folder("study/0001")
-    (first.local / "a").write_text("x")
+    first = place.open_folder("study/0001")
+    (first.path / "a").write_text("x")
     first.publish()
-    assert place.names("study/0001") == ["a"]
+    assert place.list_names("study/0001") == ["a"]
     s3.client().put_object(Bucket=BUCKET, Key="listed/study/0001/b", Body=b"y")
-    second = place.folder("study/0001")
+    second = place.open_folder("study/0001")
     second.fetch()
-    assert sorted(path.name for path in second.local.iterdir()) == ["a", "b"]
-    place.delete("study")
-    assert place.names("study/0001") == []
+    assert sorted(path.name for path in second.path.iterdir()) == ["a", "b"]
+    place.delete_folder("study")
+    assert place.list_names("study/0001") == []
     for folder in (first, second):
         folder.close()

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from hpo.analysis import cost
-from hpo.analysis.cost import Forecast, Part
+from hpo.analysis.cost import CostPart, Forecast
 from hpo.original import prices
 from hpo.study import file as studyfile
 from hpo.study.definition import Pruner
 from hpo.training import datasets, loop
 from hpo.training.config import Config
-from hpo.training.devices import Slot
+from hpo.training.devices import WorkerDevice
 from tests.support.idx_files import write_idx
 
 CPU = torch.device("cpu")
-SLOT = Slot(name="cpu", threads=1)
+SLOT = WorkerDevice(name="cpu", threads=1)
 BY_THREE = {"min_epochs": 1, "reduction_factor": 3}
 
 OWN = """
@@ -30,13 +30,13 @@ def slow(config, state):
 """
 
 
-def part(**values) -> Part:
+def part(**values) -> CostPart:
     usual = {"point": None, "setting": {}, "trials": 1.0, "epochs": 10, "epoch_seconds": 360.0}
     usual |= {"peak_gib": 1.0, "original_epoch_seconds": None, "original_seconds": None}
-    return Part(**(usual | values))
+    return CostPart(**(usual | values))
 
 
-def priced(*parts: Part, **values) -> Forecast:
+def priced(*parts: CostPart, **values) -> Forecast:
     usual = {"study": "s", "device": "cpu", "workers": 1, "images": 1, "selection": 1, "share": 1.0}
     return Forecast(parts=parts, **(usual | {"prune_points": False} | values))
 
@@ -56,22 +56,22 @@ def priced(*parts: Part, **values) -> Forecast:
     ],
 )
 def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, epochs, share):
-    assert cost.share(Pruner(**pruner), epochs) == pytest.approx(share)
+    assert cost.run_share(Pruner(**pruner), epochs) == pytest.approx(share)
 
 
 def test_replicates_run_whole_of_half_of_what_a_pruner_lets_through():
     asha = Pruner(name="asha", **BY_THREE)
     first = (1 + 2 / 3 + 6 / 9) / 9
-    assert cost.share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
-    assert cost.share(Pruner(name="none"), 9, 3) == 1.0
+    assert cost.run_share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
+    assert cost.run_share(Pruner(name="none"), 9, 3) == 1.0
 
 
 def test_workers_share_the_hours_but_no_trial():
     many, long = part(trials=8.0), part(point=1, epochs=60)
     found = priced(many, long, workers=4)
     assert found.device_hours == pytest.approx(8 * 1 + 6)
-    assert found.hours(found.device_hours) == pytest.approx(6), "the longest trial's"
-    assert priced(many, workers=4).hours(8.0) == pytest.approx(2)
+    assert found.wall_hours(found.device_hours) == pytest.approx(6), "the longest trial's"
+    assert priced(many, workers=4).wall_hours(8.0) == pytest.approx(2)
 
 
 def test_listed_points_are_pruned_only_by_wish():
@@ -85,21 +85,21 @@ def test_what_does_not_fit_is_said_and_not_counted(monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "Run", full)
-    shape = datasets.Shape(train=64, selection=8, pixels=8, channels=1, classes=10)
-    assert cost.measure(Config(dataset="digits"), shape, CPU) is None
+    shape = datasets.DatasetShape(train=64, selection=8, pixels=8, channels=1, classes=10)
+    assert cost.measure_cost(Config(dataset="digits"), shape, CPU) is None
     found = priced(part(), part(epoch_seconds=None, peak_gib=None))
     assert found.device_hours == pytest.approx(1)
-    assert "not in these totals: 1 row" in "\n".join(cost.summary(found))
+    assert "not in these totals: 1 row" in "\n".join(cost.summary_lines(found))
 
 
 def test_a_published_set_has_the_shape_that_loading_it_gives(tmp_path, monkeypatch):
     labels = [index % 10 for index in range(200)]
     write_idx(tmp_path / "mnist", labels, test_labels=labels[:40])
-    channels, pixels = datasets.load(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
-    monkeypatch.setitem(datasets.PUBLISHED, "mnist", (200, 40, pixels, channels, 10))
+    channels, pixels = datasets.load_dataset(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
+    monkeypatch.setitem(datasets.PUBLISHED_SHAPES, "mnist", (200, 40, pixels, channels, 10))
     for options in ({}, {"selection": "test"}, {"limit": 90}, {"selection": "test", "limit": 90}):
         config = Config(dataset="mnist", **options)
-        loaded, shape = datasets.load(config, tmp_path), datasets.shape(config, tmp_path)
+        loaded, shape = datasets.load_dataset(config, tmp_path), datasets.dataset_shape(config, tmp_path)
         assert (shape.train, shape.selection) == (len(loaded.train), len(loaded.selection)), options
         assert shape.classes == len(loaded.classes)
 
@@ -128,11 +128,11 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
 
     def measured(config, shape, device):
         seen.append((config.model, config.optimizer, config.batch_size))
-        return cost.Measured(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
+        return cost.MeasuredCost(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
 
     monkeypatch.setattr(cost, "measure", measured)
-    grid = studyfile.load(studyfile.find("original-grid"), [], None)
-    found = cost.forecast(grid, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
+    grid = studyfile.load_study_file(studyfile.find_study_file("original-grid"), [], None)
+    found = cost.forecast_cost(grid, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert len(found.parts) == 14
     assert sorted(seen) == [
         ("alexnet", "adam", 16),
@@ -148,8 +148,8 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert found.original_hours == pytest.approx(24.4, abs=0.1)
     assert found.pruned_device_hours == found.device_hours, "points run to their end"
 
-    short = studyfile.load(studyfile.find("original-grid"), ["train.epochs=1"], None)
-    scaled = cost.forecast(short, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
+    short = studyfile.load_study_file(studyfile.find_study_file("original-grid"), ["train.epochs=1"], None)
+    scaled = cost.forecast_cost(short, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert scaled.original_hours == found.original_hours, "the report ran its own epochs"
 
     (tmp_path / "s.toml").write_text(
@@ -157,7 +157,9 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
         'batch_size = [16, 32]\noptimizer = ["sgd", "adamw"]\nlr = { low = 1e-4, high = 1e-2 }\n'
         "[search]\ntrials = 6\n"
     )
-    searched = cost.forecast(studyfile.load(tmp_path / "s.toml", [], None), [SLOT], CPU, tmp_path)
+    searched = cost.forecast_cost(
+        studyfile.load_study_file(tmp_path / "s.toml", [], None), [SLOT], CPU, tmp_path
+    )
     assert [each.trials for each in searched.parts] == [0.75] * 8
     assert {tuple(each.setting) for each in searched.parts} == {("model", "batch_size", "optimizer")}
     assert searched.original_hours is None
@@ -191,7 +193,7 @@ def test_a_plan_is_told_as_a_table_and_as_json_without_data_or_store(workplace):
 
 
 def test_a_part_says_its_time_with_its_unit():
-    told = cost.table(priced(part(epochs=1, epoch_seconds=1.4), part(trials=8.0)))
+    told = cost.make_table(priced(part(epochs=1, epoch_seconds=1.4), part(trials=8.0)))
     (times,) = [column.cells for column in told.columns if column.header == "time"]
     assert list(times) == ["1 s", "8.0 h"]
 

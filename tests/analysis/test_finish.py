@@ -11,7 +11,7 @@ import torch
 from hpo.analysis import finish
 from hpo.store import studies
 from hpo.training import datasets, loop
-from hpo.training.config import Final
+from hpo.training.config import FinalConfig
 from tests.support.databases import closed_engines
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import artifact, load
@@ -75,8 +75,8 @@ def made(place, *settings: str) -> None:
 def finished(place, top: int, seeds: int) -> dict:
     """Give what the command says once its runs are there, which are made in this process."""
     with closed_engines():
-        opened = studies.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
-        finish.create(opened, finish.plan(opened, "small", top, seeds))
+        opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+        finish.create_finish_study(opened, finish.plan_finish(opened, "small", top, seeds))
     place.here("worker", "small-finish")
     return place.here("finish", "small", "--top", str(top), "--seeds", str(seeds), "--json").json()
 
@@ -159,16 +159,16 @@ def test_a_run_that_fails_is_named_and_the_others_are_compared(place):
 
 def test_a_run_comes_to_the_accuracy_after_its_last_epoch(place):
     made(place, "quality = 0.8, epochs = 3")
-    opened = studies.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
-    finish.create(opened, finish.plan(opened, "small", 1, 1))
-    definition = studies.definition_of(opened, "small-finish")
-    assert definition.config(definition.points[0].setting).epochs == 3
+    opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+    finish.create_finish_study(opened, finish.plan_finish(opened, "small", 1, 1))
+    definition = studies.read_definition(opened, "small-finish")
+    assert definition.trial_config(definition.points[0].setting).epochs == 3
     longer = definition.model_copy(
         update={
             "points": (*definition.points, finish.Point(setting={"quality": 0.8, "epochs": 5, "seed": 1}))
         }
     )
-    studies.create(opened, longer, "")
+    studies.create_study(opened, longer, "")
     place.here("worker", "small-finish")
     third, fifth = load(place, "small-finish").trials
     assert fifth.value == fifth.intermediate_values[5] == pytest.approx(third.value - 0.1)
@@ -211,19 +211,19 @@ def test_a_built_in_study_is_finished_on_its_test_images_which_are_looked_at_onc
 
     study = load(workplace, "small-finish")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
-    opened = studies.open_(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
-    definition = studies.definition_of(opened, "small-finish")
+    opened = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
+    definition = studies.read_definition(opened, "small-finish")
     for trial, point in zip(study.trials, definition.points, strict=True):
         assert trial.intermediate_values == {epochs: trial.value}
         assert trial.params == chosen.params
-        config = definition.config(point.setting)
-        assert isinstance(config, Final)
-        images = datasets.load(config, workplace.path)
+        config = definition.trial_config(point.setting)
+        assert isinstance(config, FinalConfig)
+        images = datasets.load_dataset(config, workplace.path)
         seen = json.loads(
             artifact(workplace, trial.user_attrs["weights"]).parent.joinpath("settings.json").read_text()
         )
         assert seen["data"]["images"] == {"train": len(images.train), "test": len(images.test)}
-        plain = loop.Run(config, images, torch.device("cpu"))
+        plain = loop.TrainingRun(config, images, torch.device("cpu"))
         assert [epoch.accuracy for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
 
     again = workplace.here("finish", "small", "--top", "1", "--seeds", "2")

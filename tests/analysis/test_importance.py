@@ -26,17 +26,17 @@ def trials(values: Sequence[float]) -> list[FrozenTrial]:
 
 @pytest.mark.parametrize("evaluator", ["ped-anova", "mdi"])  # fANOVA raises
 def test_equal_accuracies_tell_nothing_of_any_parameter(evaluator):
-    assert importance.over(trials([0.5] * 4), evaluator).doubt == importance.ALL_SAME
+    assert importance.importance_of_trials(trials([0.5] * 4), evaluator).doubt == importance.ALL_SAME
 
 
 def test_ped_anova_cannot_tell_the_best_apart_where_all_others_are_equal():
     tied = trials([0.9, 0.5, 0.5, 0.5])
-    found = importance.over(tied, "ped-anova")
+    found = importance.importance_of_trials(tied, "ped-anova")
     assert set(found.importances.values()) == {0.5}
     console = Console(record=True, width=200)
-    console.print(show.importance(found))
+    console.print(show.importance_view(found))
     assert "these shares say nothing: too many came to the same" in console.export_text()
-    assert importance.over(tied, "fanova").doubt == ""
+    assert importance.importance_of_trials(tied, "fanova").doubt == ""
 
 
 def test_the_report_says_which_evaluator_cannot_tell(tmp_path):
@@ -44,8 +44,8 @@ def test_the_report_says_which_evaluator_cannot_tell(tmp_path):
         "[space]\nlr = { low = 0.001, high = 1.0 }\nmomentum = { low = 0.0, high = 0.95 }\n"
     )
     tied = trials([0.9, 0.5, 0.5, 0.5])
-    done = records.outcomes(file.load(tmp_path / "s.toml"), tied)
-    section, _ = parameter_plots.importances(tied, parameter_axis.axes(done))
+    done = records.trial_records(file.load_study_file(tmp_path / "s.toml"), tied)
+    section, _ = parameter_plots.importance_section(tied, parameter_axis.varying_parameters(done))
     (note,) = section.text
     assert note.startswith("ped-anova cannot say: ")
     (plot,) = section.parts

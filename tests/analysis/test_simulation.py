@@ -14,7 +14,7 @@ from hpo.analysis import simulation as simulate
 from hpo.analysis import strategies as regret
 from hpo.analysis import surrogate
 from hpo.analysis.simulation import Simulation
-from hpo.analysis.surrogate import Curve, Recorded, Surrogate
+from hpo.analysis.surrogate import Curve, RecordedCurves, Surrogate
 from hpo.errors import CurvesError
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 
@@ -45,7 +45,7 @@ def written(path: Path, rows: int = 60) -> Path:
 
 @pytest.fixture
 def known(tmp_path) -> Surrogate:
-    return Surrogate(surrogate.read(written(tmp_path / "made.csv")))
+    return Surrogate(surrogate.read_curves(written(tmp_path / "made.csv")))
 
 
 def run(known: Surrogate, strategy: simulate.Strategy, seed: int = 0, workers: int = 1, most: int = 200):
@@ -55,26 +55,26 @@ def run(known: Surrogate, strategy: simulate.Strategy, seed: int = 0, workers: i
 def ours(known: Surrogate, pruner: str, sampler: str = "random") -> simulate.Strategy:
     definition = known.recorded.definition
     rungs = Pruner(name=pruner, min_epochs=1, reduction_factor=3)
-    return simulate.ours(definition, Sampler(name=sampler), rungs)
+    return simulate.study_strategy(definition, Sampler(name=sampler), rungs)
 
 
 # Recorded curves
 
 
 def test_a_file_spans_its_space_with_its_conditions(tmp_path):
-    recorded = surrogate.read(written(tmp_path / "made.csv"))
+    recorded = surrogate.read_curves(written(tmp_path / "made.csv"))
     x, optimizer, momentum = recorded.definition.space
     assert (x.kind, optimizer.kind, momentum.kind) == ("float", "choice", "float")
     assert set(optimizer.values.choices) == {"sgd", "adam"}
     assert momentum.condition() == {"optimizer": ("sgd",)}
     assert (len(recorded.curves), recorded.epochs) == (60, EPOCHS)
-    assert recorded.curves[0].seconds == 18
+    assert recorded.curves[0].total_seconds == 18
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    first = surrogate.read(written(tmp_path / "made.csv"))
-    surrogate.write(first, tmp_path / "again.csv")
-    again = surrogate.read(tmp_path / "again.csv")
+    first = surrogate.read_curves(written(tmp_path / "made.csv"))
+    surrogate.write_curves(first, tmp_path / "again.csv")
+    again = surrogate.read_curves(tmp_path / "again.csv")
     assert (again.settings, again.curves) == (first.settings, first.curves)
 
 
@@ -90,14 +90,14 @@ def test_a_file_that_is_no_curves_is_said_in_one_line(tmp_path, change, message)
     path = written(tmp_path / "made.csv")
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(CurvesError, match=message.replace(".", r"\.")):
-        surrogate.read(path)
+        surrogate.read_curves(path)
 
 
 def test_too_few_rows_and_no_file_are_said_in_one_line(tmp_path):
     with pytest.raises(CurvesError, match="3 settings; want 10 or more"):
-        surrogate.read(written(tmp_path / "made.csv", rows=3))
+        surrogate.read_curves(written(tmp_path / "made.csv", rows=3))
     with pytest.raises(CurvesError, match=r"none\.csv: No such file"):
-        surrogate.read(tmp_path / "none.csv")
+        surrogate.read_curves(tmp_path / "none.csv")
 
 
 def test_a_recorded_setting_has_its_own_curve_and_others_one_like_their_neighbours(known):
@@ -155,7 +155,11 @@ def test_the_same_seed_finds_the_same_and_another_one_does_not(known, pruner):
 
 
 def test_screening_gives_all_an_epoch_and_the_best_three_the_rest(known):
-    strategy = next(each for each in simulate.peers(known.recorded.definition, EPOCHS) if each.screened)
+    strategy = next(
+        each
+        for each in simulate.reference_strategies(known.recorded.definition, EPOCHS)
+        if each.screening_epochs
+    )
     simulation = Simulation(known, strategy, seed=0, workers=4, most=100)
     found = list(simulation.run())
     lengths = sorted((trial.last_step for trial in simulation._trials()), reverse=True)
@@ -164,7 +168,7 @@ def test_screening_gives_all_an_epoch_and_the_best_three_the_rest(known):
 
 
 def test_optunas_own_pruners_prune(known):
-    peers = {each.name: each for each in simulate.peers(known.recorded.definition, EPOCHS)}
+    peers = {each.name: each for each in simulate.reference_strategies(known.recorded.definition, EPOCHS)}
     for name in ("Optuna: random, median", "Optuna: TPE, halving", "Optuna: TPE, hyperband"):
         simulation = Simulation(known, peers[name], seed=0, workers=2, most=150)
         list(simulation.run())
@@ -176,9 +180,12 @@ def test_optunas_own_pruners_prune(known):
 
 def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known, monkeypatch):
     monkeypatch.setattr(regret, "TRAININGS", 12)
-    strategies = [next(simulate.peers(known.recorded.definition, EPOCHS)), ours(known, "asha", "tpe")]
-    tried = [regret.attempt(known, each, workers=1, seeds=range(20)) for each in strategies]
-    random_, asha = regret.compare(tried, known)
+    strategies = [
+        next(simulate.reference_strategies(known.recorded.definition, EPOCHS)),
+        ours(known, "asha", "tpe"),
+    ]
+    tried = [regret.simulate_strategy(known, each, workers=1, seeds=range(20)) for each in strategies]
+    random_, asha = regret.compare_searches(tried, known)
     for each in (random_, asha):
         values = [interval.value for interval in each.regrets]
         assert values == sorted(values, reverse=True)
@@ -189,8 +196,10 @@ def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known,
 
 
 def test_the_best_of_many_strategies_has_to_be_surer_than_one(known):
-    strategies = [next(simulate.peers(known.recorded.definition, EPOCHS))]
-    (found,) = regret.compare([regret.attempt(known, strategies[0], workers=1, seeds=range(3))], known)
+    strategies = [next(simulate.reference_strategies(known.recorded.definition, EPOCHS))]
+    (found,) = regret.compare_searches(
+        [regret.simulate_strategy(known, strategies[0], workers=1, seeds=range(3))], known
+    )
     sooner = dataclasses.replace(found.epochs, value=found.epochs.value - 1)
     best = dataclasses.replace(found, strategy="best", epochs=sooner, p=0.02)
     assert regret.advice([found, best]).startswith("best reached")
@@ -204,19 +213,19 @@ def test_the_interval_of_a_median_holds_it_as_often_as_it_says(count):
 
     held = 0
     for _ in range(400):
-        found = intervals.of_median([draw.gauss(0, 1) for _ in range(count)])
+        found = intervals.median_interval([draw.gauss(0, 1) for _ in range(count)])
         held += found.low <= 0 <= found.high
     assert held / 400 > 0.92
 
 
-def grid(*finals: float) -> Recorded:
+def grid(*finals: float) -> RecordedCurves:
     """Give a grid whose points reach these accuracies after 9 epochs, each in order from the start."""
     curves = tuple(
-        Curve(accuracies=tuple(best - 0.3 / epoch for epoch in range(1, EPOCHS + 1)), seconds=9.0)
+        Curve(accuracies=tuple(best - 0.3 / epoch for epoch in range(1, EPOCHS + 1)), total_seconds=9.0)
         for best in finals
     )
     settings = tuple({"x": float(index)} for index in range(len(finals)))
-    return Recorded(
+    return RecordedCurves(
         definition=Definition(
             name="grid",
             train={"objective": "a:b", "epochs": EPOCHS, "seed": 0},
@@ -230,9 +239,9 @@ def grid(*finals: float) -> Recorded:
 
 def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_stays():
     known = Surrogate(grid(*(0.5 + number / 100 for number in range(14))))
-    strategies = regret.strategies(known.recorded, None, None)
-    tried = [regret.attempt(known, each, workers=2, seeds=range(5)) for each in strategies]
-    found = {each.strategy: each for each in regret.replays(tried, known.recorded)}
+    strategies = regret.choose_strategies(known.recorded, None, None)
+    tried = [regret.simulate_strategy(known, each, workers=2, seeds=range(5)) for each in strategies]
+    found = {each.strategy: each for each in regret.compare_pruners(tried, known.recorded)}
     whole, pruned = found["no pruner"], found["hpo: asha from epoch 2 by 3"]
     assert (whole.share, whole.kept) == (1.0, 5)
     assert pruned.kept == 5
@@ -242,13 +251,13 @@ def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_
 
 def test_a_winner_that_starts_late_is_lost_to_pruning_and_said_so():
     made = grid(*(0.5 + number / 100 for number in range(14)))
-    late = Curve(accuracies=(*[0.0] * (EPOCHS - 1), 0.99), seconds=9.0)
+    late = Curve(accuracies=(*[0.0] * (EPOCHS - 1), 0.99), total_seconds=9.0)
     known = Surrogate(
-        Recorded(definition=made.definition, settings=made.settings, curves=(*made.curves[:-1], late))
+        RecordedCurves(definition=made.definition, settings=made.settings, curves=(*made.curves[:-1], late))
     )
-    strategies = regret.strategies(known.recorded, None, "asha")[-1:]
-    tried = [regret.attempt(known, each, workers=1, seeds=range(4)) for each in strategies]
-    (found,) = regret.replays(tried, known.recorded)
+    strategies = regret.choose_strategies(known.recorded, None, "asha")[-1:]
+    tried = [regret.simulate_strategy(known, each, workers=1, seeds=range(4)) for each in strategies]
+    (found,) = regret.compare_pruners(tried, known.recorded)
     assert found.kept == 0
     assert found.lost.value > 0.3
     assert regret.advice([found]).startswith("no pruner would have kept the winner")
@@ -317,7 +326,7 @@ def test_a_study_without_whole_curves_says_what_is_wanted(place):
 
 
 def test_the_curves_that_ship_are_of_real_whole_trials():
-    recorded = surrogate.read(RECORDED)
+    recorded = surrogate.read_curves(RECORDED)
     assert len(recorded.curves) >= 150
     assert recorded.epochs == 20
     assert {each.name for each in recorded.definition.space} >= {"model", "optimizer", "lr", "momentum"}

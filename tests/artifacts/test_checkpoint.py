@@ -79,35 +79,35 @@ def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_taken(tmp_path):
     newer = checkpoint.save(tmp_path, state(2), attempt=1)
     flip_a_byte(tmp_path / newer)
     assert checkpoint.load(tmp_path / newer) is None
-    assert checkpoint.latest(tmp_path, newer)["epoch"] == 1
+    assert checkpoint.load_latest(tmp_path, newer)["epoch"] == 1
     flip_a_byte(tmp_path / older)
-    assert checkpoint.latest(tmp_path, newer) is None
+    assert checkpoint.load_latest(tmp_path, newer) is None
 
 
 def test_a_cut_or_vanished_checkpoint_is_like_a_flipped_byte(tmp_path):
     checkpoint.save(tmp_path, state(1), attempt=1)
     newer = checkpoint.save(tmp_path, state(2), attempt=1)
     os.truncate(tmp_path / newer, 100)
-    assert checkpoint.latest(tmp_path, newer)["epoch"] == 1
+    assert checkpoint.load_latest(tmp_path, newer)["epoch"] == 1
     (tmp_path / newer).unlink()
-    assert checkpoint.latest(tmp_path, newer)["epoch"] == 1
+    assert checkpoint.load_latest(tmp_path, newer)["epoch"] == 1
 
 
 def test_a_newer_file_that_was_never_committed_is_not_taken(tmp_path):
     committed = checkpoint.save(tmp_path, state(1), attempt=1)
     checkpoint.save(tmp_path, state(2), attempt=1)
-    assert checkpoint.latest(tmp_path, committed)["epoch"] == 1
-    assert checkpoint.latest(tmp_path, None) is None
+    assert checkpoint.load_latest(tmp_path, committed)["epoch"] == 1
+    assert checkpoint.load_latest(tmp_path, None) is None
 
 
 def test_two_checkpoints_are_kept(tmp_path):
     names = [checkpoint.save(tmp_path, state(epoch), attempt=1) for epoch in (1, 2, 3)]
     uncommitted = checkpoint.save(tmp_path, state(9), attempt=1)
     checkpoint.prune(tmp_path, names[2])
-    assert checkpoint.names(tmp_path) == names[1:]
+    assert checkpoint.list_checkpoints(tmp_path) == names[1:]
     assert not (tmp_path / uncommitted).exists()
     checkpoint.prune(tmp_path, names[1])
-    assert checkpoint.names(tmp_path) == [names[1]]
+    assert checkpoint.list_checkpoints(tmp_path) == [names[1]]
 
 
 def test_an_older_attempt_removes_no_file_of_a_newer_one(tmp_path):
@@ -115,23 +115,23 @@ def test_an_older_attempt_removes_no_file_of_a_newer_one(tmp_path):
     within = checkpoint.save(tmp_path, state(2, 7), attempt=2)  # as after the lost one's last was spoiled
     later = [checkpoint.save(tmp_path, state(epoch), attempt=2) for epoch in (4, 5)]
     checkpoint.prune(tmp_path, lost[2])
-    assert checkpoint.names(tmp_path) == [lost[1], within, lost[2], *later]
+    assert checkpoint.list_checkpoints(tmp_path) == [lost[1], within, lost[2], *later]
     checkpoint.prune(tmp_path, later[1])
-    assert checkpoint.names(tmp_path) == later
+    assert checkpoint.list_checkpoints(tmp_path) == later
 
 
 def test_an_older_attempt_cannot_overwrite_a_newer_ones_file(tmp_path):
     newer = checkpoint.save(tmp_path, state(2), attempt=2)
     older = checkpoint.save(tmp_path, state(2), attempt=1)
     assert newer != older
-    assert checkpoint.latest(tmp_path, newer)["epoch"] == 2
+    assert checkpoint.load_latest(tmp_path, newer)["epoch"] == 2
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    durable.write(tmp_path / "a", b"before")
+    durable.write_file(tmp_path / "a", b"before")
 
     def cut() -> None:
-        with durable.durable(tmp_path) as draft:
+        with durable.atomic_file(tmp_path) as draft:
             draft.name = "a"
             draft.file.write(b"half")
             raise OSError(28, "No space left on device")
@@ -150,7 +150,7 @@ def test_a_full_disk_is_told_as_such_wherever_it_hits(tmp_path):
             return super().write(data)
 
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.dump({"weight": torch.zeros(10_000)}, Full())
+        checkpoint.dump_state({"weight": torch.zeros(10_000)}, Full())
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path):

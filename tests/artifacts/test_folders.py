@@ -9,7 +9,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactAway, ArtifactError
+from hpo.errors import ArtifactError, ArtifactsUnavailable
 from hpo.store import studies
 from hpo.study import file as studyfile
 from hpo.training import config
@@ -30,16 +30,16 @@ def climb(config, state):
 
 def test_a_local_folder_is_the_artifacts_own(tmp_path):
     place = Artifacts(str(tmp_path / "artifacts"))
-    folder = place.folder("study/0001")
-    (folder.local / "a").write_text("x")
+    folder = place.open_folder("study/0001")
+    (folder.path / "a").write_text("x")
     folder.fetch()
     folder.publish()
-    folder.mirror()
+    folder.remove_deleted()
     folder.close()
     assert (tmp_path / "artifacts/study/0001/a").read_text() == "x"
     assert place.path("study/0001/a") == f"{tmp_path}/artifacts/study/0001/a"
-    place.delete("study")
-    place.delete("never was")
+    place.delete_folder("study")
+    place.delete_folder("never was")
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
@@ -47,10 +47,10 @@ def test_a_local_folder_is_the_artifacts_own(tmp_path):
 def test_a_file_is_written_whole_and_read(kind, tmp_path):
     root = str(tmp_path / "artifacts") if kind == "local" else f"memory://{uuid.uuid4().hex}"
     place = Artifacts(root)
-    assert place.look_up("cache/a/b") is None
+    assert place.read_or_none("cache/a/b") is None
     place.write("cache/a/b", b"one")
     place.write("cache/a/b", b"two")
-    assert place.look_up("cache/a/b") == b"two"
+    assert place.read_or_none("cache/a/b") == b"two"
     assert [path.rpartition("/")[2] for path in place.filesystem.ls(f"{root}/cache/a", detail=False)] == [
         "b"
     ]
@@ -60,44 +60,44 @@ def test_behind_a_url_files_are_fetched_published_and_taken_away():
     root = f"memory://{uuid.uuid4().hex}"
     place = Artifacts(root)
     memory = fsspec.filesystem("memory")
-    first = place.folder("study/0001")
+    first = place.open_folder("study/0001")
     first.fetch()
-    (first.local / "a").write_text("x")
-    (first.local / "half.draft").write_text("x")
+    (first.path / "a").write_text("x")
+    (first.path / "half.draft").write_text("x")
     assert not memory.exists(f"{root}/study/0001/a")
     first.publish()
     assert memory.cat(f"{root}/study/0001/a") == b"x"
     assert not memory.exists(f"{root}/study/0001/half.draft")
     first.close()
-    assert not first.local.exists()
+    assert not first.path.exists()
 
-    second = place.folder("study/0001")
+    second = place.open_folder("study/0001")
     second.fetch()
-    assert (second.local / "a").read_text() == "x"
-    (second.local / "a").unlink()
-    (second.local / "b").write_text("y")
+    assert (second.path / "a").read_text() == "x"
+    (second.path / "a").unlink()
+    (second.path / "b").write_text("y")
     second.publish()
-    second.mirror()
+    second.remove_deleted()
     assert memory.ls(f"{root}/study/0001", detail=False) == [
         f"{root.removeprefix('memory:/')}/study/0001/b"
     ]
-    place.delete("study")
+    place.delete_folder("study")
     assert not memory.exists(f"{root}/study")
 
 
 def test_a_folder_takes_away_what_it_put_there_and_nothing_of_the_attempt_after_it():
     """As a worker does that lost its trial between a commit and the removal of what it made old."""
     place = Artifacts(f"memory://{uuid.uuid4().hex}")
-    late = place.folder("study/0001")
-    (late.local / "old").write_text("x")
+    late = place.open_folder("study/0001")
+    (late.path / "old").write_text("x")
     late.publish()
-    next_ = place.folder("study/0001")
+    next_ = place.open_folder("study/0001")
     next_.fetch()
-    (next_.local / "new").write_text("y")
+    (next_.path / "new").write_text("y")
     next_.publish()
-    (late.local / "old").unlink()
-    late.mirror()
-    assert place.names("study/0001") == ["new"]
+    (late.path / "old").unlink()
+    late.remove_deleted()
+    assert place.list_names("study/0001") == ["new"]
     late.close()
     next_.close()
 
@@ -106,21 +106,21 @@ def test_what_matches_is_removed_whoever_made_it():
     place = Artifacts(f"memory://{uuid.uuid4().hex}")
     place.write("study/0001/checkpoint-1", b"x")
     place.write("study/0001/weights-1", b"x")
-    folder = place.folder("study/0001")
-    folder.remove(lambda name: name.startswith("checkpoint"))
-    assert place.names("study/0001") == ["weights-1"]
+    folder = place.open_folder("study/0001")
+    folder.remove_matching(lambda name: name.startswith("checkpoint"))
+    assert place.list_names("study/0001") == ["weights-1"]
     folder.close()
 
 
 def test_what_was_fetched_is_not_published_again():
     place = Artifacts(f"memory://{uuid.uuid4().hex}")
     place.write("study/0001/a", b"x")
-    folder = place.folder("study/0001")
+    folder = place.open_folder("study/0001")
     folder.fetch()
     place.remove("study/0001/a")
-    (folder.local / "b").write_text("y")
+    (folder.path / "b").write_text("y")
     folder.publish()
-    assert place.names("study/0001") == ["b"]
+    assert place.list_names("study/0001") == ["b"]
     folder.close()
 
 
@@ -149,9 +149,9 @@ def test_a_worker_waits_for_a_place_that_is_away_and_nobody_else_does(stormy, ca
     place = Artifacts("stormy://a")
     away = [TimeoutError("no answer"), OSError(errno.EBUSY, "slow down")]
     stormy.failures = [*away]
-    with pytest.raises(ArtifactAway, match=r"^stormy://a/b: no answer$"):
+    with pytest.raises(ArtifactsUnavailable, match=r"^stormy://a/b: no answer$"):
         place.write("b", b"x")
-    stormy.failures, place.patience = [*away], 60.0
+    stormy.failures, place.retry_seconds = [*away], 60.0
     place.write("b", b"x")
     assert place.read("b") == b"x"
     first, last = caplog.messages
@@ -161,13 +161,13 @@ def test_a_worker_waits_for_a_place_that_is_away_and_nobody_else_does(stormy, ca
 
 def test_what_no_waiting_mends_is_told_at_once(stormy):
     place = Artifacts("stormy://a")
-    place.patience = 60.0
+    place.retry_seconds = 60.0
     errors = [PermissionError("not you"), OSError(errno.ENOSPC, "no room"), ValueError("no such name")]
     for error in errors:
         stormy.failures = [error]
         with pytest.raises(ArtifactError, match=r"^stormy://a/b: no") as met:
             place.write("b", b"x")
-        assert not isinstance(met.value, ArtifactAway)
+        assert not isinstance(met.value, ArtifactsUnavailable)
 
 
 def test_a_place_that_answers_no_call_as_it_is_opened_is_told_in_one_line():
@@ -187,23 +187,23 @@ def test_a_trial_goes_on_from_a_checkpoint_behind_a_url(tmp_path, monkeypatch):
         '[train]\nobjective = "climbing:climb"\nepochs = 4\n'
         '[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
     )
-    definition = studyfile.load(tmp_path / "own.toml")
-    assert definition.vocabulary is config.OWN
-    opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    studies.create(opened, definition, "")
+    definition = studyfile.load_study_file(tmp_path / "own.toml")
+    assert definition.option_table is config.CUSTOM_OPTIONS
+    opened = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    studies.create_study(opened, definition, "")
     root = f"memory://{uuid.uuid4().hex}"
-    settings = worker.Settings(
+    settings = worker.WorkerSettings(
         artifacts=Artifacts(root), data=tmp_path, device="cpu", shown_as="cpu", lease_seconds=60
     )
     stop = threading.Event()
-    for event in worker.work(opened, "own", settings, stop):
+    for event in worker.run_worker(opened, "own", settings, stop):
         if getattr(event, "epoch", None) and event.epoch.number == 2:
             stop.set()
     assert event.state == "released"
-    started, *_, last = worker.work(opened, "own", settings, threading.Event())
-    assert (started.attempt, started.done) == (2, 2)
+    started, *_, last = worker.run_worker(opened, "own", settings, threading.Event())
+    assert (started.attempt, started.epochs_done) == (2, 2)
     assert (last.state, last.accuracy) == ("complete", 0.4)
-    (trial,) = opened.get_all_trials(studies.study_id(opened, "own"))
+    (trial,) = opened.get_all_trials(studies.find_study_id(opened, "own"))
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
     place = Artifacts(root)
     with place.filesystem.open(place.path(trial.user_attrs["weights"])) as file:
@@ -224,17 +224,19 @@ def test_a_worker_that_looks_for_a_checkpoint_elsewhere_says_so(tmp_path, monkey
         '[train]\nobjective = "climbing:climb"\nepochs = 4\n'
         '[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
     )
-    opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    studies.create(opened, studyfile.load(tmp_path / "own.toml"), "")
+    opened = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    studies.create_study(opened, studyfile.load_study_file(tmp_path / "own.toml"), "")
     one, other = (Artifacts(f"memory://{uuid.uuid4().hex}") for _ in range(2))
     told = {"data": tmp_path, "device": "cpu", "shown_as": "cpu", "lease_seconds": 60}
     stop = threading.Event()
-    for event in worker.work(opened, "own", worker.Settings(artifacts=one, **told), stop):
+    for event in worker.run_worker(opened, "own", worker.WorkerSettings(artifacts=one, **told), stop):
         if getattr(event, "epoch", None):
             stop.set()
     assert caplog.messages == []
-    started, *_ = worker.work(opened, "own", worker.Settings(artifacts=other, **told), threading.Event())
-    assert started.done == 0
+    started, *_ = worker.run_worker(
+        opened, "own", worker.WorkerSettings(artifacts=other, **told), threading.Event()
+    )
+    assert started.epochs_done == 0
     (line,) = caplog.messages
     assert line.startswith(f"trial 0 begins anew: its checkpoint is not in {other.path('')}/own-")
     opened.engine.dispose()
@@ -248,18 +250,18 @@ def test_trials_that_pause_and_are_never_promoted_keep_their_weights_behind_a_ur
         '[search]\nsampler = "random"\ntrials = 6\n'
         'pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }\n'
     )
-    opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    studies.create(opened, studyfile.load(tmp_path / "own.toml"), "")
+    opened = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    studies.create_study(opened, studyfile.load_study_file(tmp_path / "own.toml"), "")
     place = Artifacts(f"memory://{uuid.uuid4().hex}")
-    settings = worker.Settings(
+    settings = worker.WorkerSettings(
         artifacts=place, data=tmp_path, device="cpu", shown_as="cpu", lease_seconds=60
     )
-    ended = list(worker.work(opened, "own", settings, threading.Event()))
+    ended = list(worker.run_worker(opened, "own", settings, threading.Event()))
     assert any(getattr(event, "state", "") == "paused" for event in ended)
-    trials = opened.get_all_trials(studies.study_id(opened, "own"))
+    trials = opened.get_all_trials(studies.find_study_id(opened, "own"))
     assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
     for trial in trials:
         folder, _, weights = trial.user_attrs["weights"].rpartition("/")
-        assert weights in place.names(folder)
-        assert not any(name.startswith("checkpoint-") for name in place.names(folder))
+        assert weights in place.list_names(folder)
+        assert not any(name.startswith("checkpoint-") for name in place.list_names(folder))
     opened.engine.dispose()

@@ -46,20 +46,20 @@ REFUSED = [
 
 @pytest.mark.parametrize("error", AWAY, ids=repr)
 def test_what_the_network_or_a_server_that_is_not_well_says_passes(error):
-    assert remote.is_away(error)
-    assert remote.cause(error)
+    assert remote.is_unavailable(error)
+    assert remote.error_text(error)
 
 
 @pytest.mark.parametrize("error", REFUSED, ids=repr)
 def test_what_a_person_has_to_mend_does_not_pass(error):
-    assert not remote.is_away(error)
-    assert remote.cause(error)
+    assert not remote.is_unavailable(error)
+    assert remote.error_text(error)
     assert remote.advice(error)
 
 
 def test_an_s3_has_our_timeouts_where_the_user_set_none(monkeypatch):
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 77}})
-    filesystem, path = remote.file_system("s3://bucket/vision")
+    filesystem, path = remote.open_file_system("s3://bucket/vision")
     assert path == "bucket/vision"
     assert filesystem.config_kwargs["read_timeout"] == 77
     assert filesystem.config_kwargs["connect_timeout"] == remote.CONNECT_SECONDS

@@ -19,27 +19,29 @@ from tests.support.network import want_root
 
 @pytest.fixture
 def opened(url):
-    opened = studies.open_(url, create=True)
-    studies.create(opened, lease_worker.definition(4), "text")
+    opened = studies.open_storage(url, create=True)
+    studies.create_study(opened, lease_worker.definition(4), "text")
     return opened
 
 
 def claimed(opened, seconds=60.0, **hardware):
-    study_id = studies.study_id(opened, NAME)
-    claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=seconds, max_attempts=9)
-    claim.commit(attributes={"hardware": hardware})
+    study_id = studies.find_study_id(opened, NAME)
+    claim = queue.claim_trial(
+        opened, study_id, lease.current_owner("cpu"), lease_seconds=seconds, max_attempts=9
+    )
+    claim.commit(user_attributes={"hardware": hardware})
     return claim
 
 
 def found(url, tmp_path, what):
-    findings = doctor.examine(url, str(tmp_path / "artifacts"), tmp_path)
-    return [finding for finding in findings if finding.what == what]
+    findings = doctor.run_checks(url, str(tmp_path / "artifacts"), tmp_path)
+    return [finding for finding in findings if finding.subject == what]
 
 
 def test_a_sound_study_is_not_worth_a_line(opened, url, tmp_path):
     claimed(opened, device="a").end(TrialState.COMPLETE, value=0.5)
     assert found(url, tmp_path, f"study {NAME}") == []
-    (line,) = [each for each in found(url, tmp_path, "store") if each.verdict == "works"]
+    (line,) = [each for each in found(url, tmp_path, "store") if each.state == "works"]
     assert line.message.endswith("1 studies")
 
 
@@ -49,7 +51,7 @@ def test_silent_workers_foreign_trials_and_mixed_hardware_are_named(opened, url,
     claimed(opened, seconds=0.0, device="H100")
     optuna.load_study(study_name=NAME, storage=url).ask()
     silent, foreign, mixed = found(url, tmp_path, f"study {NAME}")
-    assert {each.verdict for each in (silent, foreign, mixed)} == {"doubtful"}
+    assert {each.state for each in (silent, foreign, mixed)} == {"doubtful"}
     assert silent.message.startswith("trial 2's worker ")
     assert f"'hpo launch {NAME}'" in silent.advice
     assert foreign.message == "trial 3 runs under another tool"
@@ -57,7 +59,7 @@ def test_silent_workers_foreign_trials_and_mixed_hardware_are_named(opened, url,
 
 
 def test_files_that_no_trial_names_are_found_and_those_of_running_ones_left_alone(opened, url, tmp_path):
-    folder = tmp_path / "artifacts" / studies.folder_of(opened, NAME)
+    folder = tmp_path / "artifacts" / studies.artifacts_folder(opened, NAME)
     names = {"old.draft", "weights-0001-001.safetensors", f"checkpoint-0001-000000-001-{'0' * 64}.pt"}
     for number in range(2):
         trial = folder / f"{number:04d}"
@@ -65,14 +67,14 @@ def test_files_that_no_trial_names_are_found_and_those_of_running_ones_left_alon
         for name in (*names, "epochs.csv", "settings.json", "events.out.tfevents.1.host"):
             (trial / name).touch()
     ended, _running = claimed(opened), claimed(opened)
-    ended.commit(attributes={"weights": f"{folder.name}/0000/weights-0001-001.safetensors"})
+    ended.commit(user_attributes={"weights": f"{folder.name}/0000/weights-0001-001.safetensors"})
     ended.end(TrialState.COMPLETE, value=0.5)
     (tmp_path / "artifacts" / "another-0123abcd").mkdir()
     (line,) = found(url, tmp_path, f"study {NAME}")
     assert line.message.startswith("2 unknown in ")
     assert f"{folder.name}/0000/checkpoint-" in line.message
     assert f"{folder.name}/0000/old.draft" in line.message
-    (other,) = [each for each in found(url, tmp_path, "artifacts") if each.verdict == "doubtful"]
+    (other,) = [each for each in found(url, tmp_path, "artifacts") if each.state == "doubtful"]
     assert other.message.endswith(": another-0123abcd")
     assert "if no other store does" in other.advice
 
@@ -84,10 +86,10 @@ def test_an_sqlite_that_cannot_be_trusted_with_a_files_journal_is_named(tmp_path
         with contextlib.closing(sqlite3.connect(tmp_path / "hpo.db")) as connection:
             connection.execute(f"PRAGMA journal_mode = {journal}")
         monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
-        return [(each.verdict, each.advice) for each in found(url, tmp_path, "sqlite")]
+        return [(each.state, each.advice) for each in found(url, tmp_path, "sqlite")]
 
     with closed_engines():
-        studies.open_(url, create=True).engine.dispose()
+        studies.open_storage(url, create=True).engine.dispose()
         assert verdicts("DELETE", (3, 40, 1)) == [("works", "")]
         assert verdicts("WAL", (3, 51, 3)) == [("works", "")]
         ((verdict, advice),) = verdicts("WAL", (3, 40, 1))
@@ -113,7 +115,7 @@ def test_a_network_disk_is_known_by_its_mount(tmp_path, place, kind):
 def test_no_sqlite_store_is_made_on_a_network_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "network_disk", lambda path: "nfs4")
     with pytest.raises(StoreError, match=r"a network disk \(nfs4\).*or use Postgres"):
-        studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+        studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,9 +131,9 @@ def disk(tmp_path):
 
 
 def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
-    findings = doctor.examine(f"sqlite:///{tmp_path}/hpo.db", str(disk), tmp_path)
+    findings = doctor.run_checks(f"sqlite:///{tmp_path}/hpo.db", str(disk), tmp_path)
     (line,) = [each for each in findings if "free" in each.message]
-    assert (line.what, line.verdict) == ("artifacts", "broken")
+    assert (line.subject, line.state) == ("artifacts", "broken")
     assert line.message == f"0.0 GiB free on the disk of {disk}"
     assert line.advice.startswith("make room")
 
@@ -139,19 +141,19 @@ def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
 def test_a_store_that_can_only_be_read_is_doubtful(disk, tmp_path):
     url = f"sqlite:///{disk}/hpo.db"
     with closed_engines():
-        studies.create(studies.open_(url, create=True), lease_worker.definition(1), "text")
+        studies.create_study(studies.open_storage(url, create=True), lease_worker.definition(1), "text")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with closed_engines():
         (line,) = [each for each in found(url, tmp_path, "store") if "studies" in each.message]
-    assert (line.verdict, line.message) == ("doubtful", f"{url}, 1 studies, can only be read")
+    assert (line.state, line.message) == ("doubtful", f"{url}, 1 studies, can only be read")
     assert line.advice == f"let workers write {disk}/hpo.db and its folder"
 
 
 def test_a_place_that_could_not_be_made_is_broken_rather_than_absent(disk, tmp_path):
-    findings = doctor.examine(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
-    assert {each.verdict for each in findings if each.what in ("store", "artifacts")} == {"absent"}
+    findings = doctor.run_checks(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
+    assert {each.state for each in findings if each.subject in ("store", "artifacts")} == {"absent"}
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    findings = doctor.examine(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
-    for line in (each for each in findings if each.what in ("store", "artifacts")):
-        assert (line.verdict, line.advice) == ("broken", "name another place")
+    findings = doctor.run_checks(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
+    for line in (each for each in findings if each.subject in ("store", "artifacts")):
+        assert (line.state, line.advice) == ("broken", "name another place")
         assert line.message.endswith(f"is not there, and {disk} cannot be written")

@@ -50,8 +50,8 @@ def study_of(place: Workplace) -> optuna.Study:
 
 def test_a_study_keeps_the_flags_that_it_was_made_with(workplace):
     workplace.here("create", workplace.study(STUDY), "--name", "other", "--set", "search.trials=1")
-    opened = studies.open_(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
-    kept = opened.get_study_system_attrs(studies.study_id(opened, "other"))["hpo:file"]
+    opened = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
+    kept = opened.get_study_system_attrs(studies.find_study_id(opened, "other"))["hpo:file"]
     assert kept.startswith("# --name other\n# --set search.trials=1\n")
 
 

@@ -54,8 +54,8 @@ def made(url, place, name, *others):
     text = STUDY
     for n in range(2, 5):
         text += f'[[points]]\nspeed = {n}\nsite = "C_{n}"\n' + "".join(f"{each} = {n}\n" for each in others)
-    opened = studies.open_(url, create=True)
-    studies.create(opened, studyfile.load(_file(name, text)), text)
+    opened = studies.open_storage(url, create=True)
+    studies.create_study(opened, studyfile.load_study_file(_file(name, text)), text)
     run(opened, place, name)
     return opened
 
@@ -67,8 +67,10 @@ def _file(name, text):
 
 
 def run(opened, place, name):
-    settings = worker.Settings(artifacts=place, data=Path(), device="cpu", shown_as="cpu", lease_seconds=60)
-    list(worker.work(opened, name, settings, threading.Event()))
+    settings = worker.WorkerSettings(
+        artifacts=place, data=Path(), device="cpu", shown_as="cpu", lease_seconds=60
+    )
+    list(worker.run_worker(opened, name, settings, threading.Event()))
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def open_(url, opened, place):
 
 
 def behind_gate(url, place, *, read_only):
-    inner = exhibit.Exhibit(studies.open_(url, create=False, read_only=read_only), place)
+    inner = exhibit.DashboardApp(studies.open_storage(url, create=False, read_only=read_only), place)
     return gate.Gate(inner, token=TOKEN, origin=f"http://{HOST}", read_only=read_only)
 
 
@@ -143,7 +145,9 @@ MUTATIONS = {
 @pytest.fixture
 def waiting(opened):
     """Queue a trial, number 3 with id 4, that nobody has begun."""
-    studies.enqueue(opened, "small", studyfile.by_hand(studies.definition_of(opened, "small"), ["speed=9"]))
+    studies.enqueue_setting(
+        opened, "small", studyfile.point_from_texts(studies.read_definition(opened, "small"), ["speed=9"])
+    )
     (trial,) = opened.get_all_trials(1, states=(TrialState.WAITING,))
     assert (trial.number, trial._trial_id) == (3, 4)
 
@@ -196,8 +200,8 @@ def test_with_read_write_every_mutation_that_makes_sense_is_made(open_, opened, 
 
 
 def test_deleting_a_study_deletes_its_files_but_never_under_its_workers(open_, opened, waiting):
-    folder = Path("artifacts", studies.folder_of(opened, "small"))
-    claim = queue.claim(opened, 1, lease.owner("cpu"), seconds=60, max_attempts=3)
+    folder = Path("artifacts", studies.artifacts_folder(opened, "small"))
+    claim = queue.claim_trial(opened, 1, lease.current_owner("cpu"), lease_seconds=60, max_attempts=3)
     refused = ask(open_, "DELETE", "/api/studies/1", {})
     assert (refused.status, "workers" in refused.json()["reason"]) == (409, True)
     claim.release()
@@ -276,7 +280,9 @@ def test_what_people_add_is_inert_and_one_without_content_is_not_found(open_, op
     assert "access-control-allow-origin" not in answer.headers
     (waits,) = detail(open_)["trials"][3:]
     assert [file["filename"] for file in waits["artifacts"]] == ["a.html"]
-    assert orphans.unknown_folders(place, [studies.folder_of(opened, "small")]) == [], "it is no garbage"
+    assert orphans.unknown_folders(place, [studies.artifacts_folder(opened, "small")]) == [], (
+        "it is no garbage"
+    )
     Path("artifacts", "added", uploaded).unlink()
     assert ask(open_, "GET", f"/artifacts/1/4/{uploaded}").status == 404
     assert ask(open_, "DELETE", f"/api/artifacts/1/4/{uploaded}").status == 404
@@ -299,7 +305,7 @@ def test_a_trial_put_back_and_run_again_is_shown_as_it_is_now(shown, opened, pla
     states = [trial["state"] for trial in detail(shown)["trials"]]
     assert states == ["Complete", "Complete", "Fail"]
     Path("broken").unlink()
-    control.retry(opened, "small", None)
+    control.retry_trials(opened, "small", None)
     assert detail(shown)["trials"][2]["state"] == "Waiting"
     run(opened, place, "small")
     wait_for(lambda: detail(shown)["trials"][2]["state"] == "Complete")  # asked anew every two seconds
@@ -309,7 +315,7 @@ def test_a_trial_put_back_and_run_again_is_shown_as_it_is_now(shown, opened, pla
 def test_a_study_in_the_place_of_a_deleted_one_is_shown_as_itself(shown, opened, place, url):
     detail(shown)
     assert ask(shown, "GET", "/api/studies/1/param_importances").status == 200
-    studies.delete(opened, "small")
+    studies.delete_study(opened, "small")
     assert ask(shown, "GET", "/api/studies").json() == {"study_summaries": []}
     made(url, place, "other", "width")
     (study,) = ask(shown, "GET", "/api/studies").json()["study_summaries"]
@@ -339,14 +345,14 @@ def test_a_study_of_another_tools_is_shown_as_it_is(url, opened, shown):
 
 
 def test_a_trial_that_waits_or_runs_says_how_far_it_is(opened, waiting):
-    definition = studies.definition_of(opened, "small")
+    definition = studies.read_definition(opened, "small")
     trial = opened.get_trial(4)
-    assert notes.trial(trial, definition).startswith("**waiting**\n")
-    assert "queued by hand" in notes.trial(trial, definition)
+    assert notes.trial_note(trial, definition).startswith("**waiting**\n")
+    assert "queued by hand" in notes.trial_note(trial, definition)
     trial.intermediate_values = {1: 0.5, 2: 0.5}
-    assert "**waiting**, to go on after epoch 2" in notes.trial(trial, definition)
+    assert "**waiting**, to go on after epoch 2" in notes.trial_note(trial, definition)
     trial.state = TrialState.RUNNING
-    assert "**running** after epoch 2" in notes.trial(trial, definition)
+    assert "**running** after epoch 2" in notes.trial_note(trial, definition)
     trial.state = TrialState.PRUNED
     trial.set_user_attr("pruned", "loss is nan at epoch 2, step 3")
-    assert "**pruned** loss is nan at epoch 2, step 3" in notes.trial(trial, definition)
+    assert "**pruned** loss is nan at epoch 2, step 3" in notes.trial_note(trial, definition)

@@ -53,7 +53,7 @@ def test_a_route_is_for_those_who_come_with_the_token_to_the_right_door(
             assert ask(door, method, path, HTTP_HOST=host, HTTP_COOKIE="").status == 403, "not 401"
         for origin in ("https://evil.example", "null", "http://127.0.0.1:9999", f"https://{HOST}"):
             assert ask(door, method, path, HTTP_ORIGIN=origin).status == 403
-        long = str(gate.BODY_BYTES + 1)
+        long = str(gate.MAX_BODY_BYTES + 1)
         for length in (long, "9" * 100):
             assert ask(door, method, path, CONTENT_LENGTH=length).status == 413
         assert ask(door, method, path, CONTENT_LENGTH=long, HTTP_COOKIE="").status == 401

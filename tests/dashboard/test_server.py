@@ -170,8 +170,8 @@ def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_pa
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute(f"PRAGMA journal_mode = {journal}").fetchone() == (journal,)
     with closed_engines():
-        opened = studies.open_(url, create=False, read_only=True)
-        opened.patience = 0.0
+        opened = studies.open_storage(url, create=False, read_only=True)
+        opened.max_wait_seconds = 0.0
         assert [study.study_name for study in opened.get_all_studies()] == ["small"]
         for again in (opened, pickle.loads(pickle.dumps(opened))):
             with pytest.raises(StoreError, match="readonly database"):
@@ -179,7 +179,7 @@ def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_pa
         workplace.here("enqueue", "small", "lr=1.0", "batch_size=8", HPO_STORE=url)
         assert len(opened.get_all_trials(1)) == 2, "it sees what others write meanwhile"
     with pytest.raises(StoreError, match="no store"):
-        studies.open_(f"sqlite:///{tmp_path}/absent.db", create=False, read_only=True)
+        studies.open_storage(f"sqlite:///{tmp_path}/absent.db", create=False, read_only=True)
     assert not (tmp_path / "absent.db").exists()
 
 
@@ -203,7 +203,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path
 def settings(path: Path, **changes: Any) -> server.Settings:
     """Give settings for a store that is there, by default on loopback."""
     with closed_engines():
-        studies.open_(f"sqlite:///{path}/hpo.db", create=True)
+        studies.open_storage(f"sqlite:///{path}/hpo.db", create=True)
     given = {"artifacts": "artifacts", "host": "127.0.0.1", "port": 0, "behind_tls": None, **changes}
     return server.Settings(store=f"sqlite:///{path}/hpo.db", read_only=True, **given)
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch)
     ],
 )
 def test_behind_tls_browsers_find_it_where_it_is_said(text, origin):
-    assert server.public(text) == origin
+    assert server.public_origin(text) == origin
 
 
 @pytest.fixture
@@ -258,8 +258,8 @@ def replayed(workplace, tmp_path, monkeypatch):
     assert len(tomllib.loads(points)["points"]) == 14
     grid = SEARCH.partition("[space]")[0] + '[search]\nsampler = "grid"\n' + points
     with closed_engines():
-        opened = studies.open_(f"sqlite:///{tmp_path}/storage/hpo.db", create=True)
-        work = worker.Settings(
+        opened = studies.open_storage(f"sqlite:///{tmp_path}/storage/hpo.db", create=True)
+        work = worker.WorkerSettings(
             artifacts=Artifacts(f"{tmp_path}/storage/artifacts"),
             data=tmp_path,
             device="cpu",
@@ -268,8 +268,8 @@ def replayed(workplace, tmp_path, monkeypatch):
         )
         for name, text in (("grid", grid), ("search", SEARCH)):
             workplace.study(text, name)
-            studies.create(opened, studyfile.load(tmp_path / f"{name}.toml"), text)
-            list(worker.work(opened, name, work, threading.Event()))
+            studies.create_study(opened, studyfile.load_study_file(tmp_path / f"{name}.toml"), text)
+            list(worker.run_worker(opened, name, work, threading.Event()))
     return workplace
 
 

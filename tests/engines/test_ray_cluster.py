@@ -121,7 +121,7 @@ def test_ctrl_c_lets_rays_workers_save_and_two_share_a_device_only_where_asked(a
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert time.monotonic() - begun < supervisor.GRACE + 10
+    assert time.monotonic() - begun < supervisor.GRACE_SECONDS + 10
     assert err.count("released (told to stop)") == 4
     assert [trial.state.name for trial in replay.trials(url)] == ["WAITING"] * 4
     epochs = [line["epoch"] for line in replay.progress(at.path)]
@@ -131,12 +131,14 @@ def test_ctrl_c_lets_rays_workers_save_and_two_share_a_device_only_where_asked(a
 def test_ray_alone_on_this_machine_serves_an_sqlite_store_and_ends_where_no_restart_helps(place):
     replay.want(ray_cluster.missing())
     place.hpo("create", place.study(replay.study(points=2, epochs=2)))
-    refused = place.hpo("launch", "small", *RAY, "--option", "address=10.0.0.1:6379", code=supervisor.FATAL)
+    refused = place.hpo(
+        "launch", "small", *RAY, "--option", "address=10.0.0.1:6379", code=supervisor.EXIT_FATAL
+    )
     assert refused.err.startswith(
         "hpo: --engine ray, cluster 10.0.0.1:6379: an SQLite store is for one machine"
     )
     (place.path / "own.py").rename(place.path / "away.py")
-    broken = place.hpo("launch", "small", *RAY, code=supervisor.FATAL)
+    broken = place.hpo("launch", "small", *RAY, code=supervisor.EXIT_FATAL)
     assert broken.err.splitlines()[-1].startswith("hpo: ")
     assert "own" in broken.err.splitlines()[-1]
     (place.path / "away.py").rename(place.path / "own.py")

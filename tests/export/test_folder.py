@@ -102,7 +102,7 @@ METRICS = card.Metrics(
     epoch_seconds=[1.0],
     hardware={},
 )
-TRAINED = card.Trained(labels=["a", "b", "c"], images={"train": 2}, skipped=0, params={})
+TRAINED = card.TrainingFacts(labels=["a", "b", "c"], images={"train": 2}, skipped=0, params={})
 
 
 def shape(kind: int, size: tuple[int, int], seed: int) -> Image.Image:
@@ -138,7 +138,7 @@ def searched(path: Path) -> None:
     place.hpo("run", place.study(DIGITS, "digits"), "--devices", "cpu:1")
     place.hpo("run", place.study(FOLDER.format(path / "images"), "shapes"), "--devices", "cpu:1")
     place.hpo("export", "digits", "--to", "winner")
-    split = datasets.load(Config(dataset="digits", limit=300), path).selection
+    split = datasets.load_dataset(Config(dataset="digits", limit=300), path).selection
     (path / "selection").mkdir()
     for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
         Image.fromarray(image[0].numpy()).save(path / f"selection/{number:03} {int(label)}.png")
@@ -154,10 +154,10 @@ def taken(
     place: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
 ) -> card.Metrics:
     """Export in this process, which costs none of a new one's seconds."""
-    opened = studies.open_(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+    opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
     try:
         artifacts = Artifacts(root or str(place.path / "storage/artifacts"))
-        return export.export(opened, name, number, artifacts, target)
+        return export.export_trial(opened, name, number, artifacts, target)
     finally:
         opened.engine.dispose()
 
@@ -258,7 +258,7 @@ def test_the_best_trial_is_taken_unless_another_is_named(ran, winner, tmp_path):
 def test_weights_of_a_trial_that_was_pruned_have_the_accuracy_of_their_own_epoch(ran, workplace):
     shutil.copytree(ran.path / "storage", workplace.path / "storage")
     database = f"sqlite:///{workplace.path}/storage/hpo.db"
-    with studies.open_(database, create=False).transaction() as session:
+    with studies.open_storage(database, create=False).transaction() as session:
         session.connection().exec_driver_sql("UPDATE trials SET state = 'PRUNED'")
         session.connection().exec_driver_sql("UPDATE trial_values SET value = 0.123")
     refused = refusal(workplace, "digits", workplace.path / "best")
@@ -279,15 +279,16 @@ def test_weights_of_a_trial_that_was_pruned_have_the_accuracy_of_their_own_epoch
 
 def test_torchvision_builds_a_model_of_each_family_with_as_many_classes_as_we_do():
     families = {
-        re.sub(r"[0-9].*|_(tiny|small|large|base|t|s|b)\b.*", "", name): name for name in catalog.models()
+        re.sub(r"[0-9].*|_(tiny|small|large|base|t|s|b)\b.*", "", name): name
+        for name in catalog.model_names()
     }
     names = [name for name in families.values() if not name.startswith("regnet")]
     assert len(names) > 15
     for name in names:
-        ours = catalog.outline(name)
-        head, _ = models.head(ours)
+        ours = catalog.build_on_meta(name)
+        head, _ = models.get_head(ours)
         with torch.device("meta"):
-            plain = torchvision.models.get_model(name, **catalog.arguments(name, 7))
+            plain = torchvision.models.get_model(name, **catalog.builder_arguments(name, 7))
         theirs = {key: tuple(tensor.shape) for key, tensor in plain.state_dict().items()}
         expected = {key: tuple(tensor.shape) for key, tensor in ours.state_dict().items()}
         for key in {f"{head}.weight", f"{head}.bias"} & expected.keys():
@@ -299,7 +300,7 @@ def test_torchvision_builds_a_model_of_each_family_with_as_many_classes_as_we_do
 def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_without(tmp_path, name):
     torch.manual_seed(0)
     config = Config(model=name, weights="none", image_size=64)
-    ours = models.build(config, 3)
+    ours = models.build_model(config, 3)
     for layer in ours.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
@@ -312,14 +313,14 @@ def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_witho
     (tmp_path / predict.LABELS).write_text("a\nb\nc\n")
     described = predict.Description(
         model=name,
-        arguments=catalog.arguments(name, 3),
+        arguments=catalog.builder_arguments(name, 3),
         preprocessing=predict.Preprocessing(pixels=64, grey=False, image_size=64),
         settings={"dataset": "folder:none"},
         study="s",
         trial=0,
     )
     (tmp_path / predict.CONFIG).write_text(described.model_dump_json())
-    (tmp_path / "README.md").write_text(card.text(described, METRICS, TRAINED))
+    (tmp_path / "README.md").write_text(card.model_card(described, METRICS, TRAINED))
     with torch.inference_mode():
         expected = ours(transforms.normalise(pixels))
     predictor = predict.Predictor(tmp_path)
@@ -328,7 +329,7 @@ def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_witho
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
     files = [tmp_path / "0.png", tmp_path / "1.png"]
     for file, (label, probabilities) in zip(files, elsewhere(tmp_path, files), strict=True):
-        guesses = predictor.guess(file, 3)
+        guesses = predictor.predict(file, 3)
         assert guesses[0].label == label
         # Random weights blow a pixel's last bits up.
         assert [guess.probability for guess in guesses] == pytest.approx(
@@ -405,13 +406,13 @@ def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, labels):
 def test_the_card_says_whether_a_model_was_fine_tuned(weights, how):
     described = predict.Description(
         model="alexnet",
-        arguments=catalog.arguments("alexnet", 3),
+        arguments=catalog.builder_arguments("alexnet", 3),
         preprocessing=predict.Preprocessing(pixels=64, grey=False, image_size=64),
         settings={"dataset": "folder:none", "weights": weights},
         study="s",
         trial=0,
     )
-    assert f"of the study s, {how} and chosen with hpo" in card.text(described, METRICS, TRAINED)
+    assert f"of the study s, {how} and chosen with hpo" in card.model_card(described, METRICS, TRAINED)
 
 
 def test_an_accuracy_that_was_chosen_on_the_test_split_is_marked(ran, tmp_path):
@@ -612,6 +613,6 @@ def test_a_mistyped_folder_is_told_before_a_study_is_stored(workplace):
 def test_a_class_with_too_few_images_to_be_measured_is_named(tmp_path, caplog):
     draw_images(tmp_path, ("cats", "dogs"), 12)
     draw_images(tmp_path, ("one",), 1)
-    datasets.load(Config(dataset=f"folder:{tmp_path}", image_size=16), tmp_path)
+    datasets.load_dataset(Config(dataset=f"folder:{tmp_path}", image_size=16), tmp_path)
     assert "accuracy is measured without 'one': too few images" in caplog.text
     assert "passed over" not in caplog.text

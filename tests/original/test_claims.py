@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from hpo.analysis import intervals, records
-from hpo.analysis.records import Outcome
+from hpo.analysis.records import TrialRecord
 from hpo.original import claims, facts, match, tables
 from hpo.report import summary
 from hpo.study import file
@@ -40,15 +40,15 @@ def trial(
     kind: str = GPU,
     first: float = 0.97,
     **changes: Any,
-) -> Outcome:
+) -> TrialRecord:
     """Give a trial as of one of the original's points; ``first`` is epoch 1's share of the best."""
     point = facts.POINTS[number]
     best = accuracy(number) if best is None else best
     each = seconds(number) if epoch_seconds is None else epoch_seconds
-    own = {key: getattr(point, key) for key in match.KEYS if getattr(point, key) is not None}
+    own = {key: getattr(point, key) for key in match.MATCHED_OPTIONS if getattr(point, key) is not None}
     setting = {**facts.CONDITIONS, **own, "epochs": point.epochs, "seed": seed, **changes}
-    return Outcome(
-        repeats=None,
+    return TrialRecord(
+        replicate_of=None,
         number=number,
         state="complete",
         accuracy=best,
@@ -59,38 +59,40 @@ def trial(
         curve={1: first * best, **dict.fromkeys(range(2, point.epochs + 1), best)},
         epoch_seconds=tuple(each + (0.2 if epoch % 2 else -0.2) for epoch in range(point.epochs)),
         wall_seconds=each * point.epochs,
-        kind=kind,
+        hardware=kind,
         attempts=1,
         started=None,
         ended=None,
-        planned=setting["epochs"],
-        reason="",
+        planned_epochs=setting["epochs"],
+        end_reason="",
     )
 
 
-def grid(**changed: Any) -> list[Outcome]:
+def grid(**changed: Any) -> list[TrialRecord]:
     """Give a run of each point; ``p3=dict(best=0.5)`` changes point 3."""
     return [trial(number, **changed.get(f"p{number}", {})) for number in facts.POINTS]
 
 
-def judged(found: Sequence[Outcome], images: int | None = IMAGES) -> dict[int, claims.Claim]:
-    return {claim.number: claim for claim in claims.claims(match.replay(found), images)}
+def judged(found: Sequence[TrialRecord], images: int | None = IMAGES) -> dict[int, claims.ReportClaim]:
+    return {claim.number: claim for claim in claims.check_claims(match.match_trials(found), images)}
 
 
-def verdicts(found: Sequence[Outcome]) -> dict[int, str]:
+def verdicts(found: Sequence[TrialRecord]) -> dict[int, str]:
     return {number: claim.verdict for number, claim in judged(found).items()}
 
 
-def part(claim: claims.Claim, words: str) -> claims.Part:
+def part(claim: claims.ReportClaim, words: str) -> claims.Comparison:
     (found,) = [each for each in claim.parts if re.search(words, each.statement)]
     return found
 
 
 def test_the_points_are_those_of_the_study_file():
-    listed = file.load(ROOT / "studies/original-grid.toml").points
+    listed = file.load_study_file(ROOT / "studies/original-grid.toml").points
     assert len(listed) == len(facts.POINTS) == 14
     for point, (number, ours) in zip(listed, facts.POINTS.items(), strict=True):
-        setting = {key: getattr(ours, key) for key in match.KEYS if getattr(ours, key) is not None}
+        setting = {
+            key: getattr(ours, key) for key in match.MATCHED_OPTIONS if getattr(ours, key) is not None
+        }
         assert point.setting == {**setting, "epochs": ours.epochs}
         assert (number, point.site) == (ours.number, ours.site)
 
@@ -98,7 +100,7 @@ def test_the_points_are_those_of_the_study_file():
 def test_the_conditions_are_those_of_the_study_file():
     train = tomllib.loads((ROOT / "studies/original-grid.toml").read_text())["train"]
     assert {key: train[key] for key in train if key != "selection"}.items() <= facts.CONDITIONS.items()
-    definition = file.load(ROOT / "studies/original-grid.toml")
+    definition = file.load_study_file(ROOT / "studies/original-grid.toml")
     assert facts.CONDITIONS.items() <= definition.train.items()
 
 
@@ -167,7 +169,7 @@ def test_without_the_number_of_images_single_runs_cannot_tell():
     assert part(judged(grid(), images=None)[6], "not clearly less").verdict == "cannot tell"
 
 
-def several(drawn: random.Random, gap: float, spread: float, seeds: int) -> list[Outcome]:
+def several(drawn: random.Random, gap: float, spread: float, seeds: int) -> list[TrialRecord]:
     found = []
     for seed in range(seeds):
         for number, mean in ((8, 0.94 + gap), (10, 0.94), (11, 0.93)):
@@ -192,9 +194,9 @@ def test_several_seeds_contradict_and_cannot_tell_by_their_interval():
 def test_the_interval_over_seeds_is_welchs():
     a, b = [0.951, 0.953, 0.956, 0.950], [0.947, 0.949, 0.944]
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
-    found = intervals.of_accuracies(a, b, None)
+    found = intervals.accuracy_difference(a, b, None)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    mean = intervals.of_mean(a)
+    mean = intervals.mean_interval(a)
     assert (mean.low, mean.high) == pytest.approx(
         stats.t.interval(0.95, 3, loc=sum(a) / 4, scale=stats.sem(a))
     )
@@ -203,13 +205,13 @@ def test_the_interval_over_seeds_is_welchs():
 def test_the_interval_of_pairs_is_the_paired_t_tests():
     a, b = [0.951, 0.953, 0.956, 0.950], [0.947, 0.949, 0.944, 0.946]
     expected = stats.ttest_rel(a, b).confidence_interval()
-    found = intervals.of_pairs(list(zip(a, b, strict=True)))
+    found = intervals.paired_difference(list(zip(a, b, strict=True)))
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert intervals.of_pairs([(0.52, 0.51), (0.52, 0.51)], least=0.01).sign == 0
+    assert intervals.paired_difference([(0.52, 0.51), (0.52, 0.51)], least=0.01).sign == 0
 
 
 def test_seeds_that_agree_to_the_image_are_not_surer_than_one_image():
-    found = intervals.of_accuracies([0.52, 0.52], [0.51, 0.51], 100)
+    found = intervals.accuracy_difference([0.52, 0.52], [0.51, 0.51], 100)
     assert found.sign == 0
 
 
@@ -217,16 +219,16 @@ def test_a_setting_of_several_seeds_shows_its_mean_with_the_interval():
     found = [trial(8, best=best, seed=seed) for seed, best in enumerate((0.9561, 0.9512, 0.9533))]
     low, high = stats.t.interval(0.95, 2, loc=0.95353, scale=stats.sem([0.9561, 0.9512, 0.9533]))
     told = f"0.9535 ({low:.4f} to {high:.4f}, "
-    assert tables.accuracy(match.replay(found)[8], IMAGES) == f"{told}3 seeds)"
-    sure = " ".join(summary.summary(found, "test", IMAGES, "complete").sure)
+    assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == f"{told}3 seeds)"
+    sure = " ".join(summary.summarize(found, "test", IMAGES, "complete").sure)
     assert f"Over 3 seeds its setting reaches {told.replace(' (', ' on average (')}95 %)" in sure
-    alone = " ".join(summary.summary(found[:1], "test", IMAGES, "complete").sure)
+    alone = " ".join(summary.summarize(found[:1], "test", IMAGES, "complete").sure)
     assert "ran with one seed" in alone
 
 
 def test_one_seed_run_twice_is_one_run():
     again = [*grid(), trial(8, best=0.2)]
-    assert match.replay(again)[8].accuracies == [accuracy(8)]
+    assert match.match_trials(again)[8].accuracies == [accuracy(8)]
     assert "one run each" in judged(again)[5].parts[0].numbers
 
 
@@ -279,8 +281,8 @@ def test_times_are_compared_within_one_kind_of_hardware_only():
 
 
 def test_only_complete_trials_of_the_points_own_site_count():
-    def of(change: Callable[[Outcome], Outcome]) -> list[int]:
-        found = match.replay(map(change, grid()))
+    def of(change: Callable[[TrialRecord], TrialRecord]) -> list[int]:
+        found = match.match_trials(map(change, grid()))
         return [number for number, each in found.items() if each.trials]
 
     assert len(of(lambda each: each)) == 14
@@ -292,14 +294,16 @@ def test_only_complete_trials_of_the_points_own_site_count():
 
 def test_point_9_takes_the_tables_learning_rate_where_nobody_ran_the_texts():
     other = trial(9, lr=1e-4)
-    assert match.replay([other])[9].trials == (other,)
-    assert [each.setting["lr"] for each in match.replay([other, trial(9)])[9].trials] == [1e-5]
+    assert match.match_trials([other])[9].trials == (other,)
+    assert [each.setting["lr"] for each in match.match_trials([other, trial(9)])[9].trials] == [1e-5]
 
 
 def test_the_number_of_images_is_told_by_the_accuracies():
-    definition = file.load(ROOT / "studies/quickstart.toml")
+    definition = file.load_study_file(ROOT / "studies/quickstart.toml")
     curves = [{1: 90 / 180, 2: 171 / 180}, {1: 77 / 180}]
     found = [replace(trial(8), curve=curve) for curve in curves]
-    assert records.images(definition, found) == 180
-    assert records.images(definition, [replace(trial(8), curve={})]) is None
-    assert records.images(definition, [replace(trial(8), curve={1: 2**0.5 / 2, 2: 3**0.5 / 2})]) is None
+    assert records.count_images(definition, found) == 180
+    assert records.count_images(definition, [replace(trial(8), curve={})]) is None
+    assert (
+        records.count_images(definition, [replace(trial(8), curve={1: 2**0.5 / 2, 2: 3**0.5 / 2})]) is None
+    )

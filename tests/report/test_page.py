@@ -25,7 +25,7 @@ from hpo.original import tables as rebuilt
 from hpo.report import page as report
 from hpo.report import summary
 from hpo.store import status, studies
-from hpo.store.studies import Store
+from hpo.store.studies import Storage
 from hpo.study import file as studyfile
 from hpo.study.definition import Definition
 from tests.support.databases import closed_engines
@@ -81,12 +81,12 @@ def made(
     return trial
 
 
-def kept(url: str, definition: Definition, trials: Iterable[FrozenTrial]) -> Store:
+def kept(url: str, definition: Definition, trials: Iterable[FrozenTrial]) -> Storage:
     """Store a study with these trials alone."""
     none = definition.search.model_copy(update={"trials": 0})
     definition = definition.model_copy(update={"search": none, "points": ()})
-    opened = studies.open_(url, create=True)
-    studies.create(opened, definition, "made")
+    opened = studies.open_storage(url, create=True)
+    studies.create_study(opened, definition, "made")
     optuna.load_study(study_name=definition.name, storage=opened).add_trials(trials)
     return opened
 
@@ -99,10 +99,12 @@ def fractions(drawn: random.Random, count: int, best: float) -> list[float]:
 
 def listed() -> Definition:
     """Give the original's points, smaller."""
-    return studyfile.load(ROOT / "studies/original-grid.toml", ["train.epochs=4", "train.image_size=64"])
+    return studyfile.load_study_file(
+        ROOT / "studies/original-grid.toml", ["train.epochs=4", "train.image_size=64"]
+    )
 
 
-def grid(url: str) -> Store:
+def grid(url: str) -> Storage:
     """Store a replay of the original's points: those of site C on a processor, those of L on a GPU."""
     drawn, definition, trials = random.Random(0), listed(), []
     for number, point in enumerate(definition.points):
@@ -112,11 +114,11 @@ def grid(url: str) -> Store:
     return kept(url, definition, trials)
 
 
-def search(url: str, name: str = "search") -> Store:
+def search(url: str, name: str = "search") -> Storage:
     """Store a search of 30 trials: some pruned, one failed, one taken up twice."""
     drawn, path = random.Random(1), Path(url.removeprefix("sqlite:///")).with_name(f"{name}.toml")
     path.write_text(SEARCH)
-    definition = studyfile.load(path)
+    definition = studyfile.load_study_file(path)
     trials = []
     for number in range(30):
         params: dict[str, Any] = {
@@ -165,11 +167,11 @@ def reported(tmp_path_factory):
     """Give a function that gives a made study's report, made once."""
 
     @functools.cache
-    def of(make: Callable[[str], Store]) -> Reported:
+    def of(make: Callable[[str], Storage]) -> Reported:
         folder = tmp_path_factory.mktemp(make.__name__)
         url = f"sqlite:///{folder}/hpo.db"
         opened = make(url)
-        (name,) = status.names(opened)
+        (name,) = status.study_names(opened)
         page, tables = written(opened, name, folder)
         text = (folder / "page.html").read_text()
         study = optuna.load_study(study_name=name, storage=url)
@@ -223,9 +225,9 @@ class Page(HTMLParser):
                 self.tables[-1][-1][-1] = f"{self.tables[-1][-1][-1]} {data.strip()}".strip()
 
 
-def written(opened: Store, name: str, folder: Path) -> tuple[Page, dict[str, list[dict[str, str]]]]:
+def written(opened: Storage, name: str, folder: Path) -> tuple[Page, dict[str, list[dict[str, str]]]]:
     """Write a report; give its page, and the rows of its CSV files by name."""
-    files = report.write(report.read(opened, name), folder / "page.html", folder / "csv")
+    files = report.write_report(report.read_report(opened, name), folder / "page.html", folder / "csv")
     tables = {}
     for file in files:
         with (folder / "csv" / file).open(newline="") as lines:
@@ -410,8 +412,8 @@ def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
     definition, trials = listed(), reported(grid).study.trials
     params = {"model": "alexnet", "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "batch_size": 16}
     more = made(definition, params, [0.5, 0.75], 20, site="C", point=1, hardware=GPU, seconds=0.5)
-    found = match.replay(records.outcomes(definition, [*trials, more]))
-    models = rebuilt.section(found, IMAGES, "test accuracy").parts[0].table
+    found = match.match_trials(records.trial_records(definition, [*trials, more]))
+    models = rebuilt.original_section(found, IMAGES, "test accuracy").parts[0].table
     assert models.columns[-2:] == ("s/epoch here, Xeon, 2 threads", "s/epoch here, NVIDIA H100, TF32")
     seconds = trials[0].user_attrs["epoch_seconds"]
     assert models.rows[0][-2:] == (f"{sum(seconds) / len(seconds):.4g}", "0.505")
@@ -421,8 +423,8 @@ def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
 def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
     definition, trials = listed(), reported(grid).study.trials
     short = [made(definition, t.params, [t.value], t.number, site=t.user_attrs["site"]) for t in trials]
-    found = match.replay(records.outcomes(definition, short))
-    rates = rebuilt.section(found, IMAGES, "test accuracy").parts[1]
+    found = match.match_trials(records.trial_records(definition, short))
+    rates = rebuilt.original_section(found, IMAGES, "test accuracy").parts[1]
     assert rates.title == "4.2 Test accuracy after each epoch, by learning rate"
     (bars,) = rates.figure.data
     assert (bars.type, list(bars.y)) == ("bar", [short[number - 1].value for number in (7, 8, 9)])
@@ -460,16 +462,16 @@ def test_how_sure_the_best_is_counts_images_and_near_trials(reported):
     assert said in page.text
 
 
-def small(url: str) -> Store:
+def small(url: str) -> Storage:
     """Store a study with one trial of one epoch."""
-    definition = studyfile.load(ROOT / "studies/quickstart.toml")
+    definition = studyfile.load_study_file(ROOT / "studies/quickstart.toml")
     params = {"optimizer": "adam", "lr": 1e-3, "batch_size": 16}
     return kept(url, definition, [made(definition, params, [0.5], 0)])
 
 
 def test_every_section_shows_something_or_says_why_not(url, tmp_path):
     opened = small(url)
-    found = report.read(opened, "quickstart")
+    found = report.read_report(opened, "quickstart")
     for section in found.sections:
         assert section.parts or len(section.text) == 1, section.name
     empty = {section.name for section in found.sections if not section.parts}
@@ -504,23 +506,25 @@ def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):
     definition, trials = listed(), reported(grid).study.trials
     died = made(definition, trials[0].params, [], 14, state=TrialState.FAIL)
     died.user_attrs.pop("hardware")
-    found = records.outcomes(definition, [*trials, died, died])
-    assert any("2 trials have not reported an epoch" in text for text in summary.device_time(found).text)
-    assert not any("have not reported" in text for text in summary.device_time(found[:-2]).text)
+    found = records.trial_records(definition, [*trials, died, died])
+    assert any(
+        "2 trials have not reported an epoch" in text for text in summary.device_time_section(found).text
+    )
+    assert not any("have not reported" in text for text in summary.device_time_section(found[:-2]).text)
 
 
 def test_what_pruning_saved_is_told_truly_of_trials_that_diverged_at_once(reported):
     definition, trials = listed(), reported(grid).study.trials
     assert "No trial was pruned" in reported(grid).page.text
     died = made(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])
-    (told, *_) = summary.device_time(records.outcomes(definition, [*trials, died])).text
+    (told, *_) = summary.device_time_section(records.trial_records(definition, [*trials, died])).text
     assert told.startswith("The pruned trials ended within their first epoch")
 
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>&amp;\u2028"
 
 
-def hostile(url: str) -> Store:
+def hostile(url: str) -> Storage:
     """Store a study whose names, values and messages want to be HTML."""
     path = Path(url.removeprefix("sqlite:///")).with_name("hostile.toml")
     quoted = json.dumps(HOSTILE)
@@ -528,7 +532,7 @@ def hostile(url: str) -> Store:
         f'[train]\nobjective = "os.path:join"\nepochs = 2\n[space]\n'
         f'word = [{quoted}, "../../../x"]\nnumber = {{ low = 0.0, high = 1.0 }}\n'
     )
-    definition, drawn = studyfile.load(path), random.Random(0)
+    definition, drawn = studyfile.load_study_file(path), random.Random(0)
     # A study file names studies and parameters more sternly; other tools may write what they like.
     names = {"word": HOSTILE, "number": "../up"}
     space = tuple(each.model_copy(update={"name": names[each.name]}) for each in definition.space)
@@ -586,7 +590,7 @@ def test_the_report_changes_nothing_in_the_store(place, tmp_path):
     opened = small(place)
     opened.engine.dispose()
     before = hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest()
-    written(studies.open_(place, create=False), "quickstart", tmp_path)
+    written(studies.open_storage(place, create=False), "quickstart", tmp_path)
     assert hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest() == before
 
 

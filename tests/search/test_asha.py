@@ -12,14 +12,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis.formatting import end_reason
 from hpo.search import asha
-from hpo.search.asha import PAUSED, PROMOTED, Board, Ladder, Verdict
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RungDecision, Rungs, RungTable
 from hpo.store import studies
 from hpo.study import space
 from hpo.study.definition import Definition, Point, Pruner, Search
 from hpo.training import config
 from tests.support.processes import descendants, wait_for
 
-LADDER = Ladder(rungs=(2, 6), factor=3, most=12, points=False)
+LADDER = Rungs(epochs=(2, 6), factor=3, max_trials=12, includes_points=False)
 WAITING, RUNNING, COMPLETE = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE
 
 OWN = """
@@ -63,12 +63,12 @@ def paused(number: int, *accuracies: float) -> FrozenTrial:
     return trial(number, *accuracies, state=WAITING, paused=len(accuracies))
 
 
-def verdict(own: FrozenTrial, others: list[FrozenTrial], ladder: Ladder = LADDER) -> Verdict:
-    return Board(ladder, others).verdict(own)
+def verdict(own: FrozenTrial, others: list[FrozenTrial], ladder: Rungs = LADDER) -> RungDecision:
+    return RungTable(ladder, others).decide(own)
 
 
 def promotable(trials: list[FrozenTrial], **told: object) -> tuple[FrozenTrial, int] | None:
-    found = Board(LADDER, trials).promotable(**told)
+    found = RungTable(LADDER, trials).next_promotion(**told)
     return found and (next(each for each in trials if each.number == found[0]), found[1])
 
 
@@ -95,8 +95,8 @@ def test_rungs_grow_and_stand_behind_a_decay_rather_than_before_it(train, lowest
         train=config.Config(epochs=20, **train).model_dump(),
         search=Search(pruner=Pruner(name="asha", min_epochs=lowest, reduction_factor=factor)),
     )
-    ladder = asha.of(made)
-    assert (() if ladder is None else ladder.rungs) == found
+    ladder = asha.rungs_of(made)
+    assert (() if ladder is None else ladder.epochs) == found
 
 
 def test_a_schedule_that_is_searched_moves_no_rung():
@@ -109,7 +109,7 @@ def test_a_schedule_that_is_searched_moves_no_rung():
         space=(schedule,),
         search=Search(pruner=Pruner(name="asha", min_epochs=1, reduction_factor=3)),
     )
-    assert asha.of(made).rungs == (1, 3, 9)
+    assert asha.rungs_of(made).epochs == (1, 3, 9)
 
 
 def test_listed_points_take_part_only_if_the_study_says_so():
@@ -119,13 +119,13 @@ def test_listed_points_take_part_only_if_the_study_says_so():
         search=Search(trials=5, pruner=Pruner(name="asha", min_epochs=1)),
         points=(Point(setting={"lr": 0.1}),) * 4,
     )
-    assert asha.of(made).most == 5
+    assert asha.rungs_of(made).max_trials == 5
     both = made.model_copy(update={"search": made.search.model_copy(update={"prune_points": True})})
-    assert asha.of(both).most == 9
+    assert asha.rungs_of(both).max_trials == 9
     point = trial(0, 0.1)
     point.system_attrs["fixed_params"] = {}
-    assert not asha.of(made).stands(point)
-    assert asha.of(both).stands(point)
+    assert not asha.rungs_of(made).is_at_rung(point)
+    assert asha.rungs_of(both).is_at_rung(point)
 
 
 # What becomes of a trial
@@ -138,12 +138,12 @@ def test_listed_points_take_part_only_if_the_study_says_so():
 def test_one_in_three_goes_on_and_who_cannot_get_there_any_more_is_pruned(own, kind, place):
     others = [trial(number, 0.1, best) for number, best in enumerate((0.9, 0.8, 0.7, 0.5, 0.2))]
     found = verdict(trial(9, 0.1, own), [*others, trial(7, 0.99)])
-    assert (found.kind, found.place, found.trials, found.rung) == (kind, place, 6, 2)
+    assert (found.kind, found.rank, found.trials, found.rung) == (kind, place, 6, 2)
 
 
 def test_more_may_come_to_a_higher_rung_than_the_lower_one_would_promote_in_the_end():
     """Of 24 trials 9 came to the second rung, since early ones were promoted among few."""
-    ladder = Ladder(rungs=(2, 6), factor=3, most=24, points=False)
+    ladder = Rungs(epochs=(2, 6), factor=3, max_trials=24, includes_points=False)
     six = [0.1] * 5
     there = [trial(number, *six, best) for number, best in enumerate((0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1))]
     below = [trial(number, 0.1, 0.1, state=TrialState.PRUNED) for number in range(10, 18)]
@@ -153,7 +153,7 @@ def test_more_may_come_to_a_higher_rung_than_the_lower_one_would_promote_in_the_
 
 
 def test_a_listed_point_that_diverged_takes_nobodys_place():
-    ladder = Ladder(rungs=(2, 6), factor=3, most=6, points=False)
+    ladder = Rungs(epochs=(2, 6), factor=3, max_trials=6, includes_points=False)
     others, own = [trial(0, 0.1, 0.9)], trial(1, 0.1, 0.8)
     listed = trial(2, 0.1, state=TrialState.PRUNED)
     assert verdict(own, [*others, listed], ladder).kind == "pruned", "one of five may yet go on"
@@ -163,12 +163,12 @@ def test_a_listed_point_that_diverged_takes_nobodys_place():
 
 def test_what_counts_at_a_rung_is_the_best_epoch_up_to_there():
     others = [trial(0, 0.1, 0.5, 0.9), trial(1, 0.6, 0.3)]
-    assert verdict(trial(2, 0.55, 0.2), others).place == 2
+    assert verdict(trial(2, 0.55, 0.2), others).rank == 2
 
 
 def test_of_equal_trials_the_earlier_one_is_ahead():
     others = [trial(0, 0.5, 0.5), trial(2, 0.5, 0.5)]
-    assert verdict(trial(1, 0.5, 0.5), others).place == 2
+    assert verdict(trial(1, 0.5, 0.5), others).rank == 2
 
 
 def test_a_trial_once_promoted_passes_its_rung_whoever_has_come_since():
@@ -210,7 +210,7 @@ def test_in_the_end_one_goes_on_from_the_highest_rung_so_that_one_completes():
 def test_a_sampler_sees_an_open_trial_with_what_it_has_come_to():
     done = trial(3, *[0.4] * 20, state=COMPLETE)
     there = [trial(0, 0.1), paused(1, 0.3, 0.2), trial(2, 0.1, 0.3, 0.4, promoted=2), done]
-    seen = LADDER.seen(there)
+    seen = LADDER.as_sampler_sees(there)
     assert [each.number for each in seen] == [1, 2, 3]  # the first may just be slow
     assert [(each.state, each.value) for each in seen[:2]] == [
         (TrialState.PRUNED, 0.2),
@@ -219,7 +219,7 @@ def test_a_sampler_sees_an_open_trial_with_what_it_has_come_to():
     assert seen[2] is done
     assert (there[1].state, there[2].state) == (WAITING, RUNNING)
     # A Gaussian process spreads what it proposes around those that run.
-    pending = dataclasses.replace(LADDER, pending=True).seen(there)
+    pending = dataclasses.replace(LADDER, pending=True).as_sampler_sees(there)
     assert [each.state for each in pending] == [RUNNING, TrialState.PRUNED, RUNNING, COMPLETE]
 
 
@@ -227,21 +227,21 @@ def test_a_sampler_sees_an_open_trial_with_what_it_has_come_to():
 def test_in_any_order_all_trials_end_and_the_best_of_each_rung_have_gone_on(workers):
     """The rules alone, without a store: what a study does with them, a step of some worker at a time."""
     order = random.Random(workers)
-    ladder = Ladder(rungs=(1, 3, 9), factor=3, most=40, points=False)
-    board = Board(ladder)
+    ladder = Rungs(epochs=(1, 3, 9), factor=3, max_trials=40, includes_points=False)
+    board = RungTable(ladder)
     trials: list[FrozenTrial] = []
     busy: list[FrozenTrial] = []
     while True:
         if len(busy) < workers:
-            last = not busy and len(trials) == ladder.most
-            found = board.promotable(last=last)
-            assert found == Board(ladder, trials).promotable(last=last)
+            last = not busy and len(trials) == ladder.max_trials
+            found = board.next_promotion(last=last)
+            assert found == RungTable(ladder, trials).next_promotion(last=last)
             if found is not None:
                 busy.append(trials[found[0]])
                 busy[-1].state = RUNNING
-                busy[-1].system_attrs = {PAUSED: None, PROMOTED: found[1]}
-                board.put(busy[-1])
-            elif len(trials) < ladder.most:
+                busy[-1].system_attrs = {PAUSED_AT_RUNG: None, PROMOTED_PAST_RUNG: found[1]}
+                board.update(busy[-1])
+            elif len(trials) < ladder.max_trials:
                 trials.append(trial(len(trials)))
                 busy.append(trials[-1])
             elif not busy:
@@ -250,21 +250,21 @@ def test_in_any_order_all_trials_end_and_the_best_of_each_rung_have_gone_on(work
         own.intermediate_values[(own.last_step or 0) + 1] = order.random()
         if own.last_step == 20:
             own.state, own.value = COMPLETE, 0.0
-        elif ladder.stands(own):
-            found = Board(ladder, trials).verdict(own)
-            assert board.verdict(own) == found
+        elif ladder.is_at_rung(own):
+            found = RungTable(ladder, trials).decide(own)
+            assert board.decide(own) == found
             kind = found.kind
             own.state = {"promoted": RUNNING, "paused": WAITING, "pruned": TrialState.PRUNED}[kind]
-            own.system_attrs[PROMOTED if kind == "promoted" else PAUSED] = own.last_step
-        board.put(own)
+            own.system_attrs[PROMOTED_PAST_RUNG if kind == "promoted" else PAUSED_AT_RUNG] = own.last_step
+        board.update(own)
         if own.state != RUNNING:
             busy.remove(own)
     the_best_have_gone_on(trials, ladder)
 
 
-def the_best_have_gone_on(trials: list[FrozenTrial], ladder: Ladder) -> None:
+def the_best_have_gone_on(trials: list[FrozenTrial], ladder: Rungs) -> None:
     assert any(trial.state == COMPLETE for trial in trials)
-    for rung in ladder.rungs:
+    for rung in ladder.epochs:
         there = [t for t in trials if (t.last_step or 0) >= rung]
         values = {t.number: max(v for s, v in t.intermediate_values.items() if s <= rung) for t in there}
         ranked = sorted(there, key=lambda t: (-values[t.number], t.number))
@@ -288,7 +288,7 @@ def test_workers_pause_and_promote_trials_and_lose_none_to_a_kill(place, url):
     def study() -> optuna.Study:
         return optuna.load_study(study_name="small", storage=url)
 
-    wait_for(lambda: any(t.system_attrs.get(PROMOTED) for t in study().trials))
+    wait_for(lambda: any(t.system_attrs.get(PROMOTED_PAST_RUNG) for t in study().trials))
     os.kill(descendants(launched.pid)[0], signal.SIGKILL)
     launched.communicate(timeout=120)
     assert launched.returncode == 0
@@ -303,7 +303,9 @@ def test_workers_pause_and_promote_trials_and_lose_none_to_a_kill(place, url):
             rung = int(re.fullmatch(r"by asha: .* epoch (\d+)", each.user_attrs["pruned"])[1])
             assert rung in (2, 6, 18)
             assert rung <= each.last_step  # it trains on while a verdict is late
-    the_best_have_gone_on(trials, asha.of(studies.definition_of(studies.open_(url, create=False), "small")))
-    resumed = [t for t in trials if t.system_attrs.get(PROMOTED) and t.user_attrs["attempts"] > 1]
+    the_best_have_gone_on(
+        trials, asha.rungs_of(studies.read_definition(studies.open_storage(url, create=False), "small"))
+    )
+    resumed = [t for t in trials if t.system_attrs.get(PROMOTED_PAST_RUNG) and t.user_attrs["attempts"] > 1]
     assert resumed  # some were promoted after they had paused
     assert not list(place.path.glob("storage/artifacts/*/*/checkpoint*"))

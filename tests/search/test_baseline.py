@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from hpo.search import baseline
-from hpo.search.baseline import Chance
+from hpo.search.baseline import Baseline
 from hpo.store import lease, queue, studies
 from hpo.store.history import History
 from hpo.study import file
 from hpo.study.definition import Pruner, Search
 from hpo.training.config import Config
 from hpo.workers import trial as objective
-from hpo.workers.pruning import Judge, Pruned
+from hpo.workers.pruning import TrialPrunedByRule, TrialPruner
 
-TEN = Chance(share=0.1, images=5000, epochs=3)
+TEN = Baseline(largest_class_share=0.1, images=5000, min_epochs=3)
 
 
 def labels(*counts: int) -> torch.Tensor:
@@ -25,10 +25,10 @@ def labels(*counts: int) -> torch.Tensor:
 
 
 def test_the_ceiling_is_the_largest_class_and_two_standard_errors_and_a_margin():
-    found = baseline.of(labels(50, 30, 20), Config(), Search())
-    assert found == Chance(share=0.5, images=100, epochs=3)
+    found = baseline.baseline_of(labels(50, 30, 20), Config(), Search())
+    assert found == Baseline(largest_class_share=0.5, images=100, min_epochs=3)
     assert found.ceiling == pytest.approx(0.5 + 2 * math.sqrt(0.25 / 100) + 0.02)
-    hundred = baseline.of(labels(*[50] * 100), Config(), Search())
+    hundred = baseline.baseline_of(labels(*[50] * 100), Config(), Search())
     assert hundred.ceiling == pytest.approx(0.01 + 2 * math.sqrt(0.0099 / 5000) + 0.002)
 
 
@@ -43,7 +43,7 @@ def test_the_ceiling_is_the_largest_class_and_two_standard_errors_and_a_margin()
     ],
 )
 def test_a_curve_that_never_rises_above_it_is_pruned_after_so_many_epochs(curve, pruned):
-    said = TEN.verdict(curve)
+    said = TEN.prune_reason(curve)
     assert bool(said) == pruned
     assert not said or f"no better than guessing in {len(curve)} epochs" in said
 
@@ -54,13 +54,13 @@ def test_a_curve_that_never_rises_above_it_is_pruned_after_so_many_epochs(curve,
 def test_who_guesses_stays_below_it_for_three_epochs(share, images):
     chances = torch.full((1000, 3, images), share)
     guesses = torch.bernoulli(chances, generator=torch.Generator().manual_seed(0)).mean(2).amax(1)
-    ceiling = Chance(share=share, images=images, epochs=3).ceiling
+    ceiling = Baseline(largest_class_share=share, images=images, min_epochs=3).ceiling
     assert (guesses <= ceiling).float().mean() > 0.95
     assert ceiling < share + (1 - share) / 2, "and whoever is half way to perfect is above it"
 
 
 def test_a_split_too_small_to_tell_prunes_nothing():
-    assert Chance(share=0.95, images=40, epochs=3).verdict([0.95] * 9) is None
+    assert Baseline(largest_class_share=0.95, images=40, min_epochs=3).prune_reason([0.95] * 9) is None
 
 
 @pytest.mark.parametrize(
@@ -72,37 +72,41 @@ def test_a_split_too_small_to_tell_prunes_nothing():
     ],
 )
 def test_a_trial_has_its_warm_up_and_the_pruners_first_epochs_besides(settings, search, epochs):
-    assert baseline.of(labels(5, 5), settings, search).epochs == epochs
+    assert baseline.baseline_of(labels(5, 5), settings, search).min_epochs == epochs
 
 
 def test_it_can_be_switched_off():
-    assert baseline.of(labels(5, 5), Config(), Search(chance_epochs=0)) is None
-    assert baseline.of(labels(5, 5), Config(), Search(pruner=Pruner(name="none"))) is None
+    assert baseline.baseline_of(labels(5, 5), Config(), Search(chance_epochs=0)) is None
+    assert baseline.baseline_of(labels(5, 5), Config(), Search(pruner=Pruner(name="none"))) is None
 
 
 def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epochs(url):
     """Its accuracy never left 0.12 in 30 epochs, a third of all GPU time; AlexNet's rose to 0.62."""
     sets = ["search.prune_points=true", "search.pruner=asha"]
-    made = file.load(file.find("original-grid"), sets)
-    opened = studies.open_(url, create=True)
-    studies.create(opened, made, "text")
-    study_id = studies.study_id(opened, made.name)
+    made = file.load_study_file(file.find_study_file("original-grid"), sets)
+    opened = studies.open_storage(url, create=True)
+    studies.create_study(opened, made, "text")
+    study_id = studies.find_study_id(opened, made.name)
     history = History(opened, study_id, made.name)
     place = SimpleNamespace(storage=history, definition=made)
     curves = {"vgg16": [0.10, 0.1201, 0.11, 0.10], "alexnet": [0.35, 0.45, 0.5, 0.52]}
     ends = {}
     for _ in made.points:
-        claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
-        trial, config, study = objective._setting(claim, place)
+        claim = queue.claim_trial(
+            opened, study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        )
+        trial, config, study = objective.choose_setting(claim, place)
         if trial.params["optimizer"] != "adam" or config.model not in curves:
             continue
-        judge = Judge(study, history, made, baseline.of(labels(*[500] * 10), config, made.search))
+        judge = TrialPruner(
+            study, history, made, baseline.baseline_of(labels(*[500] * 10), config, made.search)
+        )
         for epoch, accuracy in enumerate(curves[config.model], 1):
-            judge.report(epoch, accuracy)
-            claim.commit(report=(epoch, accuracy), judge=judge.ask)
+            judge.note_report(epoch, accuracy)
+            claim.commit(report=(epoch, accuracy), ask_pruner=judge.decide)
             try:
-                judge.obey()
-            except Pruned as pruned:
+                judge.raise_if_pruned()
+            except TrialPrunedByRule as pruned:
                 ends[config.model] = (epoch, str(pruned))
                 break
     assert list(ends) == ["vgg16"]

@@ -72,36 +72,36 @@ class Worker:
     """A worker that ends a trial as it is told to."""
 
     def __init__(self, url: str, made: Definition) -> None:
-        self.opened = studies.open_(url, create=True)
-        studies.create(self.opened, made, "text")
-        self.study_id = studies.study_id(self.opened, NAME)
+        self.opened = studies.open_storage(url, create=True)
+        studies.create_study(self.opened, made, "text")
+        self.study_id = studies.find_study_id(self.opened, NAME)
         self.history = History(self.opened, self.study_id, NAME)
         self.place = SimpleNamespace(study_id=self.study_id, storage=self.history, definition=made)
 
     def begin(self) -> tuple[lease.Claim, object] | None:
-        who = lease.owner("cpu")
-        claim = queue.claim(self.opened, self.study_id, who, seconds=60, max_attempts=1)
-        return claim and (claim, objective._setting(claim, self.place)[1])
+        who = lease.current_owner("cpu")
+        claim = queue.claim_trial(self.opened, self.study_id, who, lease_seconds=60, max_attempts=1)
+        return claim and (claim, objective.choose_setting(claim, self.place)[1])
 
     def end(self, claim: lease.Claim, accuracy: float) -> None:
         claim.commit(report=(1, accuracy))
-        objective._complete(claim, self.place, accuracy)
+        objective._complete_trial(claim, self.place, accuracy)
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        return status.trials_of(self.opened, NAME)
+        return status.read_trials(self.opened, NAME)
 
 
 def test_settings_are_ranked_by_their_means_and_what_ran_once_comes_last():
     accuracies = {0: 0.90, 1: 0.80, 2: 0.99, 3: 0.70, 4: 0.86, 5: 0.90}
-    found = replicates.ranked(accuracies, {3: 0, 4: 1})
+    found = replicates.rank_settings(accuracies, {3: 0, 4: 1})
     assert [each.trials for each in found] == [(4, 1), (0, 3), (2,), (5,)]
     assert [round(each.mean, 2) for each in found] == [0.83, 0.8, 0.99, 0.9]
-    assert [each.trials[0] for each in replicates.ranked(accuracies, {})] == [2, 0, 5, 4, 1, 3]
+    assert [each.trials[0] for each in replicates.rank_settings(accuracies, {})] == [2, 0, 5, 4, 1, 3]
 
 
 def test_a_setting_of_which_a_seed_diverged_comes_last():
     accuracies = {0: 0.95, 1: 0.9, 2: 0.8, 3: 0.94, 4: 0.9}
-    found = replicates.ranked(accuracies, {3: 0, 4: 1, 5: 0}, pruned=[5, 6])
+    found = replicates.rank_settings(accuracies, {3: 0, 4: 1, 5: 0}, pruned=[5, 6])
     assert [(each.trials, each.diverged) for each in found] == [((1, 4), 0), ((2,), 0), ((0, 3), 1)]
 
 
@@ -113,10 +113,10 @@ def test_noise_is_what_seeds_do_whatever_settings_do():
         for number in range(first, first + 3):
             accuracies[number] = level + chance.gauss(0, 0.02)
             repeats |= {number: first} if number > first else {}
-    found = replicates.noise(replicates.ranked(accuracies, repeats))
+    found = replicates.estimate_noise(replicates.rank_settings(accuracies, repeats))
     assert found.deviation == pytest.approx(0.02, rel=0.1)
     assert (found.settings, found.freedom) == (300, 600)
-    assert replicates.noise(replicates.ranked(accuracies, {})) is None
+    assert replicates.estimate_noise(replicates.rank_settings(accuracies, {})) is None
 
 
 def test_each_complete_setting_runs_with_all_seeds_before_anything_new_begins(url):
@@ -133,9 +133,9 @@ def test_each_complete_setting_runs_with_all_seeds_before_anything_new_begins(ur
     assert [trial.number for trial in trials] == list(range(9))
     assert [trial.user_attrs.get("repeats") for trial in trials] == [*[None] * 3, 0, 0, 1, 1, 2, 2]
     assert [trial.user_attrs.get("point") for trial in trials] == [1, None, None, 1, 1, *[None] * 4]
-    now = status.status(worker.opened, NAME)
+    now = status.read_status(worker.opened, NAME)
     assert (now.state, now.budget, now.trials["complete"]) == ("complete", 9, 9)
-    studies.create(worker.opened, study_of(3, 3, {"lr": 0.5}), "text")
+    studies.create_study(worker.opened, study_of(3, 3, {"lr": 0.5}), "text")
     assert len(worker.trials()) == 10, "extended by a trial, and by no replicate"
 
 
@@ -150,7 +150,7 @@ def test_an_end_whose_acknowledgement_was_lost_repeats_a_setting_once(url):
     worker = Worker(url, study_of(2, 1))
     claim, _ = worker.begin()
     worker.end(claim, 0.5)
-    objective._complete(claim, worker.place, 0.5)
+    objective._complete_trial(claim, worker.place, 0.5)
     assert len(worker.trials()) == 2
 
 
@@ -159,7 +159,7 @@ def test_a_study_that_prunes_repeats_the_better_half_and_points_always(url):
     accuracies = iter([0.1, 0.5, 0.3, 0.6, 0.2, 0.5])  # of the firsts, the point's before all others
     repeated = []
     while (begun := worker.begin()) is not None:
-        first = worker.history.own.system_attrs.get(replicates.REPEATS)
+        first = worker.history.own_trial.system_attrs.get(replicates.REPLICATE_OF)
         repeated += [] if first is None else [first]
         worker.end(begun[0], 0.0 if first is not None else next(accuracies))
     # 0.5 is the first of two; 0.3 the second of three; 0.6 the first of four; the others too low.
@@ -181,7 +181,7 @@ def test_a_sampler_sees_a_setting_once_with_its_mean(url):
     assert [trial.value for trial in seen] == pytest.approx([statistics.fmean([0.5, 0.6, 0.1]), 0.8])
     assert [trial.value for trial in worker.trials()[:2]] == [0.5, 0.8], "as they are in the store"
     with_others = Worker(url, study_of(3, 3, sampler=Sampler(name="tpe"))).history
-    with_others.begin(worker.history.own._trial_id)
+    with_others.begin_trial(worker.history.own_trial._trial_id)
     assert len(with_others.trials()) == 5, "the running replicate among them"
 
 
@@ -194,20 +194,20 @@ def test_a_seed_that_diverges_spoils_its_setting(url):
             claim.end(TrialState.PRUNED)
         else:
             worker.end(claim, accuracy)
-    first, second = status.best(worker.opened, NAME, 9)
+    first, second = status.best_trials(worker.opened, NAME, 9)
     assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
-    assert status.best_document(second)["replicates"]["diverged"] == 1
-    assert "one alone; 1 more diverged" in console.best(second, None, {})
-    assert [each.trial for each in finish.plan(worker.opened, NAME, 2, 2).settings] == [3, 0]
-    found = records.outcomes(studies.definition_of(worker.opened, NAME), worker.trials())
-    assert summary.best(found).number == 3
-    worker.history._leave()
+    assert status.best_trial_document(second)["replicates"]["diverged"] == 1
+    assert "one alone; 1 more diverged" in console.best_trial_text(second, None, {})
+    assert [each.trial for each in finish.plan_finish(worker.opened, NAME, 2, 2).settings] == [3, 0]
+    found = records.trial_records(studies.read_definition(worker.opened, NAME), worker.trials())
+    assert summary.best_trial(found).number == 3
+    worker.history._leave_own_trial()
     seen = worker.history.get_all_trials(worker.study_id)
     assert [(trial.state, trial.value) for trial in seen] == [
         (TrialState.PRUNED, 0.9),
         (TrialState.COMPLETE, pytest.approx(0.6)),
     ]
-    assert [trial.number for trial in importance.settings(worker.trials())] == [1]
+    assert [trial.number for trial in importance.complete_settings(worker.trials())] == [1]
 
 
 def test_importance_counts_each_setting_once():
@@ -221,7 +221,10 @@ def test_importance_counts_each_setting_once():
         return trial
 
     trials = [made(0, 0.1, 0.5), made(1, 0.2, 0.8), made(2, 0.2, 0.6, repeats=1)]
-    assert [(t.number, t.value) for t in importance.settings(trials)] == [(0, 0.5), (1, pytest.approx(0.7))]
+    assert [(t.number, t.value) for t in importance.complete_settings(trials)] == [
+        (0, 0.5),
+        (1, pytest.approx(0.7)),
+    ]
 
 
 def test_a_later_study_learns_from_the_mean(url):
@@ -229,7 +232,7 @@ def test_a_later_study_learns_from_the_mean(url):
     for accuracy in (0.5, 0.7):
         worker.end(worker.begin()[0], accuracy)
     made = study_of(1, 1, start_from=(NAME,), sampler=Sampler(name="tpe"))
-    (found,) = warm_start.find(worker.opened, made.model_copy(update={"name": "later"}))
+    (found,) = warm_start.find_warm_starts(worker.opened, made.model_copy(update={"name": "later"}))
     assert [trial.value for trial in found.trials] == [pytest.approx(0.6)]
 
 
@@ -241,16 +244,16 @@ def test_the_best_is_the_best_mean_and_so_is_what_is_finished_and_kept(url, tmp_
             claim.commit(attributes={"weights": f"{claim.number}", "best_epoch": 1})
             (tmp_path / str(claim.number)).touch()
             worker.end(claim, accuracy)
-    found = status.best(worker.opened, NAME, 9)
+    found = status.best_trials(worker.opened, NAME, 9)
     # The trials are 0, 1, 2, then the first's replicate 3, the second's 4, the third's 5.
     assert [each.trial for each in found] == [1, 5, 0]
-    said = status.best_document(found[0])["replicates"]
+    said = status.best_trial_document(found[0])["replicates"]
     assert (said["trials"], said["accuracies"]) == ([1, 4], [0.8, 0.7])
     assert said["mean"] == pytest.approx(0.75)
     assert said["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
-    settings = finish.plan(worker.opened, NAME, 2, 2).settings
+    settings = finish.plan_finish(worker.opened, NAME, 2, 2).settings
     assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (5, 0.725)]
-    retention.thin(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 2)
+    retention.prune_weights(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 2)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["1", "5"]
 
 
@@ -261,7 +264,7 @@ def test_weights_stay_while_their_setting_is_repeated(url, tmp_path):
         claim.commit(attributes={"weights": f"{claim.number}"})
         worker.end(claim, accuracy)
     # Trial 0 with its replicate has 0.85; trial 1 has 0.3 and waits for a seed that may have anything.
-    retention.thin(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 1)
+    retention.prune_weights(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 1)
     kept = [trial.number for trial in worker.trials() if trial.user_attrs.get("weights")]
     assert kept == [0, 1]
 
@@ -277,7 +280,7 @@ def test_seeds_given_otherwise_are_refused(tmp_path, table, where):
     file = tmp_path / "s.toml"
     file.write_text(STUDY.replace('sampler = "grid"', "trials = 1").replace("seed = 7\n", "") + table)
     with pytest.raises(DefinitionError) as caught:
-        studyfile.load(file)
+        studyfile.load_study_file(file)
     assert f"{where}: search.replicates gives each setting its seeds" in str(caught.value)
 
 

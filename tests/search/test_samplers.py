@@ -28,18 +28,18 @@ SPACE = {
 def study_of(space=SPACE, epochs=9, points=(), train=None, **search) -> Definition:
     fixed = {"epochs": epochs} if epochs else {}
     document = {"name": "s", "train": fixed | (train or {}), "space": space, "search": search}
-    return file.parse(document | {"points": list(points)}, "s.toml")
+    return file.parse_document(document | {"points": list(points)}, "s.toml")
 
 
 def ask(definition: Definition, study: optuna.Study) -> tuple[optuna.Trial, dict[str, space.Value]]:
     """Give the study's next trial and its setting, as a worker makes them."""
-    study.sampler = samplers.sampler(definition, len(study.trials))
-    study.pruner = samplers.pruner(definition)
+    study.sampler = samplers.build_sampler(definition, len(study.trials))
+    study.pruner = samplers.build_pruner(definition)
     trial = study.ask()
     setting: dict[str, space.Value] = {}
     for parameter in definition.space:
         if space.is_active(parameter, definition.train | setting):
-            setting[parameter.name] = space.suggest(trial, parameter)
+            setting[parameter.name] = space.suggest_value(trial, parameter)
     return trial, setting
 
 
@@ -52,7 +52,7 @@ def accuracy(setting: dict[str, space.Value], epoch: int, epochs: int) -> float:
 def run(definition: Definition, study: optuna.Study, trials: int) -> None:
     for _ in range(trials):
         trial, setting = ask(definition, study)
-        epochs = definition.config(setting).epochs
+        epochs = definition.trial_config(setting).epochs
         for epoch in range(1, epochs + 1):
             trial.report(accuracy(setting, epoch, epochs), epoch)
             if epoch < epochs and trial.should_prune():
@@ -67,9 +67,9 @@ def proposals(definition: Definition, numbers: range) -> list[dict[str, space.Va
     found = []
     for number in numbers:
         study = maximizing()
-        study.sampler = samplers.sampler(definition, number)
+        study.sampler = samplers.build_sampler(definition, number)
         trial = study.ask()
-        found.append({p.name: space.suggest(trial, p) for p in definition.space})
+        found.append({p.name: space.suggest_value(trial, p) for p in definition.space})
     return found
 
 
@@ -101,7 +101,7 @@ def test_a_sampler_searches_a_space_with_conditions(name):
     for trial in study.trials:
         assert trial.state == TrialState.COMPLETE
         assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
-        definition.config(trial.params)  # which refuses what lies outside of an option's range
+        definition.trial_config(trial.params)  # which refuses what lies outside of an option's range
     assert {trial.params["optimizer"] for trial in study.trials} == {"sgd", "adam"}
     assert len({trial.params["lr"] for trial in study.trials}) == 13
 
@@ -154,8 +154,8 @@ def test_the_trials_of_a_qmc_study_share_one_sequence():
     study.add_trial(trial_at(lr=0.5))
     numbers = []
     for number in range(7, 39, 2):  # whatever trials a worker happens to take
-        study.sampler = samplers.sampler(definition, number)
-        numbers.append((space.suggest(study.ask(), definition.space[0]) - 0.1) / 0.8)
+        study.sampler = samplers.build_sampler(definition, number)
+        numbers.append((space.suggest_value(study.ask(), definition.space[0]) - 0.1) / 0.8)
     # Of the first 16 points of a Sobol sequence one lies in each sixteenth.
     assert sorted(int(16 * number) for number in numbers) == list(range(16))
 
@@ -183,19 +183,19 @@ def test_a_sampler_is_shown_the_best_the_newest_and_what_runs(monkeypatch):
     for number in (5, 899):
         trials[number].state = TrialState.RUNNING
     ended = [t for t in trials if t.state not in (TrialState.RUNNING, TrialState.FAIL)]
-    shown = [trial.number for trial in samplers.shown(trials)]
-    best = sorted(ended[: -samplers.NEWEST], key=samplers.standing)[-samplers.BEST :]
-    wanted = [*best, *ended[-samplers.NEWEST :], trials[5], trials[899]]
+    shown = [trial.number for trial in samplers.select_trials(trials)]
+    best = sorted(ended[: -samplers.NEWEST_TRIALS], key=samplers.rank_key)[-samplers.BEST_TRIALS :]
+    wanted = [*best, *ended[-samplers.NEWEST_TRIALS :], trials[5], trials[899]]
     assert shown == sorted(trial.number for trial in wanted)
-    few = trials[: samplers.BEST + samplers.NEWEST]
-    assert samplers.shown(few) is few
+    few = trials[: samplers.BEST_TRIALS + samplers.NEWEST_TRIALS]
+    assert samplers.select_trials(few) is few
 
 
 def test_what_tpe_takes_for_good_is_the_same_among_those_shown():
     trials, study = made_up(2000), maximizing()
     told = (TrialState.COMPLETE, TrialState.PRUNED)
     good = []
-    for seen in (trials, samplers.shown(trials)):
+    for seen in (trials, samplers.select_trials(trials)):
         known = [trial for trial in seen if trial.state in told]
         below, _ = _split_trials(study, known, default_gamma(len(known)))
         good.append([trial.number for trial in below])
@@ -204,7 +204,7 @@ def test_what_tpe_takes_for_good_is_the_same_among_those_shown():
 
 
 def test_seeds_differ_and_fit_into_32_bits():
-    seeds = {samplers.seed_of(seed, number) for seed in range(20) for number in range(50)}
+    seeds = {samplers.derive_seed(seed, number) for seed in range(20) for number in range(50)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -213,7 +213,7 @@ class TestOptunasOwnSuite(BasicSamplerTestCase):
     @pytest.fixture(params=SAMPLERS)
     def sampler(self, request, complaints):
         definition = study_of(sampler=request.param)
-        yield lambda: samplers.sampler(definition, 0)
+        yield lambda: samplers.build_sampler(definition, 0)
         complaints.clear()  # the suite does things on purpose that Optuna complains of
 
 
@@ -221,7 +221,7 @@ class Planned(PointSampler):
     """Plans the trials that Optuna's suite asks for, which in a store are made in advance."""
 
     def before_trial(self, study, trial):
-        for key, value in self.attributes(0).items():
+        for key, value in self.point_attributes(0).items():
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
@@ -273,10 +273,10 @@ def test_a_pruner_stops_trials_but_none_before_it_may(name):
 
 def test_one_trial_in_three_is_random_where_trials_pause():
     asha, median = (study_of(pruner=name) for name in ("asha", "median"))
-    kinds = [type(samplers.sampler(asha, number)).__name__ for number in range(300)]
+    kinds = [type(samplers.build_sampler(asha, number)).__name__ for number in range(300)]
     assert set(kinds) == {"TPESampler", "RandomSampler"}
     assert 70 < kinds.count("RandomSampler") < 130
-    assert {type(samplers.sampler(median, number)).__name__ for number in range(30)} == {"TPESampler"}
+    assert {type(samplers.build_sampler(median, number)).__name__ for number in range(30)} == {"TPESampler"}
 
 
 @pytest.mark.parametrize("min_epochs", [9, 10])
@@ -313,7 +313,9 @@ def test_the_percentile_is_the_share_that_goes_on():
 
 def test_the_patient_pruner_waits_for_its_first_epoch():
     study = maximizing()
-    study.pruner = samplers.pruner(study_of(pruner={"name": "patient", "patience": 1, "min_epochs": 5}))
+    study.pruner = samplers.build_pruner(
+        study_of(pruner={"name": "patient", "patience": 1, "min_epochs": 5})
+    )
     trial = study.ask()
     for epoch in range(1, 6):
         trial.report(1 / epoch, epoch)
@@ -322,7 +324,7 @@ def test_the_patient_pruner_waits_for_its_first_epoch():
 
 def test_patience_is_how_many_epochs_in_a_row_may_be_worse():
     study = maximizing()
-    study.pruner = samplers.pruner(study_of(pruner={"name": "patient", "patience": 2}))
+    study.pruner = samplers.build_pruner(study_of(pruner={"name": "patient", "patience": 2}))
     trial = study.ask()
     verdicts = []
     for epoch, value in enumerate([0.5, 0.4, 0.5, 0.4, 0.4, 0.4], 1):
@@ -345,7 +347,7 @@ def test_hyperband_counts_to_the_longest_trial(searched, longest):
     pruner = {"name": "hyperband", "min_epochs": 1, "reduction_factor": 3}
     definition = study_of(space=searched, epochs=None if "epochs" in searched else 9, pruner=pruner)
     study = maximizing()
-    pruner = samplers.pruner(definition)
+    pruner = samplers.build_pruner(definition)
     assert isinstance(pruner, optuna.pruners.HyperbandPruner)
     trial = study.ask()
     trial.report(0.5, 1)
@@ -372,7 +374,9 @@ def planned(definition: Definition, indices) -> optuna.Study:
     """Give a study with a waiting trial for each of these points, as a store makes them."""
     study = maximizing()
     for index in indices:
-        study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=PointSampler.attributes(index)))
+        study.add_trial(
+            create_trial(state=TrialState.WAITING, system_attrs=PointSampler.point_attributes(index))
+        )
     return study
 
 
@@ -380,10 +384,10 @@ def test_points_are_given_under_their_real_names():
     definition = study_of(**GRID)
     study, parameters = planned(definition, [2, 0, 1]), definition.parameters()
     for index in (2, 0, 1):
-        study.sampler = samplers.sampler(definition, index)
+        study.sampler = samplers.build_sampler(definition, index)
         trial = study.ask()
         for name in definition.points[index].hyperparameters():
-            space.suggest(trial, parameters[name])
+            space.suggest_value(trial, parameters[name])
         study.tell(trial, 0.5)
     assert [trial.params for trial in study.trials] == [
         {"model": "resnet18", "optimizer": "sgd", "lr": 0.1, "momentum": 0.0},
@@ -394,7 +398,7 @@ def test_points_are_given_under_their_real_names():
 
 def test_points_are_exhausted_when_each_has_ended():
     definition = study_of(**GRID)
-    study, sampler = planned(definition, range(3)), samplers.sampler(definition, 0)
+    study, sampler = planned(definition, range(3)), samplers.build_sampler(definition, 0)
     assert isinstance(sampler, PointSampler)
     study.sampler = sampler
     seen = []
@@ -408,7 +412,7 @@ def test_points_are_exhausted_when_each_has_ended():
 def test_a_trial_that_nobody_planned_is_pruned():
     definition = study_of(**GRID)
     study = planned(definition, [])
-    study.sampler = samplers.sampler(definition, 0)
+    study.sampler = samplers.build_sampler(definition, 0)
     with pytest.raises(optuna.TrialPruned, match="not one of the study's points"):
         study.ask()
 
@@ -416,11 +420,11 @@ def test_a_trial_that_nobody_planned_is_pruned():
 def test_a_setting_queued_in_a_grid_runs_if_it_names_every_parameter():
     definition = study_of(**GRID)
     study, lr = planned(definition, []), definition.parameters()["lr"]
-    study.sampler = samplers.sampler(definition, 0)
+    study.sampler = samplers.build_sampler(definition, 0)
     study.enqueue_trial({"lr": 0.05})
     trial = study.ask()
-    assert space.suggest(trial, lr) == 0.05
+    assert space.suggest_value(trial, lr) == 0.05
     with pytest.raises(
         ValueError, match="model: a setting queued in a grid study must name every parameter"
     ):
-        space.suggest(trial, definition.parameters()["model"])
+        space.suggest_value(trial, definition.parameters()["model"])

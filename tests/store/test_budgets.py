@@ -126,8 +126,10 @@ def moment(seconds: float) -> str:
 
 
 def limited(**budgets: object) -> definition.Definition:
-    found = studyfile.parse({"name": "s", "space": {"lr": [0.1, 0.2]}, "search": budgets}, "s.toml")
-    return definition.loads(definition.dumps(found))
+    found = studyfile.parse_document(
+        {"name": "s", "space": {"lr": [0.1, 0.2]}, "search": budgets}, "s.toml"
+    )
+    return definition.load_definition(definition.dump_definition(found))
 
 
 @pytest.mark.parametrize(
@@ -141,9 +143,9 @@ def limited(**budgets: object) -> definition.Definition:
 )
 def test_a_budget_may_be_raised_or_taken_away_and_neither_lowered_nor_set_afterwards(name, lower, higher):
     low, high, none = limited(**{name: lower}), limited(**{name: higher}), limited()
-    assert definition.extended(low, low) == low
-    assert definition.extended(low, high).search.limits == high.search.limits
-    assert definition.extended(low, none).search.limits == {}
+    assert definition.extend_definition(low, low) == low
+    assert definition.extend_definition(low, high).search.budget_limits == high.search.budget_limits
+    assert definition.extend_definition(low, none).search.budget_limits == {}
     for stored, new in ((high, low), (none, low)):
         with pytest.raises(DefinitionError, match=rf"\(search.{name}: [^;]* -> [^;]*\); only more"):
-            definition.extended(stored, new)
+            definition.extend_definition(stored, new)

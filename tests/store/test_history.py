@@ -51,18 +51,20 @@ class Worker:
     made: Definition
     claim: lease.Claim | None = None
     epoch: int = 0
-    opened: studies.Store = field(init=False)
+    opened: studies.Storage = field(init=False)
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
-        self.opened = studies.open_(self.url, create=False)
-        self.history = History(self.opened, studies.study_id(self.opened, NAME), NAME)
+        self.opened = studies.open_storage(self.url, create=False)
+        self.history = History(self.opened, studies.find_study_id(self.opened, NAME), NAME)
 
     def start(self) -> None:
-        who = lease.owner("cpu")
-        self.claim = queue.claim(self.opened, self.history.study_id, who, seconds=60, max_attempts=1)
-        self.trial, _, study = objective._setting(self.claim, self)
-        self.judge = pruning.Judge(study, self.history, self.made)
+        who = lease.current_owner("cpu")
+        self.claim = queue.claim_trial(
+            self.opened, self.history.study_id, who, lease_seconds=60, max_attempts=1
+        )
+        self.trial, _, study = objective.choose_setting(self.claim, self)
+        self.judge = pruning.TrialPruner(study, self.history, self.made)
         self.epoch = 0
 
     @property
@@ -76,17 +78,17 @@ class Worker:
     def step(self) -> None:
         self.epoch += 1
         report = (self.epoch, accuracy(self.trial, self.epoch))
-        self.judge.report(*report)
+        self.judge.note_report(*report)
         last = self.epoch == EPOCHS
-        self.claim.commit(report=report, judge=None if last else self.judge.ask)
+        self.claim.commit(report=report, ask_pruner=None if last else self.judge.decide)
         try:
             if last:
                 self.claim.end(TrialState.COMPLETE, value=report[1])
                 self.claim = None
             else:
-                self.judge.obey()
-        except pruning.Pruned as pruned:
-            self.claim.end(TrialState.PRUNED, value=report[1], system=pruned.attributes)
+                self.judge.raise_if_pruned()
+        except pruning.TrialPrunedByRule as pruned:
+            self.claim.end(TrialState.PRUNED, value=report[1], system_attributes=pruned.attributes)
             self.claim = None
 
 
@@ -101,9 +103,9 @@ class Twin:
 
     def start(self) -> None:
         number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = samplers.sampler(self.made, number)
-        self.study.pruner = samplers.pruner(self.made)
-        if isinstance(self.study.pruner, samplers.Hyperband):
+        self.study.sampler = samplers.build_sampler(self.made, number)
+        self.study.pruner = samplers.build_pruner(self.made)
+        if isinstance(self.study.pruner, samplers.CachedHyperbandPruner):
             settings = self.made.search.pruner
             self.study.pruner = optuna.pruners.HyperbandPruner(
                 settings.min_epochs, EPOCHS, settings.reduction_factor
@@ -111,7 +113,7 @@ class Twin:
         self.pruner = self.study.pruner
         self.trial = self.study.ask()
         for parameter in self.made.space:
-            space.suggest(self.trial, parameter)
+            space.suggest_value(self.trial, parameter)
         self.epoch = 0
 
     def step(self) -> None:
@@ -150,7 +152,7 @@ def seen(trials: list[FrozenTrial]) -> list[object]:
 def test_proposals_and_verdicts_are_those_of_plain_optuna(url, tmp_path, sampler, pruner, trials):
     """Two workers whose epochs come in any order, beside two that are plain Optuna."""
     made = study_of(trials, sampler, pruner)
-    studies.create(studies.open_(url, create=True), made, "text")
+    studies.create_study(studies.open_storage(url, create=True), made, "text")
     plain = optuna.create_study(
         study_name=NAME, storage=f"sqlite:///{tmp_path}/twin.db", direction="maximize"
     )
@@ -185,7 +187,7 @@ def finish(worker: Worker) -> None:
 @pytest.fixture
 def made(url):
     made = study_of(6, "random")
-    studies.create(studies.open_(url, create=True), made, "text")
+    studies.create_study(studies.open_storage(url, create=True), made, "text")
     return made
 
 
@@ -209,7 +211,7 @@ def test_it_shows_what_plain_optuna_shows_but_for_what_holds_nothing(url, made):
 
 def test_a_trial_that_was_released_is_shown_with_its_rungs(url):
     made = study_of(4, "random", "hyperband")
-    studies.create(studies.open_(url, create=True), made, "text")
+    studies.create_study(studies.open_storage(url, create=True), made, "text")
     first, second, third = (Worker(url, made) for _ in range(3))
     first.start()
     second.start()
@@ -222,7 +224,7 @@ def test_a_trial_that_was_released_is_shown_with_its_rungs(url):
     ]
     assert shown[1].state == TrialState.WAITING
     third.start()
-    assert third.history.own.intermediate_values == {1: accuracy(second.trial, 1)}
+    assert third.history.own_trial.intermediate_values == {1: accuracy(second.trial, 1)}
 
 
 def test_a_trial_that_failed_and_was_put_back_is_its_workers_own_again(url, made):
@@ -234,10 +236,10 @@ def test_a_trial_that_failed_and_was_put_back_is_its_workers_own_again(url, made
         return [trial.state.name for trial in worker.history.get_all_trials(study_id)]
 
     assert start() == ["RUNNING"]
-    worker.claim.end(TrialState.FAIL, attributes={"failure": {}})
+    worker.claim.end(TrialState.FAIL, user_attributes={"failure": {}})
     assert start() == ["FAIL", "RUNNING"]
     worker.claim.end(TrialState.COMPLETE, value=0.5)
-    assert control.retry(worker.opened, NAME, None) == [0]
+    assert control.retry_trials(worker.opened, NAME, None) == [0]
     assert start() == ["RUNNING", "COMPLETE"]
     worker.claim.end(TrialState.COMPLETE, value=0.5)
     assert start() == ["COMPLETE", "COMPLETE", "RUNNING"]
@@ -249,7 +251,7 @@ def test_what_another_tool_does_is_seen_with_the_whole_study(url, made, monkeypa
     worker.start()
 
     def states() -> list[str]:
-        with worker.opened.transaction() as session, worker.history.looking(session):
+        with worker.opened.transaction() as session, worker.history.read_within(session):
             return [trial.state.name for trial in worker.history.get_all_trials(1)]
 
     assert states() == ["COMPLETE", "RUNNING"]
@@ -271,7 +273,7 @@ def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, 
     second.epoch = EPOCHS - 1
     second.step()
     third.start()
-    with first.opened.transaction() as session, first.history.looking(session):
+    with first.opened.transaction() as session, first.history.read_within(session):
         assert len(first.history.trials()) == 2  # its own and the third's: it has not noticed yet
     with pytest.raises(lease.LeaseLost):
         first.step()
@@ -280,7 +282,7 @@ def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, 
     assert (seen.state, list(seen.intermediate_values)) == (TrialState.COMPLETE, [EPOCHS])
 
 
-def expire(opened: studies.Store, claim: lease.Claim) -> None:
+def expire(opened: studies.Storage, claim: lease.Claim) -> None:
     with opened.engine.begin() as connection:
         ours = leases.c.trial_id == claim.trial_id
         connection.execute(sa.update(leases).where(ours).values(expires=0.0, attempts=0))
@@ -290,7 +292,7 @@ def expire(opened: studies.Store, claim: lease.Claim) -> None:
 
 
 @contextmanager
-def counted(opened: studies.Store) -> Iterator[dict[str, int]]:
+def counted(opened: studies.Storage) -> Iterator[dict[str, int]]:
     """Count the transactions of a block that write, those that read, and the statements."""
     counts, begun = {"writes": 0, "reads": 0, "statements": 0}, {"writes": False}
 
@@ -313,7 +315,7 @@ def counted(opened: studies.Store) -> Iterator[dict[str, int]]:
 
 def test_an_epoch_is_one_transaction_of_four_statements_whatever_the_study_holds(url):
     made = study_of(40, "tpe", "hyperband")
-    studies.create(studies.open_(url, create=True), made, "text")
+    studies.create_study(studies.open_storage(url, create=True), made, "text")
     worker, other = Worker(url, made), Worker(url, made)
     for _ in range(12):
         finish(other)
@@ -323,11 +325,14 @@ def test_an_epoch_is_one_transaction_of_four_statements_whatever_the_study_holds
         report = {"epochs": worker.epoch + 1, "wall_time_seconds": 1.0, "hardware": {"host": "here"}}
         worker.epoch += 1
         with counted(worker.opened) as counts:
-            worker.judge.report(worker.epoch, 0.99)
+            worker.judge.note_report(worker.epoch, 0.99)
             worker.claim.commit(
-                report=(worker.epoch, 0.99), checkpoint="c", attributes=report, judge=worker.judge.ask
+                report=(worker.epoch, 0.99),
+                checkpoint="c",
+                user_attributes=report,
+                ask_pruner=worker.judge.decide,
             )
-            worker.judge.obey()
+            worker.judge.raise_if_pruned()
         assert (counts["writes"], counts["reads"]) == (1, 0)
         assert rung or counts["statements"] == 4
         assert counts["statements"] <= 6
@@ -335,7 +340,7 @@ def test_an_epoch_is_one_transaction_of_four_statements_whatever_the_study_holds
 
 def test_a_trial_starts_with_two_writes_and_ends_with_one(url):
     made = study_of(40, "tpe", "hyperband")
-    studies.create(studies.open_(url, create=True), made, "text")
+    studies.create_study(studies.open_storage(url, create=True), made, "text")
     worker = Worker(url, made)
     for _ in range(11):
         finish(worker)
@@ -344,14 +349,14 @@ def test_a_trial_starts_with_two_writes_and_ends_with_one(url):
     assert counts["writes"] == 2  # the claim, and all parameters
     assert counts["reads"] == 3  # the dead, the claimed trial, the history
     with counted(worker.opened) as counts:
-        worker.claim.end(TrialState.COMPLETE, value=0.5, attributes={"a": 1}, forget=True)
+        worker.claim.end(TrialState.COMPLETE, value=0.5, user_attributes={"a": 1}, forget_checkpoint=True)
     assert (counts["writes"], counts["reads"]) == (1, 0)
 
 
 def test_what_has_finished_is_read_once(url, made, monkeypatch):
     worker, other = Worker(url, study_of(6)), Worker(url, made)
     read: list[int] = []
-    frozen = rows.frozen
+    frozen = rows.build_trials
 
     def counting(session, heads, **options):
         read.extend(head.trial_id for head in heads)
@@ -365,7 +370,7 @@ def test_what_has_finished_is_read_once(url, made, monkeypatch):
     worker.history.get_all_trials(1)
     assert sorted(read) == [1, 2, 3, 4]  # three that have finished, and its own
     worker.step()
-    with worker.opened.transaction() as session, worker.history.looking(session):
+    with worker.opened.transaction() as session, worker.history.read_within(session):
         worker.history.get_all_trials(1)
     assert sorted(read) == [1, 2, 3, 4]
 
@@ -382,9 +387,9 @@ def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(ur
 
     sa.event.listen(worker.opened.engine, "after_cursor_execute", end)
     with worker.opened.transaction() as session:
-        (found,) = rows.read(session, [other.claim.trial_id])
+        (found,) = rows.read_trials(session, [other.claim.trial_id])
         assert (found.state, found.values) == (TrialState.RUNNING, None)
-        (found,) = rows.read(session, [other.claim.trial_id])
+        (found,) = rows.read_trials(session, [other.claim.trial_id])
         assert (found.state, found.values) == (TrialState.COMPLETE, [0.5])
 
 
@@ -397,7 +402,7 @@ def test_a_sampler_sees_the_best_and_the_newest_and_a_pruner_sees_all(url, made,
     worker.start()
     finished = (TrialState.COMPLETE, TrialState.PRUNED)
     seen = worker.history.get_all_trials(1, states=finished)
-    best = max(worker.history.trials()[:3], key=samplers.standing)
+    best = max(worker.history.trials()[:3], key=samplers.rank_key)
     assert [trial.number for trial in seen] == [best.number, 3, 4]
-    with worker.opened.transaction() as session, worker.history.looking(session):
+    with worker.opened.transaction() as session, worker.history.read_within(session):
         assert len(worker.history.get_all_trials(1, states=finished)) == 5

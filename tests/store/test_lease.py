@@ -32,18 +32,20 @@ class Worker:
     """A worker as a store of its own; ``claim`` gives what a real one would work on."""
 
     def __init__(self, url: str) -> None:
-        self.store = studies.open_(url, create=True)
-        self.who = lease.owner("cpu")
+        self.store = studies.open_storage(url, create=True)
+        self.who = lease.current_owner("cpu")
 
     @property
     def study_id(self) -> int:
-        return studies.study_id(self.store, NAME)
+        return studies.find_study_id(self.store, NAME)
 
     def claim(self, *, seconds: float = 60.0, max_attempts: int = 5) -> lease.Claim | None:
-        return queue.claim(self.store, self.study_id, self.who, seconds=seconds, max_attempts=max_attempts)
+        return queue.claim_trial(
+            self.store, self.study_id, self.who, lease_seconds=seconds, max_attempts=max_attempts
+        )
 
-    def held(self) -> list[studies.Held]:
-        return studies.held(self.store, self.study_id)
+    def held(self) -> list[studies.LeaseInfo]:
+        return studies.read_leases(self.store, self.study_id)
 
     def study(self, **kwargs) -> optuna.Study:
         storage = optuna.storages.get_storage(self.store)
@@ -56,7 +58,7 @@ class Worker:
 def first(url):
     """A worker on a store with a study of three trials."""
     worker = Worker(url)
-    studies.create(worker.store, lease_worker.definition(3), "text")
+    studies.create_study(worker.store, lease_worker.definition(3), "text")
     return worker
 
 
@@ -113,7 +115,7 @@ def test_two_workers_never_get_the_same_trial(first, second):
 
 
 def test_workers_that_claim_all_at_once_get_a_trial_each(url, first, sql):
-    studies.create(first.store, lease_worker.definition(24), "text")
+    studies.create_study(first.store, lease_worker.definition(24), "text")
     workers = [Worker(url) for _ in range(6)]
     start, got = threading.Barrier(len(workers)), []
 
@@ -132,11 +134,13 @@ def test_workers_that_claim_all_at_once_get_a_trial_each(url, first, sql):
 
 
 def test_interrupted_trials_go_first_then_listed_settings_then_the_rest(first):
-    studies.create(first.store, lease_worker.definition(3, {"lr": 0.5}), "text")  # the point is trial 3
+    studies.create_study(
+        first.store, lease_worker.definition(3, {"lr": 0.5}), "text"
+    )  # the point is trial 3
     assert first.claim().number == 3
     interrupted = first.claim()
     assert interrupted.number == 0
-    studies.create(first.store, lease_worker.definition(3, {"lr": 0.5}, {"lr": 0.25}), "text")
+    studies.create_study(first.store, lease_worker.definition(3, {"lr": 0.5}, {"lr": 0.25}), "text")
     interrupted.release()
     assert numbers(first, 5) == [0, 4, 1, 2, None]
 
@@ -145,7 +149,7 @@ def test_a_setting_that_plain_optuna_queued_is_claimed_too(url, first):
     plain(url).enqueue_trial({"lr": 0.25})
     claim = first.claim()
     assert claim.number == 3
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         asked = optuna.Trial(first.study(), claim.trial_id)
         assert asked.suggest_float("lr", 1e-4, 1.0, log=True) == 0.25
         claim.end(TrialState.COMPLETE, value=0.5)
@@ -159,7 +163,7 @@ def test_a_trial_that_another_tool_runs_is_left_alone(url, first):
     assert [claim and claim.number for claim in claims] == [1, 2, None]
     for claim in claims[:2]:
         claim.end(TrialState.COMPLETE, value=0.5)
-    assert not queue.is_open(first.store, first.study_id)
+    assert not queue.has_open_trials(first.store, first.study_id)
     assert first.held() == []
     plain(url).tell(0, 0.75)
     assert trial(url).value == 0.75
@@ -169,9 +173,9 @@ def test_a_study_is_open_until_every_trial_has_ended(first):
     claims = [first.claim() for _ in range(3)]
     assert first.claim() is None
     for claim in claims:
-        assert queue.is_open(first.store, first.study_id)
+        assert queue.has_open_trials(first.store, first.study_id)
         claim.end(TrialState.PRUNED)
-    assert not queue.is_open(first.store, first.study_id)
+    assert not queue.has_open_trials(first.store, first.study_id)
 
 
 def test_leases_are_shown_with_owner_attempt_epoch_and_what_is_left(first, second, sql):
@@ -234,7 +238,7 @@ def test_an_end_writes_state_value_attributes_and_gives_the_lease_up(url, first,
 
 def test_a_released_trial_keeps_number_settings_and_epochs_and_goes_first(url, first, second, sql):
     claim = first.claim()
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         rate = optuna.Trial(first.study(), claim.trial_id).suggest_float("lr", 1e-4, 1.0, log=True)
         claim.commit(checkpoint="one", report=(1, 0.25), attributes={})
         started = trial(url).datetime_start
@@ -247,7 +251,7 @@ def test_a_released_trial_keeps_number_settings_and_epochs_and_goes_first(url, f
     )
     again = second.claim()
     assert (again.number, again.token, again.checkpoint) == (0, 2, "one")
-    with lease.kept(again):
+    with lease.keep_lease(again):
         asked = optuna.Trial(second.study(), again.trial_id)
         assert asked.suggest_float("lr", 1e-4, 1.0, log=True) == rate
     found = trial(url)
@@ -265,9 +269,9 @@ def writes(claim: lease.Claim, worker: Worker):
     backend = worker.store
     number = claim.trial_id
     return {
-        "commit": lambda: claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1}),
-        "commit within an epoch": lambda: claim.commit(checkpoint="late", report=None, attributes={}),
-        "end": lambda: claim.end(TrialState.COMPLETE, value=0.9, attributes={"late": 1}),
+        "commit": lambda: claim.commit(checkpoint="late", report=(9, 0.9), user_attributes={"late": 1}),
+        "commit within an epoch": lambda: claim.commit(checkpoint="late", report=None, user_attributes={}),
+        "end": lambda: claim.end(TrialState.COMPLETE, value=0.9, user_attributes={"late": 1}),
         "fail": lambda: claim.end(TrialState.FAIL),
         "suggest": lambda: asked.suggest_float("late", 0.0, 1.0),
         "report": lambda: asked.report(0.9, 9),
@@ -292,7 +296,7 @@ WAYS = (
 
 def refused(claim: lease.Claim, worker: Worker, contents) -> None:
     """Check that every write is refused with LeaseLost and changes nothing, and a release is quiet."""
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         ways = writes(claim, worker)
         assert tuple(ways) == WAYS
         before = contents()
@@ -306,9 +310,9 @@ def refused(claim: lease.Claim, worker: Worker, contents) -> None:
 
 def test_every_write_of_the_owner_is_accepted(first):
     for way in WAYS:
-        studies.create(first.store, lease_worker.definition(len(WAYS)), "text")
+        studies.create_study(first.store, lease_worker.definition(len(WAYS)), "text")
         claim = first.claim()
-        with lease.kept(claim):
+        with lease.keep_lease(claim):
             writes(claim, first)[way]()
 
 
@@ -361,7 +365,7 @@ def test_a_trial_that_another_tool_set_back_is_claimed_from_its_owner(url, first
 def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
     claim = first.claim()
     if tool == "ours":
-        studies.delete(first.store, NAME)
+        studies.delete_study(first.store, NAME)
     else:
         optuna.delete_study(study_name=NAME, storage=url)
     assert not any(rows for table, rows in contents().items() if table not in ("version_info",))
@@ -371,13 +375,13 @@ def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
         claim.end(TrialState.COMPLETE, value=0.9)
     claim.release()
     # SQLite gives the ids of deleted rows to the next ones; the late worker must not meet them.
-    studies.create(first.store, lease_worker.definition(3), "text")
+    studies.create_study(first.store, lease_worker.definition(3), "text")
     before = contents()
     with pytest.raises(LeaseLost):
         claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1})
     assert contents() == before
     another = dataclasses.replace(first.who, pid=1, process="another")
-    again = queue.claim(first.store, first.study_id, another, seconds=60, max_attempts=5)
+    again = queue.claim_trial(first.store, first.study_id, another, lease_seconds=60, max_attempts=5)
     assert (again.number, again.token, again.checkpoint) == (0, 1, None)
     before = contents()
     for late in (lambda: claim.commit(report=(9, 0.9)), lambda: claim.end(TrialState.COMPLETE, value=0.9)):
@@ -390,7 +394,7 @@ def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
 
 def test_a_fence_goes_with_its_block(first):
     claim = first.claim()
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         assert first.store.fences
     assert not first.store.fences
 
@@ -400,7 +404,7 @@ def test_a_fence_goes_with_its_block(first):
 
 def test_a_lease_is_renewed_while_its_trial_is_kept(first, second, sql):
     claim = first.claim(seconds=0.6)
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             taken = second.claim()
@@ -413,7 +417,7 @@ def test_a_lease_that_commits_renew_is_not_renewed_besides(first):
     claim = first.claim(seconds=6.0)
     renewed, commits, end = [], 0, time.monotonic() + 4.5
     sa.event.listen(first.store.engine, "commit", renewed.append)
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         while time.monotonic() < end:
             claim.commit(attributes={"commits": commits})
             commits += 1
@@ -423,7 +427,7 @@ def test_a_lease_that_commits_renew_is_not_renewed_besides(first):
 
 def test_a_lease_that_ran_out_and_that_nobody_took_is_still_ours(url, first, sql):
     claim = first.claim(seconds=0.3)
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         run_out(sql)
         wait_for(lambda: sql("SELECT expires FROM hpo_leases")[0][0] > 1)
     run_out(sql)
@@ -435,7 +439,7 @@ def test_a_lease_that_ran_out_and_that_nobody_took_is_still_ours(url, first, sql
 
 def test_renewal_outlives_errors(first, sql, caplog):
     claim = first.claim(seconds=0.3)
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         sql("ALTER TABLE hpo_leases RENAME TO elsewhere")
         wait_for(lambda: "not renewed" in caplog.text)
         sql("ALTER TABLE elsewhere RENAME TO hpo_leases")
@@ -492,7 +496,7 @@ def sleeper():
 
 
 def owned_by(worker: Worker, pid: int) -> None:
-    worker.who = dataclasses.replace(worker.who, pid=pid, process=process.name_of(pid))
+    worker.who = dataclasses.replace(worker.who, pid=pid, process=process.process_name(pid))
 
 
 def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_once(first, second, sleeper):
@@ -526,8 +530,8 @@ def test_a_process_is_not_taken_for_another_that_had_its_id(first, second, sleep
 
 
 def test_a_stopped_process_is_alive(sleeper):
-    name = process.name_of(sleeper.pid)
-    assert name.startswith(process.space())
+    name = process.process_name(sleeper.pid)
+    assert name.startswith(process.process_namespace())
     sleeper.send_signal(signal.SIGSTOP)
     wait_for(lambda: " T " in Path(f"/proc/{sleeper.pid}/stat").read_text())
     assert not process.is_gone(name)
@@ -579,7 +583,7 @@ on_postgres = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 @on_postgres
 def test_a_worker_keeps_one_connection_and_renews_besides_one_that_is_in_use(first, sql):
     claim = first.claim(seconds=0.9)
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         with first.store.transaction() as session:
             session.execute(sa.text("SELECT 1"))  # and now it takes its time
             before = claim.renewed.at
@@ -610,7 +614,7 @@ def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, m
     with pytest.raises(optuna.exceptions.StorageInternalError), sleepy.store.transaction() as session:
         rows.write_report(session, late.trial_id, 9, 0.9)
     with pytest.raises(LeaseLost):
-        late.commit(checkpoint="late", report=(9, 0.9), attributes={})
+        late.commit(checkpoint="late", report=(9, 0.9), user_attributes={})
     taken.end(TrialState.COMPLETE, value=0.5)
     assert trial(url).intermediate_values == {}
 
@@ -619,7 +623,7 @@ def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, m
 def test_a_worker_that_sleeps_within_a_claim_holds_up_nobody(first, second):
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = lease_table.claimable(session, study_id, ())
+        found = lease_table.lock_claimable_trial(session, study_id, ())
         assert found.number == 0  # and here it is stopped
         begun = time.monotonic()
         assert first.claim().number == 1
@@ -633,10 +637,10 @@ def test_a_lease_renewed_while_it_is_being_claimed_is_passed_by(first, second, s
     run_out(sql)
     study_id = second.study_id
     with second.store.transaction() as session:
-        found = lease_table.claimable(session, study_id, ())
+        found = lease_table.lock_claimable_trial(session, study_id, ())
         assert found.number == 0
         sql("UPDATE hpo_leases SET expires = expires + extract(epoch FROM clock_timestamp()) + 60")
-        assert not lease_table.is_free(found, lease_table.locked(session, found.trial_id))
+        assert not lease_table.is_still_free(found, lease_table.lock_lease(session, found.trial_id))
     claim.commit(checkpoint="c", report=None, attributes={})
 
 
@@ -740,7 +744,7 @@ def test_a_commit_whose_acknowledgement_got_lost_is_made_once(url, wire, sql):
     worker = Worker(wire.url)
     claim = worker.claim()
     wire.swallow = 0
-    claim.commit(checkpoint="one", report=(1, 0.25), attributes={"epochs": 1})
+    claim.commit(checkpoint="one", report=(1, 0.25), user_attributes={"epochs": 1})
     assert wire.swallowed == 1
     assert trial(url).intermediate_values == {1: 0.25}
     assert [(row[1], row[4]) for row in sql(LEASE)] == [(1, "one")]
@@ -767,7 +771,7 @@ def test_an_end_whose_acknowledgement_got_lost_is_made_once(url, wire, sql, stat
 def test_a_parameter_whose_acknowledgement_got_lost_is_stored_once(url, wire):
     worker = Worker(wire.url)
     claim = worker.claim()
-    with lease.kept(claim):
+    with lease.keep_lease(claim):
         asked = optuna.Trial(worker.study(), claim.trial_id)
         wire.swallow = 0
         rate = asked.suggest_float("lr", 1e-4, 1.0, log=True)
@@ -780,7 +784,7 @@ def test_a_claim_whose_acknowledgement_got_lost_is_made_once(url, wire, first, s
     worker = Worker(wire.url)
     study_id = worker.study_id
     wire.swallow = 1  # the first transaction looks for the dead
-    claim = queue.claim(worker.store, study_id, worker.who, seconds=60, max_attempts=5)
+    claim = queue.claim_trial(worker.store, study_id, worker.who, lease_seconds=60, max_attempts=5)
     assert wire.swallowed == 1
     assert (claim.number, claim.token) == (0, 1)
     assert [each.trial for each in first.held()] == [0]
@@ -807,7 +811,7 @@ def test_a_claim_whose_acknowledgement_got_lost_may_be_lost_too(url, wire, first
             plain(url).tell(0, state=TrialState.FAIL)
 
     wire.then = meanwhile
-    claim = queue.claim(worker.store, study_id, worker.who, seconds=60, max_attempts=5)
+    claim = queue.claim_trial(worker.store, study_id, worker.who, lease_seconds=60, max_attempts=5)
     assert claim.number == 1
     assert wire.swallowed == 1
     assert [(each.number, each.token) for each in taken] == ([(0, 2)] if who == "another" else [])

@@ -43,15 +43,15 @@ def definition(trials: int = 3, *points, sampler: str = "tpe") -> Definition:
 
 @pytest.fixture
 def opened(url):
-    return studies.open_(url, create=True)
+    return studies.open_storage(url, create=True)
 
 
 def plain(url: str) -> optuna.Study:
     return optuna.load_study(study_name=NAME, storage=url)
 
 
-def claimed(opened: studies.Store, study_id: int) -> lease.Claim | None:
-    return queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+def claimed(opened: studies.Storage, study_id: int) -> lease.Claim | None:
+    return queue.claim_trial(opened, study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1)
 
 
 def refused(call, *words: str) -> str:
@@ -88,28 +88,32 @@ def refused(call, *words: str) -> str:
     ],
 )
 def test_a_url_that_names_no_store_of_ours_is_refused_in_one_line(text, words):
-    message = refused(lambda: studies.open_(text, create=True), words)
+    message = refused(lambda: studies.open_storage(text, create=True), words)
     assert "secret" not in message
 
 
 def test_a_url_is_shown_without_its_password():
     url = studies.parse_url("postgresql://user:s%7Be%7Dcr%25et@host:1/db?sslmode=require")
     assert url.password == "s{e}cr%et"
-    assert studies.shown(url) == "postgresql://user:***@host:1/db?sslmode=require"
+    assert studies.hide_password(url) == "postgresql://user:***@host:1/db?sslmode=require"
 
 
 def test_a_password_may_have_any_character_and_is_never_shown(caplog):
     password = "a{b}%c%%d'\"e\\f@g:h/i?j#k l&m=n"
     with postgres.running(password=password) as server, closed_engines():
         url = sa.make_url(server.url).set(password=password)
-        opened = studies.open_(url.render_as_string(hide_password=False), create=True)
-        studies.create(opened, definition(), "text")
+        opened = studies.open_storage(url.render_as_string(hide_password=False), create=True)
+        studies.create_study(opened, definition(), "text")
         assert len(opened.get_all_studies()) == 1
         wrong = url.set(password=password + "!").render_as_string(hide_password=False)
-        messages = [refused(lambda: studies.open_(wrong, create=True), "password authentication failed")]
+        messages = [
+            refused(lambda: studies.open_storage(wrong, create=True), "password authentication failed")
+        ]
         server.stop()
-        messages.append(refused(lambda: studies.create(opened, definition(), "text"), "store postgresql"))
-        messages.append(refused(lambda: studies.open_(server.url, create=False), "127.0.0.1"))
+        messages.append(
+            refused(lambda: studies.create_study(opened, definition(), "text"), "store postgresql")
+        )
+        messages.append(refused(lambda: studies.open_storage(server.url, create=False), "127.0.0.1"))
         for secret in (password, "a{b}", "k l&m", "k%20l"):
             assert secret not in "".join(messages) + caplog.text
 
@@ -119,34 +123,40 @@ def test_an_sqlite_file_may_have_any_name(tmp_path, name):
     path = tmp_path / name / "hpo.db"
     url = sa.URL.create("sqlite", database=str(path)).render_as_string()
     with closed_engines():
-        opened = studies.open_(url, create=True)
-        studies.create(opened, definition(), "text")
+        opened = studies.open_storage(url, create=True)
+        studies.create_study(opened, definition(), "text")
         assert path.stat().st_size > 0
-        assert studies.definition_of(studies.open_(url, create=False), NAME) == definition()
+        assert studies.read_definition(studies.open_storage(url, create=False), NAME) == definition()
 
 
 def test_there_is_no_store_where_nobody_made_one(url):
-    refused(lambda: studies.open_(url, create=False), "no store at", "'hpo run STUDY' makes one")
+    refused(lambda: studies.open_storage(url, create=False), "no store at", "'hpo run STUDY' makes one")
     assert not url.startswith("sqlite") or not Path(url.removeprefix("sqlite:///")).exists()
     with sa.create_engine(url).connect() as connection:  # an empty file is none either
         connection.execute(sa.text("SELECT 1"))
-    refused(lambda: studies.open_(url, create=False), "no store at")
+    refused(lambda: studies.open_storage(url, create=False), "no store at")
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     path = tmp_path / "hpo.db"
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     for create in (True, False):
-        refused(lambda create=create: studies.open_(f"sqlite:///{path}", create=create), "not a database")
-    refused(lambda: studies.open_(f"sqlite:///{tmp_path}", create=False), "unable to open")
-    refused(lambda: studies.open_(f"sqlite:///{path}/hpo.db", create=True), "store sqlite:")
+        refused(
+            lambda create=create: studies.open_storage(f"sqlite:///{path}", create=create), "not a database"
+        )
+    refused(lambda: studies.open_storage(f"sqlite:///{tmp_path}", create=False), "unable to open")
+    refused(lambda: studies.open_storage(f"sqlite:///{path}/hpo.db", create=True), "store sqlite:")
 
 
 def test_a_server_that_is_not_there_is_refused():
     refused(
-        lambda: studies.open_("postgresql://u:secret@127.0.0.1:1/db", create=True), "127.0.0.1", "refused"
+        lambda: studies.open_storage("postgresql://u:secret@127.0.0.1:1/db", create=True),
+        "127.0.0.1",
+        "refused",
     )
-    refused(lambda: studies.open_("postgresql://u@no.such.host.invalid/db", create=False), "no.such.host")
+    refused(
+        lambda: studies.open_storage("postgresql://u@no.such.host.invalid/db", create=False), "no.such.host"
+    )
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -154,19 +164,19 @@ def test_a_locked_database_is_refused_when_patience_is_over(url, opened, monkeyp
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN EXCLUSIVE")
-        refused(lambda: studies.open_(url, create=False), "database is locked")
+        refused(lambda: studies.open_storage(url, create=False), "database is locked")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_readers_do_not_wait_for_writers(url, opened):
-    studies.create(opened, definition(), "text")
+    studies.create_study(opened, definition(), "text")
     path = url.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         end = threading.Timer(10, other.rollback)
         end.start()
         begun = time.monotonic()
-        assert status.status(opened, NAME).state == "idle"
+        assert status.read_status(opened, NAME).state == "idle"
         assert time.monotonic() - begun < 5
         end.cancel()
         end.join()
@@ -174,27 +184,27 @@ def test_readers_do_not_wait_for_writers(url, opened):
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_read_only_file_can_be_read_and_not_written(url, opened):
-    studies.create(opened, definition(), "text")
+    studies.create_study(opened, definition(), "text")
     path = url.removeprefix("sqlite:///")
-    reader = studies.open_(f"sqlite:///file:{path}?mode=ro&uri=true", create=False)
-    assert status.status(reader, NAME).trials["waiting"] == 3
-    assert len(reader.get_all_trials(studies.study_id(reader, NAME))) == 3
-    refused(lambda: studies.create(reader, definition(4), "text"), "readonly")
-    refused(lambda: studies.delete(reader, NAME), "readonly")
+    reader = studies.open_storage(f"sqlite:///file:{path}?mode=ro&uri=true", create=False)
+    assert status.read_status(reader, NAME).trials["waiting"] == 3
+    assert len(reader.get_all_trials(studies.find_study_id(reader, NAME))) == 3
+    refused(lambda: studies.create_study(reader, definition(4), "text"), "readonly")
+    refused(lambda: studies.delete_study(reader, NAME), "readonly")
     assert len(plain(url).trials) == 3
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_role_that_may_only_read_can_read_and_not_write(url, opened, sql):
-    studies.create(opened, definition(), "text")
+    studies.create_study(opened, definition(), "text")
     sql("CREATE ROLE reader LOGIN")
     try:
         sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
         limited = sa.make_url(url).set(username="reader").render_as_string(hide_password=False)
-        reader = studies.open_(limited, create=False)
-        assert status.status(reader, NAME).trials["waiting"] == 3
-        refused(lambda: studies.create(reader, definition(4), "text"), "permission denied")
-        refused(lambda: studies.delete(reader, NAME), "permission denied")
+        reader = studies.open_storage(limited, create=False)
+        assert status.read_status(reader, NAME).trials["waiting"] == 3
+        refused(lambda: studies.create_study(reader, definition(4), "text"), "permission denied")
+        refused(lambda: studies.delete_study(reader, NAME), "permission denied")
     finally:
         sql("DROP OWNED BY reader")
         sql("DROP ROLE reader")
@@ -211,16 +221,16 @@ def test_a_study_of_plain_optunas_is_told_from_ours_by_every_verb(workplace, url
 
 def test_a_store_that_plain_optuna_made_is_read_as_it_is_and_then_shared(url, sql):
     optuna.create_study(study_name="theirs", storage=url)
-    reader = studies.open_(url, create=False)
-    assert status.names(reader) == []
-    for call in (studies.definition_of, studies.folder_of, studies.delete):
+    reader = studies.open_storage(url, create=False)
+    assert status.study_names(reader) == []
+    for call in (studies.read_definition, studies.artifacts_folder, studies.delete_study):
         refused(lambda call=call: call(reader, "theirs"), "another tool")
     with pytest.raises(sa.exc.DatabaseError):
         sql("SELECT * FROM hpo_leases")
-    opened = studies.open_(url, create=True)
-    studies.create(opened, definition(), "text")
+    opened = studies.open_storage(url, create=True)
+    studies.create_study(opened, definition(), "text")
     theirs = definition().model_copy(update={"name": "theirs"})
-    refused(lambda: studies.create(opened, theirs, "text"), "another tool")
+    refused(lambda: studies.create_study(opened, theirs, "text"), "another tool")
     assert sorted(optuna.get_all_study_names(url)) == [NAME, "theirs"]
 
 
@@ -228,8 +238,8 @@ def test_tables_that_a_killed_process_left_half_made_are_finished(url):
     engine = sa.create_engine(url)
     for table in ("studies", "trials"):
         models.BaseModel.metadata.tables[table].create(engine)
-    opened = studies.open_(url, create=True)
-    studies.create(opened, definition(), "text")
+    opened = studies.open_storage(url, create=True)
+    studies.create_study(opened, definition(), "text")
     assert len(plain(url).trials) == 3
 
 
@@ -241,7 +251,7 @@ def test_our_table_is_made_last_so_that_whoever_sees_it_finds_the_others(url):
 
     sa.event.listen(lease_table.leases, "before_create", look)
     try:
-        studies.open_(url, create=True)
+        studies.open_storage(url, create=True)
     finally:
         sa.event.remove(lease_table.leases, "before_create", look)
     assert versions == [1]
@@ -249,7 +259,7 @@ def test_our_table_is_made_last_so_that_whoever_sees_it_finds_the_others(url):
 
 def test_tables_of_another_version_of_optuna_are_refused(url, opened, sql):
     sql("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
-    refused(lambda: studies.open_(url, create=False), "optuna storage upgrade")
+    refused(lambda: studies.open_storage(url, create=False), "optuna storage upgrade")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +279,7 @@ def test_tables_of_another_version_of_optuna_are_refused(url, opened, sql):
 def test_a_write_ahead_log_is_for_an_sqlite_that_writes_it_soundly(tmp_path, monkeypatch, version, sound):
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
     with closed_engines():
-        opened = studies.open_(f"sqlite:///{tmp_path}/hpo.db", create=True)
+        opened = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
         with opened.engine.connect() as connection:
             journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
             synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
@@ -281,36 +291,36 @@ def test_a_write_ahead_log_is_for_an_sqlite_that_writes_it_soundly(tmp_path, mon
 
 def test_a_study_is_stored_with_its_whole_budget_as_plain_optuna_sees_it(url, opened):
     made = definition(2, {"lr": 0.5, "epochs": 1}, {"optimizer": "adam"})
-    assert studies.create(opened, made, "name = 'study'")
+    assert studies.create_study(opened, made, "name = 'study'")
     study = plain(url)
     assert study.metric_names == ["accuracy"]
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE
     assert opened.get_study_system_attrs(study._study_id)["hpo:file"] == "name = 'study'"
-    assert study.user_attrs["folder"] == studies.folder_of(opened, NAME)
+    assert study.user_attrs["folder"] == studies.artifacts_folder(opened, NAME)
     assert study.user_attrs["selection"] == "valid"
     assert [(t.number, t.state) for t in study.trials] == [(n, TrialState.WAITING) for n in range(4)]
     one, two, three, _ = study.trials
     assert one.user_attrs == {"point": 1}
     assert one.system_attrs["fixed_params"] == {"lr": 0.5}
-    assert one.system_attrs[studies.RUN] == {"epochs": 1}
+    assert one.system_attrs[studies.RUN_OPTIONS] == {"epochs": 1}
     assert two.system_attrs["fixed_params"] == {"lr": made.train["lr"], "optimizer": "adam"}
     assert three.user_attrs == {}
     assert "fixed_params" not in three.system_attrs
-    assert studies.definition_of(opened, NAME) == made
-    assert status.names(opened) == [NAME]
+    assert studies.read_definition(opened, NAME) == made
+    assert status.study_names(opened) == [NAME]
 
 
 def test_creating_the_same_study_again_changes_nothing(url, opened, sql):
     made = definition(2, {"lr": 0.5})
-    assert studies.create(opened, made, "text")
+    assert studies.create_study(opened, made, "text")
     before = sql("SELECT * FROM trials")
-    assert not studies.create(opened, made, "text")
+    assert not studies.create_study(opened, made, "text")
     assert sql("SELECT * FROM trials") == before
 
 
 def test_a_study_is_extended_by_trials_and_points_whose_numbers_follow(url, opened):
-    studies.create(opened, definition(1, {"lr": 0.5}), "text")
-    studies.create(opened, definition(3, {"lr": 0.5}, {"lr": 0.25}), "more")
+    studies.create_study(opened, definition(1, {"lr": 0.5}), "text")
+    studies.create_study(opened, definition(3, {"lr": 0.5}, {"lr": 0.25}), "more")
     trials = plain(url).trials
     assert [trial.user_attrs.get("point") for trial in trials] == [1, None, 2, None, None]
     assert [trial._trial_id for trial in trials] == sorted(trial._trial_id for trial in trials)
@@ -318,48 +328,48 @@ def test_a_study_is_extended_by_trials_and_points_whose_numbers_follow(url, open
 
 
 def test_any_other_change_is_refused_and_stores_nothing(url, opened, sql):
-    studies.create(opened, definition(3), "text")
+    studies.create_study(opened, definition(3), "text")
     before = sql("SELECT * FROM study_system_attributes")
     other = definition(4).model_copy(update={"train": definition().train | {"epochs": 7}})
     with pytest.raises(DefinitionError, match=r"train.epochs: 3 -> 7"):
-        studies.create(opened, other, "text")
+        studies.create_study(opened, other, "text")
     with pytest.raises(DefinitionError, match=r"search.trials: 3 -> 2"):
-        studies.create(opened, definition(2), "text")
+        studies.create_study(opened, definition(2), "text")
     assert sql("SELECT * FROM study_system_attributes") == before
     assert len(plain(url).trials) == 3
 
 
 def test_a_creation_that_fails_half_way_leaves_nothing(opened, sql):
     with pytest.raises(TypeError):
-        studies.create(opened, definition(3), object())
+        studies.create_study(opened, definition(3), object())
     assert sql("SELECT * FROM studies") == sql("SELECT * FROM trials") == []
-    studies.create(opened, definition(3), "text")
+    studies.create_study(opened, definition(3), "text")
 
 
 def test_a_thousand_trials_are_stored_within_seconds(url, opened):
     begun = time.monotonic()
-    studies.create(opened, definition(1000), "text")
+    studies.create_study(opened, definition(1000), "text")
     assert time.monotonic() - begun < 10
     assert [trial.number for trial in plain(url).get_trials(deepcopy=False)] == list(range(1000))
 
 
 def test_a_setting_queued_by_hand_is_a_trial_more_and_goes_first(url, opened):
-    studies.create(opened, definition(2), "text")
+    studies.create_study(opened, definition(2), "text")
     point = definition(0, {"lr": 0.125}).points[0]
-    assert studies.enqueue(opened, NAME, point) == 2
-    assert studies.enqueue(opened, NAME, point) == 3
+    assert studies.enqueue_setting(opened, NAME, point) == 2
+    assert studies.enqueue_setting(opened, NAME, point) == 3
     trials = plain(url).trials
     assert [trial.user_attrs for trial in trials] == [{}, {}, {"enqueued": True}, {"enqueued": True}]
     assert trials[2].system_attrs["fixed_params"] == {"lr": 0.125}
-    study_id = studies.study_id(opened, NAME)
+    study_id = studies.find_study_id(opened, NAME)
     claim = claimed(opened, study_id)
     assert claim.number == 2
-    refused(lambda: studies.enqueue(opened, "studdy", point), "did you mean 'study'?")
+    refused(lambda: studies.enqueue_setting(opened, "studdy", point), "did you mean 'study'?")
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_numbers_stay_distinct_while_plain_optuna_queues_and_we_extend(url, opened):
-    studies.create(opened, definition(1), "text")
+    studies.create_study(opened, definition(1), "text")
     theirs = plain(url)
     start = threading.Barrier(2)
 
@@ -372,7 +382,7 @@ def test_numbers_stay_distinct_while_plain_optuna_queues_and_we_extend(url, open
     thread.start()
     start.wait()
     for count in range(2, 32):
-        studies.create(opened, definition(count), "text")
+        studies.create_study(opened, definition(count), "text")
     thread.join()
     assert sorted(trial.number for trial in plain(url).trials) == list(range(61))
 
@@ -400,7 +410,7 @@ def test_six_processes_that_create_one_study_at_once_make_one(url, sql, tmp_path
 
 
 def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, opened):
-    stores = [studies.open_(url, create=False) for _ in range(6)]
+    stores = [studies.open_storage(url, create=False) for _ in range(6)]
     start, errors = threading.Barrier(len(stores)), []
 
     def create(mine):
@@ -408,8 +418,8 @@ def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, 
             for number in range(8):
                 made = definition(8, {"lr": 0.5}).model_copy(update={"name": f"study-{number}"})
                 start.wait()
-                studies.create(mine, made, "text")
-                studies.enqueue(mine, made.name, made.points[0])
+                studies.create_study(mine, made, "text")
+                studies.enqueue_setting(mine, made.name, made.points[0])
         except BaseException as error:
             errors.append(error)
             start.abort()
@@ -431,18 +441,18 @@ def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, 
 # Points with values that no trial had before
 
 
-def run(opened: studies.Store, made: Definition) -> int:
+def run(opened: studies.Storage, made: Definition) -> int:
     """Give every trial that waits its point's parameters, as a worker would; tell how many there were."""
-    study_id, count = studies.study_id(opened, NAME), 0
+    study_id, count = studies.find_study_id(opened, NAME), 0
     while claim := claimed(opened, study_id):
-        with lease.kept(claim):
-            sampler = samplers.sampler(made, claim.number)
+        with lease.keep_lease(claim):
+            sampler = samplers.build_sampler(made, claim.number)
             study = optuna.load_study(study_name=NAME, storage=opened, sampler=sampler)
             study.get_trials(deepcopy=False)  # Optuna's cache writes only for trials that it has read
             trial = optuna.Trial(study, claim.trial_id)
             point = made.points[opened.get_trial(claim.trial_id).system_attrs["grid_id"]]
             for name in point.hyperparameters():
-                space.suggest(trial, made.parameters()[name])
+                space.suggest_value(trial, made.parameters()[name])
             claim.end(TrialState.COMPLETE, value=0.5 + claim.number / 100)
         count += 1
     return count
@@ -454,11 +464,11 @@ LATER = (*FIRST, {"model": "vgg16", "lr": 1e-4}, {"model": "alexnet", "lr": 1.0}
 
 def test_a_point_with_another_model_widens_what_is_stored_and_changes_no_value(url, opened):
     made = definition(0, *FIRST, sampler="grid")
-    studies.create(opened, made, "text")
+    studies.create_study(opened, made, "text")
     assert run(opened, made) == 2
     before = [(trial.params, trial.value) for trial in plain(url).trials]
     more = definition(0, *LATER, sampler="grid")
-    studies.create(opened, more, "text")
+    studies.create_study(opened, more, "text")
     assert [(trial.params, trial.value) for trial in plain(url).trials[:2]] == before
     assert run(opened, more) == 2
     study = plain(url)
@@ -471,7 +481,7 @@ def test_a_point_with_another_model_widens_what_is_stored_and_changes_no_value(u
     importances = optuna.importance.get_param_importances(study)
     assert set(importances) >= {"model", "lr"}
     for evaluator in ("ped-anova", "fanova", "mdi"):
-        assert importance.importance(opened, NAME, evaluator).trials == 4
+        assert importance.study_importance(opened, NAME, evaluator).trials == 4
 
 
 @pytest.mark.parametrize("written", [0, 1], ids=["by the first trial", "by a later trial"])
@@ -480,8 +490,8 @@ def test_a_worker_that_knows_the_study_from_before_it_was_extended_writes_what_i
 ):
     """Its definition is from before; its value lands in the list there is now."""
     made = definition(0, *FIRST, sampler="grid")
-    studies.create(opened, made, "text")
-    study_id = studies.study_id(opened, NAME)
+    studies.create_study(opened, made, "text")
+    study_id = studies.find_study_id(opened, NAME)
     claims = [claimed(opened, study_id) for _ in range(2)]
 
     def write(claim, models, model):
@@ -490,7 +500,9 @@ def test_a_worker_that_knows_the_study_from_before_it_was_extended_writes_what_i
     old = CategoricalDistribution(("resnet18", "alexnet"))
     if written:
         write(claims[0], old, "resnet18")
-    studies.create(studies.open_(url, create=False), definition(0, *LATER, sampler="grid"), "text")
+    studies.create_study(
+        studies.open_storage(url, create=False), definition(0, *LATER, sampler="grid"), "text"
+    )
     write(claims[1], old, "alexnet")
     new = CategoricalDistribution(("resnet18", "alexnet", "vgg16"))
     write(claimed(opened, study_id), new, "vgg16")
@@ -506,32 +518,32 @@ def test_a_worker_that_knows_the_study_from_before_it_was_extended_writes_what_i
 
 def test_a_deleted_study_leaves_nothing_and_the_others_alone(url, opened, sql):
     kept = definition(2, {"lr": 0.5}).model_copy(update={"name": "kept"})
-    studies.create(opened, kept, "text")
+    studies.create_study(opened, kept, "text")
     before = {table: sql(f"SELECT * FROM {table}") for table in models.BaseModel.metadata.tables}
-    studies.create(opened, definition(2, {"lr": 0.5}), "text")
-    study_id = studies.study_id(opened, NAME)
+    studies.create_study(opened, definition(2, {"lr": 0.5}), "text")
+    study_id = studies.find_study_id(opened, NAME)
     claim = claimed(opened, study_id)
-    claim.commit(checkpoint="c", report=(1, 0.5), attributes={"a": 1})
-    studies.delete(opened, NAME)
+    claim.commit(checkpoint="c", report=(1, 0.5), user_attributes={"a": 1})
+    studies.delete_study(opened, NAME)
     assert {table: sql(f"SELECT * FROM {table}") for table in before} == before
     assert sql("SELECT * FROM hpo_leases") == []
-    refused(lambda: studies.definition_of(opened, NAME), "no study 'study'", "there are: kept")
-    refused(lambda: studies.delete(opened, NAME), "no study 'study'")
-    studies.delete(opened, "kept")
-    refused(lambda: studies.folder_of(opened, "kept"), "there are none yet")
+    refused(lambda: studies.read_definition(opened, NAME), "no study 'study'", "there are: kept")
+    refused(lambda: studies.delete_study(opened, NAME), "no study 'study'")
+    studies.delete_study(opened, "kept")
+    refused(lambda: studies.artifacts_folder(opened, "kept"), "there are none yet")
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
-    studies.create(opened, definition(200), "text")
-    study_id, errors = studies.study_id(opened, NAME), []
+    studies.create_study(opened, definition(200), "text")
+    study_id, errors = studies.find_study_id(opened, NAME), []
 
     def work():
-        worker = studies.open_(url, create=False)
+        worker = studies.open_storage(url, create=False)
         try:
             while claim := claimed(worker, study_id):
                 with contextlib.suppress(lease.LeaseLost):
-                    claim.commit(checkpoint="c", report=(1, 0.5), attributes={"a": 1, "b": 2})
+                    claim.commit(checkpoint="c", report=(1, 0.5), user_attributes={"a": 1, "b": 2})
                     claim.end(TrialState.COMPLETE, value=0.5)
         except BaseException as error:
             errors.append(error)
@@ -542,7 +554,7 @@ def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
         thread.start()
     while len(sql("SELECT * FROM trial_values")) < 10:
         time.sleep(0.01)
-    studies.delete(opened, NAME)
+    studies.delete_study(opened, NAME)
     for thread in threads:
         thread.join()
     assert errors == []
@@ -552,8 +564,8 @@ def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
 
 def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(cluster):
     with postgres.database(cluster) as url, closed_engines():
-        opened = studies.open_(url, create=True)
-        studies.create(opened, definition(2), "text")
+        opened = studies.open_storage(url, create=True)
+        studies.create_study(opened, definition(2), "text")
         both, tried = threading.Barrier(2), []
 
         def work(first, second):
@@ -566,7 +578,7 @@ def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(
 
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             orders = (functools.partial(work, 0, 1), functools.partial(work, 1, 0))
-            for turn in [pool.submit(opened.outlast, order, 0.0) for order in orders]:
+            for turn in [pool.submit(opened.retry, order, 0.0) for order in orders]:
                 turn.result(30)
     assert len(tried) == 3, "one of the two was ended, and tried again"
 
@@ -576,8 +588,8 @@ def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(
 
 def test_patience_is_bounded_and_shorter_once_told_to_stop(monkeypatch):
     with postgres.running() as server, closed_engines():
-        opened = studies.open_(server.url, create=True)
-        studies.create(opened, definition(), "text")
+        opened = studies.open_storage(server.url, create=True)
+        studies.create_study(opened, definition(), "text")
         server.stop()
         begun = time.monotonic()
         tried = []
@@ -587,16 +599,16 @@ def test_patience_is_bounded_and_shorter_once_told_to_stop(monkeypatch):
             with opened.transaction() as session:
                 session.execute(sa.text("SELECT 1"))
 
-        refused(lambda: opened.outlast(ask, patience=1.0), "127.0.0.1")
+        refused(lambda: opened.retry(ask, max_wait_seconds=1.0), "127.0.0.1")
         assert 1.0 <= tried[-1] < 4.0
         assert 3 <= len(tried) <= 8
         monkeypatch.setattr(storage, "GRACE", 0.2)
         opened.stop.set()
-        refused(lambda: studies.definition_of(opened, NAME), "127.0.0.1")
+        refused(lambda: studies.read_definition(opened, NAME), "127.0.0.1")
         opened.stop.clear()
         thread = threading.Timer(0.3, server.start)
         thread.start()
-        assert studies.definition_of(opened, NAME) == definition()
+        assert studies.read_definition(opened, NAME) == definition()
         assert [trial.state for trial in opened.get_all_trials(1)] == [TrialState.WAITING] * 3
         thread.join()
 
@@ -647,7 +659,7 @@ def test_every_writer_of_optunas_passes_the_fence(opened):
     """Whatever Optuna's storage may do to a trial is refused when the trial's fence refuses."""
     changing = {name for name in dir(RDBStorage) if name.startswith(("set_trial", "_set_trial"))}
     staged = {name for name in changing if name.endswith("without_commit")}
-    ours = {name for name in changing - staged if name in vars(storage.Store)}
+    ours = {name for name in changing - staged if name in vars(storage.Storage)}
     assert changing - staged - ours == {"set_trial_param"}  # which calls _set_trial_param
 
 
@@ -665,7 +677,7 @@ def shared(request, tmp_path_factory):
             url = f"sqlite:///{tmp_path_factory.mktemp('shared')}/hpo.db"
         else:
             url = stack.enter_context(postgres.database(request.getfixturevalue("cluster")))
-        yield studies.open_(url, create=True)
+        yield studies.open_storage(url, create=True)
 
 
 class TestOptunasOwnSuite(StorageTestCase):

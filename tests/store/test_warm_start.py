@@ -55,19 +55,21 @@ class Seat:
     storage: History
 
 
-def seat(opened: studies.Store, made: Definition) -> Seat:
-    history = History(opened, studies.study_id(opened, made.name), made.name)
-    history.precedents = warm_start.shown(opened, made)
+def seat(opened: studies.Storage, made: Definition) -> Seat:
+    history = History(opened, studies.find_study_id(opened, made.name), made.name)
+    history.warm_start_trials = warm_start.usable_trials(opened, made)
     return Seat(made, history)
 
 
-def proposed(opened: studies.Store, made: Definition) -> dict:
+def proposed(opened: studies.Storage, made: Definition) -> dict:
     """Give the setting of a study's first trial, which it is made for."""
-    studies.create(opened, made, "")
+    studies.create_study(opened, made, "")
     place = seat(opened, made)
-    claim = queue.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+    claim = queue.claim_trial(
+        opened, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+    )
     assert claim is not None
-    trial, *_ = objective._setting(claim, place)
+    trial, *_ = objective.choose_setting(claim, place)
     return trial.params
 
 
@@ -76,23 +78,23 @@ def value(params: dict) -> float:
     return math.exp(-(math.log10(params["lr"] / BEST) ** 2)) - worse
 
 
-def run(opened: studies.Store, made: Definition, pruned: tuple[int, ...] = ()) -> None:
+def run(opened: studies.Storage, made: Definition, pruned: tuple[int, ...] = ()) -> None:
     """Run a study to its end; the trials of the numbers in ``pruned`` are, after epoch 1."""
-    studies.create(opened, made, "")
+    studies.create_study(opened, made, "")
     place = seat(opened, made)
-    while claim := queue.claim(
-        opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1
+    while claim := queue.claim_trial(
+        opened, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
     ):
-        trial, *_ = objective._setting(claim, place)
+        trial, *_ = objective.choose_setting(claim, place)
         found = value({"optimizer": "sgd"} | trial.params)
-        claim.commit(report=(1, found), attributes={"epochs": 1, "best_epoch": 1})
+        claim.commit(report=(1, found), user_attributes={"epochs": 1, "best_epoch": 1})
         state = TrialState.PRUNED if claim.number in pruned else TrialState.COMPLETE
         claim.end(state, value=found)
 
 
 @pytest.fixture
 def opened(url):
-    found = studies.open_(url, create=True)
+    found = studies.open_storage(url, create=True)
     run(found, study_of("old", trials=30), pruned=(3, 4))
     return found
 
@@ -116,14 +118,16 @@ def test_the_first_trial_already_lies_near_the_old_optimum(opened, sampler):
 
 
 def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
-    found = studies.open_(url, create=True)
-    studies.create(found, study_of("old", trials=2), "")
-    place = seat(found, studies.definition_of(found, "old"))
+    found = studies.open_storage(url, create=True)
+    studies.create_study(found, study_of("old", trials=2), "")
+    place = seat(found, studies.read_definition(found, "old"))
     for state, accuracy in ((TrialState.PRUNED, None), (TrialState.COMPLETE, 0.5)):
-        claim = queue.claim(found, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
-        objective._setting(claim, place)
+        claim = queue.claim_trial(
+            found, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        )
+        objective.choose_setting(claim, place)
         claim.end(state, value=accuracy)
-    (shown,) = warm_start.find(found, study_of("new", start_from=("old",)))
+    (shown,) = warm_start.find_warm_starts(found, study_of("new", start_from=("old",)))
     assert [(trial.state, trial.value) for trial in shown.trials] == [
         (TrialState.PRUNED, None),
         (TrialState.COMPLETE, 0.5),
@@ -133,16 +137,18 @@ def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
 
 def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     made = study_of("new", sampler="tpe", trials=2, start_from=("old",))
-    studies.create(opened, made, "")
+    studies.create_study(opened, made, "")
     place = seat(opened, made)
-    claim = queue.claim(opened, place.storage.study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
-    _, _, study = objective._setting(claim, place)
+    claim = queue.claim_trial(
+        opened, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+    )
+    _, _, study = objective.choose_setting(claim, place)
     shown = study.get_trials(deepcopy=False)
     assert [trial.number for trial in shown] == [-1] * 30 + [0]
     assert [trial.state for trial in shown[:30]].count(TrialState.PRUNED) == 2
-    with opened.transaction() as session, place.storage.looking(session):
+    with opened.transaction() as session, place.storage.read_within(session):
         assert [trial.number for trial in study.get_trials(deepcopy=False)] == [0]
-    assert len(studies.Store.get_all_trials(opened, place.storage.study_id)) == 2
+    assert len(studies.Storage.get_all_trials(opened, place.storage.study_id)) == 2
 
 
 def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it(opened):
@@ -151,7 +157,7 @@ def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it
         name="optimizer", kind="choice", values=space.Choices(choices=("rmsprop", "adam", "sgd"))
     )
     wider = study_of("wider", start_from=("old",), space=(wide, more, MOMENTUM))
-    (found,) = warm_start.find(opened, wider)
+    (found,) = warm_start.find_warm_starts(opened, wider)
     assert (len(found.trials), dict(found.left_out)) == (30, {})
     for trial in found.trials:
         assert trial.distributions["lr"] == wide.distribution()
@@ -160,7 +166,7 @@ def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it
 
     narrow = space.Parameter(name="lr", kind="float", values=space.Range(low=1e-4, high=0.1, log=True))
     fixed = study_of("fixed", start_from=("old",), space=(narrow,), train={"optimizer": "adam"})
-    (found,) = warm_start.find(opened, fixed)
+    (found,) = warm_start.find_warm_starts(opened, fixed)
     old = optuna.load_study(study_name="old", storage=opened).trials
     fits = [t.params["lr"] for t in old if t.params["optimizer"] == "adam" and t.params["lr"] <= 0.1]
     assert [trial.params for trial in found.trials] == [{"lr": lr} for lr in fits]
@@ -171,14 +177,16 @@ def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it
 
 def test_what_an_old_study_had_fixed_counts_as_the_setting_of_its_trials(opened):
     run(opened, study_of("sgd alone", trials=3, space=(LR,), train={"optimizer": "sgd", "momentum": 0.5}))
-    (found,) = warm_start.find(opened, study_of("new", start_from=("sgd alone",)))
+    (found,) = warm_start.find_warm_starts(opened, study_of("new", start_from=("sgd alone",)))
     assert [trial.params["momentum"] for trial in found.trials] == [0.5] * 3
     assert {trial.params["optimizer"] for trial in found.trials} == {"sgd"}
 
 
 def test_a_setting_that_the_new_study_lists_is_not_shown_too(opened):
     first = optuna.load_study(study_name="old", storage=opened).trials[0].params
-    (found,) = warm_start.find(opened, study_of("new", start_from=("old", "old"), points=(first,)))
+    (found,) = warm_start.find_warm_starts(
+        opened, study_of("new", start_from=("old", "old"), points=(first,))
+    )
     assert dict(found.left_out) == {"listed here too": 1}
     assert len(found.trials) == 29
 
@@ -186,7 +194,7 @@ def test_a_setting_that_the_new_study_lists_is_not_shown_too(opened):
 def test_what_does_not_compare_is_refused_in_one_line(opened):
     def refused(**changes) -> str:
         with pytest.raises((DefinitionError, StoreError)) as caught:
-            warm_start.find(opened, study_of("new", **{"start_from": ("old",)} | changes))
+            warm_start.find_warm_starts(opened, study_of("new", **{"start_from": ("old",)} | changes))
         return str(caught.value)
 
     said = refused(train={"limit": 100, "precision": "bf16"})
@@ -198,31 +206,39 @@ def test_what_does_not_compare_is_refused_in_one_line(opened):
     assert "30 (image_size 224, where this study has 32)" in said
     said = refused(start_from=("odl",))
     assert "study 'new': search.start_from: no study 'odl' in the store; did you mean 'old'?" in said
-    studies.create(opened, study_of("empty"), "")
+    studies.create_study(opened, study_of("empty"), "")
     assert "it has no trial that ended" in refused(start_from=("empty",))
-    queue.claim(opened, studies.study_id(opened, "empty"), lease.owner("cpu"), seconds=60, max_attempts=1)
+    queue.claim_trial(
+        opened,
+        studies.find_study_id(opened, "empty"),
+        lease.current_owner("cpu"),
+        lease_seconds=60,
+        max_attempts=1,
+    )
     assert "is running; wait until it is complete" in refused(start_from=("empty",))
 
 
 def test_a_precision_that_auto_came_to_is_the_same_as_one_that_is_named(opened):
-    studies.settled(opened, studies.study_id(opened, "old"), "hpo:precision", "tf32")
-    (found,) = warm_start.find(opened, study_of("new", start_from=("old",), train={"precision": "tf32"}))
+    studies.set_attribute_once(opened, studies.find_study_id(opened, "old"), "hpo:precision", "tf32")
+    (found,) = warm_start.find_warm_starts(
+        opened, study_of("new", start_from=("old",), train={"precision": "tf32"})
+    )
     assert len(found.trials) == 30
 
 
 def test_a_study_deleted_since_is_done_without(opened, caplog):
     made = study_of("new", start_from=("old",))
-    studies.create(opened, made, "")
-    studies.delete(opened, "old")
-    assert warm_start.shown(opened, made) == []
+    studies.create_study(opened, made, "")
+    studies.delete_study(opened, "old")
+    assert warm_start.usable_trials(opened, made) == []
     assert "no study 'old'" in caplog.text
 
 
 def test_what_a_study_starts_from_stays_as_it_is():
     stored = study_of("new", start_from=("old",))
-    assert definitions.loads(definitions.dumps(stored)) == stored
+    assert definitions.load_definition(definitions.dump_definition(stored)) == stored
     with pytest.raises(DefinitionError, match=r"search.start_from: \['old'\] -> \[\]"):
-        definitions.extended(stored, study_of("new"))
+        definitions.extend_definition(stored, study_of("new"))
 
 
 OWN = """

@@ -17,24 +17,24 @@ SPACE = {
 
 def searched(trials=8, points=(), train=DIGITS, space=SPACE, **search) -> Definition:
     document = {"name": "s", "train": train, "space": space, "points": list(points)}
-    return file.parse({**document, "search": {"trials": trials, **search}}, "s.toml")
+    return file.parse_document({**document, "search": {"trials": trials, **search}}, "s.toml")
 
 
 def listed(*points) -> Definition:
     document = {"name": "s", "train": DIGITS, "search": {"sampler": "grid"}, "points": list(points)}
-    return file.parse(document, "s.toml")
+    return file.parse_document(document, "s.toml")
 
 
 def refusal(stored: Definition, new: Definition) -> str:
     with pytest.raises(errors.DefinitionError) as caught:
-        definition.extended(stored, new)
+        definition.extend_definition(stored, new)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", file.shipped())
+@pytest.mark.parametrize("name", file.shipped_studies())
 def test_a_shipped_study_comes_back_from_json_as_it_was(name):
-    found = file.load(file.find(name))
-    assert definition.loads(definition.dumps(found)) == found
+    found = file.load_study_file(file.find_study_file(name))
+    assert definition.load_definition(definition.dump_definition(found)) == found
 
 
 def test_values_keep_their_types_in_json():
@@ -43,7 +43,7 @@ def test_values_keep_their_types_in_json():
         space=SPACE | {"nesterov": [True, False], "batch_size": [1, 16], "dropout": [0, 0.5]},
         train=DIGITS | {"model": "alexnet"},
     )
-    back = definition.loads(definition.dumps(found))
+    back = definition.load_definition(definition.dump_definition(found))
     assert back == found
     assert [repr(v) for v in back.points[0].setting.values()] == ["'sgd'", "0.1", "0.0", "True", "0.5"]
     by_name = {p.name: p.values for p in back.space}
@@ -53,7 +53,7 @@ def test_values_keep_their_types_in_json():
 
 
 def test_every_default_is_stored_so_that_a_new_one_changes_no_study_under_way():
-    stored = json.loads(definition.dumps(searched()))
+    stored = json.loads(definition.dump_definition(searched()))
     assert stored["train"].keys() == set(config.OPTIONS)
     assert stored["search"].keys() == definition.Search.model_fields.keys()
     assert stored["search"]["pruner"].keys() == definition.Pruner.model_fields.keys()
@@ -62,8 +62,10 @@ def test_every_default_is_stored_so_that_a_new_one_changes_no_study_under_way():
 def test_a_setting_falls_back_to_what_is_stored_rather_than_to_our_defaults():
     found = searched()
     older = found.model_copy(update={"train": found.train | {"momentum": 0.5}})
-    assert older.config({"optimizer": "adam"}).momentum == 0.5
-    assert older.complete(Point(setting={"optimizer": "sgd", "lr": 0.01}))["momentum"] == 0.5
+    assert older.trial_config({"optimizer": "adam"}).momentum == 0.5
+    assert (
+        older.complete_hyperparameters(Point(setting={"optimizer": "sgd", "lr": 0.01}))["momentum"] == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,24 +78,27 @@ def test_a_setting_falls_back_to_what_is_stored_rather_than_to_our_defaults():
     ],
 )
 def test_a_stored_definition_that_another_version_wrote_is_refused_with_what_to_do(part, newer, where):
-    text = definition.dumps(searched())
+    text = definition.dump_definition(searched())
     assert part in text
     with pytest.raises(errors.DefinitionError) as caught:
-        definition.loads(text.replace(part, newer))
+        definition.load_definition(text.replace(part, newer))
     assert str(caught.value).startswith(f"the stored definition's {where} is unknown here (")
     assert str(caught.value).endswith("); use the version of hpo that made the study")
 
 
 def test_the_budget_is_points_and_searched_trials():
-    assert searched(trials=8).budget == 8
-    assert searched(trials=8, points=[{"optimizer": "adam"}]).budget == 9
-    assert listed({"lr": 0.1}, {"lr": 0.1}).budget == 2
-    assert listed({"lr": 0.1}).model_copy(update={"enqueued": (Point(setting={"lr": 0.2}),)}).budget == 2
+    assert searched(trials=8).setting_count == 8
+    assert searched(trials=8, points=[{"optimizer": "adam"}]).setting_count == 9
+    assert listed({"lr": 0.1}, {"lr": 0.1}).setting_count == 2
+    assert (
+        listed({"lr": 0.1}).model_copy(update={"enqueued": (Point(setting={"lr": 0.2}),)}).setting_count
+        == 2
+    )
 
 
 def test_a_point_of_a_search_gets_the_searched_parameters_that_it_leaves_out():
     found = searched(points=[{"optimizer": "sgd", "batch_size": 8, "epochs": 2, "seed": 3}])
-    assert found.complete(found.points[0]) == {
+    assert found.complete_hyperparameters(found.points[0]) == {
         "optimizer": "sgd",
         "lr": 0.001,
         "momentum": 0.9,
@@ -101,15 +106,15 @@ def test_a_point_of_a_search_gets_the_searched_parameters_that_it_leaves_out():
     }
     assert found.points[0].run_options() == {"epochs": 2, "seed": 3}
     adam = searched(points=[{"optimizer": "adam"}])
-    assert adam.complete(adam.points[0]) == {"optimizer": "adam", "lr": 0.001}
+    assert adam.complete_hyperparameters(adam.points[0]) == {"optimizer": "adam", "lr": 0.001}
 
 
 def test_a_point_of_a_grid_has_just_what_it_names():
     found = listed({"optimizer": "adam", "lr": 0.1, "site": "C", "epochs": 2})
-    assert found.complete(found.points[0]) == {"optimizer": "adam", "lr": 0.1}
+    assert found.complete_hyperparameters(found.points[0]) == {"optimizer": "adam", "lr": 0.1}
     assert found.points[0].site == "C"
     beside_lists = searched(sampler="grid", points=[{"optimizer": "sgd"}])
-    assert beside_lists.complete(beside_lists.points[0]) == {"optimizer": "sgd"}
+    assert beside_lists.complete_hyperparameters(beside_lists.points[0]) == {"optimizer": "sgd"}
 
 
 def test_every_parameter_that_a_trial_can_have_is_known_beforehand():
@@ -133,7 +138,7 @@ def test_the_kinds_of_model_are_those_that_a_trial_can_have():
         train={"dataset": "digits"},
         points=[{"model": "resnet18", "lr": 0.1, "image_size": 64}],
     )
-    kinds = [(part, c.model, c.image_size) for part, c in found.kinds()]
+    kinds = [(part, c.model, c.image_size) for part, c in found.model_configs()]
     assert kinds == [
         ("points[1]", "resnet18", 64),
         ("", "alexnet", 224),
@@ -147,48 +152,50 @@ def test_the_kinds_of_model_are_those_that_a_trial_can_have():
 
 def test_the_same_file_extends_to_the_same_definition():
     found = searched(points=[{"optimizer": "adam"}])
-    assert definition.extended(found, found) == found
+    assert definition.extend_definition(found, found) == found
 
 
 def test_more_trials_extend_a_study():
-    assert definition.extended(searched(trials=8), searched(trials=12)) == searched(trials=12)
+    assert definition.extend_definition(searched(trials=8), searched(trials=12)) == searched(trials=12)
 
 
 def test_points_are_added_anywhere_and_the_old_ones_keep_their_numbers():
     one, two, three, four = ({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4))
-    extended = definition.extended(listed(one, two), listed(three, two, four, one))
+    extended = definition.extend_definition(listed(one, two), listed(three, two, four, one))
     assert extended.points == listed(one, two, three, four).points
 
 
 def test_a_point_listed_twice_counts_as_two():
     one, two = {"lr": 0.1}, {"lr": 0.2}
-    extended = definition.extended(listed(one, two), listed(one, one, two, one))
+    extended = definition.extend_definition(listed(one, two), listed(one, one, two, one))
     assert extended.points == listed(one, two, one, one).points
     assert "points: 1 of 2 changed or taken out" in refusal(listed(one, one), listed(one, two))
 
 
 def test_a_point_is_the_same_however_its_options_are_ordered_and_its_numbers_written():
     stored = listed({"lr": 1, "momentum": 0})
-    assert definition.extended(stored, listed({"momentum": 0.0, "lr": 1.0})) == stored
+    assert definition.extend_definition(stored, listed({"momentum": 0.0, "lr": 1.0})) == stored
 
 
 def test_two_points_that_differ_in_their_site_are_two():
     stored = listed({"lr": 0.1, "site": "C"})
-    extended = definition.extended(stored, listed({"lr": 0.1, "site": "C"}, {"lr": 0.1, "site": "L"}))
+    extended = definition.extend_definition(
+        stored, listed({"lr": 0.1, "site": "C"}, {"lr": 0.1, "site": "L"})
+    )
     assert [point.site for point in extended.points] == ["C", "L"]
 
 
 def test_settings_queued_by_hand_stay_queued():
     enqueued = (Point(setting={"lr": 0.05}),)
     stored = searched(trials=8).model_copy(update={"enqueued": enqueued})
-    extended = definition.extended(stored, searched(trials=9, points=[{"optimizer": "adam"}]))
+    extended = definition.extend_definition(stored, searched(trials=9, points=[{"optimizer": "adam"}]))
     assert extended.enqueued == enqueued
-    assert extended.budget == 11
+    assert extended.setting_count == 11
 
 
 def test_the_order_of_options_in_a_file_is_no_change():
     reordered = dict(reversed(SPACE.items()))
-    assert definition.extended(searched(), searched(space=reordered)) == searched()
+    assert definition.extend_definition(searched(), searched(space=reordered)) == searched()
 
 
 @pytest.mark.parametrize(
@@ -245,4 +252,4 @@ def test_a_point_with_another_value_is_a_change():
 def test_the_trials_of_a_grid_mean_nothing():
     stored = listed({"lr": 0.1})
     fewer = stored.model_copy(update={"search": stored.search.model_copy(update={"trials": 1})})
-    assert definition.extended(stored, fewer).budget == 1
+    assert definition.extend_definition(stored, fewer).setting_count == 1

@@ -78,7 +78,7 @@ def written(folder: Path, text: str | bytes, name: str = "study.toml") -> Path:
 
 
 def read(folder: Path, text: str | bytes, *sets: str, name: str | None = None) -> Definition:
-    return file.load(written(folder, text), sets, name)
+    return file.load_study_file(written(folder, text), sets, name)
 
 
 def spreads(found: Definition) -> dict[str, str]:
@@ -142,7 +142,7 @@ def test_a_name_that_is_no_utf8_is_refused(refused):
 def test_the_contracts_example_reads_as_it_says(tmp_path):
     found = read(tmp_path, FINETUNE)
     assert found.name == "finetune"
-    assert found.config({}) == config.Config(epochs=20)
+    assert found.trial_config({}) == config.Config(epochs=20)
     assert spreads(found) == {
         "model": "'alexnet', 'vgg16', 'resnet18'",
         "optimizer": "'sgd', 'adam'",
@@ -156,24 +156,24 @@ def test_the_contracts_example_reads_as_it_says(tmp_path):
     assert [point.setting for point in found.points] == [
         {"model": "resnet18", "optimizer": "sgd", "lr": 0.001, "momentum": 0.9, "batch_size": 16}
     ]
-    assert found.budget == 51
+    assert found.setting_count == 51
 
 
 def test_the_contracts_example_is_the_one_that_ships(tmp_path):
-    assert file.load(file.find("finetune")) == read(tmp_path, FINETUNE)
+    assert file.load_study_file(file.find_study_file("finetune")) == read(tmp_path, FINETUNE)
 
 
 @pytest.mark.parametrize("name", ["finetune", "original-grid", "quickstart", "wishlist"])
 def test_a_shipped_study_is_found_by_its_name_and_says_what_it_costs_and_how_to_run_it(name):
-    path = file.find(name)
-    assert file.load(path).name == path.stem == name
+    path = file.find_study_file(name)
+    assert file.load_study_file(path).name == path.stem == name
     comment = path.read_text().partition("\n\n")[0]
     for heading in ("# Source:", "# Cost:", f"# Run it:  hpo run {name}"):
         assert heading in comment
 
 
 def test_the_original_grid_is_the_reports_table():
-    found = file.load(file.find("original-grid"))
+    found = file.load_study_file(file.find_study_file("original-grid"))
     rows = []
     for point in found.points:
         setting = dict(point.setting)
@@ -186,14 +186,14 @@ def test_the_original_grid_is_the_reports_table():
         (site, int(epochs), model, int(batch), optimizer, float(lr), m if m == "-" else float(m))
         for site, epochs, model, batch, optimizer, lr, m in table
     ]
-    assert len(rows) == found.budget == 14
+    assert len(rows) == found.setting_count == 14
     procedure = config.Config(schedule="step", step_size=5, gamma=0.1, loss="cross_entropy", tune="all")
-    assert found.config({}) == procedure.model_copy(update={"selection": "test", "image_size": 224})
+    assert found.trial_config({}) == procedure.model_copy(update={"selection": "test", "image_size": 224})
     assert (found.train["dataset"], found.train["weights"]) == ("cifar10", "imagenet")
 
 
 def test_the_original_grid_says_how_the_report_contradicts_itself_on_point_9():
-    text = file.find("original-grid").read_text()
+    text = file.find_study_file("original-grid").read_text()
     note, _, point = text.partition("[[points]]                          # 9")
     assert "lr = 1e-5" in point.partition("[[points]]")[0]
     note = note.rpartition("\n\n")[2]
@@ -209,14 +209,14 @@ def test_a_mark_in_front_and_windows_line_ends_do_not_matter(tmp_path):
 
 def test_a_study_without_a_name_has_its_files(tmp_path):
     path = written(tmp_path, TRAIN + SPACE, "Größen 数字.toml")
-    assert file.load(path).name == "Größen 数字"
-    assert file.load(path, name="other").name == "other"
+    assert file.load_study_file(path).name == "Größen 数字"
+    assert file.load_study_file(path, name="other").name == "other"
 
 
 def test_names_beyond_ascii_are_kept(tmp_path):
     found = read(tmp_path, f'name = "日本 🎉"\n{TRAIN}{GRID}[[points]]\nsite = "Köln"\nlr = 0.1\n')
     assert (found.name, found.points[0].site) == ("日本 🎉", "Köln")
-    assert definition.loads(definition.dumps(found)) == found
+    assert definition.load_definition(definition.dump_definition(found)) == found
 
 
 def test_a_sampler_and_a_pruner_may_be_just_a_name(tmp_path):
@@ -245,11 +245,11 @@ def test_a_grid_of_lists_has_each_combination_that_differs(tmp_path):
 def test_a_grid_of_points_does_not_search(tmp_path):
     found = read(tmp_path, TRAIN + SPACE + GRID + "[[points]]\nlr = 0.7\n")
     assert [point.setting for point in found.points] == [{"lr": 0.7}]
-    assert found.budget == 1
+    assert found.setting_count == 1
 
 
 def test_points_alone_run_with_no_trials(tmp_path):
-    assert read(tmp_path, f"{TRAIN}[search]\ntrials = 0\n{POINT}").budget == 1
+    assert read(tmp_path, f"{TRAIN}[search]\ntrials = 0\n{POINT}").setting_count == 1
 
 
 def test_a_model_is_checked_at_the_sizes_that_it_is_trained_at(tmp_path):
@@ -257,7 +257,7 @@ def test_a_model_is_checked_at_the_sizes_that_it_is_trained_at(tmp_path):
         "model = ['alexnet', 'resnet18']\nimage_size = { choices = [32], when = { model = 'resnet18' } }"
     )
     found = read(tmp_path, f"[space]\n{small}")
-    assert {c.model: c.image_size for _, c in found.kinds()} == {"alexnet": 224, "resnet18": 32}
+    assert {c.model: c.image_size for _, c in found.model_configs()} == {"alexnet": 224, "resnet18": 32}
 
 
 def test_dropout_is_searched_for_the_models_that_have_it(tmp_path):
@@ -268,10 +268,10 @@ def test_dropout_is_searched_for_the_models_that_have_it(tmp_path):
 
 def test_the_stored_source_is_the_file_with_what_was_set_on_top(tmp_path):
     path = written(tmp_path, TRAIN + SPACE)
-    text = file.source(str(path), ["train.epochs=1", "space.lr=[\n0.1]"])
+    text = file.annotated_source(str(path), ["train.epochs=1", "space.lr=[\n0.1]"])
     assert text == f"# --set train.epochs=1\n# --set space.lr=[ 0.1]\n{TRAIN}{SPACE}"
     assert read(tmp_path, text) == read(tmp_path, TRAIN + SPACE)
-    named = file.source(str(path), ["train.epochs=1"], "replay")
+    named = file.annotated_source(str(path), ["train.epochs=1"], "replay")
     assert named == f"# --name replay\n# --set train.epochs=1\n{TRAIN}{SPACE}"
 
 
@@ -287,13 +287,13 @@ def test_a_set_option_is_fixed_everywhere(tmp_path):
 
 def test_a_small_replay_keeps_the_14_points():
     small = ("dataset=digits", "weights=none", "image_size=64", "epochs=1", "limit=96")
-    found = file.load(file.find("original-grid"), [f"train.{text}" for text in small])
-    whole = file.load(file.find("original-grid"))
+    found = file.load_study_file(file.find_study_file("original-grid"), [f"train.{text}" for text in small])
+    whole = file.load_study_file(file.find_study_file("original-grid"))
     assert [point.hyperparameters() for point in found.points] == [
         p.hyperparameters() for p in whole.points
     ]
     assert [point.site for point in found.points] == [point.site for point in whole.points]
-    runs = [found.config(point.setting) for point in found.points]
+    runs = [found.trial_config(point.setting) for point in found.points]
     assert {(run.dataset, run.weights, run.image_size, run.epochs, run.limit) for run in runs} == {
         ("digits", "none", 64, 1, 96)
     }
@@ -326,7 +326,7 @@ def test_what_a_set_value_rules_out_leaves_the_space_with_all_that_hangs_on_it(t
 
 
 def test_a_whole_grid_can_be_set_to_adam():
-    found = file.load(file.find("original-grid"), ["train.optimizer=adam"])
+    found = file.load_study_file(file.find_study_file("original-grid"), ["train.optimizer=adam"])
     assert len(found.points) == 14
     assert not any("momentum" in point.setting for point in found.points)
 
@@ -397,7 +397,7 @@ def test_a_set_that_is_no_key_and_value_is_refused(refused, text):
 )
 def test_a_set_value_is_checked_like_the_files(refused, text, said):
     line = refused("quickstart", "--set", text)
-    assert_said(line, f"{file.find('quickstart')}: {said}")
+    assert_said(line, f"{file.find_study_file('quickstart')}: {said}")
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_a_set_finds_nothing_to_trip_over_in_a_broken_file(refused, tmp_path, te
 
 def test_a_setting_by_hand_is_checked_and_typed(tmp_path):
     found = read(tmp_path, FINETUNE)
-    point = file.by_hand(found, ["lr=1e-2", "optimizer = adam", "epochs=3"])
+    point = file.point_from_texts(found, ["lr=1e-2", "optimizer = adam", "epochs=3"])
     assert point.setting == {"lr": 0.01, "optimizer": "adam", "epochs": 3}
 
 
@@ -461,11 +461,11 @@ def test_a_setting_by_hand_is_checked_and_typed(tmp_path):
 )
 def test_a_wrong_setting_by_hand_is_refused(tmp_path, texts, said):
     with pytest.raises(errors.DefinitionError) as caught:
-        file.by_hand(read(tmp_path, FINETUNE), texts)
+        file.point_from_texts(read(tmp_path, FINETUNE), texts)
     assert_said(str(caught.value), said)
 
 
 def test_a_setting_by_hand_takes_images_that_its_model_takes(tmp_path):
     found = read(tmp_path, TRAIN + GRID + "[[points]]\nmodel = 'resnet18'\n")
     with pytest.raises(errors.DefinitionError, match=r"setting\.image_size: model 'alexnet' does not"):
-        file.by_hand(found, ["model=alexnet"])
+        file.point_from_texts(found, ["model=alexnet"])

@@ -8,7 +8,7 @@ from hpo.study import definition, file, schema
 from hpo.training import config
 from tests.support.study_files import CASES, FINETUNE
 
-SCHEMA = schema.study_file()
+SCHEMA = schema.study_file_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 # What takes more than the shape of a file to see: how two values go together, and what torchvision has.
@@ -89,9 +89,9 @@ def test_every_setting_of_a_search_is_in_it():
         assert search[name]["anyOf"][1]["properties"].keys() == kind.model_fields.keys()
 
 
-@pytest.mark.parametrize("name", file.shipped())
+@pytest.mark.parametrize("name", file.shipped_studies())
 def test_a_shipped_study_file_is_valid(name):
-    VALIDATOR.validate(tomllib.loads(file.find(name).read_text()))
+    VALIDATOR.validate(tomllib.loads(file.find_study_file(name).read_text()))
 
 
 def test_the_contracts_example_is_valid():

@@ -15,7 +15,7 @@ def choices(name: str, *values, **when) -> Parameter:
 
 def spread(name: str, low, high, **options) -> Parameter:
     return Parameter(
-        name=name, kind=space.kind_of((low, high)), values=Range(low=low, high=high, **options)
+        name=name, kind=space.infer_kind((low, high)), values=Range(low=low, high=high, **options)
     )
 
 
@@ -31,7 +31,7 @@ def spread(name: str, low, high, **options) -> Parameter:
     ],
 )
 def test_only_numbers_have_ranges(values, kind):
-    assert space.kind_of(values) == kind
+    assert space.infer_kind(values) == kind
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_only_numbers_have_ranges(values, kind):
 def test_a_parameter_is_stored_and_suggested_as_one_distribution(parameter, distribution):
     assert parameter.distribution() == distribution
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    value = space.suggest(trial, parameter)
+    value = space.suggest_value(trial, parameter)
     assert trial.distributions == {parameter.name: distribution}
     assert parameter.contains(value)
-    assert space.suggest(trial, parameter) == value
+    assert space.suggest_value(trial, parameter) == value
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_parameters_are_put_after_those_they_hang_on():
     gamma = spread("gamma", 0.1, 0.5, when={"schedule": ("step",)})
     schedule = choices("schedule", "step", "cosine", optimizer=("sgd",))
     optimizer = choices("optimizer", "sgd", "adam")
-    assert space.ordered([gamma, schedule, optimizer]) == (optimizer, schedule, gamma)
+    assert space.sort_by_condition([gamma, schedule, optimizer]) == (optimizer, schedule, gamma)
 
 
 def test_a_circle_of_conditions_is_refused_with_the_names_in_it():
     model = choices("model", "resnet18", "vgg16", optimizer=("sgd",))
     optimizer = choices("optimizer", "sgd", "adam", model=("vgg16",))
     with pytest.raises(ValueError, match=r"^model, optimizer$"):
-        space.ordered([model, spread("lr", 0.1, 0.2), optimizer])
+        space.sort_by_condition([model, spread("lr", 0.1, 0.2), optimizer])
 
 
 def test_combinations_leave_out_what_a_setting_does_not_use():
@@ -124,7 +124,11 @@ def test_needed_parameters_bring_those_they_hang_on():
     optimizer, lr = choices("optimizer", "sgd", "adam"), spread("lr", 0.1, 0.2)
     schedule = choices("schedule", "step", "cosine", optimizer=("sgd",))
     model = choices("model", "resnet18", "vgg16", schedule=("step",))
-    assert space.needed([optimizer, lr, schedule, model], ["model"]) == [optimizer, schedule, model]
+    assert space.with_dependencies([optimizer, lr, schedule, model], ["model"]) == [
+        optimizer,
+        schedule,
+        model,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_needed_parameters_bring_those_they_hang_on():
     ],
 )
 def test_points_are_covered_by_a_range_of_numbers_or_a_list_of_the_rest(option, values, expected):
-    parameter = space.covering(option, values)
+    parameter = space.covering_parameter(option, values)
     assert parameter.values == expected
     assert all(parameter.contains(value) for value in values)
     parameter.distribution()  # warns, and so fails here, if Optuna finds anything odd about it

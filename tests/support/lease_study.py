@@ -48,8 +48,8 @@ class LeaseStudy:
 
     def __init__(self, url: str, sql, trials: int, folder: Path) -> None:
         self.url, self.sql, self.folder = url, sql, folder
-        opened = studies.open_(url, create=True)
-        studies.create(opened, lease_worker.definition(trials), "text")
+        opened = studies.open_storage(url, create=True)
+        studies.create_study(opened, lease_worker.definition(trials), "text")
         opened.engine.dispose()
         for statement in SQLITE_LOG if url.startswith("sqlite") else POSTGRES_LOG:
             sql(statement)

@@ -56,17 +56,19 @@ def say(*words: object) -> None:
 
 def work(orders: Orders, index: int) -> None:
     """Run trials until none is left; an epoch's accuracy is its token, so that it says who wrote it."""
-    opened = studies.open_(orders.url, create=False)
-    study_id = studies.study_id(opened, NAME)
-    who = lease.owner("cpu")
+    opened = studies.open_storage(orders.url, create=False)
+    study_id = studies.find_study_id(opened, NAME)
+    who = lease.current_owner("cpu")
     if orders.nameless and index % 2:
         who = dataclasses.replace(who, process="")
     while True:
-        claim = queue.claim(opened, study_id, who, seconds=orders.lease_seconds, max_attempts=1000)
+        claim = queue.claim_trial(
+            opened, study_id, who, lease_seconds=orders.lease_seconds, max_attempts=1000
+        )
         if claim is not None:
             say("claimed", os.getpid(), claim.number, claim.token)
             say(run(claim, orders), os.getpid(), claim.number, claim.token)
-        elif queue.is_open(opened, study_id):
+        elif queue.has_open_trials(opened, study_id):
             time.sleep(0.05)
         else:
             return
@@ -75,11 +77,13 @@ def work(orders: Orders, index: int) -> None:
 def run(claim: lease.Claim, orders: Orders) -> str:
     done = 0 if claim.checkpoint is None else int(claim.checkpoint)
     try:
-        with lease.kept(claim):
+        with lease.keep_lease(claim):
             for epoch in range(done + 1, orders.epochs + 1):
                 time.sleep(orders.epoch_seconds)
                 claim.commit(
-                    checkpoint=str(epoch), report=(epoch, float(claim.token)), attributes={"epochs": epoch}
+                    checkpoint=str(epoch),
+                    report=(epoch, float(claim.token)),
+                    user_attributes={"epochs": epoch},
                 )
             claim.end(TrialState.COMPLETE, value=float(claim.token))
         return "ended"
@@ -88,8 +92,8 @@ def run(claim: lease.Claim, orders: Orders) -> str:
 
 
 def create(orders: Orders, index: int) -> None:
-    opened = studies.open_(orders.url, create=True)
-    say("created", studies.create(opened, definition(orders.create), "text"))
+    opened = studies.open_storage(orders.url, create=True)
+    say("created", studies.create_study(opened, definition(orders.create), "text"))
 
 
 def forked(job: Callable[[Orders, int], None], orders: Orders, index: int) -> int:

@@ -11,7 +11,7 @@ from hpo.training import catalog
 
 
 def test_only_classification_models_are_listed_in_order():
-    names = catalog.models()
+    names = catalog.model_names()
     assert {"alexnet", "vgg16", "resnet18", "googlenet", "regnet_y_128gf", "vit_h_14"} <= set(names)
     assert list(names) == sorted(names)
     for kind in ("detection", "segmentation", "video", "quantization"):
@@ -20,11 +20,11 @@ def test_only_classification_models_are_listed_in_order():
 
 
 def test_a_model_of_every_family_trains_at_224_pixels_and_all_have_imagenet_weights():
-    assert all(map(catalog.has_imagenet, catalog.models()))
-    families = {re.match("[a-z_]+", name)[0]: name for name in reversed(catalog.models())}
+    assert all(map(catalog.has_imagenet_weights, catalog.model_names()))
+    families = {re.match("[a-z_]+", name)[0]: name for name in reversed(catalog.model_names())}
     assert len(families) > 20
     for name in families.values():
-        assert catalog.too_small(name, 224) is None, name
+        assert catalog.image_size_problem(name, 224) is None, name
 
 
 @pytest.mark.parametrize(
@@ -61,23 +61,23 @@ def test_dropout_layers_are_found(model, has):
     ],
 )
 def test_the_image_size_that_a_model_needs_is_known_to_the_pixel(model, fits, fails):
-    assert catalog.too_small(model, fits) is None
-    assert catalog.too_small(model, fails)
+    assert catalog.image_size_problem(model, fits) is None
+    assert catalog.image_size_problem(model, fails)
 
 
-@pytest.mark.parametrize("model", catalog.COMMON)
+@pytest.mark.parametrize("model", catalog.SMALLEST_IMAGE_SIZES)
 def test_what_is_known_of_common_models_is_what_torch_says(model):
-    smallest = catalog.COMMON[model]
-    assert catalog.too_small(model, smallest) is None
-    assert smallest == 8 or catalog.too_small(model, smallest - 1)
-    assert catalog.has_imagenet(model)
+    smallest = catalog.SMALLEST_IMAGE_SIZES[model]
+    assert catalog.image_size_problem(model, smallest) is None
+    assert smallest == 8 or catalog.image_size_problem(model, smallest - 1)
+    assert catalog.has_imagenet_weights(model)
 
 
 @pytest.mark.parametrize(
     "model", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
 )
 def test_models_that_take_any_size_take_the_smallest_that_a_study_may_ask_for(model):
-    assert catalog.too_small(model, 8) is None
+    assert catalog.image_size_problem(model, 8) is None
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_models_that_take_any_size_take_the_smallest_that_a_study_may_ask_for(mo
     [("squeezenet1_1", 16), ("squeezenet1_1", 17), ("densenet121", 28), ("mobilenet_v3_small", 8)],
 )
 def test_the_meta_device_fails_where_the_cpu_fails_and_with_its_words(model, size):
-    module = catalog.create(model).train()
+    module = catalog.build_torchvision_model(model).train()
     try:
         module(torch.zeros(2, 3, size, size))
         reason = None
     except RuntimeError as error:
         reason = str(error)
-    assert catalog.too_small(model, size) == reason
+    assert catalog.image_size_problem(model, size) == reason
 
 
 def test_the_reason_is_one_line_and_says_what_was_wanted():
-    assert catalog.too_small("vit_b_16", 32) == "Wrong image height! Expected 224 but got 32!"
-    reason = catalog.too_small("alexnet", 32)
+    assert catalog.image_size_problem("vit_b_16", 32) == "Wrong image height! Expected 224 but got 32!"
+    reason = catalog.image_size_problem("alexnet", 32)
     assert reason is not None
     assert reason.endswith("Output size is too small")
     assert "\n" not in reason
@@ -104,17 +104,17 @@ def test_the_reason_is_one_line_and_says_what_was_wanted():
 
 def test_imagenet_weights_are_the_first_version_and_for_the_models_own_image_size():
     enums = torchvision.models
-    assert catalog.imagenet("resnet50") is enums.ResNet50_Weights.IMAGENET1K_V1
-    assert catalog.imagenet("vgg16") is enums.VGG16_Weights.IMAGENET1K_V1
-    assert catalog.imagenet("vit_h_14") is enums.ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1
+    assert catalog.imagenet_weights("resnet50") is enums.ResNet50_Weights.IMAGENET1K_V1
+    assert catalog.imagenet_weights("vgg16") is enums.VGG16_Weights.IMAGENET1K_V1
+    assert catalog.imagenet_weights("vit_h_14") is enums.ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1
 
 
 @pytest.mark.parametrize("model", ["resnet18", "regnet_x_400mf", "swin_v2_t", "googlenet"])
 def test_an_outline_has_the_layers_of_the_model_on_the_meta_device_and_no_random_number_is_drawn(model):
     before = torch.get_rng_state()
-    outline = catalog.outline(model)
+    outline = catalog.build_on_meta(model)
     assert torch.equal(torch.get_rng_state(), before)
-    real = catalog.create(model)
+    real = catalog.build_torchvision_model(model)
     assert str(outline) == str(real)
     assert all(tensor.is_meta for tensor in outline.state_dict().values())
     shapes = {key: tensor.shape for key, tensor in real.state_dict().items()}
@@ -123,7 +123,7 @@ def test_an_outline_has_the_layers_of_the_model_on_the_meta_device_and_no_random
 
 @pytest.mark.parametrize("model", ["googlenet", "inception_v3"])
 def test_models_with_auxiliary_heads_come_without(model):
-    outline = catalog.outline(model)
+    outline = catalog.build_on_meta(model)
     assert [name for name, _ in outline.named_children() if name.lower().startswith("aux")] == []
     assert isinstance(outline.train()(torch.empty(2, 3, 96, 96, device="meta")), torch.Tensor)
     assert sum(isinstance(layer, nn.Linear) for layer in outline.modules()) == 1

@@ -14,7 +14,7 @@ from hpo.search import samplers
 from hpo.store import lease, queue, studies
 from hpo.store.history import History
 from hpo.training import custom
-from hpo.training.config import Free
+from hpo.training.config import CustomConfig
 from hpo.workers import pruning
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import artifact, epochs_reported, load
@@ -268,7 +268,7 @@ def test_a_file_of_an_own_objective_is_checked_too(place, change, message):
 
 
 def test_settings_are_there_as_attributes_and_as_items():
-    config = Free.model_validate({"objective": "a:b", "lr": 0.1})
+    config = CustomConfig.model_validate({"objective": "a:b", "lr": 0.1})
     assert config.lr == config["lr"] == 0.1
     assert (config.epochs, config["seed"]) == (20, 0)
     with pytest.raises(KeyError):
@@ -278,7 +278,7 @@ def test_settings_are_there_as_attributes_and_as_items():
 def test_an_accuracy_that_is_no_number_is_refused(tmp_path, monkeypatch):
     (tmp_path / "nan_objective.py").write_text("def run(config, state):\n    yield float('nan'), None\n")
     monkeypatch.chdir(tmp_path)
-    run = custom.Run(Free(objective="nan_objective:run"))
+    run = custom.CustomRun(CustomConfig(objective="nan_objective:run"))
     with pytest.raises(ValueError, match="an accuracy of nan"):
         list(run.epochs())
     assert not any(math.isnan(epoch.accuracy) for epoch in run.history)
@@ -288,9 +288,9 @@ def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monk
     (tmp_path / "lacking.py").write_text("import surely_not_installed\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
-        custom.find("lacking:run")
+        custom.import_objective("lacking:run")
     with pytest.raises(DefinitionError):
-        custom.find("not_there_at_all:run")
+        custom.import_objective("not_there_at_all:run")
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -310,28 +310,28 @@ def test_four_workers_run_fourteen_points_once_each(place, url):
 def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place, url):
     text = STUDY.replace('pruner = "none"', 'pruner = { name = "hyperband", min_epochs = 4 }')
     place.here("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
-    opened = studies.open_(url, create=False)
-    study_id = studies.study_id(opened, "small")
-    who = lease.owner("cpu")
-    definition = studies.definition_of(opened, "small")
+    opened = studies.open_storage(url, create=False)
+    study_id = studies.find_study_id(opened, "small")
+    who = lease.current_owner("cpu")
+    definition = studies.read_definition(opened, "small")
     history = History(opened, study_id, "small")
-    study = optuna.Study("small", history, pruner=samplers.pruner(definition))
+    study = optuna.Study("small", history, pruner=samplers.build_pruner(definition))
     verdicts = []
     for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
-        claim = queue.claim(opened, study_id, who, seconds=60.0, max_attempts=9)
+        claim = queue.claim_trial(opened, study_id, who, lease_seconds=60.0, max_attempts=9)
         for report in ((4, accuracy), None):  # the second time as the next attempt asks
-            history.begin(claim.trial_id)
-            judge = pruning.Judge(study, history, definition)
+            history.begin_trial(claim.trial_id)
+            judge = pruning.TrialPruner(study, history, definition)
             if report:
-                judge.report(*report)
-            claim.commit(report=report, judge=judge.ask)
+                judge.note_report(*report)
+            claim.commit(report=report, ask_pruner=judge.decide)
             try:
-                judge.obey()
+                judge.raise_if_pruned()
                 verdicts.append(False)
-            except pruning.Pruned as pruned:
+            except pruning.TrialPrunedByRule as pruned:
                 verdicts.append(True)
                 attributes = pruned.attributes
-    claim.end(TrialState.PRUNED, system=attributes)
+    claim.end(TrialState.PRUNED, system_attributes=attributes)
     assert verdicts == [False, False, False, False, True, True, True, True]
     last = optuna.load_study(study_name="small", storage=url).trials[claim.number]
     assert last.system_attrs["completed_rung_0"] == 0.1

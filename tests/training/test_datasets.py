@@ -23,7 +23,7 @@ from torchvision import datasets
 from hpo import errors
 from hpo.training import datasets as data
 from hpo.training import sources
-from hpo.training.config import Config, Final
+from hpo.training.config import Config, FinalConfig
 from tests.support.idx_files import pixels, write_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -110,7 +110,7 @@ def counts(split, classes=10):
 
 def refusal(config, root):
     with pytest.raises(errors.DataError) as caught:
-        data.load(config, root)
+        data.load_dataset(config, root)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -136,7 +136,7 @@ def assert_well_formed(dataset, channels, side):
 @pytest.mark.parametrize("archive", [False, True])
 def test_cifar10_is_read_from_a_folder_or_a_bare_archive_without_a_network(tmp_path, monkeypatch, archive):
     write_cifar10(tmp_path, monkeypatch, archive)
-    dataset = data.load(Config(dataset="cifar10"), tmp_path)
+    dataset = data.load_dataset(Config(dataset="cifar10"), tmp_path)
     assert_well_formed(dataset, 3, 32)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (90, 10, 20)
     assert dataset.classes == tuple(f"class{n}" for n in range(10))
@@ -157,7 +157,7 @@ def test_cifar100_is_read_as_torchvision_gives_it(tmp_path, monkeypatch):
         monkeypatch.setattr(datasets.CIFAR100, attribute, [[name, md5(folder / name)]])
     meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(folder / "meta")}
     monkeypatch.setattr(datasets.CIFAR100, "meta", meta)
-    dataset = data.load(Config(dataset="cifar100"), tmp_path)
+    dataset = data.load_dataset(Config(dataset="cifar100"), tmp_path)
     assert_well_formed(dataset, 3, 32)
     assert len(dataset.classes) == 100
     assert len(dataset.train) + len(dataset.valid) == 300
@@ -171,7 +171,7 @@ def test_svhn_is_read_with_its_label_10_as_the_digit_0(tmp_path, monkeypatch):
         scipy.io.savemat(file, {"X": pixels(32, 32, 3, count, seed=count), "y": labels})
         places[split] = ["http://127.0.0.1:9/", file.name, md5(file)]
     monkeypatch.setattr(datasets.SVHN, "split_list", places)
-    dataset = data.load(Config(dataset="svhn"), tmp_path)
+    dataset = data.load_dataset(Config(dataset="svhn"), tmp_path)
     assert_well_formed(dataset, 3, 32)
     assert dataset.test.labels.tolist() == [(n % 10 + 1) % 10 for n in range(20)]
     expected = pixels(32, 32, 3, 20, seed=20).transpose(3, 2, 0, 1)
@@ -191,7 +191,7 @@ def test_svhn_is_read_with_its_label_10_as_the_digit_0(tmp_path, monkeypatch):
 def test_idx_files_are_read_where_a_person_or_torchvision_puts_them(tmp_path, name, folder, compressed):
     labels = [n % 10 for n in range(60)]
     shipped = write_idx(tmp_path / folder, labels, compressed=compressed)
-    dataset = data.load(Config(dataset=name, selection="test"), tmp_path)
+    dataset = data.load_dataset(Config(dataset=name, selection="test"), tmp_path)
     assert_well_formed(dataset, 1, 28)
     assert np.array_equal(dataset.train.images[:, 0].numpy(), shipped)
     assert dataset.train.labels.tolist() == labels
@@ -200,7 +200,7 @@ def test_idx_files_are_read_where_a_person_or_torchvision_puts_them(tmp_path, na
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_fashion_mnist_is_taken_from_debians_package(tmp_path):
-    dataset = data.load(Config(dataset="fashion_mnist"), tmp_path / "not-there")
+    dataset = data.load_dataset(Config(dataset="fashion_mnist"), tmp_path / "not-there")
     assert_well_formed(dataset, 1, 28)
     assert counts(dataset.train) == [5400] * 10
     assert counts(dataset.valid) == [600] * 10
@@ -212,7 +212,7 @@ def test_fashion_mnist_is_taken_from_debians_package(tmp_path):
 
 def test_a_copy_of_ones_own_comes_before_debians(tmp_path):
     write_idx(tmp_path / "fashion_mnist", [0, 1] * 10)
-    assert len(data.load(Config(dataset="fashion_mnist", selection="test"), tmp_path).train) == 20
+    assert len(data.load_dataset(Config(dataset="fashion_mnist", selection="test"), tmp_path).train) == 20
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8bnot gzip", b"\0\0\x08\x01\0\0\0\x09" + bytes(8)])
@@ -233,7 +233,7 @@ def test_labels_that_belong_to_other_images_are_refused(tmp_path):
 
 
 def test_the_digits_of_scikit_learn_come_as_grey_bytes_in_three_splits(tmp_path):
-    dataset = data.load(Config(dataset="digits"), tmp_path)
+    dataset = data.load_dataset(Config(dataset="digits"), tmp_path)
     assert_well_formed(dataset, 1, 8)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (1437, 180, 180)
     assert dataset.train.images.max() == 255
@@ -241,7 +241,7 @@ def test_the_digits_of_scikit_learn_come_as_grey_bytes_in_three_splits(tmp_path)
     assert dataset.classes == tuple("0123456789")
     assert list(tmp_path.iterdir()) == []
     theirs, labels = load_digits(return_X_y=True)
-    ours = sources.digits().train
+    ours = sources.read_digits().train
     assert np.array_equal(np.rint(theirs * 255 / 16), ours.images.reshape(len(theirs), -1))
     assert np.array_equal(labels, ours.labels)
 
@@ -262,12 +262,12 @@ def test_a_missing_data_set_is_downloaded_once_and_kept(tmp_path, server, monkey
     serve_mnist(server, monkeypatch)
     caplog.set_level(logging.INFO)
     config = Config(dataset="mnist")
-    first = data.load(config, tmp_path / "new/root")
+    first = data.load_dataset(config, tmp_path / "new/root")
     assert_well_formed(first, 1, 28)
     assert "downloading mnist" in caplog.text
     assert capfd.readouterr() == ("", "")
     asked = len(server[2])
-    again = data.load(config, tmp_path / "new/root")
+    again = data.load_dataset(config, tmp_path / "new/root")
     assert len(server[2]) == asked
     assert keys(first.train) == keys(again.train)
 
@@ -276,7 +276,7 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
     folder, url, requests = server
     write_cifar10(folder, monkeypatch, archive=True)
     monkeypatch.setattr(datasets.CIFAR10, "url", url + "cifar-10-python.tar.gz")
-    assert len(data.load(Config(dataset="cifar10"), tmp_path / "root").train) == 90
+    assert len(data.load_dataset(Config(dataset="cifar10"), tmp_path / "root").train) == 90
     assert requests.count("GET cifar-10-python.tar.gz") >= 1
     assert capfd.readouterr() == ("", "")
 
@@ -305,7 +305,7 @@ def test_a_download_with_a_wrong_checksum_is_refused_and_not_kept(tmp_path, serv
     monkeypatch.setattr(datasets.MNIST, "resources", [(name, "0" * 32) for name, _ in resources])
     assert "corrupted" in refusal(Config(dataset="mnist"), tmp_path / "root")
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    assert len(data.load(Config(dataset="mnist"), tmp_path / "root").test) == 3
+    assert len(data.load_dataset(Config(dataset="mnist"), tmp_path / "root").test) == 3
 
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path):
@@ -319,7 +319,7 @@ def test_a_half_written_archive_is_fetched_again(tmp_path, server, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "url", url + "cifar-10-python.tar.gz")
     whole = (folder / "cifar-10-python.tar.gz").read_bytes()
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole[: len(whole) // 2])
-    assert len(data.load(Config(dataset="cifar10"), tmp_path).train) == 90
+    assert len(data.load_dataset(Config(dataset="cifar10"), tmp_path).train) == 90
 
 
 def test_workers_that_start_together_download_once_and_all_read_it(tmp_path, server, monkeypatch):
@@ -360,14 +360,14 @@ def test_workers_that_start_together_download_once_and_all_read_it(tmp_path, ser
     assert printed[0] == printed[1]
     assert printed[0].startswith("36 ")
     together = len(server[2])
-    data.load(Config(dataset="mnist"), tmp_path / "alone")
+    data.load_dataset(Config(dataset="mnist"), tmp_path / "alone")
     assert len(server[2]) == 2 * together
 
 
 def test_a_copy_in_a_folder_that_cannot_be_written_to_is_read(tmp_path):
     write_idx(tmp_path / "mnist", [0, 1] * 10)
     (tmp_path / ".mnist.lock").mkdir()  # no lock file can be opened there, not even by root
-    assert len(data.load(Config(dataset="mnist", selection="test"), tmp_path).train) == 20
+    assert len(data.load_dataset(Config(dataset="mnist", selection="test"), tmp_path).train) == 20
 
 
 def test_unknown_data_sets_are_refused_with_a_suggestion(tmp_path):
@@ -391,39 +391,39 @@ def uneven(tmp_path):
 
 
 def test_the_splits_share_no_image_and_lose_none(uneven):
-    dataset = data.load(Config(dataset="mnist"), uneven)
-    whole = data.load(Config(dataset="mnist", selection="test"), uneven)
+    dataset = data.load_dataset(Config(dataset="mnist"), uneven)
+    whole = data.load_dataset(Config(dataset="mnist", selection="test"), uneven)
     assert sorted(keys(dataset.train) + keys(dataset.valid)) == sorted(keys(whole.train))
-    digits = data.load(Config(dataset="digits"), uneven)
+    digits = data.load_dataset(Config(dataset="digits"), uneven)
     indices = [len(digits.train), len(digits.valid), len(digits.test)]
     assert sum(indices) == 1797
 
 
 def test_the_labels_stay_with_their_images(uneven):
-    whole = data.load(Config(dataset="mnist", selection="test"), uneven)
+    whole = data.load_dataset(Config(dataset="mnist", selection="test"), uneven)
     label = dict(zip(keys(whole.train), whole.train.labels.tolist(), strict=True))
-    dataset = data.load(Config(dataset="mnist", limit=50), uneven)
+    dataset = data.load_dataset(Config(dataset="mnist", limit=50), uneven)
     for split in (dataset.train, dataset.valid):
         assert [label[key] for key in keys(split)] == split.labels.tolist()
 
 
 def test_a_split_is_stratified_by_largest_remainders(uneven):
     # 0.1 of 189 is 19; quotas 10.05 5.03 3.32 0.30 0.20 0.10 and one left over for the .32
-    dataset = data.load(Config(dataset="mnist"), uneven)
+    dataset = data.load_dataset(Config(dataset="mnist"), uneven)
     assert counts(dataset.valid)[:6] == [10, 5, 4, 0, 0, 0]
     assert counts(dataset.train)[:6] == [90, 45, 29, 3, 2, 1]
 
 
 def test_every_class_keeps_an_image_to_train_on(uneven):
     for fraction in (0.01, 0.1, 0.3, 0.49):
-        dataset = data.load(Config(dataset="mnist", valid_fraction=fraction), uneven)
+        dataset = data.load_dataset(Config(dataset="mnist", valid_fraction=fraction), uneven)
         assert min(counts(dataset.train)[:6]) >= 1
         assert len(dataset.valid) == max(1, round(fraction * 189))
 
 
 def test_the_split_seed_alone_decides_who_is_where(uneven):
     splits = [
-        keys(data.load(Config(dataset="mnist", split_seed=split_seed, seed=seed), uneven).valid)
+        keys(data.load_dataset(Config(dataset="mnist", split_seed=split_seed, seed=seed), uneven).valid)
         for split_seed, seed in ((0, 0), (0, 1), (1, 0))
     ]
     assert splits[0] == splits[1]
@@ -432,17 +432,17 @@ def test_the_split_seed_alone_decides_who_is_where(uneven):
 
 def test_the_split_is_the_same_on_every_platform(tmp_path):
     # Fixed on purpose: a change here makes studies that are under way incomparable.
-    dataset = data.load(Config(dataset="digits", limit=100), tmp_path)
+    dataset = data.load_dataset(Config(dataset="digits", limit=100), tmp_path)
     seen = hashlib.sha256("".join(keys(dataset.train) + keys(dataset.valid)).encode()).hexdigest()
     assert seen[:16] == "2735fb24e7b5689c"
 
 
 def test_with_selection_test_the_whole_train_split_is_trained_on(uneven):
-    dataset = data.load(Config(dataset="mnist", selection="test"), uneven)
+    dataset = data.load_dataset(Config(dataset="mnist", selection="test"), uneven)
     assert dataset.valid is None
     assert len(dataset.train) == 189
     assert dataset.selection is dataset.test
-    with_valid = data.load(Config(dataset="mnist"), uneven)
+    with_valid = data.load_dataset(Config(dataset="mnist"), uneven)
     assert with_valid.selection is with_valid.valid
     assert keys(with_valid.test) == keys(dataset.test)
 
@@ -458,7 +458,7 @@ def test_the_last_runs_train_on_what_a_study_trained_and_chose_on_and_keep_its_t
         {"dataset": "digits"},
         {"dataset": f"folder:{tmp_path}/shipped", "image_size": 16},
     ):
-        study, last = (data.load(kind(**settings), uneven) for kind in (Config, Final))
+        study, last = (data.load_dataset(kind(**settings), uneven) for kind in (Config, FinalConfig))
         assert sorted(keys(last.train)) == sorted(keys(study.train) + keys(study.valid))
         label: dict[str, int] = {}
         for split in (study.train, study.valid):
@@ -469,15 +469,15 @@ def test_the_last_runs_train_on_what_a_study_trained_and_chose_on_and_keep_its_t
 
 
 def test_a_set_without_a_test_split_gives_up_as_much_again_for_it(tmp_path):
-    with_valid = data.load(Config(dataset="digits"), tmp_path)
-    without = data.load(Config(dataset="digits", selection="test"), tmp_path)
+    with_valid = data.load_dataset(Config(dataset="digits"), tmp_path)
+    without = data.load_dataset(Config(dataset="digits", selection="test"), tmp_path)
     assert (len(without.train), len(without.test)) == (1617, 180)
     assert keys(without.test) == keys(with_valid.test)
     assert not set(keys(with_valid.test)) & set(keys(with_valid.train) + keys(with_valid.valid))
 
 
 def test_a_limit_shrinks_all_splits_alike(uneven):
-    dataset = data.load(Config(dataset="mnist", limit=34), uneven)  # a fifth of 170
+    dataset = data.load_dataset(Config(dataset="mnist", limit=34), uneven)  # a fifth of 170
     assert len(dataset.train) == 34
     assert len(dataset.valid) == 10  # as many as there are classes, more than a fifth of 19
     assert len(dataset.test) == 14
@@ -486,30 +486,33 @@ def test_a_limit_shrinks_all_splits_alike(uneven):
 
 
 def test_a_limited_split_is_part_of_the_whole_one(uneven):
-    whole = data.load(Config(dataset="mnist"), uneven)
-    part = data.load(Config(dataset="mnist", limit=50), uneven)
+    whole = data.load_dataset(Config(dataset="mnist"), uneven)
+    part = data.load_dataset(Config(dataset="mnist", limit=50), uneven)
     for name in ("train", "valid", "test"):
         assert set(keys(getattr(part, name))) < set(keys(getattr(whole, name)))
 
 
 def test_a_limit_below_the_number_of_classes_is_kept(uneven):
-    assert len(data.load(Config(dataset="mnist", limit=2), uneven).train) == 2
+    assert len(data.load_dataset(Config(dataset="mnist", limit=2), uneven).train) == 2
 
 
 def test_a_limit_above_the_size_changes_nothing(uneven):
-    whole = data.load(Config(dataset="mnist"), uneven)
+    whole = data.load_dataset(Config(dataset="mnist"), uneven)
     for limit in (170, 171, 10**9):
-        limited = data.load(Config(dataset="mnist", limit=limit), uneven)
+        limited = data.load_dataset(Config(dataset="mnist", limit=limit), uneven)
         for name in ("train", "valid", "test"):
             assert keys(getattr(limited, name)) == keys(getattr(whole, name))
 
 
 def test_a_data_set_moves_to_a_device_as_a_whole(tmp_path):
     config = Config(dataset="digits", limit=20)
-    moved = data.load(config, tmp_path).to("meta")
+    moved = data.load_dataset(config, tmp_path).to("meta")
     assert {split.images.device.type for split in (moved.train, moved.valid, moved.test)} == {"meta"}
     assert moved.selection.labels.device.type == "meta"
-    assert data.load(config.model_copy(update={"selection": "test"}), tmp_path).to("meta").valid is None
+    assert (
+        data.load_dataset(config.model_copy(update={"selection": "test"}), tmp_path).to("meta").valid
+        is None
+    )
 
 
 # -- A person's own images -----------------------------------------------------------------------
@@ -521,7 +524,7 @@ def test_a_folder_of_class_folders_is_split_in_three(tmp_path):
     (tmp_path / "README.txt").touch()
     (tmp_path / "cat/.hidden.png").touch()
     (tmp_path / "cat/notes.txt").touch()
-    dataset = data.load(folder_config(tmp_path), tmp_path)
+    dataset = data.load_dataset(folder_config(tmp_path), tmp_path)
     assert_well_formed(dataset, 3, 16)
     assert dataset.classes == ("cat", "dog")
     assert [counts(split, 2) for split in (dataset.train, dataset.valid, dataset.test)] == [
@@ -536,13 +539,13 @@ def test_a_folder_of_class_folders_is_split_in_three(tmp_path):
 def test_folders_named_train_valid_and_test_are_kept_apart(tmp_path):
     for seed, (part, number) in enumerate((("train", 6), ("valid", 3), ("test", 2))):
         write_images(tmp_path / part, {"cat": number, "dog": number}, seed)
-    dataset = data.load(folder_config(tmp_path), tmp_path)
+    dataset = data.load_dataset(folder_config(tmp_path), tmp_path)
     assert [counts(split, 2) for split in (dataset.train, dataset.valid, dataset.test)] == [
         [6, 6],
         [3, 3],
         [2, 2],
     ]
-    assert data.load(folder_config(tmp_path, selection="test"), tmp_path).valid is None
+    assert data.load_dataset(folder_config(tmp_path, selection="test"), tmp_path).valid is None
 
 
 @pytest.mark.parametrize(
@@ -553,22 +556,22 @@ def test_a_split_that_is_not_there_is_taken_from_train(tmp_path, shipped, sizes)
     for seed, part in enumerate(shipped):
         number = 20 if part == "train" else 2
         write_images(tmp_path / part, {"cat": number, "dog": number}, seed)
-    dataset = data.load(folder_config(tmp_path), tmp_path)
+    dataset = data.load_dataset(folder_config(tmp_path), tmp_path)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == sizes
 
 
 def test_a_class_may_be_called_train(tmp_path):
     write_images(tmp_path, {"train": 10, "plane": 10, "test": 10})
-    assert data.load(folder_config(tmp_path), tmp_path).classes == ("plane", "test", "train")
+    assert data.load_dataset(folder_config(tmp_path), tmp_path).classes == ("plane", "test", "train")
 
 
 def test_a_folder_is_relative_to_the_working_directory_or_the_home(tmp_path, monkeypatch):
     write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
     monkeypatch.chdir(tmp_path)
-    here = data.load(folder_config("pets"), tmp_path / "root")
+    here = data.load_dataset(folder_config("pets"), tmp_path / "root")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
-    at_home = data.load(folder_config("~/pets"), tmp_path / "root")
+    at_home = data.load_dataset(folder_config("~/pets"), tmp_path / "root")
     assert keys(here.train) == keys(at_home.train)
     assert here.name == "folder:pets"
 
@@ -582,7 +585,7 @@ def test_photographs_and_images_of_odd_modes_are_read(tmp_path):
     Image.fromarray(photograph).save(tmp_path / "cat/photograph.JPG", exif=exif, quality=95)
     Image.new("L", (40, 30), 7).save(tmp_path / "cat/grey.png")
     Image.new("RGBA", (40, 30), (1, 2, 3, 4)).save(tmp_path / "cat/transparent.png")
-    dataset = data.load(folder_config(tmp_path, valid_fraction=0.01, selection="test"), tmp_path)
+    dataset = data.load_dataset(folder_config(tmp_path, valid_fraction=0.01, selection="test"), tmp_path)
     found = {tuple(image[:, 15, 8].tolist()) for image in dataset.train.images}
     assert (7, 7, 7) in found
     assert (1, 2, 3) in found
@@ -605,7 +608,7 @@ def test_a_corrupt_image_is_refused_with_the_way_to_go_on(tmp_path):
 
 def test_corrupt_images_are_left_out_and_named_where_that_is_wanted(tmp_path, caplog):
     broken = corrupt_folder(tmp_path)
-    dataset = data.load(folder_config(tmp_path, corrupt="skip"), tmp_path)
+    dataset = data.load_dataset(folder_config(tmp_path, corrupt="skip"), tmp_path)
     assert dataset.skipped == (str(broken),)
     splits = (dataset.train, dataset.valid, dataset.test)
     assert sum(map(len, splits)) == 19
@@ -625,7 +628,7 @@ def test_only_images_within_the_limit_are_decoded(tmp_path):
     write_images(tmp_path, {"cat": 40, "dog": 40})
     (tmp_path / "cat/007.png").write_bytes(b"no image")
     assert "007.png" in refusal(folder_config(tmp_path), tmp_path)
-    assert len(data.load(folder_config(tmp_path, limit=8), tmp_path).train) == 8
+    assert len(data.load_dataset(folder_config(tmp_path, limit=8), tmp_path).train) == 8
 
 
 def test_folders_that_are_no_data_set_are_refused_by_name(tmp_path):

@@ -22,26 +22,26 @@ UUIDS = ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"]
 )
 def test_what_the_user_lets_be_seen_is_respected_as_cuda_does(told, expected):
     environment = {} if told is None else {"CUDA_VISIBLE_DEVICES": told}
-    assert devices.visible(environment, UUIDS) == expected
+    assert devices.visible_gpu_uuids(environment, UUIDS) == expected
 
 
 def test_the_cores_are_shared_out_among_workers_on_the_cpu():
-    cores = devices.cores()
-    (alone,) = devices.slots("cpu", 1, 100)
-    assert (alone.device, alone.threads, alone.visible) == ("cpu", cores, None)
-    assert [slot.threads for slot in devices.slots(f"cpu:{cores}", 1, 100)] == [1] * cores
-    assert len(devices.slots("cpu", 3, 100)) == 3
+    cores = devices.core_count()
+    (alone,) = devices.worker_devices("cpu", 1, 100)
+    assert (alone.device, alone.threads, alone.cuda_visible_devices) == ("cpu", cores, None)
+    assert [slot.threads for slot in devices.worker_devices(f"cpu:{cores}", 1, 100)] == [1] * cores
+    assert len(devices.worker_devices("cpu", 3, 100)) == 3
 
 
 def test_no_more_workers_are_started_than_trials_are_left():
-    assert len(devices.slots("cpu:8", 1, 2)) == 2
-    assert len(devices.slots("cpu:8", 1, 0)) == 1
+    assert len(devices.worker_devices("cpu:8", 1, 2)) == 2
+    assert len(devices.worker_devices("cpu:8", 1, 0)) == 1
 
 
 @pytest.mark.parametrize("spec", ["", "tpu", "cpu:0", "cpu:-1", "cpu:x", "cuda", "cuda:x", "cuda:0,cpu"])
 def test_a_spec_that_says_nothing_is_refused(spec):
     with pytest.raises(DeviceError, match="--devices"):
-        devices.slots(spec, 1, 9)
+        devices.worker_devices(spec, 1, 9)
 
 
 def test_a_worker_on_a_gpu_sees_that_gpu_alone(monkeypatch):
@@ -53,9 +53,9 @@ def test_a_worker_on_a_gpu_sees_that_gpu_alone(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle].encode())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
-    slots = devices.slots("auto", 2, 100)
+    slots = devices.worker_devices("auto", 2, 100)
     assert [slot.name for slot in slots] == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
-    assert [slot.visible for slot in slots] == ["GPU-cccc-3"] * 2 + ["GPU-aaaa-1"] * 2
+    assert [slot.cuda_visible_devices for slot in slots] == ["GPU-cccc-3"] * 2 + ["GPU-aaaa-1"] * 2
     assert {slot.device for slot in slots} == {"cuda:0"}
     with pytest.raises(DeviceError, match="there are 2 GPUs"):
-        devices.slots("cuda:2", 1, 100)
+        devices.worker_devices("cuda:2", 1, 100)

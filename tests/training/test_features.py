@@ -15,7 +15,7 @@ from hpo.artifacts import checkpoint
 from hpo.artifacts.folders import Artifacts
 from hpo.training import datasets, features, loop, models, transforms
 from hpo.training.config import Config
-from hpo.training.precision import Numerics
+from hpo.training.precision import ComputeSettings
 
 CPU = torch.device("cpu")
 ROOM = 2**30
@@ -30,8 +30,8 @@ def _told(caplog):
 
 
 @pytest.fixture
-def cache(tmp_path) -> features.Cache:
-    return features.Cache(Artifacts(str(tmp_path)), ROOM)
+def cache(tmp_path) -> features.FeatureCache:
+    return features.FeatureCache(Artifacts(str(tmp_path)), ROOM)
 
 
 def config(**settings) -> Config:
@@ -40,20 +40,20 @@ def config(**settings) -> Config:
 
 
 def dataset(settings: Config) -> datasets.Dataset:
-    return datasets.load(settings, Path())  # digits come with a library
+    return datasets.load_dataset(settings, Path())  # digits come with a library
 
 
-def start(settings: Config, cache: features.Cache | None, **more) -> loop.Run:
-    return loop.Run(settings, dataset(settings), CPU, cache=cache, **more)
+def start(settings: Config, cache: features.FeatureCache | None, **more) -> loop.TrainingRun:
+    return loop.TrainingRun(settings, dataset(settings), CPU, feature_cache=cache, **more)
 
 
-def done(settings: Config, cache: features.Cache | None, **more) -> loop.Run:
+def done(settings: Config, cache: features.FeatureCache | None, **more) -> loop.TrainingRun:
     run = start(settings, cache, **more)
     list(run.epochs())
     return run
 
 
-def numbers(run: loop.Run) -> list[float | None]:
+def numbers(run: loop.TrainingRun) -> list[float | None]:
     of_each = ((e.number, e.lr, e.train_loss, e.train_accuracy, e.loss, e.accuracy) for e in run.history)
     return [number for epoch in of_each for number in epoch]
 
@@ -61,7 +61,7 @@ def numbers(run: loop.Run) -> list[float | None]:
 def calibrated(settings: Config) -> dict[str, torch.Tensor]:
     """Give random weights whose batch norms know the images; else the features of many models vanish."""
     torch.manual_seed(1)
-    module = models.build(settings.model_copy(update={"weights": "none", "dropout": 0.0}), 10)
+    module = models.build_model(settings.model_copy(update={"weights": "none", "dropout": 0.0}), 10)
     for layer in module.modules():
         if isinstance(layer, models.BATCH_NORMS):
             layer.momentum = None  # the mean over all batches
@@ -72,7 +72,7 @@ def calibrated(settings: Config) -> dict[str, torch.Tensor]:
     return {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
 
 
-def same(one: loop.Run, other: loop.Run) -> bool:
+def same(one: loop.TrainingRun, other: loop.TrainingRun) -> bool:
     return numbers(one) == pytest.approx(numbers(other), rel=TOLERANCES["fp32"])
 
 
@@ -110,11 +110,11 @@ def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cach
     if settings.weights == str(file):
         safetensors.torch.save_file(calibrated(settings), file)
     on_images = done(settings, None)
-    assert on_images._rest is None
+    assert on_images._remaining_layers is None
     for _ in range(2):  # computed, then from memory
         on_features = done(settings, cache)
-        assert on_features._rest is not None
-        assert on_features.train.images.std() > 0.01  # vanishing features could be any
+        assert on_features._remaining_layers is not None
+        assert on_features.train_split.images.std() > 0.01  # vanishing features could be any
         assert same(on_features, on_images)
         weights, expected = on_features.weights(), on_images.weights()
         assert list(weights) == list(expected)
@@ -125,9 +125,9 @@ def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cach
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_features_are_of_the_runs_own_precision_in_any_memory_format(memory_format, cache, caplog):
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        how = Numerics(precision=precision, memory_format=memory_format)
+        how = ComputeSettings(precision=precision, memory_format=memory_format)
         on_features = done(config(), cache, numerics=how)
-        assert on_features.train.images.dtype == kind
+        assert on_features.train_split.images.dtype == kind
         expected = pytest.approx(numbers(done(config(), None, numerics=how)), rel=TOLERANCES[precision])
         assert numbers(on_features) == expected
     assert computed(caplog) == 4
@@ -137,7 +137,7 @@ def test_features_are_computed_once_for_all_settings_of_the_head(cache, caplog, 
     done(config(), cache)
     assert computed(caplog) == 2  # of train and valid
     for settings in ({"lr": 0.1}, {"optimizer": "adam"}, {"batch_size": 8}, {"epochs": 1}):
-        assert done(config(**settings), cache)._rest is not None
+        assert done(config(**settings), cache)._remaining_layers is not None
     assert computed(caplog) == 0
     assert len(files(tmp_path)) == 2
 
@@ -146,7 +146,7 @@ def test_another_worker_takes_them_from_the_files(cache, caplog, tmp_path):
     first = done(config(), cache)
     there = files(tmp_path)
     computed(caplog)
-    second = done(config(), features.Cache(Artifacts(str(tmp_path)), ROOM))
+    second = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
     assert computed(caplog) == 0
     assert numbers(second) == numbers(first)
     assert files(tmp_path) == there
@@ -175,27 +175,27 @@ def test_what_decides_the_features_has_features_of_its_own(settings, cache, capl
     ids=["trained", "augmented", "random"],
 )
 def test_images_pass_through_the_whole_model_where_nothing_stays_the_same(settings, cache, tmp_path):
-    assert done(config(**settings), cache)._rest is None
+    assert done(config(**settings), cache)._remaining_layers is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_features_without_room_are_not_computed(tmp_path):
     place = Artifacts(str(tmp_path))
-    assert done(config(), features.Cache(place, SIZE - 1))._rest is None
-    assert done(config(), features.Cache(place, SIZE))._rest is not None
+    assert done(config(), features.FeatureCache(place, SIZE - 1))._remaining_layers is None
+    assert done(config(), features.FeatureCache(place, SIZE))._remaining_layers is not None
 
 
 def test_memory_keeps_the_features_used_last(tmp_path, caplog):
-    cache = features.Cache(Artifacts(str(tmp_path)), 2 * SIZE)
+    cache = features.FeatureCache(Artifacts(str(tmp_path)), 2 * SIZE)
     for seed in (0, 1, 0, 2):  # 2 takes the place of 1
         done(config(seed=seed), cache)
-    kept = list(cache.kept)
+    kept = list(cache.in_memory)
     assert len(kept) == 4
     done(config(seed=0), cache)
-    assert sorted(cache.kept) == sorted(kept)
+    assert sorted(cache.in_memory) == sorted(kept)
     assert computed(caplog) == 6
     done(config(seed=1), cache)
-    assert sorted(cache.kept) != sorted(kept)
+    assert sorted(cache.in_memory) != sorted(kept)
     assert computed(caplog) == 0  # the files are still there
 
 
@@ -221,7 +221,7 @@ def test_a_spoiled_file_is_noticed_and_computed_again(spoil, cache, caplog, tmp_
     for name, content in there.items():
         (tmp_path / "cache/features" / name).write_bytes(spoil(content))
     computed(caplog)
-    again = done(config(), features.Cache(Artifacts(str(tmp_path)), ROOM))
+    again = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
     assert numbers(again) == numbers(sound)
     assert sum("is spoiled" in record.message for record in caplog.records) == 2
     assert files(tmp_path) == there
@@ -231,7 +231,7 @@ def test_a_sound_file_under_anothers_name_is_not_taken(cache, caplog, tmp_path):
     done(config(), cache)
     one, other = sorted((tmp_path / "cache/features").iterdir())
     other.write_bytes(one.read_bytes())
-    again = done(config(), features.Cache(Artifacts(str(tmp_path)), ROOM))
+    again = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
     assert "is spoiled" in caplog.text
     assert same(again, done(config(), None))
 
@@ -243,7 +243,7 @@ def test_the_folder_may_be_deleted_at_any_time(cache, tmp_path):
     for path in (tmp_path / "cache/features").iterdir():
         path.unlink()
     next(epochs)
-    assert same(run, done(config(), features.Cache(Artifacts(str(tmp_path)), ROOM)))
+    assert same(run, done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM)))
 
 
 def test_a_folder_that_cannot_be_written_is_no_hindrance(cache, caplog, tmp_path):
@@ -254,15 +254,15 @@ def test_a_folder_that_cannot_be_written_is_no_hindrance(cache, caplog, tmp_path
 
 def test_behind_a_url_features_are_shared_alike(caplog):
     root = f"memory://{uuid.uuid4().hex}"
-    first = done(config(), features.Cache(Artifacts(root), ROOM))
+    first = done(config(), features.FeatureCache(Artifacts(root), ROOM))
     memory = fsspec.filesystem("memory")
     paths = memory.ls(f"{root}/cache/features", detail=False)
     assert len(paths) == 2
     assert computed(caplog) == 2
-    second = done(config(), features.Cache(Artifacts(root), ROOM))
+    second = done(config(), features.FeatureCache(Artifacts(root), ROOM))
     assert computed(caplog) == 0
     memory.pipe_file(paths[0], memory.cat_file(paths[0])[:-1])
-    third = done(config(), features.Cache(Artifacts(root), ROOM))
+    third = done(config(), features.FeatureCache(Artifacts(root), ROOM))
     assert computed(caplog) == 1
     assert numbers(first) == numbers(second) == numbers(third)
 
@@ -296,8 +296,8 @@ def test_a_run_on_features_goes_on_from_a_state_to_the_same_bits(steps, cache, t
     assert (len(first.history), first.step) == (1, steps)
     name = checkpoint.save(tmp_path, first.state(), attempt=1)
     state = checkpoint.load(tmp_path / name)
-    second = done(settings, features.Cache(Artifacts(str(tmp_path)), ROOM), state=state)
-    assert second._rest is not None
+    second = done(settings, features.FeatureCache(Artifacts(str(tmp_path)), ROOM), state=state)
+    assert second._remaining_layers is not None
     assert numbers(second) == numbers(whole)
     for key, value in whole.weights().items():
         assert torch.equal(value, second.weights()[key]), key
@@ -343,11 +343,11 @@ class After(threading.Event):
 def test_a_worker_told_to_stop_leaves_within_a_batch_and_loses_but_one_part(cache, tmp_path, caplog):
     settings = config(limit=None, epochs=1)
     count = len(dataset(settings).train)
-    assert features.PART < count < 2 * features.PART  # two parts
-    batches = -(-features.PART // features.BATCH["cpu"])
+    assert features.IMAGES_PER_PART < count < 2 * features.IMAGES_PER_PART  # two parts
+    batches = -(-features.IMAGES_PER_PART // features.BATCH_SIZES["cpu"])
     run = start(settings, cache, stop=After(batches))
     assert list(run.epochs()) == []
-    assert run._rest is None
+    assert run._remaining_layers is None
     there = files(tmp_path)
     assert len(there) <= 1  # one, unless the part that is smaller came first, then the other was under way
     run = done(settings, cache)

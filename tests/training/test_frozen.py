@@ -15,7 +15,7 @@ def built(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, tor
     config = Config(model=name, weights="none", tune="head", image_size=size, **settings)
     torch.manual_seed(0)
     inputs = transforms.normalise(torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8))
-    return models.build(config, 10), config, inputs
+    return models.build_model(config, 10), config, inputs
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def built(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, tor
 )
 def test_a_model_is_cut_before_what_is_trained_or_random(name, size, operation, floats):
     module, config, inputs = built(name, size)
-    found = frozen.find(module, config, inputs)
-    assert (found.name, found.size) == (operation, 4 * floats)
-    before, after = found.apart(module)
+    found = frozen.find_frozen_part(module, config, inputs)
+    assert (found.name, found.bytes_per_image) == (operation, 4 * floats)
+    before, after = found.split_module(module)
     for mode in ("eval", "train"):
-        module.eval() if mode == "eval" else models.train_mode(module, config)
+        module.eval() if mode == "eval" else models.set_train_mode(module, config)
         with torch.no_grad():
             torch.manual_seed(1)
             whole = module(inputs)
@@ -47,7 +47,7 @@ def test_a_model_is_cut_before_what_is_trained_or_random(name, size, operation, 
 def test_without_dropout_a_model_is_cut_before_its_last_layer():
     for name, operation in (("alexnet", "classifier_5"), ("mobilenet_v3_small", "classifier_2")):
         module, config, inputs = built(name, dropout=0.0)
-        assert frozen.find(module, config, inputs).name == operation
+        assert frozen.find_frozen_part(module, config, inputs).name == operation
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_without_dropout_a_model_is_cut_before_its_last_layer():
     ],
 )
 def test_a_model_that_is_random_from_early_on_is_not_cut(name, size, dropout):
-    assert frozen.find(*built(name, size, dropout=dropout)) is None
+    assert frozen.find_frozen_part(*built(name, size, dropout=dropout)) is None
 
 
 class Own(nn.Module):
@@ -77,8 +77,8 @@ class Own(nn.Module):
         return self.backbone(inputs).mean((2, 3))
 
 
-def find(module: nn.Module) -> frozen.Cut | None:
-    return frozen.find(module, Config(tune="head"), torch.randn(2, 3, 8, 8))
+def find(module: nn.Module) -> frozen.FrozenPart | None:
+    return frozen.find_frozen_part(module, Config(tune="head"), torch.randn(2, 3, 8, 8))
 
 
 def test_a_layer_that_works_in_place_behind_the_cut_leaves_the_features_alone():
@@ -91,7 +91,7 @@ def test_a_layer_that_works_in_place_behind_the_cut_leaves_the_features_alone():
     module = InPlace().eval()
     found = find(module)
     assert found.name == "mean"
-    before, after = found.apart(module.eval())
+    before, after = found.split_module(module.eval())
     features = before(torch.randn(4, 3, 8, 8))
     kept = features.clone()
     assert (features < 0).any()
@@ -152,15 +152,15 @@ def test_finding_a_cut_leaves_generators_and_buffers_as_they_were():
     module, config, inputs = built("mobilenet_v3_small")
     state = {key: value.clone() for key, value in module.state_dict().items()}
     before = torch.get_rng_state()
-    frozen.find(module, config, inputs)
+    frozen.find_frozen_part(module, config, inputs)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
 
 
 def test_a_cut_keeps_no_module_in_memory():
     module, config, inputs = built("resnet18")
-    found = frozen.find(module, config, inputs)
-    found.apart(module)
+    found = frozen.find_frozen_part(module, config, inputs)
+    found.split_module(module)
     gone = weakref.ref(module.conv1)
     del module
     gc.collect()

@@ -10,7 +10,7 @@ from torchvision import transforms
 
 from hpo.artifacts import checkpoint
 from hpo.training import datasets, events, loop
-from hpo.training.config import Config, Final
+from hpo.training.config import Config, FinalConfig
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ def config(**settings) -> Config:
 
 
 def dataset(settings: Config, tmp_path) -> datasets.Dataset:
-    return datasets.load(settings, tmp_path)
+    return datasets.load_dataset(settings, tmp_path)
 
 
 def without_seconds(history: list[loop.Epoch]) -> list[tuple]:
@@ -52,7 +52,7 @@ def plain_losses(name: str, optimizer: str, settings: Config, split: datasets.Sp
     )
     pictures = [Image.fromarray(i.squeeze(0).numpy()).convert("RGB") for i in split.images]
     inputs = torch.stack([prepare(picture) for picture in pictures])
-    torch.manual_seed(loop.seed_of(settings.seed))
+    torch.manual_seed(loop.derive_seed(settings.seed))
     network = replaced(name)
     if optimizer == "sgd":
         updates = torch.optim.SGD(network.parameters(), lr=settings.lr, momentum=settings.momentum)
@@ -61,7 +61,7 @@ def plain_losses(name: str, optimizer: str, settings: Config, split: datasets.Sp
     decay = torch.optim.lr_scheduler.StepLR(updates, settings.step_size, settings.gamma)
     losses = []
     for epoch in range(1, settings.epochs + 1):
-        generator = torch.Generator().manual_seed(loop.seed_of(settings.seed, epoch))
+        generator = torch.Generator().manual_seed(loop.derive_seed(settings.seed, epoch))
         order = torch.randperm(len(split), generator=generator)
         network.train()
         total = 0.0
@@ -94,7 +94,7 @@ def test_a_plain_pytorch_loop_gives_the_same_losses(name, optimizer, tmp_path):
     )
     images = dataset(settings, tmp_path)
     expected = plain_losses(name, optimizer, settings, images.train)
-    history = [epoch.train_loss for epoch in loop.Run(settings, images, CPU).epochs()]
+    history = [epoch.train_loss for epoch in loop.TrainingRun(settings, images, CPU).epochs()]
     assert history == pytest.approx(expected, rel=2e-4)
 
 
@@ -109,11 +109,11 @@ def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_
         epochs=3,
     )
     images = dataset(settings, tmp_path)
-    whole = loop.Run(settings, images, CPU)
+    whole = loop.TrainingRun(settings, images, CPU)
     expected = list(whole.epochs())
 
     stop = threading.Event()
-    first = loop.Run(settings, images, CPU, stop=stop)
+    first = loop.TrainingRun(settings, images, CPU, stop=stop)
     epochs = first.epochs()
     next(epochs)
     original = first._train_step
@@ -131,7 +131,7 @@ def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_
 
     name = checkpoint.save(tmp_path, first.state(), attempt=1)
     torch.manual_seed(99)  # whatever else has happened in between
-    second = loop.Run(settings, images, CPU, state=checkpoint.load(tmp_path / name))
+    second = loop.TrainingRun(settings, images, CPU, state=checkpoint.load(tmp_path / name))
     rest = list(second.epochs())
     assert without_seconds(second.history) == without_seconds(expected)
     assert [epoch.number for epoch in rest] == [2, 3]
@@ -142,9 +142,9 @@ def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_
 def test_a_run_pauses_within_an_epoch_to_be_saved_and_goes_on_from_there(tmp_path):
     settings = config(epochs=1)
     images = dataset(settings, tmp_path)
-    whole = loop.Run(settings, images, CPU)
+    whole = loop.TrainingRun(settings, images, CPU)
     list(whole.epochs())
-    paused = loop.Run(settings, images, CPU, pause=lambda: True)
+    paused = loop.TrainingRun(settings, images, CPU, wants_pause=lambda: True)
     given = paused.epochs()
     assert [next(given), next(given)] == [None, None]
     assert paused.step == 2
@@ -152,22 +152,22 @@ def test_a_run_pauses_within_an_epoch_to_be_saved_and_goes_on_from_there(tmp_pat
     *pauses, epoch = given
     assert pauses == [None]  # after the third of four steps; after the fourth the epoch is over
     assert without_seconds([epoch]) == without_seconds(whole.history)
-    resumed = loop.Run(settings, images, CPU, state=checkpoint.load(tmp_path / name))
+    resumed = loop.TrainingRun(settings, images, CPU, state=checkpoint.load(tmp_path / name))
     assert without_seconds(list(resumed.epochs())) == without_seconds(whole.history)
 
 
 def test_the_seed_decides_the_run_and_another_seed_gives_another(tmp_path):
     settings = config(epochs=1)
     images = dataset(settings, tmp_path)
-    one, same = (list(loop.Run(settings, images, CPU).epochs()) for _ in range(2))
-    other = list(loop.Run(settings.model_copy(update={"seed": 1}), images, CPU).epochs())
+    one, same = (list(loop.TrainingRun(settings, images, CPU).epochs()) for _ in range(2))
+    other = list(loop.TrainingRun(settings.model_copy(update={"seed": 1}), images, CPU).epochs())
     assert without_seconds(one) == without_seconds(same)
     assert without_seconds(one) != without_seconds(other)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_well_before_an_epoch_is_over(tmp_path):
     settings = config(lr=100.0, limit=1200, batch_size=8, momentum=0.99, image_size=16)
-    run = loop.Run(settings, dataset(settings, tmp_path), CPU)
+    run = loop.TrainingRun(settings, dataset(settings, tmp_path), CPU)
     with pytest.raises(events.Diverged, match=r"epoch 1, step \d+ of 150"):
         list(run.epochs())
     assert run.step <= 75
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_well_before_an_epoch_is_over(tmp
 
 def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
     settings = config(limit=640, batch_size=8)
-    run = loop.Run(settings, dataset(settings, tmp_path), CPU)
+    run = loop.TrainingRun(settings, dataset(settings, tmp_path), CPU)
     original, losses = run.loss, []
 
     def loss(logits, labels):
@@ -203,17 +203,17 @@ def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
     ],
 )
 def test_the_last_batch_is_kept_and_a_single_image_joins_the_one_before(images, size, expected):
-    assert loop.batches(images, size) == expected
+    assert loop.batch_bounds(images, size) == expected
 
 
 def test_an_epoch_reports_what_was_measured(tmp_path):
     settings = config(epochs=1, limit=96)
     images = dataset(settings, tmp_path)
-    run = loop.Run(settings, images, CPU)
+    run = loop.TrainingRun(settings, images, CPU)
     (epoch,) = run.epochs()
     run.model.eval()
     with torch.no_grad():
-        logits = run.model(run._input(images.selection.images))
+        logits = run.model(run._preprocess(images.selection.images))
     expected = nn.functional.cross_entropy(logits, images.selection.labels)
     assert epoch.loss == pytest.approx(expected.item(), rel=1e-5)
     right = (logits.argmax(1) == images.selection.labels).float().mean()
@@ -231,7 +231,7 @@ def test_accuracy_is_measured_on_the_split_that_selection_names(tmp_path):
     assert torch.equal(images.selection.images, images.valid.images)
 
 
-class Watched(loop.Run):
+class Watched(loop.TrainingRun):
     """A run that notes on which split it is evaluated, after how many epochs."""
 
     def __init__(self, *args, **named) -> None:
@@ -244,18 +244,18 @@ class Watched(loop.Run):
 
 
 def test_a_final_run_looks_at_the_test_images_once_and_goes_on_from_a_state_to_the_same_bits(tmp_path):
-    settings = Final(**config(epochs=3).model_dump(exclude={"selection"}))
+    settings = FinalConfig(**config(epochs=3).model_dump(exclude={"selection"}))
     images = dataset(settings, tmp_path)
     whole = Watched(settings, images, CPU)
     assert [epoch.accuracy is None for epoch in whole.epochs()] == [True, True, False]
     assert whole.looks == [(2, len(images.test))]
-    assert whole.best is whole.history[-1]
+    assert whole.best_epoch is whole.history[-1]
 
     paused = Watched(settings, images, CPU, pause=lambda: True)
     given = paused.epochs()
     while (len(paused.history), paused.step) != (1, 2):
         next(given)
-    assert (paused.best.number, paused.looks) == (1, [])
+    assert (paused.best_epoch.number, paused.looks) == (1, [])
     name = checkpoint.save(tmp_path, paused.state(), attempt=1)
     resumed = Watched(settings, images, CPU, state=checkpoint.load(tmp_path / name))
     list(resumed.epochs())
@@ -267,13 +267,13 @@ def test_a_final_run_looks_at_the_test_images_once_and_goes_on_from_a_state_to_t
 @pytest.mark.parametrize("tune", ["all", "head"])
 def test_training_learns(loss, tune, tmp_path):
     settings = config(loss=loss, tune=tune, epochs=4, limit=320, lr=0.01, image_size=16)
-    history = list(loop.Run(settings, dataset(settings, tmp_path), CPU).epochs())
+    history = list(loop.TrainingRun(settings, dataset(settings, tmp_path), CPU).epochs())
     assert history[-1].train_loss < history[0].train_loss
 
 
 def test_a_state_holds_nothing_that_safe_loading_refuses(tmp_path):
     settings = config(optimizer="adam", epochs=1, limit=16)
-    run = loop.Run(settings, dataset(settings, tmp_path), CPU)
+    run = loop.TrainingRun(settings, dataset(settings, tmp_path), CPU)
     list(run.epochs())
     file = io.BytesIO()
     torch.save(run.state(), file)
@@ -285,7 +285,7 @@ def test_a_state_holds_nothing_that_safe_loading_refuses(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_step_makes_the_host_wait_for_nothing(tmp_path):
     settings = config(limit=640, augmentation="crop+flip")
-    run = loop.Run(settings, dataset(settings, tmp_path), torch.device("cuda"))
+    run = loop.TrainingRun(settings, dataset(settings, tmp_path), torch.device("cuda"))
     order = torch.arange(640, device="cuda")
     run.model.train()
     run._train_step(1, 0, order[:16])  # first uses may compile and wait

@@ -41,7 +41,7 @@ def settings(name: str = "resnet18", weights: str = "none", **options) -> config
 
 def shapes_only(options: config.Config, classes: int) -> nn.Module:
     with torch.device("meta"):
-        return models.build(options, classes)
+        return models.build_model(options, classes)
 
 
 def same(module: nn.Module, state: dict[str, torch.Tensor], but: str = "nothing") -> bool:
@@ -128,17 +128,17 @@ def test_a_random_resnet18_is_bit_for_bit_the_one_made_by_hand():
     expected = torchvision.models.resnet18(weights=None)
     expected.fc = nn.Linear(512, 10)
     torch.manual_seed(7)
-    assert same(models.build(settings(), 10), expected.state_dict())
+    assert same(models.build_model(settings(), 10), expected.state_dict())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gives_one_logit_for_each_class_and_only_its_last_layer_differs(name):
     module = shapes_only(settings(name), 7)
-    last, layer = models.head(module)
+    last, layer = models.get_head(module)
     size = 299 if name == "inception_v3" else 224
     for mode in (True, False):
         assert module.train(mode)(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
-    original = catalog.outline(name)
+    original = catalog.build_on_meta(name)
     old = original.get_submodule(last)
     assert type(layer) is type(old)
     assert (layer.bias is None) is (old.bias is None)
@@ -147,16 +147,16 @@ def test_every_family_gives_one_logit_for_each_class_and_only_its_last_layer_dif
 
 
 def test_the_last_layer_of_every_model_of_torchvision_is_the_one_with_1000_outputs():
-    for name in catalog.models():
-        _, layer = models.head(catalog.outline(name))
+    for name in catalog.model_names():
+        _, layer = models.get_head(catalog.build_on_meta(name))
         assert layer.weight.shape[0] == 1000, name
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_models_with_auxiliary_heads_give_one_tensor_while_they_train(name):
     torch.manual_seed(0)
-    module = models.build(settings(name), 3)
-    models.train_mode(module, settings(name))
+    module = models.build_model(settings(name), 3)
+    models.set_train_mode(module, settings(name))
     logits_NK = module(torch.randn(2, 3, 75, 75))
     assert logits_NK.shape == (2, 3)
     logits_NK.sum().backward()
@@ -179,7 +179,7 @@ def test_dropout_sets_every_dropout_layer_and_left_out_keeps_the_models_own():
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "squeezenet1_1", "vit_b_16"])
 def test_tuning_the_head_trains_the_last_layer_alone(name):
     module = shapes_only(settings(name, tune="head"), 10)
-    last, _ = models.head(module)
+    last, _ = models.get_head(module)
     trained = {key for key, parameter in module.named_parameters() if parameter.requires_grad}
     assert trained == {f"{last}.weight", f"{last}.bias"}
     everything = shapes_only(settings(name), 10)
@@ -190,8 +190,8 @@ def test_tuning_the_head_trains_the_last_layer_alone(name):
 def test_a_training_step_changes_the_frozen_part_not_even_in_its_running_statistics(tune):
     torch.manual_seed(0)
     options = settings(tune=tune)
-    module = models.build(options, 10)
-    models.train_mode(module, options)
+    module = models.build_model(options, 10)
+    models.set_train_mode(module, options)
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     nn.functional.cross_entropy(module(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])).backward()
@@ -206,7 +206,7 @@ def test_a_training_step_changes_the_frozen_part_not_even_in_its_running_statist
 def test_train_mode_keeps_dropout_on_beside_frozen_batch_norms():
     options = settings("efficientnet_b0", tune="head")
     module = shapes_only(options, 10)
-    models.train_mode(module.eval(), options)
+    models.set_train_mode(module.eval(), options)
     for layer in module.modules():
         assert layer.training is not isinstance(layer, nn.BatchNorm2d)
 
@@ -218,7 +218,7 @@ def test_imagenet_weights_that_are_there_are_loaded_without_a_network(resnet18, 
     state, path = resnet18
     os.link(path, checkpoints / RESNET18)
     monkeypatch.setattr(torch.hub, "urlopen", None)  # a download would fail
-    module = models.build(settings(weights="imagenet"), 10)
+    module = models.build_model(settings(weights="imagenet"), 10)
     assert same(module, state, but="fc")
     assert same(module, torchvision.models.resnet18(weights="IMAGENET1K_V1").state_dict(), but="fc")
     assert module.fc.weight.shape == (10, 512)
@@ -229,15 +229,15 @@ def test_imagenet_weights_that_are_there_are_loaded_without_a_network(resnet18, 
 def test_imagenet_weights_with_auxiliary_heads_fill_the_rest(name, checkpoints):
     torch.manual_seed(1)
     full = torchvision.models.get_model(name, weights=None, init_weights=True)
-    entry = catalog.imagenet(name)
+    entry = catalog.imagenet_weights(name)
     path = checkpoints / Path(entry.url).name
     torch.save(full.state_dict(), path)
-    module = models.build(settings(name, "imagenet"), 3)
+    module = models.build_model(settings(name, "imagenet"), 3)
     kept = {key: tensor for key, tensor in full.state_dict().items() if not key.lower().startswith("aux")}
     assert same(module, kept, but="fc")
-    assert models.head(module)[1].weight.shape[0] == 3
+    assert models.get_head(module)[1].weight.shape[0] == 3
     # Given by its path the same file makes the same model, which takes the same input.
-    again = models.build(settings(name, str(path)), 3)
+    again = models.build_model(settings(name, str(path)), 3)
     assert same(again, kept, but="fc")
     assert again.transform_input is module.transform_input is True
 
@@ -247,7 +247,7 @@ def test_several_workers_download_the_weights_once(resnet18, checkpoints, server
     state, path = resnet18
     name = publish(path)
     with futures.ThreadPoolExecutor(3) as pool:
-        modules = list(pool.map(lambda _: models.build(settings(weights="imagenet"), 10), range(3)))
+        modules = list(pool.map(lambda _: models.build_model(settings(weights="imagenet"), 10), range(3)))
     assert all(torch.equal(module.conv1.weight, state["conv1.weight"]) for module in modules)
     assert asked == [f"/{name}"]
     assert names(checkpoints) == [name, f"{name}.lock"]
@@ -263,7 +263,7 @@ def test_a_download_that_is_not_what_its_name_says_is_refused_and_not_kept(
     served.unlink()
     served.write_bytes(b"a proxy's login page")
     with pytest.raises(errors.WeightsError, match=re.escape(name) + ".*invalid hash value"):
-        models.build(settings(weights="imagenet"), 10)
+        models.build_model(settings(weights="imagenet"), 10)
     assert names(checkpoints) == [f"{name}.lock"]
 
 
@@ -271,7 +271,7 @@ def test_a_server_without_the_file_is_told_with_its_answer(checkpoints, server, 
     name = server[0](resnet18[1])
     (tmp_path / "served" / name).unlink()
     with pytest.raises(errors.WeightsError, match="404"):
-        models.build(settings(weights="imagenet"), 10)
+        models.build_model(settings(weights="imagenet"), 10)
 
 
 def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, monkeypatch):
@@ -279,7 +279,7 @@ def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, mon
     url = f"http://127.0.0.1:1/models/{RESNET18}"  # nobody listens there
     monkeypatch.setattr(entry, "url", url)
     with pytest.raises(errors.WeightsError) as raised:
-        models.build(settings(weights="imagenet"), 10)
+        models.build_model(settings(weights="imagenet"), 10)
     message = str(raised.value)
     assert f"{RESNET18} is not in {checkpoints} and could not be downloaded" in message
     assert "Connection refused" in message
@@ -292,7 +292,7 @@ def test_a_truncated_file_is_to_be_removed(length, resnet18, checkpoints):
     path = checkpoints / RESNET18
     path.write_bytes(resnet18[1].read_bytes()[:length])
     with pytest.raises(errors.WeightsError) as raised:
-        models.build(settings(weights="imagenet"), 10)
+        models.build_model(settings(weights="imagenet"), 10)
     message = str(raised.value)
     assert message.startswith(f"{path} is damaged")
     assert "remove it" in message
@@ -308,12 +308,12 @@ def test_an_intact_file_is_not_blamed_for_a_failure(checkpoints, monkeypatch, tm
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
     monkeypatch.setattr(entry, "url", f"http://127.0.0.1:1/{name}")
     with pytest.raises(RuntimeError, match="Missing key"):
-        models.build(settings(weights="imagenet"), 10)
+        models.build_model(settings(weights="imagenet"), 10)
 
 
 def test_the_name_of_every_file_ends_in_the_hash_it_is_checked_by():
-    for name in catalog.models():
-        assert re.search(r"-[0-9a-f]{8,}\.pth$", catalog.imagenet(name).url), name
+    for name in catalog.model_names():
+        assert re.search(r"-[0-9a-f]{8,}\.pth$", catalog.imagenet_weights(name).url), name
 
 
 # Weights from a file
@@ -338,9 +338,9 @@ def test_a_file_fills_the_model_and_its_head_if_it_has_as_many_classes(ending, c
     state = with_classes(resnet18[0], classes)
     weights = saved(state, tmp_path / f"weights.{ending}")
     torch.manual_seed(3)
-    untrained = models.build(settings(), 10).fc
+    untrained = models.build_model(settings(), 10).fc
     torch.manual_seed(3)
-    module = models.build(settings(weights=weights), 10)
+    module = models.build_model(settings(weights=weights), 10)
     if classes == 10:
         assert same(module, state)
     else:
@@ -354,15 +354,15 @@ def test_a_state_dict_may_lie_inside_a_checkpoint(under, resnet18, tmp_path):
     state = with_classes(resnet18[0], 10)
     path = tmp_path / "checkpoint.tar"
     torch.save({"epoch": 3, under: state, "optimizer": {"lr": 0.1}}, path)
-    assert same(models.build(settings(weights=str(path)), 10), state)
+    assert same(models.build_model(settings(weights=str(path)), 10), state)
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mnasnet0_5", "maxvit_t", "swin_t"])
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_files_of_other_families_fill_them_too(name, ending, tmp_path):
-    state = models.build(settings(name), 4).state_dict()
+    state = models.build_model(settings(name), 4).state_dict()
     weights = saved(state, tmp_path / f"weights.{ending}")
-    assert same(models.build(settings(name, weights), 4), state)
+    assert same(models.build_model(settings(name, weights), 4), state)
 
 
 OLD_KEYS = {
@@ -373,16 +373,16 @@ OLD_KEYS = {
 
 @pytest.mark.parametrize("name", OLD_KEYS)
 def test_the_old_keys_of_torchvisions_own_files_are_understood(name, tmp_path):
-    state = models.build(settings(name), 4).state_dict()
+    state = models.build_model(settings(name), 4).state_dict()
     old = {OLD_KEYS[name](key): tensor for key, tensor in state.items() if "num_batches" not in key}
     assert old.keys() - state.keys()
     path = saved(old, tmp_path / "weights.safetensors")
-    assert same(models.build(settings(name, path), 4), state)
+    assert same(models.build_model(settings(name, path), 4), state)
 
 
 def fails(weights: Path, **options) -> str:
     with pytest.raises(errors.WeightsError) as raised:
-        models.build(settings(weights=str(weights), **options), 10)
+        models.build_model(settings(weights=str(weights), **options), 10)
     message = str(raised.value)
     assert "\n" not in message
     assert str(weights) in message

@@ -29,14 +29,16 @@ OPTIMIZERS = {
 def test_five_steps_give_the_weights_of_the_plain_optimizer_to_the_last_places(name):
     settings = config.Config(optimizer=name, lr=0.1, momentum=0.7, weight_decay=0.01)
     expected = trained(settings, lambda _, parameters: OPTIMIZERS[name](parameters))
-    torch.testing.assert_close(trained(settings, optimizers.build), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        trained(settings, optimizers.build_optimizer), expected, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_nesterov_is_used_with_momentum_and_left_out_without():
     layer = nn.Linear(2, 2)
     for momentum, used in ((0.9, True), (0.0, False)):
         settings = config.Config(nesterov=True, momentum=momentum)
-        assert optimizers.build(settings, layer.parameters()).defaults["nesterov"] is used
+        assert optimizers.build_optimizer(settings, layer.parameters()).defaults["nesterov"] is used
 
 
 def test_all_that_no_option_names_is_torchs_default():
@@ -45,7 +47,7 @@ def test_all_that_no_option_names_is_torchs_default():
         settings = config.Config(optimizer=name, lr=1e-3, momentum=0.0)
         kind = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}[name]
         plain = getattr(torch.optim, kind)(layer.parameters(), lr=1e-3, weight_decay=0.0)
-        assert optimizers.build(settings, layer.parameters()).defaults | {
+        assert optimizers.build_optimizer(settings, layer.parameters()).defaults | {
             "fused": None
         } == plain.defaults | {"fused": None}
 
@@ -53,7 +55,7 @@ def test_all_that_no_option_names_is_torchs_default():
 def test_frozen_parameters_are_left_out():
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
-    (group,) = optimizers.build(config.Config(), layer.parameters()).param_groups
+    (group,) = optimizers.build_optimizer(config.Config(), layer.parameters()).param_groups
     assert group["params"] == [layer.weight]
 
 
@@ -61,7 +63,7 @@ def test_frozen_parameters_are_left_out():
 def test_the_loss_is_the_mean_cross_entropy_with_smoothing(smoothing):
     torch.manual_seed(0)
     logits_NK, labels_N = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    loss = optimizers.loss(config.Config(label_smoothing=smoothing))
+    loss = optimizers.loss_function(config.Config(label_smoothing=smoothing))
     targets_NK = (1 - smoothing) * nn.functional.one_hot(labels_N, 4) + smoothing / 4
     expected = -(targets_NK * logits_NK.log_softmax(dim=1)).sum(dim=1).mean()
     torch.testing.assert_close(loss(logits_NK, labels_N), expected)
@@ -70,7 +72,7 @@ def test_the_loss_is_the_mean_cross_entropy_with_smoothing(smoothing):
 def test_the_margin_loss_is_the_mean_hinge_over_the_other_classes():
     torch.manual_seed(0)
     logits_NK, labels_N = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    loss = optimizers.loss(config.Config(loss="multi_margin"))
+    loss = optimizers.loss_function(config.Config(loss="multi_margin"))
     right_N1 = logits_NK.gather(1, labels_N[:, None])
     hinges_NK = (1 - right_N1 + logits_NK).clamp(min=0)
     expected = ((hinges_NK.sum(dim=1) - 1) / 4).mean()  # the right class's own hinge is 1

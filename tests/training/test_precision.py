@@ -11,7 +11,7 @@ from hpo.errors import DeviceError
 from hpo.training import datasets, loop
 from hpo.training import precision as numerics
 from hpo.training.config import Config
-from hpo.training.precision import Numerics
+from hpo.training.precision import ComputeSettings
 
 CPU = torch.device("cpu")
 
@@ -21,15 +21,15 @@ def settings(**options) -> Config:
     return Config(**(small | options))
 
 
-def ran(config: Config, tmp_path, **how) -> loop.Run:
-    images = datasets.load(config, tmp_path)
-    run = loop.Run(config, images, CPU, numerics=Numerics(**how))
+def ran(config: Config, tmp_path, **how) -> loop.TrainingRun:
+    images = datasets.load_dataset(config, tmp_path)
+    run = loop.TrainingRun(config, images, CPU, compute_settings=ComputeSettings(**how))
     list(run.epochs())
     return run
 
 
 def test_channels_last_gives_the_same_losses_to_float_tolerance(tmp_path):
-    plain, last = (ran(settings(), tmp_path, memory_format=name) for name in numerics.FORMATS)
+    plain, last = (ran(settings(), tmp_path, memory_format=name) for name in numerics.MEMORY_FORMATS)
     # Batch norm over a pixel of 16 images makes more of what is rounding at first.
     assert last.history[0].train_loss == pytest.approx(plain.history[0].train_loss, rel=5e-3)
     weights = last.model.conv1.weight
@@ -44,8 +44,8 @@ def test_bf16_computes_in_halves_and_keeps_weights_in_32_bits(tmp_path):
         seen.append(output.dtype)
 
     config = settings(limit=32)
-    images = datasets.load(config, tmp_path)
-    run = loop.Run(config, images, CPU, numerics=Numerics(precision="bf16"))
+    images = datasets.load_dataset(config, tmp_path)
+    run = loop.TrainingRun(config, images, CPU, compute_settings=ComputeSettings(precision="bf16"))
     run.model.conv1.register_forward_hook(note)
     (epoch,) = run.epochs()
     assert set(seen) == {torch.bfloat16}
@@ -56,13 +56,13 @@ def test_bf16_computes_in_halves_and_keeps_weights_in_32_bits(tmp_path):
 
 def test_a_run_in_fp16_goes_on_with_its_loss_scale(tmp_path):
     config = settings(limit=16, batch_size=8, image_size=16, epochs=2)
-    images = datasets.load(config, tmp_path)
-    how = Numerics(precision="fp16")
-    whole = loop.Run(config, images, CPU, numerics=how)
+    images = datasets.load_dataset(config, tmp_path)
+    how = ComputeSettings(precision="fp16")
+    whole = loop.TrainingRun(config, images, CPU, compute_settings=how)
     first, second = whole.epochs()
-    half = loop.Run(config, images, CPU, numerics=how)
+    half = loop.TrainingRun(config, images, CPU, compute_settings=how)
     next(half.epochs())
-    rest = loop.Run(config, images, CPU, numerics=how, state=half.state())
+    rest = loop.TrainingRun(config, images, CPU, compute_settings=how, state=half.state())
     assert rest.scaler.get_scale() == half.scaler.get_scale()
     (again,) = rest.epochs()
     assert again.train_loss == second.train_loss
@@ -72,13 +72,13 @@ def test_a_run_in_fp16_goes_on_with_its_loss_scale(tmp_path):
 def test_compiled_steps_serve_all_trials_and_go_on_to_the_same_bits(tmp_path):
     # 22 steps' code at most once: not again for a schedule's rates, a partial batch, or another trial.
     config = settings(model="alexnet", image_size=64, limit=20, batch_size=8, epochs=2, step_size=1)
-    images, how = datasets.load(config, tmp_path), Numerics(compile=True)
+    images, how = datasets.load_dataset(config, tmp_path), ComputeSettings(compile=True)
     plain = ran(config, tmp_path)
     torch._dynamo.utils.counters.clear()
-    whole, half = (loop.Run(config, images, CPU, numerics=how) for _ in range(2))
+    whole, half = (loop.TrainingRun(config, images, CPU, compute_settings=how) for _ in range(2))
     first, second = whole.epochs()
     next(half.epochs())
-    rest = loop.Run(config, images, CPU, numerics=how, state=half.state())
+    rest = loop.TrainingRun(config, images, CPU, compute_settings=how, state=half.state())
     (again,) = rest.epochs()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert (again.train_loss, again.accuracy) == (second.train_loss, second.accuracy)
@@ -88,28 +88,28 @@ def test_compiled_steps_serve_all_trials_and_go_on_to_the_same_bits(tmp_path):
 
 
 def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
-    numerics.refuse_compile(settings(compile=True), CPU)
+    numerics.check_compile(settings(compile=True), CPU)
     with pytest.raises(DeviceError, match="cuda_graphs: cpu has none; leave it out, or"):
-        numerics.refuse_compile(settings(cuda_graphs=True), CPU)
+        numerics.check_compile(settings(cuda_graphs=True), CPU)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler, and there is no 'no-such-compiler'"):
-        numerics.refuse_compile(settings(compile=True), CPU)
-    numerics.refuse_compile(settings(), CPU)
+        numerics.check_compile(settings(compile=True), CPU)
+    numerics.check_compile(settings(), CPU)
 
 
 def test_the_processor_takes_a_half_precision_only_if_it_has_instructions_for_it(monkeypatch):
     for precision, name in (("bf16", "_is_mkldnn_bf16_supported"), ("fp16", "_is_mkldnn_fp16_supported")):
         monkeypatch.setattr(torch.ops.mkldnn, name, lambda: True)
-        numerics.refuse(precision, CPU)
+        numerics.check_precision(precision, CPU)
         monkeypatch.setattr(torch.ops.mkldnn, name, lambda: False)
         with pytest.raises(
             DeviceError, match=rf"train.precision: {precision} on cpu: this processor has no"
         ):
-            numerics.refuse(precision, CPU)
+            numerics.check_precision(precision, CPU)
     with pytest.raises(DeviceError, match="tf32"):
-        numerics.refuse("tf32", CPU)
-    numerics.refuse("fp32", CPU)
-    assert numerics.usual(CPU) == "fp32"
+        numerics.check_precision("tf32", CPU)
+    numerics.check_precision("fp32", CPU)
+    assert numerics.default_precision(CPU) == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_gpu_takes_what_its_generation_computes_fast(monkeypatch, capability, 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
     gpu = torch.device("cuda:0")
-    assert {each for each in ("tf32", "bf16", "fp16") if not numerics.reason_against(each, gpu)} == fast
-    assert numerics.usual(gpu) == ("tf32" if "tf32" in fast else "fp32")
+    assert {each for each in ("tf32", "bf16", "fp16") if not numerics.precision_problem(each, gpu)} == fast
+    assert numerics.default_precision(gpu) == ("tf32" if "tf32" in fast else "fp32")
 
 
 @pytest.mark.parametrize(
@@ -140,15 +140,15 @@ def test_the_format_that_wins_every_pair_of_steps_is_chosen(monkeypatch, seconds
 
     # A clock of its own: a loaded machine sleeps longer than it is told to.
     monkeypatch.setattr(numerics, "clock", lambda device: now[0])
-    found, medians = numerics.faster_format(step, CPU)
+    found, medians = numerics.faster_memory_format(step, CPU)
     assert found == chosen
     assert medians == pytest.approx(seconds)
 
 
 def test_the_clock_goes_on_with_the_machines():
-    started = numerics.clock(CPU)
+    started = numerics.synchronized_time(CPU)
     time.sleep(0.01)
-    assert 0.01 <= numerics.clock(CPU) - started < 10
+    assert 0.01 <= numerics.synchronized_time(CPU) - started < 10
 
 
 @pytest.mark.gpu
@@ -163,7 +163,12 @@ def test_the_clock_goes_on_with_the_machines():
 )
 def test_every_precision_trains_on_a_gpu_and_compiled_steps_and_graphs_do(how, tmp_path):
     config = settings(limit=320, epochs=2, lr=0.01)
-    run = loop.Run(config, datasets.load(config, tmp_path), torch.device("cuda"), numerics=Numerics(**how))
+    run = loop.TrainingRun(
+        config,
+        datasets.load_dataset(config, tmp_path),
+        torch.device("cuda"),
+        compute_settings=ComputeSettings(**how),
+    )
     first, second = run.epochs()
     assert second.train_loss < first.train_loss
 

@@ -9,7 +9,7 @@ STEPS = 3  # per epoch
 
 def ours(settings: config.Config) -> list[float]:
     return [
-        schedules.lr(settings, epoch, step, STEPS)
+        schedules.learning_rate(settings, epoch, step, STEPS)
         for epoch in range(1, settings.epochs + 1)
         for step in range(STEPS)
     ]
@@ -89,7 +89,7 @@ def test_one_cycle_of_a_single_step_is_torchs_too():
     sgd = optimizer(0.05)
     lr_scheduler.OneCycleLR(sgd, max_lr=0.05, total_steps=1, cycle_momentum=False)
     settings = config.Config(schedule="onecycle", lr=0.05, epochs=1)
-    assert schedules.lr(settings, 1, 0, 1) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9)
+    assert schedules.learning_rate(settings, 1, 0, 1) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9)
 
 
 def test_one_cycle_warms_up_by_itself():
@@ -99,5 +99,5 @@ def test_one_cycle_warms_up_by_itself():
 
 def test_the_reports_schedule_is_a_tenth_every_fifth_epoch():
     settings = config.Config()
-    rates = [schedules.lr(settings, epoch, 0, 3125) for epoch in (1, 5, 6, 10, 11, 20)]
+    rates = [schedules.learning_rate(settings, epoch, 0, 3125) for epoch in (1, 5, 6, 10, 11, 20)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])

@@ -195,7 +195,7 @@ def test_reading_resizes_the_shorter_side_and_cuts_out_the_middle_as_torchvision
         [transforms.Resize(32, transforms.InterpolationMode.BILINEAR), transforms.CenterCrop(32)]
     )
     expected = np.asarray(reference(image)).transpose(2, 0, 1)
-    assert np.array_equal(images.read(tmp_path / "a.png", 32), expected)
+    assert np.array_equal(images.read_image(tmp_path / "a.png", 32), expected)
 
 
 def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
@@ -204,7 +204,7 @@ def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    turned = images.read(tmp_path / "a.jpg", 32)
+    turned = images.read_image(tmp_path / "a.jpg", 32)
     assert turned[:, :, 17:].min() > 200
     assert turned[:, :, :15].max() < 50
 
@@ -217,7 +217,7 @@ def test_images_of_every_mode_become_red_green_and_blue(tmp_path, mode):
     else:
         image = Image.new("RGB", (40, 40), (128, 128, 128)).convert(mode)
     image.save(tmp_path / f"a.{suffix}")
-    pixels = images.read(tmp_path / f"a.{suffix}", 16)
+    pixels = images.read_image(tmp_path / f"a.{suffix}", 16)
     assert pixels.shape == (3, 16, 16)
     assert pixels.dtype == np.uint8
     if mode != "1":  # dithered into black and white
@@ -230,13 +230,13 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image.save(tmp_path / "a.png", transparency=bytes([10, 200, 255]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert images.read(tmp_path / "a.png", 8)[:, 0, 0].tolist() == [10, 20, 30]
+        assert images.read_image(tmp_path / "a.png", 8)[:, 0, 0].tolist() == [10, 20, 30]
 
 
 def test_the_first_frame_of_an_animation_counts(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert images.read(tmp_path / "a.gif", 8)[:, 0, 0].tolist() == [255, 0, 0]
+    assert images.read_image(tmp_path / "a.gif", 8)[:, 0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "gif", "tiff"])
@@ -246,7 +246,7 @@ def test_a_broken_image_of_any_format_is_a_value_error(tmp_path, suffix):
     for content in (b"", b"not an image", whole.getvalue()[: len(whole.getvalue()) // 2]):
         (tmp_path / f"a.{suffix}").write_bytes(content)
         with pytest.raises(ValueError, match=r"\w"):
-            images.read(tmp_path / f"a.{suffix}", 16)
+            images.read_image(tmp_path / f"a.{suffix}", 16)
 
 
 def test_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
@@ -261,7 +261,7 @@ def test_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found, others = images.files(tmp_path)
+    found, others = images.list_images(tmp_path)
     names = [str(file.relative_to(tmp_path)) for file in found]
     assert names == ["a.jpeg", "b.PNG", "e.png/f.gif", "sub/c.webp"]
     assert others == [tmp_path / "notes.txt"]

@@ -21,8 +21,8 @@ def settings(**options) -> Config:
 
 
 @pytest.fixture
-def kept(tmp_path) -> cache.Warm:
-    return cache.Warm(tmp_path, Artifacts(str(tmp_path / "artifacts")), CPU)
+def kept(tmp_path) -> cache.WorkerCache:
+    return cache.WorkerCache(tmp_path, Artifacts(str(tmp_path / "artifacts")), CPU)
 
 
 def test_a_data_set_is_read_once_and_by_size_only_from_a_folder(kept):
@@ -33,37 +33,37 @@ def test_a_data_set_is_read_once_and_by_size_only_from_a_folder(kept):
 @pytest.mark.parametrize("options", [{}, {"tune": "head"}, {"model": "alexnet", "dropout": 0.1}])
 def test_a_template_gives_the_bits_that_building_gives(options, monkeypatch):
     config = settings(image_size=64, **options)
-    templates = models.Templates()
-    first = templates.seeded(config, 10, 7)
+    templates = models.InitialModels()
+    first = templates.build_seeded(config, 10, 7)
     with torch.no_grad():
         next(iter(first.parameters())).zero_()  # what a trial does to its module harms no other's
     monkeypatch.setattr(models, "_initial", None)  # nothing is built again
-    second = templates.seeded(config, 10, 7)
+    second = templates.build_seeded(config, 10, 7)
     monkeypatch.undo()
-    built = models.seeded(config, 10, 7)
+    built = models.build_seeded_model(config, 10, 7)
     for (name, here), there in zip(second.named_parameters(), built.parameters(), strict=True):
         assert torch.equal(here, there), name
         assert here.requires_grad == there.requires_grad
     for here, there in zip(second.modules(), built.modules(), strict=True):
         assert getattr(here, "p", None) == getattr(there, "p", None)
-    other = templates.seeded(config, 10, 8)
-    assert not torch.equal(models.head(other)[1].weight, models.head(built)[1].weight)
+    other = templates.build_seeded(config, 10, 8)
+    assert not torch.equal(models.get_head(other)[1].weight, models.get_head(built)[1].weight)
 
 
 def test_templates_take_no_more_memory_than_they_may_but_the_last_one_stays():
-    templates = models.Templates(most=100 * 2**20)
+    templates = models.InitialModels(max_bytes=100 * 2**20)
     for name in ("resnet18", "resnet34", "resnet50"):  # 47, 87, 102 MB
-        templates.seeded(settings(model=name), 10, 0)
-        assert name in [key[0] for key in templates.kept]
-    assert [key[0] for key in templates.kept] == ["resnet50"]
+        templates.build_seeded(settings(model=name), 10, 0)
+        assert name in [key[0] for key in templates.cached]
+    assert [key[0] for key in templates.cached] == ["resnet50"]
 
 
 def test_weights_from_a_file_that_has_changed_are_read_again(tmp_path):
     config = settings(weights=str(tmp_path / "own.pt"))
-    templates, found = models.Templates(), []
+    templates, found = models.InitialModels(), []
     for seed in (1, 2):
-        torch.save(models.seeded(settings(), 10, seed).state_dict(), tmp_path / "own.pt")
-        found.append(templates.seeded(config, 10, 0).conv1.weight)
+        torch.save(models.build_seeded_model(settings(), 10, seed).state_dict(), tmp_path / "own.pt")
+        found.append(templates.build_seeded(config, 10, 0).conv1.weight)
     assert not torch.equal(*found)
 
 
@@ -73,7 +73,7 @@ def test_a_format_is_measured_once_for_all_workers_and_only_for_trials_that_are_
     calls = []
 
     def measured(step, device):
-        for name in precision.FORMATS:
+        for name in precision.MEMORY_FORMATS:
             step(name)
         calls.append(device)
         return "channels_last", {"contiguous": 2.0, "channels_last": 1.0}
@@ -84,8 +84,8 @@ def test_a_format_is_measured_once_for_all_workers_and_only_for_trials_that_are_
     assert calls == []
     assert kept.memory_format(long, "fp32") == "channels_last"
     assert kept.memory_format(brief, "fp32") == "channels_last", "what is known costs nothing"
-    other = cache.Warm(kept.data, kept.artifacts, CPU)
-    assert other.memory_format(long, "fp32") == "channels_last"
+    other = cache.WorkerCache(kept.data, kept.artifacts, CPU)
+    assert other.choose_memory_format(long, "fp32") == "channels_last"
     assert len(calls) == 1
     (file,) = kept.data.glob("artifacts/cache/memory_format/*.json")
     assert json.loads(file.read_text())["step_seconds"] == {"contiguous": 2.0, "channels_last": 1.0}
@@ -94,23 +94,23 @@ def test_a_format_is_measured_once_for_all_workers_and_only_for_trials_that_are_
 
 
 def test_the_first_worker_settles_a_studys_precision_and_who_lacks_it_is_refused(kept, url, monkeypatch):
-    opened = studies.open_(url, create=True)
+    opened = studies.open_storage(url, create=True)
     train = settings().model_dump()
     definition = Definition(name="study", train=train)
-    studies.create(opened, definition, "text")
-    study_id = studies.study_id(opened, "study")
+    studies.create_study(opened, definition, "text")
+    study_id = studies.find_study_id(opened, "study")
     kept.prepare(opened, study_id, definition)
     assert kept.precision == "fp32"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(precision, "usual", lambda device: "tf32")
-        better = cache.Warm(kept.data, kept.artifacts, CPU)
-        better.prepare(opened, study_id, definition)
+        better = cache.WorkerCache(kept.data, kept.artifacts, CPU)
+        better.prepare_study(opened, study_id, definition)
     assert better.precision == "fp32", "a worker with a better device keeps to the study's"
     other = Definition(name="other", train=train)
-    studies.create(opened, other, "text")
+    studies.create_study(opened, other, "text")
     monkeypatch.setattr(precision, "usual", lambda device: "tf32")
     with pytest.raises(DeviceError, match="tf32 on cpu"):
-        kept.prepare(opened, studies.study_id(opened, "other"), other)
+        kept.prepare(opened, studies.find_study_id(opened, "other"), other)
 
 
 def test_batches_of_a_split_are_its_images_and_labels(kept):

@@ -5,7 +5,7 @@ from tensorboard.plugins.hparams import metadata
 
 from hpo.training.events import Epoch
 from hpo.workers import metrics
-from hpo.workers.metrics import Events
+from hpo.workers.metrics import TensorBoardEvents
 
 PARAMS = {"lr": 0.25, "batch_size": 16, "optimizer": "sgd", "nesterov": True, "dropout": None}
 
@@ -15,13 +15,13 @@ def epoch(number: int, accuracy: float) -> Epoch:
 
 
 def test_a_trial_that_goes_on_is_one_row_of_settings_with_its_value_as_a_metric(tmp_path):
-    first = Events(tmp_path, 0, "study-1/0003", PARAMS)
+    first = TensorBoardEvents(tmp_path, 0, "study-1/0003", PARAMS)
     for each in (epoch(1, 0.5), epoch(2, 0.375)):
-        first.write(each, epoch(1, 0.5))
+        first.write_epoch(each, epoch(1, 0.5))
     first.close()
-    second = Events(tmp_path, 1, "study-1/0003", PARAMS)  # killed before epoch 2 counted
+    second = TensorBoardEvents(tmp_path, 1, "study-1/0003", PARAMS)  # killed before epoch 2 counted
     for each, best in ((epoch(2, 0.25), epoch(1, 0.5)), (epoch(3, 0.125), epoch(1, 0.5))):
-        second.write(each, best)
+        second.write_epoch(each, best)
     second.close()
     found = EventAccumulator(str(tmp_path)).Reload()
     content = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
@@ -41,10 +41,10 @@ def test_a_trial_that_goes_on_is_one_row_of_settings_with_its_value_as_a_metric(
 
 
 def test_what_a_crash_kept_out_of_the_csv_is_added_from_the_reports(tmp_path):
-    metrics.complete_csv(tmp_path, {1: 0.5})
+    metrics.add_missing_epochs(tmp_path, {1: 0.5})
     metrics.write_csv(tmp_path, [epoch(1, 0.5), epoch(2, 0.375)])
     whole = (tmp_path / "epochs.csv").read_text().splitlines()
-    metrics.complete_csv(tmp_path, {1: 0.5, 2: 0.375})
+    metrics.add_missing_epochs(tmp_path, {1: 0.5, 2: 0.375})
     assert (tmp_path / "epochs.csv").read_text().splitlines() == whole
-    metrics.complete_csv(tmp_path, {1: 0.5, 2: 0.375, 3: 0.25})
+    metrics.add_missing_epochs(tmp_path, {1: 0.5, 2: 0.375, 3: 0.25})
     assert (tmp_path / "epochs.csv").read_text().splitlines() == [*whole, "3,0.25,,,,,,,"]

@@ -7,12 +7,12 @@ import pytest
 
 from hpo.errors import EngineError
 from hpo.workers import ray
-from hpo.workers.supervisor import Crew
+from hpo.workers.supervisor import WorkerGroup
 
 
 def begin(**options: str) -> None:
-    crew = Crew(study="small", workers=1, gpus=None, settings={}, options=options)
-    next(ray.supervise(crew, threading.Event(), print))
+    crew = WorkerGroup(study="small", workers=1, gpus=None, settings={}, options=options)
+    next(ray.supervise_actors(crew, threading.Event(), print))
 
 
 def test_without_ray_one_line_says_how_to_have_it(monkeypatch):
@@ -40,7 +40,7 @@ def test_an_option_that_ray_does_not_know_is_refused_in_one_line(options, line, 
 
 def test_a_cluster_is_named_by_the_option_before_rays_own_variable(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert ray.address({"address": "auto"}) == "auto"
-    assert ray.address({}) == "head:6379"
+    assert ray.cluster_address({"address": "auto"}) == "auto"
+    assert ray.cluster_address({}) == "head:6379"
     monkeypatch.delenv("RAY_ADDRESS")
-    assert ray.address({}) is None
+    assert ray.cluster_address({}) is None

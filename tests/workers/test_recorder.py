@@ -12,7 +12,7 @@ import torch
 from hpo.artifacts import checkpoint
 from hpo.artifacts.folders import Artifacts
 from hpo.store import studies
-from hpo.training.events import Ended, Reported, Started
+from hpo.training.events import EpochReported, TrialEnded, TrialStarted
 from hpo.workers import metrics, recorder, worker
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
@@ -98,7 +98,7 @@ def test_checkpoints_go_with_the_trial_unless_it_failed(place):
     assert (complete.state.name, failed.state.name) == ("COMPLETE", "FAIL")
     folder = artifact(place, complete.user_attrs["weights"]).parent
     assert complete.user_attrs["checkpoint"] is None
-    assert checkpoint.names(folder) == []
+    assert checkpoint.list_checkpoints(folder) == []
     kept = artifact(place, failed.user_attrs["checkpoint"])
     assert checkpoint.load(kept)["epoch"] <= 2
     assert sorted(failed.intermediate_values) == [1, 2]
@@ -110,22 +110,24 @@ def work(place, monkeypatch):
     monkeypatch.chdir(place.path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     artifacts = Artifacts(f"{place.path}/storage/artifacts")
-    settings = worker.Settings(
+    settings = worker.WorkerSettings(
         artifacts=artifacts, data=place.path, device="cpu", shown_as="cpu", lease_seconds=60
     )
     sys.modules.pop("own", None)
     with closed_engines():
         url = f"sqlite:///{place.path}/storage/hpo.db"
-        yield lambda: worker.work(studies.open_(url, create=False), "small", settings, threading.Event())
+        yield lambda: worker.run_worker(
+            studies.open_storage(url, create=False), "small", settings, threading.Event()
+        )
     sys.modules.pop("own", None)
 
 
 def until(events, epoch: int = 0, state: str = "") -> None:
     """Let a worker work until it reports an epoch, or a trial comes to a state; then it sleeps."""
     for event in events:
-        if isinstance(event, Reported) and event.epoch.number == epoch:
+        if isinstance(event, EpochReported) and event.epoch.number == epoch:
             return
-        if isinstance(event, Ended) and event.state == state:
+        if isinstance(event, TrialEnded) and event.state == state:
             return
 
 
@@ -215,7 +217,7 @@ def test_a_trial_that_is_pruned_late_keeps_the_weights_of_an_epoch_that_counts(p
     place.here("create", place.study(judged(10.0, 0.1)), "--set", "train.epochs=5")
     events = work()
     until(events, state="complete")
-    assert isinstance(next(events), Started)
+    assert isinstance(next(events), TrialStarted)
     with contextlib.closing(sqlite3.connect(place.path / "storage/hpo.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         until(events, epoch=2)  # the report of epoch 1 still waits, and so does the save after it

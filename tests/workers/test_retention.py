@@ -25,43 +25,45 @@ FATES = [  # state, value, failure
 
 @pytest.fixture
 def opened(url):
-    opened = studies.open_(url, create=True)
-    studies.create(opened, lease_worker.definition(len(FATES) + 1), "text")
+    opened = studies.open_storage(url, create=True)
+    studies.create_study(opened, lease_worker.definition(len(FATES) + 1), "text")
     return opened
 
 
-def begun(opened: studies.Store, folder: Path) -> lease.Claim:
+def begun(opened: studies.Storage, folder: Path) -> lease.Claim:
     """Claim a trial, and give it weights."""
-    study_id = studies.study_id(opened, NAME)
-    claim = queue.claim(opened, study_id, lease.owner("cpu"), seconds=60, max_attempts=1)
+    study_id = studies.find_study_id(opened, NAME)
+    claim = queue.claim_trial(
+        opened, study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+    )
     name = f"f/{claim.number:04d}/weights"
     (folder / name).parent.mkdir(parents=True)
     (folder / name).touch()
-    claim.commit(attributes={"weights": name})
+    claim.commit(user_attributes={"weights": name})
     return claim
 
 
 def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tmp_path):
-    study_id, artifacts = studies.study_id(opened, NAME), Artifacts(str(tmp_path))
+    study_id, artifacts = studies.find_study_id(opened, NAME), Artifacts(str(tmp_path))
     for state, value, failure in [*FATES, (None, None, None)]:
         claim = begun(opened, tmp_path)
         if state is not None:
-            claim.end(state, value=value, attributes={"failure": failure} if failure else {})
+            claim.end(state, value=value, user_attributes={"failure": failure} if failure else {})
     kept = {1: [1, 5, 6, 7], 2: [0, 1, 5, 6, 7], 9: [0, 1, 3, 4, 5, 6, 7]}
     for count in sorted(kept, reverse=True):
-        retention.thin(opened, study_id, artifacts, count)
+        retention.prune_weights(opened, study_id, artifacts, count)
         trials = opened.get_all_trials(study_id)
         assert [trial.number for trial in trials if trial.user_attrs["weights"]] == kept[count]
         assert sorted(int(path.parent.name) for path in tmp_path.rglob("weights")) == kept[count]
     (tmp_path / "f/0001/weights").unlink()
-    retention.thin(opened, study_id, artifacts, 1)  # a file that is gone already is no error
+    retention.prune_weights(opened, study_id, artifacts, 1)  # a file that is gone already is no error
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite's writers wait for each other
 def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, tmp_path, monkeypatch):
-    worse, better = begun(opened, tmp_path), begun(studies.open_(url, create=False), tmp_path)
+    worse, better = begun(opened, tmp_path), begun(studies.open_storage(url, create=False), tmp_path)
     worse.end(TrialState.COMPLETE, value=0.5)
-    best = retention._best
+    best = retention.trials_to_keep
 
     def meanwhile(*asked):
         found = best(*asked)
@@ -71,7 +73,7 @@ def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, t
         return found
 
     monkeypatch.setattr(retention, "_best", meanwhile)
-    retention.thin(opened, studies.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    retention.prune_weights(opened, studies.find_study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
     monkeypatch.setattr(retention, "_best", best)
-    retention.thin(opened, studies.study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    retention.prune_weights(opened, studies.find_study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
     assert [path.parent.name for path in tmp_path.rglob("weights")] == ["0001"]

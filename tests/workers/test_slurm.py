@@ -55,8 +55,10 @@ def script(
         "HPO_LEASE_SECONDS": "60",
     }
     named = {name.replace("_", "-"): value for name, value in options.items()}
-    crew = supervisor.Crew(study="small", workers=workers, gpus=gpus, settings=settings, options=named)
-    return slurm.script(crew, place.path, Path("logs"))
+    crew = supervisor.WorkerGroup(
+        study="small", workers=workers, gpus=gpus, settings=settings, options=named
+    )
+    return slurm.build_script(crew, place.path, Path("logs"))
 
 
 def directives(text: str) -> list[str]:
@@ -104,7 +106,7 @@ def test_print_shows_the_script_and_submits_nothing(place):
         assert "#SBATCH --time=4:00:00\n" in shown.out
         assert "sEcret" not in shown.out + shown.err
         assert subprocess.run(["bash", "-n"], input=shown.out, text=True, check=False).returncode == 0
-        refused = place.hpo(*args, HPO_STORE=store, PATH="/nonexistent", code=supervisor.FATAL)
+        refused = place.hpo(*args, HPO_STORE=store, PATH="/nonexistent", code=supervisor.EXIT_FATAL)
         assert refused.err.startswith("hpo: --engine slurm: no command 'sbatch' here; ")
         assert not list(place.path.rglob("logs"))
 
@@ -125,13 +127,15 @@ def test_print_shows_the_script_and_submits_nothing(place):
 def test_what_does_not_fit_the_engine_is_refused_in_one_line(place, monkeypatch, changed, line):
     monkeypatch.chdir(place.path)
     with closed_engines():
-        opened = studies.open_("sqlite:///hpo.db", create=True)
-        studies.create(opened, file.load(place.path / place.study(STUDY.format(epochs=2))), "")
+        opened = studies.open_storage("sqlite:///hpo.db", create=True)
+        studies.create_study(
+            opened, file.load_study_file(place.path / place.study(STUDY.format(epochs=2))), ""
+        )
         plain = {"engine": "slurm", "devices": "auto", "workers_per_device": 1, "workers": None}
-        asked = engines.Request(**{**plain, "options": [], "show": False, **changed})
+        asked = engines.LaunchRequest(**{**plain, "options": [], "show": False, **changed})
         settings = {"HPO_STORE": "sqlite:///hpo.db", "HPO_ARTIFACTS": "artifacts"}
         with pytest.raises(EngineError) as refused:
-            engines.launch(opened, "small", asked, settings, watch.Stop())
+            engines.launch_workers(opened, "small", asked, settings, watch.StopSignal())
     assert str(refused.value).startswith(line)
 
 
@@ -188,7 +192,7 @@ def test_a_worker_that_is_killed_is_started_again_and_the_script_ends_with_the_s
 def test_what_no_restart_can_mend_ends_the_script_with_78(place, task):
     create(place, 2)
     (place.path / "own.py").unlink()
-    assert task().wait(60) == supervisor.FATAL
+    assert task().wait(60) == supervisor.EXIT_FATAL
     assert (place.path / "log").read_text().startswith("hpo: ")
 
 

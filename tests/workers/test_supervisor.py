@@ -63,5 +63,5 @@ def test_a_line_is_said_in_one_piece(monkeypatch):
     """Each worker's lines come through a thread of its own."""
     written = []
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
-    progress.say("trial 0 starts")
+    progress.print_stderr("trial 0 starts")
     assert written == ["trial 0 starts\n"]

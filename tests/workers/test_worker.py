@@ -58,7 +58,7 @@ def test_a_resumed_trial_keeps_its_threads_and_the_next_has_the_workers_own(plac
 
 
 def test_a_trial_that_an_extension_makes_just_before_its_claim_is_run_as_that_wants(place, monkeypatch):
-    claim = queue.claim
+    claim = queue.claim_trial
     small = place.study(STUDY)
     place.here("create", small)
     more = place.study(STUDY + "\n[[points]]\nspeed = 3.0\nwidth = 4\n", "more")

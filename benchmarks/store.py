@@ -34,7 +34,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpo.store import lease, queue, rows, studies
+from hpo.store import lease, process, queue, rows, studies
 from hpo.store.history import History
 from hpo.store.lease_table import leases
 from hpo.study import space
@@ -161,7 +161,7 @@ class Ours:
         costs.trials.append({})
         with costs.part("trial"):
             made = studies.read_definition(self.opened, self.made.name)
-            who = lease.current_owner("cpu")
+            who = process.current_owner("cpu")
             claim = queue.claim_trial(
                 self.opened, history.study_id, who, lease_seconds=60.0, max_attempts=3
             )

@@ -45,6 +45,7 @@ from benchmarks.store import EPOCHS, SPACE, Outcome, accuracy
 from hpo.search import asha
 from hpo.store import lease, studies
 from hpo.store.history import History
+from hpo.store.process import current_owner
 from hpo.study import space
 from hpo.workers import pruning, worker
 from hpo.workers import trial as objective
@@ -105,7 +106,7 @@ class Ours:
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self.opened = studies.open_storage(url, create=False)
         self.history = History(self.opened, studies.find_study_id(self.opened, "hpo"), "hpo")
-        self.who, self.clock = lease.current_owner("cpu"), clock
+        self.who, self.clock = current_owner("cpu"), clock
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[tuple[lease.Claim, pruning.TrialPruner]]:

@@ -1,30 +1,32 @@
-"""What the person at the terminal can put right.
+"""The errors that the user of the command line can correct.
 
 HpoError
- +- DefinitionError    a study file, a --set or a setting given by hand is wrong
- +- StoreError         the store cannot be opened, or a study is not there, or not as expected
- |   +- StoreAway      the store cannot be reached just now, which may pass by itself
- +- DataError          a data set cannot be found, downloaded or read
- +- WeightsError       pretrained weights cannot be found, downloaded or loaded
- +- DeviceError        the device asked for is not there
- |   +- DeviceAway       the device answers this process no more, which a new process may mend
- +- ArtifactError      a file of a trial cannot be written or read
- |   +- ArtifactAway    the place of such files cannot be reached just now, which may pass by itself
- +- CurvesError        recorded curves cannot be read, or are too few
- +- EngineError        a scheduler (Slurm, Ray) is not here, or does not take the workers
- +- DashboardError     the dashboard cannot be served where, or as, it was asked for
+ +- DefinitionError           a study file, a --set or a setting given by hand is wrong
+ +- StoreError                the store cannot be opened, or a study in it is missing or not as expected
+ |   +- StoreUnavailable      the store cannot be reached at the moment; that may pass by itself
+ +- DataError                 a data set cannot be found, downloaded or read
+ +- WeightsError              pretrained weights cannot be found, downloaded or loaded
+ +- DeviceError               the requested device does not exist
+ |   +- DeviceLost            the device no longer answers this process; a new process may be able to use it
+ +- ArtifactError             a file of a trial cannot be written or read
+ |   +- ArtifactsUnavailable  the artifacts cannot be reached at the moment; that may pass by itself
+ +- CurvesError               recorded curves cannot be read, or there are too few of them
+ +- EngineError               a scheduler (Slurm, Ray) is missing, or does not accept the workers
+ +- DashboardError            the dashboard cannot be served where, or as, requested
 
-Each is shown as one line on stderr, without a traceback, and says where, what was found, what is
-allowed and what to do. Anything else that escapes is a bug of ours and keeps its traceback.
+Each is shown as one line on stderr, without a traceback. It says where the problem is, what was found, what
+is allowed, and what to do. Any other exception that reaches the user is a bug and keeps its traceback.
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+QUOTED_LENGTH = 80  # characters of a value that a message quotes
+
 
 class HpoError(Exception):
-    """Something the person at the terminal can put right; its text is one line, whatever it quotes."""
+    """Something that the user can correct; line breaks in its text become spaces."""
 
     def __init__(self, text: str) -> None:
         super().__init__(" ".join(text.splitlines()))
@@ -39,7 +41,7 @@ class StoreError(HpoError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached just now."""
+    """The store cannot be reached at the moment."""
 
 
 class DataError(HpoError):
@@ -51,11 +53,11 @@ class WeightsError(HpoError):
 
 
 class DeviceError(HpoError):
-    """The device asked for is not there."""
+    """The requested device does not exist."""
 
 
 class DeviceLost(DeviceError):
-    """The device answers this process no more."""
+    """The device no longer answers this process."""
 
 
 class ArtifactError(HpoError):
@@ -63,39 +65,45 @@ class ArtifactError(HpoError):
 
 
 class ArtifactsUnavailable(ArtifactError):
-    """The place of trials' files cannot be reached just now."""
+    """The place of the trials' files cannot be reached at the moment."""
 
 
 class CurvesError(HpoError):
-    """Recorded curves cannot be read, or are too few."""
+    """Recorded curves cannot be read, or there are too few of them."""
 
 
 class EngineError(HpoError):
-    """A scheduler that was to run workers is not here, or does not take them as asked."""
+    """A scheduler that should run workers is missing, or does not accept them as requested."""
 
 
 class DashboardError(HpoError):
-    """The dashboard cannot be served where, or as, it was asked for."""
+    """The dashboard cannot be served where, or as, requested."""
 
 
 def suggestion(word: str, allowed: Iterable[str]) -> str:
-    """Give ``"; did you mean 'lr'?"`` for the nearest spelling among ``allowed``, or nothing.
+    """Return a hint at the most similar allowed name, for an error message.
 
-    What is said next needs a semicolon only in the second case: ``{suggestion(...) or ";"} options: ...``.
+    Args:
+        word: What the user wrote.
+        allowed: The names that are allowed.
+
+    Returns:
+        ``"; did you mean 'lr'?"``, or an empty string if nothing is similar. Only in the second case does
+        the text that follows need a semicolon: ``{suggestion(...) or ";"} options: ...``.
     """
     names = list(allowed)
     lowered = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
-    # "learning_rate" is nobody's typo of "lr", but it is what half of the field calls it.
+    # "learning_rate" is no misspelling of "lr", but it is what half of the field calls it.
     alias = {"learning_rate": "lr", "learningrate": "lr", "bs": "batch_size", "net": "model"}
     name = alias.get(word.lower()) or (lowered[near[0]] if near else None)
     return f"; did you mean '{name}'?" if name in names else ""
 
 
 def quote_value(value: Any) -> str:
-    """Give a value as TOML writes it, for an error to quote: one line, and not a long one."""
+    """Return a value as TOML writes it, for an error message: one line of ``QUOTED_LENGTH`` at most."""
     text = _toml(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= QUOTED_LENGTH else f"{text[: QUOTED_LENGTH - 3]}..."
 
 
 def _toml(value: Any) -> str:
@@ -106,8 +114,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         return repr(value)
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{key} = {_toml(each)}" for key, each in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
+        items = ", ".join(f"{key} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {items} }}" if items else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return str(value)

@@ -20,8 +20,8 @@ from hpo.analysis.formatting import end_reason, format_params
 from hpo.analysis.intervals import Interval
 from hpo.errors import StoreError
 from hpo.search import replicates
-from hpo.store import status, studies
-from hpo.store.studies import Storage
+from hpo.store import plan, status, studies
+from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.study.space import Value
 from hpo.training import config
@@ -122,7 +122,7 @@ def _best_settings(trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
         epoch = trial.user_attrs.get("best_epoch")
         if epoch is None:
             continue  # another tool's
-        whole = trial.params | trial.system_attrs.get(studies.RUN_OPTIONS, {})
+        whole = trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})
         options = {key: value for key, value in whole.items() if key != "seed"} | {"epochs": int(epoch)}
         keys = {_setting_key(whole), _setting_key(options)}
         if not keys & seen:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import StoreError
 from hpo.search import replicates
 from hpo.store import status
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 
 EVALUATORS = ("ped-anova", "fanova", "mdi")
 TREES, BOOTSTRAP_TREES = 64, 16  # of fANOVA and MDI; fewer where a hundred forests grow

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from hpo.search.replicates import REPLICATE_OF
-from hpo.store import status, studies
+from hpo.store import plan, status
 from hpo.study.definition import Definition
 from hpo.training import config
 
@@ -70,7 +70,7 @@ def trial_records(definition: Definition, trials: Iterable[FrozenTrial]) -> list
 
 def _trial_record(definition: Definition, trial: FrozenTrial) -> TrialRecord:
     seen, setting = trial.user_attrs, definition.train | trial.params
-    setting |= trial.system_attrs.get(studies.RUN_OPTIONS, {})
+    setting |= trial.system_attrs.get(plan.RUN_OPTIONS, {})
     failure = seen.get("failure") or {}
     return TrialRecord(
         number=trial.number,

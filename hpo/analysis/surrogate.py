@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import CurvesError
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import status, studies
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition, Search
 from hpo.study.space import Choices, Parameter, Setting, Value

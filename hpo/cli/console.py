@@ -15,8 +15,8 @@ from rich.text import Text
 from hpo.analysis.formatting import describe_split, end_reason, format_params, format_seconds
 from hpo.analysis.importance import Importance
 from hpo.search.replicates import REPLICATE_OF, ReplicatedSetting
+from hpo.store.plan import RUN_OPTIONS
 from hpo.store.status import STATE_NAMES, BestTrial, Status
-from hpo.store.studies import RUN_OPTIONS
 from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStarted
 
 if TYPE_CHECKING:

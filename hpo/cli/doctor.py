@@ -70,8 +70,8 @@ def _check_devices() -> Iterator[Finding]:
 
 
 def _check_store(url: str) -> Iterator[Finding]:
-    parsed = studies.parse_url(url)
-    where, path = studies.hide_password(parsed), database.sqlite_file(parsed)
+    parsed = database.parse_url(url)
+    where, path = database.hide_password(parsed), database.sqlite_file(parsed)
     if path is not None:
         yield from _check_sqlite(path)
         if not path.exists():
@@ -108,7 +108,7 @@ def _check_sqlite(path: Path) -> Iterator[Finding]:
 
 def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
     """Look at each study: leases, foreign trials, hardware, files that nobody knows."""
-    path = database.sqlite_file(studies.parse_url(url))
+    path = database.sqlite_file(database.parse_url(url))
     if path is not None and not path.exists():
         return
     opened, place = studies.open_storage(url, create=False), Artifacts(artifacts)

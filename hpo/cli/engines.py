@@ -15,7 +15,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.cli import progress
 from hpo.errors import EngineError, quote_value
 from hpo.store import database, status, studies
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.workers import ray, slurm
 from hpo.workers.supervisor import WorkerGroup
 

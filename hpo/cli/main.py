@@ -38,7 +38,7 @@ from hpo.cli.options import (
 from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from hpo.store.studies import Storage
+    from hpo.store.storage import Storage
     from hpo.study.definition import Definition
 
 app = typer.Typer(
@@ -258,9 +258,9 @@ def delete(
 @app.command()
 def pause(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study's workers save and wait, on every host, from their next epoch on."""
-    from hpo.store import control
+    from hpo.store import plan
 
-    if _give_order(name, store_url, control.ORDER_PAUSED, "pause"):
+    if _give_order(name, store_url, plan.ORDER_PAUSED, "pause"):
         print(f"study {name} is paused: workers save at their next epoch, and wait for 'hpo resume {name}'")
 
 
@@ -274,9 +274,9 @@ def resume(name: StudyName, store_url: StoreUrl = STORE) -> None:
 @app.command()
 def stop(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a study's workers save and leave, on every host, from their next epoch on."""
-    from hpo.store import control
+    from hpo.store import plan
 
-    if _give_order(name, store_url, control.ORDER_STOPPED, "stop"):
+    if _give_order(name, store_url, plan.ORDER_STOPPED, "stop"):
         print(f"study {name} is stopped: workers save at their next epoch, and leave")
 
 

@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import console as show
 from hpo.errors import StoreError, StoreUnavailable
+from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import status, studies
 from hpo.store.status import Status
-from hpo.store.storage import MAX_WAIT_SECONDS
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.training import devices
 from hpo.training.events import EpochReported, TrialEvent, TrialStarted
 from hpo.workers import supervisor

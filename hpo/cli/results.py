@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hpo.analysis.finish import FinishResult
     from hpo.artifacts.folders import Artifacts
     from hpo.store.status import BestTrial
-    from hpo.store.studies import Storage
+    from hpo.store.storage import Storage
 
 app = typer.Typer()
 
@@ -70,13 +70,14 @@ def _locations(
     best: "BestTrial", storage: "Storage", artifacts: "Artifacts", store_url: str
 ) -> dict[str, str]:
     """Say where a trial's weights, curves and store are."""
+    from hpo.store import database
     from hpo.store import studies as store
 
     folder = f"{store.artifacts_folder(storage, best.study)}/{best.trial:04d}"
     weights = {"weights": artifacts.path(best.weights)} if best.weights else {}
     return weights | {
         "curves": artifacts.path(f"{folder}/epochs.csv"),
-        "store": store.hide_password(store.parse_url(store_url)),
+        "store": database.hide_password(database.parse_url(store_url)),
     }
 
 

@@ -25,8 +25,8 @@ from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import notes
 from hpo.dashboard.gate import App, Environ, Start
 from hpo.errors import DefinitionError
-from hpo.store import studies
-from hpo.store.studies import Storage
+from hpo.store import plan, studies
+from hpo.store.storage import Storage
 from hpo.study import definition as definitions
 from hpo.study.definition import Definition
 
@@ -148,14 +148,14 @@ class _HpoPlugin:
 
     def _is_ours(self, study_id: int) -> bool:
         try:
-            return studies.DEFINITION in self.cached_storage.get_study_system_attrs(study_id)
+            return plan.DEFINITION in self.cached_storage.get_study_system_attrs(study_id)
         except KeyError:  # there is no such study
             return False
 
     def _definition(self, study_id: int) -> Definition | None:
         """Give a study's definition; None if it is not ours, or a version of hpo to come made it."""
         try:
-            text = self.cached_storage.get_study_system_attrs(study_id).get(studies.DEFINITION)
+            text = self.cached_storage.get_study_system_attrs(study_id).get(plan.DEFINITION)
             return None if text is None else definitions.load_definition(text)
         except (KeyError, DefinitionError):
             return None

@@ -20,8 +20,8 @@ from hpo.errors import ArtifactError, StoreError
 from hpo.export import card, predict
 from hpo.export.card import Metrics
 from hpo.export.predict import Description, Preprocessing
-from hpo.store import status, studies
-from hpo.store.studies import Storage
+from hpo.store import plan, status, studies
+from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog
 from hpo.training.config import Config, FinalConfig
@@ -93,7 +93,7 @@ def _choose_trial(storage: Storage, name: str, number: int | None, place: Artifa
             f"trial {number} of study '{name}' is {status.STATE_NAMES[trial.state]} and has no weights; "
             f"with weights: {_trials_with_weights(trials)}"
         )
-    config = definition.trial_config(trial.params | trial.system_attrs.get(studies.RUN_OPTIONS, {}))
+    config = definition.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {}))
     if not isinstance(config, Config):
         raise StoreError(
             f"study '{name}' has an objective of its own ({config.objective}), of which hpo knows no image "

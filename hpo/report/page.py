@@ -27,7 +27,7 @@ from hpo.original import claims, match, tables
 from hpo.original.claims import ReportClaim
 from hpo.report import parameter_axis, parameter_plots, study_plots, summary
 from hpo.store import status, studies
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.training import config
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")

@@ -13,11 +13,8 @@ from optuna.trial import TrialState
 from hpo.errors import StoreError
 from hpo.store import plan, studies
 from hpo.store.lease_table import database_time, leases
-from hpo.store.plan import ORDER_PAUSED as ORDER_PAUSED
-from hpo.store.plan import ORDER_STOPPED as ORDER_STOPPED
 from hpo.store.rows import dialect_of
-from hpo.store.storage import retrying
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage, retrying
 
 
 @retrying(max_wait_seconds=0)

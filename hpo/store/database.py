@@ -1,18 +1,18 @@
-"""The database below a store: what its URL may say, how its connections are set up, what its errors mean.
+"""The database below a store: its URL, how connections are set up, and how its tables come to be.
 
-SQLite and Postgres are made to give the same promise: of two transactions that want the same trial, one
-waits or passes it by, and neither works on what it read before the other committed.
+SQLite and Postgres are set up to give the same guarantee: of two transactions that want the same trial, one
+waits or skips the trial, and neither works on what it read before the other committed.
 
-* **SQLite** ignores SELECT ... FOR UPDATE, so a transaction that writes takes the write lock as it begins
-  (``Store``'s BEGIN IMMEDIATE), and whoever finds it taken waits a minute.
+* **SQLite** ignores SELECT ... FOR UPDATE. So a transaction that writes takes the write lock when it begins
+  (``Storage`` says BEGIN IMMEDIATE), and whoever finds it taken waits up to a minute.
 * **Postgres** locks rows. A connection notices within seconds that the network is gone, and the server
-  ends a session that sleeps within a transaction: a worker that is stopped or cut off there would
-  otherwise keep its row locks, and with them its trial, for as long as it sleeps.
+  closes a session that is idle within a transaction. Otherwise a worker that is suspended or cut off there
+  would keep its row locks, and with them its trial, for as long as that lasts.
 
-A pooler such as PgBouncer may give each transaction another of the server's sessions. Behind one, nothing
-of ours lives longer than a transaction: settings come with its BEGIN, in the same message, and statements
-are not prepared on the server, which otherwise spares it a third of its time. Advisory locks always end
-with their transaction.
+A pooler such as PgBouncer may give each transaction another session of the server. Behind one, nothing of
+ours lives longer than a transaction: settings are sent with its BEGIN, in the same message, and statements
+are not prepared on the server, which otherwise saves it a third of its time. Advisory locks always end with
+their transaction.
 """
 
 import contextlib
@@ -30,13 +30,14 @@ import sqlalchemy as sa
 from hpo.errors import StoreError
 
 LOCK_TIMEOUT_SECONDS = 60  # how long a statement waits for another process's lock
-IDLE_IN_TRANSACTION_SECONDS = 15  # how long Postgres lets a session sleep within a transaction
-STUDIES_LOCK = 0x68706F  # Postgres advisory lock that guards the making of studies; "hpo" in ASCII
-# Of tables: whoever holds it needs a second connection, which those who wait for the other must not hold.
+IDLE_IN_TRANSACTION_SECONDS = 15  # how long Postgres lets a session be idle within a transaction
+STUDIES_LOCK = 0x68706F  # Postgres advisory lock that guards the creation of studies; "hpo" in ASCII
+# Guards the creation of tables. It is another lock, because its holder needs a second connection, which
+# those who wait for the lock above must not hold.
 TABLES_LOCK = STUDIES_LOCK + 1
 
-# What may follow the "?" of a store's URL. Everything else that libpq knows is left out, since it can
-# lead elsewhere than the URL says (host, hostaddr, port, dbname, service) or bring in what it should
+# What may follow the "?" of a store's URL. Everything else that libpq accepts is left out, because it can
+# lead to another place than the URL says (host, hostaddr, port, dbname, service) or bring in what it should
 # not (password, passfile, options).
 POSTGRES_KEYS = (
     "application_name",
@@ -53,27 +54,33 @@ SQLITE_MODES = ("ro", "rw", "rwc")
 
 NETWORK_DISKS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "glusterfs", "fuse.sshfs", "beegfs")
 
-# What a person can put right: rights, a full disk, a file that is no database.
-REFUSED_BY_POSTGRES = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
-REFUSED_BY_SQLITE = (
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_NOTADB,
+# From some thousand trials on, Postgres would compile a claim to machine code, which takes longer than the
+# claim itself.
+POSTGRES_SETTINGS = (
+    f"lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'",
+    f"idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'",
+    "jit = off",
 )
 
 
 def parse_url(text: str) -> sa.URL:
-    """Read a store's URL; raises StoreError, never with the password, for what is no store of ours."""
+    """Parse and check a store's URL.
+
+    Args:
+        text: A URL such as ``sqlite:///storage/hpo.db`` or ``postgresql://user@host/db``.
+
+    Returns:
+        The URL; ``~`` at the start of an SQLite path is expanded.
+
+    Raises:
+        StoreError: It is no URL of a store. The message never contains a password.
+    """
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError):
-        given = "" if "@" in text else f" {text}"  # which may hold a password
+        given = "" if "@" in text else f" {text}"  # with an "@" it may contain a password
         raise StoreError(
-            f"--store{given}: no URL; want sqlite:///storage/hpo.db or postgresql://user@host/db "
+            f"--store{given}: not a URL; want sqlite:///storage/hpo.db or postgresql://user@host/db "
             "(--store or HPO_STORE)"
         ) from None
     if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
@@ -91,18 +98,20 @@ def _check_sqlite(url: sa.URL) -> None:
     if url.database in (None, "", ":memory:"):
         raise StoreError("--store sqlite: name a file, as in sqlite:///storage/hpo.db")
     if url.host or url.username:
-        raise StoreError("--store sqlite: want three slashes before a relative path, four before another")
+        raise StoreError(
+            "--store sqlite: want three slashes before a relative path, four before an absolute one"
+        )
     query = dict(url.query)
     if query and (query.pop("mode", None) not in SQLITE_MODES or query != {"uri": "true"}):
         raise StoreError(
-            f"--store sqlite: found ?{'&'.join(url.query)}; the one thing allowed there is a file: URI's "
-            "mode, as in sqlite:///file:PATH?mode=ro&uri=true"
+            f"--store sqlite: found ?{'&'.join(url.query)}; only the mode of a file: URI is allowed there, "
+            "as in sqlite:///file:PATH?mode=ro&uri=true"
         )
 
 
 def _check_postgres(url: sa.URL) -> None:
-    if "@" in (url.host or ""):  # and what stands before it would be shown as part of the host
-        raise StoreError("--store postgresql: an '@' within the password is written %40")
+    if "@" in (url.host or ""):  # what stands before it would be shown as part of the host
+        raise StoreError("--store postgresql: write an '@' within the password as %40")
     if unknown := [key for key in url.query if key not in POSTGRES_KEYS]:
         raise StoreError(
             f"--store postgresql: ?{unknown[0]} is not allowed; user, host, port and database stand before "
@@ -111,24 +120,24 @@ def _check_postgres(url: sa.URL) -> None:
 
 
 def hide_password(url: sa.URL) -> str:
-    """Give a URL as it may be shown: without its password."""
+    """Return a URL's text for logs and messages, with the password replaced by asterisks."""
     return url.render_as_string(hide_password=True)
 
 
 def without_password(url: sa.URL) -> str:
-    """Give a URL's text without its password, which libpq then takes from PGPASSWORD or ~/.pgpass."""
+    """Return a URL's text without its password, which libpq then takes from PGPASSWORD or ~/.pgpass."""
     return url._replace(password=None).render_as_string()
 
 
 def sqlite_file(url: sa.URL) -> Path | None:
-    """Give the file of an SQLite store; None on Postgres."""
+    """Return the file of an SQLite store; None for Postgres."""
     if url.get_backend_name() != "sqlite":
         return None
     return Path(str(url.database).removeprefix("file:") if "uri" in url.query else str(url.database))
 
 
 def read_only_url(url: sa.URL) -> sa.URL:
-    """Give the URL that only reads an SQLite file; Postgres is told so by ``listen``."""
+    """Return the URL that only reads an SQLite file; Postgres learns it in ``set_up_postgres``."""
     path = sqlite_file(url)
     if path is None:
         return url
@@ -137,17 +146,17 @@ def read_only_url(url: sa.URL) -> sa.URL:
 
 
 def engine_kwargs(url: sa.URL) -> dict[str, Any]:
-    """Give SQLAlchemy's settings for a store's connections.
+    """Return SQLAlchemy's settings for a store's connections.
 
-    The drivers are left in autocommit, so that BEGIN is ours to say. On Postgres there is no
-    ping before use: after a cut it would fail unheard, and the new connection that follows it takes its own
-    three seconds to fail. What a dead connection refuses is asked again anyway.
+    The drivers stay in autocommit mode, so that we decide about BEGIN. On Postgres there is no ping before
+    a connection is used. After a network failure the ping would fail, and so, after its own timeout of
+    three seconds, would the new connection. A request that meets a dead connection is retried anyway.
     """
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS, "isolation_level": None}}
     return {
-        # A worker's threads share a connection. The one that renews the lease has another, for as long as
-        # it takes, where it finds it in use: a commit that hangs must not cost the lease.
+        # A worker's threads share one connection. When it is in use, the thread that renews the lease gets
+        # a second one for that time: a commit that hangs must not cost the lease.
         "pool_size": 1,
         "max_overflow": 1,
         "connect_args": {
@@ -163,51 +172,55 @@ def engine_kwargs(url: sa.URL) -> dict[str, Any]:
     }
 
 
-# Compiling a claim to machine code, as Postgres does from some thousand trials on, takes longer than it.
-POSTGRES_SETTINGS = (
-    f"lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'",
-    f"idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'",
-    "jit = off",
-)
-
-
 def set_up_postgres(engine: sa.Engine, *, read_only: bool = False) -> None:
-    """Have an engine set up its connections to Postgres, or, behind a pooler, each transaction."""
+    """Make an engine send our settings to Postgres: with each connection, or behind a pooler each BEGIN.
+
+    Args:
+        engine: An engine for Postgres.
+        read_only: Let its transactions refuse every write.
+    """
 
     def connect(connection: psycopg.Connection[Any], record: Any) -> None:
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
-        # A pooler greets us by itself, as a process that is not the one that works for us.
+        # A pooler answers a new connection itself, with another process id than the one that then works.
         record.info["pooled"] = row is None or row[0] != connection.info.backend_pid
         if not record.info["pooled"]:
-            only = (*POSTGRES_SETTINGS, *(("default_transaction_read_only = on",) if read_only else ()))
-            connection.execute("; ".join(f"SET {each}" for each in only))
+            refuse_writes = ("default_transaction_read_only = on",) if read_only else ()
+            connection.execute("; ".join(f"SET {each}" for each in (*POSTGRES_SETTINGS, *refuse_writes)))
             connection.autocommit, connection.prepare_threshold = False, 5
 
     def begin(connection: sa.Connection) -> None:
         if connection.info["pooled"]:
             first = "BEGIN READ ONLY" if read_only else "BEGIN"
-            connection.exec_driver_sql(
-                "; ".join([first, *(f"SET LOCAL {each}" for each in POSTGRES_SETTINGS)])
-            )
+            settings = (f"SET LOCAL {each}" for each in POSTGRES_SETTINGS)
+            connection.exec_driver_sql("; ".join([first, *settings]))
 
     sa.event.listen(engine, "connect", connect)
     sa.event.listen(engine, "begin", begin)
 
 
 def create_engine(url: sa.URL) -> sa.Engine:
-    """Make an engine for a few statements; nothing stays open between them."""
+    """Return an engine for a few statements; it keeps no connection open between them."""
     kwargs = {k: v for k, v in engine_kwargs(url).items() if k == "connect_args"}
-    made = sa.create_engine(url, poolclass=sa.NullPool, **kwargs)
+    engine = sa.create_engine(url, poolclass=sa.NullPool, **kwargs)
     if url.get_backend_name() != "sqlite":
-        set_up_postgres(made)
-    return made
+        set_up_postgres(engine)
+    return engine
 
 
 @contextlib.contextmanager
 def lock_table_creation(url: sa.URL) -> Iterator[None]:
-    """Let one process at a time create tables: of six that start at once, plain Optuna fails in most.
+    """Within the block, keep other processes from creating tables in the same database.
 
-    Both locks go with their holder: the file's with the process, Postgres's with the transaction.
+    If six processes start at once, plain Optuna fails in most of them. The lock ends with its holder: a
+    file's with the process, Postgres's with the transaction. For SQLite it creates the folder of the file,
+    and a file ``*.lock`` in it.
+
+    Args:
+        url: The database's URL.
+
+    Yields:
+        Nothing, once the lock is held.
     """
     path = sqlite_file(url)
     if path is not None:
@@ -216,12 +229,12 @@ def lock_table_creation(url: sa.URL) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         return
-    # Asked again rather than waited for: through a pooler, those who wait would hold the connections that
-    # whoever has the lock needs.
+    # Polled rather than waited for: through a pooler, those who wait would hold the connections that the
+    # lock's holder needs.
     while True:
         with create_engine(url).begin() as connection:
             if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(TABLES_LOCK))):
-                # The server would end this session for sleeping within a transaction.
+                # Otherwise the server would close this session for being idle within a transaction.
                 connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
                 yield
                 return
@@ -229,20 +242,25 @@ def lock_table_creation(url: sa.URL) -> Iterator[None]:
 
 
 def choose_journal(connection: sa.Connection) -> None:
-    """Choose a new SQLite file's journal: the write-ahead log where this SQLite writes it soundly.
+    """Choose a new SQLite file's journal: the write-ahead log where this SQLite writes it correctly.
 
-    No reader waits for a writer then. But from 3.7.0 on SQLite could spoil a file in that mode when several
-    connections wrote to it, until that was mended in 3.51.3, 3.50.7 and 3.44.6; all others, such as Debian
-    12's 3.40.1, keep the rollback journal. The choice is stored in the file.
+    With a write-ahead log no reader waits for a writer. But from 3.7.0 on SQLite could corrupt a file in
+    that mode when several connections wrote to it; 3.51.3, 3.50.7 and 3.44.6 fixed that. All other
+    versions, such as 3.40.1 of Debian 12, keep the rollback journal. The choice is stored in the file.
     """
     if connection.dialect.name == "sqlite" and is_wal_sound(sqlite3.sqlite_version_info):
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
 
 def network_disk(path: Path, mounts: str | None = None) -> str | None:
-    """Give the kind of network disk (nfs4, cifs) that a file is on, or would be; None on a local one.
+    """Return the kind of network disk that a file is, or would be, on.
 
-    ``mounts`` is what Linux says in /proc/self/mounts; where there is no such file, nothing is known.
+    Args:
+        path: The file; it need not exist.
+        mounts: The content of /proc/self/mounts; None reads that file. Without it nothing is known.
+
+    Returns:
+        One of ``NETWORK_DISKS``; None for a local disk.
     """
     table = Path("/proc/self/mounts")
     if mounts is None:
@@ -251,13 +269,13 @@ def network_disk(path: Path, mounts: str | None = None) -> str | None:
     for line in mounts.splitlines():
         _, place, kind, *_ = line.split()
         if path.absolute().is_relative_to(place.replace("\\040", " ")):
-            found[len(place)] = kind  # of two that are mounted in one place the later one counts
+            found[len(place)] = kind  # of two disks mounted in one place, the later one counts
     kind = found[max(found)] if found else ""
     return kind if kind in NETWORK_DISKS else None
 
 
 def journal_mode(path: Path) -> str | None:
-    """Give an SQLite file's kind of journal ("delete", "wal"); None if there is no file."""
+    """Return an SQLite file's journal mode (``delete``, ``wal``); None if there is no such file."""
     if not path.exists():
         return None
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
@@ -265,64 +283,14 @@ def journal_mode(path: Path) -> str | None:
 
 
 def is_wal_sound(version: tuple[int, ...]) -> bool:
-    """Tell whether an SQLite of this version can be trusted with a write-ahead log."""
+    """Tell whether an SQLite of this version writes the write-ahead log correctly."""
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
 def sync_every_commit(connection: sqlite3.Connection, _record: object) -> None:
-    """Have every commit of a new SQLite connection synced, whatever this SQLite was built to do.
+    """Make a new SQLite connection sync every commit to disk, whatever the default of this SQLite is.
 
-    A power cut that took back an epoch would leave the store with the name of a checkpoint whose file was
-    removed for the next one's.
+    Otherwise a power failure could take back an epoch and leave the store with the name of a checkpoint
+    whose file was removed when the next one came.
     """
     connection.execute("PRAGMA synchronous = FULL")
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Tell whether an error passes by itself: no connection, a lock held for too long, a deadlock."""
-    for link in _error_chain(error):
-        if isinstance(link, sa.exc.DBAPIError):
-            busy = _sqlite_code(link.orig) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            absent = isinstance(link.orig, psycopg.OperationalError | psycopg.InterfaceError)
-            return busy or absent or link.connection_invalidated
-    return False
-
-
-def is_deadlock(error: BaseException) -> bool:
-    """Tell whether Postgres rolled a transaction back, so that another one which it blocked can go on."""
-    return any(
-        isinstance(getattr(link, "orig", None), psycopg.errors.DeadlockDetected)
-        for link in _error_chain(error)
-    )
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Tell whether the database said no to something that is no bug of ours: rights, disk, a bad file."""
-    for link in _error_chain(error):
-        if isinstance(link, sa.exc.DBAPIError):
-            refused = isinstance(link.orig, REFUSED_BY_POSTGRES)
-            return refused or _sqlite_code(link.orig) in REFUSED_BY_SQLITE
-    return False
-
-
-def _sqlite_code(error: BaseException | None) -> int | None:
-    """Give an SQLite error's code; its low byte, since the rest says how it came about."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else int(code) & 0xFF
-
-
-def driver_message(error: BaseException) -> str:
-    """Give what the database's driver said, in one line."""
-    for link in _error_chain(error):
-        if isinstance(link, sa.exc.DBAPIError):
-            lines = str(link.orig).strip().splitlines()
-            return lines[0] if lines else type(link.orig).__name__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    # Optuna wraps what SQLAlchemy raises, and may meet a second error while it looks for a way round.
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -1,49 +1,55 @@
-"""The lease: whose a trial is.
+"""The lease: which worker may run a trial, and the only way for it to write about the trial.
 
-A trial is run by one worker at a time, and by another if that one dies. Who may run it is a row in
-``hpo_leases``: owner, token, expiry. Owner and token decide: the token grows by one with every attempt, and
-a worker that does not find both in the row has lost the trial, whatever it believes. The expiry, in the
-database's time alone, only says from when on others need not wait for a silent owner. The protocol:
+One worker at a time runs a trial; if it dies, another one goes on with the trial. The right to run it is a
+row of ``hpo_leases`` with an owner, a token and an expiry time. Owner and token decide. The token grows by
+one with every attempt, and a worker that does not find both its own name and its own token in the row has
+lost the trial, whatever it believes. The expiry time, measured by the database's clock alone, only says
+from when on other workers need not wait for an owner that does not answer.
 
-1. **Claim.** One transaction (in ``queue``) picks a WAITING trial, or a RUNNING one whose lease has run
-   out, locks it, raises its token, writes owner and expiry, and sets it RUNNING. On SQLite it holds the
-   write lock from its first statement on. On Postgres it locks the trial, passing by those that others have
-   locked, then the lease, passing by one that is just being renewed, and then reads the lease again: it may
-   have been renewed since it was looked for. A crash before the commit has done nothing; one after it
-   leaves a lease that runs out. If only the acknowledgement got lost, the worker, asking again, finds its
-   claim.
-2. **Fence.** Every write about a claimed trial first renews the lease *where owner and token are ours*,
-   and share-locks the trial, in the same transaction. If the row is another's, or the trial is not RUNNING
-   any more, nothing is written and ``LeaseLost`` is raised. So a worker that was stopped, or cut off, for
-   longer than its lease can wake at any time and do no harm: it drops the trial and takes the next.
-3. **Renew.** A thread with a connection of its own renews a lease that no commit has renewed for a third
-   of its time, whatever fails in between. It does not ask for the expiry: a lease that ran out but
-   that nobody took is still ours.
-4. **Commit.** What is written about a running trial goes in one fenced transaction each time: all its
-   parameters, before it starts; an epoch's report, with attributes and, if the trial goes on, what the
-   pruner writes down for others to compare with; a checkpoint's name, with the next report or alone,
-   after its file is durable. A crash between file and transaction leaves a file that no row names, which
-   is garbage; what followed the checkpoint before it is run, and reported, again. The pruner is asked
-   within the report's transaction: a crash before the commit leaves neither, one after it both, and a
-   verdict against the trial, which writes nothing down before the end, is asked for again.
-5. **End.** State, value, attributes and the giving up of the lease are one fenced transaction. A crash
-   before it repeats nothing but what follows the last checkpoint; one after it finds the trial finished.
-6. **Release.** A worker told to stop saves, sets its trial back to WAITING and gives up the lease. The
-   trial keeps its number, parameters and reported epochs, and is the next to be claimed. One that is to
-   pause at a rung is released with a mark, by which only its promotion, itself a claim, takes it up.
+The protocol:
 
-While the database is away, commit, end and release wait for it (``Store.outlast``); training goes on, since
-a thread of its own commits (``recorder``). Done twice, since an acknowledgement got lost, they do no harm:
-the same values are written again under the same token, and an end that is there already is ours if the
-token is. A worker that sleeps within a transaction keeps its locks. Postgres ends its session after some
-seconds, and until then claims pass its trial by; on SQLite everybody waits for it.
+1. **Claim.** One transaction (in ``queue``) selects a WAITING trial, or a RUNNING one whose lease has
+   expired. It locks the trial, raises its token, writes owner and expiry time, and sets the trial RUNNING.
+   On SQLite the transaction holds the write lock from its first statement on. On Postgres it locks the
+   trial and skips trials that others have locked; then it locks the lease and skips one that is just being
+   renewed; then it reads the lease again, because the lease may have been renewed since the search. A
+   crash before the commit changes nothing. A crash after it leaves a lease that expires. If only the
+   acknowledgement of the commit is lost, the worker retries and finds its own claim.
+2. **Fence.** Every write about a claimed trial first renews the lease *where owner and token are ours*, and
+   share-locks the trial, in the same transaction. If the row belongs to another worker, or the trial is no
+   longer RUNNING, nothing is written and ``LeaseLost`` is raised. So a worker that was suspended or cut off
+   for longer than its lease can wake up at any time and do no harm: it drops the trial and claims the next.
+3. **Renew.** A thread with a database connection of its own renews the lease whenever no commit has renewed
+   it for a third of its time, whatever errors it meets. It does not check the expiry time: an expired lease
+   that nobody has taken is still ours.
+4. **Commit.** Everything that is written about a running trial goes into one fenced transaction at a time:
+   all its parameters, before training starts; an epoch's report, with attributes and, if the trial
+   continues, what the pruner stores for other trials to compare with; the name of a checkpoint, with the
+   next report or alone, after the checkpoint's file is durable. A crash between file and transaction leaves
+   a file that no row names, which is garbage; the epochs after the previous checkpoint are run and reported
+   again. The pruner is asked within the transaction of the report: after a crash before the commit neither
+   is stored, after a crash after the commit both are. A decision to prune stores nothing before the trial
+   ends, so the pruner is asked again.
+5. **End.** State, value, attributes and the release of the lease are one fenced transaction. After a crash
+   before it, only what followed the last checkpoint is repeated. After a crash after it, the trial is
+   found finished.
+6. **Release.** A worker that is asked to stop saves a checkpoint, sets its trial back to WAITING and
+   releases the lease. The trial keeps its number, parameters and reported epochs, and is the next to be
+   claimed. A trial that pauses at a rung is released with a mark; only its promotion, which is itself a
+   claim, resumes it.
 
-A worker whose attempts die before they make a checkpoint would do so for ever: past a cap the trial FAILs.
-An attempt that was released has not died.
+While the database is unavailable, commit, end and release wait for it (``Storage.retry``). Training goes
+on, because a separate thread commits (``workers.recorder``). Each may be done twice, if an acknowledgement
+was lost, without harm: the same values are written again under the same token, and an end that is already
+stored is ours if its token is. A worker that is suspended within a transaction keeps its locks. Postgres
+closes its session after some seconds, and until then claims skip its trial; on SQLite everybody waits.
 
-The same trial goes on under its own number; nothing is ever cloned. A trial that RUNS without a lease
-belongs to another tool and is left alone. Where an owner's process ran on this very machine and is gone,
-its lease is over at once: there is nothing to wait for.
+A trial whose attempts die before they reach a checkpoint would be tried for ever: above a limit of attempts
+the trial FAILs. An attempt that was released did not die.
+
+An interrupted trial always continues under its own number; no trial is ever copied. A RUNNING trial without
+a lease belongs to another tool and is left alone. If the owner's process ran on this very machine and is
+dead, its lease expires at once: there is nothing to wait for.
 """
 
 import contextlib
@@ -58,22 +64,22 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
+from hpo.retry import STOPPING_WAIT_SECONDS
 from hpo.store import budgets, lease_table, plan, rows
 from hpo.store.budgets import Limits
 from hpo.store.process import Owner
-from hpo.store.process import current_owner as current_owner
 from hpo.store.rows import Parameters, dialect_of
-from hpo.store.storage import STOPPING_WAIT_SECONDS, Storage
+from hpo.store.storage import Storage
 
 log = logging.getLogger("hpo")
 
 
 class LeaseLost(Exception):
-    """The trial is another's by now, or gone; nothing was written."""
+    """The trial belongs to another worker by now, or is gone; nothing was written."""
 
 
 class LastRenewal:
-    """When a lease was last renewed, by its owner's monotonic clock: as the transaction began."""
+    """When the owner last renewed its lease: the start of that transaction, by ``time.monotonic()``."""
 
     def __init__(self) -> None:
         self.at = time.monotonic()
@@ -81,7 +87,21 @@ class LastRenewal:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A trial that is ours, and the only way to write about it."""
+    """A trial that this worker holds the lease of, and the only way to write about the trial.
+
+    Attributes:
+        storage: The storage that the trial is in.
+        study_id: Optuna's id of the study.
+        trial_id: Optuna's id of the trial, unique in the storage.
+        number: The trial's number within its study, from 0.
+        token: The number of this attempt, from 1.
+        owner: This worker, as the lease table stores it.
+        lease_seconds: How long a renewal of the lease lasts.
+        checkpoint: Name of the trial's last committed checkpoint, where this attempt starts; None if there
+            is none.
+        limits: The budgets of the study, by option of ``[search]``.
+        last_renewal: When a transaction of ours last renewed the lease.
+    """
 
     storage: Storage
     study_id: int
@@ -90,37 +110,49 @@ class Claim:
     token: int
     owner: Owner
     lease_seconds: float
-    checkpoint: str | None  # the last committed one's name; where the trial goes on
-    limits: Limits = field(default_factory=dict)  # the study's budgets
+    checkpoint: str | None
+    limits: Limits = field(default_factory=dict)
     last_renewal: LastRenewal = field(default_factory=LastRenewal)
 
     def fence(
         self, session: Session, *, reported_epoch: int | None = None, checkpoint: str | None = None
     ) -> str | None:
-        """Renew the lease inside the caller's transaction, or raise LeaseLost and let it roll back.
+        """Renew the lease within the caller's transaction, and lock the trial until it ends.
 
-        An epoch reported, and a checkpoint's name, are noted with it. Until the transaction ends nobody
-        claims the trial, and no other tool changes its state. Gives the order that its study is under.
+        Until then nobody claims the trial, and no other tool changes its state.
+
+        Args:
+            session: The session of the transaction in which the caller writes about the trial.
+            reported_epoch: Epoch to store in the lease as the last one reported; None keeps what is there.
+            checkpoint: Name to store in the lease as the last committed checkpoint; None keeps what is
+                there.
+
+        Returns:
+            The order that the study is under (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``), or None.
+
+        Raises:
+            LeaseLost: The lease is another worker's, or the trial is not RUNNING. The caller lets its
+                transaction roll back.
         """
         values = {"seconds": self.lease_seconds, "reported": reported_epoch, "named": checkpoint}
         if not self._update_lease_if_ours(session, lease_table.renew_statement, values):
-            raise LeaseLost(f"trial {self.number} is another's by now")
+            raise LeaseLost(f"trial {self.number} belongs to another worker by now")
         return self._lock_running_trial(session)
 
     def _update_lease_if_ours(
-        self, session: Session, change: Callable[[str], Any], values: dict[str, Any]
+        self, session: Session, statement: Callable[[str], Any], values: dict[str, Any]
     ) -> bool:
-        """Change the lease if it is ours, and tell whether it is."""
+        """Run an UPDATE of the lease that applies only if the lease is ours; tell whether it is."""
         ours: dict[str, Any] = {"trial": self.trial_id, "held": self.token}
         ours |= {"by": self.owner.name, "within": self.owner.process}
-        changed: Any = session.execute(change(dialect_of(session)), ours | values)
+        changed: Any = session.execute(statement(dialect_of(session)), ours | values)
         return bool(changed.rowcount == 1)
 
     def _lock_running_trial(self, session: Session) -> str | None:
-        """Lock the trial, raise LeaseLost unless it is RUNNING, and give its study's order."""
+        """Share-lock the trial and return its study's order; raise LeaseLost unless it is RUNNING."""
         trial = session.execute(lease_table.LOCK_TRIAL, {"trial": self.trial_id}).first()
         if trial is None or trial.state != TrialState.RUNNING:
-            raise LeaseLost(f"trial {self.number} was ended, or set back, by another tool")
+            raise LeaseLost(f"trial {self.number} was ended, or set back to waiting, by another tool")
         order: str | None = json.loads(trial.order or "null")
         return order
 
@@ -134,36 +166,55 @@ class Claim:
         parameters: Parameters | None = None,
         ask_pruner: Callable[[Session], Mapping[str, Any]] | None = None,
     ) -> str | None:
-        """Commit an epoch's report, a durable checkpoint's name and what else there is, in one fence.
+        """Write about the running trial in one fenced transaction; retry while the database is unavailable.
 
-        ``report`` is the epoch, counted from 1, and its accuracy; ``attributes`` are the trial's user
-        attributes, ``system`` its others; ``judge`` reads within the transaction, and gives system
-        attributes to be committed too. Gives the order that the study is under, if any, or after a report
-        the budget that leaves no room for another epoch. Waits for a database that is away, and may then
-        ask ``judge`` again. Raises LeaseLost; StoreError if it stays away.
+        Args:
+            report: Epoch, counted from 1, and its accuracy; an accuracy of None was not measured.
+            checkpoint: Name of a checkpoint whose file is durable.
+            user_attributes: User attributes of the trial.
+            system_attributes: System attributes of the trial.
+            parameters: The trial's parameters, by name.
+            ask_pruner: Reads within the transaction, and returns system attributes to write too. A retry
+                calls it again.
+
+        Returns:
+            The order that the study is under, if any; after a report also the reason why a budget leaves no
+            room for another epoch; otherwise None.
+
+        Raises:
+            LeaseLost: Nothing was written.
+            StoreError: The database stays unavailable, or refuses the write.
         """
 
         def write() -> str | None:
+            epoch = report and report[0]
             with self.storage.transaction() as session:
-                order = self.fence(session, reported_epoch=report and report[0], checkpoint=checkpoint)
-                if report is not None:
-                    rows.write_report(session, self.trial_id, *report)
-                if parameters:
-                    planned = plan.with_current_distributions(session, self.study_id, parameters)
-                    rows.write_parameters(session, self.trial_id, planned)
-                rows.write_attributes(session, self.trial_id, user_attributes or {})
-                judged = ask_pruner(session) if ask_pruner else {}
-                rows.write_attributes(
-                    session, self.trial_id, {**(system_attributes or {}), **judged}, system=True
-                )
+                order = self.fence(session, reported_epoch=epoch, checkpoint=checkpoint)
+                self._write_progress(session, report, user_attributes, parameters)
+                system = {**(system_attributes or {}), **(ask_pruner(session) if ask_pruner else {})}
+                rows.write_attributes(session, self.trial_id, system, system=True)
                 if order is None and report is not None:
                     order = budgets.blocking_reason(session, self.study_id, self.limits, has_lease=True)
                 return order
 
-        begun = time.monotonic()
+        began = time.monotonic()
         order = self.storage.retry(write)
-        self.last_renewal.at = begun
+        self.last_renewal.at = began
         return order
+
+    def _write_progress(
+        self,
+        session: Session,
+        report: tuple[int, float | None] | None,
+        user_attributes: Mapping[str, Any] | None,
+        parameters: Parameters | None,
+    ) -> None:
+        if report is not None:
+            rows.write_report(session, self.trial_id, *report)
+        if parameters:
+            planned = plan.with_current_distributions(session, self.study_id, parameters)
+            rows.write_parameters(session, self.trial_id, planned)
+        rows.write_attributes(session, self.trial_id, user_attributes or {})
 
     def end(
         self,
@@ -175,12 +226,19 @@ class Claim:
         forget_checkpoint: bool = False,
         in_transaction: Callable[[Session], None] | None = None,
     ) -> None:
-        """End the trial: state, value, user and system attributes, lease, in one fenced transaction.
+        """End the trial and release its lease in one fenced transaction; wait for the database if need be.
 
-        With ``forget`` no checkpoint is known of the trial any more, and its files may go; ``then`` does
-        what else belongs to the end, in the same transaction.
+        Args:
+            state: A finished state: COMPLETE, PRUNED or FAIL.
+            value: The trial's value, its accuracy; None if it has none.
+            user_attributes: User attributes to write with it.
+            system_attributes: System attributes to write with it.
+            forget_checkpoint: Remove the checkpoint's name from the database, so that its file may go.
+            in_transaction: Does what else belongs to the end, within the same transaction.
 
-        Waits for a database that is away. Raises LeaseLost; StoreError if it stays away.
+        Raises:
+            LeaseLost: Nothing was written.
+            StoreError: The database stays unavailable, or refuses the write.
         """
         forgotten = {"checkpoint": None} if forget_checkpoint else {}
 
@@ -203,27 +261,32 @@ class Claim:
         forget_checkpoint: bool = False,
         unused_attempts: int = 0,
     ) -> bool:
-        """Give the lease up within a transaction that sets ``state``, or raise LeaseLost.
+        """Release the lease within a transaction that will set ``state``, or raise LeaseLost.
 
-        Tells whether there is more to do: False if we have done it before, without getting to know it.
+        Returns False if an earlier try of ours did so already and only its acknowledgement was lost.
         """
-        if self._update_lease_if_ours(
-            session, lease_table.release_statement, {"forget": forget_checkpoint, "unused": unused_attempts}
-        ):
+        values = {"forget": forget_checkpoint, "unused": unused_attempts}
+        if self._update_lease_if_ours(session, lease_table.release_statement, values):
             self._lock_running_trial(session)
             return True
         before = session.execute(
             lease_table.STATE_AFTER_RELEASE, {"trial": self.trial_id, "held": self.token}
         ).scalar_one_or_none()
         if before != state:
-            raise LeaseLost(f"trial {self.number} is another's by now")
+            raise LeaseLost(f"trial {self.number} belongs to another worker by now")
         return False
 
     def release(self, *, system_attributes: Mapping[str, Any] | None = None) -> None:
-        """Set the trial back to WAITING for whoever is free; quietly, if it is no longer ours.
+        """Set the trial back to WAITING, for any worker to claim; do nothing if it is no longer ours.
 
-        ``system`` are attributes to go with that, such as the rung at which it is paused. Waits a little
-        for a database that is away; then it is StoreError, and the lease runs out.
+        Waits ``STOPPING_WAIT_SECONDS`` at most for a database that is unavailable. If that fails, the lease
+        expires by itself.
+
+        Args:
+            system_attributes: System attributes to write with it, such as the rung the trial pauses at.
+
+        Raises:
+            StoreError: The database stays unavailable, or refuses the write.
         """
 
         def write() -> None:
@@ -238,7 +301,7 @@ class Claim:
 
 @contextlib.contextmanager
 def keep_lease(claim: Claim) -> Iterator[None]:
-    """Fence Optuna's own writes to the claimed trial, and renew the lease in a thread meanwhile."""
+    """Within the block, renew a claim's lease in a thread, and fence Optuna's own writes to the trial."""
     done = threading.Event()
     thread = threading.Thread(target=_renew_until_done, args=(claim, done), name="lease", daemon=True)
     claim.storage.fences[claim.trial_id] = claim.fence
@@ -252,25 +315,25 @@ def keep_lease(claim: Claim) -> Iterator[None]:
 
 
 def _renew_until_done(claim: Claim, done: threading.Event) -> None:
-    """Renew a lease until it is lost or ``done``, in a thread: its session is a connection of its own."""
+    """Renew a lease until it is lost or ``done`` is set; as a thread it has a connection of its own."""
     failing = False
-    every = claim.lease_seconds / 3
-    due = every
+    interval = claim.lease_seconds / 3
+    due = interval
     while not done.wait(due):
-        begun = time.monotonic()
-        due = every - (begun - claim.last_renewal.at)  # a commit has renewed it meanwhile
+        began = time.monotonic()
+        due = interval - (began - claim.last_renewal.at)  # a commit may have renewed the lease meanwhile
         if due > 0:
             continue
-        due = every
+        due = interval
         try:
             with claim.storage.transaction() as session:
                 claim.fence(session)
-            claim.last_renewal.at = begun
+            claim.last_renewal.at = began
             failing = False
         except LeaseLost:
             return
         except Exception as error:
-            # Whatever it was, the next round tries again: while nobody took the trial, it stays ours.
+            # Whatever it was, the next round tries again: as long as nobody takes the trial it stays ours.
             if not failing:
                 log.warning("lease of trial %d not renewed, trying again: %r", claim.number, error)
             failing = True

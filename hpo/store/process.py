@@ -1,7 +1,11 @@
-"""Processes by names that are never used twice, and whether one is gone.
+"""Unique names for processes, and the test whether the process of a lease is dead.
 
-A process id is used again; with the process's start time, the machine's boot and the process namespace (a
-container's, say) it is not. Only what the same namespace can see is ever judged.
+Linux uses process ids again. Together with the boot of the machine, the process namespace (a container has
+its own) and the start time, an id never comes twice. Such a name is stored in the lease table, for example
+``9f3c.../pid:[4026531836]/4711/83215``: boot id, namespace, process id, and start time in clock ticks since
+boot. Workers of other versions read it, so its format stays as it is.
+
+Only a process of our own namespace is ever declared dead: of the others this process can see nothing.
 """
 
 import functools
@@ -10,58 +14,96 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """A worker, as the lease table knows it."""
+    """A worker as the lease table stores it.
+
+    Attributes:
+        host: Name of the worker's machine.
+        pid: Process id, within the worker's namespace.
+        process: The process's unique name (``process_name``); empty if the system offers none.
+        device: The device that the worker trains on, as the user knows it.
+    """
 
     host: str
     pid: int
-    process: str  # tells this process from every other on any machine, ever
+    process: str
     device: str
 
     @property
     def name(self) -> str:
-        """The owner as people read it."""
+        """The owner as users see it: host and process id."""
         return f"{self.host}/{self.pid}"
 
 
 def current_owner(device: str) -> Owner:
-    """Give this process as an owner."""
+    """Return this process as the owner of leases, working on ``device``."""
     pid = os.getpid()
     return Owner(host=socket.gethostname(), pid=pid, process=process_name(pid), device=device)
 
 
 @functools.cache
 def process_namespace() -> str:
-    """Name the set of processes that this one can see: this boot of this machine, this container."""
+    """Name the set of processes that this one can see: this boot of this machine, this container.
+
+    Returns:
+        Boot id and process namespace; empty on systems other than Linux, where processes get no names.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
-        return ""  # not Linux: nothing can be told
+        return ""
 
 
 def process_name(pid: int) -> str:
-    """Name a live process of our space; empty if there is none, or it cannot be told."""
-    where = process_namespace()
-    try:
-        # The 22nd field of stat is the start time; the 2nd, the command in brackets, may hold spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    """Return the unique name of a live process of our namespace; empty if there is none."""
+    namespace = process_namespace()
+    if not namespace:
         return ""
-    return f"{where}/{pid}/{fields[19]}" if where and fields[0] not in "ZX" else ""
+    try:
+        if psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""
+        return f"{namespace}/{pid}/{_start_ticks(pid)}"
+    except psutil.Error:
+        return ""
 
 
-def is_gone(name: str) -> bool:
-    """Tell whether the process of our space that has this name is gone for certain."""
+def _start_ticks(pid: int) -> int:
+    """Return a process's start time in clock ticks since boot, which no change of the clock alters.
+
+    psutil adds the time of the boot, which does change with the clock. It is taken off again, and read
+    twice so that a change in between goes unused.
+    """
+    while True:
+        boot_seconds = psutil.boot_time()
+        started_seconds = psutil.Process(pid).create_time()
+        if psutil.boot_time() == boot_seconds:
+            return round((started_seconds - boot_seconds) * os.sysconf("SC_CLK_TCK"))
+
+
+def is_dead(name: str | None) -> bool:
+    """Tell whether the process of a lease is dead for certain.
+
+    Args:
+        name: The process's unique name, as the lease table has it; None or empty if it has none.
+
+    Returns:
+        True only if the process ran in our own namespace and is gone, or is a zombie.
+    """
+    namespace = process_namespace()
+    if not (namespace and name and name.startswith(f"{namespace}/")):
+        return False
     pid = int(name.split("/")[-2])
     if process_name(pid) == name:
         return False
     try:
         os.kill(pid, 0)
     except PermissionError:
-        return False  # another user's, whom /proc may hide from us
+        return False  # another user's process, which /proc may hide from us: psutil would call it gone
     except ProcessLookupError:
         pass
     return True

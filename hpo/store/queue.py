@@ -143,14 +143,12 @@ def _fail_trial(session: Session, trial_id: int, attempts: int) -> None:
 
 
 def _expire_leases_of_dead_owners(storage: Storage, study_id: int) -> None:
-    """End the leases whose owner ran on this machine and is gone."""
-    space = process.process_namespace()
-    if not space:
+    """Expire the leases of processes that ran on this machine and are dead."""
+    if not process.process_namespace():
         return
     with storage.read_only_transactions(), storage.transaction() as session:
-        found = session.execute(lease_table.LEASES_WITH_OWNER, {"study": study_id})
-        near = [row for row in found if row.process.startswith(f"{space}/")]
-    for row in [row for row in near if process.is_gone(row.process)]:
+        found = session.execute(lease_table.LEASES_WITH_OWNER, {"study": study_id}).all()
+    for row in [row for row in found if process.is_dead(row.process)]:
         with storage.transaction() as session:
             same = (table.c.trial_id == row.trial_id) & (table.c.token == row.token)
             session.execute(sa.update(table).where(same, table.c.expires > 0).values(expires=0.0))

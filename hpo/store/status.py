@@ -13,9 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.search import asha, replicates
 from hpo.search.replicates import Noise, ReplicatedSetting
 from hpo.store import budgets as budget
-from hpo.store import control, queue, studies
+from hpo.store import control, plan, queue, studies
 from hpo.store.budgets import Budget
-from hpo.store.studies import LeaseInfo, Storage
+from hpo.store.storage import Storage
+from hpo.store.studies import LeaseInfo
 from hpo.study.definition import Definition
 from hpo.training import config
 
@@ -114,7 +115,7 @@ def _describe_waits(
     if paused:
         yield f"{_counted(paused, 'trial')} at a rung, to be promoted or to end there"
     if waiting and order is not None:
-        then = f", then 'hpo launch {name}'" if order == control.ORDER_STOPPED else ""
+        then = f", then 'hpo launch {name}'" if order == plan.ORDER_STOPPED else ""
         yield f"{_counted(waiting, 'trial')} for 'hpo resume {name}'{then}"
     elif waiting and used_up:
         yield f"{_counted(waiting, 'trial')} for a larger budget: {used_up.advice}"
@@ -250,7 +251,7 @@ def planned_epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[in
     """Give the planned epochs of the trials that have their setting, by number."""
     planned = {}
     for trial in trials:
-        setting = trial.params | trial.system_attrs.get(studies.RUN_OPTIONS, {})
+        setting = trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})
         planned[trial.number] = int(setting.get("epochs", definition.train.get("epochs", 0)))
     return planned
 
@@ -311,5 +312,5 @@ def trials_csv(trials: list[FrozenTrial]) -> str:
 def study_names(storage: Storage) -> list[str]:
     """Give the names of the store's studies that hpo made."""
     return [
-        study.study_name for study in storage.get_all_studies() if studies.DEFINITION in study.system_attrs
+        study.study_name for study in storage.get_all_studies() if plan.DEFINITION in study.system_attrs
     ]

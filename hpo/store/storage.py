@@ -1,17 +1,20 @@
-"""Optuna's storage with a fence before every write, and patience with a database that is away.
+"""Optuna's storage, with a fence before every write and retries while the database is unavailable.
 
-This module, and all that write in its transactions, lean on what Optuna keeps semi-private: its table
-models, and the session that each thread has, so that what we write about a trial and what Optuna writes can
-commit in one transaction; ``history`` leans on Optuna's cache. ``tests/store/test_studies.py`` holds the
-contract that we rely on, and pyproject.toml keeps Optuna's version range narrow.
+**What this relies on.** This module, and everything that writes in its transactions, uses parts of Optuna
+that are half private: its table models, and the session that each thread has, so that our writes about a
+trial and Optuna's own can commit in one transaction. ``history`` uses Optuna's cache. A test in
+``tests/store/test_studies.py`` holds the contract that we rely on, and pyproject.toml keeps the range of
+Optuna versions narrow.
 
-A database may be away for a while: restarted, cut off, locked. What a worker asks is asked again until the
-database is back, so a worker holds where it wants to read or write, and loses nothing. A transaction whose
-acknowledgement got lost may have been made, so all that is asked again does no harm twice. What would (a
-setting queued by hand would run twice), or what somebody waits for at a terminal, is asked once.
+**Retries.** A database may be unavailable for a while: restarted, disconnected, locked. A worker's requests
+are retried until the database is back, so the worker pauses where it wants to read or write, and loses
+nothing. A transaction may have been committed although its acknowledgement was lost, so everything that is
+retried does no harm if it is done twice. What would do harm (a setting queued by hand would run twice), and
+what somebody waits for at a terminal, is tried once.
 
-Locks are taken in one order, so that nobody waits in a circle: a lease, then its trial, then the study. A
-claim, which has to find its trial before it knows the lease, passes by a lease that it cannot lock at once.
+**Order of locks.** Locks are taken in one order, so that no deadlock can arise: a lease, then its trial,
+then the study. A claim has to find its trial before it knows the lease; it skips a lease that it cannot
+lock at once.
 """
 
 import contextlib
@@ -29,17 +32,15 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError, StoreUnavailable
-from hpo.retry import MAX_WAIT_SECONDS as MAX_WAIT_SECONDS
-from hpo.retry import STOPPING_WAIT_SECONDS as STOPPING_WAIT_SECONDS
-from hpo.retry import retry_until
-from hpo.store import database
+from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
+from hpo.store import database, database_errors
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LONGEST_PAUSE_SECONDS = (
-    0.5  # between two tries; with the connection's three seconds it bounds how late a heal is noticed
-)
+# Between two attempts. With the connection's timeout of three seconds it bounds how late a worker notices
+# that the database is back.
+LONGEST_PAUSE_SECONDS = 0.5
 
 
 class _Intent(threading.local):
@@ -51,44 +52,61 @@ class _Intent(threading.local):
 def retrying(
     *, reads: bool = False, max_wait_seconds: float = MAX_WAIT_SECONDS
 ) -> Callable[[Callable[Concatenate["Storage", P], R]], Callable[Concatenate["Storage", P], R]]:
-    """Make a function whose first argument is a store outlast an absent database: ``Store.outlast``.
+    """Make a function whose first argument is a storage retry while the database is unavailable.
 
-    With ``reads`` it hinders no writer. What must not happen twice wants a ``patience`` of 0.
+    The decorated function raises what ``Storage.retry`` raises.
+
+    Args:
+        reads: The function only reads: on SQLite its transactions take no write lock.
+        max_wait_seconds: How long to retry. 0 for a function that must not be done twice.
     """
 
     def decorate(work: Callable[Concatenate["Storage", P], R]) -> Callable[Concatenate["Storage", P], R]:
         @functools.wraps(work)
-        def asked(store: "Storage", /, *args: P.args, **kwargs: P.kwargs) -> R:
-            with store.read_only_transactions() if reads else contextlib.nullcontext():
-                return store.retry(lambda: work(store, *args, **kwargs), max_wait_seconds)
+        def retried(storage: "Storage", /, *args: P.args, **kwargs: P.kwargs) -> R:
+            with storage.read_only_transactions() if reads else contextlib.nullcontext():
+                return storage.retry(lambda: work(storage, *args, **kwargs), max_wait_seconds)
 
-        return asked
+        return retried
 
     return decorate
 
 
 class Storage(RDBStorage):
-    """Optuna's storage, where every write to a trial that a fence is set for passes the fence first.
+    """Optuna's storage, in which every write about a trial with a fence passes the fence first.
 
-    A fence is a function that gets the session of the transaction in which the write will commit, and
-    raises to refuse it. A store that is ``read_only`` has a connection that refuses every write.
+    A fence is a function that gets the session of the transaction in which the write will commit; it raises
+    to refuse the write.
+
+    Attributes:
+        location: The database's URL.
+        read_only: Whether the connections refuse every write.
+        fences: The fences, by trial id.
+        max_wait_seconds: Upper bound of every wait for the database, whatever a single call allows.
+        stop: Once it is set, no wait for the database is longer than ``STOPPING_WAIT_SECONDS``.
     """
 
     def __init__(self, url: sa.URL, *, read_only: bool = False) -> None:
+        """Connect to a database that has Optuna's tables already.
+
+        Args:
+            url: What ``database.parse_url`` returned.
+            read_only: Open connections that refuse every write.
+        """
         self.location = url
         self.read_only = read_only
         self.fences: dict[int, Callable[[Session], object]] = {}
-        self.max_wait_seconds = MAX_WAIT_SECONDS  # for whatever is asked
-        self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
+        self.max_wait_seconds = MAX_WAIT_SECONDS
+        self.stop = threading.Event()
         self._intent = _Intent()
         connection_url = database.read_only_url(url) if read_only else url
         super().__init__(
-            # Optuna passes URLs through str.format, which would choke on braces; here they are %7B and %7D.
+            # Optuna passes URLs through str.format, which fails on braces; here they are %7B and %7D.
             connection_url.render_as_string(hide_password=False),
             engine_kwargs=database.engine_kwargs(url),
             skip_table_creation=True,
         )
-        self.engine.dispose()  # the listeners are to see every connection
+        self.engine.dispose()  # so that the listeners see every connection
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", database.sync_every_commit)
             sa.event.listen(self.engine, "begin", self._begin_transaction)
@@ -100,7 +118,7 @@ class Storage(RDBStorage):
 
     def _begin_transaction(self, connection: sa.Connection) -> None:
         # Taking the write lock at once keeps two workers from reading the same WAITING trial and both
-        # claiming it, and a transaction from failing where it turns from reading to writing.
+        # claiming it. It also keeps a transaction from failing where it turns from reading to writing.
         connection.exec_driver_sql("BEGIN" if self._intent.reads else "BEGIN IMMEDIATE")
 
     def transaction(self) -> contextlib.AbstractContextManager[Session]:
@@ -109,7 +127,10 @@ class Storage(RDBStorage):
 
     @contextlib.contextmanager
     def read_only_transactions(self) -> Iterator[None]:
-        """Let this thread's transactions hinder no writer, and work on a file that is read-only."""
+        """Within the block, let this thread's transactions take no write lock on SQLite.
+
+        They then hinder no writer, and work on a read-only file.
+        """
         before, self._intent.reads = self._intent.reads, True
         try:
             yield
@@ -117,39 +138,56 @@ class Storage(RDBStorage):
             self._intent.reads = before
 
     def retry(self, work: Callable[[], R], max_wait_seconds: float = MAX_WAIT_SECONDS) -> R:
-        """Do ``work``, a transaction that does no harm twice, again until the database takes it.
+        """Call ``work`` until the database accepts it.
 
-        Raises StoreAway when ``patience`` (in seconds) is over, StoreError at once where waiting mends
-        nothing (rights, a full disk). A bug of ours keeps its own exception.
+        A deadlock is retried for ``STOPPING_WAIT_SECONDS`` even if ``max_wait_seconds`` is less: nothing of
+        the transaction was done, so any work may be repeated.
+
+        Args:
+            work: One transaction that does no harm if it is done twice.
+            max_wait_seconds: How long to retry; ``self.max_wait_seconds`` and ``self.stop`` may shorten it.
+
+        Returns:
+            What ``work`` returned.
+
+        Raises:
+            StoreUnavailable: The database is still unavailable after that time.
+            StoreError: The database refuses the work, and waiting would not help (permissions, a full
+                disk).
+            Exception: Anything else that ``work`` raises, at once and unchanged: a bug.
         """
 
-        def met(error: Exception, waited: float) -> str:
+        def handle_error(error: Exception, waited_seconds: float) -> str:
             nonlocal max_wait_seconds
             if not isinstance(error, sa.exc.SQLAlchemyError | StorageInternalError):
                 raise error
-            away = database.is_unavailable(error)
-            if not away and not database.is_refusal(error):
+            unavailable = database_errors.is_unavailable(error)
+            if not unavailable and not database_errors.is_refusal(error):
                 raise error
-            message = f"store {database.hide_password(self.location)}: {database.driver_message(error)}"
-            if not away:
+            message = (
+                f"store {database.hide_password(self.location)}: {database_errors.driver_message(error)}"
+            )
+            if not unavailable:
                 raise StoreError(message) from error
-            if database.is_deadlock(error):  # nothing was done, whatever it was
+            if database_errors.is_deadlock(error):
                 max_wait_seconds = max(max_wait_seconds, STOPPING_WAIT_SECONDS)
-            if waited >= min(
-                max_wait_seconds,
-                self.max_wait_seconds,
-                STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS,
-            ):
+            if waited_seconds >= self._longest_wait(max_wait_seconds):
                 raise StoreUnavailable(message) from error
             return message
 
-        return retry_until(work, met, what="the store", longest_pause_seconds=LONGEST_PAUSE_SECONDS)
+        return retry_until(
+            work, handle_error, what="the store", longest_pause_seconds=LONGEST_PAUSE_SECONDS
+        )
+
+    def _longest_wait(self, max_wait_seconds: float) -> float:
+        allowed = STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS
+        return min(max_wait_seconds, self.max_wait_seconds, allowed)
 
     def _write_fenced(self, write: Callable[..., R], trial_id: int, *args: Any) -> R:
         """Let Optuna write about a trial, in one transaction with the trial's fence."""
         fence = self.fences.get(trial_id)
         if fence is not None:
-            session = self.scoped_session()  # this thread's; Optuna's writer uses and commits the same
+            session = self.scoped_session()  # this thread's; Optuna's writer uses and commits the same one
             try:
                 fence(session)
             except BaseException:
@@ -165,28 +203,39 @@ class Storage(RDBStorage):
         self.retry(lambda: self._write_fenced(write, trial_id, name, value, known, *previous))
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Write a report, fenced."""
+        """Write a report behind the trial's fence."""
         write = super().set_trial_intermediate_value
         self.retry(lambda: self._write_fenced(write, trial_id, step, intermediate_value))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write a user attribute, fenced."""
+        """Write a user attribute behind the trial's fence."""
         write = super().set_trial_user_attr
         self.retry(lambda: self._write_fenced(write, trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write a system attribute, fenced."""
+        """Write a system attribute behind the trial's fence."""
         write = super().set_trial_system_attr
         self.retry(lambda: self._write_fenced(write, trial_id, key, value))
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Write a state, fenced; asked once, since done twice it says that another process was faster."""
+        """Write a state behind the trial's fence.
+
+        Tried once: if it were done twice, the second time would answer that another process was faster.
+
+        Args:
+            trial_id: Optuna's id of the trial.
+            state: The new state.
+            values: The trial's values, one per objective; None if it has none.
+
+        Returns:
+            False if the trial was to be set RUNNING and another process had done so already.
+        """
         write = super().set_trial_state_values
         return self.retry(lambda: self._write_fenced(write, trial_id, state, values), max_wait_seconds=0.0)
 
-    # What a worker asks Optuna for, besides.
+    # The other requests that workers make of Optuna.
     get_trial = retrying(reads=True)(RDBStorage.get_trial)
     _get_trials = retrying(reads=True)(RDBStorage._get_trials)
     _get_best_trial_id = retrying(reads=True)(RDBStorage._get_best_trial_id)

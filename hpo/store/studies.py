@@ -19,14 +19,11 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError, StoreUnavailable, suggestion
-from hpo.store import database, plan, process
-from hpo.store.database import hide_password as hide_password
-from hpo.store.database import parse_url as parse_url
+from hpo.store import database, database_errors, plan, process
+from hpo.store.database import hide_password, parse_url
 from hpo.store.lease_table import database_time, leases
-from hpo.store.plan import DEFINITION as DEFINITION
-from hpo.store.plan import RUN_OPTIONS as RUN_OPTIONS
-from hpo.store.storage import Storage as Storage
-from hpo.store.storage import retrying
+from hpo.store.plan import DEFINITION
+from hpo.store.storage import Storage, retrying
 from hpo.study import definition as definitions
 from hpo.study.definition import Definition, Point
 
@@ -80,8 +77,8 @@ def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage
     except OSError as error:
         raise StoreError(f"store {hide_password(url)}: {error.strerror or error}") from error
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
-        kind = StoreUnavailable if database.is_unavailable(error) else StoreError
-        raise kind(f"store {hide_password(url)}: {database.driver_message(error)}") from error
+        kind = StoreUnavailable if database_errors.is_unavailable(error) else StoreError
+        raise kind(f"store {hide_password(url)}: {database_errors.driver_message(error)}") from error
     except RuntimeError as error:  # how Optuna says that the tables are another version's
         raise StoreError(f"store {hide_password(url)}: {error}") from error
 
@@ -285,12 +282,6 @@ def _stored_definition(session: Session, study: Any) -> str:
     return str(row.value_json)
 
 
-def _is_dead(name: str | None) -> bool:
-    """Tell whether an owner's process ran on this machine and is gone."""
-    space = process.process_namespace()
-    return bool(space and name and name.startswith(f"{space}/") and process.is_gone(name))
-
-
 @retrying(reads=True)
 def read_leases(storage: Storage, study_id: int) -> list[LeaseInfo]:
     """Give the leases of a study's RUNNING trials, by trial."""
@@ -314,7 +305,7 @@ def read_leases(storage: Storage, study_id: int) -> list[LeaseInfo]:
             device=row.device,
             attempt=row.token,
             epoch=row.epoch,
-            expires_in_seconds=0.0 if _is_dead(row.process) else round(row.expires - row.now, 3),
+            expires_in_seconds=0.0 if process.is_dead(row.process) else round(row.expires - row.now, 3),
             silent_seconds=round(max(row.now - row.renewed, 0.0), 3),
         )
         for row in rows

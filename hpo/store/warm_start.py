@@ -22,7 +22,7 @@ from hpo.errors import DefinitionError, HpoError, StoreError
 from hpo.errors import quote_value as quoted
 from hpo.search import replicates
 from hpo.store import plan, status, studies
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
 
@@ -125,9 +125,7 @@ def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definiti
             continue
         if trial.state == TrialState.COMPLETE and trial.value is None:
             continue  # another tool's; of a pruned one it says that it diverged at once
-        setting = old.trial_config(
-            trial.params | trial.system_attrs.get(studies.RUN_OPTIONS, {})
-        ).model_dump()
+        setting = old.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})).model_dump()
         active = {p.name: p for p in new.space if space.is_active(p, setting)}
         why = _why_unusable(new, setting, active)
         params = {parameter: setting[parameter] for parameter in active if why is None}

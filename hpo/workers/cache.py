@@ -17,7 +17,7 @@ import torch
 
 from hpo.artifacts.folders import Artifacts
 from hpo.store import plan, studies
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import features
 from hpo.training import precision as numerics

@@ -28,7 +28,7 @@ from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import Artifacts, TrialFolder, file_name
 from hpo.errors import ArtifactError, DeviceLost, HpoError
 from hpo.search import asha, baseline, samplers
-from hpo.store import lease, plan, status, studies
+from hpo.store import lease, plan, status
 from hpo.store.history import History
 from hpo.store.lease import Claim
 from hpo.study import space
@@ -354,7 +354,7 @@ def choose_setting(
             parameters=history.unwritten_parameters, system_attributes=history.unwritten_attributes
         )
         history.mark_written()
-    return trial, definition.trial_config(setting | system.get(studies.RUN_OPTIONS, {})), study
+    return trial, definition.trial_config(setting | system.get(plan.RUN_OPTIONS, {})), study
 
 
 def hardware_facts(claim: Claim, place: WorkerContext, config: Config | CustomConfig) -> dict[str, Any]:

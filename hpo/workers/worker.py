@@ -12,10 +12,10 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, DataError, DeviceError
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
-from hpo.store import budgets, control, lease, queue, studies, warm_start
+from hpo.store import budgets, control, lease, plan, process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.process import Owner
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Search
 from hpo.training import precision
 from hpo.training.events import TrialEvent
@@ -70,7 +70,7 @@ def run_worker(
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.check_access()  # rather than after a trial's first epoch
     study_id = studies.find_study_id(storage, name)
-    who = lease.current_owner(settings.shown_as)
+    who = process.current_owner(settings.shown_as)
     history = History(storage, study_id, name)
     history.warm_start_trials = samplers.select_trials(
         warm_start.usable_trials(storage, studies.read_definition(storage, name))
@@ -136,7 +136,7 @@ def _claim_next(
 def _is_over(storage: Storage, study_id: int, definition: Definition) -> bool:
     """Tell whether nothing is left to wait for."""
     return (
-        control.read_order(storage, study_id) == control.ORDER_STOPPED
+        control.read_order(storage, study_id) == plan.ORDER_STOPPED
         or not queue.has_open_trials(storage, study_id)
         or any(
             each.is_used_up

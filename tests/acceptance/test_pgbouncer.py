@@ -11,7 +11,7 @@ import time
 import pytest
 
 from hpo.errors import StoreError
-from hpo.store import lease, queue, studies
+from hpo.store import lease, process, queue, studies
 from tests.support import lease_worker, pgbouncer, postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.lease_study import LeaseStudy
@@ -100,7 +100,7 @@ def test_a_lease_is_renewed_through_the_only_connection(behind):
         opened = studies.open_storage(through, create=False)
         study_id = studies.find_study_id(opened, lease_worker.NAME)
         claim = queue.claim_trial(
-            opened, study_id, lease.current_owner("cpu"), lease_seconds=0.9, max_attempts=1
+            opened, study_id, process.current_owner("cpu"), lease_seconds=0.9, max_attempts=1
         )
         with lease.keep_lease(claim):
             begun = time.monotonic()

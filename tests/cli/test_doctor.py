@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from hpo.cli import doctor
 from hpo.errors import StoreError
-from hpo.store import database, lease, queue, studies
+from hpo.store import database, process, queue, studies
 from tests.support import lease_worker
 from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
@@ -27,7 +27,7 @@ def opened(url):
 def claimed(opened, seconds=60.0, **hardware):
     study_id = studies.find_study_id(opened, NAME)
     claim = queue.claim_trial(
-        opened, study_id, lease.current_owner("cpu"), lease_seconds=seconds, max_attempts=9
+        opened, study_id, process.current_owner("cpu"), lease_seconds=seconds, max_attempts=9
     )
     claim.commit(user_attributes={"hardware": hardware})
     return claim

@@ -14,7 +14,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
 from hpo.dashboard import app as exhibit
 from hpo.dashboard import gate, notes
-from hpo.store import control, lease, queue, studies
+from hpo.store import control, process, queue, studies
 from hpo.study import file as studyfile
 from hpo.workers import worker
 from tests.support.processes import wait_for
@@ -201,7 +201,7 @@ def test_with_read_write_every_mutation_that_makes_sense_is_made(open_, opened, 
 
 def test_deleting_a_study_deletes_its_files_but_never_under_its_workers(open_, opened, waiting):
     folder = Path("artifacts", studies.artifacts_folder(opened, "small"))
-    claim = queue.claim_trial(opened, 1, lease.current_owner("cpu"), lease_seconds=60, max_attempts=3)
+    claim = queue.claim_trial(opened, 1, process.current_owner("cpu"), lease_seconds=60, max_attempts=3)
     refused = ask(open_, "DELETE", "/api/studies/1", {})
     assert (refused.status, "workers" in refused.json()["reason"]) == (409, True)
     claim.release()

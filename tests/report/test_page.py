@@ -25,7 +25,7 @@ from hpo.original import tables as rebuilt
 from hpo.report import page as report
 from hpo.report import summary
 from hpo.store import status, studies
-from hpo.store.studies import Storage
+from hpo.store.storage import Storage
 from hpo.study import file as studyfile
 from hpo.study.definition import Definition
 from tests.support.databases import closed_engines

@@ -9,7 +9,7 @@ import torch
 
 from hpo.search import baseline
 from hpo.search.baseline import Baseline
-from hpo.store import lease, queue, studies
+from hpo.store import process, queue, studies
 from hpo.store.history import History
 from hpo.study import file
 from hpo.study.definition import Pruner, Search
@@ -93,7 +93,7 @@ def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epoch
     ends = {}
     for _ in made.points:
         claim = queue.claim_trial(
-            opened, study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+            opened, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
         )
         trial, config, study = objective.choose_setting(claim, place)
         if trial.params["optimizer"] != "adam" or config.model not in curves:

@@ -16,7 +16,7 @@ from hpo.cli import console
 from hpo.errors import DefinitionError
 from hpo.report import summary
 from hpo.search import replicates
-from hpo.store import lease, queue, status, studies, warm_start
+from hpo.store import lease, process, queue, status, studies, warm_start
 from hpo.store.history import History
 from hpo.study import file as studyfile
 from hpo.study.definition import Definition, Pruner, Sampler
@@ -79,7 +79,7 @@ class Worker:
         self.place = SimpleNamespace(study_id=self.study_id, storage=self.history, definition=made)
 
     def begin(self) -> tuple[lease.Claim, object] | None:
-        who = lease.current_owner("cpu")
+        who = process.current_owner("cpu")
         claim = queue.claim_trial(self.opened, self.study_id, who, lease_seconds=60, max_attempts=1)
         return claim and (claim, objective.choose_setting(claim, self.place)[1])
 

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import samplers
-from hpo.store import control, history, lease, queue, rows, studies
+from hpo.store import control, history, lease, process, queue, rows, studies
 from hpo.store.history import History
 from hpo.store.lease_table import leases
+from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
 from hpo.workers import pruning
@@ -51,7 +52,7 @@ class Worker:
     made: Definition
     claim: lease.Claim | None = None
     epoch: int = 0
-    opened: studies.Storage = field(init=False)
+    opened: Storage = field(init=False)
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class Worker:
         self.history = History(self.opened, studies.find_study_id(self.opened, NAME), NAME)
 
     def start(self) -> None:
-        who = lease.current_owner("cpu")
+        who = process.current_owner("cpu")
         self.claim = queue.claim_trial(
             self.opened, self.history.study_id, who, lease_seconds=60, max_attempts=1
         )
@@ -258,12 +259,12 @@ def test_what_another_tool_does_is_seen_with_the_whole_study(url, made, monkeypa
     foreign = optuna.load_study(study_name=NAME, storage=url)
     foreign.add_trial(optuna.trial.create_trial(value=0.5))
     assert states() == ["COMPLETE", "RUNNING"]
-    monkeypatch.setattr(history, "WHOLE_SECONDS", 0.0)
+    monkeypatch.setattr(history, "FULL_READ_SECONDS", 0.0)
     assert states() == ["COMPLETE", "RUNNING", "COMPLETE"]
 
 
 def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, monkeypatch):
-    monkeypatch.setattr(history, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(history, "LATE_COMMIT_SECONDS", 0.0)
     first, second, third = (Worker(url, made) for _ in range(3))
     first.start()
     lost = first.trial.number
@@ -282,7 +283,7 @@ def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, 
     assert (seen.state, list(seen.intermediate_values)) == (TrialState.COMPLETE, [EPOCHS])
 
 
-def expire(opened: studies.Storage, claim: lease.Claim) -> None:
+def expire(opened: Storage, claim: lease.Claim) -> None:
     with opened.engine.begin() as connection:
         ours = leases.c.trial_id == claim.trial_id
         connection.execute(sa.update(leases).where(ours).values(expires=0.0, attempts=0))
@@ -292,7 +293,7 @@ def expire(opened: studies.Storage, claim: lease.Claim) -> None:
 
 
 @contextmanager
-def counted(opened: studies.Storage) -> Iterator[dict[str, int]]:
+def counted(opened: Storage) -> Iterator[dict[str, int]]:
     """Count the transactions of a block that write, those that read, and the statements."""
     counts, begun = {"writes": 0, "reads": 0, "statements": 0}, {"writes": False}
 
@@ -362,7 +363,7 @@ def test_what_has_finished_is_read_once(url, made, monkeypatch):
         read.extend(head.trial_id for head in heads)
         return frozen(session, heads, **options)
 
-    monkeypatch.setattr(rows, "frozen", counting)
+    monkeypatch.setattr(rows, "build_trials", counting)
     for _ in range(3):
         finish(other)
     read.clear()

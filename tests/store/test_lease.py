@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, url: str) -> None:
         self.store = studies.open_storage(url, create=True)
-        self.who = lease.current_owner("cpu")
+        self.who = process.current_owner("cpu")
 
     @property
     def study_id(self) -> int:
@@ -504,7 +504,7 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_once(first, seco
     late = first.claim(seconds=3600)
     assert second.claim().number == 1
     sleeper.kill()
-    wait_for(lambda: process.is_gone(first.who.process))  # a zombie: nobody has waited for it yet
+    wait_for(lambda: process.is_dead(first.who.process))  # a zombie: nobody has waited for it yet
     taken = second.claim()
     assert (taken.number, taken.token) == (0, 2)
     with pytest.raises(LeaseLost):
@@ -534,7 +534,7 @@ def test_a_stopped_process_is_alive(sleeper):
     assert name.startswith(process.process_namespace())
     sleeper.send_signal(signal.SIGSTOP)
     wait_for(lambda: " T " in Path(f"/proc/{sleeper.pid}/stat").read_text())
-    assert not process.is_gone(name)
+    assert not process.is_dead(name)
     sleeper.send_signal(signal.SIGCONT)
 
 
@@ -595,7 +595,7 @@ def test_a_worker_keeps_one_connection_and_renews_besides_one_that_is_in_use(fir
 
 @on_postgres
 def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, monkeypatch, sql):
-    monkeypatch.setattr(database, "SETTINGS", ("idle_in_transaction_session_timeout = '3s'",))
+    monkeypatch.setattr(database, "POSTGRES_SETTINGS", ("idle_in_transaction_session_timeout = '3s'",))
     sleepy = Worker(url)
     late = sleepy.claim()
     session = sleepy.store.scoped_session()

@@ -25,7 +25,8 @@ from optuna.trial import TrialState
 from hpo.analysis import importance
 from hpo.errors import DefinitionError, StoreError
 from hpo.search import samplers
-from hpo.store import database, lease, lease_table, queue, status, storage, studies
+from hpo.store import database, lease, lease_table, plan, process, queue, status, storage, studies
+from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
 from tests.support import lease_worker, postgres
@@ -50,8 +51,9 @@ def plain(url: str) -> optuna.Study:
     return optuna.load_study(study_name=NAME, storage=url)
 
 
-def claimed(opened: studies.Storage, study_id: int) -> lease.Claim | None:
-    return queue.claim_trial(opened, study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1)
+def claimed(opened: Storage, study_id: int) -> lease.Claim | None:
+    owner = process.current_owner("cpu")
+    return queue.claim_trial(opened, study_id, owner, lease_seconds=60, max_attempts=1)
 
 
 def refused(call, *words: str) -> str:
@@ -70,7 +72,7 @@ def refused(call, *words: str) -> str:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("storage/hpo.db", "no URL"),
+        ("storage/hpo.db", "not a URL"),
         ("mysql://u:secret@h/db", "mysql: want sqlite:///path or postgresql"),
         ("postgresql+psycopg2://u:secret@h/db", "want sqlite:///path or postgresql"),
         ("sqlite://", "name a file"),
@@ -79,7 +81,7 @@ def refused(call, *words: str) -> str:
         ("sqlite:///file:x?mode=memory&cache=shared&uri=true", "mode=ro"),
         ("sqlite:///x.db?nolock=1&uri=true", "mode=ro"),
         ("postgresql://u:se@secret@h/db", "%40"),
-        ("postgresql://u:secret:1@h:x/db", "no URL"),
+        ("postgresql://u:secret:1@h:x/db", "not a URL"),
         *(
             (f"postgresql://u:secret@h/db?{key}=secret", f"?{key} is not allowed")
             for key in ("host", "hostaddr", "port", "dbname", "service", "user", "password", "passfile")
@@ -93,9 +95,9 @@ def test_a_url_that_names_no_store_of_ours_is_refused_in_one_line(text, words):
 
 
 def test_a_url_is_shown_without_its_password():
-    url = studies.parse_url("postgresql://user:s%7Be%7Dcr%25et@host:1/db?sslmode=require")
+    url = database.parse_url("postgresql://user:s%7Be%7Dcr%25et@host:1/db?sslmode=require")
     assert url.password == "s{e}cr%et"
-    assert studies.hide_password(url) == "postgresql://user:***@host:1/db?sslmode=require"
+    assert database.hide_password(url) == "postgresql://user:***@host:1/db?sslmode=require"
 
 
 def test_a_password_may_have_any_character_and_is_never_shown(caplog):
@@ -161,7 +163,7 @@ def test_a_server_that_is_not_there_is_refused():
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_locked_database_is_refused_when_patience_is_over(url, opened, monkeypatch):
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN EXCLUSIVE")
         refused(lambda: studies.open_storage(url, create=False), "database is locked")
@@ -302,7 +304,7 @@ def test_a_study_is_stored_with_its_whole_budget_as_plain_optuna_sees_it(url, op
     one, two, three, _ = study.trials
     assert one.user_attrs == {"point": 1}
     assert one.system_attrs["fixed_params"] == {"lr": 0.5}
-    assert one.system_attrs[studies.RUN_OPTIONS] == {"epochs": 1}
+    assert one.system_attrs[plan.RUN_OPTIONS] == {"epochs": 1}
     assert two.system_attrs["fixed_params"] == {"lr": made.train["lr"], "optimizer": "adam"}
     assert three.user_attrs == {}
     assert "fixed_params" not in three.system_attrs
@@ -441,7 +443,7 @@ def test_threads_that_create_and_extend_one_study_at_the_same_moment_agree(url, 
 # Points with values that no trial had before
 
 
-def run(opened: studies.Storage, made: Definition) -> int:
+def run(opened: Storage, made: Definition) -> int:
     """Give every trial that waits its point's parameters, as a worker would; tell how many there were."""
     study_id, count = studies.find_study_id(opened, NAME), 0
     while claim := claimed(opened, study_id):
@@ -602,7 +604,7 @@ def test_patience_is_bounded_and_shorter_once_told_to_stop(monkeypatch):
         refused(lambda: opened.retry(ask, max_wait_seconds=1.0), "127.0.0.1")
         assert 1.0 <= tried[-1] < 4.0
         assert 3 <= len(tried) <= 8
-        monkeypatch.setattr(storage, "GRACE", 0.2)
+        monkeypatch.setattr(storage, "STOPPING_WAIT_SECONDS", 0.2)
         opened.stop.set()
         refused(lambda: studies.read_definition(opened, NAME), "127.0.0.1")
         opened.stop.clear()
@@ -659,7 +661,7 @@ def test_every_writer_of_optunas_passes_the_fence(opened):
     """Whatever Optuna's storage may do to a trial is refused when the trial's fence refuses."""
     changing = {name for name in dir(RDBStorage) if name.startswith(("set_trial", "_set_trial"))}
     staged = {name for name in changing if name.endswith("without_commit")}
-    ours = {name for name in changing - staged if name in vars(storage.Storage)}
+    ours = {name for name in changing - staged if name in vars(Storage)}
     assert changing - staged - ours == {"set_trial_param"}  # which calls _set_trial_param
 
 

@@ -10,8 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.errors import DefinitionError, StoreError
-from hpo.store import lease, queue, studies, warm_start
+from hpo.store import process, queue, studies, warm_start
 from hpo.store.history import History
+from hpo.store.storage import Storage
 from hpo.study import definition as definitions
 from hpo.study import space
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
@@ -55,18 +56,18 @@ class Seat:
     storage: History
 
 
-def seat(opened: studies.Storage, made: Definition) -> Seat:
+def seat(opened: Storage, made: Definition) -> Seat:
     history = History(opened, studies.find_study_id(opened, made.name), made.name)
     history.warm_start_trials = warm_start.usable_trials(opened, made)
     return Seat(made, history)
 
 
-def proposed(opened: studies.Storage, made: Definition) -> dict:
+def proposed(opened: Storage, made: Definition) -> dict:
     """Give the setting of a study's first trial, which it is made for."""
     studies.create_study(opened, made, "")
     place = seat(opened, made)
     claim = queue.claim_trial(
-        opened, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
     assert claim is not None
     trial, *_ = objective.choose_setting(claim, place)
@@ -78,12 +79,12 @@ def value(params: dict) -> float:
     return math.exp(-(math.log10(params["lr"] / BEST) ** 2)) - worse
 
 
-def run(opened: studies.Storage, made: Definition, pruned: tuple[int, ...] = ()) -> None:
+def run(opened: Storage, made: Definition, pruned: tuple[int, ...] = ()) -> None:
     """Run a study to its end; the trials of the numbers in ``pruned`` are, after epoch 1."""
     studies.create_study(opened, made, "")
     place = seat(opened, made)
     while claim := queue.claim_trial(
-        opened, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     ):
         trial, *_ = objective.choose_setting(claim, place)
         found = value({"optimizer": "sgd"} | trial.params)
@@ -123,7 +124,7 @@ def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
     place = seat(found, studies.read_definition(found, "old"))
     for state, accuracy in ((TrialState.PRUNED, None), (TrialState.COMPLETE, 0.5)):
         claim = queue.claim_trial(
-            found, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+            found, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
         )
         objective.choose_setting(claim, place)
         claim.end(state, value=accuracy)
@@ -140,7 +141,7 @@ def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     studies.create_study(opened, made, "")
     place = seat(opened, made)
     claim = queue.claim_trial(
-        opened, place.storage.study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
     _, _, study = objective.choose_setting(claim, place)
     shown = study.get_trials(deepcopy=False)
@@ -148,7 +149,7 @@ def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     assert [trial.state for trial in shown[:30]].count(TrialState.PRUNED) == 2
     with opened.transaction() as session, place.storage.read_within(session):
         assert [trial.number for trial in study.get_trials(deepcopy=False)] == [0]
-    assert len(studies.Storage.get_all_trials(opened, place.storage.study_id)) == 2
+    assert len(Storage.get_all_trials(opened, place.storage.study_id)) == 2
 
 
 def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it(opened):
@@ -211,7 +212,7 @@ def test_what_does_not_compare_is_refused_in_one_line(opened):
     queue.claim_trial(
         opened,
         studies.find_study_id(opened, "empty"),
-        lease.current_owner("cpu"),
+        process.current_owner("cpu"),
         lease_seconds=60,
         max_attempts=1,
     )

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from optuna.trial import TrialState
 
-from hpo.store import lease, queue, studies
+from hpo.store import lease, process, queue, studies
 from hpo.study import space
 from hpo.study.definition import Definition, Point, Pruner, Search
 from hpo.training.config import Config
@@ -58,7 +58,7 @@ def work(orders: Orders, index: int) -> None:
     """Run trials until none is left; an epoch's accuracy is its token, so that it says who wrote it."""
     opened = studies.open_storage(orders.url, create=False)
     study_id = studies.find_study_id(opened, NAME)
-    who = lease.current_owner("cpu")
+    who = process.current_owner("cpu")
     if orders.nameless and index % 2:
         who = dataclasses.replace(who, process="")
     while True:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import DefinitionError
 from hpo.search import samplers
-from hpo.store import lease, queue, studies
+from hpo.store import process, queue, studies
 from hpo.store.history import History
 from hpo.training import custom
 from hpo.training.config import CustomConfig
@@ -312,7 +312,7 @@ def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place
     place.here("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
     opened = studies.open_storage(url, create=False)
     study_id = studies.find_study_id(opened, "small")
-    who = lease.current_owner("cpu")
+    who = process.current_owner("cpu")
     definition = studies.read_definition(opened, "small")
     history = History(opened, study_id, "small")
     study = optuna.Study("small", history, pruner=samplers.build_pruner(definition))

@@ -7,7 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.artifacts.folders import Artifacts
-from hpo.store import lease, queue, studies
+from hpo.store import lease, process, queue, studies
+from hpo.store.storage import Storage
 from hpo.workers import retention
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
@@ -30,11 +31,11 @@ def opened(url):
     return opened
 
 
-def begun(opened: studies.Storage, folder: Path) -> lease.Claim:
+def begun(opened: Storage, folder: Path) -> lease.Claim:
     """Claim a trial, and give it weights."""
     study_id = studies.find_study_id(opened, NAME)
     claim = queue.claim_trial(
-        opened, study_id, lease.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
     name = f"f/{claim.number:04d}/weights"
     (folder / name).parent.mkdir(parents=True)

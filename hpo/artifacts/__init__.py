@@ -1,6 +1,6 @@
-"""Files that survive crashes: durable writes, trial folders here or behind a URL, checkpoints.
+"""Files that survive crashes: durable writes, trial folders (local or behind a URL), and checkpoints.
 
-Belongs here: whatever turns bytes into a file that is either complete or absent, and finds it again.
-Does not belong here: what the bytes mean to training (``hpo.training``), or which row of the database
-names them (``hpo.store``). Read ``durable`` first, then ``folders`` and ``checkpoint``.
+This package turns bytes into files that are either complete or absent, and finds them again. It does not
+know what the bytes mean to training (``hpo.training``), nor which row of the database names them
+(``hpo.store``). Read ``durable`` first, then ``folders`` and ``checkpoint``.
 """

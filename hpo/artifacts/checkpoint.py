@@ -1,18 +1,22 @@
-"""Checkpoints: everything a training run needs to go on, in one file that proves itself.
+"""Checkpoints: everything that a training run needs to resume, in one file that can be verified.
 
-A name holds epoch, step, attempt and the content's SHA-256::
+The file name contains epoch, step, attempt and the SHA-256 of the content::
 
     checkpoint-0003-000000-002-9f86d081....pt     after epoch 3, by the second attempt
 
-The protocol: the file is made durable under its final name first; only then is the name committed to the
-store. A crash between the two leaves a file that no row names. A reader checks the hash before it
-unpickles anything, since a flipped byte loads without complaint, and falls back to the file before; two
-are kept for that, until the trial ends. An attempt writes under its own number, and removes no file of a
-later one, so a worker that lost its trial without knowing cannot spoil what its successor relies on.
+**Writing.** The file is first made durable under its final name. Only then is the name committed to the
+store. A crash between the two leaves a file that no row names.
 
-``torch.save`` takes anything; loading takes tensors and plain values alone, so that no file can run code.
-So what a person's own objective yields is loaded again before its file appears, and its trial fails at its
-first save, not once it is interrupted.
+**Reading.** A reader checks the hash before it unpickles anything, because a file with a flipped byte loads
+without an error. If the file is damaged, the reader falls back to the file before it. For this reason the
+last two are kept until the trial ends.
+
+**Lost leases.** Each attempt writes under its own number and removes no file of a later attempt. So a
+worker that has lost its trial without knowing it cannot damage the files of its successor.
+
+**Contents.** ``torch.save`` accepts any object, but loading accepts only tensors and plain values, so that
+no file can run code. Therefore the state of a custom objective is loaded again before its file appears. If
+that fails, the trial fails at its first save, not later when it is resumed.
 """
 
 import copy
@@ -31,7 +35,7 @@ from hpo.artifacts import durable
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{4,})-(\d{6,})-(\d{3,})-([0-9a-f]{64})\.pt")
 KEPT_CHECKPOINTS = 2
 LOADABLE_TYPES = (
-    "tensors (torch.as_tensor makes one of an array), numbers, texts, None, "
+    "tensors (torch.as_tensor converts an array), numbers, texts, None, "
     "and lists, tuples, sets and dicts of them"
 )
 
@@ -39,7 +43,7 @@ State = Mapping[str, Any]
 
 
 class _HashingWriter:
-    """A file that only gets longer, the SHA-256 of what was written to it, and what kept it from more."""
+    """A file that is written sequentially, the SHA-256 of its content, and the error that writing met."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -59,32 +63,40 @@ class _HashingWriter:
 
 
 def dump_state(state: Any, file: BinaryIO) -> str:
-    """Write tensors and plain values to a file, and give the content's SHA-256.
+    """Write a state to a file in the format of ``torch.save``.
 
-    Raises OSError where the file takes no more, which torch.save by itself turns into something else.
+    Args:
+        state: tensors and plain values, in dicts and lists.
+        file: open for writing.
+
+    Returns:
+        The SHA-256 of the content, in hexadecimal digits.
+
+    Raises:
+        OSError: if the file cannot be written; ``torch.save`` alone would raise another error.
     """
-    hashed = _HashingWriter(file)
+    writer = _HashingWriter(file)
     try:
-        torch.save(state, hashed)  # type: ignore[arg-type]  # it asks for write and flush alone
+        torch.save(state, writer)  # type: ignore[arg-type]  # it needs only write and flush
     except Exception:
-        if hashed.error is not None:
-            raise hashed.error from None
+        if writer.error is not None:
+            raise writer.error from None
         raise
-    return hashed.hash.hexdigest()
+    return writer.hash.hexdigest()
 
 
 def snapshot(state: Any) -> Any:
-    """Copy a state, its tensors into the CPU's memory, so that training may go on changing it.
+    """Return a deep copy of a state with its tensors in the CPU's memory, so that training can go on.
 
-    NumPy's scalars, which a mean or a maximum gives and which loading refuses, become Python's.
+    NumPy scalars, which a mean or a maximum returns and which loading would refuse, become Python numbers.
     """
     if isinstance(state, np.generic):
         return state.item()
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        copied = copy.copy(state)  # of its own type: a model's state carries versions besides
-        copied.clear()  # a key that is equal would stay as it is
+        copied = copy.copy(state)  # of the same type: a model's state dict also carries versions
+        copied.clear()  # otherwise keys that are equal would keep their old objects
         copied.update({snapshot(key): snapshot(value) for key, value in state.items()})
         return copied
     if type(state) in (list, tuple, set):
@@ -93,16 +105,23 @@ def snapshot(state: Any) -> Any:
 
 
 def check_loadable(draft: durable.Draft, objective: str) -> None:
-    """Raise TypeError, for the person whose objective it is, if what was dumped could not be loaded.
+    """Check that a dumped state can be loaded again.
 
-    Only the file's structure is read: its tensors are mapped.
+    Only the file's structure is read; its tensors are memory-mapped.
+
+    Args:
+        draft: what ``dump_state`` wrote.
+        objective: name of the custom objective, for the message.
+
+    Raises:
+        TypeError: if it cannot be loaded; the message lists the types that are not allowed.
     """
     draft.file.flush()
     try:
         torch.load(draft.path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
-        named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(draft.path))
-        types = [name for name in named if "._" not in name] or named  # rather than what builds them
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(draft.path))
+        types = [name for name in names if "._" not in name] or names  # the types, not their constructors
         raise TypeError(
             f"{objective} yielded a state that could not be loaded again: it holds {', '.join(types)}; "
             f"want {LOADABLE_TYPES}"
@@ -110,9 +129,20 @@ def check_loadable(draft: durable.Draft, objective: str) -> None:
 
 
 def save(folder: Path, state: State, *, attempt: int, objective: str | None = None) -> str:
-    """Save a state (tensors and plain values, with "epoch" and "step") durably; give its file's name.
+    """Save a checkpoint durably.
 
-    That of a person's own ``objective`` is proved first; raises TypeError if it could not be loaded.
+    Args:
+        folder: the trial's folder.
+        state: tensors and plain values, with "epoch" and "step".
+        attempt: number of the attempt that saves.
+        objective: name of the custom objective, whose states are checked; None for built-in training.
+
+    Returns:
+        The name of the file, which the caller commits to the store.
+
+    Raises:
+        TypeError: if the state of a custom objective could not be loaded again.
+        OSError: if the file cannot be written.
     """
     with durable.atomic_file(folder) as draft:
         digest = dump_state(dict(state), draft.file)
@@ -123,7 +153,7 @@ def save(folder: Path, state: State, *, attempt: int, objective: str | None = No
 
 
 def load(path: Path) -> State | None:
-    """Load a checkpoint on the CPU; None if it is gone or its content is not what its name says."""
+    """Load a checkpoint onto the CPU; None if it is missing or its content does not match its name."""
     match = CHECKPOINT_NAME.fullmatch(path.name)
     try:
         with path.open("rb") as file:
@@ -138,32 +168,47 @@ def load(path: Path) -> State | None:
 
 
 def load_latest(folder: Path, name: str | None) -> State | None:
-    """Load the committed checkpoint ``name``, or the newest sound one before it; None for the start."""
+    """Load the committed checkpoint, or the newest undamaged one before it.
+
+    Args:
+        folder: the trial's folder.
+        name: the committed checkpoint; None if there is none.
+
+    Returns:
+        The state to resume from, or None to start from the beginning.
+    """
     if name is None:
         return None
-    for older in [name, *(n for n in reversed(list_checkpoints(folder)) if _sort_key(n) < _sort_key(name))]:
-        state = load(folder / older)
+    older = [each for each in reversed(list_checkpoints(folder)) if _sort_key(each) < _sort_key(name)]
+    for candidate in [name, *older]:
+        state = load(folder / candidate)
         if state is not None:
             return state
     return None
 
 
 def prune(folder: Path, name: str) -> None:
-    """Remove all checkpoints but the committed ``name``, the newest before it, and later attempts' own."""
+    """Remove all checkpoints except the committed one, the newest before it, and those of later attempts.
+
+    Args:
+        folder: the trial's folder.
+        name: the committed checkpoint.
+    """
     *_, attempt = _sort_key(name)
-    ours = [n for n in list_checkpoints(folder) if _sort_key(n)[-1] <= attempt]
-    before = [n for n in ours if _sort_key(n) < _sort_key(name)]
+    ours = [each for each in list_checkpoints(folder) if _sort_key(each)[-1] <= attempt]
+    before = [each for each in ours if _sort_key(each) < _sort_key(name)]
     for other in ours:
         if other != name and other not in before[1 - KEPT_CHECKPOINTS :]:
             (folder / other).unlink(missing_ok=True)
 
 
 def list_checkpoints(folder: Path) -> list[str]:
-    """Give the names of a folder's checkpoints, oldest first."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p.name for p in found if CHECKPOINT_NAME.fullmatch(p.name)), key=_sort_key)
+    """Return the names of a folder's checkpoints, oldest first; none if there is no such folder."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted((file.name for file in files if CHECKPOINT_NAME.fullmatch(file.name)), key=_sort_key)
 
 
 def _sort_key(name: str) -> tuple[int, ...]:
+    """Return (epoch, step, attempt)."""
     match = CHECKPOINT_NAME.fullmatch(name)
     return tuple(int(part) for part in match.groups()[:3]) if match else ()

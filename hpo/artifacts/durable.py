@@ -1,4 +1,9 @@
-"""Durable files: there with their whole content under their final name, or not there at all."""
+"""Durable files: complete under their final name, or not there at all, even after a crash.
+
+The protocol: write a temporary file in the same folder (``*.draft``), fsync it, rename it, fsync the
+folder. A crash at any moment leaves the previous file or the new one, and at most a ``.draft``, which
+nobody reads.
+"""
 
 import contextlib
 import os
@@ -10,14 +15,32 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 
-@contextlib.contextmanager
-def atomic_file(folder: Path) -> Iterator["Draft"]:
-    """Write a file of ``folder`` that appears under ``draft.name`` when the block is left.
+class Draft:
+    """A file that is being written under a temporary name.
 
-    Temporary name in the same folder, fsync, rename, fsync of the folder: a crash at any moment leaves
-    the file of before, or the new one, besides at most a ``.draft`` that nobody reads. The name may be
-    set within the block, so that it can hold the content's hash. ``OSError`` passes through (disk full),
-    with the draft removed.
+    ``name``, the final name, may be set at any time within the block, so it can contain the content's hash.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self.name = ""
+
+
+@contextlib.contextmanager
+def atomic_file(folder: Path) -> Iterator[Draft]:
+    """Write a file that appears in ``folder`` under ``draft.name`` when the block ends without an error.
+
+    If the block raises, the temporary file is removed. An existing file of this name is replaced.
+
+    Args:
+        folder: created if it does not exist.
+
+    Yields:
+        The draft: write to ``draft.file`` and set ``draft.name``.
+
+    Raises:
+        OSError: if the file cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".draft")
@@ -37,15 +60,6 @@ def atomic_file(folder: Path) -> Iterator["Draft"]:
     _fsync_folder(folder)
 
 
-class Draft:
-    """A file being written at a path of its own; it gets its name before it is done."""
-
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.file = file
-        self.path = path
-        self.name = ""
-
-
 def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -55,7 +69,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file durably."""
+    """Write a whole file durably; creates its folder if needed, raises OSError as ``atomic_file`` does."""
     with atomic_file(path.parent) as draft:
         draft.name = path.name
         draft.file.write(content)
@@ -63,10 +77,19 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder that appears as ``path`` when the block is left; there it may be empty, or not be.
+    """Fill a folder that appears as ``path`` when the block ends without an error.
 
-    It is filled by ``write`` under a hidden name beside it, and then renamed: a crash leaves at most that.
-    ``OSError`` passes through, with what was written removed.
+    The folder is filled under a hidden name beside ``path`` and then renamed, so a crash leaves at most the
+    hidden folder. If the block raises, it is removed. Its files should be written by ``write_file``.
+
+    Args:
+        path: must not exist, or be an empty folder.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        OSError: if it cannot be written, or ``path`` is not empty.
     """
     path = path.resolve()
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")

@@ -1,14 +1,15 @@
-"""Artifacts: each trial's folder of checkpoints, weights, curves and settings, here or behind a URL.
+"""Artifacts: one folder per trial with checkpoints, weights, curves and settings, local or behind a URL.
 
-Every trial works in a local folder. Where the artifacts are local, that folder is the artifacts' own, and
-publishing is nothing. Elsewhere (``s3://...`` and whatever else fsspec knows) it is a temporary one:
-files are fetched when a trial is taken up and published when they are done. An object store shows a file
-whole or not at all, as ``files.durable`` does here.
+**Local and remote.** Every trial works in a local folder. If the artifacts are local, that is the trial's
+folder in the artifacts itself, and publishing does nothing. Otherwise (``s3://...`` and whatever else
+fsspec supports) it is a temporary folder: files are downloaded when a trial is claimed, and uploaded when
+they are complete. An object store shows a file completely or not at all, as ``durable.atomic_file`` does
+locally.
 
-A place behind a URL may be away for a while. What a worker asks of it is asked again until it is back, so
-all that is asked does no harm twice. The lease is renewed meanwhile; if it is lost all the same, what comes
-late harms nobody: files that names are committed of bear the attempt's number, and a folder removes only
-what it published or fetched itself.
+**Unavailable storage.** Storage behind a URL may be unavailable for some time. A worker repeats each
+operation until it succeeds, so every operation must be idempotent. The trial's lease is renewed meanwhile.
+If the lease is lost all the same, a late operation does no harm: the names of committed files contain the
+number of the attempt, and a ``TrialFolder`` removes only what it has uploaded or downloaded itself.
 """
 
 import shutil
@@ -28,69 +29,95 @@ from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
 R = TypeVar("R")
 
 LOGS = "logs"
-MAX_PAUSE_SECONDS = 2.0  # seconds between two tries
+MAX_PAUSE_SECONDS = 2.0  # between two tries
 
 
 def file_name(name: str) -> str:
-    """Give a file's name within its folder from its name in the artifacts."""
+    """Return the last part of a path relative to the artifacts."""
     return name.rpartition("/")[2]
 
 
 class Artifacts:
-    """The place where all studies' files are.
+    """The root folder of all studies' files, local or behind a URL.
 
-    Elsewhere it raises ArtifactError alone. Here an ``OSError`` passes through, but for ``read``.
+    Every ``name`` is a path relative to this root. Behind a URL, methods raise only ArtifactError. In a
+    local folder they let ``OSError`` pass through, except ``read``.
+
+    Args:
+        root: a local path or a URL.
+
+    Raises:
+        ArtifactError: if the URL is not supported, or the storage rejects it.
     """
 
     def __init__(self, root: str) -> None:
         try:
             self.filesystem, self.root = remote.open_file_system(root)
-        except Exception as error:  # some places are called at once, and each has its own errors
+        except Exception as error:  # some file systems connect at once, and each raises its own errors
             raise ArtifactError(f"--artifacts {root}: {remote.error_text(error)}") from error
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
-        self.retry_seconds = 0.0  # seconds that a place which is away is waited for; a worker has more
-        self.stop = threading.Event()  # whoever sets it wants no more than GRACE spent on waiting
+        self.retry_seconds = 0.0  # how long operations are repeated while unavailable; a worker sets more
+        self.stop = threading.Event()  # once set, they are repeated for STOPPING_WAIT_SECONDS at most
 
     def path(self, name: str) -> str:
-        """Give a file's path, or its address."""
+        """Return the path or the URL of a file."""
         path = f"{self.root}/{name}".rstrip("/")
         return path if self.is_local else str(self.filesystem.unstrip_protocol(path))
 
     def logs_folder(self, folder: str) -> Path:
-        """Give where a scheduler writes what a study's workers say: always a folder, never behind a URL."""
+        """Return the folder for the output of a study's workers; always local, never behind a URL.
+
+        Args:
+            folder: the study's folder in the artifacts.
+        """
         return Path(self.root, folder, LOGS) if self.is_local else Path("storage", LOGS, folder)
 
     def retry(self, name: str, work: Callable[[], R]) -> R:
-        """Do ``work`` on a file or folder, which does no harm twice, until the place does it.
+        """Do ``work`` and return its result; behind a URL, repeat it while the storage is unavailable.
 
-        Raises ArtifactAway when the patience is over, ArtifactError at once where waiting mends nothing.
+        Args:
+            name: the file or folder that ``work`` is about, for messages.
+            work: must be idempotent.
+
+        Raises:
+            ArtifactsUnavailable: if the storage was unavailable for ``retry_seconds``.
+            ArtifactError: at once, for an error that waiting does not solve.
         """
         if self.is_local:
             return work()
 
-        def fresh() -> R:
-            self.filesystem.invalidate_cache()  # of listings: other workers have been there meanwhile
+        def work_on_fresh_listings() -> R:
+            self.filesystem.invalidate_cache()  # other workers may have changed files meanwhile
             return work()
 
-        def met(error: Exception, waited: float) -> str:  # every kind of place has its own errors
+        def handle_error(error: Exception, waited: float) -> str:  # each file system has its own errors
             message = f"{self.path(name)}: {remote.error_text(error)}"
             if not remote.is_unavailable(error):
                 raise ArtifactError(f"{message}; {remote.advice(error)}") from error
-            if waited >= min(
-                self.retry_seconds, STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS
-            ):
+            longest = STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS
+            if waited >= min(self.retry_seconds, longest):
                 raise ArtifactsUnavailable(message) from error
             return message
 
-        return retry_until(fresh, met, what=self.path(""), longest_pause_seconds=MAX_PAUSE_SECONDS)
+        return retry_until(
+            work_on_fresh_listings,
+            handle_error,
+            what=self.path(""),
+            longest_pause_seconds=MAX_PAUSE_SECONDS,
+        )
 
     def check_access(self) -> None:
-        """Raise ArtifactError if a place elsewhere cannot be used; one that is here shows by itself."""
+        """Raise ArtifactError if remote storage cannot be used; a local folder is not checked."""
         if not self.is_local:
             self.probe()
 
     def probe(self) -> None:
-        """Write a small file and remove it: what a trial will want to do, found out before it starts."""
+        """Write a small file and remove it, to find out before a trial starts whether that works.
+
+        Raises:
+            ArtifactError: if it does not work, behind a URL.
+            OSError: if it does not work, in a local folder.
+        """
         path = f"{self.root}/.probe-{uuid.uuid4().hex[:8]}"
 
         def write_and_remove() -> None:
@@ -100,7 +127,11 @@ class Artifacts:
         self.retry("", write_and_remove)
 
     def read(self, name: str) -> bytes:
-        """Give a file's content; raises ArtifactError if it cannot be had."""
+        """Return the content of a file.
+
+        Raises:
+            ArtifactError: if there is no such file or it cannot be read.
+        """
         try:
             content = self.read_or_none(name)
         except OSError as error:
@@ -111,87 +142,102 @@ class Artifacts:
             )
         return content
 
-    def open_folder(self, name: str) -> "TrialFolder":
-        """Open a folder to work in; ``name`` is relative to the artifacts."""
-        local = Path(self.root, name) if self.is_local else Path(tempfile.mkdtemp(prefix="hpo-"))
-        local.mkdir(parents=True, exist_ok=True)
-        return TrialFolder(self, name, local)
-
     def read_or_none(self, name: str) -> bytes | None:
-        """Give a file's content; None if there is none."""
+        """Return the content of a file; None if there is no such file."""
 
-        def look() -> bytes | None:
+        def read() -> bytes | None:
             try:
                 content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
                 return content
             except FileNotFoundError:
                 return None
 
-        return self.retry(name, look)
+        return self.retry(name, read)
+
+    def open_folder(self, name: str) -> "TrialFolder":
+        """Open a trial's folder, and create its local folder (a temporary one for remote artifacts)."""
+        path = Path(self.root, name) if self.is_local else Path(tempfile.mkdtemp(prefix="hpo-"))
+        path.mkdir(parents=True, exist_ok=True)
+        return TrialFolder(self, name, path)
 
     def list_names(self, name: str) -> list[str]:
-        """Give the names of what lies in a folder; none if there is no such folder."""
+        """Return the names of the files and folders in a folder; none if there is no such folder."""
         path = f"{self.root}/{name}".rstrip("/")
 
-        def look() -> list[str]:
+        def list_folder() -> list[str]:
             try:
-                there = self.filesystem.ls(path, detail=False)
+                entries = self.filesystem.ls(path, detail=False)
             except FileNotFoundError:
                 return []
-            return [file_name(str(each).rstrip("/")) for each in there if str(each).rstrip("/") != path]
+            return [file_name(str(each).rstrip("/")) for each in entries if str(each).rstrip("/") != path]
 
-        return self.retry(name, look)
+        return self.retry(name, list_folder)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file durably, and the folders above it."""
+        """Write a whole file durably, and create the folders above it.
+
+        Args:
+            name: path relative to the artifacts; an existing file is replaced.
+            content: of the whole file.
+        """
         path = f"{self.root}/{name}"
         if self.is_local:
             durable.write_file(Path(path), content)
-        else:  # an object store has no folders; asked to make some, s3fs would make a missing bucket
+        else:  # an object store has no folders; asked to make some, s3fs would create a missing bucket
             self.retry(name, lambda: self.filesystem.pipe_file(path, content))
 
     def download(self, name: str, path: Path) -> None:
-        """Copy a file from elsewhere to here."""
+        """Copy a file from the artifacts to a local path.
+
+        Args:
+            name: path relative to the artifacts.
+            path: where to write it.
+        """
         self.retry(name, lambda: self.filesystem.get_file(f"{self.root}/{name}", str(path)))
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a file from here to elsewhere."""
+        """Copy a local file to the artifacts.
+
+        Args:
+            path: the local file.
+            name: path relative to the artifacts; an existing file is replaced.
+        """
         self.retry(name, lambda: self.filesystem.put_file(str(path), f"{self.root}/{name}"))
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
 
         def remove() -> None:
             try:
                 self.filesystem.rm_file(f"{self.root}/{name}")
             except FileNotFoundError:
-                pass  # as it is to be
+                pass  # already removed
 
         self.retry(name, remove)
 
     def delete_folder(self, name: str) -> None:
-        """Delete a study's folder with all that is in it."""
+        """Delete a folder with everything in it, if it exists."""
 
         def delete() -> None:
             try:
                 self.filesystem.rm(f"{self.root}/{name}", recursive=True)
             except FileNotFoundError:
-                pass  # as it is to be
+                pass  # already deleted
 
         self.retry(name, delete)
 
 
 class TrialFolder:
-    """One trial's folder: work in ``local``, then publish."""
+    """The folder of one trial: work in the local folder ``path``, then publish."""
 
-    def __init__(self, artifacts: Artifacts, name: str, local: Path) -> None:
+    def __init__(self, artifacts: Artifacts, name: str, path: Path) -> None:
         self.artifacts = artifacts
         self.name = name
-        self.path = local
-        self.published: dict[str, tuple[int, int]] = {}  # what we got or put there -> its version
+        self.path = path
+        self.published: dict[str, tuple[int, int]] = {}  # uploaded or downloaded files -> their versions
 
     def fetch(self) -> None:
-        """Get what is already there, unless it is here anyway."""
+        """Download the trial's files; does nothing if the artifacts are local."""
         if self.artifacts.is_local:
             return
         for name in self.artifacts.list_names(self.name):
@@ -200,21 +246,25 @@ class TrialFolder:
             self.published[name] = _file_version(path)
 
     def publish(self) -> None:
-        """Put what is new where everybody sees it, unless it is there anyway."""
-        for path in self._files() if not self.artifacts.is_local else ():
+        """Upload new and changed files; does nothing if the artifacts are local."""
+        for path in self._complete_files() if not self.artifacts.is_local else ():
             version = _file_version(path)
             if self.published.get(path.name) != version:
                 self.artifacts.upload(path, f"{self.name}/{path.name}")
                 self.published[path.name] = version
 
     def remove_deleted(self) -> None:
-        """Remove from the artifacts what of it was removed here."""
+        """Remove from the artifacts the published files that were deleted in the local folder."""
         for name in [name for name in self.published if not (self.path / name).exists()]:
             self.artifacts.remove(f"{self.name}/{name}")
             del self.published[name]
 
     def remove_matching(self, matches: Callable[[str], object]) -> None:
-        """Remove the files whose name matches, here and elsewhere, whoever made them."""
+        """Remove files from the local folder and from the artifacts, whichever attempt wrote them.
+
+        Args:
+            matches: called with a file's name; a true result removes the file.
+        """
         for path in list(self.path.iterdir()):
             if matches(path.name):
                 path.unlink(missing_ok=True)
@@ -223,16 +273,16 @@ class TrialFolder:
                 self.artifacts.remove(f"{self.name}/{name}")
                 self.published.pop(name, None)
 
-    def _files(self) -> list[Path]:
+    def _complete_files(self) -> list[Path]:
         return [path for path in sorted(self.path.iterdir()) if path.suffix != ".draft"]
 
     def close(self) -> None:
-        """Leave the folder; a temporary one goes."""
+        """Remove the local folder if it is a temporary one."""
         if not self.artifacts.is_local:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _file_version(path: Path) -> tuple[int, int]:
-    """Give a file's size and time of change."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    """Return a file's size and modification time, which change with its content."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

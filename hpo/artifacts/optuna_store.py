@@ -1,7 +1,8 @@
-"""The artifacts as Optuna's artifact stores are: a flat shelf of files by id, beside the trials' folders.
+"""The artifacts as an Optuna artifact store: files by id in one folder, beside the trials' own folders.
 
-What people add to a trial through the dashboard, or with ``optuna.artifacts.upload_artifact`` and a
-``FileSystemArtifactStore`` on the folder ``added`` in the artifacts, lies there under its id.
+Files that users attach to a trial are kept in the folder ``added`` of the artifacts, under their id. They
+come from the dashboard, or from ``optuna.artifacts.upload_artifact`` with a ``FileSystemArtifactStore`` on
+that folder.
 """
 
 import shutil
@@ -15,41 +16,62 @@ ADDED_FOLDER = "added"
 
 
 class FolderArtifactStore:
-    """Optuna's protocol of an artifact store, over our artifacts; if read-only, it refuses changes."""
+    """Optuna's artifact store protocol, implemented by our artifacts.
+
+    Args:
+        artifacts: where the files are.
+        read_only: whether to refuse changes with PermissionError.
+    """
 
     def __init__(self, artifacts: Artifacts, *, read_only: bool) -> None:
         self.artifacts = artifacts
         self.read_only = read_only
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open what was added; raises ArtifactNotFound if there is none, as after a crash before it was."""
+        """Open an attached file.
+
+        Raises:
+            ArtifactNotFound: if there is none, for example because of a crash before it was written.
+        """
         return self.open(f"{ADDED_FOLDER}/{artifact_id}")
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file by its name in the artifacts, as a trial's own; raises ArtifactNotFound."""
+        """Open any file of the artifacts, for example one of a trial's own.
+
+        Args:
+            name: path relative to the artifacts.
+
+        Raises:
+            ArtifactNotFound: if there is no such file.
+        """
         try:
             return cast(BinaryIO, self.artifacts.filesystem.open(f"{self.artifacts.root}/{name}", "rb"))
         except (FileNotFoundError, IsADirectoryError) as error:
             raise ArtifactNotFound(f"no file {name}") from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Put a file on the shelf."""
-        self._check()
+        """Store an attached file.
+
+        Args:
+            artifact_id: the file's id, which Optuna chooses.
+            content_body: read to its end.
+        """
+        self._check_writable()
         self.artifacts.filesystem.makedirs(self._path(""), exist_ok=True)
         with self.artifacts.filesystem.open(self._path(artifact_id), "wb") as file:
             shutil.copyfileobj(content_body, file)
 
     def remove(self, artifact_id: str) -> None:
-        """Take a file off the shelf; raises ArtifactNotFound if there is none."""
-        self._check()
+        """Remove an attached file; raises ArtifactNotFound if there is none."""
+        self._check_writable()
         try:
             self.artifacts.filesystem.rm_file(self._path(artifact_id))
         except FileNotFoundError as error:
             raise ArtifactNotFound(f"no file {artifact_id}") from error
 
-    def _check(self) -> None:
+    def _check_writable(self) -> None:
         if self.read_only:
-            raise PermissionError("artifacts are only shown here")
+            raise PermissionError("artifacts are read-only here")
 
     def _path(self, artifact_id: str) -> str:
         return f"{self.artifacts.root}/{ADDED_FOLDER}/{artifact_id}"

@@ -1,8 +1,8 @@
-"""A file system elsewhere, by fsspec: how long a silent one is waited for, and what its errors mean.
+"""File systems behind a URL, by fsspec: timeouts, and which errors are temporary.
 
-Each kind of place raises errors of its own, and not all are ``OSError``: s3fs makes such of what S3
-answers, but passes on what botocore and aiohttp say of a network. They are told apart by what is known to
-pass by itself; whatever else a place says is for a person to put right.
+Every kind of file system raises its own errors, and not all of them are ``OSError``: s3fs translates the
+answers of an S3 server, but passes on the network errors of botocore and aiohttp. This module lists the
+errors that are known to be temporary. Every other error has to be corrected by the user.
 """
 
 import errno
@@ -12,12 +12,12 @@ from typing import Any
 import fsspec
 
 CONNECT_SECONDS = 3
-READ_SECONDS = 30  # without a byte of an answer, once all is sent
-STALL_SECONDS = 15  # without a sign that what is sent arrives; TCP alone would try for a quarter of an hour
-REQUEST_ATTEMPTS = 2  # at each request, before the error is ours
+READ_SECONDS = 30  # without a byte of the answer, after the request is sent
+STALL_SECONDS = 15  # without an acknowledgement of sent data; TCP alone would retry for fifteen minutes
+REQUEST_ATTEMPTS = 2  # by botocore itself, before the error is raised
 
 TRANSIENT_ERRNOS = {
-    errno.EIO,  # what s3fs makes of an answer that it does not know: a proxy's 502 or 504
+    errno.EIO,  # s3fs raises it for an answer that it does not know: a proxy's 502 or 504
     getattr(errno, "EREMOTEIO", errno.EIO),  # 500
     errno.EBUSY,  # 503
     errno.EAGAIN,
@@ -27,7 +27,7 @@ TRANSIENT_ERRNOS = {
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
 }
-# By module and name, since what they are of need not be installed.
+# By module and name, because these packages need not be installed.
 TRANSIENT_TYPES = {
     ("botocore.exceptions", "HTTPClientError"),  # read timeouts, closed connections
     ("botocore.exceptions", "ConnectionError"),  # no connection, no such host
@@ -36,13 +36,21 @@ TRANSIENT_TYPES = {
 
 
 def open_file_system(url: str) -> tuple[Any, str]:
-    """Give a place's file system and the path in it; raises ValueError or ImportError for none we know."""
+    """Return the fsspec file system of a URL, and the path within it.
+
+    Args:
+        url: a local path, or a URL such as ``s3://bucket/folder``.
+
+    Raises:
+        ValueError: if the URL's protocol is unknown.
+        ImportError: if the package for the protocol is not installed.
+    """
     protocol, _ = fsspec.core.split_protocol(url)
     return fsspec.core.url_to_fs(url, **(_s3_options() if protocol in ("s3", "s3a") else {}))  # type: ignore[no-any-return]
 
 
 def _s3_options() -> dict[str, Any]:
-    """Give S3's timeouts; what the user has set for botocore's configuration, in fsspec's, stands."""
+    """Return S3's timeouts; botocore settings of the user in fsspec's configuration take precedence."""
     ours = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
@@ -61,7 +69,7 @@ def _make_socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether an error passes by itself: no connection, no answer, a server that is not well."""
+    """Return whether an error is temporary: no connection, no answer, or a server with a problem."""
     if isinstance(error, TimeoutError | ConnectionError):
         return True
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
@@ -70,14 +78,14 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def error_text(error: BaseException) -> str:
-    """Give what a place, or the network on the way, said."""
+    """Return the message of a file system's error, or the name of its type if it has none."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def advice(error: BaseException) -> str:
-    """Say what to do about an error that does not pass by itself."""
+    """Return what the user can do about an error that is not temporary."""
     if isinstance(error, FileNotFoundError):
-        return "--artifacts or HPO_ARTIFACTS says where they are, and hpo makes no bucket"
+        return "--artifacts or HPO_ARTIFACTS says where they are; hpo creates no bucket"
     name = type(error).__name__
     if isinstance(error, PermissionError) or "Credentials" in name or "Profile" in name:
         return (
@@ -85,5 +93,5 @@ def advice(error: BaseException) -> str:
             "(S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "files on their way lie where TMPDIR says"
+        return "set TMPDIR to a disk with more space: files are stored there before they are uploaded"
     return "see --artifacts or HPO_ARTIFACTS"

@@ -123,9 +123,9 @@ def validate_options(
 
 def validate_option(name: str, value: Any, where: str, key: str, words: OptionTable) -> Any:
     """Check one value of an option, and give it as the option's type; ``key`` names it in errors."""
-    if name not in words.kind.model_fields:
+    if name not in words.config_class.model_fields:
         return _validate_custom_option(name, value, where, key)
-    checked = _validate_field(words.kind, name, value, where, key)
+    checked = _validate_field(words.config_class, name, value, where, key)
     if words is config.BUILT_IN_OPTIONS and name in _NAME_CHECKS:
         _NAME_CHECKS[name](checked, where, key)
     return checked
@@ -221,7 +221,7 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
 
 def option_schemas(words: OptionTable) -> dict[str, dict[str, Any]]:
     """Give the JSON Schema of each option's value, by the option's name."""
-    return {name: field_schema(field) for name, field in words.kind.model_fields.items()}
+    return {name: field_schema(field) for name, field in words.config_class.model_fields.items()}
 
 
 def field_schema(field: FieldInfo) -> dict[str, Any]:

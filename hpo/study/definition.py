@@ -171,7 +171,7 @@ class Definition(BaseModel):
 
     def trial_config(self, setting: Mapping[str, Any]) -> Config | CustomConfig:
         """Give the complete settings of a trial that tries ``setting``."""
-        return self.option_table.kind.model_validate({**self.train, **setting})
+        return self.option_table.config_class.model_validate({**self.train, **setting})
 
     def complete_hyperparameters(self, point: Point) -> dict[str, spaces.Value]:
         """Give a point's hyperparameters, with those it left out although they are searched.

@@ -197,7 +197,9 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
         checks.require_table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
     words = config.option_table(fixed)
-    train = words.kind.model_validate(checks.validate_options(fixed, where, "train", words)).model_dump()
+    train = words.config_class.model_validate(
+        checks.validate_options(fixed, where, "train", words)
+    ).model_dump()
     parameters = space_table.parse_space(searched, train, where, words)
     for parameter in parameters:
         if parameter.name in fixed:

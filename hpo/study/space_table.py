@@ -49,7 +49,9 @@ def _add_implied_condition(parameter: space.Parameter, words: OptionTable) -> sp
 
 def _parse_parameter(name: str, given: Any, where: str, words: OptionTable) -> space.Parameter:
     key = checks.dotted_key("space", name)
-    ranges = name not in words.kind.model_fields or _is_numeric(words.kind.model_fields[name])
+    ranges = name not in words.config_class.model_fields or _is_numeric(
+        words.config_class.model_fields[name]
+    )
     if isinstance(given, list):
         given = {"choices": given}
     if isinstance(given, Mapping) and "choices" in given:

@@ -1,6 +1,6 @@
-"""The arithmetic of one trial: data, model, optimizer, schedule and the loop over epochs.
+"""The computation of one trial: data, model, optimizer, schedule and the loop over epochs.
 
-Belongs here: everything that decides a bit of the result. Does not belong here: Optuna, the database, or
-any knowledge that other trials exist; a test and import-linter hold that. Read ``config`` first (the one
-record that training depends on), then ``loop``.
+This package contains everything that determines a bit of the result. It knows neither Optuna nor the
+database, nor that other trials exist; import-linter and a test enforce that. Read ``config`` first, the
+record that training depends on, then ``loop``.
 """

@@ -1,9 +1,10 @@
-"""What torchvision's classification models are like: the facts that a study file is checked against.
+"""Facts about torchvision's classification models, which a study file is checked against.
 
-torchvision is imported inside the functions, since `hpo --help` and a look at a store shall not wait
-seconds for it. A model is looked at on torch's meta device, where tensors have shapes and no numbers:
-that costs a tenth of a second and no memory even for a model of 600 million parameters. Every
-``model`` here is one of ``models()``; torchvision raises ValueError about any other name.
+torchvision is imported inside the functions, because importing it takes seconds and ``hpo --help`` or a
+command that only reads a store must not wait for it. Models are inspected on torch's meta device, where
+tensors have shapes but no data: that takes a tenth of a second and no memory, even for a model with 600
+million parameters. Every argument ``model`` must be one of ``model_names()``; torchvision raises ValueError
+for any other name.
 """
 
 import functools
@@ -13,64 +14,55 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-# These two return their auxiliary classifiers' outputs beside the logits while they train.
+# In train mode these models also return the outputs of auxiliary classifiers, unless those are removed.
 AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
-# What most studies ask for need not be looked at: the smallest images that these models train on (pixels),
-# two or more at a time. All of them have ImageNet weights.
+# The models that most studies use need not be inspected. This is the smallest side in pixels of images that
+# they can be trained on, with two or more images per batch. All of them have ImageNet weights.
 SMALLEST_IMAGE_SIZES = {
     "alexnet": 63,
     **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), 32),
     **dict.fromkeys(("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"), 32),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 8),
 }
-USUAL_IMAGE_SIZES = (
-    32,
-    48,
-    64,
-    96,
-    128,
-    160,
-    192,
-    224,
-    256,
-    299,
-    384,
-    512,
-)  # tried for a model that finds one wrong
+# Sizes that are tried in order to suggest one to the user, in pixels.
+USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 
 
 @functools.cache
 def model_names() -> tuple[str, ...]:
-    """Give the names of all classification models, sorted."""
+    """Return the names of all classification models, sorted."""
     import torchvision
 
-    # Detection, segmentation, video and quantised models live in modules below this one.
+    # Detection, segmentation, video and quantised models are in modules below this one.
     return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
 
 
 @functools.cache
 def has_dropout(model: str) -> bool:
-    """Say whether the model has a dropout layer, one of probability 0 included (Swin)."""
+    """Return whether the model has a dropout layer; one with probability 0 counts too (Swin)."""
     from torch import nn
 
     return any(isinstance(layer, nn.Dropout) for layer in build_on_meta(model).modules())
 
 
 def has_imagenet_weights(model: str) -> bool:
-    """Say whether torchvision has ImageNet weights of the model."""
+    """Return whether torchvision has ImageNet weights for the model."""
     return imagenet_weights(model) is not None
 
 
 @functools.cache
 def imagenet_weights(model: str) -> Any | None:
-    """Give torchvision's entry for the model's ImageNet weights: IMAGENET1K_V1 where it exists.
+    """Return torchvision's weights entry for the model: ``IMAGENET1K_V1`` if it exists.
 
-    None if there are none. Of others the entry for the smallest images is taken, so that weights do not
-    change the image size that a model needs (vit_h_14's default entry makes it 518 pixels, not 224).
+    Otherwise the entry for the smallest images is used, so that weights do not change the image size that
+    a model needs: vit_h_14's default entry would need 518 pixels instead of 224.
+
+    Returns:
+        A member of torchvision's enumeration of weights, or None if the model has no ImageNet weights.
     """
     import torchvision
 
-    # vgg16 has an entry that holds no classifier, and so names no categories.
+    # One entry of vgg16 holds no classifier; it lists no categories.
     entries = [
         entry
         for entry in torchvision.models.get_model_weights(model)
@@ -84,21 +76,35 @@ def imagenet_weights(model: str) -> Any | None:
 
 
 def is_known_to_train(model: str, image_size: int, batch_size: int) -> bool:
-    """Tell whether a model is known to train on such images, so many at a time, without asking torch."""
+    """Return whether the model surely accepts such batches, without importing torch.
+
+    Args:
+        model: name of the model.
+        image_size: side of the square images in pixels.
+        batch_size: images per batch.
+
+    Returns:
+        True if it is known to train; False means that ``image_size_problem`` has to find out.
+    """
     return batch_size > 1 and image_size >= SMALLEST_IMAGE_SIZES.get(model, math.inf)
 
 
 def first_accepted_image_size(model: str) -> int | None:
-    """Give the first usual size of images that the model trains on, in pixels; None if there is none."""
+    """Return the smallest usual image size that the model can be trained on, in pixels, or None."""
     return next((size for size in USUAL_IMAGE_SIZES if not image_size_problem(model, size)), None)
 
 
 @functools.cache
 def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str | None:
-    """Give torch's reason why the model cannot train on images of ``image_size`` pixels square, or None.
+    """Return torch's reason why the model cannot be trained on such batches, or None if it can.
 
-    Some models cannot take larger images than theirs either: vit_b_16 takes 224 pixels and no other
-    size. ``images`` is the size of a batch: of one, batch norm may refuse what is left as a single pixel.
+    Some models reject larger images as well: vit_b_16 accepts 224 pixels only.
+
+    Args:
+        model: name of the model.
+        image_size: side of the square images in pixels.
+        batch_size: images per batch. With a single image, batch norm may reject a feature map that has
+            shrunk to one pixel.
     """
     import torch
 
@@ -112,48 +118,56 @@ def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str 
 
 
 def build_on_meta(model: str) -> "nn.Module":
-    """Build the model on the meta device: its layers and shapes without numbers.
-
-    Draws no random numbers.
-    """
+    """Build the model on the meta device: layers and shapes without data. Draws no random numbers."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class Numbers(TorchFunctionMode):
-        # RegNet works out its widths with tensors and reads them back, which meta tensors cannot do.
+    class SmallTensorsOnCpu(TorchFunctionMode):
+        # RegNet computes its widths with tensors and reads them back, which meta tensors cannot do.
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
             device = {"device": "cpu"} if func in (torch.arange, torch.tensor) else {}
             return func(*args, **device | (kwargs or {}))
 
-    with torch.device("meta"), Numbers():
+    with torch.device("meta"), SmallTensorsOnCpu():
         module = build_torchvision_model(model)
-    return module.to("meta")  # Swin keeps a table made by arange
+    return module.to("meta")  # Swin keeps a table that arange made
 
 
 def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Module":
-    """Build the model as torchvision does, with its 1000-class head and no auxiliary heads.
+    """Build the model as torchvision does, with its 1000-class head and without auxiliary heads.
 
-    ``weights`` is an entry as ``imagenet`` gives it; without one the weights are random, drawn from
-    torch's global generator. GoogLeNet and Inception rescale their input as their ImageNet weights
-    need it in either case, so that a state dict means the same wherever it came from.
+    GoogLeNet and Inception rescale their input as their ImageNet weights need it, with or without these
+    weights, so that a state dict means the same wherever it came from.
+
+    Args:
+        model: name of the model.
+        weights: an entry from ``imagenet_weights``. None: random weights from torch's global generator.
+
+    Returns:
+        A module from float32 images [N, 3, H, W] to logits [N, 1000].
     """
     import torchvision
 
     options: dict[str, Any] = {}
     if model in AUXILIARY_HEADS:
-        # Left out, init_weights is True too, but with a warning.
+        # Without this argument init_weights is True as well, but torchvision warns.
         options = {"transform_input": True, "init_weights": weights is None}
     module: nn.Module = torchvision.models.get_model(model, weights=weights, progress=False, **options)
     for name in AUXILIARY_HEADS.get(model, ()):
         module.aux_logits = False  # type: ignore[assignment]  # not a tensor or a module
-        setattr(module, name, None)  # not deleted: load_state_dict passes over a None's tensors
+        setattr(module, name, None)  # not deleted: load_state_dict ignores the tensors of a None
     return module
 
 
 def builder_arguments(model: str, classes: int) -> dict[str, bool | int]:
-    """Give the arguments by which torchvision's own builder makes what ``create`` and a new head make."""
+    """Return the arguments with which torchvision's builder makes the same layers as this package.
+
+    Args:
+        model: name of the model.
+        classes: number of outputs of the new head.
+    """
     options: dict[str, bool | int] = {"num_classes": classes}
     if model in AUXILIARY_HEADS:
         options |= {"aux_logits": False, "transform_input": True, "init_weights": False}

@@ -1,7 +1,8 @@
-"""One trial's complete settings: every option of ``[train]``, its type, range and default.
+"""The complete settings of one trial: every option of ``[train]`` with its type, range and default.
 
-The defaults are the original report's central run: ResNet18 with ImageNet weights on CIFAR-10 at
-224 px, SGD at 0.001 with momentum 0.9, batch 16, learning rate times 0.1 every 5th epoch, 20 epochs.
+The defaults are those of the original report's central run: ResNet18 with ImageNet weights on CIFAR-10 at
+224 px, SGD with learning rate 0.001 and momentum 0.9, batch size 16, learning rate times 0.1 every 5th
+epoch, 20 epochs.
 """
 
 from collections.abc import Mapping
@@ -12,18 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
 
-# Options that decide which images an accuracy is measured on, and how it is computed. Trials that differ
-# in one of them cannot be compared, so a study fixes them.
+# Options that decide on which images accuracy is measured and how it is computed. Trials that differ in
+# one of them cannot be compared, so each study fixes them.
 STUDY_WIDE = (
     *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection"),
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
-# Options of a point that say how a trial is run rather than which setting it tries: they are kept as
-# attributes of the trial, so that they do not pass for hyperparameters in importance plots.
+# Options of a point that say how its trial is run, not which setting it tries. They are stored as
+# attributes of the trial, so that importance plots do not show them as hyperparameters.
 RUN_OPTIONS = ("epochs", "seed")
 
-# An option that only some values of another option use: option -> (the other, those values).
+# Options that matter only for some values of another option: option -> (other option, those values).
 USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "nesterov": ("optimizer", ("sgd",)),
@@ -35,59 +36,68 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 class Config(BaseModel):
-    """Everything a training run depends on, but for the device it runs on."""
+    """Everything that a training run depends on, except the device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dataset: Annotated[
         str, Field(description="cifar10, cifar100, svhn, mnist, fashion_mnist, digits or folder:PATH")
     ] = "cifar10"
-    image_size: Annotated[int, Field(ge=8, le=1024, description="pixels, square")] = 224
+    image_size: Annotated[int, Field(ge=8, le=1024, description="side of the square images in pixels")] = (
+        224
+    )
     limit: Annotated[
         int | None,
         Field(
-            ge=2, lt=2**31, description="at most so many training images, the other splits in proportion"
+            ge=2,
+            lt=2**31,
+            description="maximum number of training images; the other splits shrink in proportion",
         ),
     ] = None
     valid_fraction: Annotated[
-        float, Field(gt=0, lt=0.5, description="share of the images held out for a split not shipped")
+        float,
+        Field(
+            gt=0,
+            lt=0.5,
+            description="fraction of the images held out for each split that the data set does not ship",
+        ),
     ] = 0.1
     split_seed: Annotated[int, Field(ge=0, lt=2**31, description="seed of the stratified splits")] = 0
     corrupt: Annotated[
         Literal["refuse", "skip"], Field(description="what to do about an unreadable image in a folder")
     ] = "refuse"
     selection: Annotated[
-        Literal["valid", "test"], Field(description="split that accuracy is measured on")
+        Literal["valid", "test"], Field(description="split on which accuracy is measured")
     ] = "valid"
     augmentation: Annotated[
-        Literal["none", "flip", "crop+flip"], Field(description="of training images")
+        Literal["none", "flip", "crop+flip"], Field(description="random changes to training images")
     ] = "none"
 
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
-        Field(description="auto: tf32 where the study's first worker has a GPU with it, else fp32"),
+        Field(description="auto: tf32 if the study's first worker has a GPU that supports it, else fp32"),
     ] = "auto"
     memory_format: Annotated[
         Literal["auto", "contiguous", "channels_last"],
-        Field(description="order of a batch's values in memory; auto: the faster one, measured once"),
+        Field(description="memory layout of a batch; auto: the faster one, measured once"),
     ] = "auto"
     compile: Annotated[
-        bool, Field(description="training steps through torch.compile, but for an epoch's partial batch")
+        bool, Field(description="run training steps through torch.compile, except an epoch's partial batch")
     ] = False
     cuda_graphs: Annotated[
-        bool, Field(description="on a GPU: compiled steps, launched as one graph instead of many kernels")
+        bool, Field(description="on a GPU: compile training steps and launch each as one CUDA graph")
     ] = False
 
-    model: Annotated[str, Field(description="any classification model of torchvision, by name")] = (
-        "resnet18"
-    )
+    model: Annotated[str, Field(description="name of any classification model of torchvision")] = "resnet18"
     weights: Annotated[str, Field(min_length=1, description="imagenet, none, or a file of weights")] = (
         "imagenet"
     )
-    tune: Annotated[Literal["all", "head"], Field(description="train every layer, or the last one")] = "all"
+    tune: Annotated[Literal["all", "head"], Field(description="train all layers, or only the last one")] = (
+        "all"
+    )
     dropout: Annotated[
         float | None,
-        Field(ge=0, lt=1, description="of every dropout layer of the model; left out: the model's own"),
+        Field(ge=0, lt=1, description="probability of every dropout layer; default: the model's own"),
     ] = None
 
     loss: Literal["cross_entropy", "multi_margin"] = "cross_entropy"
@@ -100,31 +110,35 @@ class Config(BaseModel):
     batch_size: Annotated[int, Field(ge=1, le=65536, description="images per step")] = 16
 
     schedule: Literal["step", "exponential", "cosine", "constant", "onecycle"] = "step"
-    step_size: Annotated[int, Field(ge=1, le=100_000, description="epochs between two steps of step")] = 5
+    step_size: Annotated[
+        int, Field(ge=1, le=100_000, description="schedule step: epochs between two reductions")
+    ] = 5
     gamma: Annotated[
-        float, Field(gt=0, le=1, description="factor of step, and of exponential per epoch")
+        float, Field(gt=0, le=1, description="factor: per reduction of step, per epoch of exponential")
     ] = 0.1
-    warmup_epochs: Annotated[int, Field(ge=0, le=100_000, description="linear up to lr")] = 0
+    warmup_epochs: Annotated[
+        int, Field(ge=0, le=100_000, description="epochs of linear warm-up to lr; not for onecycle")
+    ] = 0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
     seed: Annotated[
-        int, Field(ge=0, lt=2**31, description="of initial weights, order and augmentation")
+        int, Field(ge=0, lt=2**31, description="seed of initial weights, image order and augmentation")
     ] = 0
 
 
 class FinalConfig(Config):
-    """The settings of a trial of ``hpo finish``; no study file can ask for them.
+    """The settings of a trial of ``hpo finish``; no study file can select them.
 
-    Train and validation images are trained on together, and the test images are looked at once, after the
-    last epoch.
+    The training and validation images are trained on together. The test images are evaluated once, after
+    the last epoch.
     """
 
-    selection: Literal["final"] = "final"  # type: ignore[assignment]  # none of those that a file may name
+    selection: Literal["final"] = "final"  # type: ignore[assignment]  # a value that no file may use
 
 
 class CustomConfig(BaseModel):
-    """The settings of a trial whose objective is a person's own function, under whatever names it has.
+    """The settings of a trial with a custom objective; it may have any options under any names.
 
-    They are there as attributes and as items: ``config.lr`` and ``config["lr"]``.
+    They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -136,13 +150,13 @@ class CustomConfig(BaseModel):
             description="package.module:function, which yields (accuracy, state) after each epoch",
         ),
     ]
-    epochs: Annotated[int, Field(ge=1, le=100_000, description="at most so many are asked for")] = (
+    epochs: Annotated[int, Field(ge=1, le=100_000, description="maximum number of epochs")] = (
         Config.model_fields["epochs"].default
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def __getitem__(self, name: str) -> Any:
-        """Give a setting by its name; raises KeyError if there is none of that name."""
+        """Return the setting of this name; raises KeyError if there is none."""
         try:
             return getattr(self, name)
         except AttributeError:
@@ -155,26 +169,30 @@ SEARCHABLE = tuple(name for name in OPTIONS if name not in STUDY_WIDE)
 
 @dataclass(frozen=True, kw_only=True)
 class OptionTable:
-    """The options that a study file may name, and what is known of them."""
+    """The options that a study file may use, and the rules about them."""
 
-    kind: type[Config] | type[CustomConfig]
+    config_class: type[Config] | type[CustomConfig]
     options: tuple[str, ...] | None  # None: any name
     study_wide: tuple[str, ...]
     used_by: Mapping[str, tuple[str, tuple[str, ...]]]
 
     @property
     def searchable(self) -> tuple[str, ...] | None:
-        """The options that may be searched or given by a point; None: any name."""
+        """The options that ``[space]`` and ``[[points]]`` may use; None: any name."""
         if self.options is None:
             return None
         return tuple(name for name in self.options if name not in self.study_wide)
 
 
-BUILT_IN_OPTIONS = OptionTable(kind=Config, options=OPTIONS, study_wide=STUDY_WIDE, used_by=USED_BY)
-FINAL_OPTIONS = replace(BUILT_IN_OPTIONS, kind=FinalConfig)
-CUSTOM_OPTIONS = OptionTable(kind=CustomConfig, options=None, study_wide=("objective",), used_by={})
+BUILT_IN_OPTIONS = OptionTable(config_class=Config, options=OPTIONS, study_wide=STUDY_WIDE, used_by=USED_BY)
+FINAL_OPTIONS = replace(BUILT_IN_OPTIONS, config_class=FinalConfig)
+CUSTOM_OPTIONS = OptionTable(config_class=CustomConfig, options=None, study_wide=("objective",), used_by={})
 
 
 def option_table(train: Mapping[str, Any]) -> OptionTable:
-    """Give the vocabulary of a study by its ``[train]``: an objective of one's own frees the names."""
+    """Return the options that a study may use; a custom objective allows any name.
+
+    Args:
+        train: the study's ``[train]`` table.
+    """
     return CUSTOM_OPTIONS if "objective" in train else BUILT_IN_OPTIONS

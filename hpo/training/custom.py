@@ -1,9 +1,9 @@
-"""A person's own objective as a run: a function that yields (accuracy, state) after each epoch.
+"""A run of a custom objective: a function that yields (accuracy, state) after each epoch.
 
-``train.objective = "package.module:function"`` names it. It is called as ``function(config, state)``:
-``config`` holds the trial's settings, ``state`` is None at first, and the last state that was saved when a
-trial is taken up again. States are tensors and plain values, alone or in dicts and lists; what else they
-hold fails the trial when one is saved first::
+``train.objective = "package.module:function"`` names the function. It is called as ``function(config,
+state)``. ``config`` holds the trial's settings. ``state`` is None at first; when a trial is resumed, it is
+the last state that was saved. A state consists of tensors and plain values, alone or in dicts and lists.
+Any other type makes the trial fail when its state is saved for the first time::
 
     def objective(config, state):
         state = state or {"epoch": 0, "weight": torch.zeros(3)}
@@ -33,9 +33,14 @@ Objective = Callable[[CustomConfig, Any], Iterator[tuple[float, Any]]]
 
 
 def import_objective(name: str) -> Objective:
-    """Import the function that ``package.module:function`` names; the working directory is looked in too.
+    """Import a custom objective; the working directory is searched too and added to ``sys.path``.
 
-    Raises DefinitionError if there is none; what the module itself raises passes through.
+    Args:
+        name: ``package.module:function``.
+
+    Raises:
+        DefinitionError: if the module or the function does not exist. Errors that the module itself raises
+            while it is imported pass through.
     """
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -44,7 +49,7 @@ def import_objective(name: str) -> Objective:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
-            raise  # the module is there, and lacks something itself
+            raise  # the module exists, but one of its own imports does not
         raise DefinitionError(
             f"train.objective: no module '{error.name}' in {Path.cwd()} or in the environment; "
             "want package.module:function"
@@ -56,9 +61,18 @@ def import_objective(name: str) -> Objective:
 
 
 class CustomRun:
-    """One run of the function, from its start or from a state; an iterator like ``train.Run``.
+    """One run of a custom objective, from its start or from a state.
 
-    Where it is ``final``, nothing is chosen by its accuracies: the last epoch is what it comes to.
+    It has the interface of ``loop.TrainingRun``.
+
+    Args:
+        config: the trial's settings.
+        state: what ``state()`` returned in an earlier attempt; None to start from the beginning.
+        stop: when set, ``epochs()`` ends after the epoch that is running.
+        final: whether this is a run of ``hpo finish``, whose result is the last epoch, not the best one.
+
+    Raises:
+        DefinitionError: if the objective does not exist.
     """
 
     def __init__(
@@ -76,30 +90,33 @@ class CustomRun:
         self.history = [Epoch(**epoch) for epoch in state["history"]] if state else []
         self.own_state: Any = state["own"] if state else None
         self.exhausted = bool(state and state["exhausted"])
-        self.step, self.seconds = 0, 0.0  # an epoch is never left half done
+        self.step, self.seconds = 0, 0.0  # always between two epochs
 
     @property
     def finished(self) -> bool:
-        """Tell whether the function has ended, or has had all its epochs."""
+        """Whether the function has returned, or has run for the maximum number of epochs."""
         return self.exhausted or len(self.history) >= self.config.epochs
 
     @property
     def best_epoch(self) -> Epoch:
-        """The epoch of the best accuracy, the first of several; of a final run the last one."""
+        """The first epoch with the highest accuracy; in a final run the last epoch."""
         return self.history[-1] if self.final else events.best_epoch(self.history)
 
     def epochs(self) -> Iterator[Epoch]:
-        """Give each epoch as it ends; ends early, between two epochs, once told to stop.
+        """Run the objective, and yield each epoch when it ends, until it is finished or ``stop`` is set.
 
-        Raises ValueError for an accuracy that is no finite number, and if not one epoch was yielded.
+        Raises:
+            ValueError: if the function yields something other than (finite number, state), or returns
+                before its first epoch.
+            RuntimeError: if the function raises an OSError.
         """
         if self.finished:
             return
-        given = self._iterate_objective()
+        yields = self._iterate_objective()
         while not self.finished and not self.stop.is_set():
             started = time.perf_counter()
             try:
-                yielded = next(given)
+                yielded = next(yields)
             except StopIteration:
                 self.exhausted = True
                 break
@@ -112,10 +129,10 @@ class CustomRun:
             raise ValueError(f"{self.config.objective} yielded nothing")
 
     def _iterate_objective(self) -> Iterator[Any]:
-        """Give what the function yields.
+        """Yield what the function yields, and turn an OSError of the function into a RuntimeError.
 
-        An OSError of its own (a picture that cannot be read, a server that does not answer) is its trial's
-        fault, and must not pass for one of the files that hpo itself writes: it becomes a RuntimeError.
+        An OSError of the function (an unreadable image, a server that does not answer) must fail the trial.
+        It must not be mistaken for an error of the files that hpo itself writes, which stops the worker.
         """
         try:
             yield from self.objective(self.config, self.own_state)
@@ -124,23 +141,23 @@ class CustomRun:
             raise RuntimeError(f"{self.config.objective} raised {cause}") from error
 
     def _parse_yielded(self, yielded: Any) -> tuple[float, Any]:
-        """Give the accuracy and the state that the function yielded."""
+        """Return the accuracy and the state that the function yielded; raises ValueError if malformed."""
         try:
-            accuracy, own = yielded
+            accuracy, own_state = yielded
             finite = math.isfinite(accuracy)
         except (TypeError, ValueError):
             message = f"{self.config.objective} yielded {repr(yielded)[:80]}; want (accuracy, state)"
             raise ValueError(message) from None
         if not finite:
             raise ValueError(f"{self.config.objective} yielded an accuracy of {accuracy}")
-        return float(accuracy), own
+        return float(accuracy), own_state
 
     def weights(self) -> Any:
-        """Give the function's own state as it stands, not a copy."""
+        """Return the function's current state, not a copy."""
         return self.own_state
 
     def state(self) -> dict[str, Any]:
-        """Give all that is needed to go on from here."""
+        """Return everything needed to resume: the function's state (not a copy) and plain values."""
         return {
             "epoch": len(self.history),
             "step": 0,

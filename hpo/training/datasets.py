@@ -1,8 +1,10 @@
-"""Data sets as uint8 tensors, in stratified splits that every worker draws alike.
+"""Data sets as uint8 tensors, in stratified splits that are the same in every worker.
 
-A source says which images there are. They are shuffled per class by ``split_seed``, dealt out to train,
-valid and test, and cut down to ``limit``; only then are files of a folder decoded, so that a small limit
-on a large folder is quick.
+A source (``sources``) lists the images. They are shuffled per class with the seed ``split_seed``, divided
+into train, valid and test, and reduced to ``limit``. Only then are the files of a folder decoded, so a
+small limit on a large folder is fast. How the images are divided is in ``splits``.
+
+Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
 import logging
@@ -12,17 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import sources, transforms
+from hpo.training import sources, splits, transforms
 from hpo.training.config import DATASETS, Config, FinalConfig
 
 logger = logging.getLogger(__name__)
-
-# Indices into a pool, per class, shuffled: the order in which a limit keeps them.
-_ClassIndices = list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,17 +31,24 @@ class Split:
     labels: Tensor  # int64 [N], indices into Dataset.classes
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Split":
-        """Give the split on ``device``."""
+        """Return the split on ``device``."""
         return Split(images=self.images.to(device), labels=self.labels.to(device))
 
     def batch(self, chosen: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Give chosen images and labels on ``device``; indices lie where the split does.
+        """Return the chosen images and labels on ``device``.
 
-        From a split that stayed in the host's memory they cross over pinned memory, while the host goes on.
+        A split in the host's memory is copied to a GPU through pinned memory, without waiting.
+
+        Args:
+            chosen: a slice, or int64 indices [N] on the split's device.
+            device: where the batch is needed.
+
+        Returns:
+            images_NCHW (uint8) and labels_N (int64).
         """
         images_NCHW, labels_N = self.images[chosen], self.labels[chosen]
         if images_NCHW.device.type == device.type:
@@ -54,88 +59,88 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A data set in disjoint splits; ``valid`` is None where accuracy is measured on ``test``.
+    """A data set in disjoint splits.
 
-    For a ``Final`` trial what a study has as ``valid`` is part of ``train``.
+    For a trial with a ``FinalConfig``, ``train`` also contains what is ``valid`` for the study's trials.
     """
 
     name: str
     classes: tuple[str, ...]
     train: Split
-    valid: Split | None = None
+    valid: Split | None = None  # None where accuracy is measured on test
     test: Split
-    skipped: tuple[str, ...] = ()  # paths of image files left out as unreadable
+    skipped: tuple[str, ...] = ()  # paths of image files that were left out as unreadable
 
     @property
     def selection(self) -> Split:
-        """The split that accuracy is measured on: ``valid``, or ``test`` where there is none."""
+        """The split on which accuracy is measured: ``valid``, or ``test`` if there is none."""
         return self.test if self.valid is None else self.valid
 
     @property
     def nbytes(self) -> int:
-        """Count the bytes of all images."""
-        splits = (self.train, self.valid, self.test)
-        return sum(split.images.nbytes for split in splits if split is not None)
+        """The size of all images in bytes."""
+        present = (split for split in (self.train, self.valid, self.test) if split is not None)
+        return sum(split.images.nbytes for split in present)
 
     def to_if_it_fits(self, device: torch.device) -> "Dataset":
-        """Give the data set on ``device``, if it fits into half of what is free there; else as it is."""
+        """Return the data set on ``device``, or unchanged if it needs over half of a GPU's free memory."""
         if device.type == "cuda" and 2 * self.nbytes > torch.cuda.mem_get_info(device)[0]:
             return self
         return self.to(device)
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """Give the data set with all its splits on ``device``."""
+        """Return the data set with all its splits on ``device``."""
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
 
     def describe(self) -> dict[str, Any]:
-        """Say what must be known to use a model that was trained on it, as plain values.
+        """Return what must be known to use a model trained on this data set.
 
-        ``pixels`` is the side of its square images, ``channels`` 1 where they are grey.
+        Returns:
+            Plain values, which are stored as JSON: ``classes``, ``channels`` (1 if the images are grey),
+            ``pixels`` (the side of the square images), ``images`` (their number by split) and ``skipped``
+            (the number of unreadable files).
         """
-        splits = {"train": self.train, "valid": self.valid, "test": self.test}
+        by_name = {"train": self.train, "valid": self.valid, "test": self.test}
         _, channels, pixels, _ = self.train.images.shape
         return {
             "classes": list(self.classes),
             "channels": channels,
             "pixels": pixels,
-            "images": {name: len(split) for name, split in splits.items() if split is not None},
+            "images": {name: len(split) for name, split in by_name.items() if split is not None},
             "skipped": len(self.skipped),
         }
 
 
 def load_dataset(config: Config, root: Path) -> Dataset:
-    """Load the data set that ``config`` names, split and limited as it says, onto the CPU.
+    """Load the data set that ``config`` names onto the CPU, split and limited.
 
-    Images keep their size, but for those of a folder, which become squares of ``image_size``.
+    Images keep their size, except those of a folder: they become squares of ``image_size``.
 
     Args:
-        config: only the options that decide which images there are, and ``image_size``, count.
-        root: folder of copies. A missing one is downloaded into it, or unpacked from an archive there;
-            a lock file stays behind.
+        config: only the options that decide which images there are, and ``image_size``, matter.
+        root: the data folder with the copies of published data sets. If a copy is missing, it is unpacked
+            from an archive in this folder, or downloaded. A lock file stays behind.
 
     Raises:
-        DataError: unknown, not to be had, broken, or too small to split.
+        DataError: if the data set is unknown, not available, damaged, or too small to split.
     """
-    kind, colon, place = config.dataset.partition(":")
+    kind, colon, folder_path = config.dataset.partition(":")
     if kind == "folder" and colon:
-        source = sources.list_folder(place)
-        drawn = _draw_splits(source, config)
-        _warn_about_folder(source, drawn, config)
-        return drawn
+        source = sources.list_folder(folder_path)
+        dataset = _draw_splits(source, config)
+        _warn_about_folder(source, dataset, config)
+        return dataset
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
         known = ", ".join((*DATASETS, "folder:PATH"))
         raise errors.DataError(f"train.dataset: no data set '{config.dataset}'{hint or ';'} known: {known}")
-    return _draw_splits(
-        sources.read_digits()
-        if config.dataset == "digits"
-        else sources.read_published(config.dataset, root),
-        config,
-    )
+    if config.dataset == "digits":
+        return _draw_splits(sources.read_digits(), config)
+    return _draw_splits(sources.read_published(config.dataset, root), config)
 
 
-# Images to train on and to test on, pixels, channels and classes of the published sets.
+# Training images, test images, pixels, channels and classes of the published data sets.
 PUBLISHED_SHAPES = {
     "cifar10": (50_000, 10_000, 32, 3, 10),
     "cifar100": (50_000, 10_000, 32, 3, 100),
@@ -147,26 +152,36 @@ PUBLISHED_SHAPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetShape:
-    """How much a data set is, and of what kind."""
+    """The size of a data set."""
 
     train: int  # images
-    selection: int
-    pixels: int
+    selection: int  # images
+    pixels: int  # side of an image
     channels: int
     classes: int
 
 
 def dataset_shape(config: Config, root: Path) -> DatasetShape:
-    """Give the shape of what ``load`` would give; a published set is not read or downloaded for it."""
+    """Return the size of what ``load_dataset`` would return.
+
+    A published data set is neither read nor downloaded for this; other data sets are loaded.
+
+    Args:
+        config: the trial's settings.
+        root: the data folder.
+
+    Raises:
+        DataError: if a data set that has to be loaded cannot be.
+    """
     if config.dataset not in PUBLISHED_SHAPES:
-        found = load_dataset(config, root)
-        _, channels, pixels, _ = found.train.images.shape
+        dataset = load_dataset(config, root)
+        _, channels, pixels, _ = dataset.train.images.shape
         return DatasetShape(
-            train=len(found.train),
-            selection=len(found.selection),
+            train=len(dataset.train),
+            selection=len(dataset.selection),
             pixels=pixels,
             channels=channels,
-            classes=len(found.classes),
+            classes=len(dataset.classes),
         )
     total, test, pixels, channels, classes = PUBLISHED_SHAPES[config.dataset]
     held_out = round(config.valid_fraction * total) if config.selection == "valid" else 0
@@ -177,60 +192,66 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
 
 
 def check_folder(config: Config) -> None:
-    """Look for the class folders of a ``folder:PATH``, without reading an image; raises DataError."""
+    """Check that the class folders of a ``folder:PATH`` exist, without reading an image.
+
+    Raises:
+        DataError: if they do not.
+    """
     sources.list_folder(config.dataset.partition(":")[2])
 
 
-def _warn_about_folder(source: sources.Source, drawn: Dataset, config: Config) -> None:
-    """Say what a person who made the folder may not expect."""
-    pools = [pool for pool in (source.train, source.valid, source.test) if pool is not None]
-    others = [file for pool in pools for file in pool.ignored_files]
-    if others:
+def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config) -> None:
+    """Log what the user who made the folder may not expect."""
+    shipped = [split for split in (source.train, source.valid, source.test) if split is not None]
+    ignored = [file for split in shipped for file in split.ignored_files]
+    if ignored:
         logger.warning(
-            "%s: passed over %d file%s of other kinds, as %s; read are %s",
-            *(
-                drawn.name,
-                len(others),
-                "s" * (len(others) > 1),
-                others[0],
-                " ".join(transforms.IMAGE_SUFFIXES),
-            ),
+            "%s: ignored %d file%s of other kinds, such as %s; supported are %s",
+            *(dataset.name, len(ignored), "s" * (len(ignored) > 1), ignored[0]),
+            " ".join(transforms.IMAGE_SUFFIXES),
         )
-    there = set(drawn.selection.labels.tolist())
-    unseen = [name for label, name in enumerate(drawn.classes) if label not in there]
-    if unseen and config.limit is None:
+    measured = set(dataset.selection.labels.tolist())
+    missing = [name for label, name in enumerate(dataset.classes) if label not in measured]
+    if missing and config.limit is None:
         logger.warning(
             "%s: accuracy is measured without %s: too few images; put in ten or more of each class",
-            *(drawn.name, ", ".join(f"'{name}'" for name in unseen)),
+            *(dataset.name, ", ".join(f"'{name}'" for name in missing)),
         )
 
 
 def _draw_splits(source: sources.Source, config: Config) -> Dataset:
-    """Draw the splits, limit them, and read what is in them."""
+    """Draw the splits, limit them, and read the images in them."""
     rng = np.random.default_rng(config.split_seed)
     shipped = (source.train, source.valid, source.test)
-    train, valid, test = (_shuffle_per_class(pool, len(source.classes), rng) for pool in shipped)
+    train, valid, test = (_shuffle(split, len(source.classes), rng) for split in shipped)
     held_out = max(1, round(config.valid_fraction * len(source.train.labels)))
     if source.test is None:
-        test, train = _hold_out(train, held_out, config.dataset)
+        test, train = splits.hold_out(train, held_out, config.dataset)
     if source.valid is None and config.selection != "test":
-        valid, train = _hold_out(train, held_out, config.dataset)
-    chosen = [("train", source.train, train), ("test", source.test or source.train, test)]
+        valid, train = splits.hold_out(train, held_out, config.dataset)
+    drawn = [("train", source.train, train), ("test", source.test or source.train, test)]
     if config.selection != "test":
-        chosen.insert(1, ("valid", source.valid or source.train, valid))
+        drawn.insert(1, ("valid", source.valid or source.train, valid))
     total = sum(map(len, train))
     limit = min(config.limit or total, total)
     skipped: list[str] = []
-    splits = {
-        name: _read_split(pool, _apply_limit(groups, limit, total), config, skipped)
-        for name, pool, groups in chosen
+    read = {
+        name: _read_split(split, splits.apply_limit(indices, limit, total), config, skipped)
+        for name, split, indices in drawn
     }
     if isinstance(config, FinalConfig):
-        splits["train"] = _concatenate(splits["train"], splits.pop("valid"))
-    lost = sorted(set(range(len(source.classes))) - set(splits["train"].labels.tolist()))
+        read["train"] = _concatenate(read["train"], read.pop("valid"))
+    lost = sorted(set(range(len(source.classes))) - set(read["train"].labels.tolist()))
     if skipped and lost and limit >= len(source.classes):
         raise errors.DataError(f"{config.dataset}: no readable {source.classes[lost[0]]} to train on")
-    return Dataset(name=config.dataset, classes=source.classes, skipped=tuple(skipped), **splits)
+    return Dataset(name=config.dataset, classes=source.classes, skipped=tuple(skipped), **read)
+
+
+def _shuffle(
+    split: sources.SourceSplit | None, classes: int, rng: np.random.Generator
+) -> splits.ClassIndices:
+    labels = np.empty(0, dtype=np.int64) if split is None else split.labels
+    return splits.shuffle_per_class(labels, classes, rng)
 
 
 def _concatenate(first: Split, second: Split) -> Split:
@@ -238,76 +259,30 @@ def _concatenate(first: Split, second: Split) -> Split:
     return Split(images=images_NCHW, labels=torch.cat([first.labels, second.labels]))
 
 
-def _shuffle_per_class(
-    pool: sources.SourceSplit | None, classes: int, rng: np.random.Generator
-) -> _ClassIndices:
-    labels = np.empty(0, dtype=np.int64) if pool is None else pool.labels
-    return [rng.permutation(np.flatnonzero(labels == label)) for label in range(classes)]
-
-
-def _split_at(groups: _ClassIndices, shares: NDArray[np.int64]) -> tuple[_ClassIndices, _ClassIndices]:
-    """Part the first so many of each class from the rest."""
-    pairs = list(zip(groups, shares, strict=True))
-    return [group[:share] for group, share in pairs], [group[share:] for group, share in pairs]
-
-
-def _hold_out(groups: _ClassIndices, count: int, name: str) -> tuple[_ClassIndices, _ClassIndices]:
-    """Part ``count`` images from the rest, of which every class keeps one."""
-    sizes = np.array([len(group) for group in groups])
-    shares = _apportion(count, sizes, np.maximum(sizes - 1, 0))
-    if not shares.any():
-        raise errors.DataError(f"{name}: {sizes.sum()} images are too few to hold some out for evaluation")
-    return _split_at(groups, shares)
-
-
-def _apply_limit(groups: _ClassIndices, limit: int, total: int) -> _ClassIndices:
-    """Keep ``limit`` in ``total`` of the images, and one of each class where there are enough."""
-    sizes = np.array([len(group) for group in groups])
-    size = int(sizes.sum())
-    shares = _apportion(max(round(size * limit / total), min(len(groups), size, limit)), sizes, sizes)
-    for missed in np.flatnonzero((shares == 0) & (sizes > 0)):
-        if shares.max() > 1:
-            shares[shares.argmax()] -= 1
-            shares[missed] = 1
-    return _split_at(groups, shares)[0]
-
-
-def _apportion(count: int, sizes: NDArray[np.int64], limits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Apportion ``count`` to classes in proportion to ``sizes`` by largest remainders, up to ``most``.
-
-    In whole numbers, so that every platform gives a tie to the same class: the first.
-    """
-    shares, remainders = np.divmod(count * sizes, sizes.sum())
-    shares = np.minimum(shares, limits)
-    order = np.argsort(-remainders, kind="stable")
-    while (missing := min(count, limits.sum()) - shares.sum()) > 0:
-        shares[order[shares[order] < limits[order]][:missing]] += 1
-    return shares
-
-
 def _read_split(
-    pool: sources.SourceSplit, groups: _ClassIndices, config: Config, skipped: list[str]
+    shipped: sources.SourceSplit, class_indices: splits.ClassIndices, config: Config, skipped: list[str]
 ) -> Split:
-    """Read the images of a split in the source's order; unreadable ones are added to ``skipped``."""
-    indices = torch.from_numpy(np.sort(np.concatenate(groups)))
-    labels = torch.from_numpy(pool.labels)[indices]
-    if isinstance(pool.images, Tensor):
-        return Split(images=pool.images[indices], labels=labels)
+    """Read the images of a split in the source's order; unreadable files are appended to ``skipped``."""
+    indices = torch.from_numpy(np.sort(np.concatenate(class_indices)))
+    labels = torch.from_numpy(shipped.labels)[indices]
+    if isinstance(shipped.images, Tensor):
+        return Split(images=shipped.images[indices], labels=labels)
     pixels = torch.empty((len(indices), 3, config.image_size, config.image_size), dtype=torch.uint8)
     kept: list[int] = []
-    for place, index in enumerate(indices.tolist()):
-        file = pool.images[index]
+    for position, index in enumerate(indices.tolist()):
+        file = shipped.images[index]
         try:
             pixels[len(kept)] = torch.from_numpy(transforms.read_image(file, config.image_size))
-            kept.append(place)
+            kept.append(position)
         except ValueError as cause:
+            reason = sources.short_message(cause)
             if config.corrupt == "refuse":
                 raise errors.DataError(
-                    f"{file}: not a readable image ({sources.short_message(cause)}); mend or remove it, "
+                    f"{file}: not a readable image ({reason}); repair or remove it, "
                     'or set train.corrupt = "skip" to leave such files out'
                 ) from cause
-            logger.warning("%s: left out, not a readable image (%s)", file, sources.short_message(cause))
+            logger.warning("%s: left out, not a readable image (%s)", file, reason)
             skipped.append(str(file))
     if not kept:
-        raise errors.DataError(f"{config.dataset}: not one image of a split is readable; see {skipped[-1]}")
+        raise errors.DataError(f"{config.dataset}: a split has no readable image; see {skipped[-1]}")
     return Split(images=pixels[: len(kept)], labels=labels[kept])

@@ -1,41 +1,57 @@
-"""Devices, and how workers are spread over them: ``--devices auto``, ``cpu``, ``cpu:4``, ``cuda:0,cuda:1``.
+"""Devices, cores and memory, and how workers are spread over them.
 
-A GPU's worker sees that GPU alone, by its UUID in CUDA_VISIBLE_DEVICES: CUDA and the driver number cards in
-different orders, and a person's own objective that says "cuda" gets the right one. ``cuda:1`` is the second
-of those that the user lets be seen.
+``--devices`` takes ``auto``, ``cpu``, ``cpu:4`` or ``cuda:0,cuda:1``. The worker of a GPU sees only that
+GPU: ``CUDA_VISIBLE_DEVICES`` holds its UUID, not its index, because CUDA and the driver number the cards in
+different orders. So a custom objective that uses plain "cuda" gets the right card. ``cuda:1`` is the second
+of the cards that the user's own ``CUDA_VISIBLE_DEVICES`` leaves visible.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import psutil
+
 from hpo.errors import DeviceError
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDevice:
-    """Room for one worker."""
+    """The device and the threads of one worker."""
 
-    name: str  # as people know it: cpu, cuda:1
+    name: str  # as the user knows it: cpu, cuda:1
     threads: int
-    cuda_visible_devices: str | None = None  # what CUDA_VISIBLE_DEVICES says to its worker; None: as it is
+    cuda_visible_devices: str | None = None  # value of the variable in the worker; None: leave it as it is
 
     @property
     def device(self) -> str:
-        """The device as the worker knows it."""
+        """The name of the device inside the worker's process."""
         return self.name if self.cuda_visible_devices is None else "cuda:0"
 
 
 def core_count() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may run on (of the machine where that is not known)."""
+    if hasattr(psutil.Process, "cpu_affinity"):  # not on macOS
+        return len(psutil.Process().cpu_affinity())
+    return psutil.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Return the size of the machine's main memory in bytes."""
+    return int(psutil.virtual_memory().total)
 
 
 def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerDevice]:
-    """Give the slots that ``spec`` names, ``per_device`` on each GPU, and at most ``most`` in all.
+    """Return one device per worker, with the cores shared out equally.
 
-    ``auto`` is every GPU, or a worker per core where there is none. The cores are shared out among the
-    workers. Raises DeviceError for a spec that says nothing, and for GPUs that are not there.
+    Args:
+        spec: the value of ``--devices``. ``auto`` means every visible GPU, or one worker per core if there
+            is none.
+        per_device: workers per device.
+        max_workers: upper bound for the total; at least one worker is returned.
+
+    Raises:
+        DeviceError: if ``spec`` is malformed or names a GPU that is not there.
     """
     gpus = visible_gpu_uuids(os.environ, installed_gpu_uuids())
     if spec == "auto":
@@ -57,13 +73,13 @@ def _gpu_uuid(name: str, spec: str, gpus: Sequence[str]) -> str:
     if kind != "cuda" or not index.isdecimal():
         raise DeviceError(f"--devices {spec}: want auto, cpu, cpu:4 or cuda:0,cuda:1")
     if int(index) >= len(gpus):
-        there = f"there are {len(gpus)} GPUs" if gpus else "this machine shows no GPU"
-        raise DeviceError(f"--devices {spec}: {there}; 'hpo doctor' says more, --devices cpu works")
+        found = f"there are {len(gpus)} GPUs" if gpus else "this machine shows no GPU"
+        raise DeviceError(f"--devices {spec}: {found}; 'hpo doctor' says more, --devices cpu works")
     return gpus[int(index)]
 
 
 def installed_gpu_uuids() -> list[str]:
-    """Give the UUIDs of the machine's NVIDIA GPUs in the driver's order; none without a driver."""
+    """Return the UUIDs of the machine's NVIDIA GPUs in the driver's order; empty without a driver."""
     import pynvml
 
     try:
@@ -72,30 +88,34 @@ def installed_gpu_uuids() -> list[str]:
         return []
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        found = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-        return [uuid.decode() if isinstance(uuid, bytes) else str(uuid) for uuid in found]
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        return [uuid.decode() if isinstance(uuid, bytes) else str(uuid) for uuid in uuids]
     finally:
         pynvml.nvmlShutdown()
 
 
 def visible_gpu_uuids(environment: Mapping[str, str], uuids: Sequence[str]) -> list[str]:
-    """Give those of the GPUs that CUDA_VISIBLE_DEVICES lets be seen, in its order.
+    """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, in its order.
 
-    Like CUDA, it stops at the first entry that names no GPU. An entry is an index, a UUID or the
-    beginning of one; a slice of a card ("MIG-...") is passed on as it is.
+    Like CUDA, this stops at the first entry that names no GPU. An entry is an index, a UUID or the
+    beginning of one. A slice of a card ("MIG-...") is passed on unchanged.
+
+    Args:
+        environment: environment variables; without ``CUDA_VISIBLE_DEVICES`` all GPUs are visible.
+        uuids: the machine's GPUs in the driver's order.
     """
-    told = environment.get("CUDA_VISIBLE_DEVICES")
-    if told is None:
+    value = environment.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
         return list(uuids)
-    found: list[str] = []
-    for entry in (part.strip() for part in told.split(",")):
+    visible: list[str] = []
+    for entry in (part.strip() for part in value.split(",")):
         matches = [uuid for uuid in uuids if entry and uuid.startswith(entry)]
         if entry.isdecimal() and int(entry) < len(uuids):
-            found.append(uuids[int(entry)])
+            visible.append(uuids[int(entry)])
         elif len(matches) == 1:
-            found += matches
+            visible += matches
         elif entry.startswith("MIG-") and uuids:
-            found.append(entry)
+            visible.append(entry)
         else:
             break
-    return found
+    return visible

@@ -1,6 +1,6 @@
-"""What happens to a trial, as records: epochs, and the events that a worker gives one after another.
+"""What happens to a trial, as records: its epochs, and the events that a worker yields.
 
-Imports nothing heavy, so that whoever only shows events starts at once.
+This module imports nothing heavy, so that a process which only displays events starts at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,50 +9,53 @@ from typing import Any
 
 
 class Diverged(Exception):
-    """A trial's loss is no longer a finite number; the text says since when."""
+    """The loss of a trial is no longer a finite number; the message says at which epoch and step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch came to."""
+    """The measurements of one epoch.
+
+    The fields are stored in checkpoints and written to a trial's CSV file under these names.
+    """
 
     number: int  # from 1
     accuracy: float | None  # fraction of the selection split, after the epoch; None: not measured
     train_seconds: float
     evaluation_seconds: float = 0.0
-    # What follows a person's own objective does not tell.
+    # A custom objective does not report the following fields.
     train_loss: float | None = None  # mean over the epoch's training images
     train_accuracy: float | None = None  # fraction, measured while training
     loss: float | None = None  # mean over the selection split, after the epoch
     lr: float | None = None  # learning rate of the epoch's first step
-    images_per_second: float | None = None  # training alone
+    images_per_second: float | None = None  # training only
 
     @property
     def seconds(self) -> float:
-        """Training and evaluation together."""
+        """Training and evaluation time together."""
         return self.train_seconds + self.evaluation_seconds
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """Give the epoch of the best accuracy, the first of several; the last one while none is measured."""
+    """Return the first epoch with the highest accuracy, or the last epoch if no accuracy was measured."""
     measured = [epoch for epoch in history if epoch.accuracy is not None]
     return max(measured, key=lambda epoch: epoch.accuracy or 0.0) if measured else history[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStarted:
-    """A trial was taken up."""
+    """A worker has started or resumed a trial."""
 
     trial: int
     attempt: int
     params: Mapping[str, Any]
     epochs: int  # at most
-    epochs_done: int  # epochs that earlier attempts have done
+    epochs_done: int  # by earlier attempts
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReported:
-    """An epoch is over; its report is on its way to the store."""
+    """An epoch has ended; its report is being written to the store."""
 
     trial: int
     epoch: Epoch
@@ -62,10 +65,10 @@ class EpochReported:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnded:
-    """A trial is over, or left to another."""
+    """A trial has ended, or its worker has left it to another one."""
 
     trial: int
-    state: str  # complete, pruned, failed; paused, released, lost
+    state: str  # ended: complete, pruned, failed; left to another worker: paused, released, lost
     accuracy: float | None = None
     metric: str = "accuracy"  # or "test accuracy"
     reason: str = ""

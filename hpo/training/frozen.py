@@ -1,17 +1,24 @@
-"""Where a model whose layers are frozen can be cut: what lies before gives the same in every epoch.
+"""Split a model with frozen layers: the part before the cut gives the same output in every epoch.
 
-The model is traced (``torch.fx``) into the sequence of its operations, and run once, operation by
-operation, in train mode. The cut is the last place in the sequence
+The model is traced (``torch.fx``) into the sequence of its operations. The sequence is then run once,
+operation by operation, in train mode. The cut lies behind the last operation of the sequence that fulfils
+both conditions:
 
-* before the first operation that is trained, or random: one that moves a generator of torch's, as dropout
-  does when its probability is above 0,
-* that nothing but a single tensor crosses, with a row for each image: an image's features.
+* It comes before the first operation that is trained or random. An operation is random if it advances one
+  of torch's random generators, as dropout does when its probability is above 0.
+* Only a single tensor passes from the operations before the cut to those behind it, and this tensor has one
+  row for each image: the image's features.
 
-That is behind the pooling of ResNet, DenseNet and AlexNet (whose classifier begins with dropout), and
-behind the first layer of VGG's classifier with its ReLU. There is none where it would be unsound or of no
-use: if the model cannot be traced, if its sequence depends on the mode (stochastic depth of EfficientNet,
-ConvNeXt, Swin and MaxViT, which is random nearly from the start), or if less than ``SHARE`` of the
-arithmetic lies before it (ViT with dropout).
+In ResNet, DenseNet and AlexNet (whose classifier begins with dropout) the cut lies behind the pooling; in
+VGG it lies behind the first layer of the classifier and its ReLU. There is no cut where it would be wrong
+or useless:
+
+* if the model cannot be traced,
+* if the sequence of operations depends on the mode: EfficientNet, ConvNeXt, Swin and MaxViT use stochastic
+  depth, which is random from nearly the start,
+* if less than ``MIN_WORK_SHARE`` of the arithmetic lies before the cut (ViT with dropout).
+
+Shape suffixes: N images, F... the dimensions of one image's features, K classes.
 """
 
 import copy
@@ -27,71 +34,84 @@ from hpo.training.config import Config
 
 log = logging.getLogger(__name__)
 
-MIN_WORK_SHARE = (
-    1 / 3
-)  # of a model's arithmetic that must lie before a cut; AlexNet's at 64 pixels has 0.42
+MIN_WORK_SHARE = 1 / 3  # of a model's arithmetic must lie before the cut; AlexNet at 64 pixels has 0.42
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenPart:
-    """A place to cut a model, in terms of its layers' names: it fits every copy of the model."""
+    """The frozen part of a model and the rest, as graphs that name the layers.
 
-    name: str  # of the operation that gives the features
-    frozen_graph: fx.Graph  # inputs to features
-    remaining_graph: fx.Graph  # features to logits
-    bytes_per_image: int  # bytes of an image's features
+    The graphs fit every instance of the same model, not only the one that was traced.
+    """
+
+    name: str  # of the operation whose output is the features
+    frozen_graph: fx.Graph  # preprocessed images [N, C, H, W] to features [N, F...]
+    remaining_graph: fx.Graph  # features [N, F...] to logits [N, K]
+    bytes_per_image: int  # size of one image's features
 
     def split_module(self, module: nn.Module) -> tuple[nn.Module, nn.Module]:
-        """Give what lies before the cut and after it; both share their layers with ``module``."""
+        """Return the frozen part and the remaining layers of a module; both share its layers.
+
+        Args:
+            module: an instance of the model that this part was found in.
+        """
         return _graph_module(module, self.frozen_graph), _graph_module(module, self.remaining_graph)
 
 
 def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> FrozenPart | None:
-    """Find where to cut a module that ``model.build`` gave for ``config``; None if there is no such place.
+    """Find the part of a model that is neither trained nor random.
 
-    ``inputs`` is a batch of at least two images as the module takes them, on its device; the module is run
-    on it once, in train mode, which it is left in. torch's generators stay as they were.
+    The module is run once on ``inputs`` in train mode, and stays in train mode. The states of torch's
+    random generators do not change.
+
+    Args:
+        module: what ``models.build_model`` returned for ``config``.
+        config: the trial's settings.
+        inputs: float [N, C, H, W], at least two preprocessed images, on the module's device.
+
+    Returns:
+        The frozen part, or None if the model cannot be cut.
     """
-    sequences = []
+    graphs = []
     for mode in ("eval", "train"):
         module.eval() if mode == "eval" else models.set_train_mode(module, config)
         try:
-            sequences.append(fx.Tracer().trace(module))
+            graphs.append(fx.Tracer().trace(module))
         except Exception as error:  # a forward that cannot be traced may raise anything
             log.debug("%s cannot be cut: %s", config.model, error)
             return None
-    sequence = sequences[-1]
-    if len({str(each) for each in sequences}) > 1:
+    graph = graphs[-1]
+    if len({str(each) for each in graphs}) > 1:
         return None
-    seen = _Profiler(_graph_module(module, sequence))
-    seen.profile(inputs)
-    nodes = list(sequence.nodes)
-    place = _cut_index(nodes, module, seen, len(inputs))
-    if place is None or seen.flops[nodes[place].name] < MIN_WORK_SHARE * seen.flops[nodes[-1].name]:
+    profiler = _Profiler(_graph_module(module, graph))
+    profiler.profile(inputs)
+    nodes = list(graph.nodes)
+    cut = _cut_index(nodes, module, profiler, len(inputs))
+    if cut is None or profiler.flops[nodes[cut].name] < MIN_WORK_SHARE * profiler.flops[nodes[-1].name]:
         return None
-    features = seen.outputs[nodes[place].name]
+    features = profiler.outputs[nodes[cut].name]
     return FrozenPart(
-        name=nodes[place].name,
-        frozen_graph=_graph_up_to(nodes, place),
-        remaining_graph=_graph_after(nodes, place),
+        name=nodes[cut].name,
+        frozen_graph=_graph_up_to(nodes, cut),
+        remaining_graph=_graph_after(nodes, cut),
         bytes_per_image=features.numel() // len(inputs) * features.element_size(),
     )
 
 
 def _graph_module(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    # A graph remembers its module, so a copy of it is used: a cut outlives the modules that it is used on.
+    # A graph keeps a reference to its module. A FrozenPart outlives the modules, so they get copies.
     return fx.GraphModule(module, copy.deepcopy(graph))
 
 
 class _Profiler(fx.Interpreter):
-    """Runs a traced module and notes of each operation, by its name, what it gives, draws and costs."""
+    """Run a traced module and record each operation's output shape, use of random numbers and cost."""
 
     def profile(self, inputs: Tensor) -> None:
-        from torch.utils import flop_counter  # takes its time to import
+        from torch.utils import flop_counter  # slow to import
 
-        self.outputs: dict[str, Tensor] = {}  # without numbers: shape and type
-        self.random_nodes: set[str] = set()
-        self.flops: dict[str, int] = {}  # arithmetic up to here, in floating-point operations
+        self.outputs: dict[str, Tensor] = {}  # by operation, on the meta device: shape and dtype only
+        self.random_nodes: set[str] = set()  # operations that draw random numbers
+        self.flops: dict[str, int] = {}  # by operation: floating-point operations up to and including it
         self.device = inputs.device
         self.counter = flop_counter.FlopCounterMode(display=False)
         devices = [inputs.device] if inputs.device.type == "cuda" else []
@@ -115,21 +135,21 @@ class _Profiler(fx.Interpreter):
         return torch.cat(states)
 
 
-def _cut_index(nodes: list[fx.Node], module: nn.Module, seen: _Profiler, images: int) -> int | None:
-    """Give the place of the operation to cut behind."""
+def _cut_index(nodes: list[fx.Node], module: nn.Module, profiler: _Profiler, images: int) -> int | None:
+    """Return the index of the last operation before the cut, or None if there is no cut."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    places = {node: place for place, node in enumerate(nodes)}
-    found = None
-    waiting: set[fx.Node] = set()  # whose results are used further on
-    for place, node in enumerate(nodes):
-        if node.name in seen.random_nodes or _is_trained(node, trained):
-            return found
-        waiting.add(node)
-        waiting = {each for each in waiting if any(places[user] > place for user in each.users)}
-        features = seen.outputs.get(node.name)
-        is_row_each = features is not None and features.dim() > 0 and len(features) == images
-        if waiting == {node} and node.op != "placeholder" and is_row_each:
-            found = place
+    indices = {node: index for index, node in enumerate(nodes)}
+    cut = None
+    live: set[fx.Node] = set()  # operations whose results are used later on
+    for index, node in enumerate(nodes):
+        if node.name in profiler.random_nodes or _is_trained(node, trained):
+            return cut
+        live.add(node)
+        live = {each for each in live if any(indices[user] > index for user in each.users)}
+        features = profiler.outputs.get(node.name)
+        has_row_per_image = features is not None and features.dim() > 0 and len(features) == images
+        if live == {node} and node.op != "placeholder" and has_row_per_image:
+            cut = index
     return None
 
 
@@ -150,7 +170,7 @@ def _graph_up_to(nodes: list[fx.Node], cut: int) -> fx.Graph:
 
 def _graph_after(nodes: list[fx.Node], cut: int) -> fx.Graph:
     graph = fx.Graph()
-    # A copy, since layers behind the cut may work in place, and features are read again and again.
+    # The features are cloned, because layers behind the cut may work in place and features are reused.
     copies = {nodes[cut]: graph.call_method("clone", (graph.placeholder("features"),))}
     for node in nodes[cut + 1 :]:
         copies[node] = graph.node_copy(node, copies.__getitem__)

@@ -1,18 +1,18 @@
-"""Training as an iterator: no callbacks, no trainer; pruning is leaving the loop.
+"""Training as an iterator: there are no callbacks and no trainer; to stop a run, leave the loop.
 
 ::
 
-    run = train.Run(config, dataset, device, state=state, stop=stop)
+    run = loop.TrainingRun(config, dataset, device, state=state, stop=stop)
     for epoch in run.epochs():
         ...                      # a finished epoch; leave the loop to end the run
-    run.state()                  # all that is needed to go on from here, even within an epoch
+    run.state()                  # everything that is needed to resume, even within an epoch
 
-A run is a function of its settings and its data: initial weights, the order of images, augmentation and
-dropout are drawn from generators seeded anew from (the trial's seed, epoch, step). So no generator's state
-has to be kept, and a run that goes on from a state is, on the CPU with the same number of threads,
+**Reproducibility.** A run is a function of its settings and its data. Initial weights, the order of images,
+augmentation and dropout use generators that are seeded anew from (the trial's seed, epoch, step). So no
+state of a generator has to be saved. A resumed run on the CPU with the same number of threads is
 bit-identical to one that was never interrupted.
 
-Shapes: N images of a batch, C channels, H and W pixels, K classes.
+Shape suffixes: N images of a batch, C channels, H rows, W columns, K classes.
 """
 
 import hashlib
@@ -32,15 +32,19 @@ from hpo.training.datasets import Dataset, Split
 from hpo.training.events import Diverged, Epoch
 from hpo.training.precision import ComputeSettings
 
-MIN_LAST_BATCH = 4  # images of a last batch
+MIN_LAST_BATCH = 4  # images
 
 
 def batch_bounds(images: int, size: int) -> list[tuple[int, int]]:
-    """Give each batch's first and past-last place; the last one may be smaller.
+    """Return the first and the past-the-end index of each batch; the last batch may be smaller.
 
-    Fewer than ``FEWEST`` images left over join the batch before them. Batch norm cannot normalise one
-    value, and two or three make statistics, and a step, that spoil the model: ResNet18 on digits of 32
-    pixels fell from 0.9 to 0.1.
+    Fewer than ``MIN_LAST_BATCH`` remaining images are added to the batch before them. Batch norm cannot
+    normalise a single value, and the statistics of two or three images give a step that damages the model:
+    the accuracy of ResNet18 on digits of 32 pixels fell from 0.9 to 0.1.
+
+    Args:
+        images: number of images.
+        size: images per batch.
     """
     starts = list(range(0, images, size))
     if len(starts) > 1 and images - starts[-1] < min(MIN_LAST_BATCH, size):
@@ -49,13 +53,34 @@ def batch_bounds(images: int, size: int) -> list[tuple[int, int]]:
 
 
 def derive_seed(*parts: int) -> int:
-    """Derive a seed below 2**63 from the trial's seed and a place in its training."""
+    """Return a seed below 2**63 for a position in a trial's training.
+
+    Args:
+        parts: the trial's seed, then nothing (initial weights), or the epoch (image order), or epoch and
+            step (augmentation and dropout), both counted from 1.
+    """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 class TrainingRun:
-    """One training run, from its start or from a state."""
+    """One training run, from its start or from a state.
+
+    Args:
+        config: the trial's settings.
+        dataset: the images; they are moved to the device if they fit there.
+        device: where the model is trained.
+        state: what ``state()`` returned in an earlier attempt; None to start from the beginning.
+        stop: when set, ``epochs()`` ends after the step that is running.
+        wants_pause: called after every step; if it returns True, ``epochs()`` yields None.
+        compute_settings: precision, memory format and compilation.
+        build_model: builds the initial model from (config, number of classes, seed).
+        feature_cache: where the features of frozen layers come from; None: images always pass through the
+            whole model.
+
+    Raises:
+        WeightsError: if the initial weights cannot be found, downloaded or read.
+    """
 
     def __init__(
         self,
@@ -73,14 +98,12 @@ class TrainingRun:
         self.config = config
         self.device = device
         self.stop = stop or threading.Event()
-        self.wants_pause = wants_pause  # asked after every step: whether to leave the loop for a moment
+        self.wants_pause = wants_pause
         self.compute_settings = compute_settings or ComputeSettings()
-        near = dataset.to_if_it_fits(device)  # itself, where a warm worker has brought it there
-        self.train_split, self.selection_split = near.train, near.selection
+        on_device = dataset.to_if_it_fits(device)  # the same object if the worker has moved it before
+        self.train_split, self.selection_split = on_device.train, on_device.selection
         self._dataset, self._feature_cache, self._is_initial = dataset, feature_cache, state is None
-        self._remaining_layers: nn.Module | None = (
-            None  # the layers that features pass through, where there are some
-        )
+        self._remaining_layers: nn.Module | None = None  # what features pass through; None: images are used
         module = build_model(config, len(dataset.classes), derive_seed(config.seed))
         self.model = self.compute_settings.prepare_model(module.to(device))
         self._compiled_model = self.compute_settings.compile_model(self.model)
@@ -89,30 +112,36 @@ class TrainingRun:
         self.loss = optimizers.loss_function(config)
         self.batches = batch_bounds(len(self.train_split), config.batch_size)
         self.history: list[Epoch] = []
-        self.step = 0  # steps done of the epoch under way
+        self.step = 0  # finished steps of the current epoch
         self.seconds = 0.0  # spent on them
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
-        self._first_bad_step = torch.full((), -1, device=device)  # the first step whose loss is not finite
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct predictions
+        # The first step of the epoch whose loss is not finite, counted from 1; -1: none.
+        self._first_bad_step = torch.full((), -1, device=device)
         self._bad_step_reader = _AsyncReader(self._first_bad_step)
         if state is not None:
             self._restore(state)
 
     @property
     def finished(self) -> bool:
-        """Tell whether all epochs are done."""
+        """Whether all epochs are done."""
         return len(self.history) >= self.config.epochs
 
     @property
     def best_epoch(self) -> Epoch:
-        """The epoch of the best accuracy, the first of several."""
+        """The first epoch with the highest accuracy."""
         return events.best_epoch(self.history)
 
     def epochs(self) -> Iterator[Epoch | None]:
-        """Train, and give each epoch as it ends, and None within an epoch when it is asked to pause.
+        """Train, until all epochs are done or, at the end of a step, ``stop`` is set.
 
-        Ends early, at a step's boundary, once told to stop. Raises Diverged, with epoch and step, when the
-        loss is no longer finite. That is looked at some twenty times an epoch, at what has come over from
-        the device since the last look: nobody waits.
+        The loss is checked about twenty times per epoch, without waiting for the device: each check uses
+        the value that has arrived since the check before.
+
+        Yields:
+            Each epoch when it ends, and None within an epoch whenever ``wants_pause`` returns True.
+
+        Raises:
+            Diverged: if the loss is no longer finite; the message names epoch and step.
         """
         if not self.finished:
             self._use_features()
@@ -121,38 +150,42 @@ class TrainingRun:
                 yield None
             if self.step < len(self.batches):
                 return
-            loss_sum, correct = self._sums.tolist()  # the one wait of the epoch's training
-            number, count = len(self.history) + 1, len(self.train_split)
-            self._raise_if_diverged(number, bad=int(self._first_bad_step))
-            started = time.perf_counter()
-            measured = number == self.config.epochs or not isinstance(self.config, FinalConfig)
-            loss, accuracy = self.evaluate(self.selection_split) if measured else (None, None)
-            epoch = Epoch(
-                number=number,
-                train_loss=loss_sum / count,
-                train_accuracy=correct / count,
-                loss=loss,
-                accuracy=accuracy,
-                lr=self._learning_rate(0),
-                train_seconds=self.seconds,
-                evaluation_seconds=time.perf_counter() - started,
-                images_per_second=count / self.seconds,
-            )
-            self.history.append(epoch)
-            self.step, self.seconds = 0, 0.0
-            self._sums.zero_()
-            yield epoch
+            yield self._end_epoch()
+
+    def _end_epoch(self) -> Epoch:
+        """Evaluate, append the epoch to the history, and prepare the next one."""
+        loss_sum, correct = self._sums.tolist()  # the only time that training waits for the device
+        number, count = len(self.history) + 1, len(self.train_split)
+        self._raise_if_diverged(number, bad=int(self._first_bad_step))
+        started = time.perf_counter()
+        is_measured = number == self.config.epochs or not isinstance(self.config, FinalConfig)
+        loss, accuracy = self.evaluate(self.selection_split) if is_measured else (None, None)
+        epoch = Epoch(
+            number=number,
+            train_loss=loss_sum / count,
+            train_accuracy=correct / count,
+            loss=loss,
+            accuracy=accuracy,
+            lr=self._learning_rate(0),
+            train_seconds=self.seconds,
+            evaluation_seconds=time.perf_counter() - started,
+            images_per_second=count / self.seconds,
+        )
+        self.history.append(epoch)
+        self.step, self.seconds = 0, 0.0
+        self._sums.zero_()
+        return epoch
 
     def _use_features(self) -> None:
-        """Put features in the place of images, if the frozen layers give the same for an image each time.
+        """Replace images by features, if the frozen layers always give the same output for an image.
 
-        Features that have to be computed first are part of the training: of the epoch under way.
+        The time to compute them counts as training time of the current epoch.
         """
         if self._feature_cache is None:
             return
         started = time.perf_counter()
         with self.compute_settings.precision_context(self.device):
-            feed = self._feature_cache.load_or_compute(
+            feature_splits = self._feature_cache.load_or_compute(
                 self.config,
                 self._dataset,
                 self.model,
@@ -162,30 +195,27 @@ class TrainingRun:
                 is_initial=self._is_initial,
                 stop=self.stop,
             )
-        if feed is not None:
-            self.train_split, self.selection_split, self._remaining_layers = (
-                feed.train,
-                feed.selection,
-                feed.remaining_layers,
-            )
+        if feature_splits is not None:
+            self.train_split, self.selection_split = feature_splits.train, feature_splits.selection
+            self._remaining_layers = feature_splits.remaining_layers
             self.seconds += time.perf_counter() - started
 
     def _train_epoch(self) -> Iterator[None]:
-        """Train to the end of the epoch under way, or until told to stop; pause when asked to."""
+        """Train to the end of the current epoch, or until ``stop`` is set; yield for every pause."""
         number = len(self.history) + 1
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number))
         order = torch.randperm(len(self.train_split), generator=generator).to(
             self.train_split.labels.device
         )
         steps = len(self.batches)
-        look = min(max(steps // 20, 1), 50)
+        check_interval = min(max(steps // 20, 1), 50)
         models.set_train_mode(self.model, self.config)
         started = time.perf_counter()
         while self.step < steps and not self.stop.is_set():
             first, end = self.batches[self.step]
             self._train_step(number, self.step, order[first:end])
             self.step += 1
-            if self.step % look == 0:
+            if self.step % check_interval == 0:
                 self._raise_if_diverged(number, self._bad_step_reader.read())
             if self.step < steps and self.wants_pause():
                 self.seconds += time.perf_counter() - started
@@ -194,9 +224,10 @@ class TrainingRun:
         self.seconds += time.perf_counter() - started
 
     def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
+        """Make one step with the ``chosen`` images (int64 indices [N]); ``step`` is counted from 0."""
         seed = derive_seed(self.config.seed, number, step + 1)
-        # Dropout, and whatever else a model draws. torch.manual_seed would note a stack trace for each kind
-        # of device that is not in use, which takes a third of a head's step.
+        # For dropout and whatever else a model draws. torch.manual_seed would record a stack trace for each
+        # kind of device that is not in use, which takes a third of the time of a step with tune = "head".
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed_all(seed)
@@ -207,8 +238,8 @@ class TrainingRun:
             group["lr"] = self._learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)  # before the forward pass needs memory
         with self.compute_settings.precision_context(self.device):
-            whole = len(chosen) == self.config.batch_size
-            logits_NK = self._logits(augmented, self._compiled_model if whole else self.model)
+            is_whole = len(chosen) == self.config.batch_size
+            logits_NK = self._logits(augmented, self._compiled_model if is_whole else self.model)
             loss = self.loss(logits_NK, labels_N)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
         self.scaler.step(self.optimizer)
@@ -216,19 +247,23 @@ class TrainingRun:
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
             self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
-            first_bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
-            self._first_bad_step.masked_fill_(first_bad, step + 1)
+            is_first_bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
+            self._first_bad_step.masked_fill_(is_first_bad, step + 1)
 
-    def _logits(self, given: Tensor, module: Callable[[Tensor], Tensor]) -> Tensor:
-        """Give logits_NK of images by a form of the model, or of their features by the rest of it."""
-        logits_NK: Tensor = (
-            module(self._preprocess(given))
-            if self._remaining_layers is None
-            else self._remaining_layers(given)
-        )
+    def _logits(self, inputs: Tensor, module: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return logits_NK.
+
+        Args:
+            inputs: images uint8 [N, C, H, W], or features [N, F...] if these are used.
+            module: the model or its compiled form; not used for features.
+        """
+        if self._remaining_layers is None:
+            return module(self._preprocess(inputs))
+        logits_NK: Tensor = self._remaining_layers(inputs)
         return logits_NK
 
     def _preprocess(self, images_NCHW: Tensor) -> Tensor:
+        """Return the model's input, float32 [N, 3, S, S], of uint8 images with any size."""
         resized = transforms.resize(images_NCHW, self.config.image_size)
         return transforms.normalise(self.compute_settings.prepare_batch(resized))
 
@@ -241,34 +276,42 @@ class TrainingRun:
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> tuple[float, float]:
-        """Give mean loss and accuracy (a fraction) over a split, in about four million pixels at a time."""
+        """Evaluate the model on a split, in batches of about four million pixels.
+
+        Args:
+            split: images, or features if these are used.
+
+        Returns:
+            The mean loss, and the accuracy as a fraction.
+        """
         size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for first, end in batch_bounds(len(split), size):
-            images_NCHW, labels_N = split.batch(slice(first, end), self.device)
+            inputs, labels_N = split.batch(slice(first, end), self.device)
             with self.compute_settings.precision_context(self.device):
-                logits_NK = self._logits(images_NCHW, self.model)
+                logits_NK = self._logits(inputs, self.model)
                 loss = self.loss(logits_NK, labels_N)
             correct = (logits_NK.argmax(1) == labels_N).sum()
             sums += torch.stack([loss.double() * len(labels_N), correct.double()])
         loss_sum, correct_sum = sums.tolist()
-        # A loss of a finished epoch can still overflow in evaluation; a report must be a number.
+        # Even if the epoch's training loss is finite, the evaluation loss can overflow. A report must be a
+        # number, so NaN becomes infinity.
         return loss_sum / len(split) if math.isfinite(loss_sum) else math.inf, correct_sum / len(split)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Give the model's weights as they stand, not a copy."""
+        """Return the model's current weights, not a copy."""
         return self.model.state_dict()
 
     def frozen_weights(self) -> set[str]:
-        """Give the names of those weights that stay as they are."""
+        """Return the names of the weights that training does not change."""
         if self.config.tune == "all":
             return set()
         trained = {name for name, each in self.model.named_parameters() if each.requires_grad}
         return self.weights().keys() - trained
 
     def state(self) -> dict[str, Any]:
-        """Give all that is needed to go on from here: tensors (not copies) and plain values."""
+        """Return everything that is needed to resume: tensors (not copies) and plain values."""
         return {
             "epoch": len(self.history),
             "step": self.step,
@@ -276,7 +319,7 @@ class TrainingRun:
             "sums": self._sums,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),  # empty but under fp16
+            "scaler": self.scaler.state_dict(),  # empty except with fp16
             "history": [asdict(epoch) for epoch in self.history],
         }
 
@@ -291,23 +334,23 @@ class TrainingRun:
 
 
 class _AsyncReader:
-    """What the host has seen of a number on the device: it comes over while the device goes on."""
+    """Reads a number on the device from the host, without waiting for the device."""
 
     def __init__(self, number: Tensor) -> None:
         self.number = number
         if number.is_cuda:
             self._copy = torch.full((), -1, dtype=number.dtype).pin_memory()
-            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has not annotated it
-            self._under_way = False
+            self._has_arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has not annotated it
+            self._is_copying = False
 
     def read(self) -> int:
-        """Give the number, on a GPU as it was when last looked at; -1 while that is under way."""
+        """Return the number; on a GPU its value at the last read, or -1 while that copy is under way."""
         if not self.number.is_cuda:
             return int(self.number)
-        if self._under_way and not self._arrival.query():  # type: ignore[no-untyped-call]  # nor this
+        if self._is_copying and not self._has_arrived.query():  # type: ignore[no-untyped-call]  # nor this
             return -1
-        seen = int(self._copy)
+        value = int(self._copy)
         self._copy.copy_(self.number, non_blocking=True)
-        self._arrival.record()
-        self._under_way = True
-        return seen
+        self._has_arrived.record()
+        self._is_copying = True
+        return value

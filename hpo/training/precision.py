@@ -1,9 +1,10 @@
-"""How numbers are computed: precision, the order of a batch's values in memory, and compiled steps.
+"""How a trial computes: precision, the memory layout of batches, and compiled steps.
 
-All change a trial's bits, so what its first attempt used is stored with the trial and kept to. Precision
-belongs to the study: trials that differ in it are not to be compared.
+Each of these changes the bits of a trial's results. So the choices of a trial's first attempt are stored
+with the trial, and later attempts use the same. The precision belongs to the study: trials that differ in
+it must not be compared.
 
-Shape suffixes: N images of a batch, C channels, H and W pixels.
+Shape suffixes: N images of a batch, C channels, H rows, W columns.
 """
 
 import contextlib
@@ -26,57 +27,64 @@ from hpo.training.config import Config
 
 log = logging.getLogger("hpo")
 
-# Options of mallopt(3).
+# Options of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-MAX_MEASURED_STEPS = 5  # of steps, one in each format, that a measurement takes at most
-MEASURE_SECONDS = 3.0  # after which it takes no further pair
-MIN_SPEEDUP = 1.02  # by which channels_last has to be faster to be chosen, in every pair
+MAX_MEASURED_STEPS = 5  # in each memory format
+MEASURE_SECONDS = 3.0  # no further step is measured after this time
+MIN_SPEEDUP = 1.02  # channels_last is chosen only if it is faster by this factor in every comparison
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeSettings:
-    """How one trial computes."""
+    """The settings by which one trial computes."""
 
     precision: str = "fp32"  # fp32, tf32, bf16 or fp16
     memory_format: str = "contiguous"  # or channels_last
     compile: bool = False
-    cuda_graphs: bool = False  # of what is compiled then, asked for or not
+    cuda_graphs: bool = False  # implies compiled steps, even where compile is False
 
     def prepare_model(self, module: nn.Module) -> nn.Module:
-        """Put a module's weights into the format, in place, and give it."""
+        """Convert a module's weights to the memory format, in place, and return the module."""
         return module.to(memory_format=MEMORY_FORMATS[self.memory_format])
 
     def prepare_batch(self, images_NCHW: Tensor) -> Tensor:
-        """Give a batch in the format; itself where it has it."""
+        """Return a batch in the memory format; the same tensor if it already has it.
+
+        Args:
+            images_NCHW: any dtype.
+        """
         return images_NCHW.contiguous(memory_format=MEMORY_FORMATS[self.memory_format])
 
     def compile_model(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Give the module, or its compiled form, for batches of one size; the weights are the same.
+        """Return the module, or its compiled form for batches of a single size, with the same weights.
 
-        The code is made at the first batch and serves every later module of the kind in this process: a
-        warm worker's trials share it. The optimizer's fused kernel is left out, and with it the learning
-        rate, of which a schedule would make new code each time.
+        The code is generated at the first batch. It serves every later module of the same model in this
+        process, so the trials of a worker share it. The optimizer's fused kernel is not compiled: the
+        learning rate would become part of the code, and a schedule would cause a new compilation each time.
         """
         if not (self.compile or self.cuda_graphs):
             return module
-        # Code for the sizes at hand and no other: what serves several sizes has other bits than what serves
-        # one, and which a worker has would depend on the trials before. Beyond torch's limit of eight per
-        # model it would fall back to plain steps, with other bits again.
+        # dynamic=False: code for exactly one size. Code for several sizes gives other bits, and which of
+        # the two a worker had would depend on its earlier trials. Beyond the recompile limit (by default
+        # eight per model) torch would fall back to uncompiled steps, again with other bits.
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
         mode = "reduce-overhead" if self.cuda_graphs else None
-        form: Callable[[Tensor], Tensor] = torch.compile(module, dynamic=False, mode=mode)
-        return form
+        compiled: Callable[[Tensor], Tensor] = torch.compile(module, dynamic=False, mode=mode)
+        return compiled
 
     @contextlib.contextmanager
     def precision_context(self, device: torch.device) -> Iterator[None]:
-        """Compute in the precision within the block, on a device that ``refuse`` lets pass.
+        """Compute in the precision within the block.
 
-        Weights stay in 32 bits. Under bf16 and fp16 torch's autocast chooses the operations that gain by it
-        and lose nothing; tf32 is for convolutions and matrix products alike.
+        Weights stay float32. For bf16 and fp16, torch's autocast selects the operations that become faster
+        without losing accuracy. tf32 applies to convolutions and matrix products.
+
+        Args:
+            device: one that ``check_precision`` accepts.
         """
         with contextlib.ExitStack() as stack:
             if device.type == "cuda":
@@ -88,37 +96,53 @@ class ComputeSettings:
 
 @contextlib.contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    places: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch sets it when imported
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "tf32" if allowed else "ieee"
+    backends: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch sets it when imported
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def default_precision(device: torch.device) -> str:
-    """Give the precision of a study that names none: tf32 where the device has it, else fp32."""
+    """Return the precision of a study that names none: tf32 where the device supports it, else fp32."""
     return "fp32" if precision_problem("tf32", device) else "tf32"
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise DeviceError where the device lacks a precision, or is slower with it than without."""
+    """Check that a device supports a precision and is not slower with it than without.
+
+    Args:
+        precision: fp32, tf32, bf16 or fp16.
+        device: where the trial is to be trained.
+
+    Raises:
+        DeviceError: if it should not be used; the message says why.
+    """
     if reason := precision_problem(precision, device):
         raise DeviceError(
-            f"train.precision: {precision} on {device}: {reason}; a study keeps to one precision: "
-            'run it on other devices, or start one with precision = "fp32"'
+            f"train.precision: {precision} on {device}: {reason}; all trials of a study use one precision: "
+            'run it on other devices, or start a study with precision = "fp32"'
         )
 
 
-def check_compile(wanted: Config, device: torch.device) -> None:
-    """Raise DeviceError where steps cannot be compiled as wanted, or made into graphs."""
-    if wanted.cuda_graphs and device.type != "cuda":
+def check_compile(config: Config, device: torch.device) -> None:
+    """Check that training steps can be compiled, or captured as CUDA graphs, if ``config`` asks for it.
+
+    Args:
+        config: the trial's settings.
+        device: where the trial is to be trained.
+
+    Raises:
+        DeviceError: if the device has no CUDA graphs, or there is no C++ compiler.
+    """
+    if config.cuda_graphs and device.type != "cuda":
         raise DeviceError(f"train.cuda_graphs: {device} has none; leave it out, or run the study on a GPU")
     compiler = os.environ.get("CXX", "g++")
-    if (wanted.compile or wanted.cuda_graphs) and shutil.which(compiler) is None:
+    if (config.compile or config.cuda_graphs) and shutil.which(compiler) is None:
         raise DeviceError(
             f"train.compile: torch.compile needs a C++ compiler, and there is no '{compiler}' here; "
             "install one (Debian: g++), name yours in CXX, or leave the option out"
@@ -126,67 +150,82 @@ def check_compile(wanted: Config, device: torch.device) -> None:
 
 
 def precision_problem(precision: str, device: torch.device) -> str | None:
-    """Say why a device should not compute in a precision; None if it should."""
+    """Return the reason why a device should not compute in a precision, or None if it should.
+
+    Args:
+        precision: fp32, tf32, bf16 or fp16.
+        device: where the trial is to be trained.
+    """
     if precision == "fp32":
         return None
     if device.type == "cpu":
-        # Without such instructions oneDNN falls back to conversions: 11 to 60 times slower where measured.
-        fast = {
+        # Without these instructions oneDNN falls back to conversions: measured 11 to 60 times slower.
+        is_fast = {
             "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
             "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
         }
-        if precision in fast and fast[precision]():
+        if precision in is_fast and is_fast[precision]():
             return None
         return f"this processor has no {precision} instructions, and would only be slower"
     major, _ = torch.cuda.get_device_capability(device)
-    least = {"tf32": 8, "bf16": 8, "fp16": 7}[precision]
+    required = {"tf32": 8, "bf16": 8, "fp16": 7}[precision]
+    if major >= required:
+        return None
     name = torch.cuda.get_device_name(device)
-    return None if major >= least else f"{name} has no fast {precision} (compute capability {least}.0 has)"
+    return f"{name} has no fast {precision} (that needs compute capability {required}.0)"
 
 
 def faster_memory_format(step: Callable[[str], None], device: torch.device) -> tuple[str, dict[str, float]]:
-    """Choose a memory format by measuring training steps; give it with each format's median seconds.
+    """Choose a memory format by measuring training steps.
 
-    ``step`` makes one training step in a format, on weights of its own. The two formats take turns, since
-    machines swing; channels_last has to win every pair by ``GAIN``, or what is usual stays.
+    The two formats alternate, because the speed of a machine varies over time. channels_last is chosen only
+    if it wins every comparison by the factor ``MIN_SPEEDUP``.
+
+    Args:
+        step: makes one training step in the memory format that it gets, on its own copy of the weights.
+        device: where ``step`` computes.
+
+    Returns:
+        The memory format, and the median seconds of a step by format.
     """
     seconds: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
     for name in MEMORY_FORMATS:
         step(name)  # to warm up
     begun = time.perf_counter()
     while len(seconds["contiguous"]) < MAX_MEASURED_STEPS and time.perf_counter() - begun < MEASURE_SECONDS:
-        for name, each in seconds.items():
+        for name, measured in seconds.items():
             started = synchronized_time(device)
             step(name)
-            each.append(synchronized_time(device) - started)
-    pairs = zip(seconds["contiguous"], seconds["channels_last"], strict=True)
-    won = all(plain > MIN_SPEEDUP * last for plain, last in pairs)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    return ("channels_last" if won else "contiguous"), medians
+            measured.append(synchronized_time(device) - started)
+    comparisons = zip(seconds["contiguous"], seconds["channels_last"], strict=True)
+    is_faster = all(contiguous > MIN_SPEEDUP * last for contiguous, last in comparisons)
+    medians = {name: statistics.median(measured) for name, measured in seconds.items()}
+    return ("channels_last" if is_faster else "contiguous"), medians
 
 
 def synchronized_time(device: torch.device) -> float:
-    """Give a time in seconds, once the device has done what it was given."""
+    """Return the time of ``time.perf_counter``, in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed memory for the next step, rather than give it back to the kernel.
+    """Make the C library keep freed memory for the next step instead of returning it to the kernel.
 
-    By default glibc gives large blocks back, so that each step's gradients are made of new pages, which the
-    kernel has to find and clear first: on one core here AlexNet (64 px, batch 16) made 57 images per second
-    so, and 79 when it kept them. On the CPU alone; a GPU's memory torch keeps anyway.
+    By default glibc returns large blocks. Then each step's gradients consist of new pages, which the kernel
+    has to find and clear first. On one core, AlexNet (64 px, batch size 16) processed 57 images per second
+    that way, and 79 when the memory was kept. This concerns the CPU only; torch keeps a GPU's memory
+    anyway.
     """
-    with contextlib.suppress(AttributeError, OSError):  # another C library has no such options
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such options
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def return_freed_memory() -> None:
-    """Give the kernel back what is free, even if it is kept otherwise."""
+    """Return free memory to the kernel, even if ``keep_freed_memory`` keeps it otherwise."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,9 +1,12 @@
-"""Where images come from: published data sets, scikit-learn's digits, a person's own folders.
+"""Where images come from: published data sets, scikit-learn's digits, and the user's own folders.
 
-Workers that start together on a fresh machine take turns: a copy is read under a shared lock on a
-file in the data folder, and made under an exclusive one by whoever comes first. One that dies while
-making it leaves a partial file behind, never one that passes for whole: torchvision checks CIFAR's and
-SVHN's MD5 sums at every start, and IDX files, where it does not, are renamed into place when complete.
+**Copies of published sets.** Several workers may start at once on a fresh machine. Each data set has a lock
+file in the data folder. A copy is read under a shared lock; the worker that comes first makes it under an
+exclusive one. A worker that dies while making a copy leaves a partial file, which is never mistaken for a
+complete one: torchvision checks the MD5 sums of CIFAR and SVHN at every start. It does not check IDX files
+(MNIST), so these are renamed into place when they are complete.
+
+Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
 import contextlib
@@ -30,7 +33,7 @@ from hpo.training import transforms
 
 logger = logging.getLogger(__name__)
 
-# What a person without a network can put into the data folder, per data set.
+# The files that a user without network access can put into the data folder, by data set.
 _IDX_FILES = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
 MANUAL_FILES = {
     "cifar10": "cifar-10-python.tar.gz",
@@ -43,16 +46,16 @@ MANUAL_FILES = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceSplit:
-    """What a source ships as one split: pixels, or files yet to be decoded."""
+    """One split as the source ships it: pixels, or files that have not been decoded yet."""
 
     images: Tensor | tuple[Path, ...]  # uint8 [N, C, H, W], or N files
-    labels: NDArray[np.int64]  # [N]
-    ignored_files: tuple[Path, ...] = ()  # files in the class folders that are of no kind that is read
+    labels: NDArray[np.int64]  # [N], indices into Source.classes
+    ignored_files: tuple[Path, ...] = ()  # files in the class folders that are not images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """What there is of a data set; splits that it does not ship are None."""
+    """What a data set consists of; splits that it does not ship are None."""
 
     classes: tuple[str, ...]
     train: SourceSplit
@@ -61,8 +64,8 @@ class Source:
 
 
 def read_digits() -> Source:
-    """Give scikit-learn's 1,797 digits of 8 by 8 pixels, 0..16 stretched to 0..255."""
-    # Its file is read as load_digits does: importing it would cost each worker most of a second.
+    """Return scikit-learn's 1,797 digits as uint8 [N, 1, 8, 8]; the values 0..16 are scaled to 0..255."""
+    # The file is read as load_digits does. Importing scikit-learn would take most of a second per worker.
     installed = importlib.metadata.distribution("scikit-learn")
     rows = np.loadtxt(str(installed.locate_file("sklearn/datasets/data/digits.csv.gz")), delimiter=",")
     pixels = np.rint(rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -75,12 +78,20 @@ def _source_split(images_NCHW: NDArray[np.uint8], labels_N: object) -> SourceSpl
 
 
 def read_published(name: str, root: Path) -> Source:
-    """Read the copy of a published data set, after unpacking or downloading one if there is none."""
+    """Read the copy of a published data set; if there is none, unpack an archive or download one.
+
+    Args:
+        name: one of ``MANUAL_FILES``.
+        root: the data folder; a lock file is created in it.
+
+    Raises:
+        DataError: if there is no complete copy and none can be made.
+    """
     try:
         with _dataset_lock(root, name, fcntl.LOCK_SH):
             source = _read_copy(name, root)
         return source or _download_and_read(name, root)
-    # A wrong checksum is a RuntimeError of torchvision's, most others are OSErrors.
+    # torchvision raises RuntimeError for a wrong checksum; most other errors are OSErrors.
     except (RuntimeError, OSError, EOFError, http.client.HTTPException) as cause:
         raise errors.DataError(
             f"{name}: no complete copy in {root}, and downloading one failed ({short_message(cause)}); "
@@ -89,7 +100,15 @@ def read_published(name: str, root: Path) -> Source:
 
 
 def is_available(name: str, root: Path) -> bool:
-    """Tell whether a data set can be read without a network; raises DataError for a broken copy."""
+    """Return whether a data set can be read without a network.
+
+    Args:
+        name: one of ``MANUAL_FILES``, or "digits".
+        root: the data folder.
+
+    Raises:
+        DataError: if the copy is damaged.
+    """
     with _dataset_lock(root, name, fcntl.LOCK_SH):
         return name == "digits" or _read_copy(name, root) is not None
 
@@ -100,7 +119,7 @@ def _download_and_read(name: str, root: Path) -> Source:
     with _dataset_lock(root, name, fcntl.LOCK_EX):
         source = _read_copy(name, root)  # another worker may have made it while this one waited
         if source is None:
-            logger.info("downloading %s into %s (an archive that lies there is unpacked)", name, root)
+            logger.info("downloading %s into %s (an archive in that folder is unpacked)", name, root)
             with _quiet_download():
                 source = _read_copy(name, root, download=True)
     if source is None:
@@ -109,7 +128,7 @@ def _download_and_read(name: str, root: Path) -> Source:
 
 
 def short_message(cause: BaseException) -> str:
-    """Give the last line of an error's text, which is where torchvision puts the cause itself."""
+    """Return the last line of an error's message, where torchvision puts the cause."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     last = lines[-1] if lines else type(cause).__name__
     return last.removeprefix("<urlopen error ").removesuffix(">")
@@ -117,21 +136,21 @@ def short_message(cause: BaseException) -> str:
 
 @contextlib.contextmanager
 def _dataset_lock(root: Path, name: str, kind: int) -> Iterator[None]:
-    """Hold the data set's lock, ``LOCK_SH`` to read or ``LOCK_EX`` to write; waits for the others."""
-    with contextlib.ExitStack() as held:
+    """Hold the data set's lock, ``LOCK_SH`` to read or ``LOCK_EX`` to write; waits for other workers."""
+    with contextlib.ExitStack() as stack:
         try:
-            # Open for both: over NFS each kind of lock asks for a file open that way.
-            file = held.enter_context((root / f".{name}.lock").open("a+"))
+            # Opened for reading and writing: over NFS each kind of lock needs the matching mode.
+            file = stack.enter_context((root / f".{name}.lock").open("a+"))
             fcntl.flock(file, kind)
         except OSError:
             if kind == fcntl.LOCK_EX:
                 raise
-            # No folder yet, or one that cannot be written to: a reader needs no lock there.
+            # The folder does not exist or is not writable: a reader needs no lock there.
         yield
 
 
 def _read_copy(name: str, root: Path, *, download: bool = False) -> Source | None:
-    """Read a complete copy, after downloading one if so asked; None where there is none."""
+    """Read a complete copy, after downloading one if asked to; None if there is none."""
     if name in ("mnist", "fashion_mnist"):
         kind = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
         if download:
@@ -140,7 +159,7 @@ def _read_copy(name: str, root: Path, *, download: bool = False) -> Source | Non
         return _read_idx_copy(kind, [root / kind.__name__ / "raw", root / name, debian])
     try:
         return _read_svhn(root, download) if name == "svhn" else _read_cifar(name, root, download)
-    except RuntimeError:  # torchvision's word for "not there, or with a wrong checksum"
+    except RuntimeError:  # torchvision: not there, or with a wrong checksum
         if download:
             raise
         return None
@@ -148,7 +167,7 @@ def _read_copy(name: str, root: Path, *, download: bool = False) -> Source | Non
 
 @contextlib.contextmanager
 def _quiet_download() -> Iterator[None]:
-    """Keep torchvision's progress bars off the terminal, and give up on servers that fall silent."""
+    """Hide torchvision's progress bars, and give up on servers that stop responding."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # seconds without a byte
     try:
@@ -170,8 +189,8 @@ def _download_idx(kind: type[datasets.MNIST], root: Path) -> None:
 def _read_cifar(name: str, root: Path, download: bool) -> Source:
     kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     train, test = (kind(root, train=part, download=download) for part in (True, False))
-    pools = [_source_split(part.data.transpose(0, 3, 1, 2), part.targets) for part in (train, test)]
-    return Source(classes=tuple(train.classes), train=pools[0], test=pools[1])
+    splits = [_source_split(part.data.transpose(0, 3, 1, 2), part.targets) for part in (train, test)]
+    return Source(classes=tuple(train.classes), train=splits[0], test=splits[1])
 
 
 def _read_svhn(root: Path, download: bool) -> Source:
@@ -181,7 +200,7 @@ def _read_svhn(root: Path, download: bool) -> Source:
 
 
 def _read_idx_copy(kind: type[datasets.MNIST], folders: list[Path]) -> Source | None:
-    """Read the first of the folders that holds all four files, compressed or not."""
+    """Read the first of the folders that has all four files, compressed or not."""
     for folder in folders:
         train, test = (_read_idx_split(folder, part) for part in ("train", "t10k"))
         if train and test:
@@ -199,33 +218,42 @@ def _read_idx_split(folder: Path, part: str) -> SourceSplit | None:
         return None
     except (OSError, ValueError) as cause:
         raise errors.DataError(
-            f"{folder}: broken ({short_message(cause)}); replace or remove it"
+            f"{folder}: damaged ({short_message(cause)}); replace or remove it"
         ) from cause
     return _source_split(pixels[:, None], labels)
 
 
 def list_folder(folder_path: str) -> Source:
-    """List a folder of class folders, or of train, valid and test folders that hold class folders."""
+    """List the user's images in class folders, or in train, valid and test folders with class folders.
+
+    No image is decoded.
+
+    Args:
+        folder_path: the PATH of ``folder:PATH``; ``~`` is expanded.
+
+    Raises:
+        DataError: if there is no such folder, or it is not built like that.
+    """
     path = Path(folder_path).expanduser()
     if not folder_path or not path.is_dir():
         raise errors.DataError(f"train.dataset: 'folder:{folder_path}': there is no such folder")
     parts = [sub.name for sub in _visible_subfolders(path)]
-    # A class may be called "train" too; it then holds images rather than folders.
+    # A class may be called "train" too; then the folder contains images, not folders.
     nested = [
         name for name in ("train", "valid", "test") if name in parts and _visible_subfolders(path / name)
     ]
     if nested and "train" not in nested:
         raise errors.DataError(f"{path}: class folders in {' and '.join(nested)}, but none in train")
-    if nested and (strangers := [name for name in parts if name not in ("train", "valid", "test")]):
-        raise errors.DataError(f"{path}: '{strangers[0]}' lies beside train; allowed there: valid, test")
+    if nested and (others := [name for name in parts if name not in ("train", "valid", "test")]):
+        raise errors.DataError(f"{path}: unexpected '{others[0]}' beside train; allowed there: valid, test")
     base = path / "train" if nested else path
     classes = tuple(sub.name for sub in _visible_subfolders(base))
     if len(classes) < 2:
         found = f"one class folder only, '{classes[0]}'" if classes else "no class folders"
-        raise errors.DataError(f"{base}: {found}; needed are two or more, each with the images of a class")
-    pools = {name: _list_split(path / name, classes) for name in parts if nested}
-    train = pools["train"] if nested else _list_split(base, classes)
-    return Source(classes=classes, train=train, valid=pools.get("valid"), test=pools.get("test"))
+        raise errors.DataError(f"{base}: {found}; want two or more, each with the images of one class")
+    splits = {name: _list_split(path / name, classes) for name in parts if nested}
+    train = splits["train"] if nested else _list_split(base, classes)
+    return Source(classes=classes, train=train, valid=splits.get("valid"), test=splits.get("test"))
 
 
 def _visible_subfolders(path: Path) -> list[Path]:
@@ -233,20 +261,20 @@ def _visible_subfolders(path: Path) -> list[Path]:
 
 
 def _list_split(path: Path, classes: tuple[str, ...]) -> SourceSplit:
-    """List the image files of a split in the order of classes, then of paths; decode none."""
+    """List the image files of a split, ordered by class, then by path; decode none."""
     found: list[tuple[Path, int]] = []
-    others: list[Path] = []
+    ignored: list[Path] = []
     for folder in _visible_subfolders(path):
         if folder.name not in classes:
             raise errors.DataError(f"{folder}: no such class in train, only {', '.join(classes)}")
-        files, strangers = transforms.list_images(folder)
-        others += strangers
+        files, others = transforms.list_images(folder)
+        ignored += others
         if not files:
             raise errors.DataError(
-                f"{folder}: no images in it; read are {' '.join(transforms.IMAGE_SUFFIXES)}"
+                f"{folder}: no images in it; supported are {' '.join(transforms.IMAGE_SUFFIXES)}"
             )
         found += [(file, classes.index(folder.name)) for file in files]
     if not found:
         raise errors.DataError(f"{path}: no class folders; put some in or remove it")
     labels = np.array([label for _, label in found], dtype=np.int64)
-    return SourceSplit(images=tuple(file for file, _ in found), labels=labels, ignored_files=tuple(others))
+    return SourceSplit(images=tuple(file for file, _ in found), labels=labels, ignored_files=tuple(ignored))

@@ -1,7 +1,9 @@
-"""Images: read from files, then as uint8 batches resized, augmented and normalised on any device.
+"""Images: read from files, then resized, augmented and normalised as uint8 batches on any device.
 
-No function on a batch waits for the device or loops over images. Shape suffixes: N images, C channels
-(1 or 3), H rows, W columns, S output side, T taps of the resampling filter.
+No function on a batch waits for the device or loops over images.
+
+Shape suffixes: N images, C channels (1 or 3), H rows, W columns, S output side, T taps of the resampling
+filter.
 """
 
 import functools
@@ -24,41 +26,45 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".ti
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Fixed-point bits of a filter weight in PIL: 32 less 8 for the pixel and 2 to spare.
+# Fixed-point bits of a filter weight in PIL: 32, minus 8 for the pixel, minus 2 spare bits.
 PRECISION_BITS = 22
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """List the image files anywhere below ``folder``, sorted, and all others; hidden ones in neither."""
+    """List the files in a folder and all folders below it, without hidden ones.
+
+    Returns:
+        The image files and the other files, both sorted.
+    """
     found = sorted(
         file
         for file in folder.rglob("*")
         if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file()
     )
-    read = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
-    return read, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES]
+    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    return images, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES]
 
 
 def read_image(file: Path, size: int) -> NDArray[np.uint8]:
-    """Read an image as its camera held it, shorter side resized to ``size``, the middle cut out.
+    """Read an image upright (by its EXIF data), resize its shorter side to ``size``, and crop the centre.
 
     Args:
         file: PNG, JPEG, BMP, WebP, GIF (the first frame) or TIFF, of any mode.
-        size: pixels.
+        size: side of the result in pixels.
 
     Returns:
         uint8 [3, S, S]: red, green and blue; transparency is dropped.
 
     Raises:
-        ValueError: not an image, or a broken one.
+        ValueError: if the file is no image or is damaged.
     """
     try:
         image = _open_upright_rgb(file)
     except MemoryError:
         raise
     except UnidentifiedImageError as cause:
-        raise ValueError("no image format that is known") from cause
-    except Exception as cause:  # PIL's decoders raise nearly any kind about a broken file
+        raise ValueError("no known image format") from cause
+    except Exception as cause:  # PIL's decoders raise nearly any exception for a damaged file
         raise ValueError(str(cause)) from cause
     short = min(image.size)
     width, height = (size * side // short for side in image.size)
@@ -68,15 +74,22 @@ def read_image(file: Path, size: int) -> NDArray[np.uint8]:
 
 
 def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """Read an IDX file, the format of MNIST's images and labels: ``file`` itself, or with ``.gz`` added.
+    """Read an IDX file, the format of MNIST's images and labels.
 
-    The format: a magic number (0x800 for bytes, plus the number of dimensions) and each dimension's
-    size, all four bytes, highest first; then the bytes.
+    The format: a magic number (0x800 for bytes, plus the number of dimensions) and the size of each
+    dimension, each as four bytes in big-endian order; then the bytes.
+
+    Args:
+        file: path without ``.gz``; if it does not exist, the file with ``.gz`` added is read.
+        dimensions: expected number of dimensions.
+
+    Returns:
+        uint8, with the shape that the file states.
 
     Raises:
-        FileNotFoundError: there is neither.
-        ValueError: not such a file, or not whole.
-        OSError: not readable.
+        FileNotFoundError: if neither file exists.
+        ValueError: if it is not an IDX file of bytes with these dimensions, or is incomplete.
+        OSError: if it cannot be read.
     """
     raw = (file if file.is_file() else file.with_name(f"{file.name}.gz")).read_bytes()
     try:
@@ -91,19 +104,19 @@ def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
 
 def resize(images_NCHW: Tensor, size: int) -> Tensor:
-    """Resize to ``size`` by ``size`` pixels, bit for bit as PIL's ``Image.resize(..., BILINEAR)``.
+    """Resize to ``size`` by ``size`` pixels, bit for bit like PIL's ``Image.resize(..., BILINEAR)``.
 
-    PIL's fixed-point arithmetic (``Resample.c``): columns first, then rows, rounded to 8 bits in
-    between, the filter widened (antialiased) when an image shrinks, no pass where nothing changes.
-    Images that lose more than twice as many rows as columns go rows first, as in Pillow from 13 on;
-    for square ones all versions agree.
+    This is PIL's fixed-point arithmetic (``Resample.c``): columns first, then rows, rounded to 8 bits in
+    between. The filter is widened (antialiased) when an image shrinks. A dimension that keeps its size is
+    skipped. Images that lose more than twice as many rows as columns are resized rows first, as in Pillow
+    13 and later; for square images all versions agree.
 
     Args:
         images_NCHW: uint8, any C, not necessarily square.
-        size: pixels.
+        size: side of the result in pixels.
 
     Returns:
-        uint8 [N, C, S, S]; ``images_NCHW`` itself where it has that size already.
+        uint8 [N, C, S, S]; ``images_NCHW`` itself if it has that size already.
     """
     rows, columns = (side - size for side in images_NCHW.shape[2:])
     first, second = (2, 3) if rows > 0 and rows > 2 * columns else (3, 2)
@@ -113,18 +126,18 @@ def resize(images_NCHW: Tensor, size: int) -> Tensor:
 def augment(
     images_NCHW: Tensor, kind: Literal["none", "flip", "crop+flip"], generator: torch.Generator
 ) -> Tensor:
-    """Flip each image left to right with probability 1/2, after a random crop where ``kind`` says so.
+    """Crop each image at random and flip it left to right with probability 1/2, as ``kind`` says.
 
-    The crop pads an eighth of the side (at least 1 pixel) with zeros all round and cuts the old size
-    out of it, at a place of its own for each image.
+    The crop pads the image on all sides with zeros, an eighth of the side wide (at least 1 pixel). Then it
+    cuts a window of the old size out of it, at a random position for each image.
 
     Args:
-        images_NCHW: uint8 or any other type.
-        kind: ``none`` draws nothing and gives the images back as they are.
-        generator: on the CPU, so that every device sees the same draws.
+        images_NCHW: uint8 or any other dtype.
+        kind: ``none`` draws no random numbers and returns the images unchanged.
+        generator: on the CPU, so that the draws do not depend on the device.
 
     Returns:
-        [N, C, H, W] of the same type, on the same device.
+        [N, C, H, W] of the same dtype, on the same device.
     """
     if kind == "none":
         return images_NCHW
@@ -135,19 +148,19 @@ def augment(
         return torch.where(flips_N.bool()[:, None, None, None], images_NCHW.flip(3), images_NCHW)
     tops_N = torch.randint(0, 2 * _padding(height) + 1, (count,), generator=generator)
     lefts_N = torch.randint(0, 2 * _padding(width) + 1, (count,), generator=generator)
-    # Stacked, the draws cross to the device in one small copy.
+    # Stacked, so that the draws are copied to the device in one small transfer.
     draws_3N = torch.stack((flips_N, tops_N, lefts_N)).to(images_NCHW.device, non_blocking=True)
     return _crop_and_flip(images_NCHW, *draws_3N.unbind())
 
 
 def normalise(images_NCHW: Tensor) -> Tensor:
-    """Scale uint8 to what ImageNet models were trained on: mean 0 and deviation 1 per channel.
+    """Scale pixels to the range that ImageNet models are trained on: mean 0, deviation 1 per channel.
 
     Args:
         images_NCHW: uint8, C 1 or 3; a grey image becomes three equal channels before scaling.
 
     Returns:
-        float32 [N, 3, H, W], ``(x / 255 - mean) / std`` folded into one multiplication and addition.
+        float32 [N, 3, H, W]: ``(x / 255 - mean) / std``, computed as one multiplication and addition.
     """
     scale_1311, shift_1311 = _scale_and_shift(images_NCHW.device)
     return torch.addcmul(shift_1311, images_NCHW.to(torch.float32), scale_1311)
@@ -158,34 +171,34 @@ def _open_upright_rgb(file: Path) -> Image.Image:
         warnings.simplefilter("ignore")  # about odd metadata, which pixels do not depend on
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I;16"):
-            # PIL cuts 16-bit grey off at 255, which turns most photographs white.
+            # PIL clips 16-bit grey at 255, which turns most photographs white.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return image.convert("RGB")
 
 
 def _resample(images_NCHW: Tensor, size: int, *, dim: int) -> Tensor:
     """Resize along one dimension, 2 (rows) or 3 (columns), with PIL's rounding to uint8."""
-    inside = images_NCHW.shape[dim]
-    if inside == size:
+    input_size = images_NCHW.shape[dim]
+    if input_size == size:
         return images_NCHW
-    indices_TS, weights_TS = _filter_taps(inside, size, images_NCHW.device)
+    indices_TS, weights_TS = _filter_taps(input_size, size, images_NCHW.device)
     shape = (1, 1, size, 1) if dim == 2 else (1, 1, 1, size)
     terms = (
         images_NCHW.index_select(dim, indices_S) * weights_S.view(shape)
         for indices_S, weights_S in zip(indices_TS, weights_TS, strict=True)
     )
     total: Tensor = functools.reduce(Tensor.add_, terms)
-    # Weights are not negative and sum to one within half a unit per tap: nothing can leave 0..255
-    # below 16,000 taps, so PIL's clipping has no work here.
+    # The weights are not negative, and their sum is 1 with an error of at most half a unit per tap. So
+    # below 16,000 taps no value leaves 0..255, and PIL's clipping is not needed.
     return total.add_(1 << (PRECISION_BITS - 1)).bitwise_right_shift_(PRECISION_BITS).to(torch.uint8)
 
 
 @functools.cache
-def _filter_taps(inside: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give indices int64 [T, S] and fixed-point weights int32 [T, S] of PIL's bilinear filter."""
-    rows = [_filter_weights(inside, size, place) for place in range(size)]
+def _filter_taps(input_size: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return indices int64 [T, S] and fixed-point weights int32 [T, S] of PIL's bilinear filter."""
+    rows = [_filter_weights(input_size, size, position) for position in range(size)]
     count = max(len(weights) for _, weights in rows)
-    indices_ST = [[min(first + tap, inside - 1) for tap in range(count)] for first, _ in rows]
+    indices_ST = [[min(first + tap, input_size - 1) for tap in range(count)] for first, _ in rows]
     weights_ST = [weights + [0] * (count - len(weights)) for _, weights in rows]
     return (
         torch.tensor(indices_ST, device=device).t().contiguous(),
@@ -193,19 +206,19 @@ def _filter_taps(inside: int, size: int, device: torch.device) -> tuple[Tensor, 
     )
 
 
-def _filter_weights(inside: int, size: int, place: int) -> tuple[int, list[int]]:
-    """Give the first input pixel behind output pixel ``place``, and the weights from there on.
+def _filter_weights(input_size: int, size: int, position: int) -> tuple[int, list[int]]:
+    """Return the first input pixel that output pixel ``position`` uses, and the weights from there on.
 
-    Every operation is the one that PIL does, in double precision and in its order
-    (``precompute_coeffs`` and ``normalize_coeffs_8bpc``): another order rounds otherwise.
+    Every operation is the same as in PIL, in double precision and in the same order (``precompute_coeffs``
+    and ``normalize_coeffs_8bpc``), because another order rounds differently.
     """
-    scale = inside / size
+    scale = input_size / size
     support = max(scale, 1.0)
-    center = (place + 0.5) * scale
+    center = (position + 0.5) * scale
     first = max(int(center - support + 0.5), 0)
-    last = min(int(center + support + 0.5), inside)
+    last = min(int(center + support + 0.5), input_size)
     raw = [max(1.0 - abs((x - center + 0.5) * (1.0 / support)), 0.0) for x in range(first, last)]
-    # Not sum(), which compensates its rounding from Python 3.12 on, as PIL does not.
+    # Not sum(): from Python 3.12 on it compensates its rounding errors, which PIL does not.
     total = functools.reduce(float.__add__, raw)
     return first, [math.floor(0.5 + weight / total * (1 << PRECISION_BITS)) for weight in raw]
 
@@ -215,7 +228,14 @@ def _padding(side: int) -> int:
 
 
 def _crop_and_flip(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N: Tensor) -> Tensor:
-    """Cut a window out of each zero-padded image, ``tops`` and ``lefts`` pixels in, and flip some."""
+    """Cut a window out of each zero-padded image, and flip some of the windows.
+
+    Args:
+        images_NCHW: any dtype.
+        flips_N: 1 to flip left to right, 0 not to.
+        tops_N: first row of the window in the padded image.
+        lefts_N: first column of the window in the padded image.
+    """
     count, channels, height, width = images_NCHW.shape
     device = images_NCHW.device
     y, x = _padding(height), _padding(width)
@@ -234,7 +254,7 @@ def _crop_and_flip(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N
 
 @functools.cache
 def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give scale and shift, float32 [1, 3, 1, 1], that make one step of ``normalise``."""
+    """Return the scale and shift of ``normalise``, each float32 [1, 3, 1, 1]."""
     mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, dtype=torch.float64).view(1, 3, 1, 1)
     scale, shift = 1.0 / (255.0 * std), -mean / std

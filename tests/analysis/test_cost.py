@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_said_and_not_counted(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(loop, "Run", full)
+    monkeypatch.setattr(loop, "TrainingRun", full)
     shape = datasets.DatasetShape(train=64, selection=8, pixels=8, channels=1, classes=10)
     assert cost.measure_cost(Config(dataset="digits"), shape, CPU) is None
     found = priced(part(), part(epoch_seconds=None, peak_gib=None))

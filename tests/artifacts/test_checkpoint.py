@@ -70,7 +70,7 @@ def test_a_state_that_could_not_be_loaded_is_refused_as_it_is_saved(tmp_path, va
         checkpoint.save(tmp_path, state(1) | {"own": [value]}, attempt=1, objective="own:climb")
     told, _, wanted = str(met.value).partition("; want ")
     assert told == f"own:climb yielded a state that could not be loaded again: it holds {named}"
-    assert wanted.startswith("tensors (torch.as_tensor makes one of an array), numbers, texts, None, and")
+    assert wanted.startswith("tensors (torch.as_tensor converts an array), numbers, texts, None, and")
     assert os.listdir(tmp_path) == []
 
 

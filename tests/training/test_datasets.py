@@ -654,7 +654,7 @@ def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
     message = refusal(folder_config(tmp_path), tmp_path)
     assert f"{tmp_path / 'valid/dog'}: no such class in train, only bird, cat" in message
     (tmp_path / "valid").rename(tmp_path / "val")
-    assert "'val' lies beside train; allowed there: valid, test" in refusal(
+    assert "unexpected 'val' beside train; allowed there: valid, test" in refusal(
         folder_config(tmp_path), tmp_path
     )
     (tmp_path / "val").rename(tmp_path / "train/dog")

@@ -223,7 +223,7 @@ def test_a_spoiled_file_is_noticed_and_computed_again(spoil, cache, caplog, tmp_
     computed(caplog)
     again = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
     assert numbers(again) == numbers(sound)
-    assert sum("is spoiled" in record.message for record in caplog.records) == 2
+    assert sum("is damaged" in record.message for record in caplog.records) == 2
     assert files(tmp_path) == there
 
 
@@ -232,7 +232,7 @@ def test_a_sound_file_under_anothers_name_is_not_taken(cache, caplog, tmp_path):
     one, other = sorted((tmp_path / "cache/features").iterdir())
     other.write_bytes(one.read_bytes())
     again = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
-    assert "is spoiled" in caplog.text
+    assert "is damaged" in caplog.text
     assert same(again, done(config(), None))
 
 

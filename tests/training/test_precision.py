@@ -139,7 +139,7 @@ def test_the_format_that_wins_every_pair_of_steps_is_chosen(monkeypatch, seconds
         now[0] += seconds[name]
 
     # A clock of its own: a loaded machine sleeps longer than it is told to.
-    monkeypatch.setattr(numerics, "clock", lambda device: now[0])
+    monkeypatch.setattr(numerics, "synchronized_time", lambda device: now[0])
     found, medians = numerics.faster_memory_format(step, CPU)
     assert found == chosen
     assert medians == pytest.approx(seconds)
@@ -178,7 +178,7 @@ import resource, sys, torch
 from hpo.training import precision
 
 if "keep" in sys.argv:
-    precision.keep_memory()
+    precision.keep_freed_memory()
 for _ in range(5):
     torch.empty(2**24).fill_(1.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -37,7 +37,7 @@ def test_a_template_gives_the_bits_that_building_gives(options, monkeypatch):
     first = templates.build_seeded(config, 10, 7)
     with torch.no_grad():
         next(iter(first.parameters())).zero_()  # what a trial does to its module harms no other's
-    monkeypatch.setattr(models, "_initial", None)  # nothing is built again
+    monkeypatch.setattr(models, "_build_initial_model", None)  # nothing is built again
     second = templates.build_seeded(config, 10, 7)
     monkeypatch.undo()
     built = models.build_seeded_model(config, 10, 7)
@@ -78,7 +78,7 @@ def test_a_format_is_measured_once_for_all_workers_and_only_for_trials_that_are_
         calls.append(device)
         return "channels_last", {"contiguous": 2.0, "channels_last": 1.0}
 
-    monkeypatch.setattr(precision, "faster_format", measured)
+    monkeypatch.setattr(precision, "faster_memory_format", measured)
     brief, long = settings(epochs=1), settings(epochs=250)
     assert kept.memory_format(brief, "fp32") == "contiguous"
     assert calls == []
@@ -102,13 +102,13 @@ def test_the_first_worker_settles_a_studys_precision_and_who_lacks_it_is_refused
     kept.prepare(opened, study_id, definition)
     assert kept.precision == "fp32"
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(precision, "usual", lambda device: "tf32")
+        elsewhere.setattr(precision, "default_precision", lambda device: "tf32")
         better = cache.WorkerCache(kept.data, kept.artifacts, CPU)
         better.prepare_study(opened, study_id, definition)
     assert better.precision == "fp32", "a worker with a better device keeps to the study's"
     other = Definition(name="other", train=train)
     studies.create_study(opened, other, "text")
-    monkeypatch.setattr(precision, "usual", lambda device: "tf32")
+    monkeypatch.setattr(precision, "default_precision", lambda device: "tf32")
     with pytest.raises(DeviceError, match="tf32 on cpu"):
         kept.prepare(opened, studies.find_study_id(opened, "other"), other)
 

@@ -1,0 +1,172 @@
+"""Initial weights of a model: ImageNet weights, downloaded once, or a file of the user's.
+
+**ImageNet weights** are kept where torchvision keeps them, in ``$TORCH_HOME/hub/checkpoints``. The protocol
+for workers that start together: a worker that does not find the file takes the lock on ``FILE.lock``
+(flock, so the kernel releases it if the worker dies), checks again, and downloads only if the file is still
+missing. torch writes to a temporary name, checks the SHA-256 prefix that the file's name contains, and
+renames the file. A worker that is killed while it downloads leaves a ``.partial`` file, which nothing
+reads.
+
+**Files** are ``.safetensors`` or saved by ``torch.save``. They hold a state dict, or a dict that has one
+under "state_dict" or "model".
+"""
+
+import fcntl
+import hashlib
+import http.client
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from hpo import errors
+from hpo.training import catalog
+
+log = logging.getLogger(__name__)
+
+# torchvision's DenseNet files are older than the rule that the name of a module contains no dot.
+DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
+
+
+def build_with_imagenet_weights(model: str) -> nn.Module:
+    """Build a model with ImageNet weights and its 1000-class head; downloads the weights if missing.
+
+    Args:
+        model: one of ``catalog.model_names()``.
+
+    Raises:
+        WeightsError: if there are none, or they cannot be downloaded, or the file is damaged.
+    """
+    entry = catalog.imagenet_weights(model)
+    if entry is None:
+        raise errors.WeightsError(
+            f'torchvision has no ImageNet weights for {model}; use weights = "none" or a file'
+        )
+    path = Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
+    if not path.exists():
+        _download_weights(model, entry.url, path)
+    try:
+        return catalog.build_torchvision_model(model, entry)
+    except Exception as error:  # a damaged pickle may raise anything
+        if _has_right_hash(path):
+            raise
+        raise errors.WeightsError(
+            f"{path} is damaged or does not belong to {model} ({_first_sentence(error)}); remove it to "
+            "download it again"
+        ) from error
+
+
+def _download_weights(model: str, url: str, path: Path) -> None:
+    """Download ``url`` to ``path``, unless another worker did so while this one waited for the lock."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                log.info("downloading %s to %s", url, path)
+                torch.hub.download_url_to_file(url, str(path), _hash_prefix(path), progress=False)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise errors.WeightsError(
+            f"no ImageNet weights for {model}: {path.name} is not in {path.parent} and could not be "
+            f'downloaded ({_first_sentence(error)}); get {url} and put it there, or use weights = "none"'
+        ) from error
+
+
+def _has_right_hash(path: Path) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(_hash_prefix(path))
+
+
+def _hash_prefix(path: Path) -> str:
+    return path.stem.rpartition("-")[2]
+
+
+def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path) -> None:
+    """Load a state dict into a module; a last layer with another number of outputs keeps its new weights.
+
+    Args:
+        module: the model, with a last layer for its own number of classes.
+        model: name of the model, for messages.
+        head_name: name of the last layer within ``module``.
+        path: a file of weights.
+
+    Raises:
+        WeightsError: if the file cannot be read, or lacks or adds tensors, or has other shapes.
+    """
+    state = _read_state_dict(path)
+    own = module.state_dict()
+    weight, bias = f"{head_name}.weight", f"{head_name}.bias"
+    if weight in state and state[weight].shape[:1] != own[weight].shape[:1]:
+        state.update({key: own[key] for key in (weight, bias) if key in own})
+    wrong = [
+        f"{key} is {_shape_text(tensor)} instead of {_shape_text(own[key])}"
+        for key, tensor in state.items()
+        if key in own and tensor.shape != own[key].shape
+    ]
+    if wrong:
+        raise errors.WeightsError(f"{path} does not fit {model}: {_join_first_three(wrong)}")
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    faults = [f"it lacks {_join_first_three(missing)}"] if missing else []
+    faults += [f"it has unexpected {_join_first_three(unexpected)}"] if unexpected else []
+    if faults:
+        raise errors.WeightsError(f"{path} does not fit {model}: {'; '.join(faults)}")
+
+
+def _read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
+    """Read a state dict and rename its keys to those of the current torchvision."""
+    if not path.is_file():
+        near = errors.suggestion(str(path), ("imagenet", "none")) or ";"
+        raise errors.WeightsError(f"weights: no file {path}{near} allowed: imagenet, none, or a file")
+    try:
+        content = _read_weights_file(path)
+    except Exception as error:  # a damaged pickle may raise anything
+        raise errors.WeightsError(
+            f"{path} cannot be read ({_first_sentence(error)}); "
+            "it must be .safetensors or saved by torch.save"
+        ) from error
+    if not _is_state_dict(content):
+        raise errors.WeightsError(
+            f"{path} holds no state dict: it must be one, or a dict with one as 'state_dict' or 'model'"
+        )
+    state = OrderedDict((DENSENET_KEY.sub(r"\1\2", key), tensor) for key, tensor in content.items())
+    # Layers recognise old files by a version. MNASNet rejects a state dict without one, and .safetensors
+    # cannot contain any: such a file is assumed to have version 2, that of torchvision's own files.
+    state._metadata = getattr(content, "_metadata", {"": {"version": 2}})  # type: ignore[attr-defined]
+    return state
+
+
+def _read_weights_file(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for name in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            return content[name]
+    return content
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, Mapping) and all(
+        isinstance(key, str) and isinstance(entry, Tensor) for key, entry in content.items()
+    )
+
+
+def _join_first_three(names: list[str]) -> str:
+    """Join the first three names, and add how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _shape_text(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return the first sentence of torch's message, which may be very long."""
+    return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__

@@ -517,7 +517,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(work
         r"\d [01]\.\d{3}, \d [01]\.\d{3}, \d [01]\.\d{3}", done.out.splitlines()[0].split(": ")[1]
     )
     assert done.err.splitlines() == [
-        "hpo: no.png: not a readable image (no image format that is known)",
+        "hpo: no.png: not a readable image (no known image format)",
         "hpo: gone.png: not a readable image (No such file or directory)",
         "hpo: pictures: a folder; name the images in it, as pictures/*.jpg",
     ]
@@ -597,7 +597,7 @@ def test_the_tutorial_runs_as_it_stands(workplace):
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         if command.startswith("hpo run"):
-            assert "passed over 1 file of other kinds, as my-images/cats/notes.txt" in done.stderr
+            assert "ignored 1 file of other kinds, such as my-images/cats/notes.txt" in done.stderr
     photographs = list((workplace.path / "my-images").glob("*/*.jpg"))
     assert len(done.stdout.splitlines()) == len(photographs)
     assert "große Hunde 0." in done.stdout
@@ -615,4 +615,4 @@ def test_a_class_with_too_few_images_to_be_measured_is_named(tmp_path, caplog):
     draw_images(tmp_path, ("one",), 1)
     datasets.load_dataset(Config(dataset=f"folder:{tmp_path}", image_size=16), tmp_path)
     assert "accuracy is measured without 'one': too few images" in caplog.text
-    assert "passed over" not in caplog.text
+    assert "ignored" not in caplog.text

@@ -135,5 +135,5 @@ def test_an_unknown_model_is_refused():
 
 
 def test_importing_the_catalog_imports_neither_torch_nor_torchvision():
-    check = "import sys, hpo.catalog; assert not {'torch', 'torchvision'} & set(sys.modules)"
+    check = "import sys, hpo.training.catalog; assert not {'torch', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

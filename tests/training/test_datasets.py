@@ -332,7 +332,7 @@ def test_workers_that_start_together_download_once_and_all_read_it(tmp_path, ser
         "datasets.MNIST.mirrors, datasets.MNIST.resources = [url], resources\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
-        "dataset = data.load(config.Config(dataset='mnist'), pathlib.Path(root))\n"
+        "dataset = data.load_dataset(config.Config(dataset='mnist'), pathlib.Path(root))\n"
         "print(len(dataset.train), int(dataset.train.images.sum()))\n"
     )
     arguments = json.dumps([server[1], resources, str(tmp_path / "root")])

@@ -126,9 +126,11 @@ def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cach
 def test_features_are_of_the_runs_own_precision_in_any_memory_format(memory_format, cache, caplog):
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         how = ComputeSettings(precision=precision, memory_format=memory_format)
-        on_features = done(config(), cache, numerics=how)
+        on_features = done(config(), cache, compute_settings=how)
         assert on_features.train_split.images.dtype == kind
-        expected = pytest.approx(numbers(done(config(), None, numerics=how)), rel=TOLERANCES[precision])
+        expected = pytest.approx(
+            numbers(done(config(), None, compute_settings=how)), rel=TOLERANCES[precision]
+        )
         assert numbers(on_features) == expected
     assert computed(caplog) == 4
 
@@ -287,7 +289,7 @@ def test_a_run_on_features_goes_on_from_a_state_to_the_same_bits(steps, cache, t
     settings = config(model="mobilenet_v3_small", optimizer="adam", epochs=3)  # it has dropout
     whole = done(settings, cache)
     stop = threading.Event()
-    first = start(settings, cache, stop=stop, pause=lambda: True)
+    first = start(settings, cache, stop=stop, wants_pause=lambda: True)
     for epoch in first.epochs():
         if epoch is None and len(first.history) == 1 and first.step == steps:
             stop.set()

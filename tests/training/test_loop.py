@@ -251,7 +251,7 @@ def test_a_final_run_looks_at_the_test_images_once_and_goes_on_from_a_state_to_t
     assert whole.looks == [(2, len(images.test))]
     assert whole.best_epoch is whole.history[-1]
 
-    paused = Watched(settings, images, CPU, pause=lambda: True)
+    paused = Watched(settings, images, CPU, wants_pause=lambda: True)
     given = paused.epochs()
     while (len(paused.history), paused.step) != (1, 2):
         next(given)

@@ -204,10 +204,7 @@ def _parts(
         )
 
     for number, point in enumerate(definition.listed_points, 1):
-        setting = {
-            **definition.complete_hyperparameters(point),
-            **({"site": point.site} if point.site else {}),
-        }
+        setting = {**definition.complete_hyperparameters(point), **point.attributes}
         config = definition.trial_config(point.setting)
         assert isinstance(config, Config)
         yield part(config, number, float(replicates), setting)

@@ -29,7 +29,7 @@ class TrialRecord:
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used
-    site: str | None  # where its point says that the original was run
+    attributes: Mapping[str, Any]  # of its point, free facts such as where the original ran it
     curve: Mapping[int, float]  # accuracy after each epoch, from 1; of ``hpo finish`` after the last alone
     epoch_seconds: tuple[float, ...]  # training and evaluation
     wall_seconds: float  # training and evaluation, an unfinished epoch included
@@ -80,7 +80,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial) -> TrialRecord:
         params=trial.params,
         distributions=trial.distributions,
         setting={name: value for name, value in setting.items() if _is_used(name, setting, definition)},
-        site=seen.get("site"),
+        attributes={name: seen[name] for name in definition.attribute_names if name in seen},
         curve=dict(sorted(trial.intermediate_values.items())),
         epoch_seconds=tuple(seen.get("epoch_seconds", ())),
         wall_seconds=float(seen.get("wall_time_seconds", 0.0)),

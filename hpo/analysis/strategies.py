@@ -19,8 +19,9 @@ from hpo.analysis import intervals, simulation, surrogate
 from hpo.analysis.intervals import Interval
 from hpo.analysis.simulation import BestSoFar, Simulation, Strategy
 from hpo.analysis.surrogate import RecordedCurves, Surrogate
-from hpo.study import checks, file
+from hpo.study.checks import validate_record
 from hpo.study.definition import Pruner, Sampler
+from hpo.study.overrides import parse_value
 
 Record = TypeVar("Record", Sampler, Pruner)
 
@@ -128,9 +129,9 @@ def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str
 
 
 def _parse_option(kind: type[Record], text: str, flag: str) -> Record:
-    value = file.parse_value(text)
+    value = parse_value(text)
     given = value if isinstance(value, dict) else {"name": value}
-    return checks.validate_record(kind, given, f"--{flag}", flag)
+    return validate_record(kind, given, f"--{flag}", flag)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
@@ -135,17 +135,24 @@ def _live_row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, 
     )
 
 
-def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
-    """Give a study's trials as a table; with sites, which may be all that tells two points apart."""
+def trials_table(trials: list[FrozenTrial], measure: str, attributes: Sequence[str] = ()) -> Table:
+    """Return a study's trials as a table.
+
+    Args:
+        trials: The trials, one per row.
+        measure: The name of the metric's column.
+        attributes: Attributes of points; each that a trial has gets a column, since it may be all that
+            distinguishes two points.
+    """
     table = Table(box=None, padding=(0, 1))
-    site_column = ["site"] if any("site" in trial.user_attrs for trial in trials) else []
+    attributes = [name for name in attributes if any(name in trial.user_attrs for trial in trials)]
     for name in (
         "trial",
         "state",
         measure,
         "epochs",
         "seconds",
-        *site_column,
+        *attributes,
         "settings",
         "why it ended early",
     ):
@@ -159,7 +166,7 @@ def trials_table(trials: list[FrozenTrial], measure: str) -> Table:
             _accuracy_cell(trial),
             str(trial.user_attrs.get("epochs", "")),
             "" if wall is None else f"{wall:.1f}",
-            *(str(trial.user_attrs.get(name, "")) for name in site_column),
+            *(str(trial.user_attrs.get(name, "")) for name in attributes),
             format_params(
                 (trial.params or trial.system_attrs.get("fixed_params", {})) | _replicate_seed(trial)
             ),

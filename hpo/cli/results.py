@@ -142,7 +142,8 @@ def trials(
 
     opened = store.open_storage(store_url, create=False)
     found = status.read_trials(opened, name)
-    measure = status.metric_name(store.read_definition(opened, name))
+    definition = store.read_definition(opened, name)
+    measure = status.metric_name(definition)
     if trial is not None:
         found = [each for each in found if each.number == trial]
         if not found:
@@ -152,11 +153,11 @@ def trials(
     if as_json:
         _print_json([status.trial_document(each) for each in found])
     elif as_csv:
-        sys.stdout.write(status.trials_csv(found))
+        sys.stdout.write(status.trials_csv(found, definition.attribute_names))
     elif trial is not None:
         console.open_console().print(console.trial_table(found[0], measure))
     else:
-        console.open_console().print(console.trials_table(found, measure))
+        console.open_console().print(console.trials_table(found, measure, definition.attribute_names))
 
 
 @app.command()
@@ -336,9 +337,9 @@ def doctor(store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, dat
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a study file, for editors."""
-    from hpo.study import schema as schemas
+    from hpo.study.schema import study_file_schema
 
-    _print_json(schemas.study_file_schema())
+    _print_json(study_file_schema())
 
 
 @app.command("plan")

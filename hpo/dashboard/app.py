@@ -27,8 +27,7 @@ from hpo.dashboard.gate import App, Environ, Start
 from hpo.errors import DefinitionError
 from hpo.store import plan, studies
 from hpo.store.storage import Storage
-from hpo.study import definition as definitions
-from hpo.study.definition import Definition
+from hpo.study.definition import Definition, load_definition
 
 View = Callable[..., Any]
 
@@ -156,7 +155,7 @@ class _HpoPlugin:
         """Give a study's definition; None if it is not ours, or a version of hpo to come made it."""
         try:
             text = self.cached_storage.get_study_system_attrs(study_id).get(plan.DEFINITION)
-            return None if text is None else definitions.load_definition(text)
+            return None if text is None else load_definition(text)
         except (KeyError, DefinitionError):
             return None
 

@@ -31,7 +31,7 @@ def _budget_unit(replicates: int) -> str:
 
 def trial_note(found: FrozenTrial, definition: Definition) -> str:
     """Give a trial's note: how it stands, what happened to it, where its weights are."""
-    return "\n".join([_headline(found, definition), "", *_facts(found), *_failure(found)])
+    return "\n".join([_headline(found, definition), "", *_facts(found, definition), *_failure(found)])
 
 
 def _headline(found: FrozenTrial, definition: Definition) -> str:
@@ -48,11 +48,12 @@ def _headline(found: FrozenTrial, definition: Definition) -> str:
     return f"**{state}**{done}"
 
 
-def _facts(found: FrozenTrial) -> Iterator[str]:
+def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
     seen = found.user_attrs
     if "point" in seen:
-        site = f", site {_escape_inline(str(seen['site']))}" if "site" in seen else ""
-        yield f"- point {seen['point']} of the study file{site}"
+        names = [name for name in definition.attribute_names if name in seen]
+        attributes = "".join(f", {_escape_inline(f'{name} {seen[name]}')}" for name in names)
+        yield f"- point {seen['point']} of the study file{attributes}"
     if "repeats" in seen:
         yield f"- repeats the setting of trial {seen['repeats']} with another seed"
     if seen.get("enqueued"):

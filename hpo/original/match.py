@@ -64,7 +64,11 @@ def _matching_trials(point: ReportPoint, done: Sequence[TrialRecord]) -> tuple[T
     wanted = {key: getattr(point, key) for key in MATCHED_OPTIONS}
     for lr in (point.lr, point.also_lr):
         wanted["lr"] = lr
-        same = [each for each in done if each.site == point.site and _has_options(each, wanted)]
+        same = [
+            each
+            for each in done
+            if each.attributes.get("site") == point.site and _has_options(each, wanted)
+        ]
         if same:
             return tuple(same)
     return ()

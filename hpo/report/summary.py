@@ -1,5 +1,6 @@
 """A study in short: its best trial and how sure that is, where device time went, every trial in a table."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -270,13 +271,16 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     begun = [each for each in found if each.state != "waiting"]
     names = list(dict.fromkeys(name for each in begun for name in each.params))
     first = ("trial", "state", "accuracy")
-    last = ("best epoch", "epochs", "wall_time_seconds", "s/epoch", "attempts", "site", "hardware")
+    attributes = list(dict.fromkeys(name for each in begun for name in each.attributes))
+    last = ("best epoch", "epochs", "wall_time_seconds", "s/epoch", "attempts", *attributes, "hardware")
     rows = [
         (
             *(each.number, each.state, each.accuracy),
             *(each.params.get(name) for name in names),
             *(each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
-            *(each.attempts, each.site, each.hardware, each.end_reason),
+            each.attempts,
+            *(each.attributes.get(name) for name in attributes),
+            *(each.hardware, each.end_reason),
         )
         for each in begun
     ]
@@ -291,12 +295,13 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
 
 def _page_table(begun: Sequence[TrialRecord], measure: str) -> sections.Table:
     """Give the trials' table without what is alike or empty in all of them."""
+    attributes = dict.fromkeys(name for each in begun for name in each.attributes)
     columns: dict[str, Callable[[TrialRecord], Any]] = {
         "trial": lambda each: each.number,
         "state": lambda each: each.state,
         measure: lambda each: each.accuracy,
         "settings": lambda each: sections.format_setting(each.params),
-        "site": lambda each: each.site or "",
+        **{name: functools.partial(_attribute, name) for name in attributes},
         "best epoch": lambda each: f"{each.best_epoch} of {each.epochs}" if each.curve else "",
         "seconds": lambda each: each.wall_seconds,
         "attempts": lambda each: each.attempts,
@@ -307,6 +312,10 @@ def _page_table(begun: Sequence[TrialRecord], measure: str) -> sections.Table:
     values = {name: [value(each) for each in begun] for name, value in columns.items()}
     kept = {name: column for name, column in values.items() if name in always or len(set(column)) > 1}
     return sections.make_table(kept, zip(*kept.values(), strict=True))
+
+
+def _attribute(name: str, each: TrialRecord) -> Any:
+    return each.attributes.get(name, "")
 
 
 def fixed_options(train: Mapping[str, Any], found: Sequence[TrialRecord]) -> list[tuple[str, str]]:

@@ -25,8 +25,7 @@ from hpo.search.replicates import REPLICATE_OF
 from hpo.search.samplers import PointSampler
 from hpo.store import rows
 from hpo.store.rows import Parameters
-from hpo.study import definition as definitions
-from hpo.study.definition import Definition
+from hpo.study.definition import Definition, dump_definition, load_definition
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
 PLAN = "hpo:plan"  # system attribute of a trial: which part of the budget it is, as "point 3"
@@ -68,9 +67,7 @@ def read_order(session: Session, study_id: int) -> str | None:
 
 def write_plan(session: Session, study_id: int, definition: Definition) -> list[int]:
     """Store a study's definition, make the WAITING trials that its budget lacks, give their numbers."""
-    set_study_attributes(
-        session, study_id, {DEFINITION: definitions.dump_definition(definition)}, system=True
-    )
+    set_study_attributes(session, study_id, {DEFINITION: dump_definition(definition)}, system=True)
     _update_stored_distributions(session, study_id, definition)
     trial, attribute = models.TrialModel, models.TrialSystemAttributeModel
     planned = session.query(attribute.value_json).filter(
@@ -98,7 +95,9 @@ def add_replicates(session: Session, study_id: int, first: FrozenTrial, definiti
         return
     run = first.system_attrs.get(RUN_OPTIONS, {})
     seed = run.get("seed", definition.trial_config({}).seed)
-    user = {key: value for key, value in first.user_attrs.items() if key in ("point", "site")}
+    # The caller may know the study from before it was extended.
+    copied = ("point", *_stored_definition(session, study_id).attribute_names)
+    user = {key: value for key, value in first.user_attrs.items() if key in copied}
     user |= {"repeats": first.number}
     system = {REPLICATE_OF: first.number, "fixed_params": first.params}
     seeds = [(seed + index) % 2**31 for index in range(1, search.replicates)]
@@ -137,15 +136,18 @@ def _planned_trials(definition: Definition) -> Iterator[tuple[str, dict[str, Any
     for index, point in enumerate(definition.points):
         fixed = {"fixed_params": definition.complete_hyperparameters(point)}
         system = fixed if definition.searches else PointSampler.point_attributes(index)
-        site = {} if point.site is None else {"site": point.site}
         yield (
             f"point {index + 1}",
-            {"point": index + 1, **site},
+            {"point": index + 1, **point.attributes},
             {**system, RUN_OPTIONS: point.run_options()},
         )
     for index, point in enumerate(definition.enqueued):
         fixed = {"fixed_params": definition.complete_hyperparameters(point)}
-        yield f"enqueued {index + 1}", {"enqueued": True}, {**fixed, RUN_OPTIONS: point.run_options()}
+        yield (
+            f"enqueued {index + 1}",
+            {"enqueued": True, **point.attributes},
+            {**fixed, RUN_OPTIONS: point.run_options()},
+        )
     for index in range(definition.search.trials if definition.searches else 0):
         yield f"search {index + 1}", {}, {}
 
@@ -207,9 +209,13 @@ def with_current_distributions(session: Session, study_id: int, parameters: Para
     }
 
 
+def _stored_definition(session: Session, study_id: int) -> Definition:
+    return load_definition(json.loads(session.execute(_DEFINITION, {"study": study_id}).scalar_one()))
+
+
 @functools.lru_cache(maxsize=4)
 def _parse_distributions(text: str) -> dict[str, BaseDistribution]:
-    return _distributions_by_name(definitions.load_definition(json.loads(text)))
+    return _distributions_by_name(load_definition(json.loads(text)))
 
 
 def _distributions_by_name(definition: Definition) -> dict[str, BaseDistribution]:

@@ -295,10 +295,10 @@ def trial_document(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def trials_csv(trials: list[FrozenTrial]) -> str:
-    """Give trials as CSV: a row each, a column per parameter."""
+def trials_csv(trials: list[FrozenTrial], attributes: Iterable[str] = ()) -> str:
+    """Return trials as CSV: one row each, one column per parameter and per attribute of points."""
     parameters = sorted({name for trial in trials for name in trial.params})
-    seen = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", "site")
+    seen = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", *attributes)
     text = io.StringIO()
     writer = csvs.writer(text, lineterminator="\n")
     writer.writerow(["number", "state", "value", *parameters, *seen])

@@ -24,8 +24,8 @@ from hpo.store.database import hide_password, parse_url
 from hpo.store.lease_table import database_time, leases
 from hpo.store.plan import DEFINITION
 from hpo.store.storage import Storage, retrying
-from hpo.study import definition as definitions
-from hpo.study.definition import Definition, Point
+from hpo.study.definition import Definition, Point, load_definition
+from hpo.study.extension import extend_definition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def create_study(storage: Storage, definition: Definition, text: str) -> bool:
         if study is None:
             study = _add_study(session, definition)
         else:
-            definition = definitions.extend_definition(_study_definition(session, study), definition)
+            definition = extend_definition(_study_definition(session, study), definition)
         plan.set_study_attributes(session, study.study_id, {"hpo:file": text}, system=True)
         plan.write_plan(session, study.study_id, definition)
         return new
@@ -191,7 +191,7 @@ _DEFINITION = (
 @functools.lru_cache(maxsize=4)
 def _parse_definition(text: str) -> Definition:
     """Give a definition from its text in the store, which a worker reads before each trial."""
-    return definitions.load_definition(json.loads(text))
+    return load_definition(json.loads(text))
 
 
 @retrying(reads=True)

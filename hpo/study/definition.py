@@ -1,22 +1,48 @@
-"""A study's definition: what is fixed, searched and listed, how it is stored, and how it is extended.
+"""A study's definition: which options are fixed, searched and listed, and how it is stored.
 
-A definition is a value. ``studyfile`` reads one from TOML; it is stored with the study as JSON with
-every default spelled out (``dumps``) and read back by workers (``loads``), so that neither a moved
-file nor a new default of ours changes a study under way.
+A definition is a value. ``hpo.study.file`` reads one from TOML. It is stored with the study as JSON with
+every default spelled out (``dump_definition``), and workers read it back (``load_definition``). Therefore
+neither a moved file nor a new default in hpo changes a study that has begun. ``hpo.study.extension``
+extends a stored definition by a changed file.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from hpo.errors import DefinitionError, quote_value
-from hpo.study import space as spaces
-from hpo.study.space import STRICT_CONFIG
+from hpo.errors import DefinitionError
+from hpo.study.space import (
+    STRICT_CONFIG,
+    Parameter,
+    Scalar,
+    Value,
+    combinations,
+    covering_parameter,
+    is_active,
+    with_dependencies,
+)
 from hpo.training import config
 from hpo.training.config import Config, CustomConfig
+
+# Options of [search] that end a study early.
+BUDGETS = ("epochs", "device_hours", "deadline", "target")
+# Options that decide whether a model can be trained at all.
+MODEL_OPTIONS = ("model", "image_size", "weights", "dropout", "batch_size")
+# User attributes of a trial that hpo writes, which the attributes of a point must not replace.
+TRIAL_ATTRIBUTES = (
+    *("point", "enqueued", "repeats", "attempts", "failure", "pruned", "weights", "checkpoint"),
+    *("epochs", "best_epoch", "epoch_seconds", "wall_time_seconds", "hardware"),
+)
 
 
 class Sampler(BaseModel):
@@ -41,17 +67,17 @@ class Pruner(BaseModel):
         int, Field(ge=1, le=100_000, description="epochs that every trial runs before it can be pruned")
     ] = 2
     reduction_factor: Annotated[
-        int, Field(ge=2, le=1000, description="hyperband and asha: one in so many goes on")
+        int, Field(ge=2, le=1000, description="hyperband and asha: one of this many trials continues")
     ] = 4
     startup_trials: Annotated[
         int, Field(ge=0, le=1_000_000, description="median and percentile: trials that run in full first")
     ] = 5
     percentile: Annotated[
-        float, Field(gt=0, lt=100, description="percentile: the best so many percent go on")
+        float, Field(gt=0, lt=100, description="percentile: the best trials that continue, in percent")
     ] = 25.0
     patience: Annotated[
         int,
-        Field(ge=1, le=100_000, description="patient: so many epochs in a row may be worse than the best"),
+        Field(ge=1, le=100_000, description="patient: epochs in a row that may be worse than the best"),
     ] = 5
 
 
@@ -63,19 +89,17 @@ def _list_to_tuple(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
-BUDGETS = ("epochs", "device_hours", "deadline", "target")  # options of [search] that end a study early
-
-
 class Search(BaseModel):
     """How much is searched, and how."""
 
     model_config = STRICT_CONFIG
 
     trials: Annotated[
-        int, Field(ge=0, le=1_000_000, description="searched trials; listed points run besides")
+        int, Field(ge=0, le=1_000_000, description="searched trials, in addition to listed points")
     ] = 20
     replicates: Annotated[
-        int, Field(ge=1, le=1000, description="seeds that a setting runs with; their mean is what counts")
+        int,
+        Field(ge=1, le=1000, description="seeds that a setting runs with; settings compare by the mean"),
     ] = 1
     epochs: Annotated[int | None, Field(ge=1, description="epochs of all trials together")] = None
     device_hours: Annotated[
@@ -83,33 +107,38 @@ class Search(BaseModel):
     ] = None
     deadline: Annotated[
         Annotated[datetime, AfterValidator(_to_utc)] | None,
-        Field(description="date and time from which on no epoch begins; without an offset, UTC"),
+        Field(description="date and time after which no epoch begins; without an offset, UTC"),
     ] = None
     target: Annotated[
         float | None, Field(gt=0, le=1, description="accuracy that is enough, as a fraction")
     ] = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
-    prune_points: Annotated[bool, Field(description="let listed points be pruned too")] = False
+    prune_points: Annotated[bool, Field(description="prune listed points, too")] = False
     chance_epochs: Annotated[
         int,
-        Field(ge=0, le=100_000, description="epochs after warm-up to do better than guessing; 0: no limit"),
+        Field(
+            ge=0,
+            le=100_000,
+            description="epochs after warm-up within which a trial must beat guessing; 0: no limit",
+        ),
     ] = 3
     max_attempts: Annotated[
         int, Field(ge=1, le=1000, description="attempts without a new checkpoint before a trial fails")
     ] = 10
     keep_weights: Annotated[
-        int | None, Field(ge=1, description="weights stay of the best so many trials; left out: of all")
+        int | None,
+        Field(ge=1, description="number of best trials whose weights are kept; left out: all trials"),
     ] = None
     start_from: Annotated[
         tuple[str, ...],
         BeforeValidator(_list_to_tuple),
-        Field(description="studies of the store that have ended, whose trials the sampler learns from"),
+        Field(description="ended studies of the same store whose trials the sampler learns from"),
     ] = ()
 
     @property
     def budget_limits(self) -> dict[str, float]:
-        """Give the budgets that are set, by option; a deadline in seconds since 1970."""
+        """The budgets that are set, by option; a deadline in seconds since 1970."""
         given = {name: getattr(self, name) for name in BUDGETS}
         return {
             name: value.timestamp() if isinstance(value, datetime) else value
@@ -119,43 +148,56 @@ class Search(BaseModel):
 
 
 class Point(BaseModel):
-    """One listed setting, run exactly once; what it leaves out comes from ``[train]``."""
+    """One listed setting, which is run exactly once.
+
+    Options that it leaves out come from ``[train]``. Its attributes are free facts: they become user
+    attributes of its trial and do not affect training.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    setting: dict[str, spaces.Value]
-    site: str | None = None
+    setting: dict[str, Value]
+    attributes: dict[str, Scalar] = {}
 
-    def hyperparameters(self) -> dict[str, spaces.Value]:
-        """Give the options that are parameters of its trial: all but how long and with which seed."""
+    @model_validator(mode="before")
+    @classmethod
+    def _read_stored_site(cls, given: Any) -> Any:
+        """Accept the field ``site`` of definitions that were stored before points had attributes."""
+        if not isinstance(given, Mapping) or "site" not in given:
+            return given
+        rest = {name: value for name, value in given.items() if name != "site"}
+        return rest if given["site"] is None else rest | {"attributes": {"site": given["site"]}}
+
+    def hyperparameters(self) -> dict[str, Value]:
+        """Return the options that are parameters of its trial: all but its epochs and seed."""
         return {k: v for k, v in self.setting.items() if k not in config.RUN_OPTIONS}
 
-    def run_options(self) -> dict[str, spaces.Value]:
-        """Give the options that say how its trial is run."""
+    def run_options(self) -> dict[str, Value]:
+        """Return the options that are no parameters of its trial: its epochs and seed."""
         return {k: v for k, v in self.setting.items() if k in config.RUN_OPTIONS}
 
 
 class Definition(BaseModel):
-    """Everything a worker needs to know of a study."""
+    """Everything that a worker needs to know about a study."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    train: dict[str, spaces.Value]  # every option, defaults spelled out: what a setting falls back to
-    space: tuple[spaces.Parameter, ...] = ()  # each after those its condition names
+    train: dict[str, Value]  # every option, with defaults spelled out: the fallback of a setting
+    space: tuple[Parameter, ...] = ()  # each after those that its condition names
     search: Search = Search()
     points: tuple[Point, ...] = ()
-    enqueued: tuple[Point, ...] = ()  # queued by hand since; no study file lists them
-    finishes: str | None = None  # the study whose best settings ``hpo finish`` runs once more in this one
+    enqueued: tuple[Point, ...] = ()  # queued later by ``hpo enqueue``; no study file lists them
+    finishes: str | None = None  # in a study made by ``hpo finish``: the study whose best settings it runs
 
     @property
     def searches(self) -> bool:
-        """Tell whether settings are searched, rather than just listed."""
+        """Whether settings are searched, and not only listed."""
         return self.search.sampler.name != "grid"
 
     @property
     def setting_count(self) -> int:
-        """How many settings the study runs in all; without replicates, trials."""
+        """The number of settings that the study runs; without replicates, of trials."""
         return len(self.listed_points) + (self.search.trials if self.searches else 0)
 
     @property
@@ -164,31 +206,44 @@ class Definition(BaseModel):
         return self.points + self.enqueued
 
     @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """The names of all attributes of the points, in order of appearance."""
+        return tuple(dict.fromkeys(name for point in self.listed_points for name in point.attributes))
+
+    @property
     def option_table(self) -> config.OptionTable:
-        """The options that the study knows."""
-        words = config.option_table(self.train)
-        return config.FINAL_OPTIONS if self.finishes and words is config.BUILT_IN_OPTIONS else words
+        """The options that the study may use."""
+        options = config.option_table(self.train)
+        if self.finishes and options is config.BUILT_IN_OPTIONS:
+            return config.FINAL_OPTIONS
+        return options
 
     def trial_config(self, setting: Mapping[str, Any]) -> Config | CustomConfig:
-        """Give the complete settings of a trial that tries ``setting``."""
+        """Return the complete settings of a trial that runs ``setting``."""
         return self.option_table.config_class.model_validate({**self.train, **setting})
 
-    def complete_hyperparameters(self, point: Point) -> dict[str, spaces.Value]:
-        """Give a point's hyperparameters, with those it left out although they are searched.
+    def complete_hyperparameters(self, point: Point) -> dict[str, Value]:
+        """Return a point's hyperparameters, including searched ones that the point leaves out.
 
-        Where nothing is searched, a point's trial has the parameters that the point names and no others.
+        If the study searches nothing, the trial of a point has only the parameters that the point names.
         """
-        settled = self.train | point.setting
-        active = [p.name for p in self.space if spaces.is_active(p, settled)]
-        searched = {name: settled[name] for name in active if name in settled}
+        whole = self.train | point.setting
+        active = [p.name for p in self.space if is_active(p, whole)]
+        searched = {name: whole[name] for name in active if name in whole}
         return (searched if self.searches else {}) | point.hyperparameters()
 
     def model_configs(self) -> Iterator[tuple[str, Config]]:
-        """Give the settings of every kind of model that can be trained, each with its part of the file.
+        """Yield complete settings for every kind of model that the study can train.
 
-        Of what is searched ("") they are all that come of the options which decide whether a model takes
-        its images and its weights; the others stand at what a setting falls back to. Raises
-        OverflowError if there are too many. A person's own objective has none that we know.
+        For searched trials these are all combinations of the options that decide whether a model accepts
+        its images and weights (``MODEL_OPTIONS``); other options have their fallback value. A custom
+        objective has none, since hpo does not know its models.
+
+        Yields:
+            The part of the study file that the settings come from ("" for ``[space]``), and the settings.
+
+        Raises:
+            OverflowError: If there are too many combinations.
         """
         if self.option_table is config.CUSTOM_OPTIONS:
             return
@@ -197,14 +252,12 @@ class Definition(BaseModel):
         for point in self.enqueued:
             yield "setting", Config.model_validate({**self.train, **point.setting})
         if self.searches and self.search.trials:
-            deciding = spaces.with_dependencies(
-                self.space, ("model", "image_size", "weights", "dropout", "batch_size")
-            )
-            for setting in spaces.combinations(deciding, self.train):
+            deciding = with_dependencies(self.space, MODEL_OPTIONS)
+            for setting in combinations(deciding, self.train):
                 yield "", Config.model_validate({**self.train, **setting})
 
     def max_epochs(self) -> int:
-        """Give the most epochs that a searched trial can have."""
+        """Return the largest number of epochs that a searched trial can have."""
         fallback = self.trial_config({}).epochs
         for parameter in self.space:
             if parameter.name == "epochs":
@@ -212,30 +265,30 @@ class Definition(BaseModel):
                 return max([*values, fallback] if parameter.condition() else values)
         return fallback
 
-    def parameters(self) -> dict[str, spaces.Parameter]:
-        """Give every parameter that a trial of this study can have, by name."""
+    def parameters(self) -> dict[str, Parameter]:
+        """Return every parameter that a trial of this study can have, by name."""
         searched = {p.name: p for p in self.space} if self.searches else {}
         settings = [self.complete_hyperparameters(point) for point in self.listed_points]
         others = dict.fromkeys(n for setting in settings for n in setting if n not in searched)
         return searched | {
-            name: spaces.covering_parameter(name, [s[name] for s in settings if name in s])
-            for name in others
+            name: covering_parameter(name, [s[name] for s in settings if name in s]) for name in others
         }
 
 
 def dump_definition(definition: Definition) -> str:
-    """Give a definition as the JSON text that is stored with its study."""
+    """Return a definition as the JSON text that is stored with its study."""
     return definition.model_dump_json()
 
 
 def load_definition(text: str) -> Definition:
-    """Read a stored definition back.
+    """Read a stored definition.
 
-    Raises DefinitionError where another version of hpo stored something that this one does not know.
+    Raises:
+        DefinitionError: If another version of hpo stored something that this one does not know.
     """
     try:
         found = Definition.model_validate_json(text, strict=False)
-        found.trial_config({})  # every option is stored, so this meets one that is not known here
+        found.trial_config({})  # every option is stored, so this raises for one that is unknown here
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -244,75 +297,3 @@ def load_definition(text: str) -> Definition:
             "use the version of hpo that made the study"
         ) from error
     return found
-
-
-def extend_definition(stored: Definition, new: Definition) -> Definition:
-    """Give the stored definition extended by a changed file, its points keeping their numbers.
-
-    More trials, larger budgets and more points extend a study; a point is the same wherever in the file
-    it stands, and one that is listed twice counts as two. Raises DefinitionError for any other
-    difference, and names them all.
-    """
-    kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
-    differences = [
-        *_list_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
-        *_list_differences(stored.train, new.train, "train"),
-        *_list_differences(_values_by_name(stored.space), _values_by_name(new.space), "space"),
-        *_list_differences(
-            _fixed_search_options(stored.search), _fixed_search_options(new.search), "search"
-        ),
-        *_lowered_budgets(stored.search, new.search),
-    ]
-    if stored.searches and new.search.trials < stored.search.trials:
-        differences.append(f"search.trials: {stored.search.trials} -> {new.search.trials}")
-    if missing := kept - wanted:
-        differences.append(f"points: {missing.total()} of {kept.total()} changed or taken out")
-    if differences:
-        raise DefinitionError(
-            f"study '{stored.name}' is stored with another definition ({'; '.join(differences)}); "
-            "only more search.trials, larger budgets and more points extend a study: "
-            f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
-        )
-    points = stored.points + tuple(_new_points(new.points, wanted - kept))
-    return stored.model_copy(update={"search": new.search, "points": points})
-
-
-def _new_points(points: Iterable[Point], left: Counter[str]) -> Iterator[Point]:
-    """Give those of the points that are new, each as often as it is."""
-    for point in points:
-        if left[_point_key(point)] > 0:
-            left[_point_key(point)] -= 1
-            yield point
-
-
-def _point_key(point: Point) -> str:
-    return repr((sorted(point.setting.items()), point.site))
-
-
-def _values_by_name(parameters: tuple[spaces.Parameter, ...]) -> dict[str, spaces.Choices | spaces.Range]:
-    return {parameter.name: parameter.values for parameter in parameters}
-
-
-def _fixed_search_options(search: Search) -> dict[str, Any]:
-    return search.model_dump(exclude={"trials", *BUDGETS})
-
-
-def _lowered_budgets(stored: Search, new: Search) -> Iterator[str]:
-    """Give the budgets that are smaller than before; one that is taken away is larger."""
-    for name in BUDGETS:
-        before, after = getattr(stored, name), getattr(new, name)
-        if after is not None and (before is None or after < before):
-            yield f"search.{name}: {quote_value(before)} -> {quote_value(after)}"
-
-
-def _list_differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterator[str]:
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _list_differences(before, after, f"{section}.{key}")
-        elif before != after or type(before) is not type(after):
-            yield f"{section}.{key}: {_format_value(before)} -> {_format_value(after)}"
-
-
-def _format_value(value: Any) -> str:
-    return str(value) if isinstance(value, spaces.Choices | spaces.Range) else quote_value(value)

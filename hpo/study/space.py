@@ -1,15 +1,15 @@
-"""What a study searches: one parameter per option named in ``[space]``, with its condition.
+"""What a study searches: one parameter for each option named in ``[space]``, with its condition.
 
-A parameter is a list of choices or a range, and may hang on another one::
+A parameter is a list of choices or a range. It may depend on another option::
 
     momentum = { low = 0.0, high = 0.95, when = { optimizer = "sgd" } }
 
-Where a file leaves ``when`` out, an option that only some values of another option use (momentum: SGD and
-RMSprop) gets it when the file is read, and is searched in just the trials that use it.
+Where a file leaves out ``when``, an option that only some values of another option use (momentum: SGD and
+RMSprop) gets this condition when the file is read. It is then searched only in the trials that use it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from optuna.distributions import (
     BaseDistribution,
@@ -18,15 +18,16 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import Trial
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hpo.errors import quote_value
 
-Value = bool | int | float | str | None
+Scalar = bool | int | float | str
+Value = Scalar | None
 Setting = Mapping[str, Value]
 Kind = Literal["choice", "int", "float"]
 
-MAX_COMBINATIONS = 100_000  # combinations that a study may make of its lists
+MAX_COMBINATIONS = 100_000  # settings that the lists of a study may make up
 STRICT_CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -58,6 +59,32 @@ class Range(BaseModel):
         return f"{self.low} to {self.high}{how}{_format_condition(self.when)}"
 
 
+class LogRange(BaseModel):
+    """The keys that a range with ``log = true`` has in a study file; it is stored as a ``Range``.
+
+    It adds one bound to those of the option: a logarithmic range starts above 0.
+    """
+
+    model_config = STRICT_CONFIG
+
+    low: Annotated[float, Field(gt=0)]
+    high: float
+    log: Literal[True]
+    when: dict[str, tuple[Value, ...]] = {}
+
+
+class IntStep(BaseModel):
+    """The step of a range whose ends are whole numbers."""
+
+    step: Annotated[int, Field(gt=0)]
+
+
+class FloatStep(BaseModel):
+    """The step of any other range."""
+
+    step: Annotated[float, Field(gt=0)]
+
+
 def _format_condition(when: Mapping[str, tuple[Value, ...]]) -> str:
     return "".join(
         f", when {other} is {' or '.join(map(quote_value, wanted))}" for other, wanted in when.items()
@@ -65,7 +92,7 @@ def _format_condition(when: Mapping[str, tuple[Value, ...]]) -> str:
 
 
 class Parameter(BaseModel):
-    """One searched option: its values and the condition under which a trial has it."""
+    """One searched option: its values, and the condition under which a trial has it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +101,7 @@ class Parameter(BaseModel):
     values: Choices | Range
 
     def distribution(self) -> BaseDistribution:
-        """Give the values as Optuna names them."""
+        """Return the Optuna distribution of the values."""
         values = self.values
         if isinstance(values, Choices):
             return CategoricalDistribution(values.choices)
@@ -84,29 +111,32 @@ class Parameter(BaseModel):
         return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
     def condition(self) -> dict[str, tuple[Value, ...]]:
-        """Give the other options this one hangs on, each with the values under which it is searched."""
+        """Return the options that this one depends on, each with the values under which it is searched."""
         return self.values.when
 
     def contains(self, value: Value) -> bool:
-        """Tell whether ``value`` is among the values searched."""
+        """Return whether ``value`` is among the values searched."""
         values = self.values
         if isinstance(values, Choices):
-            # 1 == True in Python; a choice of booleans must not take a number.
+            # 1 == True in Python, but a choice of booleans must not accept a number.
             return any(value == v and type(value) is type(v) for v in values.choices)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
         steps = 0.0 if values.step is None else (value - values.low) / values.step
-        # Optuna itself proposes 0.1 + 2 * 0.1, which is no 0.3.
+        # Optuna itself suggests 0.1 + 2 * 0.1, which is not exactly 0.3.
         return values.low <= value <= values.high and abs(steps - round(steps)) < 1e-8
 
     def choices_or_bounds(self) -> tuple[Value, ...]:
-        """Give every choice, or both ends of a range."""
+        """Return every choice, or both ends of a range."""
         values = self.values
         return values.choices if isinstance(values, Choices) else (values.low, values.high)
 
 
 def suggest_value(trial: Trial, parameter: Parameter) -> Value:
-    """Ask Optuna for a trial's value of a parameter; a value it was given before is given again."""
+    """Ask Optuna for a trial's value of a parameter.
+
+    A parameter that the trial has already gets the same value again.
+    """
     values = parameter.values
     if isinstance(values, Choices):
         return trial.suggest_categorical(parameter.name, values.choices)
@@ -117,7 +147,16 @@ def suggest_value(trial: Trial, parameter: Parameter) -> Value:
 
 
 def suggest_setting(trial: Trial, parameters: Iterable[Parameter], fallback: Setting) -> dict[str, Value]:
-    """Ask Optuna for a setting: every parameter that it has, each after those it hangs on."""
+    """Ask Optuna for a value of each parameter whose condition holds.
+
+    Args:
+        trial: The running Optuna trial.
+        parameters: The study's parameters, each after those that its condition names.
+        fallback: The values of options that are not searched, for the conditions.
+
+    Returns:
+        The values by parameter name, without parameters whose condition does not hold.
+    """
     setting: dict[str, Value] = {}
     for parameter in parameters:
         if is_active(parameter, {**fallback, **setting}):
@@ -126,12 +165,20 @@ def suggest_setting(trial: Trial, parameters: Iterable[Parameter], fallback: Set
 
 
 def is_active(parameter: Parameter, setting: Setting) -> bool:
-    """Tell whether a trial with this setting of the other options has the parameter."""
+    """Return whether a trial whose other options have these values has the parameter."""
     return all(setting.get(other) in wanted for other, wanted in parameter.condition().items())
 
 
 def with_dependencies(parameters: Sequence[Parameter], names: Iterable[str]) -> list[Parameter]:
-    """Give the parameters of these names and all that they hang on; each comes after those it hangs on."""
+    """Return the parameters of these names and all that they depend on.
+
+    Args:
+        parameters: The study's parameters, each after those that its condition names.
+        names: The wanted parameters; names that are not searched are ignored.
+
+    Returns:
+        The selected parameters in the order of ``parameters``.
+    """
     wanted = set(names)
     for parameter in reversed(parameters):
         if parameter.name in wanted:
@@ -140,10 +187,14 @@ def with_dependencies(parameters: Sequence[Parameter], names: Iterable[str]) -> 
 
 
 def combinations(parameters: Iterable[Parameter], fallback: Setting) -> list[dict[str, Value]]:
-    """Give every setting that choices, and the ends of ranges, can make up.
+    """Return every setting that choices and the ends of ranges can make up.
 
-    Each parameter comes after those it hangs on; ``fallback`` holds every option. Raises
-    ``OverflowError`` above ``LIMIT`` settings.
+    Args:
+        parameters: The parameters to combine, each after those that its condition names.
+        fallback: A value for every option that may occur in a condition.
+
+    Raises:
+        OverflowError: If there are more than ``MAX_COMBINATIONS`` settings.
     """
     settings: list[dict[str, Value]] = [{}]
     for parameter in parameters:
@@ -159,7 +210,7 @@ def combinations(parameters: Iterable[Parameter], fallback: Setting) -> list[dic
 
 
 def infer_kind(values: Iterable[Value]) -> Kind:
-    """Give the kind of range that could hold the values: int or float; choice where only a list can."""
+    """Return the kind of range that could hold the values: int or float; choice if only a list can."""
     kinds = {type(value) for value in values}
     if kinds == {int}:
         return "int"
@@ -167,9 +218,10 @@ def infer_kind(values: Iterable[Value]) -> Kind:
 
 
 def sort_by_condition(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
-    """Give the parameters in an order where each comes after those it hangs on.
+    """Return the parameters in an order where each comes after those that it depends on.
 
-    Raises ``ValueError`` with the names in it where conditions go round in a circle.
+    Raises:
+        ValueError: If conditions are circular; its text lists the parameters involved.
     """
     left = {parameter.name: parameter for parameter in parameters}
     result: list[Parameter] = []
@@ -184,13 +236,17 @@ def sort_by_condition(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
 
 
 def covering_parameter(option: str, values: Iterable[Value]) -> Parameter:
-    """Give the narrowest parameter that holds the values which listed points give to an option.
+    """Return the narrowest parameter that holds the values which listed points give to an option.
 
-    Numbers make a range, so that plots and importances see an axis (logarithmic from a factor of ten
-    on); everything else makes a list of choices in order of appearance. Batch sizes and the like that
-    a study file lists by hand are searched as choices; points say nothing of what lies between them,
-    yet a range is what lets points be added to a study later, since Optuna holds a parameter to one
-    list of choices.
+    Numbers make a range, which plots and importances show as an axis; it is logarithmic if its ends differ
+    by a factor of ten or more. Other values make a list of choices in order of appearance. Points say
+    nothing about the values between them, yet a range allows points to be added to a study later: Optuna
+    does not allow a parameter's list of choices to change. Numbers that a study file lists in ``[space]``,
+    such as batch sizes, remain choices.
+
+    Args:
+        option: The name of the option.
+        values: Its values in the listed points, with repetitions, at least one.
     """
     values = tuple(dict.fromkeys(values))
     kind = infer_kind(values)

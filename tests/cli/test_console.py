@@ -13,7 +13,8 @@ def waiting(number: int, **seen: str) -> FrozenTrial:
 
 
 def test_trials_that_differ_in_their_site_alone_are_told_apart():
-    told = console.trials_table([waiting(0, site="C"), waiting(1, site="L"), waiting(2)], "accuracy")
+    trials = [waiting(0, site="C"), waiting(1, site="L"), waiting(2)]
+    told = console.trials_table(trials, "accuracy", ["site"])
     (sites,) = [list(column.cells) for column in told.columns if column.header == "site"]
     assert sites == ["C", "L", ""]
 

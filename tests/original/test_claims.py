@@ -55,7 +55,7 @@ def trial(
         params=own,
         distributions={},
         setting=setting,
-        site=point.site,
+        attributes={"site": point.site},
         curve={1: first * best, **dict.fromkeys(range(2, point.epochs + 1), best)},
         epoch_seconds=tuple(each + (0.2 if epoch % 2 else -0.2) for epoch in range(point.epochs)),
         wall_seconds=each * point.epochs,
@@ -94,7 +94,7 @@ def test_the_points_are_those_of_the_study_file():
             key: getattr(ours, key) for key in match.MATCHED_OPTIONS if getattr(ours, key) is not None
         }
         assert point.setting == {**setting, "epochs": ours.epochs}
-        assert (number, point.site) == (ours.number, ours.site)
+        assert (number, point.attributes["site"]) == (ours.number, ours.site)
 
 
 def test_the_conditions_are_those_of_the_study_file():
@@ -287,9 +287,9 @@ def test_only_complete_trials_of_the_points_own_site_count():
 
     assert len(of(lambda each: each)) == 14
     assert of(lambda each: replace(each, state="pruned")) == []
-    assert of(lambda each: replace(each, site=None)) == []
+    assert of(lambda each: replace(each, attributes={})) == []
     # Points 5 and 8 differ in nothing but site and epochs.
-    assert of(lambda each: replace(each, site="C")) == [1, 2, 3, 4, 5, 6]
+    assert of(lambda each: replace(each, attributes={"site": "C"})) == [1, 2, 3, 4, 5, 6]
 
 
 def test_point_9_takes_the_tables_learning_rate_where_nobody_ran_the_texts():

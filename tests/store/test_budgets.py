@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from hpo.errors import DefinitionError
-from hpo.study import definition
+from hpo.study import definition, extension
 from hpo.study import file as studyfile
 
 OWN = """
@@ -143,9 +143,9 @@ def limited(**budgets: object) -> definition.Definition:
 )
 def test_a_budget_may_be_raised_or_taken_away_and_neither_lowered_nor_set_afterwards(name, lower, higher):
     low, high, none = limited(**{name: lower}), limited(**{name: higher}), limited()
-    assert definition.extend_definition(low, low) == low
-    assert definition.extend_definition(low, high).search.budget_limits == high.search.budget_limits
-    assert definition.extend_definition(low, none).search.budget_limits == {}
+    assert extension.extend_definition(low, low) == low
+    assert extension.extend_definition(low, high).search.budget_limits == high.search.budget_limits
+    assert extension.extend_definition(low, none).search.budget_limits == {}
     for stored, new in ((high, low), (none, low)):
         with pytest.raises(DefinitionError, match=rf"\(search.{name}: [^;]* -> [^;]*\); only more"):
-            definition.extend_definition(stored, new)
+            extension.extend_definition(stored, new)

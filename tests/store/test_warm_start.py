@@ -14,7 +14,7 @@ from hpo.store import process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.storage import Storage
 from hpo.study import definition as definitions
-from hpo.study import space
+from hpo.study import extension, space
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.training.config import Config
 from hpo.workers import trial as objective
@@ -239,7 +239,7 @@ def test_what_a_study_starts_from_stays_as_it_is():
     stored = study_of("new", start_from=("old",))
     assert definitions.load_definition(definitions.dump_definition(stored)) == stored
     with pytest.raises(DefinitionError, match=r"search.start_from: \['old'\] -> \[\]"):
-        definitions.extend_definition(stored, study_of("new"))
+        extension.extend_definition(stored, study_of("new"))
 
 
 OWN = """

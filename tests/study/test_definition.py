@@ -3,7 +3,7 @@ import json
 import pytest
 
 from hpo import errors
-from hpo.study import definition, file, space
+from hpo.study import definition, extension, file, space
 from hpo.study.definition import Definition, Point
 from hpo.training import config
 
@@ -27,7 +27,7 @@ def listed(*points) -> Definition:
 
 def refusal(stored: Definition, new: Definition) -> str:
     with pytest.raises(errors.DefinitionError) as caught:
-        definition.extend_definition(stored, new)
+        extension.extend_definition(stored, new)
     return str(caught.value)
 
 
@@ -112,7 +112,7 @@ def test_a_point_of_a_search_gets_the_searched_parameters_that_it_leaves_out():
 def test_a_point_of_a_grid_has_just_what_it_names():
     found = listed({"optimizer": "adam", "lr": 0.1, "site": "C", "epochs": 2})
     assert found.complete_hyperparameters(found.points[0]) == {"optimizer": "adam", "lr": 0.1}
-    assert found.points[0].site == "C"
+    assert found.points[0].attributes == {"site": "C"}
     beside_lists = searched(sampler="grid", points=[{"optimizer": "sgd"}])
     assert beside_lists.complete_hyperparameters(beside_lists.points[0]) == {"optimizer": "sgd"}
 
@@ -152,50 +152,50 @@ def test_the_kinds_of_model_are_those_that_a_trial_can_have():
 
 def test_the_same_file_extends_to_the_same_definition():
     found = searched(points=[{"optimizer": "adam"}])
-    assert definition.extend_definition(found, found) == found
+    assert extension.extend_definition(found, found) == found
 
 
 def test_more_trials_extend_a_study():
-    assert definition.extend_definition(searched(trials=8), searched(trials=12)) == searched(trials=12)
+    assert extension.extend_definition(searched(trials=8), searched(trials=12)) == searched(trials=12)
 
 
 def test_points_are_added_anywhere_and_the_old_ones_keep_their_numbers():
     one, two, three, four = ({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4))
-    extended = definition.extend_definition(listed(one, two), listed(three, two, four, one))
+    extended = extension.extend_definition(listed(one, two), listed(three, two, four, one))
     assert extended.points == listed(one, two, three, four).points
 
 
 def test_a_point_listed_twice_counts_as_two():
     one, two = {"lr": 0.1}, {"lr": 0.2}
-    extended = definition.extend_definition(listed(one, two), listed(one, one, two, one))
+    extended = extension.extend_definition(listed(one, two), listed(one, one, two, one))
     assert extended.points == listed(one, two, one, one).points
-    assert "points: 1 of 2 changed or taken out" in refusal(listed(one, one), listed(one, two))
+    assert "points: 1 of 2 changed or removed" in refusal(listed(one, one), listed(one, two))
 
 
 def test_a_point_is_the_same_however_its_options_are_ordered_and_its_numbers_written():
     stored = listed({"lr": 1, "momentum": 0})
-    assert definition.extend_definition(stored, listed({"momentum": 0.0, "lr": 1.0})) == stored
+    assert extension.extend_definition(stored, listed({"momentum": 0.0, "lr": 1.0})) == stored
 
 
 def test_two_points_that_differ_in_their_site_are_two():
     stored = listed({"lr": 0.1, "site": "C"})
-    extended = definition.extend_definition(
+    extended = extension.extend_definition(
         stored, listed({"lr": 0.1, "site": "C"}, {"lr": 0.1, "site": "L"})
     )
-    assert [point.site for point in extended.points] == ["C", "L"]
+    assert [point.attributes for point in extended.points] == [{"site": "C"}, {"site": "L"}]
 
 
 def test_settings_queued_by_hand_stay_queued():
     enqueued = (Point(setting={"lr": 0.05}),)
     stored = searched(trials=8).model_copy(update={"enqueued": enqueued})
-    extended = definition.extend_definition(stored, searched(trials=9, points=[{"optimizer": "adam"}]))
+    extended = extension.extend_definition(stored, searched(trials=9, points=[{"optimizer": "adam"}]))
     assert extended.enqueued == enqueued
     assert extended.setting_count == 11
 
 
 def test_the_order_of_options_in_a_file_is_no_change():
     reordered = dict(reversed(SPACE.items()))
-    assert definition.extend_definition(searched(), searched(space=reordered)) == searched()
+    assert extension.extend_definition(searched(), searched(space=reordered)) == searched()
 
 
 @pytest.mark.parametrize(
@@ -240,16 +240,16 @@ def test_all_changes_are_named_at_once():
     for difference in (
         "train.epochs: 3 -> 4",
         "search.trials: 8 -> 3",
-        "points: 1 of 1 changed or taken out",
+        "points: 1 of 1 changed or removed",
     ):
         assert difference in text
 
 
 def test_a_point_with_another_value_is_a_change():
-    assert "points: 1 of 1 changed or taken out" in refusal(listed({"lr": 0.1}), listed({"lr": 0.2}))
+    assert "points: 1 of 1 changed or removed" in refusal(listed({"lr": 0.1}), listed({"lr": 0.2}))
 
 
 def test_the_trials_of_a_grid_mean_nothing():
     stored = listed({"lr": 0.1})
     fewer = stored.model_copy(update={"search": stored.search.model_copy(update={"trials": 1})})
-    assert definition.extend_definition(stored, fewer).setting_count == 1
+    assert extension.extend_definition(stored, fewer).setting_count == 1

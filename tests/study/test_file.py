@@ -179,7 +179,7 @@ def test_the_original_grid_is_the_reports_table():
         setting = dict(point.setting)
         momentum = setting.pop("momentum", "-")
         columns = ("epochs", "model", "batch_size", "optimizer", "lr")
-        rows.append((point.site, *(setting.pop(column) for column in columns), momentum))
+        rows.append((point.attributes["site"], *(setting.pop(column) for column in columns), momentum))
         assert setting == {}
     table = [line.split() for line in REPORT.strip().splitlines()]
     assert rows == [
@@ -215,7 +215,7 @@ def test_a_study_without_a_name_has_its_files(tmp_path):
 
 def test_names_beyond_ascii_are_kept(tmp_path):
     found = read(tmp_path, f'name = "日本 🎉"\n{TRAIN}{GRID}[[points]]\nsite = "Köln"\nlr = 0.1\n')
-    assert (found.name, found.points[0].site) == ("日本 🎉", "Köln")
+    assert (found.name, found.points[0].attributes["site"]) == ("日本 🎉", "Köln")
     assert definition.load_definition(definition.dump_definition(found)) == found
 
 
@@ -292,7 +292,7 @@ def test_a_small_replay_keeps_the_14_points():
     assert [point.hyperparameters() for point in found.points] == [
         p.hyperparameters() for p in whole.points
     ]
-    assert [point.site for point in found.points] == [point.site for point in whole.points]
+    assert [point.attributes for point in found.points] == [p.attributes for p in whole.points]
     runs = [found.trial_config(point.setting) for point in found.points]
     assert {(run.dataset, run.weights, run.image_size, run.epochs, run.limit) for run in runs} == {
         ("digits", "none", 64, 1, 96)
@@ -406,7 +406,7 @@ def test_a_set_value_is_checked_like_the_files(refused, text, said):
         ("train.lr=inf", "--set: train.lr: want a finite number, found inf"),
         (
             "train.dataset=folder:\udcff",
-            "--set: train.dataset: want a text in UTF-8, found 'folder:\\udcff'",
+            "--set: train.dataset: want a string in UTF-8, found 'folder:\\udcff'",
         ),
         ("train.epochs.x=1", "--set train.epochs.x=1: epochs is 3, not a table; set that as a whole"),
         (
@@ -439,8 +439,8 @@ def test_a_setting_by_hand_is_checked_and_typed(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        (["lr"], "'lr': want KEY=VALUE, as lr=0.001"),
-        (["=3"], "'=3': want KEY=VALUE, as lr=0.001"),
+        (["lr"], "'lr': want KEY=VALUE, such as lr=0.001"),
+        (["=3"], "'=3': want KEY=VALUE, such as lr=0.001"),
         (["lr=x"], f"study 'finetune': setting.lr: {LR}, found 'x'"),
         (["lr=nan"], "study 'finetune': lr: want a finite number, found nan"),
         (["lrr=1"], f"study 'finetune': setting.lrr is not an option; did you mean 'lr'? {POINT_OPTIONS}"),

@@ -58,7 +58,7 @@ OPTIONS = f"options: {', '.join(sorted(config.OPTIONS))}"
 SEARCHABLE = f"options: {', '.join(sorted(config.SEARCHABLE))}"
 
 
-POINT_OPTIONS = f"options: {', '.join(sorted([*config.SEARCHABLE, 'site']))}"
+POINT_OPTIONS = f"options: {', '.join(sorted([*config.SEARCHABLE, 'attributes', 'site']))}"
 
 
 LR = "want a number, above 0 and at most 100"
@@ -153,7 +153,7 @@ CASES |= {  # types and ranges
         "train.objective: want package.module:function, which yields (accuracy, state) after each epoch, "
         "found 'own/module.py:climb'",
     ),
-    "number for a text": ("[train]\nmodel = 18", "train.model: want a text, found 18"),
+    "number for a text": ("[train]\nmodel = 18", "train.model: want a string, found 18"),
     "date": ("[train]\nlr = 2020-01-01", f"train.lr: {LR}, found 2020-01-01"),
     "range in train": (
         "[train]\nlr = { low = 0.1, high = 1 }",
@@ -174,7 +174,7 @@ CASES |= {  # types and ranges
     "empty word": ("[train]\nschedule = ''", "train.schedule: found ''; allowed: step, exponential, ..."),
     "no weights": (
         "[train]\nweights = ''",
-        "train.weights: want a text, of a length of at least 1, found ''",
+        "train.weights: want a string, of a length of at least 1, found ''",
     ),
     "not a number": ("[train]\nlr = nan", "train.lr: want a finite number, found nan"),
     "infinity": (in_point("weight_decay = inf"), "points[1].weight_decay: want a finite number, found inf"),
@@ -272,13 +272,13 @@ CASES |= {  # lists and ranges
     ),
     "step that misses the end": (
         in_space("lr = { low = 0.1, high = 0.95, step = 0.1 }"),
-        "space.lr.step: steps of 0.1 from 0.1 do not meet high 0.95; 0.9 would be the last value, "
-        "so take that for high",
+        "space.lr.step: steps of 0.1 from 0.1 do not reach high 0.95 exactly; "
+        "the last value would be 0.9, so use that as high",
     ),
     "whole step that misses the end": (
         in_space("batch_size = { low = 8, high = 63, step = 8 }"),
-        "space.batch_size.step: steps of 8 from 8 do not meet high 63; 56 would be the last value, "
-        "so take that for high",
+        "space.batch_size.step: steps of 8 from 8 do not reach high 63 exactly; "
+        "the last value would be 56, so use that as high",
     ),
     "step too small to count": (
         in_space("lr = { low = 0.1, high = 100, step = 1e-300 }"),
@@ -346,7 +346,7 @@ CASES |= {  # lists and ranges
         in_space(
             "", "".join(f"{n} = {list(range(1, 1001))}\n" for n in ("batch_size", "step_size")) + GRID
         ),
-        "space: sampler 'grid' would run more than 100000 combinations; shorten lists",
+        "space: sampler 'grid' would run more than 100000 combinations; shorten the lists",
     ),
 }
 
@@ -370,7 +370,7 @@ CASES |= {  # conditions
     ),
     "when on no value": (
         in_space("lr = { choices = [0.1], when = { optimizer = [] } }", BOTH),
-        "space.lr.when.optimizer: want a value or more, found []",
+        "space.lr.when.optimizer: want one value or more, found []",
     ),
     "when on a table": (
         in_space("lr = { choices = [0.1], when = { optimizer = { is = 'sgd' } } }", BOTH),
@@ -391,20 +391,20 @@ CASES |= {  # conditions
     ),
     "when on itself": (
         in_space("optimizer = { choices = ['sgd', 'adam'], when = { optimizer = 'sgd' } }"),
-        "space: conditions go round in a circle: optimizer; take a 'when' away",
+        "space: circular conditions: optimizer; remove a 'when'",
     ),
     "whens in a circle": (
         in_space(
             "model = { choices = ['resnet18', 'vgg16'], when = { optimizer = 'sgd' } }",
             "optimizer = { choices = ['sgd', 'adam'], when = { model = 'vgg16' } }",
         ),
-        "space: conditions go round in a circle: model, optimizer; take a 'when' away",
+        "space: circular conditions: model, optimizer; remove a 'when'",
     ),
     "whens in a circle through an option's use": (
         in_space(
             "momentum = [0.0, 0.9]", "optimizer = { choices = ['sgd', 'adam'], when = { momentum = 0.9 } }"
         ),
-        "space: conditions go round in a circle: momentum, optimizer; take a 'when' away",
+        "space: circular conditions: momentum, optimizer; remove a 'when'",
     ),
     "momentum searched under Adam": (
         in_space("momentum = { low = 0.0, high = 0.9, when = { optimizer = 'adam' } }", BOTH),
@@ -444,7 +444,7 @@ CASES |= {  # points
         "space.dataset: cannot be searched, since trials that differ in it cannot be compared; "
         "fix it in [train]",
     ),
-    "site that is no text": (in_point("site = 3"), "points[1].site: want a text, found 3"),
+    "site that is no text": (in_point("site = 3"), "points[1].site: want a string, found 3"),
     "point outside of what is searched": (
         f"{TRAIN}{SPACE}[[points]]\nlr = 0.3",
         "points[1].lr: found 0.3, outside of what space.lr searches (0.1, 0.2); name one inside",
@@ -542,21 +542,21 @@ CASES |= {  # models, data and weights
     ),
     "images too small": (
         f"{TRAIN}model = 'alexnet'\n{SPACE}",
-        "image_size: model 'alexnet' does not take 32 x 32 pixels (Given input size: (256x1x1). "
-        "Calculated output size: (256x0x0). Output size is too small); 64 would do",
+        "image_size: model 'alexnet' does not accept images of 32 x 32 pixels (Given input size: (256x1x1). "
+        "Calculated output size: (256x0x0). Output size is too small); use 64, for example",
     ),
     "images too small for one point": (
         f"{TRAIN}{GRID}{POINT}[[points]]\nmodel = 'alexnet'",
-        "points[2].image_size: model 'alexnet' does not take 32 x 32 pixels ...",
+        "points[2].image_size: model 'alexnet' does not accept images of 32 x 32 pixels ...",
     ),
     "images too small at one end": (
         "[space]\nmodel = ['alexnet', 'resnet18']\nimage_size = { low = 32, high = 64 }",
-        "image_size: model 'alexnet' does not take 32 x 32 pixels ...",
+        "image_size: model 'alexnet' does not accept images of 32 x 32 pixels ...",
     ),
     "images of another size than the only one": (
         in_point("model = 'vit_b_16'"),
-        "points[1].image_size: model 'vit_b_16' does not take 32 x 32 pixels (Wrong image height! "
-        "Expected 224 but got 32!); 224 would do",
+        "points[1].image_size: model 'vit_b_16' does not accept images of 32 x 32 pixels (Wrong image height! "
+        "Expected 224 but got 32!); use 224, for example",
     ),
     "unknown data set": (
         "[train]\ndataset = 'cifar-10'",
@@ -570,7 +570,7 @@ CASES |= {  # models, data and weights
     "weights that are no file": (
         "[space]\nweights = ['none', 'imagnet']",
         "space.weights[2]: found 'imagnet', and there is no such file; did you mean 'imagenet'? "
-        "allowed: imagenet, none, or a file's path",
+        "allowed: imagenet, none, or the path of a file",
     ),
     "weights below nobody's home": (
         "[train]\nweights = '~nobody-at-all/x.pth'",

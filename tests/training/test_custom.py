@@ -255,7 +255,7 @@ def test_a_function_that_is_not_there_is_said_in_one_line(place, objective, mess
     [
         (("speed = 1.0\n", ""), "speed is left out, is searched and has no default; name it"),
         (("speed = 1.0\n", "speed = 99.0\n"), "outside of what space.speed searches"),
-        (("seconds = 0.0", "seconds = [1, 2]"), "want a number, a text, true or false, found [1, 2]"),
+        (("seconds = 0.0", "seconds = [1, 2]"), "want a number, a string, true or false, found [1, 2]"),
         (('kind = "b" }', 'knid = "b" }'), "knid is neither fixed nor searched; did you mean 'kind'?"),
         (("epochs = 4", "epochs = 0"), "train.epochs: want a whole number, at least 1"),
         (("low = 0.1, high = 10.0", 'low = "a", high = "b"'), "space.speed"),

@@ -1,0 +1,125 @@
+"""Checks of a whole definition: what no single part of a study file shows."""
+
+from collections.abc import Iterator
+
+from hpo.errors import DefinitionError, quote_value
+from hpo.study.definition import Definition, Point
+from hpo.study.option_checks import check_trainable
+from hpo.study.space import Range, combinations, is_active
+from hpo.training import config, custom
+
+LEARNING_SAMPLERS = ("tpe", "gp")  # samplers that learn from earlier trials
+SEED_WITH_REPLICATES = (
+    "search.replicates gives each setting its seeds, from train.seed on; leave this one out"
+)
+
+
+def grid_points(found: Definition, where: str) -> Iterator[Point]:
+    """Yield a point for every combination of the lists in [space]; sampler "grid" runs these.
+
+    Args:
+        found: The definition.
+        where: The study file, as error messages name it.
+
+    Raises:
+        DefinitionError: If there is a range, or there are too many combinations.
+    """
+    for parameter in found.space:
+        if isinstance(parameter.values, Range):
+            raise DefinitionError(
+                f"{where}: space.{parameter.name}: sampler 'grid' wants lists or [[points]], found a range"
+            )
+    try:
+        settings = combinations(found.space, found.train)
+    except OverflowError as error:
+        raise DefinitionError(
+            f"{where}: space: sampler 'grid' would run {error}; shorten the lists"
+        ) from error
+    for setting in settings:
+        if setting:
+            yield Point(setting=setting)
+
+
+def check_definition(found: Definition, where: str) -> None:
+    """Check that the parts of a definition fit together.
+
+    Args:
+        found: The definition; each of its parts has been checked by itself.
+        where: The study file, as error messages name it.
+
+    Raises:
+        DefinitionError: If there is nothing to run, the sampler cannot do what is asked, or a point is
+            outside of what is searched.
+    """
+    search = found.search
+    if found.setting_count == 0:
+        raise DefinitionError(
+            f"{where}: nothing to run: search.trials is 0, or the sampler is 'grid', and there are no "
+            "[[points]]; list some, or name what to search"
+        )
+    if found.searches and search.trials and not found.space:
+        raise DefinitionError(
+            f"{where}: search.trials is {search.trials} but [space] is empty; "
+            'name what to search, or run [[points]] alone with search.sampler = "grid"'
+        )
+    if search.replicates > 1 and any(parameter.name == "seed" for parameter in found.space):
+        raise DefinitionError(f"{where}: space.seed: {SEED_WITH_REPLICATES}")
+    if search.start_from and search.sampler.name not in LEARNING_SAMPLERS:
+        raise DefinitionError(
+            f"{where}: search.start_from: sampler {quote_value(search.sampler.name)} does not learn from "
+            f"trials; leave it out, or use {' or '.join(LEARNING_SAMPLERS)}"
+        )
+    for index, listed in enumerate(found.points, 1):
+        check_point_in_space(found, listed, where, f"points[{index}]")
+
+
+def check_point_in_space(found: Definition, listed: Point, where: str, key: str) -> None:
+    """Refuse a listed setting that the study cannot run, such as one outside of what it searches.
+
+    Args:
+        found: The definition.
+        listed: The setting, checked by itself.
+        where: The study file, as error messages name it.
+        key: The name of the point in error messages, as ``points[1]``.
+
+    Raises:
+        DefinitionError: If the study cannot run it.
+    """
+    if found.search.replicates > 1 and "seed" in listed.setting:
+        raise DefinitionError(f"{where}: {key}.seed: {SEED_WITH_REPLICATES}")
+    setting = found.complete_hyperparameters(listed)
+    for parameter in found.space if found.searches else ():
+        value = setting.get(parameter.name)
+        if parameter.name not in setting and is_active(parameter, found.train | listed.setting):
+            raise DefinitionError(
+                f"{where}: {key}: {parameter.name} is left out, is searched and has no default; name it"
+            )
+        if parameter.name in setting and not parameter.contains(value):
+            how = "found" if parameter.name in listed.setting else "left out, it falls back to"
+            raise DefinitionError(
+                f"{where}: {key}.{parameter.name}: {how} {quote_value(value)}, outside of what "
+                f"space.{parameter.name} searches ({parameter.values}); name one inside"
+            )
+
+
+def check_models(found: Definition, where: str) -> None:
+    """Check every model that the study can train against torchvision, once per kind of setting.
+
+    For a custom objective, check instead that it can be imported.
+
+    Args:
+        found: The definition.
+        where: The study file, as error messages name it.
+
+    Raises:
+        DefinitionError: If a model cannot be trained as the settings say, or the objective is not there.
+    """
+    if found.option_table is config.CUSTOM_OPTIONS:
+        custom.import_objective(str(found.train["objective"]))
+    try:
+        for section, settings in found.model_configs():
+            check_trainable(settings, where, section)
+    except OverflowError as error:
+        raise DefinitionError(
+            f"{where}: space: {error} of options that decide what a model is; shorten the lists"
+        ) from error

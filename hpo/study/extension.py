@@ -1,0 +1,91 @@
+"""Extending a stored study by its changed file.
+
+More searched trials, larger budgets and more points extend a study. Any other difference would make its
+trials incomparable and is refused.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hpo.errors import DefinitionError, quote_value
+from hpo.study.definition import BUDGETS, Definition, Point, Search
+from hpo.study.space import Choices, Parameter, Range
+
+
+def extend_definition(stored: Definition, new: Definition) -> Definition:
+    """Return the stored definition extended by a changed file.
+
+    The points keep their numbers. A point is identified by its options and attributes, not by its place
+    in the file; one that is listed twice counts as two.
+
+    Args:
+        stored: The definition in the store.
+        new: The definition that the file has now.
+
+    Raises:
+        DefinitionError: If anything differs that does not extend a study; it lists all differences.
+    """
+    kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
+    differences = [
+        *_list_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
+        *_list_differences(stored.train, new.train, "train"),
+        *_list_differences(_values_by_name(stored.space), _values_by_name(new.space), "space"),
+        *_list_differences(
+            _fixed_search_options(stored.search), _fixed_search_options(new.search), "search"
+        ),
+        *_lowered_budgets(stored.search, new.search),
+    ]
+    if stored.searches and new.search.trials < stored.search.trials:
+        differences.append(f"search.trials: {stored.search.trials} -> {new.search.trials}")
+    if missing := kept - wanted:
+        differences.append(f"points: {missing.total()} of {kept.total()} changed or removed")
+    if differences:
+        raise DefinitionError(
+            f"study '{stored.name}' is stored with another definition ({'; '.join(differences)}); "
+            "only more search.trials, larger budgets and more points extend a study: "
+            f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
+        )
+    points = stored.points + tuple(_new_points(new.points, wanted - kept))
+    return stored.model_copy(update={"search": new.search, "points": points})
+
+
+def _new_points(points: Iterable[Point], left: Counter[str]) -> Iterator[Point]:
+    """Yield the points that are new, each as often as it is; ``left`` counts them by key."""
+    for point in points:
+        if left[_point_key(point)] > 0:
+            left[_point_key(point)] -= 1
+            yield point
+
+
+def _point_key(point: Point) -> str:
+    return repr((sorted(point.setting.items()), sorted(point.attributes.items())))
+
+
+def _values_by_name(parameters: tuple[Parameter, ...]) -> dict[str, Choices | Range]:
+    return {parameter.name: parameter.values for parameter in parameters}
+
+
+def _fixed_search_options(search: Search) -> dict[str, Any]:
+    return search.model_dump(exclude={"trials", *BUDGETS})
+
+
+def _lowered_budgets(stored: Search, new: Search) -> Iterator[str]:
+    """Describe the budgets that are smaller than before; removing a budget enlarges it."""
+    for name in BUDGETS:
+        before, after = getattr(stored, name), getattr(new, name)
+        if after is not None and (before is None or after < before):
+            yield f"search.{name}: {quote_value(before)} -> {quote_value(after)}"
+
+
+def _list_differences(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> Iterator[str]:
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _list_differences(before, after, f"{section}.{key}")
+        elif before != after or type(before) is not type(after):
+            yield f"{section}.{key}: {_format_value(before)} -> {_format_value(after)}"
+
+
+def _format_value(value: Any) -> str:
+    return str(value) if isinstance(value, Choices | Range) else quote_value(value)

@@ -1,0 +1,199 @@
+"""Checks of training options: the values in ``[train]``, ``[space]`` and points.
+
+The models in ``hpo.training.config`` say which values an option allows. Three options need more: data
+sets and models have names that are known only at run time, and weights may be a file. ``value_schemas``
+gives the same rules as JSON Schema.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from hpo.errors import DefinitionError, quote_value, suggestion
+from hpo.study.checks import check_keys, dotted_key, field_schema, validate_field
+from hpo.study.space import Scalar, Setting
+from hpo.training import catalog, config
+from hpo.training.config import Config, OptionTable
+
+DATASET_PATTERN = rf"^(?:{'|'.join(config.DATASETS)}|folder:[\s\S]+)$"
+WEIGHTS = ("imagenet", "none")  # any other value is a file
+# ASCII identifiers; beyond ASCII, str.isidentifier decides.
+CUSTOM_NAME_PATTERN = r"^[^\x00-@\[-`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*$"
+
+
+def validate_options(
+    given: Mapping[str, Any], where: str, section: str, options: OptionTable
+) -> dict[str, Any]:
+    """Return the options of ``[train]`` or of a point as the options' types.
+
+    Args:
+        given: The values as ``tomllib`` reads them, by option.
+        where: The study file, as error messages name it.
+        section: The name of the table.
+        options: The options that the study may use.
+
+    Raises:
+        DefinitionError: If an option is unknown, or its value is not allowed.
+    """
+    check_keys(given, options.options, where, section)
+    return {
+        name: validate_option(name, each, where, dotted_key(section, name), options)
+        for name, each in given.items()
+    }
+
+
+def validate_option(name: str, value: Any, where: str, key: str, options: OptionTable) -> Any:
+    """Return one value of an option as the option's type.
+
+    Args:
+        name: The option.
+        value: Its value as ``tomllib`` reads it.
+        where: The study file, as error messages name it.
+        key: The full name of the value.
+        options: The options that the study may use.
+
+    Raises:
+        DefinitionError: If the value is not allowed.
+    """
+    if name not in options.config_class.model_fields:
+        return _validate_custom_option(name, value, where, key)
+    checked = validate_field(options.config_class, name, value, where, key)
+    if options is config.BUILT_IN_OPTIONS and name in _NAME_CHECKS:
+        _NAME_CHECKS[name](checked, where, key)
+    return checked
+
+
+def _validate_custom_option(name: str, value: Any, where: str, key: str) -> Any:
+    """Check an option that only a custom objective knows."""
+    if not name.isidentifier() or name.startswith("_"):
+        raise DefinitionError(
+            f"{where}: {key}: want a Python identifier that does not begin with '_', "
+            f"found {quote_value(name)}"
+        )
+    if not isinstance(value, Scalar):
+        raise DefinitionError(
+            f"{where}: {key}: want a number, a string, true or false, found {quote_value(value)}"
+        )
+    return value
+
+
+def _check_dataset(name: str, where: str, key: str) -> None:
+    if not re.fullmatch(DATASET_PATTERN, name):
+        allowed = (*config.DATASETS, "folder:PATH")
+        raise DefinitionError(
+            f"{where}: {key}: found {quote_value(name)}{suggestion(name, allowed) or ';'} "
+            f"allowed: {', '.join(allowed)}"
+        )
+
+
+def _check_model_name(name: str, where: str, key: str) -> None:
+    # The first condition alone is enough for most studies and does not import torchvision.
+    if name not in catalog.SMALLEST_IMAGE_SIZES and name not in catalog.model_names():
+        raise DefinitionError(
+            f"{where}: {key}: torchvision has no classification model {quote_value(name)}"
+            f"{suggestion(name, catalog.model_names()) or ';'} some it has: alexnet, vgg16, resnet18, "
+            "resnet50, mobilenet_v3_small, efficientnet_b0, vit_b_16"
+        )
+
+
+def _check_weights(name: str, where: str, key: str) -> None:
+    if name not in WEIGHTS and not is_file(name):
+        raise DefinitionError(
+            f"{where}: {key}: found {quote_value(name)}, and there is no such file"
+            f"{suggestion(name, WEIGHTS) or ';'} allowed: {', '.join(WEIGHTS)}, or the path of a file"
+        )
+
+
+_NAME_CHECKS: dict[str, Callable[[str, str, str], None]] = {
+    "dataset": _check_dataset,
+    "model": _check_model_name,
+    "weights": _check_weights,
+}
+
+
+def is_file(path: str) -> bool:
+    """Return whether there is a file at a path, which may begin with ``~``; False for unknown users."""
+    try:
+        return Path(path).expanduser().is_file()
+    except (RuntimeError, OSError):
+        return False
+
+
+def value_schemas(options: OptionTable) -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of each option's value, by the option's name.
+
+    For the built-in options this imports torchvision, for the names of its models.
+    """
+    schemas = {name: field_schema(field) for name, field in options.config_class.model_fields.items()}
+    if options is config.BUILT_IN_OPTIONS:
+        schemas["dataset"]["pattern"] = DATASET_PATTERN
+        schemas["model"]["enum"] = list(catalog.model_names())
+    return schemas
+
+
+def custom_value_schema() -> dict[str, Any]:
+    """Return the JSON Schema of an option that only a custom objective knows."""
+    return TypeAdapter(Scalar).json_schema()
+
+
+def is_used(name: str, setting: Setting, options: OptionTable) -> bool:
+    """Return whether training uses an option: Adam has no momentum, whatever ``[train]`` says.
+
+    Args:
+        name: The option.
+        setting: The values of the other options.
+        options: The options that the study may use.
+    """
+    other, users = options.used_by.get(name, ("", ()))
+    return not other or setting.get(other) in users
+
+
+def unused_option_message(name: str, *values: Any) -> str:
+    """Say that values of another option do not use option ``name``, and which values do."""
+    other, users = config.USED_BY[name]
+    found = " or ".join(map(quote_value, values))
+    return f"{other} {found} has no {name}; it is for {', '.join(users)}; leave it out"
+
+
+def check_trainable(settings: Config, where: str, section: str) -> None:
+    """Check that a model can be trained with these settings.
+
+    For models that are not known beforehand this imports torch, which takes seconds.
+
+    Args:
+        settings: The complete settings of a trial.
+        where: The study file, as error messages name it.
+        section: The part of the file that the settings come from; empty for ``[space]``.
+
+    Raises:
+        DefinitionError: If the model lacks dropout or ImageNet weights that the settings ask for, or does
+            not accept their image size or batch size.
+    """
+    model, size = settings.model, settings.image_size
+    if settings.dropout is None and catalog.is_known_to_train(model, size, settings.batch_size):
+        return
+    if settings.dropout is not None and not catalog.has_dropout(model):
+        raise DefinitionError(
+            f"{where}: {dotted_key(section, 'dropout')}: model '{model}' has no dropout; leave it out, or "
+            'search it with when = { model = "..." } for a model that has'
+        )
+    if settings.weights == "imagenet" and not catalog.has_imagenet_weights(model):
+        raise DefinitionError(
+            f"{where}: {dotted_key(section, 'weights')}: model '{model}' has no ImageNet weights; "
+            "use 'none'"
+        )
+    if reason := catalog.image_size_problem(model, size):
+        fits = catalog.first_accepted_image_size(model)
+        instead = f"; use {fits}, for example" if fits else ""
+        raise DefinitionError(
+            f"{where}: {dotted_key(section, 'image_size')}: model '{model}' does not accept images of "
+            f"{size} x {size} pixels ({reason}){instead}"
+        )
+    if settings.batch_size == 1 and (reason := catalog.image_size_problem(model, size, 1)):
+        raise DefinitionError(
+            f"{where}: {dotted_key(section, 'batch_size')}: model '{model}' cannot be trained on batches "
+            f"of one image of {size} x {size} pixels ({reason}); use 2 or more"
+        )

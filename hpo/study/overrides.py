@@ -1,0 +1,113 @@
+"""``--set KEY=VALUE``: changes to a study document before it is checked."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hpo.errors import DefinitionError, quote_value
+from hpo.study.checks import check_storable, inner_model
+from hpo.study.definition import Search
+from hpo.study.option_checks import is_used
+from hpo.training import config
+from hpo.training.config import Config, OptionTable
+
+SECTIONS = ("train", "space", "search")  # tables of a study file that --set can change
+# Tables in [search] that may be given by their name alone: sampler = "tpe" is sampler = { name = "tpe" }.
+NAMED_TABLES = tuple(name for name, field in Search.model_fields.items() if inner_model(field))
+
+
+def parse_value(text: str) -> Any:
+    """Return the value that a text is in TOML; text that is no TOML value is a string."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except (ValueError, RecursionError):
+        return text.strip()
+
+
+def expand_names(search: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``[search]`` with ``sampler = "tpe"`` as ``sampler = { name = "tpe" }``; pruners likewise."""
+    return {
+        key: {"name": value} if key in NAMED_TABLES and isinstance(value, str) else value
+        for key, value in search.items()
+    }
+
+
+def apply_set(document: dict[str, Any], text: str) -> None:
+    """Apply one ``--set KEY=VALUE`` to a document, in place.
+
+    ``train.X`` fixes X everywhere: it also removes X, and what the new value makes unreachable, from
+    ``[space]`` and from every point. ``space.X`` removes X from ``[train]``.
+
+    Args:
+        document: The study file as ``tomllib`` reads it; nothing in it has been checked.
+        text: The text after ``--set``.
+
+    Raises:
+        DefinitionError: If the text is not of this form, or no store can hold the value.
+    """
+    key, equals, raw = text.partition("=")
+    section, *path = key.strip().split(".")
+    if not equals or section not in SECTIONS or not path or not all(path):
+        raise DefinitionError(
+            f"--set {text}: want KEY=VALUE with a KEY such as train.epochs, space.lr or search.trials"
+        )
+    value = parse_value(raw)
+    check_storable(value, "--set", key.strip())
+    table = _table_at(document, (section, *path[:-1]), text)
+    table[path[-1]] = value
+    if section == "train":
+        _fix_option(document, path[0], value)
+    elif section == "space":
+        _remove_keys(document.get("train"), path[0])
+
+
+def _table_at(document: dict[str, Any], path: Iterable[str], text: str) -> dict[str, Any]:
+    """Return the table at a path; missing tables are created."""
+    table = document
+    for key in path:
+        inner = table.setdefault(key, {})
+        if key in NAMED_TABLES and isinstance(inner, str):
+            inner = table[key] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise DefinitionError(
+                f"--set {text}: {key} is {quote_value(inner)}, not a table; set that as a whole"
+            )
+        table = inner
+    return table
+
+
+def _fix_option(document: Mapping[str, Any], option: str, value: Any) -> None:
+    """Remove a fixed option from [space] and the points, with all that its value rules out."""
+    options, points = config.option_table(document["train"]), document.get("points")
+    unused = [name for name in options.used_by if _rules_out(name, option, value, options)]
+    for table in points if isinstance(points, list) else ():
+        _remove_keys(table, option, *unused)
+    _remove_keys(document.get("space"), option)
+    _remove_unreachable(document.get("space"), option, value, options)
+
+
+def _remove_unreachable(tables: Any, option: str, value: Any, options: OptionTable) -> None:
+    """Remove from [space] what is never searched if ``option`` is ``value``, and what depends on that."""
+    given = tables.items() if isinstance(tables, dict) else ()
+    for name in [name for name, each in given if _is_never_searched(name, each, option, value, options)]:
+        _remove_keys(tables, name)
+        _remove_unreachable(tables, name, getattr(Config(), name, None), options)
+
+
+def _is_never_searched(name: str, given: Any, option: str, value: Any, options: OptionTable) -> bool:
+    when = given.get("when") if isinstance(given, dict) else None
+    if not isinstance(when, dict) or option not in when:
+        return _rules_out(name, option, value, options)
+    return value not in (when[option] if isinstance(when[option], list) else [when[option]])
+
+
+def _rules_out(name: str, option: str, value: Any, options: OptionTable) -> bool:
+    """Return whether option ``name`` is unused because ``option`` is ``value``."""
+    other, _ = options.used_by.get(name, ("", ()))
+    return other == option and not is_used(name, {option: value}, options)
+
+
+def _remove_keys(tables: Any, *keys: str) -> None:
+    for key in keys:
+        if isinstance(tables, dict):  # otherwise the checks refuse it later
+            tables.pop(key, None)

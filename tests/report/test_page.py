@@ -109,7 +109,8 @@ def grid(url: str) -> Storage:
     drawn, definition, trials = random.Random(0), listed(), []
     for number, point in enumerate(definition.points):
         curve = fractions(drawn, 4, drawn.uniform(0.3, 0.97))
-        more = {"point": number + 1, "site": point.site, "hardware": CPU if point.site == "C" else GPU}
+        hardware = CPU if point.attributes["site"] == "C" else GPU
+        more = {"point": number + 1, **point.attributes, "hardware": hardware}
         trials.append(made(definition, point.setting, curve, number, seconds=drawn.uniform(1, 9), **more))
     return kept(url, definition, trials)
 

@@ -157,7 +157,9 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
         require_table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
     options = config.option_table(fixed)
-    train = options.config_class.model_validate(validate_options(fixed, where, "train", options)).model_dump()
+    train = options.config_class.model_validate(
+        validate_options(fixed, where, "train", options)
+    ).model_dump()
     parameters = space_table.parse_space(searched, train, where, options)
     for parameter in parameters:
         if parameter.name in fixed:

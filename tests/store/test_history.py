@@ -395,8 +395,8 @@ def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(ur
 
 
 def test_a_sampler_sees_the_best_and_the_newest_and_a_pruner_sees_all(url, made, monkeypatch):
-    monkeypatch.setattr(samplers, "BEST", 1)
-    monkeypatch.setattr(samplers, "NEWEST", 2)
+    monkeypatch.setattr(samplers, "BEST_TRIALS", 1)
+    monkeypatch.setattr(samplers, "NEWEST_TRIALS", 2)
     worker = Worker(url, made)
     for _ in range(5):
         finish(worker)

@@ -134,7 +134,7 @@ class Claim:
             LeaseLost: The lease is another worker's, or the trial is not RUNNING. The caller lets its
                 transaction roll back.
         """
-        values = {"seconds": self.lease_seconds, "reported": reported_epoch, "named": checkpoint}
+        values = {"seconds": self.lease_seconds, "new_epoch": reported_epoch, "new_checkpoint": checkpoint}
         if not self._update_lease_if_ours(session, lease_table.renew_statement, values):
             raise LeaseLost(f"trial {self.number} belongs to another worker by now")
         return self._lock_running_trial(session)
@@ -143,8 +143,8 @@ class Claim:
         self, session: Session, statement: Callable[[str], Any], values: dict[str, Any]
     ) -> bool:
         """Run an UPDATE of the lease that applies only if the lease is ours; tell whether it is."""
-        ours: dict[str, Any] = {"trial": self.trial_id, "held": self.token}
-        ours |= {"by": self.owner.name, "within": self.owner.process}
+        ours: dict[str, Any] = {"trial": self.trial_id, "our_token": self.token}
+        ours |= {"our_name": self.owner.name, "our_process": self.owner.process}
         changed: Any = session.execute(statement(dialect_of(session)), ours | values)
         return bool(changed.rowcount == 1)
 
@@ -270,7 +270,7 @@ class Claim:
             self._lock_running_trial(session)
             return True
         before = session.execute(
-            lease_table.STATE_AFTER_RELEASE, {"trial": self.trial_id, "held": self.token}
+            lease_table.STATE_AFTER_RELEASE, {"trial": self.trial_id, "our_token": self.token}
         ).scalar_one_or_none()
         if before != state:
             raise LeaseLost(f"trial {self.number} belongs to another worker by now")

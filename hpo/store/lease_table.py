@@ -1,7 +1,8 @@
-"""The lease table, and the statements by which ``lease`` reads and changes it; each is built once.
+"""The lease table, and the SQL statements with which ``lease`` and ``queue`` read and change it.
 
-What a statement wants is told by its bound parameters: ``trial``, ``held``, ``by`` and ``within`` (its id,
-our token, name and process), ``study``, ``seconds`` (of a lease), and those named in its own words.
+Each statement is built once. Its bound parameters are: ``trial`` and ``study``, ids; ``our_token``,
+``our_name`` and ``our_process``, which identify the holder of a lease; ``seconds``, how long a lease lasts;
+and those that a statement's own description names.
 """
 
 import functools
@@ -28,19 +29,19 @@ leases = sa.Table(
         autoincrement=False,
     ),
     sa.Column("study_id", sa.Integer, nullable=False, index=True),
-    sa.Column("owner", sa.Text),  # host and process id; NULL: nobody's
-    sa.Column("process", sa.Text),  # tells the owner's process from every other, ever
+    sa.Column("owner", sa.Text),  # host and process id; NULL: nobody holds the lease
+    sa.Column("process", sa.Text),  # the unique name of the owner's process (``process.process_name``)
     sa.Column("host", sa.Text),
     sa.Column("device", sa.Text),
     sa.Column("token", sa.Integer, nullable=False),  # the number of the attempt, from 1
-    sa.Column("attempts", sa.Integer, nullable=False),  # in a row that died without a new checkpoint
+    sa.Column("attempts", sa.Integer, nullable=False),  # attempts in a row without a new checkpoint
     sa.Column("expires", sa.Double, nullable=False),  # seconds since 1970, by the database's clock
-    sa.Column("renewed", sa.Double, nullable=False),  # when the owner was last heard of, by the same clock
-    sa.Column("checkpoint", sa.Text),  # name of the last one committed
-    sa.Column("epoch", sa.Integer, nullable=False),  # the last one reported
+    sa.Column("renewed", sa.Double, nullable=False),  # the owner's last sign of life, by the same clock
+    sa.Column("checkpoint", sa.Text),  # name of the last committed checkpoint
+    sa.Column("epoch", sa.Integer, nullable=False),  # the last reported epoch
 )
-# Whoever deletes a trial, with whatever tool, deletes its lease: SQLite gives the trial's id to the next
-# one, which must not inherit. SQLite's own connections enforce no foreign keys, but run triggers.
+# Deleting a trial, with whatever tool, deletes its lease: SQLite gives the trial's id to the next trial,
+# which must not inherit the lease. SQLite's own connections enforce no foreign keys, but run triggers.
 sa.event.listen(
     leases,
     "after_create",
@@ -53,14 +54,26 @@ sa.event.listen(
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimableTrial:
-    """A paused trial whose turn has come."""
+    """A trial that was paused at a rung and may continue.
 
-    row: sa.Row[Any]  # locked, as ``claimable`` gives it
-    system_attributes: Mapping[str, Any]  # system attributes that it gets as it is claimed
+    Attributes:
+        row: The locked trial, as ``LOCK_PAUSED_TRIAL`` returns it.
+        system_attributes: The system attributes that it gets when it is claimed.
+    """
+
+    row: sa.Row[Any]
+    system_attributes: Mapping[str, Any]
 
 
 def database_time(dialect: str) -> sa.ColumnElement[float]:
-    """Give the database's clock, in seconds since 1970; no session's time zone changes it."""
+    """Return the SQL expression for the database's clock.
+
+    Args:
+        dialect: ``sqlite`` or ``postgresql``.
+
+    Returns:
+        Seconds since 1970, UTC, whatever the session's time zone.
+    """
     if dialect == "postgresql":
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
     return (sa.func.julianday("now") - 2440587.5) * 86400.0
@@ -72,7 +85,7 @@ _IS_PAUSED_AT_RUNG = sa.exists().where(
     _attribute.c.key == PAUSED_AT_RUNG,
     _attribute.c.value_json != "null",
 )
-# A trial that waits at a rung, locked; no row if another has locked it, or it does not wait any more.
+# Locks a trial that is paused at a rung; no row if another session has locked it, or it is not paused now.
 LOCK_PAUSED_TRIAL = (
     sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
     .join(leases, leases.c.trial_id == trials.c.trial_id)
@@ -85,26 +98,28 @@ _HAS_OWNER = sa.exists().where(leases.c.trial_id == trials.c.trial_id, leases.c.
 _IS_RUNNING_WITH_LEASE = (trials.c.state == TrialState.RUNNING) & _HAS_OWNER
 _IS_WAITING = trials.c.state == TrialState.WAITING
 _IS_OF_STUDY = trials.c.study_id == sa.bindparam("study")
-# Whether a study has trials that wait, or that a worker has or had a lease on.
+# Whether a study has trials that wait, or RUNNING ones that a worker has, or last had, a lease on.
 HAS_OPEN_TRIALS = sa.select(sa.exists().where(_IS_OF_STUDY, _IS_WAITING | _IS_RUNNING_WITH_LEASE))
-# The same, but for those that wait at a rung.
+# The same without the trials that are paused at a rung.
 HAS_UNPAUSED_OPEN_TRIALS = sa.select(
     sa.exists().where(_IS_OF_STUDY, (_IS_WAITING & ~_IS_PAUSED_AT_RUNG) | _IS_RUNNING_WITH_LEASE)
 )
-# A lease under our token.
-HAS_OUR_TOKEN = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("held"))
-# The same token may be another's: SQLite gives a deleted study's ids to the next, whose tokens begin at 1
-# again; and a Postgres that fails over may forget a claim.
+# The trial's lease has our token.
+HAS_OUR_TOKEN = (leases.c.trial_id == sa.bindparam("trial")) & (leases.c.token == sa.bindparam("our_token"))
+# The token alone is not enough. SQLite gives the ids of a deleted study to the next one, whose tokens begin
+# at 1 again; and a Postgres server that fails over may lose a claim.
 IS_OUR_LEASE = (
-    HAS_OUR_TOKEN & (leases.c.owner == sa.bindparam("by")) & (leases.c.process == sa.bindparam("within"))
+    HAS_OUR_TOKEN
+    & (leases.c.owner == sa.bindparam("our_name"))
+    & (leases.c.process == sa.bindparam("our_process"))
 )
-# A claimed trial, locked against any change of its state, with the order that its study is under.
+# Share-locks a claimed trial, so that nobody changes its state; returns its study's order with it.
 LOCK_TRIAL = (
     sa.select(trials.c.state, plan.order_statement(trials.c.study_id).scalar_subquery().label("order"))
     .where(trials.c.trial_id == sa.bindparam("trial"))
     .with_for_update(read=True, of=trials)
 )
-# The state of a trial whose lease we have given up under our token.
+# The state of a trial whose lease had our token when it was released.
 STATE_AFTER_RELEASE = sa.select(trials.c.state).where(
     trials.c.trial_id == sa.bindparam("trial"), sa.exists().where(HAS_OUR_TOKEN, leases.c.owner.is_(None))
 )
@@ -112,25 +127,33 @@ STATE_AFTER_RELEASE = sa.select(trials.c.state).where(
 
 @functools.cache
 def renew_statement(dialect: str) -> Any:
-    """Renew our lease; ``reported`` and ``named`` are an epoch and a checkpoint to note, or None."""
-    named = sa.bindparam("named", type_=sa.Text)
+    """Return the UPDATE that renews our lease.
+
+    Its parameters ``new_epoch`` and ``new_checkpoint`` are stored too, unless they are None. A new
+    checkpoint sets the count of attempts without one back to 0.
+    """
+    checkpoint = sa.bindparam("new_checkpoint", type_=sa.Text)
     return (
         sa.update(leases)
         .where(IS_OUR_LEASE)
         .values(
             expires=database_time(dialect) + sa.bindparam("seconds", type_=sa.Double),
             renewed=database_time(dialect),
-            epoch=sa.func.coalesce(sa.bindparam("reported", type_=sa.Integer), leases.c.epoch),
-            checkpoint=sa.func.coalesce(named, leases.c.checkpoint),
-            attempts=sa.case((named.is_(None), leases.c.attempts), else_=0),
+            epoch=sa.func.coalesce(sa.bindparam("new_epoch", type_=sa.Integer), leases.c.epoch),
+            checkpoint=sa.func.coalesce(checkpoint, leases.c.checkpoint),
+            attempts=sa.case((checkpoint.is_(None), leases.c.attempts), else_=0),
         )
     )
 
 
 @functools.cache
 def release_statement(dialect: str) -> Any:
-    """Give up a lease whose attempts, but for the ``unused`` last ones, have died."""
-    fewer = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
+    """Return the UPDATE that releases our lease.
+
+    Its parameter ``unused`` is how many of the last attempts did not die and are not counted; with
+    ``forget`` it removes the checkpoint's name.
+    """
+    attempts = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
     return (
         sa.update(leases)
         .where(IS_OUR_LEASE)
@@ -139,7 +162,7 @@ def release_statement(dialect: str) -> Any:
             process=None,
             expires=0.0,
             renewed=database_time(dialect),
-            attempts=sa.case((fewer > 0, fewer), else_=0),
+            attempts=sa.case((attempts > 0, attempts), else_=0),
             checkpoint=sa.case((sa.bindparam("forget", type_=sa.Boolean), None), else_=leases.c.checkpoint),
         )
     )
@@ -148,25 +171,36 @@ def release_statement(dialect: str) -> Any:
 def lock_claimable_trial(
     session: Session, study_id: int, skipped_ids: Collection[int]
 ) -> sa.Row[Any] | None:
-    """Find the next trial that looks free, and lock it; passing by those that are locked."""
-    given = {"study": study_id, "passed_by": list(skipped_ids)}
-    return session.execute(_claimable(dialect_of(session)), given).first()
+    """Lock the next trial of a study that looks free, and skip those that other sessions have locked.
+
+    Args:
+        session: The session of the claim's transaction.
+        study_id: Optuna's id of the study.
+        skipped_ids: Ids of trials to leave out.
+
+    Returns:
+        The trial's id, number and state, and its lease's token (None if it was never claimed); None if
+        there is no such trial. On Postgres it may have been found by a lease that was renewed since:
+        ``is_still_free`` tells.
+    """
+    values = {"study": study_id, "skipped": list(skipped_ids)}
+    return session.execute(_claimable_statement(dialect_of(session)), values).first()
 
 
 @functools.cache
-def _claimable(dialect: str) -> Any:
+def _claimable_statement(dialect: str) -> Any:
     listed = sa.exists().where(
         _attribute.c.trial_id == trials.c.trial_id, _attribute.c.key.in_(LISTED_ATTRIBUTES)
     )
-    over = leases.c.owner.is_not(None) & (leases.c.expires <= database_time(dialect))
-    open_ = ((trials.c.state == TrialState.WAITING) & ~_IS_PAUSED_AT_RUNG) | (
-        (trials.c.state == TrialState.RUNNING) & over
+    expired = leases.c.owner.is_not(None) & (leases.c.expires <= database_time(dialect))
+    free = ((trials.c.state == TrialState.WAITING) & ~_IS_PAUSED_AT_RUNG) | (
+        (trials.c.state == TrialState.RUNNING) & expired
     )
-    passed_by = sa.bindparam("passed_by", expanding=True, type_=sa.Integer)
+    skipped = sa.bindparam("skipped", expanding=True, type_=sa.Integer)
     return (
         sa.select(trials.c.trial_id, trials.c.number, trials.c.state, leases.c.token)
         .outerjoin(leases, leases.c.trial_id == trials.c.trial_id)
-        .where(trials.c.study_id == sa.bindparam("study"), open_, trials.c.trial_id.not_in(passed_by))
+        .where(trials.c.study_id == sa.bindparam("study"), free, trials.c.trial_id.not_in(skipped))
         .order_by(leases.c.token.is_(None), sa.not_(listed), trials.c.number)
         .limit(1)
         .with_for_update(of=trials, skip_locked=True)
@@ -174,12 +208,20 @@ def _claimable(dialect: str) -> Any:
 
 
 def lock_lease(session: Session, trial_id: int) -> sa.Row[Any] | None:
-    """Lock a trial's lease and read it as it is now; None if there is none, or it is locked."""
-    return session.execute(_locked(dialect_of(session)), {"trial": trial_id}).first()
+    """Lock a trial's lease and read it; None if it has none, or another session has locked it."""
+    return session.execute(_lock_lease_statement(dialect_of(session)), {"trial": trial_id}).first()
 
 
 def is_still_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
-    """Tell whether a trial is still free now that it is locked: Postgres found it by an older lease."""
+    """Tell whether a trial is still free now that it and its lease are locked.
+
+    Args:
+        found: What ``lock_claimable_trial`` returned. On Postgres that may rest on an older lease.
+        lease: What ``lock_lease`` returned.
+
+    Returns:
+        Whether the trial can be claimed.
+    """
     if lease is None:
         return found.token is None and found.state == TrialState.WAITING
     if found.state == TrialState.WAITING:
@@ -188,7 +230,7 @@ def is_still_free(found: sa.Row[Any], lease: sa.Row[Any] | None) -> bool:
 
 
 @functools.cache
-def _locked(dialect: str) -> Any:
+def _lock_lease_statement(dialect: str) -> Any:
     lease = sa.select(leases, database_time(dialect).label("now")).where(
         leases.c.trial_id == sa.bindparam("trial")
     )
@@ -197,20 +239,28 @@ def _locked(dialect: str) -> Any:
 
 @functools.cache
 def take_statement(dialect: str, new: bool) -> Any:
-    """Make a lease one's own; a ``new`` one is inserted."""
+    """Return the statement that makes the lease of a trial ours.
+
+    Args:
+        dialect: ``sqlite`` or ``postgresql``.
+        new: The trial has no lease yet: INSERT rather than UPDATE.
+
+    Returns:
+        A statement whose parameters are the columns' names, ``seconds`` and, if not new, ``trial``.
+    """
     times = {
         "expires": database_time(dialect) + sa.bindparam("seconds", type_=sa.Double),
         "renewed": database_time(dialect),
     }
     names = ["owner", "process", "host", "device", "token", "attempts"]
     names += ["trial_id", "study_id", "epoch"] if new else []
-    given = {name: sa.bindparam(name, type_=leases.c[name].type) for name in names}
+    columns = {name: sa.bindparam(name, type_=leases.c[name].type) for name in names}
     if new:
-        return sa.insert(leases).inline().values(**given, **times)
-    return sa.update(leases).where(leases.c.trial_id == sa.bindparam("trial")).values(**given, **times)
+        return sa.insert(leases).inline().values(**columns, **times)
+    return sa.update(leases).where(leases.c.trial_id == sa.bindparam("trial")).values(**columns, **times)
 
 
-# The leases that somebody holds.
+# The leases that a process with a unique name holds.
 LEASES_WITH_OWNER = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
     leases.c.study_id == sa.bindparam("study"), leases.c.process.is_not(None)
 )

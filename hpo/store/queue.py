@@ -1,12 +1,13 @@
-"""The queue: which of a study's trials a worker takes next.
+"""The queue: which trial of a study a worker runs next.
 
-This is the first step of the protocol that ``lease`` tells, the claim. A trial that is claimed is that
-module's.
+This is the first step, the claim, of the protocol that ``lease`` describes. What follows the claim is in
+``lease``.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,12 +17,27 @@ from sqlalchemy.orm import Session
 from hpo.store import budgets, lease_table, plan, process, rows
 from hpo.store.budgets import Limits
 from hpo.store.lease import Claim, LeaseLost
-from hpo.store.lease_table import leases as table
+from hpo.store.lease_table import leases
 from hpo.store.process import Owner
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
 
-Promote = Callable[[Session, Collection[int], bool], lease_table.ClaimableTrial | None]  # as claim says
+# Selects a trial that is paused at a rung and may continue. It gets the session of the claim, the ids of
+# trials to skip, and whether another trial waits; it returns None if no paused trial is to continue.
+Promote = Callable[[Session, Collection[int], bool], lease_table.ClaimableTrial | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """The arguments of ``claim_trial``."""
+
+    storage: Storage
+    study_id: int
+    owner: Owner
+    lease_seconds: float
+    max_attempts: int
+    limits: Limits
+    promote: Promote | None
 
 
 def claim_trial(
@@ -34,98 +50,135 @@ def claim_trial(
     limits: Limits | None = None,
     promote: Promote | None = None,
 ) -> Claim | None:
-    """Claim a study's next trial: interrupted ones, then what is promoted, listed settings, by number.
+    """Claim the next trial of a study, and set it RUNNING.
 
-    Gives None if there is nothing to claim now, the study is paused or stopped, or a budget of it, one of
-    ``limits``, leaves no room. A trial whose last ``max_attempts`` attempts made no checkpoint is ended as
-    FAILED, with the reason, on the way. ``seconds`` is how long the owner may be silent. ``promote`` gives
-    the paused trial whose turn it is, told the ids of trials passed by, and whether another one waits.
+    Interrupted trials come first, then promoted ones, then listed settings, then the others by number. A
+    trial whose last ``max_attempts`` attempts reached no checkpoint is ended on the way as FAIL, with the
+    reason. Leases of processes of this machine that are dead expire on the way.
+
+    Args:
+        storage: The storage that the study is in.
+        study_id: Optuna's id of the study.
+        owner: Who claims.
+        lease_seconds: How long the owner may be silent before another worker takes the trial.
+        max_attempts: Attempts in a row without a checkpoint after which a trial fails.
+        limits: The study's budgets, by option of ``[search]``.
+        promote: Selects the trials that continue after a pause at a rung; None if the study has no rungs.
+
+    Returns:
+        The claim; None if there is nothing to claim now, the study is paused or stopped, or a budget leaves
+        no room.
+
+    Raises:
+        StoreError: The database stays unavailable, or refuses the write.
     """
-    tried: list[Claim] = []  # each known before its commit, whose acknowledgement may get lost
+    request = _Request(
+        storage=storage,
+        study_id=study_id,
+        owner=owner,
+        lease_seconds=lease_seconds,
+        max_attempts=max_attempts,
+        limits=limits or {},
+        promote=promote,
+    )
+    made: list[Claim] = []  # noted before the commit, because its acknowledgement may be lost
+    return storage.retry(lambda: _claim_next(request, made))
 
-    def take() -> Claim | None:
-        if tried and _was_committed(tried[-1]):
-            return tried[-1]
-        _expire_leases_of_dead_owners(storage, study_id)
-        passed_by: set[int] = set()
-        while True:
-            with storage.transaction() as session:
-                found, marks = _next_trial(session, study_id, limits or {}, passed_by, promote)
-                if found is None:
-                    return None
-                lease = lease_table.lock_lease(session, found.trial_id)
-                if not lease_table.is_still_free(found, lease):
-                    passed_by.add(found.trial_id)
-                elif lease is not None and lease.attempts >= max_attempts:
-                    _fail_trial(session, found.trial_id, lease.attempts)
-                else:
-                    claim = Claim(
-                        storage=storage,
-                        study_id=study_id,
-                        trial_id=found.trial_id,
-                        number=found.number,
-                        token=_write_claim(
-                            session, study_id, found.trial_id, lease, owner, lease_seconds, marks
-                        ),
-                        owner=owner,
-                        lease_seconds=lease_seconds,
-                        checkpoint=None if lease is None else lease.checkpoint,
-                        limits=limits or {},
-                    )
-                    tried.append(claim)
-                    return claim
 
-    return storage.retry(take)
+def _claim_next(request: _Request, made: list[Claim]) -> Claim | None:
+    """Claim the next trial, or return the claim that an earlier try committed without knowing it."""
+    if made and _was_committed(made[-1]):
+        return made[-1]
+    _expire_leases_of_dead_owners(request.storage, request.study_id)
+    skipped_ids: set[int] = set()
+    while True:
+        with request.storage.transaction() as session:
+            found, system_attributes = _next_trial(session, request, skipped_ids)
+            if found is None:
+                return None
+            claim = _claim_found(session, request, found, system_attributes, skipped_ids)
+            if claim is not None:
+                made.append(claim)
+                return claim
 
 
 def _next_trial(
-    session: Session, study_id: int, limits: Limits, skipped_ids: Collection[int], promote: Promote | None
+    session: Session, request: _Request, skipped_ids: Collection[int]
 ) -> tuple[sa.Row[Any] | None, Mapping[str, Any]]:
-    """Find the next trial, locked, and the system attributes that it gets as it is claimed."""
-    if plan.read_order(session, study_id) is not None:
+    """Return the next trial, locked, and the system attributes that it gets when it is claimed."""
+    if plan.read_order(session, request.study_id) is not None:
         return None, {}
-    if budgets.blocking_reason(session, study_id, limits, has_lease=False):
+    if budgets.blocking_reason(session, request.study_id, request.limits, has_lease=False):
         return None, {}
-    found = lease_table.lock_claimable_trial(session, study_id, skipped_ids)
-    if promote is not None and (found is None or found.token is None):
-        turn = promote(session, skipped_ids, found is not None)
-        if turn is not None:
-            return turn.row, turn.system_attributes
+    found = lease_table.lock_claimable_trial(session, request.study_id, skipped_ids)
+    if request.promote is not None and (found is None or found.token is None):
+        promoted = request.promote(session, skipped_ids, found is not None)
+        if promoted is not None:
+            return promoted.row, promoted.system_attributes
     return found, {}
 
 
+def _claim_found(
+    session: Session,
+    request: _Request,
+    found: sa.Row[Any],
+    system_attributes: Mapping[str, Any],
+    skipped_ids: set[int],
+) -> Claim | None:
+    """Claim a locked trial; None if it is no longer free, or has failed too often and is ended."""
+    lease = lease_table.lock_lease(session, found.trial_id)
+    if not lease_table.is_still_free(found, lease):
+        skipped_ids.add(found.trial_id)
+        return None
+    if lease is not None and lease.attempts >= request.max_attempts:
+        _fail_trial(session, found.trial_id, lease.attempts)
+        return None
+    return Claim(
+        storage=request.storage,
+        study_id=request.study_id,
+        trial_id=found.trial_id,
+        number=found.number,
+        token=_write_claim(session, request, found.trial_id, lease, system_attributes),
+        owner=request.owner,
+        lease_seconds=request.lease_seconds,
+        checkpoint=None if lease is None else lease.checkpoint,
+        limits=request.limits,
+    )
+
+
 def _was_committed(claim: Claim) -> bool:
-    """Tell whether a claim whose acknowledgement got lost was made and is ours still, and renew it."""
-    begun = time.monotonic()
+    """Tell whether a claim was committed although its acknowledgement was lost; if so, renew its lease."""
+    began = time.monotonic()
     with contextlib.suppress(LeaseLost), claim.storage.transaction() as session:
         claim.fence(session)
-        claim.last_renewal.at = begun
+        claim.last_renewal.at = began
         return True
     return False
 
 
 def _write_claim(
     session: Session,
-    study_id: int,
+    request: _Request,
     trial_id: int,
     lease: sa.Row[Any] | None,
-    owner: Owner,
-    lease_seconds: float,
     system_attributes: Mapping[str, Any],
 ) -> int:
-    """Make a locked trial RUNNING under a lease of ours, and give its token."""
+    """Set a locked trial RUNNING under a lease of ours, and return the lease's token."""
     token = 1 if lease is None else lease.token + 1
     values = {
-        "owner": owner.name,
-        "process": owner.process,
-        "host": owner.host,
-        "device": owner.device,
+        "owner": request.owner.name,
+        "process": request.owner.process,
+        "host": request.owner.host,
+        "device": request.owner.device,
         "token": token,
         "attempts": 1 if lease is None else lease.attempts + 1,
-        "seconds": lease_seconds,
+        "seconds": request.lease_seconds,
     }
-    new = {"trial_id": trial_id, "study_id": study_id, "epoch": 0} if lease is None else {"trial": trial_id}
-    session.execute(lease_table.take_statement(dialect_of(session), lease is None), values | new)
+    if lease is None:
+        values |= {"trial_id": trial_id, "study_id": request.study_id, "epoch": 0}
+    else:
+        values |= {"trial": trial_id}
+    session.execute(lease_table.take_statement(dialect_of(session), lease is None), values)
     rows.write_state(session, trial_id, TrialState.RUNNING)
     rows.write_attributes(session, trial_id, {"attempts": token})
     rows.write_attributes(session, trial_id, system_attributes, system=True)
@@ -133,11 +186,12 @@ def _write_claim(
 
 
 def _fail_trial(session: Session, trial_id: int, attempts: int) -> None:
+    """End a trial as FAIL, and release its lease."""
     message = f"{attempts} attempts in a row died without a new checkpoint"
     failure = {"class": "lost", "message": message}
     rows.write_attributes(session, trial_id, {"failure": failure})
     rows.write_state(session, trial_id, TrialState.FAIL)
-    ended = sa.update(table).where(table.c.trial_id == trial_id)
+    ended = sa.update(leases).where(leases.c.trial_id == trial_id)
     renewed = lease_table.database_time(dialect_of(session))
     session.execute(ended.values(owner=None, process=None, expires=0.0, renewed=renewed))
 
@@ -147,15 +201,15 @@ def _expire_leases_of_dead_owners(storage: Storage, study_id: int) -> None:
     if not process.process_namespace():
         return
     with storage.read_only_transactions(), storage.transaction() as session:
-        found = session.execute(lease_table.LEASES_WITH_OWNER, {"study": study_id}).all()
-    for row in [row for row in found if process.is_dead(row.process)]:
+        owned = session.execute(lease_table.LEASES_WITH_OWNER, {"study": study_id}).all()
+    for row in [row for row in owned if process.is_dead(row.process)]:
         with storage.transaction() as session:
-            same = (table.c.trial_id == row.trial_id) & (table.c.token == row.token)
-            session.execute(sa.update(table).where(same, table.c.expires > 0).values(expires=0.0))
+            same = (leases.c.trial_id == row.trial_id) & (leases.c.token == row.token)
+            session.execute(sa.update(leases).where(same, leases.c.expires > 0).values(expires=0.0))
 
 
 @retrying(reads=True)
 def has_open_trials(storage: Storage, study_id: int) -> bool:
-    """Tell whether a study still has trials that wait, or that a worker has or had a lease on."""
+    """Tell whether a study has trials that wait, or that a worker has, or last had, a lease on."""
     with storage.transaction() as session:
         return bool(session.execute(lease_table.HAS_OPEN_TRIALS, {"study": study_id}).scalar_one())

@@ -189,7 +189,7 @@ def test_a_seed_that_diverges_spoils_its_setting(url):
     worker = Worker(url, study_of(2, 2, sampler=Sampler(name="tpe")))
     for accuracy in (0.9, None, 0.5, 0.7):
         claim, _ = worker.begin()
-        claim.commit(attributes={"best_epoch": 1})
+        claim.commit(user_attributes={"best_epoch": 1})
         if accuracy is None:
             claim.end(TrialState.PRUNED)
         else:
@@ -241,7 +241,7 @@ def test_the_best_is_the_best_mean_and_so_is_what_is_finished_and_kept(url, tmp_
     for accuracies in ((0.9, 0.5), (0.8, 0.7), (0.6, 0.85)):
         for accuracy in accuracies:
             claim, _ = worker.begin()
-            claim.commit(attributes={"weights": f"{claim.number}", "best_epoch": 1})
+            claim.commit(user_attributes={"weights": f"{claim.number}", "best_epoch": 1})
             (tmp_path / str(claim.number)).touch()
             worker.end(claim, accuracy)
     found = status.best_trials(worker.opened, NAME, 9)
@@ -261,7 +261,7 @@ def test_weights_stay_while_their_setting_is_repeated(url, tmp_path):
     worker = Worker(url, study_of(2, 2))
     for accuracy in (0.9, 0.8, 0.3):
         claim, _ = worker.begin()
-        claim.commit(attributes={"weights": f"{claim.number}"})
+        claim.commit(user_attributes={"weights": f"{claim.number}"})
         worker.end(claim, accuracy)
     # Trial 0 with its replicate has 0.85; trial 1 has 0.3 and waits for a seed that may have anything.
     retention.prune_weights(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 1)

@@ -180,7 +180,7 @@ def test_a_study_is_open_until_every_trial_has_ended(first):
 
 def test_leases_are_shown_with_owner_attempt_epoch_and_what_is_left(first, second, sql):
     claim = first.claim(seconds=60)
-    claim.commit(checkpoint="c", report=(2, 0.5), attributes={})
+    claim.commit(checkpoint="c", report=(2, 0.5), user_attributes={})
     second.claim(seconds=30)
     one, two = first.held()
     assert (one.trial, one.host, one.device, one.attempt, one.epoch) == (
@@ -203,13 +203,13 @@ def test_leases_are_shown_with_owner_attempt_epoch_and_what_is_left(first, secon
 def test_a_commit_writes_report_checkpoint_attributes_and_renewal_at_once(url, first, sql):
     claim = first.claim()
     run_out(sql)
-    claim.commit(checkpoint="trial/one", report=(1, 0.25), attributes={"epochs": 1, "weights": "w"})
+    claim.commit(checkpoint="trial/one", report=(1, 0.25), user_attributes={"epochs": 1, "weights": "w"})
     ((_, token, attempts, expires, checkpoint, epoch),) = sql(LEASE)
     assert (token, attempts, checkpoint, epoch) == (1, 0, "trial/one", 1)
     assert expires - time.time() > 50
     assert trial(url).intermediate_values == {1: 0.25}
     assert trial(url).user_attrs == {"attempts": 1, "epochs": 1, "weights": "w"}
-    claim.commit(checkpoint="trial/within", report=None, attributes={})
+    claim.commit(checkpoint="trial/within", report=None, user_attributes={})
     ((_, _, _, _, checkpoint, epoch),) = sql(LEASE)
     assert (checkpoint, epoch) == ("trial/within", 1)
 
@@ -218,7 +218,7 @@ def test_a_commit_that_fails_half_way_writes_nothing(first, contents):
     claim = first.claim()
     before = contents()
     with pytest.raises(TypeError):
-        claim.commit(checkpoint="c", report=(1, 0.5), attributes={"a": 1, "b": object()})
+        claim.commit(checkpoint="c", report=(1, 0.5), user_attributes={"a": 1, "b": object()})
     assert contents() == before
 
 
@@ -226,8 +226,8 @@ def test_an_end_writes_state_value_attributes_and_gives_the_lease_up(url, first,
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     for state in states:
         claim = first.claim()
-        claim.commit(checkpoint="c", report=(1, 0.5), attributes={})
-        claim.end(state, value=0.5, attributes={"why": "over"})
+        claim.commit(checkpoint="c", report=(1, 0.5), user_attributes={})
+        claim.end(state, value=0.5, user_attributes={"why": "over"})
     found = plain(url).trials
     assert [(each.state, each.user_attrs["why"]) for each in found] == [(state, "over") for state in states]
     assert all(each.datetime_complete >= each.datetime_start for each in found)
@@ -240,7 +240,7 @@ def test_a_released_trial_keeps_number_settings_and_epochs_and_goes_first(url, f
     claim = first.claim()
     with lease.keep_lease(claim):
         rate = optuna.Trial(first.study(), claim.trial_id).suggest_float("lr", 1e-4, 1.0, log=True)
-        claim.commit(checkpoint="one", report=(1, 0.25), attributes={})
+        claim.commit(checkpoint="one", report=(1, 0.25), user_attributes={})
         started = trial(url).datetime_start
         claim.release()
     found = trial(url)
@@ -318,13 +318,13 @@ def test_every_write_of_the_owner_is_accepted(first):
 
 def test_an_expired_lease_is_taken_over_and_the_old_owner_writes_nothing(url, first, second, sql, contents):
     late = first.claim()
-    late.commit(checkpoint="one", report=(1, 0.25), attributes={})
+    late.commit(checkpoint="one", report=(1, 0.25), user_attributes={})
     assert second.claim().number == 1
     run_out(sql)
     taken = second.claim()
     assert (taken.number, taken.token, taken.checkpoint) == (0, 2, "one")
     refused(late, first, contents)
-    taken.commit(checkpoint="two", report=(2, 0.5), attributes={})
+    taken.commit(checkpoint="two", report=(2, 0.5), user_attributes={})
     taken.end(TrialState.COMPLETE, value=0.5)
     refused(late, first, contents)
     assert trial(url).intermediate_values == {1: 0.25, 2: 0.5}
@@ -370,7 +370,7 @@ def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
         optuna.delete_study(study_name=NAME, storage=url)
     assert not any(rows for table, rows in contents().items() if table not in ("version_info",))
     with pytest.raises(LeaseLost):
-        claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1})
+        claim.commit(checkpoint="late", report=(9, 0.9), user_attributes={"late": 1})
     with pytest.raises(LeaseLost):
         claim.end(TrialState.COMPLETE, value=0.9)
     claim.release()
@@ -378,7 +378,7 @@ def test_a_trial_whose_study_is_deleted_is_lost(url, first, contents, tool):
     studies.create_study(first.store, lease_worker.definition(3), "text")
     before = contents()
     with pytest.raises(LeaseLost):
-        claim.commit(checkpoint="late", report=(9, 0.9), attributes={"late": 1})
+        claim.commit(checkpoint="late", report=(9, 0.9), user_attributes={"late": 1})
     assert contents() == before
     another = dataclasses.replace(first.who, pid=1, process="another")
     again = queue.claim_trial(first.store, first.study_id, another, lease_seconds=60, max_attempts=5)
@@ -419,7 +419,7 @@ def test_a_lease_that_commits_renew_is_not_renewed_besides(first):
     sa.event.listen(first.store.engine, "commit", renewed.append)
     with lease.keep_lease(claim):
         while time.monotonic() < end:
-            claim.commit(attributes={"commits": commits})
+            claim.commit(user_attributes={"commits": commits})
             commits += 1
             time.sleep(0.05)
     assert len(renewed) == commits
@@ -431,7 +431,7 @@ def test_a_lease_that_ran_out_and_that_nobody_took_is_still_ours(url, first, sql
         run_out(sql)
         wait_for(lambda: sql("SELECT expires FROM hpo_leases")[0][0] > 1)
     run_out(sql)
-    claim.commit(checkpoint="c", report=(1, 0.5), attributes={})
+    claim.commit(checkpoint="c", report=(1, 0.5), user_attributes={})
     run_out(sql)
     claim.end(TrialState.COMPLETE, value=0.5)
     assert trial(url).value == 0.5
@@ -478,7 +478,7 @@ def test_a_sessions_time_zone_changes_nothing(url, first, monkeypatch):
         assert numbers(abroad, 3) == [1, 2, None]
         assert [0 < each.expires_in_seconds <= 60 for each in first.held()] == [True] * 3
         assert first.claim() is None
-        mine.commit(checkpoint="c", report=None, attributes={})
+        mine.commit(checkpoint="c", report=None, user_attributes={})
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -508,7 +508,7 @@ def test_the_trial_of_a_dead_process_of_this_machine_is_free_at_once(first, seco
     taken = second.claim()
     assert (taken.number, taken.token) == (0, 2)
     with pytest.raises(LeaseLost):
-        late.commit(checkpoint="c", report=None, attributes={})
+        late.commit(checkpoint="c", report=None, user_attributes={})
 
 
 @pytest.mark.parametrize("change", ["namespace", "none"])
@@ -555,14 +555,14 @@ def test_a_trial_whose_attempts_die_before_a_checkpoint_fails_with_the_reason(ur
     }
     assert failed.user_attrs["attempts"] == 3
     with pytest.raises(LeaseLost):
-        claim.commit(checkpoint="late", report=None, attributes={})
+        claim.commit(checkpoint="late", report=None, user_attributes={})
 
 
 def test_a_checkpoint_starts_the_count_of_attempts_anew(first, sql):
     for _ in range(5):
         claim = first.claim(max_attempts=2)
         assert claim.number == 0
-        claim.commit(checkpoint=f"c{claim.token}", report=None, attributes={})
+        claim.commit(checkpoint=f"c{claim.token}", report=None, user_attributes={})
         run_out(sql)
 
 
@@ -586,9 +586,9 @@ def test_a_worker_keeps_one_connection_and_renews_besides_one_that_is_in_use(fir
     with lease.keep_lease(claim):
         with first.store.transaction() as session:
             session.execute(sa.text("SELECT 1"))  # and now it takes its time
-            before = claim.renewed.at
-            wait_for(lambda: claim.renewed.at > before)
-        claim.commit(attributes={"a": 1})
+            before = claim.last_renewal.at
+            wait_for(lambda: claim.last_renewal.at > before)
+        claim.commit(user_attributes={"a": 1})
     text = "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
     wait_for(lambda: sql(f"{text} AND backend_type = 'client backend'") == [(1,)])
 
@@ -641,7 +641,7 @@ def test_a_lease_renewed_while_it_is_being_claimed_is_passed_by(first, second, s
         assert found.number == 0
         sql("UPDATE hpo_leases SET expires = expires + extract(epoch FROM clock_timestamp()) + 60")
         assert not lease_table.is_still_free(found, lease_table.lock_lease(session, found.trial_id))
-    claim.commit(checkpoint="c", report=None, attributes={})
+    claim.commit(checkpoint="c", report=None, user_attributes={})
 
 
 @on_postgres
@@ -662,7 +662,7 @@ def test_claims_and_commits_on_one_expired_lease_never_lock_each_other_out(url, 
                 taken.append(claim.token)
                 with contextlib.suppress(LeaseLost):
                     for epoch in range(1, 6):
-                        claim.commit(checkpoint="c", report=(epoch, 0.5), attributes={"a": epoch})
+                        claim.commit(checkpoint="c", report=(epoch, 0.5), user_attributes={"a": epoch})
                     claim.release()
         except BaseException as error:
             errors.append(error)

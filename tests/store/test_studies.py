@@ -624,7 +624,7 @@ def test_what_is_our_own_fault_is_not_tried_again(opened):
             session.execute(sa.text("SELECT * FROM no_such_table"))
 
     with pytest.raises(optuna.exceptions.StorageInternalError):
-        opened.outlast(ask)
+        opened.retry(ask)
     assert len(tried) == 1
 
 

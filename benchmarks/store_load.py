@@ -82,7 +82,7 @@ class Clock:
         yield
         done = time.monotonic()
         if done <= self.end:
-            self.calls[kind].append(done - begun)
+            self.wants_pause[kind].append(done - begun)
 
     def epoch(self) -> None:
         """Train for an epoch; before the window's first one wait until all workers have come so far."""
@@ -176,7 +176,7 @@ def work(peer: str, url: str, clock: Clock, answer: Any) -> None:
         with contextlib.suppress(Over):
             while True:
                 told.trial()
-        answer.send(clock.calls)
+        answer.send(clock.wants_pause)
     except BaseException:
         clock.barrier.abort()
         answer.send(traceback.format_exc())

@@ -130,7 +130,7 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
         seen.append((config.model, config.optimizer, config.batch_size))
         return cost.MeasuredCost(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
 
-    monkeypatch.setattr(cost, "measure", measured)
+    monkeypatch.setattr(cost, "measure_cost", measured)
     grid = studyfile.load_study_file(studyfile.find_study_file("original-grid"), [], None)
     found = cost.forecast_cost(grid, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert len(found.parts) == 14

@@ -108,13 +108,13 @@ def test_a_recorded_setting_has_its_own_curve_and_others_one_like_their_neighbou
     assert max(near.accuracies) > 0.85
     assert max(far.accuracies) < 0.55
     assert near.seconds == far.seconds == pytest.approx(18)
-    assert known.fidelity > 0.9
+    assert known.explained_variance > 0.9
     assert known.best == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
 
 
 def test_a_single_setting_is_told_what_the_forest_tells_of_many(known):
     setting = {"x": 0.123, "optimizer": "sgd", "momentum": 0.4}
-    told = known._forest.predict([known._encoded(setting)])[0]
+    told = known._forest.predict([known._encode(setting)])[0]
     curve = known.curve(setting)
     assert [*curve.accuracies, curve.seconds] == pytest.approx(list(told), abs=1e-9)
 
@@ -179,7 +179,7 @@ def test_optunas_own_pruners_prune(known):
 
 
 def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known, monkeypatch):
-    monkeypatch.setattr(regret, "TRAININGS", 12)
+    monkeypatch.setattr(regret, "FULL_TRAININGS", 12)
     strategies = [
         next(simulate.reference_strategies(known.recorded.definition, EPOCHS)),
         ours(known, "asha", "tpe"),

@@ -219,7 +219,7 @@ def test_a_sampler_sees_an_open_trial_with_what_it_has_come_to():
     assert seen[2] is done
     assert (there[1].state, there[2].state) == (WAITING, RUNNING)
     # A Gaussian process spreads what it proposes around those that run.
-    pending = dataclasses.replace(LADDER, pending=True).as_sampler_sees(there)
+    pending = dataclasses.replace(LADDER, shows_running=True).as_sampler_sees(there)
     assert [each.state for each in pending] == [RUNNING, TrialState.PRUNED, RUNNING, COMPLETE]
 
 

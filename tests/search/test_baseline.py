@@ -88,7 +88,7 @@ def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epoch
     studies.create_study(opened, made, "text")
     study_id = studies.find_study_id(opened, made.name)
     history = History(opened, study_id, made.name)
-    place = SimpleNamespace(storage=history, definition=made)
+    place = SimpleNamespace(history=history, definition=made)
     curves = {"vgg16": [0.10, 0.1201, 0.11, 0.10], "alexnet": [0.35, 0.45, 0.5, 0.52]}
     ends = {}
     for _ in made.points:

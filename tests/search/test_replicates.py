@@ -76,7 +76,7 @@ class Worker:
         studies.create_study(self.opened, made, "text")
         self.study_id = studies.find_study_id(self.opened, NAME)
         self.history = History(self.opened, self.study_id, NAME)
-        self.place = SimpleNamespace(study_id=self.study_id, storage=self.history, definition=made)
+        self.place = SimpleNamespace(study_id=self.study_id, history=self.history, definition=made)
 
     def begin(self) -> tuple[lease.Claim, object] | None:
         who = process.current_owner("cpu")

@@ -26,8 +26,8 @@ def kept(tmp_path) -> cache.WorkerCache:
 
 
 def test_a_data_set_is_read_once_and_by_size_only_from_a_folder(kept):
-    assert kept.dataset(settings()) is kept.dataset(settings(image_size=64, batch_size=8))
-    assert kept.dataset(settings()) is not kept.dataset(settings(limit=65))
+    assert kept.load_dataset(settings()) is kept.dataset(settings(image_size=64, batch_size=8))
+    assert kept.load_dataset(settings()) is not kept.dataset(settings(limit=65))
 
 
 @pytest.mark.parametrize("options", [{}, {"tune": "head"}, {"model": "alexnet", "dropout": 0.1}])
@@ -99,7 +99,7 @@ def test_the_first_worker_settles_a_studys_precision_and_who_lacks_it_is_refused
     definition = Definition(name="study", train=train)
     studies.create_study(opened, definition, "text")
     study_id = studies.find_study_id(opened, "study")
-    kept.prepare(opened, study_id, definition)
+    kept.prepare_study(opened, study_id, definition)
     assert kept.precision == "fp32"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(precision, "default_precision", lambda device: "tf32")
@@ -110,11 +110,11 @@ def test_the_first_worker_settles_a_studys_precision_and_who_lacks_it_is_refused
     studies.create_study(opened, other, "text")
     monkeypatch.setattr(precision, "default_precision", lambda device: "tf32")
     with pytest.raises(DeviceError, match="tf32 on cpu"):
-        kept.prepare(opened, studies.find_study_id(opened, "other"), other)
+        kept.prepare_study(opened, studies.find_study_id(opened, "other"), other)
 
 
 def test_batches_of_a_split_are_its_images_and_labels(kept):
-    split = kept.dataset(settings()).train
+    split = kept.load_dataset(settings()).train
     images, labels = split.batch(torch.tensor([3, 1]), CPU)
     assert torch.equal(images, split.images[[3, 1]])
     assert torch.equal(labels, split.labels[[3, 1]])
@@ -124,10 +124,10 @@ def test_batches_of_a_split_are_its_images_and_labels(kept):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_data_that_does_not_fit_on_the_gpu_stays_pinned_and_gives_the_same_batches(kept, monkeypatch):
     gpu = torch.device("cuda")
-    here = kept.dataset(settings())
-    assert here.near(gpu).train.images.is_cuda
+    here = kept.load_dataset(settings())
+    assert here.to_if_it_fits(gpu).train.images.is_cuda
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (here.size, here.size))
-    there = here.near(gpu)
+    there = here.to_if_it_fits(gpu)
     assert not there.train.images.is_cuda
     images, _ = there.train.batch(torch.tensor([3, 1]), gpu)
     assert torch.equal(images.cpu(), here.train.images[[3, 1]])

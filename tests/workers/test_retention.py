@@ -73,8 +73,8 @@ def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, t
         other.join()
         return found
 
-    monkeypatch.setattr(retention, "_best", meanwhile)
+    monkeypatch.setattr(retention, "trials_to_keep", meanwhile)
     retention.prune_weights(opened, studies.find_study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
-    monkeypatch.setattr(retention, "_best", best)
+    monkeypatch.setattr(retention, "trials_to_keep", best)
     retention.prune_weights(opened, studies.find_study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
     assert [path.parent.name for path in tmp_path.rglob("weights")] == ["0001"]

@@ -68,7 +68,7 @@ def test_a_trial_that_an_extension_makes_just_before_its_claim_is_run_as_that_wa
             place.hpo("create", more, "--name", "small")
         return claim(*args, **options)
 
-    monkeypatch.setattr(queue, "claim", claim_late)
+    monkeypatch.setattr(queue, "claim_trial", claim_late)
     place.here("worker", "small")
     trials = load(place).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3

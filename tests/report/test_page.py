@@ -24,10 +24,10 @@ from hpo.original import facts, match
 from hpo.original import tables as rebuilt
 from hpo.report import page as report
 from hpo.report import summary
-from hpo.store import status, studies
+from hpo.store import plan, status, studies
 from hpo.store.storage import Storage
 from hpo.study import file as studyfile
-from hpo.study.definition import Definition
+from hpo.study.definition import Definition, dump_definition
 from tests.support.databases import closed_engines
 from tests.support.workplace import ROOT, Workplace
 
@@ -84,9 +84,11 @@ def made(
 def kept(url: str, definition: Definition, trials: Iterable[FrozenTrial]) -> Storage:
     """Store a study with these trials alone."""
     none = definition.search.model_copy(update={"trials": 0})
-    definition = definition.model_copy(update={"search": none, "points": ()})
+    definition = definition.model_copy(update={"search": none})
     opened = studies.open_storage(url, create=True)
-    studies.create_study(opened, definition, "made")
+    studies.create_study(opened, definition.model_copy(update={"points": ()}), "made")
+    study_id = studies.find_study_id(opened, definition.name)
+    opened.set_study_system_attr(study_id, plan.DEFINITION, dump_definition(definition))
     optuna.load_study(study_name=definition.name, storage=opened).add_trials(trials)
     return opened
 

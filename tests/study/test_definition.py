@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpo import errors
 from hpo.study import definition, extension, file, space
@@ -253,3 +255,97 @@ def test_the_trials_of_a_grid_mean_nothing():
     stored = listed({"lr": 0.1})
     fewer = stored.model_copy(update={"search": stored.search.model_copy(update={"trials": 1})})
     assert extension.extend_definition(stored, fewer).setting_count == 1
+
+
+# Points and their attributes
+
+
+OLD_TEXT = '"points":[{"setting":{"lr":0.1},"site":"C"},{"setting":{"lr":0.2},"site":null}]'
+
+
+def stored_before_points_had_attributes() -> str:
+    """Return the stored text of two points as hpo wrote it when ``site`` was a field of a point."""
+    text = definition.dump_definition(listed({"lr": 0.1, "site": "C"}, {"lr": 0.2}))
+    now = (
+        '"points":[{"setting":{"lr":0.1},"attributes":{"site":"C"}},{"setting":{"lr":0.2},"attributes":{}}]'
+    )
+    assert now in text
+    return text.replace(now, OLD_TEXT)
+
+
+def test_a_definition_stored_with_sites_is_the_one_with_attributes():
+    stored = definition.load_definition(stored_before_points_had_attributes())
+    new = listed({"lr": 0.1, "attributes": {"site": "C"}}, {"lr": 0.2})
+    assert stored == new
+    assert extension.extend_definition(stored, new) == stored
+
+
+def test_a_site_is_short_for_an_attribute():
+    assert listed({"lr": 0.1, "site": "C"}) == listed({"lr": 0.1, "attributes": {"site": "C"}})
+
+
+def test_the_attributes_of_all_points_are_known_by_name():
+    facts = {"room": 3, "dark": True}
+    found = listed({"lr": 0.1, "site": "C"}, {"lr": 0.1, "attributes": facts}, {"lr": 0.2})
+    assert found.points[1].attributes == facts
+    assert found.attribute_names == ("site", "room", "dark")
+
+
+def test_two_points_that_differ_in_the_type_of_an_attribute_are_two():
+    one, two = ({"lr": 0.1, "attributes": {"dark": value}} for value in (1, True))
+    assert refusal(listed(one), listed(two)).count("points: 1 of 1 changed or removed") == 1
+
+
+# The round trip through the store
+
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(codec="utf-8"), max_size=20),
+)
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(
+    lambda name: name not in (*definition.TRIAL_ATTRIBUTES, "site")
+)
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "optimizer": st.sampled_from(["sgd", "rmsprop"]),
+        "lr": st.floats(1e-9, 100.0),
+        "momentum": st.floats(0.0, 0.99),
+        "batch_size": st.integers(1, 65536),
+        "seed": st.integers(0, 2**31 - 1),
+        "epochs": st.integers(1, 100_000),
+        "tune": st.sampled_from(["all", "head"]),
+    },
+)
+ATTRIBUTES = st.dictionaries(NAMES, SCALARS, max_size=4)
+POINTS = st.lists(
+    st.builds(lambda s, a: s | {"attributes": a}, SETTINGS, ATTRIBUTES), min_size=1, max_size=4
+)
+
+
+@settings(deadline=None)
+@given(POINTS)
+def test_any_listed_points_come_back_from_json_as_they_were(points):
+    found = listed(*points)
+    back = definition.load_definition(definition.dump_definition(found))
+    assert back == found
+    assert repr(back) == repr(found)  # types and all: 1 == True == 1.0
+    assert extension.extend_definition(back, found) == found
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_custom_definition_comes_back_from_json_as_it_was(data):
+    lists = st.lists(SCALARS, min_size=1, max_size=4, unique=True)
+    space_ = data.draw(st.dictionaries(NAMES, lists, min_size=1, max_size=3))
+    fixed = data.draw(st.dictionaries(NAMES.filter(lambda name: name not in space_), SCALARS, max_size=3))
+    fixed = {name: value for name, value in fixed.items() if name not in ("epochs", "seed")}
+    searched_ = {name: values for name, values in space_.items() if name not in ("epochs", "seed", "name")}
+    train = {**fixed, "objective": "package.module:climb"}
+    document = {"name": "s", "train": train, "space": searched_ or {"x": [1, 2]}, "search": {"trials": 2}}
+    found = file.parse_document(document, "s.toml")
+    back = definition.load_definition(definition.dump_definition(found))
+    assert repr(back) == repr(found)
+    assert extension.extend_definition(back, found) == found

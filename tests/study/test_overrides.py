@@ -1,0 +1,89 @@
+"""Properties of ``--set KEY=VALUE`` texts."""
+
+import contextlib
+import copy
+import json
+import tomllib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo.errors import DefinitionError
+from hpo.study import file, overrides
+from hpo.training import config
+from tests.support.study_files import FINETUNE
+
+DOCUMENT = tomllib.loads(FINETUNE)
+PLAIN_TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=20)
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    PLAIN_TEXT,
+)
+OPTIONS = st.sampled_from(config.OPTIONS)
+KEYS = st.one_of(
+    st.builds("{}.{}".format, st.sampled_from(("train", "space", "search", "points")), PLAIN_TEXT),
+    st.builds("{}.{}".format, st.sampled_from(("train", "space")), OPTIONS),
+    st.builds("search.{}".format, st.sampled_from(("trials", "sampler", "sampler.name", "pruner.seed"))),
+    PLAIN_TEXT,
+)
+TEXTS = st.builds("{}={}".format, KEYS, st.one_of(PLAIN_TEXT, st.builds(json.dumps, SCALARS)))
+
+
+def applied(*texts: str) -> dict:
+    document = copy.deepcopy(DOCUMENT)
+    for text in texts:
+        overrides.apply_set(document, text)
+    return document
+
+
+@settings(deadline=None)
+@given(SCALARS)
+def test_a_value_written_as_toml_is_read_as_it_was(value):
+    found = overrides.parse_value(json.dumps(value, ensure_ascii=False))
+    assert (type(found), found) == (type(value), value)
+
+
+@settings(deadline=None)
+@given(PLAIN_TEXT)
+def test_a_text_is_a_toml_value_or_itself(text):
+    found = overrides.parse_value(text)
+    try:
+        assert repr(found) == repr(tomllib.loads(f"x = {text}")["x"])
+    except tomllib.TOMLDecodeError:
+        assert found == text.strip()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(TEXTS, min_size=1, max_size=3))
+def test_a_text_is_applied_or_refused_but_never_trips_the_reader(texts):
+    with contextlib.suppress(DefinitionError):
+        file.parse_document({"name": "s", **applied(*texts)}, "s.toml")
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_a_text_given_twice_is_as_good_as_once(text):
+    try:
+        once = applied(text)
+    except DefinitionError:
+        return
+    assert repr(applied(text, text)) == repr(once)  # also where a value is nan
+
+
+@settings(deadline=None)
+@given(OPTIONS, SCALARS)
+def test_a_fixed_option_leaves_the_space_and_every_point(option, value):
+    document = applied(f"train.{option}={json.dumps(value, ensure_ascii=False)}")
+    assert document["train"][option] == value
+    assert option not in document["space"]
+    assert not any(option in point for point in document["points"])
+
+
+@settings(deadline=None)
+@given(OPTIONS, st.lists(SCALARS, max_size=3))
+def test_a_searched_option_is_no_longer_fixed(option, values):
+    document = applied(f"space.{option}={json.dumps(values, ensure_ascii=False)}")
+    assert document["space"][option] == values
+    assert option not in document["train"]

@@ -445,6 +445,27 @@ CASES |= {  # points
         "fix it in [train]",
     ),
     "site that is no text": (in_point("site = 3"), "points[1].site: want a string, found 3"),
+    "attributes that are no table": (
+        in_point("attributes = 'C'"),
+        "points[1].attributes: want a table, found 'C'",
+    ),
+    "attribute given twice": (
+        in_point("site = 'C'\nattributes = { site = 'C' }"),
+        "points[1].attributes.site: points[1].site gives it already; keep one",
+    ),
+    "attribute that hpo writes itself": (
+        in_point("attributes = { hardware = 'a laptop' }"),
+        "points[1].attributes.hardware: use another name; hpo itself writes these attributes ...",
+    ),
+    "attribute with a space in its name": (
+        in_point("attributes = { 'the room' = 3 }"),
+        "points[1].attributes.'the room': want a name of letters, digits and '_' that begins with a "
+        "letter, found 'the room'",
+    ),
+    "attribute that is a list": (
+        in_point("attributes = { rooms = [3, 4] }"),
+        "points[1].attributes.rooms: want a number, a string, true or false, found [3, 4]",
+    ),
     "point outside of what is searched": (
         f"{TRAIN}{SPACE}[[points]]\nlr = 0.3",
         "points[1].lr: found 0.3, outside of what space.lr searches (0.1, 0.2); name one inside",
@@ -542,8 +563,8 @@ CASES |= {  # models, data and weights
     ),
     "images too small": (
         f"{TRAIN}model = 'alexnet'\n{SPACE}",
-        "image_size: model 'alexnet' does not accept images of 32 x 32 pixels (Given input size: (256x1x1). "
-        "Calculated output size: (256x0x0). Output size is too small); use 64, for example",
+        "image_size: model 'alexnet' does not accept images of 32 x 32 pixels (Given input size: "
+        "(256x1x1). Calculated output size: (256x0x0). Output size is too small); use 64, for example",
     ),
     "images too small for one point": (
         f"{TRAIN}{GRID}{POINT}[[points]]\nmodel = 'alexnet'",
@@ -555,8 +576,8 @@ CASES |= {  # models, data and weights
     ),
     "images of another size than the only one": (
         in_point("model = 'vit_b_16'"),
-        "points[1].image_size: model 'vit_b_16' does not accept images of 32 x 32 pixels (Wrong image height! "
-        "Expected 224 but got 32!); use 224, for example",
+        "points[1].image_size: model 'vit_b_16' does not accept images of 32 x 32 pixels (Wrong image "
+        "height! Expected 224 but got 32!); use 224, for example",
     ),
     "unknown data set": (
         "[train]\ndataset = 'cifar-10'",

@@ -151,13 +151,13 @@ class Ours:
             given = {"study_id": study_id, "token": 1, "attempts": 1, "expires": 0.0, "renewed": 1.0}
             insert(connection, leases, ({"trial_id": one, "epoch": EPOCHS, **given} for one in ids))
         self.place: Any = SimpleNamespace(
-            storage=History(self.opened, study_id, self.made.name), definition=self.made
+            history=History(self.opened, study_id, self.made.name), definition=self.made
         )
         self.costs = Costs(self.opened.engine)
 
     def run(self) -> None:
         """Run a trial."""
-        costs, history = self.costs, self.place.storage
+        costs, history = self.costs, self.place.history
         costs.trials.append({})
         with costs.part("trial"):
             made = studies.read_definition(self.opened, self.made.name)

@@ -1,19 +1,19 @@
-"""A study's budgets besides its number of trials: what is used of each, and whether an epoch may begin.
+"""A study's budgets besides its number of trials: how much is used, and whether an epoch may begin.
 
-All workers share them, through the store alone. What counts as used:
+All workers share them, through the database alone. What counts as used:
 
-* ``epochs``: the epochs that trials have reported. One trained again, after a crash, counts once.
+* ``epochs``: the epochs that trials have reported. An epoch trained again after a crash counts once.
 * ``device_hours``: the wall time of training and evaluation that trials have reported (their attribute
-  ``wall_time_seconds``), over all workers. The epoch under way, loading data, and what a crash lost are
-  not in it.
+  ``wall_time_seconds``), over all workers. The running epoch, the loading of data, and what a crash lost
+  are not included.
 * ``deadline``: the database's time, which is the same for all.
 * ``target``: the best accuracy that a trial has reported.
 
-They are asked about in the transaction that claims a trial, and in the one that commits an epoch: no
-further one is needed, and a study without budgets pays nothing. A lease that is held stands for an epoch
-under way. Where those leave no more room in ``epochs``, no other one begins, so it is met, not passed,
-unless Postgres commits a claim at the same moment, which is not seen. The other budgets are passed by what
-was under way.
+They are checked in the transaction that claims a trial and in the one that commits an epoch. So no further
+transaction is needed, and a study without budgets pays nothing. Each lease that somebody holds counts as a
+running epoch. If these leave no room in ``epochs``, no other epoch begins: that budget is met, not
+exceeded, unless Postgres commits another claim at the same moment, which this transaction cannot see. The
+other budgets are exceeded by what was running.
 """
 
 import functools
@@ -34,15 +34,21 @@ Limits = Mapping[str, float]  # by option of [search]; a deadline in seconds sin
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """One budget of a study at one moment."""
+    """One budget of a study at one moment.
 
-    name: str  # its option of [search]
-    used: float  # in the limit's unit; of a deadline, the time now
+    Attributes:
+        name: The budget's option of ``[search]``.
+        used: How much is used, in the unit of the limit; for a deadline the time now.
+        limit: The limit: a number of epochs, hours, seconds since 1970, or an accuracy.
+    """
+
+    name: str
+    used: float
     limit: float
 
     @property
     def is_used_up(self) -> bool:
-        """Tell whether nothing is left of it."""
+        """Whether nothing is left of it."""
         return self.used >= self.limit
 
     def __str__(self) -> str:
@@ -56,16 +62,16 @@ class Budget:
 
     @property
     def advice(self) -> str:
-        """Say that it is used up, and how the study goes on."""
+        """A sentence that says that the budget is used up, and how to continue the study."""
         option = f"search.{self.name}"
         end = {"deadline": "past", "target": "reached"}.get(self.name, "used up")
         return (
-            f"{option} is {end} ({self}); to go on, raise it in the study file, or with "
-            f"--set {option}=..., and 'hpo run' the file again"
+            f"{option} is {end} ({self}); to continue, raise it in the study file, or "
+            f"with --set {option}=..., and 'hpo run' the file again"
         )
 
     def document(self) -> dict[str, Any]:
-        """Give it as a JSON document."""
+        """Return what is used and the limit, for JSON; a deadline as ISO 8601 texts."""
         if self.name == "deadline":
             return {"used": _format_time(self.used), "limit": _format_time(self.limit)}
         return {"used": self.used, "limit": self.limit}
@@ -77,7 +83,16 @@ def _format_time(seconds: float) -> str:
 
 @retrying(reads=True)
 def read_budgets(storage: Storage, study_id: int, limits: Limits) -> tuple[Budget, ...]:
-    """Give a study's budgets, in their order."""
+    """Read how much of a study's budgets is used.
+
+    Args:
+        storage: The storage that the study is in.
+        study_id: Optuna's id of the study.
+        limits: The limits, by option of ``[search]``.
+
+    Returns:
+        The budgets, in the order of ``limits``.
+    """
     if not limits:
         return ()
     with storage.transaction() as session:
@@ -85,16 +100,23 @@ def read_budgets(storage: Storage, study_id: int, limits: Limits) -> tuple[Budge
 
 
 def blocking_reason(session: Session, study_id: int, limits: Limits, *, has_lease: bool) -> str | None:
-    """Say within a transaction why no epoch may begin; None if one may.
+    """Return the reason why no epoch may begin, as of the caller's transaction.
 
-    ``claimed`` tells that whoever asks holds a lease of the study already, and so counts as under way.
+    Args:
+        session: The session of the caller's transaction.
+        study_id: Optuna's id of the study.
+        limits: The limits, by option of ``[search]``.
+        has_lease: The caller holds a lease of the study, and so already counts as a running epoch.
+
+    Returns:
+        A text such as ``at its limit, 12 of 12 epochs``; None if an epoch may begin.
     """
     if not limits:
         return None
     used = _read_usage(session, study_id, limits)
     for budget in _as_budgets(used, limits):
-        began = used.under_way + (not has_lease) if budget.name == "epochs" else 0
-        if budget.is_used_up or budget.used + began > budget.limit:
+        running = used.running + (not has_lease) if budget.name == "epochs" else 0
+        if budget.is_used_up or budget.used + running > budget.limit:
             return f"at its limit, {budget}"
     return None
 
@@ -104,7 +126,7 @@ def _as_budgets(used: sa.Row[Any], limits: Limits) -> tuple[Budget, ...]:
 
 
 def _read_usage(session: Session, study_id: int, limits: Limits) -> sa.Row[Any]:
-    """Give what is used of each budget, by name, and how many epochs are ``under_way``."""
+    """Read what is used of each budget, by name, and how many epochs are ``running``."""
     return session.execute(_usage_statement(dialect_of(session), tuple(limits)), {"study": study_id}).one()
 
 
@@ -113,21 +135,21 @@ def _usage_statement(dialect: str, names: tuple[str, ...]) -> Any:
     study: Any = sa.bindparam("study")
     ours, clock = trials.c.study_id == study, database_time(dialect)
     reported = reports.join(trials, trials.c.trial_id == reports.c.trial_id)
-    told = user_attributes.join(trials, trials.c.trial_id == user_attributes.c.trial_id)
+    attributed = user_attributes.join(trials, trials.c.trial_id == user_attributes.c.trial_id)
     seconds = sa.func.sum(sa.cast(user_attributes.c.value_json, sa.Double))
     timed = user_attributes.c.key == "wall_time_seconds"
     count = sa.func.count()
     used = {
         "epochs": sa.select(count).select_from(reported).where(ours),
         "device_hours": sa.select(sa.func.coalesce(seconds / 3600.0, 0.0))
-        .select_from(told)
+        .select_from(attributed)
         .where(ours, timed),
         "deadline": sa.select(clock),
         "target": sa.select(sa.func.coalesce(sa.func.max(reports.c.intermediate_value), 0.0))
         .select_from(reported)
         .where(ours),
-        "under_way": sa.select(count)
+        "running": sa.select(count)
         .select_from(leases)
         .where(leases.c.study_id == study, leases.c.owner.is_not(None), leases.c.expires > clock),
     }
-    return sa.select(*(used[name].scalar_subquery().label(name) for name in (*names, "under_way")))
+    return sa.select(*(used[name].scalar_subquery().label(name) for name in (*names, "running")))

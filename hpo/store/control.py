@@ -1,7 +1,8 @@
-"""What a person tells a study while workers run it, from whatever host: pause, resume, stop, retry.
+"""Orders to a study while workers run it, from any host: pause, resume, stop, retry.
 
-An order is an attribute of the study. A worker reads it in the transaction that commits an epoch, saves,
-and gives its trial back; while there is one, nobody claims. So it is obeyed within an epoch, at no cost.
+An order is an attribute of the study. A worker reads it in the transaction that commits an epoch; then it
+saves a checkpoint and releases its trial. While there is an order, nobody claims a trial. So workers follow
+it within an epoch, and it costs no further transaction.
 """
 
 from collections.abc import Collection
@@ -19,9 +20,18 @@ from hpo.store.storage import Storage, retrying
 
 @retrying(max_wait_seconds=0)
 def set_order(storage: Storage, name: str, order: str | None) -> None:
-    """Put a study under an order, PAUSED or STOPPED, or (with None) let it go on."""
+    """Give a study's workers an order, or withdraw it.
+
+    Args:
+        storage: The storage that the study is in.
+        name: The study's name.
+        order: ``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``, or None to let the study continue.
+
+    Raises:
+        StoreError: There is no such study, or another tool made it.
+    """
     study_id = studies.find_study_id(storage, name)
-    studies.read_definition(storage, name)  # another tool's study has nobody who would obey
+    studies.read_definition(storage, name)  # the workers of another tool's study would not follow it
     with storage.transaction() as session:
         session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
         plan.set_study_attributes(session, study_id, {plan.ORDER: order}, system=True)
@@ -29,17 +39,26 @@ def set_order(storage: Storage, name: str, order: str | None) -> None:
 
 @retrying(reads=True)
 def read_order(storage: Storage, study_id: int) -> str | None:
-    """Give the order that a study is under; None if it may go on."""
+    """Return a study's order (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``); None if it may continue."""
     with storage.transaction() as session:
         return plan.read_order(session, study_id)
 
 
 @retrying(max_wait_seconds=0)
 def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -> list[int]:
-    """Put failed trials back, to go on from their checkpoints; with None all of them. Give their numbers.
+    """Set failed trials back to WAITING, so that they continue from their checkpoints.
 
-    A trial that diverged was pruned, with a failure: it is put back only if it is named. Raises StoreError
-    for a number that is no failed trial's.
+    Args:
+        storage: The storage that the study is in.
+        name: The study's name.
+        numbers: The trials' numbers; None for all that failed. A trial that diverged was pruned, with a
+            failure; it is set back only if its number is given.
+
+    Returns:
+        The numbers of the trials that were set back.
+
+    Raises:
+        StoreError: There is no such study, or one of the numbers is not that of a failed trial.
     """
     study_id, trial = studies.find_study_id(storage, name), models.TrialModel
     failure = models.TrialUserAttributeModel

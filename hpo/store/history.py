@@ -1,20 +1,20 @@
-"""A study's trials as its samplers and pruners see them, kept by a worker from trial to trial.
+"""A worker's cache of its study's trials, as samplers and pruners see them.
 
-Optuna's own cache asks for every unfinished trial, and so for the study's whole budget, whenever a sampler
-or a pruner looks at its study, and writes each parameter in a transaction of its own. This one gives the
-same trials at the price of what is new:
+Optuna's own cache reads every unfinished trial, and so the study's whole budget, whenever a sampler or
+pruner reads the study, and it writes each parameter in a transaction of its own. This cache returns the
+same trials at the cost of what is new:
 
-* The database is asked at most once for a proposal and once for a verdict, and only if the sampler or
-  pruner wants to see other trials: at most epochs no pruner does.
-* It is asked for what has changed: every change of a claimed trial renews its lease, so a look gives the
-  leases renewed since the last one. State, attempt and epoch then tell what is new of a trial, and its
-  parameters are read once. Now and then a look takes in the whole study, and with it what other tools do.
-* A trial that waits and that nobody has had yet holds nothing to learn from, and is left out; so are user
-  attributes, which no sampler or pruner looks at.
-* A sampler sees no more trials than ``samplers.shown`` gives, however many there are. What ranks them for
-  it, and at the study's rungs, is kept in order as they change.
-* The worker's own trial is kept in memory, since only the worker writes about it. What a sampler or pruner
-  writes about it is kept back, for the worker to commit with whatever else is due.
+* The database is read at most once for a proposal and once for a pruning decision, and only if the sampler
+  or pruner wants to see other trials: at most epochs no pruner does.
+* Only changes are read. Every change of a claimed trial renews its lease, so a read selects the leases
+  renewed since the last read. State, attempt and epoch then tell what is new about a trial; its parameters
+  are read once. Every ``FULL_READ_SECONDS`` the whole study is read, which also shows what other tools did.
+* A trial that waits and was never claimed has nothing to learn from, and is left out. So are user
+  attributes, which no sampler or pruner reads.
+* A sampler sees no more trials than ``samplers.select_trials`` selects, however many there are. Their
+  ranking, and that at the study's rungs, is kept in order as the trials change.
+* The worker's own trial is kept in memory, because only the worker writes about it. What a sampler or
+  pruner writes about it is held back until the worker commits it together with what else is due.
 """
 
 import bisect
@@ -22,7 +22,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -43,11 +43,12 @@ from hpo.store.storage import Storage, retrying
 
 R = TypeVar("R")
 
-FULL_READ_SECONDS = 60.0  # from one look at a whole study to the next
-# A lease says when it was renewed, not when the transaction that renewed it was committed. What took longer
-# than this is seen with the whole study.
+FULL_READ_SECONDS = 60.0  # from one read of the whole study to the next
+# A lease says when it was renewed, not when that transaction was committed. A change whose commit took
+# longer than this is seen when the whole study is read.
 LATE_COMMIT_SECONDS = 2.0
 
+# "study" is the study's id, "since" a time of renewal, "left" the id of a trial to read in any case.
 _study: Any = sa.bindparam("study")
 _of_lease = leases.c.trial_id == trials.c.trial_id
 _VERSION = (leases.c.token, leases.c.epoch, leases.c.renewed)
@@ -72,53 +73,66 @@ _CHANGED = (
 
 
 class History(_CachedStorage):
-    """One study of a store; the storage behind the Study that samplers and pruners get.
+    """One study of a storage, as the storage of the Optuna study that samplers and pruners get.
 
-    ``begin`` says which trial is the worker's own. Not for several threads at once.
+    ``begin_trial`` sets the worker's own trial. Not for use by several threads at once.
+
+    Attributes:
+        storage: The storage that the study is in.
+        study_id: Optuna's id of the study.
+        name: The study's name.
+        unwritten_parameters: Parameters of the own trial that are held back: internal value and
+            distribution, by name.
+        unwritten_attributes: System attributes of the own trial that are held back.
+        warm_start_trials: Other studies' trials, which a sampler sees before this study's.
+        rung_table: The study's rungs, and the trials that reached them; None if it has no rungs.
     """
 
     def __init__(self, storage: Storage, study_id: int, name: str) -> None:
+        """Start with an empty cache; nothing is read yet."""
         super().__init__(storage)
         self.storage, self.study_id, self.name = storage, study_id, name
-        self.unwritten_parameters: dict[
-            str, tuple[float, BaseDistribution]
-        ] = {}  # of the own trial, kept back
-        self.unwritten_attributes: dict[str, Any] = {}  # of the own trial, kept back: system attributes
-        self.warm_start_trials: list[
-            FrozenTrial
-        ] = []  # other studies' trials, which samplers see before ours
-        self.rung_table: RungTable | None = None  # the study's rungs, and who stands there
+        self.unwritten_parameters: dict[str, tuple[float, BaseDistribution]] = {}
+        self.unwritten_attributes: dict[str, Any] = {}
+        self.warm_start_trials: list[FrozenTrial] = []
+        self.rung_table: RungTable | None = None
         self._own_trial: FrozenTrial | None = None
-        self._left_trial_id = 0  # id of the trial that was the own one before, to be read anew
+        self._left_trial_id = 0  # id of the previous own trial, which is to be read again
         self._trials: list[FrozenTrial] = []  # as last read, by number
-        self._numbers: list[int] = []  # of these
-        self._versions: dict[int, tuple[Any, ...]] = {}  # by number, of those read: state, attempt, epoch
-        self._ranking = Ranking()  # of those that have come to something, the best first
-        self._replicates: dict[int, int] = {}  # replicates, by number: of the first trial of their setting
-        self._newest_renewal = 0.0  # the newest renewal seen
-        self._last_full_read = -math.inf  # when the whole study was last read, by the worker's clock
-        self._is_current = False  # whether the trials are those to be seen now
-        self._sampler_trials: list[FrozenTrial] | None = (
-            None  # of these, to a sampler; None: to be chosen anew
-        )
-        self._session: Session | None = None  # lent by whoever asks for a verdict
+        self._numbers: list[int] = []  # of these trials
+        self._versions: dict[int, tuple[Any, ...]] = {}  # state, attempt and epoch last read, by number
+        self._ranking = Ranking()  # of the trials with results, the best first
+        self._replicates: dict[int, int] = {}  # number of each replicate: that of its setting's first trial
+        self._newest_renewal = 0.0  # of the leases read so far, by the database's clock
+        self._last_full_read = -math.inf  # by the worker's monotonic clock
+        self._is_current = False  # whether the trials need no further read for now
+        self._sampler_trials: list[FrozenTrial] | None = None  # what a sampler sees; None: select again
+        self._session: Session | None = None  # of the transaction in which the pruner is asked
 
     @property
     def rungs(self) -> Rungs | None:
-        """The study's rungs."""
+        """The study's rungs; None if it has none."""
         return None if self.rung_table is None else self.rung_table.rungs
 
     @rungs.setter
-    def rungs(self, ladder: Rungs | None) -> None:
-        if self.rung_table is not None and ladder is not None:
-            self.rung_table.rungs = ladder  # more trials may begin than before; the rungs are the same
+    def rungs(self, rungs: Rungs | None) -> None:
+        if self.rung_table is not None and rungs is not None:
+            # An extension may allow more trials to begin; the epochs of the rungs stay the same.
+            self.rung_table.rungs = rungs
         else:
-            self.rung_table = None if ladder is None else RungTable(ladder, self._trials)
+            self.rung_table = None if rungs is None else RungTable(rungs, self._trials)
 
     def begin_trial(self, trial_id: int) -> FrozenTrial:
-        """Make a claimed trial the worker's own, and give it with all its attributes.
+        """Make a claimed trial the worker's own.
 
-        Raises StoreError if its study was deleted meanwhile.
+        Args:
+            trial_id: Optuna's id of the trial.
+
+        Returns:
+            The trial with all its attributes. This object stays the cache's own.
+
+        Raises:
+            StoreError: The study was deleted meanwhile.
         """
         found = _read(self.storage, lambda session: rows.read_trials(session, [trial_id]))
         if not found:
@@ -131,11 +145,11 @@ class History(_CachedStorage):
         return self._own_trial
 
     def _leave_own_trial(self) -> None:
-        """Have no trial of one's own any more: what has become of it is for the next look to say."""
+        """Have no own trial any more; the next read shows what became of the last one."""
         if self._own_trial is not None:
             self._left_trial_id = self._own_trial._trial_id
-            place = self._index(self._own_trial.number)
-            del self._trials[place], self._numbers[place]
+            index = self._index(self._own_trial.number)
+            del self._trials[index], self._numbers[index]
         self._own_trial, self._is_current, self._sampler_trials = None, False, None
 
     @property
@@ -145,35 +159,43 @@ class History(_CachedStorage):
         return self._own_trial
 
     def read_between_trials(self, session: Session) -> None:
-        """Look at the study within a transaction, while the worker has no trial of its own."""
+        """Read the study's changes in a transaction, while the worker has no own trial."""
         self._leave_own_trial()
         self._read_changes(session)
 
     @contextlib.contextmanager
     def read_within(self, session: Session) -> Iterator[None]:
-        """Look at the study anew, within a session's transaction."""
-        self._session, self._is_current, self._sampler_trials, self.unwritten_attributes = (
-            session,
-            False,
-            None,
-            {},
-        )
+        """Within the block, read the study again, in the transaction of ``session``, when it is needed.
+
+        System attributes that were held back before are dropped: the pruner is asked again.
+        """
+        self._session, self._is_current, self._sampler_trials = session, False, None
+        self.unwritten_attributes = {}
         try:
             yield
         finally:
             self._session = None
 
     def mark_written(self) -> None:
-        """Take what was kept back for written."""
+        """Record that what was held back has been committed."""
         self.own_trial.system_attrs.update(self.unwritten_attributes)
         self.unwritten_parameters, self.unwritten_attributes = {}, {}
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Give the study's trials as a sampler or pruner is to see them.
+        """Return the study's trials as a sampler or a pruner sees them.
 
-        Other studies' come first, but not to a verdict: their epochs are no rungs of this one's.
+        A sampler sees other studies' trials first (``warm_start``). A pruner does not see them: their
+        epochs are not rungs of this study.
+
+        Args:
+            study_id: Optuna's id of the study.
+            deepcopy: Return copies rather than the cache's own objects.
+            states: Return only trials in these states; None for all.
+
+        Returns:
+            The trials, by number.
         """
         assert study_id == self.study_id
         found = self.trials()
@@ -191,20 +213,17 @@ class History(_CachedStorage):
         return copy.deepcopy(found) if deepcopy else found
 
     def _choose_for_sampler(self, found: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Give the trials that a sampler is shown, one for each setting."""
-        firsts = (
-            [trial for trial in found if trial.number not in self._replicates]
-            if self._replicates
-            else found
-        )
-        chosen = samplers.select_trials(firsts, (self.trial(number) for number in self._ranking))
+        """Return the trials that a sampler sees, one for each setting."""
+        ranked = (self.trial(number) for number in self._ranking)
         if not self._replicates:
-            return chosen
+            return samplers.select_trials(found, ranked)
+        firsts = [trial for trial in found if trial.number not in self._replicates]
         others = [trial for trial in found if trial.number in self._replicates]
+        chosen = samplers.select_trials(firsts, ranked)
         return replicates.merge_replicates([*chosen, *others], self._replicates)
 
     def trials(self) -> list[FrozenTrial]:
-        """Give the study's trials by number, but for those that wait and were never claimed."""
+        """Return the study's trials by number, without those that wait and were never claimed."""
         if not self._is_current and self._session is not None:
             self._read_changes(self._session)
         elif not self._is_current:
@@ -212,84 +231,90 @@ class History(_CachedStorage):
         return self._trials
 
     def trial(self, number: int) -> FrozenTrial:
-        """Give a trial of those by its number."""
+        """Return the trial with this number, which must be one of ``trials()``."""
         return self._trials[self._index(number)]
 
     def _index(self, number: int) -> int:
         return bisect.bisect_left(self._numbers, number)
 
     def _put_trial(self, trial: FrozenTrial) -> None:
-        """Keep a trial as it is now, in its place."""
-        place = self._index(trial.number)
-        known = self._numbers[place : place + 1] == [trial.number]
-        self._trials[place : place + known], self._numbers[place : place + known] = [trial], [trial.number]
+        """Add a trial, or replace what was known about it."""
+        index = self._index(trial.number)
+        known = self._numbers[index : index + 1] == [trial.number]
+        self._trials[index : index + known], self._numbers[index : index + known] = [trial], [trial.number]
         self._replicates |= replicates.first_trial_numbers([trial])
-        ranks = samplers.is_informative(trial) and trial.number not in self._replicates
+        is_ranked = samplers.is_informative(trial) and trial.number not in self._replicates
         whole, accuracy = samplers.rank_key(trial)
-        self._ranking.put(trial.number, (-whole, -accuracy) if ranks else None)
+        self._ranking.put(trial.number, (-whole, -accuracy) if is_ranked else None)
         if self.rung_table is not None:
             self.rung_table.update(trial)
 
     def _read_changes(self, session: Session) -> None:
-        """Read what has changed in the study since the last look."""
+        """Read what has changed in the study since the last read."""
         now = time.monotonic()
-        whole = now - self._last_full_read > FULL_READ_SECONDS
-        given = {"study": self.study_id}
-        since = {"since": self._newest_renewal - LATE_COMMIT_SECONDS, "left": self._left_trial_id}
-        found = session.execute(*((_ALL_STARTED, given) if whole else (_CHANGED, given | since))).all()
-        changed, versions, known, renewed = [], {}, {}, self._newest_renewal
+        is_full = now - self._last_full_read > FULL_READ_SECONDS
+        values: dict[str, Any] = {"study": self.study_id}
+        if not is_full:
+            since = self._newest_renewal - LATE_COMMIT_SECONDS
+            values |= {"since": since, "left": self._left_trial_id}
+        found = session.execute(_ALL_STARTED if is_full else _CHANGED, values).all()
+        changed, versions, known = self._find_changes(found)
+        for trial in rows.build_trials(session, changed, known=known):
+            self._put_trial(trial)
+        self._versions |= versions
+        self._newest_renewal = max([self._newest_renewal, *(row.renewed or 0.0 for row in found)])
+        self._last_full_read = now if is_full else self._last_full_read
+        self._left_trial_id, self._is_current = 0, True
+
+    def _find_changes(
+        self, found: Sequence[sa.Row[Any]]
+    ) -> tuple[list[sa.Row[Any]], dict[int, tuple[Any, ...]], dict[int, FrozenTrial]]:
+        """Return the rows of trials that changed, their versions, and the trials with known parameters."""
+        changed, versions, known = [], {}, {}
         for row in found:
-            renewed = max(renewed, row.renewed or 0.0)
             if self._own_trial is not None and row.number == self._own_trial.number:
                 continue
             version, before = (row.state, row.token, row.epoch), self._versions.get(row.number)
             trial = None if before is None or row.token is None else self.trial(row.number)
-            begun = trial is not None and bool(trial.params)  # which a trial gets all at once
-            if version == before and (begun or row.state != TrialState.RUNNING):
+            has_parameters = trial is not None and bool(trial.params)  # a trial gets all of them at once
+            if version == before and (has_parameters or row.state != TrialState.RUNNING):
                 continue
             changed.append(row)
             versions[row.number] = version
-            if trial is not None and begun:
+            if trial is not None and has_parameters:
                 known[row.trial_id] = trial
-        for trial in rows.build_trials(session, changed, known=known):
-            self._put_trial(trial)
-        self._versions |= versions
-        self._newest_renewal = renewed
-        self._last_full_read = now if whole else self._last_full_read
-        self._left_trial_id, self._is_current = 0, True
+        return changed, versions, known
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Give a trial; the own one as it is in memory."""
-        return (
-            copy.deepcopy(self.own_trial)
-            if trial_id == self.own_trial._trial_id
-            else super().get_trial(trial_id)
-        )
+        """Return a trial; the own one as it is in memory."""
+        if trial_id == self.own_trial._trial_id:
+            return copy.deepcopy(self.own_trial)
+        return super().get_trial(trial_id)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Keep back a parameter of the own trial."""
+        """Set a parameter of the own trial, and hold it back from the database."""
         assert trial_id == self.own_trial._trial_id
         self.unwritten_parameters[param_name] = (param_value_internal, distribution)
         self.own_trial.params[param_name] = distribution.to_external_repr(param_value_internal)
         self.own_trial.distributions[param_name] = distribution
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Keep back a system attribute of the own trial; until it is written, nobody sees it."""
+        """Hold back a system attribute of the own trial; until it is written, nobody sees it."""
         assert trial_id == self.own_trial._trial_id
         self.unwritten_attributes[key] = value
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """Give the study's id from memory."""
+        """Return the study's id from memory."""
         return self.study_id
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """Give the study's name from memory."""
+        """Return the study's name from memory."""
         return self.name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Give the direction of every study of ours."""
+        """Return the direction of every study of ours: accuracy is maximized."""
         return [StudyDirection.MAXIMIZE]
 
 

@@ -1,11 +1,11 @@
 """A study's plan as rows: its definition, and one WAITING trial for each part of its budget.
 
-The budget is made once, under a lock, when a study is created or extended. Workers only ever take what is
-WAITING, so it can neither overshoot nor lose a trial. Each trial says in a system attribute which part of
-the budget it is; an extension makes the parts that are not there yet. Replicates alone come later: whether
-a setting is repeated is known when its first trial ends.
+All trials of the budget are made at once, under a lock, when a study is created or extended. Workers only
+ever take trials that are WAITING, so a study can neither exceed its budget nor lose a trial. A system
+attribute of each trial says which part of the budget it is; an extension makes the missing parts. Only
+replicates come later, because whether a setting is repeated is known when its first trial ends.
 
-Everything here happens in the transaction of the caller, who holds the study's row locked.
+Everything here happens in the transaction of the caller, who has locked the study's row.
 """
 
 import functools
@@ -28,17 +28,24 @@ from hpo.store.rows import Parameters
 from hpo.study.definition import Definition, dump_definition, load_definition
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
-PLAN = "hpo:plan"  # system attribute of a trial: which part of the budget it is, as "point 3"
-ORDER = "hpo:order"  # system attribute of a study: what its workers are told
-PRECISION = "hpo:precision"  # system attribute of a study: what its first worker computed in
+PLAN = "hpo:plan"  # system attribute of a trial: its part of the budget, such as "point 3"
+ORDER = "hpo:order"  # system attribute of a study: the order to its workers, or null
+PRECISION = "hpo:precision"  # system attribute of a study: the precision that its first worker chose
 ORDER_PAUSED, ORDER_STOPPED = "paused", "stopped"
-RUN_OPTIONS = "hpo:run"  # system attribute of a trial: the options of its point that are no hyperparameters
+RUN_OPTIONS = "hpo:run"  # system attribute of a trial: options of its point other than hyperparameters
 
 
 def set_study_attributes(
     session: Session, study_id: int, attributes: dict[str, Any], *, system: bool
 ) -> None:
-    """Write user or system attributes of a study."""
+    """Write attributes of a study.
+
+    Args:
+        session: The session of the caller's transaction.
+        study_id: Optuna's id of the study.
+        attributes: Values that JSON can hold, by key.
+        system: Write system attributes rather than user attributes.
+    """
     kind: Any = models.StudySystemAttributeModel if system else models.StudyUserAttributeModel
     for key, value in attributes.items():
         row = session.query(kind).filter(kind.study_id == study_id, kind.key == key).one_or_none()
@@ -49,7 +56,7 @@ def set_study_attributes(
 
 
 def order_statement(study_id: Any) -> Any:
-    """Give the statement that reads the order that a study is under, as JSON; no row, or null: none."""
+    """Return the SELECT of a study's order as JSON; no row, or ``null``, means that there is none."""
     row: Any = models.StudySystemAttributeModel.__table__
     return sa.select(row.c.value_json).where(row.c.study_id == study_id, row.c.key == ORDER)
 
@@ -58,7 +65,7 @@ _ORDER = order_statement(sa.bindparam("study"))
 
 
 def read_order(session: Session, study_id: int) -> str | None:
-    """Give the order that a study is under, PAUSED or STOPPED; None if it may go on."""
+    """Return a study's order, ``ORDER_PAUSED`` or ``ORDER_STOPPED``; None if the study may continue."""
     found: str | None = json.loads(
         session.execute(_ORDER, {"study": study_id}).scalar_one_or_none() or "null"
     )
@@ -66,25 +73,40 @@ def read_order(session: Session, study_id: int) -> str | None:
 
 
 def write_plan(session: Session, study_id: int, definition: Definition) -> list[int]:
-    """Store a study's definition, make the WAITING trials that its budget lacks, give their numbers."""
+    """Store a study's definition, and make the WAITING trials that are missing in its budget.
+
+    Args:
+        session: The session of a transaction that has locked the study's row.
+        study_id: Optuna's id of the study.
+        definition: The new definition; it may extend the stored one.
+
+    Returns:
+        The numbers of the new trials.
+    """
     set_study_attributes(session, study_id, {DEFINITION: dump_definition(definition)}, system=True)
     _update_stored_distributions(session, study_id, definition)
-    trial, attribute = models.TrialModel, models.TrialSystemAttributeModel
+    model, attribute = models.TrialModel, models.TrialSystemAttributeModel
     planned = session.query(attribute.value_json).filter(
-        attribute.key == PLAN, attribute.trial_id == trial.trial_id, trial.study_id == study_id
+        attribute.key == PLAN, attribute.trial_id == model.trial_id, model.study_id == study_id
     )
-    there = {json.loads(row[0]) for row in planned}
-    lacking = (slot for slot in _planned_trials(definition) if slot[0] not in there)
+    existing = {json.loads(row[0]) for row in planned}
+    lacking = (trial for trial in _planned_trials(definition) if trial[0] not in existing)
     return _add_waiting_trials(
         session, study_id, [(user, {PLAN: key, **system}) for key, user, system in lacking]
     )
 
 
 def add_replicates(session: Session, study_id: int, first: FrozenTrial, definition: Definition) -> None:
-    """Make the other trials of a setting whose ``first`` one has just ended as complete, if it is worth it.
+    """Make the other trials of a setting whose first trial has just completed, if it is to be repeated.
 
-    A study that prunes repeats a setting if it is in the better half of those that are complete; points
-    that no pruner ends are repeated whatever they come to. Called once, within the first one's end.
+    A study that prunes repeats a setting only if it is in the better half of the complete ones. Points that
+    no pruner may end are always repeated. Called once, in the transaction that ends the first trial.
+
+    Args:
+        session: The session of that transaction; this locks the study's row in it.
+        study_id: Optuna's id of the study.
+        first: The setting's first trial, as it was before its end. A replicate gets no replicates.
+        definition: The study's definition as the worker knows it.
     """
     search = definition.search
     if search.replicates == 1 or REPLICATE_OF in first.system_attrs:
@@ -116,7 +138,7 @@ def _is_in_better_half(session: Session, study_id: int, trial_id: int) -> bool:
 def _add_waiting_trials(
     session: Session, study_id: int, made: list[tuple[dict[str, Any], dict[str, Any]]]
 ) -> list[int]:
-    """Add WAITING trials, each with user and system attributes, and give their numbers."""
+    """Add WAITING trials, each with its user and system attributes, and return their numbers."""
     trial = models.TrialModel
     first = session.query(sa.func.count(trial.trial_id)).filter(trial.study_id == study_id).scalar()
     for number, (user, system) in enumerate(made, start=first):
@@ -132,7 +154,7 @@ def _attribute_rows(kind: Any, attributes: dict[str, Any]) -> list[Any]:
 
 
 def _planned_trials(definition: Definition) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Give every trial of the budget: its key, user attributes and system attributes."""
+    """Yield every trial of the budget: its part of the budget, user attributes and system attributes."""
     for index, point in enumerate(definition.points):
         fixed = {"fixed_params": definition.complete_hyperparameters(point)}
         system = fixed if definition.searches else PointSampler.point_attributes(index)
@@ -153,10 +175,10 @@ def _planned_trials(definition: Definition) -> Iterator[tuple[str, dict[str, Any
 
 
 def _update_stored_distributions(session: Session, study_id: int, definition: Definition) -> None:
-    """Give the parameters already stored the distribution that they have in the extended study.
+    """Convert the parameters already stored to the distributions of the extended study.
 
-    Optuna holds a parameter to one list of choices for ever, and stores a choice as its place in that
-    list; a point with another model would end its trial.
+    Optuna allows a parameter only one list of choices, for ever, and stores a choice as its index in that
+    list. Without this, a point with a new model would end its trial with an error.
     """
     param: Any = models.TrialParamModel
     for name, new in _distributions_by_name(definition).items():
@@ -176,7 +198,7 @@ _studies: Any = models.StudyModel.__table__
 _attributes: Any = models.StudySystemAttributeModel.__table__
 _STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study"))
 _LOCK = _STUDY.with_for_update(read=True)
-# The complete trials of a study with their values, but for replicates.
+# The complete trials of a study with their values, without replicates.
 _COMPLETE = (
     sa.select(rows.values.c.trial_id, rows.values.c.value)
     .join(rows.trials, rows.trials.c.trial_id == rows.values.c.trial_id)
@@ -195,11 +217,20 @@ _DEFINITION = sa.select(_attributes.c.value_json).where(
 
 
 def with_current_distributions(session: Session, study_id: int, parameters: Parameters) -> Parameters:
-    """Give parameters under the distributions that their study has now, and until the transaction ends.
+    """Convert parameters to the distributions that their study has now, until the transaction ends.
 
-    A worker may know the study from before it was extended. The study's row is share-locked, and an
-    extension, which changes parameters already stored, has to lock it: what is written after this is
-    widened with the rest, or wide. The lock comes first: what the same statement read would be older.
+    A worker may know the study from before it was extended. This share-locks the study's row, and an
+    extension, which converts the stored parameters, has to lock it. So what is written after this either is
+    converted with the rest or already has the new distributions. The lock is a statement of its own, before
+    the read: one statement that did both would read what was there before it waited.
+
+    Args:
+        session: The session of a fenced transaction.
+        study_id: Optuna's id of the study.
+        parameters: Internal value and distribution, by name.
+
+    Returns:
+        The same parameters with the current distributions.
     """
     session.execute(_LOCK, {"study": study_id})
     planned = _parse_distributions(session.execute(_DEFINITION, {"study": study_id}).scalar_one())

@@ -1,8 +1,8 @@
-"""A trial's rows in Optuna's tables: written, and read, by statements that are built once.
+"""A trial's rows in Optuna's tables: statements, built once, that write and read them.
 
 Building a statement takes several times longer than a database on the same machine takes to run it, and
-Optuna's own writers look each row up before they write it. Whoever calls holds the trial's fence, which has
-found the trial RUNNING; what is written here, written again, does no harm.
+Optuna's own writers look each row up before they write it. The caller has passed the trial's fence
+(``lease``), which found the trial RUNNING. Writing the same values again does no harm.
 """
 
 import functools
@@ -20,10 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-# By name: a value as Optuna stores it, and what it is one of.
+# By name: a value in Optuna's internal representation, and its distribution.
 Parameters = Mapping[str, tuple[float, BaseDistribution]]
 
-CHUNK_TRIALS = 1000  # trials read by one statement
+CHUNK_TRIALS = 1000  # trials that one statement reads
 
 trials: Any = models.TrialModel.__table__
 values: Any = models.TrialValueModel.__table__
@@ -34,13 +34,13 @@ system_attributes: Any = models.TrialSystemAttributeModel.__table__
 
 
 def dialect_of(session: Session) -> str:
-    """Give the kind of database behind a session: sqlite or postgresql."""
+    """Return the kind of database behind a session: ``sqlite`` or ``postgresql``."""
     return session.get_bind().dialect.name
 
 
 @functools.cache
 def _upsert_statement(dialect: str, table: Any, key: str) -> Any:
-    """Insert rows; one that a trial has under its key already gets the new values, if they are new."""
+    """Return the INSERT of a trial's rows that updates a row of the same key if its values differ."""
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
     names = [column.name for column in table.c]
     kept = {"trial_id", key, *table.primary_key.columns.keys()}
@@ -50,7 +50,14 @@ def _upsert_statement(dialect: str, table: Any, key: str) -> Any:
 
 
 def write_report(session: Session, trial_id: int, step: int, accuracy: float | None) -> None:
-    """Write a trial's accuracy after epoch ``step``, if it was measured."""
+    """Write a trial's accuracy after an epoch.
+
+    Args:
+        session: The session of the fenced transaction.
+        trial_id: Optuna's id of the trial.
+        step: The epoch, from 1.
+        accuracy: The accuracy, 0 to 1; None, if it was not measured, writes nothing.
+    """
     if accuracy is None:
         return
     value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(accuracy)
@@ -61,7 +68,14 @@ def write_report(session: Session, trial_id: int, step: int, accuracy: float | N
 def write_attributes(
     session: Session, trial_id: int, attributes: Mapping[str, Any], *, system: bool = False
 ) -> None:
-    """Write user (or system) attributes of a trial."""
+    """Write attributes of a trial.
+
+    Args:
+        session: The session of the fenced transaction.
+        trial_id: Optuna's id of the trial.
+        attributes: Values that JSON can hold, by key.
+        system: Write system attributes rather than user attributes.
+    """
     table = system_attributes if system else user_attributes
     rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in attributes.items()]
     if rows:
@@ -69,7 +83,13 @@ def write_attributes(
 
 
 def write_parameters(session: Session, trial_id: int, parameters: Parameters) -> None:
-    """Write parameters of a trial, in their order."""
+    """Write parameters of a trial, in their order.
+
+    Args:
+        session: The session of the fenced transaction.
+        trial_id: Optuna's id of the trial.
+        parameters: Internal value and distribution, by name.
+    """
     rows = [
         {
             "trial_id": trial_id,
@@ -84,7 +104,14 @@ def write_parameters(session: Session, trial_id: int, parameters: Parameters) ->
 
 
 def write_state(session: Session, trial_id: int, state: TrialState, value: float | None = None) -> None:
-    """Write a trial's state, with its time, and its value."""
+    """Write a trial's state and value, and the time at which it starts or ends.
+
+    Args:
+        session: The session of the fenced transaction.
+        trial_id: Optuna's id of the trial.
+        state: The new state. RUNNING sets the start time if there is none, a finished state the end time.
+        value: The trial's value; None leaves it as it is.
+    """
     if value is not None:
         stored, kind = models.TrialValueModel.value_to_stored_repr(value)
         row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
@@ -105,14 +132,14 @@ def _state_statement(starts: bool, ends: bool) -> Any:
     return sa.update(trials).where(trials.c.trial_id == sa.bindparam("trial")).values(state=to, **times)
 
 
-# What a trial is and has come to, in one statement: one that ends meanwhile looks open, or has its value.
+# A trial's state and value are read by one statement: a trial that ends meanwhile looks open or has both.
 HEAD_COLUMNS = (
     *(trials.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete")),
     values.c.value,
     values.c.value_type,
 )
 HEAD_TABLES = trials.outerjoin(values, (values.c.trial_id == trials.c.trial_id) & (values.c.objective == 0))
-# What else a trial has, by table: the columns that are read, after its id.
+# The rest of a trial, by table: the columns that are read after the trial's id.
 DETAIL_COLUMNS: Mapping[Any, tuple[str, ...]] = {
     params: ("param_name", "param_value", "distribution_json"),
     reports: ("step", "intermediate_value", "intermediate_value_type"),
@@ -122,9 +149,9 @@ DETAIL_COLUMNS: Mapping[Any, tuple[str, ...]] = {
 
 
 def read_trials(session: Session, trial_ids: Sequence[int]) -> list[FrozenTrial]:
-    """Read trials of one objective as Optuna gives them, in the order of their ids."""
+    """Read whole trials with one objective as Optuna's records, in the order of their ids."""
     heads = session.execute(_heads_statement(dialect_of(session)), {"ids": trial_ids}).all()
-    return build_trials(session, heads, user_attributes_too=True)
+    return build_trials(session, heads, with_user_attributes=True)
 
 
 def build_trials(
@@ -132,26 +159,33 @@ def build_trials(
     heads: Sequence[Any],
     *,
     known: Mapping[int, FrozenTrial] = MappingProxyType({}),
-    user_attributes_too: bool = False,
+    with_user_attributes: bool = False,
 ) -> list[FrozenTrial]:
-    """Give the trials of ``heads``, rows with HEAD's columns; with their user attributes only if asked.
+    """Read the rest of trials, and build Optuna's records of them.
 
-    Those ``known``, by id, keep their parameters, which never change once there.
+    Args:
+        session: The session to read with.
+        heads: Rows with the columns of ``HEAD_COLUMNS``, one for each trial.
+        known: Trials read before, by id. Their parameters are taken over: once written they never change.
+        with_user_attributes: Read user attributes too; without it the records have none.
+
+    Returns:
+        The trials, in the order of ``heads``.
     """
-    found = []
+    built = []
     for first in range(0, len(heads), CHUNK_TRIALS):
-        some = heads[first : first + CHUNK_TRIALS]
-        every = [head.trial_id for head in some]
-        wanted = dict.fromkeys(DETAIL_COLUMNS, every)
-        wanted[params] = [one for one in every if one not in known]
-        wanted[user_attributes] = every if user_attributes_too else []
-        of = {table: _read_details(session, table, ids) for table, ids in wanted.items()}
-        found += [_build_trial(head, known.get(head.trial_id), of) for head in some]
-    return found
+        chunk = heads[first : first + CHUNK_TRIALS]
+        ids = [head.trial_id for head in chunk]
+        wanted = dict.fromkeys(DETAIL_COLUMNS, ids)
+        wanted[params] = [trial_id for trial_id in ids if trial_id not in known]
+        wanted[user_attributes] = ids if with_user_attributes else []
+        details = {table: _read_details(session, table, wanted[table]) for table in wanted}
+        built += [_build_trial(head, known.get(head.trial_id), details) for head in chunk]
+    return built
 
 
 def _read_details(session: Session, table: Any, trial_ids: Sequence[int]) -> Mapping[int, list[Any]]:
-    """Read a table's rows of trials, by trial."""
+    """Read the rows of one table that belong to trials, by trial id."""
     found: dict[int, list[Any]] = defaultdict(list)
     if trial_ids:
         for trial_id, *part in session.execute(
@@ -174,7 +208,7 @@ def _details_statement(dialect: str, table: Any) -> Any:
 
 
 def _where_trial_in_ids(dialect: str, chosen: Any, table: Any) -> Any:
-    """Read the rows of trials; on Postgres one text serves any number of them, and is parsed once."""
+    """Limit a SELECT to trials; on Postgres one text serves any number of ids, and is parsed once."""
     if dialect == "postgresql":
         listed = table.c.trial_id == sa.any_(sa.bindparam("ids", type_=postgresql.ARRAY(sa.Integer)))
     else:
@@ -183,11 +217,11 @@ def _where_trial_in_ids(dialect: str, chosen: Any, table: Any) -> Any:
 
 
 def _build_trial(
-    head: Any, known: FrozenTrial | None, of: Mapping[Any, Mapping[int, Iterable[Any]]]
+    head: Any, known: FrozenTrial | None, details: Mapping[Any, Mapping[int, Iterable[Any]]]
 ) -> FrozenTrial:
     number = models.TrialValueModel.stored_repr_to_value
     accuracy = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
-    part = {table: found.get(head.trial_id, ()) for table, found in of.items()}
+    part = {table: found.get(head.trial_id, ()) for table, found in details.items()}
     if known is None:
         kinds = {name: _parse_distribution(text) for name, _, text in part[params]}
         given = {name: kinds[name].to_external_repr(value) for name, value, _ in part[params]}

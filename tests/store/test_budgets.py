@@ -46,7 +46,7 @@ def reported(url: str) -> int:
 
 def told(err: str) -> str:
     """Give the one line that says which budget is used up."""
-    (line,) = [line for line in err.splitlines() if "; to go on, raise it" in line]
+    (line,) = [line for line in err.splitlines() if "; to continue, raise it" in line]
     assert line.startswith("hpo: study 'small': search.")
     return line
 
@@ -77,7 +77,7 @@ def test_epochs_are_met_by_all_workers_together_and_raising_them_goes_on(place, 
     assert "search.epochs: 6 -> 5" in refused
 
     done = place.hpo("run", place.study(study(epochs=16)), "--devices", "cpu:2", HPO_STORE=url)
-    assert "to go on, raise it" not in done.err, "it is complete"
+    assert "to continue, raise it" not in done.err, "it is complete"
     assert [sorted(trial.intermediate_values) for trial in trials(url)] == [[1, 2, 3, 4]] * 4
     assert [trial.state.name for trial in trials(url)] == ["COMPLETE"] * 4
     assert "goes on after epoch" in done.err, "what was under way kept its checkpoint"

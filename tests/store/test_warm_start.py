@@ -53,7 +53,7 @@ class Seat:
     """What a trial needs of its worker to get its parameters."""
 
     definition: Definition
-    storage: History
+    history: History
 
 
 def seat(opened: Storage, made: Definition) -> Seat:
@@ -67,7 +67,7 @@ def proposed(opened: Storage, made: Definition) -> dict:
     studies.create_study(opened, made, "")
     place = seat(opened, made)
     claim = queue.claim_trial(
-        opened, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
     assert claim is not None
     trial, *_ = objective.choose_setting(claim, place)
@@ -84,7 +84,7 @@ def run(opened: Storage, made: Definition, pruned: tuple[int, ...] = ()) -> None
     studies.create_study(opened, made, "")
     place = seat(opened, made)
     while claim := queue.claim_trial(
-        opened, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     ):
         trial, *_ = objective.choose_setting(claim, place)
         found = value({"optimizer": "sgd"} | trial.params)
@@ -124,7 +124,7 @@ def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
     place = seat(found, studies.read_definition(found, "old"))
     for state, accuracy in ((TrialState.PRUNED, None), (TrialState.COMPLETE, 0.5)):
         claim = queue.claim_trial(
-            found, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+            found, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
         )
         objective.choose_setting(claim, place)
         claim.end(state, value=accuracy)
@@ -141,15 +141,15 @@ def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     studies.create_study(opened, made, "")
     place = seat(opened, made)
     claim = queue.claim_trial(
-        opened, place.storage.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
     _, _, study = objective.choose_setting(claim, place)
     shown = study.get_trials(deepcopy=False)
     assert [trial.number for trial in shown] == [-1] * 30 + [0]
     assert [trial.state for trial in shown[:30]].count(TrialState.PRUNED) == 2
-    with opened.transaction() as session, place.storage.read_within(session):
+    with opened.transaction() as session, place.history.read_within(session):
         assert [trial.number for trial in study.get_trials(deepcopy=False)] == [0]
-    assert len(Storage.get_all_trials(opened, place.storage.study_id)) == 2
+    assert len(Storage.get_all_trials(opened, place.history.study_id)) == 2
 
 
 def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it(opened):

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
 from hpo.errors import DataError, HpoError
-from hpo.store import database, status, studies
-from hpo.store.studies import LeaseInfo
+from hpo.store import database, lease_info, status, studies
+from hpo.store.lease_info import LeaseInfo
 from hpo.training import config, sources
 
 FindingState = Literal["works", "absent", "doubtful", "broken"]
@@ -115,7 +115,7 @@ def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
     names = status.study_names(opened)
     for name in names:
         trials = status.read_trials(opened, name)
-        held = studies.read_leases(opened, studies.find_study_id(opened, name))
+        held = lease_info.read_leases(opened, studies.find_study_id(opened, name))
         yield from _check_trials(name, trials, held)
         unknown = orphans.unknown_files(place, studies.artifacts_folder(opened, name), trials)
         yield from _report_unknown_files(

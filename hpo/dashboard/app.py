@@ -25,7 +25,7 @@ from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import notes
 from hpo.dashboard.gate import App, Environ, Start
 from hpo.errors import DefinitionError
-from hpo.store import plan, studies
+from hpo.store import lease_info, plan, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, load_definition
 
@@ -136,7 +136,7 @@ class _HpoPlugin:
         """Delete a study as 'hpo delete' does: not under its workers, and with its files."""
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
-        if any(worker.is_alive for worker in studies.read_leases(self.storage, study_id)):
+        if any(worker.is_alive for worker in lease_info.read_leases(self.storage, study_id)):
             return _conflict("the study has workers; stop them first")
         folder = self._folder(study_id)
         answer = callback(study_id=study_id)

@@ -1,14 +1,13 @@
-"""The store: opening one, and the studies in it: created, extended, queued for, deleted, looked up.
+"""Studies: opening the storage they are in, creating, extending, looking up and deleting them.
 
-A study is made with its whole budget, in one transaction under a lock, and so is an extension. Workers may
-run meanwhile: they see what is new when it is all there.
+A study is created with its whole budget in one transaction under a lock, and so is an extension. Workers
+may run meanwhile: they see the new trials once all are there.
 """
 
 import functools
 import json
 import re
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,68 +18,65 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError, StoreUnavailable, suggestion
-from hpo.store import database, database_errors, plan, process
+from hpo.store import database, database_errors, plan
 from hpo.store.database import hide_password, parse_url
-from hpo.store.lease_table import database_time, leases
+from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
+from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
 from hpo.study.definition import Definition, Point, load_definition
 from hpo.study.extension import extend_definition
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeaseInfo:
-    """A lease as it stands in the table."""
-
-    trial: int  # the trial's number
-    owner: str
-    host: str
-    device: str
-    attempt: int
-    epoch: int
-    expires_in_seconds: float  # 0 where the owner's process ran on this machine and is gone
-    silent_seconds: float  # since the owner was last heard of: the lease's age
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether others have to wait for the owner."""
-        return self.expires_in_seconds > 0
-
-
 def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage:
-    """Open the store at a URL; with ``create``, an SQLite file and the tables are made if need be.
+    """Open the storage at a URL.
 
-    With ``read_only`` its connections refuse every write.
+    Args:
+        text: The URL, as ``--store`` takes it.
+        create: Create the SQLite file and the tables if they do not exist.
+        read_only: Open connections that refuse every write.
 
-    Raises StoreAway if it cannot be reached, StoreError if there is none, or if another Optuna made it.
+    Returns:
+        The storage; it connects when it is used.
+
+    Raises:
+        StoreUnavailable: The database cannot be reached at the moment.
+        StoreError: The URL is wrong, there is no store, or another version of Optuna made its tables.
     """
     url = parse_url(text)
-    absent = StoreError(
-        f"no store at {hide_password(url)}; 'hpo run STUDY' makes one, and --store or HPO_STORE names another"
-    )
-    path = database.sqlite_file(url)
+    where = f"store {hide_password(url)}"
     try:
-        there = path is None or path.exists()
-        if not there and not create:
-            raise absent
-        if path is not None and not there and (disk := database.network_disk(path)):
-            raise StoreError(
-                f"store {hide_password(url)}: a network disk ({disk}), where SQLite's locks do not hold; "
-                "name a file on a local disk, or use Postgres"
-            )
-        if create and not (there and _has_table(url, leases.name)):
-            with database.lock_table_creation(url):
-                _create_tables(url)
-        elif not _has_table(url, "studies"):
-            raise absent
+        _prepare(url, create)
         return Storage(url, read_only=read_only)
     except OSError as error:
-        raise StoreError(f"store {hide_password(url)}: {error.strerror or error}") from error
+        raise StoreError(f"{where}: {error.strerror or error}") from error
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
         kind = StoreUnavailable if database_errors.is_unavailable(error) else StoreError
-        raise kind(f"store {hide_password(url)}: {database_errors.driver_message(error)}") from error
-    except RuntimeError as error:  # how Optuna says that the tables are another version's
-        raise StoreError(f"store {hide_password(url)}: {error}") from error
+        raise kind(f"{where}: {database_errors.driver_message(error)}") from error
+    except RuntimeError as error:  # Optuna raises it for tables of another version
+        raise StoreError(f"{where}: {error}") from error
+
+
+def _prepare(url: sa.URL, create: bool) -> None:
+    """Make sure that a database has its tables, by creating them or by raising StoreError."""
+    absent = StoreError(
+        f"no store at {hide_password(url)}; 'hpo run STUDY' creates one, "
+        "and --store or HPO_STORE names another"
+    )
+    path = database.sqlite_file(url)
+    exists = path is None or path.exists()
+    if not exists and not create:
+        raise absent
+    if path is not None and not exists and (disk := database.network_disk(path)):
+        raise StoreError(
+            f"store {hide_password(url)}: a network disk ({disk}), where SQLite's locks do not work; "
+            "name a file on a local disk, or use Postgres"
+        )
+    if create and not (exists and _has_table(url, leases.name)):
+        with database.lock_table_creation(url):
+            _create_tables(url)
+    elif not _has_table(url, "studies"):
+        raise absent
 
 
 def _has_table(url: sa.URL, name: str) -> bool:
@@ -88,7 +84,7 @@ def _has_table(url: sa.URL, name: str) -> bool:
 
 
 def _create_tables(url: sa.URL) -> None:
-    """Make what is not there yet; our own table last, so that whoever sees it finds all the others."""
+    """Create missing tables; our own comes last, so that whoever sees it finds all the others."""
     engine = database.create_engine(url)
     if sa.inspect(engine).has_table(leases.name):
         return
@@ -101,23 +97,34 @@ def _create_tables(url: sa.URL) -> None:
 
 @retrying(max_wait_seconds=0)
 def create_study(storage: Storage, definition: Definition, text: str) -> bool:
-    """Store a study, or extend it, with its whole budget as WAITING trials; tell whether it is new.
+    """Store a study, or extend it, with its whole budget as WAITING trials.
 
-    ``text`` is the definition as people wrote it. One transaction: of several that create the same
-    study at once, one does, and a crash leaves either nothing or all of it. Raises DefinitionError if
-    the name is taken by a study with another definition, StoreError if it is not one of ours.
+    It is one transaction. Of several processes that create the same study at once, one does, and a crash
+    leaves either nothing or all of it.
+
+    Args:
+        storage: The storage to write to.
+        definition: The study's definition.
+        text: The definition as its author wrote it.
+
+    Returns:
+        Whether the study is new.
+
+    Raises:
+        DefinitionError: A study of this name has another definition, which this one does not extend.
+        StoreError: Another tool made a study of this name.
     """
     with storage.transaction() as session:
         _lock_studies(session)
         study = _find_study(session, definition.name, lock=True)
-        new = study is None
+        is_new = study is None
         if study is None:
             study = _add_study(session, definition)
         else:
             definition = extend_definition(_study_definition(session, study), definition)
         plan.set_study_attributes(session, study.study_id, {"hpo:file": text}, system=True)
         plan.write_plan(session, study.study_id, definition)
-        return new
+        return is_new
 
 
 def _add_study(session: Session, definition: Definition) -> Any:
@@ -127,15 +134,28 @@ def _add_study(session: Session, definition: Definition) -> Any:
     session.add(study)
     session.flush()
     folder = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{uuid.uuid4().hex[:8]}"
-    seen = {"folder": folder, "selection": definition.train.get("selection")}
-    plan.set_study_attributes(session, study.study_id, seen, system=False)
-    plan.set_study_attributes(session, study.study_id, {"study:metric_names": ["accuracy"]}, system=True)
+    user_attributes = {"folder": folder, "selection": definition.train.get("selection")}
+    plan.set_study_attributes(session, study.study_id, user_attributes, system=False)
+    metric = {"study:metric_names": ["accuracy"]}
+    plan.set_study_attributes(session, study.study_id, metric, system=True)
     return study
 
 
 @retrying(max_wait_seconds=0)
 def enqueue_setting(storage: Storage, name: str, point: Point) -> int:
-    """Queue one setting by hand, to run before what is searched; give its trial's number."""
+    """Queue a setting given by hand, to run before the settings that are searched.
+
+    Args:
+        storage: The storage that the study is in.
+        name: The study's name.
+        point: The setting.
+
+    Returns:
+        The number of its trial.
+
+    Raises:
+        StoreError: There is no such study, or another tool made it.
+    """
     with storage.transaction() as session:
         _lock_studies(session)
         study = _get_study(session, name, lock=True)
@@ -146,9 +166,10 @@ def enqueue_setting(storage: Storage, name: str, point: Point) -> int:
 
 @retrying(max_wait_seconds=0)
 def delete_study(storage: Storage, name: str) -> None:
-    """Delete a study's rows, Optuna's and ours; its workers lose their trials and find it gone.
+    """Delete a study's rows, Optuna's and ours; its workers lose their trials and then find no study.
 
-    Raises StoreError if there is no such study, or not one of ours.
+    Raises:
+        StoreError: There is no such study, or another tool made it.
     """
     with storage.transaction() as session:
         _lock_studies(session)
@@ -156,9 +177,9 @@ def delete_study(storage: Storage, name: str) -> None:
         _stored_definition(session, study)
         study_id, trials = study.study_id, models.TrialModel.__table__
         own = sa.select(trials.c.trial_id).where(trials.c.study_id == study_id)
-        # Locked in the workers' order; a claim under way is made by the time that its trial is locked. Its
-        # lease may then be in a worker's hands that waits for us: Postgres ends one of the two, which tries
-        # again.
+        # Locks are taken in the workers' order. A claim in progress is complete once its trial is locked
+        # here. A worker may then hold the trial's new lease and wait for us: Postgres rolls one of the two
+        # back, which then retries.
         session.execute(sa.delete(leases).where(leases.c.study_id == study_id))
         session.execute(own.with_for_update())
         _find_study(session, name, lock=True)
@@ -171,7 +192,11 @@ def delete_study(storage: Storage, name: str) -> None:
 
 @retrying(reads=True)
 def read_definition(storage: Storage, name: str) -> Definition:
-    """Give a study's definition; raises StoreError if there is no such study, or not one of ours."""
+    """Return a study's definition.
+
+    Raises:
+        StoreError: There is no such study, or another tool made it.
+    """
     with storage.transaction() as session:
         text = session.execute(_DEFINITION, {"name": name}).scalar_one_or_none()
         return _parse_definition(
@@ -190,20 +215,28 @@ _DEFINITION = (
 
 @functools.lru_cache(maxsize=4)
 def _parse_definition(text: str) -> Definition:
-    """Give a definition from its text in the store, which a worker reads before each trial."""
+    """Parse a stored definition; cached, because a worker reads it before each trial."""
     return load_definition(json.loads(text))
 
 
 @retrying(reads=True)
 def find_study_id(storage: Storage, name: str) -> int:
-    """Give a study's id; raises StoreError, naming those there are, if there is no such study."""
+    """Return Optuna's id of a study.
+
+    Raises:
+        StoreError: There is no such study; the message names those that exist.
+    """
     with storage.transaction() as session:
         return int(_get_study(session, name).study_id)
 
 
 @retrying(reads=True)
 def artifacts_folder(storage: Storage, name: str) -> str:
-    """Give the name of a study's folder in the artifacts; no other study's, not even of another store."""
+    """Return the name of a study's folder in the artifacts, which no other study of any store has.
+
+    Raises:
+        StoreError: There is no such study, or another tool made it.
+    """
     with storage.transaction() as session:
         study = _get_study(session, name)
         row = models.StudyUserAttributeModel.find_by_study_and_key(study, "folder", session)
@@ -214,7 +247,17 @@ def artifacts_folder(storage: Storage, name: str) -> str:
 
 @retrying()
 def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) -> str:
-    """Give a system attribute of a study, made ``value`` by whoever asks first."""
+    """Set a system attribute of a study unless it is set; the first process to ask decides.
+
+    Args:
+        storage: The storage that the study is in.
+        study_id: Optuna's id of the study.
+        key: The attribute's key.
+        value: The value to set if there is none.
+
+    Returns:
+        The attribute's value.
+    """
     with storage.transaction() as session:
         session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
         kind: Any = models.StudySystemAttributeModel
@@ -227,11 +270,17 @@ def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) ->
 
 @retrying(reads=True)
 def cache_fingerprint(storage: Storage) -> dict[tuple[str, int], Any]:
-    """Give what stays as it is, of all studies, for as long as nobody goes back on it.
+    """Return what a cache of finished trials, such as Optuna's, takes to be final, for all studies.
 
-    That is when each trial ended, and each study's name and definition. What is missing from a later
-    answer, or differs there, was put back, extended or deleted: whoever caches trials that ended, as
-    Optuna does for ever, has to begin anew.
+    It is when each trial ended, and each study's name and definition. If an entry is missing from a later
+    result, or differs there, a trial was set back, or a study extended or deleted. Then the cache must be
+    emptied, because Optuna's keeps finished trials for ever.
+
+    Args:
+        storage: The storage to read.
+
+    Returns:
+        Study id and end by ``("trial", trial_id)``; name and definition by ``("study", study_id)``.
     """
     trial, study = models.TrialModel.__table__.c, models.StudyModel.__table__.c
     attribute = models.StudySystemAttributeModel.__table__.c
@@ -250,17 +299,18 @@ def cache_fingerprint(storage: Storage) -> dict[tuple[str, int], Any]:
 
 def _lock_studies(session: Session) -> None:
     """Let one process at a time create, extend or delete studies."""
-    if session.get_bind().dialect.name == "postgresql":
+    if dialect_of(session) == "postgresql":
         session.execute(sa.select(sa.func.pg_advisory_xact_lock(database.STUDIES_LOCK)))
 
 
 def _find_study(session: Session, name: str, *, lock: bool = False) -> Any:
-    """Give a study's row; locked, since it is by that lock that Optuna numbers trials, too."""
+    """Return a study's row or None; Optuna, too, numbers new trials under the lock of this row."""
     query = session.query(models.StudyModel).filter(models.StudyModel.study_name == name)
     return (query.with_for_update() if lock else query).one_or_none()
 
 
 def _get_study(session: Session, name: str, *, lock: bool = False) -> Any:
+    """Return a study's row, or raise StoreError with the names of the studies that exist."""
     study = _find_study(session, name, lock=lock)
     if study is None:
         names = [row[0] for row in session.query(models.StudyModel.study_name)]
@@ -277,36 +327,7 @@ def _stored_definition(session: Session, study: Any) -> str:
     row = models.StudySystemAttributeModel.find_by_study_and_key(study, DEFINITION, session)
     if row is None:
         raise StoreError(
-            f"study '{study.study_name}' was made by another tool, not by hpo; a new one wants another name"
+            f"study '{study.study_name}' was made by another tool, not by hpo; "
+            "choose another name for a new study"
         )
     return str(row.value_json)
-
-
-@retrying(reads=True)
-def read_leases(storage: Storage, study_id: int) -> list[LeaseInfo]:
-    """Give the leases of a study's RUNNING trials, by trial."""
-    trial = models.TrialModel
-    with storage.transaction() as session:
-        rows = session.execute(
-            sa.select(trial.number, leases, database_time(session.get_bind().dialect.name).label("now"))
-            .join(leases, leases.c.trial_id == trial.trial_id)
-            .where(
-                trial.study_id == study_id,
-                trial.state == TrialState.RUNNING,
-                leases.c.owner.is_not(None),
-            )
-            .order_by(trial.number)
-        ).all()
-    return [
-        LeaseInfo(
-            trial=row.number,
-            owner=row.owner,
-            host=row.host,
-            device=row.device,
-            attempt=row.token,
-            epoch=row.epoch,
-            expires_in_seconds=0.0 if process.is_dead(row.process) else round(row.expires - row.now, 3),
-            silent_seconds=round(max(row.now - row.renewed, 0.0), 3),
-        )
-        for row in rows
-    ]

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from hpo.errors import StoreError
-from hpo.store import lease, process, queue, studies
+from hpo.store import lease, lease_info, process, queue, studies
 from tests.support import lease_worker, pgbouncer, postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.lease_study import LeaseStudy
@@ -105,6 +105,6 @@ def test_a_lease_is_renewed_through_the_only_connection(behind):
         with lease.keep_lease(claim):
             begun = time.monotonic()
             wait_for(lambda: claim.last_renewal.at > begun + 1.0)
-            (held,) = studies.read_leases(opened, study_id)
+            (held,) = lease_info.read_leases(opened, study_id)
         assert held.expires_in_seconds > 0
         assert opened.engine.pool.checkedin() == 1

@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from hpo.store import database, lease, lease_table, process, queue, rows, studies
+from hpo.store import database, lease, lease_info, lease_table, process, queue, rows, studies
 from hpo.store.lease import LeaseLost
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
@@ -44,8 +44,8 @@ class Worker:
             self.store, self.study_id, self.who, lease_seconds=seconds, max_attempts=max_attempts
         )
 
-    def held(self) -> list[studies.LeaseInfo]:
-        return studies.read_leases(self.store, self.study_id)
+    def held(self) -> list[lease_info.LeaseInfo]:
+        return lease_info.read_leases(self.store, self.study_id)
 
     def study(self, **kwargs) -> optuna.Study:
         storage = optuna.storages.get_storage(self.store)

@@ -1,0 +1,85 @@
+"""The leases of a study as users see them: who runs which trial, and for how long they may be silent.
+
+It only reads. ``lease`` describes the protocol, and ``lease_table`` has the table.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from hpo.store import process
+from hpo.store.lease_table import database_time, leases
+from hpo.store.rows import dialect_of, trials
+from hpo.store.storage import Storage, retrying
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseInfo:
+    """The lease of a running trial.
+
+    Attributes:
+        trial: The trial's number.
+        owner: Host and process id of the worker.
+        host: The worker's host.
+        device: The device that the worker trains on.
+        attempt: The number of the attempt, from 1.
+        epoch: The last reported epoch.
+        expires_in_seconds: Until when other workers wait for the owner; 0 or less if the lease has expired,
+            0 if the owner's process ran on this machine and is dead.
+        silent_seconds: Since the owner's last sign of life.
+    """
+
+    trial: int
+    owner: str
+    host: str
+    device: str
+    attempt: int
+    epoch: int
+    expires_in_seconds: float
+    silent_seconds: float
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether other workers have to wait for the owner."""
+        return self.expires_in_seconds > 0
+
+
+@retrying(reads=True)
+def read_leases(storage: Storage, study_id: int) -> list[LeaseInfo]:
+    """Read the leases of a study's RUNNING trials, by the trials' numbers.
+
+    Args:
+        storage: The storage that the study is in.
+        study_id: Optuna's id of the study.
+
+    Returns:
+        One record for each RUNNING trial that has an owner. Other tools' trials have none.
+    """
+    with storage.transaction() as session:
+        found = session.execute(
+            sa.select(trials.c.number, leases, database_time(dialect_of(session)).label("now"))
+            .join(leases, leases.c.trial_id == trials.c.trial_id)
+            .where(
+                trials.c.study_id == study_id,
+                trials.c.state == TrialState.RUNNING,
+                leases.c.owner.is_not(None),
+            )
+            .order_by(trials.c.number)
+        ).all()
+    return [_lease_info(row) for row in found]
+
+
+def _lease_info(row: sa.Row[Any]) -> LeaseInfo:
+    is_dead = process.is_dead(row.process)
+    return LeaseInfo(
+        trial=row.number,
+        owner=row.owner,
+        host=row.host,
+        device=row.device,
+        attempt=row.token,
+        epoch=row.epoch,
+        expires_in_seconds=0.0 if is_dead else round(row.expires - row.now, 3),
+        silent_seconds=round(max(row.now - row.renewed, 0.0), 3),
+    )

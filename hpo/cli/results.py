@@ -85,13 +85,13 @@ def _locations(
 def studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     """List the studies in the store."""
     from hpo.cli import console
-    from hpo.store import status
+    from hpo.store import documents, status
     from hpo.store import studies as store
 
     opened = store.open_storage(store_url, create=False)
     found = [status.read_status(opened, name) for name in status.study_names(opened)]
     if as_json:
-        _print_json([status.status_document(each) for each in found])
+        _print_json([documents.status_document(each) for each in found])
         return
     console.open_console().print(console.studies_table(found))
 
@@ -107,7 +107,7 @@ def status_(
     """Show what goes on in a study."""
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console, progress
-    from hpo.store import status
+    from hpo.store import documents, status
     from hpo.store import studies as store
 
     opened = store.open_storage(store_url, create=False)
@@ -119,7 +119,7 @@ def status_(
     now = status.read_status(opened, name)
     logs = Artifacts(artifacts).logs_folder(store.artifacts_folder(opened, name))
     if as_json:
-        _print_json(status.status_document(now) | {"logs": str(logs) if logs.is_dir() else None})
+        _print_json(documents.status_document(now) | {"logs": str(logs) if logs.is_dir() else None})
         return
     console.open_console().print(console.status_view(now))
     if logs.is_dir():
@@ -137,7 +137,7 @@ def trials(
     """List a study's trials."""
     from hpo.cli import console
     from hpo.errors import StoreError
-    from hpo.store import status
+    from hpo.store import documents, status
     from hpo.store import studies as store
 
     opened = store.open_storage(store_url, create=False)
@@ -151,9 +151,9 @@ def trials(
     if as_json and as_csv:
         raise typer.BadParameter("want --json or --csv, not both")
     if as_json:
-        _print_json([status.trial_document(each) for each in found])
+        _print_json([documents.trial_document(each) for each in found])
     elif as_csv:
-        sys.stdout.write(status.trials_csv(found, definition.attribute_names))
+        sys.stdout.write(documents.trials_csv(found, definition.attribute_names))
     elif trial is not None:
         console.open_console().print(console.trial_table(found[0], measure))
     else:
@@ -172,7 +172,7 @@ def best(
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console
     from hpo.errors import StoreError
-    from hpo.store import status
+    from hpo.store import documents, status
     from hpo.store import studies as store
 
     opened = store.open_storage(store_url, create=False)
@@ -180,8 +180,8 @@ def best(
     if not found:
         raise StoreError(status.no_complete_trial_message(name, status.read_trials(opened, name)))
     if as_json:
-        documents = [status.best_trial_document(each) for each in found]
-        _print_json(documents[0] if count == 1 else documents)
+        selected = [documents.best_trial_document(each) for each in found]
+        _print_json(selected[0] if count == 1 else selected)
         return
     selection = status.selection_of(store.read_definition(opened, name))
     place = Artifacts(artifacts)

@@ -1,7 +1,5 @@
-"""What goes on in a study and what came out of it, as records; reads the store and changes nothing."""
+"""A study's status and results as records. Nothing here changes the store."""
 
-import csv as csvs
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,11 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import asha, replicates
 from hpo.search.replicates import Noise, ReplicatedSetting
-from hpo.store import budgets as budget
 from hpo.store import control, plan, queue, studies
-from hpo.store.budgets import Budget
+from hpo.store.budgets import Budget, read_budgets
+from hpo.store.lease_info import LeaseInfo, read_leases
 from hpo.store.storage import Storage
-from hpo.store.studies import LeaseInfo
 from hpo.study.definition import Definition
 from hpo.training import config
 
@@ -31,7 +28,21 @@ STATE_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class BestTrial:
-    """A study's best trial."""
+    """A study's best trial.
+
+    Attributes:
+        study: The study's name.
+        trial: The trial's number.
+        accuracy: Its accuracy, 0 to 1.
+        best_epoch: The epoch, from 1, that had this accuracy; None if it is not known.
+        epochs: The epochs that it trained; None if it is not known.
+        params: Its parameters, by name.
+        wall_time_seconds: The time of training and evaluation; None if it is not known.
+        hardware: The hardware that it ran on, as the worker recorded it.
+        weights: Name of its weights in the artifacts; None if they were not kept.
+        replicates: The trials of its setting, if the study repeats settings.
+        noise: How much accuracies of the study differ by the seed alone; None if it is not known.
+    """
 
     study: str
     trial: int
@@ -41,53 +52,86 @@ class BestTrial:
     params: Mapping[str, Any]
     wall_time_seconds: float | None
     hardware: Mapping[str, Any] | None
-    weights: str | None  # name in the artifacts
-    replicates: ReplicatedSetting | None  # the setting's trials, where the study repeats settings
-    noise: Noise | None  # of the study, by what seeds do
+    weights: str | None
+    replicates: ReplicatedSetting | None
+    noise: Noise | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A study at one moment."""
+    """A study at one moment.
+
+    Attributes:
+        study: The study's name.
+        state: ``running`` or ``idle``; ``paused`` or ``stopped`` by an order; ``complete``.
+        trials: Number of trials, by state.
+        budget: Number of trials as far as it is known: of replicates only those already made.
+        budgets: The budgets that are set besides the number of trials.
+        best: The best complete trial; None if there is none.
+        workers: The leases of the running trials.
+        selection: The split that accuracy is measured on; None for a custom objective.
+        waits: A phrase for everything that waits, saying what it waits for.
+        seconds_left: An estimate; None if no trial has ended yet, or nobody works.
+    """
 
     study: str
-    state: str  # running, idle; paused or stopped by an order; complete
-    trials: Mapping[str, int]  # by state
-    budget: int  # trials, as far as known: of replicates those that are made
-    budgets: tuple[Budget, ...]  # those besides trials that are set
+    state: str
+    trials: Mapping[str, int]
+    budget: int
+    budgets: tuple[Budget, ...]
     best: BestTrial | None
     workers: tuple[LeaseInfo, ...]
-    selection: str | None  # the split that accuracy was measured on; None: an objective of one's own
-    waits: tuple[str, ...]  # a sentence for whatever waits, and what for
-    seconds_left: float | None  # an estimate; None: nothing has ended yet, or nobody works
+    selection: str | None
+    waits: tuple[str, ...]
+    seconds_left: float | None
 
     @property
     def used_up_budget(self) -> Budget | None:
-        """The budget that keeps the study from going on, if one does."""
+        """The used-up budget that keeps the study from continuing; None if there is none."""
         found = (each for each in self.budgets if each.is_used_up and self.state != "complete")
         return next(found, None)
 
 
 def read_trials(storage: Storage, name: str) -> list[FrozenTrial]:
-    """Give a study's trials by number; raises StoreError if there is no such study."""
+    """Return a study's trials by number.
+
+    Args:
+        storage: The storage that the study is in.
+        name: The study's name.
+
+    Returns:
+        All trials, also those that wait. They are the storage's own objects: do not change them.
+
+    Raises:
+        StoreError: There is no such study.
+    """
     study_id = studies.find_study_id(storage, name)
     return sorted(storage.get_all_trials(study_id, deepcopy=False), key=lambda trial: trial.number)
 
 
 def read_status(storage: Storage, name: str) -> Status:
-    """Give a study's status; raises StoreError if there is no such study."""
+    """Read a study's status.
+
+    Args:
+        storage: The storage that the study is in.
+        name: The study's name.
+
+    Returns:
+        The status, as of several reads in a row; a study shown as complete is not changed between them.
+
+    Raises:
+        StoreError: There is no such study, or another tool made it.
+    """
     study_id = studies.find_study_id(storage, name)
-    definition = studies.read_definition(storage, name)  # which another tool's study has not, nor leases
-    is_open = queue.has_open_trials(
-        storage, study_id
-    )  # then: of a study that is complete nothing changes after
+    definition = studies.read_definition(storage, name)
+    is_open = queue.has_open_trials(storage, study_id)  # read first: a complete study no longer changes
     trials = read_trials(storage, name)
-    held = studies.read_leases(storage, study_id)
+    workers = read_leases(storage, study_id)
     counts = Counter(STATE_NAMES[trial.state] for trial in trials)
     ranked = _rank_trials(definition, trials)
-    alive = sum(worker.is_alive for worker in held)
+    alive = sum(worker.is_alive for worker in workers)
     order = control.read_order(storage, study_id)
-    budgets = budget.read_budgets(storage, study_id, definition.search.budget_limits)
+    budgets = read_budgets(storage, study_id, definition.search.budget_limits)
     used_up = next((each for each in budgets if each.is_used_up), None)
     return Status(
         study=name,
@@ -96,18 +140,22 @@ def read_status(storage: Storage, name: str) -> Status:
         budget=definition.setting_count + len(replicates.first_trial_numbers(trials)),
         budgets=budgets,
         best=ranked[0] if ranked else None,
-        workers=tuple(held),
+        workers=tuple(workers),
         selection=selection_of(definition),
-        waits=tuple(_describe_waits(name, trials, held, order, used_up)),
+        waits=tuple(_describe_waits(name, trials, workers, order, used_up)),
         seconds_left=_estimate_seconds_left(trials, alive),
     )
 
 
 def _describe_waits(
-    name: str, trials: list[FrozenTrial], held: list[LeaseInfo], order: str | None, used_up: Budget | None
+    name: str,
+    trials: list[FrozenTrial],
+    workers: list[LeaseInfo],
+    order: str | None,
+    used_up: Budget | None,
 ) -> Iterator[str]:
-    """Say what waits, and what for."""
-    alive = [worker for worker in held if worker.is_alive]
+    """Yield a phrase for everything that waits, saying what it waits for."""
+    alive = [worker for worker in workers if worker.is_alive]
     if (order or used_up) and alive:
         yield f"{_counted(len(alive), 'worker')} will save at the next epoch"
     paused = sum(asha.paused_rung(trial) is not None for trial in trials)
@@ -123,13 +171,13 @@ def _describe_waits(
         yield f"{_counted(waiting, 'trial')} for a worker to be free"
     elif waiting:
         yield f"{_counted(waiting, 'trial')} for workers: 'hpo launch {name}' starts some"
-    for worker in held:
+    for worker in workers:
         silent = f"{worker.owner} has been silent for {worker.silent_seconds:.0f} s"
         if not worker.is_alive:
             yield f"trial {worker.trial} for another worker: {worker.owner} is gone, or silent for too long"
         elif worker.silent_seconds > worker.expires_in_seconds:
             yield f"trial {worker.trial} for {worker.expires_in_seconds:.0f} s more: {silent}"
-    for trial in foreign_trials(trials, held):
+    for trial in foreign_trials(trials, workers):
         yield f"trial {trial} for the other tool that runs it"
 
 
@@ -137,29 +185,37 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def foreign_trials(trials: Iterable[FrozenTrial], held: Iterable[LeaseInfo]) -> list[int]:
-    """Give the numbers of the trials that run without a lease: another tool's, which hpo leaves alone."""
-    ours = {worker.trial for worker in held}
+def foreign_trials(trials: Iterable[FrozenTrial], leases: Iterable[LeaseInfo]) -> list[int]:
+    """Return the numbers of the trials that run without a lease: another tool's, which hpo leaves alone.
+
+    Args:
+        trials: All trials of a study.
+        leases: The leases of its running trials.
+
+    Returns:
+        The numbers, in the order of ``trials``.
+    """
+    ours = {lease.trial for lease in leases}
     return [t.number for t in trials if t.state == TrialState.RUNNING and t.number not in ours]
 
 
 def _estimate_seconds_left(trials: list[FrozenTrial], workers: int) -> float | None:
-    """Estimate the seconds a study still takes: what is open, at the mean of the trials that ended.
+    """Estimate how long a study still takes: its open trials, at the mean time of those that ended.
 
-    To each setting that is open come as many replicates as to those that ended.
+    It assumes that open settings get as many replicates, on average, as those that ended.
     """
     ended = [_wall_time_seconds(trial) for trial in trials if trial.state.is_finished()]
     if not ended or not workers:
         return None
     mean = sum(ended) / len(ended)
-    again = replicates.first_trial_numbers(trials)
-    firsts = [trial for trial in trials if trial.number not in again]
-    coming = len(again) / max(sum(trial.state.is_finished() for trial in firsts), 1)
-    open_ = [t for t in trials if t.state == TrialState.WAITING and asha.paused_rung(t) is None]
+    repeated = replicates.first_trial_numbers(trials)
+    firsts = [trial for trial in trials if trial.number not in repeated]
+    replicates_each = len(repeated) / max(sum(trial.state.is_finished() for trial in firsts), 1)
+    waiting = [t for t in trials if t.state == TrialState.WAITING and asha.paused_rung(t) is None]
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    more = coming * sum(trial.number not in again for trial in [*open_, *running])
-    left = (len(open_) + more) * mean + sum(max(mean - _wall_time_seconds(trial), 0.0) for trial in running)
-    return left / workers
+    more = replicates_each * sum(trial.number not in repeated for trial in [*waiting, *running])
+    rest_of_running = sum(max(mean - _wall_time_seconds(trial), 0.0) for trial in running)
+    return ((len(waiting) + more) * mean + rest_of_running) / workers
 
 
 def _wall_time_seconds(trial: FrozenTrial) -> float:
@@ -167,29 +223,51 @@ def _wall_time_seconds(trial: FrozenTrial) -> float:
 
 
 def selection_of(definition: Definition) -> str | None:
-    """Give the split that a study's accuracy is measured on; None where its own objective decides.
+    """Return the split that a study's accuracy is measured on.
 
-    "final" is the test split as ``hpo finish`` looks at it: once, after the last epoch.
+    Returns:
+        ``valid``, ``test`` or ``final``, which is the test split as ``hpo finish`` measures it: once, after
+        the last epoch. None for a custom objective, which decides by itself.
     """
     selection = definition.train.get("selection")
     return None if definition.option_table is config.CUSTOM_OPTIONS else str(selection)
 
 
 def metric_name(definition: Definition) -> str:
-    """Name what a study measures: accuracy, or test accuracy where that is the split."""
+    """Return the name of what a study measures: ``accuracy``, or ``test accuracy`` on the test split."""
     return "test accuracy" if selection_of(definition) in ("test", "final") else "accuracy"
 
 
 def best_trials(storage: Storage, name: str, count: int) -> list[BestTrial]:
-    """Give the best complete trials of a study, best first; of equal ones the earlier.
+    """Return the best complete trials of a study, best first; of equal ones the earlier comes first.
 
-    Where settings are repeated they are ranked by their means, and each by its best trial stands for it.
+    If the study repeats settings, they are ranked by their means, and the best trial of a setting
+    represents it.
+
+    Args:
+        storage: The storage that the study is in.
+        name: The study's name.
+        count: How many to return at most.
+
+    Returns:
+        The best trials, one for each setting.
+
+    Raises:
+        StoreError: There is no such study, or another tool made it.
     """
     return _rank_trials(studies.read_definition(storage, name), read_trials(storage, name))[:count]
 
 
 def no_complete_trial_message(name: str, trials: Iterable[FrozenTrial]) -> str:
-    """Say that a study has no complete trial, and how the best of the others can be had."""
+    """Return a message that a study has no complete trial, and how to get the best of the others.
+
+    Args:
+        name: The study's name.
+        trials: Its trials, none of them complete.
+
+    Returns:
+        One line.
+    """
     reached = [
         (max(filter(math.isfinite, trial.intermediate_values.values()), default=0.0), trial)
         for trial in trials
@@ -214,41 +292,32 @@ def _rank_trials(definition: Definition, trials: list[FrozenTrial]) -> list[Best
 def _best(
     definition: Definition, trial: FrozenTrial, setting: ReplicatedSetting, noise: Noise | None
 ) -> BestTrial:
-    seen = trial.user_attrs
+    attributes = trial.user_attrs
     return BestTrial(
         study=definition.name,
         trial=trial.number,
         accuracy=setting.accuracies[0],
-        best_epoch=seen.get("best_epoch"),
-        epochs=seen.get("epochs"),
+        best_epoch=attributes.get("best_epoch"),
+        epochs=attributes.get("epochs"),
         params=trial.params,
-        wall_time_seconds=seen.get("wall_time_seconds"),
-        hardware=seen.get("hardware"),
-        weights=seen.get("weights"),
+        wall_time_seconds=attributes.get("wall_time_seconds"),
+        hardware=attributes.get("hardware"),
+        weights=attributes.get("weights"),
         replicates=setting if definition.search.replicates > 1 else None,
         noise=noise,
     )
 
 
-def best_trial_document(found: BestTrial) -> dict[str, Any]:
-    """Give a best trial as its JSON document, with its setting's seeds where settings are repeated."""
-    document = dict(vars(found))
-    several, noise = document.pop("replicates"), document.pop("noise")
-    if several is None:
-        return document
-    return document | {
-        "replicates": {
-            "trials": list(several.trials),
-            "accuracies": list(several.accuracies),
-            "diverged": several.diverged,
-            "mean": several.mean,
-            "noise": noise and noise.deviation,
-        }
-    }
-
-
 def planned_epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[int, int]:
-    """Give the planned epochs of the trials that have their setting, by number."""
+    """Return the planned epochs of trials, by number.
+
+    Args:
+        definition: The study's definition.
+        trials: Trials of the study; one whose setting is not known yet counts with the study's epochs.
+
+    Returns:
+        The planned epochs by trial number; 0 if neither the trial nor the study has the option.
+    """
     planned = {}
     for trial in trials:
         setting = trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})
@@ -256,61 +325,8 @@ def planned_epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[in
     return planned
 
 
-def status_document(found: Status) -> dict[str, Any]:
-    """Give a status as its JSON document."""
-    return {
-        "study": found.study,
-        "state": found.state,
-        "trials": dict(found.trials),
-        "budget": found.budget,
-        "best": None if found.best is None else best_trial_document(found.best),
-        "workers": [
-            {
-                "owner": worker.owner,
-                "host": worker.host,
-                "device": worker.device,
-                "trial": worker.trial,
-                "attempt": worker.attempt,
-                "epoch": worker.epoch,
-                "expires_in_seconds": worker.expires_in_seconds,
-                "silent_seconds": worker.silent_seconds,
-            }
-            for worker in found.workers
-        ],
-        "waits": list(found.waits),
-        "seconds_left": None if found.seconds_left is None else round(found.seconds_left, 1),
-        "budgets": {each.name: each.document() for each in found.budgets},
-    }
-
-
-def trial_document(trial: FrozenTrial) -> dict[str, Any]:
-    """Give a trial as its JSON document."""
-    return {
-        "number": trial.number,
-        "state": STATE_NAMES[trial.state],
-        "value": trial.value,
-        "params": trial.params,
-        "user_attrs": trial.user_attrs,
-        "intermediate_values": trial.intermediate_values,
-    }
-
-
-def trials_csv(trials: list[FrozenTrial], attributes: Iterable[str] = ()) -> str:
-    """Return trials as CSV: one row each, one column per parameter and per attribute of points."""
-    parameters = sorted({name for trial in trials for name in trial.params})
-    seen = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", *attributes)
-    text = io.StringIO()
-    writer = csvs.writer(text, lineterminator="\n")
-    writer.writerow(["number", "state", "value", *parameters, *seen])
-    for trial in trials:
-        row = [trial.number, STATE_NAMES[trial.state], trial.value]
-        row += [trial.params.get(name) for name in parameters]
-        writer.writerow(row + [trial.user_attrs.get(name) for name in seen])
-    return text.getvalue()
-
-
 def study_names(storage: Storage) -> list[str]:
-    """Give the names of the store's studies that hpo made."""
+    """Return the names of the studies that hpo made, without those of other tools."""
     return [
         study.study_name for study in storage.get_all_studies() if plan.DEFINITION in study.system_attrs
     ]

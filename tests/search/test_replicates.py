@@ -16,7 +16,7 @@ from hpo.cli import console
 from hpo.errors import DefinitionError
 from hpo.report import summary
 from hpo.search import replicates
-from hpo.store import lease, process, queue, status, studies, warm_start
+from hpo.store import documents, lease, process, queue, status, studies, warm_start
 from hpo.store.history import History
 from hpo.study import file as studyfile
 from hpo.study.definition import Definition, Pruner, Sampler
@@ -196,7 +196,7 @@ def test_a_seed_that_diverges_spoils_its_setting(url):
             worker.end(claim, accuracy)
     first, second = status.best_trials(worker.opened, NAME, 9)
     assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
-    assert status.best_trial_document(second)["replicates"]["diverged"] == 1
+    assert documents.best_trial_document(second)["replicates"]["diverged"] == 1
     assert "one alone; 1 more diverged" in console.best_trial_text(second, None, {})
     assert [each.trial for each in finish.plan_finish(worker.opened, NAME, 2, 2).settings] == [3, 0]
     found = records.trial_records(studies.read_definition(worker.opened, NAME), worker.trials())
@@ -247,7 +247,7 @@ def test_the_best_is_the_best_mean_and_so_is_what_is_finished_and_kept(url, tmp_
     found = status.best_trials(worker.opened, NAME, 9)
     # The trials are 0, 1, 2, then the first's replicate 3, the second's 4, the third's 5.
     assert [each.trial for each in found] == [1, 5, 0]
-    said = status.best_trial_document(found[0])["replicates"]
+    said = documents.best_trial_document(found[0])["replicates"]
     assert (said["trials"], said["accuracies"]) == ([1, 4], [0.8, 0.7])
     assert said["mean"] == pytest.approx(0.75)
     assert said["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)

@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from hpo.store import plan, status, studies
+from hpo.store import documents, plan, status, studies
 from hpo.study import file
 from hpo.study.definition import Definition, Point, dump_definition
 from tests.support.databases import closed_engines
@@ -53,7 +53,7 @@ def test_the_attributes_of_a_point_are_user_attributes_of_its_trial(url, tmp_pat
     studies.enqueue_setting(storage, "rooms", Point(setting={"lr": 0.3}, attributes={"room": 4}))
     assert attributes(url) == [*expected, {"enqueued": True, "room": 4}]
     found = studies.read_definition(storage, "rooms")
-    table = status.trials_csv(status.read_trials(storage, "rooms"), found.attribute_names).splitlines()
+    table = documents.trials_csv(status.read_trials(storage, "rooms"), found.attribute_names).splitlines()
     assert table[0].endswith(",attempts,point,site,room,dark")
     assert [row.split(",")[-4:] for row in table[1:]] == [
         ["1", "C", "", ""],

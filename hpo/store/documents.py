@@ -1,0 +1,91 @@
+"""Records of the store as JSON documents and CSV.
+
+Other programs read these formats, so fields and columns keep their names.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.store.status import STATE_NAMES, BestTrial, Status
+
+
+def best_trial_document(found: BestTrial) -> dict[str, Any]:
+    """Return a best trial for JSON, with the trials of its setting if the study repeats settings."""
+    document = dict(vars(found))
+    setting, noise = document.pop("replicates"), document.pop("noise")
+    if setting is None:
+        return document
+    return document | {
+        "replicates": {
+            "trials": list(setting.trials),
+            "accuracies": list(setting.accuracies),
+            "diverged": setting.diverged,
+            "mean": setting.mean,
+            "noise": noise and noise.deviation,
+        }
+    }
+
+
+def status_document(found: Status) -> dict[str, Any]:
+    """Return a study's status for JSON."""
+    return {
+        "study": found.study,
+        "state": found.state,
+        "trials": dict(found.trials),
+        "budget": found.budget,
+        "best": None if found.best is None else best_trial_document(found.best),
+        "workers": [
+            {
+                "owner": worker.owner,
+                "host": worker.host,
+                "device": worker.device,
+                "trial": worker.trial,
+                "attempt": worker.attempt,
+                "epoch": worker.epoch,
+                "expires_in_seconds": worker.expires_in_seconds,
+                "silent_seconds": worker.silent_seconds,
+            }
+            for worker in found.workers
+        ],
+        "waits": list(found.waits),
+        "seconds_left": None if found.seconds_left is None else round(found.seconds_left, 1),
+        "budgets": {each.name: each.document() for each in found.budgets},
+    }
+
+
+def trial_document(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial for JSON."""
+    return {
+        "number": trial.number,
+        "state": STATE_NAMES[trial.state],
+        "value": trial.value,
+        "params": trial.params,
+        "user_attrs": trial.user_attrs,
+        "intermediate_values": trial.intermediate_values,
+    }
+
+
+def trials_csv(trials: list[FrozenTrial], attributes: Iterable[str] = ()) -> str:
+    """Return trials as CSV: one row each, one column per parameter and per attribute of points.
+
+    Args:
+        trials: The trials, in the order of the rows.
+        attributes: Names of the attributes that the study's points have.
+
+    Returns:
+        The whole text, with a header row.
+    """
+    parameters = sorted({name for trial in trials for name in trial.params})
+    columns = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", *attributes)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["number", "state", "value", *parameters, *columns])
+    for trial in trials:
+        row = [trial.number, STATE_NAMES[trial.state], trial.value]
+        row += [trial.params.get(name) for name in parameters]
+        writer.writerow(row + [trial.user_attrs.get(name) for name in columns])
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""What people see in a terminal: a plain line per event, tables, and the live view of a study."""
+"""Text, tables and live views for the terminal. Nothing here reads or changes the store."""
 
 import json
 import math
@@ -26,17 +26,20 @@ COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": 
 
 
 def open_console() -> Console:
-    """Give standard output: as wide as its terminal, and a row to a line where it is none."""
-    here = Console(markup=False, highlight=False)  # names and messages may hold brackets
+    """Return a console on standard output, as wide as the terminal.
+
+    Output to anything else gets 1000 columns, so that each table row stays on one line.
+    """
+    here = Console(markup=False, highlight=False)  # names and messages may contain brackets
     if not here.is_terminal and "COLUMNS" not in os.environ:
         here.width = 1000
     return here
 
 
 def event_line(event: TrialEvent) -> str:
-    """Give an event as one plain line."""
+    """Return an event as one line of plain text."""
     if isinstance(event, TrialStarted):
-        going = f", goes on after epoch {event.epochs_done}" if event.epochs_done else ""
+        going = f", continues after epoch {event.epochs_done}" if event.epochs_done else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
         params = format_params(event.params)
         return f"trial {event.trial} starts: {params}, {event.epochs} epochs{again}{going}"
@@ -55,7 +58,13 @@ def event_line(event: TrialEvent) -> str:
 
 
 def best_trial_text(found: BestTrial, selection: str | None, where: Mapping[str, str]) -> str:
-    """Give the best trial as the text that ends a run; ``where`` says where its things are."""
+    """Return the best trial as text of several lines.
+
+    Args:
+        found: The best trial.
+        selection: The split that accuracy was measured on; None for a custom objective.
+        where: Locations to list, by label: weights, curves, store.
+    """
     rows = [
         f"best trial {found.trial} of study {found.study}",
         f"  accuracy   {found.accuracy:.4f} {describe_split(selection)}",
@@ -64,7 +73,7 @@ def best_trial_text(found: BestTrial, selection: str | None, where: Mapping[str,
     ]
     if found.best_epoch is not None and found.wall_time_seconds is not None:
         took = format_seconds(found.wall_time_seconds)
-        rows.append(f"  epoch      {found.best_epoch} of {found.epochs}, {took} in all")
+        rows.append(f"  epoch      {found.best_epoch} of {found.epochs}, {took} in total")
     if found.hardware:
         rows.append(f"  hardware   {found.hardware['device']}, torch {found.hardware['torch']}")
     rows += [f"  {name:<10} {place}" for name, place in where.items()]
@@ -72,12 +81,12 @@ def best_trial_text(found: BestTrial, selection: str | None, where: Mapping[str,
 
 
 def _replicates_text(found: ReplicatedSetting) -> str:
-    """Say what the seeds of a setting came to."""
+    """Describe the accuracies of a setting over its seeds."""
     diverged = f"; {found.diverged} more diverged" if found.diverged else ""
     if len(found.trials) == 1:
-        return f"one alone{diverged or ', so far or for good'}"
+        return f"one complete run{diverged or '; more seeds may follow'}"
     least, most = min(found.accuracies), max(found.accuracies)
-    return f"mean {found.mean:.4f} of {len(found.trials)}, from {least:.4f} to {most:.4f}{diverged}"
+    return f"mean {found.mean:.4f} of {len(found.trials)} runs, from {least:.4f} to {most:.4f}{diverged}"
 
 
 def _test_split_note(selection: str | None) -> str:
@@ -92,9 +101,14 @@ def live_view(
     *,
     stopping: bool = False,
 ) -> RenderableType:
-    """Give the live view: a headline, the running trials with their epochs, and the latest that ended.
+    """Return the live view: a headline, the running trials with their epochs, and the last that ended.
 
-    ``epochs`` gives each trial's planned epochs by number, ``rows`` how many lines there is room for.
+    Args:
+        status: The status of the study.
+        trials: All trials of the study.
+        epochs: Planned epochs by trial number.
+        rows: Number of lines that the view may take.
+        stopping: Whether the user has asked to stop, which the headline then says.
     """
     ended = sum(status.trials[state] for state in ("complete", "pruned", "failed"))
     parts = [status.state] if status.state in ("paused", "stopped") else []
@@ -106,7 +120,7 @@ def live_view(
     if status.seconds_left:
         parts.append(f"about {format_seconds(status.seconds_left)} left")
     if stopping:
-        parts.append("stopping: workers save and leave; Ctrl-C again kills them")
+        parts.append("stopping: workers save and exit; press Ctrl-C again to kill them")
     running = [t for t in trials if t.state == TrialState.RUNNING]
     done = [t for t in trials if t.state.is_finished()]
     done.sort(key=lambda trial: trial.datetime_complete or trial.datetime_start, reverse=True)  # type: ignore[arg-type, return-value]  # a finished trial has a time
@@ -136,13 +150,13 @@ def _live_row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, 
 
 
 def trials_table(trials: list[FrozenTrial], measure: str, attributes: Sequence[str] = ()) -> Table:
-    """Return a study's trials as a table.
+    """Return trials as a table.
 
     Args:
-        trials: The trials, one per row.
-        measure: The name of the metric's column.
-        attributes: Attributes of points; each that a trial has gets a column, since it may be all that
-            distinguishes two points.
+        trials: The trials, in the order of the rows.
+        measure: The name of the metric, which heads its column.
+        attributes: Names of attributes of points. Each that any trial has gets a column, since it may be
+            the only difference between two points.
     """
     table = Table(box=None, padding=(0, 1))
     attributes = [name for name in attributes if any(name in trial.user_attrs for trial in trials)]
@@ -176,7 +190,7 @@ def trials_table(trials: list[FrozenTrial], measure: str, attributes: Sequence[s
 
 
 def _accuracy_cell(trial: FrozenTrial) -> Text:
-    """Give what a trial came to, or, dimmed, what it last reported."""
+    """Return the final accuracy of a trial or, dimmed, the last one that it reported."""
     if trial.value is not None:
         return Text(f"{trial.value:.4f}")
     last = trial.intermediate_values.get(trial.last_step or 0)
@@ -184,18 +198,18 @@ def _accuracy_cell(trial: FrozenTrial) -> Text:
 
 
 def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
-    """Give the seed of a replicate, which alone tells it from the others of its setting."""
+    """Return the seed of a replicate, which alone distinguishes the replicates of a setting."""
     return {"seed": trial.system_attrs[RUN_OPTIONS]["seed"]} if REPLICATE_OF in trial.system_attrs else {}
 
 
 def status_headline(found: Status) -> str:
-    """Give a study's state and the count of its trials in one line."""
+    """Return the state of a study and its trial counts as one line."""
     counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
     return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
 
 
 def status_view(found: Status) -> RenderableType:
-    """Give a study's status as text."""
+    """Return the status of a study: counts, best trial, budgets, time left and workers."""
     lines = [status_headline(found)]
     if found.best is not None:
         note = describe_split(found.selection)
@@ -209,17 +223,17 @@ def status_view(found: Status) -> RenderableType:
 
 
 def workers_view(found: Status) -> list[RenderableType]:
-    """Give who works, and what waits for what; nothing where there is nothing to say."""
+    """Return the table of workers and a line for each thing that waits; empty if there is neither."""
     waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits]
     return [*([_workers_table(found)] if found.workers else []), *waits]
 
 
 def _workers_table(found: Status) -> Table:
-    """Give the workers that hold trials, when each was heard of, and how long others wait for it."""
-    names = ("worker", "device", "trial", "attempt", "epoch", "heard", "lease")
+    """Return the workers that hold trials, with the last heartbeat and the time left on each lease."""
+    names = ("worker", "device", "trial", "attempt", "epoch", "heartbeat", "lease")
     table = Table(*names, box=None, padding=(0, 1))
     for worker in found.workers:
-        left_ = worker.expires_in_seconds
+        seconds_left = worker.expires_in_seconds
         table.add_row(
             worker.owner,
             worker.device,
@@ -227,13 +241,13 @@ def _workers_table(found: Status) -> Table:
             str(worker.attempt),
             str(worker.epoch),
             f"{worker.silent_seconds:.0f} s ago",
-            f"{left_:.0f} s" if left_ > 0 else Text("run out", style="red"),
+            f"{seconds_left:.0f} s" if seconds_left > 0 else Text("expired", style="red"),
         )
     return table
 
 
 def studies_table(found: Iterable[Status]) -> Table:
-    """Give the store's studies as a table."""
+    """Return the studies of a store as a table."""
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
     for each in found:
         ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
@@ -243,7 +257,12 @@ def studies_table(found: Iterable[Status]) -> Table:
 
 
 def trial_table(found: FrozenTrial, measure: str) -> Table:
-    """Give everything that is known of one trial."""
+    """Return everything that the store holds about one trial, as a table.
+
+    Args:
+        found: The trial.
+        measure: The name of the metric.
+    """
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -258,18 +277,18 @@ def trial_table(found: FrozenTrial, measure: str) -> Table:
 
 
 def importance_view(found: Importance) -> RenderableType:
-    """Give importances as bars."""
+    """Return importances as bars, with notes on parameters left out and on unreliable results."""
     table = Table(box=None, padding=(0, 1), show_header=False)
     for name, share in found.importances.items():
         table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))
     headline = f"importance by {found.evaluator}, over {found.trials} complete trials"
-    notes = [f"left out, since not every trial has it: {', '.join(found.left_out)}"] * bool(found.left_out)
-    notes += [f"these shares say nothing: {found.doubt}"] * bool(found.doubt)
+    notes = [f"left out because not every trial has it: {', '.join(found.left_out)}"] * bool(found.left_out)
+    notes += [f"these shares are not reliable: {found.doubt}"] * bool(found.doubt)
     return Group(headline, table, *notes)
 
 
 def findings_table(found: Iterable["Finding"]) -> Table:
-    """Give what the doctor found."""
+    """Return the doctor's findings as a table."""
     table = Table(box=None, padding=(0, 1), show_header=False)
     styles = {"works": "green", "absent": "dim", "doubtful": "yellow", "broken": "red"}
     for finding in found:

@@ -1,4 +1,4 @@
-"""The doctor: devices, store, studies, artifacts, data, weights: what works, what does not, what to do."""
+"""The doctor: checks devices, store, studies, artifacts, data and weights, and says what to do."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ from hpo.training import config, sources
 
 FindingState = Literal["works", "absent", "doubtful", "broken"]
 
-LOW_SPACE_BYTES = 5 * 2**30  # bytes: what two workers' checkpoints of VGG16 with its momentum take
-FULL_DISK_BYTES = 100 * 2**20  # bytes: less than any network's checkpoint
+LOW_SPACE_BYTES = 5 * 2**30  # what two workers' checkpoints of VGG16 with momentum take
+FULL_DISK_BYTES = 100 * 2**20  # less than the checkpoint of any model takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     state: FindingState
@@ -37,7 +37,18 @@ class Finding:
 
 
 def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:
-    """Look at everything a study needs here; changes nothing but for a probe file that it removes."""
+    """Check everything that a study needs on this machine.
+
+    Changes nothing, except that it writes a probe file to the artifacts and removes it.
+
+    Args:
+        store_url: URL of the store.
+        artifacts: Folder or URL of the artifacts.
+        data: Folder of the data sets.
+
+    Returns:
+        The findings, in the order in which they are shown.
+    """
     return [
         *_check_devices(),
         *_report_errors("store", lambda: _check_store(store_url)),
@@ -64,9 +75,9 @@ def _check_devices() -> Iterator[Finding]:
         yield Finding(subject=f"cuda:{index}", state="works", message=f"{card.name}, {size}")
     if not torch.cuda.device_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        hidden = f"CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else "no driver or no card"
+        hidden = f"CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else "no driver or no GPU"
         advice = "workers run on the CPU"
-        yield Finding(subject="gpu", state="absent", message=f"none seen ({hidden})", advice=advice)
+        yield Finding(subject="gpu", state="absent", message=f"none found ({hidden})", advice=advice)
 
 
 def _check_store(url: str) -> Iterator[Finding]:
@@ -75,12 +86,12 @@ def _check_store(url: str) -> Iterator[Finding]:
     if path is not None:
         yield from _check_sqlite(path)
         if not path.exists():
-            yield _missing("store", where, path, "'hpo run STUDY' makes it")
+            yield _missing("store", where, path, "'hpo run STUDY' creates it")
             return
     opened = studies.open_storage(url, create=False)
     message = f"{where}, {len(status.study_names(opened))} studies"
     if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        message, advice = f"{message}, can only be read", f"let workers write {path} and its folder"
+        message, advice = f"{message}, read-only", f"make {path} and its folder writable for workers"
         yield Finding(subject="store", state="doubtful", message=message, advice=advice)
         return
     yield Finding(subject="store", state="works", message=message)
@@ -89,25 +100,26 @@ def _check_store(url: str) -> Iterator[Finding]:
 
 
 def _check_sqlite(path: Path) -> Iterator[Finding]:
-    """Look at SQLite itself, at the file's journal, and at the kind of disk that it lies on."""
+    """Check the version of SQLite, the journal mode of the file and the kind of its disk."""
     version = f"version {sqlite3.sqlite_version}"
     if database.is_wal_sound(sqlite3.sqlite_version_info):
         yield Finding(subject="sqlite", state="works", message=version)
     elif database.journal_mode(path) != "wal":
-        message = f"{version}, whose write-ahead log is not sound; the rollback journal is used instead"
+        message = f"{version} has a bug in its write-ahead log; hpo uses the rollback journal instead"
         yield Finding(subject="sqlite", state="works", message=message)
     else:
-        message = f"{version} can spoil {path}, which has a write-ahead log"
-        advice = f"stop its workers, then: sqlite3 {path} 'PRAGMA journal_mode = DELETE'; or a newer SQLite"
+        message = f"{version} can corrupt {path}, which uses a write-ahead log"
+        change = f"sqlite3 {path} 'PRAGMA journal_mode = DELETE'"
+        advice = f"stop its workers and run: {change}; or install a newer SQLite"
         yield Finding(subject="sqlite", state="broken", message=message, advice=advice)
     if kind := database.network_disk(path):
-        message = f"{path} lies on a network disk ({kind}), where SQLite's locks do not hold"
+        message = f"{path} is on a network disk ({kind}), where SQLite's locks are not reliable"
         advice = "move it to a local disk, or use Postgres"
         yield Finding(subject="sqlite", state="broken", message=message, advice=advice)
 
 
 def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
-    """Look at each study: leases, foreign trials, hardware, files that nobody knows."""
+    """Check each study: leases, trials of other tools, hardware, and files that no trial refers to."""
     path = database.sqlite_file(database.parse_url(url))
     if path is not None and not path.exists():
         return
@@ -119,12 +131,15 @@ def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
         yield from _check_trials(name, trials, held)
         unknown = orphans.unknown_files(place, studies.artifacts_folder(opened, name), trials)
         yield from _report_unknown_files(
-            f"study {name}", unknown, place, "no trial of it names them; remove them"
+            f"study {name}", unknown, place, "no trial refers to them; you can delete them"
         )
     folders = [studies.artifacts_folder(opened, name) for name in names]
     unknown = orphans.unknown_folders(place, folders)
     yield from _report_unknown_files(
-        "artifacts", unknown, place, "no study of this store has them; if no other store does, remove them"
+        "artifacts",
+        unknown,
+        place,
+        "no study of this store owns them; delete them unless another store does",
     )
 
 
@@ -132,17 +147,17 @@ def _check_trials(name: str, trials: list[FrozenTrial], held: list[LeaseInfo]) -
     what = f"study {name}"
     for worker in held:
         if not worker.is_alive:
-            message = f"trial {worker.trial}'s worker {worker.owner} is gone, or silent for too long"
-            advice = f"the next worker takes it up; 'hpo launch {name}' starts some"
+            message = f"trial {worker.trial}: worker {worker.owner} died or sent no heartbeat for too long"
+            advice = f"the next worker takes over the trial; 'hpo launch {name}' starts workers"
             yield Finding(subject=what, state="doubtful", message=message, advice=advice)
     for number in status.foreign_trials(trials, held):
-        advice = "hpo leaves it alone; if nobody runs it, end it with Optuna's study.tell"
-        message = f"trial {number} runs under another tool"
+        advice = "hpo does not touch it; if nothing runs it any more, end it with Optuna's study.tell"
+        message = f"trial {number} is run by another tool"
         yield Finding(subject=what, state="doubtful", message=message, advice=advice)
     kinds = Counter(hardware for trial in trials if (hardware := _hardware_text(trial)))
     if len(kinds) > 1:
         listed = "; ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
-        advice = "compare wall times within one kind alone"
+        advice = "compare wall times only within one kind of hardware"
         yield Finding(subject=what, state="doubtful", message=f"mixed hardware: {listed}", advice=advice)
 
 
@@ -154,35 +169,35 @@ def _hardware_text(trial: FrozenTrial) -> str:
 def _report_unknown_files(what: str, names: list[str], place: Artifacts, advice: str) -> Iterator[Finding]:
     if names:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        message = f"{len(names)} unknown in {place.path('')}: {some}"
+        message = f"{len(names)} unknown files or folders in {place.path('')}: {some}"
         yield Finding(subject=what, state="doubtful", message=message, advice=advice)
 
 
 def _check_artifacts(root: str) -> Iterator[Finding]:
     place = Artifacts(root)
     if place.is_local and not Path(place.root).exists():
-        yield _missing("artifacts", root, Path(place.root), "the first trial makes it")
+        yield _missing("artifacts", root, Path(place.root), "the first trial creates it")
         return
     place.probe()
-    yield Finding(subject="artifacts", state="works", message=f"{root} can be written")
+    yield Finding(subject="artifacts", state="works", message=f"{root} is writable")
     yield from _check_free_space("artifacts", Path(place.root if place.is_local else tempfile.gettempdir()))
 
 
 def _missing(what: str, name: str, path: Path, advice: str) -> Finding:
-    """Say that something is not there yet, and whether it could be made."""
+    """Report a missing file or folder, and whether it can be created."""
     above = next((each for each in path.absolute().parents if each.exists()), None)
     if above is not None and not os.access(above, os.W_OK):
-        message = f"{name} is not there, and {above} cannot be written"
-        return Finding(subject=what, state="broken", message=message, advice="name another place")
-    return Finding(subject=what, state="absent", message=f"{name} is not there", advice=advice)
+        message = f"{name} does not exist, and {above} is not writable"
+        return Finding(subject=what, state="broken", message=message, advice="choose another location")
+    return Finding(subject=what, state="absent", message=f"{name} does not exist", advice=advice)
 
 
 def _check_free_space(what: str, folder: Path) -> Iterator[Finding]:
-    """Look at the room on a disk; only what may run out is worth a line."""
+    """Report a disk only if it may run out of space."""
     free = shutil.disk_usage(folder).free
     if free < LOW_SPACE_BYTES:
         message = f"{free / 2**30:.1f} GiB free on the disk of {folder}"
-        advice = "make room: a checkpoint of VGG16 takes 1.1 GiB, and two are kept of a trial"
+        advice = "free some space: a checkpoint of VGG16 takes 1.1 GiB, and each trial keeps two"
         verdict: FindingState = "doubtful" if free > FULL_DISK_BYTES else "broken"
         yield Finding(subject=what, state=verdict, message=message, advice=advice)
 
@@ -195,16 +210,16 @@ def _check_data(root: Path) -> Iterator[Finding]:
             yield Finding(subject=name, state="broken", message=str(error))
             continue
         if there:
-            yield Finding(subject=name, state="works", message="here")
+            yield Finding(subject=name, state="works", message="present")
         else:
-            advice = f"the first trial downloads it into {root}; --data names another folder"
-            yield Finding(subject=name, state="absent", message="not here", advice=advice)
+            advice = f"the first trial downloads it to {root}; --data sets another folder"
+            yield Finding(subject=name, state="absent", message="not present", advice=advice)
 
 
 def _check_weights() -> Iterator[Finding]:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = sorted(path.name for path in folder.glob("*.pth"))
-    advice = "" if found else "the first trial downloads what it needs; TORCH_HOME names another folder"
+    advice = "" if found else "the first trial downloads what it needs; TORCH_HOME sets another folder"
     yield Finding(
         subject="weights",
         state="works" if found else "absent",

@@ -1,8 +1,8 @@
-"""Workers by other programs than ours: Slurm and Ray keep them going on whatever machines they have.
+"""Where ``hpo launch`` runs workers: on this machine, or on the machines of Slurm or Ray.
 
-An engine only sees to it that so many workers are there, each an ordinary ``hpo worker``. Whose a trial is
-decides the lease, whatever an engine does: what it starts twice, or believes dead, breaks nothing. Pausing,
-stopping and looking speak through the store, and so work for all of them alike.
+An engine only makes sure that the requested number of workers exists, each an ordinary ``hpo worker``. The
+lease decides which worker owns a trial. So it does no harm if an engine starts a worker twice or believes a
+living worker dead. Pause, stop and status go through the store, and so work alike for all engines.
 """
 
 import re
@@ -24,14 +24,14 @@ Engine = Literal["local", "slurm", "ray"]
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchRequest:
-    """What ``hpo launch`` was asked for besides its study."""
+    """The options of ``hpo launch``."""
 
     engine: Engine
     devices: str
     workers_per_device: int
     workers: int | None
     options: Iterable[str]  # KEY=VALUE, or a flag's KEY
-    print_script: bool  # show the script instead of submitting it
+    print_script: bool  # print the script instead of submitting it
 
 
 def launch_workers(
@@ -41,9 +41,21 @@ def launch_workers(
     settings: Mapping[str, str],
     stop: progress.StopSignal,
 ) -> None:
-    """Have a study's workers run as asked; local ones and Ray's until they leave, Slurm's from then on.
+    """Run the workers of a study.
 
-    Raises EngineError for a request that does not fit its engine.
+    Local and Ray workers are followed until they exit. Slurm workers are submitted as a job, which this
+    function does not wait for.
+
+    Args:
+        storage: The store.
+        name: The study.
+        request: The options of ``hpo launch``.
+        settings: Environment variables of the workers.
+        stop: Is set when the user asks to stop.
+
+    Raises:
+        EngineError: The options do not fit the engine, or the scheduler refuses the workers.
+        StoreError: There is no such study, or it is stopped.
     """
     crew = _worker_group(name, request, settings)
     now = status.read_status(storage, name)
@@ -64,25 +76,27 @@ def _refuse_scheduler_options(request: LaunchRequest) -> None:
     flags = {"--workers": request.workers, "--option": request.options, "--print": request.print_script}
     for flag, given in flags.items():
         if given:
-            advice = "--devices cpu:4 says how many" if flag == "--workers" else "name an --engine"
+            advice = (
+                "for local workers use --devices cpu:4" if flag == "--workers" else "choose an --engine"
+            )
             engines = "slurm" if flag == "--print" else "slurm or ray"
-            raise EngineError(f"{flag} is for workers by {engines}; {advice}")
+            raise EngineError(f"{flag} is only for engine {engines}; {advice}")
 
 
 def _worker_group(name: str, request: LaunchRequest, settings: Mapping[str, str]) -> WorkerGroup | None:
-    """Give what a scheduler is to be asked for, if it is one; refuse what does not fit the engine."""
+    """Return the workers to request from a scheduler, None for local ones; check the options."""
     if request.engine == "local":
         _refuse_scheduler_options(request)
         return None
     if request.devices not in ("auto", "cpu"):
         raise EngineError(
-            f"--devices {request.devices}: {request.engine} chooses devices itself; want auto (a GPU for each "
+            f"--devices {request.devices}: {request.engine} chooses devices itself; use auto (one GPU per "
             "worker) or cpu, and --workers N"
         )
     if request.workers_per_device != 1:
         way = "num_gpus=0.5" if request.engine == "ray" else "gres=shard:1, where your Slurm shares GPUs"
         raise EngineError(
-            f"--workers-per-device is for local workers; with {request.engine}: --option {way}"
+            f"--workers-per-device is only for local workers; with {request.engine} use --option {way}"
         )
     group = WorkerGroup(
         study=name,
@@ -92,13 +106,15 @@ def _worker_group(name: str, request: LaunchRequest, settings: Mapping[str, str]
         options=dict(map(_parse_option, request.options)),
     )
     if request.engine == "slurm":
-        _refuse_sqlite(group, "--engine slurm", "on one node 'hpo launch' within a job of yours will do")
+        _refuse_sqlite(group, "--engine slurm", "on one node, run 'hpo launch' within your own job")
         return group
     if request.print_script:
-        raise EngineError("--print is for workers by slurm; ray has no script")
+        raise EngineError("--print is only for engine slurm; ray has no script")
     where = ray.cluster_address(group.options)
     if where is not None:
-        _refuse_sqlite(group, f"--engine ray, cluster {where}", "without an address Ray runs here alone")
+        _refuse_sqlite(
+            group, f"--engine ray, cluster {where}", "without an address, Ray runs on this machine only"
+        )
     return group
 
 
@@ -106,7 +122,7 @@ def _parse_option(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or not value.isprintable():
         raise EngineError(
-            f"--option {quote_value(text)}: want KEY=VALUE, as partition=gpu, without dashes in front"
+            f"--option {quote_value(text)}: want KEY=VALUE without leading dashes, as partition=gpu"
         )
     return name, value
 
@@ -122,14 +138,13 @@ def _submit_to_slurm(storage: Storage, group: WorkerGroup, print_script: bool) -
     print(
         f"job {job}: {group.workers} worker{'s' * (group.workers > 1)} of study {group.study}; logs: {logs}"
     )
-    progress.print_stderr(
-        f"hpo: 'hpo status {group.study}' follows them; 'hpo stop {group.study}' or 'scancel {job}' ends them"
-    )
+    show, stop = f"'hpo status {group.study}'", f"'hpo stop {group.study}' or 'scancel {job}'"
+    progress.print_stderr(f"hpo: {show} shows them; {stop} stops them")
 
 
 def _refuse_sqlite(group: WorkerGroup, where: str, otherwise: str) -> None:
     if database.sqlite_file(database.parse_url(group.settings["HPO_STORE"])) is not None:
         raise EngineError(
-            f"{where}: an SQLite store is for one machine; workers on several want "
-            f"--store postgresql://user@host/db, and {otherwise}"
+            f"{where}: an SQLite store works on one machine only; for several machines use "
+            f"--store postgresql://user@host/db; {otherwise}"
         )

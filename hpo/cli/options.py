@@ -1,9 +1,11 @@
-"""Flags and arguments that several verbs share, with the defaults of where things are."""
+"""Options and arguments that several verbs share, with the default locations."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+LOCATIONS = "Locations and leases"  # heading in the help of a verb
 
 StoreUrl = Annotated[
     str,
@@ -11,8 +13,9 @@ StoreUrl = Annotated[
         "--store",
         envvar="HPO_STORE",
         metavar="URL",
-        help="Where studies are: sqlite:///path or postgresql://user@host/db.",
+        help="Database of the studies: sqlite:///PATH or postgresql://USER@HOST/DB.",
         show_envvar=True,
+        rich_help_panel=LOCATIONS,
     ),
 ]
 ArtifactRoot = Annotated[
@@ -21,11 +24,19 @@ ArtifactRoot = Annotated[
         "--artifacts",
         envvar="HPO_ARTIFACTS",
         metavar="PATH-or-URL",
-        help="Where checkpoints, weights and curves are.",
+        help="Folder or URL of checkpoints, weights, curves and logs.",
+        rich_help_panel=LOCATIONS,
     ),
 ]
 DataRoot = Annotated[
-    Path, typer.Option("--data", envvar="HPO_DATA", metavar="PATH", help="Where data sets are.")
+    Path,
+    typer.Option(
+        "--data",
+        envvar="HPO_DATA",
+        metavar="PATH",
+        help="Folder of the data sets; missing ones are downloaded into it.",
+        rich_help_panel=LOCATIONS,
+    ),
 ]
 Lease = Annotated[
     float,
@@ -35,37 +46,55 @@ Lease = Annotated[
         metavar="S",
         min=1,
         max=86_400,
-        help="How long a silent worker keeps its trial.",
+        help="Seconds without a heartbeat after which another worker may take over a trial.",
+        rich_help_panel=LOCATIONS,
     ),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the study, as train.epochs=5; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the study file, for example train.epochs=5. Repeatable.",
+    ),
 ]
 Devices = Annotated[
-    str, typer.Option("--devices", metavar="SPEC", help="auto, cpu, cpu:4 or cuda:0,cuda:1.")
+    str,
+    typer.Option(
+        "--devices",
+        metavar="SPEC",
+        help="auto (every GPU, or one worker per CPU core), cpu, cpu:4 (4 workers) or cuda:0,cuda:1.",
+    ),
 ]
 Engine = Annotated[
     Literal["local", "slurm", "ray"],
-    typer.Option("--engine", help="Who runs the workers: this machine, or a scheduler on its machines."),
+    typer.Option("--engine", help="Where workers run: on this machine, or under Slurm or Ray."),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", metavar="N", min=1, help="How many, for slurm and ray.", show_default="1"),
+    typer.Option(
+        "--workers", metavar="N", min=1, help="Number of workers; slurm and ray only.", show_default="1"
+    ),
 ]
 Options = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", metavar="KEY=VALUE", help="An option of the engine, as partition=gpu; repeatable."
+        "--option",
+        metavar="KEY=VALUE",
+        help="Option for the scheduler, for example partition=gpu. Repeatable; slurm and ray only.",
     ),
 ]
-Print = Annotated[bool, typer.Option("--print", help="Show the script for slurm; submit nothing.")]
-NewName = Annotated[str | None, typer.Option("--name", help="The study's name, if not its file's.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-StudyFile = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study file, or the name of one that ships with hpo.")
+Print = Annotated[
+    bool, typer.Option("--print", help="Print the job script instead of submitting it; slurm only.")
 ]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study in the store.")]
+NewName = Annotated[
+    str | None, typer.Option("--name", help="Name of the study; the file's name if left out.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+StudyFile = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study that ships with hpo.")
+]
+StudyName = Annotated[str, typer.Argument(metavar="NAME", help="The name of a study in the store.")]
 
 STORE = "sqlite:///storage/hpo.db"
 ARTIFACTS = "storage/artifacts"

@@ -1,7 +1,8 @@
-"""The inventory: what lies in the artifacts, and what of it no row of the store names.
+"""Find files and folders among the artifacts that nothing in the store refers to.
 
-A crash between a file and its row leaves a file that nobody will ever look for, and a store that was
-deleted by hand leaves whole folders. Nothing here removes anything: whoever knows may.
+A crash after a file was written, but before its row was committed, leaves a file that nothing will ever
+read. A store that was deleted by hand leaves whole folders. This module only reports them; it deletes
+nothing, because a folder may belong to another store.
 """
 
 from collections.abc import Iterable
@@ -14,11 +15,18 @@ from hpo.artifacts.folders import LOGS, Artifacts
 from hpo.workers import metrics
 
 ALWAYS_KNOWN = ("settings.json", "traceback.txt", metrics.CSV_NAME)
-TENSORBOARD_PREFIX = "events.out.tfevents."  # how TensorBoard's files begin
+TENSORBOARD_PREFIX = "events.out.tfevents."  # file names of TensorBoard start with this
 
 
 def unknown_folders(artifacts: Artifacts, folders: Iterable[str]) -> list[str]:
-    """Give the top folders that are none of ``folders``, the studies' own: perhaps another store's."""
+    """Return the top-level folders that belong to no study of this store.
+
+    They may belong to another store.
+
+    Args:
+        artifacts: The artifacts.
+        folders: The folders of all studies in this store.
+    """
     known = {*folders, "cache", optuna_store.ADDED_FOLDER}
     return sorted(
         name for name in artifacts.list_names("") if name not in known and not name.startswith(".")
@@ -26,7 +34,18 @@ def unknown_folders(artifacts: Artifacts, folders: Iterable[str]) -> list[str]:
 
 
 def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTrial]) -> list[str]:
-    """Give the files of a study's folder that no trial of it knows; those of running trials come and go."""
+    """Return the files in a study's folder that none of its trials refers to.
+
+    Files of running trials are not reported, because they come and go.
+
+    Args:
+        artifacts: The artifacts.
+        folder: The folder of the study.
+        trials: All trials of the study.
+
+    Returns:
+        Names within the artifacts, sorted.
+    """
     by_number = {f"{trial.number:04d}": trial for trial in trials}
     unknown = []
     for name in artifacts.list_names(folder):
@@ -45,5 +64,5 @@ def _is_known(file: str, trial: FrozenTrial) -> bool:
     if file in ALWAYS_KNOWN or file.startswith(TENSORBOARD_PREFIX):
         return True
     if checkpoint.CHECKPOINT_NAME.fullmatch(file):
-        return bool(trial.user_attrs.get("checkpoint"))  # the one named, and the one before it
+        return bool(trial.user_attrs.get("checkpoint"))  # the one that the trial names, and its predecessor
     return file == PurePosixPath(trial.user_attrs.get("weights") or "").name

@@ -1,4 +1,4 @@
-"""Work under the eyes of whoever started it: live on a terminal, a plain line per event elsewhere."""
+"""Follow running workers: a live view on a terminal, one plain line per event elsewhere."""
 
 import contextlib
 import signal
@@ -23,15 +23,21 @@ from hpo.training import devices
 from hpo.training.events import EpochReported, TrialEvent, TrialStarted
 from hpo.workers import supervisor
 
-# Starts workers and yields while they run; gets a function that takes what they say, line by line.
+# Starts workers and yields while they run. Its argument receives each line that they print.
 Supervise = Callable[[Callable[[str], None]], Iterator[None]]
-DUPLICATE_SIGTERM_SECONDS = 3.0  # seconds within which a SIGTERM is the one before, come by another way
+DUPLICATE_SIGTERM_SECONDS = 3.0  # a second SIGTERM within this time is the first one again
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop, and lets a second one act at once.
+    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one ends the process at once.
 
-    But a SIGTERM comes twice where a scheduler tells every process of a job and its script passes it on.
+    A scheduler may signal every process of a job while the job's script forwards the same signal. So a
+    SIGTERM that comes within DUPLICATE_SIGTERM_SECONDS of the first signal is ignored.
+
+    Attributes:
+        event: Is set by the first signal.
+        signal: The number of the first signal; None before it.
+        received_at: When the first signal came, on the monotonic clock, in seconds.
     """
 
     def __init__(self) -> None:
@@ -52,14 +58,17 @@ class StopSignal:
             signal.raise_signal(number)
 
     def exit_code(self) -> int:
-        """Give the exit code that says how the process was stopped."""
+        """Return 128 plus the number of the first signal; of SIGTERM if there was none."""
         return 128 + (self.signal or signal.SIGTERM)
 
 
 def print_stderr(text: str) -> None:
-    """Write a line to stderr; whoever read it may be gone, which must not keep a worker from saving."""
+    """Write a line to stderr.
+
+    The reader may be gone. That is ignored, since it must not keep a worker from saving.
+    """
     try:
-        sys.stderr.write(f"{text}\n")  # at once: a thread for each worker says its lines
+        sys.stderr.write(f"{text}\n")  # one call: several threads print lines
         sys.stderr.flush()
     except OSError:
         pass
@@ -73,14 +82,24 @@ def run_workers(
     settings: Mapping[str, str],
     stop: StopSignal,
 ) -> None:
-    """Run workers on the devices that ``spec`` names until they are to stop, or have nothing left to do.
+    """Run local workers until the study is complete, a budget is used up, or the user stops them.
 
-    That is when the study is complete, or a budget of it is used up. On a terminal the study is shown
-    live, elsewhere what the workers say.
+    A terminal shows the study live; anything else gets the lines that the workers print.
+
+    Args:
+        storage: The store.
+        name: The study.
+        spec: Devices, as ``--devices`` takes them.
+        workers_per_device: Number of workers that share a device.
+        settings: Environment variables of the workers.
+        stop: Is set when the user asks to stop.
+
+    Raises:
+        ArtifactError: The artifacts cannot be reached or written.
+        DeviceError: A device does not exist.
+        StoreError: There is no such study, or it is stopped.
     """
-    Artifacts(
-        settings["HPO_ARTIFACTS"]
-    ).check_access()  # what is away is told here; a worker would wait for it
+    Artifacts(settings["HPO_ARTIFACTS"]).check_access()  # fail here; a worker would wait for them
     now = status.read_status(storage, name)
     where = devices.worker_devices(spec, workers_per_device, now.trials["waiting"] + now.trials["running"])
     names = ", ".join(dict.fromkeys(slot.name for slot in where))
@@ -95,30 +114,42 @@ def run_workers(
 
 
 def has_work(storage: Storage, name: str) -> bool:
-    """Tell whether workers have something to do, or will have, and say so where they must wait.
+    """Return whether workers can run trials, now or after a resume; print what keeps them from it.
 
-    Raises StoreError if the study is stopped.
+    Args:
+        storage: The store.
+        name: The study.
+
+    Raises:
+        StoreError: There is no such study, or it is stopped.
     """
     now = status.read_status(storage, name)
     if now.state == "stopped":
-        raise StoreError(f"study '{name}' is stopped; 'hpo resume {name}' first")
+        raise StoreError(f"study '{name}' is stopped; run 'hpo resume {name}' first")
     explain_used_up(now)
     explain_idle(now)
     return now.used_up_budget is None
 
 
 def explain_idle(now: Status) -> None:
-    """Say why workers have nothing to do, if a budget is not the reason."""
+    """Print why workers have nothing to do, unless a budget is the reason."""
     if now.state == "complete":
         print_stderr(f"hpo: study '{now.study}' is complete; nothing to do")
     elif now.state == "stopped":
-        print_stderr(f"hpo: study '{now.study}' is stopped; 'hpo resume {now.study}' first")
+        print_stderr(f"hpo: study '{now.study}' is stopped; run 'hpo resume {now.study}' first")
     elif now.state == "paused" and not now.used_up_budget:
-        print_stderr(f"hpo: study '{now.study}' is paused; workers wait for 'hpo resume {now.study}'")
+        print_stderr(f"hpo: study '{now.study}' is paused; workers wait until 'hpo resume {now.study}'")
 
 
 def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: StopSignal) -> None:
-    """Follow workers that ``supervise`` starts until they have left, and say how the study stands then."""
+    """Run ``supervise`` until its workers have exited, then print how to continue the study.
+
+    Args:
+        storage: The store. A stop request then also ends its retries.
+        name: The study.
+        supervise: Starts the workers and yields while they run.
+        stop: Is set when the user asks to stop.
+    """
     storage.stop = stop.event
     console = Console(stderr=True, markup=False, highlight=False)
     if console.is_terminal:
@@ -130,24 +161,31 @@ def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: Stop
         now = status.read_status(storage, name)
         ended = now.budget - now.trials["waiting"] - now.trials["running"]
         print_stderr(
-            f"hpo: stopped with {ended} of {now.budget} trials done; the same command goes on from here"
+            f"hpo: stopped with {ended} of {now.budget} trials done; run the same command again to continue"
         )
     elif (now := status.read_status(storage, name)).state == "stopped":
         print_stderr(
-            f"hpo: study '{name}' was stopped; 'hpo resume {name}', then the same command, goes on"
+            f"hpo: study '{name}' was stopped; run 'hpo resume {name}' and this command to continue"
         )
     else:
         explain_used_up(now)
 
 
 def explain_used_up(now: Status) -> None:
-    """Say which budget keeps a study from going on, if one does, and how it is raised."""
+    """Print which used-up budget ends a study, if one does, and how to raise it."""
     if now.used_up_budget:
         print_stderr(f"hpo: study '{now.study}': {now.used_up_budget.advice}")
 
 
 def watch_study(storage: Storage, name: str) -> None:
-    """Show a study until it is complete, whoever runs it: live on a terminal, else a line per change."""
+    """Show a study until it is complete, wherever its workers run.
+
+    A terminal shows a live view; anything else gets a line for each change.
+
+    Args:
+        storage: The store.
+        name: The study.
+    """
     console = Console(stderr=False, markup=False, highlight=False)
     if not console.is_terminal:
         _print_changes(storage, name)
@@ -189,13 +227,11 @@ def _follow_live(
     supervise: Supervise,
     stop: StopSignal,
 ) -> None:
-    storage.max_wait_seconds = (
-        0.0  # while the store is away the table stands still, and workers are looked after
-    )
+    storage.max_wait_seconds = 0.0  # never wait for the store here: workers must be supervised meanwhile
     with _no_echo(), Live(console=console, refresh_per_second=4) as screen:
 
         def tell(line: str) -> None:
-            if not line.startswith("trial "):  # the table has these
+            if not line.startswith("trial "):  # the table shows these
                 console.print(line)
 
         for tick, _ in enumerate(supervise(tell)):
@@ -209,10 +245,10 @@ def _follow_live(
 
 @contextlib.contextmanager
 def _no_echo() -> Iterator[None]:
-    """Keep the terminal from writing ^C into the live table."""
+    """Keep the terminal from echoing ^C into the live table."""
     try:
         before = termios.tcgetattr(sys.stdin)
-    except (termios.error, OSError, ValueError):  # standard input is no terminal
+    except (termios.error, OSError, ValueError):  # standard input is not a terminal
         yield
         return
     after = [*before]
@@ -234,7 +270,11 @@ def _follow_view(storage: Storage, name: str, console: Console, stop: StopSignal
 
 
 def follow_events(stream: Iterable[TrialEvent]) -> None:
-    """Follow one worker's events: a bar of the trial's epochs on a terminal, else a line per event."""
+    """Show the events of one worker: a bar of epochs on a terminal, a line per event elsewhere.
+
+    Args:
+        stream: The events, as the worker yields them while it runs.
+    """
     console = Console(stderr=True, markup=False, highlight=False)
     if not console.is_terminal:
         for event in stream:

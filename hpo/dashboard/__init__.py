@@ -1,5 +1,5 @@
-"""optuna-dashboard on the store, behind a gate that checks token, origin, method and size.
+"""optuna-dashboard on the store, behind a gate that checks token, origin, method and size of a request.
 
-Belongs here: serving, the gate, and the notes and files added to the dashboard's answers. Does not
-belong here: figures of our own (``hpo.report``). Read ``server`` first, then ``gate`` and ``app``.
+This package holds the server, the gate, and the notes and files that are added to the dashboard's
+responses. It does not hold figures (see ``hpo.report``). Read ``server`` first, then ``gate`` and ``app``.
 """

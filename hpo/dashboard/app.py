@@ -1,9 +1,9 @@
-"""optuna-dashboard on a store, with what it does not know of by itself.
+"""optuna-dashboard on a store, extended by notes and files that it does not know about.
 
-Notes and files of trials are put into its answers as they leave; nothing is written for it. So they are
-there for every study, never behind, cost a worker nothing, and a note of a person's own stands instead.
-The routes are optuna-dashboard's; this module leans on their paths and on the names in their answers, and
-``tests/dashboard/test_app.py`` holds the contract.
+Notes and files of trials are added to its responses on the way out. Nothing is written to the store for
+them, so they exist for every study, are never out of date, and cost workers nothing. A note that a user has
+written is shown instead of ours. The routes are optuna-dashboard's. This module depends on their paths and
+on the field names in their responses; ``tests/dashboard/test_app.py`` checks that contract.
 """
 
 import functools
@@ -33,10 +33,18 @@ View = Callable[..., Any]
 
 
 class DashboardApp:
-    """A WSGI application: optuna-dashboard on a store, made anew when what it keeps is no longer so.
+    """A WSGI application: optuna-dashboard on a store, rebuilt when its cache is outdated.
 
-    It never asks again about a trial that ended; 'hpo retry', an extended study, or one that was deleted,
-    whose numbers SQLite gives to the next, would stay as they were. Raises StoreError if the store is away.
+    optuna-dashboard caches ended trials for good. It would show outdated trials after ``hpo retry``, after
+    a study was extended, or after one was deleted and SQLite gave its ids to a new study. So each request
+    first checks that the ended trials are still the same, and rebuilds the application if not.
+
+    Args:
+        storage: The store. If it is read-only, so is the application.
+        artifacts: The artifacts of the studies.
+
+    Raises:
+        StoreError: The store is unavailable. Requests raise it, too.
     """
 
     def __init__(self, storage: Storage, artifacts: Artifacts) -> None:
@@ -47,7 +55,7 @@ class DashboardApp:
         self._app: App = self._make_app()
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
-        """Answer a request."""
+        """Respond to a request."""
         if not environ.get("PATH_INFO", "").startswith(("/static/", "/favicon")):
             with self._lock:
                 ended_trials = studies.cache_fingerprint(self.storage)
@@ -57,8 +65,8 @@ class DashboardApp:
         return self._app(environ, start)
 
     def _make_app(self) -> App:
-        _importance.param_importance_cache.clear()  # else it would tell of what was before
-        cached_storage = optuna.storages.get_storage(self.storage)  # Optuna's cache over ours
+        _importance.param_importance_cache.clear()  # else it shows importances from before
+        cached_storage = optuna.storages.get_storage(self.storage)  # Optuna's cache on top of ours
         app: Any = optuna_dashboard.wsgi(cached_storage, artifact_store=self.artifact_store)
         app.install(_HpoPlugin(self.storage, cached_storage, self.artifact_store))
         made: App = app
@@ -66,7 +74,7 @@ class DashboardApp:
 
 
 class _HpoPlugin:
-    """A plugin of bottle, the framework that optuna-dashboard is made with: it wraps some of its views."""
+    """A plugin for bottle, the framework of optuna-dashboard, that wraps some of its views."""
 
     name = "hpo"
     api = 2
@@ -88,15 +96,15 @@ class _HpoPlugin:
         }
 
     def apply(self, callback: View, route: Any) -> View:
-        """Give bottle the view to take for a route's own."""
+        """Return the view that bottle calls for a route: ours if we replace it, else the original."""
         view = self.views.get((route.method, route.rule))
         return callback if view is None else functools.partial(view, callback)
 
     def detail(self, callback: View, study_id: int) -> Any:
-        """Put notes and files into the answer about a study."""
+        """Add notes and files to the response about a study."""
         document = callback(study_id=study_id)
         definition = self._definition(study_id)
-        if definition is None or "trials" not in document:  # another tool's, or there is none
+        if definition is None or "trials" not in document:  # a study of another tool, or none
             return document
         trials = {
             each._trial_id: each for each in self.cached_storage.get_all_trials(study_id, deepcopy=False)
@@ -111,7 +119,7 @@ class _HpoPlugin:
         return document
 
     def download(self, callback: View, study_id: int, artifact_id: str, trial_id: int | None = None) -> Any:
-        """Give a trial's own file, or what people put on the shelf; 404 if it is not there."""
+        """Respond with a file of a trial or with an artifact that a user uploaded, else with 404."""
         try:
             if trial_id is not None and self._is_ours(study_id):
                 for name in notes.trial_files(
@@ -122,18 +130,16 @@ class _HpoPlugin:
             given = {} if trial_id is None else {"trial_id": trial_id}
             return callback(study_id=study_id, artifact_id=artifact_id, **given)
         except (ArtifactNotFound, KeyError):
-            raise bottle.HTTPError(
-                404, "there is no such file; the trial may not have written it"
-            ) from None
+            raise bottle.HTTPError(404, "no such file; the trial may not have written it") from None
 
     def rename(self, callback: View, study_id: int) -> Any:
-        """Refuse to rename a study of ours: the copy that it makes would lose its definition."""
+        """Refuse to rename a study of hpo: the copy that renaming makes would lose its definition."""
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
-        return _conflict("a study of hpo's cannot be renamed; create it anew with --name")
+        return _conflict("a study of hpo cannot be renamed; create a new one with --name")
 
     def delete(self, callback: View, study_id: int) -> Any:
-        """Delete a study as 'hpo delete' does: not under its workers, and with its files."""
+        """Delete a study as ``hpo delete`` does: with its files, and not while it has workers."""
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
         if any(worker.is_alive for worker in lease_info.read_leases(self.storage, study_id)):
@@ -152,7 +158,7 @@ class _HpoPlugin:
             return False
 
     def _definition(self, study_id: int) -> Definition | None:
-        """Give a study's definition; None if it is not ours, or a version of hpo to come made it."""
+        """Return the definition of a study; None for another tool's, or one of a newer version of hpo."""
         try:
             text = self.cached_storage.get_study_system_attrs(study_id).get(plan.DEFINITION)
             return None if text is None else load_definition(text)
@@ -164,18 +170,18 @@ class _HpoPlugin:
 
 
 def _set_note(shown: dict[str, Any], body: str) -> None:
-    """Put a note where nobody has written one."""
+    """Set the note of a study or trial, unless a user has written one."""
     if not shown["note"]["version"]:
         shown["note"] = {"version": 0, "body": body}
 
 
 def _artifact_id(name: str) -> str:
-    """Give the id of a trial's own file: of the form that the routes of artifacts take."""
+    """Return the id of a trial's file, in the form that optuna-dashboard's artifact routes expect."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
 def _artifact_entry(name: str) -> dict[str, Any]:
-    """Give a trial's own file as optuna-dashboard lists artifacts."""
+    """Return a trial's file in the form in which optuna-dashboard lists artifacts."""
     file = file_name(name)
     kind = mimetypes.guess_type(file)[0] or "application/octet-stream"
     return {"artifact_id": _artifact_id(name), "filename": file, "mimetype": kind, "encoding": None}

@@ -1,17 +1,17 @@
-"""The gate before the dashboard, which itself knows neither passwords nor rights.
+"""The gate in front of the dashboard, which itself has neither passwords nor permissions.
 
-A request passes, in this order:
+A request must pass these checks, in this order:
 
-1. Its **Host** is a name that we are served under, and its **Origin**, if it tells one, is that same place:
-   else 403. That keeps out a page of somebody else's that lets the browser ask for it, also under a name
-   which it points at this machine.
-2. It carries the **token**, in the link that lets a browser in or in the cookie that the link leaves there:
-   else 401, whatever it asks for.
-3. Its **body** is no longer than ``BODY_BYTES``, and says so beforehand: else 413, or 411.
-4. Its **method** is GET or HEAD, unless the dashboard may change things: else 405.
+1. **Host** is a name that the dashboard is served under, and **Origin**, if present, is the same place;
+   else 403. This keeps out requests that a foreign page makes the browser send, even if that page uses a
+   host name that it points to this machine (DNS rebinding).
+2. The **token** is in the link, or in the cookie that the link sets; else 401, whatever the request is.
+3. The **body** has at most ``MAX_BODY_BYTES`` and declares its length; else 413 or 411.
+4. The **method** is GET or HEAD, unless the dashboard is read-write; else 405.
 
-What comes back can be framed, cached and read by nobody else. Only the dashboard's own pages may run
-anything; all else, artifacts above all, is inert even if somebody opens it as a page.
+Headers of each response forbid other sites to frame it or read it, and shared caches to store it. Only the
+dashboard's own pages may run scripts. Everything else, above all artifacts, stays inert even if somebody
+opens it as a page.
 """
 
 import hmac
@@ -26,7 +26,7 @@ Start = Callable[..., Any]
 Headers = list[tuple[str, str]]
 App = Callable[[Environ, Start], Iterable[bytes]]
 
-MAX_BODY_BYTES = 16 * 2**20  # more than any artifact that one adds by hand
+MAX_BODY_BYTES = 16 * 2**20  # more than any artifact uploaded by hand
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 COMMON_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -35,22 +35,29 @@ COMMON_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-PAGE_POLICY = (  # parallel coordinates compile their shaders' code with eval, and styles are made on the fly
+PAGE_POLICY = (  # the parallel plot compiles shaders with eval; styles are created at run time
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' data: 'unsafe-inline'; "
     "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
 INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 UNAUTHORIZED_TEXT = (
-    "open the link that 'hpo dashboard' printed; if you just did, from another site, reload this page\n"
+    "open the link that 'hpo dashboard' printed; if you came from another site, reload this page\n"
 )
-READ_ONLY_TEXT = "this dashboard only shows; 'hpo dashboard --read-write' starts one that also changes\n"
+READ_ONLY_TEXT = (
+    "this dashboard is read-only; 'hpo dashboard --read-write' starts one that can change things\n"
+)
 
 
 class Gate:
-    """A WSGI application before another one; ``origin`` is where browsers find it.
+    """A WSGI application that guards another one.
 
-    Where ``origin`` is on loopback, any name of loopback and any port will do: a tunnel may end there.
+    Args:
+        app: The application to guard.
+        token: The secret that a request must carry.
+        origin: Scheme, host and port under which browsers reach the gate. If the host is a loopback
+            address, any loopback name and any port are accepted, since a tunnel may end there.
+        read_only: Whether to refuse all methods but GET and HEAD.
     """
 
     def __init__(self, app: App, *, token: str, origin: str, read_only: bool) -> None:
@@ -60,14 +67,15 @@ class Gate:
         where = urllib.parse.urlsplit(origin)
         self.scheme, self.host = where.scheme, where.netloc
         self.local = LOOPBACK.fullmatch(self.host) is not None
-        # Cookies know no ports, so the name does. __Host- lets no neighbouring name set it.
+        # Cookies are shared between ports, so the name contains the port. With the prefix __Host-, no
+        # other subdomain can set the cookie.
         self.cookie = f"hpo-{where.port or 80}" if self.scheme == "http" else "__Host-hpo"
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
-        """Refuse a request, let its sender in, or pass it on."""
+        """Refuse a request, set the cookie and redirect, or forward the request."""
         given = urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("token", [])
         if not self._is_known_origin(environ):
-            return _answer(environ, start, "403 Forbidden", "the dashboard is not served under that name\n")
+            return _answer(environ, start, "403 Forbidden", "the dashboard is not served under this name\n")
         if not any(map(self._is_token, given or self._cookies(environ))):
             return _answer(environ, start, "401 Unauthorized", UNAUTHORIZED_TEXT)
         if refusal := self._refusal(environ):
@@ -82,8 +90,8 @@ class Gate:
     def _forward(self, environ: Environ, start: Start) -> Iterable[bytes]:
         environ["wsgi.url_scheme"] = self.scheme
         for name in [name for name in environ if name.startswith("HTTP_X_FORWARDED_")]:
-            del environ[name]  # redirects would believe it
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # without it /static answers 500
+            del environ[name]  # else redirects would trust it
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # without it, /static fails with status 500
 
         def started(status: str, headers: Headers, *rest: Any) -> Any:
             return start(status, guard_headers(request_path(environ), headers), *rest)
@@ -97,7 +105,7 @@ class Gate:
         return known and origin in (None, f"{self.scheme}://{host}")
 
     def _cookies(self, environ: Environ) -> list[str]:
-        # By hand: the standard library's parser gives up at the first odd cookie of another program's.
+        # Not http.cookies: its parser stops at the first malformed cookie of another program.
         pairs = (each.strip().partition("=") for each in str(environ.get("HTTP_COOKIE", "")).split(";"))
         return [value for name, _, value in pairs if name == self.cookie]
 
@@ -105,24 +113,32 @@ class Gate:
         return hmac.compare_digest(text.encode(errors="replace"), self.token.encode())
 
     def _refusal(self, environ: Environ) -> tuple[str, str, dict[str, str]] | None:
-        """Give status, text and headers of what is wrong with a body or a method."""
+        """Return status, text and headers of the refusal of a body or method; None if both are allowed."""
         length = environ.get("CONTENT_LENGTH") or "0"
         if "HTTP_TRANSFER_ENCODING" in environ:
-            return "411 Length Required", "a body must tell its length\n", {}
+            return "411 Length Required", "the request must declare its length in Content-Length\n", {}
         if not re.fullmatch(r"\d{1,18}", length) or int(length) > MAX_BODY_BYTES:
-            return "413 Content Too Large", f"at most {MAX_BODY_BYTES} bytes are taken\n", {}
+            return "413 Content Too Large", f"a request may have at most {MAX_BODY_BYTES} bytes\n", {}
         if self.read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return "405 Method Not Allowed", READ_ONLY_TEXT, {"Allow": "GET, HEAD"}
         return None
 
 
 def request_path(environ: Environ) -> str:
-    """Give the path that is asked for, as optuna-dashboard reads it."""
+    """Return the path of a request as optuna-dashboard reads it: with exactly one leading slash."""
     return "/" + str(environ.get("PATH_INFO", "")).lstrip("/")
 
 
 def guard_headers(path: str, headers: Headers) -> Headers:
-    """Give an answer's headers with those that guard it; what is an artifact is saved, never shown."""
+    """Return the headers of a response with security headers added.
+
+    Ours replace headers of the same name; CORS headers are removed. An artifact is always sent as a
+    download and never shown.
+
+    Args:
+        path: The requested path.
+        headers: The headers of the guarded application.
+    """
     page = path == "/dashboard" or path.startswith("/dashboard/")
     ours = COMMON_HEADERS | {
         "Content-Security-Policy": PAGE_POLICY if page else INERT_POLICY,
@@ -139,7 +155,7 @@ def guard_headers(path: str, headers: Headers) -> Headers:
 def _answer(
     environ: Environ, start: Start, status: str, text: str, headers: dict[str, str] | None = None
 ) -> Iterable[bytes]:
-    """Answer at the gate: in JSON where the dashboard's page asks, which shows the reason."""
+    """Respond from the gate: as JSON to the dashboard's page, which shows the reason, else as text."""
     asked = request_path(environ).startswith("/api/")
     body = (json.dumps({"reason": text.strip()}) if asked else text).encode()
     kind = "application/json" if asked else "text/plain; charset=utf-8"

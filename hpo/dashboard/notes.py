@@ -1,4 +1,4 @@
-"""What the dashboard tells of a study and of a trial in words (Markdown), and which files it shows."""
+"""The notes (Markdown) that the dashboard shows for a study and for a trial, and the files of a trial."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,12 @@ from hpo.study.definition import Definition
 
 
 def study_note(definition: Definition, text: str) -> str:
-    """Give a study's note: what its accuracy is, its budget, and the study file as people wrote it."""
+    """Return the note of a study: how accuracy is measured, the budget, and the study file.
+
+    Args:
+        definition: The definition of the study.
+        text: The study file as its author wrote it.
+    """
     measured = describe_split(status.selection_of(definition))
     return "\n".join(
         [
@@ -30,7 +35,12 @@ def _budget_unit(replicates: int) -> str:
 
 
 def trial_note(found: FrozenTrial, definition: Definition) -> str:
-    """Give a trial's note: how it stands, what happened to it, where its weights are."""
+    """Return the note of a trial: its state, what happened to it, and where its weights are.
+
+    Args:
+        found: The trial.
+        definition: The definition of its study.
+    """
     return "\n".join([_headline(found, definition), "", *_facts(found, definition), *_failure(found)])
 
 
@@ -44,7 +54,7 @@ def _headline(found: FrozenTrial, definition: Definition) -> str:
     if found.state == TrialState.PRUNED and "pruned" in seen:
         return f"**{state}** {_escape_inline(str(seen['pruned']))}"
     if found.state == TrialState.WAITING and done:
-        return f"**{state}**, to go on{done}"
+        return f"**{state}**, continues{done}"
     return f"**{state}**{done}"
 
 
@@ -55,7 +65,7 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
         attributes = "".join(f", {_escape_inline(f'{name} {seen[name]}')}" for name in names)
         yield f"- point {seen['point']} of the study file{attributes}"
     if "repeats" in seen:
-        yield f"- repeats the setting of trial {seen['repeats']} with another seed"
+        yield f"- same setting as trial {seen['repeats']}, with another seed"
     if seen.get("enqueued"):
         yield "- queued by hand"
     if "attempts" in seen:
@@ -76,20 +86,24 @@ def _failure(found: FrozenTrial) -> Iterator[str]:
 
 
 def _escape_inline(text: str) -> str:
-    """Give text that Markdown leaves alone, in one line."""
+    """Return text as one line, with Markdown characters escaped."""
     return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
 
 
 def _code_block(text: str, language: str = "") -> str:
-    """Give text as a block of code, fenced by more backticks than stand in it."""
+    """Return text as a code block, with a fence of more backticks than the text contains."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def trial_files(found: FrozenTrial, folder: str) -> list[str]:
-    """Give the files of a trial that are worth a look, by their names in the artifacts.
+    """Return the names, within the artifacts, of the files that a trial should have.
 
-    ``folder`` is the study's. That they should be there is known from the trial; whether they are, is not.
+    They follow from the state of the trial; whether the files exist is not checked.
+
+    Args:
+        found: The trial.
+        folder: The folder of its study.
     """
     seen = found.user_attrs
     names = ["settings.json"] if "attempts" in seen else []

@@ -1,4 +1,9 @@
-"""Serving the dashboard: where, to whom, and until it is told to stop."""
+"""Serve the dashboard with gunicorn until SIGINT or SIGTERM.
+
+The parent process binds the socket, so that a host or port that cannot be used is reported at once, and
+keeps the number of the signal that ends it. One child process with several threads serves requests; it
+opens the store itself, since database connections must not cross a fork.
+"""
 
 import ipaddress
 import json
@@ -20,26 +25,34 @@ from hpo.dashboard.gate import App, Environ, Gate, Start
 from hpo.errors import DashboardError, StoreError
 from hpo.store import studies
 
-THREADS = 8  # requests at once: a page asks for some six
-GRACEFUL_EXIT_SECONDS = 5  # after which gunicorn kills a process of its own that has not left
+THREADS = 8  # simultaneous requests; a page sends about six
+GRACEFUL_EXIT_SECONDS = 5  # after which gunicorn kills a child that has not exited
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is served, and how."""
+    """What to serve, and how: the options of ``hpo dashboard``."""
 
     store: str
     artifacts: str
     host: str
-    port: int  # 0: any that is free
-    behind_tls: str | None  # where browsers find it, if something that speaks TLS stands in front
+    port: int  # 0: any free port
+    behind_tls: str | None  # public URL, if a TLS proxy is in front
     read_only: bool
 
 
 def serve(settings: Settings) -> int:
-    """Serve the dashboard until a signal, and give the exit code; first prints the link that lets one in.
+    """Serve the dashboard until a signal. First prints the link that contains the token.
 
-    Raises DashboardError for a host or port that cannot be had, StoreError if there is no store.
+    Args:
+        settings: The options of ``hpo dashboard``.
+
+    Returns:
+        The exit code: 128 plus the number of the signal.
+
+    Raises:
+        DashboardError: The host or port cannot be used, or the token's file cannot be read or written.
+        StoreError: There is no store.
     """
     origin = _origin(settings)
     studies.open_storage(settings.store, create=False, read_only=settings.read_only).engine.dispose()
@@ -50,25 +63,32 @@ def serve(settings: Settings) -> int:
         name = f"[{address}]" if ":" in address else address
         origin = origin or f"http://{name}:{port}"
         gate = Gate(_LazyApp(settings), token=token, origin=origin, read_only=settings.read_only)
-        # A browser that leaves must not take us along; the command has set this for pipes.
+        # Undo the command's setting for pipes: a browser that disconnects must not end the server.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         return _Server(gate, listener, f"{origin}/?token={token}").serve()
 
 
 def _origin(settings: Settings) -> str | None:
-    """Give where browsers find it, if TLS stands in front; raises DashboardError where it has to."""
+    """Return the public origin behind a TLS proxy, None on loopback; refuse other hosts without TLS."""
     if settings.behind_tls is not None:
         return public_origin(settings.behind_tls)
     if _is_loopback(settings.host):
         return None
     raise DashboardError(
-        f"--host {settings.host}: others could read along; without TLS only 127.0.0.1, ::1 and "
-        "localhost are served; if a server with TLS stands in front, say where: --behind-tls https://NAME"
+        f"--host {settings.host}: others could read the traffic; without TLS, only 127.0.0.1, ::1 and "
+        "localhost are allowed; if a TLS proxy is in front, give its URL: --behind-tls https://NAME"
     )
 
 
 def public_origin(text: str) -> str:
-    """Give an address behind --behind-tls as browsers say it; raises DashboardError if it is none."""
+    """Return the URL of a TLS proxy in the form in which browsers send it as Origin.
+
+    Args:
+        text: The value of --behind-tls: https://NAME or https://NAME:PORT.
+
+    Raises:
+        DashboardError: The text is no such URL.
+    """
     try:
         found = urllib.parse.urlsplit(text)
         name, port = found.hostname, found.port
@@ -78,9 +98,7 @@ def public_origin(text: str) -> str:
         if found.scheme != "https" or found.path not in ("", "/") or set("@?#") & set(text):
             name = None
     if name is None:
-        raise DashboardError(
-            f"--behind-tls {text}: want https://NAME or https://NAME:PORT, nothing behind it"
-        )
+        raise DashboardError(f"--behind-tls {text}: want https://NAME or https://NAME:PORT, without a path")
     shown = f"[{name}]" if ":" in name else name
     return f"https://{shown}" if port in (None, 443) else f"https://{shown}:{port}"
 
@@ -99,9 +117,7 @@ def _open_listener(settings: Settings) -> socket.socket:
         return _bind(socket.socket(family, kind), address)
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DashboardError(
-            f"--host {host} --port {port}: {why}; --port 0 takes any that is free"
-        ) from error
+        raise DashboardError(f"--host {host} --port {port}: {why}; --port 0 takes any free port") from error
 
 
 def _bind(listener: socket.socket, address: Any) -> socket.socket:
@@ -116,7 +132,7 @@ def _bind(listener: socket.socket, address: Any) -> socket.socket:
 
 
 class _LazyApp:
-    """The exhibit, opened in the process that serves it; 503 while the store is away."""
+    """The dashboard's application, opened at the first request; 503 while the store is unavailable."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -133,24 +149,24 @@ class _LazyApp:
 
     def _open(self) -> App:
         opened = studies.open_storage(self.settings.store, create=False, read_only=self.settings.read_only)
-        opened.max_wait_seconds = 0.0  # somebody looks at the page, which asks again by itself
+        opened.max_wait_seconds = 0.0  # do not retry: the page itself asks again
         self.app = DashboardApp(opened, Artifacts(self.settings.artifacts))
         return self.app
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
-    """gunicorn with one process of several threads, on a socket that listens already."""
+    """gunicorn with one child process of several threads, on a socket that already listens."""
 
     def __init__(self, app: App, listener: socket.socket, link: str) -> None:
         self.app = app
         self.settings = {
-            # Its copy of the socket is gunicorn's to close.
+            # gunicorn closes its own copy of the socket.
             "bind": f"fd://{listener.dup().detach()}",
             "worker_class": "gthread",
             "threads": THREADS,
             "graceful_timeout": GRACEFUL_EXIT_SECONDS,
             "post_worker_init": _exit_on_signal,
-            "forwarded_allow_ips": "",  # nobody's word on who asks, and by which scheme
+            "forwarded_allow_ips": "",  # trust no proxy headers about client and scheme
             "control_socket_disable": True,
             "loglevel": "warning",
             "when_ready": lambda _: print(link, flush=True),
@@ -165,7 +181,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
         return self.app
 
     def serve(self) -> int:
-        """Serve until a signal; gives 128 and its number."""
+        """Serve until a signal and return 128 plus its number."""
         arbiter = _Arbiter(self)
         try:
             arbiter.run()
@@ -175,17 +191,17 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
 
 
 def _exit_on_signal(_: object) -> None:
-    """Let gunicorn's process leave at once when told: requests under way may be cut short.
+    """Make gunicorn's child process exit at once on a signal, even during a request.
 
-    Its own way takes a lock of the thread pool's. The main thread, which is interrupted, may hold that
-    itself, as it does for each new connection; then nothing would end it but SIGKILL.
+    gunicorn's own handler takes a lock of the thread pool. The interrupted main thread may itself hold that
+    lock, as it does for each new connection; then only SIGKILL would end the process.
     """
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda *_: os._exit(0))
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
-    """gunicorn's parent process, which remembers the signal that ends it."""
+    """gunicorn's parent process; it remembers the signal that ended it."""
 
     stop_signal = 0
 
@@ -194,4 +210,4 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
             self.stop_signal = sig
         super().signal(sig, frame)
 
-    handle_term = Arbiter.handle_int  # there is nothing here to finish
+    handle_term = Arbiter.handle_int  # no request needs to be finished

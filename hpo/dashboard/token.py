@@ -1,7 +1,7 @@
-"""The dashboard's token: who has it may look.
+"""The token of the dashboard: whoever has it may use the dashboard.
 
-It is kept in a file that only its owner can read, in the user's state folder, so that a link, and a
-browser's cookie, still serve after the dashboard was started again.
+It is kept in a file in the user's state folder that only its owner can read. So a link, and the cookie of a
+browser, still work after the dashboard was restarted.
 """
 
 import contextlib
@@ -16,17 +16,18 @@ TOKEN_LENGTH = 43  # characters: 32 random bytes
 
 
 def token_path() -> Path:
-    """Give the token's file: ``~/.local/state/hpo/dashboard-token``, or below XDG_STATE_HOME."""
+    """Return the file of the token: ``~/.local/state/hpo/dashboard-token``, or below XDG_STATE_HOME."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    # The specification asks that a relative one be ignored.
+    # The XDG specification says to ignore a relative path.
     folder = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
     return folder / "hpo" / "dashboard-token"
 
 
 def load_token() -> str:
-    """Give the token; one is made if there is none, or others could have read it.
+    """Return the token; create one if there is none, or if other users could read or write the file.
 
-    Raises DashboardError if the file cannot be read or written.
+    Raises:
+        DashboardError: The file cannot be read or written.
     """
     file = token_path()
     try:
@@ -34,13 +35,13 @@ def load_token() -> str:
         return _read(file) or _make(file)
     except OSError as error:
         raise DashboardError(
-            f"{file}: {error.strerror or error}; the dashboard keeps its token there, "
-            "and XDG_STATE_HOME names another folder"
+            f"{file}: {error.strerror or error}; the dashboard keeps its token there; "
+            "set XDG_STATE_HOME to use another folder"
         ) from error
 
 
 def _read(file: Path) -> str | None:
-    """Read a token that is fit for use: whole, and nobody else's to read or write."""
+    """Return the token; None if it is missing or damaged, or if other users may read or write the file."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -1,5 +1,5 @@
-"""A trial's model as a folder that needs no hpo: weights, settings, metrics, model card, prediction.
+"""A trial's model as a folder that works without hpo: weights, settings, metrics and model card.
 
-Belongs here: writing such a folder and reading it back. Does not belong here: choosing or training the
-model. Read ``folder`` first, then ``card`` and ``predict``.
+This package writes such a folder, reads it back and predicts with it. It does not rank trials or train
+models. Read ``folder`` first, then ``card`` and ``predict``.
 """

@@ -1,4 +1,4 @@
-"""The model card of an exported model: Markdown below a YAML block, as Hugging Face reads it."""
+"""The model card of an exported model: a YAML block, then Markdown, in the format of Hugging Face."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +9,9 @@ import yaml
 
 from hpo.export.predict import Description
 
-MAX_CLASS_NAMES = 20  # class names, at most; labels.txt has them all
+MAX_CLASS_NAMES = 20  # that the card lists; labels.txt has all of them
 
-# The names of published data sets on Hugging Face, for its links.
+# Names of published data sets on Hugging Face, for links.
 HUB_NAMES = {
     "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
@@ -20,7 +20,7 @@ HUB_NAMES = {
     "fashion_mnist": "zalando-datasets/fashion_mnist",
 }
 
-# A safetensors file is a header's length, the header as JSON, and the tensors' bytes.
+# A safetensors file contains the length of the header, the header as JSON, and the bytes of the tensors.
 TENSORS_CODE = (
     '{k: torch.frombuffer(raw, dtype=getattr(torch, types[v["dtype"]]), count=math.prod(v["shape"]), '
     'offset=start + v["data_offsets"][0]).reshape(v["shape"]) '
@@ -28,7 +28,7 @@ TENSORS_CODE = (
 )
 LOAD_CODE = f"model.load_state_dict({TENSORS_CODE})"
 
-# MNASNet refuses a state dict that names no version, as one from such a file.
+# MNASNet refuses a state dict without a version, and such a file cannot hold one.
 COPY_CODE = f"for name, tensor in {TENSORS_CODE}.items(): model.state_dict()[name].copy_(tensor)"
 
 LOADER_TEMPLATE = """```python
@@ -47,19 +47,19 @@ print(open("labels.txt", encoding="utf-8").read().splitlines()[probabilities.arg
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """How good an exported model is, measured how, and what it took: ``metrics.json``."""
+    """The content of ``metrics.json``: the accuracy of an exported model, how it was measured, the cost."""
 
     study: str
     trial: int
-    state: str  # the trial's
-    accuracy: float  # of these weights, a fraction
-    split: str  # that it was measured on: valid or test
+    state: str  # of the trial
+    accuracy: float  # of these weights, 0 to 1
+    split: str  # that accuracy was measured on: valid or test
     images: int  # in that split
-    note: str  # on that split, for people
-    optimistic: bool  # chosen on the test split
-    epoch: int  # that the weights are of
-    epochs: int  # that were run
-    accuracies: Sequence[float]  # after each epoch; of ``hpo finish`` after the last alone
+    note: str  # on the split, for readers
+    optimistic: bool  # the trial was chosen on the test split
+    epoch: int  # after which the weights were saved
+    epochs: int  # that the trial ran
+    accuracies: Sequence[float]  # after each epoch; for ``hpo finish`` only after the last
     wall_time_seconds: float | None
     epoch_seconds: Sequence[float] | None
     hardware: Mapping[str, Any]
@@ -67,28 +67,34 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """What a model was trained on, and what was tried of it."""
+    """The data that a model was trained on, and the parameters that its study varied."""
 
     labels: Sequence[str]
     images: Mapping[str, int]  # per split
-    skipped: int  # files that were left out as unreadable
-    params: Mapping[str, Any]  # what the study searched or listed, as this trial had it
+    skipped: int  # unreadable files that were left out
+    params: Mapping[str, Any]  # searched or listed by the study, with this trial's values
 
 
 def model_card(description: Description, metrics: Metrics, trained: TrainingFacts) -> str:
-    """Give the card."""
+    """Return the model card.
+
+    Args:
+        description: The content of ``config.json``.
+        metrics: The content of ``metrics.json``.
+        trained: Facts on the data and on the study's parameters.
+    """
     block = yaml.safe_dump(_metadata(description, metrics), sort_keys=False, allow_unicode=True)
     settings = description.settings
     how = "trained from scratch" if settings.get("weights") == "none" else "fine-tuned"
-    marks = dict.fromkeys(trained.params, "tried")
+    marks = dict.fromkeys(trained.params, "varied")
     rows = [(name, value, marks.get(name, "")) for name, value in settings.items() if value is not None]
     sections = [
         f"---\n{block}---",
         f"# {_escape(description.model)} on {_escape(settings['dataset'])}",
-        f"Tells images of {len(trained.labels)} classes apart: trial {metrics.trial} of the study "
+        f"An image classifier for {len(trained.labels)} classes: trial {metrics.trial} of the study "
         f"{_escape(metrics.study)}, {how} and chosen with hpo.",
         "## Use it",
-        "With hpo: `hpo predict FOLDER image.png`. Without it, in this folder:",
+        "With hpo: `hpo predict FOLDER image.png`. Without hpo, in this folder:",
         _loader_code(description),
         "## How good it is",
         _table(("what", "value"), _results(metrics)),
@@ -97,7 +103,7 @@ def model_card(description: Description, metrics: Metrics, trained: TrainingFact
         "## Preprocessing",
         _preprocessing(description),
         "## Settings",
-        "Every option of its training; what the study tried values of is marked.",
+        "Every training option. Options that the study varied are marked.",
         _table(("option", "value", ""), rows),
     ]
     return "\n\n".join(sections) + "\n"
@@ -123,13 +129,13 @@ def _metadata(description: Description, metrics: Metrics) -> dict[str, Any]:
 def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "accuracy", f"{metrics.accuracy:.4f} {metrics.note} ({metrics.images} images)"
     if metrics.state != "complete":
-        yield "trial", f"{metrics.state}: it did not run all its epochs"
+        yield "trial", f"{metrics.state}: it did not run all of its epochs"
     once = len(metrics.accuracies) < metrics.epochs
     yield "epoch", f"{metrics.epoch}, the {'last' if once else 'best'} of {metrics.epochs}"
     if metrics.wall_time_seconds is not None:
         yield "training and evaluation", f"{metrics.wall_time_seconds:.0f} seconds"
-    yield "hardware", metrics.hardware.get("device", "not known")
-    yield "torch", metrics.hardware.get("torch", "not known")
+    yield "hardware", metrics.hardware.get("device", "unknown")
+    yield "torch", metrics.hardware.get("torch", "unknown")
     yield "study", f"{metrics.study}, trial {metrics.trial}"
 
 
@@ -141,26 +147,26 @@ def _data(description: Description, trained: TrainingFacts) -> str:
     return (
         f"{_escape(description.settings['dataset'])}; images: {counts}.{left_out} Classes: {names}"
         f"{f' and {more} more (labels.txt)' if more > 0 else ''}. "
-        "Whatever else an image shows, the answer is one of these."
+        "The model always answers with one of these classes, whatever an image shows."
     )
 
 
 def _preprocessing(description: Description) -> str:
     seen = description.preprocessing
     steps = [
-        "turned upright by its EXIF tag, made RGB without transparency (of 16-bit grey the high byte)",
-        f"shorter side to {seen.pixels} pixels (bilinear, antialiased), the middle square cut out",
+        "rotate by the EXIF tag; convert to RGB without transparency (16-bit grey: take the high byte)",
+        f"resize the shorter side to {seen.pixels} pixels (bilinear, antialiased); crop the central square",
     ]
     if seen.grey:
-        steps.append("made grey, in three equal channels")
+        steps.append("convert to grey, in three equal channels")
     if seen.image_size != seen.pixels:
-        steps.append(f"resized to {seen.image_size} by {seen.image_size} pixels, in the same way")
-    steps.append(f"divided by 255, less {list(seen.mean)}, divided by {list(seen.std)}, per channel")
+        steps.append(f"resize to {seen.image_size} by {seen.image_size} pixels, in the same way")
+    steps.append(f"per channel: divide by 255, subtract {list(seen.mean)}, then divide by {list(seen.std)}")
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
 def _loader_code(description: Description) -> str:
-    """Give what loads the model and tells an image's class, in ten lines without hpo."""
+    """Return ten lines of Python that load the model and classify an image without hpo."""
     seen = description.preprocessing
     steps = [f"Resize({seen.pixels})", f"CenterCrop({seen.pixels})"]
     if seen.grey:
@@ -182,5 +188,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _escape(value: Any) -> str:
-    """Give a value as one line of text in which Markdown and HTML see nothing of theirs."""
+    """Return a value as one line of text, with Markdown and HTML characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(str(value).split()))

@@ -1,7 +1,7 @@
-"""A trial's model as a folder that stands for itself: weights, settings, metrics, card, labels.
+"""Export a trial's model as a self-contained folder: weights, settings, metrics, model card, labels.
 
-The folder appears whole, after its model has been loaded from it once, or not at all. Names of machines and
-of their folders stay behind, since such a folder is made to be given away.
+The folder appears complete, after the model has been loaded from it once, or not at all. It contains no
+names of machines or of their folders, since it is meant to be given away.
 """
 
 import json
@@ -28,26 +28,26 @@ from hpo.training.config import Config, FinalConfig
 
 
 class TrainingData(BaseModel):
-    """What a trial's ``settings.json`` says of the data that its model was trained on."""
+    """The part of a trial's ``settings.json`` that describes its training data."""
 
     model_config = ConfigDict(frozen=True)
 
     classes: tuple[str, ...]
     channels: int
-    pixels: int  # side of its images
+    pixels: int  # side length of the images
     images: Mapping[str, int]  # per split
-    skipped: int  # files that were left out as unreadable
+    skipped: int  # unreadable files that were left out
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenTrial:
-    """A trial to export, with the epoch that its weights are of."""
+    """A trial to export, with its weights."""
 
     trial: FrozenTrial
     definition: Definition
     config: Config
     weights: str  # name in the artifacts
-    epoch: int
+    epoch: int  # after which the weights were saved
 
     @property
     def folder(self) -> str:
@@ -58,15 +58,26 @@ class ChosenTrial:
 def export_trial(
     storage: Storage, name: str, number: int | None, place: Artifacts, target: Path
 ) -> Metrics:
-    """Export a study's best trial, or the one of that number, to a folder that is not there, or empty.
+    """Export the best trial of a study, or the trial with a given number.
 
-    Raises StoreError if there is no such trial, or none with a model of an image; ArtifactError if its
-    files are not there or the folder cannot be written.
+    Args:
+        storage: The store.
+        name: The study.
+        number: The trial; None takes the best one.
+        place: The artifacts.
+        target: The folder to write: a new or an empty one.
+
+    Returns:
+        What ``metrics.json`` contains.
+
+    Raises:
+        StoreError: There is no such trial, it has no weights, or its model is no image classifier.
+        ArtifactError: Files of the trial are missing or damaged, or the folder cannot be written.
     """
     choice = _choose_trial(storage, name, number, place)
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ArtifactError(f"--to {target}: is there and not an empty folder; name a new one")
+            raise ArtifactError(f"--to {target}: exists and is not an empty folder; choose a new folder")
         data = _training_data(choice, place)
         metrics = _metrics(name, choice, data)
         with durable.atomic_folder(target) as draft:
@@ -96,8 +107,8 @@ def _choose_trial(storage: Storage, name: str, number: int | None, place: Artifa
     config = definition.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {}))
     if not isinstance(config, Config):
         raise StoreError(
-            f"study '{name}' has an objective of its own ({config.objective}), of which hpo knows no image "
-            f"model to export; its state at the best epoch, for torch.load, is {place.path(weights)}"
+            f"study '{name}' has a custom objective ({config.objective}), so there is no image model to "
+            f"export; its state at the best epoch, for torch.load, is {place.path(weights)}"
         )
     epoch = re.search(r"weights-(\d+)-", weights)
     assert epoch, weights  # as the recorder names them
@@ -118,8 +129,8 @@ def _training_data(choice: ChosenTrial, place: Artifacts) -> TrainingData:
         return TrainingData.model_validate(json.loads(place.read(name))["data"])
     except (ValueError, KeyError) as error:
         raise ArtifactError(
-            f"{place.path(name)}: lacks the names of the classes; "
-            "the trial was run by an older hpo, or the file was changed"
+            f"{place.path(name)}: lacks the class names; "
+            "the trial was run by an older version of hpo, or the file was changed"
         ) from error
 
 
@@ -148,7 +159,7 @@ def _metrics(name: str, choice: ChosenTrial, data: TrainingData) -> Metrics:
 def _write_files(
     draft: Path, choice: ChosenTrial, data: TrainingData, metrics: Metrics, place: Artifacts
 ) -> None:
-    """Write the folder's files, and load the model from them."""
+    """Write the files of the folder, then load the model from them as a check."""
     config = _without_paths(choice.config)
     description = Description(
         model=config.model,
@@ -183,7 +194,7 @@ def _write_files(
 
 
 def _without_paths(config: Config) -> Config:
-    """Give the settings with the last part of each path alone."""
+    """Return the settings with each path reduced to its last part."""
     kind, colon, path = config.dataset.partition(":")
     dataset = f"{kind}{colon}{Path(path).name}"
     return config.model_copy(update={"dataset": dataset, "weights": Path(config.weights).name})

@@ -1,9 +1,9 @@
-"""An exported model, told from its folder alone: reading the folder, and predicting with it.
+"""Load an exported model from its folder and predict with it.
 
-The folder holds ``config.json`` (a ``Description``), ``labels.txt``, ``model.safetensors``, and for people
-``README.md`` and ``metrics.json``.
+The folder contains ``config.json`` (a ``Description``), ``labels.txt``, ``model.safetensors`` and, for
+readers, ``README.md`` and ``metrics.json``.
 
-Shape suffixes: N images, C channels, H rows, W columns, S pixels of an image's side, K classes.
+Shape suffixes: N images, C channels, H rows, W columns, S side length of a square image, K classes.
 """
 
 from collections import OrderedDict
@@ -28,40 +28,47 @@ CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes the model's input: in this order, each resize PIL's bilinear one."""
+    """How an image becomes the model's input, in this order; every resize is PIL's bilinear one."""
 
     model_config = ConfigDict(frozen=True)
 
-    pixels: int = Field(ge=1)  # its shorter side becomes so long, and the middle is cut out
-    grey: bool  # it becomes grey, as all the study's images were
-    image_size: int = Field(ge=1)  # the square becomes so large
-    mean: tuple[float, float, float] = transforms.IMAGENET_MEAN  # taken from each channel, 0 to 1
-    std: tuple[float, float, float] = transforms.IMAGENET_STD  # and what is left is divided by this
+    pixels: int = Field(ge=1)  # the shorter side is resized to this; then the central square is cropped
+    grey: bool  # convert to grey, because all images of the study were grey
+    image_size: int = Field(ge=1)  # the square is resized to this
+    mean: tuple[float, float, float] = transforms.IMAGENET_MEAN  # subtracted per channel, 0 to 1
+    std: tuple[float, float, float] = transforms.IMAGENET_STD  # then divides each channel
 
 
 class Description(BaseModel):
-    """What ``config.json`` holds."""
+    """The content of ``config.json``."""
 
     model_config = ConfigDict(frozen=True)
 
-    model: str  # torchvision's name of it
-    arguments: Mapping[str, bool | int]  # of torchvision's builder
+    model: str  # name in torchvision
+    arguments: Mapping[str, bool | int]  # of torchvision's model builder
     preprocessing: Preprocessing
-    settings: Mapping[str, Any]  # every option of its trial
+    settings: Mapping[str, Any]  # every option of the trial
     study: str
     trial: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A class, and how probable the model holds it, from 0 to 1."""
+    """A class and its probability, 0 to 1."""
 
     label: str
     probability: float
 
 
 class Predictor:
-    """An exported model, on the CPU; raises ArtifactError if the folder does not hold a whole one."""
+    """An exported model on the CPU.
+
+    Args:
+        folder: A folder that ``hpo export`` wrote.
+
+    Raises:
+        ArtifactError: The folder does not contain a complete model.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.description = _read_description(folder)
@@ -71,16 +78,24 @@ class Predictor:
         except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(
-                f"{folder}: no {self.description.model} can be made of it; export it again ({reason})"
+                f"{folder}: cannot build {self.description.model} from it; export it again ({reason})"
             ) from error
         classes = self.description.arguments["num_classes"]
         if len(self.labels) != classes:
             raise ArtifactError(
-                f"{folder / LABELS}: want {classes} lines, one a class, found {len(self.labels)}"
+                f"{folder / LABELS}: want {classes} lines, one per class, found {len(self.labels)}"
             )
 
     def predict(self, file: Path, count: int) -> list[Prediction]:
-        """Give the ``count`` most probable classes of an image, best first; DataError if it is none."""
+        """Return the most probable classes of an image, most probable first.
+
+        Args:
+            file: The image.
+            count: How many classes to return, at most.
+
+        Raises:
+            DataError: The file is not a readable image.
+        """
         probabilities_K = self.logits(self._read(file))[0].softmax(0)
         best = probabilities_K.topk(min(count, len(self.labels)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -88,15 +103,22 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, images_NCHW: Tensor) -> Tensor:
-        """Give logits [N, K] of uint8 images as the study's data set has them, C 1 or 3."""
+        """Return the logits of images.
+
+        Args:
+            images_NCHW: uint8 images as the data set of the study has them; C is 1 or 3.
+
+        Returns:
+            Logits [N, K], float32.
+        """
         size = self.description.preprocessing.image_size
         logits: Tensor = self.model(transforms.normalise(transforms.resize(images_NCHW, size)))
         return logits
 
     def _read(self, file: Path) -> Tensor:
-        """Read an image as the study's data set would hold it: uint8 [1, C, S, S]."""
+        """Read an image in the form of the study's data set: uint8 [1, C, S, S]."""
         if file.is_dir():
-            raise DataError(f"{file}: a folder; name the images in it, as {file}/*.jpg")
+            raise DataError(f"{file}: is a folder; give the images in it, for example {file}/*.jpg")
         try:
             pixels = transforms.read_image(file, self.description.preprocessing.pixels)
         except ValueError as error:
@@ -109,10 +131,10 @@ class Predictor:
 
 
 def _load_model(description: Description, weights: Path) -> nn.Module:
-    """Build it by torchvision alone, as the model card does."""
+    """Build the model with torchvision only, as the model card does."""
     model: nn.Module = torchvision.models.get_model(description.model, **description.arguments)
     state = OrderedDict(safetensors.torch.load_file(weights))
-    # Versions, which such a file cannot hold and MNASNet asks for.
+    # MNASNet requires the version metadata, which such a file cannot hold.
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(state)
     return model.eval()
@@ -122,7 +144,7 @@ def _read_description(folder: Path) -> Description:
     try:
         return Description.model_validate_json((folder / CONFIG).read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(f"{folder}: no folder that 'hpo export NAME --to FOLDER' made") from error
+        raise ArtifactError(f"{folder}: not a folder written by 'hpo export NAME --to FOLDER'") from error
     except OSError as error:
         raise ArtifactError(f"{folder / CONFIG}: {error.strerror}") from error
     except ValidationError as error:

@@ -1,5 +1,5 @@
-"""A study as one self-contained HTML page, and every figure and table as CSV.
+"""A study as one self-contained HTML page, and each of its figures and tables as CSV.
 
-Belongs here: plots and page layout. Does not belong here: calculations (``hpo.analysis``) or facts of
-the original report (``hpo.original``). Read ``page`` first.
+This package holds plots and page layout. It does not hold calculations (see ``hpo.analysis``) or facts of
+the original report (see ``hpo.original``). Read ``page`` first.
 """

@@ -1,7 +1,8 @@
-"""A study as one page of HTML that opens anywhere, with Plotly in it once. Reads the store only.
+"""A study as one HTML page that needs no network: Plotly is included once. The store is only read.
 
-What comes from the store (names, values, messages) is escaped by the template, and in figures by ``chart``;
-the figures' JSON holds no ``<``, so that nothing in it ends its script element.
+The template escapes everything that comes from the store (names, values, messages); in figures,
+``hpo.analysis.sections`` does. The JSON of a figure contains no ``<``, so nothing in it can end its script
+element.
 """
 
 import contextlib
@@ -32,18 +33,18 @@ from hpo.training import config
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 CLAIM_RULES = (
-    "A conclusion is confirmed if each of its comparisons is, and contradicted if one is. A gap that is "
-    "small cannot tell. Between single runs an accuracy's gap is small below 1.96 standard errors of the "
-    "difference of two fractions of so many images, and a time's below 5 % or twice the spread of single "
-    "epochs, since a machine's speed drifts by as much. Between several seeds the 95 % interval (Welch) "
-    "has to lie on one side of zero."
+    "A conclusion is confirmed if all its comparisons are confirmed, and contradicted if one of them is "
+    "contradicted. A small gap decides nothing. Between single runs, a gap in accuracy is small below 1.96 "
+    "standard errors of the difference between two fractions of that many images. A gap in time is small "
+    "below 5 % or twice the spread of single epochs, because the speed of a machine drifts by as much. "
+    "Between several seeds, the 95 % interval (Welch) must lie on one side of zero."
 )
-MAX_PAGE_ROWS = 200  # of a table that the page shows; its CSV has them all
+MAX_PAGE_ROWS = 200  # that the page shows of a table; the CSV has all of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that a page says."""
+    """The content of the page."""
 
     study: str
     measure: str
@@ -54,7 +55,15 @@ class Report:
 
 
 def read_report(storage: Storage, name: str) -> Report:
-    """Read a study's report; raises StoreError if there is no such study, or no complete trial in it."""
+    """Read the content of a study's report from the store.
+
+    Args:
+        storage: The store.
+        name: The study.
+
+    Raises:
+        StoreError: There is no such study, or it has no complete trial.
+    """
     trials = status.read_trials(storage, name)
     definition = studies.read_definition(storage, name)
     found = records.trial_records(definition, trials)
@@ -63,7 +72,7 @@ def read_report(storage: Storage, name: str) -> Report:
         raise StoreError(status.no_complete_trial_message(name, trials))
     measure, images = status.metric_name(definition), records.count_images(definition, found)
     replayed = match.match_trials(found)
-    own = definition.option_table is config.CUSTOM_OPTIONS  # of which the original can have no point
+    own = definition.option_table is config.CUSTOM_OPTIONS  # the original report has no points of those
     judged = [] if own else claims.check_claims(replayed, images)
     original = [] if own else [tables.original_section(replayed, images, measure), _claims_section(judged)]
     mirrors = any(each.trials for each in replayed.values())
@@ -112,9 +121,18 @@ def _claims_section(judged: Sequence[ReportClaim]) -> Section:
 
 
 def write_report(report: Report, path: Path, csv_folder: Path | None) -> list[str]:
-    """Write the page, and with ``folder`` a CSV file per figure and table; give the latter's names.
+    """Write the page, and optionally one CSV file for each figure and table.
 
-    Raises ArtifactError for a file that cannot be written.
+    Args:
+        report: The content of the page.
+        path: The HTML file to write.
+        csv_folder: The folder for CSV files, created if missing; None writes none.
+
+    Returns:
+        The names of the CSV files.
+
+    Raises:
+        ArtifactError: A file cannot be written.
     """
     content = render_html(report).encode()
     with _convert_write_errors("-o", path, "a file"):
@@ -131,11 +149,11 @@ def _convert_write_errors(flag: str, place: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise ArtifactError(f"{flag} {place}: {reason}; want {what} that can be written") from error
+        raise ArtifactError(f"{flag} {place}: {reason}; want {what} that is writable") from error
 
 
 def render_html(report: Report) -> str:
-    """Give the page."""
+    """Return the page as HTML."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": _format_cell, "json": _figure_json, "slug": _element_id}
     environment.globals |= {"numeric": _is_numeric}
@@ -149,7 +167,7 @@ def render_html(report: Report) -> str:
 
 
 def _format_cell(value: Any, column: str) -> str:
-    """Give a table's value as text: accuracies to four places, seconds to one."""
+    """Return a table's value as text: accuracies with four decimal places, seconds with one."""
     if isinstance(value, float) and ("accuracy" in column or column == "best so far"):
         return f"{value:.4f}"
     if isinstance(value, float) and "seconds" in column:
@@ -160,12 +178,12 @@ def _format_cell(value: Any, column: str) -> str:
 
 
 def _is_numeric(value: Any) -> bool:
-    """Tell whether a table's value is set flush right: a number, or one as it was printed."""
+    """Return whether a table's value is aligned right: a number, or a text that is one."""
     return isinstance(value, int | float) or bool(re.fullmatch(r"[\d.]+", str(value)))
 
 
 def _figure_json(figure: go.Figure) -> markupsafe.Markup:
-    """Give a figure as JSON to stand in a script element: Plotly writes ``<`` as ``\\u003c``."""
+    """Return a figure as JSON that is safe in a script element: Plotly writes ``<`` as ``\\u003c``."""
     return markupsafe.Markup(figure.to_json())
 
 

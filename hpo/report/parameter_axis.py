@@ -1,4 +1,4 @@
-"""A parameter as an axis: where a value lies on it, what its marks are, whether it is logarithmic."""
+"""A parameter as an axis of a figure: the position of a value, the ticks, and whether it is logarithmic."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,25 +10,30 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from hpo.analysis import sections
 from hpo.analysis.records import TrialRecord
 
-ABSENT_POSITION = -0.14  # where a trial without the parameter passes
+ABSENT_POSITION = -0.14  # relative position of a trial that lacks the parameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterAxis:
-    """One parameter with the values that trials gave it."""
+    """One parameter with the values that it has in the trials."""
 
     name: str
-    values: tuple[Any, ...]  # distinct; of choices in their order, of numbers ascending
+    values: tuple[Any, ...]  # distinct; choices in their defined order, numbers ascending
     numeric: bool
     log: bool = False
 
     @classmethod
     def of_numbers(cls, name: str, values: Iterable[float]) -> "ParameterAxis":
-        """Give an axis of numbers."""
+        """Return a linear axis of numbers.
+
+        Args:
+            name: The name of the axis.
+            values: The numbers, in any order, repeats allowed.
+        """
         return cls(name=name, values=tuple(sorted(set(values))), numeric=True)
 
     def relative_position(self, value: Any) -> float:
-        """Give where a value lies between 0 and 1; below 0 for a trial that has none."""
+        """Return the position of a value from 0 to 1; ABSENT_POSITION for None."""
         if value is None:
             return ABSENT_POSITION
         if not self.numeric:
@@ -40,7 +45,11 @@ class ParameterAxis:
         return math.log10(value) if self.log else float(value)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Give where an axis is marked, with escaped texts: every choice, or both ends and the middle."""
+        """Return the ticks as (relative position, escaped text).
+
+        Choices have a tick each, at most 12. Numbers have a tick for each value if there are at most five
+        values, else for both ends and the middle.
+        """
         if not self.numeric:
             return [
                 (self.relative_position(value), sections.figure_text(value)) for value in self.values[:12]
@@ -64,10 +73,10 @@ class ParameterAxis:
         return marks
 
     def layout(self) -> dict[str, Any]:
-        """Give the settings of a figure's axis."""
+        """Return the axis settings for a Plotly layout."""
         found: dict[str, Any] = {"title": {"text": sections.figure_text(self.name)}}
         if self.log:
-            # Over two decades and more a mark per decade; below, Plotly finds better ones.
+            # One tick per decade from two decades on; below that, Plotly chooses better ticks.
             marks = {"dtick": 1} if self.values[-1] >= 100 * self.values[0] else {}
             found |= {"type": "log", "exponentformat": "power", **marks}
         if not self.numeric:
@@ -77,17 +86,17 @@ class ParameterAxis:
         return found
 
     def coordinate(self, value: Any) -> float:
-        """Give the coordinate of a value on a figure's axis: itself, or its place in the list."""
+        """Return the coordinate of a value on a figure's axis: a number itself, a choice's index."""
         return float(value) if self.numeric else _index_of(self.values, value)
 
 
 def _index_of(values: Sequence[Any], value: Any) -> int:
-    # 1 == True in Python, and choices may hold both.
+    # Compare the types too: 1 == True in Python, and choices may contain both.
     return next(i for i, each in enumerate(values) if each == value and type(each) is type(value))
 
 
 def varying_parameters(done: Sequence[TrialRecord]) -> list[ParameterAxis]:
-    """Give the parameters that have two values or more among the trials, in order of appearance."""
+    """Return the parameters with at least two values among the trials, in order of appearance."""
     found = dict.fromkeys(name for each in done for name in each.params)
     return [axis for axis in (_axis(name, done) for name in found) if len(axis.values) > 1]
 

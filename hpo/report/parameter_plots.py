@@ -1,4 +1,4 @@
-"""The figures of single parameters and of pairs: importance, slices, contours, ranks."""
+"""Figures of one parameter and of two: importance, slices, contours and ranks."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,23 +21,32 @@ from hpo.errors import StoreError
 from hpo.report.parameter_axis import ParameterAxis
 from hpo.search import replicates
 
-MAX_COMBINED = 3  # parameters of which every pair is shown
+MAX_COMBINED = 3  # every two of so many parameters are shown together
 
 
 def importance_section(
     all_trials: list[FrozenTrial], parameters: Sequence[ParameterAxis]
 ) -> tuple[Section, list[str]]:
-    """Show parameter importance by every evaluator; give the parameters too, the most important first."""
+    """Return the section on parameter importance by every evaluator.
+
+    Args:
+        all_trials: All trials of the study.
+        parameters: The parameters that vary among the complete trials.
+
+    Returns:
+        The section, and the names of the parameters, most important first.
+    """
     trials = importance.complete_settings(all_trials)
     noun = (
-        "settings, each by the mean of its seeds"
+        "settings, each with the mean of its seeds"
         if replicates.first_trial_numbers(all_trials)
         else "complete trials"
     )
     section = Section(name="importance", title="Parameter importance")
     names = [axis.name for axis in parameters]
     if len(trials) < 2 or not names:
-        few = f"Importance wants two complete trials that differ in a parameter; here {_trial_count_text(len(trials))}."
+        enough = "Importance needs two complete trials that differ in a parameter"
+        few = f"{enough}; {_trial_count_text(len(trials))}."
         return replace(section, text=(few,)), names
     notes: list[str] = []
     found: list[tuple[Importance, Mapping[str, tuple[float, float]]]] = []
@@ -45,10 +54,10 @@ def importance_section(
         try:
             over = importance.importance_of_trials(trials, evaluator)
         except StoreError as error:
-            notes.append(f"{evaluator} cannot say: {error}.")
+            notes.append(f"{evaluator} gives no result: {error}.")
             continue
         if over.doubt:
-            notes.append(f"{evaluator} cannot say: {over.doubt}.")
+            notes.append(f"{evaluator} gives no reliable result: {over.doubt}.")
             continue
         found.append((over, importance.bootstrap_intervals(trials, evaluator)))
     if not found:
@@ -67,7 +76,7 @@ def _importance_plot(
 ) -> Plot:
     traces, rows = [], []
     for index, (each, intervals) in enumerate(found):
-        # Importance asks of every parameter that trials have; one with a single value gets nothing.
+        # Evaluators rate every parameter; those with a single value are not shown.
         shown = [name for name in reversed(ranked) if name in each.importances]
         limits = [intervals.get(name, (each.importances[name],) * 2) for name in shown]
         shares = [each.importances[name] for name in shown]
@@ -94,19 +103,19 @@ def _importance_plot(
     made.update_xaxes(rangemode="tozero")
     count = found[0][0].trials
     caption = (
-        f"Over {count} {noun}. Bars: all of them; whiskers: the middle 90 % of "
-        f"{importance.resample_count(count)} samples of {count} drawn with replacement."
+        f"Over {count} {noun}. Bars use all of them. Whiskers cover the middle 90 % of "
+        f"{importance.resample_count(count)} bootstrap samples of {count}, drawn with replacement."
     )
     left_out = [name for name in ranked if any(name in each.left_out for each, _ in found)]
     silent = [each.evaluator for each, _ in found if each.left_out]
     if left_out:
         caption += (
-            f" Left out by {' and '.join(silent)}, since not every trial has it: {', '.join(left_out)}."
+            f" Left out by {' and '.join(silent)} because not every trial has it: {', '.join(left_out)}."
         )
     columns = ("evaluator", "parameter", "importance", "low", "high", "trials")
     return Plot(
         name="importance",
-        title="How much of the accuracy each parameter decides",
+        title="How strongly each parameter influences accuracy",
         figure=made,
         table=sections.make_table(columns, rows),
         caption=caption,
@@ -116,7 +125,13 @@ def _importance_plot(
 def slice_section(
     done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
 ) -> Section:
-    """Show accuracy against each parameter."""
+    """Return the section that plots accuracy against each parameter.
+
+    Args:
+        done: The complete trials.
+        parameters: The parameters that vary among them.
+        measure: The name of the metric.
+    """
     section = Section(name="slices", title="Slices", narrow=True)
     if not parameters:
         return replace(section, text=("No parameter has two values among the complete trials.",))
@@ -145,19 +160,27 @@ def _slice_plot(done: Sequence[TrialRecord], axis: ParameterAxis, index: int, me
 
 
 def file_slug(name: str) -> str:
-    """Give a name as part of a file's, whatever is in it."""
+    """Return any name as a part of a file name: letters, digits and underscores, at most 40."""
     return re.sub(r"[^A-Za-z0-9_]+", "_", name)[:40]
 
 
 def rank_section(
     done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
 ) -> Section:
-    """Show which ranks trials have over pairs of the most important parameters."""
+    """Return the section that shows the ranks of trials over two of the most important parameters.
+
+    Args:
+        done: The complete trials.
+        parameters: The parameters that vary among them.
+        ranked: Names of the parameters, most important first.
+    """
     section = Section(name="ranks", title="Rank", narrow=True)
     combined = _combined_parameters(done, parameters, ranked)
     if not combined:
         return replace(section, text=(NO_COMBINATION,))
-    equal_alike = stats.rankdata([-(each.accuracy or 0.0) for each in done])  # at the mean of their ranks
+    equal_alike = stats.rankdata(
+        [-(each.accuracy or 0.0) for each in done]
+    )  # equal accuracies share the mean of their ranks
     rank = dict(zip([each.number for each in done], equal_alike.tolist(), strict=True))
     parts = [_rank_plot(pair, rank, index) for index, pair in enumerate(combined, 1)]
     return replace(section, parts=tuple(parts))
@@ -170,13 +193,16 @@ ParameterPair = tuple[ParameterAxis, ParameterAxis, list[TrialRecord]]
 def _combined_parameters(
     done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
 ) -> list[ParameterPair]:
-    """Give pairs of important parameters, each with the trials that have both, in three places or more."""
+    """Return every two important parameters that vary together, with the trials that have both.
+
+    The trials must have at least three different combinations of the two values.
+    """
     by_name = {axis.name: axis for axis in parameters}
     found = []
     for a, b in combinations([by_name[name] for name in ranked[:MAX_COMBINED]], 2):
         having = [each for each in done if {a.name, b.name} <= each.params.keys()]
         places = {(repr(each.params[a.name]), repr(each.params[b.name])) for each in having}
-        # Both must vary among the trials that have both.
+        # Each of the two must vary among the trials that have both.
         if len(places) > 2 and all(len({place[i] for place in places}) > 1 for i in (0, 1)):
             found.append((a, b, having))
     return found
@@ -213,13 +239,22 @@ def _rank_plot(pair: ParameterPair, rank: Mapping[int, float], index: int) -> Pl
 def contour_section(
     done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str], measure: str
 ) -> Section:
-    """Show accuracy over pairs of the most important parameters, as Optuna draws it between the trials."""
+    """Return the section that shows accuracy over two parameters, interpolated by Optuna.
+
+    Args:
+        done: The complete trials.
+        parameters: The parameters that vary among them.
+        ranked: Names of the parameters, most important first.
+        measure: The name of the metric.
+    """
     section = Section(name="contours", title="Contours", narrow=True)
     combined = _combined_parameters(done, parameters, ranked)
     if not combined:
         return replace(section, text=(NO_COMBINATION,))
     parts = [_contour_plot(pair, index, measure) for index, pair in enumerate(combined, 1)]
-    text = "The dots are trials. Between them the surface is only drawn through; far away it means little."
+    text = (
+        "The dots are trials. The surface between them is interpolated; far from any dot it means little."
+    )
     return replace(section, text=(text,), parts=tuple(parts))
 
 
@@ -242,14 +277,14 @@ def _contour_plot(pair: ParameterPair, index: int, measure: str) -> Plot:
 
 
 def _axis_range(axis: Any) -> dict[str, Any]:
-    """Give the range that Optuna drew over; its title and marks are replaced by ours."""
+    """Return the range of an axis that Optuna drew, without its title and ticks, which we replace."""
     return {"range": list(axis.range), "type": axis.type or "linear"}
 
 
 def _numeric_study(pair: ParameterPair) -> optuna.Study:
-    """Give the trials of a pair as a study in memory, a choice as its place in the list.
+    """Return the trials of two parameters as an in-memory study; a choice is replaced by its index.
 
-    Optuna escapes nothing that it puts into a figure, and so gets numbers alone.
+    Optuna does not escape what it puts into a figure, so it gets numbers only.
     """
     named = {"x": pair[0], "y": pair[1]}
     trials = []

@@ -1,4 +1,4 @@
-"""The figures of any search: history, curves, parallel coordinates, slices, timeline, Pareto front."""
+"""Figures of a whole study: history, curves, parallel coordinates, timeline and Pareto front."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,12 +13,17 @@ from hpo.analysis.records import TrialRecord
 from hpo.analysis.sections import Plot, Section
 from hpo.report.parameter_axis import ParameterAxis
 
-HIGHLIGHTED = 5  # curves that stand out
+HIGHLIGHTED = 5  # number of curves that are highlighted
 FIFTHS = ("worst fifth", "fourth fifth", "middle fifth", "second fifth", "best fifth")
 
 
 def history_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Show each trial's accuracy in the order of trials, and the best so far."""
+    """Return the section that shows the accuracy of each trial, and the best accuracy so far.
+
+    Args:
+        found: All trials of the study.
+        measure: The name of the metric.
+    """
     done = records.complete_records(found)
     section = Section(name="history", title="History")
     best = [max(each.accuracy or 0.0 for each in done[: i + 1]) for i in range(len(done))]
@@ -36,13 +41,15 @@ def history_section(found: Sequence[TrialRecord], measure: str) -> Section:
         title=f"{measure.capitalize()} by trial",
         figure=sections.make_figure(traces, x=_trial_number_axis(found), y=measure),
         table=sections.make_table(("trial", "state", "accuracy", "best so far"), rows),
-        caption="A pruned trial counts with its last accuracy, and not towards the best." if pruned else "",
+        caption="A pruned trial is shown with its last accuracy; it does not count for the best so far."
+        if pruned
+        else "",
     )
     return _with_plot(section, plot)
 
 
 def _trial_number_axis(found: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Give an axis of trials' numbers, which has no tick between two of them."""
+    """Return the settings of an axis of trial numbers, without ticks between two numbers."""
     few = {"dtick": 1} if len(found) <= 10 else {}
     return {"title": {"text": "trial"}, "tickformat": "d", **few}
 
@@ -62,7 +69,7 @@ def _trial_dots(
 
 
 def _hover_text(each: TrialRecord) -> str:
-    """Give what a trial's dot says: escaped, a parameter to a line."""
+    """Return the hover text of a trial: escaped, one parameter per line."""
     accuracy = "" if each.accuracy is None else f": {each.accuracy:.4f}"
     lines = [f"trial {each.number}, {each.state}{accuracy}"]
     lines += [
@@ -72,13 +79,18 @@ def _hover_text(each: TrialRecord) -> str:
 
 
 def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Show accuracy after each epoch; the best trials stand out."""
+    """Return the section that shows accuracy after each epoch; the best trials are highlighted.
+
+    Args:
+        found: All trials of the study.
+        measure: The name of the metric.
+    """
     section = Section(name="curves", title="Curves")
     reported = [each for each in found if each.curve]
     most = max((len(each.curve) for each in reported), default=0)
     if most < 2:
         reason = (
-            "No trial has reported two epochs, so that there are no curves; History shows what one came to."
+            "No trial has reported two epochs, so there are no curves. History shows the final accuracies."
         )
         return _with_text(section, reason)
     done = sorted(
@@ -107,7 +119,7 @@ def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
 def _joined_curves(
     name: str, trials: Iterable[TrialRecord], color: str, dash: str, width: float = 1.2
 ) -> go.Scatter:
-    """Give several curves as one trace, with gaps between."""
+    """Return several curves as one trace, with gaps between them."""
     x: list[int | None] = []
     y: list[float | None] = []
     texts: list[str] = []
@@ -122,7 +134,13 @@ def _joined_curves(
 def parallel_section(
     found: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
 ) -> Section:
-    """Show all parameters of all complete trials at once, a line to a trial."""
+    """Return the section that shows all parameters of the complete trials, one line per trial.
+
+    Args:
+        found: All trials of the study.
+        parameters: The parameters that vary among the complete trials.
+        measure: The name of the metric.
+    """
     section = Section(name="parallel", title="Parallel coordinates")
     done = records.complete_records(found)
     if not parameters:
@@ -130,7 +148,7 @@ def parallel_section(
     accuracies = ParameterAxis.of_numbers(
         measure, [each.accuracy for each in done if each.accuracy is not None]
     )
-    ranks = stats.rankdata([each.accuracy or 0.0 for each in done])  # equal ones get the mean of theirs
+    ranks = stats.rankdata([each.accuracy or 0.0 for each in done])  # equal accuracies share a mean rank
     fifths = [math.ceil(5 * rank / len(done)) - 1 for rank in ranks]
     traces = []
     for index, name in enumerate(FIFTHS):
@@ -141,9 +159,9 @@ def parallel_section(
     rows = [(e.number, *(e.params.get(a.name) for a in parameters), e.accuracy) for e in done]
     made = sections.make_figure([trace for trace in traces if trace.x], height=440)
     _draw_parallel_frame(made, [*parameters, accuracies])
-    caption = f"A line is a trial, darker the higher its {measure}."
+    caption = f"Each line is a trial. The darker the line, the higher its {measure}."
     if any(axis.name not in each.params for axis in parameters for each in done):
-        caption += " Below an axis pass the trials that do not have the parameter."
+        caption += " Trials without a parameter pass below its axis."
     plot = Plot(
         name="parallel",
         title="Every complete trial across all parameters",
@@ -172,7 +190,7 @@ def _parallel_lines(
 
 
 def _draw_parallel_frame(made: go.Figure, parameters: Sequence[ParameterAxis]) -> None:
-    """Draw the parallel axes: a line, its marks, and its name below."""
+    """Draw each axis of the parallel coordinates: a line, its ticks, and its name below."""
     for index, axis in enumerate(parameters):
         line = {"color": "#5b6770", "width": 1}
         made.add_shape(type="line", x0=index, x1=index, y0=0, y1=1, line=line)
@@ -198,10 +216,10 @@ def _draw_parallel_frame(made: go.Figure, parameters: Sequence[ParameterAxis]) -
 
 
 def timeline_section(found: Sequence[TrialRecord]) -> Section:
-    """Show when each trial ran."""
+    """Return the section that shows when each trial ran, from its first start to its end."""
     section = Section(name="timeline", title="Timeline")
     begun = [each for each in found if each.started is not None]
-    # A trial that runs has no end yet: up to the last moment that the study knows of.
+    # A running trial has no end yet. It is drawn up to the last time that the study knows.
     moments = [moment for each in begun for moment in (each.started, each.ended) if moment is not None]
     traces = []
     for state, color in sections.STATE_COLORS.items():
@@ -220,17 +238,22 @@ def timeline_section(found: Sequence[TrialRecord]) -> Section:
         title="When each trial ran, in UTC",
         figure=sections.make_figure(traces, y=_trial_number_axis(found)),
         table=sections.make_table(columns, rows),
-        caption="From the first start to the end, with what lay between two attempts.",
+        caption="From the first start to the end, including the time between two attempts.",
     )
     return _with_plot(section, plot)
 
 
 def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Show accuracy against wall time, with each hardware's front: what no other trial beats in both."""
+    """Return the section that shows accuracy against wall time, with a Pareto front for each hardware.
+
+    Args:
+        found: All trials of the study.
+        measure: The name of the metric.
+    """
     section = Section(name="pareto", title="Accuracy against wall time")
     done = [each for each in records.complete_records(found) if each.hardware is not None]
     if not done:
-        reason = "No complete trial says what hardware it ran on, so that wall times cannot be compared."
+        reason = "No complete trial has recorded its hardware, so wall times cannot be compared."
         return _with_text(section, reason)
     traces, rows = [], []
     for index, kind in enumerate(records.hardware_kinds(done)):
@@ -243,7 +266,7 @@ def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
         dots.name = sections.wrap_figure_text(kind)
         ends = [each.wall_seconds for each in best], [each.accuracy for each in best]
         line = {"shape": "hv", "color": color}
-        step = go.Scatter(x=ends[0], y=ends[1], mode="lines", name="its Pareto front", line=line)
+        step = go.Scatter(x=ends[0], y=ends[1], mode="lines", name="Pareto front", line=line)
         traces += [dots, step]
         rows += [(e.number, kind, e.wall_seconds, e.accuracy, e in best) for e in these]
     plot = Plot(
@@ -253,14 +276,18 @@ def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
         table=sections.make_table(
             ("trial", "hardware", "wall_time_seconds", "accuracy", "on the front"), rows
         ),
-        caption="A trial is on the front if no other on the same kind of hardware is at least as fast and "
-        "as accurate, and better in one.",
+        caption="A trial is on the Pareto front if no other trial on the same kind of hardware is at least "
+        "as fast and as accurate, and better in one of the two.",
     )
     return _with_plot(section, plot)
 
 
 def pareto_front(ordered: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Give the Pareto front of trials that are ordered by wall time, the more accurate of equals first."""
+    """Return the Pareto front of trials.
+
+    Args:
+        ordered: Complete trials by wall time, ascending; of equally fast ones the most accurate first.
+    """
     best: list[TrialRecord] = []
     for each in ordered:
         if not best or (each.accuracy or 0.0) > (best[-1].accuracy or 0.0):

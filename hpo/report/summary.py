@@ -1,4 +1,4 @@
-"""A study in short: its best trial and how sure that is, where device time went, every trial in a table."""
+"""A study in short: the best trial and how certain it is, use of device time, and a table of all trials."""
 
 import functools
 from collections import Counter
@@ -15,23 +15,23 @@ from hpo.analysis.sections import Listing, Plot, Section
 from hpo.search import replicates
 from hpo.search.replicates import ReplicatedSetting
 
-MAX_NAMED_TRIALS = 10  # trials that a sentence names
+MAX_NAMED_TRIALS = 10  # that a sentence lists
 LOST_USE = "repeated or waited for, at most"
 SAVED_USE = "saved by pruning, estimated"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What the page says first."""
+    """The first section of the page."""
 
     accuracy: str
     split: str
     facts: tuple[tuple[str, str], ...]
-    sure: tuple[str, ...]  # sentences
+    uncertainty: tuple[str, ...]  # sentences
 
 
 def _ranked_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
-    """Rank the settings of the complete trials, as ``hpo best`` does."""
+    """Rank the settings of the complete trials in the same way as ``hpo best``."""
     accuracies = {each.number: _accuracy(each) for each in records.complete_records(found)}
     pruned = [each.number for each in found if each.state == "pruned"]
     repeats = {each.number: each.replicate_of for each in found if each.replicate_of is not None}
@@ -39,7 +39,7 @@ def _ranked_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
 
 
 def best_trial(found: Sequence[TrialRecord]) -> TrialRecord:
-    """Give the most accurate of the complete trials; of repeated settings, the best of the best one."""
+    """Return the most accurate complete trial; with replicates, the best trial of the best setting."""
     number = _ranked_settings(found)[0].trials[0]
     return next(each for each in found if each.number == number)
 
@@ -52,7 +52,14 @@ def _accuracy(each: TrialRecord) -> float:
 def summarize(
     found: Sequence[TrialRecord], selection: str | None, images: int | None, state: str
 ) -> Summary:
-    """Sum up a study that has a complete trial."""
+    """Summarize a study that has a complete trial.
+
+    Args:
+        found: All trials of the study.
+        selection: The split that accuracy was measured on; None for a custom objective.
+        images: Number of images in that split; None if unknown.
+        state: The state of the study.
+    """
     winner = best_trial(found)
     counts = Counter(each.state for each in found)
     said = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
@@ -68,7 +75,7 @@ def summarize(
         accuracy=f"{_accuracy(winner):.4f}",
         split=describe_split(selection),
         facts=tuple((name, value) for name, value in facts.items() if value),
-        sure=tuple(_uncertainty(winner, found, images, selection)),
+        uncertainty=tuple(_uncertainty(winner, found, images, selection)),
     )
 
 
@@ -79,38 +86,38 @@ def _uncertainty(
     text = []
     if images is None:
         text.append(
-            "The store does not tell on how many images accuracy was measured, so there is no interval."
+            "The store does not record how many images accuracy was measured on, so there is no interval."
         )
     else:
         between = intervals.fraction_interval(accuracy, images)
         text.append(
-            f"On {images} images (so many at least, by the accuracies) {accuracy:.4f} stands for "
-            f"{between.low:.4f} to {between.high:.4f} (95 %, Wilson)."
+            f"On {images} images (at least, as the accuracies show), {accuracy:.4f} has the 95 % interval "
+            f"{between.low:.4f} to {between.high:.4f} (Wilson)."
         )
         text.append(_close_trials_note(winner, done, images))
     text.append(_seeds_note(winner, done, images))
     if (noise := replicates.estimate_noise(_ranked_settings(found))) is not None:
         gap = intervals.seed_noise_bound(noise.deviation, noise.freedom)
         text.append(
-            f"In this study {noise}: two single trials that lie less than {gap:.4f} apart may differ "
-            "by their seeds alone (95 %)."
+            f"In this study {noise}: a difference below {gap:.4f} between two single trials may come from "
+            "their seeds alone (95 %)."
         )
     if len(done) > 1 and selection == "final":
         text.append(
-            f"It is the highest of {len(done)} complete trials, which flatters it: the mean over its "
-            "setting's seeds is what to expect."
+            f"It is the highest of {len(done)} complete trials, and so too high: expect the mean over the "
+            "seeds of its setting."
         )
     elif len(done) > 1:
         also = ", and the split is the test split" if selection == "test" else ""
         text.append(
-            f"It is the highest of {len(done)} complete trials and of its epochs, chosen on the images "
-            f"that it was measured on{also}: expect less on new ones."
+            f"It is the highest of {len(done)} complete trials and of its epochs, chosen on the images it "
+            f"was measured on{also}: expect less on new images."
         )
     return text
 
 
 def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images: int) -> str:
-    """Say which trials are too close to the best to be told apart."""
+    """Say which trials are too close to the best one to be distinguished from it."""
 
     def is_close(each: TrialRecord) -> bool:
         gap = _accuracy(winner) - _accuracy(each)
@@ -119,31 +126,31 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
     others = [each for each in done if each is not winner]
     close = sorted(filter(is_close, others), key=lambda each: (-_accuracy(each), each.number))
     if not others:
-        return "There is no other complete trial to compare it with."
+        return "There is no other complete trial to compare with."
     if not close:
-        return (
-            f"No other trial comes so close that one run each on {images} images could not tell them apart."
-        )
+        return f"No other trial is so close that single runs on {images} images cannot distinguish the two."
     numbers = ", ".join(str(each.number) for each in close[:MAX_NAMED_TRIALS])
     more = f" and {len(close) - MAX_NAMED_TRIALS} more" if len(close) > MAX_NAMED_TRIALS else ""
     return (
-        f"{len(close)} of {len(others)} other complete trials are too close to tell apart by one run each "
-        f"on {images} images: trial{'s' * (len(close) > 1)} {numbers}{more}."
+        f"{len(close)} of {len(others)} other complete trials are too close to be distinguished from it by "
+        f"single runs on {images} images: trial{'s' * (len(close) > 1)} {numbers}{more}."
     )
 
 
 def _seeds_note(winner: TrialRecord, done: Sequence[TrialRecord], images: int | None) -> str:
-    """Say what other seeds of the best setting gave."""
+    """Say what other seeds of the best setting reached."""
     same = {
         each.setting.get("seed"): each
         for each in reversed(done)
         if _setting_key(each) == _setting_key(winner)
     }
     if len(same) < 2:
-        return "Its setting ran with one seed; another gives another figure, how far off is not known."
+        return (
+            "Its setting ran with one seed only. Other seeds give other accuracies; the spread is unknown."
+        )
     found = intervals.accuracy_interval([_accuracy(each) for each in same.values()], images)
     return (
-        f"Over {len(same)} seeds its setting reaches {found.value:.4f} on average "
+        f"Over {len(same)} seeds, its setting reaches {found.value:.4f} on average "
         f"({found.low:.4f} to {found.high:.4f}, 95 %)."
     )
 
@@ -154,7 +161,7 @@ def _setting_key(each: TrialRecord) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceTimeUse:
-    """Device time of one use on one kind of hardware."""
+    """Device time spent on one use, on one kind of hardware."""
 
     kind: str
     use: str
@@ -164,7 +171,7 @@ class DeviceTimeUse:
 
 
 def device_time_uses(found: Sequence[TrialRecord]) -> list[DeviceTimeUse]:
-    """Give where device time went, by kind of hardware."""
+    """Return what device time was used for, by kind of hardware."""
     rows = []
     for kind in records.hardware_kinds(found):
         these = [each for each in found if each.hardware == kind]
@@ -207,11 +214,11 @@ def _device_time_use(
 
 
 def device_time_section(found: Sequence[TrialRecord]) -> Section:
-    """Show where device time went and what pruning saved."""
+    """Return the section that shows what device time was used for, and what pruning saved."""
     rows = device_time_uses(found)
-    section = Section(name="time", title="Where the device time went")
+    section = Section(name="time", title="Use of device time")
     if not rows:
-        reason = "No trial says what hardware it ran on, so there is no device time to divide."
+        reason = "No trial has recorded its hardware, so the use of device time is unknown."
         return Section(name=section.name, title=section.title, text=(reason,))
     colors = sections.STATE_COLORS | {LOST_USE: "#6b4fa0", SAVED_USE: "#ffffff"}
     traces = [
@@ -231,7 +238,7 @@ def device_time_section(found: Sequence[TrialRecord]) -> Section:
     columns = ("hardware", "use", "trials", "epochs", "seconds")
     plot = Plot(
         name="device-time",
-        title="Seconds of training and evaluation, by what became of the trial",
+        title="Seconds of training and evaluation, by the final state of the trial",
         figure=made,
         table=sections.make_table(columns, [(r.kind, r.use, r.trials, r.epochs, r.seconds) for r in rows]),
         is_listed=True,
@@ -242,32 +249,41 @@ def device_time_section(found: Sequence[TrialRecord]) -> Section:
 
 
 def _device_time_notes(found: Sequence[TrialRecord], rows: Sequence[DeviceTimeUse]) -> tuple[str, ...]:
-    """Say what the uses mean, and those that there is nothing of."""
+    """Explain the uses of device time, including those that did not occur."""
     text = []
     if any(row.use == SAVED_USE for row in rows):
         text.append(
-            "What pruning saved is the epochs that pruned trials did not run, at each trial's own mean."
+            "Pruning saved the epochs that pruned trials did not run, each at the trial's mean epoch time."
         )
     elif any(each.state == "pruned" for each in found):
-        text.append("The pruned trials ended within their first epoch; what that saved cannot be told.")
+        text.append(
+            "The pruned trials ended within their first epoch, so what that saved cannot be estimated."
+        )
     else:
         text.append("No trial was pruned, so pruning saved nothing.")
     if any(row.use == LOST_USE for row in rows):
         text.append(
-            "What dying workers lost is not recorded. It is at most the time from the start of a trial "
-            "with several attempts to its end, less what counted; waits are in it, too."
+            "The work lost by workers that died is not recorded. For each trial with several attempts it "
+            "is at most the time from start to end, less the time that counted. That includes waiting."
         )
     elif all(each.attempts < 2 for each in found):
-        text.append("Every trial ran in one attempt, so that nothing was repeated.")
+        text.append("Every trial ran in one attempt, so nothing was repeated.")
     silent = sum(each.hardware is None and each.state != "waiting" for each in found)
     if silent:
         whose = "1 trial has" if silent == 1 else f"{silent} trials have"
-        text.append(f"{whose} not reported an epoch, so that the store knows neither hardware nor time.")
+        text.append(f"{whose} not reported an epoch, so their hardware and time are unknown.")
     return tuple(text)
 
 
 def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """List every trial that has begun; the page shows its setting in one column."""
+    """Return the section that lists every trial that has started.
+
+    The page shows all parameters of a trial in one column; the CSV has a column for each.
+
+    Args:
+        found: All trials of the study.
+        measure: The name of the metric.
+    """
     begun = [each for each in found if each.state != "waiting"]
     names = list(dict.fromkeys(name for each in begun for name in each.params))
     first = ("trial", "state", "accuracy")
@@ -286,7 +302,7 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     ]
     listing = Listing(
         name="trials",
-        title="Every trial that has begun",
+        title="Every trial that has started",
         table=sections.make_table((*first, *names, *last, "why it ended early"), rows),
         shown=_page_table(begun, measure),
     )
@@ -294,7 +310,7 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
 
 
 def _page_table(begun: Sequence[TrialRecord], measure: str) -> sections.Table:
-    """Give the trials' table without what is alike or empty in all of them."""
+    """Return the table of trials without columns that are the same in all of them."""
     attributes = dict.fromkeys(name for each in begun for name in each.attributes)
     columns: dict[str, Callable[[TrialRecord], Any]] = {
         "trial": lambda each: each.number,
@@ -319,7 +335,12 @@ def _attribute(name: str, each: TrialRecord) -> Any:
 
 
 def fixed_options(train: Mapping[str, Any], found: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """Give the options that are alike in all trials, with their values as text."""
+    """Return the options with the same value in all trials, with that value as text.
+
+    Args:
+        train: The [train] options of the study.
+        found: All trials of the study.
+    """
     searched = {name for each in found for name in each.params}
     used = {name for each in found for name in each.setting}
     differ = {name for each in found for name, value in each.setting.items() if train.get(name) != value}

@@ -38,7 +38,7 @@ def test_fourteen_points_survive_twenty_kills_and_come_to_the_same_bits(url, tmp
     storm.check(hashes)
     assert sum(storm.kills.values()) == KILLS
     assert storm.kills.keys() == {"claim", "epoch", "checkpoint", "tell"}
-    assert "goes on after epoch" in storm.said()
+    assert "continues after epoch" in storm.said()
 
 
 def test_a_worker_that_starts_while_the_database_is_away_is_started_again(tmp_path, hashes):

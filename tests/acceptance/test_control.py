@@ -120,7 +120,7 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     assert sorted(first.intermediate_values) == list(range(1, 11))
     assert "failure" not in first.user_attrs
     assert first.user_attrs["attempts"] == 2
-    assert "attempt 2, goes on after epoch" in err
+    assert "attempt 2, continues after epoch" in err
     assert "has no failed trial" in place.here("retry", "small", "--failed", code=1, HPO_STORE=url).err
     assert place.here("retry", "small", code=2, HPO_STORE=url).out == ""
 

@@ -187,7 +187,7 @@ def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, 
     assert list(disk.rglob("*.draft")) == []
     again = place.hpo("run", "small.toml", "--devices", "cpu:1", **settings)
     assert "trial 0 starts" in again.err
-    assert "goes on after epoch" in again.err
+    assert "continues after epoch" in again.err
     check(url, [10, 2], [worker.MAX_FAILURES + 1, 1])
 
 

@@ -193,7 +193,7 @@ def test_a_paused_study_goes_on_from_its_backup(place, cluster):
         settings = {"HPO_STORE": other, "HPO_ARTIFACTS": str(place.path / "backup")}
         place.here("resume", "small", **settings)
         done = place.hpo("launch", "small", "--devices", "cpu:2", **settings)
-        assert "goes on after epoch" in done.err
+        assert "continues after epoch" in done.err
         trials = optuna.load_study(study_name="small", storage=other).trials
         assert all(trial.state.is_finished() for trial in trials)
         for trial in trials:

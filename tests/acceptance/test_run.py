@@ -192,7 +192,7 @@ def test_a_killed_run_goes_on_under_its_number_to_the_same_bits(workplace, unint
     _, epoch, *_ = trial.user_attrs["checkpoint"].rpartition("/")[2].split("-")
 
     done = workplace.hpo("run", file, "--devices", "cpu:1")
-    assert f"attempt 2, goes on after epoch {int(epoch)}" in done.err
+    assert f"attempt 2, continues after epoch {int(epoch)}" in done.err
     assert "epoch 1/4" not in done.err
     (trial,) = load(workplace).trials
     assert (trial.number, trial.state.name) == (0, "COMPLETE")
@@ -225,14 +225,14 @@ def test_a_run_told_to_stop_saves_within_the_epoch_and_goes_on(workplace, uninte
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert "the same command goes on from here" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     (trial,) = load(workplace).trials
     assert trial.state.name == "WAITING"
     place = trial.user_attrs["checkpoint"].rpartition("/")[2]
     assert int(place.split("-")[2]) > 0, "the checkpoint lies within an epoch"
     done = workplace.hpo("run", file, "--devices", "cpu:1")
-    assert "goes on: 1 trials wait" in done.err
+    assert "continues: 1 trials waiting" in done.err
     (trial,) = load(workplace).trials
     assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
 

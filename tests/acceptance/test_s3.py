@@ -219,7 +219,7 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint_in_another_network(p
         one.kill()
         assert name in s3.names()
         assert other.wait(90) == 0, said(place, "b")
-    assert "goes on after epoch" in said(place, "b")
+    assert "continues after epoch" in said(place, "b")
     attempts = [
         trial.user_attrs["attempts"]
         for trial in optuna.load_study(study_name="small", storage=site.url).trials

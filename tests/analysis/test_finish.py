@@ -295,6 +295,6 @@ def test_told_to_stop_it_leaves_and_the_same_command_goes_on(place):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
-    assert "the same command goes on from here" in err
+    assert "run the same command again to continue" in err
     again = ("finish", "small", "--top", "1", "--seeds", "4", "--devices", "cpu:1", "--json")
     assert len(place.hpo(*again).json()["settings"][0]["accuracies"]) == 4

@@ -35,7 +35,7 @@ def test_ped_anova_cannot_tell_the_best_apart_where_all_others_are_equal():
     assert set(found.importances.values()) == {0.5}
     console = Console(record=True, width=200)
     console.print(show.importance_view(found))
-    assert "these shares say nothing: too many came to the same" in console.export_text()
+    assert "these shares are not reliable: too many came to the same" in console.export_text()
     assert importance.importance_of_trials(tied, "fanova").doubt == ""
 
 
@@ -47,6 +47,6 @@ def test_the_report_says_which_evaluator_cannot_tell(tmp_path):
     done = records.trial_records(file.load_study_file(tmp_path / "s.toml"), tied)
     section, _ = parameter_plots.importance_section(tied, parameter_axis.varying_parameters(done))
     (note,) = section.text
-    assert note.startswith("ped-anova cannot say: ")
+    assert note.startswith("ped-anova gives no reliable result: ")
     (plot,) = section.parts
     assert {row[0] for row in plot.table.rows} == {"fanova", "mdi"}

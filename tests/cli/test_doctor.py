@@ -52,9 +52,9 @@ def test_silent_workers_foreign_trials_and_mixed_hardware_are_named(opened, url,
     optuna.load_study(study_name=NAME, storage=url).ask()
     silent, foreign, mixed = found(url, tmp_path, f"study {NAME}")
     assert {each.state for each in (silent, foreign, mixed)} == {"doubtful"}
-    assert silent.message.startswith("trial 2's worker ")
+    assert silent.message.startswith("trial 2: worker ")
     assert f"'hpo launch {NAME}'" in silent.advice
-    assert foreign.message == "trial 3 runs under another tool"
+    assert foreign.message == "trial 3 is run by another tool"
     assert mixed.message == "mixed hardware: 2 on H100; 1 on A100"
 
 
@@ -71,12 +71,12 @@ def test_files_that_no_trial_names_are_found_and_those_of_running_ones_left_alon
     ended.end(TrialState.COMPLETE, value=0.5)
     (tmp_path / "artifacts" / "another-0123abcd").mkdir()
     (line,) = found(url, tmp_path, f"study {NAME}")
-    assert line.message.startswith("2 unknown in ")
+    assert line.message.startswith("2 unknown files or folders in ")
     assert f"{folder.name}/0000/checkpoint-" in line.message
     assert f"{folder.name}/0000/old.draft" in line.message
     (other,) = [each for each in found(url, tmp_path, "artifacts") if each.state == "doubtful"]
     assert other.message.endswith(": another-0123abcd")
-    assert "if no other store does" in other.advice
+    assert "unless another store does" in other.advice
 
 
 def test_an_sqlite_that_cannot_be_trusted_with_a_files_journal_is_named(tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
     (line,) = [each for each in findings if "free" in each.message]
     assert (line.subject, line.state) == ("artifacts", "broken")
     assert line.message == f"0.0 GiB free on the disk of {disk}"
-    assert line.advice.startswith("make room")
+    assert line.advice.startswith("free some space")
 
 
 def test_a_store_that_can_only_be_read_is_doubtful(disk, tmp_path):
@@ -145,8 +145,8 @@ def test_a_store_that_can_only_be_read_is_doubtful(disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with closed_engines():
         (line,) = [each for each in found(url, tmp_path, "store") if "studies" in each.message]
-    assert (line.state, line.message) == ("doubtful", f"{url}, 1 studies, can only be read")
-    assert line.advice == f"let workers write {disk}/hpo.db and its folder"
+    assert (line.state, line.message) == ("doubtful", f"{url}, 1 studies, read-only")
+    assert line.advice == f"make {disk}/hpo.db and its folder writable for workers"
 
 
 def test_a_place_that_could_not_be_made_is_broken_rather_than_absent(disk, tmp_path):
@@ -155,5 +155,5 @@ def test_a_place_that_could_not_be_made_is_broken_rather_than_absent(disk, tmp_p
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     findings = doctor.run_checks(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
     for line in (each for each in findings if each.subject in ("store", "artifacts")):
-        assert (line.state, line.advice) == ("broken", "name another place")
-        assert line.message.endswith(f"is not there, and {disk} cannot be written")
+        assert (line.state, line.advice) == ("broken", "choose another location")
+        assert line.message.endswith(f"does not exist, and {disk} is not writable")

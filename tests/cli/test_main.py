@@ -223,7 +223,7 @@ def test_a_run_on_a_terminal_shows_a_live_table_and_stops_on_ctrl_c(workplace):
     child.expect("0 of 4 trials")
     child.expect(r"running.*/40")
     child.sendintr()
-    child.expect("the same command goes on from here")
+    child.expect("run the same command again to continue")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130

@@ -350,7 +350,7 @@ def test_a_trial_that_waits_or_runs_says_how_far_it_is(opened, waiting):
     assert notes.trial_note(trial, definition).startswith("**waiting**\n")
     assert "queued by hand" in notes.trial_note(trial, definition)
     trial.intermediate_values = {1: 0.5, 2: 0.5}
-    assert "**waiting**, to go on after epoch 2" in notes.trial_note(trial, definition)
+    assert "**waiting**, continues after epoch 2" in notes.trial_note(trial, definition)
     trial.state = TrialState.RUNNING
     assert "**running** after epoch 2" in notes.trial_note(trial, definition)
     trial.state = TrialState.PRUNED

@@ -197,7 +197,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path
     workplace.here("create", workplace.study(SMALL))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "Address already in use; --port 0 takes any that is free" in refused("--port", port)
+        assert "Address already in use; --port 0 takes any free port" in refused("--port", port)
 
 
 def settings(path: Path, **changes: Any) -> server.Settings:
@@ -216,7 +216,7 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch)
             server.serve(settings(tmp_path, **changes))
 
     for host in ("0.0.0.0", "::", "192.0.2.1", "hpo.example", ""):
-        refused(f"--host {host}: others could read along.*--behind-tls https://NAME", host=host)
+        refused(f"--host {host}: others could read the traffic.*--behind-tls https://NAME", host=host)
     refused("--host 192.0.2.1 --port 0: Cannot assign", host="192.0.2.1", behind_tls="https://hpo.example")
     refused("--host nosuch.invalid --port 0: ", host="nosuch.invalid", behind_tls="https://hpo.example")
     refused("--artifacts nosuch://x", artifacts="nosuch://x")

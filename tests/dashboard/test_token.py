@@ -67,5 +67,5 @@ def test_a_link_in_its_place_is_not_followed(state):
 
 def test_a_state_folder_that_cannot_be_written_is_one_line(state):
     state.write_text("in the way")
-    with pytest.raises(DashboardError, match="XDG_STATE_HOME names another folder"):
+    with pytest.raises(DashboardError, match="set XDG_STATE_HOME to use another folder"):
         secret.load_token()

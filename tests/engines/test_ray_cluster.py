@@ -135,7 +135,7 @@ def test_ray_alone_on_this_machine_serves_an_sqlite_store_and_ends_where_no_rest
         "launch", "small", *RAY, "--option", "address=10.0.0.1:6379", code=supervisor.EXIT_FATAL
     )
     assert refused.err.startswith(
-        "hpo: --engine ray, cluster 10.0.0.1:6379: an SQLite store is for one machine"
+        "hpo: --engine ray, cluster 10.0.0.1:6379: an SQLite store works on one machine only"
     )
     (place.path / "own.py").rename(place.path / "away.py")
     broken = place.hpo("launch", "small", *RAY, code=supervisor.EXIT_FATAL)

@@ -272,7 +272,7 @@ def test_weights_of_a_trial_that_was_pruned_have_the_accuracy_of_their_own_epoch
     assert metrics["accuracy"] == trial.intermediate_values[trial.user_attrs["best_epoch"]]
     assert metrics["state"] == "pruned"
     assert (
-        "| trial | pruned: it did not run all its epochs |"
+        "| trial | pruned: it did not run all of its epochs |"
         in (workplace.path / "pruned/README.md").read_text()
     )
 
@@ -396,7 +396,7 @@ def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, labels):
         "seconds",
         "torch",
         "| lr | 0.0",
-        "made grey",
+        "convert to grey",
         "8 pixels",
     ):
         assert word in text, word
@@ -442,7 +442,7 @@ def test_a_folder_that_holds_anything_is_left_as_it_is(ran, winner, tmp_path):
     before = {name: (winner / name).stat().st_mtime_ns for name in os.listdir(winner)}
     (tmp_path / "file").write_text("mine")
     for target in (winner, tmp_path / "file"):
-        words = f"--to {target}: is there and not an empty folder; name a new one"
+        words = f"--to {target}: exists and is not an empty folder; choose a new folder"
         assert refusal(ran, "digits", target) == words
     assert {name: (winner / name).stat().st_mtime_ns for name in os.listdir(winner)} == before
     assert (tmp_path / "file").read_text() == "mine"
@@ -499,7 +499,7 @@ def test_of_an_objective_of_ones_own_the_weights_file_is_named(place):
     place.here("create", place.study(text))
     place.here("worker", "small")
     done = place.here("export", "small", "--to", "winner", code=1)
-    assert done.err.startswith("hpo: study 'small' has an objective of its own (own:climb)")
+    assert done.err.startswith("hpo: study 'small' has a custom objective (own:climb)")
     assert done.err.count("\n") == 1
     assert torch.load(done.err.split()[-1], weights_only=True)["epoch"] == 1
 
@@ -519,7 +519,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(work
     assert done.err.splitlines() == [
         "hpo: no.png: not a readable image (no known image format)",
         "hpo: gone.png: not a readable image (No such file or directory)",
-        "hpo: pictures: a folder; name the images in it, as pictures/*.jpg",
+        "hpo: pictures: is a folder; give the images in it, for example pictures/*.jpg",
     ]
     documents = workplace.here("predict", str(winner), "gone.png", first, "--json", code=1).json()
     assert documents[0] == {
@@ -548,22 +548,22 @@ def test_a_folder_that_was_not_exported_or_is_not_whole_is_said_in_one_line(ran,
         return str(caught.value)
 
     done = ran.here("predict", "digits", "x.png", code=1)
-    assert done.err == "hpo: digits: no folder that 'hpo export NAME --to FOLDER' made\n"
-    assert "no folder that 'hpo export" in message(ran.path)
+    assert done.err == "hpo: digits: not a folder written by 'hpo export NAME --to FOLDER'\n"
+    assert "not a folder written by 'hpo export" in message(ran.path)
     copy = tmp_path / "winner"
     shutil.copytree(winner, copy)
     config = (copy / "config.json").read_text()
     found = json.loads(config)["model"]
     other = {"resnet18": "resnet34", "squeezenet1_1": "squeezenet1_0"}[found]
     (copy / "config.json").write_text(config.replace(f'"{found}"', f'"{other}"', 1))
-    assert f"no {other} can be made of it" in message(copy)
+    assert f"cannot build {other} from it" in message(copy)
     (copy / "config.json").write_text(config.replace('"pixels": 8', '"pixels": "eight"'))
     assert "config.json: preprocessing.pixels: " in message(copy)
     (copy / "config.json").write_text("{")
     assert "config.json: its text: Invalid JSON" in message(copy)
     (copy / "config.json").write_text(config)
     (copy / "labels.txt").write_text("one\n")
-    assert "want 10 lines, one a class, found 1" in message(copy)
+    assert "want 10 lines, one per class, found 1" in message(copy)
     (copy / "model.safetensors").unlink()
     assert "model.safetensors" in message(copy)
 

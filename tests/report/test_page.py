@@ -372,7 +372,7 @@ def test_device_time_is_divided_by_hardware_and_by_what_became_of_the_trials(pla
     kind = "Xeon, 2 threads"
     assert found.pop((kind, "repeated or waited for, at most")) == (1, pytest.approx(lost))
     assert not found
-    assert "What dying workers lost is not recorded" in page.text
+    assert "The work lost by workers that died is not recorded" in page.text
 
 
 def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
@@ -460,7 +460,7 @@ def test_how_sure_the_best_is_counts_images_and_near_trials(reported):
     said = (
         f"{close - 1} of {len(done) - 1} other complete trials"
         if close > 1
-        else "No other trial comes so close"
+        else "No other trial is so close"
     )
     assert said in page.text
 

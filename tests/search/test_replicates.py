@@ -197,7 +197,7 @@ def test_a_seed_that_diverges_spoils_its_setting(url):
     first, second = status.best_trials(worker.opened, NAME, 9)
     assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
     assert documents.best_trial_document(second)["replicates"]["diverged"] == 1
-    assert "one alone; 1 more diverged" in console.best_trial_text(second, None, {})
+    assert "one complete run; 1 more diverged" in console.best_trial_text(second, None, {})
     assert [each.trial for each in finish.plan_finish(worker.opened, NAME, 2, 2).settings] == [3, 0]
     found = records.trial_records(studies.read_definition(worker.opened, NAME), worker.trials())
     assert summary.best_trial(found).number == 3

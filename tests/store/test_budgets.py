@@ -80,7 +80,7 @@ def test_epochs_are_met_by_all_workers_together_and_raising_them_goes_on(place, 
     assert "to continue, raise it" not in done.err, "it is complete"
     assert [sorted(trial.intermediate_values) for trial in trials(url)] == [[1, 2, 3, 4]] * 4
     assert [trial.state.name for trial in trials(url)] == ["COMPLETE"] * 4
-    assert "goes on after epoch" in done.err, "what was under way kept its checkpoint"
+    assert "continues after epoch" in done.err, "what was under way kept its checkpoint"
 
 
 def test_device_hours_are_summed_over_workers(place, url):

@@ -114,14 +114,14 @@ def test_print_shows_the_script_and_submits_nothing(place):
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({}, "--engine slurm: an SQLite store is for one machine; "),
+        ({}, "--engine slurm: an SQLite store works on one machine only; "),
         ({"devices": "cuda:1"}, "--devices cuda:1: slurm chooses devices itself; "),
-        ({"workers_per_device": 2}, "--workers-per-device is for local workers; "),
+        ({"workers_per_device": 2}, "--workers-per-device is only for local workers; "),
         ({"options": ["--time=1"]}, "--option '--time=1': want KEY=VALUE"),
         ({"options": ["comment=a\nb"]}, "--option 'comment=a\\nb': want KEY=VALUE"),
-        ({"engine": "local", "workers": 2}, "--workers is for workers by slurm or ray; "),
-        ({"engine": "local", "options": ["time=1"]}, "--option is for workers by slurm or ray; "),
-        ({"engine": "local", "show": True}, "--print is for workers by slurm; "),
+        ({"engine": "local", "workers": 2}, "--workers is only for engine slurm or ray; "),
+        ({"engine": "local", "options": ["time=1"]}, "--option is only for engine slurm or ray; "),
+        ({"engine": "local", "print_script": True}, "--print is only for engine slurm; "),
     ],
 )
 def test_what_does_not_fit_the_engine_is_refused_in_one_line(place, monkeypatch, changed, line):
@@ -132,7 +132,7 @@ def test_what_does_not_fit_the_engine_is_refused_in_one_line(place, monkeypatch,
             opened, file.load_study_file(place.path / place.study(STUDY.format(epochs=2))), ""
         )
         plain = {"engine": "slurm", "devices": "auto", "workers_per_device": 1, "workers": None}
-        asked = engines.LaunchRequest(**{**plain, "options": [], "show": False, **changed})
+        asked = engines.LaunchRequest(**{**plain, "options": [], "print_script": False, **changed})
         settings = {"HPO_STORE": "sqlite:///hpo.db", "HPO_ARTIFACTS": "artifacts"}
         with pytest.raises(EngineError) as refused:
             engines.launch_workers(opened, "small", asked, settings, watch.StopSignal())
@@ -185,7 +185,7 @@ def test_a_worker_that_is_killed_is_started_again_and_the_script_ends_with_the_s
     assert process.wait(60) == 0
     log = (place.path / "log").read_text()
     assert "hpo: the worker died with exit code 137; starting it again in 1 s" in log
-    assert "attempt 2, goes on after epoch" in log
+    assert "attempt 2, continues after epoch" in log
     assert set(progress(place)) == set(range(1, 31))
 
 

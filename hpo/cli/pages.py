@@ -1,0 +1,145 @@
+"""The verbs that share and use results: report, export, predict and dashboard."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
+from hpo.cli.results import print_json
+
+app = typer.Typer()
+PAGES = "Share and use results"  # heading in the help of hpo
+
+
+@app.command("report", rich_help_panel=PAGES)
+def write_report(
+    name: StudyName,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The HTML file to write.")
+    ],
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv", metavar="FOLDER", help="Also write each figure and table as a CSV file to this folder."
+        ),
+    ] = None,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Write a report of a study: one HTML page with every table and plot, readable offline.
+
+    Example: hpo report my-study -o report.html --csv tables
+    """
+    from hpo.report import page
+    from hpo.store import studies
+
+    storage = studies.open_storage(store_url, create=False)
+    tables = page.write_report(page.read_report(storage, name), output, csv)
+    print(f"report of study {name}: {output}")
+    if csv is not None:
+        print(f"{len(tables)} tables as CSV: {csv}")
+
+
+@app.command("export", rich_help_panel=PAGES)
+def export_model(
+    name: StudyName,
+    folder: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="The folder to write: a new or an empty one.")
+    ],
+    trial: Annotated[
+        int | None,
+        typer.Option("--trial", metavar="N", help="The trial to export; the best one if left out."),
+    ] = None,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Export the model of the best trial: weights, settings, metrics, model card and labels.
+
+    Example: hpo export my-study --to my-model
+    """
+    from hpo.artifacts.folders import Artifacts
+    from hpo.export.folder import export_trial
+    from hpo.store import studies
+
+    storage = studies.open_storage(store_url, create=False)
+    found = export_trial(storage, name, trial, Artifacts(artifacts), folder)
+    print(f"trial {found.trial} of study {name} is in {folder}")
+    print(f"  accuracy   {found.accuracy:.4f} {found.note}")
+    print(f"  use it     hpo predict {shlex.quote(str(folder))} IMAGE...")
+
+
+@app.command("predict", rich_help_panel=PAGES)
+def predict_classes(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder written by 'hpo export'.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files to classify.")],
+    top: Annotated[
+        int, typer.Option("--top", metavar="K", min=1, help="How many classes to show per image.")
+    ] = 3,
+    as_json: Json = False,
+) -> None:
+    """Classify images with an exported model and print the most probable classes.
+
+    An image that cannot be read is reported, and the exit code is then 1.
+
+    Example: hpo predict my-model photo.jpg --top 5
+    """
+    from hpo.errors import DataError
+    from hpo.export.predict import Predictor
+
+    predictor = Predictor(folder)
+    documents: list[dict[str, Any]] = []
+    for image in images:
+        try:
+            predictions = predictor.predict(image, top)
+            documents.append({"image": str(image), "classes": predictions})
+        except DataError as error:
+            print(f"hpo: {error}", file=sys.stderr)
+            documents.append({"image": str(image), "error": str(error)})
+            continue
+        if not as_json:
+            shown = ", ".join(f"{each.label} {each.probability:.3f}" for each in predictions)
+            name = str(image).encode(errors="replace").decode()  # a file name need not be valid text
+            print(f"{name}: {shown}", flush=True)
+    if as_json:
+        print_json(documents)
+    if any("error" in document for document in documents):
+        raise typer.Exit(1)
+
+
+@app.command("dashboard", rich_help_panel=PAGES)
+def serve_dashboard(
+    host: Annotated[str, typer.Option("--host", metavar="H", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", metavar="P", min=0, max=65535, help="Port to listen on; 0 takes any free port."
+        ),
+    ] = 8080,
+    read_write: Annotated[
+        bool,
+        typer.Option("--read-write", help="Let everyone who has the link also change and delete studies."),
+    ] = False,
+    behind_tls: Annotated[
+        str | None,
+        typer.Option("--behind-tls", metavar="URL", help="Public https URL, if a TLS proxy is in front."),
+    ] = None,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Serve optuna-dashboard on the store. The first line printed is the link to open.
+
+    Example: hpo dashboard --port 0
+    """
+    from hpo.dashboard import server
+
+    settings = server.Settings(
+        store=store_url,
+        artifacts=artifacts,
+        host=host,
+        port=port,
+        behind_tls=behind_tls,
+        read_only=not read_write,
+    )
+    raise typer.Exit(server.serve(settings))

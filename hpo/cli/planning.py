@@ -1,0 +1,145 @@
+"""The verbs to use before a study runs: plan, simulate, doctor and schema."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpo.cli.options import (
+    ARTIFACTS,
+    DATA,
+    STORE,
+    ArtifactRoot,
+    DataRoot,
+    Devices,
+    Json,
+    Sets,
+    StoreUrl,
+    StudyFile,
+)
+from hpo.cli.results import print_json
+
+app = typer.Typer()
+PLANNING = "Plan and check"  # heading in the help of hpo
+
+
+@app.command("plan", rich_help_panel=PLANNING)
+def plan_study(
+    study: StudyFile,
+    devices: Devices = "auto",
+    sets: Sets = None,
+    as_json: Json = False,
+    data: DataRoot = DATA,
+) -> None:
+    """Estimate the time and memory of a study on this machine, without storing anything.
+
+    Runs a few training steps for each kind of training in the study.
+
+    Example: hpo plan quickstart
+    """
+    from rich.console import Console
+
+    from hpo.analysis import cost
+    from hpo.cli import console
+    from hpo.original import prices
+    from hpo.study import file
+    from hpo.training.devices import worker_devices
+    from hpo.workers import worker
+
+    definition = file.load_study_file(file.find_study_file(study), sets or [], None)
+    group = worker_devices(devices, 1, definition.setting_count)
+    device = worker.find_device(group[0].name)
+    # Drawn on a terminal only, and seldom: drawing takes time from the measurement.
+    with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
+        found = cost.forecast_cost(
+            definition, group, device, data.expanduser(), shown.update, prices.known_cost
+        )
+    if as_json:
+        print_json(found.document())
+        return
+    console.open_console().print(cost.make_table(found))
+    print("\n".join(cost.summary_lines(found)))
+
+
+@app.command("simulate", rich_help_panel=PLANNING)
+def simulate_strategies(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A study whose trials ran all their epochs.")
+    ] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option("--curves", metavar="FILE.csv", help="Recorded curves, instead of a study."),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Sampler to simulate, as in a study file; the study's if left out.")
+    ] = None,
+    pruner: Annotated[
+        str | None, typer.Option(help="Pruner to simulate, as in a study file; the study's if left out.")
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Number of simulated workers.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(metavar="R", min=2, help="Number of simulated studies per strategy.")
+    ] = 20,
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+) -> None:
+    """Compare search strategies on recorded curves, in virtual time, and recommend one.
+
+    Takes the curves from the trials of the study NAME, or from a CSV file.
+
+    Example: hpo simulate my-study --repeats 50
+    """
+    from hpo.analysis import strategies, surrogate
+    from hpo.cli import console, progress
+    from hpo.store import studies
+
+    if (name is None) == (curves is None):
+        raise typer.BadParameter("want the NAME of a study, or --curves FILE.csv")
+    if curves is not None:
+        recorded = surrogate.read_curves(curves)
+    else:
+        recorded = surrogate.curves_of_study(studies.open_storage(store_url, create=False), str(name))
+    chosen = strategies.choose_strategies(recorded, sampler, pruner)
+    known, searches = surrogate.Surrogate(recorded), recorded.definition.searches
+    tried = []
+    for strategy in chosen:
+        progress.print_stderr(f"{strategy.name}, {repeats} times")
+        tried.append(strategies.simulate_strategy(known, strategy, workers=workers, seeds=range(repeats)))
+    found = (
+        strategies.compare_searches(tried, known)
+        if searches
+        else strategies.compare_pruners(tried, recorded)
+    )
+    if as_json:
+        print_json(strategies.document(found, known, workers=workers, repeats=repeats))
+        return
+    print("\n".join(strategies.describe_simulation(known, workers=workers, repeats=repeats)))
+    console.open_console().print(strategies.make_table(found, strategies.epoch_budget(recorded)))
+    print(strategies.advice(found))
+
+
+@app.command("doctor", rich_help_panel=PLANNING)
+def check_machine(
+    store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA
+) -> None:
+    """Check devices, store, artifacts, data sets and weights, and say how to fix what is wrong.
+
+    The exit code is 1 if something is broken.
+    """
+    from hpo.cli import console, doctor
+
+    found = doctor.run_checks(store_url, artifacts, data.expanduser())
+    console.open_console().print(console.findings_table(found))
+    if any(finding.state == "broken" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command("schema", rich_help_panel=PLANNING)
+def print_schema() -> None:
+    """Print the JSON Schema of study files, for editors that complete and check TOML.
+
+    Example: hpo schema > study.schema.json
+    """
+    from hpo.study.schema import study_file_schema
+
+    print_json(study_file_schema())

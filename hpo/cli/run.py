@@ -1,0 +1,299 @@
+"""The verbs that store a study and run its trials: run, create, launch, worker and finish."""
+
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpo.cli.options import (
+    ARTIFACTS,
+    DATA,
+    LEASE,
+    STORE,
+    ArtifactRoot,
+    DataRoot,
+    Devices,
+    Engine,
+    Json,
+    Lease,
+    NewName,
+    Options,
+    Print,
+    Sets,
+    StoreUrl,
+    StudyFile,
+    StudyName,
+    Workers,
+)
+from hpo.cli.results import print_best, print_finish
+from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from hpo.store.storage import Storage
+    from hpo.study.definition import Definition
+
+app = typer.Typer()
+RUN = "Run a study"  # heading in the help of hpo
+
+
+@app.command("run", rich_help_panel=RUN)
+def run_study(
+    study: StudyFile,
+    devices: Devices = "auto",
+    sets: Sets = None,
+    name: NewName = None,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+) -> None:
+    """Run a study on this machine, then print its best trial.
+
+    Ends when the study is complete or a budget is used up.
+    After an interruption, the same command continues the study.
+
+    Example: hpo run quickstart --set search.trials=8
+    """
+    from hpo.cli import progress
+    from hpo.store import status, studies
+    from hpo.study import file
+    from hpo.training.devices import worker_devices
+
+    stop = progress.StopSignal()
+    worker_devices(devices, 1, 1)  # fails before anything is stored
+    definition = file.load_study_file(file.find_study_file(study), sets or [], name)
+    _check_images(definition)
+    storage = studies.open_storage(store_url, create=True)
+    _report_warm_start(storage, definition)
+    new = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
+    before = status.read_status(storage, definition.name)
+    if before.state == "complete":
+        progress.print_stderr(
+            f"hpo: study '{definition.name}' is complete, all {before.budget} trials have run; "
+            "nothing to do"
+        )
+        print_best(storage, definition.name, artifacts, store_url)
+        return
+    if not new:
+        waiting = before.trials["waiting"]
+        progress.print_stderr(f"hpo: study '{definition.name}' continues: {waiting} trials waiting")
+    settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+    progress.run_workers(storage, definition.name, devices, 1, settings, stop)
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+    now = status.read_status(storage, definition.name)
+    if now.state != "stopped" and (now.best or not now.used_up_budget):
+        print_best(storage, definition.name, artifacts, store_url)
+
+
+def _check_images(definition: "Definition") -> None:
+    """Check that the user's own image folder exists, before a study that names it is stored."""
+    from hpo.training.config import Config
+
+    settings = definition.trial_config({})
+    if isinstance(settings, Config) and settings.dataset.startswith("folder:"):
+        from hpo.training import datasets
+
+        datasets.check_folder(settings)
+
+
+def _report_warm_start(storage: "Storage", definition: "Definition") -> None:
+    """Report what the sampler of a new study learns from; a stored study keeps its own."""
+    from hpo.cli import progress
+    from hpo.store import status, warm_start
+
+    if definition.search.start_from and definition.name not in status.study_names(storage):
+        for found in warm_start.find_warm_starts(storage, definition):
+            progress.print_stderr(f"hpo: {found}")
+
+
+def _worker_environment(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
+    """Return the settings of workers as environment variables, which hide passwords from ps."""
+    return {
+        "HPO_STORE": store_url,
+        "HPO_ARTIFACTS": artifacts,
+        "HPO_DATA": str(data),
+        "HPO_LEASE_SECONDS": str(lease_seconds),
+    }
+
+
+@app.command("create", rich_help_panel=RUN)
+def create_study(
+    study: StudyFile, sets: Sets = None, name: NewName = None, store_url: StoreUrl = STORE
+) -> None:
+    """Store a study without running it, or extend a stored study.
+
+    More trials, a larger budget or more points can be added.
+    Run the trials with 'hpo launch'.
+
+    Example: hpo create my-study.toml --set search.trials=100
+    """
+    from hpo.store import status, studies
+    from hpo.study import file
+
+    definition = file.load_study_file(file.find_study_file(study), sets or [], name)
+    storage = studies.open_storage(store_url, create=True)
+    _report_warm_start(storage, definition)
+    new = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
+    waiting = status.read_status(storage, definition.name).trials["waiting"]
+    print(f"study {definition.name} {'created' if new else 'already stored'}: {waiting} trials waiting")
+
+
+@app.command("launch", rich_help_panel=RUN)
+def launch_workers(
+    name: StudyName,
+    devices: Devices = "auto",
+    workers_per_device: Annotated[
+        int,
+        typer.Option("--workers-per-device", metavar="K", min=1, help="Number of workers on each device."),
+    ] = 1,
+    engine: Engine = "local",
+    workers: Workers = None,
+    options: Options = None,
+    print_script: Print = False,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+) -> None:
+    """Start workers for a stored study and restart those that die.
+
+    Follows local and Ray workers until the study is complete.
+    Submits Slurm workers as a job, without waiting for it.
+
+    Example: hpo launch my-study --engine slurm --workers 4 --option partition=gpu
+    """
+    from hpo.cli import engines, progress
+    from hpo.store import studies
+
+    stop = progress.StopSignal()
+    try:
+        storage = studies.open_storage(store_url, create=False)
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        request = engines.LaunchRequest(
+            engine=engine,
+            devices=devices,
+            workers_per_device=workers_per_device,
+            workers=workers,
+            options=options or [],
+            print_script=print_script,
+        )
+        engines.launch_workers(storage, name, request, settings, stop)
+    except HpoError as error:
+        raise _worker_exit(error) from error
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+
+
+@app.command("worker", rich_help_panel=RUN)
+def run_one_worker(
+    name: StudyName,
+    device: Annotated[str, typer.Option("--device", help="The device: cpu or cuda:0.")] = "cpu",
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+    supervised: Annotated[
+        str | None, typer.Option(hidden=True, help="Device name for a supervisor that reads our output.")
+    ] = None,
+) -> None:
+    """Run one worker in this process until the study is complete.
+
+    'hpo launch' starts several workers and restarts those that die.
+    Use this command under a supervisor of your own.
+
+    Example: hpo worker my-study --device cuda:0
+    """
+    from hpo.artifacts.folders import Artifacts
+    from hpo.cli import progress
+    from hpo.store import status, studies
+    from hpo.workers import worker
+
+    stop = progress.StopSignal()
+    if supervised is not None:
+        threading.Thread(target=_stop_at_end_of_input, args=(stop.event,), daemon=True).start()
+    try:
+        storage = studies.open_storage(store_url, create=False)
+        if supervised is None:
+            progress.explain_idle(status.read_status(storage, name))
+        settings = worker.WorkerSettings(
+            artifacts=Artifacts(artifacts),
+            data=data.expanduser(),
+            device=device,
+            shown_as=supervised or device,
+            lease_seconds=lease_seconds,
+        )
+        progress.follow_events(worker.run_worker(storage, name, settings, stop.event))
+    except HpoError as error:
+        raise _worker_exit(error) from error
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+    progress.explain_used_up(status.read_status(storage, name))
+
+
+def _worker_exit(error: HpoError) -> typer.Exit:
+    """Print why a worker exits; its exit code tells a supervisor whether a restart can help."""
+    from hpo.cli import progress
+    from hpo.workers import supervisor
+
+    progress.print_stderr(f"hpo: {error}")
+    return typer.Exit(
+        1
+        if isinstance(error, StoreUnavailable | ArtifactsUnavailable | DeviceLost)
+        else supervisor.EXIT_FATAL
+    )
+
+
+def _stop_at_end_of_input(event: threading.Event) -> None:
+    """Request a stop at the end of standard input, which means that the supervisor is gone."""
+    sys.stdin.read()
+    event.set()
+
+
+@app.command("finish", rich_help_panel=RUN)
+def finish_study(
+    name: StudyName,
+    top: Annotated[
+        int, typer.Option("--top", metavar="K", min=1, help="How many of the best settings to rerun.")
+    ] = 3,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", metavar="S", min=1, help="How many runs of each setting, with different seeds."
+        ),
+    ] = 5,
+    devices: Devices = "auto",
+    as_json: Json = False,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    lease_seconds: Lease = LEASE,
+) -> None:
+    """Rerun the best settings of a study with several seeds and compare them.
+
+    Each run trains on the training and the validation images.
+    It is scored once, on the test split, after its last epoch.
+    The runs are stored as a study of their own, named NAME-finish.
+
+    Example: hpo finish my-study --top 3 --seeds 5
+    """
+    from hpo.analysis import finish
+    from hpo.cli import progress
+    from hpo.store import status, studies
+    from hpo.training.devices import worker_devices
+
+    stop = progress.StopSignal()
+    worker_devices(devices, 1, 1)
+    storage = studies.open_storage(store_url, create=False)
+    plan = finish.plan_finish(storage, name, top, seeds)
+    finish.create_finish_study(storage, plan)
+    for note in plan.notes:
+        progress.print_stderr(f"hpo: {note}")
+    if status.read_status(storage, plan.name).state != "complete":
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        progress.run_workers(storage, plan.name, devices, 1, settings, stop)
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
+    print_finish(finish.read_result(storage, plan), as_json)

@@ -1,7 +1,8 @@
-"""The database: studies, trials, leases and everything that is read from or written to them.
+"""The database: studies, trials, leases, and everything that reads or writes them.
 
-Belongs here: every SQL statement, and the protocol that keeps a trial with one worker at a time. Does
-not belong here: training, or what the numbers mean (``hpo.analysis``). Read ``lease`` first: its
-docstring tells the protocol. Then ``storage`` (Optuna's storage with a fence), ``studies`` and
-``queue``.
+Belongs here: every SQL statement, and the protocol that keeps each trial with one worker at a time. Does
+not belong here: training, what to try next (``hpo.search``), or what the numbers mean (``hpo.analysis``).
+
+Read ``lease`` first: its docstring describes the protocol. Then read ``storage`` (Optuna's storage with
+fences and retries), ``queue`` (how a worker claims a trial) and ``studies`` (how studies come to be).
 """

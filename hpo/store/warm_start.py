@@ -1,12 +1,13 @@
-"""Trials of studies that have ended, from which a new study's sampler learns: ``[search] start_from``.
+"""Warm start: a new study's sampler learns from trials of earlier studies (``[search] start_from``).
 
-Their accuracies have to compare with the new study's, so what decides that has to be the same. Of their
-trials those are shown whose settings the new study might try itself: what it fixes is as it fixes it, and
-what it searches lies within its ranges, whether the old study searched it, listed it, or had it fixed.
+The accuracies of an earlier study must be comparable with those of the new one, so all options that decide
+this must be equal. Of its trials the sampler sees those whose settings the new study could try itself: what
+the new study fixes has the same value, and what it searches lies within its ranges, whether the earlier
+study searched it, listed it, or fixed it.
 
-A worker reads them once. They are copies under the new study's own distributions, all with the number -1:
-below every trial's own, and at that number Optuna's search space of what all trials have in common still
-counts them (from -2 down it stops).
+A worker reads them once. They are copies with the new study's distributions. All have the number -1, which
+is below every real trial's; Optuna's intersection search space still counts trials of that number (it does
+not count those of -2 and below).
 """
 
 import logging
@@ -18,26 +19,31 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.errors import DefinitionError, HpoError, StoreError
-from hpo.errors import quote_value as quoted
+from hpo.errors import DefinitionError, HpoError, StoreError, quote_value
 from hpo.search import replicates
 from hpo.store import plan, status, studies
 from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
 
-MAX_REASONS = 3  # why trials are left out, that a line names
+MAX_REASONS = 3  # how many reasons for leaving out trials a message names
 
 log = logging.getLogger("hpo")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """What a sampler learns from one study."""
+    """What a sampler learns from one earlier study.
+
+    Attributes:
+        study: The earlier study's name.
+        trials: Copies of its usable trials.
+        left_out: Number of other trials that ended, by the reason why they are left out.
+    """
 
     study: str
     trials: tuple[FrozenTrial, ...]
-    left_out: Mapping[str, int]  # how many trials, by the reason
+    left_out: Mapping[str, int]
 
     def __str__(self) -> str:
         count = len(self.trials)
@@ -49,15 +55,23 @@ class WarmStart:
         """The most frequent reasons, each with its number of trials."""
         ranked = Counter(self.left_out).most_common()
         more = [f"{sum(count for _, count in ranked[MAX_REASONS:])} for other reasons"]
-        said = [f"{count} ({reason})" for reason, count in ranked[:MAX_REASONS]]
-        return ", ".join(said + (more if len(ranked) > MAX_REASONS else []))
+        named = [f"{count} ({reason})" for reason, count in ranked[:MAX_REASONS]]
+        return ", ".join(named + (more if len(ranked) > MAX_REASONS else []))
 
 
 def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart]:
-    """Give what a study's sampler learns from, by study.
+    """Check the studies that a new study starts from, and read what its sampler learns from them.
 
-    Raises StoreError if there is no such study, DefinitionError if one is still running, does not compare,
-    or has no trial that fits.
+    Args:
+        storage: The storage that the earlier studies are in.
+        definition: The new study's definition; it need not be stored yet.
+
+    Returns:
+        One record for each study of ``[search] start_from``.
+
+    Raises:
+        DefinitionError: An earlier study does not exist, is still running, is not comparable, or has no
+            usable trial.
     """
     return [
         _check_and_read(storage, definition, name) for name in dict.fromkeys(definition.search.start_from)
@@ -65,9 +79,17 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
 
 
 def usable_trials(storage: Storage, definition: Definition) -> list[FrozenTrial]:
-    """Give the trials that a study's sampler is shown besides its own.
+    """Return the trials of earlier studies that a study's sampler learns from.
 
-    A study that was deleted since, or added to so that it does not fit, is left out, and named in the log.
+    A study that was deleted since the check is left out, and so is one that no longer fits because it was
+    extended. The log names it.
+
+    Args:
+        storage: The storage that all the studies are in.
+        definition: The definition of the study whose sampler it is.
+
+    Returns:
+        Copies of the usable trials, with the new study's distributions and the number -1.
     """
     trials: list[FrozenTrial] = []
     for name in dict.fromkeys(definition.search.start_from):
@@ -76,11 +98,12 @@ def usable_trials(storage: Storage, definition: Definition) -> list[FrozenTrial]
                 storage, definition, name, studies.read_definition(storage, name)
             ).trials
         except HpoError as error:
-            log.warning("search.start_from: %s; the sampler goes on without it", error)
+            log.warning("search.start_from: %s; the sampler continues without it", error)
     return trials
 
 
 def _check_and_read(storage: Storage, definition: Definition, name: str) -> WarmStart:
+    """Read what a sampler learns from one study; raise DefinitionError unless the study is usable."""
     option = f"study '{definition.name}': search.start_from"
     where = f"{option}: study '{name}'"
     try:
@@ -91,31 +114,32 @@ def _check_and_read(storage: Storage, definition: Definition, name: str) -> Warm
         raise DefinitionError(f"{where} is running; wait until it is complete, or 'hpo stop {name}'")
     if differences := list(_differences(definition, old, _chosen_precision(storage, name))):
         raise DefinitionError(
-            f"{where} does not compare ({'; '.join(differences)}); make them the same, or leave it out"
+            f"{where} is not comparable ({'; '.join(differences)}); make them the same, or leave it out"
         )
     found = _read_warm_start(storage, definition, name, old)
     if not found.trials:
-        why = f"no trial of it is one that this study might try: {found.reasons}"
+        why = f"this study could try the setting of none of its trials: {found.reasons}"
         raise DefinitionError(f"{where}: {why if found.left_out else 'it has no trial that ended'}")
     return found
 
 
 def _chosen_precision(storage: Storage, name: str) -> str | None:
-    """Give the precision that a study with ``auto`` computed in, once its first worker has chosen it."""
+    """Return the precision that the first worker of a study with ``auto`` chose; None if none has yet."""
     attributes = storage.get_study_system_attrs(studies.find_study_id(storage, name))
     return attributes.get(plan.PRECISION)
 
 
 def _differences(new: Definition, old: Definition, precision: str | None) -> Iterator[str]:
+    """Yield the options that make the accuracies of two studies not comparable."""
     for option in dict.fromkeys(("objective", *new.option_table.study_wide)):
         before, now = old.train.get(option), new.train.get(option)
-        settled = option == "precision" and precision == now
-        if before != now and not settled:
-            yield f"{option} is {quoted(before)} there and {quoted(now)} here"
+        is_chosen = option == "precision" and precision == now
+        if before != now and not is_chosen:
+            yield f"{option} is {quote_value(before)} there and {quote_value(now)} here"
 
 
 def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definition) -> WarmStart:
-    """Give the trials of an old study that the new one might run itself."""
+    """Read the trials of an earlier study whose settings the new one could try itself."""
     listed = [new.complete_hyperparameters(point) for point in new.listed_points]
     trials: list[FrozenTrial] = []
     left_out: Counter[str] = Counter()
@@ -124,7 +148,7 @@ def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definiti
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
         if trial.state == TrialState.COMPLETE and trial.value is None:
-            continue  # another tool's; of a pruned one it says that it diverged at once
+            continue  # another tool's; a pruned trial without a value diverged in its first epoch
         setting = old.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})).model_dump()
         active = {p.name: p for p in new.space if space.is_active(p, setting)}
         why = _why_unusable(new, setting, active)
@@ -149,16 +173,16 @@ def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definiti
 def _why_unusable(
     new: Definition, setting: Mapping[str, Any], active: Mapping[str, space.Parameter]
 ) -> str | None:
-    """Say why a setting is none of a study's; None if it is one."""
+    """Return the reason why a study could not try a setting; None if it could."""
     searched = {parameter.name for parameter in new.space}
     for name, value in new.train.items():
         other, users = new.option_table.used_by.get(name, ("", ()))
         is_unused = bool(other) and setting.get(other) not in users
-        # The precision of one of the two may be what "auto" came to; a seed is no part of a setting.
+        # One of the two precisions may be what "auto" chose; a seed is not part of a setting.
         if name in searched or name in ("seed", "precision") or is_unused:
             continue
         if setting.get(name) != value:
-            return f"{name} {quoted(setting.get(name))}, where this study has {quoted(value)}"
+            return f"{name} {quote_value(setting.get(name))}, where this study has {quote_value(value)}"
     for name, parameter in active.items():
         if name not in setting:
             return f"without {name}"

@@ -199,11 +199,11 @@ def test_what_does_not_compare_is_refused_in_one_line(opened):
         return str(caught.value)
 
     said = refused(train={"limit": 100, "precision": "bf16"})
-    assert "study 'new': search.start_from: study 'old' does not compare" in said
+    assert "study 'new': search.start_from: study 'old' is not comparable" in said
     assert "limit is nothing there and 100 here" in said
     assert "precision is 'auto' there and 'bf16' here" in said
     said = refused(train={"image_size": 32})
-    assert "no trial of it is one that this study might try" in said
+    assert "this study could try the setting of none of its trials" in said
     assert "30 (image_size 224, where this study has 32)" in said
     said = refused(start_from=("odl",))
     assert "study 'new': search.start_from: no study 'odl' in the store; did you mean 'old'?" in said
@@ -276,7 +276,10 @@ def test_a_study_file_names_what_to_start_from(place):
         (warm.replace('["old"]', '["odl"]'), "no study 'odl' in the store; did you mean 'old'?"),
         (warm.replace('["old"]', '"old"'), "search.start_from: want a list, found 'old'"),
         (warm.replace("[search]", '[search]\nsampler = "qmc"'), "sampler 'qmc' learns from no trial"),
-        (warm.replace("high = 1.0", "high = 0.0001"), "no trial of it is one that this study might try"),
+        (
+            warm.replace("high = 1.0", "high = 0.0001"),
+            "this study could try the setting of none of its trials",
+        ),
         (warm.replace("epochs = 1", "epochs = 2"), "12 (epochs 1, where this study has 2)"),
         (warm.replace("[space]", "width = 3\n[space]"), "12 (width nothing, where this study has 3)"),
     ):

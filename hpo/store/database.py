@@ -1,10 +1,10 @@
-"""The database below a store: its URL, how connections are set up, and how its tables come to be.
+"""The database below a store: its URL, the set-up of connections, and the creation of tables.
 
 SQLite and Postgres are set up to give the same guarantee: of two transactions that want the same trial, one
 waits or skips the trial, and neither works on what it read before the other committed.
 
 * **SQLite** ignores SELECT ... FOR UPDATE. So a transaction that writes takes the write lock when it begins
-  (``Storage`` says BEGIN IMMEDIATE), and whoever finds it taken waits up to a minute.
+  (``Storage`` says BEGIN IMMEDIATE), and others wait for it up to a minute.
 * **Postgres** locks rows. A connection notices within seconds that the network is gone, and the server
   closes a session that is idle within a transaction. Otherwise a worker that is suspended or cut off there
   would keep its row locks, and with them its trial, for as long as that lasts.

@@ -1,7 +1,7 @@
 """What a database's errors mean: unavailable for a while, refused, or a bug of ours.
 
-Optuna wraps SQLAlchemy's exceptions, and SQLAlchemy those of the driver. Every function here looks through
-the whole chain of causes.
+Optuna wraps SQLAlchemy's exceptions, and SQLAlchemy those of the driver. Every function here searches the
+whole chain of causes.
 """
 
 import sqlite3

@@ -44,8 +44,8 @@ was lost, without harm: the same values are written again under the same token, 
 stored is ours if its token is. A worker that is suspended within a transaction keeps its locks. Postgres
 closes its session after some seconds, and until then claims skip its trial; on SQLite everybody waits.
 
-A trial whose attempts die before they reach a checkpoint would be tried for ever: above a limit of attempts
-the trial FAILs. An attempt that was released did not die.
+A trial whose attempts die before they reach a checkpoint would be tried without end: above a limit of
+attempts the trial FAILs. An attempt that was released did not die.
 
 An interrupted trial always continues under its own number; no trial is ever copied. A RUNNING trial without
 a lease belongs to another tool and is left alone. If the owner's process ran on this very machine and is

@@ -171,7 +171,7 @@ def release_statement(dialect: str) -> Any:
 def lock_claimable_trial(
     session: Session, study_id: int, skipped_ids: Collection[int]
 ) -> sa.Row[Any] | None:
-    """Lock the next trial of a study that looks free, and skip those that other sessions have locked.
+    """Lock the next trial of a study that seems free, and skip those that other sessions have locked.
 
     Args:
         session: The session of the claim's transaction.

@@ -84,7 +84,7 @@ def _has_table(url: sa.URL, name: str) -> bool:
 
 
 def _create_tables(url: sa.URL) -> None:
-    """Create missing tables; our own comes last, so that whoever sees it finds all the others."""
+    """Create missing tables; our own comes last, so that a process that sees it finds all the others."""
     engine = database.create_engine(url)
     if sa.inspect(engine).has_table(leases.name):
         return
@@ -274,7 +274,7 @@ def cache_fingerprint(storage: Storage) -> dict[tuple[str, int], Any]:
 
     It is when each trial ended, and each study's name and definition. If an entry is missing from a later
     result, or differs there, a trial was set back, or a study extended or deleted. Then the cache must be
-    emptied, because Optuna's keeps finished trials for ever.
+    emptied, because Optuna's never reads a finished trial again.
 
     Args:
         storage: The storage to read.

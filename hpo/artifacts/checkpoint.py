@@ -66,14 +66,14 @@ def dump_state(state: Any, file: BinaryIO) -> str:
     """Write a state to a file in the format of ``torch.save``.
 
     Args:
-        state: tensors and plain values, in dicts and lists.
-        file: open for writing.
+        state: Tensors and plain values, in dicts and lists.
+        file: Open for writing.
 
     Returns:
         The SHA-256 of the content, in hexadecimal digits.
 
     Raises:
-        OSError: if the file cannot be written; ``torch.save`` alone would raise another error.
+        OSError: If the file cannot be written; ``torch.save`` alone would raise another error.
     """
     writer = _HashingWriter(file)
     try:
@@ -110,11 +110,11 @@ def check_loadable(draft: durable.Draft, objective: str) -> None:
     Only the file's structure is read; its tensors are memory-mapped.
 
     Args:
-        draft: what ``dump_state`` wrote.
-        objective: name of the custom objective, for the message.
+        draft: What ``dump_state`` wrote.
+        objective: Name of the custom objective, for the message.
 
     Raises:
-        TypeError: if it cannot be loaded; the message lists the types that are not allowed.
+        TypeError: If it cannot be loaded; the message lists the types that are not allowed.
     """
     draft.file.flush()
     try:
@@ -132,17 +132,17 @@ def save(folder: Path, state: State, *, attempt: int, objective: str | None = No
     """Save a checkpoint durably.
 
     Args:
-        folder: the trial's folder.
-        state: tensors and plain values, with "epoch" and "step".
-        attempt: number of the attempt that saves.
-        objective: name of the custom objective, whose states are checked; None for built-in training.
+        folder: The trial's folder.
+        state: Tensors and plain values, with "epoch" and "step".
+        attempt: Number of the attempt that saves.
+        objective: Name of the custom objective, whose states are checked; None for built-in training.
 
     Returns:
         The name of the file, which the caller commits to the store.
 
     Raises:
-        TypeError: if the state of a custom objective could not be loaded again.
-        OSError: if the file cannot be written.
+        TypeError: If the state of a custom objective could not be loaded again.
+        OSError: If the file cannot be written.
     """
     with durable.atomic_file(folder) as draft:
         digest = dump_state(dict(state), draft.file)
@@ -171,8 +171,8 @@ def load_latest(folder: Path, name: str | None) -> State | None:
     """Load the committed checkpoint, or the newest undamaged one before it.
 
     Args:
-        folder: the trial's folder.
-        name: the committed checkpoint; None if there is none.
+        folder: The trial's folder.
+        name: The committed checkpoint; None if there is none.
 
     Returns:
         The state to resume from, or None to start from the beginning.
@@ -191,8 +191,8 @@ def prune(folder: Path, name: str) -> None:
     """Remove all checkpoints except the committed one, the newest before it, and those of later attempts.
 
     Args:
-        folder: the trial's folder.
-        name: the committed checkpoint.
+        folder: The trial's folder.
+        name: The committed checkpoint.
     """
     *_, attempt = _sort_key(name)
     ours = [each for each in list_checkpoints(folder) if _sort_key(each)[-1] <= attempt]

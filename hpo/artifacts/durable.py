@@ -34,13 +34,13 @@ def atomic_file(folder: Path) -> Iterator[Draft]:
     If the block raises, the temporary file is removed. An existing file of this name is replaced.
 
     Args:
-        folder: created if it does not exist.
+        folder: Created if it does not exist.
 
     Yields:
         The draft: write to ``draft.file`` and set ``draft.name``.
 
     Raises:
-        OSError: if the file cannot be written, for example because the disk is full.
+        OSError: If the file cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".draft")
@@ -83,13 +83,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     hidden folder. If the block raises, it is removed. Its files should be written by ``write_file``.
 
     Args:
-        path: must not exist, or be an empty folder.
+        path: Must not exist, or be an empty folder.
 
     Yields:
         The folder to write to.
 
     Raises:
-        OSError: if it cannot be written, or ``path`` is not empty.
+        OSError: If it cannot be written, or ``path`` is not empty.
     """
     path = path.resolve()
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")

@@ -44,10 +44,10 @@ class Artifacts:
     local folder they let ``OSError`` pass through, except ``read``.
 
     Args:
-        root: a local path or a URL.
+        root: A local path or a URL.
 
     Raises:
-        ArtifactError: if the URL is not supported, or the storage rejects it.
+        ArtifactError: If the URL is not supported, or the storage rejects it.
     """
 
     def __init__(self, root: str) -> None:
@@ -68,7 +68,7 @@ class Artifacts:
         """Return the folder for the output of a study's workers; always local, never behind a URL.
 
         Args:
-            folder: the study's folder in the artifacts.
+            folder: The study's folder in the artifacts.
         """
         return Path(self.root, folder, LOGS) if self.is_local else Path("storage", LOGS, folder)
 
@@ -76,12 +76,12 @@ class Artifacts:
         """Do ``work`` and return its result; behind a URL, repeat it while the storage is unavailable.
 
         Args:
-            name: the file or folder that ``work`` is about, for messages.
-            work: must be idempotent.
+            name: The file or folder that ``work`` is about, for messages.
+            work: Must be idempotent.
 
         Raises:
-            ArtifactsUnavailable: if the storage was unavailable for ``retry_seconds``.
-            ArtifactError: at once, for an error that waiting does not solve.
+            ArtifactsUnavailable: If the storage was unavailable for ``retry_seconds``.
+            ArtifactError: At once, for an error that waiting does not solve.
         """
         if self.is_local:
             return work()
@@ -115,8 +115,8 @@ class Artifacts:
         """Write a small file and remove it, to find out before a trial starts whether that works.
 
         Raises:
-            ArtifactError: if it does not work, behind a URL.
-            OSError: if it does not work, in a local folder.
+            ArtifactError: If it does not work, behind a URL.
+            OSError: If it does not work, in a local folder.
         """
         path = f"{self.root}/.probe-{uuid.uuid4().hex[:8]}"
 
@@ -130,7 +130,7 @@ class Artifacts:
         """Return the content of a file.
 
         Raises:
-            ArtifactError: if there is no such file or it cannot be read.
+            ArtifactError: If there is no such file or it cannot be read.
         """
         try:
             content = self.read_or_none(name)
@@ -177,8 +177,8 @@ class Artifacts:
         """Write a whole file durably, and create the folders above it.
 
         Args:
-            name: path relative to the artifacts; an existing file is replaced.
-            content: of the whole file.
+            name: Path relative to the artifacts; an existing file is replaced.
+            content: Of the whole file.
         """
         path = f"{self.root}/{name}"
         if self.is_local:
@@ -190,8 +190,8 @@ class Artifacts:
         """Copy a file from the artifacts to a local path.
 
         Args:
-            name: path relative to the artifacts.
-            path: where to write it.
+            name: Path relative to the artifacts.
+            path: Where to write it.
         """
         self.retry(name, lambda: self.filesystem.get_file(f"{self.root}/{name}", str(path)))
 
@@ -199,8 +199,8 @@ class Artifacts:
         """Copy a local file to the artifacts.
 
         Args:
-            path: the local file.
-            name: path relative to the artifacts; an existing file is replaced.
+            path: The local file.
+            name: Path relative to the artifacts; an existing file is replaced.
         """
         self.retry(name, lambda: self.filesystem.put_file(str(path), f"{self.root}/{name}"))
 
@@ -263,7 +263,7 @@ class TrialFolder:
         """Remove files from the local folder and from the artifacts, whichever attempt wrote them.
 
         Args:
-            matches: called with a file's name; a true result removes the file.
+            matches: Called with a file's name; a true result removes the file.
         """
         for path in list(self.path.iterdir()):
             if matches(path.name):

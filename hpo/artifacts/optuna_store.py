@@ -19,8 +19,8 @@ class FolderArtifactStore:
     """Optuna's artifact store protocol, implemented by our artifacts.
 
     Args:
-        artifacts: where the files are.
-        read_only: whether to refuse changes with PermissionError.
+        artifacts: Where the files are.
+        read_only: Whether to refuse changes with PermissionError.
     """
 
     def __init__(self, artifacts: Artifacts, *, read_only: bool) -> None:
@@ -31,7 +31,7 @@ class FolderArtifactStore:
         """Open an attached file.
 
         Raises:
-            ArtifactNotFound: if there is none, for example because of a crash before it was written.
+            ArtifactNotFound: If there is none, for example because of a crash before it was written.
         """
         return self.open(f"{ADDED_FOLDER}/{artifact_id}")
 
@@ -39,10 +39,10 @@ class FolderArtifactStore:
         """Open any file of the artifacts, for example one of a trial's own.
 
         Args:
-            name: path relative to the artifacts.
+            name: Path relative to the artifacts.
 
         Raises:
-            ArtifactNotFound: if there is no such file.
+            ArtifactNotFound: If there is no such file.
         """
         try:
             return cast(BinaryIO, self.artifacts.filesystem.open(f"{self.artifacts.root}/{name}", "rb"))
@@ -53,8 +53,8 @@ class FolderArtifactStore:
         """Store an attached file.
 
         Args:
-            artifact_id: the file's id, which Optuna chooses.
-            content_body: read to its end.
+            artifact_id: The file's id, which Optuna chooses.
+            content_body: Read to its end.
         """
         self._check_writable()
         self.artifacts.filesystem.makedirs(self._path(""), exist_ok=True)

@@ -39,11 +39,11 @@ def open_file_system(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path within it.
 
     Args:
-        url: a local path, or a URL such as ``s3://bucket/folder``.
+        url: A local path, or a URL such as ``s3://bucket/folder``.
 
     Raises:
-        ValueError: if the URL's protocol is unknown.
-        ImportError: if the package for the protocol is not installed.
+        ValueError: If the URL's protocol is unknown.
+        ImportError: If the package for the protocol is not installed.
     """
     protocol, _ = fsspec.core.split_protocol(url)
     return fsspec.core.url_to_fs(url, **(_s3_options() if protocol in ("s3", "s3a") else {}))  # type: ignore[no-any-return]

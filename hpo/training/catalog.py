@@ -79,9 +79,9 @@ def is_known_to_train(model: str, image_size: int, batch_size: int) -> bool:
     """Return whether the model surely accepts such batches, without importing torch.
 
     Args:
-        model: name of the model.
-        image_size: side of the square images in pixels.
-        batch_size: images per batch.
+        model: Name of the model.
+        image_size: Side of the square images in pixels.
+        batch_size: Images per batch.
 
     Returns:
         True if it is known to train; False means that ``image_size_problem`` has to find out.
@@ -101,9 +101,9 @@ def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str 
     Some models reject larger images as well: vit_b_16 accepts 224 pixels only.
 
     Args:
-        model: name of the model.
-        image_size: side of the square images in pixels.
-        batch_size: images per batch. With a single image, batch norm may reject a feature map that has
+        model: Name of the model.
+        image_size: Side of the square images in pixels.
+        batch_size: Images per batch. With a single image, batch norm may reject a feature map that has
             shrunk to one pixel.
     """
     import torch
@@ -142,8 +142,8 @@ def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Modul
     weights, so that a state dict means the same wherever it came from.
 
     Args:
-        model: name of the model.
-        weights: an entry from ``imagenet_weights``. None: random weights from torch's global generator.
+        model: Name of the model.
+        weights: An entry from ``imagenet_weights``. None: random weights from torch's global generator.
 
     Returns:
         A module from float32 images [N, 3, H, W] to logits [N, 1000].
@@ -165,8 +165,8 @@ def builder_arguments(model: str, classes: int) -> dict[str, bool | int]:
     """Return the arguments with which torchvision's builder makes the same layers as this package.
 
     Args:
-        model: name of the model.
-        classes: number of outputs of the new head.
+        model: Name of the model.
+        classes: Number of outputs of the new head.
     """
     options: dict[str, bool | int] = {"num_classes": classes}
     if model in AUXILIARY_HEADS:

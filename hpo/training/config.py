@@ -193,6 +193,6 @@ def option_table(train: Mapping[str, Any]) -> OptionTable:
     """Return the options that a study may use; a custom objective allows any name.
 
     Args:
-        train: the study's ``[train]`` table.
+        train: The study's ``[train]`` table.
     """
     return CUSTOM_OPTIONS if "objective" in train else BUILT_IN_OPTIONS

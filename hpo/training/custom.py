@@ -39,7 +39,7 @@ def import_objective(name: str) -> Objective:
         name: ``package.module:function``.
 
     Raises:
-        DefinitionError: if the module or the function does not exist. Errors that the module itself raises
+        DefinitionError: If the module or the function does not exist. Errors that the module itself raises
             while it is imported pass through.
     """
     module_name, _, function_name = name.partition(":")
@@ -66,13 +66,13 @@ class CustomRun:
     It has the interface of ``loop.TrainingRun``.
 
     Args:
-        config: the trial's settings.
-        state: what ``state()`` returned in an earlier attempt; None to start from the beginning.
-        stop: when set, ``epochs()`` ends after the epoch that is running.
-        final: whether this is a run of ``hpo finish``, whose result is the last epoch, not the best one.
+        config: The trial's settings.
+        state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
+        stop: When set, ``epochs()`` ends after the epoch that is running.
+        final: Whether this is a run of ``hpo finish``, whose result is the last epoch, not the best one.
 
     Raises:
-        DefinitionError: if the objective does not exist.
+        DefinitionError: If the objective does not exist.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class CustomRun:
         """Run the objective, and yield each epoch when it ends, until it is finished or ``stop`` is set.
 
         Raises:
-            ValueError: if the function yields something other than (finite number, state), or returns
+            ValueError: If the function yields something other than (finite number, state), or returns
                 before its first epoch.
-            RuntimeError: if the function raises an OSError.
+            RuntimeError: If the function raises an OSError.
         """
         if self.finished:
             return

@@ -44,8 +44,8 @@ class Split:
         A split in the host's memory is copied to a GPU through pinned memory, without waiting.
 
         Args:
-            chosen: a slice, or int64 indices [N] on the split's device.
-            device: where the batch is needed.
+            chosen: A slice, or int64 indices [N] on the split's device.
+            device: Where the batch is needed.
 
         Returns:
             images_NCHW (uint8) and labels_N (int64).
@@ -118,12 +118,12 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     Images keep their size, except those of a folder: they become squares of ``image_size``.
 
     Args:
-        config: only the options that decide which images there are, and ``image_size``, matter.
-        root: the data folder with the copies of published data sets. If a copy is missing, it is unpacked
+        config: Only the options that decide which images there are, and ``image_size``, matter.
+        root: The data folder with the copies of published data sets. If a copy is missing, it is unpacked
             from an archive in this folder, or downloaded. A lock file stays behind.
 
     Raises:
-        DataError: if the data set is unknown, not available, damaged, or too small to split.
+        DataError: If the data set is unknown, not available, damaged, or too small to split.
     """
     kind, colon, folder_path = config.dataset.partition(":")
     if kind == "folder" and colon:
@@ -167,11 +167,11 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     A published data set is neither read nor downloaded for this; other data sets are loaded.
 
     Args:
-        config: the trial's settings.
-        root: the data folder.
+        config: The trial's settings.
+        root: The data folder.
 
     Raises:
-        DataError: if a data set that has to be loaded cannot be.
+        DataError: If a data set that has to be loaded cannot be.
     """
     if config.dataset not in PUBLISHED_SHAPES:
         dataset = load_dataset(config, root)
@@ -195,7 +195,7 @@ def check_folder(config: Config) -> None:
     """Check that the class folders of a ``folder:PATH`` exist, without reading an image.
 
     Raises:
-        DataError: if they do not.
+        DataError: If they do not.
     """
     sources.list_folder(config.dataset.partition(":")[2])
 

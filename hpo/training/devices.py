@@ -45,13 +45,13 @@ def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerD
     """Return one device per worker, with the cores shared out equally.
 
     Args:
-        spec: the value of ``--devices``. ``auto`` means every visible GPU, or one worker per core if there
+        spec: The value of ``--devices``. ``auto`` means every visible GPU, or one worker per core if there
             is none.
-        per_device: workers per device.
-        max_workers: upper bound for the total; at least one worker is returned.
+        per_device: Workers per device.
+        max_workers: Upper bound for the total; at least one worker is returned.
 
     Raises:
-        DeviceError: if ``spec`` is malformed or names a GPU that is not there.
+        DeviceError: If ``spec`` is malformed or names a GPU that is not there.
     """
     gpus = visible_gpu_uuids(os.environ, installed_gpu_uuids())
     if spec == "auto":
@@ -101,8 +101,8 @@ def visible_gpu_uuids(environment: Mapping[str, str], uuids: Sequence[str]) -> l
     beginning of one. A slice of a card ("MIG-...") is passed on unchanged.
 
     Args:
-        environment: environment variables; without ``CUDA_VISIBLE_DEVICES`` all GPUs are visible.
-        uuids: the machine's GPUs in the driver's order.
+        environment: Environment variables; without ``CUDA_VISIBLE_DEVICES`` all GPUs are visible.
+        uuids: The machine's GPUs in the driver's order.
     """
     value = environment.get("CUDA_VISIBLE_DEVICES")
     if value is None:

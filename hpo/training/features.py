@@ -85,8 +85,8 @@ class FeatureCache:
     """One worker's source of features: its memory, then the files in the artifacts, then computation.
 
     Args:
-        artifacts: where the files are.
-        max_bytes: how many bytes of features may be kept in the device's memory.
+        artifacts: Where the files are.
+        max_bytes: How many bytes of features may be kept in the device's memory.
     """
 
     def __init__(self, artifacts: Artifacts, max_bytes: int) -> None:
@@ -114,14 +114,14 @@ class FeatureCache:
         May leave the module in another mode, and write files to the artifacts.
 
         Args:
-            config: the trial's settings.
-            dataset: the images.
-            module: the model, on ``device``.
-            device: where the features are computed and kept.
-            preprocess: what turns a batch of images into the model's input.
+            config: The trial's settings.
+            dataset: The images.
+            module: The model, on ``device``.
+            device: Where the features are computed and kept.
+            preprocess: What turns a batch of images into the model's input.
             precision: fp32, tf32, bf16 or fp16; the caller has already activated it.
-            is_initial: whether the module has its initial weights, not those of a checkpoint.
-            stop: when set, the computation ends at the next batch.
+            is_initial: Whether the module has its initial weights, not those of a checkpoint.
+            stop: When set, the computation ends at the next batch.
 
         Returns:
             None if images have to pass through the whole model: all layers are trained, the model cannot be

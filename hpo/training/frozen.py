@@ -53,7 +53,7 @@ class FrozenPart:
         """Return the frozen part and the remaining layers of a module; both share its layers.
 
         Args:
-            module: an instance of the model that this part was found in.
+            module: An instance of the model that this part was found in.
         """
         return _graph_module(module, self.frozen_graph), _graph_module(module, self.remaining_graph)
 
@@ -65,8 +65,8 @@ def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> Froze
     random generators do not change.
 
     Args:
-        module: what ``models.build_model`` returned for ``config``.
-        config: the trial's settings.
+        module: What ``models.build_model`` returned for ``config``.
+        config: The trial's settings.
         inputs: float [N, C, H, W], at least two preprocessed images, on the module's device.
 
     Returns:

@@ -43,8 +43,8 @@ def batch_bounds(images: int, size: int) -> list[tuple[int, int]]:
     the accuracy of ResNet18 on digits of 32 pixels fell from 0.9 to 0.1.
 
     Args:
-        images: number of images.
-        size: images per batch.
+        images: Number of images.
+        size: Images per batch.
     """
     starts = list(range(0, images, size))
     if len(starts) > 1 and images - starts[-1] < min(MIN_LAST_BATCH, size):
@@ -56,7 +56,7 @@ def derive_seed(*parts: int) -> int:
     """Return a seed below 2**63 for a position in a trial's training.
 
     Args:
-        parts: the trial's seed, then nothing (initial weights), or the epoch (image order), or epoch and
+        parts: The trial's seed, then nothing (initial weights), or the epoch (image order), or epoch and
             step (augmentation and dropout), both counted from 1.
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
@@ -67,19 +67,19 @@ class TrainingRun:
     """One training run, from its start or from a state.
 
     Args:
-        config: the trial's settings.
-        dataset: the images; they are moved to the device if they fit there.
-        device: where the model is trained.
-        state: what ``state()`` returned in an earlier attempt; None to start from the beginning.
-        stop: when set, ``epochs()`` ends after the step that is running.
-        wants_pause: called after every step; if it returns True, ``epochs()`` yields None.
-        compute_settings: precision, memory format and compilation.
-        build_model: builds the initial model from (config, number of classes, seed).
-        feature_cache: where the features of frozen layers come from; None: images always pass through the
+        config: The trial's settings.
+        dataset: The images; they are moved to the device if they fit there.
+        device: Where the model is trained.
+        state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
+        stop: When set, ``epochs()`` ends after the step that is running.
+        wants_pause: Called after every step; if it returns True, ``epochs()`` yields None.
+        compute_settings: Precision, memory format and compilation.
+        build_model: Builds the initial model from (config, number of classes, seed).
+        feature_cache: Where the features of frozen layers come from; None: images always pass through the
             whole model.
 
     Raises:
-        WeightsError: if the initial weights cannot be found, downloaded or read.
+        WeightsError: If the initial weights cannot be found, downloaded or read.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class TrainingRun:
             Each epoch when it ends, and None within an epoch whenever ``wants_pause`` returns True.
 
         Raises:
-            Diverged: if the loss is no longer finite; the message names epoch and step.
+            Diverged: If the loss is no longer finite; the message names epoch and step.
         """
         if not self.finished:
             self._use_features()
@@ -254,8 +254,8 @@ class TrainingRun:
         """Return logits_NK.
 
         Args:
-            inputs: images uint8 [N, C, H, W], or features [N, F...] if these are used.
-            module: the model or its compiled form; not used for features.
+            inputs: Images uint8 [N, C, H, W], or features [N, F...] if these are used.
+            module: The model or its compiled form; not used for features.
         """
         if self._remaining_layers is None:
             return module(self._preprocess(inputs))
@@ -279,7 +279,7 @@ class TrainingRun:
         """Evaluate the model on a split, in batches of about four million pixels.
 
         Args:
-            split: images, or features if these are used.
+            split: Images, or features if these are used.
 
         Returns:
             The mean loss, and the accuracy as a fraction.

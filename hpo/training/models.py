@@ -27,14 +27,14 @@ def build_model(config: Config, classes: int) -> nn.Module:
     outputs. May download a file into torch's folder.
 
     Args:
-        config: the trial's settings.
-        classes: number of outputs.
+        config: The trial's settings.
+        classes: Number of outputs.
 
     Returns:
         A module from preprocessed images float [N, 3, H, W] to logits [N, K].
 
     Raises:
-        WeightsError: if the weights cannot be found, downloaded or read, or belong to another model.
+        WeightsError: If the weights cannot be found, downloaded or read, or belong to another model.
     """
     return _apply_settings(_build_initial_model(config, classes), config)
 
@@ -43,9 +43,9 @@ def build_seeded_model(config: Config, classes: int, seed: int) -> nn.Module:
     """Build a model as ``build_model`` does, after seeding torch's global generator.
 
     Args:
-        config: the trial's settings.
-        classes: number of outputs.
-        seed: seed of the random weights.
+        config: The trial's settings.
+        classes: Number of outputs.
+        seed: Seed of the random weights.
     """
     torch.manual_seed(seed)
     return build_model(config, classes)
@@ -65,9 +65,9 @@ class InitialModels:
         """Return a model equal to that of ``build_seeded_model``; the caller may change it.
 
         Args:
-            config: the trial's settings.
-            classes: number of outputs.
-            seed: seed of the random weights.
+            config: The trial's settings.
+            classes: Number of outputs.
+            seed: Seed of the random weights.
         """
         key = (config.model, _weights_identity(config.weights), classes, seed)
         if key not in self.cached:
@@ -132,8 +132,8 @@ def set_train_mode(module: nn.Module, config: Config) -> None:
     updated. Dropout and stochastic depth are active in either case.
 
     Args:
-        module: what ``build_model`` returned for ``config``.
-        config: the trial's settings.
+        module: What ``build_model`` returned for ``config``.
+        config: The trial's settings.
     """
     module.train()
     if config.tune == "head":

@@ -23,8 +23,8 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
     kernels by units in the last place. Nesterov's step needs momentum; without momentum it is turned off.
 
     Args:
-        config: the trial's settings.
-        parameters: the model's parameters; those that do not require gradients are left out.
+        config: The trial's settings.
+        parameters: The model's parameters; those that do not require gradients are left out.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     rate, decay, momentum = config.lr, config.weight_decay, config.momentum

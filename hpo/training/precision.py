@@ -55,7 +55,7 @@ class ComputeSettings:
         """Return a batch in the memory format; the same tensor if it already has it.
 
         Args:
-            images_NCHW: any dtype.
+            images_NCHW: Any dtype.
         """
         return images_NCHW.contiguous(memory_format=MEMORY_FORMATS[self.memory_format])
 
@@ -84,7 +84,7 @@ class ComputeSettings:
         without losing accuracy. tf32 applies to convolutions and matrix products.
 
         Args:
-            device: one that ``check_precision`` accepts.
+            device: One that ``check_precision`` accepts.
         """
         with contextlib.ExitStack() as stack:
             if device.type == "cuda":
@@ -117,10 +117,10 @@ def check_precision(precision: str, device: torch.device) -> None:
 
     Args:
         precision: fp32, tf32, bf16 or fp16.
-        device: where the trial is to be trained.
+        device: Where the trial is to be trained.
 
     Raises:
-        DeviceError: if it should not be used; the message says why.
+        DeviceError: If it should not be used; the message says why.
     """
     if reason := precision_problem(precision, device):
         raise DeviceError(
@@ -133,11 +133,11 @@ def check_compile(config: Config, device: torch.device) -> None:
     """Check that training steps can be compiled, or captured as CUDA graphs, if ``config`` asks for it.
 
     Args:
-        config: the trial's settings.
-        device: where the trial is to be trained.
+        config: The trial's settings.
+        device: Where the trial is to be trained.
 
     Raises:
-        DeviceError: if the device has no CUDA graphs, or there is no C++ compiler.
+        DeviceError: If the device has no CUDA graphs, or there is no C++ compiler.
     """
     if config.cuda_graphs and device.type != "cuda":
         raise DeviceError(f"train.cuda_graphs: {device} has none; leave it out, or run the study on a GPU")
@@ -154,7 +154,7 @@ def precision_problem(precision: str, device: torch.device) -> str | None:
 
     Args:
         precision: fp32, tf32, bf16 or fp16.
-        device: where the trial is to be trained.
+        device: Where the trial is to be trained.
     """
     if precision == "fp32":
         return None
@@ -182,8 +182,8 @@ def faster_memory_format(step: Callable[[str], None], device: torch.device) -> t
     if it wins every comparison by the factor ``MIN_SPEEDUP``.
 
     Args:
-        step: makes one training step in the memory format that it gets, on its own copy of the weights.
-        device: where ``step`` computes.
+        step: Makes one training step in the memory format that it gets, on its own copy of the weights.
+        device: Where ``step`` computes.
 
     Returns:
         The memory format, and the median seconds of a step by format.

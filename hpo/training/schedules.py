@@ -24,10 +24,10 @@ def learning_rate(config: Config, epoch: int, step: int, steps: int) -> float:
     OneCycleLR contains its own warm-up over all epochs, so ``warmup_epochs`` has no effect there.
 
     Args:
-        config: the trial's settings.
-        epoch: counted from 1.
-        step: counted from 0 within the epoch.
-        steps: number of steps of every epoch.
+        config: The trial's settings.
+        epoch: Counted from 1.
+        step: Counted from 0 within the epoch.
+        steps: Number of steps of every epoch.
     """
     done = (epoch - 1) * steps + step  # steps before this one
     if config.schedule == "onecycle":

@@ -81,11 +81,11 @@ def read_published(name: str, root: Path) -> Source:
     """Read the copy of a published data set; if there is none, unpack an archive or download one.
 
     Args:
-        name: one of ``MANUAL_FILES``.
-        root: the data folder; a lock file is created in it.
+        name: One of ``MANUAL_FILES``.
+        root: The data folder; a lock file is created in it.
 
     Raises:
-        DataError: if there is no complete copy and none can be made.
+        DataError: If there is no complete copy and none can be made.
     """
     try:
         with _dataset_lock(root, name, fcntl.LOCK_SH):
@@ -103,11 +103,11 @@ def is_available(name: str, root: Path) -> bool:
     """Return whether a data set can be read without a network.
 
     Args:
-        name: one of ``MANUAL_FILES``, or "digits".
-        root: the data folder.
+        name: One of ``MANUAL_FILES``, or "digits".
+        root: The data folder.
 
     Raises:
-        DataError: if the copy is damaged.
+        DataError: If the copy is damaged.
     """
     with _dataset_lock(root, name, fcntl.LOCK_SH):
         return name == "digits" or _read_copy(name, root) is not None
@@ -229,10 +229,10 @@ def list_folder(folder_path: str) -> Source:
     No image is decoded.
 
     Args:
-        folder_path: the PATH of ``folder:PATH``; ``~`` is expanded.
+        folder_path: The PATH of ``folder:PATH``; ``~`` is expanded.
 
     Raises:
-        DataError: if there is no such folder, or it is not built like that.
+        DataError: If there is no such folder, or it is not built like that.
     """
     path = Path(folder_path).expanduser()
     if not folder_path or not path.is_dir():

@@ -17,8 +17,8 @@ def shuffle_per_class(labels_N: NDArray[np.int64], classes: int, rng: np.random.
 
     Args:
         labels_N: int64, from 0 to ``classes`` - 1.
-        classes: number of classes.
-        rng: draws one permutation per class.
+        classes: Number of classes.
+        rng: Draws one permutation per class.
     """
     return [rng.permutation(np.flatnonzero(labels_N == label)) for label in range(classes)]
 
@@ -27,15 +27,15 @@ def hold_out(indices: ClassIndices, count: int, name: str) -> tuple[ClassIndices
     """Hold out ``count`` images for evaluation; every class keeps at least one image to train on.
 
     Args:
-        indices: the images of each class.
-        count: number of images to hold out, distributed in proportion to the classes' sizes.
-        name: of the data set, for the message.
+        indices: The images of each class.
+        count: Number of images to hold out, distributed in proportion to the classes' sizes.
+        name: Of the data set, for the message.
 
     Returns:
         The images held out, and the rest.
 
     Raises:
-        DataError: if not a single image can be held out.
+        DataError: If not a single image can be held out.
     """
     sizes = np.array([len(each) for each in indices])
     counts = _apportion(count, sizes, np.maximum(sizes - 1, 0))
@@ -48,9 +48,9 @@ def apply_limit(indices: ClassIndices, limit: int, total: int) -> ClassIndices:
     """Keep the fraction ``limit`` / ``total`` of the images, and one of each class if there are enough.
 
     Args:
-        indices: the images of each class in a split.
-        limit: maximum number of training images.
-        total: number of training images without the limit; the split may be another one.
+        indices: The images of each class in a split.
+        limit: Maximum number of training images.
+        total: Number of training images without the limit; the split may be another one.
     """
     sizes = np.array([len(each) for each in indices])
     size = int(sizes.sum())

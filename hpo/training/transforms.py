@@ -50,13 +50,13 @@ def read_image(file: Path, size: int) -> NDArray[np.uint8]:
 
     Args:
         file: PNG, JPEG, BMP, WebP, GIF (the first frame) or TIFF, of any mode.
-        size: side of the result in pixels.
+        size: Side of the result in pixels.
 
     Returns:
         uint8 [3, S, S]: red, green and blue; transparency is dropped.
 
     Raises:
-        ValueError: if the file is no image or is damaged.
+        ValueError: If the file is no image or is damaged.
     """
     try:
         image = _open_upright_rgb(file)
@@ -80,16 +80,16 @@ def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
     dimension, each as four bytes in big-endian order; then the bytes.
 
     Args:
-        file: path without ``.gz``; if it does not exist, the file with ``.gz`` added is read.
-        dimensions: expected number of dimensions.
+        file: Path without ``.gz``; if it does not exist, the file with ``.gz`` added is read.
+        dimensions: Expected number of dimensions.
 
     Returns:
         uint8, with the shape that the file states.
 
     Raises:
-        FileNotFoundError: if neither file exists.
-        ValueError: if it is not an IDX file of bytes with these dimensions, or is incomplete.
-        OSError: if it cannot be read.
+        FileNotFoundError: If neither file exists.
+        ValueError: If it is not an IDX file of bytes with these dimensions, or is incomplete.
+        OSError: If it cannot be read.
     """
     raw = (file if file.is_file() else file.with_name(f"{file.name}.gz")).read_bytes()
     try:
@@ -113,7 +113,7 @@ def resize(images_NCHW: Tensor, size: int) -> Tensor:
 
     Args:
         images_NCHW: uint8, any C, not necessarily square.
-        size: side of the result in pixels.
+        size: Side of the result in pixels.
 
     Returns:
         uint8 [N, C, S, S]; ``images_NCHW`` itself if it has that size already.
@@ -134,7 +134,7 @@ def augment(
     Args:
         images_NCHW: uint8 or any other dtype.
         kind: ``none`` draws no random numbers and returns the images unchanged.
-        generator: on the CPU, so that the draws do not depend on the device.
+        generator: On the CPU, so that the draws do not depend on the device.
 
     Returns:
         [N, C, H, W] of the same dtype, on the same device.
@@ -231,10 +231,10 @@ def _crop_and_flip(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N
     """Cut a window out of each zero-padded image, and flip some of the windows.
 
     Args:
-        images_NCHW: any dtype.
+        images_NCHW: Any dtype.
         flips_N: 1 to flip left to right, 0 not to.
-        tops_N: first row of the window in the padded image.
-        lefts_N: first column of the window in the padded image.
+        tops_N: First row of the window in the padded image.
+        lefts_N: First column of the window in the padded image.
     """
     count, channels, height, width = images_NCHW.shape
     device = images_NCHW.device

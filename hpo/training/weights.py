@@ -38,10 +38,10 @@ def build_with_imagenet_weights(model: str) -> nn.Module:
     """Build a model with ImageNet weights and its 1000-class head; downloads the weights if missing.
 
     Args:
-        model: one of ``catalog.model_names()``.
+        model: One of ``catalog.model_names()``.
 
     Raises:
-        WeightsError: if there are none, or they cannot be downloaded, or the file is damaged.
+        WeightsError: If there are none, or they cannot be downloaded, or the file is damaged.
     """
     entry = catalog.imagenet_weights(model)
     if entry is None:
@@ -91,13 +91,13 @@ def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path)
     """Load a state dict into a module; a last layer with another number of outputs keeps its new weights.
 
     Args:
-        module: the model, with a last layer for its own number of classes.
-        model: name of the model, for messages.
-        head_name: name of the last layer within ``module``.
-        path: a file of weights.
+        module: The model, with a last layer for its own number of classes.
+        model: Name of the model, for messages.
+        head_name: Name of the last layer within ``module``.
+        path: A file of weights.
 
     Raises:
-        WeightsError: if the file cannot be read, or lacks or adds tensors, or has other shapes.
+        WeightsError: If the file cannot be read, or lacks or adds tensors, or has other shapes.
     """
     state = _read_state_dict(path)
     own = module.state_dict()

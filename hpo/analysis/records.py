@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import plan, status
 from hpo.study.definition import Definition
+from hpo.study.option_checks import is_used
 from hpo.training import config
 
 MAX_IMAGES = 10_000_000  # a split of more is none; its accuracies are no fractions of images
@@ -79,7 +80,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial) -> TrialRecord:
         accuracy=trial.value,
         params=trial.params,
         distributions=trial.distributions,
-        setting={name: value for name, value in setting.items() if _is_used(name, setting, definition)},
+        setting={n: value for n, value in setting.items() if is_used(n, setting, definition.option_table)},
         attributes={name: seen[name] for name in definition.attribute_names if name in seen},
         curve=dict(sorted(trial.intermediate_values.items())),
         epoch_seconds=tuple(seen.get("epoch_seconds", ())),
@@ -96,12 +97,6 @@ def _trial_record(definition: Definition, trial: FrozenTrial) -> TrialRecord:
 def _to_utc(moment: datetime | None) -> datetime | None:
     """Give a moment in UTC without saying so; Optuna reads what it stored so as naive local time."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment else None
-
-
-def _is_used(name: str, setting: Mapping[str, Any], definition: Definition) -> bool:
-    """Tell whether training looks at an option: Adam has no momentum, whatever ``[train]`` says."""
-    other, values = definition.option_table.used_by.get(name, ("", ()))
-    return not other or setting.get(other) in values
 
 
 def _hardware_kind(hardware: Mapping[str, Any] | None) -> str | None:

@@ -25,6 +25,7 @@ from hpo.store import plan, status, studies
 from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
+from hpo.study.option_checks import is_used
 
 MAX_REASONS = 3  # how many reasons for leaving out trials a message names
 
@@ -176,10 +177,8 @@ def _why_unusable(
     """Return the reason why a study could not try a setting; None if it could."""
     searched = {parameter.name for parameter in new.space}
     for name, value in new.train.items():
-        other, users = new.option_table.used_by.get(name, ("", ()))
-        is_unused = bool(other) and setting.get(other) not in users
         # One of the two precisions may be what "auto" chose; a seed is not part of a setting.
-        if name in searched or name in ("seed", "precision") or is_unused:
+        if name in (*searched, "seed", "precision") or not is_used(name, setting, new.option_table):
             continue
         if setting.get(name) != value:
             return f"{name} {quote_value(setting.get(name))}, where this study has {quote_value(value)}"

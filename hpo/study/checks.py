@@ -185,7 +185,7 @@ def _describe_schema(schema: Mapping[str, Any]) -> str:
     if "pattern" in schema:
         return str(schema["description"])
     if schema["type"] == "array":
-        return f"a list, each value {_TYPES[schema['items']['type']]}"
+        return f"a list of {schema['items']['type']}s"
     bounds = [f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema]
     return ", ".join(filter(None, [_TYPES[schema.get("format", schema["type"])], " and ".join(bounds)]))
 

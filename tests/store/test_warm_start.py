@@ -275,7 +275,7 @@ def test_a_study_file_names_what_to_start_from(place):
     for text, said in (
         (warm.replace('["old"]', '["odl"]'), "no study 'odl' in the store; did you mean 'old'?"),
         (warm.replace('["old"]', '"old"'), "search.start_from: want a list of strings, found 'old'"),
-        (warm.replace("[search]", '[search]\nsampler = "qmc"'), "sampler 'qmc' learns from no trial"),
+        (warm.replace("[search]", '[search]\nsampler = "qmc"'), "sampler 'qmc' does not learn from trials"),
         (
             warm.replace("high = 1.0", "high = 0.0001"),
             "this study could try the setting of none of its trials",

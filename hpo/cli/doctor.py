@@ -18,7 +18,7 @@ from hpo.cli import orphans
 from hpo.errors import DataError, HpoError
 from hpo.store import database, lease_info, status, studies
 from hpo.store.lease_info import LeaseInfo
-from hpo.training import config, sources
+from hpo.training import config, devices, sources
 
 FindingState = Literal["works", "absent", "doubtful", "broken"]
 
@@ -67,8 +67,9 @@ def _report_errors(what: str, check: Callable[[], Iterator[Finding]]) -> Iterato
 
 
 def _check_devices() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(subject="cpu", state="works", message=f"{cores} cores, torch {torch.__version__}")
+    yield Finding(
+        subject="cpu", state="works", message=f"{devices.core_count()} cores, torch {torch.__version__}"
+    )
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         size = f"{card.total_memory / 2**30:.0f} GiB"
@@ -88,8 +89,8 @@ def _check_store(url: str) -> Iterator[Finding]:
         if not path.exists():
             yield _missing("store", where, path, "'hpo run STUDY' creates it")
             return
-    opened = studies.open_storage(url, create=False)
-    message = f"{where}, {len(status.study_names(opened))} studies"
+    storage = studies.open_storage(url, create=False)
+    message = f"{where}, {len(status.study_names(storage))} studies"
     if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         message, advice = f"{message}, read-only", f"make {path} and its folder writable for workers"
         yield Finding(subject="store", state="doubtful", message=message, advice=advice)
@@ -123,17 +124,17 @@ def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
     path = database.sqlite_file(database.parse_url(url))
     if path is not None and not path.exists():
         return
-    opened, place = studies.open_storage(url, create=False), Artifacts(artifacts)
-    names = status.study_names(opened)
+    storage, place = studies.open_storage(url, create=False), Artifacts(artifacts)
+    names = status.study_names(storage)
     for name in names:
-        trials = status.read_trials(opened, name)
-        held = lease_info.read_leases(opened, studies.find_study_id(opened, name))
+        trials = status.read_trials(storage, name)
+        held = lease_info.read_leases(storage, studies.find_study_id(storage, name))
         yield from _check_trials(name, trials, held)
-        unknown = orphans.unknown_files(place, studies.artifacts_folder(opened, name), trials)
+        unknown = orphans.unknown_files(place, studies.artifacts_folder(storage, name), trials)
         yield from _report_unknown_files(
             f"study {name}", unknown, place, "no trial refers to them; you can delete them"
         )
-    folders = [studies.artifacts_folder(opened, name) for name in names]
+    folders = [studies.artifacts_folder(storage, name) for name in names]
     unknown = orphans.unknown_folders(place, folders)
     yield from _report_unknown_files(
         "artifacts",

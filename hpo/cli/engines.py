@@ -57,18 +57,18 @@ def launch_workers(
         EngineError: The options do not fit the engine, or the scheduler refuses the workers.
         StoreError: There is no such study, or it is stopped.
     """
-    crew = _worker_group(name, request, settings)
+    group = _worker_group(name, request, settings)
     now = status.read_status(storage, name)
     if now.state == "complete":
         progress.explain_idle(now)
-    elif crew is None:
+    elif group is None:
         progress.run_workers(storage, name, request.devices, request.workers_per_device, settings, stop)
     elif progress.has_work(storage, name):
         if request.engine == "slurm":
-            _submit_to_slurm(storage, crew, request.print_script)
+            _submit_to_slurm(storage, group, request.print_script)
         else:
             progress.follow_workers(
-                storage, name, lambda tell: ray.supervise_actors(crew, stop.event, tell), stop
+                storage, name, lambda tell: ray.supervise_actors(group, stop.event, tell), stop
             )
 
 

@@ -1,7 +1,7 @@
 """The verbs to use before a study runs: plan, simulate, doctor and schema."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from hpo.cli.options import (
     StudyFile,
 )
 from hpo.cli.results import print_json
+
+if TYPE_CHECKING:
+    from hpo.analysis.surrogate import RecordedCurves
 
 app = typer.Typer()
 PLANNING = "Plan and check"  # heading in the help of hpo
@@ -91,14 +94,8 @@ def simulate_strategies(
     """
     from hpo.analysis import strategies, surrogate
     from hpo.cli import console, progress
-    from hpo.store import studies
 
-    if (name is None) == (curves is None):
-        raise typer.BadParameter("want the NAME of a study, or --curves FILE.csv")
-    if curves is not None:
-        recorded = surrogate.read_curves(curves)
-    else:
-        recorded = surrogate.curves_of_study(studies.open_storage(store_url, create=False), str(name))
+    recorded = _read_curves(name, curves, store_url)
     chosen = strategies.choose_strategies(recorded, sampler, pruner)
     known, searches = surrogate.Surrogate(recorded), recorded.definition.searches
     tried = []
@@ -116,6 +113,18 @@ def simulate_strategies(
     print("\n".join(strategies.describe_simulation(known, workers=workers, repeats=repeats)))
     console.open_console().print(strategies.make_table(found, strategies.epoch_budget(recorded)))
     print(strategies.advice(found))
+
+
+def _read_curves(name: str | None, curves: Path | None, store_url: str) -> "RecordedCurves":
+    """Return the curves of a study or of a CSV file; exactly one of the two must be given."""
+    from hpo.analysis import surrogate
+    from hpo.store import studies
+
+    if curves is not None and name is None:
+        return surrogate.read_curves(curves)
+    if name is not None and curves is None:
+        return surrogate.curves_of_study(studies.open_storage(store_url, create=False), name)
+    raise typer.BadParameter("want the NAME of a study, or --curves FILE.csv")
 
 
 @app.command("doctor", rich_help_panel=PLANNING)

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo.artifacts.folders import Artifacts
-from hpo.cli import console as show
+from hpo.cli.console import event_line, live_view, status_headline, workers_view
 from hpo.errors import StoreError, StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import status, studies
@@ -101,14 +101,16 @@ def run_workers(
     """
     Artifacts(settings["HPO_ARTIFACTS"]).check_access()  # fail here; a worker would wait for them
     now = status.read_status(storage, name)
-    where = devices.worker_devices(spec, workers_per_device, now.trials["waiting"] + now.trials["running"])
-    names = ", ".join(dict.fromkeys(slot.name for slot in where))
+    assigned = devices.worker_devices(
+        spec, workers_per_device, now.trials["waiting"] + now.trials["running"]
+    )
+    names = ", ".join(dict.fromkeys(each.name for each in assigned))
     if has_work(storage, name):
-        print_stderr(f"hpo: study '{name}': {len(where)} worker{'s' * (len(where) > 1)} on {names}")
+        print_stderr(f"hpo: study '{name}': {len(assigned)} worker{'s' * (len(assigned) > 1)} on {names}")
         follow_workers(
             storage,
             name,
-            lambda tell: supervisor.supervise_processes(name, where, settings, stop.event, tell),
+            lambda tell: supervisor.supervise_processes(name, assigned, settings, stop.event, tell),
             stop,
         )
 
@@ -203,7 +205,7 @@ def _print_changes(storage: Storage, name: str) -> None:
     before = ""
     while True:
         now = status.read_status(storage, name)
-        if (line := show.status_headline(now)) != before:
+        if (line := status_headline(now)) != before:
             print(line, flush=True)
             before = line
         if now.state == "complete":
@@ -215,9 +217,7 @@ def _watch_view(storage: Storage, now: Status, console: Console) -> RenderableTy
     trials = status.read_trials(storage, now.study)
     planned = status.planned_epochs(studies.read_definition(storage, now.study), trials)
     rows = max(console.height - 7 - len(now.workers) - len(now.waits), 3)
-    return Group(
-        show.status_headline(now), *show.workers_view(now), show.live_view(now, trials, planned, rows)
-    )
+    return Group(status_headline(now), *workers_view(now), live_view(now, trials, planned, rows))
 
 
 def _follow_live(
@@ -264,9 +264,7 @@ def _follow_view(storage: Storage, name: str, console: Console, stop: StopSignal
     trials = status.read_trials(storage, name)
     planned = status.planned_epochs(studies.read_definition(storage, name), trials)
     rows = max(console.height - 4, 3)
-    return show.live_view(
-        status.read_status(storage, name), trials, planned, rows, stopping=stop.event.is_set()
-    )
+    return live_view(status.read_status(storage, name), trials, planned, rows, stopping=stop.event.is_set())
 
 
 def follow_events(stream: Iterable[TrialEvent]) -> None:
@@ -278,7 +276,7 @@ def follow_events(stream: Iterable[TrialEvent]) -> None:
     console = Console(stderr=True, markup=False, highlight=False)
     if not console.is_terminal:
         for event in stream:
-            print_stderr(show.event_line(event))
+            print_stderr(event_line(event))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -287,7 +285,7 @@ def follow_events(stream: Iterable[TrialEvent]) -> None:
             if isinstance(event, EpochReported):
                 progress.update(bar, completed=event.epoch.number)
                 continue
-            console.print(show.event_line(event))
+            console.print(event_line(event))
             progress.remove_task(bar)
             if isinstance(event, TrialStarted):
                 text = f"trial {event.trial}, epoch"

@@ -106,8 +106,8 @@ class Gate:
 
     def _cookies(self, environ: Environ) -> list[str]:
         # Not http.cookies: its parser stops at the first malformed cookie of another program.
-        pairs = (each.strip().partition("=") for each in str(environ.get("HTTP_COOKIE", "")).split(";"))
-        return [value for name, _, value in pairs if name == self.cookie]
+        cookies = (each.strip().partition("=") for each in str(environ.get("HTTP_COOKIE", "")).split(";"))
+        return [value for name, _, value in cookies if name == self.cookie]
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(errors="replace"), self.token.encode())

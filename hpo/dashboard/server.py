@@ -19,9 +19,9 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from hpo.artifacts.folders import Artifacts
-from hpo.dashboard import token as secret
 from hpo.dashboard.app import DashboardApp
 from hpo.dashboard.gate import App, Environ, Gate, Start
+from hpo.dashboard.token import load_token
 from hpo.errors import DashboardError, StoreError
 from hpo.store import studies
 
@@ -57,7 +57,7 @@ def serve(settings: Settings) -> int:
     origin = _origin(settings)
     studies.open_storage(settings.store, create=False, read_only=settings.read_only).engine.dispose()
     Artifacts(settings.artifacts)
-    token = secret.load_token()
+    token = load_token()
     with _open_listener(settings) as listener:
         address, port = listener.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
@@ -132,7 +132,7 @@ def _bind(listener: socket.socket, address: Any) -> socket.socket:
 
 
 class _LazyApp:
-    """The dashboard's application, opened at the first request; 503 while the store is unavailable."""
+    """The dashboard's application, storage at the first request; 503 while the store is unavailable."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -148,9 +148,9 @@ class _LazyApp:
             return [body]
 
     def _open(self) -> App:
-        opened = studies.open_storage(self.settings.store, create=False, read_only=self.settings.read_only)
-        opened.max_wait_seconds = 0.0  # do not retry: the page itself asks again
-        self.app = DashboardApp(opened, Artifacts(self.settings.artifacts))
+        storage = studies.open_storage(self.settings.store, create=False, read_only=self.settings.read_only)
+        storage.max_wait_seconds = 0.0  # do not retry: the page itself asks again
+        self.app = DashboardApp(storage, Artifacts(self.settings.artifacts))
         return self.app
 
 

@@ -1,7 +1,7 @@
 """Export a trial's model as a self-contained folder: weights, settings, metrics, model card, labels.
 
 The folder appears complete, after the model has been loaded from it once, or not at all. It contains no
-names of machines or of their folders, since it is meant to be given away.
+names of machines or of their folders, since it is meant to be shared.
 """
 
 import json

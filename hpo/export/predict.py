@@ -98,8 +98,8 @@ class Predictor:
         """
         probabilities_K = self.logits(self._read(file))[0].softmax(0)
         best = probabilities_K.topk(min(count, len(self.labels)))
-        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [Prediction(label=self.labels[index], probability=value) for value, index in pairs]
+        found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [Prediction(label=self.labels[index], probability=value) for value, index in found]
 
     @torch.inference_mode()
     def logits(self, images_NCHW: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from hpo.analysis import records
-from hpo.analysis import sections as chart
-from hpo.analysis.sections import Listing, Section
+from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
 from hpo.artifacts import durable
 from hpo.errors import ArtifactError, StoreError
 from hpo.original import claims, match, tables
@@ -112,9 +111,7 @@ def _claims_section(judged: Sequence[ReportClaim]) -> Section:
             (*head, None, None, None)
         ]
     columns = ("claim", "conclusion", "verdict", "reason", "comparison", "its verdict", "numbers")
-    listing = Listing(
-        name="claims", title="The original's conclusions", table=chart.make_table(columns, rows)
-    )
+    listing = Listing(name="claims", title="The original's conclusions", table=make_table(columns, rows))
     return Section(
         name="claims", title="The original's seven conclusions", text=(CLAIM_RULES,), parts=(listing,)
     )
@@ -140,7 +137,7 @@ def write_report(report: Report, path: Path, csv_folder: Path | None) -> list[st
     if csv_folder is None:
         return []
     with _convert_write_errors("--csv", csv_folder, "a folder"):
-        return chart.write_csv_files(csv_folder, report.sections)
+        return write_csv_files(csv_folder, report.sections)
 
 
 @contextlib.contextmanager
@@ -174,7 +171,7 @@ def _format_cell(value: Any, column: str) -> str:
         return f"{value:.1f}"
     if isinstance(value, bool):
         return "yes" if value else ""
-    return chart.format_value(value)
+    return format_value(value)
 
 
 def _is_numeric(value: Any) -> bool:
@@ -183,7 +180,7 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _figure_json(figure: go.Figure) -> markupsafe.Markup:
-    """Return a figure as JSON that is safe in a script element: Plotly writes ``<`` as ``\\u003c``."""
+    """Return a figure as JSON that is safe in a script element: Plotly escapes every ``<``."""
     return markupsafe.Markup(figure.to_json())
 
 

@@ -62,14 +62,14 @@ def summarize(
     """
     winner = best_trial(found)
     counts = Counter(each.state for each in found)
-    said = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
+    state_counts = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
     facts = {
         "trial": str(winner.number),
         "settings": sections.format_setting(winner.params),
         "epoch": f"{winner.best_epoch} of {winner.epochs}" if winner.curve else "",
         "time": f"{format_seconds(winner.wall_seconds)} of training and evaluation",
         "hardware": winner.hardware or "",
-        "study": f"{state}: {said}",
+        "study": f"{state}: {state_counts}",
     }
     return Summary(
         accuracy=f"{_accuracy(winner):.4f}",

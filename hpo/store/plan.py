@@ -177,8 +177,8 @@ def _planned_trials(definition: Definition) -> Iterator[tuple[str, dict[str, Any
 def _update_stored_distributions(session: Session, study_id: int, definition: Definition) -> None:
     """Convert the parameters already stored to the distributions of the extended study.
 
-    Optuna allows a parameter only one list of choices that never changes, and stores a choice as its index in that
-    list. Without this, a point with a new model would end its trial with an error.
+    Optuna allows a parameter only one list of choices that never changes, and stores a choice as its index
+    in that list. Without this, a point with a new model would end its trial with an error.
     """
     param: Any = models.TrialParamModel
     for name, new in _distributions_by_name(definition).items():

@@ -132,7 +132,7 @@ def _state_statement(starts: bool, ends: bool) -> Any:
     return sa.update(trials).where(trials.c.trial_id == sa.bindparam("trial")).values(state=to, **times)
 
 
-# A trial's state and value are read by one statement: a trial that ends meanwhile is seen open, or with both.
+# One statement reads a trial's state and value: a trial that ends meanwhile is seen open, or with both.
 HEAD_COLUMNS = (
     *(trials.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete")),
     values.c.value,

@@ -267,8 +267,8 @@ class History(_CachedStorage):
         self._left_trial_id, self._is_current = 0, True
 
     def _find_changes(
-        self, found: Sequence[sa.Row[Any]]
-    ) -> tuple[list[sa.Row[Any]], dict[int, tuple[Any, ...]], dict[int, FrozenTrial]]:
+        self, found: Sequence[Any]
+    ) -> tuple[list[Any], dict[int, tuple[Any, ...]], dict[int, FrozenTrial]]:
         """Return the rows of trials that changed, their versions, and the trials with known parameters."""
         changed, versions, known = [], {}, {}
         for row in found:

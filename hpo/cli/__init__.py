@@ -1,5 +1,5 @@
-"""The command ``hpo``: verbs, options, console output, live progress, diagnosis.
+"""The command ``hpo``: verbs, options, console output, live progress and diagnosis.
 
-Belongs here: reading arguments, calling the module that does the work, and showing the result. Does not
-belong here: the work itself. Read ``main`` first, then ``results``.
+Verbs read options, call the module that does the work, and show the result. The work itself is elsewhere.
+Read ``main`` first, then ``run`` for running studies, or ``results`` for showing them.
 """

@@ -30,10 +30,10 @@ FULL_DISK_BYTES = 100 * 2**20  # less than the checkpoint of any model takes
 class Finding:
     """The result of one check."""
 
-    subject: str
-    state: FindingState
+    subject: str  # what was checked: cpu, store, a data set, "study NAME"
+    state: FindingState  # absent: not here, but a study can run; doubtful: works, but look at it
     message: str
-    advice: str = ""
+    advice: str = ""  # what to do
 
 
 def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:

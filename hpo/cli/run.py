@@ -89,7 +89,7 @@ def run_study(
 
 
 def _check_images(definition: "Definition") -> None:
-    """Check that the user's own image folder exists, before a study that names it is stored."""
+    """Fail if the study's image folder is missing: stored that way, it could only be deleted."""
     from hpo.training.config import Config
 
     settings = definition.trial_config({})

@@ -132,7 +132,7 @@ def _bind(listener: socket.socket, address: Any) -> socket.socket:
 
 
 class _LazyApp:
-    """The dashboard's application, storage at the first request; 503 while the store is unavailable."""
+    """The dashboard's application, created at the first request; 503 while the store is unavailable."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

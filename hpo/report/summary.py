@@ -132,8 +132,9 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
     numbers = ", ".join(str(each.number) for each in close[:MAX_NAMED_TRIALS])
     more = f" and {len(close) - MAX_NAMED_TRIALS} more" if len(close) > MAX_NAMED_TRIALS else ""
     return (
-        f"{len(close)} of {len(others)} other complete trials are too close to be distinguished from it by "
-        f"single runs on {images} images: trial{'s' * (len(close) > 1)} {numbers}{more}."
+        f"{len(close)} of {len(others)} other complete trials {'is' if len(close) == 1 else 'are'} too "
+        f"close to be distinguished from it by single runs on {images} images: "
+        f"trial{'s' * (len(close) > 1)} {numbers}{more}."
     )
 
 

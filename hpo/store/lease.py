@@ -4,7 +4,7 @@ One worker at a time runs a trial; if it dies, another one goes on with the tria
 row of ``hpo_leases`` with an owner, a token and an expiry time. Owner and token decide. The token grows by
 one with every attempt, and a worker that does not find both its own name and its own token in the row has
 lost the trial, whatever it believes. The expiry time, measured by the database's clock alone, only says
-from when on other workers need not wait for an owner that does not answer.
+when other workers may stop waiting for a silent owner.
 
 The protocol:
 

@@ -268,7 +268,7 @@ def test_a_worker_killed_alone_is_started_again_and_nothing_is_lost(workplace, u
 def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_it_costs_a_trial(workplace):
     text = BRIEF + "[[points]]\nlr = 0.01\nbatch_size = 1\n"
     done = workplace.here("run", workplace.study(text), code=1)
-    assert "points[2].batch_size: model 'resnet18' does not train on one image" in done.err
+    assert "points[2].batch_size: model 'resnet18' cannot be trained on batches of one image" in done.err
     assert not (workplace.path / "storage").exists()
 
 

@@ -273,7 +273,7 @@ def test_what_cannot_be_finished_is_refused_in_one_line(place):
     assert "not made by 'hpo finish small'; 'hpo delete small-finish' first" in refused("finish", "small")
     place.here("delete", "small-finish", "--yes")
     finished(place, 3, 1)
-    assert "'hpo finish small' alone adds to it" in refused("enqueue", "small-finish", "quality=0.9")
+    assert "only 'hpo finish small' can add to it" in refused("enqueue", "small-finish", "quality=0.9")
     assert "'hpo finish small' reports it" in refused("finish", "small-finish")
     assert "finish.of: 'small' -> nothing" in refused("create", "small.toml", "--name", "small-finish")
 

@@ -204,7 +204,8 @@ def _parts(
         )
 
     for number, point in enumerate(definition.listed_points, 1):
-        setting = {**definition.complete_hyperparameters(point), **point.attributes}
+        params = definition.complete_hyperparameters(point)
+        setting = params | {name: value for name, value in point.attributes.items() if name not in params}
         config = definition.trial_config(point.setting)
         assert isinstance(config, Config)
         yield part(config, number, float(replicates), setting)

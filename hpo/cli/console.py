@@ -269,7 +269,7 @@ def trial_table(found: FrozenTrial, measure: str) -> Table:
     table.add_row("trial", str(found.number))
     table.add_row("state", STATE_NAMES[found.state])
     table.add_row(measure, "" if found.value is None else f"{found.value:.4f}")
-    for name, value in (found.params | found.user_attrs).items():
+    for name, value in (*found.params.items(), *found.user_attrs.items()):
         table.add_row(name, json.dumps(value))
     for step, accuracy in sorted(found.intermediate_values.items()):
         table.add_row(f"epoch {step}", f"{accuracy:.4f}")

@@ -37,7 +37,11 @@ def open_console() -> Console:
 
 
 def event_line(event: TrialEvent) -> str:
-    """Return an event as one line of plain text."""
+    """Return an event as one line of plain text.
+
+    Args:
+        event: The start of a trial, an epoch's report, or the end of a trial.
+    """
     if isinstance(event, TrialStarted):
         going = f", continues after epoch {event.epochs_done}" if event.epochs_done else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
@@ -277,7 +281,11 @@ def trial_table(found: FrozenTrial, measure: str) -> Table:
 
 
 def importance_view(found: Importance) -> RenderableType:
-    """Return importances as bars, with notes on parameters left out and on unreliable results."""
+    """Return importances as bars, with notes on parameters left out and on unreliable results.
+
+    Args:
+        found: The importances by one evaluator.
+    """
     table = Table(box=None, padding=(0, 1), show_header=False)
     for name, share in found.importances.items():
         table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))

@@ -134,7 +134,11 @@ def has_work(storage: Storage, name: str) -> bool:
 
 
 def explain_idle(now: Status) -> None:
-    """Print why workers have nothing to do, unless a budget is the reason."""
+    """Print why workers have nothing to do, unless a budget is the reason.
+
+    Args:
+        now: The status of the study.
+    """
     if now.state == "complete":
         print_stderr(f"hpo: study '{now.study}' is complete; nothing to do")
     elif now.state == "stopped":
@@ -174,7 +178,11 @@ def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: Stop
 
 
 def explain_used_up(now: Status) -> None:
-    """Print which used-up budget ends a study, if one does, and how to raise it."""
+    """Print which used-up budget ends a study, if one does, and how to raise it.
+
+    Args:
+        now: The status of the study.
+    """
     if now.used_up_budget:
         print_stderr(f"hpo: study '{now.study}': {now.used_up_budget.advice}")
 

@@ -201,7 +201,12 @@ def _print_trials(
 
 
 def print_finish(found: "FinishResult", as_json: bool) -> None:
-    """Print how the best settings of a study compare."""
+    """Print how the best settings of a study compare.
+
+    Args:
+        found: The finished runs and their comparison.
+        as_json: Print JSON instead of text.
+    """
     from hpo.analysis import finish
     from hpo.cli import console
 

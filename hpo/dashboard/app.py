@@ -96,12 +96,25 @@ class _HpoPlugin:
         }
 
     def apply(self, callback: View, route: Any) -> View:
-        """Return the view that bottle calls for a route: ours if we replace it, else the original."""
+        """Return the view that bottle calls for a route.
+
+        Args:
+            callback: The view of optuna-dashboard.
+            route: The route, with its method and rule.
+
+        Returns:
+            A view of this plugin that wraps the callback, or the callback itself.
+        """
         view = self.views.get((route.method, route.rule))
         return callback if view is None else functools.partial(view, callback)
 
     def detail(self, callback: View, study_id: int) -> Any:
-        """Add notes and files to the response about a study."""
+        """Add notes and files to the response about a study.
+
+        Args:
+            callback: The view of optuna-dashboard.
+            study_id: The study's id in the database.
+        """
         document = callback(study_id=study_id)
         definition = self._definition(study_id)
         if definition is None or "trials" not in document:  # a study of another tool, or none
@@ -119,7 +132,17 @@ class _HpoPlugin:
         return document
 
     def download(self, callback: View, study_id: int, artifact_id: str, trial_id: int | None = None) -> Any:
-        """Respond with a file of a trial or with an artifact that a user uploaded, else with 404."""
+        """Respond with a file of a trial or with an artifact that a user uploaded.
+
+        Args:
+            callback: The view of optuna-dashboard, which knows the uploaded artifacts.
+            study_id: The study's id in the database.
+            artifact_id: The id of the file or artifact.
+            trial_id: The trial's id in the database; None for an artifact of the study.
+
+        Raises:
+            bottle.HTTPError: There is no such file (404).
+        """
         try:
             if trial_id is not None and self._is_ours(study_id):
                 for name in notes.trial_files(
@@ -133,13 +156,23 @@ class _HpoPlugin:
             raise bottle.HTTPError(404, "no such file; the trial may not have written it") from None
 
     def rename(self, callback: View, study_id: int) -> Any:
-        """Refuse to rename a study of hpo: the copy that renaming makes would lose its definition."""
+        """Refuse to rename a study of hpo: the copy that renaming makes would lose its definition.
+
+        Args:
+            callback: The view of optuna-dashboard, which renames studies of other tools.
+            study_id: The study's id in the database.
+        """
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
         return _conflict("a study of hpo cannot be renamed; create a new one with --name")
 
     def delete(self, callback: View, study_id: int) -> Any:
-        """Delete a study as ``hpo delete`` does: with its files, and not while it has workers."""
+        """Delete a study as ``hpo delete`` does: with its files, and not while it has workers.
+
+        Args:
+            callback: The view of optuna-dashboard, which deletes the study from the store.
+            study_id: The study's id in the database.
+        """
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
         if any(worker.is_alive for worker in lease_info.read_leases(self.storage, study_id)):

@@ -72,7 +72,12 @@ class Gate:
         self.cookie = f"hpo-{where.port or 80}" if self.scheme == "http" else "__Host-hpo"
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
-        """Refuse a request, set the cookie and redirect, or forward the request."""
+        """Refuse a request, set the cookie and redirect, or forward the request.
+
+        Args:
+            environ: The WSGI environment of the request.
+            start: The WSGI function that takes status and headers.
+        """
         given = urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("token", [])
         if not self._is_known_origin(environ):
             return _answer(environ, start, "403 Forbidden", "the dashboard is not served under this name\n")

@@ -150,7 +150,11 @@ def _convert_write_errors(flag: str, place: Path, what: str) -> Iterator[None]:
 
 
 def render_html(report: Report) -> str:
-    """Return the page as HTML."""
+    """Return the page as HTML.
+
+    Args:
+        report: The content of the page.
+    """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": _format_cell, "json": _figure_json, "slug": _element_id}
     environment.globals |= {"numeric": _is_numeric}

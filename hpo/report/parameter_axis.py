@@ -33,7 +33,11 @@ class ParameterAxis:
         return cls(name=name, values=tuple(sorted(set(values))), numeric=True)
 
     def relative_position(self, value: Any) -> float:
-        """Return the position of a value from 0 to 1; ABSENT_POSITION for None."""
+        """Return the position of a value on the axis, from 0 to 1.
+
+        Args:
+            value: A value of the axis; None for a trial without the parameter, at ABSENT_POSITION.
+        """
         if value is None:
             return ABSENT_POSITION
         if not self.numeric:
@@ -96,7 +100,11 @@ def _index_of(values: Sequence[Any], value: Any) -> int:
 
 
 def varying_parameters(done: Sequence[TrialRecord]) -> list[ParameterAxis]:
-    """Return the parameters with at least two values among the trials, in order of appearance."""
+    """Return the parameters with at least two values among the trials, in order of appearance.
+
+    Args:
+        done: The complete trials.
+    """
     found = dict.fromkeys(name for each in done for name in each.params)
     return [axis for axis in (_axis(name, done) for name in found) if len(axis.values) > 1]
 

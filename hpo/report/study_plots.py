@@ -216,7 +216,11 @@ def _draw_parallel_frame(made: go.Figure, parameters: Sequence[ParameterAxis]) -
 
 
 def timeline_section(found: Sequence[TrialRecord]) -> Section:
-    """Return the section that shows when each trial ran, from its first start to its end."""
+    """Return the section that shows when each trial ran, from its first start to its end.
+
+    Args:
+        found: All trials of the study.
+    """
     section = Section(name="timeline", title="Timeline")
     begun = [each for each in found if each.started is not None]
     # A running trial has no end yet. It is drawn up to the last time that the study knows.

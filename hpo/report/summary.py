@@ -39,7 +39,11 @@ def _ranked_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
 
 
 def best_trial(found: Sequence[TrialRecord]) -> TrialRecord:
-    """Return the most accurate complete trial; with replicates, the best trial of the best setting."""
+    """Return the most accurate complete trial; with replicates, the best trial of the best setting.
+
+    Args:
+        found: All trials of a study that has a complete one.
+    """
     number = _ranked_settings(found)[0].trials[0]
     return next(each for each in found if each.number == number)
 
@@ -172,7 +176,14 @@ class DeviceTimeUse:
 
 
 def device_time_uses(found: Sequence[TrialRecord]) -> list[DeviceTimeUse]:
-    """Return what device time was used for, by kind of hardware."""
+    """Return what device time was used for, by kind of hardware.
+
+    Args:
+        found: All trials of the study.
+
+    Returns:
+        A record for each hardware and use; trials without recorded hardware are left out.
+    """
     rows = []
     for kind in records.hardware_kinds(found):
         these = [each for each in found if each.hardware == kind]
@@ -215,7 +226,11 @@ def _device_time_use(
 
 
 def device_time_section(found: Sequence[TrialRecord]) -> Section:
-    """Return the section that shows what device time was used for, and what pruning saved."""
+    """Return the section that shows what device time was used for, and what pruning saved.
+
+    Args:
+        found: All trials of the study.
+    """
     rows = device_time_uses(found)
     section = Section(name="time", title="Use of device time")
     if not rows:

@@ -8,7 +8,7 @@
     run.state()                  # everything that is needed to resume, even within an epoch
 
 **Reproducibility.** A run is a function of its settings and its data. Initial weights, the order of images,
-augmentation and dropout use generators that are seeded anew from (the trial's seed, epoch, step). So no
+augmentation and dropout use generators that are seeded from (the trial's seed, epoch, step). So no
 state of a generator has to be saved. A resumed run on the CPU with the same number of threads is
 bit-identical to one that was never interrupted.
 

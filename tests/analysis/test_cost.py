@@ -109,9 +109,9 @@ import torch
 from hpo.analysis import cost
 from hpo.training import precision
 
-precision.keep_memory()
+precision.keep_freed_memory()
 for size in (2**28, 2**20):
-    with cost._peak(torch.device("cpu")) as peak:
+    with cost._track_peak_memory(torch.device("cpu")) as peak:
         torch.ones(size)
     print(*peak)
 """

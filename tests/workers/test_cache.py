@@ -26,8 +26,8 @@ def kept(tmp_path) -> cache.WorkerCache:
 
 
 def test_a_data_set_is_read_once_and_by_size_only_from_a_folder(kept):
-    assert kept.load_dataset(settings()) is kept.dataset(settings(image_size=64, batch_size=8))
-    assert kept.load_dataset(settings()) is not kept.dataset(settings(limit=65))
+    assert kept.load_dataset(settings()) is kept.load_dataset(settings(image_size=64, batch_size=8))
+    assert kept.load_dataset(settings()) is not kept.load_dataset(settings(limit=65))
 
 
 @pytest.mark.parametrize("options", [{}, {"tune": "head"}, {"model": "alexnet", "dropout": 0.1}])
@@ -80,17 +80,17 @@ def test_a_format_is_measured_once_for_all_workers_and_only_for_trials_that_are_
 
     monkeypatch.setattr(precision, "faster_memory_format", measured)
     brief, long = settings(epochs=1), settings(epochs=250)
-    assert kept.memory_format(brief, "fp32") == "contiguous"
+    assert kept.choose_memory_format(brief, "fp32") == "contiguous"
     assert calls == []
-    assert kept.memory_format(long, "fp32") == "channels_last"
-    assert kept.memory_format(brief, "fp32") == "channels_last", "what is known costs nothing"
+    assert kept.choose_memory_format(long, "fp32") == "channels_last"
+    assert kept.choose_memory_format(brief, "fp32") == "channels_last", "what is known costs nothing"
     other = cache.WorkerCache(kept.data, kept.artifacts, CPU)
     assert other.choose_memory_format(long, "fp32") == "channels_last"
     assert len(calls) == 1
     (file,) = kept.data.glob("artifacts/cache/memory_format/*.json")
     assert json.loads(file.read_text())["step_seconds"] == {"contiguous": 2.0, "channels_last": 1.0}
     chosen = long.model_copy(update={"memory_format": "contiguous"})
-    assert kept.memory_format(chosen, "fp32") == "contiguous"
+    assert kept.choose_memory_format(chosen, "fp32") == "contiguous"
 
 
 def test_the_first_worker_settles_a_studys_precision_and_who_lacks_it_is_refused(kept, url, monkeypatch):

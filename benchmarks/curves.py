@@ -1,8 +1,8 @@
-"""Record the curves that ``benchmarks.search`` compares strategies on: an hour or so on two cores.
+"""Record the curves on which ``benchmarks.search`` compares strategies. Takes about an hour on two cores.
 
     python -m benchmarks.curves
 
-runs the study curves.toml, unpruned, in the store that ``HPO_STORE`` names, and writes curves.csv.
+runs the study curves.toml without pruning, in the store that ``HPO_STORE`` names, and writes curves.csv.
 """
 
 import os
@@ -18,10 +18,10 @@ NAME = "curves"
 
 
 def main() -> None:
-    """Run the study, or what is left of it, and write its curves."""
+    """Run the study, or resume it, and write its curves."""
     subprocess.run([sys.executable, "-m", "hpo", "run", str(HERE / "curves.toml")], check=True)
-    opened = studies.open_storage(os.environ.get("HPO_STORE", "sqlite:///storage/hpo.db"), create=False)
-    recorded = surrogate.curves_of_study(opened, NAME)
+    storage = studies.open_storage(os.environ.get("HPO_STORE", "sqlite:///storage/hpo.db"), create=False)
+    recorded = surrogate.curves_of_study(storage, NAME)
     surrogate.write_curves(recorded, HERE / "curves.csv")
     print(f"{len(recorded.curves)} curves of {recorded.epochs} epochs")
 

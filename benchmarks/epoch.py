@@ -1,12 +1,13 @@
-"""An epoch, beside two peers in the same run, as ratios.
+"""Compare an epoch with two peers in the same run, as ratios.
 
-- *bare*: forward, backward and optimizer step on one batch that lies on the device already, with torch's
-  fused optimizer, in the better of both memory formats
+- *bare*: forward, backward and optimizer step on one batch that is on the device already, with torch's
+  fused optimizer, in the faster one of the two memory formats
 - *tutorial*: the loop of PyTorch's transfer-learning tutorial: PIL transforms, DataLoader, ``.item()``
 
-``hpo`` trains in the format that it measures and chooses itself. Windows of all take turns, since shared
-machines swing by a third from minute to minute; figures are medians over the windows, with their range.
-The last column compares evaluation, an image, with a bare forward pass in batches of the same size.
+``hpo`` trains in the format that it measures and chooses itself. Windows of all peers alternate, because
+the speed of shared machines varies by a third from minute to minute. Figures are medians over the
+windows, with their range. The last column compares evaluation, per image, with a bare forward pass in
+batches of the same size.
 
 Run it with ``make bench``, or ``python -m benchmarks.epoch``.
 """
@@ -35,7 +36,7 @@ from hpo.workers.cache import WorkerCache
 
 CPU = torch.device("cpu")
 BATCH = 16
-CASES = {  # images of a window, so that it takes half a second or, a single batch, a second
+CASES = {  # images per window: half a second of them, or a single batch that takes a second
     ("resnet18", 32): 64,
     ("resnet18", 64): 32,
     ("resnet18", 224): 16,
@@ -47,7 +48,7 @@ CASES = {  # images of a window, so that it takes half a second or, a single bat
 Peers = dict[str, Callable[[], float]]
 
 
-class Pictures(torch_data.Dataset):
+class Pictures(torch_data.Dataset[tuple[torch.Tensor, int]]):
     """A split as PIL images, transformed one by one."""
 
     def __init__(self, split: datasets.Split, size: int) -> None:
@@ -69,7 +70,7 @@ class Pictures(torch_data.Dataset):
 
 
 def settings_of(name: str, size: int) -> Config:
-    """Give a case's settings: as many images as make a window."""
+    """Return the settings of a case, with as many images as a window has."""
     return Config(
         dataset="digits",
         model=name,
@@ -77,26 +78,26 @@ def settings_of(name: str, size: int) -> Config:
         weights="none",
         limit=CASES[name, size],
         batch_size=BATCH,
-        epochs=1000,  # long enough to be worth the choice of a format
+        epochs=1000,  # so long that measuring the memory formats is worth it
     )
 
 
 def peers(settings: Config, folder: Path) -> Peers:
-    """Give each peer as a function that works through one window and gives its images per second."""
-    warm = WorkerCache(folder, Artifacts(str(folder / "artifacts")), CPU)
-    dataset = warm.load_dataset(settings)
-    how = ComputeSettings(memory_format=warm.choose_memory_format(settings, "fp32"))
+    """Return each peer as a function that runs one window and returns its images per second."""
+    cache = WorkerCache(folder, Artifacts(str(folder / "artifacts")), CPU)
+    dataset = cache.load_dataset(settings)
+    how = ComputeSettings(memory_format=cache.choose_memory_format(settings, "fp32"))
     run = loop.TrainingRun(
-        settings, dataset, CPU, compute_settings=how, build_model=warm.templates.build_seeded
+        settings, dataset, CPU, compute_settings=how, build_model=cache.templates.build_seeded
     )
     split = dataset.train
     return {
         **{
-            f"bare, {name}": bare(settings, split, ComputeSettings(memory_format=name))
+            f"bare, {name}": bare_window(settings, split, ComputeSettings(memory_format=name))
             for name in precision.MEMORY_FORMATS
         },
         "hpo": lambda: _hpo(run),
-        "tutorial": tutorial(settings, split),
+        "tutorial": tutorial_window(settings, split),
         "forward": _forward(run, split),
         "evaluation": lambda: _evaluation(run, split),
     }
@@ -129,8 +130,11 @@ def _forward(run: loop.TrainingRun, split: datasets.Split) -> Callable[[], float
     return window
 
 
-def bare(settings: Config, split: datasets.Split, how: ComputeSettings) -> Callable[[], float]:
-    """Give a function that makes a split's steps on one batch, and gives its images per second."""
+def bare_window(settings: Config, split: datasets.Split, how: ComputeSettings) -> Callable[[], float]:
+    """Return a function that repeats a step on one batch, as often as a split has steps.
+
+    It returns images per second.
+    """
     module = how.prepare_model(models.build_model(settings, 10))
     updates, loss = (
         optimizers.build_optimizer(settings, module.parameters()),
@@ -144,15 +148,15 @@ def bare(settings: Config, split: datasets.Split, how: ComputeSettings) -> Calla
         started = time.perf_counter()
         for _ in range(len(split) // BATCH):
             updates.zero_grad()
-            loss(module(inputs), labels).backward()
+            loss(module(inputs), labels).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
             updates.step()
         return len(split) // BATCH * BATCH / (time.perf_counter() - started)
 
     return window
 
 
-def tutorial(settings: Config, split: datasets.Split) -> Callable[[], float]:
-    """Give a function that goes once through a split, and gives its images per second."""
+def tutorial_window(settings: Config, split: datasets.Split) -> Callable[[], float]:
+    """Return a function that trains on a split once and returns images per second."""
     module, loss = models.build_model(settings, 10), optimizers.loss_function(settings)
     updates = torch.optim.SGD(module.parameters(), lr=settings.lr, momentum=settings.momentum)
     loader = torch_data.DataLoader(Pictures(split, settings.image_size), BATCH, shuffle=True)
@@ -164,7 +168,7 @@ def tutorial(settings: Config, split: datasets.Split) -> Callable[[], float]:
             updates.zero_grad()
             outputs = module(inputs)
             value = loss(outputs, labels)
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]  # nor this
             updates.step()
             total += value.item() * len(labels)
             correct += int((outputs.argmax(1) == labels).sum().item())
@@ -174,7 +178,7 @@ def tutorial(settings: Config, split: datasets.Split) -> Callable[[], float]:
 
 
 def measure(name: str, size: int, windows: int) -> dict[str, list[float]]:
-    """Give each peer's images per second in each window, after one to warm up."""
+    """Return the images per second of each peer in each window, after one window to warm up."""
     with tempfile.TemporaryDirectory() as folder:
         given = peers(settings_of(name, size), Path(folder))
     speeds: dict[str, list[float]] = {peer: [] for peer in given}
@@ -187,12 +191,12 @@ def measure(name: str, size: int, windows: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Measure all cases; print a table, then one line of JSON."""
+    """Measure all cases, and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each peer")
+    parser.add_argument("--windows", type=int, default=5, help="windows of each peer, which alternate")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
-    precision.keep_freed_memory()  # for all peers, which share a process
+    precision.keep_freed_memory()  # for all peers, because they share a process
     names = ("case", "best bare, images/s", "hpo / bare", "tutorial / bare", "evaluation / forward")
     table, rows = Table(*names, box=None), []
     for name, size in CASES:

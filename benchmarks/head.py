@@ -1,14 +1,15 @@
-"""A trial that trains the last layer alone: on features, beside the same on images, as a ratio.
+"""Compare a trial that trains only the last layer on features with the same trial on images, as a ratio.
 
-- *images*: every image passes through the frozen layers in every epoch. Its epochs are alike, so a window
-  times one of them; a trial is building the model and twenty times that epoch, without a worker's work.
-- *first*: the trial of a worker that computes the features and writes them.
-- *features*: the trials after it, in the same worker: from the end of one to the end of the next,
-  with claim, model, twenty epochs, their reports, and the weights in a file.
+- *images*: every image passes through the frozen layers in every epoch. All epochs are alike, so a window
+  times one of them. A trial is building the model and twenty times that epoch, without a worker's other
+  work.
+- *first*: the trial in which a worker computes the features and writes them.
+- *features*: the following trials of the same worker, from the end of one to the end of the next, with
+  claim, model, twenty epochs, their reports, and the file of weights.
 
-Models are kept in memory, and all runs on one thread. Windows of images and features are interleaved, since
-shared machines swing by a third from minute to minute; figures are medians over the windows, with their
-range. Run it with ``make bench``, or ``python -m benchmarks.head``.
+Models are kept in memory, and everything runs on one thread. Windows of images and features alternate,
+because the speed of shared machines varies by a third from minute to minute. Figures are medians over the
+windows, with their range. Run it with ``make bench``, or ``python -m benchmarks.head``.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from hpo.workers import worker
 CASES = (("resnet18", 64, 320), ("resnet18", 224, 96))  # model, pixels, training images
 EPOCHS = 20
 CPU = torch.device("cpu")
-TEMPLATES = models.InitialModels()
+INITIAL_MODELS = models.InitialModels()
 
 STUDY = """
 name = "head"
@@ -56,29 +57,29 @@ pruner = "none"
 """
 
 
-def on_images(settings: Config, dataset: datasets.Dataset) -> float:
-    """Give the seconds of a trial, from one of its epochs."""
+def seconds_on_images(settings: Config, dataset: datasets.Dataset) -> float:
+    """Return the seconds of a trial on images, from one of its epochs."""
     started = time.perf_counter()
-    run = loop.TrainingRun(settings, dataset, CPU, build_model=TEMPLATES.build_seeded)
+    run = loop.TrainingRun(settings, dataset, CPU, build_model=INITIAL_MODELS.build_seeded)
     building = time.perf_counter() - started
     return building + EPOCHS * next(epoch.seconds for epoch in run.epochs() if epoch is not None)
 
 
-def trials(text: str, root: Path) -> Iterator[TrialEvent]:
-    """Give the events of a worker that runs a study."""
+def run_trials(text: str, root: Path) -> Iterator[TrialEvent]:
+    """Run the study of a study file's text in a worker, and yield its events."""
     (root / "study.toml").write_text(text)
-    opened = studies.open_storage(f"sqlite:///{root}/hpo.db", create=True)
+    storage = studies.open_storage(f"sqlite:///{root}/hpo.db", create=True)
     definition = file.load_study_file(root / "study.toml", [], None)
-    studies.create_study(opened, definition, "")
+    studies.create_study(storage, definition, "")
     artifacts = Artifacts(str(root / "artifacts"))
     settings = worker.WorkerSettings(
         artifacts=artifacts, data=root, device="cpu", shown_as="cpu", lease_seconds=60.0
     )
-    yield from worker.run_worker(opened, definition.name, settings, threading.Event())
+    yield from worker.run_worker(storage, definition.name, settings, threading.Event())
 
 
-def on_features(events: Iterator[TrialEvent]) -> tuple[float, float]:
-    """Give the seconds of a worker's next trial, and of its median epoch."""
+def seconds_on_features(events: Iterator[TrialEvent]) -> tuple[float, float]:
+    """Return the seconds of a worker's next trial, and of its median epoch."""
     started, epochs = time.perf_counter(), []
     for event in events:
         if isinstance(event, EpochReported):
@@ -89,34 +90,35 @@ def on_features(events: Iterator[TrialEvent]) -> tuple[float, float]:
 
 
 def measure(name: str, size: int, limit: int, windows: int) -> dict[str, list[float]]:
-    """Give the seconds of each kind of trial in each window, and of a head's epoch."""
+    """Return the seconds of each kind of trial in each window, and of an epoch on features."""
     text = STUDY.format(model=name, size=size, limit=limit, epochs=EPOCHS, trials=windows + 2)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        events = trials(text, root)
-        first, _ = on_features(events)
-        on_features(events)  # its first checkpoint of this model has told what one costs
+        events = run_trials(text, root)
+        first, _ = seconds_on_features(events)
+        seconds_on_features(events)  # the first checkpoint of this model measures what one costs
         settings = file.load_study_file(root / "study.toml", [], None).trial_config({})
+        assert isinstance(settings, Config)
         dataset = datasets.load_dataset(settings, root)
         seconds = {"images": [], "first": [first], "features": [], "epoch": []}
         for _ in range(windows):
-            seconds["images"].append(on_images(settings, dataset))
-            trial, epoch = on_features(events)
+            seconds["images"].append(seconds_on_images(settings, dataset))
+            trial, epoch = seconds_on_features(events)
             seconds["features"].append(trial)
             seconds["epoch"].append(epoch)
         return seconds
 
 
-def spread(values: list[float], unit: float = 1.0) -> str:
-    """Give median and range as text."""
+def format_spread(values: list[float], unit: float = 1.0) -> str:
+    """Format the median and the range of values, each multiplied by ``unit``."""
     low, middle, high = (unit * each for each in (min(values), statistics.median(values), max(values)))
     return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
 def main() -> None:
-    """Measure all cases; print a table, then one line of JSON."""
+    """Measure all cases, and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each peer")
+    parser.add_argument("--windows", type=int, default=5, help="windows of each, which alternate")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
     heads = ("case", "images, s", "first, s", "features, s", "images / features", "a head's epoch, ms")
@@ -127,11 +129,11 @@ def main() -> None:
         ratio = statistics.median(seconds["images"]) / statistics.median(seconds["features"])
         table.add_row(
             f"{name} at {size}, {limit} images",
-            spread(seconds["images"]),
+            format_spread(seconds["images"]),
             f"{seconds['first'][0]:.3g}",
-            spread(seconds["features"]),
+            format_spread(seconds["features"]),
             f"{ratio:.0f}",
-            spread(seconds["epoch"], 1000.0),
+            format_spread(seconds["epoch"], 1000.0),
         )
         ratios = {"images/features": ratio}
         case = {"model": name, "image_size": size, "limit": limit}

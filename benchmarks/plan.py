@@ -1,8 +1,8 @@
-"""What ``hpo plan`` predicts for an epoch, beside epochs that are then trained, as a ratio.
+"""Compare what ``hpo plan`` predicts for an epoch with epochs that are then trained, as a ratio.
 
-The prediction takes a few steps on random images, *real* is training and evaluation of a whole epoch on the
-digits, on one thread. Windows of both take turns, since shared machines swing by a third from minute to
-minute; figures are medians over the windows, with their range.
+The prediction runs a few steps on random images. *Real* is the training and evaluation of a whole epoch
+on the digits, on one thread. Windows of both alternate, because the speed of shared machines varies by a
+third from minute to minute. Figures are medians over the windows, with their range.
 
 Run it with ``make bench``, or ``python -m benchmarks.plan``.
 """
@@ -25,7 +25,14 @@ CPU = torch.device("cpu")
 
 
 def measure(name: str, size: int, images: int, windows: int) -> dict[str, list[float]]:
-    """Give seconds per epoch, predicted and real, in each window."""
+    """Return the seconds per epoch, predicted and real, of each window.
+
+    Args:
+        name: Name of the model.
+        size: Side of the images, in pixels.
+        images: Training images per epoch.
+        windows: Number of windows.
+    """
     settings = Config(
         dataset="digits", model=name, image_size=size, weights="none", limit=images, epochs=windows + 1
     )
@@ -46,9 +53,9 @@ def measure(name: str, size: int, images: int, windows: int) -> dict[str, list[f
 
 
 def main() -> None:
-    """Measure all cases; print a table, then one line of JSON."""
+    """Measure all cases, and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--windows", type=int, default=5, help="interleaved windows of each")
+    parser.add_argument("--windows", type=int, default=5, help="windows of each, which alternate")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
     precision.keep_freed_memory()

@@ -1,9 +1,10 @@
-"""How many epochs search strategies need, on recorded curves: hpo's, random search, Optuna's.
+"""Compare how many epochs search strategies need on recorded curves: hpo's, random search, Optuna's.
 
     python -m benchmarks.search [--repeats 50] [--curves FILE.csv]
 
-Every strategy searches so many times, with 1 worker and with 8, for 40 whole trainings' worth of epochs
-(``hpo simulate`` does the same for any study). The target is the median regret of random search at the end.
+Each strategy searches ``--repeats`` times, with 1 worker and with 8, for as many epochs as 40 complete
+trainings have. (``hpo simulate`` does the same for any study.) The target is the median regret of random
+search at the end.
 """
 
 import argparse
@@ -23,35 +24,46 @@ PLAIN = "Optuna: TPE, median"  # plain Optuna's defaults
 
 
 @functools.cache
-def known(curves: Path) -> Surrogate:
-    """Give the surrogate of a file's curves, one per process."""
+def load_surrogate(curves: Path) -> Surrogate:
+    """Return the surrogate of a file's curves; it is built once per process."""
     return Surrogate(surrogate.read_curves(curves))
 
 
-def attempt(curves: Path, index: int, workers: int, repeats: int) -> SimulatedRuns:
-    """Simulate one of the strategies, in a process of its own."""
-    strategy = strategies.choose_strategies(known(curves).recorded, None, None)[index]
-    return strategies.simulate_strategy(known(curves), strategy, workers=workers, seeds=range(repeats))
+def simulate(curves: Path, index: int, workers: int, repeats: int) -> SimulatedRuns:
+    """Simulate one of the strategies; called in a process of its own.
+
+    Args:
+        curves: File with the recorded curves.
+        index: Index of the strategy.
+        workers: Number of simulated workers.
+        repeats: Number of simulated studies.
+    """
+    strategy = strategies.choose_strategies(load_surrogate(curves).recorded, None, None)[index]
+    return strategies.simulate_strategy(
+        load_surrogate(curves), strategy, workers=workers, seeds=range(repeats)
+    )
 
 
 def main() -> None:
-    """Compare the strategies, and print a table, the three ratios, and a JSON line."""
+    """Compare the strategies, and print a table and one line of JSON with the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--curves", type=Path, default=CURVES)
     given = parser.parse_args()
-    recorded = known(given.curves).recorded
+    recorded = load_surrogate(given.curves).recorded
     count = len(strategies.choose_strategies(recorded, None, None))
     for workers in (1, 8):
         tasks = [(given.curves, index, workers, given.repeats) for index in range(count)]
         with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            tried = list(pool.map(attempt, *zip(*tasks, strict=True)))
+            tried = list(pool.map(simulate, *zip(*tasks, strict=True)))
         print(
             "\n".join(
-                strategies.describe_simulation(known(given.curves), workers=workers, repeats=given.repeats)
+                strategies.describe_simulation(
+                    load_surrogate(given.curves), workers=workers, repeats=given.repeats
+                )
             )
         )
-        found = strategies.compare_searches(tried, known(given.curves))
+        found = strategies.compare_searches(tried, load_surrogate(given.curves))
         open_console().print(strategies.make_table(found, strategies.epoch_budget(recorded)))
         print(
             json.dumps(
@@ -68,7 +80,7 @@ def main() -> None:
 def _ratios(
     found: list[strategies.SearchResult], tried: list[SimulatedRuns], budget: int
 ) -> dict[str, float | str]:
-    """Give hpo's epochs to the target over those of its peers, and how likely that is by chance."""
+    """Return the ratios of hpo's epochs to the target to those of its peers, with their p values."""
     needed = {result.strategy: result.epochs.value for result in found}
     ours = found[-1]
     plain = [name for name in needed if name.startswith("Optuna: ")]

@@ -1,9 +1,9 @@
-"""What lies between two trials of a warm worker, beside building the model anew.
+"""Compare the time between two trials of a worker with the time to build the model anew.
 
-One worker runs trials of one step each. *Turnaround* is the time from a trial's end to the moment that the
-next one could take its first step: claim, setting, data, weights. *Building* is torchvision's constructor
-with its random weights, which a worker without warm models would do for each trial. The last column is the
-memory of the worker's process at its highest.
+One worker runs trials of one step each. *Turnaround* is the time from the end of a trial to the moment at
+which the next one could make its first step: claim, setting, data, weights. *Building* is torchvision's
+constructor with random weights, which a worker that keeps no models would call for each trial. The last
+column is the peak memory of the worker process.
 
 Run it with ``make bench``, or ``python -m benchmarks.turnaround``.
 """
@@ -46,11 +46,17 @@ pruner = "none"
 
 
 def gaps(name: str, size: int, trials: int) -> list[float]:
-    """Give the seconds from each trial's end to the next one's start, but for the first two trials."""
+    """Return the seconds from each trial's end to the next one's start, without the first two trials.
+
+    Args:
+        name: Name of the model.
+        size: Side of the images, in pixels.
+        trials: Number of trials to run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         text = STUDY.format(model=name, size=size, trials=trials)
         found, ended = [], None
-        for event in head.trials(text, Path(folder)):
+        for event in head.run_trials(text, Path(folder)):
             if isinstance(event, TrialStarted) and ended is not None:
                 found.append(time.perf_counter() - ended)
             if isinstance(event, TrialEnded):
@@ -58,8 +64,8 @@ def gaps(name: str, size: int, trials: int) -> list[float]:
     return found[1:]
 
 
-def building(name: str, size: int, times: int) -> list[float]:
-    """Give the seconds that a new module takes."""
+def building_seconds(name: str, size: int, times: int) -> list[float]:
+    """Return the seconds that each of ``times`` new modules takes to build."""
     settings, found = Config(dataset="digits", model=name, image_size=size, weights="none"), []
     for _ in range(times):
         started = time.perf_counter()
@@ -69,7 +75,7 @@ def building(name: str, size: int, times: int) -> list[float]:
 
 
 def main() -> None:
-    """Measure all cases; print a table, then one line of JSON."""
+    """Measure all cases, and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--trials", type=int, default=7, help="of each case; five gaps count")
     trials = parser.parse_args().trials
@@ -77,7 +83,7 @@ def main() -> None:
     table = Table("case", "turnaround, s", "building, s", "turnaround / building", "peak GiB", box=None)
     rows = []
     for name, size in CASES:
-        between, anew = gaps(name, size, trials), building(name, size, 5)
+        between, anew = gaps(name, size, trials), building_seconds(name, size, 5)
         middle, built = statistics.median(between), statistics.median(anew)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         spread = f"{middle:.2f} ({min(between):.2f} to {max(between):.2f})"

@@ -1,0 +1,167 @@
+"""Workers that use the store without training, and measure their calls: hpo's and plain Optuna's."""
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from benchmarks import store
+from benchmarks.store import accuracy, commit_report
+from benchmarks.synthetic_trials import EPOCHS, SPACE
+from hpo.search import asha
+from hpo.store import lease, process, studies
+from hpo.store.history import History
+from hpo.study import space
+from hpo.workers import pruning, worker
+from hpo.workers.trial import choose_setting
+
+KINDS = ("ask", "report", "end")  # of calls
+
+
+class WindowOverError(Exception):
+    """The window is over."""
+
+
+@dataclass
+class Clock:
+    """A worker's window, which begins for all workers at the same time, and the times of its calls."""
+
+    barrier: Any
+    seconds: float
+    pace: float | None  # seconds from one report to the next
+    phase: float  # share of the pace by which this worker starts later
+    warm_up_epochs: int  # before the window
+    end: float = float("-inf")
+    due: float = 0.0
+    calls: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+    @contextlib.contextmanager
+    def call(self, kind: str) -> Iterator[None]:
+        """Note the time of a call that ends within the window."""
+        begun = time.monotonic()
+        yield
+        done = time.monotonic()
+        if done <= self.end:
+            self.calls[kind].append(done - begun)
+
+    def epoch(self) -> None:
+        """Wait as long as an epoch takes; before the window's first epoch, wait for all workers.
+
+        Raises:
+            WindowOverError: When the window has ended.
+        """
+        self.warm_up_epochs -= 1
+        if self.warm_up_epochs >= 0:
+            return
+        if self.end < 0:
+            self.barrier.wait()
+            self.due = time.monotonic() + (self.pace or 0.0) * self.phase
+            self.end = time.monotonic() + self.seconds
+        if self.pace is not None:
+            time.sleep(max(min(self.due, self.end) - time.monotonic(), 0.0))
+            self.due += self.pace
+        if time.monotonic() >= self.end:
+            raise WindowOverError
+
+
+class HpoWorker:
+    """A worker's trials, as far as they use the store."""
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self.storage = studies.open_storage(url, create=False)
+        self.history = History(self.storage, studies.find_study_id(self.storage, "hpo"), "hpo")
+        self.owner, self.clock = process.current_owner("cpu"), clock or Clock(None, 0.0, None, 0.0, 0)
+
+    @contextlib.contextmanager
+    def ask(self) -> Iterator[tuple[lease.Claim, pruning.TrialPruner]]:
+        """Claim a trial, get its parameters, and keep its lease; yield the claim and its pruner."""
+        definition = studies.read_definition(self.storage, "hpo")
+        self.history.rungs = asha.rungs_of(definition)
+        claim = worker._claim_next(self.storage, self.history, self.owner, 60.0, definition.search)
+        assert claim is not None
+        with lease.keep_lease(claim):
+            context: Any = SimpleNamespace(history=self.history, definition=definition)
+            _, _, study = choose_setting(claim, context)
+            yield claim, pruning.TrialPruner(study, self.history, definition)
+
+    def run_trial(self) -> None:
+        """Run a trial."""
+        clock = self.clock
+        with contextlib.ExitStack() as stack:
+            with clock.call("ask"):
+                claim, pruner = stack.enter_context(self.ask())
+            for epoch in range(1, EPOCHS + 1):
+                clock.epoch()
+                with clock.call("report"):
+                    try:
+                        commit_report(claim, pruner, epoch)
+                    except (
+                        pruning.TrialPrunedByRule
+                    ) as pruned:  # the trial continues, so note that it has passed this rung
+                        self.history.own_trial.system_attrs.update(pruned.attributes)
+            with clock.call("end"):
+                claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget_checkpoint=True)
+
+
+class PlainWorker:
+    """Plain Optuna's trials."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self.clock = clock
+        self.study = optuna.load_study(
+            study_name="plain",
+            storage=url,
+            sampler=optuna.samplers.TPESampler(seed=os.getpid()),
+            pruner=optuna.pruners.HyperbandPruner(1, EPOCHS, 3),
+        )
+
+    def run_trial(self) -> None:
+        """Run a trial."""
+        clock = self.clock
+        with clock.call("ask"):
+            trial = self.study.ask()
+            for parameter in SPACE:
+                space.suggest_value(trial, parameter)
+        for epoch in range(1, EPOCHS + 1):
+            clock.epoch()
+            with clock.call("report"):
+                trial.report(accuracy(trial.number, epoch), epoch)
+                if epoch < EPOCHS:
+                    trial.should_prune()
+        with clock.call("end"):
+            self.study.tell(trial, accuracy(trial.number, EPOCHS))
+
+
+# What makes a peer's study, and what runs its trials.
+PEERS: dict[str, Any] = {
+    "plain": (store.PlainTrials, PlainWorker),
+    "hpo": (store.HpoTrials, HpoWorker),
+}
+
+
+def run_worker(peer: str, url: str, clock: Clock, answer: Any) -> None:
+    """Run trials in a worker process until the window ends, and send the times of the calls.
+
+    Args:
+        peer: Key of ``PEERS``.
+        url: The database, or a pooler in front of it.
+        clock: The worker's window.
+        answer: Connection that receives the times, or the text of an error.
+    """
+    try:
+        worker_ = PEERS[peer][1](url, clock)
+        with contextlib.suppress(WindowOverError):
+            while True:
+                worker_.run_trial()
+        answer.send(clock.calls)
+    except BaseException:
+        clock.barrier.abort()
+        answer.send(traceback.format_exc())
+    os._exit(0)  # an unfinished trial is left as after a kill

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpo.analysis import surrogate
+from hpo.analysis.recorded_curves import curves_of_study, write_curves
 from hpo.store import studies
 
 HERE = Path(__file__).parent
@@ -21,8 +21,8 @@ def main() -> None:
     """Run the study, or resume it, and write its curves."""
     subprocess.run([sys.executable, "-m", "hpo", "run", str(HERE / "curves.toml")], check=True)
     storage = studies.open_storage(os.environ.get("HPO_STORE", "sqlite:///storage/hpo.db"), create=False)
-    recorded = surrogate.curves_of_study(storage, NAME)
-    surrogate.write_curves(recorded, HERE / "curves.csv")
+    recorded = curves_of_study(storage, NAME)
+    write_curves(recorded, HERE / "curves.csv")
     print(f"{len(recorded.curves)} curves of {recorded.epochs} epochs")
 
 

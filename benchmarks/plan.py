@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hpo.analysis import cost
+from hpo.analysis import step_timing
 from hpo.training import datasets, loop, models, precision
 from hpo.training.config import Config
 
@@ -43,7 +43,7 @@ def measure(name: str, size: int, images: int, windows: int) -> dict[str, list[f
     steps = len(loop.batch_bounds(shape.train, settings.batch_size))
     found: dict[str, list[float]] = {"predicted": [], "real": []}
     for _ in range(windows):
-        seen = cost.measure_cost(settings, shape, CPU)
+        seen = step_timing.measure_cost(settings, shape, CPU)
         epoch = next(epochs)
         if seen is None or epoch is None:
             raise RuntimeError(f"{name} at {size} px does not fit into the memory")

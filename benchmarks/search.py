@@ -14,7 +14,8 @@ import json
 import os
 from pathlib import Path
 
-from hpo.analysis import strategies, surrogate
+from hpo.analysis import strategies
+from hpo.analysis.recorded_curves import read_curves
 from hpo.analysis.strategies import SimulatedRuns
 from hpo.analysis.surrogate import Surrogate
 from hpo.cli.console import open_console
@@ -26,7 +27,7 @@ PLAIN = "Optuna: TPE, median"  # plain Optuna's defaults
 @functools.cache
 def load_surrogate(curves: Path) -> Surrogate:
     """Return the surrogate of a file's curves; it is built once per process."""
-    return Surrogate(surrogate.read_curves(curves))
+    return Surrogate(read_curves(curves))
 
 
 def simulate(curves: Path, index: int, workers: int, repeats: int) -> SimulatedRuns:

@@ -1,6 +1,7 @@
-"""What the trials of a study say: records, intervals, importance, cost, simulation, the final evaluation.
+"""Analysis of a study's trials: records, intervals, importance, cost, simulation, the final evaluation.
 
-Belongs here: calculations over trials that have been read, and the tables and figures that show them.
-Does not belong here: the pages and commands that present them (``hpo.report``, ``hpo.cli``), or the
-original report (``hpo.original``). Read ``records`` first.
+Belongs here: calculations over trials that were read from the store, and the tables and figures that show
+them. Does not belong here: the pages and commands that present them (``hpo.report``, ``hpo.cli``), and the
+original report (``hpo.original``). Read ``records`` first, then ``intervals``. ``cost`` forecasts a study's
+time, ``strategies`` compares search strategies by ``simulation``, ``finish`` evaluates the best settings.
 """

@@ -33,8 +33,9 @@ def describe_split(selection: str | None) -> str:
     """Say which split an accuracy was measured on, with the warning that the test split deserves.
 
     Args:
-        selection: The study's ``selection``: ``validation``, ``test`` or ``final``. None if the study has
-            its own objective, which has no splits that hpo knows of.
+        selection: The study's ``train.selection``: ``valid``, ``test`` or ``final``. None if the study has
+        a
+            custom objective, which has no splits that hpo knows of.
     """
     if selection is None:
         return "as the study's own objective measures it"
@@ -46,11 +47,12 @@ def describe_split(selection: str | None) -> str:
 
 
 def end_reason(trial: FrozenTrial) -> str:
-    """Return why a trial was pruned or failed, or at which rung it waits for its promotion; "" if neither.
+    """Return why a trial was pruned or failed, or at which rung it waits for its promotion; else ""."""
+    rung = asha.paused_rung(trial)
+    return recorded_reason(trial) if rung is None else f"waits at the rung of epoch {rung}"
 
-    Of a failure's message, only the first line is returned.
-    """
-    if (rung := asha.paused_rung(trial)) is not None:
-        return f"waits at the rung of epoch {rung}"
+
+def recorded_reason(trial: FrozenTrial) -> str:
+    """Return why a trial was pruned, or the first line of why it failed, as stored; else ""."""
     failure = trial.user_attrs.get("failure") or {}
     return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]

@@ -1,7 +1,10 @@
-"""How sure a figure is: intervals of fractions, of means, and of the gap between two figures.
+"""95 % intervals of accuracies and times, and of the difference between two of them.
 
-A gap between single runs says nothing about what another seed would give; all that is known of its error is
-what the number of images, or the spread of the epochs' times, makes of it. Gaps below that count as small.
+With several runs, intervals come from the spread of the runs (Student's t, or Welch's t for a difference).
+
+With single runs there is no such spread, and nothing is known of what another seed would give. Only a part
+of the error is known: for an accuracy, what the number of images makes of it; for a time, the spread of the
+single epochs. A difference below that bound counts as small: its interval contains zero.
 """
 
 import math
@@ -11,14 +14,14 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
-Z = 1.96  # of a 95 % interval
-TIME_DRIFT = 0.05  # share of a time that one machine's runs drift apart by themselves
-MIN_TIME_SPREAD = 0.01  # share of a time below which two runs' agreement is luck
+Z = 1.96  # quantile of the normal distribution for a 95 % interval
+TIME_DRIFT = 0.05  # share by which the times of one machine's runs drift apart without a cause
+MIN_TIME_SPREAD = 0.01  # share of a time; two runs that agree better than this do so by luck
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A figure with its 95 % interval and how that was told."""
+    """A value with its 95 % interval, and a note on how the interval was computed."""
 
     value: float
     low: float
@@ -27,66 +30,121 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 where the whole interval lies above zero, -1 where below, 0 where zero is in it."""
+        """1 if the whole interval lies above zero, -1 if it lies below, 0 if it contains zero."""
         return (self.low > 0) - (self.high < 0)
 
 
 def fraction_interval(value: float, images: int) -> Interval:
-    """Give the Wilson interval of an accuracy that was measured on so many images."""
+    """Return the Wilson score interval of one accuracy (Wilson 1927, without continuity correction).
+
+    Args:
+        value: The accuracy, from 0 to 1.
+        images: The number of images that it was measured on.
+    """
     found = stats.binomtest(round(value * images), images).proportion_ci(method="wilson")
     return Interval(value=value, low=found.low, high=found.high, how=f"Wilson, {images} images")
 
 
 def mean_interval(values: Sequence[float], least: float = 0.0) -> Interval:
-    """Give the t interval of a mean of two values or more; their spread counts as ``least`` at least."""
+    """Return Student's t interval of a mean: mean +- t(0.975, n - 1) * s / sqrt(n).
+
+    Args:
+        values: Two values or more.
+        least: The smallest standard deviation s to assume. It keeps values that agree by luck from giving
+            an interval of no width.
+    """
     mean, count = statistics.fmean(values), len(values)
     half = _t_quantile(count - 1) * max(statistics.stdev(values), least) / math.sqrt(count)
     return Interval(value=mean, low=mean - half, high=mean + half, how=f"over {count} runs")
 
 
 def accuracy_step(images: int | None) -> float:
-    """Give what two accuracies on so many images differ by, where they are not the same by luck."""
+    """Return the smallest difference that two accuracies can have if they are not equal: 1 / images.
+
+    Args:
+        images: The number of images that they were measured on. None if unknown: the step is then 0.
+    """
     return 1 / images if images else 0.0
 
 
 def accuracy_interval(values: Sequence[float], images: int | None) -> Interval:
-    """Give the interval of a mean accuracy on so many images; no further than an accuracy can be."""
+    """Return Student's t interval of a mean accuracy, cut off at 0 and 1.
+
+    Args:
+        values: Two accuracies or more, one of each seed.
+        images: The number of images that they were measured on. None if unknown, or if the accuracy is not
+            a fraction of images: the interval is then not cut off.
+    """
     found = mean_interval(values, accuracy_step(images))
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if images else found
 
 
 def median_interval(values: Sequence[float]) -> Interval:
-    """Give the median of values with the interval that their order statistics make (Conover 1999, 3.2)."""
+    """Return a median with its distribution-free interval.
+
+    The limits are order statistics, chosen by the binomial distribution with p = 1/2 (Conover 1999,
+    Practical Nonparametric Statistics, section 3.2).
+    """
     ranked, count = sorted(values), len(values)
-    out = int(stats.binom.ppf(0.025, count, 0.5))  # values that lie outside, on each side
-    low, high = ranked[max(out - 1, 0)], ranked[min(count - out, count - 1)]
+    outside = int(stats.binom.ppf(0.025, count, 0.5))  # values below the interval, and as many above it
+    low, high = ranked[max(outside - 1, 0)], ranked[min(count - outside, count - 1)]
     return Interval(value=statistics.median(ranked), low=low, high=high, how=f"over {count} repeats")
 
 
-def paired_difference(pairs: Sequence[tuple[float, float]], least: float = 0.0) -> Interval:
-    """Give the t interval of how much higher the first of each pair is, over two pairs or more."""
-    found = mean_interval([first - second for first, second in pairs], least)
-    return replace(found, how=f"95 % over {len(pairs)} seeds, paired")
+def paired_difference(paired: Sequence[tuple[float, float]], least: float = 0.0) -> Interval:
+    """Return how much higher the first of each pair is: the paired t interval.
+
+    Args:
+        paired: Two values of each seed, for two seeds or more.
+        least: The smallest standard deviation of the differences to assume.
+    """
+    found = mean_interval([first - second for first, second in paired], least)
+    return replace(found, how=f"95 % over {len(paired)} seeds, paired")
 
 
 def seed_noise_bound(deviation: float, freedom: int) -> float:
-    """Give the gap between two single runs below which seeds alone may have made it (95 %)."""
+    """Return the difference between two single runs below which seeds alone may explain it (95 %).
+
+    It is t(0.975, freedom) * sqrt(2) * deviation: a difference of two runs has twice the variance of one.
+
+    Args:
+        deviation: The standard deviation of runs of one setting, pooled over settings.
+        freedom: The degrees of freedom of that deviation.
+    """
     return _t_quantile(freedom) * math.sqrt(2) * deviation
 
 
 def image_noise_bound(a: float, b: float, images: int | None) -> float:
-    """Give the gap between two accuracies below which so many images cannot tell them apart."""
+    """Return the difference of two accuracies below which the images cannot tell them apart (95 %).
+
+    It is 1.96 standard errors of the difference of two binomial proportions,
+    sqrt((a (1 - a) + b (1 - b)) / images).
+
+    Args:
+        a: An accuracy, from 0 to 1.
+        b: Another accuracy.
+        images: The number of images that both were measured on. None if unknown: the bound is then
+            infinite.
+    """
     if images is None:
         return math.inf
-    return Z * math.sqrt((_variance(a) + _variance(b)) / images)
+    return Z * math.sqrt((_binomial_variance(a) + _binomial_variance(b)) / images)
 
 
-def _variance(accuracy: float) -> float:
+def _binomial_variance(accuracy: float) -> float:
     return max(accuracy * (1 - accuracy), 0.0)
 
 
 def accuracy_difference(a: Sequence[float], b: Sequence[float], images: int | None) -> Interval:
-    """Give how much higher the accuracies ``a`` are than ``b``, one of each per seed."""
+    """Return how much higher the mean of the accuracies ``a`` is than that of ``b``.
+
+    With two seeds or more on both sides it is Welch's interval, else the bound of ``image_noise_bound``.
+
+    Args:
+        a: The accuracies of one setting, one of each seed; at least one.
+        b: Those of the other setting.
+        images: The number of images that all were measured on; None if unknown.
+    """
     if min(len(a), len(b)) > 1:
         return _welch_difference(a, b, accuracy_step(images), "seeds")
     bound = image_noise_bound(statistics.fmean(a), statistics.fmean(b), images)
@@ -94,19 +152,34 @@ def accuracy_difference(a: Sequence[float], b: Sequence[float], images: int | No
 
 
 def difference_from_level(a: Sequence[float], level: float, images: int | None) -> Interval:
-    """Give how much higher the accuracies are than a fixed level."""
+    """Return how much higher the mean of the accuracies is than a fixed level.
+
+    With two seeds or more it is Student's t interval of the mean; with one, the bound of
+    ``image_noise_bound`` against a level that has no error of its own.
+
+    Args:
+        a: The accuracies of one setting, one of each seed; at least one.
+        level: The level, from 0 to 1.
+        images: The number of images that the accuracies were measured on; None if unknown.
+    """
     if len(a) > 1:
         mean = mean_interval(a, accuracy_step(images))
         low, high = mean.low - level, mean.high - level
         return Interval(value=mean.value - level, low=low, high=high, how=f"95 % over {len(a)} seeds")
-    bound = image_noise_bound(a[0], 1.0, images)
+    bound = image_noise_bound(a[0], 1.0, images)  # 1.0: a proportion without variance
     return _single_run_difference(a, [level], bound, "unknown" if math.isinf(bound) else f"{bound:.4f}")
 
 
 def seconds_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Interval:
-    """Give how much longer an epoch of runs ``a`` takes than of ``b``; a run is its epochs' seconds.
+    """Return how much longer an epoch of the runs ``a`` takes than one of the runs ``b``, in seconds.
 
-    Between single runs a gap is small below 5 % of the longer, or below twice the spread of their epochs.
+    With two runs or more on both sides it is Welch's interval over the runs' means. Between single runs, a
+    difference counts as small below 5 % of the longer time, or below twice the standard deviation of the
+    difference of two epochs, whichever is larger.
+
+    Args:
+        a: For each run, the seconds of its epochs; at least one run with at least one epoch.
+        b: The same for the other setting.
     """
     means = [[statistics.fmean(run) for run in runs] for runs in (a, b)]
     longest = max(map(statistics.fmean, means))
@@ -117,10 +190,12 @@ def seconds_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]
 
 
 def _epoch_spread(runs: Sequence[Sequence[float]]) -> float:
+    """Return the largest standard deviation of the epochs' seconds within a run."""
     return max((statistics.stdev(run) for run in runs if len(run) > 1), default=0.0)
 
 
 def _single_run_difference(a: Sequence[float], b: Sequence[float], bound: float, said: str) -> Interval:
+    """Return the difference of two means with ``bound`` on both sides; ``said`` is the bound as text."""
     gap = statistics.fmean(a) - statistics.fmean(b)
     how = f"one run each; gaps below {said} count as small"
     if math.isinf(bound):
@@ -129,7 +204,11 @@ def _single_run_difference(a: Sequence[float], b: Sequence[float], bound: float,
 
 
 def _welch_difference(a: Sequence[float], b: Sequence[float], least: float, what: str) -> Interval:
-    """Give Welch's interval of the difference of two means."""
+    """Return Welch's t interval of the difference of two means.
+
+    The degrees of freedom are those of Welch and Satterthwaite (Welch 1947). ``least`` is the smallest
+    standard deviation to assume on each side.
+    """
     gap = statistics.fmean(a) - statistics.fmean(b)
     parts = [max(statistics.stdev(values), least) ** 2 / len(values) for values in (a, b)]
     error = math.sqrt(sum(parts))
@@ -142,4 +221,5 @@ def _welch_difference(a: Sequence[float], b: Sequence[float], least: float, what
 
 
 def _t_quantile(freedom: float) -> float:
+    """Return the 0.975 quantile of Student's t distribution."""
     return float(stats.t.ppf(0.975, freedom))

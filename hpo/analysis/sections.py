@@ -1,7 +1,7 @@
-"""What a page is made of: sections of figures and tables. Every figure has the table of what it shows.
+"""Sections of figures and tables, of which a report's page is made. Every figure comes with its table.
 
-Plotly reads a little HTML in its texts, so what comes from the store is escaped by ``text`` before it gets
-into a figure. Tables hold plain values; the page escapes them, and CSV wants them as they are.
+Plotly reads some HTML in its texts. Text from the store is therefore escaped by ``figure_text`` before it
+goes into a figure. Tables hold plain values: the page escapes them, and CSV files want them unescaped.
 """
 
 import csv
@@ -34,13 +34,13 @@ MAX_TEXT_LENGTH = 28  # characters of a text in a figure
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Values in rows; a text says a figure as it was printed."""
+    """Rows of values; a number that was printed elsewhere is kept as text, as it was printed."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
     def to_csv(self) -> bytes:
-        """Give the table as CSV in UTF-8, every number with all its digits."""
+        """Return the table as CSV in UTF-8, every number with all its digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -50,64 +50,64 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure with its table; ``name`` is that of its CSV file."""
+    """A figure with its table. Its CSV file is called ``name``."""
 
     name: str
     title: str
     figure: go.Figure
     table: Table
     caption: str = ""
-    is_listed: bool = False  # the page shows its table open
+    is_listed: bool = False  # the page shows the table unfolded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """A table that the page shows; ``name`` is that of its CSV file."""
+    """A table that the page shows. Its CSV file is called ``name``."""
 
     name: str
     title: str
     table: Table
     caption: str = ""
-    shown: Table | None = None  # what the page shows of it, if not all columns
+    shown: Table | None = None  # the columns that the page shows, if not all of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page; one without figures and tables says in ``text`` why."""
+    """A part of the page. If it has no figures and no tables, ``text`` says why."""
 
     name: str
     title: str
     text: tuple[str, ...] = ()
     parts: tuple[Plot | Listing, ...] = ()
-    narrow: bool = False  # its figures stand side by side
+    narrow: bool = False  # its figures are placed side by side
 
 
 def make_table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """Give a table."""
+    """Return a table of these columns and rows."""
     return Table(columns=tuple(columns), rows=tuple(tuple(row) for row in rows))
 
 
 def figure_text(value: Any) -> str:
-    """Give a value as a figure's text: escaped, and not too long."""
-    plain = format_value(value)
-    return html.escape(
-        plain if len(plain) <= MAX_TEXT_LENGTH else f"{plain[: MAX_TEXT_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
-    )
+    """Return a value as text for a figure: escaped, and shortened to ``MAX_TEXT_LENGTH`` characters."""
+    text = format_value(value)
+    if len(text) > MAX_TEXT_LENGTH:
+        text = f"{text[: MAX_TEXT_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return html.escape(text)
 
 
 def wrap_figure_text(value: str) -> str:
-    """Give a text in full as a figure's, escaped, in lines that a legend and an axis have room for."""
+    """Return a text in full for a figure: escaped, and broken into lines that fit a legend or an axis."""
     return "<br>".join(html.escape(line) for line in textwrap.wrap(value, MAX_TEXT_LENGTH))
 
 
 def epoch_axis(most: int) -> dict[str, Any]:
-    """Give the settings of an axis of epochs, from 1 to the last."""
+    """Return Plotly's settings for an axis of epochs, from 1 to ``most``."""
     step = {"dtick": 1} if most <= 12 else {}
     return {"title": {"text": "epoch"}, "range": [0.6, most + 0.4], "tickformat": "d", **step}
 
 
 def format_value(value: Any) -> str:
-    """Give a value as people read it; a text, which may be a figure as printed, as it is."""
+    """Return a value as readable text: an en dash for None, four digits of a float, a text unchanged."""
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, str):
@@ -120,14 +120,21 @@ def format_value(value: Any) -> str:
 
 
 def format_setting(params: Mapping[str, Any]) -> str:
-    """Give parameters as short text."""
+    """Return parameters as short text, such as ``lr 0.001, batch_size 16``."""
     return ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
 
 
 def make_figure(traces: Iterable[Any], *, x: Any = None, y: Any = None, height: int = 380) -> go.Figure:
-    """Give a figure in the page's style; ``x`` and ``y`` are a title or an axis' settings."""
-    made = go.Figure(list(traces))
-    made.update_layout(
+    """Return a figure in the style of the page.
+
+    Args:
+        traces: Plotly's traces.
+        x: The title of the x axis, or Plotly's settings for it.
+        y: The same for the y axis.
+        height: Pixels.
+    """
+    figure = go.Figure(list(traces))
+    figure.update_layout(
         template="none",
         height=height,
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#23303b"},
@@ -137,11 +144,15 @@ def make_figure(traces: Iterable[Any], *, x: Any = None, y: Any = None, height: 
         xaxis=style_axis(x),
         yaxis=style_axis(y),
     )
-    return made
+    return figure
 
 
 def style_axis(given: Any) -> dict[str, Any]:
-    """Give an axis' settings from its title, or from some of them."""
+    """Return the settings of an axis in the style of the page.
+
+    Args:
+        given: The axis' title, or settings that add to the style or replace parts of it; None for neither.
+    """
     settings = {"title": {"text": given}} if isinstance(given, str) else dict(given or {})
     return {
         "gridcolor": "#e6eaee",
@@ -153,7 +164,12 @@ def style_axis(given: Any) -> dict[str, Any]:
 
 
 def write_csv_files(folder: Path, sections: Iterable[Section]) -> list[str]:
-    """Write each figure's and table's CSV into a folder, and give the files' names."""
+    """Write a CSV file for each figure and table, and return the files' names.
+
+    Args:
+        folder: Where to write; it is made if it does not exist. Files of the same names are replaced.
+        sections: The sections of the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for part in (part for section in sections for part in section.parts):

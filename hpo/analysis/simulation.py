@@ -1,8 +1,13 @@
 """Search strategies, tried on recorded curves in virtual time.
 
-A simulated study has workers, and an event for each epoch that one of them ends: the epoch's accuracy is
-reported, the trial goes on, pauses, or ends, and a worker that is free takes the next. What decides are the
-samplers, the pruners and the rungs that real workers ask; only the training is replaced, by a surrogate.
+A simulated study has workers and a clock of virtual seconds. An epoch of a trial lasts as many virtual
+seconds as the trial's curve says (the seconds of its whole training, divided by its epochs); everything
+else takes no time. The simulation is a queue of events, one for each running trial: the end of its current
+epoch. At each event, the epoch's accuracy is reported, and the trial continues, pauses or ends. A worker
+that becomes idle takes the next trial at once.
+
+The decisions are made by the same samplers, pruners and rungs that real workers use. Only the training is
+replaced, by a surrogate.
 """
 
 import heapq
@@ -16,41 +21,48 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.analysis.surrogate import Curve, Surrogate
+from hpo.analysis.recorded_curves import Curve
+from hpo.analysis.surrogate import Surrogate
 from hpo.search import asha, samplers
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs, RungTable
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
 
-FINALISTS = 3  # of "k epochs for all, then the best three"
+FINALISTS = 3  # trials that continue after a screening
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """A way to choose settings, and to stop trials."""
+    """A way to choose settings and to stop trials."""
 
     name: str
-    sampler: Callable[[int, int], BaseSampler]  # of a seed and a trial's number
-    pruner: Callable[[int], pruners.BasePruner]  # of a trial's epochs
+    sampler: Callable[[int, int], BaseSampler]  # gets a seed and a trial's number
+    pruner: Callable[[int], pruners.BasePruner]  # gets the epochs of a trial
     rungs: Rungs | None = None
-    screening_epochs: int | None = None  # epochs that every trial has before the best of them are chosen
+    screening_epochs: int | None = None  # every trial runs these before the best FINALISTS continue
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestSoFar:
-    """What a simulated study had found when an epoch ended."""
+    """The best that a simulated study has found by the end of an epoch."""
 
     epochs: int  # of all trials together
-    seconds: float
+    seconds: float  # virtual
     accuracy: float  # the best so far
-    curve: Curve  # of the trial that has it
+    curve: Curve  # of the trial with this accuracy
 
 
 def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
-    """Give a strategy as a study file names it."""
+    """Return hpo's own strategy with a sampler and a pruner as a study file names them.
+
+    Args:
+        definition: The study whose space is searched, or whose points are run.
+        sampler: Its ``seed`` is replaced by the seed of each simulated study.
+        pruner: How trials are stopped.
+    """
     search = definition.search.model_copy(update={"sampler": sampler, "pruner": pruner, "trials": 10**6})
 
-    def made(seed: int) -> Definition:
+    def with_seed(seed: int) -> Definition:
         seeded = search.model_copy(update={"sampler": sampler.model_copy(update={"seed": seed})})
         return definition.model_copy(update={"search": seeded})
 
@@ -58,9 +70,9 @@ def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> 
         search = search.model_copy(update={"prune_points": True, "trials": 0})
     return Strategy(
         name=f"hpo: {f'{sampler.name}, ' if definition.searches else ''}{_pruner_label(pruner)}",
-        sampler=lambda seed, number: samplers.build_sampler(made(seed), number),
-        pruner=lambda epochs: samplers.build_pruner(made(0)),
-        rungs=asha.rungs_of(made(0)),
+        sampler=lambda seed, number: samplers.build_sampler(with_seed(seed), number),
+        pruner=lambda epochs: samplers.build_pruner(with_seed(0)),
+        rungs=asha.rungs_of(with_seed(0)),
     )
 
 
@@ -71,7 +83,15 @@ def _pruner_label(pruner: Pruner) -> str:
 
 
 def reference_strategies(definition: Definition, epochs: int) -> Iterator[Strategy]:
-    """Give what strategies of ours are compared with: Optuna's own, and screening all before the best."""
+    """Return the strategies to compare with: Optuna's own, and a screening of all trials.
+
+    Args:
+        definition: A study that searches, or one that only has listed points; the latter needs no sampler.
+        epochs: The epochs of a trial.
+
+    Yields:
+        First the reference that all others are measured by: random search, or all points without a pruner.
+    """
     prune: dict[str, Callable[[int], pruners.BasePruner]] = {
         "no pruner": lambda epochs: pruners.NopPruner(),
         "median": lambda epochs: pruners.MedianPruner(),
@@ -80,18 +100,19 @@ def reference_strategies(definition: Definition, epochs: int) -> Iterator[Strate
     }
     first = "random" if definition.searches else "no pruner"
     yield Strategy(name=first, sampler=_random_sampler, pruner=prune["no pruner"])
-    for name, sampler in (
-        (("random", _random_sampler), ("TPE", _tpe_sampler)) if definition.searches else ()
-    ):
-        for pruner, made in prune.items():
+    named_samplers = (("random", _random_sampler), ("TPE", _tpe_sampler))
+    for name, sampler in named_samplers if definition.searches else ():
+        for pruner, build in prune.items():
             if (name, pruner) != ("random", "no pruner"):
-                yield Strategy(name=f"Optuna: {name}, {pruner}", sampler=sampler, pruner=made)
+                yield Strategy(name=f"Optuna: {name}, {pruner}", sampler=sampler, pruner=build)
     for pruner in ("median", "halving", "hyperband") if not definition.searches else ():
         yield Strategy(name=f"Optuna: {pruner}", sampler=_random_sampler, pruner=prune[pruner])
-    for screened in sorted({1, max(epochs // 10, 1)}):
-        name = f"{screened} epoch{'s' * (screened > 1)} for all, then the best {FINALISTS}"
+    for screening in sorted({1, max(epochs // 10, 1)}):
         yield Strategy(
-            name=name, sampler=_random_sampler, pruner=prune["no pruner"], screening_epochs=screened
+            name=f"{screening} epoch{'s' * (screening > 1)} for all, then the best {FINALISTS}",
+            sampler=_random_sampler,
+            pruner=prune["no pruner"],
+            screening_epochs=screening,
         )
 
 
@@ -104,15 +125,16 @@ def _tpe_sampler(seed: int, number: int) -> BaseSampler:
 
 
 class _SimulatedStorage(InMemoryStorage):
-    """A study in memory; a sampler sees it as a strategy's rungs show it."""
+    """A study in memory that shows a sampler its trials as the strategy's rungs prescribe."""
 
-    def __init__(self, ladder: Rungs | None) -> None:
+    def __init__(self, rungs: Rungs | None) -> None:
         super().__init__()
-        self.rungs = ladder
+        self.rungs = rungs
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
+        """Return the trials for a sampler; overrides Optuna's method."""
         found = super().get_all_trials(study_id, deepcopy=False)
         if self.rungs is not None:
             found = self.rungs.as_sampler_sees(found)
@@ -121,27 +143,40 @@ class _SimulatedStorage(InMemoryStorage):
 
 @dataclass
 class _SimulatedTrial:
-    """A trial of a simulated study."""
+    """A trial of a simulated study, with the epochs that it has run."""
 
     trial: optuna.Trial
     curve: Curve
     epoch: int = 0
 
+    @property
+    def epoch_seconds(self) -> float:
+        """The virtual seconds of each of its epochs."""
+        return self.curve.total_seconds / len(self.curve.accuracies)
+
 
 class Simulation:
-    """One study of one strategy, in virtual time."""
+    """One simulated study of one strategy.
+
+    Args:
+        surrogate: Gives the curve of each setting.
+        strategy: Chooses the settings and stops trials.
+        seed: Of the sampler, and of the order of a grid. With seed 0 a grid runs in its own order.
+        workers: How many trials run at the same time.
+        max_epochs: The budget: epochs of all trials together.
+    """
 
     def __init__(
-        self, surrogate: Surrogate, strategy: Strategy, *, seed: int, workers: int, most: int
+        self, surrogate: Surrogate, strategy: Strategy, *, seed: int, workers: int, max_epochs: int
     ) -> None:
         self.surrogate, self.strategy, self.seed, self.workers = surrogate, strategy, seed, workers
-        self.max_epochs = most  # epochs of all trials together
+        self.max_epochs = max_epochs
         self.storage = _SimulatedStorage(strategy.rungs)
         self.rung_table = None if strategy.rungs is None else RungTable(strategy.rungs)
         pruner = strategy.pruner(surrogate.recorded.epochs)
         self.study = optuna.create_study(
             storage=self.storage,
-            study_name=f"simulated-{seed}",  # which decides about hyperband's brackets
+            study_name=f"simulated-{seed}",  # hyperband hashes the name to assign brackets
             direction="maximize",
             pruner=pruner,
         )
@@ -149,116 +184,125 @@ class Simulation:
         self.planned = self._plan_trials()
 
     def _plan_trials(self) -> list[Curve] | int:
-        """Give the curves of a grid in the order in which they are run, or how many trials are searched."""
-        recorded, screened = self.surrogate.recorded, self.strategy.screening_epochs
+        """Return a grid's curves in the order in which they run; of a search, the number of trials."""
+        recorded, screening = self.surrogate.recorded, self.strategy.screening_epochs
         if not recorded.definition.searches:
             order = list(recorded.curves)
-            if self.seed:  # the first time as the study lists them
+            if self.seed:
                 random.Random(self.seed).shuffle(order)
             return order
-        if screened:
-            return max((self.max_epochs - FINALISTS * (recorded.epochs - screened)) // screened, FINALISTS)
+        if screening:
+            for_all = self.max_epochs - FINALISTS * (recorded.epochs - screening)
+            return max(for_all // screening, FINALISTS)
         return self.max_epochs
 
     def run(self) -> Iterator[BestSoFar]:
-        """Give what is found with each epoch, until all are used, or nothing is left to run."""
-        queue: list[tuple[float, int]] = []  # when a worker ends its epoch
+        """Simulate the study.
+
+        Yields:
+            The best so far, at the end of each epoch, until the budget is used up or no trial is left.
+        """
+        epoch_ends: list[tuple[float, int]] = []  # a heap of virtual times, each with a worker
         running: dict[int, _SimulatedTrial] = {}
         idle = list(range(self.workers))
-        now, used, best, whose = 0.0, 0, 0.0, 0
+        now, used, best_accuracy, best_number = 0.0, 0, 0.0, 0
         while used < self.max_epochs:
             while idle and (taken := self._next_trial(last=not running)):
                 worker = idle.pop(0)
                 running[worker] = taken
-                heapq.heappush(queue, (now + self._epoch_seconds(taken), worker))
-            if not queue:
+                heapq.heappush(epoch_ends, (now + taken.epoch_seconds, worker))
+            if not epoch_ends:
                 return
-            now, worker = heapq.heappop(queue)
-            own = running[worker]
-            own.epoch += 1
+            now, worker = heapq.heappop(epoch_ends)
+            current = running[worker]
+            current.epoch += 1
             used += 1
-            accuracy = own.curve.accuracies[own.epoch - 1]
-            if accuracy > best:
-                best, whose = accuracy, own.trial.number
-            yield BestSoFar(epochs=used, seconds=now, accuracy=best, curve=self.started[whose].curve)
-            if self._report_epoch(own, accuracy):
+            accuracy = current.curve.accuracies[current.epoch - 1]
+            if accuracy > best_accuracy:
+                best_accuracy, best_number = accuracy, current.trial.number
+            curve = self.started[best_number].curve
+            yield BestSoFar(epochs=used, seconds=now, accuracy=best_accuracy, curve=curve)
+            if self._report_epoch(current, accuracy):
+                heapq.heappush(epoch_ends, (now + current.epoch_seconds, worker))
+            else:
                 del running[worker]
                 idle.append(worker)
-            else:
-                heapq.heappush(queue, (now + self._epoch_seconds(own), worker))
 
-    def _epoch_seconds(self, own: _SimulatedTrial) -> float:
-        return own.curve.total_seconds / len(own.curve.accuracies)
-
-    def _trials(self) -> list[FrozenTrial]:
+    def stored_trials(self) -> list[FrozenTrial]:
+        """Return all trials as they are stored, not as a sampler sees them."""
         return InMemoryStorage.get_all_trials(self.storage, self.study._study_id, deepcopy=False)
 
-    def _report_epoch(self, own: _SimulatedTrial, accuracy: float) -> bool:
-        """Report an epoch, and tell whether the trial ends there, or pauses."""
-        own.trial.report(accuracy, own.epoch)
-        number, board, screened = own.trial.number, self.rung_table, self.strategy.screening_epochs
-        trial = self._trials()[number]
-        if own.epoch == len(own.curve.accuracies):
-            self._set_state(number, TrialState.COMPLETE, [max(own.curve.accuracies)])
-        elif board is not None and board.rungs.is_at_rung(trial):
-            found = board.decide(trial)
-            if found.kind == "promoted":
-                self._set_attribute(number, PROMOTED_PAST_RUNG, found.rung)
-                return False
-            self._pause(number, own.epoch)
-        elif own.epoch == screened and PROMOTED_PAST_RUNG not in trial.system_attrs:
-            self._pause(number, own.epoch)
-        elif own.trial.should_prune():
+    def _report_epoch(self, current: _SimulatedTrial, accuracy: float) -> bool:
+        """Report an epoch, and store what follows from it; return whether the trial continues."""
+        current.trial.report(accuracy, current.epoch)
+        number, rung_table = current.trial.number, self.rung_table
+        trial = self.stored_trials()[number]
+        if current.epoch == len(current.curve.accuracies):
+            self._set_state(number, TrialState.COMPLETE, [max(current.curve.accuracies)])
+        elif rung_table is not None and rung_table.rungs.is_at_rung(trial):
+            decision = rung_table.decide(trial)
+            if decision.kind == "promoted":
+                self._set_attribute(number, PROMOTED_PAST_RUNG, decision.rung)
+                return True
+            self._pause(number, current.epoch)
+        elif (
+            current.epoch == self.strategy.screening_epochs and PROMOTED_PAST_RUNG not in trial.system_attrs
+        ):
+            self._pause(number, current.epoch)
+        elif current.trial.should_prune():
             self._set_state(number, TrialState.PRUNED, [accuracy])
         else:
-            return False
-        return True
+            return True
+        return False
 
     def _pause(self, number: int, rung: int) -> None:
         self._set_attribute(number, PAUSED_AT_RUNG, rung)
         self._set_state(number, TrialState.WAITING)
 
     def _next_trial(self, *, last: bool) -> _SimulatedTrial | None:
-        """Give the trial that a free worker runs: a paused one, or a new one; None if there is none now."""
-        trials, planned = self._trials(), self.planned
-        left = len(trials) < (len(planned) if isinstance(planned, list) else planned)
-        found = self._promotable(trials, last=last and not left, left=left)
-        if found is not None:
-            number, rung = found
+        """Return the trial that an idle worker takes: a promoted one, or a new one; None if there is none.
+
+        ``last`` says that no other worker runs a trial, so that none can be waited for.
+        """
+        trials, planned = self.stored_trials(), self.planned
+        is_left = len(trials) < (len(planned) if isinstance(planned, list) else planned)
+        promotion = self._next_promotion(trials, last=last and not is_left, is_left=is_left)
+        if promotion is not None:
+            number, rung = promotion
             self._set_attribute(number, PAUSED_AT_RUNG, None)
             self._set_attribute(number, PROMOTED_PAST_RUNG, rung)
             self._set_state(number, TrialState.RUNNING)
             return self.started[number]
-        if not left:
-            return None
-        listed = isinstance(planned, list)
-        # A grid's points are listed: its sampler has nothing to say.
-        self.study.sampler = (
-            _random_sampler(0, 0) if listed else self.strategy.sampler(self.seed, len(trials))
-        )
+        return self._start_trial(len(trials)) if is_left else None
+
+    def _start_trial(self, number: int) -> _SimulatedTrial:
+        """Start a new trial: the grid's next point, or a setting that the sampler suggests."""
+        is_grid = isinstance(self.planned, list)
+        # A grid's points are listed, so its sampler has nothing to suggest.
+        self.study.sampler = _random_sampler(0, 0) if is_grid else self.strategy.sampler(self.seed, number)
         self.study._thread_local.cached_all_trials = None
         trial = optuna.Trial(self.study, self.storage.create_new_trial(self.study._study_id))
-        if isinstance(planned, list):
-            curve = planned[trial.number]
+        if isinstance(self.planned, list):
+            curve = self.planned[trial.number]
         else:
             train = self.surrogate.recorded.definition.train
-            curve = self.surrogate.predict_curve(space.suggest_setting(trial, self.surrogate.space, train))
+            setting = space.suggest_setting(trial, self.surrogate.space, train)
+            curve = self.surrogate.predict_curve(setting)
         self.started.append(_SimulatedTrial(trial, curve))
         return self.started[-1]
 
-    def _promotable(self, trials: list[FrozenTrial], *, last: bool, left: bool) -> tuple[int, int] | None:
-        """Give the number of the paused trial that goes on, and its rung."""
-        screened = self.strategy.screening_epochs
+    def _next_promotion(
+        self, trials: list[FrozenTrial], *, last: bool, is_left: bool
+    ) -> tuple[int, int] | None:
+        """Return the number of the paused trial that continues, and the epoch at which it paused."""
+        screening = self.strategy.screening_epochs
         if self.rung_table is not None:
             return self.rung_table.next_promotion(last=last)
-        if screened is None or left or any((trial.last_step or 0) < screened for trial in trials):
+        if screening is None or is_left or any((trial.last_step or 0) < screening for trial in trials):
             return None
-        ranked = sorted(trials, key=lambda t: (-max(self._values_until(t, screened)), t.number))[:FINALISTS]
-        waiting = [trial.number for trial in ranked if asha.paused_rung(trial) is not None]
-        return (waiting[0], screened) if waiting else None
-
-    def _values_until(self, trial: FrozenTrial, epoch: int) -> list[float]:
-        return [value for step, value in trial.intermediate_values.items() if step <= epoch]
+        ranked = sorted(trials, key=lambda t: (-_best_until(t, screening), t.number))[:FINALISTS]
+        paused = [trial.number for trial in ranked if asha.paused_rung(trial) is not None]
+        return (paused[0], screening) if paused else None
 
     def _set_attribute(self, number: int, key: str, value: int | None) -> None:
         self.storage.set_trial_system_attr(self.started[number].trial._trial_id, key, value)
@@ -266,4 +310,9 @@ class Simulation:
     def _set_state(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self.storage.set_trial_state_values(self.started[number].trial._trial_id, state, values)
         if self.rung_table is not None:
-            self.rung_table.update(self._trials()[number])
+            self.rung_table.update(self.stored_trials()[number])
+
+
+def _best_until(trial: FrozenTrial, epoch: int) -> float:
+    """Return a trial's best accuracy up to and including an epoch."""
+    return max(value for step, value in trial.intermediate_values.items() if step <= epoch)

@@ -1,9 +1,10 @@
-"""How search strategies compare: what they have found, and how soon, over many simulated studies.
+"""Search strategies compared: what they find, and how soon, over many simulated studies.
 
-What a strategy has found, after so many epochs of all trials together, is the best accuracy reported so
-far; its regret is what the best accuracy that is known of has more. The target that strategies are to reach
-is the median regret that random search has after ``TRAININGS`` whole trainings. A strategy that did not
-reach it counts with all epochs and hours that it had, so its median is a lower bound.
+The regret of a strategy, after a number of epochs of all trials together, is the best accuracy known minus
+the best accuracy reported so far. The target that strategies have to reach is the median best accuracy of
+random search at the end of its budget, ``FULL_TRAININGS`` whole trainings. A simulated study that does not
+reach the target counts with all epochs and hours that it had, so the median of such a strategy is a lower
+bound.
 """
 
 import dataclasses
@@ -17,114 +18,160 @@ from scipy import stats
 
 from hpo.analysis import intervals, simulation, surrogate
 from hpo.analysis.intervals import Interval
+from hpo.analysis.recorded_curves import RecordedCurves
 from hpo.analysis.simulation import BestSoFar, Simulation, Strategy
-from hpo.analysis.surrogate import RecordedCurves, Surrogate
+from hpo.analysis.surrogate import Surrogate
 from hpo.study.checks import validate_record
 from hpo.study.definition import Pruner, Sampler
 from hpo.study.overrides import parse_value
 
 Record = TypeVar("Record", Sampler, Pruner)
 
-FULL_TRAININGS = 40  # whole trainings that a simulated study may take in all
-SIGNIFICANCE = 0.05  # a difference less likely than this by chance is one
-BUDGET_SHARES = (0.25, 0.5, 1.0)  # of its epochs after which regret is told
+FULL_TRAININGS = 40  # whole trainings that the budget of a simulated study allows
+SIGNIFICANCE = 0.05  # a p-value below this is a difference
+BUDGET_SHARES = (0.25, 0.5, 1.0)  # shares of the budget after which regret is shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedRuns:
-    """A strategy's simulated studies, one per repeat."""
+    """The simulated studies of a strategy, one for each seed."""
 
     strategy: str
-    runs: tuple[tuple[BestSoFar, ...], ...]
+    runs: tuple[tuple[BestSoFar, ...], ...]  # for each study, the best so far after each epoch
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a strategy came to."""
+    """How a strategy compares with random search."""
 
     strategy: str
-    regrets: tuple[Interval, ...]  # after SHARES of the epochs
-    epochs: Interval  # to the target
-    hours: Interval  # to the target, with all workers
+    regrets: tuple[Interval, ...]  # medians after BUDGET_SHARES of the epochs
+    epochs: Interval  # median until the target is reached
+    hours: Interval  # the same in virtual hours, with all workers
     ratio: float  # of its median epochs to those of random search
-    p: float  # that it needs no fewer epochs than random search (Mann-Whitney, one-sided)
+    p: float  # of the one-sided Mann-Whitney test that it needs fewer epochs than random search
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridResult:
+    """What a pruner saves in a grid, and whether the grid's winner survives, over all repeats."""
+
+    strategy: str
+    epochs: Interval  # median of the epochs that are run
+    share: float  # of all epochs, the median
+    kept: int  # repeats in which the winner is still found
+    repeats: int
+    lost: Interval  # median of the winner's accuracy minus that of the trial found
 
 
 def epoch_budget(recorded: RecordedCurves) -> int:
-    """Give how many epochs a simulated study may take in all; a grid may run whole."""
-    return max(FULL_TRAININGS, len(recorded.curves) * (not recorded.definition.searches)) * recorded.epochs
+    """Return how many epochs a simulated study may run in all; a grid may always run whole."""
+    points = 0 if recorded.definition.searches else len(recorded.curves)
+    return max(FULL_TRAININGS, points) * recorded.epochs
 
 
 def simulate_strategy(
     known: Surrogate, strategy: Strategy, *, workers: int, seeds: Iterable[int]
 ) -> SimulatedRuns:
-    """Simulate one study of a strategy for each seed."""
-    most = epoch_budget(known.recorded)
-    runs = (Simulation(known, strategy, seed=seed, workers=workers, most=most).run() for seed in seeds)
+    """Simulate one study of a strategy for each seed.
+
+    Args:
+        known: Gives the curve of each setting.
+        strategy: Chooses the settings and stops trials.
+        workers: How many trials of a study run at the same time.
+        seeds: Of the sampler, and of the order of a grid.
+    """
+    budget = epoch_budget(known.recorded)
+    runs = (
+        Simulation(known, strategy, seed=seed, workers=workers, max_epochs=budget).run() for seed in seeds
+    )
     return SimulatedRuns(strategy=strategy.name, runs=tuple(tuple(run) for run in runs))
 
 
 def compare_searches(tried: Sequence[SimulatedRuns], known: Surrogate) -> list[SearchResult]:
-    """Give what strategies came to; the first is random search, which sets the target."""
-    most = epoch_budget(known.recorded)
-    reached, epochs = _costs_to_target(tried, most), epochs_to_target(tried, most)
+    """Compare strategies with random search.
+
+    Args:
+        tried: The simulated studies of each strategy. The first strategy is random search, which sets the
+            target.
+        known: The surrogate that they ran on.
+    """
+    budget = epoch_budget(known.recorded)
+    costs, epochs = _costs_to_target(tried, budget), epochs_to_target(tried, budget)
+    of_random = epochs[tried[0].strategy]
     return [
         SearchResult(
             strategy=each.strategy,
             regrets=tuple(
-                _median_regret(each.runs, known.best_accuracy, round(share * most))
+                _median_regret(each.runs, known.best_accuracy, round(share * budget))
                 for share in BUDGET_SHARES
             ),
             epochs=intervals.median_interval(epochs[each.strategy]),
-            hours=intervals.median_interval([seconds / 3600 for _, seconds in reached[each.strategy]]),
-            ratio=statistics.median(epochs[each.strategy]) / statistics.median(epochs[tried[0].strategy]),
-            p=p_fewer_epochs(epochs[each.strategy], epochs[tried[0].strategy]),
+            hours=intervals.median_interval([seconds / 3600 for _, seconds in costs[each.strategy]]),
+            ratio=statistics.median(epochs[each.strategy]) / statistics.median(of_random),
+            p=p_fewer_epochs(epochs[each.strategy], of_random),
         )
         for each in tried
     ]
 
 
-def epochs_to_target(tried: Sequence[SimulatedRuns], most: int) -> dict[str, list[int]]:
-    """Give the epochs to the target by strategy, one figure per repeat."""
-    return {name: [epochs for epochs, _ in runs] for name, runs in _costs_to_target(tried, most).items()}
+def epochs_to_target(tried: Sequence[SimulatedRuns], budget: int) -> dict[str, list[int]]:
+    """Return the epochs until the target is reached, by strategy: one number for each simulated study.
+
+    Args:
+        tried: The simulated studies of each strategy; those of the first set the target.
+        budget: The epochs to count for a study that does not reach the target.
+    """
+    costs = _costs_to_target(tried, budget)
+    return {strategy: [epochs for epochs, _ in each] for strategy, each in costs.items()}
 
 
-def _costs_to_target(tried: Sequence[SimulatedRuns], most: int) -> dict[str, list[tuple[int, float]]]:
-    """Give epochs and seconds to the target."""
+def _costs_to_target(tried: Sequence[SimulatedRuns], budget: int) -> dict[str, list[tuple[int, float]]]:
+    """Return epochs and virtual seconds until the target is reached, by strategy."""
     target = statistics.median(run[-1].accuracy for run in tried[0].runs)
-    found: dict[str, list[tuple[int, float]]] = {}
+    costs: dict[str, list[tuple[int, float]]] = {}
     for each in tried:
         for run in each.runs:
-            at = next((found for found in run if found.accuracy >= target), None)
-            epochs = (most, run[-1].seconds) if at is None else (at.epochs, at.seconds)
-            found.setdefault(each.strategy, []).append(epochs)
-    return found
+            reached = next((best for best in run if best.accuracy >= target), None)
+            cost = (budget, run[-1].seconds) if reached is None else (reached.epochs, reached.seconds)
+            costs.setdefault(each.strategy, []).append(cost)
+    return costs
 
 
 def p_fewer_epochs(epochs: Sequence[float], others: Sequence[float]) -> float:
-    """Give the probability that so much fewer epochs came about by chance."""
+    """Return the p-value of the one-sided Mann-Whitney U test that ``epochs`` are fewer than ``others``.
+
+    Args:
+        epochs: The epochs to the target of a strategy, one number for each simulated study.
+        others: Those of the strategy to compare with.
+    """
     return float(stats.mannwhitneyu(epochs, others, alternative="less").pvalue)
 
 
 def _median_regret(runs: Sequence[Sequence[BestSoFar]], best: float, epochs: int) -> Interval:
-    """Give the median regret after so many epochs."""
+    """Return the median regret after so many epochs, or at the end of a study that ran fewer."""
     return intervals.median_interval([best - run[min(epochs, len(run)) - 1].accuracy for run in runs])
 
 
 def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str | None) -> list[Strategy]:
-    """Give what is to be compared: Optuna's and random search, hpo's defaults, and what was asked for.
+    """Return the strategies to compare: the reference ones, hpo's defaults, and the one asked for.
 
-    ``sampler`` and ``pruner`` are written as in a study file; left out, they are the study's own. Raises
-    DefinitionError.
+    Args:
+        recorded: The recorded study.
+        sampler: As in a study file: a name or an inline table. None: the study's own.
+        pruner: The same for the pruner.
+
+    Raises:
+        DefinitionError: A sampler or pruner that does not exist, or an option that it does not have.
     """
     search = recorded.definition.search
-    by_default = simulation.study_strategy(recorded.definition, Sampler(), Pruner())
+    defaults = simulation.study_strategy(recorded.definition, Sampler(), Pruner())
     asked = simulation.study_strategy(
         recorded.definition,
         search.sampler if sampler is None else _parse_option(Sampler, sampler, "sampler"),
         search.pruner if pruner is None else _parse_option(Pruner, pruner, "pruner"),
     )
-    ours = {each.name: each for each in (by_default, asked)}
+    ours = {each.name: each for each in (defaults, asked)}
     return [*simulation.reference_strategies(recorded.definition, recorded.epochs), *ours.values()]
 
 
@@ -134,20 +181,13 @@ def _parse_option(kind: type[Record], text: str, flag: str) -> Record:
     return validate_record(kind, given, f"--{flag}", flag)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridResult:
-    """What a pruner would have done to a grid, over all repeats."""
-
-    strategy: str
-    epochs: Interval  # that were run
-    share: float  # of all of them, the median
-    kept: int  # repeats in which the grid's winner still won
-    repeats: int
-    lost: Interval  # accuracy of the grid's winner, less that of the one found
-
-
 def compare_pruners(tried: Sequence[SimulatedRuns], recorded: RecordedCurves) -> list[GridResult]:
-    """Give what pruners would have saved of a grid, and whether its winner would still have won."""
+    """Return what pruners would have saved of a grid, and whether its winner would still have won.
+
+    Args:
+        tried: The simulated studies of each pruner.
+        recorded: The grid's curves.
+    """
     best = max(max(curve.accuracies) for curve in recorded.curves)
     whole = sum(len(curve.accuracies) for curve in recorded.curves)
     return [
@@ -164,25 +204,41 @@ def compare_pruners(tried: Sequence[SimulatedRuns], recorded: RecordedCurves) ->
 
 
 def describe_simulation(known: Surrogate, *, workers: int, repeats: int) -> Iterator[str]:
-    """Say as lines what was simulated."""
+    """Say what was simulated.
+
+    Args:
+        known: The surrogate.
+        workers: Of each simulated study.
+        repeats: Simulated studies of each strategy.
+
+    Yields:
+        Lines of text.
+    """
     recorded = known.recorded
-    many = f"{len(recorded.curves)} whole curves of {recorded.epochs} epochs"
-    crew = f"{repeats} times with {workers} worker{'s' * (workers > 1)}"
+    curves = f"{len(recorded.curves)} whole curves of {recorded.epochs} epochs"
+    times = f"{repeats} times with {workers} worker{'s' * (workers > 1)}"
     if not recorded.definition.searches:
-        yield f"{many}, replayed {crew}, the first time as listed, then in random order"
+        yield f"{curves}, replayed {times}, the first time as listed, then in random order"
         return
-    yield f"{many}, searched {crew}, {epoch_budget(recorded)} epochs each"
+    yield f"{curves}, searched {times}, {epoch_budget(recorded)} epochs each"
     yield (
-        f"between recorded settings a {surrogate.SURROGATE_NAME} tells the curve; it explains "
+        f"between recorded settings a {surrogate.SURROGATE_NAME} predicts the curve; it explains "
         f"{max(known.explained_variance, 0.0):.0%} of the variance of settings that it has not seen"
     )
-    yield f"medians [their 95 % intervals]; best accuracy known of: {known.best_accuracy:.4f}"
+    yield f"medians [95 % intervals]; best accuracy known: {known.best_accuracy:.4f}"
 
 
 def document(
     found: Sequence[SearchResult] | Sequence[GridResult], known: Surrogate, *, workers: int, repeats: int
 ) -> dict[str, Any]:
-    """Give results as a JSON document."""
+    """Return results as a JSON document.
+
+    Args:
+        found: The result of each strategy.
+        known: The surrogate that they ran on.
+        workers: Of each simulated study.
+        repeats: Simulated studies of each strategy.
+    """
     recorded = known.recorded
     searches = recorded.definition.searches
     return {
@@ -199,55 +255,60 @@ def document(
     }
 
 
-def make_table(found: Sequence[SearchResult] | Sequence[GridResult], most: int) -> Table:
-    """Give results as a table."""
-    shares = [f"regret at {share * most:.0f}" for share in BUDGET_SHARES]
-    heads = [*shares, "epochs to target", "hours", "of random's"]
+def make_table(found: Sequence[SearchResult] | Sequence[GridResult], budget: int) -> Table:
+    """Return results as a table for the terminal.
+
+    Args:
+        found: The result of each strategy.
+        budget: The epochs of a simulated study (``epoch_budget``).
+    """
+    shares = [f"regret at {share * budget:.0f}" for share in BUDGET_SHARES]
+    columns = [*shares, "epochs to target", "hours", "of random's"]
     if isinstance(found[0], GridResult):
-        heads = ["epochs run", "of all", "winner kept", "accuracy lost"]
-    result = Table("strategy", *heads, box=None, padding=(0, 1))
+        columns = ["epochs run", "of all", "winner kept", "accuracy lost"]
+    table = Table("strategy", *columns, box=None, padding=(0, 1))
     for each in found:
-        result.add_row(each.strategy, *_cells(each))
-    return result
+        table.add_row(each.strategy, *_cells(each))
+    return table
 
 
 def _cells(found: SearchResult | GridResult) -> list[str]:
     if isinstance(found, GridResult):
         kept = f"{found.kept} of {found.repeats}"
-        return [
-            _format_interval(found.epochs, ".0f"),
-            f"{found.share:.0%}",
-            kept,
-            _format_interval(found.lost, ".4f"),
-        ]
+        epochs, lost = _format_interval(found.epochs, ".0f"), _format_interval(found.lost, ".4f")
+        return [epochs, f"{found.share:.0%}", kept, lost]
     regrets = [_format_interval(each, ".4f") for each in found.regrets]
-    return [
-        *regrets,
-        _format_interval(found.epochs, ".0f"),
-        _format_interval(found.hours, ".3g"),
-        f"{found.ratio:.2f}",
-    ]
+    epochs, hours = _format_interval(found.epochs, ".0f"), _format_interval(found.hours, ".3g")
+    return [*regrets, epochs, hours, f"{found.ratio:.2f}"]
 
 
-def _format_interval(found: Interval, form: str) -> str:
-    return f"{found.value:{form}} [{found.low:{form}} {found.high:{form}}]"
+def _format_interval(interval: Interval, spec: str) -> str:
+    return f"{interval.value:{spec}} [{interval.low:{spec}} {interval.high:{spec}}]"
 
 
 def advice(found: Sequence[SearchResult] | Sequence[GridResult]) -> str:
-    """Say in a sentence what the results come to."""
+    """Return the conclusion from the results, as one sentence.
+
+    The best of several strategies has to be surer than one alone: its p-value is multiplied by the number
+    of strategies compared with random search (Bonferroni).
+    """
     if isinstance(found[0], GridResult):
-        safe = [each for each in found if isinstance(each, GridResult) and each.kept == each.repeats]
-        least = min(safe, key=lambda each: each.share, default=None)
-        if least is None:
-            return "no pruner would have kept the winner in every repeat: run this grid whole"
-        if least.share == 1:
-            return "no pruner that kept the winner in every repeat would have spared an epoch"
-        return f"{least.strategy} would have run {least.share:.0%} of the epochs, and kept the winner"
+        return _pruner_advice([each for each in found if isinstance(each, GridResult)])
     results = [each for each in found if isinstance(each, SearchResult)]
     best = min(results, key=lambda each: each.epochs.value)
-    if best.p * (len(results) - 1) > SIGNIFICANCE:  # the best of so many is lucky, too (Bonferroni)
+    if best.p * (len(results) - 1) > SIGNIFICANCE:
         return "no strategy needed surely fewer epochs than random search; more --repeats may tell"
     return (
         f"{best.strategy} reached random search's target in {best.epochs.value:.0f} epochs, "
         f"{best.ratio:.2f} of what random search needed"
     )
+
+
+def _pruner_advice(found: Sequence[GridResult]) -> str:
+    safe = [each for each in found if each.kept == each.repeats]
+    cheapest = min(safe, key=lambda each: each.share, default=None)
+    if cheapest is None:
+        return "no pruner would have kept the winner in every repeat: run this grid whole"
+    if cheapest.share == 1:
+        return "no pruner that kept the winner in every repeat would have spared an epoch"
+    return f"{cheapest.strategy} would have run {cheapest.share:.0%} of the epochs, and kept the winner"

@@ -20,7 +20,7 @@ from hpo.cli.options import (
 from hpo.cli.results import print_json
 
 if TYPE_CHECKING:
-    from hpo.analysis.surrogate import RecordedCurves
+    from hpo.analysis.recorded_curves import RecordedCurves
 
 app = typer.Typer()
 PLANNING = "Plan and check"  # heading in the help of hpo
@@ -92,12 +92,13 @@ def simulate_strategies(
 
     Example: hpo simulate my-study --repeats 50
     """
-    from hpo.analysis import strategies, surrogate
+    from hpo.analysis import strategies
+    from hpo.analysis.surrogate import Surrogate
     from hpo.cli import console, progress
 
     recorded = _read_curves(name, curves, store_url)
     chosen = strategies.choose_strategies(recorded, sampler, pruner)
-    known, searches = surrogate.Surrogate(recorded), recorded.definition.searches
+    known, searches = Surrogate(recorded), recorded.definition.searches
     tried = []
     for strategy in chosen:
         progress.print_stderr(f"{strategy.name}, {repeats} times")
@@ -117,13 +118,13 @@ def simulate_strategies(
 
 def _read_curves(name: str | None, curves: Path | None, store_url: str) -> "RecordedCurves":
     """Return the curves of a study or of a CSV file; exactly one of the two must be given."""
-    from hpo.analysis import surrogate
+    from hpo.analysis.recorded_curves import curves_of_study, read_curves
     from hpo.store import studies
 
     if curves is not None and name is None:
-        return surrogate.read_curves(curves)
+        return read_curves(curves)
     if name is not None and curves is None:
-        return surrogate.curves_of_study(studies.open_storage(store_url, create=False), name)
+        return curves_of_study(studies.open_storage(store_url, create=False), name)
     raise typer.BadParameter("want the NAME of a study, or --curves FILE.csv")
 
 

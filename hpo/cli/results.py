@@ -9,7 +9,7 @@ import typer
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
 
 if TYPE_CHECKING:
-    from hpo.analysis.finish import FinishResult
+    from hpo.analysis.finish_result import FinishResult
     from hpo.artifacts.folders import Artifacts
     from hpo.store.status import BestTrial
     from hpo.store.storage import Storage
@@ -207,14 +207,14 @@ def print_finish(found: "FinishResult", as_json: bool) -> None:
         found: The finished runs and their comparison.
         as_json: Print JSON instead of text.
     """
-    from hpo.analysis import finish
+    from hpo.analysis import finish_result
     from hpo.cli import console
 
     if as_json:
-        print_json(finish.document(found))
+        print_json(finish_result.document(found))
         return
-    console.open_console().print(finish.make_table(found))
-    print("\n".join(finish.summary_lines(found)))
+    console.open_console().print(finish_result.make_table(found))
+    print("\n".join(finish_result.summary_lines(found)))
 
 
 def _locations(

@@ -280,6 +280,7 @@ def finish_study(
     Example: hpo finish my-study --top 3 --seeds 5
     """
     from hpo.analysis import finish
+    from hpo.analysis.finish_result import read_result
     from hpo.cli import progress
     from hpo.store import status, studies
     from hpo.training.devices import worker_devices
@@ -296,4 +297,4 @@ def finish_study(
         progress.run_workers(storage, plan.name, devices, 1, settings, stop)
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
-    print_finish(finish.read_result(storage, plan), as_json)
+    print_finish(read_result(storage, plan), as_json)

@@ -1,10 +1,11 @@
-"""The original report as data: its 14 points, its figures as printed, its seven conclusions.
+"""The original report as data: its 14 points, its numbers as printed, and its seven conclusions.
 
-Source: a winter-term report on fine-tuning ImageNet-pretrained AlexNet, VGG16 and ResNet18 on CIFAR-10
-(in Korean), whose numbering of sections this keeps: 4.1 models and optimizers, 4.2 learning rate, 4.3
-momentum, 4.4 batch size. ``studies/original-grid.toml`` is the same points as a study.
+Source: a winter-term report (in Korean) on fine-tuning AlexNet, VGG16 and ResNet18, pretrained on ImageNet,
+on CIFAR-10. This file keeps the report's section numbers: 4.1 models and optimizers, 4.2 learning rate, 4.3
+momentum, 4.4 batch size. ``studies/original-grid.toml`` has the same points as a study.
 
-Its figures of accuracy by learning rate, momentum and batch size are plots; only their order survived.
+The report shows accuracy by learning rate, momentum and batch size only as plots. Their numbers are lost;
+only the order of the values is known.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ SITES = {"C": "Google Colab, GPU unnamed", "L": "a desktop with an RTX 3070"}
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPoint:
-    """One setting that the report ran, once."""
+    """One setting that the report trained, one run each."""
 
     number: int  # from 1, as in the study file
     site: str  # one of SITES
@@ -28,7 +29,7 @@ class ReportPoint:
     batch_size: int
     accuracy: str | None = None  # best over the epochs, as printed; None: not printed as a number
     epoch_seconds: str | None = None  # mean, as printed
-    also_lr: float | None = None  # what another place of the report says
+    also_lr: float | None = None  # the learning rate that another place of the report gives
 
     def __str__(self) -> str:
         momentum = "" if self.momentum is None else f" and momentum {self.momentum:g}"
@@ -101,12 +102,13 @@ POINTS = {
 }
 
 
-LEARNING_RATE_POINTS = (7, 8, 9)  # the points of 4.2
+LEARNING_RATE_POINTS = (7, 8, 9)  # the numbers of the points of 4.2
 MOMENTUM_POINTS = (8, 10, 11)  # of 4.3
 BATCH_SIZE_POINTS = (12, 8, 13, 14)  # of 4.4
 
-# What all its points share; an option's other value makes another experiment. Image size is not stated
-# there: the times fit 224 pixels. Nor is the split of its accuracy, by its code presumably the test images.
+# What all points share. A trial with another value of one of these options is another experiment. The
+# report does not state the image size: its times fit 224 pixels. Nor does it state the split that accuracy
+# was measured on: according to its code, presumably the test images.
 CONDITIONS: Mapping[str, Any] = {
     "dataset": "cifar10",
     "limit": None,

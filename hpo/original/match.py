@@ -1,6 +1,6 @@
-"""A study's trials beside the original's 14 points: which trial is which point's, and what differs.
+"""Which trials of a study repeat which of the original report's 14 points, and how their conditions differ.
 
-A trial is a point's if model, optimizer, learning rate, momentum, batch size and site are the point's.
+A trial matches a point if model, optimizer, learning rate, momentum, batch size and site are the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,14 +19,17 @@ OPTION_NAMES = {"dataset": "data set", "image_size": "image size"}
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedPoint:
-    """One of the original's points with this study's complete trials of it."""
+    """One of the original's points, with the study's complete trials that match it."""
 
     point: ReportPoint
     trials: tuple[TrialRecord, ...]
 
     @property
     def accuracies(self) -> list[float]:
-        """Each seed's best accuracy; several trials of one seed are one run, repeated: the first counts."""
+        """Each seed's best accuracy.
+
+        Several trials with one seed are one run, repeated: only the first counts.
+        """
         return [each.accuracy for each in self._first_of_each_seed() if each.accuracy is not None]
 
     @property
@@ -40,27 +43,30 @@ class MatchedPoint:
             found.setdefault(each.setting.get("seed"), each)
         return list(found.values())
 
-    def epoch_seconds(self, kind: str) -> list[tuple[float, ...]]:
-        """Give the epochs' seconds of each trial on one kind of hardware."""
-        return [each.epoch_seconds for each in self.trials if each.hardware == kind and each.epoch_seconds]
+    def epoch_seconds(self, hardware: str) -> list[tuple[float, ...]]:
+        """Return the seconds of each epoch, for each trial that ran on this kind of hardware."""
+        return [t.epoch_seconds for t in self.trials if t.hardware == hardware and t.epoch_seconds]
 
     @property
     def hardware_kinds(self) -> list[str]:
-        """The kinds of hardware it ran on."""
+        """The kinds of hardware that its trials ran on, in order of appearance."""
         return records.hardware_kinds(each for each in self.trials if each.epoch_seconds)
 
 
 def match_trials(found: Iterable[TrialRecord]) -> dict[int, MatchedPoint]:
-    """Give the original's points by number, each with its trials, if any."""
+    """Return all of the original's points by their number, each with its complete trials, if any."""
     done = records.complete_records(found)
     return {
-        n: MatchedPoint(point=point, trials=_matching_trials(point, done))
-        for n, point in facts.POINTS.items()
+        number: MatchedPoint(point=point, trials=_matching_trials(point, done))
+        for number, point in facts.POINTS.items()
     }
 
 
 def _matching_trials(point: ReportPoint, done: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Give a point's trials, of the other reading of its learning rate if there is none of the first."""
+    """Return the trials of a point.
+
+    The report gives one learning rate in two ways. The second counts only where no trial has the first.
+    """
     wanted = {key: getattr(point, key) for key in MATCHED_OPTIONS}
     for lr in (point.lr, point.also_lr):
         wanted["lr"] = lr
@@ -74,28 +80,28 @@ def _matching_trials(point: ReportPoint, done: Sequence[TrialRecord]) -> tuple[T
     return ()
 
 
-def _has_options(each: TrialRecord, wanted: Mapping[str, Any]) -> bool:
-    return all(each.setting.get(key) == value for key, value in wanted.items())
+def _has_options(record: TrialRecord, wanted: Mapping[str, Any]) -> bool:
+    return all(record.setting.get(key) == value for key, value in wanted.items())
 
 
-def describe_differences(replayed: Iterable[MatchedPoint]) -> list[str]:
-    """Say in what the trials differ from the original's conditions, each difference once."""
-    return list(dict.fromkeys(text for each in replayed for text in _point_differences(each)))
+def describe_differences(matched: Iterable[MatchedPoint]) -> list[str]:
+    """Say how the trials' conditions differ from the original's, each difference once."""
+    return list(dict.fromkeys(text for each in matched for text in _point_differences(each)))
 
 
-def _point_differences(replayed: MatchedPoint) -> Iterable[str]:
-    for each in replayed.trials:
+def _point_differences(matched: MatchedPoint) -> Iterable[str]:
+    for trial in matched.trials:
         for key, value in facts.CONDITIONS.items():
-            if key in each.setting and each.setting[key] != value:
-                yield _describe_difference(key, each.setting[key], value)
-        if each.planned_epochs != replayed.point.epochs:
-            yield f"epochs {each.planned_epochs}, not {replayed.point.epochs} (site {replayed.point.site})"
+            if key in trial.setting and trial.setting[key] != value:
+                yield _describe_difference(key, trial.setting[key], value)
+        if trial.planned_epochs != matched.point.epochs:
+            yield f"epochs {trial.planned_epochs}, not {matched.point.epochs} (site {matched.point.site})"
 
 
 def _describe_difference(key: str, here: Any, there: Any) -> str:
-    name = OPTION_NAMES.get(key, key)
+    """Say how one option differs: its value ``here`` in the trial, and ``there`` in the original."""
     if key == "limit":
         return f"at most {here} training images, not all"
     if key == "dropout":
         return f"dropout {here}, not the models' own"
-    return f"{name} {quote_value(here)}, not {quote_value(there)}"
+    return f"{OPTION_NAMES.get(key, key)} {quote_value(here)}, not {quote_value(there)}"

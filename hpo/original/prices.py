@@ -1,4 +1,4 @@
-"""What the original report spent on a setting: the prices that ``hpo plan`` puts beside its own."""
+"""The time that the original report spent on a setting. ``hpo plan`` shows it beside its own forecast."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from hpo.analysis import cost
+from hpo.analysis import cost, step_timing
 from hpo.analysis.cost import CostPart, Forecast
+from hpo.analysis.pruned_share import run_share
 from hpo.original import prices
 from hpo.study import file as studyfile
 from hpo.study.definition import Pruner
@@ -56,14 +57,14 @@ def priced(*parts: CostPart, **values) -> Forecast:
     ],
 )
 def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, epochs, share):
-    assert cost.run_share(Pruner(**pruner), epochs) == pytest.approx(share)
+    assert run_share(Pruner(**pruner), epochs) == pytest.approx(share)
 
 
 def test_replicates_run_whole_of_half_of_what_a_pruner_lets_through():
     asha = Pruner(name="asha", **BY_THREE)
     first = (1 + 2 / 3 + 6 / 9) / 9
-    assert cost.run_share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
-    assert cost.run_share(Pruner(name="none"), 9, 3) == 1.0
+    assert run_share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
+    assert run_share(Pruner(name="none"), 9, 3) == 1.0
 
 
 def test_workers_share_the_hours_but_no_trial():
@@ -86,7 +87,7 @@ def test_what_does_not_fit_is_said_and_not_counted(monkeypatch):
 
     monkeypatch.setattr(loop, "TrainingRun", full)
     shape = datasets.DatasetShape(train=64, selection=8, pixels=8, channels=1, classes=10)
-    assert cost.measure_cost(Config(dataset="digits"), shape, CPU) is None
+    assert step_timing.measure_cost(Config(dataset="digits"), shape, CPU) is None
     found = priced(part(), part(epoch_seconds=None, peak_gib=None))
     assert found.device_hours == pytest.approx(1)
     assert "not in these totals: 1 row" in "\n".join(cost.summary_lines(found))
@@ -106,12 +107,12 @@ def test_a_published_set_has_the_shape_that_loading_it_gives(tmp_path, monkeypat
 
 PEAKS = """
 import torch
-from hpo.analysis import cost
+from hpo.analysis.step_timing import track_peak_memory
 from hpo.training import precision
 
 precision.keep_freed_memory()
 for size in (2**28, 2**20):
-    with cost._track_peak_memory(torch.device("cpu")) as peak:
+    with track_peak_memory(torch.device("cpu")) as peak:
         torch.ones(size)
     print(*peak)
 """
@@ -128,9 +129,9 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
 
     def measured(config, shape, device):
         seen.append((config.model, config.optimizer, config.batch_size))
-        return cost.MeasuredCost(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
+        return step_timing.MeasuredCost(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
 
-    monkeypatch.setattr(cost, "measure_cost", measured)
+    monkeypatch.setattr(step_timing, "measure_cost", measured)
     grid = studyfile.load_study_file(studyfile.find_study_file("original-grid"), [], None)
     found = cost.forecast_cost(grid, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert len(found.parts) == 14

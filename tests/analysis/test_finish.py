@@ -8,8 +8,9 @@ import optuna
 import pytest
 import torch
 
-from hpo.analysis import finish
+from hpo.analysis.finish import create_finish_study, plan_finish
 from hpo.store import studies
+from hpo.study.definition import Point
 from hpo.training import datasets, loop
 from hpo.training.config import FinalConfig
 from tests.support.databases import closed_engines
@@ -76,7 +77,7 @@ def finished(place, top: int, seeds: int) -> dict:
     """Give what the command says once its runs are there, which are made in this process."""
     with closed_engines():
         opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
-        finish.create_finish_study(opened, finish.plan_finish(opened, "small", top, seeds))
+        create_finish_study(opened, plan_finish(opened, "small", top, seeds))
     place.here("worker", "small-finish")
     return place.here("finish", "small", "--top", str(top), "--seeds", str(seeds), "--json").json()
 
@@ -160,13 +161,11 @@ def test_a_run_that_fails_is_named_and_the_others_are_compared(place):
 def test_a_run_comes_to_the_accuracy_after_its_last_epoch(place):
     made(place, "quality = 0.8, epochs = 3")
     opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
-    finish.create_finish_study(opened, finish.plan_finish(opened, "small", 1, 1))
+    create_finish_study(opened, plan_finish(opened, "small", 1, 1))
     definition = studies.read_definition(opened, "small-finish")
     assert definition.trial_config(definition.points[0].setting).epochs == 3
     longer = definition.model_copy(
-        update={
-            "points": (*definition.points, finish.Point(setting={"quality": 0.8, "epochs": 5, "seed": 1}))
-        }
+        update={"points": (*definition.points, Point(setting={"quality": 0.8, "epochs": 5, "seed": 1}))}
     )
     studies.create_study(opened, longer, "")
     place.here("worker", "small-finish")

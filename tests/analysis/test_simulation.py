@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hpo.analysis import simulation as simulate
-from hpo.analysis import strategies as regret
-from hpo.analysis import surrogate
-from hpo.analysis.simulation import Simulation
-from hpo.analysis.surrogate import Curve, RecordedCurves, Surrogate
+from hpo.analysis import intervals, recorded_curves, simulation, strategies
+from hpo.analysis.recorded_curves import Curve, RecordedCurves
+from hpo.analysis.simulation import Simulation, Strategy
+from hpo.analysis.surrogate import Surrogate
 from hpo.errors import CurvesError
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 
@@ -45,24 +44,24 @@ def written(path: Path, rows: int = 60) -> Path:
 
 @pytest.fixture
 def known(tmp_path) -> Surrogate:
-    return Surrogate(surrogate.read_curves(written(tmp_path / "made.csv")))
+    return Surrogate(recorded_curves.read_curves(written(tmp_path / "made.csv")))
 
 
-def run(known: Surrogate, strategy: simulate.Strategy, seed: int = 0, workers: int = 1, most: int = 200):
-    return list(Simulation(known, strategy, seed=seed, workers=workers, most=most).run())
+def run(known: Surrogate, strategy: Strategy, seed: int = 0, workers: int = 1, most: int = 200):
+    return list(Simulation(known, strategy, seed=seed, workers=workers, max_epochs=most).run())
 
 
-def ours(known: Surrogate, pruner: str, sampler: str = "random") -> simulate.Strategy:
+def ours(known: Surrogate, pruner: str, sampler: str = "random") -> Strategy:
     definition = known.recorded.definition
     rungs = Pruner(name=pruner, min_epochs=1, reduction_factor=3)
-    return simulate.study_strategy(definition, Sampler(name=sampler), rungs)
+    return simulation.study_strategy(definition, Sampler(name=sampler), rungs)
 
 
 # Recorded curves
 
 
 def test_a_file_spans_its_space_with_its_conditions(tmp_path):
-    recorded = surrogate.read_curves(written(tmp_path / "made.csv"))
+    recorded = recorded_curves.read_curves(written(tmp_path / "made.csv"))
     x, optimizer, momentum = recorded.definition.space
     assert (x.kind, optimizer.kind, momentum.kind) == ("float", "choice", "float")
     assert set(optimizer.values.choices) == {"sgd", "adam"}
@@ -72,9 +71,9 @@ def test_a_file_spans_its_space_with_its_conditions(tmp_path):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    first = surrogate.read_curves(written(tmp_path / "made.csv"))
-    surrogate.write_curves(first, tmp_path / "again.csv")
-    again = surrogate.read_curves(tmp_path / "again.csv")
+    first = recorded_curves.read_curves(written(tmp_path / "made.csv"))
+    recorded_curves.write_curves(first, tmp_path / "again.csv")
+    again = recorded_curves.read_curves(tmp_path / "again.csv")
     assert (again.settings, again.curves) == (first.settings, first.curves)
 
 
@@ -90,33 +89,33 @@ def test_a_file_that_is_no_curves_is_said_in_one_line(tmp_path, change, message)
     path = written(tmp_path / "made.csv")
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(CurvesError, match=message.replace(".", r"\.")):
-        surrogate.read_curves(path)
+        recorded_curves.read_curves(path)
 
 
 def test_too_few_rows_and_no_file_are_said_in_one_line(tmp_path):
     with pytest.raises(CurvesError, match="3 settings; want 10 or more"):
-        surrogate.read_curves(written(tmp_path / "made.csv", rows=3))
+        recorded_curves.read_curves(written(tmp_path / "made.csv", rows=3))
     with pytest.raises(CurvesError, match=r"none\.csv: No such file"):
-        surrogate.read_curves(tmp_path / "none.csv")
+        recorded_curves.read_curves(tmp_path / "none.csv")
 
 
 def test_a_recorded_setting_has_its_own_curve_and_others_one_like_their_neighbours(known):
     for setting, curve in zip(known.recorded.settings, known.recorded.curves, strict=True):
-        assert known.curve(setting) == curve
-    near = known.curve({"x": 0.7001, "optimizer": "sgd", "momentum": 0.5})
-    far = known.curve({"x": 0.05, "optimizer": "adam"})
+        assert known.predict_curve(setting) == curve
+    near = known.predict_curve({"x": 0.7001, "optimizer": "sgd", "momentum": 0.5})
+    far = known.predict_curve({"x": 0.05, "optimizer": "adam"})
     assert max(near.accuracies) > 0.85
     assert max(far.accuracies) < 0.55
-    assert near.seconds == far.seconds == pytest.approx(18)
+    assert near.total_seconds == far.total_seconds == pytest.approx(18)
     assert known.explained_variance > 0.9
-    assert known.best == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
+    assert known.best_accuracy == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
 
 
 def test_a_single_setting_is_told_what_the_forest_tells_of_many(known):
     setting = {"x": 0.123, "optimizer": "sgd", "momentum": 0.4}
     told = known._forest.predict([known._encode(setting)])[0]
-    curve = known.curve(setting)
-    assert [*curve.accuracies, curve.seconds] == pytest.approx(list(told), abs=1e-9)
+    curve = known.predict_curve(setting)
+    assert [*curve.accuracies, curve.total_seconds] == pytest.approx(list(told), abs=1e-9)
 
 
 # Virtual time
@@ -138,9 +137,9 @@ def test_more_workers_take_less_time_for_the_same_epochs(known):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_rungs_let_one_in_three_go_on(known, workers):
-    simulation = Simulation(known, ours(known, "asha"), seed=1, workers=workers, most=300)
-    list(simulation.run())
-    trials = simulation._trials()
+    simulated = Simulation(known, ours(known, "asha"), seed=1, workers=workers, max_epochs=300)
+    list(simulated.run())
+    trials = simulated.stored_trials()
     reached = [sum((trial.last_step or 0) > rung for trial in trials) for rung in (0, 1, 3)]
     assert reached[0] > 60  # whole trainings would have been 33
     assert reached[1] == pytest.approx(reached[0] / 3, abs=workers + reached[0] / 10)
@@ -157,35 +156,35 @@ def test_the_same_seed_finds_the_same_and_another_one_does_not(known, pruner):
 def test_screening_gives_all_an_epoch_and_the_best_three_the_rest(known):
     strategy = next(
         each
-        for each in simulate.reference_strategies(known.recorded.definition, EPOCHS)
+        for each in simulation.reference_strategies(known.recorded.definition, EPOCHS)
         if each.screening_epochs
     )
-    simulation = Simulation(known, strategy, seed=0, workers=4, most=100)
-    found = list(simulation.run())
-    lengths = sorted((trial.last_step for trial in simulation._trials()), reverse=True)
+    simulated = Simulation(known, strategy, seed=0, workers=4, max_epochs=100)
+    found = list(simulated.run())
+    lengths = sorted((trial.last_step for trial in simulated.stored_trials()), reverse=True)
     assert lengths == [EPOCHS] * 3 + [1] * (100 - 3 * (EPOCHS - 1) - 3)
     assert found[-1].epochs == 100
 
 
 def test_optunas_own_pruners_prune(known):
-    peers = {each.name: each for each in simulate.reference_strategies(known.recorded.definition, EPOCHS)}
+    peers = {each.name: each for each in simulation.reference_strategies(known.recorded.definition, EPOCHS)}
     for name in ("Optuna: random, median", "Optuna: TPE, halving", "Optuna: TPE, hyperband"):
-        simulation = Simulation(known, peers[name], seed=0, workers=2, most=150)
-        list(simulation.run())
-        assert any(trial.state.name == "PRUNED" for trial in simulation._trials()), name
+        simulated = Simulation(known, peers[name], seed=0, workers=2, max_epochs=150)
+        list(simulated.run())
+        assert any(trial.state.name == "PRUNED" for trial in simulated.stored_trials()), name
 
 
 # What strategies come to
 
 
 def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known, monkeypatch):
-    monkeypatch.setattr(regret, "FULL_TRAININGS", 12)
-    strategies = [
-        next(simulate.reference_strategies(known.recorded.definition, EPOCHS)),
+    monkeypatch.setattr(strategies, "FULL_TRAININGS", 12)
+    tested = [
+        next(simulation.reference_strategies(known.recorded.definition, EPOCHS)),
         ours(known, "asha", "tpe"),
     ]
-    tried = [regret.simulate_strategy(known, each, workers=1, seeds=range(20)) for each in strategies]
-    random_, asha = regret.compare_searches(tried, known)
+    tried = [strategies.simulate_strategy(known, each, workers=1, seeds=range(20)) for each in tested]
+    random_, asha = strategies.compare_searches(tried, known)
     for each in (random_, asha):
         values = [interval.value for interval in each.regrets]
         assert values == sorted(values, reverse=True)
@@ -196,21 +195,19 @@ def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known,
 
 
 def test_the_best_of_many_strategies_has_to_be_surer_than_one(known):
-    strategies = [next(simulate.reference_strategies(known.recorded.definition, EPOCHS))]
-    (found,) = regret.compare_searches(
-        [regret.simulate_strategy(known, strategies[0], workers=1, seeds=range(3))], known
+    tested = [next(simulation.reference_strategies(known.recorded.definition, EPOCHS))]
+    (found,) = strategies.compare_searches(
+        [strategies.simulate_strategy(known, tested[0], workers=1, seeds=range(3))], known
     )
     sooner = dataclasses.replace(found.epochs, value=found.epochs.value - 1)
     best = dataclasses.replace(found, strategy="best", epochs=sooner, p=0.02)
-    assert regret.advice([found, best]).startswith("best reached")
-    assert regret.advice([found, best, *[found] * 3]).startswith("no strategy needed surely fewer")
+    assert strategies.advice([found, best]).startswith("best reached")
+    assert strategies.advice([found, best, *[found] * 3]).startswith("no strategy needed surely fewer")
 
 
 @pytest.mark.parametrize("count", [5, 20, 50])
 def test_the_interval_of_a_median_holds_it_as_often_as_it_says(count):
     draw = random.Random(count)
-    from hpo.analysis import intervals
-
     held = 0
     for _ in range(400):
         found = intervals.median_interval([draw.gauss(0, 1) for _ in range(count)])
@@ -239,9 +236,9 @@ def grid(*finals: float) -> RecordedCurves:
 
 def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_stays():
     known = Surrogate(grid(*(0.5 + number / 100 for number in range(14))))
-    strategies = regret.choose_strategies(known.recorded, None, None)
-    tried = [regret.simulate_strategy(known, each, workers=2, seeds=range(5)) for each in strategies]
-    found = {each.strategy: each for each in regret.compare_pruners(tried, known.recorded)}
+    tested = strategies.choose_strategies(known.recorded, None, None)
+    tried = [strategies.simulate_strategy(known, each, workers=2, seeds=range(5)) for each in tested]
+    found = {each.strategy: each for each in strategies.compare_pruners(tried, known.recorded)}
     whole, pruned = found["no pruner"], found["hpo: asha from epoch 2 by 3"]
     assert (whole.share, whole.kept) == (1.0, 5)
     assert pruned.kept == 5
@@ -255,14 +252,14 @@ def test_a_winner_that_starts_late_is_lost_to_pruning_and_said_so():
     known = Surrogate(
         RecordedCurves(definition=made.definition, settings=made.settings, curves=(*made.curves[:-1], late))
     )
-    strategies = regret.choose_strategies(known.recorded, None, "asha")[-1:]
-    tried = [regret.simulate_strategy(known, each, workers=1, seeds=range(4)) for each in strategies]
-    (found,) = regret.compare_pruners(tried, known.recorded)
+    tested = strategies.choose_strategies(known.recorded, None, "asha")[-1:]
+    tried = [strategies.simulate_strategy(known, each, workers=1, seeds=range(4)) for each in tested]
+    (found,) = strategies.compare_pruners(tried, known.recorded)
     assert found.kept == 0
     assert found.lost.value > 0.3
-    assert regret.advice([found]).startswith("no pruner would have kept the winner")
+    assert strategies.advice([found]).startswith("no pruner would have kept the winner")
     whole = dataclasses.replace(found, kept=found.repeats, share=1.0)
-    assert regret.advice([found, whole]).endswith("would have spared an epoch")
+    assert strategies.advice([found, whole]).endswith("would have spared an epoch")
 
 
 # The verb
@@ -326,7 +323,7 @@ def test_a_study_without_whole_curves_says_what_is_wanted(place):
 
 
 def test_the_curves_that_ship_are_of_real_whole_trials():
-    recorded = surrogate.read_curves(RECORDED)
+    recorded = recorded_curves.read_curves(RECORDED)
     assert len(recorded.curves) >= 150
     assert recorded.epochs == 20
     assert {each.name for each in recorded.definition.space} >= {"model", "optimizer", "lr", "momentum"}

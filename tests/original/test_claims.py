@@ -13,6 +13,7 @@ from scipy import stats
 from hpo.analysis import intervals, records
 from hpo.analysis.records import TrialRecord
 from hpo.original import claims, facts, match, tables
+from hpo.original.comparisons import Comparison
 from hpo.report import summary
 from hpo.study import file
 from tests.support.workplace import ROOT
@@ -81,7 +82,7 @@ def verdicts(found: Sequence[TrialRecord]) -> dict[int, str]:
     return {number: claim.verdict for number, claim in judged(found).items()}
 
 
-def part(claim: claims.ReportClaim, words: str) -> claims.Comparison:
+def part(claim: claims.ReportClaim, words: str) -> Comparison:
     (found,) = [each for each in claim.parts if re.search(words, each.statement)]
     return found
 

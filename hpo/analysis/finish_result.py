@@ -1,0 +1,214 @@
+"""The result of a final evaluation (``finish``): which setting is best, and how sure that is."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from hpo.analysis import intervals, records
+from hpo.analysis.finish import ChosenSetting, FinishPlan
+from hpo.analysis.formatting import end_reason, format_params
+from hpo.analysis.intervals import Interval
+from hpo.errors import StoreError
+from hpo.store import status, studies
+from hpo.store.storage import Storage
+from hpo.study.definition import Definition, Point
+from hpo.training import config
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingRuns:
+    """The complete runs of one setting."""
+
+    setting: ChosenSetting
+    accuracies: Mapping[int, float]  # of the complete runs, by seed
+    interval: Interval | None  # of their mean; None below two runs
+
+    @property
+    def mean(self) -> float | None:
+        """The mean accuracy; None if no run is complete."""
+        return sum(self.accuracies.values()) / len(self.accuracies) if self.accuracies else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishResult:
+    """The runs of all settings of a plan."""
+
+    plan: FinishPlan
+    measure: str  # accuracy, or test accuracy
+    is_test: bool  # measured on the test split; else as a custom objective measures it
+    runs: tuple[SettingRuns, ...]  # by their mean, best first
+    difference: Interval | None  # of the first two, seed by seed; None below two seeds in common
+    missing: tuple[str, ...]  # a sentence for each run that is not complete
+
+
+def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
+    """Read the runs of a plan.
+
+    Args:
+        storage: Where its study is stored.
+        plan: The settings and seeds, as in ``finish.create_finish_study``.
+
+    Raises:
+        StoreError: No run is complete.
+    """
+    definition = studies.read_definition(storage, plan.name)
+    trials = status.read_trials(storage, plan.name)
+    images = records.count_images(definition, records.trial_records(definition, trials))
+    by_point = {
+        _key_of_trial(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs
+    }
+    runs, missing = [], []
+    for setting in plan.settings:
+        by_seed = {seed: by_point[_point_key(setting.point(seed))] for seed in plan.seeds}
+        runs.append(_setting_runs(setting, by_seed, images))
+        missing += [
+            _describe_missing(plan, setting, seed, trial)
+            for seed, trial in by_seed.items()
+            if trial.state != TrialState.COMPLETE
+        ]
+    if not any(each.accuracies for each in runs):
+        raise StoreError(f"study '{plan.name}' has no complete trial; 'hpo trials {plan.name}' says why")
+    ranked, difference = _rank(runs, intervals.accuracy_step(images))
+    return FinishResult(
+        plan=plan,
+        measure=status.metric_name(definition),
+        is_test=definition.option_table is not config.CUSTOM_OPTIONS,
+        runs=ranked,
+        difference=difference,
+        missing=tuple(missing),
+    )
+
+
+def _key_of_trial(definition: Definition, trial: FrozenTrial) -> str:
+    return _point_key(definition.points[trial.system_attrs["grid_id"]])
+
+
+def _point_key(point: Point) -> str:
+    return repr(sorted(point.setting.items()))
+
+
+def _setting_runs(
+    setting: ChosenSetting, by_seed: Mapping[int, FrozenTrial], images: int | None
+) -> SettingRuns:
+    complete = {seed: trial.value for seed, trial in by_seed.items() if trial.state == TrialState.COMPLETE}
+    accuracies = {seed: value for seed, value in complete.items() if value is not None}
+    values = list(accuracies.values())
+    interval = intervals.accuracy_interval(values, images) if len(values) > 1 else None
+    return SettingRuns(setting=setting, accuracies=accuracies, interval=interval)
+
+
+def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial: FrozenTrial) -> str:
+    """Say why a run is not complete, and what to do about a failed one."""
+    state, reason = status.STATE_NAMES[trial.state], end_reason(trial)
+    retry = f"; 'hpo retry {plan.name} --failed' tries again" if trial.state == TrialState.FAIL else ""
+    because = f" ({reason})" if reason else ""
+    return f"trial {setting.trial}'s setting lacks seed {seed}: its run is {state}{because}{retry}"
+
+
+def _rank(runs: list[SettingRuns], least: float) -> tuple[tuple[SettingRuns, ...], Interval | None]:
+    """Rank settings by their mean, and the first two by the seeds that both have, if there are several.
+
+    Returns:
+        The runs, best first, and by how much the first is better than the second, seed by seed.
+    """
+    ranked = tuple(sorted(runs, key=lambda each: float("inf") if each.mean is None else -each.mean))
+    if len(ranked) < 2:
+        return ranked, None
+    first, second = (each.accuracies for each in ranked[:2])
+    paired = [(first[seed], second[seed]) for seed in first if seed in second]
+    if len(paired) < 2:
+        return ranked, None
+    difference = intervals.paired_difference(paired, least)
+    if difference.value >= 0:
+        return ranked, difference
+    swapped = intervals.paired_difference([(b, a) for a, b in paired], least)
+    return (ranked[1], ranked[0], *ranked[2:]), swapped
+
+
+def document(found: FinishResult) -> dict[str, Any]:
+    """Return a result as its JSON document."""
+    gap = found.difference
+    return {
+        "study": found.plan.study,
+        "finish": found.plan.name,
+        "split": "test" if found.is_test else None,
+        "seeds": list(found.plan.seeds),
+        "settings": [_runs_document(each) for each in found.runs],
+        "difference": gap and {"mean": gap.value, "low": gap.low, "high": gap.high},
+        "decided": bool(gap and gap.sign),
+        "conclusion": conclusion(found),
+        "missing": list(found.missing),
+        "notes": list(found.plan.notes),
+    }
+
+
+def _runs_document(runs: SettingRuns) -> dict[str, Any]:
+    return {
+        "trial": runs.setting.trial,
+        "params": dict(runs.setting.params),
+        "epochs": runs.setting.options["epochs"],
+        "chosen_by": runs.setting.accuracy,
+        "accuracies": {str(seed): value for seed, value in runs.accuracies.items()},
+        "mean": runs.mean,
+        "low": runs.interval and runs.interval.low,
+        "high": runs.interval and runs.interval.high,
+    }
+
+
+def make_table(found: FinishResult) -> Table:
+    """Return the settings as a table for the terminal, best first."""
+    table = Table(box=None, padding=(0, 1))
+    for column in ("setting of", found.measure, "95 % interval", "runs", "chosen by", "epochs"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("settings")
+    for runs in found.runs:
+        limits = f"{runs.interval.low:.4f} to {runs.interval.high:.4f}" if runs.interval else "not known"
+        table.add_row(
+            f"trial {runs.setting.trial}",
+            "" if runs.mean is None else f"{runs.mean:.4f}",
+            limits,
+            str(len(runs.accuracies)),
+            f"{runs.setting.accuracy:.4f}",
+            str(runs.setting.options["epochs"]),
+            format_params(runs.setting.params),
+        )
+    return table
+
+
+def summary_lines(found: FinishResult) -> Iterator[str]:
+    """Yield lines of text: which setting is best, how it was measured, and what is missing."""
+    yield conclusion(found)
+    if found.is_test:
+        yield (
+            "Each run was trained on the train and validation images together, and scored on the test "
+            "images once, after its last epoch."
+        )
+    else:
+        yield (
+            "Accuracy is as the study's own objective measures it, after each run's last epoch; "
+            "hpo knows no test split of it."
+        )
+    if found.difference is not None:
+        yield "Intervals say what other seeds would give, not what other images would."
+    yield from found.missing
+
+
+def conclusion(found: FinishResult) -> str:
+    """Say which of the first two settings is better, and how sure that is."""
+    if len(found.runs) < 2:
+        return "There is one setting, and nothing to compare it with."
+    first, second = (f"trial {each.setting.trial}'s setting" for each in found.runs[:2])
+    gap = found.difference
+    if gap is None:
+        lack = "one run each" if len(found.plan.seeds) == 1 else "fewer than two complete seeds of both"
+        return f"Which is better, {first} or {second}, is not decided: {lack} cannot tell; raise --seeds."
+    limits = f"({gap.low:+.4f} to {gap.high:+.4f}, {gap.how})"
+    if gap.sign > 0:
+        return f"The best is {first}: {gap.value:.4f} higher than {second} {limits}."
+    return (
+        f"The order of {first} and {second} is not decided: the first is {gap.value:.4f} higher, but the "
+        f"interval contains 0 {limits}; more --seeds may tell."
+    )

@@ -1,0 +1,58 @@
+"""The share of a search's epochs that are run if its pruner stops every trial that it may stop.
+
+The shares follow from the pruners' rules. How well early accuracies predict final ones is not considered.
+"""
+
+import math
+import statistics
+
+from hpo.study.definition import Pruner
+
+
+def run_share(pruner: Pruner, epochs: int, replicates: int = 1) -> float:
+    """Return the share of a searched setting's epochs that are run if the pruner stops all that it may.
+
+    - asha: one trial in ``reduction_factor`` passes each rung;
+    - hyperband: the same, averaged over its brackets, whose first rungs lie later and later;
+    - median and percentile: the others stop right after ``min_epochs``;
+    - patient and none: all epochs are run.
+
+    Replicates are run to their end, for the better half of the trials that end whole.
+
+    Args:
+        pruner: The study's pruner.
+        epochs: The epochs of a trial.
+        replicates: The seeds of each setting.
+
+    Returns:
+        A share from 0 to 1.
+    """
+    if pruner.name == "none":
+        return 1.0
+    run, whole = _first_trial_share(pruner, epochs)
+    return (run + (replicates - 1) * whole / 2) / replicates
+
+
+def _first_trial_share(pruner: Pruner, epochs: int) -> tuple[float, float]:
+    """Return two shares of the settings' first trials: of epochs run, and of trials that end whole."""
+    first, factor = min(pruner.min_epochs, epochs), pruner.reduction_factor
+    if pruner.name == "patient":
+        return 1.0, 1.0
+    if pruner.name in ("median", "percentile"):
+        kept = 0.5 if pruner.name == "median" else pruner.percentile / 100
+        return kept + (1 - kept) * first / epochs, kept
+    brackets = int(math.log(epochs / first, factor) + 1e-9) + 1 if pruner.name == "hyperband" else 1
+    shares = [_halving_share(first * factor**bracket, factor, epochs) for bracket in range(brackets)]
+    run, whole = (statistics.fmean(each) for each in zip(*shares, strict=True))
+    return run, whole
+
+
+def _halving_share(first: int, factor: int, epochs: int) -> tuple[float, float]:
+    """Return the same two shares for successive halving with its first rung after ``first`` epochs."""
+    rung = min(first, epochs)
+    run, passed = float(rung), 1.0
+    while rung < epochs:
+        passed, first = passed / factor, first * factor
+        run += passed * (min(first, epochs) - rung)
+        rung = min(first, epochs)
+    return run / epochs, passed

@@ -1,0 +1,187 @@
+"""Recorded accuracy curves: read from a study's complete trials, or from a CSV file, and written to one.
+
+The file has one row for each setting, and these columns: one for each parameter, then ``seconds`` (of the
+whole training), then ``1``, ``2``, ... for the accuracy after each epoch.
+"""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.errors import CurvesError
+from hpo.search.replicates import REPLICATE_OF
+from hpo.store import status, studies
+from hpo.store.storage import Storage
+from hpo.study import space
+from hpo.study.definition import Definition, Search
+from hpo.study.space import Parameter, Setting, Value
+
+MIN_CURVES = 10  # fewer say nothing about a search
+MIN_GRID_CURVES = 2  # fewer leave nothing to choose from in a grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The accuracies and the time of one setting's whole training."""
+
+    accuracies: tuple[float, ...]  # after epoch 1, 2, ...
+    total_seconds: float  # of all its epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedCurves:
+    """Whole curves of one study, all of the same number of epochs."""
+
+    definition: Definition  # if read from a file: with the space that its rows span
+    settings: tuple[Setting, ...]
+    curves: tuple[Curve, ...]  # in the order of the settings
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs of each curve."""
+        return len(self.curves[0].accuracies)
+
+
+def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
+    """Read the whole curves of a study: its complete trials with as many epochs as the longest has.
+
+    Replicates are left out.
+
+    Args:
+        storage: Where the study is stored.
+        name: The study's name.
+
+    Raises:
+        StoreError: There is no such study.
+        CurvesError: It has too few whole curves.
+    """
+    definition = studies.read_definition(storage, name)
+    firsts = (t for t in status.read_trials(storage, name) if REPLICATE_OF not in t.system_attrs)
+    whole = [trial for trial in firsts if trial.state == TrialState.COMPLETE]
+    longest = max((len(trial.intermediate_values) for trial in whole), default=0)
+    whole = [trial for trial in whole if len(trial.intermediate_values) == longest]
+    needed = MIN_CURVES if definition.searches else MIN_GRID_CURVES
+    if len(whole) < needed or not longest:
+        raise CurvesError(
+            f"study '{name}' has {len(whole)} whole curves; want {needed}: trials that no pruner ended "
+            'early. Run a study with pruner = "none", or name a file with --curves'
+        )
+    return RecordedCurves(
+        definition=definition,
+        settings=tuple(trial.params for trial in whole),
+        curves=tuple(_curve_of_trial(trial) for trial in whole),
+    )
+
+
+def _curve_of_trial(trial: FrozenTrial) -> Curve:
+    """Return a trial's curve. If no time was recorded, an epoch counts as one second."""
+    reported = trial.intermediate_values
+    return Curve(
+        accuracies=tuple(reported[step] for step in sorted(reported)),
+        total_seconds=float(trial.user_attrs.get("wall_time_seconds", len(reported))),
+    )
+
+
+def read_curves(path: Path) -> RecordedCurves:
+    """Read a file of curves. An empty field is a parameter that the setting does not have.
+
+    Raises:
+        CurvesError: The file cannot be read, has other columns, too few rows, or a field that is no number.
+    """
+    rows = _read_rows(path)
+    names = list(rows[0]) if rows else []
+    epochs = [name for name in names if name.isdigit()]
+    if "seconds" not in names or epochs != [str(number) for number in range(1, len(epochs) + 1)]:
+        raise CurvesError(
+            f"{path}: want a column per parameter, then 'seconds', then 1, 2, ... for the accuracy after "
+            f"each epoch; found {', '.join(names) or 'nothing'}"
+        )
+    if len(rows) < MIN_CURVES:
+        raise CurvesError(f"{path}: {len(rows)} settings; want {MIN_CURVES} or more")
+    parameters = [name for name in names if name != "seconds" and name not in epochs]
+    settings = [{n: _parse_value(row[n]) for n in parameters if row[n]} for row in rows]
+    curves = []
+    for line, row in enumerate(rows, start=2):
+        seconds, *accuracies = (_parse_number(row[name], path, line, name) for name in ("seconds", *epochs))
+        curves.append(Curve(accuracies=tuple(accuracies), total_seconds=seconds))
+    return RecordedCurves(
+        definition=Definition(
+            name=path.stem,
+            train={"objective": "recorded:curves", "epochs": len(epochs), "seed": 0},
+            space=_spanned_space(parameters, settings),
+            search=Search(),
+        ),
+        settings=tuple(settings),
+        curves=tuple(curves),
+    )
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CurvesError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def write_curves(recorded: RecordedCurves, path: Path) -> None:
+    """Write curves as a file that ``read_curves`` reads; a file that exists is replaced.
+
+    Accuracies are written with four decimals, seconds with two.
+    """
+    names = [parameter.name for parameter in recorded.definition.space]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*names, "seconds", *range(1, recorded.epochs + 1)])
+        for setting, curve in zip(recorded.settings, recorded.curves, strict=True):
+            accuracies = [f"{accuracy:.4f}" for accuracy in curve.accuracies]
+            values = [setting.get(name, "") for name in names]
+            writer.writerow([*values, f"{curve.total_seconds:.2f}", *accuracies])
+
+
+def _parse_value(text: str) -> Value:
+    """Return a field as an integer, a float or a truth value if it reads as one, else as text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(text, text)
+
+
+def _parse_number(text: str | None, path: Path, line: int, name: str) -> float:
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise CurvesError(f"{path}:{line}: {name}: want a number, found '{text or ''}'")
+    return number
+
+
+def _spanned_space(names: Sequence[str], settings: Sequence[Setting]) -> tuple[Parameter, ...]:
+    """Return the space that settings span.
+
+    A parameter that some settings lack becomes conditional on the first choice that tells the settings with
+    it from those without.
+    """
+    return space.sort_by_condition([_spanned_parameter(name, names, settings) for name in names])
+
+
+def _spanned_parameter(name: str, names: Sequence[str], settings: Sequence[Setting]) -> Parameter:
+    having = [setting for setting in settings if name in setting]
+    lacking = [setting for setting in settings if name not in setting]
+    parameter = space.covering_parameter(name, [setting[name] for setting in having])
+    for other in names if lacking else ():
+        with_it, without = ({setting.get(other) for setting in part} for part in (having, lacking))
+        all_values = with_it | without
+        is_choice = space.infer_kind(all_values) == "choice" and None not in all_values
+        if other != name and is_choice and not with_it & without:
+            when = {other: tuple(sorted(with_it, key=str))}
+            values = parameter.values.model_copy(update={"when": when})
+            return parameter.model_copy(update={"values": values})
+    return parameter

@@ -1,0 +1,140 @@
+"""The time and memory of training steps on random images, from which ``hpo plan`` computes its forecast.
+
+No weights are downloaded, and no image of a published data set is read.
+"""
+
+import contextlib
+import resource
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpo.training import loop, models, precision
+from hpo.training.config import Config
+from hpo.training.datasets import Dataset, DatasetShape, Split
+
+MAX_STEPS = 6  # of each kind of training; the first one only warms up
+MAX_STEP_SECONDS = 3.0  # in all, after which no further step is made
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCost:
+    """The time and memory of one kind of training on one device."""
+
+    step_seconds: float
+    image_seconds: float  # to evaluate one image
+    peak_gib: float  # memory: of the GPU, or of this process
+
+
+def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> MeasuredCost | None:
+    """Time a few training steps and the evaluation of one batch.
+
+    Args:
+        config: The kind of training. Its weights, epochs and limit are not used.
+        shape: The data set's image size, channels and classes.
+        device: Where to train.
+
+    Returns:
+        The cost, or None if the training does not fit into the memory.
+    """
+    settings = config.model_copy(update={"weights": "none", "epochs": 1, "limit": None})
+    dataset = _random_dataset(config, shape)
+    memory_format = "contiguous" if config.memory_format == "auto" else config.memory_format
+    compute_settings = precision.ComputeSettings(
+        precision=precision.default_precision(device) if config.precision == "auto" else config.precision,
+        memory_format=memory_format,
+        compile=config.compile,
+        cuda_graphs=config.cuda_graphs,
+    )
+    try:
+        with track_peak_memory(device) as peak:
+            run = loop.TrainingRun(
+                settings,
+                dataset,
+                device,
+                compute_settings=compute_settings,
+                build_model=models.build_seeded_model,
+                wants_pause=lambda: True,  # an epoch ends after each step
+            )
+            steps = [
+                seconds for _, seconds in zip(range(MAX_STEPS), _time_steps(run, device), strict=False)
+            ]
+            run.evaluate(run.selection_split)  # warms up
+            started = precision.synchronized_time(device)
+            run.evaluate(run.selection_split)
+            evaluation_seconds = precision.synchronized_time(device) - started
+    except (torch.OutOfMemoryError, MemoryError):
+        return None
+    return MeasuredCost(
+        step_seconds=statistics.median(steps[1:]),
+        image_seconds=evaluation_seconds / len(dataset.test),
+        peak_gib=peak[0],
+    )
+
+
+def _random_dataset(config: Config, shape: DatasetShape) -> Dataset:
+    """Return random images for MAX_STEPS steps, and a batch to evaluate."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random_split(images: int) -> Split:
+        size = (images, shape.channels, shape.pixels, shape.pixels)
+        pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        return Split(images=pixels, labels=torch.arange(images) % shape.classes)
+
+    batch = random_split(max(config.batch_size, 2))
+    return Dataset(
+        name=config.dataset,
+        classes=tuple(map(str, range(shape.classes))),
+        train=random_split((MAX_STEPS + 1) * len(batch)),
+        valid=batch,
+        test=batch,
+    )
+
+
+def _time_steps(run: loop.TrainingRun, device: torch.device) -> Iterator[float]:
+    """Yield the seconds of each step, until their sum without the first exceeds MAX_STEP_SECONDS."""
+    spent, before = 0.0, precision.synchronized_time(device)
+    for count, _ in enumerate(run.epochs()):
+        seconds = precision.synchronized_time(device) - before
+        yield seconds
+        spent += seconds if count else 0.0
+        if count and spent > MAX_STEP_SECONDS:
+            return
+        before = precision.synchronized_time(device)
+
+
+@contextlib.contextmanager
+def track_peak_memory(device: torch.device) -> Iterator[list[float]]:
+    """Measure the highest memory use within a ``with`` block.
+
+    On a GPU this is the memory that PyTorch reserved there. On a CPU it is the resident memory of this
+    process; where the kernel cannot reset its record (not Linux), the highest value since the process
+    started.
+
+    Yields:
+        A list that holds the peak in GiB as soon as the block is left.
+    """
+    found: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        precision.return_freed_memory()  # of the kind of training measured before
+        with contextlib.suppress(OSError):  # not Linux
+            Path("/proc/self/clear_refs").write_text("5")
+    yield found
+    if device.type == "cuda":
+        found.append(torch.cuda.max_memory_reserved(device) / 2**30)
+    else:
+        found.append(_peak_resident_gib())
+
+
+def _peak_resident_gib() -> float:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+QUICK := "not (processes or postgres or browser or slow or gpu or engines)"
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-engines tools check format soak bench bench-load bench-search clean
+.PHONY: help install demo quick test test-all test-lowest coverage test-engines tools check format soak bench bench-load bench-search clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -19,8 +20,28 @@ install: $(VENV)/installed  ## create .venv with everything in it
 demo: install  ## search on real images, on the CPU, in under four minutes
 	$(BIN)/hpo run quickstart
 
-test: install check tools  ## check, then run every test
-	$(BIN)/pytest -n 3 --dist worksteal
+quick: install  ## run the tests that start no process, server or browser (90 s)
+	$(BIN)/pytest -n 3 --dist worksteal -m $(QUICK)
+
+test: install check tools  ## check, then run every test that is not slow
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not engines"
+
+test-all: install check tools  ## check, then run every test, also large models and long runs
+	$(BIN)/pytest -n 3 --dist worksteal -m "not engines"
+
+coverage: install tools  ## run every test that is not slow, and show which lines they miss
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not engines" --cov --cov-report=term --cov-report=html
+
+# The lowest declared versions come from uv; PyTorch, whose builds differ by machine, comes from pip.
+LOWEST := .venv-lowest
+test-lowest:  ## run the quick tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra dev --no-emit-package torch \
+	  --no-emit-package torchvision --no-emit-package hpo-vision pyproject.toml --output-file $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/pip install --quiet torch torchvision --requirement $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/pip install --quiet --no-deps --editable .
+	$(LOWEST)/bin/pytest -n 3 --dist worksteal -m $(QUICK)
 
 test-engines: install  ## let a real Slurm and a real Ray run workers; installs both
 	@wanted="$$(command -v slurmctld >/dev/null && command -v munged >/dev/null || echo slurm-wlm munge)"; \
@@ -65,4 +86,4 @@ format: install  ## fix style and format
 	$(BIN)/ruff format .
 
 clean:  ## delete .venv and caches, but not the studies in storage/
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) $(LOWEST) .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache dist

@@ -1,8 +1,11 @@
 """Fixtures: an empty folder to run the real command in, and stores on real databases."""
 
 import fcntl
+import inspect
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,58 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support import postgres  # noqa: E402  # after what is set above
 from tests.support.databases import closed_engines, plain_sql  # noqa: E402
 from tests.support.workplace import Workplace, workplace_in  # noqa: E402
+
+FIXTURES = {"cluster": "postgres", "chromium": "browser"}
+# What a test that starts processes says itself; where its helpers say it, the test is marked by hand.
+STARTS_PROCESSES = re.compile(
+    r"\.hpo\(|\.start\(\"|\bsubprocess\.(run|Popen)\(|\bpexpect\.|\bmultiprocessing\."
+)
+STARTS_POSTGRES = re.compile(r"\bpostgres\.(running|server)\(")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures, their folder and what they start."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        marks = {mark for fixture, mark in FIXTURES.items() if fixture in item.fixturenames}
+        parameters = getattr(item, "callspec", None)
+        if parameters is not None and parameters.params.get("url") == "postgresql":
+            marks.add("postgres")
+        source = inspect.getsource(item.function)
+        if "acceptance" in item.path.parts or STARTS_PROCESSES.search(source):
+            marks.add("processes")
+        if STARTS_POSTGRES.search(source):
+            marks.add("postgres")
+        for mark in sorted(marks):
+            item.add_marker(mark)
+
+
+_running: list[pytest.Item] = []  # the test that runs now
+
+
+def _refuse_unmarked(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail a test that starts Python although ``make quick`` selects it."""
+    if event != "subprocess.Popen" or not _running:
+        return
+    words = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
+    python = sys.executable in map(str, words)
+    if python and not any(
+        _running[-1].get_closest_marker(mark) for mark in ("processes", "postgres", "browser")
+    ):
+        raise RuntimeError(f"{_running[-1].nodeid} starts a process: mark it with pytest.mark.processes")
+
+
+sys.addaudithook(_refuse_unmarked)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    _running.append(item)
+    try:
+        return (yield)
+    finally:
+        _running.pop()
 
 
 @pytest.fixture

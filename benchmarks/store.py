@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import optuna
@@ -47,7 +46,7 @@ from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler, Search
 from hpo.training.config import Config
 from hpo.workers import pruning
-from hpo.workers.trial import choose_setting
+from hpo.workers.setting import choose_setting
 from tests.support import postgres
 
 PrunerName = Literal["asha", "hyperband"]
@@ -140,14 +139,12 @@ class HpoTrials:
             write_trials(connection, ids, make_trials(finished))
             given = {"study_id": study_id, "token": 1, "attempts": 1, "expires": 0.0, "renewed": 1.0}
             insert_rows(connection, leases, ({"trial_id": one, "epoch": EPOCHS, **given} for one in ids))
-        self.context: Any = SimpleNamespace(
-            history=History(self.storage, study_id, self.definition.name), definition=self.definition
-        )
+        self.history = History(self.storage, study_id, self.definition.name)
         self.costs = Costs(self.storage.engine)
 
     def run(self) -> None:
         """Run a trial."""
-        costs, history = self.costs, self.context.history
+        costs, history = self.costs, self.history
         costs.trials.append({})
         with costs.part("trial"):
             definition = studies.read_definition(self.storage, self.definition.name)
@@ -158,7 +155,7 @@ class HpoTrials:
             assert claim is not None
         with lease.keep_lease(claim):
             with costs.part("trial"):
-                _, _, study = choose_setting(claim, self.context)
+                _, _, study = choose_setting(claim, history, definition)
                 pruner = pruning.TrialPruner(study, history, definition)
             for epoch in range(1, EPOCHS + 1):
                 with costs.part("epoch"):

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -20,7 +19,7 @@ from hpo.store import lease, process, studies
 from hpo.store.history import History
 from hpo.study import space
 from hpo.workers import pruning, worker
-from hpo.workers.trial import choose_setting
+from hpo.workers.setting import choose_setting
 
 KINDS = ("ask", "report", "end")  # of calls
 
@@ -84,11 +83,10 @@ class HpoWorker:
         """Claim a trial, get its parameters, and keep its lease; yield the claim and its pruner."""
         definition = studies.read_definition(self.storage, "hpo")
         self.history.rungs = asha.rungs_of(definition)
-        claim = worker._claim_next(self.storage, self.history, self.owner, 60.0, definition.search)
+        claim = worker.claim_next(self.storage, self.history, self.owner, 60.0, definition.search)
         assert claim is not None
         with lease.keep_lease(claim):
-            context: Any = SimpleNamespace(history=self.history, definition=definition)
-            _, _, study = choose_setting(claim, context)
+            _, _, study = choose_setting(claim, self.history, definition)
             yield claim, pruning.TrialPruner(study, self.history, definition)
 
     def run_trial(self) -> None:

@@ -16,14 +16,14 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna import pruners
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis.recorded_curves import Curve
 from hpo.analysis.surrogate import Surrogate
-from hpo.search import asha, samplers
+from hpo.search import asha, pruners, samplers
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs, RungTable
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
@@ -37,7 +37,7 @@ class Strategy:
 
     name: str
     sampler: Callable[[int, int], BaseSampler]  # gets a seed and a trial's number
-    pruner: Callable[[int], pruners.BasePruner]  # gets the epochs of a trial
+    pruner: Callable[[int], BasePruner]  # gets the epochs of a trial
     rungs: Rungs | None = None
     screening_epochs: int | None = None  # every trial runs these before the best FINALISTS continue
 
@@ -71,7 +71,7 @@ def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> 
     return Strategy(
         name=f"hpo: {f'{sampler.name}, ' if definition.searches else ''}{_pruner_label(pruner)}",
         sampler=lambda seed, number: samplers.build_sampler(with_seed(seed), number),
-        pruner=lambda epochs: samplers.build_pruner(with_seed(0)),
+        pruner=lambda epochs: pruners.build_pruner(with_seed(0)),
         rungs=asha.rungs_of(with_seed(0)),
     )
 
@@ -92,11 +92,11 @@ def reference_strategies(definition: Definition, epochs: int) -> Iterator[Strate
     Yields:
         First the reference that all others are measured by: random search, or all points without a pruner.
     """
-    prune: dict[str, Callable[[int], pruners.BasePruner]] = {
-        "no pruner": lambda epochs: pruners.NopPruner(),
-        "median": lambda epochs: pruners.MedianPruner(),
-        "halving": lambda epochs: pruners.SuccessiveHalvingPruner(),
-        "hyperband": lambda epochs: pruners.HyperbandPruner(1, epochs, 3),
+    prune: dict[str, Callable[[int], BasePruner]] = {
+        "no pruner": lambda epochs: NopPruner(),
+        "median": lambda epochs: MedianPruner(),
+        "halving": lambda epochs: SuccessiveHalvingPruner(),
+        "hyperband": lambda epochs: HyperbandPruner(1, epochs, 3),
     }
     first = "random" if definition.searches else "no pruner"
     yield Strategy(name=first, sampler=_random_sampler, pruner=prune["no pruner"])

@@ -47,11 +47,11 @@ def plan_study(
     from hpo.original import prices
     from hpo.study import file
     from hpo.training.devices import worker_devices
-    from hpo.workers import worker
+    from hpo.workers.hardware import find_device
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], None)
     group = worker_devices(devices, 1, definition.setting_count)
-    device = worker.find_device(group[0].name)
+    device = find_device(group[0].name)
     # Drawn on a terminal only, and seldom: drawing takes time from the measurement.
     with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
         found = cost.forecast_cost(

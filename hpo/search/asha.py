@@ -1,15 +1,24 @@
-"""Rungs: the epochs at which a study compares its trials, and lets only the best of them go on.
+"""ASHA: asynchronous successive halving with promotion and paused trials.
 
-This is asynchronous successive halving with promotion (Li et al. 2020, "A System for Massively Parallel
-Hyperparameter Tuning", arXiv 1810.05934). A trial that reaches a rung, and is not among the best one in
-``factor`` of all that have reached it, is paused: it keeps its checkpoint. As more trials come it may turn
-out to be among the best after all; then it is promoted, and goes on from there in whatever worker is free.
-A free worker promotes where it can, from the highest rung down, before it begins a new trial.
+Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, arXiv
+1810.05934, algorithm 2. The rungs of a study are epochs at which it compares its trials and lets only the
+best continue:
 
-What a trial has at a rung is its best accuracy up to there. Nothing here writes: a ``Board``, which is told
-of a study's trials as Optuna gives them, says what becomes of one that has just reported, and which paused
-one goes on next. It goes by two system attributes: ``PAUSED`` is the rung at which a trial waits, or null;
-``PROMOTED`` the highest rung that it may pass, whatever comes after.
+1. A trial reaches a rung when it reports that epoch. Its value there is its best accuracy up to that epoch.
+   Trials that reached the rung are ranked by this value; of equal ones the earlier trial is ahead.
+2. The best ``floor(n / factor)`` of the n trials that reached the rung are promoted: they train on. Any
+   other is paused: it keeps its checkpoint and gives its worker back.
+3. More trials reach the rung later, so a paused trial may turn out to be among the best after all. A free
+   worker looks for such a trial, from the highest rung down, before it begins a new one.
+4. A trial is pruned at once, instead of paused, if so many are ahead of it that it could not be promoted
+   even after all trials that are still to come.
+5. When nothing but paused trials is left and no trial has completed, the best trial of the highest rung is
+   promoted, so that one completes. All others that are still paused are ended.
+
+Nothing here writes to the database. ``RungTable`` gets a study's trials as Optuna gives them, and answers
+what happens to a trial that has just reported, and which paused trial continues next. The caller stores the
+answer in two system attributes of the trial: ``PAUSED_AT_RUNG`` is the rung at which it waits, or null;
+``PROMOTED_PAST_RUNG`` is the highest rung that it may pass, whatever trials come later.
 """
 
 import copy
@@ -17,24 +26,24 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
+from sortedcontainers import SortedKeyList
 
-from hpo.search.ranking import Ranking
 from hpo.search.replicates import REPLICATE_OF
 from hpo.study.definition import Definition
 from hpo.training.config import Config
 
 PAUSED_AT_RUNG, PROMOTED_PAST_RUNG = "hpo:paused", "hpo:promoted"
-LISTED_ATTRIBUTES = {"grid_id", "fixed_params"}  # system attributes of trials that nobody searched
+LISTED_ATTRIBUTES = {"grid_id", "fixed_params"}  # system attributes of trials that no sampler proposed
 
 
 @dataclass(frozen=True, kw_only=True)
 class RungDecision:
-    """What becomes of a trial at a rung; one that goes on was promoted, at once."""
+    """What happens to a trial at a rung."""
 
     kind: str  # promoted, paused or pruned
     rung: int  # epochs
-    rank: int  # among those that have reached the rung, from 1
-    trials: int  # that have reached it
+    rank: int  # among the trials that have reached the rung, from 1
+    trials: int  # number of trials that have reached the rung
 
     def __str__(self) -> str:
         return f"place {self.rank} of {self.trials} after epoch {self.rung}"
@@ -42,23 +51,35 @@ class RungDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class Rungs:
-    """The rungs of a study."""
+    """The rungs of a study, and which trials are compared at them."""
 
-    epochs: tuple[int, ...]  # epochs, from the lowest
-    factor: int  # one in so many goes on
-    max_trials: int  # trials that may ever begin
-    includes_points: bool  # listed points take part
-    shows_running: bool = False  # the sampler knows what to make of a trial that runs
+    epochs: tuple[int, ...]  # ascending
+    factor: int  # one trial in ``factor`` is promoted
+    max_trials: int  # upper bound of the compared trials that can ever begin
+    includes_points: bool  # whether listed points are compared, too
+    shows_running: bool = False  # whether the sampler can make use of running trials
 
     def is_at_rung(self, trial: FrozenTrial) -> bool:
-        """Tell whether a trial takes part, and has just reported at a rung."""
+        """Return whether a trial is compared with others and its last report is at a rung."""
         return trial.last_step in self.epochs and self.is_compared(trial)
 
-    def as_sampler_sees(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Give the trials as a sampler is to see them: an open one with what it has come to, if anything.
+    def is_compared(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial is compared with others."""
+        return is_prunable(trial, self.includes_points)
 
-        TPE takes a trial that runs for a bad one, lest others try the like. But one that has passed a rung
-        is among the best there are, and one that has not got there may just be slow.
+    def best_accuracy(self, rung: int, trial: FrozenTrial) -> float | None:
+        """Return a trial's best accuracy up to a rung; None if it is not compared or has not reached it."""
+        if (trial.last_step or 0) < rung or not self.is_compared(trial):
+            return None
+        return max(value for step, value in trial.intermediate_values.items() if step <= rung)
+
+    def as_sampler_sees(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials that a sampler learns from, in the form in which it sees them.
+
+        TPE treats a running trial as a bad one, to keep other workers from similar settings. But a trial
+        that passed a rung is among the best, and one that has not reached the first rung may just be slow.
+        So an unfinished trial that reached the first rung appears as pruned, with its last accuracy; other
+        unfinished ones are left out, unless ``shows_running``.
         """
         found = []
         for trial in trials:
@@ -68,74 +89,96 @@ class Rungs:
                 found.append(_as_pruned(trial))
         return found
 
-    def is_compared(self, trial: FrozenTrial) -> bool:
-        """Tell whether a trial is compared with others."""
-        return is_prunable(trial, self.includes_points)
-
-    def best_accuracy(self, rung: int, trial: FrozenTrial) -> float | None:
-        """Give what a trial has at a rung; None if it has not reached it, or takes no part."""
-        if (trial.last_step or 0) < rung or not self.is_compared(trial):
-            return None
-        return max(value for step, value in trial.intermediate_values.items() if step <= rung)
-
 
 class RungTable:
-    """Where a study's trials stand at each rung, kept as they come and go.
+    """The ranking of a study's trials at each rung, updated as trials change.
 
-    ``put`` is to be told of each trial that is new, or has changed; what it says of one is as it was then.
+    Call ``update`` for every trial that is new or has changed. An update or a query costs logarithmic time
+    in the number of trials.
+
+    Args:
+        rungs: The rungs of the study.
+        trials: The trials known at the beginning.
     """
 
     def __init__(self, rungs: Rungs, trials: Iterable[FrozenTrial] = ()) -> None:
         self.rungs = rungs
-        self._reached = {rung: Ranking() for rung in rungs.epochs}  # all that have reached it, best first
-        self._paused = {rung: Ranking() for rung in rungs.epochs}  # of these, those paused there
-        self._pruned = Ranking()  # by the epochs that they had
-        self._completed: set[int] = set()  # those that take part and are complete
+        # By rung: the best accuracy of each trial that has reached it, and its number in order of rank.
+        self._best: dict[int, dict[int, float]] = {rung: {} for rung in rungs.epochs}
+        self._reached = {rung: self._ranking(rung) for rung in rungs.epochs}
+        self._paused = {rung: self._ranking(rung) for rung in rungs.epochs}  # those of them that wait there
+        self._pruned_below: dict[int, set[int]] = {rung: set() for rung in rungs.epochs}
+        self._completed: set[int] = set()
         for trial in trials:
             self.update(trial)
 
+    def _ranking(self, rung: int) -> "SortedKeyList[int, tuple[float, int]]":
+        best = self._best[rung]
+        return SortedKeyList(key=lambda number: (-best[number], number))
+
     def update(self, trial: FrozenTrial) -> None:
-        """Note how a trial stands."""
-        number, resting, epochs = trial.number, paused_rung(trial), trial.last_step or 0
-        for rung in self.rungs.epochs:
-            best = self.rungs.best_accuracy(rung, trial)
-            key = None if best is None else -best
-            self._reached[rung].put(number, key)
-            self._paused[rung].put(number, key if resting == rung else None)
-        judged = self.rungs.is_compared(trial)
-        self._pruned.put(number, epochs if judged and trial.state == TrialState.PRUNED else None)
-        if judged and trial.state == TrialState.COMPLETE:
-            self._completed.add(number)
+        """Take in the present state of a trial."""
+        number, waits_at = trial.number, paused_rung(trial)
+        for rung, best in self._best.items():
+            if number in best:  # leaves the rankings first: the accuracy that it had finds it there
+                self._reached[rung].remove(number)
+                self._paused[rung].discard(number)
+                del best[number]
+            accuracy = self.rungs.best_accuracy(rung, trial)
+            if accuracy is not None:
+                best[number] = accuracy
+                self._reached[rung].add(number)
+                if waits_at == rung:
+                    self._paused[rung].add(number)
+        self._update_ended(trial)
+
+    def _update_ended(self, trial: FrozenTrial) -> None:
+        compared, epochs = self.rungs.is_compared(trial), trial.last_step or 0
+        for rung, numbers in self._pruned_below.items():
+            if compared and trial.state == TrialState.PRUNED and epochs < rung:
+                numbers.add(trial.number)
+            else:
+                numbers.discard(trial.number)
+        if compared and trial.state == TrialState.COMPLETE:
+            self._completed.add(trial.number)
 
     def decide(self, own: FrozenTrial) -> RungDecision:
-        """Say what becomes of a trial that has just reported at a rung, by its place there.
+        """Return what happens to a trial that has just reported at a rung, by its rank there.
 
-        It is pruned where so many are better that, with all trials that are still to come, it could
-        not be promoted any more. All may come that have not been pruned below: early on, more are promoted
-        than their rung would promote in the end.
+        It is pruned if it could not be promoted even after all trials that can still reach the rung. These
+        are all trials but those pruned below it: early on, more trials are promoted from a lower rung than
+        that rung would promote in the end.
+
+        Args:
+            own: The trial. Its last report is at a rung; it is taken in by ``update`` first.
         """
         rung = own.last_step
-        assert rung in self.rungs.epochs
+        assert rung in self._reached
         self.update(own)
-        there, factor = self._reached[rung], self.rungs.factor
-        place = 1 + there.place(own.number)
-        arriving = self.rungs.max_trials - self._pruned.below(rung)
-        if place <= len(there) // factor or own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung:
+        reached, factor = self._reached[rung], self.rungs.factor
+        rank = 1 + reached.index(own.number)
+        may_reach = self.rungs.max_trials - len(self._pruned_below[rung])
+        if rank <= len(reached) // factor or own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung:
             kind = "promoted"
         else:
-            kind = "pruned" if place > max(arriving // factor, 1) else "paused"
-        return RungDecision(kind=kind, rung=rung, rank=place, trials=len(there))
+            kind = "pruned" if rank > max(may_reach // factor, 1) else "paused"
+        return RungDecision(kind=kind, rung=rung, rank=rank, trials=len(reached))
 
     def next_promotion(self, *, taken: Collection[int] = (), last: bool = False) -> tuple[int, int] | None:
-        """Give the number of the paused trial that goes on next, and its rung; None if there is none.
+        """Return which paused trial continues next.
 
-        Those of the numbers ``taken`` are being promoted by others. With ``last`` no trial will come or go
-        on besides: then the best paused one goes on if not even one of them all has completed.
+        Args:
+            taken: Numbers of trials that other workers are promoting right now.
+            last: Whether nothing but paused trials is left. If then no trial has completed, the best paused
+                trial of the highest rung continues.
+
+        Returns:
+            The number of the trial and its rung, or None if no trial is to be promoted.
         """
         for rung in reversed(self.rungs.epochs):
-            there, waiting = self._reached[rung], self._paused[rung]
-            best = next((number for number in waiting if number not in taken), None)
-            if best is not None and there.place(best) < len(there) // self.rungs.factor:
+            reached = self._reached[rung]
+            best = next((number for number in self._paused[rung] if number not in taken), None)
+            if best is not None and reached.index(best) < len(reached) // self.rungs.factor:
                 return best, rung
         if last and not self._completed:
             for rung in reversed(self.rungs.epochs):
@@ -144,54 +187,69 @@ class RungTable:
         return None
 
     def first_paused(self) -> int | None:
-        """Give the first number of those that wait at a rung; None if none does."""
-        return min((min(each) for each in self._paused.values() if len(each)), default=None)
+        """Return the lowest number of a trial that waits at a rung; None if no trial does."""
+        return min((min(numbers) for numbers in self._paused.values() if numbers), default=None)
 
 
 def is_prunable(trial: FrozenTrial, include_points: bool) -> bool:
-    """Tell whether a study may end a trial early: no replicate, and of listed ones only with ``points``."""
+    """Return whether a study may end a trial early.
+
+    Args:
+        trial: The trial. A replicate is never ended early.
+        include_points: Whether listed points may be ended early.
+    """
     marks = trial.system_attrs.keys()
     return REPLICATE_OF not in marks and (include_points or not LISTED_ATTRIBUTES & marks)
 
 
+def paused_rung(trial: FrozenTrial) -> int | None:
+    """Return the rung at which a trial waits for its promotion; None if it does not wait."""
+    rung: int | None = trial.system_attrs.get(PAUSED_AT_RUNG)
+    return rung if trial.state == TrialState.WAITING else None
+
+
 def rungs_of(definition: Definition) -> Rungs | None:
-    """Give a study's rungs; None where its pruner has none, or none below a trial's last epoch."""
+    """Return the rungs of a study; None if its pruner is not ASHA or no rung lies below the last epoch."""
     settings = definition.search.pruner
-    rungs = _rung_epochs(definition, settings.min_epochs, settings.reduction_factor)
-    if settings.name != "asha" or not rungs:
+    epochs = _rung_epochs(definition, settings.min_epochs, settings.reduction_factor)
+    if settings.name != "asha" or not epochs:
         return None
-    points = definition.search.prune_points
+    includes_points = definition.search.prune_points
     searched = definition.search.trials if definition.searches else 0
-    most = searched + len(definition.listed_points) * points
     return Rungs(
-        epochs=rungs,
+        epochs=epochs,
         factor=settings.reduction_factor,
-        max_trials=most,
-        includes_points=points,
+        max_trials=searched + len(definition.listed_points) * includes_points,
+        includes_points=includes_points,
         shows_running=definition.search.sampler.name == "gp",
     )
 
 
 def _rung_epochs(definition: Definition, lowest: int, factor: int) -> tuple[int, ...]:
-    """Give the epochs that grow by ``factor``, each moved behind a decay of the learning rate at hand.
+    """Return epochs that grow by ``factor``, each moved behind a near decay of the learning rate.
 
-    Accuracy leaps where a step schedule lowers the rate, and shortly before it does the settings that
-    began with a low one look better than they are. So a rung in the second half of the epochs between two
-    steps, if all trials have them in common, moves to the first epoch after the second step.
+    Accuracy leaps where a step schedule lowers the rate. Shortly before that, settings that began with a
+    low rate look better than they are. So a rung in the second half of the epochs between two steps moves
+    to the first epoch after the second step, if all trials have these steps in common.
+
+    Args:
+        definition: The study.
+        lowest: The first rung, in epochs.
+        factor: The ratio between two rungs.
     """
-    longest, found = definition.max_epochs(), []
-    decay = _decay_interval(definition)
+    last, found = definition.max_epochs(), []
+    interval = _decay_interval(definition)
     rung = lowest
-    while rung < longest:
-        behind = (rung - 1) % decay + 1 if decay else 0  # epochs since the last step
-        moved = rung - behind + decay + 1 if 2 * behind > decay else rung
-        found.append(moved if moved < longest else rung)
+    while rung < last:
+        since = (rung - 1) % interval + 1 if interval else 0  # epochs since the last step
+        moved = rung - since + interval + 1 if 2 * since > interval else rung
+        found.append(moved if moved < last else rung)
         rung *= factor
     return tuple(dict.fromkeys(found))
 
 
 def _decay_interval(definition: Definition) -> int:
-    """Give the epochs between two steps of the learning rate, where all trials have the same; else 0."""
+    """Return the epochs between two steps of the learning rate; 0 if trials differ or have no steps."""
     settings = definition.trial_config({})
     searched = {"schedule", "step_size", "warmup_epochs"} & {p.name for p in definition.space}
     if not isinstance(settings, Config) or settings.schedule != "step" or searched:
@@ -199,14 +257,8 @@ def _decay_interval(definition: Definition) -> int:
     return settings.step_size if settings.warmup_epochs == 0 else 0
 
 
-def paused_rung(trial: FrozenTrial) -> int | None:
-    """Give the rung at which a trial waits for its promotion; None if it does not."""
-    rung: int | None = trial.system_attrs.get(PAUSED_AT_RUNG)
-    return rung if trial.state == TrialState.WAITING else None
-
-
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
-    """Give an open trial as if it had been pruned where it is."""
-    ended = copy.copy(trial)
-    ended.state, ended.value = TrialState.PRUNED, trial.intermediate_values[trial.last_step or 0]
-    return ended
+    """Return an unfinished trial as if it had been pruned after its last report."""
+    pruned = copy.copy(trial)
+    pruned.state, pruned.value = TrialState.PRUNED, trial.intermediate_values[trial.last_step or 0]
+    return pruned

@@ -1,13 +1,18 @@
-"""Whether a trial is no better than guessing, which no comparison with other trials tells so soon.
+"""The baseline rule: prune a trial that is no better than guessing.
 
-Who always names the largest class is right as often as that class occurs in the selection split: a share
-p of its n images. A trial is no better while every accuracy it has reported is at most ::
+A comparison with other trials cannot tell this so early. A model that always names the largest class has
+the accuracy p on the selection split, where p is the share of that class among its n images. A trial is no
+better than guessing while every accuracy that it has reported is at most ::
 
-    p + 2 * sqrt(p * (1 - p) / n) + min(0.02, p / 5, (1 - p) / 5)
+    ceiling = p + 2 * sqrt(p * (1 - p) / n) + min(0.02, p / 5, (1 - p) / 5)
 
-The second term is two standard errors of an accuracy of p on n images. The third is what a trial that
-learns has to add in its first epochs: 0.02 at ten classes, and less where guessing is almost never, or
-almost always, right. Where the sum reaches 1, the split is too small to tell, and nothing is pruned.
+The second term is two standard errors of an accuracy of p on n images (normal approximation of the binomial
+distribution). The third is what a trial that learns gains at least in its first epochs: 0.02 at ten
+classes, and less where guessing is almost never, or almost always, right. Where the sum reaches 1 the split
+is too small to tell, and nothing is pruned.
+
+The rule is applied after ``search.chance_epochs`` epochs after the warm-up, and not before the pruner's
+``min_epochs``.
 """
 
 import math
@@ -23,37 +28,45 @@ from hpo.training.config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What guessing gives on a trial's selection split, and how long the trial has to do better."""
+    """The accuracy of guessing on a trial's selection split, and when a trial must exceed it."""
 
-    largest_class_share: float  # of the largest class
-    images: int
-    min_epochs: int  # that a trial has, its warm-up among them
+    largest_class_share: float  # of the images of the split, above 0 and at most 1
+    images: int  # in the split
+    min_epochs: int  # a trial has so many, its warm-up included, before it can be pruned
 
     @property
     def ceiling(self) -> float:
-        """The accuracy up to which a trial is no better than guessing."""
-        error = math.sqrt(self.largest_class_share * (1 - self.largest_class_share) / self.images)
-        return (
-            self.largest_class_share
-            + 2 * error
-            + min(0.02, self.largest_class_share / 5, (1 - self.largest_class_share) / 5)
-        )
+        """The highest accuracy that is no better than guessing; may exceed 1."""
+        share = self.largest_class_share
+        error = math.sqrt(share * (1 - share) / self.images)
+        return share + 2 * error + min(0.02, share / 5, (1 - share) / 5)
 
     def prune_reason(self, accuracies: Iterable[float]) -> str | None:
-        """Say why a trial with these accuracies, one of each epoch, is pruned; None if it is not."""
+        """Return why a trial is pruned by the baseline rule; None if it is not.
+
+        Args:
+            accuracies: The trial's accuracies on the selection split, one of each epoch, in [0, 1].
+        """
         reported = list(accuracies)
         if len(reported) < self.min_epochs or self.ceiling >= 1 or max(reported) > self.ceiling:
             return None
         return (
             f"no better than guessing in {len(reported)} epochs: accuracy {max(reported):.4f} at best, "
-            f"where the largest class alone gives {self.largest_class_share:.4f} (no better: up to {self.ceiling:.4f})"
+            f"where the largest class alone gives {self.largest_class_share:.4f} "
+            f"(no better: up to {self.ceiling:.4f})"
         )
 
 
 def baseline_of(labels: Tensor, config: Config, search: Search) -> Baseline | None:
-    """Give what guessing gives on a split with these labels; None where the study wants nothing pruned.
+    """Return the baseline of a trial.
 
-    A trial has ``search.chance_epochs`` after its warm-up, and at least the pruner's ``min_epochs``.
+    Args:
+        labels: The class indices of the selection split, int64 of shape (N,), on any device.
+        config: The settings of the trial, which say how long it warms up.
+        search: The settings of the study's search.
+
+    Returns:
+        The baseline, or None if the study prunes nothing or has switched the rule off.
     """
     if not search.chance_epochs or search.pruner.name == "none":
         return None

@@ -1,11 +1,14 @@
-"""Replicates: one setting run with several seeds, which count as one, by their mean.
+"""Replicates: one setting trained with several seeds and counted once, by the mean accuracy.
 
 With ``[search] replicates = S`` the first trial of a setting is followed, once it is complete, by S - 1
-others that differ from it in the seed alone. They are trials like any other, made by the transaction that
-ends the first (``plan.repeat``), claimed before anything new begins, and run to their end: a mean of those
-seeds that did well would say nothing. To a sampler the first stands for all of them, with their mean; no
-pruner sees the others. A setting of which a seed diverged stands behind all that are sound, and a sampler
-takes it for one that was pruned.
+replicates that differ from it in the seed alone. Their rules:
+
+* The transaction that ends the first trial creates them (``plan`` in the store). Workers claim them before
+  any new setting.
+* They run to their last epoch and no pruner sees them: a mean over those seeds that did well would say
+  nothing.
+* To a sampler the first trial stands for all of them, with their mean accuracy.
+* A setting of which a seed diverged ranks behind all others. A sampler sees it as a pruned trial.
 """
 
 import copy
@@ -16,18 +19,16 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-REPLICATE_OF = (
-    "hpo:repeats"  # system attribute of a replicate: the number of the first trial of its setting
-)
+REPLICATE_OF = "hpo:repeats"  # system attribute of a replicate: the number of its setting's first trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicatedSetting:
-    """A setting's complete trials, one per seed."""
+    """The complete trials of one setting, one per seed."""
 
-    trials: tuple[int, ...]  # numbers, most accurate first
-    accuracies: tuple[float, ...]  # of each
-    diverged: int = 0  # how many of its seeds did
+    trials: tuple[int, ...]  # numbers, the most accurate trial first
+    accuracies: tuple[float, ...]  # of each trial
+    diverged: int = 0  # number of replicates that diverged
 
     @property
     def mean(self) -> float:
@@ -37,11 +38,11 @@ class ReplicatedSetting:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """How far trials of one setting lie apart by their seeds alone."""
+    """How much trials of one setting differ by their seeds alone."""
 
     deviation: float  # standard deviation of single trials, pooled over the settings
-    settings: int  # with more than one complete trial
-    freedom: int  # degrees of freedom: their trials, less one of each
+    settings: int  # number of settings with more than one complete trial
+    freedom: int  # degrees of freedom: the trials of these settings, less one of each
 
     def __str__(self) -> str:
         one = self.settings == 1
@@ -52,23 +53,28 @@ class Noise:
 
 
 def first_trial_numbers(trials: Iterable[FrozenTrial]) -> dict[int, int]:
-    """Give the number of each replicate with that of the first trial of its setting."""
+    """Return, by the number of each replicate, the number of the first trial of its setting."""
     return {t.number: t.system_attrs[REPLICATE_OF] for t in trials if REPLICATE_OF in t.system_attrs}
 
 
 def rank_settings(
-    accuracies: Mapping[int, float], repeats: Mapping[int, int], pruned: Iterable[int] = ()
+    accuracies: Mapping[int, float], first_of: Mapping[int, int], pruned: Iterable[int] = ()
 ) -> list[ReplicatedSetting]:
-    """Rank settings by their mean, of equal ones the earlier first; by the numbers of complete trials.
+    """Rank settings by their mean accuracy, the best first; of equal ones the earlier is ahead.
 
-    A setting that has run with one seed alone comes after all that ran with more: it was not worth
-    repeating, or is still to be. Last come those with a replicate among the ``pruned``: it diverged, since
-    nothing else ends one.
+    A setting that ran with one seed alone ranks behind all that ran with more: it was not worth
+    replicating, or its replicates are still to come. A setting with a pruned replicate ranks last: only
+    divergence ends a replicate early.
+
+    Args:
+        accuracies: By number, the accuracies of the complete trials.
+        first_of: What ``first_trial_numbers`` returns.
+        pruned: Numbers of the pruned trials.
     """
-    diverged = Counter(repeats[number] for number in pruned if number in repeats)
+    diverged = Counter(first_of[number] for number in pruned if number in first_of)
     groups: dict[int, list[int]] = defaultdict(list)
     for number in accuracies:
-        groups[repeats.get(number, number)].append(number)
+        groups[first_of.get(number, number)].append(number)
     found = []
     for first, numbers in groups.items():
         order = sorted(numbers, key=lambda number: (-accuracies[number], number))
@@ -80,7 +86,10 @@ def rank_settings(
 
 
 def rank_trials(trials: Sequence[FrozenTrial]) -> list[ReplicatedSetting]:
-    """Rank the settings of a study's trials, as ``ranked`` does; a complete one without a value is last."""
+    """Rank the settings of a study's trials as ``rank_settings`` does.
+
+    A complete trial without a value counts with the accuracy -1.
+    """
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     accuracies = {trial.number: -1.0 if trial.value is None else trial.value for trial in complete}
     pruned = (trial.number for trial in trials if trial.state == TrialState.PRUNED)
@@ -88,7 +97,11 @@ def rank_trials(trials: Sequence[FrozenTrial]) -> list[ReplicatedSetting]:
 
 
 def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
-    """Estimate what seeds do to an accuracy; None where no setting has two complete trials."""
+    """Estimate how much the seed changes the accuracy, as a pooled standard deviation.
+
+    Returns:
+        The estimate, or None if no setting has two complete trials.
+    """
     several = [each.accuracies for each in settings if len(each.accuracies) > 1]
     freedom = sum(len(values) - 1 for values in several)
     if not freedom:
@@ -97,25 +110,30 @@ def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
     return Noise(deviation=(squares / freedom) ** 0.5, settings=len(several), freedom=freedom)
 
 
-def merge_replicates(trials: list[FrozenTrial], of: Mapping[int, int]) -> list[FrozenTrial]:
-    """Give one trial for each setting, in their order: the first, with the mean of what has ended.
+def merge_replicates(trials: list[FrozenTrial], first_of: Mapping[int, int]) -> list[FrozenTrial]:
+    """Return one trial for each setting: its first, with the mean accuracy of those that have ended.
 
-    ``of`` is what ``repeats`` gives.
+    Args:
+        trials: Trials of a study.
+        first_of: What ``first_trial_numbers`` returns for them.
+
+    Returns:
+        The first trials in the order of ``trials``; changed ones are copies.
     """
-    if not of:
+    if not first_of:
         return trials
     others: dict[int, list[FrozenTrial]] = defaultdict(list)
     for trial in trials:
-        if trial.number in of and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            others[of[trial.number]].append(trial)
-    return [_with_mean(trial, others[trial.number]) for trial in trials if trial.number not in of]
+        if trial.number in first_of and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            others[first_of[trial.number]].append(trial)
+    return [_with_mean(trial, others[trial.number]) for trial in trials if trial.number not in first_of]
 
 
-def _with_mean(trial: FrozenTrial, others: Sequence[FrozenTrial]) -> FrozenTrial:
-    if trial.state != TrialState.COMPLETE or not others:
+def _with_mean(trial: FrozenTrial, replicates: Sequence[FrozenTrial]) -> FrozenTrial:
+    if trial.state != TrialState.COMPLETE or not replicates:
         return trial
-    made = copy.copy(trial)
-    made.value = statistics.fmean(each.value for each in (trial, *others) if each.value is not None)
-    if any(each.state == TrialState.PRUNED for each in others):
-        made.state = TrialState.PRUNED
-    return made
+    merged = copy.copy(trial)
+    merged.value = statistics.fmean(each.value for each in (trial, *replicates) if each.value is not None)
+    if any(each.state == TrialState.PRUNED for each in replicates):
+        merged.state = TrialState.PRUNED
+    return merged

@@ -30,12 +30,12 @@ from optuna.distributions import BaseDistribution
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sortedcontainers import SortedKeyList
 from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError
 from hpo.search import replicates, samplers
 from hpo.search.asha import Rungs, RungTable
-from hpo.search.ranking import Ranking
 from hpo.store import rows
 from hpo.store.lease_table import leases
 from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, trials
@@ -101,7 +101,11 @@ class History(_CachedStorage):
         self._trials: list[FrozenTrial] = []  # as last read, by number
         self._numbers: list[int] = []  # of these trials
         self._versions: dict[int, tuple[Any, ...]] = {}  # state, attempt and epoch last read, by number
-        self._ranking = Ranking()  # of the trials with results, the best first
+        self._rank_keys: dict[int, tuple[float, float]] = {}  # by number, of the informative trials
+        # The numbers of these trials, the best first.
+        self._ranking: SortedKeyList[int, tuple[tuple[float, float], int]] = SortedKeyList(
+            key=lambda number: (self._rank_keys[number], number)
+        )
         self._replicates: dict[int, int] = {}  # number of each replicate: that of its setting's first trial
         self._newest_renewal = 0.0  # of the leases read so far, by the database's clock
         self._last_full_read = -math.inf  # by the worker's monotonic clock
@@ -243,11 +247,20 @@ class History(_CachedStorage):
         known = self._numbers[index : index + 1] == [trial.number]
         self._trials[index : index + known], self._numbers[index : index + known] = [trial], [trial.number]
         self._replicates |= replicates.first_trial_numbers([trial])
-        is_ranked = samplers.is_informative(trial) and trial.number not in self._replicates
-        whole, accuracy = samplers.rank_key(trial)
-        self._ranking.put(trial.number, (-whole, -accuracy) if is_ranked else None)
+        self._rank_trial(trial)
         if self.rung_table is not None:
             self.rung_table.update(trial)
+
+    def _rank_trial(self, trial: FrozenTrial) -> None:
+        """Move a trial to its present rank, or remove it if samplers learn nothing from it."""
+        number = trial.number
+        if number in self._rank_keys:  # removed first: the ranking finds it by its old key
+            self._ranking.remove(number)
+            del self._rank_keys[number]
+        if samplers.is_informative(trial) and number not in self._replicates:
+            epochs, accuracy = samplers.rank_key(trial)
+            self._rank_keys[number] = -epochs, -accuracy
+            self._ranking.add(number)
 
     def _read_changes(self, session: Session) -> None:
         """Read what has changed in the study since the last read."""

@@ -1,8 +1,8 @@
-"""What a worker keeps between trials, so that each starts where its arithmetic does.
+"""What a worker keeps between trials, so that each trial starts with its arithmetic.
 
-Data sets, decoded and on the device; features of frozen layers; models as they start; the study's
-precision; and which memory format is faster, which is measured once for all workers and remembered in the
-artifacts, below ``cache/``.
+Kept in memory: data sets, decoded and on the device if they fit; features of frozen layers; models in their
+initial state; the study's precision; what saving a checkpoint costs. Kept in the artifacts, below
+``cache/``, for all workers: which memory format is faster, which is measured once.
 """
 
 import hashlib
@@ -20,56 +20,65 @@ from hpo.store import plan, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import features
-from hpo.training import precision as numerics
 from hpo.training.config import Config, CustomConfig
+from hpo.training.precision import (
+    MEMORY_FORMATS,
+    ComputeSettings,
+    check_compile,
+    check_precision,
+    default_precision,
+    faster_memory_format,
+)
 
 if TYPE_CHECKING:
-    # torchvision takes a second or two, which a worker of a person's own objective does without.
+    # torchvision takes a second or two to import. A worker with a custom objective does not need it.
     from hpo.training.datasets import Dataset
     from hpo.training.models import InitialModels
 
-MIN_STEPS_TO_MEASURE = (
-    1000  # of a trial, from which on it is worth some twelve to find the faster memory format
-)
+MIN_STEPS_TO_MEASURE = 1000  # a trial this long is worth the dozen steps that measure the memory formats
 
 log = logging.getLogger("hpo")
 
 
 class WorkerCache:
-    """What one worker keeps."""
+    """What one worker keeps between trials.
+
+    Args:
+        data: The folder of the published data sets.
+        artifacts: Where features and measurements are kept for all workers.
+        device: The worker's device.
+    """
 
     def __init__(self, data: Path, artifacts: Artifacts, device: torch.device) -> None:
         self.data = data
         self.artifacts = artifacts
         self.device = device
         self.precision = "fp32"  # the study's, once prepared
-        self.save_seconds: dict[str, float] = {}  # by model: what writing a checkpoint of it took last
         self.features = features.FeatureCache(artifacts, features.feature_memory_limit(device))
+        self._save_seconds: dict[str, float] = {}  # by model: what saving a checkpoint took last
         self._datasets: dict[tuple[Any, ...], Dataset] = {}
         self._templates: InitialModels | None = None
-        self._formats: dict[str, str] = {}
+        self._formats: dict[str, str] = {}  # by what decides it, as JSON: the memory format
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
-        """Make sure of what all trials of a study share, before one is claimed.
+        """Check and load what all trials of a study share, before one is claimed.
 
-        Raises DataError if the data cannot be had, DeviceError if the device is not for its precision. Of
-        pictures in a folder, which are read at each trial's own size, only the folder is looked for.
+        The first worker of a study with the precision ``auto`` chooses one, and stores it for all. Of a
+        data set that is a folder of images only the folder is checked: images are read at each trial's own
+        size.
+
+        Raises:
+            DataError: If the data set cannot be loaded.
+            DeviceError: If the device does not support the study's precision, or compiling.
         """
         settings = definition.trial_config({})
         if isinstance(settings, CustomConfig):
             return
-        wanted: str = settings.precision
-        if wanted == "auto":
-            if study_id not in self._precisions:  # asked once: it locks the study, and a worker idles here
-                usual = numerics.default_precision(self.device)
-                self._precisions[study_id] = studies.set_attribute_once(
-                    storage, study_id, plan.PRECISION, usual
-                )
-            wanted = self._precisions[study_id]
-        numerics.check_precision(wanted, self.device)
-        numerics.check_compile(settings, self.device)
-        self.precision = wanted
+        precision = self._study_precision(storage, study_id, settings)
+        check_precision(precision, self.device)
+        check_compile(settings, self.device)
+        self.precision = precision
         if settings.dataset.startswith("folder:"):
             from hpo.training import datasets
 
@@ -77,8 +86,32 @@ class WorkerCache:
         else:
             self.load_dataset(settings)
 
+    def _study_precision(self, storage: Storage, study_id: int, settings: Config) -> str:
+        if settings.precision != "auto":
+            return settings.precision
+        if study_id not in self._precisions:  # asked once: it locks the study, and idle workers come here
+            own = default_precision(self.device)
+            self._precisions[study_id] = studies.set_attribute_once(storage, study_id, plan.PRECISION, own)
+        return self._precisions[study_id]
+
+    def expected_save_seconds(self, config: Config | CustomConfig) -> float:
+        """Return the seconds that saving such a trial took last; 0 if unknown.
+
+        The states of a custom objective may have any size, so their cost is unknown before the first save.
+        """
+        return 0.0 if isinstance(config, CustomConfig) else self._save_seconds.get(config.model, 0.0)
+
+    def note_save_seconds(self, config: Config | CustomConfig, seconds: float) -> None:
+        """Remember how many seconds the last save of a trial took, for later trials of the same model."""
+        if not isinstance(config, CustomConfig):
+            self._save_seconds[config.model] = seconds
+
     def load_dataset(self, config: Config) -> "Dataset":
-        """Give a trial's data set, on the device if it fits there; raises DataError if it cannot be had."""
+        """Return a trial's data set, on the device if it fits there.
+
+        Raises:
+            DataError: If it cannot be loaded.
+        """
         from hpo.training import datasets
 
         size = config.image_size if config.dataset.startswith("folder:") else None
@@ -96,7 +129,7 @@ class WorkerCache:
 
     @property
     def templates(self) -> "InitialModels":
-        """The models as they start."""
+        """The models in their initial state."""
         if self._templates is None:
             from hpo.training import models
 
@@ -104,19 +137,18 @@ class WorkerCache:
         return self._templates
 
     def choose_memory_format(self, config: Config, precision: str) -> str:
-        """Give a new trial its memory format: the faster one, if the trial is long enough to measure it."""
+        """Return the memory format of a new trial: the one it asks for, or the faster one.
+
+        A trial shorter than ``MIN_STEPS_TO_MEASURE`` takes a known measurement, or else ``contiguous``. A
+        longer one measures the formats, and writes the result to the artifacts.
+
+        Args:
+            config: The settings of the trial.
+            precision: The precision that the trial computes in.
+        """
         if config.memory_format != "auto":
             return config.memory_format
-        kind = {
-            "model": config.model,
-            "image_size": config.image_size,
-            "batch_size": config.batch_size,
-            "tune": config.tune,
-            "precision": precision,
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
+        kind = self._measurement_kind(config, precision)
         text = json.dumps(kind)
         if text not in self._formats:
             name = f"cache/memory_format/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
@@ -131,31 +163,46 @@ class WorkerCache:
             self._formats[text] = str(json.loads(known)["memory_format"])
         return self._formats[text]
 
+    def _measurement_kind(self, config: Config, precision: str) -> dict[str, Any]:
+        """Return everything that may decide which memory format is faster."""
+        return {
+            "model": config.model,
+            "image_size": config.image_size,
+            "batch_size": config.batch_size,
+            "tune": config.tune,
+            "precision": precision,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
     def _measure_formats(self, config: Config, precision: str) -> tuple[str, dict[str, float]]:
+        """Return the faster memory format, and the seconds of a step in each."""
         try:
-            return numerics.faster_memory_format(self._build_step(config, precision), self.device)
+            return faster_memory_format(self._build_step(config, precision), self.device)
         except torch.OutOfMemoryError:  # two models at once; the trial itself may fit
             return "contiguous", {}
 
     def _build_step(self, config: Config, precision: str) -> Callable[[str], None]:
-        """Give a function that makes one forward and backward pass in a format."""
+        """Return a function that makes one forward and backward pass in the memory format of a name."""
         from hpo.training import models, optimizers
 
         classes = len(self.load_dataset(config).classes)
-        ways, modules = {}, {}
-        for name in numerics.MEMORY_FORMATS:
-            ways[name] = numerics.ComputeSettings(precision=precision, memory_format=name)
+        settings, modules = {}, {}
+        for name in MEMORY_FORMATS:
+            settings[name] = ComputeSettings(precision=precision, memory_format=name)
             module = self.templates.build_seeded(config, classes, 0).to(self.device)
-            modules[name] = ways[name].prepare_model(module)
+            modules[name] = settings[name].prepare_model(module)
             models.set_train_mode(module, config)
         size = (config.batch_size, 3, config.image_size, config.image_size)
         images_NCHW = torch.rand(size, device=self.device)
         labels_N = torch.zeros(config.batch_size, dtype=torch.int64, device=self.device)
-        loss = optimizers.loss_function(config)
+        loss_function = optimizers.loss_function(config)
 
         def step(name: str) -> None:
             modules[name].zero_grad(set_to_none=True)
-            with ways[name].precision_context(self.device):
-                loss(modules[name](ways[name].prepare_batch(images_NCHW)), labels_N).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+            with settings[name].precision_context(self.device):
+                logits_NK = modules[name](settings[name].prepare_batch(images_NCHW))
+                loss_function(logits_NK, labels_N).backward()  # type: ignore[no-untyped-call]  # not annotated in torch
 
         return step

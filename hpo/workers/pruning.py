@@ -1,7 +1,8 @@
-"""The verdict on a trial, asked for in the transaction that commits the report it is about.
+"""Decisions on trials, made within the transaction that commits what they are about.
 
-The study's pruner, or its rungs, compare a trial with others; ``chance`` says whether it is any better than
-guessing. Where a study has rungs, a free worker is told here, too, which paused trial goes on.
+``TrialPruner`` decides on a worker's own trial, after each report: the study's pruner or its rungs compare
+the trial with others, and the baseline rule tells whether it is any better than guessing. ``Promotions``
+tells a free worker which paused trial continues, within the transaction that claims it.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,9 +20,10 @@ from hpo.study.definition import Definition
 
 
 class TrialPrunedByRule(optuna.TrialPruned):
-    """The verdict against a trial, with the rung that it wrote down for the trials to come.
+    """Ends a trial by a pruner, with the rungs that this one wrote down for later trials.
 
-    Both are committed together: who died between them would find the rung done, and never be pruned.
+    Both are committed together. If a crash could separate them, the next attempt would find the rung done,
+    and would never be pruned.
     """
 
     def __init__(self, text: str, attributes: Mapping[str, Any]) -> None:
@@ -30,9 +32,15 @@ class TrialPrunedByRule(optuna.TrialPruned):
 
 
 class TrialPruner:
-    """Judges the worker's own trial, by a study's pruner and by what guessing gives, if that is known.
+    """Decides whether the worker's own trial goes on, pauses at a rung, or is pruned.
 
-    Listed points are its matter only if the study says so, and replicates never.
+    Replicates are never pruned, and listed points only if the study says so.
+
+    Args:
+        study: The study with its pruner; its storage is ``history``.
+        history: The study's trials.
+        definition: The study.
+        baseline: What guessing gives on the trial's selection split; None switches the baseline rule off.
     """
 
     def __init__(
@@ -43,61 +51,74 @@ class TrialPruner:
         baseline: Baseline | None = None,
     ) -> None:
         self.study, self.history, self.baseline = study, history, baseline
+        self.pause_decision: RungDecision | None = None  # at the rung where the trial is to pause
         self._is_prunable = is_prunable(history.own_trial, definition.search.prune_points)
-        self.pause_decision: RungDecision | None = None  # that of a rung at which the trial is to wait
         self._pruner_name = definition.search.pruner.name
-        self._reason: str | None = None  # to prune the trial
+        self._prune_reason: str | None = None
         self._epoch = history.own_trial.last_step
 
     def is_rung(self, epoch: int) -> bool:
-        """Tell whether an epoch is a rung, behind which most trials do not go on at once."""
-        ladder = self.history.rungs
-        return self._is_prunable and ladder is not None and epoch in ladder.epochs
+        """Return whether an epoch is a rung of the trial: most trials do not train on at once after it."""
+        rungs = self.history.rungs
+        return self._is_prunable and rungs is not None and epoch in rungs.epochs
 
     def note_report(self, epoch: int, accuracy: float) -> None:
-        """Note a report, about to be committed."""
+        """Take in a report that is about to be committed.
+
+        Args:
+            epoch: The number of the epoch, from 1.
+            accuracy: The accuracy on the selection split, in [0, 1].
+        """
         self._epoch = epoch
         self.history.own_trial.intermediate_values[epoch] = accuracy
 
     def decide(self, session: Session) -> Mapping[str, Any]:
-        """Ask within the report's transaction; give the rungs to commit with it, if the trial goes on.
+        """Decide on the trial within the transaction that commits its report.
 
-        Asked again, because the transaction failed, it forgets what it said before.
+        If the transaction fails, call this again: the decision before is forgotten.
+
+        Returns:
+            The system attributes to commit with the report: the rungs that a trial that trains on has
+            passed.
         """
         if not self._is_prunable:
             return {}
         own = self.history.own_trial
-        self.pause_decision = self._reason = None
+        self.pause_decision = self._prune_reason = None
         with self.history.read_within(session):
-            if (board := self.history.rung_table) is not None and board.rungs.is_at_rung(own):
+            if (table := self.history.rung_table) is not None and table.rungs.is_at_rung(own):
                 self.history.trials()
-                self._at_rung(board.decide(own))
+                self._apply_rung(table.decide(own))
             elif self.study.pruner.prune(self.study, own):
-                self._reason = f"by {self._pruner_name} after epoch {self._epoch}"
+                self._prune_reason = f"by {self._pruner_name} after epoch {self._epoch}"
         if self.baseline is not None:
-            self._reason = self.baseline.prune_reason(own.intermediate_values.values()) or self._reason
-        return {} if self._reason else self.history.unwritten_attributes
+            no_better = self.baseline.prune_reason(own.intermediate_values.values())
+            self._prune_reason = no_better or self._prune_reason
+        return {} if self._prune_reason else self.history.unwritten_attributes
 
-    def _at_rung(self, found: RungDecision) -> None:
-        if found.kind == "promoted":
-            self.history.set_trial_system_attr(
-                self.history.own_trial._trial_id, PROMOTED_PAST_RUNG, found.rung
-            )
-        elif found.kind == "pruned":
-            self._reason = f"by {self._pruner_name}: {found}"
+    def _apply_rung(self, decision: RungDecision) -> None:
+        if decision.kind == "promoted":
+            trial_id = self.history.own_trial._trial_id
+            self.history.set_trial_system_attr(trial_id, PROMOTED_PAST_RUNG, decision.rung)
+        elif decision.kind == "pruned":
+            self._prune_reason = f"by {self._pruner_name}: {decision}"
         else:
-            self.pause_decision = found
+            self.pause_decision = decision
 
     def raise_if_pruned(self) -> None:
-        """Raise Pruned if that was the verdict; to be called once the transaction is committed."""
-        if self._reason:
-            raise TrialPrunedByRule(self._reason, self.history.unwritten_attributes)
+        """Act on the decision, once its transaction is committed.
+
+        Raises:
+            TrialPrunedByRule: If the trial is pruned.
+        """
+        if self._prune_reason:
+            raise TrialPrunedByRule(self._prune_reason, self.history.unwritten_attributes)
         self.history.mark_written()
 
 
 @dataclass(frozen=True)
 class Promotions:
-    """Says which of a study's paused trials a free worker goes on with, or ends."""
+    """Chooses which of a study's paused trials a free worker continues, or ends."""
 
     history: History
     rung_table: RungTable
@@ -105,32 +126,37 @@ class Promotions:
     def lock_next_trial(
         self, session: Session, taken: Collection[int], waits: bool
     ) -> ClaimableTrial | None:
-        """Give the paused trial that is next, locked, within the transaction that claims it.
+        """Lock the paused trial that is next, within the transaction that claims it.
 
-        None if there is none. ``taken`` are the ids of trials that other workers are claiming at this
-        moment, and ``waits`` tells whether a trial that never began could be claimed instead. Where nothing
-        but paused ones is left, nothing is promoted any more in the end, and they are to be ended.
+        When nothing but paused trials is left and no further one is promoted, they are claimed to be ended.
+
+        Args:
+            session: The transaction.
+            taken: Ids of trials that other workers are claiming right now.
+            waits: Whether a trial that has not begun could be claimed instead.
+
+        Returns:
+            The trial, with the system attributes that promote it (none if it is to be ended), or None if no
+            paused trial can be claimed.
         """
         self.history.read_between_trials(session)
         busy = {trial.number for trial in self.history.trials() if trial._trial_id in taken}
-        others = (
-            waits
-            or session.execute(HAS_UNPAUSED_OPEN_TRIALS, {"study": self.history.study_id}).scalar_one()
-        )
-        while (found := self._next(busy, last=not others and not busy)) is not None:
+        given = {"study": self.history.study_id}
+        others = waits or session.execute(HAS_UNPAUSED_OPEN_TRIALS, given).scalar_one()
+        while (found := self._next_number(busy, last=not others and not busy)) is not None:
             number, attributes = found
-            row = session.execute(
-                LOCK_PAUSED_TRIAL, {"trial": self.history.trial(number)._trial_id}
-            ).first()
+            trial_id = self.history.trial(number)._trial_id
+            row = session.execute(LOCK_PAUSED_TRIAL, {"trial": trial_id}).first()
             if row is not None:
                 return ClaimableTrial(row=row, system_attributes=attributes)
             busy.add(number)
         return None
 
-    def _next(self, busy: set[int], *, last: bool) -> tuple[int, dict[str, Any]] | None:
-        """Give the number of the trial that is next, with what promotes it; nothing for one to be ended."""
-        found = self.rung_table.next_promotion(taken=busy, last=last)
-        if found is not None:
-            return found[0], {PAUSED_AT_RUNG: None, PROMOTED_PAST_RUNG: found[1]}
+    def _next_number(self, busy: set[int], *, last: bool) -> tuple[int, dict[str, Any]] | None:
+        """Return the next trial's number and the attributes that promote it; none for one to be ended."""
+        promotion = self.rung_table.next_promotion(taken=busy, last=last)
+        if promotion is not None:
+            number, rung = promotion
+            return number, {PAUSED_AT_RUNG: None, PROMOTED_PAST_RUNG: rung}
         left = self.rung_table.first_paused() if last else None
         return None if left is None else (left, {})

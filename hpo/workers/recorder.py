@@ -1,32 +1,40 @@
-"""What a running trial leaves behind, written by a thread of its own while training goes on.
+"""The recorder: writes what a running trial leaves behind, in a thread of its own while training goes on.
 
-The thread does what it is handed in order, and of that there are two kinds::
+The thread does its tasks in the order in which training submits them. There are two kinds::
 
-    report:  one fenced transaction (accuracy, attributes, the pruner's verdict) -> curves durable
+    report:  one fenced transaction (accuracy, attributes, the pruner's decision) -> curves durable
     save:    weights durable -> checkpoint durable -> one fenced transaction (their names)
-             -> remove what the transaction made old
+             -> remove the files that this transaction made old
 
-After a short epoch a save has no transaction of its own: its names go with the next report.
-A save is due at an epoch's end, and every ``SAVE_SECONDS`` within a long one, unless writing it would cost
-more than ``SHARE`` of the time since the one before. So a report may precede its checkpoint. What a crash
-does at any point of it:
+"Fenced" means that the transaction fails with LeaseLost if another worker has claimed the trial meanwhile.
+"Durable" means that a file has its final name and survives a power failure.
 
-* before a report, or between it and the next save: the next attempt starts from the checkpoint before, and
-  reports again what it trains again: on the CPU, the same bits.
-* between a report and its curves: the CSV file lacks the epoch, until the next report writes the whole of
-  it. An attempt that may end without one adds what the store has of the epoch.
-* between a file and its transaction: a file that no row names, which is garbage. The next attempt starts
-  from the checkpoint before; where the names wait for the next report, that is one short epoch more.
-* between a save's transaction and the removal: a file too many, which the next save removes.
+When saves happen: one is due at the end of an epoch, and every ``SAVE_INTERVAL_SECONDS`` within a long
+epoch, unless writing it would cost more than ``MAX_SAVE_SHARE`` of the time since the last one. So a report
+may precede its checkpoint by several epochs. After a short epoch (``SHORT_EPOCH_SECONDS``) a save has no
+transaction of its own: its names are committed with the next report.
 
-A worker that lost its trial while it slept wakes at any point of it. Until a transaction tells it so, it
-writes only what bears its attempt's number; and it removes no file of a later attempt.
+What a crash at each point does:
 
-While the database, or the object store of the artifacts, is away the thread waits for it; training does
-not, and its reports arrive late. What was trained after an epoch that the verdict is against counts for
-nothing: weights are kept until they are in a file, and those of the epochs before until theirs are sure to
-count. What the thread meets (the lease lost, a full disk, the verdict) ends what it is handed, and is
-raised in the training thread, which asks at every step.
+* Before a report, or between a report and the next save: the next attempt starts from the last checkpoint.
+  It trains the epochs after it again and reports them again; on the CPU, with the same bits.
+* Between a report and its curves: the CSV file lacks the epoch until the next report writes the whole file.
+  An attempt that may end without another report adds the missing epochs from the database.
+* Between a file and the transaction that names it: the file is garbage that no row names. The next attempt
+  starts from the checkpoint before. Where the names wait for the next report, that is one short epoch more.
+* Between a save's transaction and the removal: a file too many, which the next save removes.
+
+A worker whose machine slept, and that lost its trial meanwhile, may wake at each of these points. Until a
+transaction tells it, it writes only files that bear the number of its own attempt, and it removes no file
+of a later attempt.
+
+While the database, or the object store of the artifacts, is unavailable, the thread waits for it. Training
+goes on, and its reports arrive late. Epochs trained after one at which the trial is pruned count for
+nothing. So the weights of a best epoch are kept in memory until they are in a file, and those of earlier
+best epochs until a later one's report is committed.
+
+If a task fails (the lease is lost, the disk is full, the trial is pruned), the thread skips all later
+tasks, and ``handle_pending`` raises the error in the training thread, which asks at every step.
 """
 
 import concurrent.futures
@@ -36,9 +44,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import safetensors.torch
 
-from hpo.artifacts import checkpoint, durable
+from hpo.artifacts import checkpoint
 from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.search.asha import RungDecision
 from hpo.store.lease import Claim
@@ -46,30 +53,30 @@ from hpo.training import custom
 from hpo.training.events import Diverged, Epoch
 from hpo.workers import metrics
 from hpo.workers.pruning import TrialPruner
+from hpo.workers.weights import WEIGHTS_PATTERN, Weights
 
 if TYPE_CHECKING:
-    from hpo.training import loop
+    from hpo.workers.weights import Run
 
-    Run = loop.TrainingRun | custom.CustomRun
+SAVE_INTERVAL_SECONDS = 60.0  # between two checkpoints within an epoch
+SHORT_EPOCH_SECONDS = 5.0  # after an epoch this short, a checkpoint's name waits for the next report
+MAX_SAVE_SHARE = 0.03  # of the time may go to writing checkpoints
+MAX_EARLIER_WEIGHTS = 3  # weights of best epochs before the last one that are kept while reports wait
+PRUNER_WAIT_SECONDS = 1.0  # that training waits for the pruner at an epoch's end, before it goes on
 
-SAVE_INTERVAL_SECONDS = 60.0  # of an epoch between two checkpoints within it
-SHORT_EPOCH_SECONDS = 5.0  # that an epoch takes, at most, for whose report a checkpoint's name waits
-MAX_SAVE_SHARE = 0.03  # of the time, at most, goes to writing checkpoints
-MAX_EARLIER_WEIGHTS = (
-    3  # best epochs before the last one, at most, whose weights are kept while reports wait
-)
-PRUNER_WAIT_SECONDS = (
-    1.0  # that training waits at an epoch's end for the pruner, before it goes on meanwhile
-)
-
-ENDS_WITH_WEIGHTS = (optuna.TrialPruned, Diverged)  # that leave weights behind like a complete trial's
+ENDS_WITH_WEIGHTS = (optuna.TrialPruned, Diverged)  # ends that leave weights, like a complete trial's
 
 
 class Recorder:
-    """Records one attempt at a trial; a context that is left when all is written.
+    """Records one attempt at a trial. A context manager: on leaving it, everything is written.
 
-    ``judge`` is asked in the recorder's thread. ``cost`` is the seconds that a save of such a trial is
-    known to take: without, the first one is made at once, to find out.
+    Args:
+        claim: The claim on the trial.
+        folder: The folder of the trial in the artifacts.
+        hardware: The facts on what the trial runs on, stored with each report.
+        pruner: Decides on each report, in the recorder's thread.
+        save_cost_seconds: What a save of such a trial is known to cost; 0 if unknown, then the first save
+            is made at once to find out.
     """
 
     def __init__(
@@ -78,31 +85,25 @@ class Recorder:
         folder: TrialFolder,
         hardware: Mapping[str, Any],
         pruner: TrialPruner,
-        cost: float = 0.0,
+        save_cost_seconds: float = 0.0,
     ) -> None:
         self.claim = claim
         self.folder = folder
         self.hardware = hardware
         self.pruner = pruner
-        self.error: BaseException | None = None  # what ended the recording
-        self.order: str | None = None  # that the study is under: to save, and give the trial back
-        self.pause_decision: RungDecision | None = (
-            None  # that of a rung at which the trial is to wait, saved
-        )
+        self.error: BaseException | None = None  # ended the recording
+        self.order: str | None = None  # order to the study, to save and release the trial
+        self.pause_decision: RungDecision | None = None  # at the rung where the trial is to pause
+        self.save_cost_seconds = save_cost_seconds  # of the last save, copying and writing
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._last_task: concurrent.futures.Future[None] | None = None
-        self._report_is_late = False
         self._save_task: concurrent.futures.Future[None] | None = None
+        self._report_is_late = False
         self._saved_at = time.monotonic()
-        self.save_cost_seconds = cost  # seconds that the last save took, snapshot and writing
-        self._pending_weights: list[
-            _Weights
-        ] = []  # of best epochs, the last one's last, that may be in no file
-        self._committed_epoch = 0  # the last epoch whose report is
+        self._pending_weights: list[Weights] = []  # of best epochs, ascending, that may be in no file
+        self._committed_epoch = 0  # the last epoch whose report is committed
         self._written_epoch = 0  # the last epoch whose weights are in a file
-        self._uncommitted_names: dict[
-            str, str
-        ] = {}  # of durable files, by attribute, that are not committed yet
+        self._uncommitted_names: dict[str, str] = {}  # of durable files, by attribute
 
     def __enter__(self) -> "Recorder":
         return self
@@ -115,31 +116,31 @@ class Recorder:
             self._commit_names({})
         met = error or self.error
         if met is None or isinstance(met, ENDS_WITH_WEIGHTS):
-            self._finish()
+            self._write_committed_weights()
         if error is None and met is not None:
             raise met
 
-    def _finish(self) -> None:
+    def _write_committed_weights(self) -> None:
         self._write_weights([each for each in self._unwritten() if each.epoch <= self._committed_epoch])
         self.folder.publish()
         if self._uncommitted_names:
             self._commit_names({})
 
     def wants_pause(self) -> bool:
-        """Tell whether training should pause for ``attend``; cheap enough to be asked at every step."""
+        """Return whether training should pause for ``handle_pending``; cheap enough for every step."""
         return self.error is not None or self.must_release or self._is_due(SAVE_INTERVAL_SECONDS)
 
     @property
     def must_release(self) -> bool:
-        """Tell whether the trial is to be saved, and left to others."""
+        """Whether the trial is to be saved and released for other workers."""
         return self.order is not None or self.pause_decision is not None
 
     def report(self, run: "Run") -> None:
-        """Report the epoch just done."""
+        """Submit the report of the epoch that a run has just trained."""
         epoch = run.history[-1]
         self._pending_weights = self._unwritten()
         if run.best_epoch is epoch and epoch.accuracy is not None:
-            self._pending_weights = [*self._pending_weights[:MAX_EARLIER_WEIGHTS], _Weights.of(run)]
+            self._pending_weights = [*self._pending_weights[:MAX_EARLIER_WEIGHTS], Weights.copy_from(run)]
         attributes = {
             "epochs": epoch.number,
             "best_epoch": run.best_epoch.number,
@@ -147,24 +148,39 @@ class Recorder:
             **self._attributes(run),
         }
         self._report_is_late = self._last_task is not None and not self._last_task.done()
-        # After the last epoch no verdict is waited for, and the weights' name goes with the report.
+        # After the last epoch no decision is waited for, and the weights' name goes with the report.
         weights = self._unwritten() if run.finished else []
         self._submit(self._write_report, list(run.history), attributes, run.finished, weights)
 
     def handle_pending(self, run: "Run") -> None:
-        """Raise what the thread met, or save if it is time: at an epoch's end and whenever it calls."""
-        if run.step == 0 and self._last_task is not None and self._waits_for_verdict(run):
+        """Raise the error of a failed task, and save if that is due.
+
+        Call it at the end of each epoch, and whenever ``wants_pause`` says so. At the end of an epoch it
+        waits shortly for the pruner's decision.
+
+        Raises:
+            LeaseLost: If another worker has claimed the trial meanwhile.
+            TrialPruned: If the trial is pruned.
+            OSError: If a file could not be written.
+        """
+        if run.step == 0 and self._last_task is not None and self._waits_for_decision(run):
             concurrent.futures.wait([self._last_task], PRUNER_WAIT_SECONDS)
         if self.error is not None:
             raise self.error
         if not run.finished and self._is_due(0.0 if run.step == 0 else SAVE_INTERVAL_SECONDS):
             self.save(run, wait=run.step == 0 and run.history[-1].seconds < SHORT_EPOCH_SECONDS)
 
-    def _waits_for_verdict(self, run: "Run") -> bool:
+    def _waits_for_decision(self, run: "Run") -> bool:
         return not self._report_is_late or self.pruner.is_rung(run.history[-1].number)
 
     def save(self, run: "Run", *, wait: bool = False) -> None:
-        """Save the run as it stands, now; its names may ``wait`` for the next report."""
+        """Submit a save of the present state of a run.
+
+        Args:
+            run: The run; its state is copied before this returns.
+            wait: Whether the names of the files wait for the next report, instead of a transaction of their
+                own.
+        """
         self._saved_at = time.monotonic()
         weights = self._unwritten()
         state = checkpoint.snapshot(run.state())
@@ -173,21 +189,21 @@ class Recorder:
         objective = run.config.objective if isinstance(run, custom.CustomRun) else None
         self._save_task = self._submit(self._write_save, state, objective, weights, attributes, seconds)
 
-    def _unwritten(self) -> "list[_Weights]":
-        """Give the weights in no file: of the best epoch that counts, and of those that may yet count."""
+    def _unwritten(self) -> list[Weights]:
+        """Return weights in no file: of the best committed epoch, and of epochs that may yet count."""
         written, committed = (
             self._written_epoch,
             self._committed_epoch,
-        )  # which the thread may change meanwhile
+        )  # the thread may change them meanwhile
         counting = [each for each in self._pending_weights if written < each.epoch <= committed]
-        return counting[-1:] + [
-            each for each in self._pending_weights if each.epoch > max(written, committed)
-        ]
+        later = [each for each in self._pending_weights if each.epoch > max(written, committed)]
+        return counting[-1:] + later
 
-    def _is_due(self, every: float) -> bool:
+    def _is_due(self, interval_seconds: float) -> bool:
         if self._save_task is not None and not self._save_task.done():
             return False
-        return time.monotonic() - self._saved_at >= max(every, self.save_cost_seconds / MAX_SAVE_SHARE)
+        elapsed = time.monotonic() - self._saved_at
+        return elapsed >= max(interval_seconds, self.save_cost_seconds / MAX_SAVE_SHARE)
 
     def _attributes(self, run: "Run") -> dict[str, Any]:
         seconds = sum(epoch.seconds for epoch in run.history) + run.seconds
@@ -205,11 +221,7 @@ class Recorder:
                 self.error = error
 
     def _write_report(
-        self,
-        history: list[Epoch],
-        attributes: dict[str, Any],
-        finished: bool,
-        weights: "list[_Weights]",
+        self, history: list[Epoch], attributes: dict[str, Any], finished: bool, weights: list[Weights]
     ) -> None:
         if weights:
             self._write_weights(weights)
@@ -234,22 +246,22 @@ class Recorder:
         self,
         state: checkpoint.State,
         objective: str | None,
-        weights: "list[_Weights]",
+        weights: list[Weights],
         attributes: dict[str, Any] | None,
         seconds: float,
     ) -> None:
+        """Write a save; ``seconds`` is what copying the state took, no ``attributes`` means no commit."""
         started = time.monotonic()
         self._write_weights(weights)
-        token = self.claim.token
-        name = checkpoint.save(self.folder.path, state, attempt=token, objective=objective)
+        name = checkpoint.save(self.folder.path, state, attempt=self.claim.token, objective=objective)
         self._uncommitted_names["checkpoint"] = f"{self.folder.name}/{name}"
         self.folder.publish()
         self.save_cost_seconds = seconds + time.monotonic() - started
         if attributes is not None:
             self._commit_names(attributes)
 
-    def _write_weights(self, weights: "list[_Weights]") -> None:
-        """Write the last ones durably, unless they, or none, are to be written."""
+    def _write_weights(self, weights: list[Weights]) -> None:
+        """Write the last of the weights durably, unless they are written already."""
         if weights and weights[-1].epoch > self._written_epoch:
             self._uncommitted_names["weights"] = weights[-1].write(self.folder, self.claim.token)
             self._written_epoch = weights[-1].epoch
@@ -262,48 +274,14 @@ class Recorder:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Remove the files that those whose names are committed now have made old."""
+        """Remove the files that the last commit made old, but none of a later attempt."""
         names, self._uncommitted_names = self._uncommitted_names, {}
         if "checkpoint" in names:
             checkpoint.prune(self.folder.path, file_name(names["checkpoint"]))
-        for old in self.folder.path.glob("weights-*") if "weights" in names else ():
-            if old.name != file_name(names["weights"]) and _Weights.attempt(old.name) <= self.claim.token:
-                old.unlink(missing_ok=True)
+        if "weights" in names:
+            kept = file_name(names["weights"])
+            for old in self.folder.path.glob(WEIGHTS_PATTERN):
+                if old.name != kept and Weights.attempt_of(old.name) <= self.claim.token:
+                    old.unlink(missing_ok=True)
         if names:
             self.folder.remove_deleted()
-
-
-class _Weights:
-    """The weights after an epoch; of a person's own ``objective``, its whole state."""
-
-    def __init__(self, epoch: int, content: Any, objective: str | None = None) -> None:
-        self.epoch, self.content, self.objective = epoch, content, objective
-
-    @classmethod
-    def of(cls, run: "Run") -> "_Weights":
-        """Copy what training goes on changing of a run's weights as they stand."""
-        epoch, weights = run.history[-1].number, run.weights()
-        if isinstance(run, custom.CustomRun):
-            return cls(epoch, checkpoint.snapshot(weights), run.config.objective)
-        frozen = run.frozen_weights()
-        changing = {name: tensor for name, tensor in weights.items() if name not in frozen}
-        return cls(epoch, {**weights, **checkpoint.snapshot(changing)})
-
-    @staticmethod
-    def attempt(name: str) -> int:
-        """Give the number of the attempt that wrote a file."""
-        return int(name.partition(".")[0].rpartition("-")[2])
-
-    def write(self, folder: TrialFolder, attempt: int) -> str:
-        """Write them durably and give the file's name in the artifacts."""
-        stem = f"weights-{self.epoch:04d}-{attempt:03d}"
-        with durable.atomic_file(folder.path) as draft:
-            if self.objective is not None:
-                draft.name = f"{stem}.pt"
-                checkpoint.dump_state(self.content, draft.file)
-                checkpoint.check_loadable(draft, self.objective)
-            else:
-                draft.name = f"{stem}.safetensors"
-                tensors = {key: tensor.contiguous() for key, tensor in self.content.items()}
-                draft.file.write(safetensors.torch.save(tensors, {"format": "pt"}))
-        return f"{folder.name}/{draft.name}"

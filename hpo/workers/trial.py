@@ -1,219 +1,128 @@
-"""One claimed trial, from its setting to its end: where Optuna, training, files and lease meet.
+"""One claimed trial, from its claim to its end.
 
-It is trained here; what it leaves behind is written meanwhile, by ``recorder``, in an order that makes
-a crash harmless at any point of it.
+``run_trial`` is the outer part: it keeps the lease alive and turns each way in which training can end into
+the end of the trial. ``_train_trial`` is the inner part: it chooses the setting, resumes from the last
+checkpoint, and trains epoch by epoch. What the trial leaves behind is written meanwhile by ``recorder``, in
+an order that makes a crash harmless at any point; read its first lines for the protocol.
+
+How a trial ends:
+
+* It completes its last epoch, is pruned, or diverges: its checkpoints are removed, its weights stay.
+* It fails with an exception of its own, or runs out of memory: its checkpoints stay, since it can be
+  retried.
+* It is released, for another worker to resume: the worker is asked to stop, the study is paused or stopped,
+  the trial pauses at a rung, or an error occurs that every other trial would meet as well (no pretrained
+  weights, a full disk).
+* Its lease is lost to another worker: nothing is written any more.
 """
 
 import contextlib
-import gc
 import json
 import logging
-import os
-import platform
-import resource
-import socket
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
-from optuna.trial import TrialState
-from sqlalchemy.orm import Session
 
 from hpo.artifacts import checkpoint, durable
-from hpo.artifacts.folders import Artifacts, TrialFolder, file_name
-from hpo.errors import ArtifactError, DeviceLost, HpoError
-from hpo.search import asha, baseline, samplers
-from hpo.store import lease, plan, status
-from hpo.store.history import History
+from hpo.artifacts.folders import TrialFolder, file_name
+from hpo.errors import ArtifactError, HpoError
+from hpo.search.asha import PAUSED_AT_RUNG
+from hpo.search.baseline import Baseline, baseline_of
+from hpo.store import lease
 from hpo.store.lease import Claim
-from hpo.study import space
-from hpo.study.definition import Definition
-from hpo.training import custom
 from hpo.training.config import Config, CustomConfig
+from hpo.training.custom import CustomRun
 from hpo.training.events import Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
 from hpo.training.precision import ComputeSettings
-from hpo.workers import metrics, recorder, retention
-from hpo.workers.cache import WorkerCache
+from hpo.workers import metrics
+from hpo.workers.context import WorkerContext
+from hpo.workers.hardware import check_device, choose_hardware
+from hpo.workers.memory import free_memory, out_of_memory_message
 from hpo.workers.pruning import TrialPrunedByRule, TrialPruner
+from hpo.workers.recorder import Recorder
+from hpo.workers.setting import choose_setting
+from hpo.workers.trial_end import (
+    complete_trial,
+    end_failed,
+    end_pruned,
+    lost_event,
+    release_trial,
+    remove_old_files,
+    save_traceback,
+)
 
 if TYPE_CHECKING:
-    # torchvision takes a second or two, which a worker of a person's own objective does without.
-    from hpo.training import loop
-
-    Run = loop.TrainingRun | custom.CustomRun
+    # torchvision takes a second or two to import. A worker with a custom objective does not need it.
+    from hpo.workers.weights import Run
 
 log = logging.getLogger("hpo")
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerContext:
-    """Where a worker works: everything a trial needs besides its own settings."""
+def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
+    """Run a claimed trial until it ends, or until this worker is asked to stop.
 
-    study_id: int
-    definition: Definition
-    history: History  # the study's trials, over the store that claims come from
-    study_folder: str  # the study's, in the artifacts
-    artifacts: Artifacts
-    cache: WorkerCache  # what is kept between trials
-    device: torch.device
-    stop: threading.Event
+    An exception in the training itself fails this trial alone.
 
+    Args:
+        claim: The claim on the trial. Its lease is renewed in the background meanwhile.
+        context: What the worker provides.
 
-def run_trial(claim: Claim, place: WorkerContext) -> Iterator[TrialEvent]:
-    """Run a claimed trial until it is complete, pruned or failed, or this worker is told to stop.
+    Yields:
+        That the trial started, each epoch, and how the trial ended.
 
-    Raises HpoError for what would meet every other trial as well (no weights, a full disk): the trial is
-    given back first. An exception in the training itself fails the trial alone.
+    Raises:
+        HpoError: For what every other trial would meet as well (no pretrained weights, a full disk). The
+            trial is released first.
     """
     with lease.keep_lease(claim), contextlib.ExitStack() as cleanup:
-        # A resumed trial keeps the threads that it began with; the worker's next one gets the worker's own.
+        # A resumed trial keeps the threads that it began with. The next trial gets the worker's own again.
         cleanup.callback(torch.set_num_threads, torch.get_num_threads())
         try:
-            folder = place.artifacts.open_folder(f"{place.study_folder}/{claim.number:04d}")
+            folder = context.artifacts.open_folder(f"{context.study_folder}/{claim.number:04d}")
             cleanup.callback(folder.close)
-            yield from _train_trial(claim, place, folder)
+            yield from _train_trial(claim, context, folder)
         except lease.LeaseLost:
-            yield _lost_event(claim)
+            yield lost_event(claim)
         except optuna.TrialPruned as pruned:
             system = pruned.attributes if isinstance(pruned, TrialPrunedByRule) else {}
-            yield _end_early(claim, place, folder, TrialState.PRUNED, {"pruned": str(pruned)}, system)
+            yield end_pruned(claim, context, folder, {"pruned": str(pruned)}, system)
         except Diverged as diverged:
             failure = {"class": "diverged", "message": str(diverged)}
-            attributes = {"failure": failure, "pruned": str(diverged)}
-            yield _end_early(claim, place, folder, TrialState.PRUNED, attributes)
+            yield end_pruned(claim, context, folder, {"failure": failure, "pruned": str(diverged)})
         except (HpoError, KeyboardInterrupt):
             claim.release()
             raise
         except OSError as error:
             claim.release()
-            where = error.filename or f"{place.artifacts.path(place.study_folder)}/{claim.number:04d}"
+            where = error.filename or f"{context.artifacts.path(context.study_folder)}/{claim.number:04d}"
             raise ArtifactError(f"{where}: {error.strerror or error}") from error
         except (torch.OutOfMemoryError, MemoryError) as error:
-            failure = {"class": "out_of_memory", "message": out_of_memory_message(claim, place, error)}
+            setting = context.definition.train | context.history.own_trial.params
+            message = out_of_memory_message(setting, context.device, error)
             error.__traceback__ = None  # its frames hold the trial's tensors
-            free_memory(place.device)
-            yield _end_early(claim, place, folder, TrialState.FAIL, {"failure": failure})
+            free_memory(context.device)
+            yield end_failed(claim, "out_of_memory", message)
         except Exception as error:
-            _save_traceback(claim, folder, error)
-            check_device(claim, place.device)
-            failure = {"class": type(error).__name__, "message": str(error)[:2000]}
-            yield _end_early(claim, place, folder, TrialState.FAIL, {"failure": failure})
+            save_traceback(claim, folder, error)
+            check_device(context.device, claim.number)
+            yield end_failed(claim, type(error).__name__, str(error)[:2000])
 
 
-def out_of_memory_message(claim: Claim, place: WorkerContext, error: BaseException) -> str:
-    """Say what was too much, how much it was, and what to try."""
-    setting = place.definition.train | place.history.own_trial.params
-    used, there = peak_memory_gib(place.device)
-    size = {key: setting[key] for key in ("model", "image_size", "batch_size") if key in setting}
-    text = f"out of memory on {place.device}: peak {used:.1f} of {there:.1f} GiB"
-    text += f" with {', '.join(f'{key} {value}' for key, value in size.items())}" if size else ""
-    if isinstance(size.get("batch_size"), int) and size["batch_size"] > 1:
-        text += f"; batch_size {size['batch_size'] // 2} takes about half, and so do smaller images"
-    return f"{text} ({str(error).partition(chr(10))[0][:300]})"
-
-
-def peak_memory_gib(device: torch.device) -> tuple[float, float]:
-    """Give the most that was used, and what there is, in GiB."""
-    if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-        return torch.cuda.max_memory_reserved(device) / 2**30, there / 2**30
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return used / 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-
-
-def free_memory(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def check_device(claim: Claim, device: torch.device) -> None:
-    """Raise DeviceAway if a GPU answers this process no more.
-
-    After an illegal access or a failed assertion in a kernel CUDA refuses every later call of the process:
-    the trials to come would fail one by one, through no fault of theirs.
-    """
-    if device.type != "cuda":
-        return
-    try:
-        torch.cuda.synchronize(device)
-    except RuntimeError as error:
-        said = str(error).partition("\n")[0]
-        raise DeviceLost(
-            f"trial {claim.number} waits for another worker: the GPU is lost to this one ({said})"
-        ) from error
-
-
-def _save_traceback(claim: Claim, folder: TrialFolder, error: Exception) -> None:
-    text = "".join(traceback.format_exception(error))
-    log.error("trial %d failed: %s", claim.number, text.rstrip())
-    with contextlib.suppress(OSError, ArtifactError):  # which do not keep the failure from being told
-        durable.write_file(folder.path / "traceback.txt", text.encode())
-        folder.publish()
-
-
-def _lost_event(claim: Claim) -> TrialEnded:
-    return TrialEnded(trial=claim.number, state="lost", reason="another worker has it")
-
-
-def _end_early(
-    claim: Claim,
-    place: WorkerContext,
-    folder: TrialFolder,
-    state: TrialState,
-    attributes: dict[str, Any],
-    system: Mapping[str, Any] | None = None,
-) -> TrialEnded:
-    """End a trial early; a pruned one keeps its last accuracy as its value, as in Optuna.
-
-    What failed keeps its checkpoints: it can be put back.
-    """
-    forget = "failure" not in attributes
-    reported = place.history.own_trial.intermediate_values if state == TrialState.PRUNED else {}
-    value = reported[max(reported)] if reported else None
-    try:
-        claim.end(
-            state,
-            value=value,
-            user_attributes=attributes,
-            system_attributes=system,
-            forget_checkpoint=forget,
-        )
-    except lease.LeaseLost:
-        return _lost_event(claim)
-    if forget:
-        _remove_old_files(claim, place, folder)
-    reason = str(attributes.get("pruned") or attributes["failure"]["message"])
-    name = "pruned" if state == TrialState.PRUNED else "failed"
-    measure = status.metric_name(place.definition)
-    return TrialEnded(trial=claim.number, state=name, accuracy=value, metric=measure, reason=reason)
-
-
-def _train_trial(claim: Claim, place: WorkerContext, folder: TrialFolder) -> Iterator[TrialEvent]:
-    trial, config, study = choose_setting(claim, place)
-    _prune_if_left_over(place)
-    hardware = hardware_facts(claim, place, config)
-    state = _fetch_checkpoint(claim, place, folder)
-    settings = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
-    guessing = None  # a person's own objective has no classes that we know
-    if not isinstance(config, CustomConfig):
-        dataset = place.cache.load_dataset(config)
-        settings["data"] = dataset.describe()
-        guessing = baseline.baseline_of(dataset.selection.labels, config, place.definition.search)
-    durable.write_file(folder.path / "settings.json", json.dumps(settings, indent=2).encode())
-    measure = status.metric_name(place.definition)
-    judge = TrialPruner(study, place.history, place.definition, guessing)
-    costs = place.cache.save_seconds
-    # A person's own objective may have states of any size: none is known before it is saved.
-    known = 0.0 if isinstance(config, CustomConfig) else costs.get(config.model, 0.0)
-    with recorder.Recorder(claim, folder, hardware, judge, known) as records:
-        run = _build_run(config, place, state, records.wants_pause, hardware)
+def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> Iterator[TrialEvent]:
+    trial, config, study = choose_setting(claim, context.history, context.definition)
+    _prune_if_never_promoted(context)
+    own = context.history.own_trial
+    hardware = choose_hardware(own.user_attrs.get("hardware", {}), config, context.cache)
+    state = _fetch_checkpoint(claim, context, folder)
+    facts = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
+    baseline, data = _describe_data(config, context)
+    durable.write_file(folder.path / "settings.json", json.dumps(facts | data, indent=2).encode())
+    pruner = TrialPruner(study, context.history, context.definition, baseline)
+    save_cost = context.cache.expected_save_seconds(config)
+    with Recorder(claim, folder, hardware, pruner, save_cost) as recorder:
+        run = _build_run(config, context, state, recorder, hardware)
         done = len(run.history)
         yield TrialStarted(
             trial=claim.number,
@@ -222,174 +131,113 @@ def _train_trial(claim: Claim, place: WorkerContext, folder: TrialFolder) -> Ite
             epochs=config.epochs,
             epochs_done=done,
         )
-        if place.history.own_trial.intermediate_values and not run.finished:
-            # The attempt before may have died before it obeyed the last verdict, or wrote its curves.
-            claim.commit(ask_pruner=judge.decide)
-            metrics.add_missing_epochs(folder.path, place.history.own_trial.intermediate_values)
-            judge.raise_if_pruned()
-            records.pause_decision = judge.pause_decision
+        if own.intermediate_values and not run.finished:
+            _finish_last_report(claim, folder, recorder, own.intermediate_values)
         with contextlib.closing(
             metrics.TensorBoardEvents(folder.path, done, folder.name, trial.params)
         ) as events:
-            for epoch in run.epochs():
-                if epoch is not None:
-                    events.write_epoch(epoch, run.best_epoch)
-                    records.report(run)
-                    yield EpochReported(
-                        trial=claim.number, epoch=epoch, epochs=config.epochs, metric=measure
-                    )
-                records.handle_pending(run)
-                if records.must_release:
-                    break
+            yield from _train_epochs(claim, context, run, recorder, events)
         if not run.finished:
-            records.save(run)
-    if not isinstance(config, CustomConfig):
-        costs[config.model] = records.save_cost_seconds
+            recorder.save(run)
+    context.cache.note_save_seconds(config, recorder.save_cost_seconds)
     if run.finished:
-        _complete_trial(claim, place, run.best_epoch.accuracy)
-        _remove_old_files(claim, place, folder)
-        best = run.best_epoch.accuracy
-        yield TrialEnded(trial=claim.number, state="complete", accuracy=best, metric=measure)
+        accuracy = run.best_epoch.accuracy
+        complete_trial(claim, context.history, context.definition, accuracy)
+        remove_old_files(claim, context, folder)
+        metric = context.metric_name()
+        yield TrialEnded(trial=claim.number, state="complete", accuracy=accuracy, metric=metric)
     else:
-        yield _release_trial(claim, records)
+        yield release_trial(claim, recorder)
 
 
-def _fetch_checkpoint(claim: Claim, place: WorkerContext, folder: TrialFolder) -> checkpoint.State | None:
-    """Fetch a trial's files, and give where it goes on; None if it begins."""
+def _train_epochs(
+    claim: Claim,
+    context: WorkerContext,
+    run: "Run",
+    recorder: Recorder,
+    events: metrics.TensorBoardEvents,
+) -> Iterator[TrialEvent]:
+    """Train until the run is finished or has to stop; None from the run is a pause within an epoch."""
+    metric = context.metric_name()
+    for epoch in run.epochs():
+        if epoch is not None:
+            events.write_epoch(epoch, run.best_epoch)
+            recorder.report(run)
+            yield EpochReported(trial=claim.number, epoch=epoch, epochs=run.config.epochs, metric=metric)
+        recorder.handle_pending(run)
+        if recorder.must_release:
+            break
+
+
+def _prune_if_never_promoted(context: WorkerContext) -> None:
+    """Raise TrialPruned for a trial that still waits at its rung: it was claimed only to be ended."""
+    rung = context.history.own_trial.system_attrs.get(PAUSED_AT_RUNG)
+    if rung is not None:
+        name = context.definition.search.pruner.name
+        raise optuna.TrialPruned(f"by {name}: not promoted from epoch {rung}")
+
+
+def _fetch_checkpoint(claim: Claim, context: WorkerContext, folder: TrialFolder) -> checkpoint.State | None:
+    """Download a trial's files and return the state from which it continues; None if it begins."""
     folder.fetch()
     state = checkpoint.load_latest(folder.path, claim.checkpoint and file_name(claim.checkpoint))
     if state is None and claim.checkpoint:
-        where = place.artifacts.path(folder.name)
         log.warning(
-            "trial %d begins anew: its checkpoint is not in %s, or spoiled; if the study's files lie "
-            "elsewhere, stop, and name the place with --artifacts",
+            "trial %d starts again from its first epoch: its checkpoint is missing or damaged in %s; "
+            "if the study's files are elsewhere, stop and pass their location with --artifacts",
             claim.number,
-            where,
+            context.artifacts.path(folder.name),
         )
     return state
 
 
-def _complete_trial(claim: Claim, place: WorkerContext, accuracy: float | None) -> None:
-    """End a trial that has run all its epochs, and have its setting repeated where the study wants that."""
-
-    def repeat(session: Session) -> None:
-        plan.add_replicates(session, place.study_id, place.history.own_trial, place.definition)
-
-    claim.end(TrialState.COMPLETE, value=accuracy, forget_checkpoint=True, in_transaction=repeat)
-
-
-def _release_trial(claim: Claim, records: recorder.Recorder) -> TrialEnded:
-    """Leave a trial that was saved to others: at the rung where it pauses, or to whoever is free."""
-    if records.pause_decision is not None:
-        claim.release(system_attributes={asha.PAUSED_AT_RUNG: records.pause_decision.rung})
-        return TrialEnded(trial=claim.number, state="paused", reason=str(records.pause_decision))
-    claim.release()
-    reason = "told to stop" if records.order is None else f"the study is {records.order}"
-    return TrialEnded(trial=claim.number, state="released", reason=reason)
-
-
-def _prune_if_left_over(place: WorkerContext) -> None:
-    """Raise TrialPruned for a trial that was claimed to be ended: it still waits at its rung."""
-    rung = place.history.own_trial.system_attrs.get(asha.PAUSED_AT_RUNG)
-    if rung is not None:
-        name = place.definition.search.pruner.name
-        raise optuna.TrialPruned(f"by {name}: not promoted from epoch {rung}")
+def _describe_data(
+    config: Config | CustomConfig, context: WorkerContext
+) -> tuple[Baseline | None, dict[str, Any]]:
+    """Return the trial's baseline and the facts on its data set; a custom objective has neither."""
+    if isinstance(config, CustomConfig):
+        return None, {}
+    dataset = context.cache.load_dataset(config)
+    baseline = baseline_of(dataset.selection.labels, config, context.definition.search)
+    return baseline, {"data": dataset.describe()}
 
 
 def _build_run(
     config: Config | CustomConfig,
-    place: WorkerContext,
+    context: WorkerContext,
     state: checkpoint.State | None,
-    pause: Callable[[], bool],
+    recorder: Recorder,
     hardware: Mapping[str, Any],
 ) -> "Run":
     if isinstance(config, CustomConfig):
-        final = place.definition.finishes is not None
-        return custom.CustomRun(config, state=state, stop=place.stop, final=final)
-    from hpo.training import loop
+        final = context.definition.finishes is not None
+        return CustomRun(config, state=state, stop=context.stop, final=final)
+    from hpo.training.loop import TrainingRun
 
-    return loop.TrainingRun(
+    return TrainingRun(
         config,
-        place.cache.load_dataset(config),
-        place.device,
+        context.cache.load_dataset(config),
+        context.device,
         state=state,
-        stop=place.stop,
-        wants_pause=pause,
+        stop=context.stop,
+        wants_pause=recorder.wants_pause,
         compute_settings=ComputeSettings(
             precision=hardware["precision"],
             memory_format=hardware["memory_format"],
             compile=config.compile,
             cuda_graphs=config.cuda_graphs,
         ),
-        build_model=place.cache.templates.build_seeded,
-        feature_cache=place.cache.features,
+        build_model=context.cache.templates.build_seeded,
+        feature_cache=context.cache.features,
     )
 
 
-def choose_setting(
-    claim: Claim, place: WorkerContext
-) -> tuple[optuna.Trial, Config | CustomConfig, optuna.Study]:
-    """Give the trial its parameters: a point's own, or what the sampler proposes."""
-    definition = place.definition
-    history = place.history
-    system = history.begin_trial(claim.trial_id).system_attrs
-    study = optuna.Study(
-        definition.name,
-        history,
-        sampler=samplers.build_sampler(definition, claim.number),
-        pruner=samplers.build_pruner(definition),
-    )
-    trial = optuna.Trial(study, claim.trial_id)
-    parameters = definition.parameters()
-    if "grid_id" in system:
-        names = list(definition.points[system["grid_id"]].hyperparameters())
-    else:
-        names = list(system.get("fixed_params", {}))
-    if names:
-        setting = {name: space.suggest_value(trial, parameters[name]) for name in names}
-    else:
-        setting = space.suggest_setting(trial, definition.space, definition.train)
-    if history.unwritten_parameters or history.unwritten_attributes:
-        claim.commit(
-            parameters=history.unwritten_parameters, system_attributes=history.unwritten_attributes
-        )
-        history.mark_written()
-    return trial, definition.trial_config(setting | system.get(plan.RUN_OPTIONS, {})), study
-
-
-def hardware_facts(claim: Claim, place: WorkerContext, config: Config | CustomConfig) -> dict[str, Any]:
-    """Give what the trial runs on; what its first attempt chose and bits depend on is kept to.
-
-    How a person's own objective computes is its own matter.
-    """
-    stored: Mapping[str, Any] = place.history.own_trial.user_attrs.get("hardware", {})
-    threads = int(stored.get("threads", torch.get_num_threads()))
-    torch.set_num_threads(threads)
-    cuda = place.device.type == "cuda"
-    found = {
-        "device": torch.cuda.get_device_name(place.device) if cuda else processor_name(),
-        "host": socket.gethostname(),
-        "torch": torch.__version__,
-        "threads": threads,
-    }
-    if isinstance(config, CustomConfig):
-        return found
-    precision = str(stored.get("precision") or place.cache.precision)
-    chosen = stored.get("memory_format") or place.cache.choose_memory_format(config, precision)
-    return found | {"precision": precision, "memory_format": str(chosen)}
-
-
-def processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _remove_old_files(claim: Claim, place: WorkerContext, folder: TrialFolder) -> None:
-    """Remove what an ended trial, and those before it, leave behind of no further use."""
-    with contextlib.suppress(OSError, ArtifactError):  # the trial is over; a file too many harms nobody
-        folder.remove_matching(checkpoint.CHECKPOINT_NAME.fullmatch)
-    if kept := place.definition.search.keep_weights:
-        retention.prune_weights(claim.storage, place.study_id, place.artifacts, kept)
+def _finish_last_report(
+    claim: Claim, folder: TrialFolder, recorder: Recorder, accuracies: Mapping[int, float]
+) -> None:
+    """Do what an attempt that crashed after its last report may have left undone: pruning and curves."""
+    pruner = recorder.pruner
+    claim.commit(ask_pruner=pruner.decide)
+    metrics.add_missing_epochs(folder.path, accuracies)
+    pruner.raise_if_pruned()
+    recorder.pause_decision = pruner.pause_decision

@@ -1,4 +1,4 @@
-"""A worker: claims one trial after another until the study is complete or it is told to stop."""
+"""A worker: claims one trial after another, until nothing is left to do or it is asked to stop."""
 
 import logging
 import threading
@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, DataError, DeviceError
+from hpo.errors import ArtifactError, DataError
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
 from hpo.store import budgets, control, lease, plan, process, queue, studies, warm_start
@@ -19,127 +17,135 @@ from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Search
 from hpo.training import precision
 from hpo.training.events import TrialEvent
-from hpo.workers import trial
 from hpo.workers.cache import WorkerCache
+from hpo.workers.context import WorkerContext
+from hpo.workers.hardware import find_device
 from hpo.workers.pruning import Promotions
-from hpo.workers.trial import WorkerContext
+from hpo.workers.trial import run_trial
 
-MAX_FAILURES = 3  # in a row that no trial is to blame for, after which a worker gives up
-IDLE_SECONDS = 0.5  # between two looks at a study in which others run what is left
-
+MAX_FAILURES = 3  # in a row that are no trial's fault, before a worker gives up
+IDLE_SECONDS = 0.5  # between two attempts to claim a trial while others run the last ones
 
 log = logging.getLogger("hpo")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker is told besides its study."""
+    """The settings of a worker."""
 
     artifacts: Artifacts
-    data: Path
-    device: str
-    shown_as: str  # the device as people know it, where the worker sees but its own
-    lease_seconds: float
-
-
-def find_device(name: str) -> torch.device:
-    """Give a device by name (cpu, cuda:0); raises DeviceError if it is not there."""
-    try:
-        found = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"--device {name}: want cpu or cuda:N") from error
-    if found.type == "cuda":
-        count = torch.cuda.device_count()
-        if (found.index or 0) >= count:
-            there = f"there are {count} GPUs" if count else "this machine shows no GPU"
-            raise DeviceError(f"--device {name}: {there}; 'hpo doctor' says more, --device cpu works")
-    elif found.type != "cpu" or found.index is not None:
-        raise DeviceError(f"--device {name}: want cpu or cuda:N")
-    return found
+    data: Path  # folder of the published data sets
+    device: str  # as this process knows it: cpu or cuda:N
+    shown_as: str  # as people know it, where the process sees only its own device
+    lease_seconds: float  # from one renewal of a lease to its expiry
 
 
 def run_worker(
     storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event
 ) -> Iterator[TrialEvent]:
-    """Run the study's trials one by one, giving what happens, until nothing is left to do.
+    """Run trials of a study one by one until nothing is left to do.
 
-    That is when the study is complete or stopped, a budget of it is used up, or ``stop`` is set. While
-    others run the last trials it waits: one of theirs may come free.
+    That is when the study is complete or stopped, a budget is used up, or ``stop`` is set. While other
+    workers run the last trials it waits: one of these may become free.
+
+    Args:
+        storage: The database.
+        name: The name of the study.
+        settings: The settings of the worker.
+        stop: Asks the worker to stop: it saves and releases its trial. From then on it no longer waits for
+            a database or an object store that is unavailable.
+
+    Yields:
+        The events of the trials.
+
+    Raises:
+        DeviceError: If the device is missing, or not fit for the study's precision.
+        ArtifactError: If the artifacts cannot be written, or failed ``MAX_FAILURES`` times in a row.
+        DataError: If the data set cannot be loaded, or failed ``MAX_FAILURES`` times in a row.
+        DeviceLost: If a GPU no longer answers this process.
     """
-    storage.stop = stop  # told to stop, it waits no longer for a database that is away
+    storage.stop = stop
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
-    settings.artifacts.check_access()  # rather than after a trial's first epoch
-    study_id = studies.find_study_id(storage, name)
-    who = process.current_owner(settings.shown_as)
-    history = History(storage, study_id, name)
-    history.warm_start_trials = samplers.select_trials(
-        warm_start.usable_trials(storage, studies.read_definition(storage, name))
-    )
-    where = find_device(settings.device)
-    if where.type == "cpu":
+    settings.artifacts.check_access()  # now, rather than after a trial's first epoch
+    owner = process.current_owner(settings.shown_as)
+    history = _open_history(storage, name)
+    device = find_device(settings.device)
+    if device.type == "cpu":
         precision.keep_freed_memory()
-    warm = WorkerCache(settings.data, settings.artifacts, where)
-    folder = studies.artifacts_folder(storage, name)
-    failures = 0  # in a row that no trial is to blame for
+    cache = WorkerCache(settings.data, settings.artifacts, device)
+    study_folder = studies.artifacts_folder(storage, name)
+    failures = 0  # in a row that are no trial's fault
     while not stop.is_set():
         definition = studies.read_definition(storage, name)
-        warm.prepare_study(
-            storage, study_id, definition
-        )  # what every trial needs is missed before one is claimed
+        cache.prepare_study(storage, history.study_id, definition)  # fails before a trial is claimed
         history.rungs = asha.rungs_of(definition)
-        claim = _claim_next(storage, history, who, settings.lease_seconds, definition.search)
+        claim = claim_next(storage, history, owner, settings.lease_seconds, definition.search)
         if claim is None:
-            if _is_over(storage, study_id, definition):
+            if _is_over(storage, history.study_id, definition):
                 return
             stop.wait(IDLE_SECONDS)
             continue
-        place = WorkerContext(
-            study_id=study_id,
-            # Read again: an extension, which leaves alone what was prepared, may have made the trial since.
+        context = WorkerContext(
+            # Read again: the study may have been extended since, and the trial created by that.
             definition=studies.read_definition(storage, name),
             history=history,
-            study_folder=folder,
+            study_folder=study_folder,
             artifacts=settings.artifacts,
-            cache=warm,
-            device=where,
+            cache=cache,
+            device=device,
             stop=stop,
         )
         try:
-            yield from trial.run_trial(claim, place)
+            yield from run_trial(claim, context)
             failures = 0
         except (ArtifactError, DataError) as error:
             failures += 1
             if failures == MAX_FAILURES:
                 raise
             again = "" if stop.is_set() else "; trying again"
-            log.warning("trial %d given back: %s%s", claim.number, error, again)
+            log.warning("trial %d released: %s%s", claim.number, error, again)
             stop.wait(2.0**failures)
 
 
-def _claim_next(
-    storage: Storage, history: History, who: Owner, seconds: float, search: Search
+def _open_history(storage: Storage, name: str) -> History:
+    history = History(storage, studies.find_study_id(storage, name), name)
+    known = warm_start.usable_trials(storage, studies.read_definition(storage, name))
+    history.warm_start_trials = samplers.select_trials(known)
+    return history
+
+
+def claim_next(
+    storage: Storage, history: History, owner: Owner, lease_seconds: float, search: Search
 ) -> lease.Claim | None:
-    """Claim the next trial of the study that the history is of."""
+    """Claim the next trial of a study: a paused one that is promoted, or one that waits.
+
+    Args:
+        storage: The database.
+        history: The trials of the study, and its rungs.
+        owner: This worker.
+        lease_seconds: From one renewal of the lease to its expiry.
+        search: The settings of the study's search.
+
+    Returns:
+        The claim, or None if no trial can be claimed now.
+    """
+    table = history.rung_table
     return queue.claim_trial(
         storage,
         history.study_id,
-        who,
-        lease_seconds=seconds,
+        owner,
+        lease_seconds=lease_seconds,
         max_attempts=search.max_attempts,
         limits=search.budget_limits,
-        promote=None
-        if history.rung_table is None
-        else Promotions(history, history.rung_table).lock_next_trial,
+        promote=None if table is None else Promotions(history, table).lock_next_trial,
     )
 
 
 def _is_over(storage: Storage, study_id: int, definition: Definition) -> bool:
-    """Tell whether nothing is left to wait for."""
+    """Return whether there is nothing left to wait for."""
+    limits = definition.search.budget_limits
     return (
         control.read_order(storage, study_id) == plan.ORDER_STOPPED
         or not queue.has_open_trials(storage, study_id)
-        or any(
-            each.is_used_up
-            for each in budgets.read_budgets(storage, study_id, definition.search.budget_limits)
-        )
+        or any(budget.is_used_up for budget in budgets.read_budgets(storage, study_id, limits))
     )

@@ -1,7 +1,6 @@
 """A trial that is no better than guessing is pruned, and says so."""
 
 import math
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -14,8 +13,8 @@ from hpo.store.history import History
 from hpo.study import file
 from hpo.study.definition import Pruner, Search
 from hpo.training.config import Config
-from hpo.workers import trial as objective
 from hpo.workers.pruning import TrialPrunedByRule, TrialPruner
+from hpo.workers.setting import choose_setting
 
 TEN = Baseline(largest_class_share=0.1, images=5000, min_epochs=3)
 
@@ -88,14 +87,13 @@ def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epoch
     studies.create_study(opened, made, "text")
     study_id = studies.find_study_id(opened, made.name)
     history = History(opened, study_id, made.name)
-    place = SimpleNamespace(history=history, definition=made)
     curves = {"vgg16": [0.10, 0.1201, 0.11, 0.10], "alexnet": [0.35, 0.45, 0.5, 0.52]}
     ends = {}
     for _ in made.points:
         claim = queue.claim_trial(
             opened, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
         )
-        trial, config, study = objective.choose_setting(claim, place)
+        trial, config, study = choose_setting(claim, history, made)
         if trial.params["optimizer"] != "adam" or config.model not in curves:
             continue
         judge = TrialPruner(

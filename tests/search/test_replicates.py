@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import statistics
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -21,7 +20,8 @@ from hpo.store.history import History
 from hpo.study import file as studyfile
 from hpo.study.definition import Definition, Pruner, Sampler
 from hpo.workers import retention
-from hpo.workers import trial as objective
+from hpo.workers.setting import choose_setting
+from hpo.workers.trial_end import complete_trial
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 from tests.support.processes import wait_for
@@ -76,16 +76,16 @@ class Worker:
         studies.create_study(self.opened, made, "text")
         self.study_id = studies.find_study_id(self.opened, NAME)
         self.history = History(self.opened, self.study_id, NAME)
-        self.place = SimpleNamespace(study_id=self.study_id, history=self.history, definition=made)
+        self.definition = made
 
     def begin(self) -> tuple[lease.Claim, object] | None:
         who = process.current_owner("cpu")
         claim = queue.claim_trial(self.opened, self.study_id, who, lease_seconds=60, max_attempts=1)
-        return claim and (claim, objective.choose_setting(claim, self.place)[1])
+        return claim and (claim, choose_setting(claim, self.history, self.definition)[1])
 
     def end(self, claim: lease.Claim, accuracy: float) -> None:
         claim.commit(report=(1, accuracy))
-        objective._complete_trial(claim, self.place, accuracy)
+        complete_trial(claim, self.history, self.definition, accuracy)
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         return status.read_trials(self.opened, NAME)
@@ -150,7 +150,7 @@ def test_an_end_whose_acknowledgement_was_lost_repeats_a_setting_once(url):
     worker = Worker(url, study_of(2, 1))
     claim, _ = worker.begin()
     worker.end(claim, 0.5)
-    objective._complete_trial(claim, worker.place, 0.5)
+    complete_trial(claim, worker.history, worker.definition, 0.5)
     assert len(worker.trials()) == 2
 
 

@@ -8,7 +8,7 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
-from hpo.search import samplers
+from hpo.search import pruners, samplers
 from hpo.search.samplers import PointSampler
 from hpo.study import file, space
 from hpo.study.definition import Definition, Pruner, Sampler
@@ -34,7 +34,7 @@ def study_of(space=SPACE, epochs=9, points=(), train=None, **search) -> Definiti
 def ask(definition: Definition, study: optuna.Study) -> tuple[optuna.Trial, dict[str, space.Value]]:
     """Give the study's next trial and its setting, as a worker makes them."""
     study.sampler = samplers.build_sampler(definition, len(study.trials))
-    study.pruner = samplers.build_pruner(definition)
+    study.pruner = pruners.build_pruner(definition)
     trial = study.ask()
     setting: dict[str, space.Value] = {}
     for parameter in definition.space:
@@ -313,7 +313,7 @@ def test_the_percentile_is_the_share_that_goes_on():
 
 def test_the_patient_pruner_waits_for_its_first_epoch():
     study = maximizing()
-    study.pruner = samplers.build_pruner(
+    study.pruner = pruners.build_pruner(
         study_of(pruner={"name": "patient", "patience": 1, "min_epochs": 5})
     )
     trial = study.ask()
@@ -324,7 +324,7 @@ def test_the_patient_pruner_waits_for_its_first_epoch():
 
 def test_patience_is_how_many_epochs_in_a_row_may_be_worse():
     study = maximizing()
-    study.pruner = samplers.build_pruner(study_of(pruner={"name": "patient", "patience": 2}))
+    study.pruner = pruners.build_pruner(study_of(pruner={"name": "patient", "patience": 2}))
     trial = study.ask()
     verdicts = []
     for epoch, value in enumerate([0.5, 0.4, 0.5, 0.4, 0.4, 0.4], 1):
@@ -347,7 +347,7 @@ def test_hyperband_counts_to_the_longest_trial(searched, longest):
     pruner = {"name": "hyperband", "min_epochs": 1, "reduction_factor": 3}
     definition = study_of(space=searched, epochs=None if "epochs" in searched else 9, pruner=pruner)
     study = maximizing()
-    pruner = samplers.build_pruner(definition)
+    pruner = pruners.build_pruner(definition)
     assert isinstance(pruner, optuna.pruners.HyperbandPruner)
     trial = study.ask()
     trial.report(0.5, 1)

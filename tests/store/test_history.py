@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search import samplers
+from hpo.search import pruners, samplers
 from hpo.store import control, history, lease, process, queue, rows, studies
 from hpo.store.history import History
 from hpo.store.lease_table import leases
@@ -18,7 +18,7 @@ from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
 from hpo.workers import pruning
-from hpo.workers import trial as objective
+from hpo.workers.setting import choose_setting
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 
@@ -64,17 +64,9 @@ class Worker:
         self.claim = queue.claim_trial(
             self.opened, self.history.study_id, who, lease_seconds=60, max_attempts=1
         )
-        self.trial, _, study = objective.choose_setting(self.claim, self)
+        self.trial, _, study = choose_setting(self.claim, self.history, self.made)
         self.judge = pruning.TrialPruner(study, self.history, self.made)
         self.epoch = 0
-
-    @property
-    def storage(self) -> History:
-        return self.history
-
-    @property
-    def definition(self) -> Definition:
-        return self.made
 
     def step(self) -> None:
         self.epoch += 1
@@ -105,8 +97,8 @@ class Twin:
     def start(self) -> None:
         number = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = samplers.build_sampler(self.made, number)
-        self.study.pruner = samplers.build_pruner(self.made)
-        if isinstance(self.study.pruner, samplers.CachedHyperbandPruner):
+        self.study.pruner = pruners.build_pruner(self.made)
+        if isinstance(self.study.pruner, pruners.CachedHyperbandPruner):
             settings = self.made.search.pruner
             self.study.pruner = optuna.pruners.HyperbandPruner(
                 settings.min_epochs, EPOCHS, settings.reduction_factor

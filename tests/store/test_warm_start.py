@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from dataclasses import dataclass
 
 import optuna
 import pytest
@@ -17,7 +16,7 @@ from hpo.study import definition as definitions
 from hpo.study import extension, space
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.training.config import Config
-from hpo.workers import trial as objective
+from hpo.workers.setting import choose_setting
 from tests.support.workplace import load
 
 BEST = 0.03  # the learning rate that the old study found best
@@ -48,29 +47,21 @@ def study_of(
     )
 
 
-@dataclass(frozen=True)
-class Seat:
-    """What a trial needs of its worker to get its parameters."""
-
-    definition: Definition
-    history: History
-
-
-def seat(opened: Storage, made: Definition) -> Seat:
+def history_of(opened: Storage, made: Definition) -> History:
     history = History(opened, studies.find_study_id(opened, made.name), made.name)
     history.warm_start_trials = warm_start.usable_trials(opened, made)
-    return Seat(made, history)
+    return history
 
 
 def proposed(opened: Storage, made: Definition) -> dict:
     """Give the setting of a study's first trial, which it is made for."""
     studies.create_study(opened, made, "")
-    place = seat(opened, made)
+    history = history_of(opened, made)
     claim = queue.claim_trial(
-        opened, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
     assert claim is not None
-    trial, *_ = objective.choose_setting(claim, place)
+    trial, *_ = choose_setting(claim, history, made)
     return trial.params
 
 
@@ -82,11 +73,11 @@ def value(params: dict) -> float:
 def run(opened: Storage, made: Definition, pruned: tuple[int, ...] = ()) -> None:
     """Run a study to its end; the trials of the numbers in ``pruned`` are, after epoch 1."""
     studies.create_study(opened, made, "")
-    place = seat(opened, made)
+    history = history_of(opened, made)
     while claim := queue.claim_trial(
-        opened, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     ):
-        trial, *_ = objective.choose_setting(claim, place)
+        trial, *_ = choose_setting(claim, history, made)
         found = value({"optimizer": "sgd"} | trial.params)
         claim.commit(report=(1, found), user_attributes={"epochs": 1, "best_epoch": 1})
         state = TrialState.PRUNED if claim.number in pruned else TrialState.COMPLETE
@@ -121,12 +112,13 @@ def test_the_first_trial_already_lies_near_the_old_optimum(opened, sampler):
 def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
     found = studies.open_storage(url, create=True)
     studies.create_study(found, study_of("old", trials=2), "")
-    place = seat(found, studies.read_definition(found, "old"))
+    old = studies.read_definition(found, "old")
+    history = history_of(found, old)
     for state, accuracy in ((TrialState.PRUNED, None), (TrialState.COMPLETE, 0.5)):
         claim = queue.claim_trial(
-            found, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+            found, history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
         )
-        objective.choose_setting(claim, place)
+        choose_setting(claim, history, old)
         claim.end(state, value=accuracy)
     (shown,) = warm_start.find_warm_starts(found, study_of("new", start_from=("old",)))
     assert [(trial.state, trial.value) for trial in shown.trials] == [
@@ -139,17 +131,17 @@ def test_a_trial_that_diverged_at_once_is_learned_from_too(url):
 def test_trials_are_shown_to_samplers_alone_and_stand_in_no_table(opened):
     made = study_of("new", sampler="tpe", trials=2, start_from=("old",))
     studies.create_study(opened, made, "")
-    place = seat(opened, made)
+    history = history_of(opened, made)
     claim = queue.claim_trial(
-        opened, place.history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        opened, history.study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
-    _, _, study = objective.choose_setting(claim, place)
+    _, _, study = choose_setting(claim, history, made)
     shown = study.get_trials(deepcopy=False)
     assert [trial.number for trial in shown] == [-1] * 30 + [0]
     assert [trial.state for trial in shown[:30]].count(TrialState.PRUNED) == 2
-    with opened.transaction() as session, place.history.read_within(session):
+    with opened.transaction() as session, history.read_within(session):
         assert [trial.number for trial in study.get_trials(deepcopy=False)] == [0]
-    assert len(Storage.get_all_trials(opened, place.history.study_id)) == 2
+    assert len(Storage.get_all_trials(opened, history.study_id)) == 2
 
 
 def test_shown_trials_have_the_distributions_of_the_new_study_and_are_part_of_it(opened):

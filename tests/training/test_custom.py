@@ -10,7 +10,7 @@ import torch
 from optuna.trial import TrialState
 
 from hpo.errors import DefinitionError
-from hpo.search import samplers
+from hpo.search import pruners
 from hpo.store import process, queue, studies
 from hpo.store.history import History
 from hpo.training import custom
@@ -315,7 +315,7 @@ def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place
     who = process.current_owner("cpu")
     definition = studies.read_definition(opened, "small")
     history = History(opened, study_id, "small")
-    study = optuna.Study("small", history, pruner=samplers.build_pruner(definition))
+    study = optuna.Study("small", history, pruner=pruners.build_pruner(definition))
     verdicts = []
     for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
         claim = queue.claim_trial(opened, study_id, who, lease_seconds=60.0, max_attempts=9)

@@ -150,7 +150,7 @@ def test_a_worker_that_wakes_between_a_commit_and_the_removal_spares_its_success
     remove_old = recorder.Recorder._remove_old
 
     def sleep_once(records) -> None:
-        if records.claim.token == 1 and "checkpoint" in records._names and not asleep.is_set():
+        if records.claim.token == 1 and "checkpoint" in records._uncommitted_names and not asleep.is_set():
             asleep.set()
             assert wake.wait(60)
         remove_old(records)

@@ -1,0 +1,103 @@
+"""What a trial runs on: the device and its name, the host, threads, precision and memory format."""
+
+import platform
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpo.errors import DeviceError, DeviceLost
+from hpo.training.config import Config, CustomConfig
+from hpo.workers.cache import WorkerCache
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: If the name says no device, or the device is not on this machine.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"--device {name}: want cpu or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            there = f"there are {count} GPUs" if count else "this machine shows no GPU"
+            raise DeviceError(f"--device {name}: {there}; 'hpo doctor' says more, --device cpu works")
+    elif device.type != "cpu" or device.index is not None:
+        raise DeviceError(f"--device {name}: want cpu or cuda:N")
+    return device
+
+
+def check_device(device: torch.device, trial: int) -> None:
+    """Check that a GPU still answers this process.
+
+    After an illegal memory access or a failed assertion in a kernel, CUDA refuses every later call of the
+    process. The trials to come would fail one by one, through no fault of theirs.
+
+    Args:
+        device: The device; the CPU always answers.
+        trial: The number of the trial, for the message.
+
+    Raises:
+        DeviceLost: If the GPU does not answer.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        raise DeviceLost(
+            f"trial {trial} waits for another worker: the GPU is lost to this one ({said})"
+        ) from error
+
+
+def choose_hardware(
+    stored: Mapping[str, Any], config: Config | CustomConfig, cache: WorkerCache
+) -> dict[str, Any]:
+    """Decide how a trial computes, set PyTorch's threads, and return the facts to store with the trial.
+
+    A resumed trial keeps what its first attempt chose and the bits of its weights depend on: threads,
+    precision and memory format. A custom objective decides on precision and memory format itself.
+
+    Args:
+        stored: What an earlier attempt stored; empty for a new trial.
+        config: The trial's settings.
+        cache: The worker's cache, which knows the device and the study's precision.
+
+    Returns:
+        ``device``, ``host``, ``torch`` and ``threads``, and for built-in training ``precision`` and
+        ``memory_format``.
+    """
+    threads = int(stored.get("threads", torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    facts = {
+        "device": device_name(cache.device),
+        "host": socket.gethostname(),
+        "torch": torch.__version__,
+        "threads": threads,
+    }
+    if isinstance(config, CustomConfig):
+        return facts
+    precision = str(stored.get("precision") or cache.precision)
+    memory_format = stored.get("memory_format") or cache.choose_memory_format(config, precision)
+    return facts | {"precision": precision, "memory_format": str(memory_format)}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the product name of a GPU, or of the machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,125 @@
+"""How a trial ends: complete, pruned, failed or released. Each function returns the event of the end.
+
+The database comes first, in one fenced transaction (see ``hpo.store.lease``); files that are no longer
+needed are removed after it. A crash between the two leaves files that no row names.
+"""
+
+import contextlib
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import TrialState
+from sqlalchemy.orm import Session
+
+from hpo.artifacts import checkpoint, durable
+from hpo.artifacts.folders import TrialFolder
+from hpo.errors import ArtifactError
+from hpo.search.asha import PAUSED_AT_RUNG
+from hpo.store import lease, plan
+from hpo.store.history import History
+from hpo.store.lease import Claim
+from hpo.study.definition import Definition
+from hpo.training.events import TrialEnded
+from hpo.workers import retention
+from hpo.workers.context import WorkerContext
+from hpo.workers.recorder import Recorder
+
+log = logging.getLogger("hpo")
+
+
+def complete_trial(claim: Claim, history: History, definition: Definition, accuracy: float | None) -> None:
+    """End a trial that has trained its last epoch.
+
+    The same transaction adds the replicates of its setting, if the study wants them.
+
+    Args:
+        claim: The claim on the trial.
+        history: The study's trials, whose own trial it is.
+        definition: The study.
+        accuracy: The value of the trial.
+    """
+
+    def add_replicates(session: Session) -> None:
+        plan.add_replicates(session, history.study_id, history.own_trial, definition)
+
+    claim.end(TrialState.COMPLETE, value=accuracy, forget_checkpoint=True, in_transaction=add_replicates)
+
+
+def release_trial(claim: Claim, recorder: Recorder) -> TrialEnded:
+    """Release a saved trial: to wait at its rung, or for any worker that is free."""
+    decision = recorder.pause_decision
+    if decision is not None:
+        claim.release(system_attributes={PAUSED_AT_RUNG: decision.rung})
+        return TrialEnded(trial=claim.number, state="paused", reason=str(decision))
+    claim.release()
+    reason = "asked to stop" if recorder.order is None else f"the study is {recorder.order}"
+    return TrialEnded(trial=claim.number, state="released", reason=reason)
+
+
+def end_pruned(
+    claim: Claim,
+    context: WorkerContext,
+    folder: TrialFolder,
+    attributes: dict[str, Any],
+    system_attributes: Mapping[str, Any] | None = None,
+) -> TrialEnded:
+    """End a trial as pruned; as in Optuna, its value is its last accuracy.
+
+    One that diverged keeps its files, since it can be retried.
+    """
+    diverged = "failure" in attributes
+    reported = context.history.own_trial.intermediate_values
+    value = reported[max(reported)] if reported else None
+    try:
+        claim.end(
+            TrialState.PRUNED,
+            value=value,
+            user_attributes=attributes,
+            system_attributes=system_attributes,
+            forget_checkpoint=not diverged,
+        )
+    except lease.LeaseLost:
+        return lost_event(claim)
+    if not diverged:
+        remove_old_files(claim, context, folder)
+    return TrialEnded(
+        trial=claim.number,
+        state="pruned",
+        accuracy=value,
+        metric=context.metric_name(),
+        reason=attributes["pruned"],
+    )
+
+
+def end_failed(claim: Claim, kind: str, message: str) -> TrialEnded:
+    """End a trial as failed. It keeps its checkpoints, since it can be retried."""
+    failure = {"class": kind, "message": message}
+    try:
+        claim.end(TrialState.FAIL, user_attributes={"failure": failure})
+    except lease.LeaseLost:
+        return lost_event(claim)
+    return TrialEnded(trial=claim.number, state="failed", reason=message)
+
+
+def lost_event(claim: Claim) -> TrialEnded:
+    """Return the event of a trial whose lease another worker has taken; nothing is written."""
+    return TrialEnded(trial=claim.number, state="lost", reason="another worker has it")
+
+
+def save_traceback(claim: Claim, folder: TrialFolder, error: Exception) -> None:
+    """Log the traceback of a failed trial, and write it to ``traceback.txt`` in the trial's folder."""
+    text = "".join(traceback.format_exception(error))
+    log.error("trial %d failed: %s", claim.number, text.rstrip())
+    with contextlib.suppress(OSError, ArtifactError):  # these must not hide the failure itself
+        durable.write_file(folder.path / "traceback.txt", text.encode())
+        folder.publish()
+
+
+def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) -> None:
+    """Remove the checkpoints of an ended trial, and the weights that the study no longer keeps."""
+    with contextlib.suppress(OSError, ArtifactError):  # the trial has ended; a file too many does no harm
+        folder.remove_matching(checkpoint.CHECKPOINT_NAME.fullmatch)
+    if keep := context.definition.search.keep_weights:
+        retention.prune_weights(claim.storage, context.history.study_id, context.artifacts, keep)

@@ -1,0 +1,63 @@
+"""The weights of a best epoch: a copy that training does not change, and the file that it goes to."""
+
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+
+from hpo.artifacts import checkpoint, durable
+from hpo.artifacts.folders import TrialFolder
+from hpo.training import custom
+
+if TYPE_CHECKING:
+    from hpo.training import loop
+
+    Run = loop.TrainingRun | custom.CustomRun
+
+WEIGHTS_PATTERN = "weights-*"  # of the names of weights files
+
+
+class Weights:
+    """The weights after an epoch; of a custom objective, its whole state."""
+
+    def __init__(self, epoch: int, content: Any, objective: str | None = None) -> None:
+        self.epoch, self.content, self.objective = epoch, content, objective
+
+    @classmethod
+    def copy_from(cls, run: "Run") -> "Weights":
+        """Return the present weights of a run; those that training goes on changing are copied."""
+        epoch, weights = run.history[-1].number, run.weights()
+        if isinstance(run, custom.CustomRun):
+            return cls(epoch, checkpoint.snapshot(weights), run.config.objective)
+        frozen = run.frozen_weights()
+        changing = {name: tensor for name, tensor in weights.items() if name not in frozen}
+        return cls(epoch, {**weights, **checkpoint.snapshot(changing)})
+
+    @staticmethod
+    def attempt_of(name: str) -> int:
+        """Return the number of the attempt that wrote a weights file, which is part of its name."""
+        return int(name.partition(".")[0].rpartition("-")[2])
+
+    def write(self, folder: TrialFolder, attempt: int) -> str:
+        """Write the weights durably.
+
+        Args:
+            folder: The folder of the trial.
+            attempt: The number of the attempt, which becomes part of the file's name.
+
+        Returns:
+            The name of the file in the artifacts.
+
+        Raises:
+            TypeError: If the state of a custom objective could not be loaded again.
+        """
+        stem = f"weights-{self.epoch:04d}-{attempt:03d}"
+        with durable.atomic_file(folder.path) as draft:
+            if self.objective is not None:
+                draft.name = f"{stem}.pt"
+                checkpoint.dump_state(self.content, draft.file)
+                checkpoint.check_loadable(draft, self.objective)
+            else:
+                draft.name = f"{stem}.safetensors"
+                tensors = {key: tensor.contiguous() for key, tensor in self.content.items()}
+                draft.file.write(safetensors.torch.save(tensors, {"format": "pt"}))
+        return f"{folder.name}/{draft.name}"

@@ -19,16 +19,8 @@ from hpo.artifacts.folders import Artifacts
 from hpo.store import plan, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import features
+from hpo.training import features, precision
 from hpo.training.config import Config, CustomConfig
-from hpo.training.precision import (
-    MEMORY_FORMATS,
-    ComputeSettings,
-    check_compile,
-    check_precision,
-    default_precision,
-    faster_memory_format,
-)
 
 if TYPE_CHECKING:
     # torchvision takes a second or two to import. A worker with a custom objective does not need it.
@@ -75,10 +67,9 @@ class WorkerCache:
         settings = definition.trial_config({})
         if isinstance(settings, CustomConfig):
             return
-        precision = self._study_precision(storage, study_id, settings)
-        check_precision(precision, self.device)
-        check_compile(settings, self.device)
-        self.precision = precision
+        self.precision = self._study_precision(storage, study_id, settings)
+        precision.check_precision(self.precision, self.device)
+        precision.check_compile(settings, self.device)
         if settings.dataset.startswith("folder:"):
             from hpo.training import datasets
 
@@ -90,7 +81,7 @@ class WorkerCache:
         if settings.precision != "auto":
             return settings.precision
         if study_id not in self._precisions:  # asked once: it locks the study, and idle workers come here
-            own = default_precision(self.device)
+            own = precision.default_precision(self.device)
             self._precisions[study_id] = studies.set_attribute_once(storage, study_id, plan.PRECISION, own)
         return self._precisions[study_id]
 
@@ -136,7 +127,7 @@ class WorkerCache:
             self._templates = models.InitialModels()
         return self._templates
 
-    def choose_memory_format(self, config: Config, precision: str) -> str:
+    def choose_memory_format(self, config: Config, trial_precision: str) -> str:
         """Return the memory format of a new trial: the one it asks for, or the faster one.
 
         A trial shorter than ``MIN_STEPS_TO_MEASURE`` takes a known measurement, or else ``contiguous``. A
@@ -144,11 +135,11 @@ class WorkerCache:
 
         Args:
             config: The settings of the trial.
-            precision: The precision that the trial computes in.
+            trial_precision: The precision that the trial computes in.
         """
         if config.memory_format != "auto":
             return config.memory_format
-        kind = self._measurement_kind(config, precision)
+        kind = self._measurement_kind(config, trial_precision)
         text = json.dumps(kind)
         if text not in self._formats:
             name = f"cache/memory_format/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
@@ -157,40 +148,40 @@ class WorkerCache:
                 steps = math.ceil(len(self.load_dataset(config).train) / config.batch_size) * config.epochs
                 if steps < MIN_STEPS_TO_MEASURE:
                     return "contiguous"
-                chosen, seconds = self._measure_formats(config, precision)
+                chosen, seconds = self._measure_formats(config, trial_precision)
                 known = json.dumps({**kind, "step_seconds": seconds, "memory_format": chosen}).encode()
                 self.artifacts.write(name, known)
             self._formats[text] = str(json.loads(known)["memory_format"])
         return self._formats[text]
 
-    def _measurement_kind(self, config: Config, precision: str) -> dict[str, Any]:
+    def _measurement_kind(self, config: Config, trial_precision: str) -> dict[str, Any]:
         """Return everything that may decide which memory format is faster."""
         return {
             "model": config.model,
             "image_size": config.image_size,
             "batch_size": config.batch_size,
             "tune": config.tune,
-            "precision": precision,
+            "precision": trial_precision,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
 
-    def _measure_formats(self, config: Config, precision: str) -> tuple[str, dict[str, float]]:
+    def _measure_formats(self, config: Config, trial_precision: str) -> tuple[str, dict[str, float]]:
         """Return the faster memory format, and the seconds of a step in each."""
         try:
-            return faster_memory_format(self._build_step(config, precision), self.device)
+            return precision.faster_memory_format(self._build_step(config, trial_precision), self.device)
         except torch.OutOfMemoryError:  # two models at once; the trial itself may fit
             return "contiguous", {}
 
-    def _build_step(self, config: Config, precision: str) -> Callable[[str], None]:
+    def _build_step(self, config: Config, trial_precision: str) -> Callable[[str], None]:
         """Return a function that makes one forward and backward pass in the memory format of a name."""
         from hpo.training import models, optimizers
 
         classes = len(self.load_dataset(config).classes)
         settings, modules = {}, {}
-        for name in MEMORY_FORMATS:
-            settings[name] = ComputeSettings(precision=precision, memory_format=name)
+        for name in precision.MEMORY_FORMATS:
+            settings[name] = precision.ComputeSettings(precision=trial_precision, memory_format=name)
             module = self.templates.build_seeded(config, classes, 0).to(self.device)
             modules[name] = settings[name].prepare_model(module)
             models.set_train_mode(module, config)

@@ -1,4 +1,4 @@
-"""README and ARCHITECTURE say what is there."""
+"""README, ARCHITECTURE and CONTRIBUTING say what is there."""
 
 import re
 
@@ -11,6 +11,7 @@ from tests.support.workplace import ROOT
 
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_every_option_has_its_row_in_the_readme_with_its_default():
@@ -53,3 +54,34 @@ def test_every_row_of_what_can_die_names_a_test_that_is_there():
             (path,) = (ROOT / "tests").glob(f"**/{module}.py")
             begins = "def test_" + words.strip().replace(" ", "_")
             assert begins in path.read_text(), (module, words)
+
+
+def test_every_module_has_its_line_in_the_architecture():
+    for package in sorted(path.parent for path in (ROOT / "hpo").glob("*/__init__.py")):
+        section = ARCHITECTURE.partition(f"### `hpo/{package.name}/`")[2].partition("\n### ")[0]
+        named = re.findall(r"^\| `(\w+)\.py` \|", section, re.MULTILINE)
+        assert sorted(named) == sorted(path.stem for path in package.glob("[!_]*.py")), package.name
+
+
+def test_what_the_architecture_and_contributing_name_is_there():
+    code = "\n".join(path.read_text() for path in (ROOT / "hpo").glob("**/*.py"))
+    table = ARCHITECTURE.partition("## Where to find what")[2].partition("\n## ")[0]
+    steps = CONTRIBUTING.partition("## Add an option")[2]
+    assert table
+    assert steps
+    for text in (table, steps):
+        for name in re.findall(r"`([A-Za-z_][\w.]*)`", text):
+            assert re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", code), name
+        for path in re.findall(r"`((?:hpo|tests)/[\w/]+\.py)`", text):
+            assert (ROOT / path).is_file(), path
+
+
+def test_no_document_or_message_installs_the_stranger_s_package():
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("storage/*"),
+        *ROOT.glob("hpo/**/*.py"),
+        ROOT / "Containerfile",
+    ):
+        if path.is_file() and path.suffix != ".db":
+            assert not re.search(r"pip install(?: [^\n`]*)?[ '\"]hpo(?:[\['\"]|\s|$)", path.read_text()), path

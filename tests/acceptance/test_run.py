@@ -217,7 +217,7 @@ def test_a_run_whose_supervisor_is_killed_saves_and_leaves(workplace, uninterrup
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_told_to_stop_saves_within_the_epoch_and_goes_on(workplace, uninterrupted, number, code):
+def test_a_run_asked_to_stop_saves_within_the_epoch_and_goes_on(workplace, uninterrupted, number, code):
     file = workplace.study(LONG)
     process = workplace.start("run", file, "--devices", "cpu:1")
     wait_for(lambda: list(workplace.path.glob("storage/artifacts/*/0000/epochs.csv")))

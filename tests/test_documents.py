@@ -77,6 +77,7 @@ def test_what_the_architecture_and_contributing_name_is_there():
 
 
 def test_no_document_or_message_installs_the_stranger_s_package():
+    stranger = re.compile(r"pip install(?: [^\n`]*)?[ '\"]hpo(?:[\['\"]|\s|$)")
     for path in (
         *ROOT.glob("*.md"),
         *ROOT.glob("storage/*"),
@@ -84,4 +85,4 @@ def test_no_document_or_message_installs_the_stranger_s_package():
         ROOT / "Containerfile",
     ):
         if path.is_file() and path.suffix != ".db":
-            assert not re.search(r"pip install(?: [^\n`]*)?[ '\"]hpo(?:[\['\"]|\s|$)", path.read_text()), path
+            assert not stranger.search(path.read_text()), path

@@ -36,7 +36,7 @@ class ChosenSetting:
     options: Mapping[str, Value]  # of its points, without the seed; ``epochs`` is the best epoch
 
     def point(self, seed: int) -> Point:
-        """Return the point that runs this setting with a seed."""
+        """Return the point that runs this setting with a seed, for as many epochs as were best."""
         return Point(setting={**self.options, "seed": seed})
 
 

@@ -66,7 +66,12 @@ class TrialRecord:
 
 
 def trial_records(definition: Definition, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
-    """Return a record of each of a study's trials, in the same order."""
+    """Return a record of each of a study's trials, in the same order.
+
+    Args:
+        definition: The study's definition; it says which options of a setting training used.
+        trials: Trials of that study.
+    """
     return [_trial_record(definition, trial) for trial in trials]
 
 

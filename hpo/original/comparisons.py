@@ -51,12 +51,22 @@ class ClaimCheck:
         return self.name_format.format(**{**vars(point), **names})
 
     def more_accurate(self, a: int, b: int) -> Iterator[Comparison]:
-        """Check that point ``a`` is more accurate than point ``b``."""
+        """Check that point ``a`` is more accurate than point ``b``.
+
+        Args:
+            a: The number of a point in the report, from 1.
+            b: The number of another point.
+        """
         statement = f"{self.point_name(a)} is more accurate than {self.point_name(b)}"
         yield self._compare_accuracies(statement, a, b, _verdict_of_gap)
 
     def not_less_accurate(self, a: int, b: int) -> Iterator[Comparison]:
-        """Check that point ``a`` is at least as accurate as point ``b``, or too close to tell."""
+        """Check that point ``a`` is at least as accurate as point ``b``, or too close to tell.
+
+        Args:
+            a: The number of a point in the report, from 1.
+            b: The number of another point.
+        """
 
         def verdict_of_gap(gap: Interval) -> ClaimVerdict:
             known: ClaimVerdict = "cannot tell" if math.isinf(gap.high) else "confirmed"
@@ -80,6 +90,11 @@ class ClaimCheck:
     def slower(self, a: int, b: int, times: int = 1) -> Iterator[Comparison]:
         """Check that an epoch of point ``a`` takes at least ``times`` as long as one of point ``b``.
 
+        Args:
+            a: The number of a point in the report, from 1.
+            b: The number of another point.
+            times: A factor; with 1, any longer time counts.
+
         Yields:
             A comparison for each kind of hardware that both points ran on; if there is none, one that says
             so.
@@ -102,6 +117,9 @@ class ClaimCheck:
 
     def same_time(self, numbers: Sequence[int]) -> Iterator[Comparison]:
         """Check that an epoch takes the same time at all these points, within 5 %.
+
+        Args:
+            numbers: The numbers of the points in the report.
 
         Yields:
             A comparison for each kind of hardware that all points ran on; if there is none, one that says

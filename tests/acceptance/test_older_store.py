@@ -1,0 +1,89 @@
+"""A store that version 0.1.0 wrote, before hpo was divided into packages, opens, reports and resumes.
+
+``tests/data/store-0.1.0/store.tar.xz`` holds the folder as that version left it: study ``climb`` (a custom
+objective, replicates, ASHA, a failed trial) is complete; ``slow`` (a custom objective) was interrupted after
+epoch 1 of its second trial, ``small`` (the built-in training) within epoch 15 of its first. ``expected/``
+holds what that version's commands wrote for it.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.workplace import ROOT, Workplace, load
+
+DATA = ROOT / "tests/data/store-0.1.0"
+STUDIES = ("climb", "slow", "small")
+
+
+@pytest.fixture
+def older(workplace: Workplace) -> Workplace:
+    """Return a workplace that holds the older store and its study files."""
+    with tarfile.open(DATA / "store.tar.xz") as archive:
+        archive.extractall(workplace.path, filter="data")
+    return workplace
+
+
+def expected(name: str) -> str:
+    return (DATA / "expected" / name).read_text()
+
+
+def states(workplace: Workplace, study: str) -> list[str]:
+    return [trial.state.name for trial in load(workplace, study).trials]
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "expected").glob("*.json")), ids=lambda path: path.stem)
+def test_a_verb_says_of_an_older_store_what_the_older_version_said(older, path):
+    verb, _, study = path.stem.partition("-")
+    assert older.here(verb, study, "--json").json() == json.loads(path.read_text())
+
+
+def test_the_report_of_an_older_study_has_the_tables_of_the_older_version(older):
+    older.here("report", "climb", "--output", "page.html", "--csv", "csv")
+    tables = {path.name: path.read_text() for path in (older.path / "csv").iterdir()}
+    names = {path.name for path in (DATA / "expected/csv").iterdir()}
+    assert tables == {name: expected(f"csv/{name}") for name in names}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_creating_an_older_study_again_changes_nothing(older, study):
+    before = [
+        (t.number, t.state, t.params, t.user_attrs, t.system_attrs) for t in load(older, study).trials
+    ]
+    older.here("create", f"{study}.toml")
+    after = [(t.number, t.state, t.params, t.user_attrs, t.system_attrs) for t in load(older, study).trials]
+    assert after == before
+
+
+def test_a_custom_objective_resumes_from_an_older_checkpoint_with_exact_values(older):
+    done = older.hpo("run", "slow.toml", "--devices", "cpu:1")
+    assert "trial 1 epoch 1/8" not in done.err
+    assert "trial 1 epoch 2/8" in done.err
+    assert states(older, "slow") == ["COMPLETE", "COMPLETE"]
+    trial = load(older, "slow").trials[1]
+    assert trial.intermediate_values == sums(trial.params["lr"], epochs=8)
+    assert trial.user_attrs["attempts"] == 2
+
+
+def sums(lr: float, epochs: int) -> dict[int, float]:
+    """Return what own.py's objective reports after each epoch."""
+    reported, total = {}, 0.0
+    for epoch in range(1, epochs + 1):
+        total += lr / epoch
+        reported[epoch] = total
+    return reported
+
+
+def test_the_built_in_training_resumes_from_an_older_checkpoint_within_an_epoch(older):
+    (before, _) = load(older, "small").trials
+    assert sorted(before.intermediate_values) == list(range(1, 15))
+    older.hpo("run", "small.toml", "--devices", "cpu:1")
+    assert states(older, "small") == ["COMPLETE", "COMPLETE"]
+    (after, _) = load(older, "small").trials
+    assert sorted(after.intermediate_values) == list(range(1, 25))
+    assert after.intermediate_values.items() >= before.intermediate_values.items()
+    assert after.value == max(after.intermediate_values.values())
+    weights = older.path / "storage/artifacts" / after.user_attrs["weights"]
+    assert Path(weights).stat().st_size > 1_000_000

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # One thread each, here and in the processes that tests start: they run side by side, and bits depend on the
@@ -18,6 +19,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Where Python keeps no bytecode, each process that a test starts compiles hpo anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 pytest.register_assert_rewrite("tests.support")
+# Examples are the same in every run; a loaded machine may take its time over each.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
 
 from tests.support import postgres  # noqa: E402  # after what is set above
 from tests.support.databases import closed_engines, plain_sql  # noqa: E402

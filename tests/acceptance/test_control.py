@@ -69,9 +69,9 @@ def test_pause_resume_and_stop_under_four_workers_lose_and_double_nothing(url, t
         def hpo(*words: str, code: int = 0) -> Done:
             return storm.place.hpo(*words, code=code, HPO_STORE=url)
 
-        wait_for(lambda: len(storm.running()) == 4, 60)
+        wait_for(lambda: len(storm.running()) == 4)
         assert "paused" in hpo("pause", "small").out
-        wait_for(lambda: not storm.running(), 30)
+        wait_for(lambda: not storm.running())
         now = hpo("status", "small", "--json").json()
         assert (now["state"], now["workers"]) == ("paused", [])
         assert 1 <= storm.said().count("(the study is paused)") <= 4, "some trial may just have ended"
@@ -107,13 +107,13 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     refused = place.here("retry", "small", "--trial", "0", code=1, HPO_STORE=url)
     assert "has no failed trial 0" in refused.err
     worker = place.start("worker", "small", HPO_STORE=url)
-    wait_for(lambda: sql("SELECT state FROM trials WHERE number = 0") == [("FAIL",)], 60)
+    wait_for(lambda: sql("SELECT state FROM trials WHERE number = 0") == [("FAIL",)])
     failed = trials(url)[0]
     assert failed.user_attrs["failure"] == {"class": "RuntimeError", "message": "no such luck"}
     (place.path / "broken").unlink()
     assert "trial 0 of study small" in place.hpo("retry", "small", "--failed", HPO_STORE=url).out
     (place.path / "put back").touch()
-    _, err = worker.communicate(timeout=60)
+    _, err = worker.communicate(timeout=120)
     assert worker.returncode == 0
     first, second = trials(url)
     assert (first.state.name, second.state.name) == ("COMPLETE", "COMPLETE")
@@ -219,9 +219,9 @@ def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
     )
     workplace.here("create", file, HPO_STORE=url)
     worker = workplace.start("worker", "small", HPO_STORE=url)
-    wait_for(lambda: sql("SELECT 1 FROM trial_intermediate_values"), 60)
+    wait_for(lambda: sql("SELECT 1 FROM trial_intermediate_values"))
     pictures.rename(workplace.path / "elsewhere")
-    _, err = worker.communicate(timeout=60)
+    _, err = worker.communicate(timeout=120)
     assert worker.returncode == 78
     assert err.splitlines()[-1].startswith("hpo: ")
     assert "pictures" in err.splitlines()[-1]
@@ -300,7 +300,7 @@ def test_status_is_followed_until_the_study_is_complete(place, url):
     follower = place.start("status", "small", "--watch", HPO_STORE=url)
     first = follower.stdout.readline()
     place.here("worker", "small", HPO_STORE=url)
-    out, err = follower.communicate(timeout=60)
+    out, err = follower.communicate(timeout=120)
     lines = [first, *out.splitlines()]
     assert (follower.returncode, err) == (0, "")
     assert lines[0].startswith("study small is idle: 1 waiting")

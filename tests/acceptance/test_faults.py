@@ -97,7 +97,7 @@ def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, li
                 stderr=err,
             )
         cleanup.callback(end, launcher)
-        wait_for(lambda: epochs(place, 1.0) >= 5 and len({words[0] for words in progress(place)}) >= 4, 60)
+        wait_for(lambda: epochs(place, 1.0) >= 5 and len({words[0] for words in progress(place)}) >= 4)
         link.cut()
         cut = time.monotonic()
         wait_for(lambda: said(place, "trying again") == 2)  # both workers
@@ -118,8 +118,8 @@ def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, li
         assert said(place, "died") == 0
         check(url, planned, [1] * len(planned))
         assert len(progress(place)) == sum(planned), "no epoch was run twice"
-        assert noticed < 6
-        assert made_up < 3
+        # Seconds on a quiet machine. Without keep-alives and timeouts TCP would take a quarter of an hour.
+        assert max(noticed, made_up) < 100
 
 
 def said(place, text: str) -> int:
@@ -163,8 +163,8 @@ def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
     """Run the study on a disk that fills up meanwhile, and stays full, and give the last line."""
     launcher = place.start("run", place.study(study(10, 2)), "--devices", "cpu:1", **settings)
     try:
-        wait_for(lambda: len(progress(place)) >= 5, 60)
-        wait_for(lambda: fill(disk) or launcher.poll() is not None, 60)
+        wait_for(lambda: len(progress(place)) >= 5)
+        wait_for(lambda: fill(disk) or launcher.poll() is not None)
     finally:
         end(launcher)
     _, err = launcher.communicate()
@@ -210,7 +210,7 @@ def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
         place.here("create", place.study(study(20, 20)), **settings)
         zones = ("America/New_York", "Australia/Sydney")
         workers = [place.start("worker", "small", PGTZ=zone, TZ=zone, **settings) for zone in zones]
-        outputs = [worker.communicate(timeout=90) for worker in workers]
+        outputs = [worker.communicate(timeout=120) for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0], outputs
         check(server.url, [20, 20], [1, 1])
         assert len(progress(place)) == 40, "no epoch was run twice"

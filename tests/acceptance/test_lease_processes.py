@@ -63,7 +63,7 @@ def test_ten_workers_stopped_for_longer_than_their_lease_are_refused_and_go_on(u
                 asleep[pid] = (trial, token)
             else:  # within a transaction it keeps its locks, on SQLite from everybody
                 os.kill(pid, signal.SIGCONT)
-        wait_for(lambda: all(taken(workers, *words) for words in asleep.values()), 40.0)
+        wait_for(lambda: all(taken(workers, *words) for words in asleep.values()))
         for pid in asleep:
             os.kill(pid, signal.SIGCONT)
         wait_for(lambda: {(pid, *words) for pid, words in asleep.items()} <= set(workers.said("lost")))

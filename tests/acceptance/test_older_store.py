@@ -1,9 +1,9 @@
 """A store that version 0.1.0 wrote, before hpo was divided into packages, opens, reports and resumes.
 
 ``tests/data/store-0.1.0/store.tar.xz`` holds the folder as that version left it: study ``climb`` (a custom
-objective, replicates, ASHA, a failed trial) is complete; ``slow`` (a custom objective) was interrupted after
-epoch 1 of its second trial, ``small`` (the built-in training) within epoch 15 of its first. ``expected/``
-holds what that version's commands wrote for it.
+objective, replicates, ASHA, a failed trial) is complete; ``slow`` (a custom objective) was interrupted
+after epoch 1 of its second trial, ``small`` (the built-in training) within epoch 15 of its first.
+``expected/`` holds what that version's commands wrote for it.
 """
 
 import json

@@ -100,7 +100,7 @@ def test_a_lease_is_renewed_through_the_only_connection(behind):
         opened = studies.open_storage(through, create=False)
         study_id = studies.find_study_id(opened, lease_worker.NAME)
         claim = queue.claim_trial(
-            opened, study_id, process.current_owner("cpu"), lease_seconds=0.9, max_attempts=1
+            opened, study_id, process.current_owner("cpu"), lease_seconds=3.0, max_attempts=1
         )
         with lease.keep_lease(claim):
             begun = time.monotonic()

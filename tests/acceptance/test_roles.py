@@ -116,7 +116,7 @@ def test_each_role_does_its_work_and_nothing_more_and_the_password_is_nowhere(pl
         assert "read-only transaction" in place.hpo(*words, code=78, HPO_STORE=viewer).err
     refused(place, "pause", "small", url=viewer)
     launcher = place.start("launch", "small", "--devices", "cpu:2", HPO_STORE=worker)
-    wait_for(lambda: len(command_lines("worker")) >= 2, 60)
+    wait_for(lambda: len(command_lines("worker")) >= 2)
     lines = "\n".join(command_lines(""))
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, err
@@ -181,7 +181,7 @@ def test_a_paused_study_goes_on_from_its_backup(place, cluster):
         place.here("create", "small.toml", "--set", "train.epochs=20", HPO_STORE=url)
         launcher = place.start("launch", "small", "--devices", "cpu:2", HPO_STORE=url)
         sql = plain_sql(url)
-        wait_for(lambda: sql("SELECT count(*) FROM trial_intermediate_values")[0][0] > 3, 60)
+        wait_for(lambda: sql("SELECT count(*) FROM trial_intermediate_values")[0][0] > 3)
         place.here("pause", "small", HPO_STORE=url)
         wait_for(lambda: sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)])
         tool("pg_dump", sa.make_url(url), "-Fc", "-f", str(place.path / "hpo.dump"))

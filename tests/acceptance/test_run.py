@@ -208,7 +208,7 @@ def test_a_run_whose_supervisor_is_killed_saves_and_leaves(workplace, uninterrup
     workers = descendants(process.pid)
     process.kill()
     process.communicate()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=30)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     (trial,) = load(workplace).trials
     assert trial.state.name == "WAITING"
     workplace.hpo("run", file, "--devices", "cpu:1")
@@ -223,7 +223,7 @@ def test_a_run_asked_to_stop_saves_within_the_epoch_and_goes_on(workplace, unint
     wait_for(lambda: list(workplace.path.glob("storage/artifacts/*/0000/epochs.csv")))
     time.sleep(0.3)  # into the second epoch
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "run the same command again to continue" in err
     assert "Traceback" not in err
@@ -242,7 +242,7 @@ def test_a_spoiled_checkpoint_is_noticed_and_the_one_before_taken(workplace, uni
     process = workplace.start("run", file, "--devices", "cpu:1")
     wait_for(lambda: epochs_reported(workplace) >= 2)
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     (trial,) = load(workplace).trials
     path = artifact(workplace, trial.user_attrs["checkpoint"])
     content = bytearray(path.read_bytes())

@@ -292,7 +292,7 @@ def test_told_to_stop_it_leaves_and_the_same_command_goes_on(place):
     while "epoch 1/3" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
     assert "run the same command again to continue" in err
     again = ("finish", "small", "--top", "1", "--seeds", "4", "--devices", "cpu:1", "--json")

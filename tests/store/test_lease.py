@@ -96,12 +96,14 @@ def run_out(sql) -> None:
 
 
 def test_a_claim_makes_a_trial_running_under_a_lease(url, first, sql):
+    before = time.time()
     claim = first.claim(seconds=60.0)
+    after = time.time()
     assert (claim.number, claim.token, claim.checkpoint) == (0, 1, None)
     ((owner, token, attempts, expires, checkpoint, epoch),) = sql(LEASE)
     assert (owner, token, attempts) == (f"{socket.gethostname()}/{os.getpid()}", 1, 1)
     assert (checkpoint, epoch) == (None, 0)
-    assert 59 < expires - time.time() <= 61  # the database runs on this machine
+    assert before + 59 < expires < after + 61  # the database runs on this machine
     found = trial(url)
     assert found.state == TrialState.RUNNING
     assert found.datetime_start is not None
@@ -190,9 +192,9 @@ def test_leases_are_shown_with_owner_attempt_epoch_and_what_is_left(first, secon
         1,
         2,
     )
-    assert 59 < one.expires_in_seconds <= 60
+    assert 30 < one.expires_in_seconds <= 60
     assert (two.trial, two.epoch) == (1, 0)
-    assert 29 < two.expires_in_seconds <= 30
+    assert 0 < two.expires_in_seconds <= 30
     run_out(sql)
     assert all(each.expires_in_seconds < 0 for each in first.held())
 
@@ -206,7 +208,7 @@ def test_a_commit_writes_report_checkpoint_attributes_and_renewal_at_once(url, f
     claim.commit(checkpoint="trial/one", report=(1, 0.25), user_attributes={"epochs": 1, "weights": "w"})
     ((_, token, attempts, expires, checkpoint, epoch),) = sql(LEASE)
     assert (token, attempts, checkpoint, epoch) == (1, 0, "trial/one", 1)
-    assert expires - time.time() > 50
+    assert expires > time.time()
     assert trial(url).intermediate_values == {1: 0.25}
     assert trial(url).user_attrs == {"attempts": 1, "epochs": 1, "weights": "w"}
     claim.commit(checkpoint="trial/within", report=None, user_attributes={})
@@ -403,9 +405,9 @@ def test_a_fence_goes_with_its_block(first):
 
 
 def test_a_lease_is_renewed_while_its_trial_is_kept(first, second, sql):
-    claim = first.claim(seconds=0.6)
+    claim = first.claim(seconds=2.0)
     with lease.keep_lease(claim):
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + 3.0
         while time.monotonic() < end:
             taken = second.claim()
             assert taken is None or taken.number != 0
@@ -414,7 +416,7 @@ def test_a_lease_is_renewed_while_its_trial_is_kept(first, second, sql):
 
 
 def test_a_lease_that_commits_renew_is_not_renewed_besides(first):
-    claim = first.claim(seconds=6.0)
+    claim = first.claim(seconds=12.0)
     renewed, commits, end = [], 0, time.monotonic() + 4.5
     sa.event.listen(first.store.engine, "commit", renewed.append)
     with lease.keep_lease(claim):
@@ -595,19 +597,17 @@ def test_a_worker_keeps_one_connection_and_renews_besides_one_that_is_in_use(fir
 
 @on_postgres
 def test_a_worker_that_sleeps_within_a_transaction_holds_up_nobody(url, first, monkeypatch, sql):
-    monkeypatch.setattr(database, "POSTGRES_SETTINGS", ("idle_in_transaction_session_timeout = '3s'",))
+    monkeypatch.setattr(database, "POSTGRES_SETTINGS", ("idle_in_transaction_session_timeout = '6s'",))
     sleepy = Worker(url)
     late = sleepy.claim()
     session = sleepy.store.scoped_session()
     late.fence(session)  # and here it is stopped
     sql("SELECT 1")
-    begun = time.monotonic()
     assert first.claim().number == 1
-    assert time.monotonic() - begun < 0.5
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in trans%'"
+    assert sql(idle) == [(1,)], "the claim did not wait for the end of the session"
     # The server ends its session, which gives up the locks and takes the renewal back.
-    wait_for(
-        lambda: sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in trans%'") == [(0,)]
-    )
+    wait_for(lambda: sql(idle) == [(0,)])
     run_out(sql)
     taken = first.claim()
     assert taken.number == 0
@@ -625,9 +625,7 @@ def test_a_worker_that_sleeps_within_a_claim_holds_up_nobody(first, second):
     with second.store.transaction() as session:
         found = lease_table.lock_claimable_trial(session, study_id, ())
         assert found.number == 0  # and here it is stopped
-        begun = time.monotonic()
         assert first.claim().number == 1
-        assert time.monotonic() - begun < 0.5
 
 
 @on_postgres
@@ -672,12 +670,11 @@ def test_claims_and_commits_on_one_expired_lease_never_lock_each_other_out(url, 
     threads.append(threading.Thread(target=expire))
     for thread in threads:
         thread.start()
-    time.sleep(3)
+    wait_for(lambda: errors or len(taken) > 60)
     stop.set()
     for thread in threads:
         thread.join()
     assert not errors
-    assert len(taken) > 20
     sql("SELECT pg_stat_clear_snapshot()")
     assert sql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
 

@@ -239,12 +239,12 @@ def away(place):
 def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(place, away):
     place.here("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)
-    wait_for(lambda: len(progress(place)) >= 5, 60)
+    wait_for(lambda: len(progress(place)) >= 5)
     away.stop("fast")
     before = len(progress(place))
-    wait_for(lambda: len(progress(place)) >= before + 15, 60)
+    wait_for(lambda: len(progress(place)) >= before + 15)
     away.start()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "trying again" in err
     (trial,) = optuna.load_study(study_name="small", storage=away.url).trials
@@ -264,9 +264,9 @@ def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_cou
 
     wait_for(has_begun, 90)
     away.stop("fast")  # within the second trial's first epoch
-    wait_for(lambda: "0.1 2" in progress(place), 60)
+    wait_for(lambda: "0.1 2" in progress(place))
     away.start()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     first, second = optuna.load_study(study_name="small", storage=away.url).trials
     assert (first.state.name, second.state.name) == ("COMPLETE", "PRUNED")

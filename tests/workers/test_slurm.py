@@ -212,7 +212,7 @@ def test_a_worker_that_is_told_twice_at_once_saves_all_the_same(place):
     for _ in range(2):
         worker.terminate()
         wait_for(lambda: _pending(worker.pid) == 0, 5)
-    _, err = worker.communicate(timeout=30)
+    _, err = worker.communicate(timeout=120)
     assert worker.returncode == 143
     assert "trial 0 released" in err
 

@@ -296,7 +296,16 @@ def test_torchvision_builds_a_model_of_each_family_with_as_many_classes_as_we_do
         assert theirs == expected, name
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg16", "mnasnet0_5", "googlenet", "regnet_x_400mf"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alexnet",
+        pytest.param("vgg16", marks=pytest.mark.slow),
+        "mnasnet0_5",
+        "googlenet",
+        "regnet_x_400mf",
+    ],
+)
 def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_without(tmp_path, name):
     torch.manual_seed(0)
     config = Config(model=name, weights="none", image_size=64)

@@ -19,6 +19,7 @@ def test_only_classification_models_are_listed_in_order():
         assert not set(names) & set(torchvision.models.list_models(module=module))
 
 
+@pytest.mark.slow
 def test_a_model_of_every_family_trains_at_224_pixels_and_all_have_imagenet_weights():
     assert all(map(catalog.has_imagenet_weights, catalog.model_names()))
     families = {re.match("[a-z_]+", name)[0]: name for name in reversed(catalog.model_names())}

@@ -92,7 +92,7 @@ def computed(caplog) -> int:
     ("name", "settings"),
     [
         ("alexnet", {"image_size": 64, "weights": "none"}),
-        ("vgg16", {"limit": 33, "epochs": 1, "weights": "none"}),
+        pytest.param("vgg16", {"limit": 33, "epochs": 1, "weights": "none"}, marks=pytest.mark.slow),
         ("resnet18", {}),
         ("densenet121", {"limit": 32, "epochs": 1}),
         ("googlenet", {}),
@@ -102,7 +102,11 @@ def computed(caplog) -> int:
         ("regnet_y_400mf", {"schedule": "onecycle"}),
         ("shufflenet_v2_x0_5", {"optimizer": "rmsprop"}),
         ("squeezenet1_1", {"batch_size": 9}),
-        ("vit_b_32", {"image_size": 224, "limit": 20, "epochs": 1, "weights": "none"}),
+        pytest.param(
+            "vit_b_32",
+            {"image_size": 224, "limit": 20, "epochs": 1, "weights": "none"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cache, tmp_path):

@@ -1,6 +1,7 @@
-"""The packages: what may import what, how long files and functions are, and which words are gone."""
+"""Packages: what may import what, how long files and functions are, and which words are gone."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,65 @@ def test_training_does_not_import(library):
         if name.split(".")[0] == library
     ]
     assert not found, "\n".join(found)
+
+
+# What must not come back: long files, long functions, and the private words of earlier versions
+
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 50  # from "def" to the last line, docstring included
+GONE_WORDS = (
+    "looks",
+    "exhibit",
+    "shelf",
+    "precedent",
+    "bygone",
+    "outlast",
+    "crew",
+    "what came of",
+    "a person's own",
+)
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".j2", ".sql", ".typed", ".conf", ".yaml", ".yml"}
+
+
+def test_files_are_short():
+    lines = {path: len(path.read_text().splitlines()) for path in SOURCES}
+    long = [
+        f"{path.relative_to(ROOT)}: {count} lines"
+        for path, count in lines.items()
+        if count > MAX_FILE_LINES
+    ]
+    assert not long, "\n".join([f"more than {MAX_FILE_LINES} lines; split these by meaning:", *long])
+
+
+def test_functions_are_short():
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
+    ]
+    assert not long, "\n".join([f"more than {MAX_FUNCTION_LINES} lines; split these:", *long])
+
+
+def documents() -> Iterator[Path]:
+    """Yield the files that people read: the package, its documents, and the shipped studies."""
+    yield from (ROOT / "README.md", ROOT / "ARCHITECTURE.md")
+    for folder in ("hpo", "storage", "studies"):
+        yield from (path for path in (ROOT / folder).rglob("*") if path.suffix in TEXT_SUFFIXES)
+
+
+def test_private_words_are_gone():
+    # In prose, a phrase may be broken over two lines.
+    words = re.compile(
+        "|".join(rf"(?<![a-z]){word}(?![a-z])" for word in GONE_WORDS).replace(" ", r"[\s#]+"),
+        re.IGNORECASE,
+    )
+    found = []
+    for path in documents():
+        text = path.read_text()
+        for match in words.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(f"{path.relative_to(ROOT)}:{line}: {match.group()!r}")
+    assert not found, "\n".join(["use the field's term or plain English instead:", *found])

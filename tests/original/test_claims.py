@@ -221,8 +221,8 @@ def test_a_setting_of_several_seeds_shows_its_mean_with_the_interval():
     low, high = stats.t.interval(0.95, 2, loc=0.95353, scale=stats.sem([0.9561, 0.9512, 0.9533]))
     told = f"0.9535 ({low:.4f} to {high:.4f}, "
     assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == f"{told}3 seeds)"
-    sure = " ".join(summary.summarize(found, "test", IMAGES, "complete").uncertainty)
-    assert f"Over 3 seeds its setting reaches {told.replace(' (', ' on average (')}95 %)" in sure
+    uncertainty = " ".join(summary.summarize(found, "test", IMAGES, "complete").uncertainty)
+    assert f"Over 3 seeds, its setting reaches {told.replace(' (', ' on average (')}95 %)" in uncertainty
     alone = " ".join(summary.summarize(found[:1], "test", IMAGES, "complete").uncertainty)
     assert "ran with one seed" in alone
 

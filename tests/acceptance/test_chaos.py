@@ -41,7 +41,7 @@ def test_fourteen_points_survive_twenty_kills_and_come_to_the_same_bits(url, tmp
     assert "continues after epoch" in storm.said()
 
 
-def test_a_worker_that_starts_while_the_database_is_away_is_started_again(tmp_path, hashes):
+def test_a_worker_that_starts_while_the_database_is_unavailable_is_started_again(tmp_path, hashes):
     with postgres.running() as server, closed_engines(), Storm(tmp_path, server.url, 1) as storm:
         (pid, *_), *_ = wait_for(storm.running)
         server.stop("fast")

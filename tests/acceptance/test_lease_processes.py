@@ -106,7 +106,7 @@ def test_sqlite_takes_eight_busy_processes_without_a_complaint(url, sql, tmp_pat
 
 
 @pytest.mark.parametrize(("trials", "epochs"), [(6, 15), (60, 1)], ids=["reports", "claims and ends"])
-def test_a_postgres_that_goes_away_costs_nothing_but_time(tmp_path, trials, epochs):
+def test_a_postgres_that_becomes_unavailable_costs_nothing_but_time(tmp_path, trials, epochs):
     """Stopped for five seconds, then crashed and started at once."""
     with postgres.running() as server, closed_engines():
         study = LeaseStudy(server.url, plain_sql(server.url), trials, tmp_path)

@@ -287,7 +287,7 @@ def here(s3, monkeypatch, tmp_path) -> None:
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(s3, here, place):
+def test_a_bucket_that_is_not_there_is_reported_in_a_line_before_a_trial_is_claimed(s3, here, place):
     settings = {"HPO_ARTIFACTS": "s3://nosuch/x", "COLUMNS": "300"}
     at = Workplace(path=place.path, environment={**place.environment, **settings})
     run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
@@ -302,7 +302,7 @@ def test_a_bucket_that_is_not_there_is_told_in_a_line_before_a_trial_is_claimed(
     assert "nosuch" not in str(s3.client().list_buckets()["Buckets"]), "none is made by mistake"
 
 
-def test_keys_that_are_missing_or_may_not_are_told_in_a_line(s3, here, monkeypatch):
+def test_keys_that_are_missing_or_refused_are_reported_in_a_line(s3, here, monkeypatch):
     place = Artifacts(ROOT)
     s3.let_in("0")
     try:
@@ -331,7 +331,7 @@ def test_an_s3_that_is_not_there_is_asked_once_by_whoever_waits_at_a_terminal(he
 # Listings
 
 
-def test_what_others_published_is_fetched_though_the_folder_was_looked_at_before(s3, here):
+def test_what_others_published_is_fetched_though_the_folder_was_listed_before(s3, here):
     place = Artifacts(f"s3://{BUCKET}/listed")
     first = place.open_folder("study/0001")
     (first.path / "a").write_text("x")

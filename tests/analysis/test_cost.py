@@ -166,7 +166,7 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert searched.original_hours is None
 
 
-def test_a_plan_is_told_as_a_table_and_as_json_without_data_or_store(workplace):
+def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace):
     (workplace.path / "grid.toml").write_text(
         "[train]\nimage_size = 32\n[search]\nsampler = 'grid'\n"
         "[[points]]\nmodel = 'resnet18'\noptimizer = 'adam'\nlr = 0.001\nbatch_size = 16\n"
@@ -199,7 +199,7 @@ def test_a_part_says_its_time_with_its_unit():
     assert list(times) == ["1 s", "8.0 h"]
 
 
-def test_an_objective_of_ones_own_is_priced_by_one_epoch_of_it(place):
+def test_a_custom_objective_is_priced_by_one_epoch_of_it(place):
     file = place.study(
         '[train]\nobjective = "own:slow"\nepochs = 5\n[space]\nx = { low = 0.0, high = 1.0 }\n'
         "[search]\ntrials = 7\n"

@@ -105,7 +105,7 @@ def test_the_better_of_two_settings_is_named_where_it_is_better(place):
     assert len(load(place, "small-finish").trials) == 10
 
 
-def test_two_settings_that_do_not_differ_are_not_told_apart(place):
+def test_two_settings_that_do_not_differ_are_not_ranked(place):
     made(place, 'twin = "a"', 'twin = "b"')
     found = finished(place, 2, 8)
     assert found["decided"] is False
@@ -182,7 +182,7 @@ def load_if_there(workplace) -> list[optuna.trial.FrozenTrial]:
         return []
 
 
-def test_a_built_in_study_is_finished_on_its_test_images_which_are_looked_at_once_though_it_is_killed(
+def test_a_built_in_study_is_finished_on_its_test_images_once_though_it_is_killed(
     workplace,
 ):
     workplace.here("create", workplace.study(DIGITS))
@@ -285,7 +285,7 @@ def test_a_study_that_is_not_complete_is_finished_with_its_best_so_far_and_says_
     assert "0.8" in done.out
 
 
-def test_told_to_stop_it_leaves_and_the_same_command_goes_on(place):
+def test_asked_to_stop_it_leaves_and_the_same_command_resumes(place):
     made(place, "quality = 0.8, seconds = 0.2")
     process = place.start("finish", "small", "--top", "1", "--seeds", "4", "--devices", "cpu:1")
     assert process.stderr is not None

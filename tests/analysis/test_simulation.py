@@ -111,7 +111,7 @@ def test_a_recorded_setting_has_its_own_curve_and_others_one_like_their_neighbou
     assert known.best_accuracy == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
 
 
-def test_a_single_setting_is_told_what_the_forest_tells_of_many(known):
+def test_a_single_setting_gets_what_the_forest_predicts_for_many(known):
     setting = {"x": 0.123, "optimizer": "sgd", "momentum": 0.4}
     told = known._forest.predict([known._encode(setting)])[0]
     curve = known.predict_curve(setting)

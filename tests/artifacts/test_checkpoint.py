@@ -142,7 +142,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_full_disk_is_told_as_such_wherever_it_hits(tmp_path):
+def test_a_full_disk_is_reported_as_such_wherever_it_hits(tmp_path):
     class Full(io.BytesIO):
         def write(self, data) -> int:
             if self.tell() + len(data) > 2000:

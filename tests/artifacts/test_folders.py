@@ -145,7 +145,7 @@ def stormy() -> type[Stormy]:
     return Stormy
 
 
-def test_a_worker_waits_for_a_place_that_is_away_and_nobody_else_does(stormy, caplog):
+def test_a_worker_waits_for_unavailable_artifacts_and_nobody_else_does(stormy, caplog):
     place = Artifacts("stormy://a")
     away = [TimeoutError("no answer"), OSError(errno.EBUSY, "slow down")]
     stormy.failures = [*away]
@@ -159,7 +159,7 @@ def test_a_worker_waits_for_a_place_that_is_away_and_nobody_else_does(stormy, ca
     assert "is back after" in last
 
 
-def test_what_no_waiting_mends_is_told_at_once(stormy):
+def test_what_no_waiting_mends_is_reported_at_once(stormy):
     place = Artifacts("stormy://a")
     place.retry_seconds = 60.0
     errors = [PermissionError("not you"), OSError(errno.ENOSPC, "no room"), ValueError("no such name")]
@@ -170,7 +170,7 @@ def test_what_no_waiting_mends_is_told_at_once(stormy):
         assert not isinstance(met.value, ArtifactsUnavailable)
 
 
-def test_a_place_that_answers_no_call_as_it_is_opened_is_told_in_one_line():
+def test_artifacts_that_do_not_answer_when_opened_are_reported_in_one_line():
     with pytest.raises(ArtifactError, match=r"^--artifacts ftp://127.0.0.1:1/x: Connection refused$"):
         Artifacts("ftp://127.0.0.1:1/x")
 
@@ -217,7 +217,7 @@ def test_a_trial_goes_on_from_a_checkpoint_behind_a_url(tmp_path, monkeypatch):
     opened.engine.dispose()
 
 
-def test_a_worker_that_looks_for_a_checkpoint_elsewhere_says_so(tmp_path, monkeypatch, caplog):
+def test_a_worker_that_fetches_a_checkpoint_from_elsewhere_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "climbing.py").write_text(OWN)
     (tmp_path / "own.toml").write_text(

@@ -12,7 +12,7 @@ def waiting(number: int, **seen: str) -> FrozenTrial:
     return trial
 
 
-def test_trials_that_differ_in_their_site_alone_are_told_apart():
+def test_trials_that_differ_only_in_their_site_are_shown_apart():
     trials = [waiting(0, site="C"), waiting(1, site="L"), waiting(2)]
     told = console.trials_table(trials, "accuracy", ["site"])
     (sites,) = [list(column.cells) for column in told.columns if column.header == "site"]

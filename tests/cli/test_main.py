@@ -73,7 +73,7 @@ def test_the_version_is_that_of_the_package(workplace):
     assert workplace.here("--version").out == f"hpo {hpo.__version__}\n"
 
 
-def test_looking_at_results_imports_no_torch():
+def test_showing_results_imports_no_torch():
     code = """
 import sys
 from hpo.cli import console
@@ -166,7 +166,7 @@ def test_a_store_that_is_not_there_is_said_in_one_line(workplace):
     assert os.listdir(workplace.path) == []
 
 
-def test_a_misspelt_study_is_told_from_those_there_are(ran):
+def test_a_misspelt_study_is_refused_with_the_existing_ones(ran):
     done = ran.hpo("status", "smal", code=1)
     assert done.err == "hpo: no study 'smal' in the store; did you mean 'small'? there are: small\n"
     done = ran.here("run", "quickstrat", code=1)

@@ -163,7 +163,7 @@ def test_no_mutation_passes_the_gate_and_none_the_connection_below_it(url, shown
         assert sorted(Path("artifacts").rglob("*")) == files, name
 
 
-def test_what_only_looks_changes_nothing_even_where_it_might(open_, waiting, rows):
+def test_read_requests_change_nothing_even_with_read_write(open_, waiting, rows):
     before = rows()
     looked = [(method, path) for method, path in routes() if method == "GET"]
     assert len(looked) == 13
@@ -230,7 +230,7 @@ def test_a_study_tells_its_definition_and_a_trial_what_happened_to_it(shown, row
     assert rows() == before
 
 
-def test_a_note_of_a_persons_own_stands(url, opened, shown):
+def test_a_note_that_somebody_wrote_is_kept(url, opened, shown):
     study = optuna.load_study(study_name="small", storage=url)
     optuna_dashboard.save_note(study, "my study")
     optuna_dashboard.save_note(optuna.Trial(study, 2), "")

@@ -35,7 +35,7 @@ def open_(behind):
     return gate.Gate(behind, token=TOKEN, origin=f"http://{HOST}", read_only=False)
 
 
-def test_all_of_the_dashboards_routes_are_looked_at():
+def test_all_routes_of_the_dashboard_are_covered():
     assert len(ROUTES) == 33
     assert {method for method, _ in ROUTES} == {"GET", "POST", "PUT", "DELETE"}
 

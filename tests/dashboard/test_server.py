@@ -113,7 +113,7 @@ def made(workplace, url):
     return workplace
 
 
-def test_a_dashboard_shows_by_its_link_alone_changes_by_wish_alone_and_leaves_when_told(made, url, sql):
+def test_a_dashboard_needs_its_link_changes_only_with_read_write_and_leaves_when_asked(made, url, sql):
     with serving(made, HPO_STORE=url) as (process, link):
         client = Client(link)
         for path in ("/dashboard", "/static/bundle.js", "/api/studies"):

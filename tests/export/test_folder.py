@@ -132,7 +132,7 @@ def draw_images(folder: Path, names: tuple[str, ...], count: int) -> None:
 
 
 def searched(path: Path) -> None:
-    """Search the digits and a person's own images in a folder, and take the best of the digits."""
+    """Search the digits and new images in a folder, and take the best of the digits."""
     place = workplace_in(path)
     draw_images(path / "images", ("Dreiecke ∆", "a|b"), 8)
     place.hpo("run", place.study(DIGITS, "digits"), "--devices", "cpu:1")
@@ -146,7 +146,7 @@ def searched(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ran(once) -> Workplace:
-    """A folder in which the digits and a person's own images have been searched; tests only read it."""
+    """A folder in which the digits and new images have been searched; tests only read it."""
     return workplace_in(once("exported", searched))
 
 
@@ -227,7 +227,7 @@ def test_a_round_trip_gives_the_stored_accuracy_to_the_last_digit(ran, labels, n
         assert predicted[file]["probability"] == pytest.approx(max(probabilities), abs=1e-5)
 
 
-def test_without_hpo_a_person_s_own_pictures_are_seen_as_with_it(ran, tmp_path):
+def test_without_hpo_new_pictures_are_preprocessed_as_with_it(ran, tmp_path):
     taken(ran, "shapes", tmp_path / "winner")
     files = sorted(map(str, (ran.path / "images").rglob("pic *.*")))
     documents = ran.here("predict", str(tmp_path / "winner"), *files, "--json", "--top", "2").json()
@@ -489,7 +489,7 @@ def test_artifacts_behind_a_url_are_exported_too(ran, tmp_path):
 # -- Trials that cannot be exported --------------------------------------------------------------
 
 
-def test_trials_that_are_not_there_or_have_no_weights_are_told_from_those_that_have(workplace):
+def test_missing_trials_and_trials_without_weights_are_refused_with_those_that_have_weights(workplace):
     workplace.here("create", workplace.study(DIGITS, "digits"))
     target = workplace.path / "winner"
     for number, words in (
@@ -503,7 +503,7 @@ def test_trials_that_are_not_there_or_have_no_weights_are_told_from_those_that_h
     assert not target.exists()
 
 
-def test_of_an_objective_of_ones_own_the_weights_file_is_named(place):
+def test_for_a_custom_objective_the_weights_file_is_named(place):
     text = '[train]\nobjective = "own:climb"\nepochs = 1\n[search]\nsampler = "grid"\n[[points]]\nx = 1\n'
     place.here("create", place.study(text))
     place.here("worker", "small")
@@ -612,7 +612,7 @@ def test_the_tutorial_runs_as_it_stands(workplace):
     assert "große Hunde 0." in done.stdout
 
 
-def test_a_mistyped_folder_is_told_before_a_study_is_stored(workplace):
+def test_a_mistyped_folder_is_reported_before_a_study_is_stored(workplace):
     flags = ("--set", "train.weights=none", "--set", "train.dataset=folder:./my-imagse")
     done = workplace.here("run", "finetune", *flags, code=1)
     assert done.err == "hpo: train.dataset: 'folder:./my-imagse': there is no such folder\n"

@@ -203,7 +203,7 @@ def test_the_interval_over_seeds_is_welchs():
     )
 
 
-def test_the_interval_of_pairs_is_the_paired_t_tests():
+def test_the_interval_of_paired_values_is_that_of_the_paired_t_test():
     a, b = [0.951, 0.953, 0.956, 0.950], [0.947, 0.949, 0.944, 0.946]
     expected = stats.ttest_rel(a, b).confidence_interval()
     found = intervals.paired_difference(list(zip(a, b, strict=True)))
@@ -252,7 +252,7 @@ def test_other_conditions_than_the_originals_cannot_tell_and_say_so(changes, sai
     assert {each.verdict for each in found[5].parts} == {"cannot tell"}
 
 
-def test_one_trial_under_other_conditions_spoils_only_the_conclusions_that_look_at_it():
+def test_one_trial_under_other_conditions_spoils_only_the_conclusions_that_use_it():
     assert verdicts(grid(p10={"image_size": 64})) == {**verdicts(grid()), 5: "cannot tell"}
 
 
@@ -299,7 +299,7 @@ def test_point_9_takes_the_tables_learning_rate_where_nobody_ran_the_texts():
     assert [each.setting["lr"] for each in match.match_trials([other, trial(9)])[9].trials] == [1e-5]
 
 
-def test_the_number_of_images_is_told_by_the_accuracies():
+def test_the_number_of_images_is_derived_from_the_accuracies():
     definition = file.load_study_file(ROOT / "studies/quickstart.toml")
     curves = [{1: 90 / 180, 2: 171 / 180}, {1: 77 / 180}]
     found = [replace(trial(8), curve=curve) for curve in curves]

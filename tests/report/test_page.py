@@ -434,7 +434,7 @@ def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
     assert [row[-1] for row in rates.table.rows] == list(bars.y)
 
 
-def test_other_conditions_are_told_on_the_page(reported):
+def test_other_conditions_are_shown_on_the_page(reported):
     page, tables = reported(grid).page, reported(grid).tables
     assert (
         "did not run under the original's conditions: image size 64, not 224; epochs 4, not 30" in page.text
@@ -516,7 +516,7 @@ def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):
     assert not any("have not reported" in text for text in summary.device_time_section(found[:-2]).text)
 
 
-def test_what_pruning_saved_is_told_truly_of_trials_that_diverged_at_once(reported):
+def test_what_pruning_saved_is_right_for_trials_that_diverged_at_once(reported):
     definition, trials = listed(), reported(grid).study.trials
     assert "No trial was pruned" in reported(grid).page.text
     died = made(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])

@@ -141,7 +141,7 @@ def limited(**budgets: object) -> definition.Definition:
         ("deadline", datetime(2030, 1, 1), datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=-1)))),
     ],
 )
-def test_a_budget_may_be_raised_or_taken_away_and_neither_lowered_nor_set_afterwards(name, lower, higher):
+def test_a_budget_may_be_raised_or_removed_and_neither_lowered_nor_set_afterwards(name, lower, higher):
     low, high, none = limited(**{name: lower}), limited(**{name: higher}), limited()
     assert extension.extend_definition(low, low) == low
     assert extension.extend_definition(low, high).search.budget_limits == high.search.budget_limits

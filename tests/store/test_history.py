@@ -142,7 +142,7 @@ def seen(trials: list[FrozenTrial]) -> list[object]:
         ("tpe", "patient", 13),
     ],
 )
-def test_proposals_and_verdicts_are_those_of_plain_optuna(url, tmp_path, sampler, pruner, trials):
+def test_proposals_and_pruning_are_those_of_plain_optuna(url, tmp_path, sampler, pruner, trials):
     """Two workers whose epochs come in any order, beside two that are plain Optuna."""
     made = study_of(trials, sampler, pruner)
     studies.create_study(studies.open_storage(url, create=True), made, "text")

@@ -162,7 +162,7 @@ def test_a_server_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_locked_database_is_refused_when_patience_is_over(url, opened, monkeypatch):
+def test_a_locked_database_is_refused_when_retrying_ends(url, opened, monkeypatch):
     monkeypatch.setattr(database, "LOCK_TIMEOUT_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -211,7 +211,7 @@ def test_a_role_that_may_only_read_can_read_and_not_write(url, opened, sql):
         sql("DROP ROLE reader")
 
 
-def test_a_study_of_plain_optunas_is_told_from_ours_by_every_verb(workplace, url, sql):
+def test_a_study_of_plain_optuna_is_recognised_by_every_verb(workplace, url, sql):
     optuna.create_study(study_name="theirs", storage=url)
     for verb in ("status", "best", "trials", "delete", "pause", "launch"):
         code = 78 if verb == "launch" else 1
@@ -564,7 +564,7 @@ def test_a_study_can_be_deleted_under_its_workers(url, opened, sql):
         assert sql(f"SELECT count(*) FROM {table}") == [(0,)]
 
 
-def test_of_two_that_wait_for_each_other_both_get_their_turn_even_if_asked_once(cluster):
+def test_two_deadlocked_transactions_both_succeed_even_without_retrying(cluster):
     with postgres.database(cluster) as url, closed_engines():
         opened = studies.open_storage(url, create=True)
         studies.create_study(opened, definition(2), "text")

@@ -93,7 +93,7 @@ def test_the_contracts_example_is_valid():
     VALIDATOR.validate(tomllib.loads(FINETUNE))
 
 
-def test_an_objective_of_ones_own_frees_the_names_of_options():
+def test_a_custom_objective_frees_the_names_of_options():
     own = '[train]\nobjective = "a.b:c"\nwidth = 3\n[space]\ndepth = [1, 2]\n[[points]]\ndepth = 1\n'
     assert not refused(own)
     assert refused(own.replace("objective", "objektive"))

@@ -307,7 +307,7 @@ def test_four_workers_run_fourteen_points_once_each(place, url):
     assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
 
 
-def test_a_trial_whose_worker_dies_after_the_verdict_is_pruned_by_the_next(place, url):
+def test_a_trial_whose_worker_dies_after_the_decision_is_pruned_by_the_next(place, url):
     text = STUDY.replace('pruner = "none"', 'pruner = { name = "hyperband", min_epochs = 4 }')
     place.here("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
     opened = studies.open_storage(url, create=False)

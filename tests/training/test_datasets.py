@@ -210,7 +210,7 @@ def test_fashion_mnist_is_taken_from_debians_package(tmp_path):
     assert not (tmp_path / "not-there").exists()
 
 
-def test_a_copy_of_ones_own_comes_before_debians(tmp_path):
+def test_a_downloaded_copy_is_preferred_to_debians(tmp_path):
     write_idx(tmp_path / "fashion_mnist", [0, 1] * 10)
     assert len(data.load_dataset(Config(dataset="fashion_mnist", selection="test"), tmp_path).train) == 20
 

@@ -347,7 +347,7 @@ class After(threading.Event):
         return self.times < 0
 
 
-def test_a_worker_told_to_stop_leaves_within_a_batch_and_loses_but_one_part(cache, tmp_path, caplog):
+def test_a_worker_asked_to_stop_leaves_within_a_batch_and_loses_at_most_one_part(cache, tmp_path, caplog):
     settings = config(limit=None, epochs=1)
     count = len(dataset(settings).train)
     assert features.IMAGES_PER_PART < count < 2 * features.IMAGES_PER_PART  # two parts

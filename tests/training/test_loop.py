@@ -243,7 +243,7 @@ class Watched(loop.TrainingRun):
         return super().evaluate(split)
 
 
-def test_a_final_run_looks_at_the_test_images_once_and_goes_on_from_a_state_to_the_same_bits(tmp_path):
+def test_a_final_run_evaluates_the_test_images_once_and_resumes_to_the_same_bits(tmp_path):
     settings = FinalConfig(**config(epochs=3).model_dump(exclude={"selection"}))
     images = dataset(settings, tmp_path)
     whole = Watched(settings, images, CPU)

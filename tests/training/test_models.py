@@ -267,7 +267,7 @@ def test_a_download_that_is_not_what_its_name_says_is_refused_and_not_kept(
     assert names(checkpoints) == [f"{name}.lock"]
 
 
-def test_a_server_without_the_file_is_told_with_its_answer(checkpoints, server, resnet18, tmp_path):
+def test_a_server_without_the_file_is_reported_with_its_answer(checkpoints, server, resnet18, tmp_path):
     name = server[0](resnet18[1])
     (tmp_path / "served" / name).unlink()
     with pytest.raises(errors.WeightsError, match="404"):
@@ -410,7 +410,7 @@ def test_a_file_without_a_last_layer_is_refused(resnet18, tmp_path):
     assert fails(path).endswith("it lacks fc.weight, fc.bias")
 
 
-def test_a_misspelt_word_and_a_file_that_is_not_there_are_told(tmp_path):
+def test_a_misspelt_word_and_a_missing_file_are_reported(tmp_path):
     assert fails(Path("imagnet")) == (
         "weights: no file imagnet; did you mean 'imagenet'? allowed: imagenet, none, or a file"
     )
@@ -419,14 +419,14 @@ def test_a_misspelt_word_and_a_file_that_is_not_there_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rubbish.pt", "rubbish.safetensors", "empty.pt", "empty.safetensors"])
-def test_a_file_that_holds_no_weights_is_told(name, tmp_path):
+def test_a_file_without_weights_is_reported(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"rubbish" * 100 if name.startswith("rubbish") else b"")
     assert "cannot be read" in fails(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"lr": 0.1}, {0: torch.zeros(1)}, torch.zeros(3)])
-def test_a_file_that_holds_something_else_is_told(content, tmp_path):
+def test_a_file_with_something_else_is_reported(content, tmp_path):
     path = tmp_path / "content.pt"
     torch.save(content, path)
     assert "holds no state dict" in fails(path)

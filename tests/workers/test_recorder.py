@@ -236,7 +236,7 @@ def away(place):
         yield server
 
 
-def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(place, away):
+def test_training_goes_on_while_the_database_is_unavailable_and_reports_arrive_late(place, away):
     place.here("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)
     wait_for(lambda: len(progress(place)) >= 5)
@@ -253,7 +253,7 @@ def test_training_goes_on_while_the_database_is_away_and_reports_arrive_late(pla
     assert len(progress(place)) == 40, "no epoch was run twice"
 
 
-def test_a_verdict_that_comes_late_is_obeyed_and_what_came_after_it_does_not_count(place, away):
+def test_a_late_pruning_decision_is_followed_and_later_epochs_do_not_count(place, away):
     text = judged(10.0, 0.1) + "seconds = 4.0\n"
     place.here("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
     process = place.start("worker", "small", HPO_STORE=away.url)

@@ -205,7 +205,7 @@ def test_the_word_to_stop_reaches_the_worker_which_saves(place, task):
     assert "trial 0 released (told to stop)" in (place.path / "log").read_text()
 
 
-def test_a_worker_that_is_told_twice_at_once_saves_all_the_same(place):
+def test_a_worker_that_gets_two_signals_at_once_saves_all_the_same(place):
     create(place, 300)
     worker = place.start("worker", "small", HPO_STORE="sqlite:///hpo.db")
     wait_for(lambda: len(progress(place)) >= 3)

@@ -71,7 +71,7 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
     if "attempts" in seen:
         yield f"- attempts: {seen['attempts']}"
     if "wall_time_seconds" in seen:
-        yield f"- time: {format_seconds(seen['wall_time_seconds'])}, all attempts"
+        yield f"- time: {format_seconds(seen['wall_time_seconds'])} over all attempts"
     if hardware := seen.get("hardware"):
         where = f"{_escape_inline(hardware['device'])} on {_escape_inline(hardware['host'])}"
         yield f"- hardware: {where}, torch {hardware['torch']}"

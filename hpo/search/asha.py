@@ -9,7 +9,7 @@ best continue:
 2. The best ``floor(n / factor)`` of the n trials that reached the rung are promoted: they train on. Any
    other is paused: it keeps its checkpoint and gives its worker back.
 3. More trials reach the rung later, so a paused trial may turn out to be among the best after all. A free
-   worker looks for such a trial, from the highest rung down, before it begins a new one.
+   worker takes such a trial, from the highest rung down, before it begins a new one.
 4. A trial is pruned at once, instead of paused, if so many are ahead of it that it could not be promoted
    even after all trials that are still to come.
 5. When nothing but paused trials is left and no trial has completed, the best trial of the highest rung is

@@ -1,4 +1,4 @@
-"""A trial's curves, epoch by epoch: a CSV file and TensorBoard events in its folder."""
+"""A trial's learning curves, epoch by epoch: a CSV file and TensorBoard events in its folder."""
 
 import csv
 import io
@@ -8,32 +8,45 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import summary_v2  # its public face, api, imports TensorFlow
+from tensorboard.plugins.hparams import summary_v2  # the public module, api, imports TensorFlow
 from torch.utils.tensorboard import SummaryWriter
 
 from hpo.artifacts import durable
 from hpo.training.events import Epoch
 
 CSV_NAME = "epochs.csv"
-CSV_COLUMNS = {field.name: field.name for field in fields(Epoch)} | {
-    "number": "epoch"
-}  # by a record's names
+# By the field of an epoch's record: its column.
+CSV_COLUMNS = {field.name: field.name for field in fields(Epoch)} | {"number": "epoch"}
 
 
 def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
-    """Write the whole history durably; a trial taken up again so drops epochs that never counted."""
+    """Write the curves of all epochs durably.
+
+    Writing the whole file lets a resumed trial drop epochs that were never committed.
+
+    Args:
+        folder: The folder of the trial.
+        history: All epochs of the trial, from the first.
+    """
     rows = [{column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} for epoch in history]
     _write(folder, rows)
 
 
 def add_missing_epochs(folder: Path, reported: Mapping[int, float]) -> None:
-    """Add the reported epochs that a crash kept out of the CSV, with all that is known: their accuracy."""
+    """Add committed epochs that a crash kept out of the CSV file.
+
+    Of these only the accuracy is known; their other columns stay empty.
+
+    Args:
+        folder: The folder of the trial.
+        reported: By epoch, the accuracies that the database has.
+    """
     path = folder / CSV_NAME
     rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
-    there = {row.get("epoch") for row in rows}
-    lacking = [number for number in sorted(reported) if str(number) not in there]
-    if lacking:
-        _write(folder, [*rows, *({"epoch": number, "accuracy": reported[number]} for number in lacking)])
+    present = {row.get("epoch") for row in rows}
+    missing = [number for number in sorted(reported) if str(number) not in present]
+    if missing:
+        _write(folder, [*rows, *({"epoch": number, "accuracy": reported[number]} for number in missing)])
 
 
 def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -45,10 +58,16 @@ def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class TensorBoardEvents:
-    """TensorBoard events; on going on after epoch ``done``, what came after it is taken back.
+    """The TensorBoard events of a trial.
 
-    ``params`` and ``name``, the trial's in the artifacts, make its row in TensorBoard's HPARAMS tab, which
-    gathers the columns of all rows below its ``--logdir`` by itself: no file has to know the whole study.
+    The name and the hyperparameters make the trial's row in TensorBoard's HPARAMS tab. TensorBoard collects
+    the columns of all rows below its ``--logdir`` itself, so no file has to describe the whole study.
+
+    Args:
+        folder: The folder of the trial.
+        done: Epochs trained before, if the trial is resumed; TensorBoard drops events of later ones.
+        name: The trial's name in the artifacts.
+        params: The trial's hyperparameters.
     """
 
     def __init__(self, folder: Path, done: int, name: str, params: Mapping[str, Any]) -> None:
@@ -58,9 +77,14 @@ class TensorBoardEvents:
         self._file.add_summary(summary_v2.hparams_pb(row, trial_id=name))
 
     def write_epoch(self, epoch: Epoch, best: Epoch) -> None:
-        """Write an epoch's scalars, and the accuracy of the best epoch so far, which is a trial's value.
+        """Write the scalars of an epoch.
 
-        All are one event: an event each would take a head's epoch as long as its training.
+        All go into one event: with an event each, writing would take as long as training a head for an
+        epoch.
+
+        Args:
+            epoch: The epoch.
+            best: The best epoch so far, whose accuracy is the trial's value.
         """
         tags = {
             "loss/train": epoch.train_loss,

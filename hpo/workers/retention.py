@@ -1,10 +1,12 @@
-"""Retention: of which trials the weights are kept, where a study says so (``search.keep_weights``).
+"""Weights retention: which trials keep their weights, if a study says so (``search.keep_weights``).
 
-A trial that is not among the best K complete ones will never be, whatever else ends: so each worker, when
-its trial has ended, removes what it sees to be of no use, and two that do it at once do no harm. Where
-settings are repeated the best trial of each of the best K settings stays, and all of a setting that is
-still being repeated. The name goes from the store first; a crash between the two leaves a file that no row
-names, which is garbage.
+A trial that is not among the best K complete ones will never be, whatever ends later. So each worker, when
+its trial has ended, removes the weights that are of no more use. Two workers that do this at once do no
+harm. With replicates, the best trial of each of the best K settings keeps its weights, and so do all trials
+of a setting whose replicates are not all done.
+
+The name is removed from the database first, then the file. A crash between the two leaves a file that no
+row names, which is garbage.
 """
 
 import contextlib
@@ -21,19 +23,28 @@ from hpo.search import replicates
 from hpo.store.storage import Storage, retrying
 
 
-def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, kept: int) -> None:
-    """Remove the weights of every trial that has ended well but for the best ``kept`` complete ones.
+def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, keep: int) -> None:
+    """Remove the weights of complete and pruned trials, except those of the best ones.
 
-    A trial that failed or diverged keeps its own: it can be put back.
+    A trial that failed or diverged keeps its weights: it can be retried.
+
+    Args:
+        storage: The database.
+        study_id: The id of the study.
+        artifacts: Where the files are.
+        keep: How many trials keep their weights; with replicates, how many settings.
+
+    Raises:
+        StoreError: If the database stays unavailable.
     """
-    for name in _forget_weights(storage, study_id, kept):
-        with contextlib.suppress(OSError, ArtifactError):  # a file too many harms nobody
+    for name in _forget_weights(storage, study_id, keep):
+        with contextlib.suppress(OSError, ArtifactError):  # a file too many does no harm
             artifacts.remove(name)
 
 
 @retrying()
-def _forget_weights(storage: Storage, study_id: int, kept: int) -> list[str]:
-    """Take the names of what is not to be kept out of the store, and give them."""
+def _forget_weights(storage: Storage, study_id: int, keep: int) -> list[str]:
+    """Remove the names of weights that are not kept from the database, and return them."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
     failed = sa.select(attribute.trial_id).where(attribute.key == "failure")
     ended = (
@@ -48,36 +59,41 @@ def _forget_weights(storage: Storage, study_id: int, kept: int) -> list[str]:
         )
     )
     with storage.transaction() as session:
-        found = session.execute(ended).all()  # first: one that ends meanwhile may be the best
-        stays = trials_to_keep(session, study_id, kept)
-        others = [row for row in found if row.number not in stays]
+        found = session.execute(ended).all()  # read first: a trial that ends meanwhile may be the best
+        kept = trials_to_keep(session, study_id, keep)
+        others = [row for row in found if row.number not in kept]
         if others:
             named = attribute.trial_id.in_([row.trial_id for row in others]) & (attribute.key == "weights")
             session.execute(sa.update(attribute).where(named).values(value_json="null"))
         return [json.loads(row.value_json) for row in others]
 
 
-def trials_to_keep(session: Session, study_id: int, kept: int) -> set[int]:
-    """Give the numbers of the trials whose weights stay."""
+def trials_to_keep(session: Session, study_id: int, keep: int) -> set[int]:
+    """Return the numbers of the trials that keep their weights.
+
+    Args:
+        session: The transaction to read in.
+        study_id: The id of the study.
+        keep: The number of settings whose best trial keeps its weights.
+    """
     trial, value, attribute = models.TrialModel, models.TrialValueModel, models.TrialSystemAttributeModel
-    marked = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPLICATE_OF)
+    is_mark = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPLICATE_OF)
     rows = session.execute(
         sa.select(trial.number, trial.state, value.value, attribute.value_json)
         .outerjoin(value, value.trial_id == trial.trial_id)
-        .outerjoin(attribute, marked)
+        .outerjoin(attribute, is_mark)
         .where(trial.study_id == study_id)
     ).all()
-    repeats = {row.number: json.loads(row.value_json) for row in rows if row.value_json is not None}
-    under_way = {repeats[r.number] for r in rows if r.number in repeats and not r.state.is_finished()}
+    first_of = {row.number: json.loads(row.value_json) for row in rows if row.value_json is not None}
+    unfinished = {first_of[r.number] for r in rows if r.number in first_of and not r.state.is_finished()}
     complete = (row for row in rows if row.state == TrialState.COMPLETE and row.value is not None)
     pruned = [row.number for row in rows if row.state == TrialState.PRUNED]
-    ranked = replicates.rank_settings({row.number: row.value for row in complete}, repeats, pruned)
-    settled: list[int] = []
-    others: set[int] = set()
-    for each in ranked:
-        first = repeats.get(each.trials[0], each.trials[0])
-        if first in under_way:
-            others.update(each.trials)
+    ranked = replicates.rank_settings({row.number: row.value for row in complete}, first_of, pruned)
+    best: list[int] = []
+    kept: set[int] = set()
+    for setting in ranked:
+        if first_of.get(setting.trials[0], setting.trials[0]) in unfinished:
+            kept.update(setting.trials)
         else:
-            settled.append(each.trials[0])
-    return {*settled[:kept], *others}
+            best.append(setting.trials[0])
+    return {*best[:keep], *kept}

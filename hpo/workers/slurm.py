@@ -1,13 +1,13 @@
-"""Workers by Slurm: a job array, each task of which keeps one worker going.
+"""Workers by Slurm: a job array, each task of which keeps one worker running.
 
-The script says all that Slurm and its readers have to know, and holds no password: the store's travels as
-PGPASSWORD in the job's environment, which Slurm shows to the job's owner alone and keeps when a job is
-queued again.
+The batch script contains everything that Slurm and its readers have to know, but no password. The password
+of the store travels as PGPASSWORD in the job's environment. Slurm shows that to the job's owner alone, and
+keeps it when it requeues a job.
 
-* A worker that dies is started again by the script, since Slurm gives up a job whose script fails.
-* A node that dies is Slurm's: it queues the task again. The lease lets another take the trial meanwhile.
-* At the time limit Slurm tells the script, the script the worker, which saves and gives its trial back;
-  then the script has the task queued again. A task that was cancelled only leaves.
+* A worker that dies is started again by the script, because Slurm gives up a job whose script fails.
+* If a node dies, Slurm requeues the task. The trial's lease expires, and another worker resumes the trial.
+* At the time limit Slurm sends SIGTERM to the script, and the script to the worker, which saves and
+  releases its trial. Then the script asks Slurm to requeue the task. A cancelled task only exits.
 """
 
 import os
@@ -22,18 +22,18 @@ from hpo.errors import EngineError
 from hpo.store import database
 from hpo.workers.supervisor import WorkerGroup
 
-GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")  # sbatch's ways to ask for a GPU
+GPU_OPTIONS = ("gres", "gpus", "gpus-per-node", "gpus-per-task")  # options by which sbatch requests GPUs
 WORKER_LOOP = """\
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_ON_NODE:-1}}"
 
-# The word to stop is passed on: the worker saves at its next step and gives its trial back.
-told=
-trap 'told=yes; kill -TERM $(jobs -p) 2>/dev/null' TERM
+# SIGTERM is passed on: the worker saves at its next step and releases its trial.
+stopped=
+trap 'stopped=yes; kill -TERM $(jobs -p) 2>/dev/null' TERM
 
-# A worker that dies is started again, after pauses that grow to 30 s. It leaves with 0 when the study is
-# done, 78 where no restart can mend it, 130 or 143 when it was told to stop.
+# A worker that dies is started again, after pauses that grow to 30 s. It exits with 0 when the study is
+# done, 78 after an error that no restart mends, 130 or 143 after a signal to stop.
 pause=1
-until [ "$told" ]; do
+until [ "$stopped" ]; do
   begun=$SECONDS
   "${worker[@]}" </dev/null &
   # A signal ends the wait, not the worker.
@@ -47,31 +47,36 @@ done
 
 case $code in 0 | 78) exit "$code" ;; esac
 
-# A task that was told to stop while Slurm counts it as running has reached its time limit: it is queued
-# again. One that was cancelled, or queued again by others, does not count as running any longer.
+# A task that got SIGTERM while Slurm counts it as running has reached its time limit: it is requeued. One
+# that was cancelled, or requeued by others, no longer counts as running.
 task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-[ "$told" ] && [ "$(squeue -h -t RUNNING -o %T -j "$task")" ] && scontrol requeue "$task"
+[ "$stopped" ] && [ "$(squeue -h -t RUNNING -o %T -j "$task")" ] && scontrol requeue "$task"
 exit "$code"
 """
 
 
-def build_script(crew: WorkerGroup, folder: Path, logs: Path) -> str:
-    """Give the batch script of a crew that works in ``folder``; no password stands in it."""
-    count = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
-    options = _sbatch_options(crew, folder, logs)
-    device = "cpu" if crew.gpus is False else "cuda:0"  # Slurm lets a task see its own GPU alone
-    worker = [sys.executable, "-m", "hpo", "worker", crew.study, "--device", device]
+def build_script(group: WorkerGroup, folder: Path, logs: Path) -> str:
+    """Return the batch script of a group of workers. It contains no password.
+
+    Args:
+        group: The workers and sbatch's options.
+        folder: The folder that the workers run in.
+        logs: The folder that Slurm writes the workers' output to.
+    """
+    options = _sbatch_options(group, folder, logs)
+    device = "cpu" if group.gpus is False else "cuda:0"  # Slurm lets a task see its own GPU alone
+    worker = [sys.executable, "-m", "hpo", "worker", group.study, "--device", device]
     return "\n".join(
         [
             "#!/bin/bash",
             *(f"#SBATCH --{_format_option(name, value)}" for name, value in options.items()),
             "",
-            f"# {count} of the study {crew.study}, one a task: hpo launch --engine slurm wrote this.",
+            f"# {group} of the study {group.study}, one a task: hpo launch --engine slurm wrote this.",
             f"# To submit it by hand: mkdir -p {shlex.quote(str(logs))}, then sbatch.",
             "# A password for the store comes in PGPASSWORD, or from ~/.pgpass.",
             *(
                 f"export {name}={shlex.quote(value)}"
-                for name, value in _public_settings(crew.settings).items()
+                for name, value in _public_settings(group.settings).items()
             ),
             f"worker=({shlex.join(worker)})",
             WORKER_LOOP,
@@ -79,41 +84,57 @@ def build_script(crew: WorkerGroup, folder: Path, logs: Path) -> str:
     )
 
 
-def submit_script(text: str, crew: WorkerGroup, logs: Path) -> str:
-    """Hand a crew's script to Slurm and give the job's number; raises EngineError if it is not taken."""
+def submit_script(text: str, group: WorkerGroup, logs: Path) -> str:
+    """Submit a batch script to Slurm.
+
+    Args:
+        text: The script that ``build_script`` returned.
+        group: The workers, whose environment may hold the store's password.
+        logs: The folder that Slurm writes the workers' output to; it is created.
+
+    Returns:
+        The number of the job.
+
+    Raises:
+        EngineError: If there is no sbatch here, or it refuses the script.
+    """
     if shutil.which("sbatch") is None:
         raise EngineError(
-            "--engine slurm: no command 'sbatch' here; run this where jobs are submitted from, "
-            "or carry there what --print shows"
+            "--engine slurm: no command 'sbatch' here; run this on a machine that submits jobs, "
+            "or copy there the script that --print shows"
         )
     logs.mkdir(parents=True, exist_ok=True)
-    # What the user's environment says to sbatch would outdo the script.
-    outdone = {f"SBATCH_{name.upper().replace('-', '_')}" for name in _sbatch_options(crew, Path(), logs)}
-    environment = {name: value for name, value in os.environ.items() if name not in outdone}
-    environment |= _secret_environment(crew.settings)
-    done = subprocess.run(
+    # Variables like SBATCH_ARRAY would override the script's options.
+    overriding = {
+        f"SBATCH_{name.upper().replace('-', '_')}" for name in _sbatch_options(group, Path(), logs)
+    }
+    environment = {name: value for name, value in os.environ.items() if name not in overriding}
+    environment |= _secret_environment(group.settings)
+    result = subprocess.run(
         ["sbatch", "--parsable"], input=text, env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise EngineError(f"--engine slurm: {done.stderr.strip() or f'sbatch left with {done.returncode}'}")
-    return done.stdout.strip().partition(";")[0]  # the cluster's name follows
+    if result.returncode:
+        raise EngineError(
+            f"--engine slurm: {result.stderr.strip() or f'sbatch exited with {result.returncode}'}"
+        )
+    return result.stdout.strip().partition(";")[0]  # the cluster's name follows
 
 
-def _sbatch_options(crew: WorkerGroup, folder: Path, logs: Path) -> dict[str, str]:
-    asks = (
-        {"gres": "gpu:1"} if crew.gpus is not False and not crew.options.keys() & set(GPU_OPTIONS) else {}
+def _sbatch_options(group: WorkerGroup, folder: Path, logs: Path) -> dict[str, str]:
+    gpu = (
+        {"gres": "gpu:1"} if group.gpus is not False and not group.options.keys() & set(GPU_OPTIONS) else {}
     )
     return {
-        "job-name": f"hpo-{crew.study}",
-        "array": f"0-{crew.workers - 1}",
-        **asks,
+        "job-name": f"hpo-{group.study}",
+        "array": f"0-{group.workers - 1}",
+        **gpu,
         "requeue": "",
         "signal": "B:TERM@90",
         "open-mode": "append",
         "output": str(logs).replace("%", "%%") + "/slurm-%A_%a.log",
         "chdir": str(folder),
         "export": "ALL",
-        **crew.options,
+        **group.options,
     }
 
 
@@ -122,7 +143,7 @@ def _format_option(name: str, value: str) -> str:
 
 
 def _public_settings(settings: Mapping[str, str]) -> dict[str, str]:
-    """Give the settings as anybody may read them; what might hide a password comes by the environment."""
+    """Return the settings that anybody may read; those that may hold a password go by the environment."""
     store = database.without_password(database.parse_url(settings["HPO_STORE"]))
     return {"HPO_STORE": store} | {
         name: value for name, value in settings.items() if name != "HPO_STORE" and "@" not in value

@@ -1,9 +1,10 @@
 """Starting and supervising workers on this machine, each a process ``hpo worker NAME``.
 
-A worker that dies is started again, with growing pauses if it soon dies again; its trial is taken up by
-whoever is free. A worker that leaves with exit code 78 met something no restart can mend, and all stop.
-Workers stop by themselves, saving first, when their supervisor is gone: they read the end of their standard
-input. They run in sessions of their own, so that a Ctrl-C reaches the supervisor alone, which tells them.
+* A worker that dies is started again, after pauses that grow to ``MAX_PAUSE_SECONDS`` if it soon dies
+  again. Any free worker resumes its trial once the lease has expired.
+* A worker that exits with code 78 met an error that no restart mends. Then all workers stop.
+* When the supervisor itself is gone, its workers read the end of their standard input, save and exit.
+* Workers run in sessions of their own. So a Ctrl-C reaches the supervisor alone, which sends them SIGTERM.
 """
 
 import os
@@ -19,67 +20,101 @@ from hpo.errors import HpoError
 from hpo.training.devices import WorkerDevice
 
 HPO_COMMAND = (sys.executable, "-m", "hpo")
-EXIT_FATAL = 78  # exit code of a worker that no restart can mend (sysexits.h: EX_CONFIG)
-MAX_PAUSE_SECONDS = 30.0  # seconds before a worker that keeps dying is started again
-GRACE_SECONDS = 10.0  # seconds that a worker told to stop has to save and leave
+EXIT_FATAL = 78  # exit code of a worker whose error no restart mends (sysexits.h: EX_CONFIG)
+MAX_PAUSE_SECONDS = 30.0  # before a worker that keeps dying is started again
+GRACE_SECONDS = 10.0  # that a worker has to save and exit after SIGTERM
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerGroup:
-    """Workers that a scheduler is asked for, on whatever machines it has."""
+    """Workers to request from a scheduler, on whatever machines it has."""
 
     study: str
     workers: int
-    gpus: bool | None  # whether each has a GPU; None: where there are some
+    gpus: bool | None  # whether each worker gets a GPU; None: if the machines have any
     settings: Mapping[str, str]  # the workers' environment (HPO_STORE and so on)
-    options: Mapping[str, str]  # as the scheduler knows them; an empty value is a flag's
+    options: Mapping[str, str]  # the scheduler's own; an empty value marks a flag
+
+    def __str__(self) -> str:
+        return f"{self.workers} worker{'s' * (self.workers > 1)}"
 
 
 @dataclass(kw_only=True)
 class WorkerProcess:
-    """A running worker process, or one that waits to be started again."""
+    """A running worker process, or a dead one that waits to be started again."""
 
-    slot: WorkerDevice
+    device: WorkerDevice
     process: subprocess.Popen[str]
     deaths: int = 0  # in a row, each soon after a start
-    started: float = field(default_factory=time.monotonic)
-    restart_at: float | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    restart_at: float | None = None  # by the monotonic clock; None: it runs, or will not be restarted
     last_line: str = ""
     reader: threading.Thread = field(default_factory=threading.Thread)
 
+    def last_error(self) -> str:
+        """Return the error that the worker printed last; empty if its last line is none."""
+        return self.last_line.removeprefix("hpo: ").strip() if self.last_line.startswith("hpo: ") else ""
+
+    def schedule_restart(self) -> float:
+        """Decide when the worker is started again, and return in how many seconds that is."""
+        pause = min(2.0**self.deaths, MAX_PAUSE_SECONDS)
+        self.restart_at = time.monotonic() + pause
+        return pause
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Launch:
+    """What all workers of one launch have in common."""
+
+    study: str
+    settings: Mapping[str, str]
+    stop: threading.Event
+    print_line: Callable[[str], None]
+
 
 def supervise_processes(
-    name: str,
-    where: list[WorkerDevice],
+    study: str,
+    devices: list[WorkerDevice],
     settings: Mapping[str, str],
     stop: threading.Event,
-    tell: Callable[[str], None],
+    print_line: Callable[[str], None],
 ) -> Iterator[None]:
-    """Run workers until each has left for good, yielding some four times a second.
+    """Run a worker on each device until all have exited for good.
 
-    ``settings`` are the workers' environment (HPO_STORE and so on); ``tell`` gets every line they write.
-    Once ``stop`` is set they are told to save and leave, and killed if they have not after ``GRACE``.
-    Closing the iterator early kills them. Raises HpoError with a worker's last line where no restart can
-    mend it.
+    Closing the iterator early kills the workers.
+
+    Args:
+        study: The name of the study.
+        devices: The device of each worker.
+        settings: The workers' environment (HPO_STORE and so on).
+        stop: Once set, the workers get SIGTERM, and SIGKILL if they still run after ``GRACE_SECONDS``.
+        print_line: Gets every line that the workers write.
+
+    Yields:
+        None, about four times a second.
+
+    Raises:
+        HpoError: With the last line of a worker whose error no restart mends.
     """
-    workers = [_start_worker(name, slot, settings, tell) for slot in where]
-    told: float | None = None
+    launch = _Launch(study=study, settings=settings, stop=stop, print_line=print_line)
+    workers = [_start_worker(launch, device) for device in devices]
+    stopped_at: float | None = None
     try:
         while True:
-            workers = [_restart_if_dead(name, worker, settings, stop, tell) for worker in workers]
+            workers = [_restart_if_dead(launch, worker) for worker in workers]
             if not any(worker.process.poll() is None or worker.restart_at for worker in workers):
                 break
-            if stop.is_set() and told is None:
-                told = time.monotonic()
+            if stop.is_set() and stopped_at is None:
+                stopped_at = time.monotonic()
                 _send_signal(workers, signal.SIGTERM)
-            if told is not None and time.monotonic() > told + GRACE_SECONDS:
+            if stopped_at is not None and time.monotonic() > stopped_at + GRACE_SECONDS:
                 _send_signal(workers, signal.SIGKILL)
             yield
             time.sleep(0.25)
         for worker in workers:
             worker.reader.join(5)
             if worker.process.returncode == EXIT_FATAL:
-                raise HpoError(_last_error(worker) or "a worker gave up")
+                raise HpoError(worker.last_error() or "a worker met an error that no restart mends")
     finally:
         for worker in workers:
             if worker.process.poll() is None:
@@ -87,15 +122,13 @@ def supervise_processes(
                 worker.process.wait()
 
 
-def _start_worker(
-    name: str, slot: WorkerDevice, settings: Mapping[str, str], tell: Callable[[str], None], deaths: int = 0
-) -> WorkerProcess:
-    # A number of threads that the user set stays as it is.
-    environment = {"OMP_NUM_THREADS": str(slot.threads), **os.environ, **settings}
-    if slot.cuda_visible_devices is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = slot.cuda_visible_devices
+def _start_worker(launch: _Launch, device: WorkerDevice, deaths: int = 0) -> WorkerProcess:
+    # A number of threads that the user has set stays as it is.
+    environment = {"OMP_NUM_THREADS": str(device.threads), **os.environ, **launch.settings}
+    if device.cuda_visible_devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices
     process = subprocess.Popen(
-        [*HPO_COMMAND, "worker", name, "--device", slot.device, "--supervised", slot.name],
+        [*HPO_COMMAND, "worker", launch.study, "--device", device.device, "--supervised", device.name],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,62 +136,53 @@ def _start_worker(
         env=environment,
         start_new_session=True,
     )
-    worker = WorkerProcess(slot=slot, process=process, deaths=deaths)
-    worker.reader = threading.Thread(target=_forward_stderr, args=(worker, tell), daemon=True)
+    worker = WorkerProcess(device=device, process=process, deaths=deaths)
+    worker.reader = threading.Thread(target=_forward_stderr, args=(worker, launch.print_line), daemon=True)
     worker.reader.start()
     return worker
 
 
-def _forward_stderr(worker: WorkerProcess, tell: Callable[[str], None]) -> None:
+def _forward_stderr(worker: WorkerProcess, print_line: Callable[[str], None]) -> None:
     assert worker.process.stderr is not None
     for line in worker.process.stderr:
         worker.last_line = line.rstrip("\n")
-        if not worker.last_line.startswith("hpo: "):  # its last word, which the supervisor passes on
-            tell(worker.last_line)
+        if not worker.last_line.startswith("hpo: "):  # an error, which the supervisor reports itself
+            print_line(worker.last_line)
 
 
-def _restart_if_dead(
-    name: str,
-    worker: WorkerProcess,
-    settings: Mapping[str, str],
-    stop: threading.Event,
-    tell: Callable[[str], None],
-) -> WorkerProcess:
-    """Give the worker as it goes on: itself, or its successor if it died and its pause is over."""
+def _restart_if_dead(launch: _Launch, worker: WorkerProcess) -> WorkerProcess:
+    """Return the worker, or the one that replaces it: it died, and its pause is over."""
     code = worker.process.poll()
     if code is None or code == 0:
         return worker
     if code == EXIT_FATAL:
-        stop.set()  # what stops one stops all; the error is raised when they have left
-    if stop.is_set():
+        launch.stop.set()  # all others stop, too; the error is raised when they have exited
+    if launch.stop.is_set():
         worker.restart_at = None
         return worker
     if worker.restart_at is None:
-        if time.monotonic() - worker.started > MAX_PAUSE_SECONDS:
-            worker.deaths = 0
-        cause = signal.Signals(-code).name if code < 0 else _last_error(worker) or f"exit code {code}"
-        pause = _schedule_restart(worker)
-        tell(f"a worker on {worker.slot.name} died of {cause}; starting it again in {pause:.0f} s")
+        _announce_restart(launch, worker, code)
     if worker.restart_at is None or time.monotonic() < worker.restart_at:
         return worker
     worker.deaths += 1
     try:
-        return _start_worker(name, worker.slot, settings, tell, worker.deaths)
-    except OSError as error:  # no memory or no process left, maybe what the worker died of; it passes
-        pause = _schedule_restart(worker)
-        tell(f"no worker starts on {worker.slot.name} ({error.strerror}); trying again in {pause:.0f} s")
+        return _start_worker(launch, worker.device, worker.deaths)
+    except OSError as error:  # no memory or no process left, perhaps what the worker died of; it passes
+        pause = worker.schedule_restart()
+        launch.print_line(
+            f"no worker starts on {worker.device.name} ({error.strerror}); trying again in {pause:.0f} s"
+        )
         return worker
 
 
-def _schedule_restart(worker: WorkerProcess) -> float:
-    """Let a worker wait until it is started again; give for how many seconds."""
-    pause = min(2.0**worker.deaths, MAX_PAUSE_SECONDS)
-    worker.restart_at = time.monotonic() + pause
-    return pause
-
-
-def _last_error(worker: WorkerProcess) -> str:
-    return worker.last_line.removeprefix("hpo: ").strip() if worker.last_line.startswith("hpo: ") else ""
+def _announce_restart(launch: _Launch, worker: WorkerProcess, code: int) -> None:
+    if time.monotonic() - worker.started_at > MAX_PAUSE_SECONDS:
+        worker.deaths = 0
+    cause = signal.Signals(-code).name if code < 0 else worker.last_error() or f"exit code {code}"
+    pause = worker.schedule_restart()
+    launch.print_line(
+        f"a worker on {worker.device.name} died of {cause}; starting it again in {pause:.0f} s"
+    )
 
 
 def _send_signal(workers: list[WorkerProcess], number: signal.Signals) -> None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.artifacts.folders import Artifacts
@@ -52,32 +52,24 @@ def run_worker(
         storage: The database.
         name: The name of the study.
         settings: The settings of the worker.
-        stop: Asks the worker to stop: it saves and releases its trial. From then on it no longer waits for
-            a database or an object store that is unavailable.
+        stop: Asks the worker to save, release its trial and return. It then no longer waits for a database
+            or an object store that is unavailable.
 
     Yields:
         The events of the trials.
 
     Raises:
-        DeviceError: If the device is missing, or not fit for the study's precision.
-        ArtifactError: If the artifacts cannot be written, or failed ``MAX_FAILURES`` times in a row.
-        DataError: If the data set cannot be loaded, or failed ``MAX_FAILURES`` times in a row.
+        DeviceError: If the device is missing, or does not support the study's precision.
         DeviceLost: If a GPU no longer answers this process.
+        ArtifactError, DataError: If the artifacts or the data set fail at the start, or ``MAX_FAILURES``
+            times in a row.
     """
-    storage.stop = stop
-    settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
-    settings.artifacts.check_access()  # now, rather than after a trial's first epoch
-    owner = process.current_owner(settings.shown_as)
-    history = _open_history(storage, name)
-    device = find_device(settings.device)
-    if device.type == "cpu":
-        precision.keep_freed_memory()
-    cache = WorkerCache(settings.data, settings.artifacts, device)
-    study_folder = studies.artifacts_folder(storage, name)
+    context = _set_up(storage, name, settings, stop)
+    history, owner = context.history, process.current_owner(settings.shown_as)
     failures = 0  # in a row that are no trial's fault
     while not stop.is_set():
         definition = studies.read_definition(storage, name)
-        cache.prepare_study(storage, history.study_id, definition)  # fails before a trial is claimed
+        context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
         history.rungs = asha.rungs_of(definition)
         claim = claim_next(storage, history, owner, settings.lease_seconds, definition.search)
         if claim is None:
@@ -85,16 +77,8 @@ def run_worker(
                 return
             stop.wait(IDLE_SECONDS)
             continue
-        context = WorkerContext(
-            # Read again: the study may have been extended since, and the trial created by that.
-            definition=studies.read_definition(storage, name),
-            history=history,
-            study_folder=study_folder,
-            artifacts=settings.artifacts,
-            cache=cache,
-            device=device,
-            stop=stop,
-        )
+        # Read again: the study may have been extended since, and the trial created by that.
+        context = replace(context, definition=studies.read_definition(storage, name))
         try:
             yield from run_trial(claim, context)
             failures = 0
@@ -107,11 +91,26 @@ def run_worker(
             stop.wait(2.0**failures)
 
 
-def _open_history(storage: Storage, name: str) -> History:
+def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event) -> WorkerContext:
+    """Check the artifacts and the device, and return what the worker's trials share."""
+    storage.stop = stop
+    settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
+    settings.artifacts.check_access()  # now, rather than after a trial's first epoch
     history = History(storage, studies.find_study_id(storage, name), name)
-    known = warm_start.usable_trials(storage, studies.read_definition(storage, name))
-    history.warm_start_trials = samplers.select_trials(known)
-    return history
+    definition = studies.read_definition(storage, name)
+    history.warm_start_trials = samplers.select_trials(warm_start.usable_trials(storage, definition))
+    device = find_device(settings.device)
+    if device.type == "cpu":
+        precision.keep_freed_memory()
+    return WorkerContext(
+        definition=definition,
+        history=history,
+        study_folder=studies.artifacts_folder(storage, name),
+        artifacts=settings.artifacts,
+        cache=WorkerCache(settings.data, settings.artifacts, device),
+        device=device,
+        stop=stop,
+    )
 
 
 def claim_next(

@@ -122,7 +122,7 @@ def test_ctrl_c_lets_rays_workers_save_and_two_share_a_device_only_where_asked(a
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert time.monotonic() - begun < supervisor.GRACE_SECONDS + 10
-    assert err.count("released (told to stop)") == 4
+    assert err.count("released (asked to stop)") == 4
     assert [trial.state.name for trial in replay.trials(url)] == ["WAITING"] * 4
     epochs = [line["epoch"] for line in replay.progress(at.path)]
     assert len(epochs) == sum(len(trial.intermediate_values) for trial in replay.trials(url))

@@ -108,7 +108,7 @@ def test_at_the_time_limit_a_worker_saves_and_its_job_queues_again_but_not_once_
     # The word comes ninety seconds before two minutes are over.
     job = at.hpo("launch", "small", *GPU, "--option", "time=2").out.split()[1].rstrip(":")
     wait_for(lambda: "attempt 2" in logs(at), 90)
-    assert "released (told to stop)" in logs(at)
+    assert "released (asked to stop)" in logs(at)
     assert "Restarts=0" not in slurm.ask("scontrol", "show", "job", f"{job}_0")
     trained = [line["epoch"] for line in replay.progress(at.path)]
     wait_for(lambda: len(replay.progress(at.path)) > len(trained))

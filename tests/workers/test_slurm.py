@@ -202,7 +202,7 @@ def test_the_word_to_stop_reaches_the_worker_which_saves(place, task):
     wait_for(lambda: len(progress(place)) >= 3)
     process.terminate()
     assert process.wait(30) == 143
-    assert "trial 0 released (told to stop)" in (place.path / "log").read_text()
+    assert "trial 0 released (asked to stop)" in (place.path / "log").read_text()
 
 
 def test_a_worker_that_gets_two_signals_at_once_saves_all_the_same(place):

@@ -28,9 +28,9 @@ from tests.support.databases import closed_engines, plain_sql  # noqa: E402
 from tests.support.workplace import Workplace, workplace_in  # noqa: E402
 
 FIXTURES = {"cluster": "postgres", "chromium": "browser"}
-# What a test that starts processes says itself; where its helpers say it, the test is marked by hand.
+# What a test that starts processes says itself, or a function or fixture of its module that it uses.
 STARTS_PROCESSES = re.compile(
-    r"\.hpo\(|\.start\(\"|\bsubprocess\.(run|Popen)\(|\bpexpect\.|\bmultiprocessing\."
+    r"\.hpo\(|\.start\(\"|\bsubprocess\.(run|Popen)\b|\bpexpect\.|\bmultiprocessing\."
 )
 STARTS_POSTGRES = re.compile(r"\bpostgres\.(running|server)\(")
 
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = getattr(item, "callspec", None)
         if parameters is not None and parameters.params.get("url") == "postgresql":
             marks.add("postgres")
-        source = inspect.getsource(item.function)
+        source = _source_with_helpers(item)
         if "acceptance" in item.path.parts or STARTS_PROCESSES.search(source):
             marks.add("processes")
         if STARTS_POSTGRES.search(source):
@@ -53,12 +53,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(mark)
 
 
+def _source_with_helpers(item: pytest.Function) -> str:
+    """Return the source of a test, of its module's fixtures and of the functions there that they use."""
+    there = vars(item.module)
+    waiting = [item.function.__name__, *item.fixturenames]
+    found: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        function = inspect.unwrap(there.get(name, None)) if name in there else None
+        function = getattr(function, "_get_wrapped_function", lambda made=function: made)()
+        if name in found or not inspect.isfunction(function) or function.__module__ != item.module.__name__:
+            continue
+        found[name] = inspect.getsource(function)
+        waiting += re.findall(r"\w+", found[name])
+    return "\n".join(found.values())
+
+
 _running: list[pytest.Item] = []  # the test that runs now
 
 
 def _refuse_unmarked(event: str, arguments: tuple[Any, ...]) -> None:
     """Fail a test that starts Python although ``make quick`` selects it."""
     if event != "subprocess.Popen" or not _running:
+        return
+    if "not (processes" not in _running[-1].config.option.markexpr:
         return
     words = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
     python = sys.executable in map(str, words)

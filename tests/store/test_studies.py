@@ -132,7 +132,7 @@ def test_an_sqlite_file_may_have_any_name(tmp_path, name):
 
 
 def test_there_is_no_store_where_nobody_made_one(url):
-    refused(lambda: studies.open_storage(url, create=False), "no store at", "'hpo run STUDY' makes one")
+    refused(lambda: studies.open_storage(url, create=False), "no store at", "'hpo run STUDY' creates one")
     assert not url.startswith("sqlite") or not Path(url.removeprefix("sqlite:///")).exists()
     with sa.create_engine(url).connect() as connection:  # an empty file is none either
         connection.execute(sa.text("SELECT 1"))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from hpo.cli import progress
 from tests.support.workplace import load
 
@@ -37,6 +39,7 @@ speed = 2.0
 """
 
 
+@pytest.mark.processes
 def test_a_worker_that_cannot_be_started_again_at_once_is_started_later(place, monkeypatch):
     start, started = subprocess.Popen, []
 

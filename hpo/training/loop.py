@@ -134,8 +134,8 @@ class TrainingRun:
     def epochs(self) -> Iterator[Epoch | None]:
         """Train, until all epochs are done or, at the end of a step, ``stop`` is set.
 
-        The loss is checked about twenty times per epoch, without waiting for the device: each check uses
-        the value that has arrived since the check before.
+        The loss is checked about twenty times per epoch or every 50 steps, whichever is more often. No
+        check waits for the device: it uses the value that has arrived since the check before.
 
         Yields:
             Each epoch when it ends, and None within an epoch whenever ``wants_pause`` returns True.

@@ -38,7 +38,7 @@ def test_workers_killed_at_any_moment_lose_nothing(url, sql, tmp_path, seed):
     study = LeaseStudy(url, sql, trials, tmp_path)
     orders = {"epochs": epochs, "epoch_seconds": 0.05, "lease_seconds": 1.0, "nameless": True}
     with study.workers(4, **orders) as workers:
-        for _ in range(12):
+        while interrupted(workers) < 10:  # most kills hit a trial, on a busy machine fewer
             done = len(study.log("report")) + chance.randint(0, 4)
             wait_for(lambda done=done: len(study.log("report")) >= done and workers.busy())
             time.sleep(chance.uniform(0.0, 0.1))
@@ -46,10 +46,7 @@ def test_workers_killed_at_any_moment_lose_nothing(url, sql, tmp_path, seed):
                 os.kill(chance.choice(workers.busy() or workers.alive()), signal.SIGKILL)
     print(f"seed {seed}")
     study.check(trials, epochs)
-    killed = len(workers.said("start")) - 4
-    interrupted = len(workers.said("claimed")) - len(workers.said("ended")) - len(workers.said("lost"))
-    assert killed >= 10
-    assert interrupted >= 10, "most kills are to hit a trial"
+    assert interrupted(workers) >= 10
 
 
 def test_ten_workers_stopped_for_longer_than_their_lease_are_refused_and_go_on(url, sql, tmp_path):
@@ -71,6 +68,12 @@ def test_ten_workers_stopped_for_longer_than_their_lease_are_refused_and_go_on(u
     study.check(60, 6)
     again = Counter(pid for pid, *_ in workers.said("claimed") if pid in asleep)
     assert any(again[pid] > 1 for pid in asleep), "a refused worker takes another trial"
+
+
+def interrupted(workers: Workers) -> int:
+    """Return how many claims have neither ended nor lost their trial; those of busy workers not counted."""
+    over = len(workers.said("ended")) + len(workers.said("lost"))
+    return len(workers.said("claimed")) - over - len(workers.busy())
 
 
 def having(workers: Workers, asleep: dict[int, tuple[int, int]]) -> list[tuple[int, ...]]:

@@ -187,7 +187,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path
         assert code == 2 or done.err.count("\n") == 1
         return done.err
 
-    assert "no store at sqlite:///storage/hpo.db; 'hpo run STUDY' makes one" in refused()
+    assert "no store at sqlite:///storage/hpo.db; 'hpo run STUDY' creates one" in refused()
     assert not (tmp_path / "storage").exists()
     refused("--port", "70000", code=2)
     (tmp_path / "own.py").write_text(OWN)

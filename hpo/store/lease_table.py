@@ -53,8 +53,8 @@ sa.event.listen(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClaimableTrial:
-    """A trial that was paused at a rung and may continue.
+class PromotedTrial:
+    """A trial that was paused at a rung, may continue, and is locked for its claim.
 
     Attributes:
         row: The locked trial, as ``LOCK_PAUSED_TRIAL`` returns it.

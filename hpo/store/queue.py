@@ -24,7 +24,7 @@ from hpo.store.storage import Storage, retrying
 
 # Selects a trial that is paused at a rung and may continue. It gets the session of the claim, the ids of
 # trials to skip, and whether another trial waits; it returns None if no paused trial is to continue.
-Promote = Callable[[Session, Collection[int], bool], lease_table.ClaimableTrial | None]
+Promote = Callable[[Session, Collection[int], bool], lease_table.PromotedTrial | None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RungDecision, RungTable, is_prunable
 from hpo.search.baseline import Baseline
 from hpo.store.history import History
-from hpo.store.lease_table import HAS_UNPAUSED_OPEN_TRIALS, LOCK_PAUSED_TRIAL, ClaimableTrial
+from hpo.store.lease_table import HAS_UNPAUSED_OPEN_TRIALS, LOCK_PAUSED_TRIAL, PromotedTrial
 from hpo.study.definition import Definition
 
 
@@ -125,7 +125,7 @@ class Promotions:
 
     def lock_next_trial(
         self, session: Session, taken: Collection[int], waits: bool
-    ) -> ClaimableTrial | None:
+    ) -> PromotedTrial | None:
         """Lock the paused trial that is next, within the transaction that claims it.
 
         When nothing but paused trials is left and no further one is promoted, they are claimed to be ended.
@@ -148,7 +148,7 @@ class Promotions:
             trial_id = self.history.trial(number)._trial_id
             row = session.execute(LOCK_PAUSED_TRIAL, {"trial": trial_id}).first()
             if row is not None:
-                return ClaimableTrial(row=row, system_attributes=attributes)
+                return PromotedTrial(row=row, system_attributes=attributes)
             busy.add(number)
         return None
 

@@ -206,7 +206,7 @@ def _check_free_space(what: str, folder: Path) -> Iterator[Finding]:
 def _check_data(root: Path) -> Iterator[Finding]:
     for name in config.DATASETS:
         try:
-            there = sources.is_available(name, root)
+            there = sources.has_copy(name, root)
         except DataError as error:
             yield Finding(subject=name, state="broken", message=str(error))
             continue

@@ -56,7 +56,7 @@ class ChosenTrial:
 
 
 def export_trial(
-    storage: Storage, name: str, number: int | None, place: Artifacts, target: Path
+    storage: Storage, name: str, number: int | None, artifacts: Artifacts, target: Path
 ) -> Metrics:
     """Export the best trial of a study, or the trial with a given number.
 
@@ -74,20 +74,20 @@ def export_trial(
         StoreError: There is no such trial, it has no weights, or its model is no image classifier.
         ArtifactError: Files of the trial are missing or damaged, or the folder cannot be written.
     """
-    choice = _choose_trial(storage, name, number, place)
+    choice = _choose_trial(storage, name, number, artifacts)
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ArtifactError(f"--to {target}: exists and is not an empty folder; choose a new folder")
-        data = _training_data(choice, place)
+        data = _training_data(choice, artifacts)
         metrics = _metrics(name, choice, data)
         with durable.atomic_folder(target) as draft:
-            _write_files(draft, choice, data, metrics, place)
+            _write_files(draft, choice, data, metrics, artifacts)
     except OSError as error:
         raise ArtifactError(f"--to {target}: {error.strerror or error}") from error
     return metrics
 
 
-def _choose_trial(storage: Storage, name: str, number: int | None, place: Artifacts) -> ChosenTrial:
+def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Artifacts) -> ChosenTrial:
     trials = status.read_trials(storage, name)
     definition = studies.read_definition(storage, name)
     if number is None:
@@ -108,7 +108,7 @@ def _choose_trial(storage: Storage, name: str, number: int | None, place: Artifa
     if not isinstance(config, Config):
         raise StoreError(
             f"study '{name}' has a custom objective ({config.objective}), so there is no image model to "
-            f"export; its state at the best epoch, for torch.load, is {place.path(weights)}"
+            f"export; its state at the best epoch, for torch.load, is {artifacts.path(weights)}"
         )
     epoch = re.search(r"weights-(\d+)-", weights)
     assert epoch, weights  # as the recorder names them
@@ -123,13 +123,13 @@ def _trials_with_weights(trials: list[FrozenTrial]) -> str:
     return (", ".join(numbers[:10]) or "none yet") + more
 
 
-def _training_data(choice: ChosenTrial, place: Artifacts) -> TrainingData:
+def _training_data(choice: ChosenTrial, artifacts: Artifacts) -> TrainingData:
     name = f"{choice.folder}/settings.json"
     try:
-        return TrainingData.model_validate(json.loads(place.read(name))["data"])
+        return TrainingData.model_validate(json.loads(artifacts.read(name))["data"])
     except (ValueError, KeyError) as error:
         raise ArtifactError(
-            f"{place.path(name)}: lacks the class names; "
+            f"{artifacts.path(name)}: lacks the class names; "
             "the trial was run by an older version of hpo, or the file was changed"
         ) from error
 
@@ -157,7 +157,7 @@ def _metrics(name: str, choice: ChosenTrial, data: TrainingData) -> Metrics:
 
 
 def _write_files(
-    draft: Path, choice: ChosenTrial, data: TrainingData, metrics: Metrics, place: Artifacts
+    draft: Path, choice: ChosenTrial, data: TrainingData, metrics: Metrics, artifacts: Artifacts
 ) -> None:
     """Write the files of the folder, then load the model from them as a check."""
     config = _without_paths(choice.config)
@@ -183,12 +183,12 @@ def _write_files(
     }
     for name, content in contents.items():
         durable.write_file(draft / name, content.encode(errors="replace"))
-    durable.write_file(draft / predict.WEIGHTS, place.read(choice.weights))
+    durable.write_file(draft / predict.WEIGHTS, artifacts.read(choice.weights))
     try:
         predict.Predictor(draft)
     except ArtifactError as error:
         raise ArtifactError(
-            f"{place.path(choice.weights)}: is damaged, or not the weights of trial {metrics.trial} "
+            f"{artifacts.path(choice.weights)}: is damaged, or not the weights of trial {metrics.trial} "
             f"({error.__cause__})"
         ) from error
 

@@ -99,7 +99,7 @@ def read_published(name: str, root: Path) -> Source:
         ) from cause
 
 
-def is_available(name: str, root: Path) -> bool:
+def has_copy(name: str, root: Path) -> bool:
     """Return whether a data set can be read without a network.
 
     Args:

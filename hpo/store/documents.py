@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.store.status import STATE_NAMES, BestTrial, Status
+from hpo.study.points import ALIASES
 
 
 def best_trial_document(found: BestTrial) -> dict[str, Any]:
@@ -80,7 +81,8 @@ def trials_csv(trials: list[FrozenTrial], attributes: Iterable[str] = ()) -> str
         The whole text, with a header row.
     """
     parameters = sorted({name for trial in trials for name in trial.params})
-    columns = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", *attributes)
+    facts = dict.fromkeys((*ALIASES, *attributes))  # an alias has its column in every study
+    columns = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", *facts)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["number", "state", "value", *parameters, *columns])

@@ -71,15 +71,15 @@ class CostPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """The cost of a study."""
+    """The cost of a study; parts that do not fit into the memory count as 0 in every total."""
 
     study: str
     device: str
     workers: int
-    images: int  # trained on in an epoch
-    selection: int  # evaluated on in an epoch
+    images: int  # trained on in an epoch; 0 for a custom objective
+    selection: int  # evaluated on in an epoch; 0 for a custom objective
     parts: Sequence[CostPart]
-    share: float  # of a searched trial's epochs that are run, if its pruner stops all that it may
+    share: float  # of the epochs that are run if the pruner stops all that it may; mean over the parts
     prune_points: bool
 
     @property
@@ -89,7 +89,10 @@ class Forecast:
 
     @property
     def pruned_device_hours(self) -> float:
-        """Hours of one device, if the pruner stops all that it may."""
+        """Hours of one device, if the pruner stops all that it may.
+
+        Listed points count in full, unless the study prunes them too.
+        """
         return sum(self._pruned_seconds(part) for part in self.parts) / 3600
 
     def _pruned_seconds(self, part: CostPart) -> float:
@@ -99,19 +102,28 @@ class Forecast:
     def wall_hours(self, device_hours: float) -> float:
         """Return the hours from start to end if all workers share ``device_hours``.
 
-        A trial is never divided among workers, so it is at least the time of the longest trial.
+        A trial is never divided among workers, so it is at least the time of the longest trial without
+        pruning.
         """
         longest = max((part.trial_seconds for part in self.parts), default=0.0)
         return max(device_hours / self.workers, longest / 3600)
 
     @property
     def original_hours(self) -> float | None:
-        """Hours that the original report spent on the same points; None if it lacks one of them."""
+        """Hours of one device that the original report spent on the listed points.
+
+        Each point counts once, whatever the replicates, with the report's own number of epochs. None if the
+        report lacks a part of the study, as it does for every search and every custom objective.
+        """
         found = [part.original_seconds for part in self.parts if part.original_seconds]
         return sum(found) / 3600 if len(found) == len(self.parts) else None
 
     def document(self) -> dict[str, Any]:
-        """Return the forecast as a JSON document."""
+        """Return the forecast as a JSON document.
+
+        Beside the fields it has the totals; ``hours`` and ``pruned_hours`` are those of all workers
+        together, from start to end.
+        """
         return {
             **{key: value for key, value in asdict(self).items() if key != "parts"},
             "parts": [asdict(part) for part in self.parts],
@@ -133,20 +145,21 @@ def forecast_cost(
 ) -> Forecast:
     """Measure each kind of training on one device, and compute what the study costs on all workers.
 
-    It sets this process's number of PyTorch threads to that of a worker.
+    It sets this process's number of PyTorch threads to that of a worker. A custom objective runs for one
+    epoch, on whatever device it uses; its errors pass through.
 
     Args:
         definition: The study.
-        workers: The devices and threads of the workers.
+        workers: The devices and threads of the workers, at least one.
         device: Where to measure.
-        root: The folder with data sets.
+        root: The folder with data sets. Only a data set whose size is not known beforehand is read from it.
         tell: Gets a text that says what is being measured, each time that it changes.
         known_cost: Returns what the original report spent on a setting; None if it has no such point.
 
     Raises:
-        DataError: A folder of images does not exist, or a data set whose size is not known beforehand.
-        HpoError: The device cannot run the precision or compilation that the study asks for, or anything
-            else that would fail every trial.
+        DataError: A data set that has to be read cannot be.
+        DeviceError: The device cannot run the precision or compilation that the study asks for.
+        DefinitionError: There is no such custom objective.
     """
     torch.set_num_threads(workers[0].threads)
     if device.type == "cpu":
@@ -259,7 +272,10 @@ def _custom_parts(definition: Definition) -> Iterator[CostPart]:
 
 
 def make_table(found: Forecast) -> Table:
-    """Return the parts of a forecast as a table for the terminal."""
+    """Return the parts of a forecast as a table for the terminal.
+
+    Its last column, the original report's seconds per epoch, is there only if one of the parts has them.
+    """
     has_original = any(part.original_epoch_seconds for part in found.parts)
     columns = ["point", "setting", "trials", "epochs", "s/epoch", "GiB", "time"]
     table = Table(*columns, *(["s/epoch there"] if has_original else []), box=None, padding=(0, 1))
@@ -279,7 +295,11 @@ def make_table(found: Forecast) -> Table:
 
 
 def summary_lines(found: Forecast) -> Iterator[str]:
-    """Yield the totals of a forecast as lines of text."""
+    """Yield the totals of a forecast as lines of text.
+
+    The totals with pruning and those of the original report are left out where they say nothing. The last
+    line counts the parts that do not fit into the memory, if there are any.
+    """
     total, pruned = found.device_hours, found.pruned_device_hours
     workers = f"{found.workers} worker{'s' * (found.workers > 1)} on {found.device}"
     wall = _format_hours(found.wall_hours(total))

@@ -36,7 +36,7 @@ class ChosenSetting:
     options: Mapping[str, Value]  # of its points, without the seed; ``epochs`` is the best epoch
 
     def point(self, seed: int) -> Point:
-        """Return the point that runs this setting with a seed, for as many epochs as were best."""
+        """Return the point that runs this setting with a seed, up to the epoch that was its best."""
         return Point(setting={**self.options, "seed": seed})
 
 
@@ -54,7 +54,9 @@ class FinishPlan:
 def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan:
     """Choose a study's best settings and the seeds to run them with; nothing is stored.
 
-    Trials that differ only in the seed are one setting. The seeds are those that follow the study's own.
+    Settings are ranked as ``hpo best`` ranks them. Trials that differ only in the seed are one setting, and
+    so are those that differ only in planned epochs and had the same best epoch. Trials without a best
+    epoch, which another tool wrote, are left out. The seeds are those that follow the study's own.
 
     Args:
         storage: Where the study is stored.
@@ -62,9 +64,13 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
         top: How many settings to choose, at most.
         seeds: How many seeds to run each setting with.
 
+    Returns:
+        The plan. Its notes say if the study is not complete, or has fewer than ``top`` settings.
+
     Raises:
-        StoreError: The study does not exist, has no complete trial, was made by ``hpo finish``, or was
-            already evaluated on the test split.
+        StoreError: The study does not exist or is another tool's, has no complete trial with a best epoch,
+            was made by ``hpo finish``, or chose its trials on the test split.
+        StoreUnavailable: The database cannot be reached.
     """
     definition = studies.read_definition(storage, name)
     _check_can_finish(definition)
@@ -133,13 +139,17 @@ def _setting_key(options: Mapping[str, Value]) -> str:
 def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
     """Store the study that runs a plan, or add the points that it lacks if it exists.
 
+    It takes over the options, ``max_attempts`` and ``keep_weights`` of the plan's study. It prunes nothing.
+    Unless the objective is custom, its ``selection`` is ``final``.
+
     Args:
-        storage: Where to store it.
+        storage: Where to store it, and where the plan's study is.
         plan: The settings and seeds to run.
 
     Raises:
-        StoreError: Another study has its name.
-        DefinitionError: It exists, but was made from a study with other settings.
+        StoreError: The plan's study no longer exists, or another study has the new one's name.
+        DefinitionError: It exists, but with other options.
+        StoreUnavailable: The database cannot be reached.
     """
     definition = studies.read_definition(storage, plan.study)
     existing = _stored_definition(storage, plan)

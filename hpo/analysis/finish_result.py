@@ -34,12 +34,16 @@ class SettingRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishResult:
-    """The runs of all settings of a plan."""
+    """The runs of all settings of a plan.
+
+    Settings are ordered by their mean accuracy, best first; those without a complete run come last. If
+    ``difference`` is known, it orders the first two, and so is never negative.
+    """
 
     plan: FinishPlan
     measure: str  # accuracy, or test accuracy
     is_test: bool  # measured on the test split; else as a custom objective measures it
-    runs: tuple[SettingRuns, ...]  # by their mean, best first
+    runs: tuple[SettingRuns, ...]
     difference: Interval | None  # of the first two, seed by seed; None below two seeds in common
     missing: tuple[str, ...]  # a sentence for each run that is not complete
 
@@ -49,10 +53,11 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
 
     Args:
         storage: Where its study is stored.
-        plan: The settings and seeds, as in ``finish.create_finish_study``.
+        plan: The settings and seeds, whose study ``finish.create_finish_study`` has stored.
 
     Raises:
-        StoreError: No run is complete.
+        StoreError: No run is complete, or the study no longer exists.
+        StoreUnavailable: The database cannot be reached.
     """
     definition = studies.read_definition(storage, plan.name)
     trials = status.read_trials(storage, plan.name)
@@ -129,7 +134,11 @@ def _rank(runs: list[SettingRuns], least: float) -> tuple[tuple[SettingRuns, ...
 
 
 def document(found: FinishResult) -> dict[str, Any]:
-    """Return a result as its JSON document."""
+    """Return a result as its JSON document.
+
+    ``split`` is null for a custom objective. ``decided`` says whether the interval of ``difference``
+    excludes zero.
+    """
     gap = found.difference
     return {
         "study": found.plan.study,
@@ -179,7 +188,7 @@ def make_table(found: FinishResult) -> Table:
 
 
 def summary_lines(found: FinishResult) -> Iterator[str]:
-    """Yield lines of text: which setting is best, how it was measured, and what is missing."""
+    """Yield lines of text: which setting is best, how it was measured, and each run that is missing."""
     yield conclusion(found)
     if found.is_test:
         yield (
@@ -197,7 +206,10 @@ def summary_lines(found: FinishResult) -> Iterator[str]:
 
 
 def conclusion(found: FinishResult) -> str:
-    """Say which of the first two settings is better, and how sure that is."""
+    """Return a sentence on which of the first two settings is better, and how sure that is.
+
+    It says so, too, if there is one setting only, or if the two have fewer than two seeds in common.
+    """
     if len(found.runs) < 2:
         return "There is one setting, and nothing to compare it with."
     first, second = (f"trial {each.setting.trial}'s setting" for each in found.runs[:2])

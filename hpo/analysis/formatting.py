@@ -13,7 +13,7 @@ from hpo.search import asha
 
 
 def format_params(params: Mapping[str, Any]) -> str:
-    """Return parameters as short text, such as ``lr 0.001, batch_size 16``."""
+    """Return parameters as short text, such as ``lr 0.001, batch_size 16``; floats with four digits."""
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in params.items()
@@ -21,7 +21,7 @@ def format_params(params: Mapping[str, Any]) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration in seconds, minutes or hours, whichever reads best."""
+    """Return a duration as text: seconds below 90 s, minutes below 90 min, else hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -30,12 +30,11 @@ def format_seconds(seconds: float) -> str:
 
 
 def describe_split(selection: str | None) -> str:
-    """Say which split an accuracy was measured on, with the warning that the test split deserves.
+    """Return a phrase: on which split accuracy was measured and, of the test split, what that means.
 
     Args:
-        selection: The study's ``train.selection``: ``valid``, ``test`` or ``final``. None if the study has
-        a
-            custom objective, which has no splits that hpo knows of.
+        selection: The study's ``train.selection``: ``valid``, ``test`` or ``final``. None for a custom
+            objective, which has no splits that hpo knows of.
     """
     if selection is None:
         return "as the study's own objective measures it"
@@ -53,6 +52,6 @@ def end_reason(trial: FrozenTrial) -> str:
 
 
 def recorded_reason(trial: FrozenTrial) -> str:
-    """Return why a trial was pruned, or the first line of why it failed, as stored; else ""."""
+    """Return the first line of why a trial was pruned or failed, as stored; "" if nothing is stored."""
     failure = trial.user_attrs.get("failure") or {}
     return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]

@@ -28,13 +28,13 @@ class Importance:
 
     evaluator: str
     trials: int
-    importances: Mapping[str, float]  # shares that add up to 1
+    importances: Mapping[str, float]  # shares that add up to 1, the highest first
     left_out: tuple[str, ...]  # parameters for which the evaluator has no share
     doubt: str  # why the shares mean nothing; empty if they do
 
 
 def study_importance(storage: Storage, name: str, evaluator: str) -> Importance:
-    """Evaluate the importance of the parameters over a study's complete trials.
+    """Evaluate the importance of the parameters over a study's complete trials, one for each setting.
 
     Args:
         storage: Where the study is stored.
@@ -42,7 +42,8 @@ def study_importance(storage: Storage, name: str, evaluator: str) -> Importance:
         evaluator: One of ``EVALUATORS``.
 
     Raises:
-        StoreError: The study does not exist, has fewer than two complete trials, or the evaluator fails.
+        StoreError: The study does not exist, has fewer than two complete settings, or the evaluator fails.
+        StoreUnavailable: The database cannot be reached.
     """
     trials = complete_settings(status.read_trials(storage, name))
     if len(trials) < 2:
@@ -54,6 +55,7 @@ def complete_settings(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Return the complete trials, one for each setting.
 
     A setting that was run with several seeds is one trial with the mean: copies would count several times.
+    A setting of which a seed diverged is left out.
     """
     merged = replicates.merge_replicates(trials, replicates.first_trial_numbers(trials))
     return [trial for trial in merged if trial.state == TrialState.COMPLETE]
@@ -64,11 +66,11 @@ def importance_of_trials(trials: Sequence[FrozenTrial], evaluator: str, trees: i
 
     PED-ANOVA (Watanabe et al. 2023) asks which parameters set the best trials apart. Optuna takes the best
     tenth as the best, which is one or two of 14 trials; here it is the best ten trials, but at least a
-    tenth and at most half of all. Where too many trials have the same value, the shares are equal and in
-    doubt.
+    tenth and at most half of all. If all trials have the same value, or too many for PED-ANOVA, ``doubt``
+    says so. Parameters that not every trial has are left out.
 
     Args:
-        trials: Two complete trials or more.
+        trials: Two complete trials or more, with values.
         evaluator: One of ``EVALUATORS``.
         trees: The trees of a forest, for ``fanova`` and ``mdi``.
 
@@ -108,7 +110,7 @@ def _doubt(trials: Sequence[FrozenTrial], caught: Iterable[warnings.WarningMessa
 
 
 def in_memory_study(trials: Iterable[FrozenTrial]) -> optuna.Study:
-    """Return a study in memory with these trials, without Optuna's log line about a new study."""
+    """Return a study in memory that maximizes, with these trials; Optuna logs nothing about it."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -120,12 +122,15 @@ def in_memory_study(trials: Iterable[FrozenTrial]) -> optuna.Study:
 
 
 def resample_count(trials: int) -> int:
-    """Return how many bootstrap samples to draw: 100, and fewer of many trials, to save time."""
+    """Return how many bootstrap samples to draw: 100, or fewer of more than 30 trials, but at least 20."""
     return min(100, max(20, 3000 // trials))
 
 
 def bootstrap_intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[str, tuple[float, float]]:
     """Return the central 90 % of each parameter's importance over bootstrap samples of the trials.
+
+    ``resample_count`` samples are drawn, always the same ones. Those for which the evaluator fails or
+    doubts its shares are left out. Forests have ``BOOTSTRAP_TREES`` trees.
 
     Args:
         trials: Two complete trials or more.

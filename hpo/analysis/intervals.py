@@ -70,6 +70,8 @@ def accuracy_step(images: int | None) -> float:
 def accuracy_interval(values: Sequence[float], images: int | None) -> Interval:
     """Return Student's t interval of a mean accuracy, cut off at 0 and 1.
 
+    The smallest standard deviation that is assumed is that of one image, ``accuracy_step``.
+
     Args:
         values: Two accuracies or more, one of each seed.
         images: The number of images that they were measured on. None if unknown, or if the accuracy is not
@@ -83,16 +85,20 @@ def median_interval(values: Sequence[float]) -> Interval:
     """Return a median with its distribution-free interval.
 
     The limits are order statistics, chosen by the binomial distribution with p = 1/2 (Conover 1999,
-    Practical Nonparametric Statistics, section 3.2).
+    Practical Nonparametric Statistics, section 3.2). Of fewer than six values it is the whole range, which
+    covers the median with less than 95 %.
+
+    Args:
+        values: One value or more, in any order.
     """
     ranked, count = sorted(values), len(values)
-    outside = int(stats.binom.ppf(0.025, count, 0.5))  # values below the interval, and as many above it
+    outside = int(stats.binom.ppf(0.025, count, 0.5))  # rank of the lower limit; 0 below six values
     low, high = ranked[max(outside - 1, 0)], ranked[min(count - outside, count - 1)]
     return Interval(value=statistics.median(ranked), low=low, high=high, how=f"over {count} repeats")
 
 
 def paired_difference(paired: Sequence[tuple[float, float]], least: float = 0.0) -> Interval:
-    """Return how much higher the first of each pair is: the paired t interval.
+    """Return how much higher the first of two values is, over seeds: the paired t interval.
 
     Args:
         paired: Two values of each seed, for two seeds or more.
@@ -109,7 +115,7 @@ def seed_noise_bound(deviation: float, freedom: int) -> float:
 
     Args:
         deviation: The standard deviation of runs of one setting, pooled over settings.
-        freedom: The degrees of freedom of that deviation.
+        freedom: The degrees of freedom of that deviation, at least 1.
     """
     return _t_quantile(freedom) * math.sqrt(2) * deviation
 
@@ -118,7 +124,7 @@ def image_noise_bound(a: float, b: float, images: int | None) -> float:
     """Return the difference of two accuracies below which the images cannot tell them apart (95 %).
 
     It is 1.96 standard errors of the difference of two binomial proportions,
-    sqrt((a (1 - a) + b (1 - b)) / images).
+    sqrt((a (1 - a) + b (1 - b)) / images). It is 0 if each accuracy is 0 or 1.
 
     Args:
         a: An accuracy, from 0 to 1.
@@ -138,7 +144,8 @@ def _binomial_variance(accuracy: float) -> float:
 def accuracy_difference(a: Sequence[float], b: Sequence[float], images: int | None) -> Interval:
     """Return how much higher the mean of the accuracies ``a`` is than that of ``b``.
 
-    With two seeds or more on both sides it is Welch's interval, else the bound of ``image_noise_bound``.
+    With two seeds or more on both sides it is Welch's interval, else the bound of ``image_noise_bound``;
+    without the number of images, the latter interval is infinite.
 
     Args:
         a: The accuracies of one setting, one of each seed; at least one.
@@ -155,7 +162,8 @@ def difference_from_level(a: Sequence[float], level: float, images: int | None) 
     """Return how much higher the mean of the accuracies is than a fixed level.
 
     With two seeds or more it is Student's t interval of the mean; with one, the bound of
-    ``image_noise_bound`` against a level that has no error of its own.
+    ``image_noise_bound`` against a level that has no error of its own, or infinite without the number of
+    images.
 
     Args:
         a: The accuracies of one setting, one of each seed; at least one.
@@ -173,9 +181,9 @@ def difference_from_level(a: Sequence[float], level: float, images: int | None) 
 def seconds_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Interval:
     """Return how much longer an epoch of the runs ``a`` takes than one of the runs ``b``, in seconds.
 
-    With two runs or more on both sides it is Welch's interval over the runs' means. Between single runs, a
-    difference counts as small below 5 % of the longer time, or below twice the standard deviation of the
-    difference of two epochs, whichever is larger.
+    With two runs or more on both sides it is Welch's interval over the runs' means, with a standard
+    deviation of at least 1 % of the longer time. Otherwise a difference counts as small below 5 % of the
+    longer time, or below twice the standard deviation of the difference of two epochs, whichever is larger.
 
     Args:
         a: For each run, the seconds of its epochs; at least one run with at least one epoch.

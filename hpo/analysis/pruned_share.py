@@ -17,7 +17,8 @@ def run_share(pruner: Pruner, epochs: int, replicates: int = 1) -> float:
     - median and percentile: the others stop right after ``min_epochs``;
     - patient and none: all epochs are run.
 
-    Replicates are run to their end, for the better half of the trials that end whole.
+    Replicates are run to their end: with a pruner those of the better half of the trials that end whole,
+    without one all.
 
     Args:
         pruner: The study's pruner.

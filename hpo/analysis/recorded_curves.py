@@ -34,7 +34,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedCurves:
-    """Whole curves of one study, all of the same number of epochs."""
+    """Whole curves of one study, at least one, all of the same number of epochs."""
 
     definition: Definition  # if read from a file: with the space that its rows span
     settings: tuple[Setting, ...]
@@ -49,15 +49,16 @@ class RecordedCurves:
 def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
     """Read the whole curves of a study: its complete trials with as many epochs as the longest has.
 
-    Replicates are left out.
+    Replicates are left out. Where no time was recorded, an epoch counts as one second.
 
     Args:
         storage: Where the study is stored.
         name: The study's name.
 
     Raises:
-        StoreError: There is no such study.
-        CurvesError: It has too few whole curves.
+        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database cannot be reached.
+        CurvesError: It has fewer than ``MIN_CURVES`` whole curves, or ``MIN_GRID_CURVES`` of listed points.
     """
     definition = studies.read_definition(storage, name)
     firsts = (t for t in status.read_trials(storage, name) if REPLICATE_OF not in t.system_attrs)
@@ -89,8 +90,11 @@ def _curve_of_trial(trial: FrozenTrial) -> Curve:
 def read_curves(path: Path) -> RecordedCurves:
     """Read a file of curves. An empty field is a parameter that the setting does not have.
 
+    The definition bears the file's name and searches the space that the settings span.
+
     Raises:
-        CurvesError: The file cannot be read, has other columns, too few rows, or a field that is no number.
+        CurvesError: The file cannot be read, lacks the columns of seconds and epochs, has fewer than
+            ``MIN_CURVES`` rows, or a time or an accuracy that is no finite number.
     """
     rows = _read_rows(path)
     names = list(rows[0]) if rows else []
@@ -132,6 +136,9 @@ def write_curves(recorded: RecordedCurves, path: Path) -> None:
     """Write curves as a file that ``read_curves`` reads; a file that exists is replaced.
 
     Accuracies are written with four decimals, seconds with two.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     names = [parameter.name for parameter in recorded.definition.space]
     with path.open("w", newline="") as file:

@@ -27,7 +27,7 @@ class TrialRecord:
     number: int
     replicate_of: int | None  # the number of the first trial of its setting; None if it is the first
     state: str  # one of status.STATE_NAMES
-    accuracy: float | None  # the trial's value
+    accuracy: float | None  # the trial's value; None before it ends, or if it failed
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used
@@ -39,29 +39,29 @@ class TrialRecord:
     attempts: int
     started: datetime | None  # UTC, without a time zone
     ended: datetime | None  # UTC, without a time zone
-    planned_epochs: int
+    planned_epochs: int  # 0 if unknown
     end_reason: str  # why it was pruned or failed; empty otherwise
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """The mean over the epochs; None before the first epoch has ended."""
+        """The mean over the epochs whose time was recorded; None if there is none."""
         return sum(self.epoch_seconds) / len(self.epoch_seconds) if self.epoch_seconds else None
 
     @property
     def elapsed_seconds(self) -> float | None:
-        """From the start of the first attempt to the end of the trial; None before it has ended."""
+        """From the start of the first attempt to the end of the trial, with waits; None before it ends."""
         return (self.ended - self.started).total_seconds() if self.started and self.ended else None
 
     @property
     def best_epoch(self) -> int | None:
-        """The first epoch with the trial's accuracy, or with the highest so far; None without a report."""
+        """The first epoch with a complete trial's accuracy, else the best so far; None without a report."""
         if self.state == "complete" and self.accuracy in self.curve.values():
             return next(epoch for epoch, accuracy in self.curve.items() if accuracy == self.accuracy)
         return max(self.curve, key=lambda epoch: (self.curve[epoch], -epoch)) if self.curve else None
 
     @property
     def epochs(self) -> int:
-        """How many epochs it has run and reported."""
+        """The last epoch that it has reported; 0 without a report."""
         return max(self.curve, default=0)
 
 
@@ -120,7 +120,7 @@ def hardware_kinds(found: Iterable[TrialRecord]) -> list[str]:
 
 
 def complete_records(found: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that ran to their end, in the same order."""
+    """Return the complete trials that have an accuracy, in the same order."""
     return [each for each in found if each.state == "complete" and each.accuracy is not None]
 
 
@@ -135,8 +135,8 @@ def count_images(definition: Definition, found: Iterable[TrialRecord]) -> int | 
         found: The study's trials.
 
     Returns:
-        The number of images. None for a custom objective, whose accuracy may be any number, and before the
-        first epoch has ended.
+        The number of images. None for a custom objective, whose accuracy may be any number, before the
+        first epoch has ended, while all accuracies are 0 or 1, and above ``MAX_IMAGES``.
     """
     values = {value for each in found for value in each.curve.values()}
     if definition.option_table is config.CUSTOM_OPTIONS or not values:

@@ -40,7 +40,7 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
 
     def to_csv(self) -> bytes:
-        """Return the table as CSV in UTF-8, every number with all its digits."""
+        """Return the table as CSV in UTF-8: every number with all its digits, an empty field for None."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -88,7 +88,7 @@ def make_table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> Table:
 
 
 def figure_text(value: Any) -> str:
-    """Return a value as text for a figure: escaped, and shortened to ``MAX_TEXT_LENGTH`` characters."""
+    """Return a value as text for a figure: shortened to ``MAX_TEXT_LENGTH`` characters, then escaped."""
     text = format_value(value)
     if len(text) > MAX_TEXT_LENGTH:
         text = f"{text[: MAX_TEXT_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
@@ -96,18 +96,22 @@ def figure_text(value: Any) -> str:
 
 
 def wrap_figure_text(value: str) -> str:
-    """Return a text in full for a figure: escaped, and broken into lines that fit a legend or an axis."""
+    """Return a text in full for a figure: in lines of ``MAX_TEXT_LENGTH`` characters at most, escaped."""
     return "<br>".join(html.escape(line) for line in textwrap.wrap(value, MAX_TEXT_LENGTH))
 
 
 def epoch_axis(most: int) -> dict[str, Any]:
-    """Return Plotly's settings for an axis of epochs, from 1 to ``most``."""
+    """Return Plotly's settings for an axis of epochs, from 1 to ``most``; up to 12, each has a tick."""
     step = {"dtick": 1} if most <= 12 else {}
     return {"title": {"text": "epoch"}, "range": [0.6, most + 0.4], "tickformat": "d", **step}
 
 
 def format_value(value: Any) -> str:
-    """Return a value as readable text: an en dash for None, four digits of a float, a text unchanged."""
+    """Return a value as readable text, not escaped.
+
+    None is an en dash, a float has four digits, a time has its seconds, a text stays as it is. Anything
+    else is written as in TOML, and shortened to 80 characters.
+    """
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, str):
@@ -120,7 +124,7 @@ def format_value(value: Any) -> str:
 
 
 def format_setting(params: Mapping[str, Any]) -> str:
-    """Return parameters as short text, such as ``lr 0.001, batch_size 16``."""
+    """Return parameters as short text, such as ``lr 0.001, batch_size 16``; see ``format_value``."""
     return ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
 
 
@@ -169,6 +173,9 @@ def write_csv_files(folder: Path, sections: Iterable[Section]) -> list[str]:
     Args:
         folder: Where to write; it is made if it does not exist. Files of the same names are replaced.
         sections: The sections of the page.
+
+    Raises:
+        OSError: The folder or a file cannot be written; files before it are there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = []

@@ -55,6 +55,9 @@ class BestSoFar:
 def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
     """Return hpo's own strategy with a sampler and a pruner as a study file names them.
 
+    The number of trials is not limited. In a grid, the pruner may stop the listed points, too, and the
+    sampler does not matter.
+
     Args:
         definition: The study whose space is searched, or whose points are run.
         sampler: Its ``seed`` is replaced by the seed of each simulated study.
@@ -83,7 +86,7 @@ def _pruner_label(pruner: Pruner) -> str:
 
 
 def reference_strategies(definition: Definition, epochs: int) -> Iterator[Strategy]:
-    """Return the strategies to compare with: Optuna's own, and a screening of all trials.
+    """Yield the strategies to compare with: Optuna's own, and a screening of all trials.
 
     Args:
         definition: A study that searches, or one that only has listed points; the latter needs no sampler.
@@ -91,6 +94,7 @@ def reference_strategies(definition: Definition, epochs: int) -> Iterator[Strate
 
     Yields:
         First the reference that all others are measured by: random search, or all points without a pruner.
+        Last, screenings that run every trial for one epoch, and for a tenth of the epochs if that is more.
     """
     prune: dict[str, Callable[[int], BasePruner]] = {
         "no pruner": lambda epochs: NopPruner(),
@@ -156,7 +160,7 @@ class _SimulatedTrial:
 
 
 class Simulation:
-    """One simulated study of one strategy.
+    """One simulated study of one strategy; ``run`` simulates it, once.
 
     Args:
         surrogate: Gives the curve of each setting.
@@ -229,7 +233,7 @@ class Simulation:
                 idle.append(worker)
 
     def stored_trials(self) -> list[FrozenTrial]:
-        """Return all trials as they are stored, not as a sampler sees them."""
+        """Return all trials by number, as they are stored (no copies), not as a sampler sees them."""
         return InMemoryStorage.get_all_trials(self.storage, self.study._study_id, deepcopy=False)
 
     def _report_epoch(self, current: _SimulatedTrial, accuracy: float) -> bool:

@@ -30,11 +30,14 @@ class MeasuredCost:
 
 
 def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> MeasuredCost | None:
-    """Time a few training steps and the evaluation of one batch.
+    """Time a few training steps and the evaluation of one batch, on random images.
+
+    The time of a step is the median, without the first step. Errors other than a lack of memory pass
+    through.
 
     Args:
         config: The kind of training. Its weights, epochs and limit are not used.
-        shape: The data set's image size, channels and classes.
+        shape: The data set's image size, channels and classes; its numbers of images are not used.
         device: Where to train.
 
     Returns:
@@ -115,7 +118,7 @@ def track_peak_memory(device: torch.device) -> Iterator[list[float]]:
     started.
 
     Yields:
-        A list that holds the peak in GiB as soon as the block is left.
+        A list that holds the peak in GiB once the block is left; it stays empty if the block raises.
     """
     found: list[float] = []
     if device.type == "cuda":

@@ -65,7 +65,10 @@ class GridResult:
 
 
 def epoch_budget(recorded: RecordedCurves) -> int:
-    """Return how many epochs a simulated study may run in all; a grid may always run whole."""
+    """Return how many epochs a simulated study may run in all.
+
+    It is that of ``FULL_TRAININGS`` whole trainings; a larger grid may run whole.
+    """
     points = 0 if recorded.definition.searches else len(recorded.curves)
     return max(FULL_TRAININGS, points) * recorded.epochs
 
@@ -95,6 +98,9 @@ def compare_searches(tried: Sequence[SimulatedRuns], known: Surrogate) -> list[S
         tried: The simulated studies of each strategy. The first strategy is random search, which sets the
             target.
         known: The surrogate that they ran on.
+
+    Returns:
+        A result for each strategy, random search included, in the same order.
     """
     budget = epoch_budget(known.recorded)
     costs, epochs = _costs_to_target(tried, budget), epochs_to_target(tried, budget)
@@ -161,8 +167,12 @@ def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str
         sampler: As in a study file: a name or an inline table. None: the study's own.
         pruner: The same for the pruner.
 
+    Returns:
+        The strategies, the reference first. The one asked for replaces hpo's defaults if it has the same
+        name.
+
     Raises:
-        DefinitionError: A sampler or pruner that does not exist, or an option that it does not have.
+        DefinitionError: A sampler or pruner does not exist, or one of its options is not allowed.
     """
     search = recorded.definition.search
     defaults = simulation.study_strategy(recorded.definition, Sampler(), Pruner())
@@ -184,9 +194,14 @@ def _parse_option(kind: type[Record], text: str, flag: str) -> Record:
 def compare_pruners(tried: Sequence[SimulatedRuns], recorded: RecordedCurves) -> list[GridResult]:
     """Return what pruners would have saved of a grid, and whether its winner would still have won.
 
+    The winner survives, too, if another point with the same best accuracy is found.
+
     Args:
         tried: The simulated studies of each pruner.
         recorded: The grid's curves.
+
+    Returns:
+        A result for each pruner, in the same order.
     """
     best = max(max(curve.accuracies) for curve in recorded.curves)
     whole = sum(len(curve.accuracies) for curve in recorded.curves)
@@ -231,10 +246,10 @@ def describe_simulation(known: Surrogate, *, workers: int, repeats: int) -> Iter
 def document(
     found: Sequence[SearchResult] | Sequence[GridResult], known: Surrogate, *, workers: int, repeats: int
 ) -> dict[str, Any]:
-    """Return results as a JSON document.
+    """Return results as a JSON document; ``surrogate`` and ``fidelity`` are null for a grid.
 
     Args:
-        found: The result of each strategy.
+        found: The result of each strategy, at least one.
         known: The surrogate that they ran on.
         workers: Of each simulated study.
         repeats: Simulated studies of each strategy.
@@ -259,7 +274,7 @@ def make_table(found: Sequence[SearchResult] | Sequence[GridResult], budget: int
     """Return results as a table for the terminal.
 
     Args:
-        found: The result of each strategy.
+        found: The result of each strategy, at least one.
         budget: The epochs of a simulated study (``epoch_budget``).
     """
     shares = [f"regret at {share * budget:.0f}" for share in BUDGET_SHARES]
@@ -289,8 +304,9 @@ def _format_interval(interval: Interval, spec: str) -> str:
 def advice(found: Sequence[SearchResult] | Sequence[GridResult]) -> str:
     """Return the conclusion from the results, as one sentence.
 
-    The best of several strategies has to be surer than one alone: its p-value is multiplied by the number
-    of strategies compared with random search (Bonferroni).
+    Of searches, the best is the one with the fewest epochs to the target. It has to be surer than one
+    alone: its p-value is multiplied by the number of strategies compared with random search (Bonferroni).
+    Of pruners, it is the one that runs the fewest epochs and keeps the winner in every repeat.
     """
     if isinstance(found[0], GridResult):
         return _pruner_advice([each for each in found if isinstance(each, GridResult)])

@@ -27,6 +27,8 @@ SURROGATE_NAME = "random forest"
 class Surrogate:
     """Predicts the curve of any setting in a space.
 
+    It sets the verbosity of Optuna's log to warnings, in the whole process.
+
     Args:
         recorded: The curves to learn from.
     """
@@ -54,7 +56,10 @@ class Surrogate:
 
     @functools.cached_property
     def best_accuracy(self) -> float:
-        """The best accuracy known: of the recorded settings and of ``SAMPLED_SETTINGS`` random ones."""
+        """The best accuracy known.
+
+        It is the best of the recorded settings; of a search, also of ``SAMPLED_SETTINGS`` random ones.
+        """
         best = max(max(curve.accuracies) for curve in self.recorded.curves)
         if not self.recorded.definition.searches:
             return best

@@ -56,13 +56,14 @@ class WorkerCache:
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
         """Check and load what all trials of a study share, before one is claimed.
 
-        The first worker of a study with the precision ``auto`` chooses one, and stores it for all. Of a
-        data set that is a folder of images only the folder is checked: images are read at each trial's own
-        size.
+        The first worker of a study with the precision ``auto`` chooses one, and stores it for all as an
+        attribute of the study. Of a folder of images only the class folders are checked: images are read
+        at each trial's own size. For a custom objective nothing is done.
 
         Raises:
             DataError: If the data set cannot be loaded.
             DeviceError: If the device does not support the study's precision, or compiling.
+            StoreError: If the chosen precision cannot be stored.
         """
         settings = definition.trial_config({})
         if isinstance(settings, CustomConfig):
@@ -86,19 +87,22 @@ class WorkerCache:
         return self._precisions[study_id]
 
     def expected_save_seconds(self, config: Config | CustomConfig) -> float:
-        """Return the seconds that saving such a trial took last; 0 if unknown.
+        """Return the seconds that saving a trial of the same model took last; 0 if unknown.
 
         The states of a custom objective may have any size, so their cost is unknown before the first save.
         """
         return 0.0 if isinstance(config, CustomConfig) else self._save_seconds.get(config.model, 0.0)
 
     def note_save_seconds(self, config: Config | CustomConfig, seconds: float) -> None:
-        """Remember how many seconds the last save of a trial took, for later trials of the same model."""
+        """Remember how many seconds the last save of a trial took, for later trials of the same model.
+
+        The cost of a custom objective's saves is not remembered.
+        """
         if not isinstance(config, CustomConfig):
             self._save_seconds[config.model] = seconds
 
     def load_dataset(self, config: Config) -> "Dataset":
-        """Return a trial's data set, on the device if it fits there.
+        """Return a trial's data set, on the device if it fits there; it stays in memory for later trials.
 
         Raises:
             DataError: If it cannot be loaded.
@@ -120,7 +124,7 @@ class WorkerCache:
 
     @property
     def templates(self) -> "InitialModels":
-        """The models in their initial state."""
+        """The models in their initial state, of which each trial gets a copy."""
         if self._templates is None:
             from hpo.training import models
 
@@ -130,12 +134,22 @@ class WorkerCache:
     def choose_memory_format(self, config: Config, trial_precision: str) -> str:
         """Return the memory format of a new trial: the one it asks for, or the faster one.
 
-        A trial shorter than ``MIN_STEPS_TO_MEASURE`` takes a known measurement, or else ``contiguous``. A
-        longer one measures the formats, and writes the result to the artifacts.
+        A trial of fewer than ``MIN_STEPS_TO_MEASURE`` steps takes a known measurement, or else
+        ``contiguous``. A longer one measures the formats unless that is known, and writes the result to the
+        artifacts. Where the measurement runs out of memory the result is ``contiguous``.
 
         Args:
             config: The settings of the trial.
             trial_precision: The precision that the trial computes in.
+
+        Returns:
+            ``contiguous`` or ``channels_last``.
+
+        Raises:
+            ArtifactError: If artifacts behind a URL cannot be read or written.
+            OSError: If local artifacts cannot be read or written.
+            DataError: If the data set cannot be loaded.
+            WeightsError: If the initial weights of the model to measure cannot be loaded.
         """
         if config.memory_format != "auto":
             return config.memory_format

@@ -20,7 +20,7 @@ def find_device(name: str) -> torch.device:
         name: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        DeviceError: If the name says no device, or the device is not on this machine.
+        DeviceError: If the name is none of these, or the GPU is not on this machine.
     """
     try:
         device = torch.device(name)
@@ -65,17 +65,21 @@ def choose_hardware(
 ) -> dict[str, Any]:
     """Decide how a trial computes, set PyTorch's threads, and return the facts to store with the trial.
 
-    A resumed trial keeps what its first attempt chose and the bits of its weights depend on: threads,
+    A resumed trial keeps what an earlier attempt chose and the bits of its weights depend on: threads,
     precision and memory format. A custom objective decides on precision and memory format itself.
 
     Args:
-        stored: What an earlier attempt stored; empty for a new trial.
+        stored: What an earlier attempt stored; empty if none did.
         config: The trial's settings.
         cache: The worker's cache, which knows the device and the study's precision.
 
     Returns:
-        ``device``, ``host``, ``torch`` and ``threads``, and for built-in training ``precision`` and
-        ``memory_format``.
+        ``device``, ``host`` and ``torch`` (the version), all of this attempt, and ``threads``; for built-in
+        training also ``precision`` and ``memory_format``.
+
+    Raises:
+        ArtifactError, OSError, DataError, WeightsError: As ``WorkerCache.choose_memory_format``, for a
+            trial without a stored memory format.
     """
     threads = int(stored.get("threads", torch.get_num_threads()))
     torch.set_num_threads(threads)
@@ -93,7 +97,7 @@ def choose_hardware(
 
 
 def device_name(device: torch.device) -> str:
-    """Return the product name of a GPU, or of the machine's processor."""
+    """Return the product name of a GPU, or of the machine's processor; if unknown, the latter's type."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -16,9 +16,10 @@ def out_of_memory_message(setting: Mapping[str, Any], device: torch.device, erro
     """Return what took too much memory, how much it was, and what to try.
 
     Args:
-        setting: The trial's settings; its model, image and batch size are named if it has them.
+        setting: The trial's settings; its model, image and batch size are named if it has them. A batch of
+            two images or more makes the message suggest half of it.
         device: The device that the trial ran on.
-        error: The error that ended the trial; its first line is quoted.
+        error: The error that ended the trial; its first line is quoted, 300 characters at most.
     """
     peak, total = peak_memory(device)
     size = {key: setting[key] for key in ("model", "image_size", "batch_size") if key in setting}
@@ -45,7 +46,7 @@ def peak_memory(device: torch.device) -> tuple[int, int]:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give unused memory of a device back, and count its peak anew."""
+    """Collect garbage; on a GPU also give unused memory back to the driver, and count its peak anew."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -20,26 +20,33 @@ CSV_COLUMNS = {field.name: field.name for field in fields(Epoch)} | {"number": "
 
 
 def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
-    """Write the curves of all epochs durably.
+    """Write the curves of all epochs durably to ``epochs.csv``, in place of an earlier file.
 
     Writing the whole file lets a resumed trial drop epochs that were never committed.
 
     Args:
         folder: The folder of the trial.
         history: All epochs of the trial, from the first.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
     rows = [{column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} for epoch in history]
     _write(folder, rows)
 
 
 def add_missing_epochs(folder: Path, reported: Mapping[int, float]) -> None:
-    """Add committed epochs that a crash kept out of the CSV file.
+    """Add committed epochs that a crash kept out of ``epochs.csv``; create the file if it is missing.
 
-    Of these only the accuracy is known; their other columns stay empty.
+    Of these only the accuracy is known; their other columns stay empty. If no epoch is missing, nothing is
+    written.
 
     Args:
         folder: The folder of the trial.
         reported: By epoch, the accuracies that the database has.
+
+    Raises:
+        OSError: If the file cannot be read or written.
     """
     path = folder / CSV_NAME
     rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
@@ -58,16 +65,17 @@ def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class TensorBoardEvents:
-    """The TensorBoard events of a trial.
+    """The TensorBoard events of a trial, in a new file for each attempt.
 
     The name and the hyperparameters make the trial's row in TensorBoard's HPARAMS tab. TensorBoard collects
     the columns of all rows below its ``--logdir`` itself, so no file has to describe the whole study.
 
     Args:
         folder: The folder of the trial.
-        done: Epochs trained before, if the trial is resumed; TensorBoard drops events of later ones.
+        done: Epochs trained before, if the trial is resumed; TensorBoard drops events of later ones. With 0
+            it drops nothing.
         name: The trial's name in the artifacts.
-        params: The trial's hyperparameters.
+        params: The trial's hyperparameters; those that are None are left out.
     """
 
     def __init__(self, folder: Path, done: int, name: str, params: Mapping[str, Any]) -> None:
@@ -77,7 +85,7 @@ class TensorBoardEvents:
         self._file.add_summary(summary_v2.hparams_pb(row, trial_id=name))
 
     def write_epoch(self, epoch: Epoch, best: Epoch) -> None:
-        """Write the scalars of an epoch.
+        """Write the scalars of an epoch, leaving out those that were not measured.
 
         All go into one event: with an event each, writing would take as long as training a head for an
         epoch.

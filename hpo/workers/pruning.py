@@ -24,6 +24,10 @@ class TrialPrunedByRule(optuna.TrialPruned):
 
     Both are committed together. If a crash could separate them, the next attempt would find the rung done,
     and would never be pruned.
+
+    Args:
+        text: The reason, which is stored with the trial.
+        attributes: The system attributes to commit with the trial's end.
     """
 
     def __init__(self, text: str, attributes: Mapping[str, Any]) -> None:
@@ -34,13 +38,17 @@ class TrialPrunedByRule(optuna.TrialPruned):
 class TrialPruner:
     """Decides whether the worker's own trial goes on, pauses at a rung, or is pruned.
 
-    Replicates are never pruned, and listed points only if the study says so.
+    Replicates are never pruned, and listed points only if the study says so. This goes for the baseline
+    rule, too.
 
     Args:
         study: The study with its pruner; its storage is ``history``.
-        history: The study's trials.
+        history: The study's trials. The trial is its own one.
         definition: The study.
         baseline: What guessing gives on the trial's selection split; None switches the baseline rule off.
+
+    Attributes:
+        pause_decision: The decision at the rung where the trial is to pause; None if it is not to pause.
     """
 
     def __init__(
@@ -58,7 +66,10 @@ class TrialPruner:
         self._epoch = history.own_trial.last_step
 
     def is_rung(self, epoch: int) -> bool:
-        """Return whether an epoch is a rung of the trial: most trials do not train on at once after it."""
+        """Return whether an epoch is a rung of the trial: most trials do not train on at once after it.
+
+        False for every epoch if the study has no rungs, or the trial is never pruned.
+        """
         rungs = self.history.rungs
         return self._is_prunable and rungs is not None and epoch in rungs.epochs
 
@@ -75,11 +86,15 @@ class TrialPruner:
     def decide(self, session: Session) -> Mapping[str, Any]:
         """Decide on the trial within the transaction that commits its report.
 
-        If the transaction fails, call this again: the decision before is forgotten.
+        The decision is kept for ``raise_if_pruned`` and in ``pause_decision``. If the transaction fails,
+        call this again: the decision before is forgotten.
+
+        Args:
+            session: The transaction.
 
         Returns:
             The system attributes to commit with the report: the rungs that a trial that trains on has
-            passed.
+            passed. Empty if the trial is pruned; then they are committed with its end.
         """
         if not self._is_prunable:
             return {}
@@ -108,6 +123,8 @@ class TrialPruner:
     def raise_if_pruned(self) -> None:
         """Act on the decision, once its transaction is committed.
 
+        If the trial is not pruned, the history records that its held-back attributes are written.
+
         Raises:
             TrialPrunedByRule: If the trial is pruned.
         """
@@ -118,7 +135,12 @@ class TrialPruner:
 
 @dataclass(frozen=True)
 class Promotions:
-    """Chooses which of a study's paused trials a free worker continues, or ends."""
+    """Chooses which of a study's paused trials a free worker continues, or ends.
+
+    Args:
+        history: The study's trials.
+        rung_table: The rungs of this history.
+    """
 
     history: History
     rung_table: RungTable
@@ -129,10 +151,11 @@ class Promotions:
         """Lock the paused trial that is next, within the transaction that claims it.
 
         When nothing but paused trials is left and no further one is promoted, they are claimed to be ended.
+        Reads the study's changes; the history has no own trial afterwards.
 
         Args:
             session: The transaction.
-            taken: Ids of trials that other workers are claiming right now.
+            taken: Optuna's ids of trials to skip, because other workers are claiming them right now.
             waits: Whether a trial that has not begun could be claimed instead.
 
         Returns:

@@ -51,7 +51,7 @@ class WorkerActor:
             folder: The folder to run in, which every node must have.
 
         Returns:
-            The error, if no restart mends it; otherwise an empty string.
+            The error, if no restart mends it or the folder is missing; otherwise an empty string.
         """
         try:
             os.chdir(folder)
@@ -64,7 +64,10 @@ class WorkerActor:
         return ""
 
     def read_lines(self) -> list[str]:
-        """Return the lines that the worker has written, or writes within ``POLL_SECONDS``."""
+        """Return the lines since the last call; wait ``POLL_SECONDS`` at most if there is none.
+
+        They are what ``supervise_processes`` prints.
+        """
         found = []
         with contextlib.suppress(queue.Empty):
             found.append(self.lines.get(timeout=POLL_SECONDS))
@@ -78,7 +81,10 @@ class WorkerActor:
 
 
 def cluster_address(options: Mapping[str, str]) -> str | None:
-    """Return the address of the requested cluster; None means one of our own, on this machine."""
+    """Return the address of the requested cluster; None means one of our own, on this machine.
+
+    It is the option ``address``, or else the variable RAY_ADDRESS.
+    """
     return options.get("address") or os.environ.get("RAY_ADDRESS") or None
 
 
@@ -87,20 +93,22 @@ def supervise_actors(
 ) -> Iterator[None]:
     """Run a group's workers by Ray until they have exited for good.
 
-    When the first worker exits because nothing is left to do, the others stop, too, even those that still
-    wait for a device.
+    When the first worker exits for good, because nothing is left to do or after an error that no restart
+    mends, the others stop, too, even those that still wait for a device. Leaving the iterator ends the
+    actors.
 
     Args:
         group: The workers, with Ray's options.
-        stop: Once set, the workers save and exit.
-        print_line: Gets every line that the workers write.
+        stop: Once set, the workers save and exit; after ``LEAVE_SECONDS`` nobody waits for them any more.
+        print_line: Gets one line at the start, one if no node has room, and what the actors'
+            ``supervise_processes`` print.
 
     Yields:
         None, about four times a second.
 
     Raises:
         EngineError: If Ray is not installed, an option is wrong, or the cluster fails.
-        HpoError: With the last line of a worker whose error no restart mends.
+        HpoError: With the first error of a worker that no restart mends.
     """
     ray = _import_ray()
     resources = _parse_resources(group.options)

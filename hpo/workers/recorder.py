@@ -12,7 +12,8 @@ The thread does its tasks in the order in which training submits them. There are
 When saves happen: one is due at the end of an epoch, and every ``SAVE_INTERVAL_SECONDS`` within a long
 epoch, unless writing it would cost more than ``MAX_SAVE_SHARE`` of the time since the last one. So a report
 may precede its checkpoint by several epochs. After a short epoch (``SHORT_EPOCH_SECONDS``) a save has no
-transaction of its own: its names are committed with the next report.
+transaction of its own: its names are committed with the next report. One more save, with a transaction,
+precedes the release of an unfinished trial; after the last epoch there is none.
 
 What a crash at each point does:
 
@@ -68,7 +69,11 @@ ENDS_WITH_WEIGHTS = (optuna.TrialPruned, Diverged)  # ends that leave weights, l
 
 
 class Recorder:
-    """Records one attempt at a trial. A context manager: on leaving it, everything is written.
+    """Records one attempt at a trial, as a context manager.
+
+    Leaving it waits for all tasks, and commits the names of files that wait for a report. After a normal
+    end, a pruning or a divergence it also writes the weights of the best committed epoch. It raises the
+    error of a failed task, unless the block raised one itself.
 
     Args:
         claim: The claim on the trial.
@@ -77,6 +82,13 @@ class Recorder:
         pruner: Decides on each report, in the recorder's thread.
         save_cost_seconds: What a save of such a trial is known to cost; 0 if unknown, then the first save
             is made at once to find out.
+
+    Attributes:
+        error: What ended the recording; None while it goes on.
+        order: The study's order to its workers, or why a budget leaves no room for another epoch; None if
+            the trial may train on.
+        pause_decision: The decision at the rung where the trial is to pause; None if it does not.
+        save_cost_seconds: What the last save cost, copying and writing.
     """
 
     def __init__(
@@ -132,11 +144,14 @@ class Recorder:
 
     @property
     def must_release(self) -> bool:
-        """Whether the trial is to be saved and released for other workers."""
+        """Whether the trial is to be saved and released: by an order, a budget, or a pause at a rung."""
         return self.order is not None or self.pause_decision is not None
 
     def report(self, run: "Run") -> None:
-        """Submit the report of the epoch that a run has just trained."""
+        """Submit the report of the epoch that a run has just trained.
+
+        Its weights are copied before this returns if it is the best epoch so far.
+        """
         epoch = run.history[-1]
         self._pending_weights = self._unwritten()
         if run.best_epoch is epoch and epoch.accuracy is not None:
@@ -156,12 +171,16 @@ class Recorder:
         """Raise the error of a failed task, and save if that is due.
 
         Call it at the end of each epoch, and whenever ``wants_pause`` says so. At the end of an epoch it
-        waits shortly for the pruner's decision.
+        waits ``PRUNER_WAIT_SECONDS`` at most for the pruner's decision; not at all if the thread was still
+        busy when the epoch was reported, unless the epoch is a rung.
 
         Raises:
             LeaseLost: If another worker has claimed the trial meanwhile.
             TrialPruned: If the trial is pruned.
+            StoreError: If the database stays unavailable, or refuses a write.
+            ArtifactError: If artifacts behind a URL fail.
             OSError: If a file could not be written.
+            TypeError: If the state of a custom objective could not be loaded again.
         """
         if run.step == 0 and self._last_task is not None and self._waits_for_decision(run):
             concurrent.futures.wait([self._last_task], PRUNER_WAIT_SECONDS)

@@ -26,7 +26,8 @@ from hpo.store.storage import Storage, retrying
 def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, keep: int) -> None:
     """Remove the weights of complete and pruned trials, except those of the best ones.
 
-    A trial that failed or diverged keeps its weights: it can be retried.
+    A trial that failed or diverged keeps its weights: it can be retried. The attribute ``weights`` of the
+    others becomes null, then their files are removed; a file that cannot be removed stays.
 
     Args:
         storage: The database.
@@ -35,7 +36,7 @@ def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, keep: i
         keep: How many trials keep their weights; with replicates, how many settings.
 
     Raises:
-        StoreError: If the database stays unavailable.
+        StoreError: If the database stays unavailable, or refuses the write.
     """
     for name in _forget_weights(storage, study_id, keep):
         with contextlib.suppress(OSError, ArtifactError):  # a file too many does no harm
@@ -69,12 +70,13 @@ def _forget_weights(storage: Storage, study_id: int, keep: int) -> list[str]:
 
 
 def trials_to_keep(session: Session, study_id: int, keep: int) -> set[int]:
-    """Return the numbers of the trials that keep their weights.
+    """Return the numbers of the complete trials that keep their weights.
 
     Args:
         session: The transaction to read in.
         study_id: The id of the study.
-        keep: The number of settings whose best trial keeps its weights.
+        keep: The number of settings whose best trial keeps its weights. A setting whose replicates are not
+            all done does not count; all its complete trials are returned.
     """
     trial, value, attribute = models.TrialModel, models.TrialValueModel, models.TrialSystemAttributeModel
     is_mark = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPLICATE_OF)

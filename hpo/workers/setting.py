@@ -16,8 +16,8 @@ def choose_setting(
 ) -> tuple[optuna.Trial, Config | CustomConfig, optuna.Study]:
     """Give a claimed trial its hyperparameters, and commit them.
 
-    A resumed trial gets the values that it has. A listed point gets its own values, a queued setting those
-    that it fixes. For any other trial the sampler proposes them.
+    A resumed trial gets the values that it has. A listed point gets its own values, a queued setting or a
+    replicate those that it fixes. For any other trial the sampler proposes them.
 
     Args:
         claim: The claim on the trial.
@@ -28,9 +28,12 @@ def choose_setting(
         The trial, the settings that it trains with, and the study as its sampler and pruner see it.
 
     Raises:
-        StoreError: If the study was deleted meanwhile.
+        StoreError: If the study was deleted meanwhile, or the database stays unavailable or refuses the
+            write.
         LeaseLost: If another worker has claimed the trial meanwhile.
-        TrialPruned: If the study is a grid, and the trial is not one of its points.
+        TrialPruned: If the study is a grid, and the trial is neither a point nor a queued setting.
+        ValueError: If the study is a grid, and the queued setting names no hyperparameter although [space]
+            has some.
     """
     attributes = history.begin_trial(claim.trial_id).system_attrs
     study = optuna.Study(

@@ -58,10 +58,16 @@ exit "$code"
 def build_script(group: WorkerGroup, folder: Path, logs: Path) -> str:
     """Return the batch script of a group of workers. It contains no password.
 
+    Each task requests one GPU, unless ``group.gpus`` is False or an option of ``GPU_OPTIONS`` is given.
+
     Args:
-        group: The workers and sbatch's options.
+        group: The workers and sbatch's options. HPO_STORE loses its password; other settings with an "@"
+            are left out, since they may hold one.
         folder: The folder that the workers run in.
         logs: The folder that Slurm writes the workers' output to.
+
+    Raises:
+        StoreError: If HPO_STORE is no URL of a store.
     """
     options = _sbatch_options(group, folder, logs)
     device = "cpu" if group.gpus is False else "cuda:0"  # Slurm lets a task see its own GPU alone
@@ -97,6 +103,8 @@ def submit_script(text: str, group: WorkerGroup, logs: Path) -> str:
 
     Raises:
         EngineError: If there is no sbatch here, or it refuses the script.
+        StoreError: If HPO_STORE is no URL of a store.
+        OSError: If the folder cannot be created.
     """
     if shutil.which("sbatch") is None:
         raise EngineError(

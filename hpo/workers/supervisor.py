@@ -52,11 +52,14 @@ class WorkerProcess:
     reader: threading.Thread = field(default_factory=threading.Thread)
 
     def last_error(self) -> str:
-        """Return the error that the worker printed last; empty if its last line is none."""
+        """Return the error in the worker's last line, without "hpo: "; empty if that line is none."""
         return self.last_line.removeprefix("hpo: ").strip() if self.last_line.startswith("hpo: ") else ""
 
     def schedule_restart(self) -> float:
-        """Decide when the worker is started again, and return in how many seconds that is."""
+        """Decide when the worker is started again, and return in how many seconds that is.
+
+        The pause doubles with each death in a row, up to ``MAX_PAUSE_SECONDS``.
+        """
         pause = min(2.0**self.deaths, MAX_PAUSE_SECONDS)
         self.restart_at = time.monotonic() + pause
         return pause
@@ -79,7 +82,7 @@ def supervise_processes(
     stop: threading.Event,
     print_line: Callable[[str], None],
 ) -> Iterator[None]:
-    """Run a worker on each device until all have exited for good.
+    """Run a worker on each device until all have exited for good: with 0, or asked to stop.
 
     Closing the iterator early kills the workers.
 
@@ -87,14 +90,16 @@ def supervise_processes(
         study: The name of the study.
         devices: The device of each worker.
         settings: The workers' environment (HPO_STORE and so on).
-        stop: Once set, the workers get SIGTERM, and SIGKILL if they still run after ``GRACE_SECONDS``.
-        print_line: Gets every line that the workers write.
+        stop: Once set, also by an error that no restart mends, the workers get SIGTERM, then SIGKILL.
+        print_line: Gets the workers' stderr, except errors ("hpo: ..."), and lines about restarts; it is
+            called in other threads, too.
 
     Yields:
         None, about four times a second.
 
     Raises:
-        HpoError: With the last line of a worker whose error no restart mends.
+        HpoError: With the error that no restart mends, once all have exited.
+        OSError: If a worker cannot be started the first time.
     """
     launch = _Launch(study=study, settings=settings, stop=stop, print_line=print_line)
     workers = [_start_worker(launch, device) for device in devices]

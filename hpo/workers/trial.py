@@ -7,13 +7,15 @@ an order that makes a crash harmless at any point; read its first lines for the 
 
 How a trial ends:
 
-* It completes its last epoch, is pruned, or diverges: its checkpoints are removed, its weights stay.
-* It fails with an exception of its own, or runs out of memory: its checkpoints stay, since it can be
-  retried.
+* It completes its last epoch or is pruned: its checkpoints are removed. Its weights stay, unless
+  ``search.keep_weights`` drops them.
+* It diverges, fails with an exception of its own, or runs out of memory: its files stay, since it can be
+  retried. One that diverged counts as pruned.
 * It is released, for another worker to resume: the worker is asked to stop, the study is paused or stopped,
-  the trial pauses at a rung, or an error occurs that every other trial would meet as well (no pretrained
-  weights, a full disk).
+  a budget leaves no room for another epoch, the trial pauses at a rung, or an error occurs that every other
+  trial would meet as well (no pretrained weights, a full disk).
 * Its lease is lost to another worker: nothing is written any more.
+* The GPU is lost to this process: the lease expires, and another worker resumes the trial.
 """
 
 import contextlib
@@ -70,11 +72,13 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
         context: What the worker provides.
 
     Yields:
-        That the trial started, each epoch, and how the trial ended.
+        That the trial started (unless it ends before that), each epoch, and how the trial ended.
 
     Raises:
-        HpoError: For what every other trial would meet as well (no pretrained weights, a full disk). The
-            trial is released first.
+        HpoError: For what other trials would meet as well: ArtifactError (also for a full disk), DataError,
+            WeightsError, DefinitionError, StoreError. The trial is released first, unless the database
+            failed at its end.
+        DeviceLost: If the GPU no longer answers. The trial is not released: its lease expires.
     """
     with lease.keep_lease(claim), contextlib.ExitStack() as cleanup:
         # A resumed trial keeps the threads that it began with. The next trial gets the worker's own again.

@@ -38,7 +38,11 @@ def complete_trial(claim: Claim, history: History, definition: Definition, accur
         claim: The claim on the trial.
         history: The study's trials, whose own trial it is.
         definition: The study.
-        accuracy: The value of the trial.
+        accuracy: The value of the trial; None if it has none.
+
+    Raises:
+        LeaseLost: If another worker has claimed the trial meanwhile; nothing is written.
+        StoreError: If the database stays unavailable, or refuses the write.
     """
 
     def add_replicates(session: Session) -> None:
@@ -48,7 +52,16 @@ def complete_trial(claim: Claim, history: History, definition: Definition, accur
 
 
 def release_trial(claim: Claim, recorder: Recorder) -> TrialEnded:
-    """Release a saved trial: to wait at its rung, or for any worker that is free."""
+    """Release a saved trial: to wait at its rung, or for any worker that is free.
+
+    If its lease is lost, nothing is written.
+
+    Returns:
+        The event, with the state ``paused`` (at a rung) or ``released``.
+
+    Raises:
+        StoreError: If the database stays unavailable, or refuses the write.
+    """
     decision = recorder.pause_decision
     if decision is not None:
         claim.release(system_attributes={PAUSED_AT_RUNG: decision.rung})
@@ -65,9 +78,23 @@ def end_pruned(
     attributes: dict[str, Any],
     system_attributes: Mapping[str, Any] | None = None,
 ) -> TrialEnded:
-    """End a trial as pruned; as in Optuna, its value is its last accuracy.
+    """End a trial as pruned; as in Optuna, its value is its last accuracy, or None if it reported none.
 
-    One that diverged keeps its files, since it can be retried.
+    Its checkpoints are removed, and the weights that the study no longer keeps. One that diverged keeps its
+    files, since it can be retried.
+
+    Args:
+        claim: The claim on the trial.
+        context: What the worker provides. The trial is the history's own.
+        folder: The folder of the trial.
+        attributes: The user attributes to write: ``pruned``, the reason, and ``failure`` if it diverged.
+        system_attributes: The system attributes to write.
+
+    Returns:
+        The event; its state is ``lost`` if another worker has claimed the trial meanwhile.
+
+    Raises:
+        StoreError: If the database stays unavailable, or refuses the write.
     """
     diverged = "failure" in attributes
     reported = context.history.own_trial.intermediate_values
@@ -94,7 +121,19 @@ def end_pruned(
 
 
 def end_failed(claim: Claim, kind: str, message: str) -> TrialEnded:
-    """End a trial as failed. It keeps its checkpoints, since it can be retried."""
+    """End a trial as failed. It keeps its checkpoints, since it can be retried.
+
+    Args:
+        claim: The claim on the trial.
+        kind: The ``class`` of the failure: ``out_of_memory``, or the type of the exception.
+        message: What failed.
+
+    Returns:
+        The event; its state is ``lost`` if another worker has claimed the trial meanwhile.
+
+    Raises:
+        StoreError: If the database stays unavailable, or refuses the write.
+    """
     failure = {"class": kind, "message": message}
     try:
         claim.end(TrialState.FAIL, user_attributes={"failure": failure})
@@ -109,7 +148,10 @@ def lost_event(claim: Claim) -> TrialEnded:
 
 
 def save_traceback(claim: Claim, folder: TrialFolder, error: Exception) -> None:
-    """Log the traceback of a failed trial, and write it to ``traceback.txt`` in the trial's folder."""
+    """Log the traceback of a failed trial, and write it to ``traceback.txt`` in the trial's folder.
+
+    A file that cannot be written is left out.
+    """
     text = "".join(traceback.format_exception(error))
     log.error("trial %d failed: %s", claim.number, text.rstrip())
     with contextlib.suppress(OSError, ArtifactError):  # these must not hide the failure itself
@@ -118,7 +160,13 @@ def save_traceback(claim: Claim, folder: TrialFolder, error: Exception) -> None:
 
 
 def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) -> None:
-    """Remove the checkpoints of an ended trial, and the weights that the study no longer keeps."""
+    """Remove the checkpoints of an ended trial, and the weights that the study no longer keeps.
+
+    Files that cannot be removed stay.
+
+    Raises:
+        StoreError: If the database stays unavailable, or refuses to forget weights.
+    """
     with contextlib.suppress(OSError, ArtifactError):  # the trial has ended; a file too many does no harm
         folder.remove_matching(checkpoint.CHECKPOINT_NAME.fullmatch)
     if keep := context.definition.search.keep_weights:

@@ -17,14 +17,20 @@ WEIGHTS_PATTERN = "weights-*"  # of the names of weights files
 
 
 class Weights:
-    """The weights after an epoch; of a custom objective, its whole state."""
+    """The weights after an epoch; of a custom objective, its whole state.
+
+    Args:
+        epoch: The number of the epoch, from 1.
+        content: Tensors by name, or the state of a custom objective.
+        objective: The name of the custom objective; None for built-in training.
+    """
 
     def __init__(self, epoch: int, content: Any, objective: str | None = None) -> None:
         self.epoch, self.content, self.objective = epoch, content, objective
 
     @classmethod
     def copy_from(cls, run: "Run") -> "Weights":
-        """Return the present weights of a run; those that training goes on changing are copied."""
+        """Return the present weights of a run; those that training changes are copied to the CPU."""
         epoch, weights = run.history[-1].number, run.weights()
         if isinstance(run, custom.CustomRun):
             return cls(epoch, checkpoint.snapshot(weights), run.config.objective)
@@ -38,7 +44,10 @@ class Weights:
         return int(name.partition(".")[0].rpartition("-")[2])
 
     def write(self, folder: TrialFolder, attempt: int) -> str:
-        """Write the weights durably.
+        """Write the weights durably to the trial's folder; the caller publishes them.
+
+        The file is ``weights-EEEE-AAA``, by epoch and attempt, with the suffix ``.safetensors``; for the
+        state of a custom objective it is ``.pt``.
 
         Args:
             folder: The folder of the trial.
@@ -49,6 +58,7 @@ class Weights:
 
         Raises:
             TypeError: If the state of a custom objective could not be loaded again.
+            OSError: If the file cannot be written.
         """
         stem = f"weights-{self.epoch:04d}-{attempt:03d}"
         with durable.atomic_file(folder.path) as draft:

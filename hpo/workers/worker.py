@@ -45,24 +45,25 @@ def run_worker(
 ) -> Iterator[TrialEvent]:
     """Run trials of a study one by one until nothing is left to do.
 
-    That is when the study is complete or stopped, a budget is used up, or ``stop`` is set. While other
-    workers run the last trials it waits: one of these may become free.
+    That is when the study is complete or stopped, a budget is used up, or ``stop`` is set. While the study
+    is paused, or others run its last trials, it waits: one of these may become free.
 
     Args:
         storage: The database.
         name: The name of the study.
         settings: The settings of the worker.
-        stop: Asks the worker to save, release its trial and return. It then no longer waits for a database
-            or an object store that is unavailable.
+        stop: Asks the worker to save, release its trial and return, with waits for storage cut short.
 
     Yields:
         The events of the trials.
 
     Raises:
-        DeviceError: If the device is missing, or does not support the study's precision.
-        DeviceLost: If a GPU no longer answers this process.
-        ArtifactError, DataError: If the artifacts or the data set fail at the start, or ``MAX_FAILURES``
-            times in a row.
+        StoreError: If there is no such study, or the database stays unavailable or refuses a write.
+        DefinitionError: If another version of hpo made the study, or the custom objective is not there.
+        DeviceError: If the device is missing, lost, or without the study's precision or compiling.
+        ArtifactError: If the artifacts fail at the start, or ``MAX_FAILURES`` trials in a row.
+        DataError: If the data set fails before a claim, or ``MAX_FAILURES`` trials in a row.
+        WeightsError: If a trial's initial weights cannot be loaded.
     """
     context = _set_up(storage, name, settings, stop)
     history, owner = context.history, process.current_owner(settings.shown_as)
@@ -116,7 +117,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
 def claim_next(
     storage: Storage, history: History, owner: Owner, lease_seconds: float, search: Search
 ) -> lease.Claim | None:
-    """Claim the next trial of a study: a paused one that is promoted, or one that waits.
+    """Claim the next trial of a study and set it RUNNING: a paused one that is promoted, or one that waits.
 
     Args:
         storage: The database.
@@ -126,7 +127,11 @@ def claim_next(
         search: The settings of the study's search.
 
     Returns:
-        The claim, or None if no trial can be claimed now.
+        The claim, or None if no trial can be claimed now, the study is paused or stopped, or a budget
+        leaves no room.
+
+    Raises:
+        StoreError: If the database stays unavailable, or refuses the write.
     """
     table = history.rung_table
     return queue.claim_trial(

@@ -39,6 +39,9 @@ def check_claims(matched: Mapping[int, MatchedPoint], images: int | None) -> lis
     Args:
         matched: The original's points by number, each with the study's trials (``match.match_trials``).
         images: The number of images that accuracy was measured on; None if unknown.
+
+    Returns:
+        The conclusions by number. One without a trial of any of its points has no parts.
     """
     return [_check_claim(number, matched, images) for number in _CHECKS]
 

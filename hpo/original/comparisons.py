@@ -32,6 +32,8 @@ class Comparison:
 class ClaimCheck:
     """Makes the comparisons of one conclusion from a study's matched points.
 
+    A comparison for which a point lacks a complete trial says so, and its verdict is "cannot tell".
+
     Args:
         matched: The original's points by number, each with the study's trials.
         images: The number of images that accuracy was measured on; None if unknown.
@@ -62,6 +64,8 @@ class ClaimCheck:
 
     def not_less_accurate(self, a: int, b: int) -> Iterator[Comparison]:
         """Check that point ``a`` is at least as accurate as point ``b``, or too close to tell.
+
+        Single runs on an unknown number of images cannot tell.
 
         Args:
             a: The number of a point in the report, from 1.
@@ -118,8 +122,11 @@ class ClaimCheck:
     def same_time(self, numbers: Sequence[int]) -> Iterator[Comparison]:
         """Check that an epoch takes the same time at all these points, within 5 %.
 
+        Mean times that lie further apart contradict it only if the interval of their difference excludes
+        zero.
+
         Args:
-            numbers: The numbers of the points in the report.
+            numbers: The numbers of the points in the report, which differ in the learning rate.
 
         Yields:
             A comparison for each kind of hardware that all points ran on; if there is none, one that says
@@ -156,6 +163,9 @@ class ClaimCheck:
             gap_above: Gets the matched points in this order, and returns how far the figure lies above the
                 level; None if their trials do not tell.
             sign: 1 or -1.
+
+        Yields:
+            One comparison.
         """
         found = [self.matched[number] for number in points]
         lacking = [n for n, each in zip(points, found, strict=True) if not each.accuracies]

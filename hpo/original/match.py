@@ -26,7 +26,7 @@ class MatchedPoint:
 
     @property
     def accuracies(self) -> list[float]:
-        """Each seed's best accuracy.
+        """Each seed's accuracy.
 
         Several trials with one seed are one run, repeated: only the first counts.
         """
@@ -34,7 +34,7 @@ class MatchedPoint:
 
     @property
     def first_accuracies(self) -> list[float]:
-        """Each seed's accuracy after the first epoch."""
+        """Each seed's accuracy after the first epoch, without seeds that did not report it."""
         return [each.curve[1] for each in self._first_of_each_seed() if 1 in each.curve]
 
     def _first_of_each_seed(self) -> list[TrialRecord]:
@@ -44,17 +44,20 @@ class MatchedPoint:
         return list(found.values())
 
     def epoch_seconds(self, hardware: str) -> list[tuple[float, ...]]:
-        """Return the seconds of each epoch, for each trial that ran on this kind of hardware."""
+        """Return the seconds of each epoch, for each trial that recorded them on this kind of hardware."""
         return [t.epoch_seconds for t in self.trials if t.hardware == hardware and t.epoch_seconds]
 
     @property
     def hardware_kinds(self) -> list[str]:
-        """The kinds of hardware that its trials ran on, in order of appearance."""
+        """The kinds of hardware on which its trials recorded epoch times, in order of appearance."""
         return records.hardware_kinds(each for each in self.trials if each.epoch_seconds)
 
 
 def match_trials(found: Iterable[TrialRecord]) -> dict[int, MatchedPoint]:
-    """Return all of the original's points by their number, each with its complete trials, if any."""
+    """Return all of the original's points by their number, each with its complete trials, if any.
+
+    The report gives point 9 two learning rates; trials with the second count only if none has the first.
+    """
     done = records.complete_records(found)
     return {
         number: MatchedPoint(point=point, trials=_matching_trials(point, done))
@@ -85,7 +88,10 @@ def _has_options(record: TrialRecord, wanted: Mapping[str, Any]) -> bool:
 
 
 def describe_differences(matched: Iterable[MatchedPoint]) -> list[str]:
-    """Say how the trials' conditions differ from the original's, each difference once."""
+    """Return how the trials' conditions differ from the original's, each difference once.
+
+    Conditions are those of ``facts.CONDITIONS`` that a trial's training used, and the planned epochs.
+    """
     return list(dict.fromkeys(text for each in matched for text in _point_differences(each)))
 
 

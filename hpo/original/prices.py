@@ -8,7 +8,7 @@ from hpo.original.facts import POINTS, ReportPoint
 
 
 def known_cost(setting: Mapping[str, Any]) -> KnownCost | None:
-    """Return what the report spent on a setting, whatever its epochs; None if it has no such point.
+    """Return what the report spent on a setting, with its own epochs; None if it has no such point.
 
     Args:
         setting: A point's setting with its ``site``, as in the study file.
@@ -18,7 +18,10 @@ def known_cost(setting: Mapping[str, Any]) -> KnownCost | None:
 
 
 def point_with(setting: Mapping[str, Any]) -> ReportPoint | None:
-    """Return the point with this setting, whatever its epochs; None if the report has no such point."""
+    """Return the point with this setting and site, whatever its epochs; None if the report has none.
+
+    Where the report gives two learning rates, either matches.
+    """
     keys = ("model", "optimizer", "lr", "momentum", "batch_size", "site")
     wanted = tuple(setting.get(key) for key in keys)
     for point in POINTS.values():

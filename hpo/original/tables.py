@@ -20,6 +20,9 @@ MATCHED_BY = "model, optimizer, learning rate, momentum, batch size and site"
 def original_section(matched: Mapping[int, MatchedPoint], images: int | None, measure: str) -> Section:
     """Return the section that rebuilds the report's parts 4.1 to 4.4.
 
+    Parts 4.2 to 4.4 are left out if none of their points has a trial, the times of 4.4 also if none has
+    recorded hardware. If no point has a trial, a sentence takes the place of all parts.
+
     Args:
         matched: The original's points by number, each with the study's trials (``match.match_trials``).
         images: The number of images that accuracy was measured on; None if unknown.

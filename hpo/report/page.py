@@ -43,14 +43,18 @@ MAX_PAGE_ROWS = 200  # that the page shows of a table; the CSV has all of them
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The content of the page."""
+    """The content of the page.
 
-    study: str
-    measure: str
+    The sections on the original report come first if a trial matches one of its points, else last. A custom
+    objective has none of them.
+    """
+
+    study: str  # its name
+    measure: str  # accuracy, or test accuracy
     summary: summary.Summary
-    fixed: Sequence[tuple[str, str]]
-    claims: Sequence[ReportClaim]
-    sections: Sequence[Section]
+    fixed: Sequence[tuple[str, str]]  # options that are the same in all trials, with their values
+    claims: Sequence[ReportClaim]  # none for a custom objective
+    sections: Sequence[Section]  # in the order of the page
 
 
 def read_report(storage: Storage, name: str) -> Report:
@@ -61,7 +65,8 @@ def read_report(storage: Storage, name: str) -> Report:
         name: The study.
 
     Raises:
-        StoreError: There is no such study, or it has no complete trial.
+        StoreError: There is no such study, it is another tool's, or it has no complete trial.
+        StoreUnavailable: The database cannot be reached.
     """
     trials = status.read_trials(storage, name)
     definition = studies.read_definition(storage, name)
@@ -120,13 +125,15 @@ def _claims_section(judged: Sequence[ReportClaim]) -> Section:
 def write_report(report: Report, path: Path, csv_folder: Path | None) -> list[str]:
     """Write the page, and optionally one CSV file for each figure and table.
 
+    Files that exist are replaced. If a CSV file cannot be written, the page and the files before it stay.
+
     Args:
         report: The content of the page.
-        path: The HTML file to write.
+        path: The HTML file to write. Its folder is created if missing.
         csv_folder: The folder for CSV files, created if missing; None writes none.
 
     Returns:
-        The names of the CSV files.
+        The names of the CSV files, within the folder.
 
     Raises:
         ArtifactError: A file cannot be written.
@@ -150,7 +157,7 @@ def _convert_write_errors(flag: str, place: Path, what: str) -> Iterator[None]:
 
 
 def render_html(report: Report) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML, with the present time and Optuna's version.
 
     Args:
         report: The content of the page.

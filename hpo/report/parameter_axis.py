@@ -33,7 +33,9 @@ class ParameterAxis:
         return cls(name=name, values=tuple(sorted(set(values))), numeric=True)
 
     def relative_position(self, value: Any) -> float:
-        """Return the position of a value on the axis, from 0 to 1.
+        """Return the position of a value on the axis, from 0 to 1; 0.5 if the axis has only this value.
+
+        Choices share the axis equally, and each stands in the middle of its share.
 
         Args:
             value: A value of the axis; None for a trial without the parameter, at ABSENT_POSITION.
@@ -51,8 +53,8 @@ class ParameterAxis:
     def ticks(self) -> list[tuple[float, str]]:
         """Return the ticks as (relative position, escaped text).
 
-        Choices have a tick each, at most 12. Numbers have a tick for each value if there are at most five
-        values, else for both ends and the middle.
+        The first 12 choices have a tick each. Numbers have a tick for each value if there are at most five
+        values, without those that would overlap, else for both ends and the middle of the axis.
         """
         if not self.numeric:
             return [
@@ -77,7 +79,7 @@ class ParameterAxis:
         return marks
 
     def layout(self) -> dict[str, Any]:
-        """Return the axis settings for a Plotly layout."""
+        """Return the axis settings for a Plotly layout; choices lie at their ``coordinate``, with ticks."""
         found: dict[str, Any] = {"title": {"text": sections.figure_text(self.name)}}
         if self.log:
             # One tick per decade from two decades on; below that, Plotly chooses better ticks.
@@ -90,7 +92,7 @@ class ParameterAxis:
         return found
 
     def coordinate(self, value: Any) -> float:
-        """Return the coordinate of a value on a figure's axis: a number itself, a choice's index."""
+        """Return the coordinate of a value on a Plotly axis: a number itself, also if log; a choice's index."""
         return float(value) if self.numeric else _index_of(self.values, value)
 
 

@@ -29,12 +29,15 @@ def importance_section(
 ) -> tuple[Section, list[str]]:
     """Return the section on parameter importance by every evaluator.
 
+    An evaluator that fails, or whose shares mean nothing, has a sentence instead of bars.
+
     Args:
         all_trials: All trials of the study.
         parameters: The parameters that vary among the complete trials.
 
     Returns:
-        The section, and the names of the parameters, most important first.
+        The section, and the names of the parameters: most important first by the mean over the evaluators,
+        or in the given order if none has a result.
     """
     trials = importance.complete_settings(all_trials)
     noun = (
@@ -125,7 +128,7 @@ def _importance_plot(
 def slice_section(
     done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
 ) -> Section:
-    """Return the section that plots accuracy against each parameter.
+    """Return the section that plots accuracy against each parameter; a sentence if none varies.
 
     Args:
         done: The complete trials.
@@ -160,14 +163,20 @@ def _slice_plot(done: Sequence[TrialRecord], axis: ParameterAxis, index: int, me
 
 
 def file_slug(name: str) -> str:
-    """Return any name as a part of a file name: letters, digits and underscores, at most 40."""
+    """Return any name as a part of a file name: ASCII letters, digits and underscores, at most 40.
+
+    Two names may become the same.
+    """
     return re.sub(r"[^A-Za-z0-9_]+", "_", name)[:40]
 
 
 def rank_section(
     done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
 ) -> Section:
-    """Return the section that shows the ranks of trials over two of the most important parameters.
+    """Return the section with the ranks of trials over every two of the three most important parameters.
+
+    It has a plot for every two that vary together, with rank 1 for the most accurate trial; a sentence if
+    no two do.
 
     Args:
         done: The complete trials.
@@ -239,7 +248,9 @@ def _rank_plot(pair: ParameterPair, rank: Mapping[int, float], index: int) -> Pl
 def contour_section(
     done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str], measure: str
 ) -> Section:
-    """Return the section that shows accuracy over two parameters, interpolated by Optuna.
+    """Return the section with accuracy over every two of the three most important parameters.
+
+    It has a plot for every two that vary together, interpolated by Optuna; a sentence if no two do.
 
     Args:
         done: The complete trials.

@@ -18,7 +18,10 @@ FIFTHS = ("worst fifth", "fourth fifth", "middle fifth", "second fifth", "best f
 
 
 def history_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Return the section that shows the accuracy of each trial, and the best accuracy so far.
+    """Return the section that shows the accuracy of complete and pruned trials, and the best so far.
+
+    A pruned trial is shown with its last accuracy and does not count for the best. Trials without an
+    accuracy are left out.
 
     Args:
         found: All trials of the study.
@@ -81,6 +84,9 @@ def _hover_text(each: TrialRecord) -> str:
 def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """Return the section that shows accuracy after each epoch; the best trials are highlighted.
 
+    Trials that wait, as at a rung, are in the table, not in the figure. If no trial has reported two
+    epochs, there is a sentence instead.
+
     Args:
         found: All trials of the study.
         measure: The name of the metric.
@@ -134,7 +140,10 @@ def _joined_curves(
 def parallel_section(
     found: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
 ) -> Section:
-    """Return the section that shows all parameters of the complete trials, one line per trial.
+    """Return the section that shows all varying parameters of the complete trials, one line per trial.
+
+    Lines are colored by the fifth of the ranking that a trial is in. If no parameter varies, there is a
+    sentence instead.
 
     Args:
         found: All trials of the study.
@@ -218,8 +227,11 @@ def _draw_parallel_frame(made: go.Figure, parameters: Sequence[ParameterAxis]) -
 def timeline_section(found: Sequence[TrialRecord]) -> Section:
     """Return the section that shows when each trial ran, from its first start to its end.
 
+    Trials that never started are left out. One that has not ended is drawn up to the last time that the
+    study knows.
+
     Args:
-        found: All trials of the study.
+        found: All trials of the study, at least one.
     """
     section = Section(name="timeline", title="Timeline")
     begun = [each for each in found if each.started is not None]
@@ -249,6 +261,8 @@ def timeline_section(found: Sequence[TrialRecord]) -> Section:
 
 def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """Return the section that shows accuracy against wall time, with a Pareto front for each hardware.
+
+    It shows complete trials whose hardware is recorded; a sentence if there is none.
 
     Args:
         found: All trials of the study.
@@ -287,7 +301,7 @@ def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
 
 
 def pareto_front(ordered: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the Pareto front of trials.
+    """Return the Pareto front of trials; of several with the same time and accuracy, the first.
 
     Args:
         ordered: Complete trials by wall time, ascending; of equally fast ones the most accurate first.

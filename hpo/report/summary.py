@@ -24,9 +24,9 @@ SAVED_USE = "saved by pruning, estimated"
 class Summary:
     """The first section of the page."""
 
-    accuracy: str
-    split: str
-    facts: tuple[tuple[str, str], ...]
+    accuracy: str  # of the best trial
+    split: str  # a phrase on what it was measured on
+    facts: tuple[tuple[str, str], ...]  # labels and texts; what is unknown is left out
     uncertainty: tuple[str, ...]  # sentences
 
 
@@ -40,6 +40,8 @@ def _ranked_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
 
 def best_trial(found: Sequence[TrialRecord]) -> TrialRecord:
     """Return the most accurate complete trial; with replicates, the best trial of the best setting.
+
+    Settings are ranked as ``hpo best`` ranks them (``replicates.rank_settings``).
 
     Args:
         found: All trials of a study that has a complete one.
@@ -166,7 +168,11 @@ def _setting_key(each: TrialRecord) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceTimeUse:
-    """Device time spent on one use, on one kind of hardware."""
+    """Device time spent on one use, on one kind of hardware.
+
+    The use is a state of trials, ``LOST_USE`` or ``SAVED_USE``. Of ``LOST_USE`` the seconds are an upper
+    bound, and the epochs are 0, as they are unknown. Of ``SAVED_USE``, epochs and seconds were not spent.
+    """
 
     kind: str
     use: str
@@ -182,7 +188,8 @@ def device_time_uses(found: Sequence[TrialRecord]) -> list[DeviceTimeUse]:
         found: All trials of the study.
 
     Returns:
-        A record for each hardware and use; trials without recorded hardware are left out.
+        A record for each hardware and each use that occurred there; trials without recorded hardware are
+        left out.
     """
     rows = []
     for kind in records.hardware_kinds(found):
@@ -227,6 +234,8 @@ def _device_time_use(
 
 def device_time_section(found: Sequence[TrialRecord]) -> Section:
     """Return the section that shows what device time was used for, and what pruning saved.
+
+    If no trial has recorded its hardware, there is a sentence instead.
 
     Args:
         found: All trials of the study.
@@ -292,9 +301,10 @@ def _device_time_notes(found: Sequence[TrialRecord], rows: Sequence[DeviceTimeUs
 
 
 def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Return the section that lists every trial that has started.
+    """Return the section that lists every trial that does not wait, in the queue or at a rung.
 
-    The page shows all parameters of a trial in one column; the CSV has a column for each.
+    The page shows all parameters of a trial in one column, and leaves out columns that are the same in all
+    trials. The CSV has all columns, and one for each parameter.
 
     Args:
         found: All trials of the study.
@@ -351,7 +361,9 @@ def _attribute(name: str, each: TrialRecord) -> Any:
 
 
 def fixed_options(train: Mapping[str, Any], found: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """Return the options with the same value in all trials, with that value as text.
+    """Return the ``[train]`` options that trials used and none of them changed, with their values as text.
+
+    Options without a value are left out.
 
     Args:
         train: The [train] options of the study.

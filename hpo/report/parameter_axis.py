@@ -92,7 +92,7 @@ class ParameterAxis:
         return found
 
     def coordinate(self, value: Any) -> float:
-        """Return the coordinate of a value on a Plotly axis: a number itself, also if log; a choice's index."""
+        """Return a value's coordinate on a Plotly axis: a number itself, also if log; a choice's index."""
         return float(value) if self.numeric else _index_of(self.values, value)
 
 

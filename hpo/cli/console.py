@@ -28,7 +28,8 @@ COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": 
 def open_console() -> Console:
     """Return a console on standard output, as wide as the terminal.
 
-    Output to anything else gets 1000 columns, so that each table row stays on one line.
+    Output to anything else gets 1000 columns, so that each table row stays on one line, unless COLUMNS is
+    set.
     """
     here = Console(markup=False, highlight=False)  # names and messages may contain brackets
     if not here.is_terminal and "COLUMNS" not in os.environ:
@@ -37,7 +38,7 @@ def open_console() -> Console:
 
 
 def event_line(event: TrialEvent) -> str:
-    """Return an event as one line of plain text.
+    """Return an event as one line of plain text; of an epoch, only what it measured.
 
     Args:
         event: The start of a trial, an epoch's report, or the end of a trial.
@@ -62,7 +63,7 @@ def event_line(event: TrialEvent) -> str:
 
 
 def best_trial_text(found: BestTrial, selection: str | None, where: Mapping[str, str]) -> str:
-    """Return the best trial as text of several lines.
+    """Return the best trial as text of several lines; what is unknown has no line.
 
     Args:
         found: The best trial.
@@ -111,7 +112,7 @@ def live_view(
         status: The status of the study.
         trials: All trials of the study.
         epochs: Planned epochs by trial number.
-        rows: Number of lines that the view may take.
+        rows: Number of lines that the view may take. It always shows at least one trial.
         stopping: Whether the user has asked to stop, which the headline then says.
     """
     ended = sum(status.trials[state] for state in ("complete", "pruned", "failed"))
@@ -155,6 +156,9 @@ def _live_row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, 
 
 def trials_table(trials: list[FrozenTrial], measure: str, attributes: Sequence[str] = ()) -> Table:
     """Return trials as a table.
+
+    A trial without an accuracy shows the last one that it reported, dimmed. A replicate's settings include
+    its seed.
 
     Args:
         trials: The trials, in the order of the rows.
@@ -207,13 +211,13 @@ def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
 
 
 def status_headline(found: Status) -> str:
-    """Return the state of a study and its trial counts as one line."""
+    """Return the state of a study, its trial counts other than 0 and its budget as one line."""
     counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
     return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
 
 
 def status_view(found: Status) -> RenderableType:
-    """Return the status of a study: counts, best trial, budgets, time left and workers."""
+    """Return the status of a study: counts, best trial, budgets, time left, workers, and what waits."""
     lines = [status_headline(found)]
     if found.best is not None:
         note = describe_split(found.selection)
@@ -251,7 +255,7 @@ def _workers_table(found: Status) -> Table:
 
 
 def studies_table(found: Iterable[Status]) -> Table:
-    """Return the studies of a store as a table."""
+    """Return the studies of a store as a table; trials are shown as ended/budget."""
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
     for each in found:
         ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
@@ -261,7 +265,7 @@ def studies_table(found: Iterable[Status]) -> Table:
 
 
 def trial_table(found: FrozenTrial, measure: str) -> Table:
-    """Return everything that the store holds about one trial, as a table.
+    """Return a trial's state, accuracy, parameters, user attributes and reports as a table.
 
     Args:
         found: The trial.

@@ -73,6 +73,8 @@ def retry_trials(
 ) -> None:
     """Put failed trials back into the queue, to continue from their checkpoints.
 
+    A trial that diverged counts as pruned; only --trial retries it.
+
     Example: hpo retry my-study --failed
     """
     from hpo.store import control, studies

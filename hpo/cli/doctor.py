@@ -39,7 +39,9 @@ class Finding:
 def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:
     """Check everything that a study needs on this machine.
 
-    Changes nothing, except that it writes a probe file to the artifacts and removes it.
+    Creates no store and no folder. It writes a probe file to the artifacts and removes it; in the data
+    folder it leaves the data sets' hidden lock files. Errors of the store, the artifacts and the data sets
+    become findings.
 
     Args:
         store_url: URL of the store.

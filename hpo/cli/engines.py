@@ -27,9 +27,9 @@ class LaunchRequest:
     """The options of ``hpo launch``."""
 
     engine: Engine
-    devices: str
-    workers_per_device: int
-    workers: int | None
+    devices: str  # as --devices takes them; for a scheduler auto or cpu
+    workers_per_device: int  # for a scheduler 1
+    workers: int | None  # for a scheduler only, where None means 1
     options: Iterable[str]  # KEY=VALUE, or a flag's KEY
     print_script: bool  # print the script instead of submitting it
 
@@ -41,10 +41,10 @@ def launch_workers(
     settings: Mapping[str, str],
     stop: progress.StopSignal,
 ) -> None:
-    """Run the workers of a study.
+    """Run the workers of a study, unless it is complete or a budget is used up, which is then printed.
 
     Local and Ray workers are followed until they exit. Slurm workers are submitted as a job, which this
-    function does not wait for.
+    function does not wait for, or their script is printed.
 
     Args:
         storage: The store.
@@ -54,8 +54,14 @@ def launch_workers(
         stop: Is set when the user asks to stop.
 
     Raises:
-        EngineError: The options do not fit the engine, or the scheduler refuses the workers.
-        StoreError: There is no such study, or it is stopped.
+        EngineError: The options do not fit the engine, or the scheduler is missing, refuses the workers or
+            fails.
+        DeviceError: A local device does not exist.
+        ArtifactError: The artifacts are behind a URL and cannot be reached or written.
+        StoreError: There is no such study, it is stopped, or it is another tool's.
+        StoreUnavailable: The database cannot be reached.
+        HpoError: A followed worker met an error that no restart mends; the text is its last line.
+        OSError: The folder for the logs of Slurm workers cannot be created.
     """
     group = _worker_group(name, request, settings)
     now = status.read_status(storage, name)

@@ -32,7 +32,8 @@ def main() -> None:
     """Run the command line.
 
     Exit codes: 0 for success, 1 for an HpoError, which is printed as one line on stderr, 2 for wrong
-    options, 130 after Ctrl-C. Verbs that run workers add codes of their own.
+    options, 130 after Ctrl-C. Verbs that run workers exit with 128 plus the number of the signal that
+    stopped them; ``launch`` and ``worker`` with ``supervisor.EXIT_FATAL`` instead of 1 if no restart helps.
     """
     # A reader that closes the pipe (| head) ends us silently. Verbs that run workers undo this
     # (progress.StopSignal).

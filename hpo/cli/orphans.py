@@ -19,13 +19,17 @@ TENSORBOARD_PREFIX = "events.out.tfevents."  # file names of TensorBoard start w
 
 
 def unknown_folders(artifacts: Artifacts, folders: Iterable[str]) -> list[str]:
-    """Return the top-level folders that belong to no study of this store.
+    """Return the sorted names at the top level that belong to no study of this store.
 
-    They may belong to another store.
+    They may belong to another store. Hidden ones and those that all studies share are not reported.
 
     Args:
         artifacts: The artifacts.
         folders: The folders of all studies in this store.
+
+    Raises:
+        ArtifactError: The artifacts cannot be read, behind a URL.
+        OSError: They cannot be read, in a local folder.
     """
     known = {*folders, "cache", optuna_store.ADDED_FOLDER}
     return sorted(
@@ -34,9 +38,9 @@ def unknown_folders(artifacts: Artifacts, folders: Iterable[str]) -> list[str]:
 
 
 def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTrial]) -> list[str]:
-    """Return the files in a study's folder that none of its trials refers to.
+    """Return the files and trial folders in a study's folder that none of its trials refers to.
 
-    Files of running trials are not reported, because they come and go.
+    Files of running trials are not reported, because they come and go. Nor are logs.
 
     Args:
         artifacts: The artifacts.
@@ -45,6 +49,10 @@ def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTria
 
     Returns:
         Names within the artifacts, sorted.
+
+    Raises:
+        ArtifactError: The artifacts cannot be read, behind a URL.
+        OSError: They cannot be read, in a local folder.
     """
     by_number = {f"{trial.number:04d}": trial for trial in trials}
     unknown = []

@@ -37,6 +37,7 @@ def plan_study(
     """Estimate the time and memory of a study on this machine, without storing anything.
 
     Runs a few training steps for each kind of training in the study.
+    Runs a custom objective for one epoch.
 
     Example: hpo plan quickstart
     """

@@ -34,6 +34,9 @@ class StopSignal:
     A scheduler may signal every process of a job while the job's script forwards the same signal. So a
     SIGTERM that comes within DUPLICATE_SIGTERM_SECONDS of the first signal is ignored.
 
+    It replaces this process's signal handlers, so the main thread must create it. It also ignores SIGPIPE,
+    so that a reader which closes the output does not end the workers.
+
     Attributes:
         event: Is set by the first signal.
         signal: The number of the first signal; None before it.
@@ -82,9 +85,11 @@ def run_workers(
     settings: Mapping[str, str],
     stop: StopSignal,
 ) -> None:
-    """Run local workers until the study is complete, a budget is used up, or the user stops them.
+    """Run local workers until the study ends or is stopped, a budget is used up, or the user stops them.
 
-    A terminal shows the study live; anything else gets the lines that the workers print.
+    A terminal shows the study live; anything else gets the lines that the workers print. If a budget is
+    used up already, it says so and starts none. There are no more workers than open trials, but at least
+    one.
 
     Args:
         storage: The store.
@@ -95,9 +100,11 @@ def run_workers(
         stop: Is set when the user asks to stop.
 
     Raises:
-        ArtifactError: The artifacts cannot be reached or written.
+        ArtifactError: The artifacts are behind a URL and cannot be reached or written.
         DeviceError: A device does not exist.
-        StoreError: There is no such study, or it is stopped.
+        StoreError: There is no such study, it is stopped, or it is another tool's.
+        StoreUnavailable: The database cannot be reached.
+        HpoError: A worker met an error that no restart mends; the text is its last line.
     """
     Artifacts(settings["HPO_ARTIFACTS"]).check_access()  # fail here; a worker would wait for them
     now = status.read_status(storage, name)
@@ -116,14 +123,17 @@ def run_workers(
 
 
 def has_work(storage: Storage, name: str) -> bool:
-    """Return whether workers can run trials, now or after a resume; print what keeps them from it.
+    """Return whether no used-up budget keeps workers from running trials; print all that does so.
+
+    True also for a paused study, whose workers wait, and for a complete one, whose workers exit at once.
 
     Args:
         storage: The store.
         name: The study.
 
     Raises:
-        StoreError: There is no such study, or it is stopped.
+        StoreError: There is no such study, it is stopped, or it is another tool's.
+        StoreUnavailable: The database cannot be reached.
     """
     now = status.read_status(storage, name)
     if now.state == "stopped":
@@ -134,7 +144,7 @@ def has_work(storage: Storage, name: str) -> bool:
 
 
 def explain_idle(now: Status) -> None:
-    """Print why workers have nothing to do, unless a budget is the reason.
+    """Print that a study is complete, stopped or paused; a used-up budget is told by ``explain_used_up``.
 
     Args:
         now: The status of the study.
@@ -148,13 +158,17 @@ def explain_idle(now: Status) -> None:
 
 
 def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: StopSignal) -> None:
-    """Run ``supervise`` until its workers have exited, then print how to continue the study.
+    """Run ``supervise`` until its workers have exited, then print how to continue an incomplete study.
 
     Args:
-        storage: The store. A stop request then also ends its retries.
+        storage: The store. From now on, a stop request also ends its retries.
         name: The study.
-        supervise: Starts the workers and yields while they run.
+        supervise: Starts the workers and yields while they run. What it raises passes through.
         stop: Is set when the user asks to stop.
+
+    Raises:
+        StoreError: The study was deleted meanwhile.
+        StoreUnavailable: The database cannot be reached after the workers' exit.
     """
     storage.stop = stop.event
     console = Console(stderr=True, markup=False, highlight=False)
@@ -190,11 +204,15 @@ def explain_used_up(now: Status) -> None:
 def watch_study(storage: Storage, name: str) -> None:
     """Show a study until it is complete, wherever its workers run.
 
-    A terminal shows a live view; anything else gets a line for each change.
+    A terminal shows a live view; anything else gets a line for each change of state or trial counts.
 
     Args:
         storage: The store.
         name: The study.
+
+    Raises:
+        StoreError: There is no such study, it is another tool's, or it was deleted meanwhile.
+        StoreUnavailable: The database cannot be reached.
     """
     console = Console(stderr=False, markup=False, highlight=False)
     if not console.is_terminal:
@@ -279,7 +297,7 @@ def follow_events(stream: Iterable[TrialEvent]) -> None:
     """Show the events of one worker: a bar of epochs on a terminal, a line per event elsewhere.
 
     Args:
-        stream: The events, as the worker yields them while it runs.
+        stream: The events, as the worker yields them while it runs. What it raises passes through.
     """
     console = Console(stderr=True, markup=False, highlight=False)
     if not console.is_terminal:

@@ -25,7 +25,10 @@ def print_json(document: Any) -> None:
 
 @app.command("studies", rich_help_panel=RESULTS)
 def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
-    """List the studies in the store, with their state and best accuracy."""
+    """List the studies in the store, with their state and best accuracy.
+
+    Studies that other tools made are left out.
+    """
     from hpo.cli import console
     from hpo.store import documents, status, studies
 
@@ -119,6 +122,8 @@ def show_best(
 ) -> None:
     """Show the best trial of a study, or the K best.
 
+    If the study repeats settings, shows the best trial of each setting, ranked by their means.
+
     Example: hpo best my-study -n 3
     """
     from hpo.artifacts.folders import Artifacts
@@ -168,7 +173,7 @@ def show_importance(
 
 
 def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) -> None:
-    """Print the best trial of a study.
+    """Print the best trial of a study, and where its files are.
 
     Args:
         storage: The store.
@@ -177,7 +182,9 @@ def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) ->
         store_url: URL of the store, which is printed without its password.
 
     Raises:
-        StoreError: The study has no complete trial.
+        StoreError: There is no such study, it is another tool's, or it has no complete trial.
+        StoreUnavailable: The database cannot be reached.
+        ArtifactError: The artifacts' URL cannot be used.
     """
     from hpo.artifacts.folders import Artifacts
     from hpo.errors import StoreError

@@ -160,7 +160,7 @@ def launch_workers(
 ) -> None:
     """Start workers for a stored study and restart those that die.
 
-    Follows local and Ray workers until the study is complete.
+    Follows local and Ray workers until the study is complete or a budget is used up.
     Submits Slurm workers as a job, without waiting for it.
 
     Example: hpo launch my-study --engine slurm --workers 4 --option partition=gpu
@@ -199,7 +199,7 @@ def run_one_worker(
         str | None, typer.Option(hidden=True, help="Device name for a supervisor that reads our output.")
     ] = None,
 ) -> None:
-    """Run one worker in this process until the study is complete.
+    """Run one worker in this process until the study is complete or a budget is used up.
 
     'hpo launch' starts several workers and restarts those that die.
     Use this command under a supervisor of your own.
@@ -275,6 +275,7 @@ def finish_study(
 
     Each run trains on the training and the validation images.
     It is scored once, on the test split, after its last epoch.
+    A custom objective measures these runs as it measured the study's.
     The runs are stored as a study of their own, named NAME-finish.
 
     Example: hpo finish my-study --top 3 --seeds 5

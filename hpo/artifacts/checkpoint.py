@@ -66,8 +66,9 @@ def dump_state(state: Any, file: BinaryIO) -> str:
     """Write a state to a file in the format of ``torch.save``.
 
     Args:
-        state: Tensors and plain values, in dicts and lists.
-        file: Open for writing.
+        state: Tensors and plain values, in dicts and lists. Errors of pickle about other objects pass
+            through.
+        file: Open for writing bytes.
 
     Returns:
         The SHA-256 of the content, in hexadecimal digits.
@@ -89,6 +90,8 @@ def snapshot(state: Any) -> Any:
     """Return a deep copy of a state with its tensors in the CPU's memory, so that training can go on.
 
     NumPy scalars, which a mean or a maximum returns and which loading would refuse, become Python numbers.
+    Only dicts, lists, tuples and sets are searched for tensors and scalars. Other objects are deep-copied
+    as they are.
     """
     if isinstance(state, np.generic):
         return state.item()
@@ -107,7 +110,7 @@ def snapshot(state: Any) -> Any:
 def check_loadable(draft: durable.Draft, objective: str) -> None:
     """Check that a dumped state can be loaded again.
 
-    Only the file's structure is read; its tensors are memory-mapped.
+    Only the file's structure is read; its tensors are memory-mapped. The draft is flushed first.
 
     Args:
         draft: What ``dump_state`` wrote.
@@ -129,10 +132,10 @@ def check_loadable(draft: durable.Draft, objective: str) -> None:
 
 
 def save(folder: Path, state: State, *, attempt: int, objective: str | None = None) -> str:
-    """Save a checkpoint durably.
+    """Save a checkpoint durably, under the name described at the top of this file.
 
     Args:
-        folder: The trial's folder.
+        folder: The trial's folder; created if it does not exist.
         state: Tensors and plain values, with "epoch" and "step".
         attempt: Number of the attempt that saves.
         objective: Name of the custom objective, whose states are checked; None for built-in training.
@@ -141,7 +144,8 @@ def save(folder: Path, state: State, *, attempt: int, objective: str | None = No
         The name of the file, which the caller commits to the store.
 
     Raises:
-        TypeError: If the state of a custom objective could not be loaded again.
+        TypeError: If the state of a custom objective could not be loaded again. If it cannot even be
+            saved, pickle's error passes through.
         OSError: If the file cannot be written.
     """
     with durable.atomic_file(folder) as draft:
@@ -153,7 +157,11 @@ def save(folder: Path, state: State, *, attempt: int, objective: str | None = No
 
 
 def load(path: Path) -> State | None:
-    """Load a checkpoint onto the CPU; None if it is missing or its content does not match its name."""
+    """Load a checkpoint onto the CPU; None if it is missing or its content does not match its name.
+
+    Raises:
+        OSError: If the file exists but cannot be read.
+    """
     match = CHECKPOINT_NAME.fullmatch(path.name)
     try:
         with path.open("rb") as file:
@@ -175,7 +183,11 @@ def load_latest(folder: Path, name: str | None) -> State | None:
         name: The committed checkpoint; None if there is none.
 
     Returns:
-        The state to resume from, or None to start from the beginning.
+        The state to resume from, or None to start from the beginning: there is no committed checkpoint, or
+        it and all before it are damaged or missing.
+
+    Raises:
+        OSError: If a file exists but cannot be read.
     """
     if name is None:
         return None
@@ -192,7 +204,7 @@ def prune(folder: Path, name: str) -> None:
 
     Args:
         folder: The trial's folder.
-        name: The committed checkpoint.
+        name: The committed checkpoint; its attempt is the one that calls.
     """
     *_, attempt = _sort_key(name)
     ours = [each for each in list_checkpoints(folder) if _sort_key(each)[-1] <= attempt]
@@ -203,7 +215,7 @@ def prune(folder: Path, name: str) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[str]:
-    """Return the names of a folder's checkpoints, oldest first; none if there is no such folder."""
+    """Return the names of a folder's checkpoints by epoch, step and attempt; none without a folder."""
     files = folder.iterdir() if folder.is_dir() else ()
     return sorted((file.name for file in files if CHECKPOINT_NAME.fullmatch(file.name)), key=_sort_key)
 

@@ -18,7 +18,8 @@ from typing import BinaryIO, cast
 class Draft:
     """A file that is being written under a temporary name.
 
-    ``name``, the final name, may be set at any time within the block, so it can contain the content's hash.
+    ``name``, the final name, must be set within the block of ``atomic_file``, but may be set last, so it
+    can contain the content's hash. ``path`` is the temporary name.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -31,7 +32,8 @@ class Draft:
 def atomic_file(folder: Path) -> Iterator[Draft]:
     """Write a file that appears in ``folder`` under ``draft.name`` when the block ends without an error.
 
-    If the block raises, the temporary file is removed. An existing file of this name is replaced.
+    If the block raises, the temporary file is removed. An existing file of this name is replaced. Everybody
+    may read the file, whatever the umask.
 
     Args:
         folder: Created if it does not exist.
@@ -69,7 +71,11 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file durably; creates its folder if needed, raises OSError as ``atomic_file`` does."""
+    """Write a whole file durably; its folder is created if needed, an existing file replaced.
+
+    Raises:
+        OSError: As ``atomic_file`` does.
+    """
     with atomic_file(path.parent) as draft:
         draft.name = path.name
         draft.file.write(content)
@@ -81,15 +87,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     The folder is filled under a hidden name beside ``path`` and then renamed, so a crash leaves at most the
     hidden folder. If the block raises, it is removed. Its files should be written by ``write_file``.
+    Missing folders above ``path`` are created.
 
     Args:
-        path: Must not exist, or be an empty folder.
+        path: Must not exist, or be an empty folder; this is found out only at the end of the block.
 
     Yields:
         The folder to write to.
 
     Raises:
-        OSError: If it cannot be written, or ``path`` is not empty.
+        OSError: If it cannot be written, or ``path`` is a file or a folder that is not empty.
     """
     path = path.resolve()
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")

@@ -40,11 +40,12 @@ def file_name(name: str) -> str:
 class Artifacts:
     """The root folder of all studies' files, local or behind a URL.
 
-    Every ``name`` is a path relative to this root. Behind a URL, methods raise only ArtifactError. In a
-    local folder they let ``OSError`` pass through, except ``read``.
+    Every ``name`` is a path relative to this root. Behind a URL, methods that use the storage do so through
+    ``retry`` and raise what it raises. In a local folder they let ``OSError`` pass through, except
+    ``read``.
 
     Args:
-        root: A local path or a URL.
+        root: A local path, which need not exist, or a URL.
 
     Raises:
         ArtifactError: If the URL is not supported, or the storage rejects it.
@@ -60,12 +61,14 @@ class Artifacts:
         self.stop = threading.Event()  # once set, they are repeated for STOPPING_WAIT_SECONDS at most
 
     def path(self, name: str) -> str:
-        """Return the path or the URL of a file."""
+        """Return the path or the URL of a file; that of the root for an empty ``name``."""
         path = f"{self.root}/{name}".rstrip("/")
         return path if self.is_local else str(self.filesystem.unstrip_protocol(path))
 
     def logs_folder(self, folder: str) -> Path:
-        """Return the folder for the output of a study's workers; always local, never behind a URL.
+        """Return the local folder for the output of a study's workers; it is not created.
+
+        If the artifacts are behind a URL, it is in ``storage/logs`` of the working directory.
 
         Args:
             folder: The study's folder in the artifacts.
@@ -75,12 +78,15 @@ class Artifacts:
     def retry(self, name: str, work: Callable[[], R]) -> R:
         """Do ``work`` and return its result; behind a URL, repeat it while the storage is unavailable.
 
+        In a local folder it is done once, and its errors pass through.
+
         Args:
             name: The file or folder that ``work`` is about, for messages.
             work: Must be idempotent.
 
         Raises:
-            ArtifactsUnavailable: If the storage was unavailable for ``retry_seconds``.
+            ArtifactsUnavailable: If the storage was unavailable for ``retry_seconds``, but at most for
+                ``MAX_WAIT_SECONDS``, or ``STOPPING_WAIT_SECONDS`` once ``stop`` is set.
             ArtifactError: At once, for an error that waiting does not solve.
         """
         if self.is_local:
@@ -107,16 +113,20 @@ class Artifacts:
         )
 
     def check_access(self) -> None:
-        """Raise ArtifactError if remote storage cannot be used; a local folder is not checked."""
+        """Check by ``probe`` that remote storage can be used; a local folder is not checked.
+
+        Raises:
+            ArtifactError: If it cannot be used.
+        """
         if not self.is_local:
             self.probe()
 
     def probe(self) -> None:
-        """Write a small file and remove it, to find out before a trial starts whether that works.
+        """Write a small file into the root and remove it, to find out whether that works.
 
         Raises:
             ArtifactError: If it does not work, behind a URL.
-            OSError: If it does not work, in a local folder.
+            OSError: If it does not work, in a local folder, which must exist.
         """
         path = f"{self.root}/.probe-{uuid.uuid4().hex[:8]}"
 
@@ -130,7 +140,8 @@ class Artifacts:
         """Return the content of a file.
 
         Raises:
-            ArtifactError: If there is no such file or it cannot be read.
+            ArtifactsUnavailable: As ``retry`` does.
+            ArtifactError: If there is no such file or it cannot be read, also in a local folder.
         """
         try:
             content = self.read_or_none(name)
@@ -143,7 +154,12 @@ class Artifacts:
         return content
 
     def read_or_none(self, name: str) -> bytes | None:
-        """Return the content of a file; None if there is no such file."""
+        """Return the content of a file; None if there is no such file.
+
+        Raises:
+            ArtifactError: As ``retry`` does, if the file cannot be read behind a URL.
+            OSError: If it cannot be read in a local folder.
+        """
 
         def read() -> bytes | None:
             try:
@@ -155,7 +171,13 @@ class Artifacts:
         return self.retry(name, read)
 
     def open_folder(self, name: str) -> "TrialFolder":
-        """Open a trial's folder, and create its local folder (a temporary one for remote artifacts)."""
+        """Open a trial's folder, and create its local folder (a temporary one for remote artifacts).
+
+        Nothing is downloaded; ``TrialFolder.fetch`` does that.
+
+        Raises:
+            OSError: If the local folder cannot be created.
+        """
         path = Path(self.root, name) if self.is_local else Path(tempfile.mkdtemp(prefix="hpo-"))
         path.mkdir(parents=True, exist_ok=True)
         return TrialFolder(self, name, path)
@@ -174,11 +196,15 @@ class Artifacts:
         return self.retry(name, list_folder)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file durably, and create the folders above it.
+        """Write a whole file durably, and create the folders above it in a local root.
 
         Args:
             name: Path relative to the artifacts; an existing file is replaced.
             content: Of the whole file.
+
+        Raises:
+            ArtifactError: As ``retry`` does, behind a URL.
+            OSError: If it cannot be written, in a local folder.
         """
         path = f"{self.root}/{name}"
         if self.is_local:
@@ -187,16 +213,16 @@ class Artifacts:
             self.retry(name, lambda: self.filesystem.pipe_file(path, content))
 
     def download(self, name: str, path: Path) -> None:
-        """Copy a file from the artifacts to a local path.
+        """Copy a file from the artifacts to a local path, not durably.
 
         Args:
-            name: Path relative to the artifacts.
+            name: Path relative to the artifacts; the file must exist.
             path: Where to write it.
         """
         self.retry(name, lambda: self.filesystem.get_file(f"{self.root}/{name}", str(path)))
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a local file to the artifacts.
+        """Copy a local file to the artifacts; meant for remote ones, since a local copy is not durable.
 
         Args:
             path: The local file.
@@ -228,7 +254,10 @@ class Artifacts:
 
 
 class TrialFolder:
-    """The folder of one trial: work in the local folder ``path``, then publish."""
+    """The folder of one trial: work in the local folder ``path``, then publish.
+
+    Methods raise what those of ``Artifacts`` raise, and ``OSError`` for the local folder.
+    """
 
     def __init__(self, artifacts: Artifacts, name: str, path: Path) -> None:
         self.artifacts = artifacts
@@ -246,7 +275,7 @@ class TrialFolder:
             self.published[name] = _file_version(path)
 
     def publish(self) -> None:
-        """Upload new and changed files; does nothing if the artifacts are local."""
+        """Upload new and changed files, except drafts; does nothing if the artifacts are local."""
         for path in self._complete_files() if not self.artifacts.is_local else ():
             version = _file_version(path)
             if self.published.get(path.name) != version:
@@ -254,7 +283,7 @@ class TrialFolder:
                 self.published[path.name] = version
 
     def remove_deleted(self) -> None:
-        """Remove from the artifacts the published files that were deleted in the local folder."""
+        """Remove remote files that were uploaded or fetched here and have been deleted locally since."""
         for name in [name for name in self.published if not (self.path / name).exists()]:
             self.artifacts.remove(f"{self.name}/{name}")
             del self.published[name]

@@ -18,9 +18,11 @@ ADDED_FOLDER = "added"
 class FolderArtifactStore:
     """Optuna's artifact store protocol, implemented by our artifacts.
 
+    Nothing is retried. Errors of the file system that are not listed below pass through.
+
     Args:
         artifacts: Where the files are.
-        read_only: Whether to refuse changes with PermissionError.
+        read_only: Whether ``write`` and ``remove`` raise PermissionError.
     """
 
     def __init__(self, artifacts: Artifacts, *, read_only: bool) -> None:
@@ -42,7 +44,7 @@ class FolderArtifactStore:
             name: Path relative to the artifacts.
 
         Raises:
-            ArtifactNotFound: If there is no such file.
+            ArtifactNotFound: If there is no such file, or it is a folder.
         """
         try:
             return cast(BinaryIO, self.artifacts.filesystem.open(f"{self.artifacts.root}/{name}", "rb"))
@@ -50,11 +52,14 @@ class FolderArtifactStore:
             raise ArtifactNotFound(f"no file {name}") from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Store an attached file.
+        """Store an attached file; an existing one is replaced. A local file is not written durably.
 
         Args:
             artifact_id: The file's id, which Optuna chooses.
             content_body: Read to its end.
+
+        Raises:
+            PermissionError: If this store is read-only.
         """
         self._check_writable()
         self.artifacts.filesystem.makedirs(self._path(""), exist_ok=True)
@@ -62,7 +67,12 @@ class FolderArtifactStore:
             shutil.copyfileobj(content_body, file)
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an attached file; raises ArtifactNotFound if there is none."""
+        """Remove an attached file.
+
+        Raises:
+            ArtifactNotFound: If there is none.
+            PermissionError: If this store is read-only.
+        """
         self._check_writable()
         try:
             self.artifacts.filesystem.rm_file(self._path(artifact_id))

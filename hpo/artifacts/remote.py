@@ -44,6 +44,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
     Raises:
         ValueError: If the URL's protocol is unknown.
         ImportError: If the package for the protocol is not installed.
+        Exception: Whatever a file system raises that connects at once.
     """
     protocol, _ = fsspec.core.split_protocol(url)
     return fsspec.core.url_to_fs(url, **(_s3_options() if protocol in ("s3", "s3a") else {}))  # type: ignore[no-any-return]
@@ -69,7 +70,10 @@ def _make_socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error is temporary: no connection, no answer, or a server with a problem."""
+    """Return whether an error is temporary: no connection, no answer, or a server with a problem.
+
+    Errors that are not known to be temporary count as permanent.
+    """
     if isinstance(error, TimeoutError | ConnectionError):
         return True
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
@@ -78,7 +82,10 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the message of a file system's error, or the name of its type if it has none."""
+    """Return an error's message, or the name of its type if it has none.
+
+    The message of an OSError is returned without its number and path.
+    """
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 

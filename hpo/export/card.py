@@ -60,9 +60,9 @@ class Metrics:
     epoch: int  # after which the weights were saved
     epochs: int  # that the trial ran
     accuracies: Sequence[float]  # after each epoch; for ``hpo finish`` only after the last
-    wall_time_seconds: float | None
-    epoch_seconds: Sequence[float] | None
-    hardware: Mapping[str, Any]
+    wall_time_seconds: float | None  # training and evaluation; None: not known
+    epoch_seconds: Sequence[float] | None  # of each epoch; None: not known
+    hardware: Mapping[str, Any]  # without the name of the host; empty if not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class TrainingFacts:
 
 
 def model_card(description: Description, metrics: Metrics, trained: TrainingFacts) -> str:
-    """Return the model card.
+    """Return the model card as text: a YAML block, then Markdown in which names are escaped.
 
     Args:
         description: The content of ``config.json``.

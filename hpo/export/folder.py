@@ -60,19 +60,25 @@ def export_trial(
 ) -> Metrics:
     """Export the best trial of a study, or the trial with a given number.
 
+    Writes ``config.json``, ``labels.txt``, ``model.safetensors``, ``metrics.json`` and ``README.md``, the
+    model card. The weights are the saved ones: of the best epoch so far, or of the last in ``hpo finish``.
+
     Args:
-        storage: The store.
+        storage: The store; it is only read.
         name: The study.
-        number: The trial; None takes the best one.
-        place: The artifacts.
+        number: The trial, in any state if it has weights; None takes the best complete one.
+        artifacts: Where the trial's files are.
         target: The folder to write: a new or an empty one.
 
     Returns:
         What ``metrics.json`` contains.
 
     Raises:
-        StoreError: There is no such trial, it has no weights, or its model is no image classifier.
+        StoreError: There is no such study or trial, another tool made the study, it has no complete trial,
+            the trial has no weights, or it has a custom objective.
+        StoreUnavailable: The database stays unavailable.
         ArtifactError: Files of the trial are missing or damaged, or the folder cannot be written.
+        ArtifactsUnavailable: The artifacts are behind a URL and unavailable.
     """
     choice = _choose_trial(storage, name, number, artifacts)
     try:

@@ -28,7 +28,11 @@ CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes the model's input, in this order; every resize is PIL's bilinear one."""
+    """How an image becomes the model's input, in this order; every resize is PIL's bilinear one.
+
+    Before these steps it is turned upright (EXIF) and converted to RGB, and 16-bit grey cut to its high
+    byte.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,7 +71,7 @@ class Predictor:
         folder: A folder that ``hpo export`` wrote.
 
     Raises:
-        ArtifactError: The folder does not contain a complete model.
+        ArtifactError: The folder does not contain a complete model, or its files do not fit together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,11 +94,11 @@ class Predictor:
         """Return the most probable classes of an image, most probable first.
 
         Args:
-            file: The image.
-            count: How many classes to return, at most.
+            file: The image, in a format that ``transforms.read_image`` reads.
+            count: How many classes to return, at most; not negative.
 
         Raises:
-            DataError: The file is not a readable image.
+            DataError: The file does not exist, or is a folder or not a readable image.
         """
         probabilities_K = self.logits(self._read(file))[0].softmax(0)
         best = probabilities_K.topk(min(count, len(self.labels)))
@@ -103,10 +107,10 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, images_NCHW: Tensor) -> Tensor:
-        """Return the logits of images.
+        """Return the logits of images, which are resized and normalised first.
 
         Args:
-            images_NCHW: uint8 images as the data set of the study has them; C is 1 or 3.
+            images_NCHW: uint8 images as the data set of the study has them, of any size; C is 1 or 3.
 
         Returns:
             Logits [N, K], float32.

@@ -3,8 +3,7 @@
 torchvision is imported inside the functions, because importing it takes seconds and ``hpo --help`` or a
 command that only reads a store must not wait for it. Models are inspected on torch's meta device, where
 tensors have shapes but no data: that takes a tenth of a second and no memory, even for a model with 600
-million parameters. Every argument ``model`` must be one of ``model_names()``; torchvision raises ValueError
-for any other name.
+million parameters. Every argument ``model`` must be one of ``model_names()``; this is not checked here.
 """
 
 import functools
@@ -54,8 +53,9 @@ def has_imagenet_weights(model: str) -> bool:
 def imagenet_weights(model: str) -> Any | None:
     """Return torchvision's weights entry for the model: ``IMAGENET1K_V1`` if it exists.
 
-    Otherwise the entry for the smallest images is used, so that weights do not change the image size that
-    a model needs: vit_h_14's default entry would need 518 pixels instead of 224.
+    If it does not, the entry for the smallest images is used, so that weights do not change the image size
+    that a model needs: vit_h_14's default entry would need 518 pixels instead of 224. Entries without a
+    classifier do not count.
 
     Returns:
         A member of torchvision's enumeration of weights, or None if the model has no ImageNet weights.
@@ -90,7 +90,7 @@ def is_known_to_train(model: str, image_size: int, batch_size: int) -> bool:
 
 
 def first_accepted_image_size(model: str) -> int | None:
-    """Return the smallest usual image size that the model can be trained on, in pixels, or None."""
+    """Return the first of ``USUAL_IMAGE_SIZES`` that the model accepts, or None if it accepts none."""
     return next((size for size in USUAL_IMAGE_SIZES if not image_size_problem(model, size)), None)
 
 
@@ -98,7 +98,7 @@ def first_accepted_image_size(model: str) -> int | None:
 def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str | None:
     """Return torch's reason why the model cannot be trained on such batches, or None if it can.
 
-    Some models reject larger images as well: vit_b_16 accepts 224 pixels only.
+    The reason is one line. Some models reject larger images as well: vit_b_16 accepts 224 pixels only.
 
     Args:
         model: Name of the model.
@@ -118,7 +118,10 @@ def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str 
 
 
 def build_on_meta(model: str) -> "nn.Module":
-    """Build the model on the meta device: layers and shapes without data. Draws no random numbers."""
+    """Build the model on the meta device: layers and shapes without data, and with its 1000-class head.
+
+    Draws no random numbers.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -143,7 +146,8 @@ def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Modul
 
     Args:
         model: Name of the model.
-        weights: An entry from ``imagenet_weights``. None: random weights from torch's global generator.
+        weights: An entry from ``imagenet_weights``, whose file torchvision downloads if it is not in
+            torch's folder; errors of that pass through. None: random weights from torch's global generator.
 
     Returns:
         A module from float32 images [N, 3, H, W] to logits [N, 1000].
@@ -163,6 +167,9 @@ def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Modul
 
 def builder_arguments(model: str, classes: int) -> dict[str, bool | int]:
     """Return the arguments with which torchvision's builder makes the same layers as this package.
+
+    That is ``num_classes``; for GoogLeNet and Inception also no auxiliary heads, the rescaled input and no
+    initialisation of weights.
 
     Args:
         model: Name of the model.

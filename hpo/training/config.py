@@ -36,7 +36,12 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 class Config(BaseModel):
-    """Everything that a training run depends on, except the device."""
+    """Everything that a training run depends on, except the device and what "auto" stands for.
+
+    Raises:
+        ValidationError: pydantic's, if an option is unknown, of another type, or out of range. Whether
+            options fit together is not checked here.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -138,7 +143,11 @@ class FinalConfig(Config):
 class CustomConfig(BaseModel):
     """The settings of a trial with a custom objective; it may have any options under any names.
 
-    They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``.
+    They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``. Only ``objective``,
+    ``epochs`` and ``seed`` are checked.
+
+    Raises:
+        ValidationError: pydantic's, if one of these three is of another type or out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -173,7 +182,7 @@ class OptionTable:
 
     config_class: type[Config] | type[CustomConfig]
     options: tuple[str, ...] | None  # None: any name
-    study_wide: tuple[str, ...]
+    study_wide: tuple[str, ...]  # fixed by each study
     used_by: Mapping[str, tuple[str, tuple[str, ...]]]
 
     @property
@@ -190,7 +199,7 @@ CUSTOM_OPTIONS = OptionTable(config_class=CustomConfig, options=None, study_wide
 
 
 def option_table(train: Mapping[str, Any]) -> OptionTable:
-    """Return the options that a study may use; a custom objective allows any name.
+    """Return the options that a study may use: any name if ``train`` has an "objective".
 
     Args:
         train: The study's ``[train]`` table.

@@ -33,14 +33,15 @@ Objective = Callable[[CustomConfig, Any], Iterator[tuple[float, Any]]]
 
 
 def import_objective(name: str) -> Objective:
-    """Import a custom objective; the working directory is searched too and added to ``sys.path``.
+    """Import a custom objective; the working directory is put first in ``sys.path`` if it is not in it.
+
+    Errors that the module itself raises while it is imported pass through.
 
     Args:
         name: ``package.module:function``.
 
     Raises:
-        DefinitionError: If the module or the function does not exist. Errors that the module itself raises
-            while it is imported pass through.
+        DefinitionError: If the module does not exist, or has no callable of this name.
     """
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -63,16 +64,17 @@ def import_objective(name: str) -> Objective:
 class CustomRun:
     """One run of a custom objective, from its start or from a state.
 
-    It has the interface of ``loop.TrainingRun``.
+    It has the part of ``loop.TrainingRun``'s interface that a trial needs. Errors that the objective's
+    module raises while it is imported pass through.
 
     Args:
         config: The trial's settings.
         state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
-        stop: When set, ``epochs()`` ends after the epoch that is running.
+        stop: When set, ``epochs()`` ends after the epoch that is running, or starts none.
         final: Whether this is a run of ``hpo finish``, whose result is the last epoch, not the best one.
 
     Raises:
-        DefinitionError: If the objective does not exist.
+        DefinitionError: If the objective does not exist or is not callable.
     """
 
     def __init__(
@@ -99,15 +101,21 @@ class CustomRun:
 
     @property
     def best_epoch(self) -> Epoch:
-        """The first epoch with the highest accuracy; in a final run the last epoch."""
+        """The first epoch with the highest accuracy; in a final run the last epoch.
+
+        At least one epoch must be done.
+        """
         return self.history[-1] if self.final else events.best_epoch(self.history)
 
     def epochs(self) -> Iterator[Epoch]:
         """Run the objective, and yield each epoch when it ends, until it is finished or ``stop`` is set.
 
+        Once ``config.epochs`` are done, the function is not continued. Its errors pass through, except
+        OSError.
+
         Raises:
             ValueError: If the function yields something other than (finite number, state), or returns
-                before its first epoch.
+                before the trial's first epoch.
             RuntimeError: If the function raises an OSError.
         """
         if self.finished:
@@ -153,7 +161,7 @@ class CustomRun:
         return float(accuracy), own_state
 
     def weights(self) -> Any:
-        """Return the function's current state, not a copy."""
+        """Return the state that the function yielded last, not a copy; None before the first epoch."""
         return self.own_state
 
     def state(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Images with their labels, on one device."""
+    """Images with their labels, on one device; ``features`` puts features in the place of the images."""
 
     images: Tensor  # uint8 [N, C, H, W], contiguous, C 1 or 3
     labels: Tensor  # int64 [N], indices into Dataset.classes
@@ -41,14 +41,15 @@ class Split:
     def batch(self, chosen: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the chosen images and labels on ``device``.
 
-        A split in the host's memory is copied to a GPU through pinned memory, without waiting.
+        Images in the host's memory are copied to a GPU through pinned memory, without waiting.
 
         Args:
-            chosen: A slice, or int64 indices [N] on the split's device.
+            chosen: A slice, or int64 indices on the split's device.
             device: Where the batch is needed.
 
         Returns:
-            images_NCHW (uint8) and labels_N (int64).
+            images_NCHW (uint8) and labels_N (int64); on the split's device, a slice gives views, not
+            copies.
         """
         images_NCHW, labels_N = self.images[chosen], self.labels[chosen]
         if images_NCHW.device.type == device.type:
@@ -78,12 +79,12 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """The size of all images in bytes."""
+        """The size of the images of all splits in bytes."""
         present = (split for split in (self.train, self.valid, self.test) if split is not None)
         return sum(split.images.nbytes for split in present)
 
     def to_if_it_fits(self, device: torch.device) -> "Dataset":
-        """Return the data set on ``device``, or unchanged if it needs over half of a GPU's free memory."""
+        """Return the data set on ``device``; unmoved if it needs over half of a GPU's free memory."""
         if device.type == "cuda" and 2 * self.nbytes > torch.cuda.mem_get_info(device)[0]:
             return self
         return self.to(device)
@@ -98,8 +99,8 @@ class Dataset:
 
         Returns:
             Plain values, which are stored as JSON: ``classes``, ``channels`` (1 if the images are grey),
-            ``pixels`` (the side of the square images), ``images`` (their number by split) and ``skipped``
-            (the number of unreadable files).
+            ``pixels`` (the side of the square images), ``images`` (their number by split, without the
+            splits that do not exist) and ``skipped`` (the number of unreadable files).
         """
         by_name = {"train": self.train, "valid": self.valid, "test": self.test}
         _, channels, pixels, _ = self.train.images.shape
@@ -115,15 +116,19 @@ class Dataset:
 def load_dataset(config: Config, root: Path) -> Dataset:
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
-    Images keep their size, except those of a folder: they become squares of ``image_size``.
+    Images keep their size, except those of a folder: they become squares of ``image_size``. For a folder,
+    ignored files and classes without an image to measure accuracy on are logged, as are files that
+    ``corrupt = "skip"`` leaves out.
 
     Args:
         config: Only the options that decide which images there are, and ``image_size``, matter.
         root: The data folder with the copies of published data sets. If a copy is missing, it is unpacked
-            from an archive in this folder, or downloaded. A lock file stays behind.
+            from an archive in this folder, or downloaded, as in ``sources.read_published``.
 
     Raises:
-        DataError: If the data set is unknown, not available, damaged, or too small to split.
+        DataError: If the data set is unknown, not available, damaged, or too small to split; if a folder
+            has another structure than ``sources.list_folder`` allows; if an image is unreadable, or with
+            ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
     """
     kind, colon, folder_path = config.dataset.partition(":")
     if kind == "folder" and colon:
@@ -167,11 +172,12 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     A published data set is neither read nor downloaded for this; other data sets are loaded.
 
     Args:
-        config: The trial's settings.
-        root: The data folder.
+        config: The trial's settings, but not those of ``hpo finish``: with a limit their number of training
+            images would be wrong.
+        root: The data folder; not used for a published data set.
 
     Raises:
-        DataError: If a data set that has to be loaded cannot be.
+        DataError: If a data set that has to be loaded cannot be, or is unknown.
     """
     if config.dataset not in PUBLISHED_SHAPES:
         dataset = load_dataset(config, root)
@@ -192,10 +198,14 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
 
 
 def check_folder(config: Config) -> None:
-    """Check that the class folders of a ``folder:PATH`` exist, without reading an image.
+    """Check the class folders of a ``folder:PATH``, without reading an image.
+
+    Args:
+        config: Its ``dataset`` must be a ``folder:PATH``.
 
     Raises:
-        DataError: If they do not.
+        DataError: If there is no such folder, or it has another structure than ``sources.list_folder``
+            allows.
     """
     sources.list_folder(config.dataset.partition(":")[2])
 

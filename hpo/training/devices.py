@@ -37,21 +37,26 @@ def core_count() -> int:
 
 
 def memory_bytes() -> int:
-    """Return the size of the machine's main memory in bytes."""
+    """Return the size of the machine's main memory in bytes; limits of a container do not count."""
     return int(psutil.virtual_memory().total)
 
 
 def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerDevice]:
-    """Return one device per worker, with the cores shared out equally.
+    """Return one device per worker, in the order of ``spec``, with the cores shared out equally.
 
     Args:
         spec: The value of ``--devices``. ``auto`` means every visible GPU, or one worker per core if there
-            is none.
-        per_device: Workers per device.
-        max_workers: Upper bound for the total; at least one worker is returned.
+            is none. ``cpu:4`` counts as four devices.
+        per_device: Workers per device, at least 1.
+        max_workers: Upper bound for the total; below 1 it counts as 1. Devices beyond it are left out, and
+            not checked.
+
+    Returns:
+        At least one worker, each with at least one thread.
 
     Raises:
-        DeviceError: If ``spec`` is malformed or names a GPU that is not there.
+        DeviceError: If one of the devices is malformed or a GPU that is not there.
+        NVMLError: As in ``installed_gpu_uuids``.
     """
     gpus = visible_gpu_uuids(os.environ, installed_gpu_uuids())
     if spec == "auto":
@@ -79,7 +84,14 @@ def _gpu_uuid(name: str, spec: str, gpus: Sequence[str]) -> str:
 
 
 def installed_gpu_uuids() -> list[str]:
-    """Return the UUIDs of the machine's NVIDIA GPUs in the driver's order; empty without a driver."""
+    """Return the UUIDs of the machine's NVIDIA GPUs ("GPU-..."), in the driver's order.
+
+    ``CUDA_VISIBLE_DEVICES`` does not matter here. The list is empty if NVML cannot be started, as without a
+    driver.
+
+    Raises:
+        NVMLError: NVML was started but cannot read a GPU.
+    """
     import pynvml
 
     try:
@@ -97,12 +109,15 @@ def installed_gpu_uuids() -> list[str]:
 def visible_gpu_uuids(environment: Mapping[str, str], uuids: Sequence[str]) -> list[str]:
     """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, in its order.
 
-    Like CUDA, this stops at the first entry that names no GPU. An entry is an index, a UUID or the
-    beginning of one. A slice of a card ("MIG-...") is passed on unchanged.
+    Like CUDA, this stops at the first entry that names no GPU, or more than one. An entry is an index, a
+    UUID or the beginning of one. A slice of a card ("MIG-...") is passed on unchecked and unchanged.
 
     Args:
         environment: Environment variables; without ``CUDA_VISIBLE_DEVICES`` all GPUs are visible.
         uuids: The machine's GPUs in the driver's order.
+
+    Returns:
+        UUIDs, or the entries of slices; a GPU that is named twice appears twice.
     """
     value = environment.get("CUDA_VISIBLE_DEVICES")
     if value is None:

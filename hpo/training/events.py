@@ -37,7 +37,11 @@ class Epoch:
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """Return the first epoch with the highest accuracy, or the last epoch if no accuracy was measured."""
+    """Return the first epoch with the highest accuracy, or the last epoch if no accuracy was measured.
+
+    Args:
+        history: At least one epoch.
+    """
     measured = [epoch for epoch in history if epoch.accuracy is not None]
     return max(measured, key=lambda epoch: epoch.accuracy or 0.0) if measured else history[-1]
 
@@ -59,7 +63,7 @@ class EpochReported:
 
     trial: int
     epoch: Epoch
-    epochs: int
+    epochs: int  # at most, of the trial
     metric: str = "accuracy"  # or "test accuracy"
 
 
@@ -69,9 +73,9 @@ class TrialEnded:
 
     trial: int
     state: str  # ended: complete, pruned, failed; left to another worker: paused, released, lost
-    accuracy: float | None = None
+    accuracy: float | None = None  # None: the trial has none, or failed, or was left
     metric: str = "accuracy"  # or "test accuracy"
-    reason: str = ""
+    reason: str = ""  # why it did not complete
 
 
 TrialEvent = TrialStarted | EpochReported | TrialEnded

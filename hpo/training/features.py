@@ -17,8 +17,8 @@ and take parts that others have finished meanwhile from the files. If two worker
 either one is right.
 
 **Memory.** A worker keeps features in memory between trials, up to a limit; those that were not used for
-longest are dropped first. Features that exceed the limit are not computed at all: images then pass through
-the whole model as usual.
+longest are dropped first, but only after new ones are complete. Features that exceed the limit are not
+computed at all: images then pass through the whole model as usual.
 
 **Results.** The losses of a run on features equal those of a run on images up to floating-point rounding,
 because a batch of another size may be summed in another order. Dropout draws the same random numbers,
@@ -84,9 +84,12 @@ class FeatureSplits:
 class FeatureCache:
     """One worker's source of features: its memory, then the files in the artifacts, then computation.
 
+    A file that cannot be read or written is only logged.
+
     Args:
         artifacts: Where the files are.
-        max_bytes: How many bytes of features may be kept in the device's memory.
+        max_bytes: How many bytes of features may be kept in the device's memory; twice as many while new
+            ones are computed.
     """
 
     def __init__(self, artifacts: Artifacts, max_bytes: int) -> None:
@@ -111,7 +114,7 @@ class FeatureCache:
     ) -> FeatureSplits | None:
         """Return the features of the training and selection splits, and the layers behind the cut.
 
-        May leave the module in another mode, and write files to the artifacts.
+        Each part that is computed becomes a file. May leave the module in another mode.
 
         Args:
             config: The trial's settings.
@@ -121,11 +124,11 @@ class FeatureCache:
             preprocess: What turns a batch of images into the model's input.
             precision: fp32, tf32, bf16 or fp16; the caller has already activated it.
             is_initial: Whether the module has its initial weights, not those of a checkpoint.
-            stop: When set, the computation ends at the next batch.
+            stop: When set, the computation ends at the next batch; finished parts are kept.
 
         Returns:
             None if images have to pass through the whole model: all layers are trained, the model cannot be
-            cut, images are augmented, the features exceed ``max_bytes``, or ``stop`` was set.
+            cut, images are augmented, both splits together exceed ``max_bytes``, or ``stop`` was set.
         """
         if config.tune != "head" or config.augmentation != "none":
             return None

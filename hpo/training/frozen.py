@@ -61,16 +61,17 @@ class FrozenPart:
 def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> FrozenPart | None:
     """Find the part of a model that is neither trained nor random.
 
-    The module is run once on ``inputs`` in train mode, and stays in train mode. The states of torch's
+    The module is run once on ``inputs`` in train mode; it may be left in either mode. The states of torch's
     random generators do not change.
 
     Args:
         module: What ``models.build_model`` returned for ``config``.
-        config: The trial's settings.
+        config: The trial's settings, with ``tune = "head"``; otherwise the run would change the running
+            statistics of batch norms.
         inputs: float [N, C, H, W], at least two preprocessed images, on the module's device.
 
     Returns:
-        The frozen part, or None if the model cannot be cut.
+        The frozen part, or None if there is no cut, as described at the top of this file.
     """
     graphs = []
     for mode in ("eval", "train"):

@@ -36,14 +36,14 @@ MIN_LAST_BATCH = 4  # images
 
 
 def batch_bounds(images: int, size: int) -> list[tuple[int, int]]:
-    """Return the first and the past-the-end index of each batch; the last batch may be smaller.
+    """Return the first and the past-the-end index of each batch; the last one may have another size.
 
     Fewer than ``MIN_LAST_BATCH`` remaining images are added to the batch before them. Batch norm cannot
     normalise a single value, and the statistics of two or three images give a step that damages the model:
     the accuracy of ResNet18 on digits of 32 pixels fell from 0.9 to 0.1.
 
     Args:
-        images: Number of images.
+        images: Number of images, at least 1.
         size: Images per batch.
     """
     starts = list(range(0, images, size))
@@ -68,12 +68,13 @@ class TrainingRun:
 
     Args:
         config: The trial's settings.
-        dataset: The images; they are moved to the device if they fit there.
+        dataset: The images; they are moved to the device if they fit there (``Dataset.to_if_it_fits``).
         device: Where the model is trained.
         state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
         stop: When set, ``epochs()`` ends after the step that is running.
-        wants_pause: Called after every step; if it returns True, ``epochs()`` yields None.
-        compute_settings: Precision, memory format and compilation.
+        wants_pause: Called after every step except the last of an epoch; if it returns True, ``epochs()``
+            yields None.
+        compute_settings: Precision, memory format and compilation; None: fp32, contiguous, not compiled.
         build_model: Builds the initial model from (config, number of classes, seed).
         feature_cache: Where the features of frozen layers come from; None: images always pass through the
             whole model.
@@ -100,7 +101,7 @@ class TrainingRun:
         self.stop = stop or threading.Event()
         self.wants_pause = wants_pause
         self.compute_settings = compute_settings or ComputeSettings()
-        on_device = dataset.to_if_it_fits(device)  # the same object if the worker has moved it before
+        on_device = dataset.to_if_it_fits(device)  # copies nothing if the worker has moved it before
         self.train_split, self.selection_split = on_device.train, on_device.selection
         self._dataset, self._feature_cache, self._is_initial = dataset, feature_cache, state is None
         self._remaining_layers: nn.Module | None = None  # what features pass through; None: images are used
@@ -128,20 +129,26 @@ class TrainingRun:
 
     @property
     def best_epoch(self) -> Epoch:
-        """The first epoch with the highest accuracy."""
+        """The first epoch with the highest accuracy; the last one if none was measured.
+
+        At least one epoch must be done.
+        """
         return events.best_epoch(self.history)
 
     def epochs(self) -> Iterator[Epoch | None]:
         """Train, until all epochs are done or, at the end of a step, ``stop`` is set.
 
-        The loss is checked about twenty times per epoch or every 50 steps, whichever is more often. No
-        check waits for the device: it uses the value that has arrived since the check before.
+        An epoch whose last step is done is evaluated and yielded even if ``stop`` is set. The loss is
+        checked at the end of an epoch, and within it after each twentieth of its steps, but at least every
+        50 steps. The checks within an epoch do not wait for a GPU: each uses the value that has arrived
+        since the check before.
 
         Yields:
             Each epoch when it ends, and None within an epoch whenever ``wants_pause`` returns True.
 
         Raises:
-            Diverged: If the loss is no longer finite; the message names epoch and step.
+            Diverged: If the loss is no longer finite; the message names the epoch and its first such step,
+                of those that this run has made.
         """
         if not self.finished:
             self._use_features()
@@ -276,13 +283,15 @@ class TrainingRun:
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> tuple[float, float]:
-        """Evaluate the model on a split, in batches of about four million pixels.
+        """Evaluate the model on a split, and leave it in eval mode.
+
+        A batch has about four million pixels, but no fewer images than a training batch.
 
         Args:
-            split: Images, or features if these are used.
+            split: Images, or features if these are used; not empty.
 
         Returns:
-            The mean loss, and the accuracy as a fraction.
+            The mean loss, infinite if it is not finite, and the accuracy as a fraction.
         """
         size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
         self.model.eval()
@@ -300,11 +309,11 @@ class TrainingRun:
         return loss_sum / len(split) if math.isfinite(loss_sum) else math.inf, correct_sum / len(split)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Return the model's current weights, not a copy."""
+        """Return the model's current state dict, also with the statistics of batch norms; not a copy."""
         return self.model.state_dict()
 
     def frozen_weights(self) -> set[str]:
-        """Return the names of the weights that training does not change."""
+        """Return the names in ``weights()`` that training does not change; none with ``tune = "all"``."""
         if self.config.tune == "all":
             return set()
         trained = {name for name, each in self.model.named_parameters() if each.requires_grad}

@@ -40,12 +40,15 @@ def build_model(config: Config, classes: int) -> nn.Module:
 
 
 def build_seeded_model(config: Config, classes: int, seed: int) -> nn.Module:
-    """Build a model as ``build_model`` does, after seeding torch's global generator.
+    """Build a model as ``build_model`` does, after seeding torch's generators on all devices.
 
     Args:
         config: The trial's settings.
         classes: Number of outputs.
         seed: Seed of the random weights.
+
+    Raises:
+        WeightsError: As ``build_model`` does.
     """
     torch.manual_seed(seed)
     return build_model(config, classes)
@@ -64,10 +67,16 @@ class InitialModels:
     def build_seeded(self, config: Config, classes: int, seed: int) -> nn.Module:
         """Return a model equal to that of ``build_seeded_model``; the caller may change it.
 
+        torch's generators are seeded only if the model is not cached. A file of weights that has changed is
+        read again.
+
         Args:
             config: The trial's settings.
             classes: Number of outputs.
             seed: Seed of the random weights.
+
+        Raises:
+            WeightsError: As ``build_model`` does.
         """
         key = (config.model, _weights_identity(config.weights), classes, seed)
         if key not in self.cached:

@@ -20,7 +20,8 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
 
     Settings without an option have torch's defaults, with one exception: one fused kernel updates all
     tensors, which is four to six times as fast on a CPU. Its results differ from those of the plain
-    kernels by units in the last place. Nesterov's step needs momentum; without momentum it is turned off.
+    kernels by units in the last place. RMSprop has no such kernel. Nesterov's step needs momentum; without
+    momentum it is turned off.
 
     Args:
         config: The trial's settings.

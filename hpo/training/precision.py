@@ -60,11 +60,13 @@ class ComputeSettings:
         return images_NCHW.contiguous(memory_format=MEMORY_FORMATS[self.memory_format])
 
     def compile_model(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return the module, or its compiled form for batches of a single size, with the same weights.
+        """Return the module's compiled form for batches of a single size, with the same weights.
 
-        The code is generated at the first batch. It serves every later module of the same model in this
-        process, so the trials of a worker share it. The optimizer's fused kernel is not compiled: the
-        learning rate would become part of the code, and a schedule would cause a new compilation each time.
+        Without ``compile`` and ``cuda_graphs`` that is the module itself. The code is generated at the
+        first batch. It serves every later module of the same model in this process, so the trials of a
+        worker share it; torch's recompile limits are raised for the whole process. The optimizer's fused
+        kernel is not compiled: the learning rate would become part of the code, and a schedule would cause
+        a new compilation each time.
         """
         if not (self.compile or self.cuda_graphs):
             return module
@@ -81,7 +83,8 @@ class ComputeSettings:
         """Compute in the precision within the block.
 
         Weights stay float32. For bf16 and fp16, torch's autocast selects the operations that become faster
-        without losing accuracy. tf32 applies to convolutions and matrix products.
+        without losing accuracy. tf32 applies to a GPU's convolutions and matrix products; bf16 and fp16
+        allow it for those that autocast leaves in float32.
 
         Args:
             device: One that ``check_precision`` accepts.
@@ -178,8 +181,9 @@ def precision_problem(precision: str, device: torch.device) -> str | None:
 def faster_memory_format(step: Callable[[str], None], device: torch.device) -> tuple[str, dict[str, float]]:
     """Choose a memory format by measuring training steps.
 
-    The two formats alternate, because the speed of a machine varies over time. channels_last is chosen only
-    if it wins every comparison by the factor ``MIN_SPEEDUP``.
+    After one step in each to warm up, the two formats alternate, because the speed of a machine varies over
+    time: up to ``MAX_MEASURED_STEPS`` steps of each, and no new pair after ``MEASURE_SECONDS``.
+    channels_last is chosen only if it wins every comparison by the factor ``MIN_SPEEDUP``.
 
     Args:
         step: Makes one training step in the memory format that it gets, on its own copy of the weights.
@@ -216,7 +220,7 @@ def keep_freed_memory() -> None:
     By default glibc returns large blocks. Then each step's gradients consist of new pages, which the kernel
     has to find and clear first. On one core, AlexNet (64 px, batch size 16) processed 57 images per second
     that way, and 79 when the memory was kept. This concerns the CPU only; torch keeps a GPU's memory
-    anyway.
+    anyway. It lasts as long as the process, and does nothing where the C library is not glibc.
     """
     with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such options
         mallopt = ctypes.CDLL(None).mallopt
@@ -225,7 +229,10 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return free memory to the kernel, even if ``keep_freed_memory`` keeps it otherwise."""
+    """Return free memory to the kernel, even if ``keep_freed_memory`` keeps it otherwise.
+
+    Python's garbage is collected first. Where the C library is not glibc, that is all.
+    """
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -21,7 +21,8 @@ def learning_rate(config: Config, epoch: int, step: int, steps: int) -> float:
 
     The schedules are torch's StepLR, ExponentialLR, CosineAnnealingLR (to 0, over the epochs after
     warm-up) and OneCycleLR. OneCycleLR changes the rate at every step, the others at every epoch.
-    OneCycleLR contains its own warm-up over all epochs, so ``warmup_epochs`` has no effect there.
+    OneCycleLR runs over all epochs and contains its own warm-up, so ``warmup_epochs`` has no effect there;
+    unlike torch's, it leaves the momentum as it is.
 
     Args:
         config: The trial's settings.

@@ -64,7 +64,10 @@ class Source:
 
 
 def read_digits() -> Source:
-    """Return scikit-learn's 1,797 digits as uint8 [N, 1, 8, 8]; the values 0..16 are scaled to 0..255."""
+    """Return scikit-learn's 1,797 digits as uint8 [N, 1, 8, 8]; the values 0..16 are scaled to 0..255.
+
+    All of them are in ``train``.
+    """
     # The file is read as load_digits does. Importing scikit-learn would take most of a second per worker.
     installed = importlib.metadata.distribution("scikit-learn")
     rows = np.loadtxt(str(installed.locate_file("sklearn/datasets/data/digits.csv.gz")), delimiter=",")
@@ -80,12 +83,16 @@ def _source_split(images_NCHW: NDArray[np.uint8], labels_N: object) -> SourceSpl
 def read_published(name: str, root: Path) -> Source:
     """Read the copy of a published data set; if there is none, unpack an archive or download one.
 
+    MNIST and Fashion-MNIST are also found where Debian installs them. The new copy and a lock file stay in
+    ``root``.
+
     Args:
         name: One of ``MANUAL_FILES``.
-        root: The data folder; a lock file is created in it.
+        root: The data folder; created if a copy has to be made. To read one, it need not be writable.
 
     Raises:
-        DataError: If there is no complete copy and none can be made.
+        DataError: If there is no complete copy and none can be made, or files of MNIST or Fashion-MNIST are
+            damaged.
     """
     try:
         with _dataset_lock(root, name, fcntl.LOCK_SH):
@@ -100,14 +107,17 @@ def read_published(name: str, root: Path) -> Source:
 
 
 def has_copy(name: str, root: Path) -> bool:
-    """Return whether a data set can be read without a network.
+    """Return whether there is a complete copy of a data set; always True for "digits".
+
+    The whole copy is read. An archive of CIFAR that is still to be unpacked is no copy, nor are damaged
+    files of CIFAR or SVHN. A lock file is created in ``root`` if it is a writable folder.
 
     Args:
         name: One of ``MANUAL_FILES``, or "digits".
         root: The data folder.
 
     Raises:
-        DataError: If the copy is damaged.
+        DataError: If files of MNIST or Fashion-MNIST are damaged.
     """
     with _dataset_lock(root, name, fcntl.LOCK_SH):
         return name == "digits" or _read_copy(name, root) is not None
@@ -128,7 +138,7 @@ def _download_and_read(name: str, root: Path) -> Source:
 
 
 def short_message(cause: BaseException) -> str:
-    """Return the last line of an error's message, where torchvision puts the cause."""
+    """Return the last line of an error's message, where torchvision puts the cause; else its type."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     last = lines[-1] if lines else type(cause).__name__
     return last.removeprefix("<urlopen error ").removesuffix(">")
@@ -226,13 +236,16 @@ def _read_idx_split(folder: Path, part: str) -> SourceSplit | None:
 def list_folder(folder_path: str) -> Source:
     """List the user's images in class folders, or in train, valid and test folders with class folders.
 
-    No image is decoded.
+    No image is decoded. The classes are those of train, sorted by name; a class may lack its folder in
+    valid or test. Hidden files and folders are skipped.
 
     Args:
         folder_path: The PATH of ``folder:PATH``; ``~`` is expanded.
 
     Raises:
-        DataError: If there is no such folder, or it is not built like that.
+        DataError: If there is no such folder, or it has fewer than two classes, a class folder without
+            images, a class that train lacks, or other folders beside train, valid and test.
+        OSError: If a folder cannot be listed.
     """
     path = Path(folder_path).expanduser()
     if not folder_path or not path.is_dir():

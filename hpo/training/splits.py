@@ -1,7 +1,9 @@
 """Stratified splits: how the images of each class are divided, in whole numbers and reproducibly.
 
 A split is described by ``ClassIndices``: for each class, the indices of its images in the source, shuffled.
-A limit keeps the first ones of this order, so a smaller limit keeps a subset of what a larger one keeps.
+A limit keeps the first images of each class in this order. A smaller limit need not keep a subset of what a
+larger one keeps, since the number of a class can rise when the limit falls: of classes with 2, 5 and 5
+images a limit of 9 keeps 1, 4 and 4, and one of 8 keeps 2, 3 and 3.
 """
 
 import numpy as np
@@ -28,11 +30,12 @@ def hold_out(indices: ClassIndices, count: int, name: str) -> tuple[ClassIndices
 
     Args:
         indices: The images of each class.
-        count: Number of images to hold out, distributed in proportion to the classes' sizes.
+        count: Number of images to hold out, distributed in proportion to the classes' sizes; fewer are held
+            out if every class is down to its last image.
         name: Of the data set, for the message.
 
     Returns:
-        The images held out, and the rest.
+        The images held out, the first ones of each class, and the rest.
 
     Raises:
         DataError: If not a single image can be held out.
@@ -49,8 +52,12 @@ def apply_limit(indices: ClassIndices, limit: int, total: int) -> ClassIndices:
 
     Args:
         indices: The images of each class in a split.
-        limit: Maximum number of training images.
+        limit: Maximum number of training images, at most ``total``.
         total: Number of training images without the limit; the split may be another one.
+
+    Returns:
+        The first images of each class, at least one in all. A class that would have none gets one
+        from the largest class, unless that has only one.
     """
     sizes = np.array([len(each) for each in indices])
     size = int(sizes.sum())

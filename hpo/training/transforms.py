@@ -31,10 +31,10 @@ PRECISION_BITS = 22
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """List the files in a folder and all folders below it, without hidden ones.
+    """List the files in a folder and all folders below it, without hidden files and folders.
 
     Returns:
-        The image files and the other files, both sorted.
+        The files with a suffix of ``IMAGE_SUFFIXES``, in any case, and the other files, both sorted.
     """
     found = sorted(
         file
@@ -53,10 +53,10 @@ def read_image(file: Path, size: int) -> NDArray[np.uint8]:
         size: Side of the result in pixels.
 
     Returns:
-        uint8 [3, S, S]: red, green and blue; transparency is dropped.
+        uint8 [3, S, S]: red, green and blue. Transparency is dropped; 16-bit grey is cut to its high byte.
 
     Raises:
-        ValueError: If the file is no image or is damaged.
+        ValueError: If the file is no image, is damaged, or cannot be opened.
     """
     try:
         image = _open_upright_rgb(file)
@@ -88,7 +88,7 @@ def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
     Raises:
         FileNotFoundError: If neither file exists.
-        ValueError: If it is not an IDX file of bytes with these dimensions, or is incomplete.
+        ValueError: If it is not an IDX file of bytes with these dimensions, or has another size.
         OSError: If it cannot be read.
     """
     raw = (file if file.is_file() else file.with_name(f"{file.name}.gz")).read_bytes()
@@ -126,7 +126,7 @@ def resize(images_NCHW: Tensor, size: int) -> Tensor:
 def augment(
     images_NCHW: Tensor, kind: Literal["none", "flip", "crop+flip"], generator: torch.Generator
 ) -> Tensor:
-    """Crop each image at random and flip it left to right with probability 1/2, as ``kind`` says.
+    """Flip each image left to right with probability 1/2; for ``crop+flip``, also crop it at random.
 
     The crop pads the image on all sides with zeros, an eighth of the side wide (at least 1 pixel). Then it
     cuts a window of the old size out of it, at a random position for each image.

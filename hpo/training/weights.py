@@ -37,11 +37,14 @@ DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 def build_with_imagenet_weights(model: str) -> nn.Module:
     """Build a model with ImageNet weights and its 1000-class head; downloads the weights if missing.
 
+    A download leaves the file and ``FILE.lock`` in torch's folder.
+
     Args:
         model: One of ``catalog.model_names()``.
 
     Raises:
-        WeightsError: If there are none, or they cannot be downloaded, or the file is damaged.
+        WeightsError: If there are none, or they cannot be downloaded, or the file cannot be loaded and its
+            hash is wrong. If the hash is right, torch's error passes through.
     """
     entry = catalog.imagenet_weights(model)
     if entry is None:
@@ -88,16 +91,19 @@ def _hash_prefix(path: Path) -> str:
 
 
 def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path) -> None:
-    """Load a state dict into a module; a last layer with another number of outputs keeps its new weights.
+    """Load a state dict into a module; if its last layer has another number of outputs, that is left out.
+
+    The module's last layer then keeps its new weights.
 
     Args:
-        module: The model, with a last layer for its own number of classes.
+        module: The model, with a last layer for its own number of classes; not to be used after an error.
         model: Name of the model, for messages.
         head_name: Name of the last layer within ``module``.
         path: A file of weights.
 
     Raises:
-        WeightsError: If the file cannot be read, or lacks or adds tensors, or has other shapes.
+        WeightsError: If the file does not exist, cannot be read, or holds no state dict; or if this lacks
+            or adds tensors, or has other shapes.
     """
     state = _read_state_dict(path)
     own = module.state_dict()

@@ -64,7 +64,7 @@ class Rungs:
         return trial.last_step in self.epochs and self.is_compared(trial)
 
     def is_compared(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial is compared with others."""
+        """Return whether a trial is compared with others; replicates never are, listed points may be."""
         return is_prunable(trial, self.includes_points)
 
     def best_accuracy(self, rung: int, trial: FrozenTrial) -> float | None:
@@ -74,12 +74,15 @@ class Rungs:
         return max(value for step, value in trial.intermediate_values.items() if step <= rung)
 
     def as_sampler_sees(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Return the trials that a sampler learns from, in the form in which it sees them.
+        """Return the trials that a sampler is shown, in the form in which it sees them.
 
-        TPE treats a running trial as a bad one, to keep other workers from similar settings. But a trial
-        that passed a rung is among the best, and one that has not reached the first rung may just be slow.
-        So an unfinished trial that reached the first rung appears as pruned, with its last accuracy; other
-        unfinished ones are left out, unless ``shows_running``.
+        Ended trials stay as they are, failed ones too. An unfinished trial that reached the first rung
+        appears as a copy that is pruned, with its last accuracy; others are left out. With
+        ``shows_running``, every RUNNING trial stays as it is instead, whatever rung it reached.
+
+        The reason: TPE treats a running trial as a bad one, to keep other workers from similar settings.
+        But a trial that passed a rung is among the best, and one that has not reached the first rung may
+        just be slow.
         """
         found = []
         for trial in trials:
@@ -94,7 +97,7 @@ class RungTable:
     """The ranking of a study's trials at each rung, updated as trials change.
 
     Call ``update`` for every trial that is new or has changed. An update or a query costs logarithmic time
-    in the number of trials.
+    in the number of trials; only ``first_paused`` takes linear time in that of paused ones.
 
     Args:
         rungs: The rungs of the study.
@@ -117,7 +120,7 @@ class RungTable:
         return SortedKeyList(key=lambda number: (-best[number], number))
 
     def update(self, trial: FrozenTrial) -> None:
-        """Take in the present state of a trial."""
+        """Take in the present state of a trial; one that is not compared is left out of all rankings."""
         number, waits_at = trial.number, paused_rung(trial)
         for rung, best in self._best.items():
             if number in best:  # leaves the rankings first: the accuracy that it had finds it there
@@ -145,9 +148,10 @@ class RungTable:
     def decide(self, own: FrozenTrial) -> RungDecision:
         """Return what happens to a trial that has just reported at a rung, by its rank there.
 
-        It is pruned if it could not be promoted even after all trials that can still reach the rung. These
-        are all trials but those pruned below it: early on, more trials are promoted from a lower rung than
-        that rung would promote in the end.
+        It is promoted if it is among the best ``floor(n / factor)`` of the n trials that reached the rung,
+        or was promoted past this rung before. It is pruned if it could not be promoted even after all
+        trials that can still reach the rung. These are all trials but those pruned below it: early on, more
+        trials are promoted from a lower rung than that rung would promote in the end. Otherwise it is paused.
 
         Args:
             own: The trial. Its last report is at a rung; it is taken in by ``update`` first.
@@ -165,12 +169,12 @@ class RungTable:
         return RungDecision(kind=kind, rung=rung, rank=rank, trials=len(reached))
 
     def next_promotion(self, *, taken: Collection[int] = (), last: bool = False) -> tuple[int, int] | None:
-        """Return which paused trial continues next.
+        """Return which paused trial continues next: the best one at the highest rung that promotes any.
 
         Args:
-            taken: Numbers of trials that other workers are promoting right now.
-            last: Whether nothing but paused trials is left. If then no trial has completed, the best paused
-                trial of the highest rung continues.
+            taken: Numbers of trials that other workers are promoting right now; they are passed over.
+            last: Whether nothing but paused trials is left. If then no trial has completed or is to be
+                promoted, the best paused trial of the highest rung that has one continues.
 
         Returns:
             The number of the trial and its rung, or None if no trial is to be promoted.
@@ -195,8 +199,8 @@ def is_prunable(trial: FrozenTrial, include_points: bool) -> bool:
     """Return whether a study may end a trial early.
 
     Args:
-        trial: The trial. A replicate is never ended early.
-        include_points: Whether listed points may be ended early.
+        trial: The trial; False for a replicate.
+        include_points: Whether listed points, and settings queued by hand, may be ended early.
     """
     marks = trial.system_attrs.keys()
     return REPLICATE_OF not in marks and (include_points or not LISTED_ATTRIBUTES & marks)
@@ -209,7 +213,10 @@ def paused_rung(trial: FrozenTrial) -> int | None:
 
 
 def rungs_of(definition: Definition) -> Rungs | None:
-    """Return the rungs of a study; None if its pruner is not ASHA or no rung lies below the last epoch."""
+    """Return the rungs of a study; None if its pruner is not ASHA or no rung lies below the last epoch.
+
+    The last epoch is the largest that a searched trial can have.
+    """
     settings = definition.search.pruner
     epochs = _rung_epochs(definition, settings.min_epochs, settings.reduction_factor)
     if settings.name != "asha" or not epochs:

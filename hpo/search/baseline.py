@@ -44,6 +44,8 @@ class Baseline:
     def prune_reason(self, accuracies: Iterable[float]) -> str | None:
         """Return why a trial is pruned by the baseline rule; None if it is not.
 
+        It is not before ``min_epochs``, nor if the split is too small to tell (``ceiling`` of 1 or more).
+
         Args:
             accuracies: The trial's accuracies on the selection split, one of each epoch, in [0, 1].
         """
@@ -61,7 +63,7 @@ def baseline_of(labels: Tensor, config: Config, search: Search) -> Baseline | No
     """Return the baseline of a trial.
 
     Args:
-        labels: The class indices of the selection split, int64 of shape (N,), on any device.
+        labels: The class indices of the selection split, int64 of shape (N,), N > 0, on any device.
         config: The settings of the trial, which say how long it warms up.
         search: The settings of the study's search.
 

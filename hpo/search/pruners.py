@@ -23,7 +23,8 @@ def build_pruner(definition: Definition) -> pruners.BasePruner:
     """Build the pruner of a study.
 
     Returns:
-        The pruner. It prunes nothing if the study's is ASHA, or could not act before a trial's last epoch.
+        The pruner. It prunes nothing if the study's is ``asha`` (see ``RungTable``) or ``none``, or could
+        not act before the last epoch of a searched trial.
     """
     settings, last_epoch = definition.search.pruner, definition.max_epochs()
     if settings.name in ("none", "asha") or settings.min_epochs >= last_epoch:
@@ -46,7 +47,10 @@ def build_pruner(definition: Definition) -> pruners.BasePruner:
 
 @contextlib.contextmanager
 def ignore_experimental_warnings() -> Iterator[None]:
-    """Silence Optuna's warning that a class may change: pyproject.toml keeps its version narrow."""
+    """Within the block, silence Optuna's warning that a class may change.
+
+    pyproject.toml keeps Optuna's version narrow, so that no change comes unnoticed.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

@@ -24,7 +24,7 @@ REPLICATE_OF = "hpo:repeats"  # system attribute of a replicate: the number of i
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicatedSetting:
-    """The complete trials of one setting, one per seed."""
+    """The complete trials of one setting, one per seed; without replicates, one trial."""
 
     trials: tuple[int, ...]  # numbers, the most accurate trial first
     accuracies: tuple[float, ...]  # of each trial
@@ -62,14 +62,14 @@ def rank_settings(
 ) -> list[ReplicatedSetting]:
     """Rank settings by their mean accuracy, the best first; of equal ones the earlier is ahead.
 
-    A setting that ran with one seed alone ranks behind all that ran with more: it was not worth
-    replicating, or its replicates are still to come. A setting with a pruned replicate ranks last: only
-    divergence ends a replicate early.
+    A setting with a pruned replicate ranks behind all others: only divergence ends a replicate early. Among
+    the rest, one that ran with one seed alone ranks behind all that ran with more: it was not worth
+    replicating, or its replicates are still to come. A setting without a complete trial is left out.
 
     Args:
         accuracies: By number, the accuracies of the complete trials.
         first_of: What ``first_trial_numbers`` returns.
-        pruned: Numbers of the pruned trials.
+        pruned: Numbers of the pruned trials; those that are no replicates do not matter.
     """
     diverged = Counter(first_of[number] for number in pruned if number in first_of)
     groups: dict[int, list[int]] = defaultdict(list)
@@ -99,6 +99,9 @@ def rank_trials(trials: Sequence[FrozenTrial]) -> list[ReplicatedSetting]:
 def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
     """Estimate how much the seed changes the accuracy, as a pooled standard deviation.
 
+    Args:
+        settings: The settings; those with one complete trial do not count.
+
     Returns:
         The estimate, or None if no setting has two complete trials.
     """
@@ -113,12 +116,17 @@ def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
 def merge_replicates(trials: list[FrozenTrial], first_of: Mapping[int, int]) -> list[FrozenTrial]:
     """Return one trial for each setting: its first, with the mean accuracy of those that have ended.
 
+    Only a complete first trial changes. The mean also counts the last accuracy of a pruned replicate,
+    which makes the merged trial a pruned one. Replicates that are unfinished, failed or without a value do
+    not count.
+
     Args:
         trials: Trials of a study.
         first_of: What ``first_trial_numbers`` returns for them.
 
     Returns:
-        The first trials in the order of ``trials``; changed ones are copies.
+        The first trials in the order of ``trials``; changed ones are copies. ``trials`` itself if there are
+        no replicates.
     """
     if not first_of:
         return trials

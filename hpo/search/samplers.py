@@ -47,6 +47,8 @@ def derive_seed(seed: int, number: int) -> int:
 def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     """Build the sampler that proposes the setting of a trial.
 
+    With TPE and the pruner ``asha``, one trial in three gets a random sampler.
+
     Args:
         definition: The study.
         number: The trial's number.
@@ -79,7 +81,10 @@ def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
 
 
 def is_informative(trial: FrozenTrial) -> bool:
-    """Return whether a sampler can learn from a trial: it is neither running nor failed."""
+    """Return whether a sampler can learn from a trial: it is neither running nor failed.
+
+    A trial that waits counts too: it may be paused at a rung, with reports.
+    """
     return trial.state not in (TrialState.RUNNING, TrialState.FAIL)
 
 
@@ -87,7 +92,8 @@ def rank_key(trial: FrozenTrial) -> tuple[float, float]:
     """Return the key by which TPE ranks trials, the best highest.
 
     Returns:
-        The trial's epochs, infinite for a complete trial, and its last accuracy.
+        For a complete trial infinity and its value; for others the number of epochs and the last accuracy,
+        each 0 if nothing was reported.
     """
     step = trial.last_step or 0
     if trial.state == TrialState.COMPLETE:
@@ -105,7 +111,9 @@ def select_trials(
         ranked: The informative ones of them, by descending ``rank_key``; sorted here if None.
 
     Returns:
-        The selected trials by number; all of them if there are few.
+        The running trials, the ``NEWEST_TRIALS`` informative ones and the ``BEST_TRIALS`` among the older,
+        by number. If there are no more than these two numbers together, ``trials`` itself, with failed
+        ones.
     """
     if len(trials) <= BEST_TRIALS + NEWEST_TRIALS:
         return trials
@@ -123,18 +131,19 @@ def select_trials(
 class PrunedAwareGPSampler(samplers.GPSampler):
     """Optuna's Gaussian process sampler, but pruned trials count as complete, with their last accuracy.
 
-    Optuna's own learns from complete trials alone. In a study whose pruner lets one trial in sixteen run to
-    its last epoch it would know next to nothing, and propose at random.
+    One that reported none counts with 0. Optuna's own learns from complete trials alone. In a study whose
+    pruner lets one trial in sixteen run to its last epoch it would know next to nothing, and propose at
+    random.
     """
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters that all trials have."""
+        """Return the parameters that all complete and pruned trials have."""
         return super().infer_relative_search_space(_PrunedAsCompleteStudy(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Propose values for the parameters that all trials have."""
+        """Propose values for the parameters that all complete and pruned trials have."""
         return super().sample_relative(_PrunedAsCompleteStudy(study), trial, search_space)
 
 
@@ -204,6 +213,7 @@ class PointSampler(samplers.GridSampler):
 
         Raises:
             ValueError: If the trial is a queued setting, which has to name every parameter itself.
+            KeyError: If the point does not name the parameter.
         """
         if "grid_id" not in trial.system_attrs:
             raise ValueError(f"{param_name}: a setting queued in a grid study must name every parameter")
@@ -212,4 +222,7 @@ class PointSampler(samplers.GridSampler):
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Do nothing: the study is complete when no planned trial is left, which the queue knows."""
+        """Do nothing; Optuna's GridSampler would stop the study after its last point.
+
+        The study is complete when no planned trial is left, which the queue knows.
+        """

@@ -48,7 +48,9 @@ def dotted_key(section: str, key: str) -> str:
 
 
 def check_storable(value: Any, where: str, key: str = "") -> None:
-    """Refuse values, at any depth, that TOML can express but no store can hold: inf, nan, 2**63.
+    """Refuse values, at any depth, that a file or ``--set`` can express but no store can hold.
+
+    These are inf, nan, whole numbers of more than 64 bits, and strings that UTF-8 cannot encode.
 
     Args:
         value: A value, list or table as ``tomllib`` reads it.
@@ -56,7 +58,7 @@ def check_storable(value: Any, where: str, key: str = "") -> None:
         key: The full name of the value; empty for a whole document.
 
     Raises:
-        DefinitionError: If there is such a value.
+        DefinitionError: If there is such a value; it names the first.
     """
     if isinstance(value, Mapping):
         for name, each in value.items():
@@ -93,7 +95,7 @@ def check_keys(given: Iterable[str], allowed: Iterable[str] | None, where: str, 
         section: The name of the table; empty for the whole file.
 
     Raises:
-        DefinitionError: If a key is not allowed; it suggests the nearest one.
+        DefinitionError: If a key is not allowed; it names the first one, and the keys that are allowed.
     """
     if allowed is None:
         return
@@ -107,7 +109,7 @@ def check_keys(given: Iterable[str], allowed: Iterable[str] | None, where: str, 
 
 
 def validate_record(kind: type[Record], given: Mapping[str, Any], where: str, section: str) -> Record:
-    """Return a table as a checked record; tables within it become records, too.
+    """Return a table as a checked record, with defaults; tables within it become records, too.
 
     Args:
         kind: The pydantic model, which has a default for every field.
@@ -116,7 +118,7 @@ def validate_record(kind: type[Record], given: Mapping[str, Any], where: str, se
         section: The name of the table.
 
     Raises:
-        DefinitionError: If a key is unknown, or a value is not allowed.
+        DefinitionError: If a key is unknown, a value is not allowed, or an inner table is none.
     """
     check_keys(given, kind.model_fields, where, section)
     checked = {}
@@ -137,7 +139,7 @@ def inner_model(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def validate_field(kind: type[BaseModel], name: str, value: Any, where: str, key: str) -> Any:
-    """Return a value as the type of a model's field.
+    """Return a value as the type of a model's field: 1 for a float becomes 1.0.
 
     Args:
         kind: The pydantic model.
@@ -191,7 +193,10 @@ def _describe_schema(schema: Mapping[str, Any]) -> str:
 
 
 def field_schema(field: FieldInfo) -> dict[str, Any]:
-    """Return the JSON Schema of a field's value, with its description and default."""
+    """Return the JSON Schema of a field's value, with its description and default.
+
+    A field that may be None has the schema of its other type, and no default of None.
+    """
     schema = TypeAdapter(field.rebuild_annotation()).json_schema()
     # TOML has no null: an option that may be None is left out instead. The first type is the other one.
     schema = schema["anyOf"][0] if "anyOf" in schema else schema

@@ -17,12 +17,15 @@ SEED_WITH_REPLICATES = (
 def grid_points(found: Definition, where: str) -> Iterator[Point]:
     """Yield a point for every combination of the lists in [space]; sampler "grid" runs these.
 
+    A parameter is left out of combinations in which its condition does not hold. An empty [space] yields
+    nothing.
+
     Args:
         found: The definition.
         where: The study file, as error messages name it.
 
     Raises:
-        DefinitionError: If there is a range, or there are too many combinations.
+        DefinitionError: If there is a range, or there are more than ``MAX_COMBINATIONS``.
     """
     for parameter in found.space:
         if isinstance(parameter.values, Range):
@@ -48,8 +51,9 @@ def check_definition(found: Definition, where: str) -> None:
         where: The study file, as error messages name it.
 
     Raises:
-        DefinitionError: If there is nothing to run, the sampler cannot do what is asked, or a point is
-            outside of what is searched.
+        DefinitionError: If there is nothing to run or to search, a seed is searched or listed beside
+            replicates, the sampler cannot learn from other studies, or a point is outside of what is
+            searched.
     """
     search = found.search
     if found.setting_count == 0:
@@ -83,7 +87,8 @@ def check_point_in_space(found: Definition, listed: Point, where: str, key: str)
         key: The name of the point in error messages, as ``points[1]``.
 
     Raises:
-        DefinitionError: If the study cannot run it.
+        DefinitionError: If it names a seed beside replicates, lacks a searched option without a default, or
+            has a value outside of what is searched. In a grid study only the first can happen.
     """
     if found.search.replicates > 1 and "seed" in listed.setting:
         raise DefinitionError(f"{where}: {key}.seed: {SEED_WITH_REPLICATES}")
@@ -105,14 +110,17 @@ def check_point_in_space(found: Definition, listed: Point, where: str, key: str)
 def check_models(found: Definition, where: str) -> None:
     """Check every model that the study can train against torchvision, once per kind of setting.
 
-    For a custom objective, check instead that it can be imported.
+    For a custom objective, check instead that it can be imported. That runs its module, and adds the
+    working directory to ``sys.path``.
 
     Args:
         found: The definition.
         where: The study file, as error messages name it.
 
     Raises:
-        DefinitionError: If a model cannot be trained as the settings say, or the objective is not there.
+        DefinitionError: If a model cannot be trained as the settings say, there are too many kinds of
+            settings, or the objective is not there.
+        Exception: What the objective's module raises while it is imported, unchanged.
     """
     if found.option_table is config.CUSTOM_OPTIONS:
         custom.import_objective(str(found.train["objective"]))

@@ -192,7 +192,7 @@ class Definition(BaseModel):
 
     @property
     def searches(self) -> bool:
-        """Whether settings are searched, and not only listed."""
+        """Whether a sampler proposes settings (any but "grid"), even if ``search.trials`` is 0."""
         return self.search.sampler.name != "grid"
 
     @property
@@ -212,20 +212,25 @@ class Definition(BaseModel):
 
     @property
     def option_table(self) -> config.OptionTable:
-        """The options that the study may use."""
+        """The options that the study may use; ``hpo finish`` has its own table for built-in training."""
         options = config.option_table(self.train)
         if self.finishes and options is config.BUILT_IN_OPTIONS:
             return config.FINAL_OPTIONS
         return options
 
     def trial_config(self, setting: Mapping[str, Any]) -> Config | CustomConfig:
-        """Return the complete settings of a trial that runs ``setting``."""
+        """Return the complete settings of a trial that runs ``setting``; other options come from ``train``.
+
+        Raises:
+            ValidationError: If pydantic refuses a value; the checks of a study file exclude that.
+        """
         return self.option_table.config_class.model_validate({**self.train, **setting})
 
     def complete_hyperparameters(self, point: Point) -> dict[str, Value]:
         """Return a point's hyperparameters, including searched ones that the point leaves out.
 
-        If the study searches nothing, the trial of a point has only the parameters that the point names.
+        Of these only those whose condition holds and that have a value in ``train``. If the study searches
+        nothing, the trial of a point has only the parameters that the point names.
         """
         whole = self.train | point.setting
         active = [p.name for p in self.space if is_active(p, whole)]
@@ -240,10 +245,11 @@ class Definition(BaseModel):
         objective has none, since hpo does not know its models.
 
         Yields:
-            The part of the study file that the settings come from ("" for ``[space]``), and the settings.
+            The part of the study file that the settings come from ("" for ``[space]``, "setting" for one
+            that was queued by hand), and the settings.
 
         Raises:
-            OverflowError: If there are too many combinations.
+            OverflowError: If there are more than ``MAX_COMBINATIONS``.
         """
         if self.option_table is config.CUSTOM_OPTIONS:
             return
@@ -257,7 +263,7 @@ class Definition(BaseModel):
                 yield "", Config.model_validate({**self.train, **setting})
 
     def max_epochs(self) -> int:
-        """Return the largest number of epochs that a searched trial can have."""
+        """Return the largest number of epochs that a searched trial can have; points do not count."""
         fallback = self.trial_config({}).epochs
         for parameter in self.space:
             if parameter.name == "epochs":
@@ -266,7 +272,11 @@ class Definition(BaseModel):
         return fallback
 
     def parameters(self) -> dict[str, Parameter]:
-        """Return every parameter that a trial of this study can have, by name."""
+        """Return every parameter that a trial of this study can have, by name.
+
+        These are the searched ones, and for other options of listed points what ``covering_parameter``
+        makes of their values.
+        """
         searched = {p.name: p for p in self.space} if self.searches else {}
         settings = [self.complete_hyperparameters(point) for point in self.listed_points]
         others = dict.fromkeys(n for setting in settings for n in setting if n not in searched)

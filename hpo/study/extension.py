@@ -16,15 +16,16 @@ from hpo.study.space import Choices, Parameter, Range
 def extend_definition(stored: Definition, new: Definition) -> Definition:
     """Return the stored definition extended by a changed file.
 
-    The points keep their numbers. A point is identified by its options and attributes, not by its place
-    in the file; one that is listed twice counts as two.
+    The points keep their numbers, and new ones follow. A point is identified by its options and attributes,
+    not by its place in the file; one that is listed twice counts as two. Settings queued by hand stay.
 
     Args:
         stored: The definition in the store.
         new: The definition that the file has now.
 
     Raises:
-        DefinitionError: If anything differs that does not extend a study; it lists all differences.
+        DefinitionError: If anything differs that does not extend a study; it lists all differences. A
+            removed budget counts as larger, a new one as smaller.
     """
     kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
     differences = [

@@ -24,17 +24,19 @@ KEYS = tuple(name for name in Definition.model_fields if name not in ("enqueued"
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Return the study files that ship with hpo, by name."""
+    """Return the study files that ship with hpo, by name, from the installed package or the checkout."""
     shipped_in_wheel = PACKAGE_FOLDER / "studies"
     folder = shipped_in_wheel if shipped_in_wheel.is_dir() else PACKAGE_FOLDER.parent / "studies"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def find_study_file(study: str) -> Path:
-    """Return the file that STUDY names: a path, or the name of a study that ships with hpo.
+    """Return the file that STUDY names: a path, or else the name of a study that ships with hpo.
+
+    A path may begin with ``~``.
 
     Raises:
-        DefinitionError: If there is no such file.
+        DefinitionError: If there is no such file, or it is a folder.
     """
     if is_file(study):
         return Path(study).expanduser()
@@ -53,7 +55,7 @@ def find_study_file(study: str) -> Path:
 def load_study_file(path: Path, sets: Iterable[str] = (), name: str | None = None) -> Definition:
     """Read and check a study file.
 
-    Models are checked against torchvision, which may import torch.
+    Models are checked against torchvision, which may import torch. A custom objective is imported.
 
     Args:
         path: The file.
@@ -61,7 +63,9 @@ def load_study_file(path: Path, sets: Iterable[str] = (), name: str | None = Non
         name: The study's name, from ``--name``; None: the name in the file, or else the file's own.
 
     Raises:
-        DefinitionError: If anything in it is wrong.
+        DefinitionError: If the file cannot be read, or anything in it or in ``sets`` is wrong; it names the
+            first problem.
+        Exception: What a custom objective's module raises while it is imported, unchanged.
     """
     where = str(path)
     try:
@@ -86,6 +90,10 @@ def annotated_source(study: str, sets: Iterable[str], name: str | None = None) -
         study: The path of the file, or the name of a study that ships with hpo.
         sets: The ``--set`` texts, which become comments on top.
         name: The text after ``--name``, which becomes a comment, too; None if it was not given.
+
+    Raises:
+        DefinitionError: If there is no such file.
+        OSError: If it cannot be read.
     """
     flags = [*([] if name is None else [f"--name {name}"]), *(f"--set {text}" for text in sets)]
     return "".join(f"# {' '.join(flag.splitlines())}\n" for flag in flags) + _read_text(
@@ -105,7 +113,9 @@ def point_from_texts(found: Definition, texts: Iterable[str]) -> Point:
         texts: ``KEY=VALUE`` texts, one per option.
 
     Raises:
-        DefinitionError: If a text is not of this form, or the study cannot run the setting.
+        DefinitionError: If a text is not of this form, an option is given twice, or the study cannot run
+            the setting; always for a study made by ``hpo finish``.
+        Exception: What a custom objective's module raises while it is imported, unchanged.
     """
     where = f"study '{found.name}'"
     if found.finishes is not None:
@@ -145,12 +155,14 @@ def _parse_settings(texts: Iterable[str], where: str) -> dict[str, Any]:
 def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     """Return the definition in a study document, checked in all but its models.
 
+    With the sampler "grid" and without points, it has a point for each combination of ``[space]``.
+
     Args:
         document: The study file as ``tomllib`` reads it, with a ``name``.
         where: The study file, as error messages name it.
 
     Raises:
-        DefinitionError: If anything in it is wrong.
+        DefinitionError: If anything in it is wrong; it names the first problem.
     """
     check_keys(document, KEYS, where, "")
     fixed, searched, search = (

@@ -27,7 +27,7 @@ CUSTOM_NAME_PATTERN = r"^[^\x00-@\[-`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*$"
 def validate_options(
     given: Mapping[str, Any], where: str, section: str, options: OptionTable
 ) -> dict[str, Any]:
-    """Return the options of ``[train]`` or of a point as the options' types.
+    """Return the options of ``[train]`` or of a point as the options' types; nothing is added.
 
     Args:
         given: The values as ``tomllib`` reads them, by option.
@@ -46,17 +46,21 @@ def validate_options(
 
 
 def validate_option(name: str, value: Any, where: str, key: str, options: OptionTable) -> Any:
-    """Return one value of an option as the option's type.
+    """Return one value of an option as the option's type: 1 for a float becomes 1.0.
+
+    The built-in options also need a known data set and model, and weights that exist if they are a file.
 
     Args:
-        name: The option.
+        name: The option. One that ``options`` does not define is taken as a custom objective's: it must be
+            an identifier without a leading "_", its value a number, a string or a boolean.
+            ``validate_options`` refuses unknown names first.
         value: Its value as ``tomllib`` reads it.
         where: The study file, as error messages name it.
-        key: The full name of the value.
+        key: The full name of the value, for error messages.
         options: The options that the study may use.
 
     Raises:
-        DefinitionError: If the value is not allowed.
+        DefinitionError: If the value, or the name of a custom option, is not allowed.
     """
     if name not in options.config_class.model_fields:
         return _validate_custom_option(name, value, where, key)
@@ -125,7 +129,8 @@ def is_file(path: str) -> bool:
 def value_schemas(options: OptionTable) -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of each option's value, by the option's name.
 
-    For the built-in options this imports torchvision, for the names of its models.
+    For the built-in options this imports torchvision, for the names of its models. Other options of a
+    custom objective have ``custom_value_schema``.
     """
     schemas = {name: field_schema(field) for name, field in options.config_class.model_fields.items()}
     if options is config.BUILT_IN_OPTIONS:
@@ -144,7 +149,7 @@ def is_used(name: str, setting: Setting, options: OptionTable) -> bool:
 
     Args:
         name: The option.
-        setting: The values of the other options.
+        setting: The values of the other options; a missing one does not use ``name``.
         options: The options that the study may use.
     """
     other, users = options.used_by.get(name, ("", ()))
@@ -152,7 +157,12 @@ def is_used(name: str, setting: Setting, options: OptionTable) -> bool:
 
 
 def unused_option_message(name: str, *values: Any) -> str:
-    """Say that values of another option do not use option ``name``, and which values do."""
+    """Return the message that values of another option do not use option ``name``, and which values do.
+
+    Args:
+        name: A key of ``config.USED_BY``.
+        values: The values of the other option that were found.
+    """
     other, users = config.USED_BY[name]
     found = " or ".join(map(quote_value, values))
     return f"{other} {found} has no {name}; it is for {', '.join(users)}; leave it out"
@@ -161,7 +171,7 @@ def unused_option_message(name: str, *values: Any) -> str:
 def check_trainable(settings: Config, where: str, section: str) -> None:
     """Check that a model can be trained with these settings.
 
-    For models that are not known beforehand this imports torch, which takes seconds.
+    For models that are not known beforehand, or with dropout, this imports torch, which takes seconds.
 
     Args:
         settings: The complete settings of a trial.
@@ -170,7 +180,7 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
 
     Raises:
         DefinitionError: If the model lacks dropout or ImageNet weights that the settings ask for, or does
-            not accept their image size or batch size.
+            not accept their image size, or batches of one image.
     """
     model, size = settings.model, settings.image_size
     if settings.dropout is None and catalog.is_known_to_train(model, size, settings.batch_size):

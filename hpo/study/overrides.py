@@ -17,7 +17,7 @@ NAMED_TABLES = tuple(name for name, field in Search.model_fields.items() if inne
 
 
 def parse_value(text: str) -> Any:
-    """Return the value that a text is in TOML; text that is no TOML value is a string."""
+    """Return the value that a text is in TOML; other text is a string, without the spaces around it."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except (ValueError, RecursionError):
@@ -25,7 +25,7 @@ def parse_value(text: str) -> Any:
 
 
 def expand_names(search: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``[search]`` with ``sampler = "tpe"`` as ``sampler = { name = "tpe" }``; pruners likewise."""
+    """Return ``[search]`` with ``sampler = "tpe"`` as ``sampler = { name = "tpe" }``, and so the pruner."""
     return {
         key: {"name": value} if key in NAMED_TABLES and isinstance(value, str) else value
         for key, value in search.items()
@@ -36,14 +36,15 @@ def apply_set(document: dict[str, Any], text: str) -> None:
     """Apply one ``--set KEY=VALUE`` to a document, in place.
 
     ``train.X`` fixes X everywhere: it also removes X, and what the new value makes unreachable, from
-    ``[space]`` and from every point. ``space.X`` removes X from ``[train]``.
+    ``[space]`` and from every point. ``space.X`` removes X from ``[train]``. Missing tables are created.
 
     Args:
         document: The study file as ``tomllib`` reads it; nothing in it has been checked.
         text: The text after ``--set``.
 
     Raises:
-        DefinitionError: If the text is not of this form, or no store can hold the value.
+        DefinitionError: If the text is not of this form, it names a key within something that is no table,
+            or no store can hold the value.
     """
     key, equals, raw = text.partition("=")
     section, *path = key.strip().split(".")

@@ -48,7 +48,8 @@ def parse_point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, 
         key: The name of the point in error messages, as ``points[1]``.
 
     Raises:
-        DefinitionError: If a key or a value is not allowed.
+        DefinitionError: If a key or a value is not allowed, other options of the point leave an option
+            unused, or an attribute is wrong.
     """
     options = config.option_table(fixed)
     for option in options.study_wide:

@@ -73,6 +73,11 @@ class OptionSchemas:
 
     Args:
         options: The built-in options, or those of a custom objective, which has more of any name.
+
+    Attributes:
+        is_custom: Whether options of any name are allowed.
+        values: The schema of each known option's value, by name.
+        searchable: The same for the options that ``[space]`` and points may name, without defaults.
     """
 
     def __init__(self, options: OptionTable) -> None:
@@ -86,7 +91,10 @@ class OptionSchemas:
         }
 
     def sections(self) -> Schema:
-        """Return the schemas of [train], [space] and [[points]]."""
+        """Return the schemas of ``[train]``, ``[space]`` and ``[[points]]``, by key.
+
+        Those of conditions and attributes are references into ``$defs``.
+        """
         return {
             "train": self._table(self.values, custom_value_schema(), TRAIN),
             "space": self._space(),

@@ -44,7 +44,7 @@ class Choices(BaseModel):
 
 
 class Range(BaseModel):
-    """All values from ``low`` to ``high``, both included."""
+    """Values from ``low`` to ``high``, both included: all, or those in steps of ``step`` from ``low``."""
 
     model_config = STRICT_CONFIG
 
@@ -111,11 +111,17 @@ class Parameter(BaseModel):
         return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
     def condition(self) -> dict[str, tuple[Value, ...]]:
-        """Return the options that this one depends on, each with the values under which it is searched."""
+        """Return the options that this one depends on, each with the values under which it is searched.
+
+        Empty if it is always searched.
+        """
         return self.values.when
 
     def contains(self, value: Value) -> bool:
-        """Return whether ``value`` is among the values searched."""
+        """Return whether ``value`` is among the values searched.
+
+        A choice must also have the same type. Whether a number is whole matters only to a range with steps.
+        """
         values = self.values
         if isinstance(values, Choices):
             # 1 == True in Python, but a choice of booleans must not accept a number.
@@ -135,7 +141,8 @@ class Parameter(BaseModel):
 def suggest_value(trial: Trial, parameter: Parameter) -> Value:
     """Ask Optuna for a trial's value of a parameter.
 
-    A parameter that the trial has already gets the same value again.
+    A parameter that the trial has already gets the same value again; one that the trial's attribute
+    ``fixed_params`` names gets that value.
     """
     values = parameter.values
     if isinstance(values, Choices):
@@ -189,6 +196,9 @@ def with_dependencies(parameters: Sequence[Parameter], names: Iterable[str]) -> 
 def combinations(parameters: Iterable[Parameter], fallback: Setting) -> list[dict[str, Value]]:
     """Return every setting that choices and the ends of ranges can make up.
 
+    A setting lacks the parameters whose condition does not hold in it. No parameters make one empty
+    setting.
+
     Args:
         parameters: The parameters to combine, each after those that its condition names.
         fallback: A value for every option that may occur in a condition.
@@ -210,7 +220,10 @@ def combinations(parameters: Iterable[Parameter], fallback: Setting) -> list[dic
 
 
 def infer_kind(values: Iterable[Value]) -> Kind:
-    """Return the kind of range that could hold the values: int or float; choice if only a list can."""
+    """Return the kind of range that could hold the values, at least one; choice if only a list can.
+
+    It is int for whole numbers, float for numbers of which one has a fraction or exponent, such as 1.0.
+    """
     kinds = {type(value) for value in values}
     if kinds == {int}:
         return "int"
@@ -220,8 +233,11 @@ def infer_kind(values: Iterable[Value]) -> Kind:
 def sort_by_condition(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
     """Return the parameters in an order where each comes after those that it depends on.
 
+    Conditions on options that are not among the parameters do not matter.
+
     Raises:
-        ValueError: If conditions are circular; its text lists the parameters involved.
+        ValueError: If conditions are circular; its text lists the parameters involved, and those that
+            depend on them.
     """
     left = {parameter.name: parameter for parameter in parameters}
     result: list[Parameter] = []
@@ -238,11 +254,11 @@ def sort_by_condition(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
 def covering_parameter(option: str, values: Iterable[Value]) -> Parameter:
     """Return the narrowest parameter that holds the values which listed points give to an option.
 
-    Numbers make a range, which plots and importances show as an axis; it is logarithmic if its ends differ
-    by a factor of ten or more. Other values make a list of choices in order of appearance. Points say
-    nothing about the values between them, yet a range allows points to be added to a study later: Optuna
-    does not allow a parameter's list of choices to change. Numbers that a study file lists in ``[space]``,
-    such as batch sizes, remain choices.
+    Numbers make a range, which plots and importances show as an axis; it is logarithmic if its low end is
+    above 0 and its high end at least ten times as large. Other values make a list of choices in order of
+    appearance. Points say nothing about the values between them, yet a range allows points to be added to a
+    study later: Optuna does not allow a parameter's list of choices to change. Numbers that a study file
+    lists in ``[space]``, such as batch sizes, remain choices.
 
     Args:
         option: The name of the option.

@@ -33,6 +33,9 @@ def parse_space(
 ) -> tuple[Parameter, ...]:
     """Return the parameters of ``[space]``, each after those that its condition names.
 
+    A parameter that only some values of another option use gets that as its condition, unless its own
+    condition names the other option.
+
     Args:
         tables: The table as ``tomllib`` reads it.
         fixed: The values of the options that are not searched, defaults included.

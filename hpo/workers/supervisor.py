@@ -90,7 +90,7 @@ def supervise_processes(
         study: The name of the study.
         devices: The device of each worker.
         settings: The workers' environment (HPO_STORE and so on).
-        stop: Once set, also by an error that no restart mends, the workers get SIGTERM, then SIGKILL.
+        stop: Once set, the workers get SIGTERM, and after ``GRACE_SECONDS`` SIGKILL. Exit code 78 sets it.
         print_line: Gets the workers' stderr, except errors ("hpo: ..."), and lines about restarts; it is
             called in other threads, too.
 

@@ -2,7 +2,7 @@
 
 HpoError
  +- DefinitionError           a study file, a --set or a setting given by hand is wrong
- +- StoreError                the store cannot be opened, or a study in it is missing or not as expected
+ +- StoreError                the store cannot be opened, refuses a request, or lacks the study asked for
  |   +- StoreUnavailable      the store cannot be reached at the moment; that may pass by itself
  +- DataError                 a data set cannot be found, downloaded or read
  +- WeightsError              pretrained weights cannot be found, downloaded or loaded
@@ -37,11 +37,11 @@ class DefinitionError(HpoError):
 
 
 class StoreError(HpoError):
-    """The store cannot be opened, or a study in it is not what was asked for."""
+    """The store cannot be opened or refuses a request, or a study in it is not what was asked for."""
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached at the moment."""
+    """The store cannot be reached at the moment, or another process locks it for too long."""
 
 
 class DataError(HpoError):
@@ -81,7 +81,9 @@ class DashboardError(HpoError):
 
 
 def suggestion(word: str, allowed: Iterable[str]) -> str:
-    """Return a hint at the most similar allowed name, for an error message.
+    """Return a hint at the most similar allowed name, whatever the case, for an error message.
+
+    Common names such as ``learning_rate`` and ``bs`` lead to our own name for the option.
 
     Args:
         word: What the user wrote.
@@ -101,7 +103,10 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
 
 
 def quote_value(value: Any) -> str:
-    """Return a value as TOML writes it, for an error message: one line of ``QUOTED_LENGTH`` at most."""
+    """Return a value as TOML writes it, for an error message; ``nothing`` for None.
+
+    What is longer than ``QUOTED_LENGTH`` is cut and ends in ``...``.
+    """
     text = _toml(value)
     return text if len(text) <= QUOTED_LENGTH else f"{text[: QUOTED_LENGTH - 3]}..."
 

@@ -1,7 +1,7 @@
 """Retry work while a database or an object store is unavailable.
 
 The loop itself is tenacity's. The caller decides which errors are worth a retry. For each interruption the
-log gets two lines, one at its start and one at its end.
+log gets two lines, one at its start and, if it ends well, one at its end.
 """
 
 import logging
@@ -30,13 +30,15 @@ def retry_until(
 ) -> R:
     """Call ``work`` again and again until it succeeds.
 
-    Every pause is shortened at random by up to a half, because many processes may wait for the same thing.
+    The pauses double from ``FIRST_PAUSE_SECONDS`` on. Each is shortened at random by up to a half, because
+    many processes may wait for the same thing.
 
     Args:
         work: What to do. It may be done twice: an attempt can succeed and still raise, if only the
             acknowledgement was lost. Only an ``Exception`` is retried; ``KeyboardInterrupt`` passes.
         handle_error: Gets the exception of an attempt and the seconds since the first attempt began. It
-            returns one line for the log that says what is waited for, or raises to end the retries.
+            returns one line that says what is waited for, of which only the first is logged, or raises to
+            end the retries.
         what: The name of what is waited for, as the log line "... is back" shows it.
         longest_pause_seconds: Upper bound of the pause between two attempts.
 

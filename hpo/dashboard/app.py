@@ -36,15 +36,14 @@ class DashboardApp:
     """A WSGI application: optuna-dashboard on a store, rebuilt when its cache is outdated.
 
     optuna-dashboard caches ended trials for good. It would show outdated trials after ``hpo retry``, after
-    a study was extended, or after one was deleted and SQLite gave its ids to a new study. So each request
-    first checks that the ended trials are still the same, and rebuilds the application if not.
+    a study was extended, or after one was deleted and SQLite gave its ids to a new study. So each request,
+    but for the dashboard's own static files, first checks that the ended trials are still the same, and
+    rebuilds the application if not.
 
     Args:
-        storage: The store. If it is read-only, so is the application.
+        storage: The store. If it is read-only, so are the artifacts; ``gate`` refuses requests to change
+            anything.
         artifacts: The artifacts of the studies.
-
-    Raises:
-        StoreError: The store is unavailable. Requests raise it, too.
     """
 
     def __init__(self, storage: Storage, artifacts: Artifacts) -> None:
@@ -55,7 +54,12 @@ class DashboardApp:
         self._app: App = self._make_app()
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
-        """Respond to a request."""
+        """Respond to a request.
+
+        Raises:
+            StoreUnavailable: The store is unavailable when the ended trials are checked.
+            StoreError: The store refuses that request.
+        """
         if not environ.get("PATH_INFO", "").startswith(("/static/", "/favicon")):
             with self._lock:
                 ended_trials = studies.cache_fingerprint(self.storage)
@@ -109,7 +113,9 @@ class _HpoPlugin:
         return callback if view is None else functools.partial(view, callback)
 
     def detail(self, callback: View, study_id: int) -> Any:
-        """Add notes and files to the response about a study.
+        """Add notes and files to the response about a study, except a note that a user has written.
+
+        The response stays as it is for a study of another tool or of another version of hpo.
 
         Args:
             callback: The view of optuna-dashboard.
@@ -132,7 +138,7 @@ class _HpoPlugin:
         return document
 
     def download(self, callback: View, study_id: int, artifact_id: str, trial_id: int | None = None) -> Any:
-        """Respond with a file of a trial or with an artifact that a user uploaded.
+        """Respond with a file of a trial or with an artifact that a user uploaded, whatever tool's study.
 
         Args:
             callback: The view of optuna-dashboard, which knows the uploaded artifacts.
@@ -156,7 +162,7 @@ class _HpoPlugin:
             raise bottle.HTTPError(404, "no such file; the trial may not have written it") from None
 
     def rename(self, callback: View, study_id: int) -> Any:
-        """Refuse to rename a study of hpo: the copy that renaming makes would lose its definition.
+        """Refuse (409) to rename a study of hpo: the copy that renaming makes would lose its definition.
 
         Args:
             callback: The view of optuna-dashboard, which renames studies of other tools.
@@ -167,11 +173,19 @@ class _HpoPlugin:
         return _conflict("a study of hpo cannot be renamed; create a new one with --name")
 
     def delete(self, callback: View, study_id: int) -> Any:
-        """Delete a study as ``hpo delete`` does: with its files, and not while it has workers.
+        """Delete a study as ``hpo delete`` does: with its files, and not while it has workers (409).
+
+        The files stay if the request says so, or if the study could not be deleted. A study of another tool
+        is left to optuna-dashboard.
 
         Args:
             callback: The view of optuna-dashboard, which deletes the study from the store.
             study_id: The study's id in the database.
+
+        Raises:
+            StoreError: The store cannot be read.
+            ArtifactError: The files behind a URL cannot be deleted; the study is gone then.
+            OSError: The same in a local folder.
         """
         if not self._is_ours(study_id):
             return callback(study_id=study_id)

@@ -5,8 +5,9 @@ A request must pass these checks, in this order:
 1. **Host** is a name that the dashboard is served under, and **Origin**, if present, is the same place;
    else 403. This keeps out requests that a foreign page makes the browser send, even if that page uses a
    host name that it points to this machine (DNS rebinding).
-2. The **token** is in the link, or in the cookie that the link sets; else 401, whatever the request is.
-3. The **body** has at most ``MAX_BODY_BYTES`` and declares its length; else 413 or 411.
+2. The **token** is in the link, or in the cookie that the link sets; else 401, whatever the request is. In
+   a link that has a token only that one counts.
+3. The **body** has at most ``MAX_BODY_BYTES`` and comes without Transfer-Encoding; else 413 or 411.
 4. The **method** is GET or HEAD, unless the dashboard is read-write; else 405.
 
 Headers of each response forbid other sites to frame it or read it, and shared caches to store it. Only the
@@ -72,10 +73,13 @@ class Gate:
         self.cookie = f"hpo-{where.port or 80}" if self.scheme == "http" else "__Host-hpo"
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
-        """Refuse a request, set the cookie and redirect, or forward the request.
+        """Refuse a request, set the cookie and redirect (303), or forward the request.
+
+        Every request with the token in its link is redirected to ``/dashboard``. A refusal is JSON below
+        ``/api/`` and plain text elsewhere. What the guarded application raises comes out.
 
         Args:
-            environ: The WSGI environment of the request.
+            environ: The WSGI environment of the request; its X-Forwarded headers are removed.
             start: The WSGI function that takes status and headers.
         """
         given = urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("token", [])
@@ -137,8 +141,8 @@ def request_path(environ: Environ) -> str:
 def guard_headers(path: str, headers: Headers) -> Headers:
     """Return the headers of a response with security headers added.
 
-    Ours replace headers of the same name; CORS headers are removed. An artifact is always sent as a
-    download and never shown.
+    Ours replace headers of the same name; CORS headers are removed. An artifact is sent as a download, not
+    to be shown, unless the application itself says how to handle it.
 
     Args:
         path: The requested path.

@@ -11,7 +11,7 @@ from hpo.study.definition import Definition
 
 
 def study_note(definition: Definition, text: str) -> str:
-    """Return the note of a study: how accuracy is measured, the budget, and the study file.
+    """Return the note of a study in Markdown: how accuracy is measured, the budget, and the study file.
 
     Args:
         definition: The definition of the study.
@@ -35,7 +35,9 @@ def _budget_unit(replicates: int) -> str:
 
 
 def trial_note(found: FrozenTrial, definition: Definition) -> str:
-    """Return the note of a trial: its state, what happened to it, and where its weights are.
+    """Return the note of a trial in Markdown: its state, what happened to it, and where its weights are.
+
+    A fact that the trial's attributes lack is left out.
 
     Args:
         found: The trial.
@@ -97,13 +99,14 @@ def _code_block(text: str, language: str = "") -> str:
 
 
 def trial_files(found: FrozenTrial, folder: str) -> list[str]:
-    """Return the names, within the artifacts, of the files that a trial should have.
+    """Return the names, within the artifacts, of the files that a trial may have.
 
-    They follow from the state of the trial; whether the files exist is not checked.
+    They are ``settings.json`` once it was claimed, ``epochs.csv`` once it has reported an epoch,
+    ``traceback.txt`` if it failed, and its weights if they were kept. Whether they exist is not checked.
 
     Args:
         found: The trial.
-        folder: The folder of its study.
+        folder: The folder of its study, within the artifacts.
     """
     seen = found.user_attrs
     names = ["settings.json"] if "attempts" in seen else []

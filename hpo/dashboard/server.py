@@ -42,17 +42,23 @@ class Settings:
 
 
 def serve(settings: Settings) -> int:
-    """Serve the dashboard until a signal. First prints the link that contains the token.
+    """Serve the dashboard until SIGINT or SIGTERM; once ready, print the link that contains the token.
+
+    This process ignores SIGPIPE from then on. The token's file is made if it is missing. While the store is
+    unavailable, requests are answered with 503.
 
     Args:
         settings: The options of ``hpo dashboard``.
 
     Returns:
-        The exit code: 128 plus the number of the signal.
+        The exit code: 128 plus the number of the signal; gunicorn's own if it ended without one of them.
 
     Raises:
-        DashboardError: The host or port cannot be used, or the token's file cannot be read or written.
-        StoreError: There is no store.
+        DashboardError: The host is not of this machine alone and there is no TLS proxy, its URL is wrong,
+            the host or port cannot be used, or the token's file cannot be read or written.
+        StoreUnavailable: The store cannot be reached at the start.
+        StoreError: There is no store, or it cannot be opened.
+        ArtifactError: The URL of the artifacts is not supported, or their storage rejects it.
     """
     origin = _origin(settings)
     studies.open_storage(settings.store, create=False, read_only=settings.read_only).engine.dispose()
@@ -85,6 +91,9 @@ def public_origin(text: str) -> str:
 
     Args:
         text: The value of --behind-tls: https://NAME or https://NAME:PORT.
+
+    Returns:
+        ``https://name``, in lower case, with the port unless it is 443.
 
     Raises:
         DashboardError: The text is no such URL.
@@ -132,7 +141,7 @@ def _bind(listener: socket.socket, address: Any) -> socket.socket:
 
 
 class _LazyApp:
-    """The dashboard's application, created at the first request; 503 while the store is unavailable."""
+    """The dashboard's application, created at the first request; 503 if a request raises StoreError."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -16,7 +16,10 @@ TOKEN_LENGTH = 43  # characters: 32 random bytes
 
 
 def token_path() -> Path:
-    """Return the file of the token: ``~/.local/state/hpo/dashboard-token``, or below XDG_STATE_HOME."""
+    """Return the file of the token: ``~/.local/state/hpo/dashboard-token``, or below XDG_STATE_HOME.
+
+    A relative XDG_STATE_HOME is ignored.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     # The XDG specification says to ignore a relative path.
     folder = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
@@ -24,7 +27,9 @@ def token_path() -> Path:
 
 
 def load_token() -> str:
-    """Return the token; create one if there is none, or if other users could read or write the file.
+    """Return the token; replace it if it is missing or damaged, or if others could read or write its file.
+
+    "Others" includes an owner of the file who is not this user. A missing folder is made, too.
 
     Raises:
         DashboardError: The file cannot be read or written.

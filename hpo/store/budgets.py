@@ -2,15 +2,15 @@
 
 All workers share them, through the database alone. What counts as used:
 
-* ``epochs``: the epochs that trials have reported. An epoch trained again after a crash counts once.
+* ``epochs``: the epochs whose accuracy trials have reported. One trained again after a crash counts once.
 * ``device_hours``: the wall time of training and evaluation that trials have reported (their attribute
   ``wall_time_seconds``), over all workers. The running epoch, the loading of data, and what a crash lost
   are not included.
 * ``deadline``: the database's time, which is the same for all.
-* ``target``: the best accuracy that a trial has reported.
+* ``target``: the best accuracy that a trial has reported; 0 before the first.
 
 They are checked in the transaction that claims a trial and in the one that commits an epoch. So no further
-transaction is needed, and a study without budgets pays nothing. Each lease that somebody holds counts as a
+transaction is needed, and a study without budgets pays nothing. Each lease that has not expired counts as a
 running epoch. If these leave no room in ``epochs``, no other epoch begins: that budget is met, not
 exceeded, unless Postgres commits another claim at the same moment, which this transaction cannot see. The
 other budgets are exceeded by what was running.
@@ -48,7 +48,7 @@ class Budget:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether nothing is left of it."""
+        """Whether ``used`` has reached ``limit``: nothing is left, or the target is met."""
         return self.used >= self.limit
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Budget:
 
     @property
     def advice(self) -> str:
-        """A sentence that says that the budget is used up, and how to continue the study."""
+        """A text that says that the budget is used up, and how to continue; only for one that is."""
         option = f"search.{self.name}"
         end = {"deadline": "past", "target": "reached"}.get(self.name, "used up")
         return (
@@ -71,7 +71,7 @@ class Budget:
         )
 
     def document(self) -> dict[str, Any]:
-        """Return what is used and the limit, for JSON; a deadline as ISO 8601 texts."""
+        """Return ``used`` and ``limit`` for JSON; for a deadline as ISO 8601 texts in UTC."""
         if self.name == "deadline":
             return {"used": _format_time(self.used), "limit": _format_time(self.limit)}
         return {"used": self.used, "limit": self.limit}
@@ -91,7 +91,11 @@ def read_budgets(storage: Storage, study_id: int, limits: Limits) -> tuple[Budge
         limits: The limits, by option of ``[search]``.
 
     Returns:
-        The budgets, in the order of ``limits``.
+        The budgets, in the order of ``limits``; none, without a look at the database, if there are none.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the request.
     """
     if not limits:
         return ()
@@ -106,10 +110,12 @@ def blocking_reason(session: Session, study_id: int, limits: Limits, *, has_leas
         session: The session of the caller's transaction.
         study_id: Optuna's id of the study.
         limits: The limits, by option of ``[search]``.
-        has_lease: The caller holds a lease of the study, and so already counts as a running epoch.
+        has_lease: The caller has renewed a lease of the study in this transaction, and so already counts
+            as a running epoch.
 
     Returns:
-        A text such as ``at its limit, 12 of 12 epochs``; None if an epoch may begin.
+        A text about the first such budget, such as ``at its limit, 12 of 12 epochs``; None if an epoch may
+        begin.
     """
     if not limits:
         return None

@@ -20,7 +20,9 @@ from hpo.store.storage import Storage, retrying
 
 @retrying(max_wait_seconds=0)
 def set_order(storage: Storage, name: str, order: str | None) -> None:
-    """Give a study's workers an order, or withdraw it.
+    """Give a study's workers an order, or withdraw it, whatever state the study is in.
+
+    It is stored as the system attribute ``plan.ORDER``.
 
     Args:
         storage: The storage that the study is in.
@@ -28,7 +30,9 @@ def set_order(storage: Storage, name: str, order: str | None) -> None:
         order: ``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``, or None to let the study continue.
 
     Raises:
-        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database is unavailable; the order may have been stored all the same.
+        StoreError: There is no such study, another tool made it, or the database refuses the write.
+        DefinitionError: Another version of hpo made the study.
     """
     study_id = studies.find_study_id(storage, name)
     studies.read_definition(storage, name)  # the workers of another tool's study would not follow it
@@ -39,26 +43,36 @@ def set_order(storage: Storage, name: str, order: str | None) -> None:
 
 @retrying(reads=True)
 def read_order(storage: Storage, study_id: int) -> str | None:
-    """Return a study's order (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``); None if it may continue."""
+    """Return a study's order (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``); None if it may continue.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the request.
+    """
     with storage.transaction() as session:
         return plan.read_order(session, study_id)
 
 
 @retrying(max_wait_seconds=0)
 def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -> list[int]:
-    """Set failed trials back to WAITING, so that they continue from their checkpoints.
+    """Set failed trials back to WAITING, so that they continue from their checkpoints if they have any.
+
+    In one transaction this deletes their values, end times and the attributes ``failure`` and ``pruned``,
+    and sets the count of their attempts back to 0. Their parameters and reports stay.
 
     Args:
         storage: The storage that the study is in.
-        name: The study's name.
+        name: The study's name. Another tool's study is accepted, too.
         numbers: The trials' numbers; None for all that failed. A trial that diverged was pruned, with a
             failure; it is set back only if its number is given.
 
     Returns:
-        The numbers of the trials that were set back.
+        The numbers of the trials that were set back, ascending; empty if none has failed.
 
     Raises:
-        StoreError: There is no such study, or one of the numbers is not that of a failed trial.
+        StoreUnavailable: The database is unavailable; the trials may have been set back all the same.
+        StoreError: There is no such study, one of the numbers is not that of a failed or diverged trial (no
+            trial is set back then), or the database refuses the write.
     """
     study_id, trial = studies.find_study_id(storage, name), models.TrialModel
     failure = models.TrialUserAttributeModel

@@ -73,7 +73,8 @@ def parse_url(text: str) -> sa.URL:
         The URL; ``~`` at the start of an SQLite path is expanded.
 
     Raises:
-        StoreError: It is no URL of a store. The message never contains a password.
+        StoreError: It is no URL of an SQLite file or a Postgres database, or something is not allowed after
+            its "?". The message never contains a password.
     """
     try:
         url = sa.make_url(text)
@@ -130,14 +131,14 @@ def without_password(url: sa.URL) -> str:
 
 
 def sqlite_file(url: sa.URL) -> Path | None:
-    """Return the file of an SQLite store; None for Postgres."""
+    """Return the file of an SQLite store, also of a ``file:`` URI; None for Postgres."""
     if url.get_backend_name() != "sqlite":
         return None
     return Path(str(url.database).removeprefix("file:") if "uri" in url.query else str(url.database))
 
 
 def read_only_url(url: sa.URL) -> sa.URL:
-    """Return the URL that only reads an SQLite file; Postgres learns it in ``set_up_postgres``."""
+    """Return the URL that only reads an SQLite file; Postgres's is unchanged (see ``set_up_postgres``)."""
     path = sqlite_file(url)
     if path is None:
         return url
@@ -146,7 +147,7 @@ def read_only_url(url: sa.URL) -> sa.URL:
 
 
 def engine_kwargs(url: sa.URL) -> dict[str, Any]:
-    """Return SQLAlchemy's settings for a store's connections.
+    """Return the arguments of SQLAlchemy's ``create_engine`` for a store's connections.
 
     The drivers stay in autocommit mode, so that we decide about BEGIN. On Postgres there is no ping before
     a connection is used. After a network failure the ping would fail, and so, after its own timeout of
@@ -200,7 +201,10 @@ def set_up_postgres(engine: sa.Engine, *, read_only: bool = False) -> None:
 
 
 def create_engine(url: sa.URL) -> sa.Engine:
-    """Return an engine for a few statements; it keeps no connection open between them."""
+    """Return an engine for a few statements; it keeps no connection open between them.
+
+    On SQLite each of its statements commits by itself.
+    """
     kwargs = {k: v for k, v in engine_kwargs(url).items() if k == "connect_args"}
     engine = sa.create_engine(url, poolclass=sa.NullPool, **kwargs)
     if url.get_backend_name() != "sqlite":
@@ -210,17 +214,21 @@ def create_engine(url: sa.URL) -> sa.Engine:
 
 @contextlib.contextmanager
 def lock_table_creation(url: sa.URL) -> Iterator[None]:
-    """Within the block, keep other processes from creating tables in the same database.
+    """Within the block, keep other processes that call this from creating tables in the same database.
 
-    If six processes start at once, plain Optuna fails in most of them. The lock ends with its holder: a
-    file's with the process, Postgres's with the transaction. For SQLite it creates the folder of the file,
-    and a file ``*.lock`` in it.
+    If six processes start at once, plain Optuna fails in most of them. Others wait, however long it takes.
+    The lock ends with its holder: a file's with the process, Postgres's with the transaction. For SQLite it
+    creates the folder of the file, and a file ``*.lock`` in it, which stays.
 
     Args:
         url: The database's URL.
 
     Yields:
         Nothing, once the lock is held.
+
+    Raises:
+        OSError: The folder or the lock's file cannot be made.
+        sqlalchemy.exc.SQLAlchemyError: Postgres cannot be reached or refuses.
     """
     path = sqlite_file(url)
     if path is not None:
@@ -242,11 +250,14 @@ def lock_table_creation(url: sa.URL) -> Iterator[None]:
 
 
 def choose_journal(connection: sa.Connection) -> None:
-    """Choose a new SQLite file's journal: the write-ahead log where this SQLite writes it correctly.
+    """Set an SQLite file's journal: the write-ahead log where this SQLite writes it correctly.
+
+    Meant for a new file, in which the choice is stored. On Postgres it does nothing.
 
     With a write-ahead log no reader waits for a writer. But from 3.7.0 on SQLite could corrupt a file in
-    that mode when several connections wrote to it; 3.51.3, 3.50.7 and 3.44.6 fixed that. All other
-    versions, such as 3.40.1 of Debian 12, keep the rollback journal. The choice is stored in the file.
+    that mode when several connections wrote to it. 3.51.3, 3.50.7 and 3.44.6 fixed that, so later versions
+    of these series, and all after 3.51, get the log. With others, such as 3.40.1 of Debian 12, the file
+    keeps the journal that it has, and a new one has a rollback journal.
     """
     if connection.dialect.name == "sqlite" and is_wal_sound(sqlite3.sqlite_version_info):
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
@@ -256,11 +267,11 @@ def network_disk(path: Path, mounts: str | None = None) -> str | None:
     """Return the kind of network disk that a file is, or would be, on.
 
     Args:
-        path: The file; it need not exist.
-        mounts: The content of /proc/self/mounts; None reads that file. Without it nothing is known.
+        path: The file; it need not exist. Symbolic links are not followed.
+        mounts: The content of /proc/self/mounts; None reads that file.
 
     Returns:
-        One of ``NETWORK_DISKS``; None for a local disk.
+        One of ``NETWORK_DISKS``; None for any other disk, or if the system has no /proc/self/mounts.
     """
     table = Path("/proc/self/mounts")
     if mounts is None:
@@ -275,7 +286,11 @@ def network_disk(path: Path, mounts: str | None = None) -> str | None:
 
 
 def journal_mode(path: Path) -> str | None:
-    """Return an SQLite file's journal mode (``delete``, ``wal``); None if there is no such file."""
+    """Return an SQLite file's journal mode (``delete``, ``wal``); None if there is no such file.
+
+    Raises:
+        sqlite3.Error: The file cannot be read, or is no database.
+    """
     if not path.exists():
         return None
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:

@@ -24,7 +24,10 @@ REFUSED_BY_SQLITE = (
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether an error may pass by itself: no connection, a lock held for too long, a deadlock."""
+    """Tell whether an error may pass by itself: no connection, a lock held for too long, a deadlock.
+
+    On Postgres that is every operational error, and so also a wrong password or a full disk.
+    """
     for link in _error_chain(error):
         if isinstance(link, sa.exc.DBAPIError):
             busy = _sqlite_code(link.orig) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -42,7 +45,11 @@ def is_deadlock(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Tell whether the database refused something for a reason that the user can correct."""
+    """Tell whether the database refused something for a reason that the user can correct.
+
+    On Postgres: a missing permission, or a write in a read-only transaction. On SQLite also a full or
+    failing disk, and a file that cannot be opened, is damaged, or is no database.
+    """
     for link in _error_chain(error):
         if isinstance(link, sa.exc.DBAPIError):
             refused = isinstance(link.orig, REFUSED_BY_POSTGRES)
@@ -51,7 +58,11 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def driver_message(error: BaseException) -> str:
-    """Return what the database's driver said, in one line."""
+    """Return the first line of what the database's driver said.
+
+    If the driver said nothing, that is the class of its error; without a driver's error, ``error`` itself
+    takes its place.
+    """
     for link in _error_chain(error):
         if isinstance(link, sa.exc.DBAPIError):
             lines = str(link.orig).strip().splitlines()

@@ -15,7 +15,11 @@ from hpo.study.points import ALIASES
 
 
 def best_trial_document(found: BestTrial) -> dict[str, Any]:
-    """Return a best trial for JSON, with the trials of its setting if the study repeats settings."""
+    """Return a best trial for JSON: the fields of ``BestTrial``, without ``replicates`` and ``noise``.
+
+    If the study repeats settings, ``replicates`` is an object: the numbers and accuracies of the setting's
+    trials, how many of them diverged, their mean, and the noise as a standard deviation, null if unknown.
+    """
     document = dict(vars(found))
     setting, noise = document.pop("replicates"), document.pop("noise")
     if setting is None:
@@ -32,7 +36,10 @@ def best_trial_document(found: BestTrial) -> dict[str, Any]:
 
 
 def status_document(found: Status) -> dict[str, Any]:
-    """Return a study's status for JSON."""
+    """Return a study's status for JSON: the fields of ``Status`` but for ``selection``.
+
+    ``budgets`` is an object by option of ``[search]``; ``seconds_left`` is rounded to tenths.
+    """
     return {
         "study": found.study,
         "state": found.state,
@@ -59,7 +66,7 @@ def status_document(found: Status) -> dict[str, Any]:
 
 
 def trial_document(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial for JSON."""
+    """Return a trial for JSON: number, state, value, parameters, user attributes, accuracies by epoch."""
     return {
         "number": trial.number,
         "state": STATE_NAMES[trial.state],
@@ -71,7 +78,10 @@ def trial_document(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def trials_csv(trials: list[FrozenTrial], attributes: Iterable[str] = ()) -> str:
-    """Return trials as CSV: one row each, one column per parameter and per attribute of points.
+    """Return trials as CSV, one row each.
+
+    The columns are number, state, value; the parameters by name; epochs, best_epoch, wall_time_seconds,
+    attempts, point; then the attributes. A trial that lacks a value has an empty cell.
 
     Args:
         trials: The trials, in the order of the rows.

@@ -75,7 +75,8 @@ _CHANGED = (
 class History(_CachedStorage):
     """One study of a storage, as the storage of the Optuna study that samplers and pruners get.
 
-    ``begin_trial`` sets the worker's own trial. Not for use by several threads at once.
+    ``begin_trial`` sets the worker's own trial; what was held back about the previous one is dropped. Not
+    for use by several threads at once.
 
     Attributes:
         storage: The storage that the study is in.
@@ -115,7 +116,11 @@ class History(_CachedStorage):
 
     @property
     def rungs(self) -> Rungs | None:
-        """The study's rungs; None if it has none."""
+        """The study's rungs; None if it has none.
+
+        Setting them for the first time ranks the trials read so far. Later only the number of trials that
+        may begin can change, not the epochs; None removes the ranking.
+        """
         return None if self.rung_table is None else self.rung_table.rungs
 
     @rungs.setter
@@ -136,7 +141,8 @@ class History(_CachedStorage):
             The trial with all its attributes. This object stays the cache's own.
 
         Raises:
-            StoreError: The study was deleted meanwhile.
+            StoreUnavailable: The database stays unavailable.
+            StoreError: The study was deleted meanwhile, or the database refuses the request.
         """
         found = _read(self.storage, lambda session: rows.read_trials(session, [trial_id]))
         if not found:
@@ -158,20 +164,21 @@ class History(_CachedStorage):
 
     @property
     def own_trial(self) -> FrozenTrial:
-        """The worker's own trial."""
+        """The worker's own trial, as the cache's own object; there must be one (``begin_trial``)."""
         assert self._own_trial is not None
         return self._own_trial
 
     def read_between_trials(self, session: Session) -> None:
-        """Read the study's changes in a transaction, while the worker has no own trial."""
+        """Leave the own trial, if there is one, and read the study's changes in a transaction."""
         self._leave_own_trial()
         self._read_changes(session)
 
     @contextlib.contextmanager
     def read_within(self, session: Session) -> Iterator[None]:
-        """Within the block, read the study again, in the transaction of ``session``, when it is needed.
+        """Within the block, show the study as a pruner sees it, read again when that is needed.
 
-        System attributes that were held back before are dropped: the pruner is asked again.
+        It is read in the transaction of ``session``, whose errors come out as they are. System attributes
+        that were held back before are dropped: the pruner is asked again.
         """
         self._session, self._is_current, self._sampler_trials = session, False, None
         self.unwritten_attributes = {}
@@ -181,25 +188,34 @@ class History(_CachedStorage):
             self._session = None
 
     def mark_written(self) -> None:
-        """Record that what was held back has been committed."""
+        """Record that the own trial's held-back parameters and system attributes have been committed.
+
+        The attributes become visible in the own trial, and nothing is held back any more.
+        """
         self.own_trial.system_attrs.update(self.unwritten_attributes)
         self.unwritten_parameters, self.unwritten_attributes = {}, {}
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the study's trials as a sampler or a pruner sees them.
+        """Return the study's trials as a pruner sees them within ``read_within``, else as a sampler does.
 
-        A sampler sees other studies' trials first (``warm_start``). A pruner does not see them: their
-        epochs are not rungs of this study.
+        A pruner sees all of ``trials()``, a sampler those of them that ``samplers.select_trials`` selects.
+        For both, the first trial of a setting stands for its replicates, and rungs change what is shown of
+        unfinished trials (``Rungs.as_sampler_sees``). A sampler sees other studies' trials first
+        (``warm_start``). A pruner does not see them: their epochs are not rungs of this study.
 
         Args:
-            study_id: Optuna's id of the study.
+            study_id: Optuna's id of the study, which must be this one.
             deepcopy: Return copies rather than the cache's own objects.
             states: Return only trials in these states; None for all.
 
         Returns:
             The trials, by number.
+
+        Raises:
+            StoreUnavailable: The database stays unavailable.
+            StoreError: The database refuses the request.
         """
         assert study_id == self.study_id
         found = self.trials()
@@ -227,7 +243,11 @@ class History(_CachedStorage):
         return replicates.merge_replicates([*chosen, *others], self._replicates)
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the study's trials by number, without those that wait and were never claimed."""
+        """Return the study's trials by number, without those that wait and were never claimed.
+
+        The list and its trials are the cache's own. The database is read only if that is due; the own trial
+        is as it is in memory. It raises what ``get_all_trials`` raises.
+        """
         if not self._is_current and self._session is not None:
             self._read_changes(self._session)
         elif not self._is_current:
@@ -299,7 +319,13 @@ class History(_CachedStorage):
         return changed, versions, known
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return a trial; the own one as it is in memory."""
+        """Return a copy of the own trial as it is in memory, or read another one from the database.
+
+        Raises:
+            KeyError: There is no such trial.
+            StoreUnavailable: The database stays unavailable.
+            StoreError: The database refuses the request.
+        """
         if trial_id == self.own_trial._trial_id:
             return copy.deepcopy(self.own_trial)
         return super().get_trial(trial_id)
@@ -307,7 +333,7 @@ class History(_CachedStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Set a parameter of the own trial, and hold it back from the database."""
+        """Set a parameter of the own trial in memory, and hold it back from the database."""
         assert trial_id == self.own_trial._trial_id
         self.unwritten_parameters[param_name] = (param_value_internal, distribution)
         self.own_trial.params[param_name] = distribution.to_external_repr(param_value_internal)
@@ -319,15 +345,15 @@ class History(_CachedStorage):
         self.unwritten_attributes[key] = value
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """Return the study's id from memory."""
+        """Return the id of this history's study from memory, whatever the name."""
         return self.study_id
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """Return the study's name from memory."""
+        """Return the name of this history's study from memory, whatever the id."""
         return self.name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the direction of every study of ours: accuracy is maximized."""
+        """Return the one direction of every study of ours, whatever the id: accuracy is maximized."""
         return [StudyDirection.MAXIMIZE]
 
 

@@ -75,11 +75,18 @@ log = logging.getLogger("hpo")
 
 
 class LeaseLost(Exception):
-    """The trial belongs to another worker by now, or is gone; nothing was written."""
+    """The trial belongs to another worker by now, or another tool ended, reset or deleted it.
+
+    Nothing was written. It is no ``HpoError``: a worker drops the trial and claims another one.
+    """
 
 
 class LastRenewal:
-    """When the owner last renewed its lease: the start of that transaction, by ``time.monotonic()``."""
+    """When the owner last renewed its lease.
+
+    Attributes:
+        at: The start of that transaction, by ``time.monotonic()``; before the first, when this was made.
+    """
 
     def __init__(self) -> None:
         self.at = time.monotonic()
@@ -99,7 +106,7 @@ class Claim:
         lease_seconds: How long a renewal of the lease lasts.
         checkpoint: Name of the trial's last committed checkpoint, where this attempt starts; None if there
             is none.
-        limits: The budgets of the study, by option of ``[search]``.
+        limits: The budgets of the study, by option of ``[search]``; empty if it has none.
         last_renewal: When a transaction of ours last renewed the lease.
     """
 
@@ -119,7 +126,8 @@ class Claim:
     ) -> str | None:
         """Renew the lease within the caller's transaction, and lock the trial until it ends.
 
-        Until then nobody claims the trial, and no other tool changes its state.
+        Until then nobody claims the trial, and no other tool changes its state. The caller sets
+        ``last_renewal`` once its transaction is committed.
 
         Args:
             session: The session of the transaction in which the caller writes about the trial.
@@ -131,8 +139,8 @@ class Claim:
             The order that the study is under (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``), or None.
 
         Raises:
-            LeaseLost: The lease is another worker's, or the trial is not RUNNING. The caller lets its
-                transaction roll back.
+            LeaseLost: The lease is another worker's, or the trial is deleted or not RUNNING. The caller
+                lets its transaction roll back.
         """
         values = {"seconds": self.lease_seconds, "new_epoch": reported_epoch, "new_checkpoint": checkpoint}
         if not self._update_lease_if_ours(session, lease_table.renew_statement, values):
@@ -168,12 +176,15 @@ class Claim:
     ) -> str | None:
         """Write about the running trial in one fenced transaction; retry while the database is unavailable.
 
+        Without arguments it renews the lease.
+
         Args:
-            report: Epoch, counted from 1, and its accuracy; an accuracy of None was not measured.
+            report: Epoch, counted from 1, and its accuracy. If that is None, as it was not measured, only
+                the lease gets the epoch.
             checkpoint: Name of a checkpoint whose file is durable.
             user_attributes: User attributes of the trial.
             system_attributes: System attributes of the trial.
-            parameters: The trial's parameters, by name.
+            parameters: The trial's parameters, by name; written with the study's present distributions.
             ask_pruner: Reads within the transaction, and returns system attributes to write too. A retry
                 calls it again.
 
@@ -183,7 +194,9 @@ class Claim:
 
         Raises:
             LeaseLost: Nothing was written.
-            StoreError: The database stays unavailable, or refuses the write.
+            StoreUnavailable: The database stays unavailable; the write may have been committed even so.
+            StoreError: The database refuses the write.
+            DefinitionError: A newer version of hpo has extended the study, and there are ``parameters``.
         """
 
         def write() -> str | None:
@@ -228,17 +241,21 @@ class Claim:
     ) -> None:
         """End the trial and release its lease in one fenced transaction; wait for the database if need be.
 
+        If an earlier try has ended it already, and only the acknowledgement was lost, nothing is done.
+
         Args:
             state: A finished state: COMPLETE, PRUNED or FAIL.
-            value: The trial's value, its accuracy; None if it has none.
+            value: The trial's value, its accuracy; None leaves it without one.
             user_attributes: User attributes to write with it.
             system_attributes: System attributes to write with it.
             forget_checkpoint: Remove the checkpoint's name from the database, so that its file may go.
-            in_transaction: Does what else belongs to the end, within the same transaction.
+            in_transaction: Does what else belongs to the end, within the same transaction. An exception
+                from it undoes the end and comes out.
 
         Raises:
             LeaseLost: Nothing was written.
-            StoreError: The database stays unavailable, or refuses the write.
+            StoreUnavailable: The database stays unavailable; the end may have been committed even so.
+            StoreError: The database refuses the write.
         """
         forgotten = {"checkpoint": None} if forget_checkpoint else {}
 
@@ -279,14 +296,15 @@ class Claim:
     def release(self, *, system_attributes: Mapping[str, Any] | None = None) -> None:
         """Set the trial back to WAITING, for any worker to claim; do nothing if it is no longer ours.
 
-        Waits ``STOPPING_WAIT_SECONDS`` at most for a database that is unavailable. If that fails, the lease
-        expires by itself.
+        The attempt is not counted as one that died. Waits ``STOPPING_WAIT_SECONDS`` at most for a database
+        that is unavailable. If that fails, the lease expires by itself.
 
         Args:
             system_attributes: System attributes to write with it, such as the rung the trial pauses at.
 
         Raises:
-            StoreError: The database stays unavailable, or refuses the write.
+            StoreUnavailable: The database stays unavailable.
+            StoreError: The database refuses the write.
         """
 
         def write() -> None:
@@ -301,7 +319,11 @@ class Claim:
 
 @contextlib.contextmanager
 def keep_lease(claim: Claim) -> Iterator[None]:
-    """Within the block, renew a claim's lease in a thread, and fence Optuna's own writes to the trial."""
+    """Within the block, renew a claim's lease in a thread, and fence Optuna's own writes to the trial.
+
+    The thread never raises. If the lease is lost it ends, and the next fenced write raises ``LeaseLost``.
+    After any other error it logs a warning and tries again. The end of the block waits for the thread.
+    """
     done = threading.Event()
     thread = threading.Thread(target=_renew_until_done, args=(claim, done), name="lease", daemon=True)
     claim.storage.fences[claim.trial_id] = claim.fence

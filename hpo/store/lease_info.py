@@ -28,7 +28,7 @@ class LeaseInfo:
         epoch: The last reported epoch.
         expires_in_seconds: Until when other workers wait for the owner; 0 or less if the lease has expired,
             0 if the owner's process ran on this machine and is dead.
-        silent_seconds: Since the owner's last sign of life.
+        silent_seconds: Since the owner last renewed the lease; 0 at least.
     """
 
     trial: int
@@ -42,7 +42,7 @@ class LeaseInfo:
 
     @property
     def is_alive(self) -> bool:
-        """Whether other workers have to wait for the owner."""
+        """Whether other workers have to wait for the owner: its lease has not expired."""
         return self.expires_in_seconds > 0
 
 
@@ -55,7 +55,12 @@ def read_leases(storage: Storage, study_id: int) -> list[LeaseInfo]:
         study_id: Optuna's id of the study.
 
     Returns:
-        One record for each RUNNING trial that has an owner. Other tools' trials have none.
+        One record for each RUNNING trial that has an owner, also if its lease has expired. Other tools'
+        trials have none.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the request.
     """
     with storage.transaction() as session:
         found = session.execute(

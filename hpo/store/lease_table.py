@@ -72,7 +72,8 @@ def database_time(dialect: str) -> sa.ColumnElement[float]:
         dialect: ``sqlite`` or ``postgresql``.
 
     Returns:
-        Seconds since 1970, UTC, whatever the session's time zone.
+        Seconds since 1970, UTC, whatever the session's time zone. On Postgres it goes on within a
+        transaction.
     """
     if dialect == "postgresql":
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
@@ -127,7 +128,7 @@ STATE_AFTER_RELEASE = sa.select(trials.c.state).where(
 
 @functools.cache
 def renew_statement(dialect: str) -> Any:
-    """Return the UPDATE that renews our lease.
+    """Return the UPDATE that renews our lease; it changes no row if the lease is not ours.
 
     Its parameters ``new_epoch`` and ``new_checkpoint`` are stored too, unless they are None. A new
     checkpoint sets the count of attempts without one back to 0.
@@ -148,10 +149,10 @@ def renew_statement(dialect: str) -> Any:
 
 @functools.cache
 def release_statement(dialect: str) -> Any:
-    """Return the UPDATE that releases our lease.
+    """Return the UPDATE that releases our lease; it changes no row if the lease is not ours.
 
     Its parameter ``unused`` is how many of the last attempts did not die and are not counted; with
-    ``forget`` it removes the checkpoint's name.
+    ``forget`` it removes the checkpoint's name. Token, host, device and epoch stay.
     """
     attempts = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
     return (
@@ -172,6 +173,10 @@ def lock_claimable_trial(
     session: Session, study_id: int, skipped_ids: Collection[int]
 ) -> sa.Row[Any] | None:
     """Lock the next trial of a study that seems free, and skip those that other sessions have locked.
+
+    Free are trials that wait without a pause at a rung, and RUNNING ones whose lease has expired. Those
+    that were claimed before come first, then those that no sampler proposes (``LISTED_ATTRIBUTES``), then
+    the others, each by number.
 
     Args:
         session: The session of the claim's transaction.
@@ -208,7 +213,10 @@ def _claimable_statement(dialect: str) -> Any:
 
 
 def lock_lease(session: Session, trial_id: int) -> sa.Row[Any] | None:
-    """Lock a trial's lease and read it; None if it has none, or another session has locked it."""
+    """Lock a trial's lease and read it, with the database's time as ``now``.
+
+    None if the trial has no lease, or another session has locked it.
+    """
     return session.execute(_lock_lease_statement(dialect_of(session)), {"trial": trial_id}).first()
 
 
@@ -246,7 +254,8 @@ def take_statement(dialect: str, new: bool) -> Any:
         new: The trial has no lease yet: INSERT rather than UPDATE.
 
     Returns:
-        A statement whose parameters are the columns' names, ``seconds`` and, if not new, ``trial``.
+        A statement whose parameters are ``seconds``, the names of the columns that it sets but for the
+        times, and, if not new, ``trial``. A trial that has a lease keeps its epoch and checkpoint.
     """
     times = {
         "expires": database_time(dialect) + sa.bindparam("seconds", type_=sa.Double),

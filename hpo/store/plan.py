@@ -38,7 +38,7 @@ RUN_OPTIONS = "hpo:run"  # system attribute of a trial: options of its point oth
 def set_study_attributes(
     session: Session, study_id: int, attributes: dict[str, Any], *, system: bool
 ) -> None:
-    """Write attributes of a study.
+    """Write attributes of a study, over those that have the same keys.
 
     Args:
         session: The session of the caller's transaction.
@@ -56,7 +56,11 @@ def set_study_attributes(
 
 
 def order_statement(study_id: Any) -> Any:
-    """Return the SELECT of a study's order as JSON; no row, or ``null``, means that there is none."""
+    """Return the SELECT of a study's order as JSON; no row, or ``null``, means that there is none.
+
+    Args:
+        study_id: Optuna's id of the study, or an SQL expression for it.
+    """
     row: Any = models.StudySystemAttributeModel.__table__
     return sa.select(row.c.value_json).where(row.c.study_id == study_id, row.c.key == ORDER)
 
@@ -75,13 +79,16 @@ def read_order(session: Session, study_id: int) -> str | None:
 def write_plan(session: Session, study_id: int, definition: Definition) -> list[int]:
     """Store a study's definition, and make the WAITING trials that are missing in its budget.
 
+    Parameters that are already stored are converted to the distributions of the definition.
+
     Args:
         session: The session of a transaction that has locked the study's row.
         study_id: Optuna's id of the study.
         definition: The new definition; it may extend the stored one.
 
     Returns:
-        The numbers of the new trials.
+        The numbers of the new trials, ascending; the trials of enqueued points come after those of listed
+        points, and before the searched ones.
     """
     set_study_attributes(session, study_id, {DEFINITION: dump_definition(definition)}, system=True)
     _update_stored_distributions(session, study_id, definition)
@@ -100,13 +107,17 @@ def add_replicates(session: Session, study_id: int, first: FrozenTrial, definiti
     """Make the other trials of a setting whose first trial has just completed, if it is to be repeated.
 
     A study that prunes repeats a setting only if it is in the better half of the complete ones. Points that
-    no pruner may end are always repeated. Called once, in the transaction that ends the first trial.
+    no pruner may end are always repeated. Called once, in the transaction that ends the first trial, after
+    its state and value are written.
 
     Args:
         session: The session of that transaction; this locks the study's row in it.
         study_id: Optuna's id of the study.
         first: The setting's first trial, as it was before its end. A replicate gets no replicates.
         definition: The study's definition as the worker knows it.
+
+    Raises:
+        DefinitionError: A newer version of hpo has extended the study meanwhile.
     """
     search = definition.search
     if search.replicates == 1 or REPLICATE_OF in first.system_attrs:
@@ -231,6 +242,9 @@ def with_current_distributions(session: Session, study_id: int, parameters: Para
 
     Returns:
         The same parameters with the current distributions.
+
+    Raises:
+        DefinitionError: A newer version of hpo has extended the study meanwhile.
     """
     session.execute(_LOCK, {"study": study_id})
     planned = _parse_distributions(session.execute(_DEFINITION, {"study": study_id}).scalar_one())

@@ -24,7 +24,7 @@ class Owner:
     Attributes:
         host: Name of the worker's machine.
         pid: Process id, within the worker's namespace.
-        process: The process's unique name (``process_name``); empty if the system offers none.
+        process: The process's unique name (``process_name``); empty on systems other than Linux.
         device: The device that the worker trains on, as the user knows it.
     """
 
@@ -60,7 +60,10 @@ def process_namespace() -> str:
 
 
 def process_name(pid: int) -> str:
-    """Return the unique name of a live process of our namespace; empty if there is none."""
+    """Return the unique name of a live process of our namespace.
+
+    It is empty if there is no such process, if it is a zombie, and on systems other than Linux.
+    """
     namespace = process_namespace()
     if not namespace:
         return ""
@@ -92,7 +95,8 @@ def is_dead(name: str | None) -> bool:
         name: The process's unique name, as the lease table has it; None or empty if it has none.
 
     Returns:
-        True only if the process ran in our own namespace and is gone, or is a zombie.
+        True only if the process ran in our own namespace and is gone, or is a zombie. False also if its id
+        now belongs to another user's process that this one cannot see.
     """
     namespace = process_namespace()
     if not (namespace and name and name.startswith(f"{namespace}/")):

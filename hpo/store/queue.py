@@ -50,19 +50,21 @@ def claim_trial(
     limits: Limits | None = None,
     promote: Promote | None = None,
 ) -> Claim | None:
-    """Claim the next trial of a study, and set it RUNNING.
+    """Claim the next trial of a study, and set it RUNNING under a lease.
 
-    Interrupted trials come first, then promoted ones, then listed settings, then the others by number. A
-    trial whose last ``max_attempts`` attempts reached no checkpoint is ended on the way as FAIL, with the
-    reason. Leases of processes of this machine that are dead expire on the way.
+    Trials claimed before (interrupted, or set back by ``retry_trials``) come first, then promoted ones,
+    then listed settings and replicates, then the others by number. A trial whose last ``max_attempts``
+    attempts died without a new checkpoint is ended on the way as FAIL, with the reason. Leases of processes
+    of this machine that are dead expire on the way. The claim's token is stored as the trial's user
+    attribute ``attempts``, too.
 
     Args:
         storage: The storage that the study is in.
         study_id: Optuna's id of the study.
         owner: Who claims.
         lease_seconds: How long the owner may be silent before another worker takes the trial.
-        max_attempts: Attempts in a row without a checkpoint after which a trial fails.
-        limits: The study's budgets, by option of ``[search]``.
+        max_attempts: Attempts in a row without a new checkpoint after which a trial fails.
+        limits: The study's budgets, by option of ``[search]``; None for a study without budgets.
         promote: Selects the trials that continue after a pause at a rung; None if the study has no rungs.
 
     Returns:
@@ -70,7 +72,8 @@ def claim_trial(
         no room.
 
     Raises:
-        StoreError: The database stays unavailable, or refuses the write.
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the write.
     """
     request = _Request(
         storage=storage,
@@ -210,6 +213,13 @@ def _expire_leases_of_dead_owners(storage: Storage, study_id: int) -> None:
 
 @retrying(reads=True)
 def has_open_trials(storage: Storage, study_id: int) -> bool:
-    """Tell whether a study has trials that wait, or that a worker has, or last had, a lease on."""
+    """Tell whether a study has trials that wait, or RUNNING ones with a lease, even an expired one.
+
+    Trials that are paused at a rung count. Those that another tool runs do not.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the request.
+    """
     with storage.transaction() as session:
         return bool(session.execute(lease_table.HAS_OPEN_TRIALS, {"study": study_id}).scalar_one())

@@ -56,7 +56,7 @@ def write_report(session: Session, trial_id: int, step: int, accuracy: float | N
         session: The session of the fenced transaction.
         trial_id: Optuna's id of the trial.
         step: The epoch, from 1.
-        accuracy: The accuracy, 0 to 1; None, if it was not measured, writes nothing.
+        accuracy: The accuracy, 0 to 1; None, which was not measured, writes nothing.
     """
     if accuracy is None:
         return
@@ -68,7 +68,7 @@ def write_report(session: Session, trial_id: int, step: int, accuracy: float | N
 def write_attributes(
     session: Session, trial_id: int, attributes: Mapping[str, Any], *, system: bool = False
 ) -> None:
-    """Write attributes of a trial.
+    """Write attributes of a trial, over those that have the same keys.
 
     Args:
         session: The session of the fenced transaction.
@@ -83,7 +83,7 @@ def write_attributes(
 
 
 def write_parameters(session: Session, trial_id: int, parameters: Parameters) -> None:
-    """Write parameters of a trial, in their order.
+    """Write parameters of a trial, in their order, over those that have the same names.
 
     Args:
         session: The session of the fenced transaction.
@@ -109,7 +109,8 @@ def write_state(session: Session, trial_id: int, state: TrialState, value: float
     Args:
         session: The session of the fenced transaction.
         trial_id: Optuna's id of the trial.
-        state: The new state. RUNNING sets the start time if there is none, a finished state the end time.
+        state: The new state. RUNNING sets the start time if there is none, a finished state the end time;
+            both in UTC, by this machine's clock.
         value: The trial's value; None leaves it as it is.
     """
     if value is not None:
@@ -149,7 +150,10 @@ DETAIL_COLUMNS: Mapping[Any, tuple[str, ...]] = {
 
 
 def read_trials(session: Session, trial_ids: Sequence[int]) -> list[FrozenTrial]:
-    """Read whole trials with one objective as Optuna's records, in the order of their ids."""
+    """Read whole trials with one objective as Optuna's records, in the order of their ids.
+
+    Ids of trials that do not exist are left out.
+    """
     heads = session.execute(_heads_statement(dialect_of(session)), {"ids": trial_ids}).all()
     return build_trials(session, heads, with_user_attributes=True)
 
@@ -166,7 +170,8 @@ def build_trials(
     Args:
         session: The session to read with.
         heads: Rows with the columns of ``HEAD_COLUMNS``, one for each trial.
-        known: Trials read before, by id. Their parameters are taken over: once written they never change.
+        known: Trials read before, by id. Their parameters and distributions are taken over, since the
+            values never change once they are written.
         with_user_attributes: Read user attributes too; without it the records have none.
 
     Returns:

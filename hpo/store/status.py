@@ -33,14 +33,14 @@ class BestTrial:
     Attributes:
         study: The study's name.
         trial: The trial's number.
-        accuracy: Its accuracy, 0 to 1.
+        accuracy: Its accuracy, 0 to 1; -1 if another tool completed it without a value.
         best_epoch: The epoch, from 1, that had this accuracy; None if it is not known.
         epochs: The epochs that it trained; None if it is not known.
         params: Its parameters, by name.
         wall_time_seconds: The time of training and evaluation; None if it is not known.
-        hardware: The hardware that it ran on, as the worker recorded it.
+        hardware: The hardware that it ran on, as the worker recorded it; None if it is not known.
         weights: Name of its weights in the artifacts; None if they were not kept.
-        replicates: The trials of its setting, if the study repeats settings.
+        replicates: The trials of its setting; None if the study does not repeat settings.
         noise: How much accuracies of the study differ by the seed alone; None if it is not known.
     """
 
@@ -63,15 +63,16 @@ class Status:
 
     Attributes:
         study: The study's name.
-        state: ``running`` or ``idle``; ``paused`` or ``stopped`` by an order; ``complete``.
-        trials: Number of trials, by state.
+        state: ``complete`` if no trial is open; else ``paused`` or ``stopped`` if there is such an order,
+            even while workers still run; else ``running`` if a lease has not expired, or ``idle``.
+        trials: Number of trials by the names of ``STATE_NAMES``, all of them.
         budget: Number of trials as far as it is known: of replicates only those already made.
         budgets: The budgets that are set besides the number of trials.
         best: The best complete trial; None if there is none.
-        workers: The leases of the running trials.
+        workers: The leases of the running trials, also expired ones.
         selection: The split that accuracy is measured on; None for a custom objective.
         waits: A phrase for everything that waits, saying what it waits for.
-        seconds_left: An estimate; None if no trial has ended yet, or nobody works.
+        seconds_left: An estimate; None if no trial has ended yet, or no lease is alive.
     """
 
     study: str
@@ -87,7 +88,7 @@ class Status:
 
     @property
     def used_up_budget(self) -> Budget | None:
-        """The used-up budget that keeps the study from continuing; None if there is none."""
+        """The first used-up budget; None if there is none, or the study is complete anyway."""
         found = (each for each in self.budgets if each.is_used_up and self.state != "complete")
         return next(found, None)
 
@@ -103,7 +104,8 @@ def read_trials(storage: Storage, name: str) -> list[FrozenTrial]:
         All trials, also those that wait. They are the storage's own objects: do not change them.
 
     Raises:
-        StoreError: There is no such study.
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, or the database refuses the request.
     """
     study_id = studies.find_study_id(storage, name)
     return sorted(storage.get_all_trials(study_id, deepcopy=False), key=lambda trial: trial.number)
@@ -120,7 +122,9 @@ def read_status(storage: Storage, name: str) -> Status:
         The status, as of several reads in a row; a study shown as complete is not changed between them.
 
     Raises:
-        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, another tool made it, or the database refuses the request.
+        DefinitionError: Another version of hpo made the study.
     """
     study_id = studies.find_study_id(storage, name)
     definition = studies.read_definition(storage, name)
@@ -234,15 +238,18 @@ def selection_of(definition: Definition) -> str | None:
 
 
 def metric_name(definition: Definition) -> str:
-    """Return the name of what a study measures: ``accuracy``, or ``test accuracy`` on the test split."""
+    """Return the name of what a study measures: ``accuracy``, or ``test accuracy`` on the test split.
+
+    It is ``accuracy`` for a custom objective, too.
+    """
     return "test accuracy" if selection_of(definition) in ("test", "final") else "accuracy"
 
 
 def best_trials(storage: Storage, name: str, count: int) -> list[BestTrial]:
     """Return the best complete trials of a study, best first; of equal ones the earlier comes first.
 
-    If the study repeats settings, they are ranked by their means, and the best trial of a setting
-    represents it.
+    If the study repeats settings, they are ranked as ``replicates.rank_settings`` does, by their means but
+    those without replicates behind and diverged ones last. The best trial of a setting represents it.
 
     Args:
         storage: The storage that the study is in.
@@ -250,16 +257,21 @@ def best_trials(storage: Storage, name: str, count: int) -> list[BestTrial]:
         count: How many to return at most.
 
     Returns:
-        The best trials, one for each setting.
+        The best trials, one for each setting; empty if no trial is complete.
 
     Raises:
-        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, another tool made it, or the database refuses the request.
+        DefinitionError: Another version of hpo made the study.
     """
     return _rank_trials(studies.read_definition(storage, name), read_trials(storage, name))[:count]
 
 
 def no_complete_trial_message(name: str, trials: Iterable[FrozenTrial]) -> str:
-    """Return a message that a study has no complete trial, and how to get the best of the others.
+    """Return a message that a study has no complete trial, and how to export the best of the others.
+
+    The best is the one with the highest accuracy among those with weights. If there is none, the message
+    names the command that lists the trials.
 
     Args:
         name: The study's name.
@@ -313,7 +325,8 @@ def planned_epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[in
 
     Args:
         definition: The study's definition.
-        trials: Trials of the study; one whose setting is not known yet counts with the study's epochs.
+        trials: Trials of the study. A trial's own ``epochs``, a parameter or an option of its point, counts
+            before the study's.
 
     Returns:
         The planned epochs by trial number; 0 if neither the trial nor the study has the option.
@@ -326,7 +339,12 @@ def planned_epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[in
 
 
 def study_names(storage: Storage) -> list[str]:
-    """Return the names of the studies that hpo made, without those of other tools."""
+    """Return the names of the studies that hpo made, without those of other tools.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the request.
+    """
     return [
         study.study_name for study in storage.get_all_studies() if plan.DEFINITION in study.system_attrs
     ]

@@ -54,11 +54,12 @@ def retrying(
 ) -> Callable[[Callable[Concatenate["Storage", P], R]], Callable[Concatenate["Storage", P], R]]:
     """Make a function whose first argument is a storage retry while the database is unavailable.
 
-    The decorated function raises what ``Storage.retry`` raises.
+    The decorated function raises what ``Storage.retry`` raises. The storage cannot be a keyword argument.
 
     Args:
         reads: The function only reads: on SQLite its transactions take no write lock.
-        max_wait_seconds: How long to retry. 0 for a function that must not be done twice.
+        max_wait_seconds: How long to retry. 0 for a function that must not be done twice; only after a
+            deadlock, which undid it, is it done again.
     """
 
     def decorate(work: Callable[Concatenate["Storage", P], R]) -> Callable[Concatenate["Storage", P], R]:
@@ -76,7 +77,7 @@ class Storage(RDBStorage):
     """Optuna's storage, in which every write about a trial with a fence passes the fence first.
 
     A fence is a function that gets the session of the transaction in which the write will commit; it raises
-    to refuse the write.
+    to refuse the write. About a trial without a fence everything is written, as by Optuna's own storage.
 
     Attributes:
         location: The database's URL.
@@ -88,6 +89,8 @@ class Storage(RDBStorage):
 
     def __init__(self, url: sa.URL, *, read_only: bool = False) -> None:
         """Connect to a database that has Optuna's tables already.
+
+        Errors come out as SQLAlchemy and Optuna raise them. ``studies.open_storage`` translates them.
 
         Args:
             url: What ``database.parse_url`` returned.
@@ -122,14 +125,18 @@ class Storage(RDBStorage):
         connection.exec_driver_sql("BEGIN" if self._intent.reads else "BEGIN IMMEDIATE")
 
     def transaction(self) -> contextlib.AbstractContextManager[Session]:
-        """Open this thread's session; leaving the block commits it, an exception rolls it back."""
+        """Open this thread's session; leaving the block commits it, an exception rolls it back.
+
+        The database's errors come out as Optuna's ``StorageInternalError``, or SQLAlchemy's
+        ``IntegrityError``; ``retry`` understands them.
+        """
         return _create_scoped_session(self.scoped_session)
 
     @contextlib.contextmanager
     def read_only_transactions(self) -> Iterator[None]:
         """Within the block, let this thread's transactions take no write lock on SQLite.
 
-        They then hinder no writer, and work on a read-only file.
+        They then hinder no writer, and work on a read-only file. On Postgres nothing changes.
         """
         before, self._intent.reads = self._intent.reads, True
         try:
@@ -140,8 +147,8 @@ class Storage(RDBStorage):
     def retry(self, work: Callable[[], R], max_wait_seconds: float = MAX_WAIT_SECONDS) -> R:
         """Call ``work`` until the database accepts it.
 
-        A deadlock is retried for ``STOPPING_WAIT_SECONDS`` even if ``max_wait_seconds`` is less: nothing of
-        the transaction was done, so any work may be repeated.
+        A deadlock is retried for ``STOPPING_WAIT_SECONDS`` even if the argument ``max_wait_seconds`` is
+        less: nothing of the transaction was done, so any work may be repeated.
 
         Args:
             work: One transaction that does no harm if it is done twice.
@@ -151,9 +158,10 @@ class Storage(RDBStorage):
             What ``work`` returned.
 
         Raises:
-            StoreUnavailable: The database is still unavailable after that time.
-            StoreError: The database refuses the work, and waiting would not help (permissions, a full
-                disk).
+            StoreUnavailable: The database is still unavailable after that time. The work may have been
+                committed all the same.
+            StoreError: The database refuses the work, and waiting would not help (permissions; on SQLite
+                also a full disk).
             Exception: Anything else that ``work`` raises, at once and unchanged: a bug.
         """
 
@@ -203,26 +211,35 @@ class Storage(RDBStorage):
         self.retry(lambda: self._write_fenced(write, trial_id, name, value, known, *previous))
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Write a report behind the trial's fence."""
+        """Write a report behind the trial's fence; it raises what ``set_trial_user_attr`` raises."""
         write = super().set_trial_intermediate_value
         self.retry(lambda: self._write_fenced(write, trial_id, step, intermediate_value))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write a user attribute behind the trial's fence."""
+        """Write a user attribute, behind the trial's fence if it has one; retry as ``retry`` does.
+
+        Raises:
+            LeaseLost: The fence refuses; nothing was written.
+            StoreUnavailable: The database stays unavailable.
+            StoreError: The database refuses the write.
+            KeyError: There is no such trial.
+            optuna.exceptions.UpdateFinishedTrialError: The trial has ended; it has no fence.
+        """
         write = super().set_trial_user_attr
         self.retry(lambda: self._write_fenced(write, trial_id, key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write a system attribute behind the trial's fence."""
+        """Write a system attribute as ``set_trial_user_attr`` writes a user attribute."""
         write = super().set_trial_system_attr
         self.retry(lambda: self._write_fenced(write, trial_id, key, value))
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Write a state behind the trial's fence.
+        """Write a state, behind the trial's fence if it has one.
 
-        Tried once: if it were done twice, the second time would answer that another process was faster.
+        Tried once, except after a deadlock, which wrote nothing: if it were done twice, the second time
+        would answer that another process was faster.
 
         Args:
             trial_id: Optuna's id of the trial.
@@ -230,7 +247,14 @@ class Storage(RDBStorage):
             values: The trial's values, one per objective; None if it has none.
 
         Returns:
-            False if the trial was to be set RUNNING and another process had done so already.
+            False if the trial was to be set RUNNING but is not WAITING: another process was faster.
+
+        Raises:
+            LeaseLost: The fence refuses; nothing was written.
+            StoreUnavailable: The database is unavailable; the write may have been committed all the same.
+            StoreError: The database refuses the write.
+            KeyError: There is no such trial.
+            optuna.exceptions.UpdateFinishedTrialError: The trial has ended; it has no fence.
         """
         write = super().set_trial_state_values
         return self.retry(lambda: self._write_fenced(write, trial_id, state, values), max_wait_seconds=0.0)

@@ -33,15 +33,17 @@ def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage
 
     Args:
         text: The URL, as ``--store`` takes it.
-        create: Create the SQLite file and the tables if they do not exist.
+        create: Create what is missing: the SQLite file with its folder (and a file ``*.lock`` beside it),
+            and the tables. Without it, Optuna's tables must exist; ours may be missing.
         read_only: Open connections that refuse every write.
 
     Returns:
-        The storage; it connects when it is used.
+        The storage. The database has been read, but no connection is open yet.
 
     Raises:
-        StoreUnavailable: The database cannot be reached at the moment.
-        StoreError: The URL is wrong, there is no store, or another version of Optuna made its tables.
+        StoreUnavailable: The database cannot be reached at the moment; it is tried once.
+        StoreError: The URL is wrong, there is no store, the database or the file system refuses, another
+            version of Optuna made the tables, or a new SQLite file would be on a network disk.
     """
     url = parse_url(text)
     where = f"store {hide_password(url)}"
@@ -100,7 +102,7 @@ def create_study(storage: Storage, definition: Definition, text: str) -> bool:
     """Store a study, or extend it, with its whole budget as WAITING trials.
 
     It is one transaction. Of several processes that create the same study at once, one does, and a crash
-    leaves either nothing or all of it.
+    leaves either nothing or all of it. If the definition is as stored, only its text is written anew.
 
     Args:
         storage: The storage to write to.
@@ -111,8 +113,10 @@ def create_study(storage: Storage, definition: Definition, text: str) -> bool:
         Whether the study is new.
 
     Raises:
-        DefinitionError: A study of this name has another definition, which this one does not extend.
-        StoreError: Another tool made a study of this name.
+        DefinitionError: A study of this name has another definition, which this one does not extend, or
+            another version of hpo made it.
+        StoreUnavailable: The database is unavailable; the study may have been stored all the same.
+        StoreError: Another tool made a study of this name, or the database refuses the write.
     """
     with storage.transaction() as session:
         _lock_studies(session)
@@ -145,16 +149,20 @@ def _add_study(session: Session, definition: Definition) -> Any:
 def enqueue_setting(storage: Storage, name: str, point: Point) -> int:
     """Queue a setting given by hand, to run before the settings that are searched.
 
+    It becomes part of the stored definition, in the transaction that makes its trial.
+
     Args:
         storage: The storage that the study is in.
         name: The study's name.
-        point: The setting.
+        point: The setting; it is not checked.
 
     Returns:
         The number of its trial.
 
     Raises:
-        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database is unavailable; the setting may have been queued all the same.
+        StoreError: There is no such study, another tool made it, or the database refuses the write.
+        DefinitionError: Another version of hpo made the study.
     """
     with storage.transaction() as session:
         _lock_studies(session)
@@ -166,10 +174,13 @@ def enqueue_setting(storage: Storage, name: str, point: Point) -> int:
 
 @retrying(max_wait_seconds=0)
 def delete_study(storage: Storage, name: str) -> None:
-    """Delete a study's rows, Optuna's and ours; its workers lose their trials and then find no study.
+    """Delete a study's rows, Optuna's and ours, but no files.
+
+    It does not wait for workers: they lose their trials and then find no study.
 
     Raises:
-        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database is unavailable; the study may have been deleted all the same.
+        StoreError: There is no such study, another tool made it, or the database refuses the write.
     """
     with storage.transaction() as session:
         _lock_studies(session)
@@ -195,7 +206,9 @@ def read_definition(storage: Storage, name: str) -> Definition:
     """Return a study's definition.
 
     Raises:
-        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, another tool made it, or the database refuses the request.
+        DefinitionError: Another version of hpo made the study.
     """
     with storage.transaction() as session:
         text = session.execute(_DEFINITION, {"name": name}).scalar_one_or_none()
@@ -221,10 +234,12 @@ def _parse_definition(text: str) -> Definition:
 
 @retrying(reads=True)
 def find_study_id(storage: Storage, name: str) -> int:
-    """Return Optuna's id of a study.
+    """Return Optuna's id of a study, whatever tool made it.
 
     Raises:
-        StoreError: There is no such study; the message names those that exist.
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study (the message names those that exist), or the database refuses the
+            request.
     """
     with storage.transaction() as session:
         return int(_get_study(session, name).study_id)
@@ -235,7 +250,8 @@ def artifacts_folder(storage: Storage, name: str) -> str:
     """Return the name of a study's folder in the artifacts, which no other study of any store has.
 
     Raises:
-        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, another tool made it, or the database refuses the request.
     """
     with storage.transaction() as session:
         study = _get_study(session, name)
@@ -257,6 +273,10 @@ def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) ->
 
     Returns:
         The attribute's value.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the write.
     """
     with storage.transaction() as session:
         session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
@@ -280,7 +300,12 @@ def cache_fingerprint(storage: Storage) -> dict[tuple[str, int], Any]:
         storage: The storage to read.
 
     Returns:
-        Study id and end by ``("trial", trial_id)``; name and definition by ``("study", study_id)``.
+        Study id and end by ``("trial", trial_id)``; name and definition, None for another tool's study, by
+        ``("study", study_id)``.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the request.
     """
     trial, study = models.TrialModel.__table__.c, models.StudyModel.__table__.c
     attribute = models.StudySystemAttributeModel.__table__.c

@@ -38,8 +38,8 @@ class WarmStart:
 
     Attributes:
         study: The earlier study's name.
-        trials: Copies of its usable trials.
-        left_out: Number of other trials that ended, by the reason why they are left out.
+        trials: Copies of its usable trials, one for each setting.
+        left_out: Number of other complete or pruned trials, by the reason why they are left out.
     """
 
     study: str
@@ -53,7 +53,7 @@ class WarmStart:
 
     @property
     def reasons(self) -> str:
-        """The most frequent reasons, each with its number of trials."""
+        """The ``MAX_REASONS`` most frequent reasons with their numbers of trials, and that of the others."""
         ranked = Counter(self.left_out).most_common()
         more = [f"{sum(count for _, count in ranked[MAX_REASONS:])} for other reasons"]
         named = [f"{count} ({reason})" for reason, count in ranked[:MAX_REASONS]]
@@ -68,11 +68,14 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
         definition: The new study's definition; it need not be stored yet.
 
     Returns:
-        One record for each study of ``[search] start_from``.
+        One record for each study of ``[search] start_from``, even if it is named twice.
 
     Raises:
-        DefinitionError: An earlier study does not exist, is still running, is not comparable, or has no
-            usable trial.
+        DefinitionError: An earlier study does not exist, was made by another tool or another version of
+            hpo, is still running, is not comparable, or has no usable trial. Also if the database is
+            unavailable when the definition of an earlier study is read.
+        StoreUnavailable: The database is unavailable after that.
+        StoreError: The database refuses the request, or an earlier study was deleted meanwhile.
     """
     return [
         _check_and_read(storage, definition, name) for name in dict.fromkeys(definition.search.start_from)
@@ -82,15 +85,16 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
 def usable_trials(storage: Storage, definition: Definition) -> list[FrozenTrial]:
     """Return the trials of earlier studies that a study's sampler learns from.
 
-    A study that was deleted since the check is left out, and so is one that no longer fits because it was
-    extended. The log names it.
+    A study that cannot be read is left out, for example because it was deleted since the check, or because
+    the database stays unavailable; the log names it. Whether studies are comparable is not checked again.
 
     Args:
         storage: The storage that all the studies are in.
         definition: The definition of the study whose sampler it is.
 
     Returns:
-        Copies of the usable trials, with the new study's distributions and the number -1.
+        Copies of the usable trials, one for each setting, with the new study's distributions and the number
+        -1. Listed settings of the new study are left out.
     """
     trials: list[FrozenTrial] = []
     for name in dict.fromkeys(definition.search.start_from):

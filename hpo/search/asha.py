@@ -150,8 +150,9 @@ class RungTable:
 
         It is promoted if it is among the best ``floor(n / factor)`` of the n trials that reached the rung,
         or was promoted past this rung before. It is pruned if it could not be promoted even after all
-        trials that can still reach the rung. These are all trials but those pruned below it: early on, more
-        trials are promoted from a lower rung than that rung would promote in the end. Otherwise it is paused.
+        trials that can still reach the rung. These are all trials but those pruned below it: early on,
+        more trials are promoted from a lower rung than that rung would promote in the end. Otherwise it is
+        paused.
 
         Args:
             own: The trial. Its last report is at a rung; it is taken in by ``update`` first.

@@ -138,7 +138,7 @@ class _HpoPlugin:
         return document
 
     def download(self, callback: View, study_id: int, artifact_id: str, trial_id: int | None = None) -> Any:
-        """Respond with a file of a trial or with an artifact that a user uploaded, whatever tool's study.
+        """Respond with a file of a trial, or with an artifact that a user uploaded.
 
         Args:
             callback: The view of optuna-dashboard, which knows the uploaded artifacts.

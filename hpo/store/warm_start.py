@@ -53,7 +53,7 @@ class WarmStart:
 
     @property
     def reasons(self) -> str:
-        """The ``MAX_REASONS`` most frequent reasons with their numbers of trials, and that of the others."""
+        """The ``MAX_REASONS`` most frequent reasons with their numbers of trials, then the others' sum."""
         ranked = Counter(self.left_out).most_common()
         more = [f"{sum(count for _, count in ranked[MAX_REASONS:])} for other reasons"]
         named = [f"{count} ({reason})" for reason, count in ranked[:MAX_REASONS]]

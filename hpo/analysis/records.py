@@ -27,7 +27,7 @@ class TrialRecord:
     number: int
     replicate_of: int | None  # the number of the first trial of its setting; None if it is the first
     state: str  # one of status.STATE_NAMES
-    accuracy: float | None  # the trial's value; None before it ends, or if it failed
+    accuracy: float | None  # the trial's value; None before it ends, if it failed or reported none
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used

@@ -3,8 +3,8 @@
 The regret of a strategy, after a number of epochs of all trials together, is the best accuracy known minus
 the best accuracy reported so far. The target that strategies have to reach is the median best accuracy of
 random search at the end of its budget, ``FULL_TRAININGS`` whole trainings. A simulated study that does not
-reach the target counts with all epochs and hours that it had, so the median of such a strategy is a lower
-bound.
+reach the target counts with the whole budget of epochs and the hours that it had, so the median of such a
+strategy is a lower bound.
 """
 
 import dataclasses

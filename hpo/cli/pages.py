@@ -55,7 +55,7 @@ def export_model(
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Export the model of a trial: weights, settings, metrics, model card and labels.
+    """Export a trial's model: weights, settings, metrics, model card and labels.
 
     Example: hpo export my-study --to my-model
     """
@@ -128,7 +128,9 @@ def serve_dashboard(
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Serve optuna-dashboard on the store, until Ctrl-C. The first line printed is the link to open.
+    """Serve optuna-dashboard on the store until Ctrl-C.
+
+    The first line printed is the link to open.
 
     Example: hpo dashboard --port 0
     """

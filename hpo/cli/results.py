@@ -122,7 +122,7 @@ def show_best(
 ) -> None:
     """Show the best trial of a study, or the K best.
 
-    If the study repeats settings, shows the best trial of each setting, ranked by their means.
+    With repeated settings, shows the best trial of each, ranked by their means.
 
     Example: hpo best my-study -n 3
     """

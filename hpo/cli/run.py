@@ -160,7 +160,7 @@ def launch_workers(
 ) -> None:
     """Start workers for a stored study and restart those that die.
 
-    Follows local and Ray workers until the study is complete or a budget is used up.
+    Follows local and Ray workers until the study ends or a budget is used up.
     Submits Slurm workers as a job, without waiting for it.
 
     Example: hpo launch my-study --engine slurm --workers 4 --option partition=gpu
@@ -199,8 +199,9 @@ def run_one_worker(
         str | None, typer.Option(hidden=True, help="Device name for a supervisor that reads our output.")
     ] = None,
 ) -> None:
-    """Run one worker in this process until the study is complete or a budget is used up.
+    """Run one worker in this process until the study is complete.
 
+    It also ends when a budget is used up or the study is stopped.
     'hpo launch' starts several workers and restarts those that die.
     Use this command under a supervisor of your own.
 

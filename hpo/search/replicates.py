@@ -4,7 +4,8 @@ With ``[search] replicates = S`` the first trial of a setting is followed, once 
 replicates that differ from it in the seed alone. Their rules:
 
 * The transaction that ends the first trial creates them (``plan`` in the store). Workers claim them before
-  any new setting.
+  any new setting. A study that prunes creates them only for a setting in the better half of those that are
+  complete; points that no pruner may end always get them.
 * They run to their last epoch and no pruner sees them: a mean over those seeds that did well would say
   nothing.
 * To a sampler the first trial stands for all of them, with their mean accuracy.

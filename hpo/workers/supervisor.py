@@ -31,7 +31,7 @@ class WorkerGroup:
 
     study: str
     workers: int
-    gpus: bool | None  # whether each worker gets a GPU; None: if the machines have any
+    gpus: bool | None  # whether each worker gets a GPU; None: yes by Slurm, if a node has any by Ray
     settings: Mapping[str, str]  # the workers' environment (HPO_STORE and so on)
     options: Mapping[str, str]  # the scheduler's own; an empty value marks a flag
 

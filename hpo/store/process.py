@@ -95,8 +95,8 @@ def is_dead(name: str | None) -> bool:
         name: The process's unique name, as the lease table has it; None or empty if it has none.
 
     Returns:
-        True only if the process ran in our own namespace and is gone, or is a zombie. False also if its id
-        now belongs to another user's process that this one cannot see.
+        True only if the process ran in our own namespace and is gone, or is a zombie. False also if another
+        user's process has its id now.
     """
     namespace = process_namespace()
     if not (namespace and name and name.startswith(f"{namespace}/")):

@@ -81,7 +81,8 @@ def trials_csv(trials: list[FrozenTrial], attributes: Iterable[str] = ()) -> str
     """Return trials as CSV, one row each.
 
     The columns are number, state, value; the parameters by name; epochs, best_epoch, wall_time_seconds,
-    attempts, point; then the attributes. A trial that lacks a value has an empty cell.
+    attempts, point; the aliases of attributes (``points.ALIASES``); then the other attributes. A trial that
+    lacks a value has an empty cell.
 
     Args:
         trials: The trials, in the order of the rows.

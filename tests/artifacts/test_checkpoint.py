@@ -20,7 +20,7 @@ def flip_a_byte(path) -> None:
     path.write_bytes(content)
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_a_saved_state_is_loaded(tmp_path):
     name = checkpoint.save(tmp_path, state(3, 7), attempt=2)
     assert name.startswith("checkpoint-0003-000007-002-")
     loaded = checkpoint.load(tmp_path / name)
@@ -32,7 +32,7 @@ def test_the_same_state_has_the_same_name(tmp_path):
     assert checkpoint.save(tmp_path, state(1), attempt=1) == checkpoint.save(tmp_path, state(1), attempt=1)
 
 
-def test_a_snapshot_is_not_changed_by_what_goes_on(tmp_path):
+def test_a_snapshot_does_not_change_with_the_live_state(tmp_path):
     layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     live = {"model": layer.state_dict(), "own": {"seen": [1], "pair": (torch.zeros(1), {2})}}
     snapshot = checkpoint.snapshot(live)
@@ -47,7 +47,7 @@ def test_a_snapshot_is_not_changed_by_what_goes_on(tmp_path):
     assert snapshot["model"]._metadata == layer.state_dict()._metadata
 
 
-def test_numpys_scalars_are_saved_as_pythons(tmp_path):
+def test_numpy_scalars_are_saved_as_python_values(tmp_path):
     seen = [(np.bool_(True), {np.float32(0.25)})]
     own = {np.int64(3): np.float64(0.5), "seen": seen, "text": np.str_("a")}
     live = state(1) | {"own": own, "counts": collections.Counter("aab")}
@@ -65,16 +65,16 @@ def test_numpys_scalars_are_saved_as_pythons(tmp_path):
         (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
     ],
 )
-def test_a_state_that_could_not_be_loaded_is_refused_as_it_is_saved(tmp_path, value, named):
-    with pytest.raises(TypeError) as met:
+def test_a_state_that_could_not_be_loaded_is_refused_when_saved(tmp_path, value, named):
+    with pytest.raises(TypeError) as caught:
         checkpoint.save(tmp_path, state(1) | {"own": [value]}, attempt=1, objective="own:climb")
-    told, _, wanted = str(met.value).partition("; want ")
-    assert told == f"own:climb yielded a state that could not be loaded again: it holds {named}"
+    problem, _, wanted = str(caught.value).partition("; want ")
+    assert problem == f"own:climb yielded a state that could not be loaded again: it holds {named}"
     assert wanted.startswith("tensors (torch.as_tensor converts an array), numbers, texts, None, and")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_taken(tmp_path):
+def test_a_flipped_byte_is_detected_and_the_previous_checkpoint_is_used(tmp_path):
     older = checkpoint.save(tmp_path, state(1), attempt=1)
     newer = checkpoint.save(tmp_path, state(2), attempt=1)
     flip_a_byte(tmp_path / newer)
@@ -84,7 +84,7 @@ def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_taken(tmp_path):
     assert checkpoint.load_latest(tmp_path, newer) is None
 
 
-def test_a_cut_or_vanished_checkpoint_is_like_a_flipped_byte(tmp_path):
+def test_a_truncated_or_missing_checkpoint_is_replaced_by_the_previous_one(tmp_path):
     checkpoint.save(tmp_path, state(1), attempt=1)
     newer = checkpoint.save(tmp_path, state(2), attempt=1)
     os.truncate(tmp_path / newer, 100)
@@ -93,7 +93,7 @@ def test_a_cut_or_vanished_checkpoint_is_like_a_flipped_byte(tmp_path):
     assert checkpoint.load_latest(tmp_path, newer)["epoch"] == 1
 
 
-def test_a_newer_file_that_was_never_committed_is_not_taken(tmp_path):
+def test_a_newer_file_that_was_never_committed_is_not_used(tmp_path):
     committed = checkpoint.save(tmp_path, state(1), attempt=1)
     checkpoint.save(tmp_path, state(2), attempt=1)
     assert checkpoint.load_latest(tmp_path, committed)["epoch"] == 1
@@ -111,13 +111,18 @@ def test_two_checkpoints_are_kept(tmp_path):
 
 
 def test_an_older_attempt_removes_no_file_of_a_newer_one(tmp_path):
-    lost = [checkpoint.save(tmp_path, state(epoch), attempt=1) for epoch in (1, 2, 3)]
-    within = checkpoint.save(tmp_path, state(2, 7), attempt=2)  # as after the lost one's last was spoiled
-    later = [checkpoint.save(tmp_path, state(epoch), attempt=2) for epoch in (4, 5)]
-    checkpoint.prune(tmp_path, lost[2])
-    assert checkpoint.list_checkpoints(tmp_path) == [lost[1], within, lost[2], *later]
-    checkpoint.prune(tmp_path, later[1])
-    assert checkpoint.list_checkpoints(tmp_path) == later
+    first_attempt = [checkpoint.save(tmp_path, state(epoch), attempt=1) for epoch in (1, 2, 3)]
+    within = checkpoint.save(tmp_path, state(2, 7), attempt=2)  # the last of attempt 1 was damaged
+    second_attempt = [checkpoint.save(tmp_path, state(epoch), attempt=2) for epoch in (4, 5)]
+    checkpoint.prune(tmp_path, first_attempt[2])
+    assert checkpoint.list_checkpoints(tmp_path) == [
+        first_attempt[1],
+        within,
+        first_attempt[2],
+        *second_attempt,
+    ]
+    checkpoint.prune(tmp_path, second_attempt[1])
+    assert checkpoint.list_checkpoints(tmp_path) == second_attempt
 
 
 def test_an_older_attempt_cannot_overwrite_a_newer_ones_file(tmp_path):
@@ -127,22 +132,22 @@ def test_an_older_attempt_cannot_overwrite_a_newer_ones_file(tmp_path):
     assert checkpoint.load_latest(tmp_path, newer)["epoch"] == 2
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     durable.write_file(tmp_path / "a", b"before")
 
-    def cut() -> None:
+    def fail_half_way() -> None:
         with durable.atomic_file(tmp_path) as draft:
             draft.name = "a"
             draft.file.write(b"half")
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        cut()
+        fail_half_way()
     assert (tmp_path / "a").read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_full_disk_is_reported_as_such_wherever_it_hits(tmp_path):
+def test_a_full_disk_during_a_save_is_reported(tmp_path):
     class Full(io.BytesIO):
         def write(self, data) -> int:
             if self.tell() + len(data) > 2000:
@@ -154,11 +159,11 @@ def test_a_full_disk_is_reported_as_such_wherever_it_hits(tmp_path):
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
-    class Evil:
+    class Malicious:
         def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "evil"),))
+            return (os.mkdir, (str(tmp_path / "created"),))
 
-    name = checkpoint.save(tmp_path, state(1) | {"model": Evil()}, attempt=1)
+    name = checkpoint.save(tmp_path, state(1) | {"model": Malicious()}, attempt=1)
     with pytest.raises(Exception, match=r"[Ww]eights"):
         checkpoint.load(tmp_path / name)
-    assert not (tmp_path / "evil").exists()
+    assert not (tmp_path / "created").exists()

@@ -61,13 +61,13 @@ def test_dropout_layers_are_found(model, has):
         ("maxvit_t", 224, 192),
     ],
 )
-def test_the_image_size_that_a_model_needs_is_known_to_the_pixel(model, fits, fails):
+def test_the_image_sizes_that_a_model_accepts_are_exact(model, fits, fails):
     assert catalog.image_size_problem(model, fits) is None
     assert catalog.image_size_problem(model, fails)
 
 
 @pytest.mark.parametrize("model", catalog.SMALLEST_IMAGE_SIZES)
-def test_what_is_known_of_common_models_is_what_torch_says(model):
+def test_the_smallest_image_sizes_of_common_models_agree_with_torch(model):
     smallest = catalog.SMALLEST_IMAGE_SIZES[model]
     assert catalog.image_size_problem(model, smallest) is None
     assert smallest == 8 or catalog.image_size_problem(model, smallest - 1)
@@ -77,7 +77,7 @@ def test_what_is_known_of_common_models_is_what_torch_says(model):
 @pytest.mark.parametrize(
     "model", ["resnet18", "efficientnet_b0", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
 )
-def test_models_that_take_any_size_take_the_smallest_that_a_study_may_ask_for(model):
+def test_models_for_any_size_accept_the_smallest_that_a_study_allows(model):
     assert catalog.image_size_problem(model, 8) is None
 
 
@@ -85,7 +85,7 @@ def test_models_that_take_any_size_take_the_smallest_that_a_study_may_ask_for(mo
     ("model", "size"),
     [("squeezenet1_1", 16), ("squeezenet1_1", 17), ("densenet121", 28), ("mobilenet_v3_small", 8)],
 )
-def test_the_meta_device_fails_where_the_cpu_fails_and_with_its_words(model, size):
+def test_the_meta_device_fails_where_the_cpu_fails_with_the_same_message(model, size):
     module = catalog.build_torchvision_model(model).train()
     try:
         module(torch.zeros(2, 3, size, size))
@@ -95,7 +95,7 @@ def test_the_meta_device_fails_where_the_cpu_fails_and_with_its_words(model, siz
     assert catalog.image_size_problem(model, size) == reason
 
 
-def test_the_reason_is_one_line_and_says_what_was_wanted():
+def test_the_image_size_problem_is_one_line_with_the_reason():
     assert catalog.image_size_problem("vit_b_16", 32) == "Wrong image height! Expected 224 but got 32!"
     reason = catalog.image_size_problem("alexnet", 32)
     assert reason is not None
@@ -103,7 +103,7 @@ def test_the_reason_is_one_line_and_says_what_was_wanted():
     assert "\n" not in reason
 
 
-def test_imagenet_weights_are_the_first_version_and_for_the_models_own_image_size():
+def test_imagenet_weights_are_the_first_version_for_the_models_image_size():
     enums = torchvision.models
     assert catalog.imagenet_weights("resnet50") is enums.ResNet50_Weights.IMAGENET1K_V1
     assert catalog.imagenet_weights("vgg16") is enums.VGG16_Weights.IMAGENET1K_V1
@@ -111,23 +111,23 @@ def test_imagenet_weights_are_the_first_version_and_for_the_models_own_image_siz
 
 
 @pytest.mark.parametrize("model", ["resnet18", "regnet_x_400mf", "swin_v2_t", "googlenet"])
-def test_an_outline_has_the_layers_of_the_model_on_the_meta_device_and_no_random_number_is_drawn(model):
+def test_build_on_meta_has_the_models_layers_and_draws_no_random_number(model):
     before = torch.get_rng_state()
-    outline = catalog.build_on_meta(model)
+    on_meta = catalog.build_on_meta(model)
     assert torch.equal(torch.get_rng_state(), before)
     real = catalog.build_torchvision_model(model)
-    assert str(outline) == str(real)
-    assert all(tensor.is_meta for tensor in outline.state_dict().values())
+    assert str(on_meta) == str(real)
+    assert all(tensor.is_meta for tensor in on_meta.state_dict().values())
     shapes = {key: tensor.shape for key, tensor in real.state_dict().items()}
-    assert {key: tensor.shape for key, tensor in outline.state_dict().items()} == shapes
+    assert {key: tensor.shape for key, tensor in on_meta.state_dict().items()} == shapes
 
 
 @pytest.mark.parametrize("model", ["googlenet", "inception_v3"])
-def test_models_with_auxiliary_heads_come_without(model):
-    outline = catalog.build_on_meta(model)
-    assert [name for name, _ in outline.named_children() if name.lower().startswith("aux")] == []
-    assert isinstance(outline.train()(torch.empty(2, 3, 96, 96, device="meta")), torch.Tensor)
-    assert sum(isinstance(layer, nn.Linear) for layer in outline.modules()) == 1
+def test_models_are_built_without_auxiliary_heads(model):
+    on_meta = catalog.build_on_meta(model)
+    assert [name for name, _ in on_meta.named_children() if name.lower().startswith("aux")] == []
+    assert isinstance(on_meta.train()(torch.empty(2, 3, 96, 96, device="meta")), torch.Tensor)
+    assert sum(isinstance(layer, nn.Linear) for layer in on_meta.modules()) == 1
 
 
 def test_an_unknown_model_is_refused():

@@ -1,4 +1,4 @@
-"""A person's own objective: any function that yields (accuracy, state) after each epoch."""
+"""A custom objective: a function that yields (accuracy, state) after each epoch."""
 
 import math
 import os
@@ -107,7 +107,7 @@ kind = "a"
 """
 
 
-def test_any_function_is_searched_under_its_own_names(place):
+def test_a_custom_objective_is_searched_over_its_own_parameters(place):
     done = place.hpo("run", place.study(STUDY))
     study = load(place)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
@@ -124,14 +124,14 @@ def test_any_function_is_searched_under_its_own_names(place):
     assert "trial 0 starts: speed 1, kind a, 4 epochs" in done.err
 
 
-def test_a_killed_trial_goes_on_from_its_last_state(place):
+def test_a_killed_trial_resumes_from_its_last_state(place):
     file = place.study(STUDY.replace("trials = 5", "trials = 0"))
     slow = ("--set", "train.seconds=0.3", "--set", "train.epochs=8", "--devices", "cpu:1")
-    process = place.start("run", file, *slow)
+    running = place.start("run", file, *slow)
     wait_for(lambda: epochs_reported(place) >= 3)
-    for pid in [*descendants(process.pid), process.pid]:
+    for pid in [*descendants(running.pid), running.pid]:
         os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    running.communicate()
     place.hpo("run", file, *slow)
     (trial,) = load(place).trials
     assert (trial.state.name, trial.user_attrs["attempts"]) == ("COMPLETE", 2)
@@ -142,7 +142,7 @@ def test_a_killed_trial_goes_on_from_its_last_state(place):
     assert state["seen"] == sorted(state["seen"], key=state["seen"].index)
 
 
-def test_pruning_stops_hopeless_trials_and_leaves_points_alone(place):
+def test_pruning_stops_poor_trials_but_no_points(place):
     text = """
     [train]
     objective = "own:climb"
@@ -172,14 +172,14 @@ def test_pruning_stops_hopeless_trials_and_leaves_points_alone(place):
         assert trial.user_attrs["pruned"].startswith("by asha: ")
 
 
-def test_a_function_may_end_before_its_epochs_are_used_up(place):
+def test_an_objective_may_end_before_its_last_epoch(place):
     place.here("create", place.study(STUDY), "--set", "train.objective=own:short")
     place.here("worker", "small")
     assert {trial.value for trial in load(place).trials} == {0.5}
     assert {trial.user_attrs["epochs"] for trial in load(place).trials} == {1}
 
 
-def test_numpys_numbers_are_as_good_as_pythons(place):
+def test_numpy_numbers_are_accepted_as_accuracy_and_state(place):
     place.here("create", place.study(STUDY), "--set", "train.objective=own:scored")
     place.here("worker", "small")
     assert {trial.value for trial in load(place).trials} == {0.5}
@@ -189,7 +189,7 @@ def test_numpys_numbers_are_as_good_as_pythons(place):
 
 
 @pytest.mark.parametrize("epochs", [1, 100])
-def test_a_state_that_could_not_be_loaded_fails_its_trial_at_its_first_save_and_once(place, epochs):
+def test_a_state_that_could_not_be_loaded_fails_its_trial_once_at_the_first_save(place, epochs):
     text = STUDY.replace("trials = 5", "trials = 0").replace("seconds = 0.0", "seconds = 0.1")
     objective = ("--set", "train.objective=own:arrayed", "--set", f"train.epochs={epochs}")
     place.here("create", place.study(text), *objective)
@@ -215,7 +215,7 @@ def test_a_state_that_could_not_be_loaded_fails_its_trial_at_its_first_save_and_
         ("worded", "own:worded yielded ('0.5', None); want (accuracy, state)"),
     ],
 )
-def test_a_function_that_fails_fails_its_trial(place, name, message):
+def test_an_objective_that_raises_or_yields_wrong_values_fails_its_trial(place, name, message):
     text = STUDY.replace("trials = 5", "trials = 0")
     place.here("create", place.study(text), "--set", f"train.objective=own:{name}")
     place.here("worker", "small")
@@ -227,7 +227,7 @@ def test_a_function_that_fails_fails_its_trial(place, name, message):
     assert message in place.here("trials", "small").out
 
 
-def test_a_trial_that_fails_keeps_no_other_from_running(place):
+def test_a_failed_trial_does_not_stop_the_others(place):
     text = STUDY.replace("trials = 5", "trials = 0") + '[[points]]\nspeed = 0.5\nkind = "b"\ndepth = 2\n'
     file = place.study(text.replace("own:climb", "own:picky"))
     place.here("create", file)
@@ -243,7 +243,7 @@ def test_a_trial_that_fails_keeps_no_other_from_running(place):
         ("climb", "train.objective"),
     ],
 )
-def test_a_function_that_is_not_there_is_said_in_one_line(place, objective, message):
+def test_a_missing_objective_is_reported_in_one_line(place, objective, message):
     done = place.here("create", place.study(STUDY), "--set", f"train.objective={objective}", code=1)
     assert message in done.err
     assert done.err.count("\n") == 1
@@ -261,13 +261,13 @@ def test_a_function_that_is_not_there_is_said_in_one_line(place, objective, mess
         (("low = 0.1, high = 10.0", 'low = "a", high = "b"'), "space.speed"),
     ],
 )
-def test_a_file_of_an_own_objective_is_checked_too(place, change, message):
+def test_a_study_file_with_a_custom_objective_is_checked(place, change, message):
     done = place.here("create", place.study(STUDY.replace(*change)), code=1)
     assert message in done.err
     assert done.err.count("\n") == 1
 
 
-def test_settings_are_there_as_attributes_and_as_items():
+def test_settings_are_read_as_attributes_and_as_items():
     config = CustomConfig.model_validate({"objective": "a:b", "lr": 0.1})
     assert config.lr == config["lr"] == 0.1
     assert (config.epochs, config["seed"]) == (20, 0)
@@ -275,7 +275,7 @@ def test_settings_are_there_as_attributes_and_as_items():
         config["momentum"]
 
 
-def test_an_accuracy_that_is_no_number_is_refused(tmp_path, monkeypatch):
+def test_an_accuracy_of_nan_is_refused(tmp_path, monkeypatch):
     (tmp_path / "nan_objective.py").write_text("def run(config, state):\n    yield float('nan'), None\n")
     monkeypatch.chdir(tmp_path)
     run = custom.CustomRun(CustomConfig(objective="nan_objective:run"))
@@ -284,11 +284,11 @@ def test_an_accuracy_that_is_no_number_is_refused(tmp_path, monkeypatch):
     assert not any(math.isnan(epoch.accuracy) for epoch in run.history)
 
 
-def test_a_module_that_lacks_something_itself_keeps_its_own_error(tmp_path, monkeypatch):
-    (tmp_path / "lacking.py").write_text("import surely_not_installed\n")
+def test_an_import_error_inside_the_objectives_module_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "incomplete.py").write_text("import surely_not_installed\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
-        custom.import_objective("lacking:run")
+        custom.import_objective("incomplete:run")
     with pytest.raises(DefinitionError):
         custom.import_objective("not_there_at_all:run")
 
@@ -307,31 +307,31 @@ def test_four_workers_run_fourteen_points_once_each(place, url):
     assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
 
 
-def test_a_trial_whose_worker_dies_after_the_decision_is_pruned_by_the_next(place, url):
+def test_a_trial_whose_worker_dies_after_the_decision_is_pruned_by_the_next_worker(place, url):
     text = STUDY.replace('pruner = "none"', 'pruner = { name = "hyperband", min_epochs = 4 }')
     place.here("create", place.study(text), "--set", "train.epochs=9", HPO_STORE=url)
-    opened = studies.open_storage(url, create=False)
-    study_id = studies.find_study_id(opened, "small")
-    who = process.current_owner("cpu")
-    definition = studies.read_definition(opened, "small")
-    history = History(opened, study_id, "small")
+    storage = studies.open_storage(url, create=False)
+    study_id = studies.find_study_id(storage, "small")
+    owner = process.current_owner("cpu")
+    definition = studies.read_definition(storage, "small")
+    history = History(storage, study_id, "small")
     study = optuna.Study("small", history, pruner=pruners.build_pruner(definition))
-    verdicts = []
-    for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is not judged
-        claim = queue.claim_trial(opened, study_id, who, lease_seconds=60.0, max_attempts=9)
-        for report in ((4, accuracy), None):  # the second time as the next attempt asks
+    decisions = []
+    for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is never pruned
+        claim = queue.claim_trial(storage, study_id, owner, lease_seconds=60.0, max_attempts=9)
+        for report in ((4, accuracy), None):  # the second time: as the next attempt does
             history.begin_trial(claim.trial_id)
-            judge = pruning.TrialPruner(study, history, definition)
+            trial_pruner = pruning.TrialPruner(study, history, definition)
             if report:
-                judge.note_report(*report)
-            claim.commit(report=report, ask_pruner=judge.decide)
+                trial_pruner.note_report(*report)
+            claim.commit(report=report, ask_pruner=trial_pruner.decide)
             try:
-                judge.raise_if_pruned()
-                verdicts.append(False)
+                trial_pruner.raise_if_pruned()
+                decisions.append(False)
             except pruning.TrialPrunedByRule as pruned:
-                verdicts.append(True)
+                decisions.append(True)
                 attributes = pruned.attributes
     claim.end(TrialState.PRUNED, system_attributes=attributes)
-    assert verdicts == [False, False, False, False, True, True, True, True]
+    assert decisions == [False, False, False, False, True, True, True, True]
     last = optuna.load_study(study_name="small", storage=url).trials[claim.number]
     assert last.system_attrs["completed_rung_0"] == 0.1

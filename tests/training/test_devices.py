@@ -7,29 +7,29 @@ UUIDS = ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"]
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("variable", "expected"),
     [
         (None, UUIDS),
         ("0,2", ["GPU-aaaa-1", "GPU-cccc-3"]),
         ("2, 0", ["GPU-cccc-3", "GPU-aaaa-1"]),
         ("GPU-cccc-3,GPU-aab", ["GPU-cccc-3", "GPU-aabb-2"]),
-        ("GPU-aa", []),  # the beginning of two
+        ("GPU-aa", []),  # a prefix of two UUIDs
         ("0,7,1", ["GPU-aaaa-1"]),
         ("0,-1,1", ["GPU-aaaa-1"]),
         ("", []),
         ("MIG-1234", ["MIG-1234"]),
     ],
 )
-def test_what_the_user_lets_be_seen_is_respected_as_cuda_does(told, expected):
-    environment = {} if told is None else {"CUDA_VISIBLE_DEVICES": told}
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(variable, expected):
+    environment = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
     assert devices.visible_gpu_uuids(environment, UUIDS) == expected
 
 
-def test_the_cores_are_shared_out_among_workers_on_the_cpu():
+def test_cores_are_divided_among_cpu_workers():
     cores = devices.core_count()
-    (alone,) = devices.worker_devices("cpu", 1, 100)
-    assert (alone.device, alone.threads, alone.cuda_visible_devices) == ("cpu", cores, None)
-    assert [slot.threads for slot in devices.worker_devices(f"cpu:{cores}", 1, 100)] == [1] * cores
+    (single,) = devices.worker_devices("cpu", 1, 100)
+    assert (single.device, single.threads, single.cuda_visible_devices) == ("cpu", cores, None)
+    assert [worker.threads for worker in devices.worker_devices(f"cpu:{cores}", 1, 100)] == [1] * cores
     assert len(devices.worker_devices("cpu", 3, 100)) == 3
 
 
@@ -39,12 +39,12 @@ def test_no_more_workers_are_started_than_trials_are_left():
 
 
 @pytest.mark.parametrize("spec", ["", "tpu", "cpu:0", "cpu:-1", "cpu:x", "cuda", "cuda:x", "cuda:0,cpu"])
-def test_a_spec_that_says_nothing_is_refused(spec):
+def test_an_invalid_device_spec_is_refused(spec):
     with pytest.raises(DeviceError, match="--devices"):
         devices.worker_devices(spec, 1, 9)
 
 
-def test_a_worker_on_a_gpu_sees_that_gpu_alone(monkeypatch):
+def test_a_worker_on_a_gpu_sees_only_that_gpu(monkeypatch):
     import pynvml
 
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
@@ -53,9 +53,9 @@ def test_a_worker_on_a_gpu_sees_that_gpu_alone(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle].encode())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
-    slots = devices.worker_devices("auto", 2, 100)
-    assert [slot.name for slot in slots] == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
-    assert [slot.cuda_visible_devices for slot in slots] == ["GPU-cccc-3"] * 2 + ["GPU-aaaa-1"] * 2
-    assert {slot.device for slot in slots} == {"cuda:0"}
+    workers = devices.worker_devices("auto", 2, 100)
+    assert [worker.name for worker in workers] == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert [worker.cuda_visible_devices for worker in workers] == ["GPU-cccc-3"] * 2 + ["GPU-aaaa-1"] * 2
+    assert {worker.device for worker in workers} == {"cuda:0"}
     with pytest.raises(DeviceError, match="there are 2 GPUs"):
         devices.worker_devices("cuda:2", 1, 100)

@@ -1,4 +1,4 @@
-"""Where models are cut, and that what lies before and after gives what the whole model gives."""
+"""Where models are cut, and that the two parts together give the output of the whole model."""
 
 import gc
 import weakref
@@ -11,7 +11,7 @@ from hpo.training import frozen, models, transforms
 from hpo.training.config import Config
 
 
-def built(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, torch.Tensor]:
+def build(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, torch.Tensor]:
     config = Config(model=name, weights="none", tune="head", image_size=size, **settings)
     torch.manual_seed(0)
     inputs = transforms.normalise(torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8))
@@ -31,10 +31,10 @@ def built(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, tor
     ],
 )
 def test_a_model_is_cut_before_what_is_trained_or_random(name, size, operation, floats):
-    module, config, inputs = built(name, size)
-    found = frozen.find_frozen_part(module, config, inputs)
-    assert (found.name, found.bytes_per_image) == (operation, 4 * floats)
-    before, after = found.split_module(module)
+    module, config, inputs = build(name, size)
+    frozen_part = frozen.find_frozen_part(module, config, inputs)
+    assert (frozen_part.name, frozen_part.bytes_per_image) == (operation, 4 * floats)
+    before, after = frozen_part.split_module(module)
     for mode in ("eval", "train"):
         module.eval() if mode == "eval" else models.set_train_mode(module, config)
         with torch.no_grad():
@@ -46,7 +46,7 @@ def test_a_model_is_cut_before_what_is_trained_or_random(name, size, operation, 
 
 def test_without_dropout_a_model_is_cut_before_its_last_layer():
     for name, operation in (("alexnet", "classifier_5"), ("mobilenet_v3_small", "classifier_2")):
-        module, config, inputs = built(name, dropout=0.0)
+        module, config, inputs = build(name, dropout=0.0)
         assert frozen.find_frozen_part(module, config, inputs).name == operation
 
 
@@ -59,12 +59,12 @@ def test_without_dropout_a_model_is_cut_before_its_last_layer():
         ("vit_b_32", 32 * 7, 0.1),  # random from its first layer on
     ],
 )
-def test_a_model_that_is_random_from_early_on_is_not_cut(name, size, dropout):
-    assert frozen.find_frozen_part(*built(name, size, dropout=dropout)) is None
+def test_a_model_with_early_random_layers_is_not_cut(name, size, dropout):
+    assert frozen.find_frozen_part(*build(name, size, dropout=dropout)) is None
 
 
-class Own(nn.Module):
-    """A backbone and a head; what lies between is each test's own."""
+class SmallModel(nn.Module):
+    """A backbone and a head; each test defines what lies between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,21 +77,21 @@ class Own(nn.Module):
         return self.backbone(inputs).mean((2, 3))
 
 
-def find(module: nn.Module) -> frozen.FrozenPart | None:
+def find_cut(module: nn.Module) -> frozen.FrozenPart | None:
     return frozen.find_frozen_part(module, Config(tune="head"), torch.randn(2, 3, 8, 8))
 
 
-def test_a_layer_that_works_in_place_behind_the_cut_leaves_the_features_alone():
-    class InPlace(Own):
+def test_an_in_place_layer_behind_the_cut_does_not_change_the_features():
+    class InPlace(SmallModel):
         def forward(self, inputs):
             features = self.features(inputs)
             positive = self.relu(features)
             return self.head(self.dropout(positive) + features)
 
     module = InPlace().eval()
-    found = find(module)
-    assert found.name == "mean"
-    before, after = found.split_module(module.eval())
+    frozen_part = find_cut(module)
+    assert frozen_part.name == "mean"
+    before, after = frozen_part.split_module(module.eval())
     features = before(torch.randn(4, 3, 8, 8))
     kept = features.clone()
     assert (features < 0).any()
@@ -100,56 +100,56 @@ def test_a_layer_that_works_in_place_behind_the_cut_leaves_the_features_alone():
 
 
 def test_a_model_is_not_cut_where_two_tensors_cross():
-    class Crossed(Own):
+    class Crossed(SmallModel):
         def forward(self, inputs):
             features = self.features(inputs)
             return self.head(self.dropout(features * 2) + features * 3)
 
-    assert find(Crossed()).name == "mean"
+    assert find_cut(Crossed()).name == "mean"
 
 
-def test_a_model_is_not_cut_where_its_rows_are_not_those_of_images():
-    class Summed(Own):
+def test_a_model_is_not_cut_where_rows_are_not_images():
+    class Summed(SmallModel):
         def forward(self, inputs):
             features = self.features(inputs)
             return self.head(self.dropout(features.sum(0)))
 
-    assert find(Summed()).name == "mean"
+    assert find_cut(Summed()).name == "mean"
 
 
 def test_a_model_that_cannot_be_traced_or_holds_constants_is_not_cut():
-    class Branching(Own):
+    class Branching(SmallModel):
         def forward(self, inputs):
             features = self.features(inputs)
             return self.head(features if features.sum() > 0 else -features)
 
-    class Constant(Own):
+    class Constant(SmallModel):
         def forward(self, inputs):
             return self.head(self.features(inputs) + torch.ones(8))
 
-    assert find(Branching()) is None
-    assert find(Constant()) is None
+    assert find_cut(Branching()) is None
+    assert find_cut(Constant()) is None
 
 
-def test_a_model_whose_steps_depend_on_the_mode_is_not_cut():
-    class Functional(Own):
+def test_a_model_whose_operations_depend_on_the_mode_is_not_cut():
+    class Functional(SmallModel):
         def forward(self, inputs):
             return self.head(nn.functional.dropout(self.features(inputs), 0.5, self.training))
 
-    assert find(Functional()) is None
+    assert find_cut(Functional()) is None
 
 
-def test_a_forward_that_draws_by_itself_is_found_out():
-    class Noisy(Own):
+def test_a_forward_that_draws_random_numbers_is_detected():
+    class Noisy(SmallModel):
         def forward(self, inputs):
             features = self.features(inputs)
             return self.head(features * torch.rand_like(features))
 
-    assert find(Noisy()).name == "mean"
+    assert find_cut(Noisy()).name == "mean"
 
 
-def test_finding_a_cut_leaves_generators_and_buffers_as_they_were():
-    module, config, inputs = built("mobilenet_v3_small")
+def test_finding_a_cut_leaves_generators_and_buffers_unchanged():
+    module, config, inputs = build("mobilenet_v3_small")
     state = {key: value.clone() for key, value in module.state_dict().items()}
     before = torch.get_rng_state()
     frozen.find_frozen_part(module, config, inputs)
@@ -158,10 +158,10 @@ def test_finding_a_cut_leaves_generators_and_buffers_as_they_were():
 
 
 def test_a_cut_keeps_no_module_in_memory():
-    module, config, inputs = built("resnet18")
-    found = frozen.find_frozen_part(module, config, inputs)
-    found.split_module(module)
-    gone = weakref.ref(module.conv1)
+    module, config, inputs = build("resnet18")
+    frozen_part = frozen.find_frozen_part(module, config, inputs)
+    frozen_part.split_module(module)
+    reference = weakref.ref(module.conv1)
     del module
     gc.collect()
-    assert gone() is None
+    assert reference() is None

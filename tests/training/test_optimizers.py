@@ -5,7 +5,7 @@ from torch import nn
 from hpo.training import config, optimizers
 
 
-def trained(settings: config.Config, build) -> torch.Tensor:
+def train_weights(settings: config.Config, build) -> torch.Tensor:
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)
     images, labels = torch.randn(4, 5), torch.tensor([0, 1, 2, 1])
@@ -26,22 +26,22 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_five_steps_give_the_weights_of_the_plain_optimizer_to_the_last_places(name):
+def test_five_steps_agree_with_the_plain_optimizer(name):
     settings = config.Config(optimizer=name, lr=0.1, momentum=0.7, weight_decay=0.01)
-    expected = trained(settings, lambda _, parameters: OPTIMIZERS[name](parameters))
+    expected = train_weights(settings, lambda _, parameters: OPTIMIZERS[name](parameters))
     torch.testing.assert_close(
-        trained(settings, optimizers.build_optimizer), expected, rtol=1e-6, atol=1e-7
+        train_weights(settings, optimizers.build_optimizer), expected, rtol=1e-6, atol=1e-7
     )
 
 
-def test_nesterov_is_used_with_momentum_and_left_out_without():
+def test_nesterov_is_used_only_with_momentum():
     layer = nn.Linear(2, 2)
     for momentum, used in ((0.9, True), (0.0, False)):
         settings = config.Config(nesterov=True, momentum=momentum)
         assert optimizers.build_optimizer(settings, layer.parameters()).defaults["nesterov"] is used
 
 
-def test_all_that_no_option_names_is_torchs_default():
+def test_arguments_without_an_option_have_torchs_defaults():
     layer = nn.Linear(2, 2)
     for name in OPTIMIZERS:
         settings = config.Config(optimizer=name, lr=1e-3, momentum=0.0)
@@ -73,7 +73,7 @@ def test_the_margin_loss_is_the_mean_hinge_over_the_other_classes():
     torch.manual_seed(0)
     logits_NK, labels_N = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     loss = optimizers.loss_function(config.Config(loss="multi_margin"))
-    right_N1 = logits_NK.gather(1, labels_N[:, None])
-    hinges_NK = (1 - right_N1 + logits_NK).clamp(min=0)
-    expected = ((hinges_NK.sum(dim=1) - 1) / 4).mean()  # the right class's own hinge is 1
+    correct_N1 = logits_NK.gather(1, labels_N[:, None])
+    hinges_NK = (1 - correct_N1 + logits_NK).clamp(min=0)
+    expected = ((hinges_NK.sum(dim=1) - 1) / 4).mean()  # the hinge of the correct class is 1
     torch.testing.assert_close(loss(logits_NK, labels_N), expected)

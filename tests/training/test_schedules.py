@@ -7,7 +7,7 @@ from hpo.training import config, schedules
 STEPS = 3  # per epoch
 
 
-def ours(settings: config.Config) -> list[float]:
+def all_rates(settings: config.Config) -> list[float]:
     return [
         schedules.learning_rate(settings, epoch, step, STEPS)
         for epoch in range(1, settings.epochs + 1)
@@ -19,7 +19,7 @@ def optimizer(lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-def per_epoch(sgd: torch.optim.Optimizer, scheduler, epochs: int) -> list[float]:
+def scheduler_rates(sgd: torch.optim.Optimizer, scheduler, epochs: int) -> list[float]:
     rates = []
     for _ in range(epochs):
         for _ in range(STEPS):
@@ -29,7 +29,7 @@ def per_epoch(sgd: torch.optim.Optimizer, scheduler, epochs: int) -> list[float]
     return rates
 
 
-def torchs(kind: str, sgd: torch.optim.Optimizer, epochs: int) -> lr_scheduler.LRScheduler:
+def torch_scheduler(kind: str, sgd: torch.optim.Optimizer, epochs: int) -> lr_scheduler.LRScheduler:
     if kind == "step":
         return lr_scheduler.StepLR(sgd, step_size=4, gamma=0.3)
     if kind == "exponential":
@@ -41,14 +41,14 @@ def torchs(kind: str, sgd: torch.optim.Optimizer, epochs: int) -> lr_scheduler.L
 
 @pytest.mark.parametrize("warmup", [0, 1, 4])
 @pytest.mark.parametrize("kind", ["step", "exponential", "cosine", "constant"])
-def test_the_rates_are_those_of_torchs_scheduler_after_the_warm_up(kind, warmup):
+def test_rates_after_the_warm_up_equal_torchs_scheduler(kind, warmup):
     settings = config.Config(
         schedule=kind, lr=0.05, step_size=4, gamma=0.3, epochs=13, warmup_epochs=warmup
     )
-    rates = ours(settings)
+    rates = all_rates(settings)
     sgd = optimizer(0.05)
     epochs = 13 - warmup
-    expected = per_epoch(sgd, torchs(kind, sgd, epochs), epochs)
+    expected = scheduler_rates(sgd, torch_scheduler(kind, sgd, epochs), epochs)
     assert rates[warmup * STEPS :] == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
@@ -63,14 +63,14 @@ def test_the_warm_up_is_linear_and_ends_at_the_rate(warmup):
         expected.append(sgd.param_groups[0]["lr"])
         sgd.step()
         scheduler.step()
-    rates = ours(settings)[:total]
+    rates = all_rates(settings)[:total]
     assert rates == pytest.approx(expected, rel=1e-12)
     assert rates[0] == pytest.approx(0.05 / total)
     assert rates[-1] == 0.05
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 13])
-def test_one_cycle_is_torchs_step_by_step(epochs):
+def test_one_cycle_equals_torchs_at_every_step(epochs):
     sgd = optimizer(0.05)
     scheduler = lr_scheduler.OneCycleLR(
         sgd, max_lr=0.05, epochs=epochs, steps_per_epoch=STEPS, cycle_momentum=False
@@ -81,23 +81,23 @@ def test_one_cycle_is_torchs_step_by_step(epochs):
         sgd.step()
         if step < epochs * STEPS - 1:
             scheduler.step()
-    rates = ours(config.Config(schedule="onecycle", lr=0.05, epochs=epochs))
+    rates = all_rates(config.Config(schedule="onecycle", lr=0.05, epochs=epochs))
     assert rates == pytest.approx(expected, rel=1e-9)
 
 
-def test_one_cycle_of_a_single_step_is_torchs_too():
+def test_one_cycle_of_a_single_step_equals_torchs():
     sgd = optimizer(0.05)
     lr_scheduler.OneCycleLR(sgd, max_lr=0.05, total_steps=1, cycle_momentum=False)
     settings = config.Config(schedule="onecycle", lr=0.05, epochs=1)
     assert schedules.learning_rate(settings, 1, 0, 1) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9)
 
 
-def test_one_cycle_warms_up_by_itself():
+def test_one_cycle_ignores_warmup_epochs():
     plain = config.Config(schedule="onecycle", epochs=5)
-    assert ours(plain.model_copy(update={"warmup_epochs": 2})) == ours(plain)
+    assert all_rates(plain.model_copy(update={"warmup_epochs": 2})) == all_rates(plain)
 
 
-def test_the_reports_schedule_is_a_tenth_every_fifth_epoch():
+def test_the_reports_schedule_divides_the_rate_by_ten_every_five_epochs():
     settings = config.Config()
     rates = [schedules.learning_rate(settings, epoch, 0, 3125) for epoch in (1, 5, 6, 10, 11, 20)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])

@@ -1,4 +1,4 @@
-"""What stratified splits and limits promise, for any sizes of classes."""
+"""Properties of stratified splits and limits, for any class sizes."""
 
 import numpy as np
 from hypothesis import given
@@ -19,7 +19,7 @@ def lengths(indices: splits.ClassIndices) -> list[int]:
 
 
 @given(sizes=SIZES, seed=st.integers(0, 2**31 - 1))
-def test_shuffling_keeps_every_image_in_its_class_and_repeats_itself(sizes, seed):
+def test_shuffling_keeps_every_image_in_its_class_and_is_reproducible(sizes, seed):
     indices = shuffled(sizes, seed)
     starts = np.cumsum([0, *sizes])
     for label, each in enumerate(indices):
@@ -44,7 +44,7 @@ def test_holding_out_divides_the_images_in_proportion_and_leaves_one_of_each_cla
 
 
 @given(sizes=SIZES, data=st.data())
-def test_a_limit_keeps_so_many_images_the_first_of_each_class_and_no_class_is_lost(sizes, data):
+def test_a_limit_keeps_the_first_images_of_each_class_and_loses_no_class(sizes, data):
     total = sum(sizes)
     limit = data.draw(st.integers(1, total))
     indices = shuffled(sizes)

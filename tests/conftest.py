@@ -1,4 +1,4 @@
-"""Fixtures: an empty folder to run the real command in, and stores on real databases."""
+"""Fixtures: an empty folder to run the real command in, and empty stores on real databases."""
 
 import fcntl
 import inspect
@@ -13,22 +13,22 @@ from typing import Any
 import hypothesis
 import pytest
 
-# One thread each, here and in the processes that tests start: they run side by side, and bits depend on the
-# number of threads. Set before anything imports torch, which reads it then.
+# One thread per process, here and in the processes that tests start: tests run in parallel, and the bits of
+# a result depend on the number of threads. Set this before torch is imported, which reads it once.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Where Python keeps no bytecode, each process that a test starts compiles hpo anew.
+# Without cached bytecode, each process that a test starts would compile hpo again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 pytest.register_assert_rewrite("tests.support")
-# Examples are the same in every run; a loaded machine may take its time over each.
+# The examples are the same in every run. They have no deadline, because the machine may be busy.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("tests")
 
-from tests.support import postgres  # noqa: E402  # after what is set above
+from tests.support import postgres  # noqa: E402  # needs the settings above
 from tests.support.databases import closed_engines, plain_sql  # noqa: E402
 from tests.support.workplace import Workplace, workplace_in  # noqa: E402
 
 FIXTURES = {"cluster": "postgres", "chromium": "browser"}
-# What a test that starts processes says itself, or a function or fixture of its module that it uses.
+# Matches the source of a test that starts processes, or of a helper or fixture of its module.
 STARTS_PROCESSES = re.compile(
     r"\.hpo\(|\.start\(\"|\bsubprocess\.(run|Popen)\b|\bpexpect\.|\bmultiprocessing\."
 )
@@ -37,7 +37,7 @@ STARTS_POSTGRES = re.compile(r"\bpostgres\.(running|server)\(")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures, their folder and what they start."""
+    """Mark tests by their fixtures, by their folder and by what they start."""
     for item in items:
         assert isinstance(item, pytest.Function)
         marks = {mark for fixture, mark in FIXTURES.items() if fixture in item.fixturenames}
@@ -54,22 +54,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _source_with_helpers(item: pytest.Function) -> str:
-    """Return the source of a test, of its module's fixtures and of the functions there that they use."""
-    there = vars(item.module)
-    waiting = [item.function.__name__, *item.fixturenames]
-    found: dict[str, str] = {}
-    while waiting:
-        name = waiting.pop()
-        function = inspect.unwrap(there.get(name, None)) if name in there else None
-        function = getattr(function, "_get_wrapped_function", lambda made=function: made)()
-        if name in found or not inspect.isfunction(function) or function.__module__ != item.module.__name__:
+    """Return the source of a test and of the fixtures and functions of its module that it uses."""
+    namespace = vars(item.module)
+    pending = [item.function.__name__, *item.fixturenames]
+    texts: dict[str, str] = {}
+    while pending:
+        name = pending.pop()
+        function = inspect.unwrap(namespace[name]) if name in namespace else None
+        function = getattr(function, "_get_wrapped_function", lambda plain=function: plain)()
+        if name in texts or not inspect.isfunction(function) or function.__module__ != item.module.__name__:
             continue
-        found[name] = inspect.getsource(function)
-        waiting += re.findall(r"\w+", found[name])
-    return "\n".join(found.values())
+        texts[name] = inspect.getsource(function)
+        pending += re.findall(r"\w+", texts[name])
+    return "\n".join(texts.values())
 
 
-_running: list[pytest.Item] = []  # the test that runs now
+_running: list[pytest.Item] = []  # the current test
 
 
 def _refuse_unmarked(event: str, arguments: tuple[Any, ...]) -> None:
@@ -78,9 +78,9 @@ def _refuse_unmarked(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if "not (processes" not in _running[-1].config.option.markexpr:
         return
-    words = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
-    python = sys.executable in map(str, words)
-    if python and not any(
+    command = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
+    starts_python = sys.executable in map(str, command)
+    if starts_python and not any(
         _running[-1].get_closest_marker(mark) for mark in ("processes", "postgres", "browser")
     ):
         raise RuntimeError(f"{_running[-1].nodeid} starts a process: mark it with pytest.mark.processes")
@@ -105,42 +105,45 @@ def workplace(tmp_path: Path) -> Workplace:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Give a function that gives the folder of a name, which the first of all processes to ask fills."""
+    """Return a function that returns a folder shared by all test processes.
+
+    The first process that asks for a name fills the folder.
+    """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
 
     def folder(name: str, fill: Callable[[Path], None]) -> Path:
-        made, filled = shared / name, shared / f"{name}.filled"
+        path, filled = shared / name, shared / f"{name}.filled"
         with (shared / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not filled.exists():
-                shutil.rmtree(made, ignore_errors=True)  # of one that failed
-                made.mkdir()
-                fill(made)
+                shutil.rmtree(path, ignore_errors=True)  # left by a fill that failed
+                path.mkdir()
+                fill(path)
                 filled.touch()
-        return made
+        return path
 
     return folder
 
 
 @pytest.fixture
 def place(workplace: Workplace, request: pytest.FixtureRequest) -> Workplace:
-    """Give a workplace with the test module's own objective in it, as own.py."""
+    """Return a workplace whose own.py has the text of the test module's constant OWN."""
     (workplace.path / "own.py").write_text(request.module.OWN)
     return workplace
 
 
 @pytest.fixture
 def chromium() -> Iterator[Any]:
-    """Give the system's Chromium, without a window; a machine without one skips the test, never in CI."""
+    """Return the system's Chromium, headless. Without one the test is skipped; in CI it fails."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
-        why = "no command 'chromium' (Debian: the package of that name)"
-        assert os.environ.get("CI") != "true", why
-        pytest.skip(why)
+        reason = "no command 'chromium' (install the Debian package chromium)"
+        assert os.environ.get("CI") != "true", reason
+        pytest.skip(reason)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
@@ -149,24 +152,24 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """Give the URL of a real Postgres server's administrative database."""
-    # Nothing here outlives a power cut; tests of durability run servers of their own.
+    """Return the URL of the administrative database of a real Postgres server."""
+    # This server loses data in a power cut. Tests of durability start their own servers.
     with postgres.server(fsync="off", synchronous_commit="off", full_page_writes="off") as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Give the URL of an empty store, once on SQLite and once on Postgres."""
+    """Return the URL of an empty store, once on SQLite and once on Postgres."""
     with closed_engines():
         if request.param == "sqlite":
             yield f"sqlite:///{tmp_path}/hpo.db"
         else:
-            with postgres.database(request.getfixturevalue("cluster")) as created:
-                yield created
+            with postgres.database(request.getfixturevalue("cluster")) as database:
+                yield database
 
 
 @pytest.fixture
 def sql(url: str) -> Callable[..., list[tuple[Any, ...]]]:
-    """Give a function that asks the database itself, by plain SQL on a connection of its own."""
+    """Return a function that runs plain SQL on a separate connection to the store."""
     return plain_sql(url)

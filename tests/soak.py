@@ -1,9 +1,10 @@
-"""Rounds of faults for as long as wanted: python -m tests.soak [--seconds S] [--seed N]; ``make soak``.
+"""Inject faults at random: python -m tests.soak [--seconds S] [--seed N]; ``make soak``.
 
-First eight processes share SQLite files for a minute. Then each round launches the fourteen points of
-``acceptance/test_chaos`` on SQLite or on a Postgres of its own, strikes them with kills, sleeps past the
-lease, killed launchers and (on Postgres) a database that is away for half a minute or crashes, and checks
-what is promised. The seed decides what strikes where it can; when, and whom, the machine decides too.
+First, eight processes share SQLite files for a minute. Then each round launches the fourteen points of
+``acceptance/test_chaos`` on SQLite or on a new Postgres server and injects faults: killed workers, workers
+stopped for longer than their lease, killed launchers and (on Postgres) a database that is down for half a
+minute or crashes. At the end of a round, the results are checked. The seed decides which faults are
+injected. Their time, and the process that they hit, depend on the machine too.
 """
 
 import argparse
@@ -19,39 +20,39 @@ from tests.support.databases import closed_engines, plain_sql
 from tests.support.lease_study import LeaseStudy
 from tests.support.storm import Storm, undisturbed
 
-STRIKES = 20
-AWAY_SECONDS = 30.0
-CROWD_SECONDS = 60.0
+FAULTS_PER_ROUND = 20
+OUTAGE_SECONDS = 30.0
+SQLITE_SECONDS = 60.0
 
 
-def strike(storm: Storm, server: postgres.Server | None) -> str:
-    """Strike once; give what it was."""
+def inject_fault(storm: Storm, server: postgres.Server | None) -> str:
+    """Inject one fault and return its name."""
     names = ["kill"] * 12 + ["freeze"] * 3 + ["restart"] * 2
-    names += [] if server is None else ["away", "crash"]
+    names += [] if server is None else ["outage", "crash"]
     name = storm.chance.choice(names)
-    if server is not None and name in ("away", "crash"):
-        server.stop("fast" if name == "away" else "immediate")
-        time.sleep(AWAY_SECONDS if name == "away" else 0.0)
+    if server is not None and name in ("outage", "crash"):
+        server.stop("fast" if name == "outage" else "immediate")
+        time.sleep(OUTAGE_SECONDS if name == "outage" else 0.0)
         server.start()
     else:
         getattr(storm, name)()
     return name
 
 
-def play(folder: Path, url: str, seed: int, server: postgres.Server | None, hashes: list[str]) -> str:
-    """Play one round and check it; give what struck, in order."""
-    struck: list[str] = []
+def run_round(folder: Path, url: str, seed: int, server: postgres.Server | None, hashes: list[str]) -> str:
+    """Run one round and check it; return the names of its faults, in order."""
+    faults: list[str] = []
     with closed_engines(), Storm(folder, url, seed) as storm:
-        while storm.launcher.poll() is None and len(struck) < STRIKES:
-            struck.append(strike(storm, server))
+        while storm.launcher.poll() is None and len(faults) < FAULTS_PER_ROUND:
+            faults.append(inject_fault(storm, server))
         assert storm.launcher.wait(300) == 0, storm.said()
         storm.check(hashes)
-    return " ".join(struck)
+    return " ".join(faults)
 
 
-def crowd(folder: Path) -> int:
-    """Let eight busy processes share SQLite files for ``CROWD_SECONDS``; give the trials they ran."""
-    end, trials = time.monotonic() + CROWD_SECONDS, 0
+def share_sqlite_files(folder: Path) -> int:
+    """Let eight processes share SQLite files for ``SQLITE_SECONDS``; return the number of their trials."""
+    end, trials = time.monotonic() + SQLITE_SECONDS, 0
     while time.monotonic() < end:
         trials += 100
         place = folder / str(trials)
@@ -67,33 +68,31 @@ def crowd(folder: Path) -> int:
 
 
 def main() -> None:
-    """Play rounds until the time is up; a broken promise raises, and its seed is on the screen."""
+    """Print the seed, then run rounds until the time is up. A failed check raises."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="no round begins after that")
+    parser.add_argument("--seconds", type=float, default=600.0, help="start no round after that time")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    orders = parser.parse_args()
-    print(f"seed {orders.seed}", flush=True)
-    chance, end, rounds = random.Random(orders.seed), time.monotonic() + orders.seconds, 0
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    chance, end, rounds = random.Random(options.seed), time.monotonic() + options.seconds, 0
     with tempfile.TemporaryDirectory(prefix="hpo-soak-") as root:
-        print(
-            f"8 processes on SQLite for a minute: {crowd(Path(root, 'crowd'))} trials, no complaint",
-            flush=True,
-        )
+        trials = share_sqlite_files(Path(root, "shared"))
+        print(f"8 processes on SQLite for a minute: {trials} trials, no error", flush=True)
         hashes = undisturbed(Path(root, "undisturbed"))
         while time.monotonic() < end:
             rounds += 1
             folder, seed, begun = Path(root, str(rounds)), chance.randrange(10**6), time.monotonic()
             if rounds % 2:
                 with postgres.running() as server:
-                    struck = play(folder, server.url, seed, server, hashes)
+                    faults = run_round(folder, server.url, seed, server, hashes)
             else:
-                struck = play(folder, f"sqlite:///{folder}/hpo.db", seed, None, hashes)
+                faults = run_round(folder, f"sqlite:///{folder}/hpo.db", seed, None, hashes)
             seconds = time.monotonic() - begun
             print(
-                f"round {rounds}, {'postgres' if rounds % 2 else 'sqlite'}: {seconds:.0f} s, {struck}",
+                f"round {rounds}, {'postgres' if rounds % 2 else 'sqlite'}: {seconds:.0f} s, {faults}",
                 flush=True,
             )
-    print(f"{rounds} rounds, nothing lost, doubled or different", flush=True)
+    print(f"{rounds} rounds: no trial lost, run twice or with another result", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Packages: what may import what, how long files and functions are, and which words are gone."""
+"""Allowed imports between packages, the length of files and functions, and words that are not used."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import hpo
 ROOT = Path(hpo.__file__).parents[1]
 SOURCES = sorted((ROOT / "hpo").rglob("*.py"))
 
-# From the top. What stands in one row may not import one another.
+# From the top. Packages in the same row may not import one another.
 LAYERS = (
     ("cli",),
     ("report", "dashboard", "export"),
@@ -41,7 +41,7 @@ MODULES = {module_name(path) for path in SOURCES}
 
 
 def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line and the full name of every import in a file, wherever it stands.
+    """Yield the line and the full name of every import in a file, anywhere in it.
 
     Imports within functions and under TYPE_CHECKING count like those at the top.
     """
@@ -61,7 +61,7 @@ def package_of(module: str) -> str:
 
 
 def package_imports() -> Iterator[tuple[str, str, str]]:
-    """Yield where a package imports another one of hpo, its name, and the other one's name."""
+    """Yield each import between packages of hpo: its place, the importing package, the imported package."""
     for path in SOURCES:
         package = package_of(module_name(path))
         for line, name in imported_modules(path):
@@ -85,14 +85,14 @@ def test_packages_import_only_packages_below_them():
     assert not upward, "\n".join(upward)
 
 
-def test_imports_between_packages_have_no_circle():
+def test_imports_between_packages_have_no_cycle():
     below: dict[str, set[str]] = {}
     for _, package, other in package_imports():
         below.setdefault(package, set()).add(other)
     while leaves := [package for package, others in below.items() if not others & below.keys()]:
         for package in leaves:
             del below[package]
-    assert not below, f"these packages import one another in a circle: {below}"
+    assert not below, f"these packages import one another in a cycle: {below}"
 
 
 @pytest.mark.parametrize("library", ["optuna", "sqlalchemy"])
@@ -107,7 +107,7 @@ def test_training_does_not_import(library):
     assert not found, "\n".join(found)
 
 
-# What must not come back: long files, long functions, and the private words of earlier versions
+# Long files, long functions, and the private words of earlier versions
 
 
 MAX_FILE_LINES = 400
@@ -148,13 +148,13 @@ def test_functions_are_short():
 
 
 def documents() -> Iterator[Path]:
-    """Yield the files that people read: the package, its documents, and the shipped studies."""
+    """Yield the files of the package, its documents, and the shipped studies."""
     yield from (ROOT / "README.md", ROOT / "ARCHITECTURE.md")
     for folder in ("hpo", "storage", "studies"):
         yield from (path for path in (ROOT / folder).rglob("*") if path.suffix in TEXT_SUFFIXES)
 
 
-def test_private_words_are_gone():
+def test_private_words_are_not_used():
     # In prose, a phrase may be broken over two lines.
     words = re.compile(
         "|".join(rf"(?<![a-z]){word}(?![a-z])" for word in GONE_WORDS).replace(" ", r"[\s#]+"),

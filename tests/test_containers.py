@@ -1,4 +1,4 @@
-"""The container's files, against schemas and against hpo itself; no container is run here."""
+"""The container files, checked against schemas and against hpo. No container is run."""
 
 import re
 import shlex
@@ -23,17 +23,17 @@ def job() -> dict:
 
 
 @pytest.mark.parametrize("version", ["1.32", "1.37"])
-def test_the_manifest_is_a_job_as_kubernetes_knows_it(job, version):
+def test_the_manifest_is_a_valid_kubernetes_job(job, version):
     kubernetes_validate.validate(job, version, strict=True)
 
 
-def test_a_field_that_kubernetes_does_not_know_would_be_found(job):
+def test_validation_rejects_an_unknown_field(job):
     job["spec"]["podFailurePolicy"]["rules"][0]["onPodCondition"] = []
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(job, "1.37", strict=True)
 
 
-def test_the_manifest_tells_a_failure_that_no_restart_can_mend_from_the_others(job):
+def test_the_manifest_fails_on_fatal_errors_and_ignores_disruptions(job):
     spec = job["spec"]
     ignored, fatal = spec["podFailurePolicy"]["rules"]
     assert (ignored["action"], ignored["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
@@ -43,16 +43,16 @@ def test_the_manifest_tells_a_failure_that_no_restart_can_mend_from_the_others(j
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > supervisor.GRACE_SECONDS
 
 
-def test_the_store_comes_from_a_secret_and_the_command_is_one_of_hpos(job):
+def test_the_manifest_takes_the_store_from_a_secret_and_runs_a_valid_command(job):
     (worker,) = job["spec"]["template"]["spec"]["containers"]
     (store,) = worker["env"]
     assert store["name"] == "HPO_STORE"
     assert "secretKeyRef" in store["valueFrom"]
-    verb, *args = worker["args"]
-    typer.main.get_command(app).commands[verb].make_context(verb, args)  # a usage error raises
+    command, *args = worker["args"]
+    typer.main.get_command(app).commands[command].make_context(command, args)  # raises on wrong usage
 
 
-def test_the_image_copies_what_is_here_and_installs_an_extra_that_there_is():
+def test_the_image_copies_existing_files_and_installs_an_existing_extra():
     for line in re.findall(r"^COPY (.*)$", CONTAINERFILE, re.MULTILINE):
         *sources, _ = shlex.split(line)
         assert all((ROOT / source).exists() for source in sources)

@@ -1,4 +1,4 @@
-"""README, ARCHITECTURE and CONTRIBUTING say what is there."""
+"""README, ARCHITECTURE and CONTRIBUTING agree with the code."""
 
 import re
 
@@ -33,17 +33,17 @@ def test_study_wide_options_are_marked_in_the_readme():
         assert ("*study*" in row[0]) == (name in config.STUDY_WIDE), name
 
 
-def test_every_verb_is_in_the_readme():
+def test_every_command_is_in_the_readme():
     for name in typer.main.get_command(app).commands:
         assert re.search(rf"`(hpo )?{name}\b", README), name
 
 
-def test_nothing_names_a_place_that_only_this_workplace_has():
+def test_no_file_names_a_path_of_the_development_machine():
     for path in (*ROOT.glob("*.md"), *ROOT.glob("hpo/**/*.py"), *ROOT.glob("studies/*"), ROOT / "Makefile"):
         assert "/work/" not in path.read_text(), path
 
 
-def test_every_row_of_what_can_die_names_a_test_that_is_there():
+def test_every_row_of_what_can_die_names_an_existing_test():
     table = README.partition("## What can die, and what happens")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (.*) \|$", table, re.MULTILINE)[2:]
     assert len(rows) > 10
@@ -56,14 +56,14 @@ def test_every_row_of_what_can_die_names_a_test_that_is_there():
             assert begins in path.read_text(), (module, words)
 
 
-def test_every_module_has_its_line_in_the_architecture():
+def test_every_module_is_listed_in_the_architecture():
     for package in sorted(path.parent for path in (ROOT / "hpo").glob("*/__init__.py")):
         section = ARCHITECTURE.partition(f"### `hpo/{package.name}/`")[2].partition("\n### ")[0]
         named = re.findall(r"^\| `(\w+)\.py` \|", section, re.MULTILINE)
         assert sorted(named) == sorted(path.stem for path in package.glob("[!_]*.py")), package.name
 
 
-def test_what_the_architecture_and_contributing_name_is_there():
+def test_names_in_the_architecture_and_contributing_exist():
     code = "\n".join(path.read_text() for path in (ROOT / "hpo").glob("**/*.py"))
     table = ARCHITECTURE.partition("## Where to find what")[2].partition("\n## ")[0]
     steps = CONTRIBUTING.partition("## Add an option")[2]
@@ -76,8 +76,8 @@ def test_what_the_architecture_and_contributing_name_is_there():
             assert (ROOT / path).is_file(), path
 
 
-def test_no_document_or_message_installs_the_stranger_s_package():
-    stranger = re.compile(r"pip install(?: [^\n`]*)?[ '\"]hpo(?:[\['\"]|\s|$)")
+def test_no_document_or_message_installs_the_other_hpo_of_pypi():
+    installs_other_package = re.compile(r"pip install(?: [^\n`]*)?[ '\"]hpo(?:[\['\"]|\s|$)")
     for path in (
         *ROOT.glob("*.md"),
         *ROOT.glob("storage/*"),
@@ -85,4 +85,4 @@ def test_no_document_or_message_installs_the_stranger_s_package():
         ROOT / "Containerfile",
     ):
         if path.is_file() and path.suffix != ".db":
-            assert not stranger.search(path.read_text()), path
+            assert not installs_other_package.search(path.read_text()), path

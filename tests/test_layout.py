@@ -1,4 +1,4 @@
-"""How tests are arranged: a folder per package, shared helpers in support/, nothing private."""
+"""The layout of tests: a folder per package, shared helpers in support/, no private imports."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ FILES = sorted(path for path in (ROOT / "tests").rglob("*.py") if "data" not in 
 
 
 def imported(path: Path) -> list[tuple[str, str]]:
-    """Return module and name of what a file imports."""
+    """Return the module and the name of each import of a file."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -33,7 +33,7 @@ def test_no_test_imports_another_test_or_a_private_name():
                 assert not any(word.startswith("_") for word in words), (path, module, name)
 
 
-def test_every_folder_of_tests_is_a_package_of_hpo_or_says_what_it_tests():
+def test_every_folder_of_tests_is_a_package_of_hpo_or_listed_here():
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("*.py"))}
     packages = {path.parent.name for path in (ROOT / "hpo").glob("*/__init__.py")}
     assert folders == packages | {"acceptance", "engines", "support"}

@@ -1,8 +1,9 @@
-"""What the doctor finds: in the store, in the artifacts, on the disks."""
+"""``hpo doctor``: what it reports about the store, the artifacts and the disks."""
 
 import contextlib
 import sqlite3
 import subprocess
+from pathlib import Path
 
 import optuna
 import pytest
@@ -18,39 +19,39 @@ from tests.support.network import want_root
 
 
 @pytest.fixture
-def opened(url):
-    opened = studies.open_storage(url, create=True)
-    studies.create_study(opened, lease_worker.definition(4), "text")
-    return opened
+def storage(url):
+    storage = studies.open_storage(url, create=True)
+    studies.create_study(storage, lease_worker.definition(4), "text")
+    return storage
 
 
-def claimed(opened, seconds=60.0, **hardware):
-    study_id = studies.find_study_id(opened, NAME)
+def claim_trial(storage, seconds=60.0, **hardware):
+    study_id = studies.find_study_id(storage, NAME)
     claim = queue.claim_trial(
-        opened, study_id, process.current_owner("cpu"), lease_seconds=seconds, max_attempts=9
+        storage, study_id, process.current_owner("cpu"), lease_seconds=seconds, max_attempts=9
     )
     claim.commit(user_attributes={"hardware": hardware})
     return claim
 
 
-def found(url, tmp_path, what):
+def findings_about(url, tmp_path, subject):
     findings = doctor.run_checks(url, str(tmp_path / "artifacts"), tmp_path)
-    return [finding for finding in findings if finding.subject == what]
+    return [finding for finding in findings if finding.subject == subject]
 
 
-def test_a_sound_study_is_not_worth_a_line(opened, url, tmp_path):
-    claimed(opened, device="a").end(TrialState.COMPLETE, value=0.5)
-    assert found(url, tmp_path, f"study {NAME}") == []
-    (line,) = [each for each in found(url, tmp_path, "store") if each.state == "works"]
+def test_a_healthy_study_has_no_line(storage, url, tmp_path):
+    claim_trial(storage, device="a").end(TrialState.COMPLETE, value=0.5)
+    assert findings_about(url, tmp_path, f"study {NAME}") == []
+    (line,) = [each for each in findings_about(url, tmp_path, "store") if each.state == "works"]
     assert line.message.endswith("1 studies")
 
 
-def test_silent_workers_foreign_trials_and_mixed_hardware_are_named(opened, url, tmp_path):
-    claimed(opened, device="A100").end(TrialState.COMPLETE, value=0.5)
-    claimed(opened, device="H100").end(TrialState.COMPLETE, value=0.5)
-    claimed(opened, seconds=0.0, device="H100")
+def test_silent_workers_foreign_trials_and_mixed_hardware_are_reported(storage, url, tmp_path):
+    claim_trial(storage, device="A100").end(TrialState.COMPLETE, value=0.5)
+    claim_trial(storage, device="H100").end(TrialState.COMPLETE, value=0.5)
+    claim_trial(storage, seconds=0.0, device="H100")
     optuna.load_study(study_name=NAME, storage=url).ask()
-    silent, foreign, mixed = found(url, tmp_path, f"study {NAME}")
+    silent, foreign, mixed = findings_about(url, tmp_path, f"study {NAME}")
     assert {each.state for each in (silent, foreign, mixed)} == {"doubtful"}
     assert silent.message.startswith("trial 2: worker ")
     assert f"'hpo launch {NAME}'" in silent.advice
@@ -58,42 +59,42 @@ def test_silent_workers_foreign_trials_and_mixed_hardware_are_named(opened, url,
     assert mixed.message == "mixed hardware: 2 on H100; 1 on A100"
 
 
-def test_files_that_no_trial_names_are_found_and_those_of_running_ones_left_alone(opened, url, tmp_path):
-    folder = tmp_path / "artifacts" / studies.artifacts_folder(opened, NAME)
+def test_orphaned_files_are_reported_except_those_of_running_trials(storage, url, tmp_path):
+    folder = tmp_path / "artifacts" / studies.artifacts_folder(storage, NAME)
     names = {"old.draft", "weights-0001-001.safetensors", f"checkpoint-0001-000000-001-{'0' * 64}.pt"}
     for number in range(2):
         trial = folder / f"{number:04d}"
         trial.mkdir(parents=True)
         for name in (*names, "epochs.csv", "settings.json", "events.out.tfevents.1.host"):
             (trial / name).touch()
-    ended, _running = claimed(opened), claimed(opened)
+    ended, _running = claim_trial(storage), claim_trial(storage)
     ended.commit(user_attributes={"weights": f"{folder.name}/0000/weights-0001-001.safetensors"})
     ended.end(TrialState.COMPLETE, value=0.5)
     (tmp_path / "artifacts" / "another-0123abcd").mkdir()
-    (line,) = found(url, tmp_path, f"study {NAME}")
+    (line,) = findings_about(url, tmp_path, f"study {NAME}")
     assert line.message.startswith("2 unknown files or folders in ")
     assert f"{folder.name}/0000/checkpoint-" in line.message
     assert f"{folder.name}/0000/old.draft" in line.message
-    (other,) = [each for each in found(url, tmp_path, "artifacts") if each.state == "doubtful"]
+    (other,) = [each for each in findings_about(url, tmp_path, "artifacts") if each.state == "doubtful"]
     assert other.message.endswith(": another-0123abcd")
     assert "unless another store does" in other.advice
 
 
-def test_an_sqlite_that_cannot_be_trusted_with_a_files_journal_is_named(tmp_path, monkeypatch):
+def test_an_sqlite_version_that_is_unsafe_with_the_journal_mode_is_reported(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/hpo.db"
 
-    def verdicts(journal, version):
+    def results(journal, version):
         with contextlib.closing(sqlite3.connect(tmp_path / "hpo.db")) as connection:
             connection.execute(f"PRAGMA journal_mode = {journal}")
         monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
-        return [(each.state, each.advice) for each in found(url, tmp_path, "sqlite")]
+        return [(each.state, each.advice) for each in findings_about(url, tmp_path, "sqlite")]
 
     with closed_engines():
         studies.open_storage(url, create=True).engine.dispose()
-        assert verdicts("DELETE", (3, 40, 1)) == [("works", "")]
-        assert verdicts("WAL", (3, 51, 3)) == [("works", "")]
-        ((verdict, advice),) = verdicts("WAL", (3, 40, 1))
-        assert verdict == "broken"
+        assert results("DELETE", (3, 40, 1)) == [("works", "")]
+        assert results("WAL", (3, 51, 3)) == [("works", "")]
+        ((state, advice),) = results("WAL", (3, 40, 1))
+        assert state == "broken"
         assert "'PRAGMA journal_mode = DELETE'" in advice
 
 
@@ -105,14 +106,14 @@ server:/home /home nfs4 rw 0 0
 
 
 @pytest.mark.parametrize(
-    ("place", "kind"),
+    ("path", "kind"),
     [("/srv/hpo.db", None), ("/home/me/hpo.db", "nfs4"), ("/home/me/local disk/hpo.db", None)],
 )
-def test_a_network_disk_is_known_by_its_mount(tmp_path, place, kind):
-    assert database.network_disk(tmp_path.__class__(place), MOUNTS) == kind
+def test_a_network_disk_is_recognised_by_its_mount(path, kind):
+    assert database.network_disk(Path(path), MOUNTS) == kind
 
 
-def test_no_sqlite_store_is_made_on_a_network_disk(tmp_path, monkeypatch):
+def test_no_sqlite_store_is_created_on_a_network_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "network_disk", lambda path: "nfs4")
     with pytest.raises(StoreError, match=r"a network disk \(nfs4\).*or use Postgres"):
         studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
@@ -121,16 +122,16 @@ def test_no_sqlite_store_is_made_on_a_network_disk(tmp_path, monkeypatch):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk with room for less than a checkpoint."""
+    """Mount a disk that has too little room for a checkpoint."""
     want_root("mount")
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "hpo", place], check=True)
-    yield place
-    subprocess.run(["umount", place], check=True)
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "hpo", path], check=True)
+    yield path
+    subprocess.run(["umount", path], check=True)
 
 
-def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
+def test_an_almost_full_disk_is_broken(disk, tmp_path):
     findings = doctor.run_checks(f"sqlite:///{tmp_path}/hpo.db", str(disk), tmp_path)
     (line,) = [each for each in findings if "free" in each.message]
     assert (line.subject, line.state) == ("artifacts", "broken")
@@ -138,18 +139,18 @@ def test_a_disk_that_is_all_but_full_is_broken(disk, tmp_path):
     assert line.advice.startswith("free some space")
 
 
-def test_a_store_that_can_only_be_read_is_doubtful(disk, tmp_path):
+def test_a_read_only_store_is_doubtful(disk, tmp_path):
     url = f"sqlite:///{disk}/hpo.db"
     with closed_engines():
         studies.create_study(studies.open_storage(url, create=True), lease_worker.definition(1), "text")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with closed_engines():
-        (line,) = [each for each in found(url, tmp_path, "store") if "studies" in each.message]
+        (line,) = [each for each in findings_about(url, tmp_path, "store") if "studies" in each.message]
     assert (line.state, line.message) == ("doubtful", f"{url}, 1 studies, read-only")
     assert line.advice == f"make {disk}/hpo.db and its folder writable for workers"
 
 
-def test_a_place_that_could_not_be_made_is_broken_rather_than_absent(disk, tmp_path):
+def test_a_location_that_cannot_be_created_is_broken_rather_than_absent(disk, tmp_path):
     findings = doctor.run_checks(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
     assert {each.state for each in findings if each.subject in ("store", "artifacts")} == {"absent"}
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)

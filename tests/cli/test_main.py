@@ -1,4 +1,4 @@
-"""The command line as people and scripts use it."""
+"""The command line, as users and scripts call it."""
 
 import json
 import os
@@ -33,29 +33,29 @@ pruner = "none"
 
 
 def run_small(path: Path) -> None:
-    """Run a study in a folder to its end."""
+    """Run a study in a folder until it is complete."""
     place = workplace_in(path)
     place.hpo("run", place.study(STUDY))
 
 
 @pytest.fixture(scope="module")
-def ran(once) -> Workplace:
-    """A folder in which a study has run to its end; tests only read it."""
-    return workplace_in(once("ran", run_small))
+def completed(once) -> Workplace:
+    """Return a workplace with a complete study. Tests only read it."""
+    return workplace_in(once("completed", run_small))
 
 
-def study_of(place: Workplace) -> optuna.Study:
+def load_study(place: Workplace) -> optuna.Study:
     return optuna.load_study(study_name="small", storage=f"sqlite:///{place.path}/storage/hpo.db")
 
 
-def test_a_study_keeps_the_flags_that_it_was_made_with(workplace):
+def test_a_study_stores_the_options_that_it_was_created_with(workplace):
     workplace.here("create", workplace.study(STUDY), "--name", "other", "--set", "search.trials=1")
-    opened = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
-    kept = opened.get_study_system_attrs(studies.find_study_id(opened, "other"))["hpo:file"]
-    assert kept.startswith("# --name other\n# --set search.trials=1\n")
+    storage = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
+    stored = storage.get_study_system_attrs(studies.find_study_id(storage, "other"))["hpo:file"]
+    assert stored.startswith("# --name other\n# --set search.trials=1\n")
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_no_heavy_library():
     code = """
 import sys, hpo.cli.main
 sys.argv = ["hpo", "--help"]
@@ -85,72 +85,72 @@ print("torch" in sys.modules)
     assert done.stdout.strip() == "False"
 
 
-def test_best_as_json_has_the_fields_of_the_contract(ran):
-    best = ran.hpo("best", "small", "--json").json()
+def test_best_as_json_has_the_specified_fields(completed):
+    best = completed.hpo("best", "small", "--json").json()
     assert list(best) == [
         *("study", "trial", "accuracy", "best_epoch", "epochs"),
         *("params", "wall_time_seconds", "hardware", "weights"),
     ]
-    expected = study_of(ran).best_trial
+    expected = load_study(completed).best_trial
     assert (best["trial"], best["accuracy"]) == (expected.number, expected.value)
     assert best["params"] == expected.params
-    two = ran.here("best", "small", "-n", "2", "--json").json()
+    two = completed.here("best", "small", "-n", "2", "--json").json()
     assert two[0] == best
     assert two[0]["accuracy"] >= two[1]["accuracy"]
-    text = ran.here("best", "small", "-n", "2").out
+    text = completed.here("best", "small", "-n", "2").out
     assert text.count("best trial") == 2
 
 
-def test_status_as_json_has_the_fields_of_the_contract(ran):
-    status = ran.hpo("status", "small", "--json").json()
+def test_status_as_json_has_the_specified_fields(completed):
+    status = completed.hpo("status", "small", "--json").json()
     fields = ["study", "state", "trials", "budget", "best", "workers", "waits", "seconds_left", "budgets"]
     assert list(status) == [*fields, "logs"]
-    assert status["budgets"] == {}, "none is set"
+    assert status["budgets"] == {}, "no budget is set"
     assert status["state"] == "complete"
     assert status["trials"] == {"waiting": 0, "running": 0, "complete": 4, "pruned": 0, "failed": 0}
     assert (status["budget"], status["workers"], status["waits"]) == (4, [], [])
-    assert "study small is complete: 4 complete (budget 4)" in ran.here("status", "small").out
+    assert "study small is complete: 4 complete (budget 4)" in completed.here("status", "small").out
 
 
-def test_trials_as_json_csv_and_text_say_the_same(ran):
-    trials = ran.here("trials", "small", "--json").json()
+def test_trials_as_json_csv_and_text_agree(completed):
+    trials = completed.here("trials", "small", "--json").json()
     assert list(trials[0]) == ["number", "state", "value", "params", "user_attrs", "intermediate_values"]
-    study = study_of(ran)
+    study = load_study(completed)
     assert [t["value"] for t in trials] == [t.value for t in study.trials]
-    rows = ran.here("trials", "small", "--csv").out.splitlines()
+    rows = completed.here("trials", "small", "--csv").out.splitlines()
     assert rows[0] == (
         "number,state,value,batch_size,lr,epochs,best_epoch,wall_time_seconds,attempts,point,site"
     )
     assert len(rows) == 5
     assert float(rows[1].split(",")[2]) == trials[0]["value"]
-    assert "complete" in ran.here("trials", "small").out
-    (one,) = ran.here("trials", "small", "--trial", "2", "--json").json()
+    assert "complete" in completed.here("trials", "small").out
+    (one,) = completed.here("trials", "small", "--trial", "2", "--json").json()
     assert one == trials[2]
-    assert "epoch 2" in ran.here("trials", "small", "--trial", "2").out
-    assert "has no trial 9" in ran.here("trials", "small", "--trial", "9", code=1).err
+    assert "epoch 2" in completed.here("trials", "small", "--trial", "2").out
+    assert "has no trial 9" in completed.here("trials", "small", "--trial", "9", code=1).err
 
 
-def test_studies_lists_them(ran):
-    (only,) = ran.hpo("studies", "--json").json()
+def test_studies_lists_the_studies_of_the_store(completed):
+    (only,) = completed.hpo("studies", "--json").json()
     assert (only["study"], only["state"], only["budget"]) == ("small", "complete", 4)
-    assert "small" in ran.here("studies").out
+    assert "small" in completed.here("studies").out
 
 
 @pytest.mark.parametrize("evaluator", ["ped-anova", "fanova", "mdi"])
-def test_importance_says_how_many_trials_stand_behind_it(ran, evaluator):
-    found = ran.here("importance", "small", "--evaluator", evaluator, "--json").json()
+def test_importance_states_its_number_of_trials(completed, evaluator):
+    found = completed.here("importance", "small", "--evaluator", evaluator, "--json").json()
     assert (found["evaluator"], found["trials"]) == (evaluator, 4)
     assert found["importances"].keys() == {"lr", "batch_size"}
     assert sum(found["importances"].values()) == pytest.approx(1)
-    done = ran.here("importance", "small", "--evaluator", evaluator)
+    done = completed.here("importance", "small", "--evaluator", evaluator)
     assert "over 4 complete trials" in done.out
     assert done.err == ""
 
 
-def test_plain_optuna_shows_the_study(ran):
+def test_plain_optuna_shows_the_study(completed):
     command = [
         *(str(Path(sys.executable).parent / "optuna"), "trials", "--storage"),
-        *(f"sqlite:///{ran.path}/storage/hpo.db", "--study-name", "small", "-f", "json"),
+        *(f"sqlite:///{completed.path}/storage/hpo.db", "--study-name", "small", "-f", "json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout)
@@ -158,7 +158,7 @@ def test_plain_optuna_shows_the_study(ran):
     assert all({"lr", "batch_size"} <= row["params"].keys() for row in rows)
 
 
-def test_a_store_that_is_not_there_is_said_in_one_line(workplace):
+def test_a_missing_store_is_reported_in_one_line(workplace):
     for verb in ("studies", "status x", "trials x", "best x", "importance x", "worker x", "delete x --yes"):
         done = workplace.here(*verb.split(), code=78 if verb.startswith("worker") else 1)
         assert done.err.startswith("hpo: no store at sqlite:///storage/hpo.db")
@@ -166,46 +166,46 @@ def test_a_store_that_is_not_there_is_said_in_one_line(workplace):
     assert os.listdir(workplace.path) == []
 
 
-def test_a_misspelt_study_is_refused_with_the_existing_ones(ran):
-    done = ran.hpo("status", "smal", code=1)
+def test_a_misspelt_study_is_refused_with_the_existing_ones(completed):
+    done = completed.hpo("status", "smal", code=1)
     assert done.err == "hpo: no study 'smal' in the store; did you mean 'small'? there are: small\n"
-    done = ran.here("run", "quickstrat", code=1)
+    done = completed.here("run", "quickstrat", code=1)
     assert "did you mean 'quickstart'?" in done.err
-    assert ran.here("best", "small", "--jsno", code=2).err
-    assert ran.here("importance", "small", "--evaluator", "anova", code=2).err
+    assert completed.here("best", "small", "--jsno", code=2).err
+    assert completed.here("importance", "small", "--evaluator", "anova", code=2).err
 
 
-def test_a_worker_says_why_it_has_nothing_to_do(ran):
-    assert ran.here("worker", "small").err == "hpo: study 'small' is complete; nothing to do\n"
+def test_a_worker_states_why_it_has_nothing_to_do(completed):
+    assert completed.here("worker", "small").err == "hpo: study 'small' is complete; nothing to do\n"
 
 
-def test_devices_that_are_not_there_are_said_in_one_line(ran):
+def test_missing_devices_are_reported_in_one_line(completed):
     for spec in ("cuda:99", "tpu", "cpu:0", "cpu:x", "cuda:0,cpu"):
-        done = ran.here("run", "small.toml", "--name", "dev", "--devices", spec, code=1)
+        done = completed.here("run", "small.toml", "--name", "dev", "--devices", spec, code=1)
         assert done.err.splitlines()[-1].startswith("hpo: --device")
         assert "Traceback" not in done.err
-    assert study_of(ran)  # untouched
+    assert load_study(completed)  # still there
     for device in ("gpu", "cpu:2"):
-        done = ran.here("worker", "small", "--device", device, code=78)
+        done = completed.here("worker", "small", "--device", device, code=78)
         assert f"hpo: --device {device}: want cpu" in done.err
 
 
-def test_the_doctor_says_what_is_here_and_what_is_not(ran):
-    done = ran.hpo("doctor")
+def test_the_doctor_reports_what_works_and_what_is_broken(completed):
+    done = completed.hpo("doctor")
     for word in ("cpu", "store", "artifacts", "cifar10", "digits", "weights"):
         assert word in done.out
-    broken = ran.here("doctor", "--store", "mysql://x/y", code=1)
+    broken = completed.here("doctor", "--store", "mysql://x/y", code=1)
     assert "broken" in broken.out
     assert "want sqlite" in broken.out
 
 
-def test_the_schema_is_printed(ran):
-    assert ran.hpo("schema").json()["title"] == "hpo study file"
+def test_the_schema_is_printed(completed):
+    assert completed.hpo("schema").json()["title"] == "hpo study file"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(ran):
+def test_a_closed_output_pipe_is_not_an_error(completed):
     command = f"{sys.executable} -m hpo schema | head -n 1"
-    done = subprocess.run(command, shell=True, cwd=ran.path, capture_output=True, text=True)
+    done = subprocess.run(command, shell=True, cwd=completed.path, capture_output=True, text=True)
     assert done.stderr == ""
 
 
@@ -227,7 +227,7 @@ def test_a_run_on_a_terminal_shows_a_live_table_and_stops_on_ctrl_c(workplace):
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130
-    assert {trial.state.name for trial in study_of(workplace).trials} == {"WAITING"}
+    assert {trial.state.name for trial in load_study(workplace).trials} == {"WAITING"}
 
 
 def test_a_worker_on_a_terminal_shows_a_bar_of_epochs(workplace):

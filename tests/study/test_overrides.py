@@ -40,14 +40,14 @@ def applied(*texts: str) -> dict:
 
 @settings(deadline=None)
 @given(SCALARS)
-def test_a_value_written_as_toml_is_read_as_it_was(value):
+def test_a_value_written_as_toml_is_parsed_unchanged(value):
     found = overrides.parse_value(json.dumps(value, ensure_ascii=False))
     assert (type(found), found) == (type(value), value)
 
 
 @settings(deadline=None)
 @given(PLAIN_TEXT)
-def test_a_text_is_a_toml_value_or_itself(text):
+def test_a_text_is_parsed_as_toml_or_kept_as_a_string(text):
     found = overrides.parse_value(text)
     try:
         assert repr(found) == repr(tomllib.loads(f"x = {text}")["x"])
@@ -57,14 +57,14 @@ def test_a_text_is_a_toml_value_or_itself(text):
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(TEXTS, min_size=1, max_size=3))
-def test_a_text_is_applied_or_refused_but_never_trips_the_reader(texts):
+def test_any_text_is_applied_or_refused_with_a_definition_error(texts):
     with contextlib.suppress(DefinitionError):
         file.parse_document({"name": "s", **applied(*texts)}, "s.toml")
 
 
 @settings(deadline=None)
 @given(TEXTS)
-def test_a_text_given_twice_is_as_good_as_once(text):
+def test_applying_a_text_twice_equals_applying_it_once(text):
     try:
         once = applied(text)
     except DefinitionError:
@@ -74,7 +74,7 @@ def test_a_text_given_twice_is_as_good_as_once(text):
 
 @settings(deadline=None)
 @given(OPTIONS, SCALARS)
-def test_a_fixed_option_leaves_the_space_and_every_point(option, value):
+def test_fixing_an_option_removes_it_from_the_space_and_from_every_point(option, value):
     document = applied(f"train.{option}={json.dumps(value, ensure_ascii=False)}")
     assert document["train"][option] == value
     assert option not in document["space"]
@@ -83,7 +83,7 @@ def test_a_fixed_option_leaves_the_space_and_every_point(option, value):
 
 @settings(deadline=None)
 @given(OPTIONS, st.lists(SCALARS, max_size=3))
-def test_a_searched_option_is_no_longer_fixed(option, values):
+def test_searching_an_option_removes_it_from_train(option, values):
     document = applied(f"space.{option}={json.dumps(values, ensure_ascii=False)}")
     assert document["space"][option] == values
     assert option not in document["train"]

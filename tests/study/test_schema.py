@@ -11,9 +11,9 @@ from tests.support.study_files import CASES, FINETUNE
 SCHEMA = schema.study_file_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
-# What a JSON Schema cannot express, or only over several tables; see test_schema_agrees.py.
+# Rules that a JSON Schema cannot express, or only across tables; see test_schema_agrees.py.
 BEYOND_A_SCHEMA = {
-    "fraction for a whole number",  # to JSON 3.0 is whole
+    "fraction for a whole number",  # in JSON, 3.0 is a whole number
     "fractions for a whole number's bounds",
     *(name for name in CASES if name.startswith("not a number")),  # JSON has none
     "deadline in words",  # a format, which validators may leave unchecked
@@ -56,16 +56,16 @@ def readable(text: str) -> bool:
     return True
 
 
-def test_it_is_a_schema_that_fits_into_json():
+def test_the_schema_is_valid_and_can_be_written_as_json():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
 
 
-def test_the_command_prints_it(workplace):
+def test_the_schema_command_prints_the_schema(workplace):
     assert workplace.here("schema").json() == SCHEMA
 
 
-def test_every_option_is_in_it_with_its_default():
+def test_the_schema_has_every_option_with_its_default():
     built_in = SCHEMA["else"]["properties"]
     train = built_in["train"]["properties"]
     assert tuple(train) == config.OPTIONS
@@ -77,7 +77,7 @@ def test_every_option_is_in_it_with_its_default():
         assert set(table["properties"]) - {"site", "attributes"} == set(config.SEARCHABLE)
 
 
-def test_every_setting_of_a_search_is_in_it():
+def test_the_schema_has_every_setting_of_a_search():
     search = SCHEMA["properties"]["search"]["properties"]
     assert search.keys() == definition.Search.model_fields.keys()
     for name, kind in (("sampler", definition.Sampler), ("pruner", definition.Pruner)):
@@ -89,16 +89,16 @@ def test_a_shipped_study_file_is_valid(name):
     VALIDATOR.validate(tomllib.loads(file.find_study_file(name).read_text()))
 
 
-def test_the_contracts_example_is_valid():
+def test_the_specified_example_is_valid():
     VALIDATOR.validate(tomllib.loads(FINETUNE))
 
 
-def test_a_custom_objective_frees_the_names_of_options():
-    own = '[train]\nobjective = "a.b:c"\nwidth = 3\n[space]\ndepth = [1, 2]\n[[points]]\ndepth = 1\n'
-    assert not refused(own)
-    assert refused(own.replace("objective", "objektive"))
-    assert refused(own.replace("a.b:c", "a.b"))
-    assert refused(own.replace("width = 3", "epochs = 0"))
+def test_a_custom_objective_allows_other_names_of_options():
+    text = '[train]\nobjective = "a.b:c"\nwidth = 3\n[space]\ndepth = [1, 2]\n[[points]]\ndepth = 1\n'
+    assert not refused(text)
+    assert refused(text.replace("objective", "objektive"))
+    assert refused(text.replace("a.b:c", "a.b"))
+    assert refused(text.replace("width = 3", "epochs = 0"))
 
 
 @pytest.mark.parametrize("text", ["[search]\nsampler = 'tpe'\npruner = 'none'", "[space]\nlr = [1]", ""])
@@ -107,5 +107,5 @@ def test_short_forms_are_valid(text):
 
 
 @pytest.mark.parametrize("wrong", [name for name, (text, _) in CASES.items() if readable(text)])
-def test_what_the_checks_refuse_it_refuses_too_where_a_schema_can_tell(wrong):
+def test_the_schema_refuses_what_the_checks_refuse_unless_it_cannot_express_the_rule(wrong):
     assert refused(CASES[wrong][0]) == (wrong not in BEYOND_A_SCHEMA)

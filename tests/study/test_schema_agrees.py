@@ -3,14 +3,14 @@
 The schema may never refuse a file that the loader accepts. The loader refuses more, since a JSON Schema
 cannot express:
 
-- how two values of one range go together: low above high, a step that misses high, a step too small;
-- what other tables of the file say: an option both fixed and searched, a ``when`` on a value that the
+- relations between the values of one range: low above high, a step that misses high, a step too small;
+- relations between tables of the file: an option both fixed and searched, a ``when`` on a value that the
   other option never has, on a range or in a circle, an option that the fallback in [train] does not use,
   points outside of what is searched, replicates with a seed, the sampler "grid" with ranges or with too
   many combinations, nothing to run;
 - differences that JSON does not have: 1.0 is a whole number there, dates are strings, nan and inf and
   whole numbers beyond 64 bits do not exist, and true is never equal to 1;
-- what Python's Unicode tables say: which characters are printable, or may stand in an identifier;
+- Python's Unicode tables: which characters are printable, or allowed in an identifier;
 - facts beyond the file: whether a file with weights exists, what the models of torchvision can train on
   (``check_models``, which is left out here).
 """
@@ -132,21 +132,21 @@ BEYOND_A_SCHEMA = (
 )
 
 
-def every_place(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def all_paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if path:
         yield path
     inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, each in inner:
-        yield from every_place(each, (*path, key))
+        yield from all_paths(each, (*path, key))
 
 
-def at(document: Any, path: Sequence[Any]) -> Any:
+def value_at(document: Any, path: Sequence[Any]) -> Any:
     for key in path:
         document = document[key]
     return document
 
 
-# Changes that meet a rule which random ones seldom meet.
+# Changes that violate rules which random changes rarely violate.
 CHANGES = (
     *((("space", "optimizer"), value) for value in (["adam"], {"choices": ["adam"]}, ["sgd", "rmsprop"])),
     *((("space",), {"optimizer": [name], "momentum": [0.0, 0.9]}) for name in ("sgd", "adam", "adamw")),
@@ -158,22 +158,22 @@ CHANGES = (
 
 
 def mutate(document: dict[str, Any], rng: random.Random) -> None:
-    """Change one place: another value, a value from elsewhere, nothing, or a new key beside it."""
-    places = list(every_place(document))
+    """Make one random change: replace a value, copy one from elsewhere, delete one, or add a key."""
+    paths = list(all_paths(document))
     if rng.random() < 0.15:
         (*path, key), value = copy.deepcopy(rng.choice(CHANGES))
         with contextlib.suppress(KeyError, IndexError, TypeError):
-            at(document, path)[key] = value
+            value_at(document, path)[key] = value
         return
-    path = rng.choice(places)
-    parent, key = at(document, path[:-1]), path[-1]
+    path = rng.choice(paths)
+    parent, key = value_at(document, path[:-1]), path[-1]
     how = rng.randrange(5)
     if how == 0:
         del parent[key]
     elif how == 1 and isinstance(parent, dict):
         parent[rng.choice(KEYS)] = copy.deepcopy(rng.choice(VALUES))
     elif how == 2:
-        parent[key] = copy.deepcopy(at(document, rng.choice(places)))
+        parent[key] = copy.deepcopy(value_at(document, rng.choice(paths)))
     elif how == 3 and isinstance(parent, list):
         parent.append(copy.deepcopy(parent[key]))
     else:
@@ -190,7 +190,7 @@ def as_json(node: Any) -> Any:
 
 
 def refusal(document: dict[str, Any]) -> str | None:
-    """Return the loader's refusal of a document, if any."""
+    """Return the message with which the loader refuses a document, or None."""
     try:
         checks.check_storable(document, "f.toml")
         file.parse_document({"name": "f", **document}, "f.toml")
@@ -199,20 +199,20 @@ def refusal(document: dict[str, Any]) -> str | None:
     return None
 
 
-def is_beyond(said: str, document: dict[str, Any]) -> bool:
-    """Return whether a refusal of the loader is for a rule that a JSON Schema cannot express."""
-    if any(re.search(pattern, said) for pattern in BEYOND_A_SCHEMA):
+def is_beyond(message: str, document: dict[str, Any]) -> bool:
+    """Return whether the loader refused a document because of a rule that a JSON Schema cannot express."""
+    if any(re.search(pattern, message) for pattern in BEYOND_A_SCHEMA):
         return True
-    if "is listed twice" in said:  # to JSON, true and 1 are not equal
+    if "is listed twice" in message:  # in JSON, true and 1 are not equal
         return "objective" in document.get("train", {})
-    if unused := re.match(r"f\.toml: points\[(\d+)\]\.\w+: (\w+) .* has no ", said):
-        return unused[2] not in document["points"][int(unused[1]) - 1]  # it falls back to [train]
-    if unused := re.match(r"f\.toml: space\.\w+: (\w+) .* has no ", said):
+    if unused := re.match(r"f\.toml: points\[(\d+)\]\.\w+: (\w+) .* has no ", message):
+        return unused[2] not in document["points"][int(unused[1]) - 1]  # its value is that of [train]
+    if unused := re.match(r"f\.toml: space\.\w+: (\w+) .* has no ", message):
         return unused[1] not in document["space"]
-    if "64 bits" in said:  # among values of any type a schema cannot bound the whole numbers alone
+    if "64 bits" in message:  # a schema cannot bound whole numbers alone among values of any type
         return "objective" in document.get("train", {})
-    if "want a whole number" in said:  # of a custom objective: both ends are written without a fraction
-        return "objective" in document.get("train", {}) and ".step:" in said
+    if "want a whole number" in message:  # of a custom objective: both bounds have no fraction
+        return "objective" in document.get("train", {}) and ".step:" in message
     return False
 
 
@@ -227,10 +227,10 @@ def test_the_loader_and_the_schema_agree_about_mutated_files(name):
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             if document:
                 mutate(document, rng)
-        said, is_valid = refusal(document), VALIDATOR.is_valid(as_json(document))
-        accepted += said is None
-        if said is None:
+        message, is_valid = refusal(document), VALIDATOR.is_valid(as_json(document))
+        accepted += message is None
+        if message is None:
             assert is_valid, (case, document, [e.message for e in VALIDATOR.iter_errors(as_json(document))])
         elif is_valid:
-            assert is_beyond(said, document), (case, said, document)
+            assert is_beyond(message, document), (case, message, document)
     assert 3 < accepted < CASES_PER_FILE

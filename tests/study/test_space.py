@@ -9,11 +9,11 @@ from hpo.training import config
 DEFAULTS = config.Config().model_dump()
 
 
-def choices(name: str, *values, **when) -> Parameter:
+def choice_parameter(name: str, *values, **when) -> Parameter:
     return Parameter(name=name, kind="choice", values=Choices(choices=values, when=when))
 
 
-def spread(name: str, low, high, **options) -> Parameter:
+def range_parameter(name: str, low, high, **options) -> Parameter:
     return Parameter(
         name=name, kind=space.infer_kind((low, high)), values=Range(low=low, high=high, **options)
     )
@@ -30,20 +30,20 @@ def spread(name: str, low, high, **options) -> Parameter:
         ((None, 0.5), "choice"),
     ],
 )
-def test_only_numbers_have_ranges(values, kind):
+def test_infer_kind_returns_int_or_float_only_for_numbers(values, kind):
     assert space.infer_kind(values) == kind
 
 
 @pytest.mark.parametrize(
     ("parameter", "distribution"),
     [
-        (spread("lr", 1e-4, 0.1, log=True), FloatDistribution(1e-4, 0.1, log=True)),
-        (spread("lr", 0.1, 0.5, step=0.1), FloatDistribution(0.1, 0.5, step=0.1)),
-        (spread("dropout", 0, 0.5), FloatDistribution(0.0, 0.5)),
-        (spread("batch_size", 8, 64, step=8), IntDistribution(8, 64, step=8)),
-        (spread("batch_size", 8, 64, log=True), IntDistribution(8, 64, log=True)),
-        (choices("nesterov", True, False), CategoricalDistribution((True, False))),
-        (choices("dropout", None, 0.5), CategoricalDistribution((None, 0.5))),
+        (range_parameter("lr", 1e-4, 0.1, log=True), FloatDistribution(1e-4, 0.1, log=True)),
+        (range_parameter("lr", 0.1, 0.5, step=0.1), FloatDistribution(0.1, 0.5, step=0.1)),
+        (range_parameter("dropout", 0, 0.5), FloatDistribution(0.0, 0.5)),
+        (range_parameter("batch_size", 8, 64, step=8), IntDistribution(8, 64, step=8)),
+        (range_parameter("batch_size", 8, 64, log=True), IntDistribution(8, 64, log=True)),
+        (choice_parameter("nesterov", True, False), CategoricalDistribution((True, False))),
+        (choice_parameter("dropout", None, 0.5), CategoricalDistribution((None, 0.5))),
     ],
 )
 def test_a_parameter_is_stored_and_suggested_as_one_distribution(parameter, distribution):
@@ -58,12 +58,12 @@ def test_a_parameter_is_stored_and_suggested_as_one_distribution(parameter, dist
 @pytest.mark.parametrize(
     ("parameter", "inside", "outside"),
     [
-        (spread("lr", 1e-4, 0.1), [1e-4, 0.1, 0.05], [0.0, 0.2, "0.05", None, True]),
-        (spread("lr", 0.1, 0.7, step=0.1), [0.1, 0.3, 0.1 + 2 * 0.1, 0.7], [0.15, 0.8]),
-        (spread("batch_size", 8, 64, step=8), [8, 24, 64], [9, 4, 72]),
-        (choices("batch_size", 8, 16), [8, 16], [12, "8", None]),
-        (choices("nesterov", True), [True], [1, False]),
-        (choices("dropout", None, 0.5), [None, 0.5], [0.25]),
+        (range_parameter("lr", 1e-4, 0.1), [1e-4, 0.1, 0.05], [0.0, 0.2, "0.05", None, True]),
+        (range_parameter("lr", 0.1, 0.7, step=0.1), [0.1, 0.3, 0.1 + 2 * 0.1, 0.7], [0.15, 0.8]),
+        (range_parameter("batch_size", 8, 64, step=8), [8, 24, 64], [9, 4, 72]),
+        (choice_parameter("batch_size", 8, 16), [8, 16], [12, "8", None]),
+        (choice_parameter("nesterov", True), [True], [1, False]),
+        (choice_parameter("dropout", None, 0.5), [None, 0.5], [0.25]),
     ],
 )
 def test_a_parameter_contains_what_it_can_suggest_and_nothing_else(parameter, inside, outside):
@@ -72,7 +72,9 @@ def test_a_parameter_contains_what_it_can_suggest_and_nothing_else(parameter, in
 
 
 def test_a_when_narrows_the_optimizers_and_adds_conditions():
-    momentum = spread("momentum", 0.0, 0.9, when={"optimizer": ("sgd",), "model": ("alexnet", "vgg16")})
+    momentum = range_parameter(
+        "momentum", 0.0, 0.9, when={"optimizer": ("sgd",), "model": ("alexnet", "vgg16")}
+    )
     assert is_active(momentum, optimizer="sgd", model="vgg16")
     assert not is_active(momentum, optimizer="rmsprop", model="vgg16")
     assert not is_active(momentum, optimizer="sgd", model="resnet18")
@@ -82,23 +84,23 @@ def is_active(parameter: Parameter, **setting) -> bool:
     return space.is_active(parameter, DEFAULTS | setting)
 
 
-def test_parameters_are_put_after_those_they_hang_on():
-    gamma = spread("gamma", 0.1, 0.5, when={"schedule": ("step",)})
-    schedule = choices("schedule", "step", "cosine", optimizer=("sgd",))
-    optimizer = choices("optimizer", "sgd", "adam")
+def test_parameters_are_sorted_after_those_they_depend_on():
+    gamma = range_parameter("gamma", 0.1, 0.5, when={"schedule": ("step",)})
+    schedule = choice_parameter("schedule", "step", "cosine", optimizer=("sgd",))
+    optimizer = choice_parameter("optimizer", "sgd", "adam")
     assert space.sort_by_condition([gamma, schedule, optimizer]) == (optimizer, schedule, gamma)
 
 
-def test_a_circle_of_conditions_is_refused_with_the_names_in_it():
-    model = choices("model", "resnet18", "vgg16", optimizer=("sgd",))
-    optimizer = choices("optimizer", "sgd", "adam", model=("vgg16",))
+def test_circular_conditions_are_refused_with_their_parameters():
+    model = choice_parameter("model", "resnet18", "vgg16", optimizer=("sgd",))
+    optimizer = choice_parameter("optimizer", "sgd", "adam", model=("vgg16",))
     with pytest.raises(ValueError, match=r"^model, optimizer$"):
-        space.sort_by_condition([model, spread("lr", 0.1, 0.2), optimizer])
+        space.sort_by_condition([model, range_parameter("lr", 0.1, 0.2), optimizer])
 
 
-def test_combinations_leave_out_what_a_setting_does_not_use():
-    optimizer = choices("optimizer", "sgd", "adam")
-    momentum = choices("momentum", 0.0, 0.9, optimizer=("sgd",))
+def test_combinations_omit_inactive_parameters():
+    optimizer = choice_parameter("optimizer", "sgd", "adam")
+    momentum = choice_parameter("momentum", 0.0, 0.9, optimizer=("sgd",))
     assert space.combinations([optimizer, momentum], DEFAULTS) == [
         {"optimizer": "sgd", "momentum": 0.0},
         {"optimizer": "sgd", "momentum": 0.9},
@@ -106,24 +108,24 @@ def test_combinations_leave_out_what_a_setting_does_not_use():
     ]
 
 
-def test_combinations_take_a_range_at_both_ends():
-    assert space.combinations([spread("image_size", 32, 64)], DEFAULTS) == [
+def test_combinations_use_both_ends_of_a_range():
+    assert space.combinations([range_parameter("image_size", 32, 64)], DEFAULTS) == [
         {"image_size": 32},
         {"image_size": 64},
     ]
-    assert space.combinations([spread("image_size", 32, 32)], DEFAULTS) == [{"image_size": 32}]
+    assert space.combinations([range_parameter("image_size", 32, 32)], DEFAULTS) == [{"image_size": 32}]
 
 
-def test_combinations_beyond_any_use_are_refused_before_they_fill_the_memory():
-    parameters = [choices(name, *range(1, 1001)) for name in ("step_size", "epochs", "batch_size")]
+def test_too_many_combinations_are_refused_before_they_fill_the_memory():
+    parameters = [choice_parameter(name, *range(1, 1001)) for name in ("step_size", "epochs", "batch_size")]
     with pytest.raises(OverflowError, match="more than 100000 combinations"):
         space.combinations(parameters, DEFAULTS)
 
 
-def test_needed_parameters_bring_those_they_hang_on():
-    optimizer, lr = choices("optimizer", "sgd", "adam"), spread("lr", 0.1, 0.2)
-    schedule = choices("schedule", "step", "cosine", optimizer=("sgd",))
-    model = choices("model", "resnet18", "vgg16", schedule=("step",))
+def test_with_dependencies_adds_the_parameters_that_others_depend_on():
+    optimizer, lr = choice_parameter("optimizer", "sgd", "adam"), range_parameter("lr", 0.1, 0.2)
+    schedule = choice_parameter("schedule", "step", "cosine", optimizer=("sgd",))
+    model = choice_parameter("model", "resnet18", "vgg16", schedule=("step",))
     assert space.with_dependencies([optimizer, lr, schedule, model], ["model"]) == [
         optimizer,
         schedule,
@@ -147,14 +149,14 @@ def test_needed_parameters_bring_those_they_hang_on():
         ("dropout", [0.0, 0.5], Range(low=0.0, high=0.5)),
     ],
 )
-def test_points_are_covered_by_a_range_of_numbers_or_a_list_of_the_rest(option, values, expected):
+def test_a_covering_parameter_is_a_range_of_numbers_or_a_list_of_other_values(option, values, expected):
     parameter = space.covering_parameter(option, values)
     assert parameter.values == expected
     assert all(parameter.contains(value) for value in values)
-    parameter.distribution()  # warns, and so fails here, if Optuna finds anything odd about it
+    parameter.distribution()  # if Optuna warned about it, the test would fail
 
 
-def test_values_read_as_they_are_written_in_toml():
+def test_values_are_formatted_as_in_toml():
     assert str(Choices(choices=(True, None, "a", 0.5))) == "true, nothing, 'a', 0.5"
     shown = str(Range(low=0.0, high=0.9, when={"optimizer": ("sgd", "rmsprop")}))
     assert shown == "0.0 to 0.9, when optimizer is 'sgd' or 'rmsprop'"

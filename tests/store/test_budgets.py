@@ -1,4 +1,7 @@
-"""Budgets besides trials, with real workers: none is passed, each is told, a raised one goes on."""
+"""Budgets other than trials, with real workers.
+
+No budget is exceeded, a used-up budget is reported, and raising it resumes the study.
+"""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -6,8 +9,9 @@ import optuna
 import pytest
 
 from hpo.errors import DefinitionError
-from hpo.study import definition, extension
-from hpo.study import file as studyfile
+from hpo.study import extension
+from hpo.study.definition import Definition, dump_definition, load_definition
+from hpo.study.file import parse_document
 
 OWN = """
 import time
@@ -32,7 +36,7 @@ BUDGET
 """ + "".join(f"[[points]]\nkind = {number}\n" for number in range(4))
 
 
-def study(**budgets: object) -> str:
+def study_text(**budgets: object) -> str:
     return STUDY.replace("BUDGET", "\n".join(f"{name} = {value}" for name, value in budgets.items()))
 
 
@@ -40,78 +44,78 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="small", storage=url).trials
 
 
-def reported(url: str) -> int:
+def reported_epochs(url: str) -> int:
     return sum(len(trial.intermediate_values) for trial in trials(url))
 
 
-def told(err: str) -> str:
-    """Give the one line that says which budget is used up."""
+def used_up_line(err: str) -> str:
+    """Return the one line that says which budget is used up."""
     (line,) = [line for line in err.splitlines() if "; to continue, raise it" in line]
     assert line.startswith("hpo: study 'small': search.")
     return line
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_epochs_are_met_by_all_workers_together_and_raising_them_goes_on(place, url):
-    file = place.study(study(epochs=6))
+def test_an_epoch_budget_is_shared_by_all_workers_and_raising_it_resumes_the_study(place, url):
+    file = place.study(study_text(epochs=6))
     done = place.hpo("run", file, "--devices", "cpu:2", HPO_STORE=url)
-    at_once = url.startswith("postgresql")  # a claim at the same moment is not seen
-    assert 6 <= reported(url) <= 6 + at_once
-    assert "search.epochs is used up" in told(done.err)
-    assert "raise it in the study file, or with --set search.epochs=..." in told(done.err)
+    at_once = url.startswith("postgresql")  # a claim made at the same moment is not counted
+    assert 6 <= reported_epochs(url) <= 6 + at_once
+    assert "search.epochs is used up" in used_up_line(done.err)
+    assert "raise it in the study file, or with --set search.epochs=..." in used_up_line(done.err)
     assert not {trial.state.name for trial in trials(url)} - {"COMPLETE", "WAITING"}
     status = place.here("status", "small", "--json", HPO_STORE=url).json()
     assert (status["state"], status["workers"]) == ("idle", [])
-    assert status["budgets"] == {"epochs": {"used": reported(url), "limit": 6}}
+    assert status["budgets"] == {"epochs": {"used": reported_epochs(url), "limit": 6}}
     assert "trials for a larger budget: search.epochs is used up" in status["waits"][0]
     text = place.here("status", "small", HPO_STORE=url).out
-    assert f"budgets: {reported(url)} of 6 epochs" in text
+    assert f"budgets: {reported_epochs(url)} of 6 epochs" in text
 
-    before = reported(url)
+    before = reported_epochs(url)
     for verb in (("run", file), ("worker", "small")):
-        assert "search.epochs is used up" in told(place.here(*verb, HPO_STORE=url).err)
-    assert reported(url) == before, "nobody claims"
+        assert "search.epochs is used up" in used_up_line(place.here(*verb, HPO_STORE=url).err)
+    assert reported_epochs(url) == before, "no worker claims a trial"
 
-    refused = place.here("create", place.study(study(epochs=5)), code=1, HPO_STORE=url).err
+    refused = place.here("create", place.study(study_text(epochs=5)), code=1, HPO_STORE=url).err
     assert refused.count("\n") == 1
     assert "search.epochs: 6 -> 5" in refused
 
-    done = place.hpo("run", place.study(study(epochs=16)), "--devices", "cpu:2", HPO_STORE=url)
-    assert "to continue, raise it" not in done.err, "it is complete"
+    done = place.hpo("run", place.study(study_text(epochs=16)), "--devices", "cpu:2", HPO_STORE=url)
+    assert "to continue, raise it" not in done.err, "the study is complete"
     assert [sorted(trial.intermediate_values) for trial in trials(url)] == [[1, 2, 3, 4]] * 4
     assert [trial.state.name for trial in trials(url)] == ["COMPLETE"] * 4
-    assert "continues after epoch" in done.err, "what was under way kept its checkpoint"
+    assert "continues after epoch" in done.err, "interrupted trials kept their checkpoints"
 
 
 def test_device_hours_are_summed_over_workers(place, url):
     done = place.hpo(
-        "run", place.study(study(device_hours=0.7 / 3600)), "--devices", "cpu:2", HPO_STORE=url
+        "run", place.study(study_text(device_hours=0.7 / 3600)), "--devices", "cpu:2", HPO_STORE=url
     )
-    assert "search.device_hours is used up" in told(done.err)
+    assert "search.device_hours is used up" in used_up_line(done.err)
     spent = sum(trial.user_attrs.get("wall_time_seconds", 0.0) for trial in trials(url))
     assert spent >= 0.7
-    assert reported(url) <= 9, "7 epochs of 0.1 s, and what was under way"
+    assert reported_epochs(url) <= 9, "7 epochs of 0.1 s, and the epochs that were running"
     used = place.here("status", "small", "--json", HPO_STORE=url).json()["budgets"]["device_hours"]
     assert used["used"] == pytest.approx(spent / 3600)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_target_stops_the_others_and_a_trial_that_goes_on(place, url):
-    done = place.hpo("run", place.study(study(target=0.3)), "--devices", "cpu:2", HPO_STORE=url)
-    assert "search.target is reached (accuracy 0.3000 of 0.3)" in told(done.err)
-    assert 3 <= reported(url) <= 6
+def test_a_reached_target_stops_all_workers_and_a_higher_one_resumes_the_study(place, url):
+    done = place.hpo("run", place.study(study_text(target=0.3)), "--devices", "cpu:2", HPO_STORE=url)
+    assert "search.target is reached (accuracy 0.3000 of 0.3)" in used_up_line(done.err)
+    assert 3 <= reported_epochs(url) <= 6
     assert {trial.state.name for trial in trials(url)} == {"WAITING"}
-    assert "best trial" not in done.out, "there is none yet, which is no error"
-    place.hpo("run", place.study(study(target=0.4)), HPO_STORE=url)
+    assert "best trial" not in done.out, "there is no best trial yet, which is not an error"
+    place.hpo("run", place.study(study_text(target=0.4)), HPO_STORE=url)
     assert {trial.state.name for trial in trials(url)} == {"COMPLETE", "WAITING"}
 
 
-def test_a_deadline_ends_the_epochs_under_way_and_a_later_one_goes_on(place, url):
-    text = study(deadline=moment(6)).replace("epochs = 4", "epochs = 1000")
+def test_a_deadline_stops_running_epochs_and_can_be_moved_to_a_later_time(place, url):
+    text = study_text(deadline=time_after(6)).replace("epochs = 4", "epochs = 1000")
     done = place.hpo("run", place.study(text), "--devices", "cpu:2", HPO_STORE=url)
-    assert "search.deadline is past (deadline 20" in told(done.err)
+    assert "search.deadline is past (deadline 20" in used_up_line(done.err)
     assert {trial.state.name for trial in trials(url)} == {"WAITING"}
-    assert reported(url) < 2 * 70, "nobody goes on after it"
+    assert reported_epochs(url) < 2 * 70, "no worker continues after the deadline"
     later = text.replace(
         next(line for line in text.splitlines() if "deadline" in line), "deadline = 2100-01-01T00:00:00"
     )
@@ -121,15 +125,13 @@ def test_a_deadline_ends_the_epochs_under_way_and_a_later_one_goes_on(place, url
     assert "for a larger budget" not in status["waits"][0]
 
 
-def moment(seconds: float) -> str:
+def time_after(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
-def limited(**budgets: object) -> definition.Definition:
-    found = studyfile.parse_document(
-        {"name": "s", "space": {"lr": [0.1, 0.2]}, "search": budgets}, "s.toml"
-    )
-    return definition.load_definition(definition.dump_definition(found))
+def definition_with(**budgets: object) -> Definition:
+    definition = parse_document({"name": "s", "space": {"lr": [0.1, 0.2]}, "search": budgets}, "s.toml")
+    return load_definition(dump_definition(definition))
 
 
 @pytest.mark.parametrize(
@@ -141,8 +143,8 @@ def limited(**budgets: object) -> definition.Definition:
         ("deadline", datetime(2030, 1, 1), datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=-1)))),
     ],
 )
-def test_a_budget_may_be_raised_or_removed_and_neither_lowered_nor_set_afterwards(name, lower, higher):
-    low, high, none = limited(**{name: lower}), limited(**{name: higher}), limited()
+def test_a_budget_can_be_raised_or_removed_but_not_lowered_or_added_later(name, lower, higher):
+    low, high, none = definition_with(**{name: lower}), definition_with(**{name: higher}), definition_with()
     assert extension.extend_definition(low, low) == low
     assert extension.extend_definition(low, high).search.budget_limits == high.search.budget_limits
     assert extension.extend_definition(low, none).search.budget_limits == {}

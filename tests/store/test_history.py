@@ -1,4 +1,4 @@
-"""The history that samplers and pruners see: plain Optuna's, at the price of what is new."""
+"""The history that samplers and pruners see: the same as plain Optuna's, but only changes are read."""
 
 import random
 from collections.abc import Iterator
@@ -26,20 +26,22 @@ EPOCHS = 9
 
 
 def study_of(trials: int, sampler: str = "tpe", pruner: str = "none") -> Definition:
-    made = lease_worker.definition(trials)
+    definition = lease_worker.definition(trials)
     choice = space.Parameter(name="optimizer", kind="choice", values=space.Choices(choices=("sgd", "adam")))
-    search = made.search.model_copy(
+    search = definition.search.model_copy(
         update={
             "sampler": Sampler(name=sampler),
             "pruner": Pruner(name=pruner, min_epochs=1, reduction_factor=3),
         }
     )
-    train = {**made.train, "epochs": EPOCHS}
-    return made.model_copy(update={"train": train, "space": (choice, *made.space), "search": search})
+    train = {**definition.train, "epochs": EPOCHS}
+    return definition.model_copy(
+        update={"train": train, "space": (choice, *definition.space), "search": search}
+    )
 
 
 def accuracy(trial: FrozenTrial | optuna.Trial, epoch: int) -> float:
-    """Make one up that has ups and downs, and that some settings are better at."""
+    """Return a made-up accuracy that varies between epochs and depends on the settings."""
     noise = random.Random(f"{trial.number}/{epoch}").random() / 5
     return trial.params["lr"] / 2 + (trial.params["optimizer"] == "sgd") / 5 + epoch / 50 + noise
 
@@ -49,63 +51,63 @@ class Worker:
     """A worker that keeps its history from trial to trial; ``step`` runs one epoch of its trial."""
 
     url: str
-    made: Definition
+    definition: Definition
     claim: lease.Claim | None = None
     epoch: int = 0
-    opened: Storage = field(init=False)
+    storage: Storage = field(init=False)
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
-        self.opened = studies.open_storage(self.url, create=False)
-        self.history = History(self.opened, studies.find_study_id(self.opened, NAME), NAME)
+        self.storage = studies.open_storage(self.url, create=False)
+        self.history = History(self.storage, studies.find_study_id(self.storage, NAME), NAME)
 
     def start(self) -> None:
-        who = process.current_owner("cpu")
+        owner = process.current_owner("cpu")
         self.claim = queue.claim_trial(
-            self.opened, self.history.study_id, who, lease_seconds=60, max_attempts=1
+            self.storage, self.history.study_id, owner, lease_seconds=60, max_attempts=1
         )
-        self.trial, _, study = choose_setting(self.claim, self.history, self.made)
-        self.judge = pruning.TrialPruner(study, self.history, self.made)
+        self.trial, _, study = choose_setting(self.claim, self.history, self.definition)
+        self.pruner = pruning.TrialPruner(study, self.history, self.definition)
         self.epoch = 0
 
     def step(self) -> None:
         self.epoch += 1
         report = (self.epoch, accuracy(self.trial, self.epoch))
-        self.judge.note_report(*report)
+        self.pruner.note_report(*report)
         last = self.epoch == EPOCHS
-        self.claim.commit(report=report, ask_pruner=None if last else self.judge.decide)
+        self.claim.commit(report=report, ask_pruner=None if last else self.pruner.decide)
         try:
             if last:
                 self.claim.end(TrialState.COMPLETE, value=report[1])
                 self.claim = None
             else:
-                self.judge.raise_if_pruned()
+                self.pruner.raise_if_pruned()
         except pruning.TrialPrunedByRule as pruned:
             self.claim.end(TrialState.PRUNED, value=report[1], system_attributes=pruned.attributes)
             self.claim = None
 
 
 @dataclass
-class Twin:
-    """The same as plain Optuna does it, in a study of its own."""
+class OptunaWorker:
+    """The same worker on plain Optuna, with a study of its own."""
 
     study: optuna.Study
-    made: Definition
+    definition: Definition
     trial: optuna.Trial | None = None
     epoch: int = 0
 
     def start(self) -> None:
         number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = samplers.build_sampler(self.made, number)
-        self.study.pruner = pruners.build_pruner(self.made)
+        self.study.sampler = samplers.build_sampler(self.definition, number)
+        self.study.pruner = pruners.build_pruner(self.definition)
         if isinstance(self.study.pruner, pruners.CachedHyperbandPruner):
-            settings = self.made.search.pruner
+            settings = self.definition.search.pruner
             self.study.pruner = optuna.pruners.HyperbandPruner(
                 settings.min_epochs, EPOCHS, settings.reduction_factor
             )
         self.pruner = self.study.pruner
         self.trial = self.study.ask()
-        for parameter in self.made.space:
+        for parameter in self.definition.space:
             space.suggest_value(self.trial, parameter)
         self.epoch = 0
 
@@ -121,8 +123,8 @@ class Twin:
             self.trial = None
 
 
-def seen(trials: list[FrozenTrial]) -> list[object]:
-    """Give what a sampler or pruner can see of trials."""
+def visible_fields(trials: list[FrozenTrial]) -> list[object]:
+    """Return the fields of trials that a sampler or pruner can see."""
     found = []
     for t in trials:
         system = {key: value for key, value in t.system_attrs.items() if not key.startswith("hpo:")}
@@ -142,33 +144,33 @@ def seen(trials: list[FrozenTrial]) -> list[object]:
         ("tpe", "patient", 13),
     ],
 )
-def test_proposals_and_pruning_are_those_of_plain_optuna(url, tmp_path, sampler, pruner, trials):
-    """Two workers whose epochs come in any order, beside two that are plain Optuna."""
-    made = study_of(trials, sampler, pruner)
-    studies.create_study(studies.open_storage(url, create=True), made, "text")
+def test_proposals_and_pruning_equal_those_of_plain_optuna(url, tmp_path, sampler, pruner, trials):
+    """Two workers run epochs in random order, and two workers on plain Optuna do the same."""
+    definition = study_of(trials, sampler, pruner)
+    studies.create_study(studies.open_storage(url, create=True), definition, "text")
     plain = optuna.create_study(
-        study_name=NAME, storage=f"sqlite:///{tmp_path}/twin.db", direction="maximize"
+        study_name=NAME, storage=f"sqlite:///{tmp_path}/reference.db", direction="maximize"
     )
-    pairs = [(Worker(url, made), Twin(plain, made)) for _ in range(2)]
+    pairs = [(Worker(url, definition), OptunaWorker(plain, definition)) for _ in range(2)]
     order, started = random.Random(1), 0
     while started < trials or any(worker.claim for worker, _ in pairs):
-        worker, twin = order.choice(pairs)
+        worker, reference = order.choice(pairs)
         if worker.claim is not None:
             worker.step()
-            twin.step()
-            assert (worker.claim is None) == (twin.trial is None)
+            reference.step()
+            assert (worker.claim is None) == (reference.trial is None)
         elif started < trials:
             started += 1
             worker.start()
-            twin.start()
-            assert worker.trial.params == twin.trial.params
+            reference.start()
+            assert worker.trial.params == reference.trial.params
     ours = optuna.load_study(study_name=NAME, storage=url)
-    assert seen(ours.trials) == seen(plain.trials)
+    assert visible_fields(ours.trials) == visible_fields(plain.trials)
     states = {trial.state for trial in plain.trials}
     assert states == {TrialState.COMPLETE, TrialState.PRUNED} or pruner == "patient"
 
 
-# What it shows
+# What samplers and pruners see
 
 
 def finish(worker: Worker) -> None:
@@ -178,50 +180,54 @@ def finish(worker: Worker) -> None:
 
 
 @pytest.fixture
-def made(url):
-    made = study_of(6, "random")
-    studies.create_study(studies.open_storage(url, create=True), made, "text")
-    return made
+def definition(url):
+    definition = study_of(6, "random")
+    studies.create_study(studies.open_storage(url, create=True), definition, "text")
+    return definition
 
 
-def test_it_shows_what_plain_optuna_shows_but_for_what_holds_nothing(url, made):
-    first, second = Worker(url, made), Worker(url, made)
+def test_the_history_has_the_trials_of_plain_optuna_except_waiting_ones(url, definition):
+    first, second = Worker(url, definition), Worker(url, definition)
     finish(first)
     second.start()
     second.step()
     second.claim.release()
-    third = Worker(url, made)
-    third.start()  # goes on with the one released
+    third = Worker(url, definition)
+    third.start()  # resumes the released trial
     finish(second)
     first.start()
     for worker in (first, third):
-        shown = worker.history.get_all_trials(worker.history.study_id, deepcopy=False)
-        there = optuna.load_study(study_name=NAME, storage=url).trials
-        assert seen(shown) == seen([trial for trial in there if trial.state != TrialState.WAITING])
-        assert [t.datetime_start for t in shown] == [t.datetime_start for t in there[: len(shown)]]
-        assert [t.datetime_complete for t in shown] == [t.datetime_complete for t in there[: len(shown)]]
+        visible = worker.history.get_all_trials(worker.history.study_id, deepcopy=False)
+        stored = optuna.load_study(study_name=NAME, storage=url).trials
+        assert visible_fields(visible) == visible_fields(
+            [trial for trial in stored if trial.state != TrialState.WAITING]
+        )
+        assert [t.datetime_start for t in visible] == [t.datetime_start for t in stored[: len(visible)]]
+        assert [t.datetime_complete for t in visible] == [
+            t.datetime_complete for t in stored[: len(visible)]
+        ]
 
 
-def test_a_trial_that_was_released_is_shown_with_its_rungs(url):
-    made = study_of(4, "random", "hyperband")
-    studies.create_study(studies.open_storage(url, create=True), made, "text")
-    first, second, third = (Worker(url, made) for _ in range(3))
+def test_a_released_trial_is_visible_with_its_rungs(url):
+    definition = study_of(4, "random", "hyperband")
+    studies.create_study(studies.open_storage(url, create=True), definition, "text")
+    first, second, third = (Worker(url, definition) for _ in range(3))
     first.start()
     second.start()
     second.step()
     second.claim.release()
-    shown = first.history.get_all_trials(first.history.study_id)
-    assert [trial.system_attrs.get("completed_rung_0") for trial in shown] == [
+    visible = first.history.get_all_trials(first.history.study_id)
+    assert [trial.system_attrs.get("completed_rung_0") for trial in visible] == [
         None,
         accuracy(second.trial, 1),
     ]
-    assert shown[1].state == TrialState.WAITING
+    assert visible[1].state == TrialState.WAITING
     third.start()
     assert third.history.own_trial.intermediate_values == {1: accuracy(second.trial, 1)}
 
 
-def test_a_trial_that_failed_and_was_put_back_is_its_workers_own_again(url, made):
-    worker = Worker(url, made)
+def test_a_retried_trial_becomes_the_workers_own_trial_again(url, definition):
+    worker = Worker(url, definition)
     study_id = worker.history.study_id
 
     def start() -> list[str]:
@@ -232,19 +238,19 @@ def test_a_trial_that_failed_and_was_put_back_is_its_workers_own_again(url, made
     worker.claim.end(TrialState.FAIL, user_attributes={"failure": {}})
     assert start() == ["FAIL", "RUNNING"]
     worker.claim.end(TrialState.COMPLETE, value=0.5)
-    assert control.retry_trials(worker.opened, NAME, None) == [0]
+    assert control.retry_trials(worker.storage, NAME, None) == [0]
     assert start() == ["RUNNING", "COMPLETE"]
     worker.claim.end(TrialState.COMPLETE, value=0.5)
     assert start() == ["COMPLETE", "COMPLETE", "RUNNING"]
 
 
-def test_what_another_tool_does_is_seen_with_the_whole_study(url, made, monkeypatch):
-    worker = Worker(url, made)
+def test_trials_of_another_tool_are_seen_at_the_next_full_read(url, definition, monkeypatch):
+    worker = Worker(url, definition)
     finish(worker)
     worker.start()
 
     def states() -> list[str]:
-        with worker.opened.transaction() as session, worker.history.read_within(session):
+        with worker.storage.transaction() as session, worker.history.read_within(session):
             return [trial.state.name for trial in worker.history.get_all_trials(1)]
 
     assert states() == ["COMPLETE", "RUNNING"]
@@ -255,19 +261,19 @@ def test_what_another_tool_does_is_seen_with_the_whole_study(url, made, monkeypa
     assert states() == ["COMPLETE", "RUNNING", "COMPLETE"]
 
 
-def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, monkeypatch):
+def test_a_trial_lost_to_another_worker_has_the_other_workers_result(url, definition, monkeypatch):
     monkeypatch.setattr(history, "LATE_COMMIT_SECONDS", 0.0)
-    first, second, third = (Worker(url, made) for _ in range(3))
+    first, second, third = (Worker(url, definition) for _ in range(3))
     first.start()
     lost = first.trial.number
-    expire(first.opened, first.claim)
+    expire(first.storage, first.claim)
     second.start()
     assert second.trial.number == lost
     second.epoch = EPOCHS - 1
     second.step()
     third.start()
-    with first.opened.transaction() as session, first.history.read_within(session):
-        assert len(first.history.trials()) == 2  # its own and the third's: it has not noticed yet
+    with first.storage.transaction() as session, first.history.read_within(session):
+        assert len(first.history.trials()) == 2  # its own and the third worker's: the loss is not known yet
     with pytest.raises(lease.LeaseLost):
         first.step()
     first.start()
@@ -275,18 +281,18 @@ def test_a_trial_lost_to_another_worker_is_seen_as_the_other_left_it(url, made, 
     assert (seen.state, list(seen.intermediate_values)) == (TrialState.COMPLETE, [EPOCHS])
 
 
-def expire(opened: Storage, claim: lease.Claim) -> None:
-    with opened.engine.begin() as connection:
+def expire(storage: Storage, claim: lease.Claim) -> None:
+    with storage.engine.begin() as connection:
         ours = leases.c.trial_id == claim.trial_id
         connection.execute(sa.update(leases).where(ours).values(expires=0.0, attempts=0))
 
 
-# What it costs
+# Number of transactions and statements
 
 
 @contextmanager
-def counted(opened: Storage) -> Iterator[dict[str, int]]:
-    """Count the transactions of a block that write, those that read, and the statements."""
+def counted(storage: Storage) -> Iterator[dict[str, int]]:
+    """Count a block's writing transactions, reading transactions and statements."""
     counts, begun = {"writes": 0, "reads": 0, "statements": 0}, {"writes": False}
 
     def execute(connection, cursor, statement, *rest):
@@ -297,63 +303,63 @@ def counted(opened: Storage) -> Iterator[dict[str, int]]:
         counts["writes" if begun["writes"] else "reads"] += 1
         begun["writes"] = False
 
-    sa.event.listen(opened.engine, "before_cursor_execute", execute)
-    sa.event.listen(opened.engine, "commit", commit)
+    sa.event.listen(storage.engine, "before_cursor_execute", execute)
+    sa.event.listen(storage.engine, "commit", commit)
     try:
         yield counts
     finally:
-        sa.event.remove(opened.engine, "before_cursor_execute", execute)
-        sa.event.remove(opened.engine, "commit", commit)
+        sa.event.remove(storage.engine, "before_cursor_execute", execute)
+        sa.event.remove(storage.engine, "commit", commit)
 
 
-def test_an_epoch_is_one_transaction_of_four_statements_whatever_the_study_holds(url):
-    made = study_of(40, "tpe", "hyperband")
-    studies.create_study(studies.open_storage(url, create=True), made, "text")
-    worker, other = Worker(url, made), Worker(url, made)
+def test_an_epoch_takes_one_transaction_of_four_statements_in_any_study(url):
+    definition = study_of(40, "tpe", "hyperband")
+    studies.create_study(studies.open_storage(url, create=True), definition, "text")
+    worker, other = Worker(url, definition), Worker(url, definition)
     for _ in range(12):
         finish(other)
     worker.start()
     while worker.epoch < 5:
-        rung = worker.epoch + 1 in (1, 3)  # in one bracket or another
+        rung = worker.epoch + 1 in (1, 3)  # a rung of some bracket
         report = {"epochs": worker.epoch + 1, "wall_time_seconds": 1.0, "hardware": {"host": "here"}}
         worker.epoch += 1
-        with counted(worker.opened) as counts:
-            worker.judge.note_report(worker.epoch, 0.99)
+        with counted(worker.storage) as counts:
+            worker.pruner.note_report(worker.epoch, 0.99)
             worker.claim.commit(
                 report=(worker.epoch, 0.99),
                 checkpoint="c",
                 user_attributes=report,
-                ask_pruner=worker.judge.decide,
+                ask_pruner=worker.pruner.decide,
             )
-            worker.judge.raise_if_pruned()
+            worker.pruner.raise_if_pruned()
         assert (counts["writes"], counts["reads"]) == (1, 0)
         assert rung or counts["statements"] == 4
         assert counts["statements"] <= 6
 
 
 def test_a_trial_starts_with_two_writes_and_ends_with_one(url):
-    made = study_of(40, "tpe", "hyperband")
-    studies.create_study(studies.open_storage(url, create=True), made, "text")
-    worker = Worker(url, made)
+    definition = study_of(40, "tpe", "hyperband")
+    studies.create_study(studies.open_storage(url, create=True), definition, "text")
+    worker = Worker(url, definition)
     for _ in range(11):
         finish(worker)
-    with counted(worker.opened) as counts:
+    with counted(worker.storage) as counts:
         worker.start()
     assert counts["writes"] == 2  # the claim, and all parameters
-    assert counts["reads"] == 3  # the dead, the claimed trial, the history
-    with counted(worker.opened) as counts:
+    assert counts["reads"] == 3  # dead workers, the claimed trial, the history
+    with counted(worker.storage) as counts:
         worker.claim.end(TrialState.COMPLETE, value=0.5, user_attributes={"a": 1}, forget_checkpoint=True)
     assert (counts["writes"], counts["reads"]) == (1, 0)
 
 
-def test_what_has_finished_is_read_once(url, made, monkeypatch):
-    worker, other = Worker(url, study_of(6)), Worker(url, made)
+def test_finished_trials_are_read_once(url, definition, monkeypatch):
+    worker, other = Worker(url, study_of(6)), Worker(url, definition)
     read: list[int] = []
-    frozen = rows.build_trials
+    build_trials = rows.build_trials
 
     def counting(session, heads, **options):
         read.extend(head.trial_id for head in heads)
-        return frozen(session, heads, **options)
+        return build_trials(session, heads, **options)
 
     monkeypatch.setattr(rows, "build_trials", counting)
     for _ in range(3):
@@ -361,16 +367,16 @@ def test_what_has_finished_is_read_once(url, made, monkeypatch):
     read.clear()
     worker.start()
     worker.history.get_all_trials(1)
-    assert sorted(read) == [1, 2, 3, 4]  # three that have finished, and its own
+    assert sorted(read) == [1, 2, 3, 4]  # three finished trials, and its own
     worker.step()
-    with worker.opened.transaction() as session, worker.history.read_within(session):
+    with worker.storage.transaction() as session, worker.history.read_within(session):
         worker.history.get_all_trials(1)
     assert sorted(read) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(url, made):
-    worker, other = Worker(url, made), Worker(url, made)
+def test_a_trial_that_ends_during_a_read_is_never_finished_without_its_value(url, definition):
+    worker, other = Worker(url, definition), Worker(url, definition)
     other.start()
     ending = [other.claim]
 
@@ -378,18 +384,18 @@ def test_a_trial_that_ends_while_it_is_read_is_not_finished_without_its_value(ur
         if "trial_values" in text and ending:
             ending.pop().end(TrialState.COMPLETE, value=0.5)
 
-    sa.event.listen(worker.opened.engine, "after_cursor_execute", end)
-    with worker.opened.transaction() as session:
+    sa.event.listen(worker.storage.engine, "after_cursor_execute", end)
+    with worker.storage.transaction() as session:
         (found,) = rows.read_trials(session, [other.claim.trial_id])
         assert (found.state, found.values) == (TrialState.RUNNING, None)
         (found,) = rows.read_trials(session, [other.claim.trial_id])
         assert (found.state, found.values) == (TrialState.COMPLETE, [0.5])
 
 
-def test_a_sampler_sees_the_best_and_the_newest_and_a_pruner_sees_all(url, made, monkeypatch):
+def test_a_sampler_sees_the_best_and_newest_trials_and_a_pruner_sees_all(url, definition, monkeypatch):
     monkeypatch.setattr(samplers, "BEST_TRIALS", 1)
     monkeypatch.setattr(samplers, "NEWEST_TRIALS", 2)
-    worker = Worker(url, made)
+    worker = Worker(url, definition)
     for _ in range(5):
         finish(worker)
     worker.start()
@@ -397,5 +403,5 @@ def test_a_sampler_sees_the_best_and_the_newest_and_a_pruner_sees_all(url, made,
     seen = worker.history.get_all_trials(1, states=finished)
     best = max(worker.history.trials()[:3], key=samplers.rank_key)
     assert [trial.number for trial in seen] == [best.number, 3, 4]
-    with worker.opened.transaction() as session, worker.history.read_within(session):
+    with worker.storage.transaction() as session, worker.history.read_within(session):
         assert len(worker.history.get_all_trials(1, states=finished)) == 5

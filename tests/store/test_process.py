@@ -32,6 +32,6 @@ def test_a_process_without_a_name_or_of_another_namespace_is_never_dead(name):
     assert not process.is_dead(name)
 
 
-def test_a_process_whose_id_was_used_again_is_dead():
+def test_a_process_whose_id_was_reused_is_dead():
     namespace, _, start_ticks = process.process_name(os.getpid()).rpartition("/")
     assert process.is_dead(f"{namespace}/{int(start_ticks) - 1}")

@@ -1,4 +1,4 @@
-"""A model taken away: the folder stands for itself, and predicts what the study measured."""
+"""Exported models: the folder works without hpo, and predicts with the accuracy that the study measured."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import HpoError
 from hpo.export import card, predict
-from hpo.export import folder as export
+from hpo.export.folder import export_trial
 from hpo.store import studies
 from hpo.training import catalog, datasets, models, transforms
 from hpo.training.config import Config
@@ -70,9 +70,9 @@ def climb(config, state):
     yield 0.5, {"epoch": 1, "weight": torch.zeros(2)}
 """
 
-# What someone else does with the folder, in it, without hpo: the card's lines as they are printed,
-# and for each further image those that read it.
-ELSEWHERE = """
+# What a user without hpo runs in the folder: the card's code as it is printed, and for each further image
+# its part from the reading of the image on.
+CARD_SCRIPT = """
 import json, sys
 sys.modules.update(dict.fromkeys(["hpo", "optuna", "safetensors"]))
 from pathlib import Path
@@ -102,11 +102,11 @@ METRICS = card.Metrics(
     epoch_seconds=[1.0],
     hardware={},
 )
-TRAINED = card.TrainingFacts(labels=["a", "b", "c"], images={"train": 2}, skipped=0, params={})
+TRAINING_FACTS = card.TrainingFacts(labels=["a", "b", "c"], images={"train": 2}, skipped=0, params={})
 
 
-def shape(kind: int, size: tuple[int, int], seed: int) -> Image.Image:
-    """Draw a bright circle, square or triangle on a dark ground."""
+def draw_shape(kind: int, size: tuple[int, int], seed: int) -> Image.Image:
+    """Draw a bright circle, square or triangle on a dark background."""
     rng = np.random.default_rng((kind, seed))
     image = Image.new("RGB", size, tuple(rng.integers(0, 60, 3).tolist()))
     draw, (x, y), side = ImageDraw.Draw(image), (size[0] // 2, size[1] // 2), min(size) // 3
@@ -121,18 +121,18 @@ def shape(kind: int, size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def draw_images(folder: Path, names: tuple[str, ...], count: int) -> None:
-    """Draw a folder of class folders: mixed sizes, formats and modes."""
+    """Draw a folder of class folders, with images of different sizes, formats and modes."""
     kinds = (("jpg", "RGB"), ("png", "L"), ("png", "RGBA"), ("gif", "P"), ("JPG", "RGB"), ("webp", "RGB"))
     for kind, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for number in range(count):
             suffix, mode = kinds[number % len(kinds)]
-            image = shape(kind, (40 + 7 * number % 50, 40 + 11 * number % 60), number)
+            image = draw_shape(kind, (40 + 7 * number % 50, 40 + 11 * number % 60), number)
             image.convert(mode).save(folder / name / f"pic {number}.{suffix}")
 
 
-def searched(path: Path) -> None:
-    """Search the digits and new images in a folder, and take the best of the digits."""
+def run_studies(path: Path) -> None:
+    """Run a study on the digits and one on an image folder, and export the best trial of the digits."""
     place = workplace_in(path)
     draw_images(path / "images", ("Dreiecke ∆", "a|b"), 8)
     place.hpo("run", place.study(DIGITS, "digits"), "--devices", "cpu:1")
@@ -145,27 +145,29 @@ def searched(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(once) -> Workplace:
-    """A folder in which the digits and new images have been searched; tests only read it."""
-    return workplace_in(once("exported", searched))
+def finished(once) -> Workplace:
+    """Return a workplace with both studies finished; tests only read it."""
+    return workplace_in(once("exported", run_studies))
 
 
-def taken(
+def export(
     place: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
 ) -> card.Metrics:
-    """Export in this process, which costs none of a new one's seconds."""
-    opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+    """Export in this process, because starting a new one takes seconds."""
+    storage = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
     try:
         artifacts = Artifacts(root or str(place.path / "storage/artifacts"))
-        return export.export_trial(opened, name, number, artifacts, target)
+        return export_trial(storage, name, number, artifacts, target)
     finally:
-        opened.engine.dispose()
+        storage.engine.dispose()
 
 
-def refusal(place: Workplace, name: str, target: Path, number: int | None = None, root: str = "") -> str:
-    with pytest.raises(HpoError) as caught:
-        taken(place, name, target, number, root)
-    return str(caught.value)
+def export_error(
+    place: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
+) -> str:
+    with pytest.raises(HpoError) as raised:
+        export(place, name, target, number, root)
+    return str(raised.value)
 
 
 def trials_of(place: Workplace, name: str) -> list[optuna.trial.FrozenTrial]:
@@ -174,29 +176,29 @@ def trials_of(place: Workplace, name: str) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.fixture(scope="module")
-def winner(ran) -> Path:
-    """The best trial of the digits, exported by the command."""
-    return ran.path / "winner"
+def winner(finished) -> Path:
+    """Return the folder of the digits' best trial, exported by the command."""
+    return finished.path / "winner"
 
 
 @pytest.fixture(scope="module")
-def labels(ran) -> dict[str, str]:
-    """The digits that accuracy was measured on, as files, and the class of each."""
-    files = sorted((ran.path / "selection").iterdir())
+def labels(finished) -> dict[str, str]:
+    """Return the class of each image that accuracy was measured on, by the path of its file."""
+    files = sorted((finished.path / "selection").iterdir())
     return {str(file): file.stem.partition(" ")[2] for file in files}
 
 
-def lines(winner: Path) -> str:
-    """Give the Python in a folder's model card."""
+def card_code(winner: Path) -> str:
+    """Return the Python code in a folder's model card."""
     code = (winner / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     assert len(code.splitlines()) == 10
     return code
 
 
-def elsewhere(winner: Path, files: Iterable[Any]) -> list[tuple[str, list[float]]]:
-    """Give what the card's lines print for each image, and all its probabilities."""
+def run_card(winner: Path, files: Iterable[Any]) -> list[tuple[str, list[float]]]:
+    """Return the label that the card's code prints for each image, and all its probabilities."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-c", ELSEWHERE, lines(winner), *map(str, files)]
+    command = [sys.executable, "-c", CARD_SCRIPT, card_code(winner), *map(str, files)]
     done = subprocess.run(command, cwd=winner, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.splitlines()
@@ -210,63 +212,63 @@ def accuracy(found: dict[str, str], labels: dict[str, str]) -> float:
     return sum(found[file] == label for file, label in labels.items()) / len(labels)
 
 
-# -- The round trip ------------------------------------------------------------------------------
+# -- The round trip --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_round_trip_gives_the_stored_accuracy_to_the_last_digit(ran, labels, number, tmp_path):
+def test_a_round_trip_gives_the_stored_accuracy_to_the_last_digit(finished, labels, number, tmp_path):
     folder = tmp_path / "trial"
-    ran.here("export", "digits", "--trial", str(number), "--to", str(folder))
-    stored = trials_of(ran, "digits")[number].value
-    plain = dict(zip(labels, elsewhere(folder, labels), strict=True))
+    finished.here("export", "digits", "--trial", str(number), "--to", str(folder))
+    stored = trials_of(finished, "digits")[number].value
+    plain = dict(zip(labels, run_card(folder, labels), strict=True))
     assert accuracy({file: label for file, (label, _) in plain.items()}, labels) == stored
-    documents = ran.here("predict", str(folder), *labels, "--json", "--top", "1").json()
+    documents = finished.here("predict", str(folder), *labels, "--json", "--top", "1").json()
     predicted = {each["image"]: each["classes"][0] for each in documents}
-    assert accuracy({file: guess["label"] for file, guess in predicted.items()}, labels) == stored
+    assert accuracy({file: prediction["label"] for file, prediction in predicted.items()}, labels) == stored
     for file, (_, probabilities) in plain.items():
         assert predicted[file]["probability"] == pytest.approx(max(probabilities), abs=1e-5)
 
 
-def test_without_hpo_new_pictures_are_preprocessed_as_with_it(ran, tmp_path):
-    taken(ran, "shapes", tmp_path / "winner")
-    files = sorted(map(str, (ran.path / "images").rglob("pic *.*")))
-    documents = ran.here("predict", str(tmp_path / "winner"), *files, "--json", "--top", "2").json()
+def test_the_card_s_code_preprocesses_new_images_as_hpo_does(finished, tmp_path):
+    export(finished, "shapes", tmp_path / "winner")
+    files = sorted(map(str, (finished.path / "images").rglob("pic *.*")))
+    documents = finished.here("predict", str(tmp_path / "winner"), *files, "--json", "--top", "2").json()
     for document, (label, probabilities) in zip(
-        documents, elsewhere(tmp_path / "winner", files), strict=True
+        documents, run_card(tmp_path / "winner", files), strict=True
     ):
-        guesses = document["classes"]
-        assert guesses[0]["label"] == label, document["image"]
-        found = [guess["probability"] for guess in guesses]
+        predictions = document["classes"]
+        assert predictions[0]["label"] == label, document["image"]
+        found = [prediction["probability"] for prediction in predictions]
         assert found == pytest.approx(sorted(probabilities, reverse=True), abs=1e-5)
 
 
-def test_the_best_trial_is_taken_unless_another_is_named(ran, winner, tmp_path):
-    best = ran.here("best", "digits", "--json").json()
+def test_the_best_trial_is_exported_unless_another_is_named(finished, winner, tmp_path):
+    best = finished.here("best", "digits", "--json").json()
     config = json.loads((winner / "config.json").read_text())
     assert (config["study"], config["trial"]) == ("digits", best["trial"])
     metrics = json.loads((winner / "metrics.json").read_text())
     assert (metrics["accuracy"], metrics["epoch"]) == (best["accuracy"], best["best_epoch"])
-    trial = trials_of(ran, "digits")[best["trial"]]
+    trial = trials_of(finished, "digits")[best["trial"]]
     assert metrics["accuracies"] == list(trial.intermediate_values.values())
     other = tmp_path / "other"
-    done = ran.here("export", "digits", "--trial", "1", "--to", str(other))
+    done = finished.here("export", "digits", "--trial", "1", "--to", str(other))
     assert done.out.startswith(f"trial 1 of study digits is in {other}\n")
     settings = json.loads((other / "config.json").read_text())["settings"]
     assert (settings["model"], settings["lr"], settings["epochs"]) == ("squeezenet1_1", 0.001, 1)
 
 
-def test_weights_of_a_trial_that_was_pruned_have_the_accuracy_of_their_own_epoch(ran, workplace):
-    shutil.copytree(ran.path / "storage", workplace.path / "storage")
+def test_a_pruned_trial_is_exported_with_the_accuracy_of_its_weights_epoch(finished, workplace):
+    shutil.copytree(finished.path / "storage", workplace.path / "storage")
     database = f"sqlite:///{workplace.path}/storage/hpo.db"
     with studies.open_storage(database, create=False).transaction() as session:
         session.connection().exec_driver_sql("UPDATE trials SET state = 'PRUNED'")
         session.connection().exec_driver_sql("UPDATE trial_values SET value = 0.123")
-    refused = refusal(workplace, "digits", workplace.path / "best")
+    refused = export_error(workplace, "digits", workplace.path / "best")
     assert (
         "no complete trial yet; 'hpo export digits --trial 0' takes the best so far, which is pruned"
         in refused
     )
-    taken(workplace, "digits", workplace.path / "pruned", 0)
+    export(workplace, "digits", workplace.path / "pruned", 0)
     trial = trials_of(workplace, "digits")[0]
     metrics = json.loads((workplace.path / "pruned/metrics.json").read_text())
     assert metrics["accuracy"] == trial.intermediate_values[trial.user_attrs["best_epoch"]]
@@ -277,7 +279,7 @@ def test_weights_of_a_trial_that_was_pruned_have_the_accuracy_of_their_own_epoch
     )
 
 
-def test_torchvision_builds_a_model_of_each_family_with_as_many_classes_as_we_do():
+def test_torchvision_builds_every_family_with_the_shapes_that_hpo_builds():
     families = {
         re.sub(r"[0-9].*|_(tiny|small|large|base|t|s|b)\b.*", "", name): name
         for name in catalog.model_names()
@@ -306,7 +308,7 @@ def test_torchvision_builds_a_model_of_each_family_with_as_many_classes_as_we_do
         "regnet_x_400mf",
     ],
 )
-def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_without(tmp_path, name):
+def test_exported_models_of_any_family_predict_the_same_with_and_without_hpo(tmp_path, name):
     torch.manual_seed(0)
     config = Config(model=name, weights="none", image_size=64)
     ours = models.build_model(config, 3)
@@ -316,7 +318,7 @@ def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_witho
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     ours(
         transforms.normalise(pixels)
-    )  # without statistics, a new model's activations die away on their way
+    )  # without batch norm statistics, the activations of an untrained model vanish
     ours.eval()
     safetensors.torch.save_file(ours.state_dict(), tmp_path / predict.WEIGHTS)
     (tmp_path / predict.LABELS).write_text("a\nb\nc\n")
@@ -329,7 +331,7 @@ def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_witho
         trial=0,
     )
     (tmp_path / predict.CONFIG).write_text(described.model_dump_json())
-    (tmp_path / "README.md").write_text(card.model_card(described, METRICS, TRAINED))
+    (tmp_path / "README.md").write_text(card.model_card(described, METRICS, TRAINING_FACTS))
     with torch.inference_mode():
         expected = ours(transforms.normalise(pixels))
     predictor = predict.Predictor(tmp_path)
@@ -337,16 +339,16 @@ def test_models_of_any_family_predict_the_same_after_the_trip_with_hpo_and_witho
     for number, image in enumerate(pixels):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
     files = [tmp_path / "0.png", tmp_path / "1.png"]
-    for file, (label, probabilities) in zip(files, elsewhere(tmp_path, files), strict=True):
-        guesses = predictor.predict(file, 3)
-        assert guesses[0].label == label
-        # Random weights blow a pixel's last bits up.
-        assert [guess.probability for guess in guesses] == pytest.approx(
+    for file, (label, probabilities) in zip(files, run_card(tmp_path, files), strict=True):
+        predictions = predictor.predict(file, 3)
+        assert predictions[0].label == label
+        # Random weights amplify differences in a pixel's last bits.
+        assert [prediction.probability for prediction in predictions] == pytest.approx(
             sorted(probabilities, reverse=True), abs=1e-3
         )
 
 
-# -- Preprocessing -------------------------------------------------------------------------------
+# -- Preprocessing ---------------------------------------------------------------------------------
 
 
 def odd_images(folder: Path) -> list[Path]:
@@ -364,34 +366,37 @@ def odd_images(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file")  # ten lines leave that to their process's end
+@pytest.mark.filterwarnings("ignore:unclosed file")  # the card's code leaves the file open
 @pytest.mark.parametrize("study", ["digits", "shapes"])
-def test_the_card_s_lines_make_of_any_image_what_training_made_of_it(ran, tmp_path, study, monkeypatch):
-    taken(ran, study, tmp_path / "winner")
+def test_the_card_s_code_preprocesses_any_image_as_training_does(finished, tmp_path, study, monkeypatch):
+    export(finished, study, tmp_path / "winner")
     predictor = predict.Predictor(tmp_path / "winner")
+    model_inputs: list[torch.Tensor] = []
+    predictor.model.register_forward_pre_hook(lambda _, inputs: model_inputs.append(inputs[0]))
     monkeypatch.chdir(tmp_path / "winner")
     (tmp_path / "odd").mkdir()
     for file in odd_images(tmp_path / "odd"):
         Path("image.png").unlink(missing_ok=True)
         Path("image.png").symlink_to(file)
         names: dict[str, Any] = {}
-        exec(lines(Path()).rpartition("print(")[0], names)
+        exec(card_code(Path()).rpartition("print(")[0], names)
         plain = names["prepare"](names["image"].convert("RGB"))
-        ours = transforms.normalise(transforms.resize(predictor._read(file), 32))[0]
+        predictor.predict(file, 1)
+        ours = model_inputs.pop()[0]
         assert plain.shape == ours.shape == (3, 32, 32)
         assert (plain - ours).abs().max() < 2e-6, file.name  # a pixel's step is 0.017
 
 
-# -- The folder ----------------------------------------------------------------------------------
+# -- The folder ------------------------------------------------------------------------------------
 
 
-def test_the_folder_is_whole_and_its_files_say_the_same(ran, winner, labels):
+def test_the_folder_is_complete_and_its_files_agree(finished, winner, labels):
     names = {"README.md", "config.json", "labels.txt", "metrics.json", "model.safetensors"}
     assert set(os.listdir(winner)) == names
     assert (winner / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
-    assert not [name for name in os.listdir(ran.path) if "draft" in name]
-    best = ran.here("best", "digits", "--json").json()
-    weights = ran.path / "storage/artifacts" / best["weights"]
+    assert not [name for name in os.listdir(finished.path) if "draft" in name]
+    best = finished.here("best", "digits", "--json").json()
+    weights = finished.path / "storage/artifacts" / best["weights"]
     assert (winner / "model.safetensors").read_bytes() == weights.read_bytes()
     _, block, text = (winner / "README.md").read_text().split("---\n", 2)
     (entry,) = yaml.safe_load(block)["model-index"]
@@ -421,25 +426,27 @@ def test_the_card_says_whether_a_model_was_fine_tuned(weights, how):
         study="s",
         trial=0,
     )
-    assert f"of the study s, {how} and chosen with hpo" in card.model_card(described, METRICS, TRAINED)
+    assert f"of the study s, {how} and chosen with hpo" in card.model_card(
+        described, METRICS, TRAINING_FACTS
+    )
 
 
-def test_an_accuracy_that_was_chosen_on_the_test_split_is_marked(ran, tmp_path):
-    done = ran.here("export", "shapes", "--to", str(tmp_path / "shapes"))
+def test_an_accuracy_that_was_chosen_on_the_test_split_is_marked(finished, tmp_path):
+    done = finished.here("export", "shapes", "--to", str(tmp_path / "shapes"))
     assert "on the test split, which it was also chosen on: optimistic" in done.out
     metrics = json.loads((tmp_path / "shapes/metrics.json").read_text())
     assert (metrics["split"], metrics["optimistic"]) == ("test", True)
-    card = (tmp_path / "shapes/README.md").read_text()
-    assert "which it was also chosen on: optimistic" in card.partition("## ")[0], "the block"
-    assert "which it was also chosen on: optimistic" in card.partition("## How good")[2]
+    text = (tmp_path / "shapes/README.md").read_text()
+    assert "which it was also chosen on: optimistic" in text.partition("## ")[0], "the block of metadata"
+    assert "which it was also chosen on: optimistic" in text.partition("## How good")[2]
 
 
-def test_no_name_of_this_machine_or_its_folders_is_given_away(ran, tmp_path):
-    taken(ran, "shapes", tmp_path / "given")
-    trial = trials_of(ran, "shapes")[0]
+def test_the_folder_reveals_no_host_name_or_local_path(finished, tmp_path):
+    export(finished, "shapes", tmp_path / "given")
+    trial = trials_of(finished, "shapes")[0]
     for name in ("README.md", "config.json", "metrics.json"):
         text = (tmp_path / "given" / name).read_text()
-        assert str(ran.path) not in text
+        assert str(finished.path) not in text
         assert f'"{trial.user_attrs["hardware"]["host"]}"' not in text
     settings = json.loads((tmp_path / "given/config.json").read_text())["settings"]
     assert settings["dataset"] == "folder:images"
@@ -447,49 +454,49 @@ def test_no_name_of_this_machine_or_its_folders_is_given_away(ran, tmp_path):
     assert r"Classes: Dreiecke ∆, a\|b" in (tmp_path / "given/README.md").read_text()
 
 
-def test_a_folder_that_holds_anything_is_left_as_it_is(ran, winner, tmp_path):
+def test_a_target_that_is_not_an_empty_folder_is_left_unchanged(finished, winner, tmp_path):
     before = {name: (winner / name).stat().st_mtime_ns for name in os.listdir(winner)}
     (tmp_path / "file").write_text("mine")
     for target in (winner, tmp_path / "file"):
         words = f"--to {target}: exists and is not an empty folder; choose a new folder"
-        assert refusal(ran, "digits", target) == words
+        assert export_error(finished, "digits", target) == words
     assert {name: (winner / name).stat().st_mtime_ns for name in os.listdir(winner)} == before
     assert (tmp_path / "file").read_text() == "mine"
-    assert refusal(ran, "digits", tmp_path / "file/below").endswith("below: Not a directory")
+    assert export_error(finished, "digits", tmp_path / "file/below").endswith("below: Not a directory")
     (tmp_path / "empty").mkdir()
-    taken(ran, "digits", tmp_path / "empty")
+    export(finished, "digits", tmp_path / "empty")
     assert (tmp_path / "empty/model.safetensors").exists()
 
 
-def test_damaged_weights_are_refused_and_leave_nothing_behind(ran, tmp_path):
+def test_damaged_weights_are_refused_and_leave_no_files(finished, tmp_path):
     artifacts = tmp_path / "artifacts"
-    shutil.copytree(ran.path / "storage/artifacts", artifacts)
-    weights = artifacts / trials_of(ran, "digits")[0].user_attrs["weights"]
+    shutil.copytree(finished.path / "storage/artifacts", artifacts)
+    weights = artifacts / trials_of(finished, "digits")[0].user_attrs["weights"]
     weights.write_bytes(weights.read_bytes()[:-100])
-    refused = refusal(ran, "digits", tmp_path / "to/winner", 0, str(artifacts))
+    refused = export_error(finished, "digits", tmp_path / "to/winner", 0, str(artifacts))
     assert refused.startswith(f"{weights}: is damaged, or not the weights of trial 0")
     weights.unlink()
-    refused = refusal(ran, "digits", tmp_path / "to/winner", 0, str(artifacts))
+    refused = export_error(finished, "digits", tmp_path / "to/winner", 0, str(artifacts))
     assert refused == f"{weights}: no such file; --artifacts or HPO_ARTIFACTS says where they are"
     assert os.listdir(tmp_path / "to") == []
 
 
-def test_artifacts_behind_a_url_are_exported_too(ran, tmp_path):
+def test_a_trial_with_artifacts_at_a_url_is_exported(finished, tmp_path):
     root = f"memory://{uuid.uuid4().hex}"
-    artifacts = ran.path / "storage/artifacts"
+    artifacts = finished.path / "storage/artifacts"
     fsspec.filesystem("memory").put(f"{artifacts}/", f"{root}/", recursive=True)
-    found = taken(ran, "digits", tmp_path / "winner", 1, root)
-    assert found.accuracy == trials_of(ran, "digits")[1].value
+    found = export(finished, "digits", tmp_path / "winner", 1, root)
+    assert found.accuracy == trials_of(finished, "digits")[1].value
     assert predict.Predictor(tmp_path / "winner").description.model == "squeezenet1_1"
-    refused = refusal(ran, "digits", tmp_path / "other", 1, "memory://nowhere")
+    refused = export_error(finished, "digits", tmp_path / "other", 1, "memory://nowhere")
     assert refused.startswith("memory:///nowhere/digits-")
     assert "settings.json: no such file" in refused
 
 
-# -- Trials that cannot be exported --------------------------------------------------------------
+# -- Trials that cannot be exported ----------------------------------------------------------------
 
 
-def test_missing_trials_and_trials_without_weights_are_refused_with_those_that_have_weights(workplace):
+def test_missing_trials_and_trials_without_weights_are_refused_and_others_suggested(workplace):
     workplace.here("create", workplace.study(DIGITS, "digits"))
     target = workplace.path / "winner"
     for number, words in (
@@ -497,7 +504,7 @@ def test_missing_trials_and_trials_without_weights_are_refused_with_those_that_h
         (9, "study 'digits' has no trial 9"),
         (1, "trial 1 of study 'digits' is waiting and has no weights; with weights: none yet"),
     ):
-        assert refusal(workplace, "digits", target, number).startswith(words)
+        assert export_error(workplace, "digits", target, number).startswith(words)
     done = workplace.here("export", "digit", "--to", "winner", code=1)
     assert done.err == "hpo: no study 'digit' in the store; did you mean 'digits'? there are: digits\n"
     assert not target.exists()
@@ -513,7 +520,7 @@ def test_for_a_custom_objective_the_weights_file_is_named(place):
     assert torch.load(done.err.split()[-1], weights_only=True)["epoch"] == 1
 
 
-# -- Predicting ----------------------------------------------------------------------------------
+# -- Predicting ------------------------------------------------------------------------------------
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(workplace, winner, labels):
@@ -535,30 +542,30 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(work
         "image": "gone.png",
         "error": "gone.png: not a readable image (No such file or directory)",
     }
-    probabilities = [guess["probability"] for guess in documents[1]["classes"]]
+    probabilities = [prediction["probability"] for prediction in documents[1]["classes"]]
     assert len(probabilities) == 3
     assert probabilities == sorted(probabilities, reverse=True)
     every = workplace.here("predict", str(winner), first, "--json", "--top", "99").json()[0]["classes"]
     assert len(every) == 10
-    assert sum(guess["probability"] for guess in every) == pytest.approx(1)
+    assert sum(prediction["probability"] for prediction in every) == pytest.approx(1)
 
 
-def test_an_image_whose_name_is_no_text_is_predicted(workplace, winner, labels):
+def test_an_image_whose_name_is_not_utf8_is_predicted(workplace, winner, labels):
     name = os.fsdecode(b"\xff.png")
     shutil.copy(next(iter(labels)), workplace.path / name)
     done = workplace.hpo("predict", str(winner), name)
     assert done.out.startswith("?.png: ")
 
 
-def test_a_folder_that_was_not_exported_or_is_not_whole_is_said_in_one_line(ran, winner, tmp_path):
+def test_a_folder_that_was_not_exported_or_is_incomplete_is_reported(finished, winner, tmp_path):
     def message(folder: Path) -> str:
-        with pytest.raises(HpoError) as caught:
+        with pytest.raises(HpoError) as raised:
             predict.Predictor(folder)
-        return str(caught.value)
+        return str(raised.value)
 
-    done = ran.here("predict", "digits", "x.png", code=1)
+    done = finished.here("predict", "digits", "x.png", code=1)
     assert done.err == "hpo: digits: not a folder written by 'hpo export NAME --to FOLDER'\n"
-    assert "not a folder written by 'hpo export" in message(ran.path)
+    assert "not a folder written by 'hpo export" in message(finished.path)
     copy = tmp_path / "winner"
     shutil.copytree(winner, copy)
     config = (copy / "config.json").read_text()
@@ -577,7 +584,7 @@ def test_a_folder_that_was_not_exported_or_is_not_whole_is_said_in_one_line(ran,
     assert "model.safetensors" in message(copy)
 
 
-# -- A person's own images -----------------------------------------------------------------------
+# -- Image folders ---------------------------------------------------------------------------------
 
 
 def tutorial() -> list[str]:
@@ -586,7 +593,7 @@ def tutorial() -> list[str]:
     return commands[0].strip().splitlines()
 
 
-def test_the_tutorial_runs_as_it_stands(workplace):
+def test_the_readmes_tutorial_runs_unchanged(workplace):
     draw_images(workplace.path / "my-images", ("cats", "große Hunde", "two words"), 12)
     (workplace.path / "my-images/cats/notes.txt").write_text("not an image")
     scaled = {"train.weights": "none", "train.model": "resnet18", "train.image_size": "32"}

@@ -18,11 +18,10 @@ import scipy.io
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from torchvision import datasets
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 from hpo import errors
-from hpo.training import datasets as data
-from hpo.training import sources
+from hpo.training import datasets, sources
 from hpo.training.config import Config, FinalConfig
 from tests.support.idx_files import pixels, write_idx
 
@@ -32,21 +31,19 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Point torchvision at a port where nobody answers, so that no test fetches the real data."""
+    """Point torchvision at a port where nothing listens, so that no test downloads the real data."""
     nowhere = "http://127.0.0.1:9/"
-    for kind in (datasets.CIFAR10, datasets.CIFAR100):
+    for kind in (CIFAR10, CIFAR100):
         monkeypatch.setattr(kind, "url", nowhere + kind.filename)
-    for kind in (datasets.MNIST, datasets.FashionMNIST):
+    for kind in (MNIST, FashionMNIST):
         monkeypatch.setattr(kind, "mirrors", [nowhere])
-    places = {
-        split: [nowhere + name, name, md5] for split, (_, name, md5) in datasets.SVHN.split_list.items()
-    }
-    monkeypatch.setattr(datasets.SVHN, "split_list", places)
+    split_list = {split: [nowhere + name, name, md5] for split, (_, name, md5) in SVHN.split_list.items()}
+    monkeypatch.setattr(SVHN, "split_list", split_list)
 
 
 @pytest.fixture
 def server(tmp_path):
-    """Serve a folder over HTTP: gives the folder, its address, and the list of files asked for."""
+    """Serve a folder over HTTP; yield the folder, its URL, and the list of requests."""
     folder = tmp_path / "served"
     folder.mkdir()
     requests = []
@@ -69,7 +66,7 @@ def md5(path):
 
 
 def write_cifar10(root, monkeypatch, archive):
-    """Write a CIFAR-10 of 100 and 20 images, as a folder or an archive that torchvision takes for real."""
+    """Write a CIFAR-10 of 100 and 20 images, as a folder or an archive that passes torchvision's checks."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
@@ -78,25 +75,25 @@ def write_cifar10(root, monkeypatch, archive):
         (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class{n}" for n in range(10)]}))
     sums = [[name, md5(folder / name)] for name in names]
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", sums[:5])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", sums[5:])
+    monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
+    monkeypatch.setattr(CIFAR10, "test_list", sums[5:])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(folder / "batches.meta")}
-    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    monkeypatch.setattr(CIFAR10, "meta", meta)
     if archive:
         with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as packed:
             packed.add(folder, folder.name)
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-        monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(root / "cifar-10-python.tar.gz"))
+        monkeypatch.setattr(CIFAR10, "tgz_md5", md5(root / "cifar-10-python.tar.gz"))
 
 
 def write_images(folder, counts, seed=0):
-    """Write a folder of class folders with so many PNG files each, of assorted sizes."""
-    for place, (name, count) in enumerate(counts.items()):
+    """Write class folders with the given numbers of PNG files, of different sizes."""
+    for label, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            image = Image.fromarray(pixels(20 + number % 5, 24 - number % 3, 3, seed=(seed, place, number)))
+            image = Image.fromarray(pixels(20 + number % 5, 24 - number % 3, 3, seed=(seed, label, number)))
             image.save(folder / name / f"{number:03}.png")
 
 
@@ -108,11 +105,11 @@ def counts(split, classes=10):
     return torch.bincount(split.labels, minlength=classes).tolist()
 
 
-def refusal(config, root):
-    with pytest.raises(errors.DataError) as caught:
-        data.load_dataset(config, root)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def load_error(config, root):
+    with pytest.raises(errors.DataError) as raised:
+        datasets.load_dataset(config, root)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 def folder_config(path, **options):
@@ -130,23 +127,23 @@ def assert_well_formed(dataset, channels, side):
             assert len(split) > 0
 
 
-# -- Data sets that others publish ---------------------------------------------------------------
+# -- Public data sets ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("archive", [False, True])
-def test_cifar10_is_read_from_a_folder_or_a_bare_archive_without_a_network(tmp_path, monkeypatch, archive):
+def test_cifar10_is_read_from_a_folder_or_an_archive_without_a_network(tmp_path, monkeypatch, archive):
     write_cifar10(tmp_path, monkeypatch, archive)
-    dataset = data.load_dataset(Config(dataset="cifar10"), tmp_path)
+    dataset = datasets.load_dataset(Config(dataset="cifar10"), tmp_path)
     assert_well_formed(dataset, 3, 32)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (90, 10, 20)
     assert dataset.classes == tuple(f"class{n}" for n in range(10))
     assert dataset.name == "cifar10"
-    reference = datasets.CIFAR10(tmp_path, train=False)
+    reference = CIFAR10(tmp_path, train=False)
     assert np.array_equal(dataset.test.images.permute(0, 2, 3, 1).numpy(), reference.data)
     assert dataset.test.labels.tolist() == reference.targets
 
 
-def test_cifar100_is_read_as_torchvision_gives_it(tmp_path, monkeypatch):
+def test_cifar100_is_read_from_torchvisions_folder(tmp_path, monkeypatch):
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
     for name, count in (("train", 300), ("test", 100)):
@@ -154,24 +151,24 @@ def test_cifar100_is_read_as_torchvision_gives_it(tmp_path, monkeypatch):
         (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"c{n}" for n in range(100)]}))
     for attribute, name in (("train_list", "train"), ("test_list", "test")):
-        monkeypatch.setattr(datasets.CIFAR100, attribute, [[name, md5(folder / name)]])
+        monkeypatch.setattr(CIFAR100, attribute, [[name, md5(folder / name)]])
     meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(folder / "meta")}
-    monkeypatch.setattr(datasets.CIFAR100, "meta", meta)
-    dataset = data.load_dataset(Config(dataset="cifar100"), tmp_path)
+    monkeypatch.setattr(CIFAR100, "meta", meta)
+    dataset = datasets.load_dataset(Config(dataset="cifar100"), tmp_path)
     assert_well_formed(dataset, 3, 32)
     assert len(dataset.classes) == 100
     assert len(dataset.train) + len(dataset.valid) == 300
 
 
 def test_svhn_is_read_with_its_label_10_as_the_digit_0(tmp_path, monkeypatch):
-    places = {}
+    split_list = {}
     for split, count in (("train", 50), ("test", 20)):
         file = tmp_path / f"{split}_32x32.mat"
         labels = np.array([n % 10 + 1 for n in range(count)], np.uint8)[:, None]
         scipy.io.savemat(file, {"X": pixels(32, 32, 3, count, seed=count), "y": labels})
-        places[split] = ["http://127.0.0.1:9/", file.name, md5(file)]
-    monkeypatch.setattr(datasets.SVHN, "split_list", places)
-    dataset = data.load_dataset(Config(dataset="svhn"), tmp_path)
+        split_list[split] = ["http://127.0.0.1:9/", file.name, md5(file)]
+    monkeypatch.setattr(SVHN, "split_list", split_list)
+    dataset = datasets.load_dataset(Config(dataset="svhn"), tmp_path)
     assert_well_formed(dataset, 3, 32)
     assert dataset.test.labels.tolist() == [(n % 10 + 1) % 10 for n in range(20)]
     expected = pixels(32, 32, 3, 20, seed=20).transpose(3, 2, 0, 1)
@@ -188,19 +185,19 @@ def test_svhn_is_read_with_its_label_10_as_the_digit_0(tmp_path, monkeypatch):
         ("fashion_mnist", "FashionMNIST/raw"),
     ],
 )
-def test_idx_files_are_read_where_a_person_or_torchvision_puts_them(tmp_path, name, folder, compressed):
+def test_idx_files_are_read_from_hpos_or_torchvisions_folder(tmp_path, name, folder, compressed):
     labels = [n % 10 for n in range(60)]
-    shipped = write_idx(tmp_path / folder, labels, compressed=compressed)
-    dataset = data.load_dataset(Config(dataset=name, selection="test"), tmp_path)
+    written = write_idx(tmp_path / folder, labels, compressed=compressed)
+    dataset = datasets.load_dataset(Config(dataset=name, selection="test"), tmp_path)
     assert_well_formed(dataset, 1, 28)
-    assert np.array_equal(dataset.train.images[:, 0].numpy(), shipped)
+    assert np.array_equal(dataset.train.images[:, 0].numpy(), written)
     assert dataset.train.labels.tolist() == labels
     assert len(dataset.classes) == 10
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
-def test_fashion_mnist_is_taken_from_debians_package(tmp_path):
-    dataset = data.load_dataset(Config(dataset="fashion_mnist"), tmp_path / "not-there")
+def test_fashion_mnist_is_read_from_debians_package(tmp_path):
+    dataset = datasets.load_dataset(Config(dataset="fashion_mnist"), tmp_path / "not-there")
     assert_well_formed(dataset, 1, 28)
     assert counts(dataset.train) == [5400] * 10
     assert counts(dataset.valid) == [600] * 10
@@ -212,14 +209,16 @@ def test_fashion_mnist_is_taken_from_debians_package(tmp_path):
 
 def test_a_downloaded_copy_is_preferred_to_debians(tmp_path):
     write_idx(tmp_path / "fashion_mnist", [0, 1] * 10)
-    assert len(data.load_dataset(Config(dataset="fashion_mnist", selection="test"), tmp_path).train) == 20
+    assert (
+        len(datasets.load_dataset(Config(dataset="fashion_mnist", selection="test"), tmp_path).train) == 20
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8bnot gzip", b"\0\0\x08\x01\0\0\0\x09" + bytes(8)])
 def test_a_broken_idx_file_is_refused_by_name(tmp_path, content):
     write_idx(tmp_path / "mnist", [0, 1] * 10)
     (tmp_path / "mnist/train-labels-idx1-ubyte.gz").write_bytes(content)
-    message = refusal(Config(dataset="mnist"), tmp_path)
+    message = load_error(Config(dataset="mnist"), tmp_path)
     assert str(tmp_path / "mnist") in message
     assert "train-labels-idx1-ubyte" in message
 
@@ -229,32 +228,32 @@ def test_labels_that_belong_to_other_images_are_refused(tmp_path):
     write_idx(tmp_path / "other", [0, 1] * 9)
     name = "train-labels-idx1-ubyte.gz"
     os.replace(tmp_path / "other" / name, tmp_path / "mnist" / name)
-    assert "do not belong" in refusal(Config(dataset="mnist"), tmp_path)
+    assert "do not belong" in load_error(Config(dataset="mnist"), tmp_path)
 
 
-def test_the_digits_of_scikit_learn_come_as_grey_bytes_in_three_splits(tmp_path):
-    dataset = data.load_dataset(Config(dataset="digits"), tmp_path)
+def test_digits_are_grey_uint8_images_in_three_splits(tmp_path):
+    dataset = datasets.load_dataset(Config(dataset="digits"), tmp_path)
     assert_well_formed(dataset, 1, 8)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (1437, 180, 180)
     assert dataset.train.images.max() == 255
     assert sorted(dataset.train.images.unique().tolist()) == [round(255 * n / 16) for n in range(17)]
     assert dataset.classes == tuple("0123456789")
     assert list(tmp_path.iterdir()) == []
-    theirs, labels = load_digits(return_X_y=True)
-    ours = sources.read_digits().train
-    assert np.array_equal(np.rint(theirs * 255 / 16), ours.images.reshape(len(theirs), -1))
-    assert np.array_equal(labels, ours.labels)
+    reference, labels = load_digits(return_X_y=True)
+    whole = sources.read_digits().train
+    assert np.array_equal(np.rint(reference * 255 / 16), whole.images.reshape(len(reference), -1))
+    assert np.array_equal(labels, whole.labels)
 
 
-# -- Downloads -----------------------------------------------------------------------------------
+# -- Downloads -------------------------------------------------------------------------------------
 
 
 def serve_mnist(server, monkeypatch, count=40):
     folder, url, _ = server
     write_idx(folder, [n % 10 for n in range(count)])
-    resources = [(name, md5(folder / name)) for name, _ in datasets.MNIST.resources]
-    monkeypatch.setattr(datasets.MNIST, "mirrors", [url])
-    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    resources = [(name, md5(folder / name)) for name, _ in MNIST.resources]
+    monkeypatch.setattr(MNIST, "mirrors", [url])
+    monkeypatch.setattr(MNIST, "resources", resources)
     return resources
 
 
@@ -262,21 +261,21 @@ def test_a_missing_data_set_is_downloaded_once_and_kept(tmp_path, server, monkey
     serve_mnist(server, monkeypatch)
     caplog.set_level(logging.INFO)
     config = Config(dataset="mnist")
-    first = data.load_dataset(config, tmp_path / "new/root")
+    first = datasets.load_dataset(config, tmp_path / "new/root")
     assert_well_formed(first, 1, 28)
     assert "downloading mnist" in caplog.text
     assert capfd.readouterr() == ("", "")
-    asked = len(server[2])
-    again = data.load_dataset(config, tmp_path / "new/root")
-    assert len(server[2]) == asked
+    downloaded = len(server[2])
+    again = datasets.load_dataset(config, tmp_path / "new/root")
+    assert len(server[2]) == downloaded
     assert keys(first.train) == keys(again.train)
 
 
 def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, capfd):
     folder, url, requests = server
     write_cifar10(folder, monkeypatch, archive=True)
-    monkeypatch.setattr(datasets.CIFAR10, "url", url + "cifar-10-python.tar.gz")
-    assert len(data.load_dataset(Config(dataset="cifar10"), tmp_path / "root").train) == 90
+    monkeypatch.setattr(CIFAR10, "url", url + "cifar-10-python.tar.gz")
+    assert len(datasets.load_dataset(Config(dataset="cifar10"), tmp_path / "root").train) == 90
     assert requests.count("GET cifar-10-python.tar.gz") >= 1
     assert capfd.readouterr() == ("", "")
 
@@ -291,7 +290,7 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
     ],
 )
 def test_without_a_copy_or_a_network_the_message_says_what_to_put_where(tmp_path, name, wanted, capfd):
-    message = refusal(Config(dataset=name), tmp_path / "data")
+    message = load_error(Config(dataset=name), tmp_path / "data")
     assert message.startswith(f"{name}: no complete copy in {tmp_path / 'data'}")
     assert "Connection refused" in message
     assert wanted in message
@@ -302,37 +301,37 @@ def test_without_a_copy_or_a_network_the_message_says_what_to_put_where(tmp_path
 
 def test_a_download_with_a_wrong_checksum_is_refused_and_not_kept(tmp_path, server, monkeypatch):
     resources = serve_mnist(server, monkeypatch)
-    monkeypatch.setattr(datasets.MNIST, "resources", [(name, "0" * 32) for name, _ in resources])
-    assert "corrupted" in refusal(Config(dataset="mnist"), tmp_path / "root")
-    monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    assert len(data.load_dataset(Config(dataset="mnist"), tmp_path / "root").test) == 3
+    monkeypatch.setattr(MNIST, "resources", [(name, "0" * 32) for name, _ in resources])
+    assert "corrupted" in load_error(Config(dataset="mnist"), tmp_path / "root")
+    monkeypatch.setattr(MNIST, "resources", resources)
+    assert len(datasets.load_dataset(Config(dataset="mnist"), tmp_path / "root").test) == 3
 
 
-def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path):
+def test_a_folder_that_cannot_be_created_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").touch()
-    assert "cifar10: no complete copy" in refusal(Config(dataset="cifar10"), tmp_path / "file")
+    assert "cifar10: no complete copy" in load_error(Config(dataset="cifar10"), tmp_path / "file")
 
 
-def test_a_half_written_archive_is_fetched_again(tmp_path, server, monkeypatch):
+def test_a_half_written_archive_is_downloaded_again(tmp_path, server, monkeypatch):
     folder, url, _ = server
     write_cifar10(folder, monkeypatch, archive=True)
-    monkeypatch.setattr(datasets.CIFAR10, "url", url + "cifar-10-python.tar.gz")
+    monkeypatch.setattr(CIFAR10, "url", url + "cifar-10-python.tar.gz")
     whole = (folder / "cifar-10-python.tar.gz").read_bytes()
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole[: len(whole) // 2])
-    assert len(data.load_dataset(Config(dataset="cifar10"), tmp_path).train) == 90
+    assert len(datasets.load_dataset(Config(dataset="cifar10"), tmp_path).train) == 90
 
 
-def test_workers_that_start_together_download_once_and_all_read_it(tmp_path, server, monkeypatch):
+def test_workers_that_start_together_download_a_data_set_once(tmp_path, server, monkeypatch):
     resources = serve_mnist(server, monkeypatch)
     script = (
         "import json, pathlib, sys\n"
-        "from torchvision import datasets\n"
-        "from hpo.training import config, datasets as data\n"
+        "from torchvision.datasets import MNIST\n"
+        "from hpo.training import config, datasets\n"
         "url, resources, root = json.loads(sys.argv[1])\n"
-        "datasets.MNIST.mirrors, datasets.MNIST.resources = [url], resources\n"
+        "MNIST.mirrors, MNIST.resources = [url], resources\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
-        "dataset = data.load_dataset(config.Config(dataset='mnist'), pathlib.Path(root))\n"
+        "dataset = datasets.load_dataset(config.Config(dataset='mnist'), pathlib.Path(root))\n"
         "print(len(dataset.train), int(dataset.train.images.sum()))\n"
     )
     arguments = json.dumps([server[1], resources, str(tmp_path / "root")])
@@ -359,71 +358,71 @@ def test_workers_that_start_together_download_once_and_all_read_it(tmp_path, ser
     assert [worker.returncode for worker in workers] == [0, 0]
     assert printed[0] == printed[1]
     assert printed[0].startswith("36 ")
-    together = len(server[2])
-    data.load_dataset(Config(dataset="mnist"), tmp_path / "alone")
-    assert len(server[2]) == 2 * together
+    concurrent_requests = len(server[2])
+    datasets.load_dataset(Config(dataset="mnist"), tmp_path / "alone")
+    assert len(server[2]) == 2 * concurrent_requests
 
 
-def test_a_copy_in_a_folder_that_cannot_be_written_to_is_read(tmp_path):
+def test_a_copy_in_a_folder_that_cannot_be_written_is_read(tmp_path):
     write_idx(tmp_path / "mnist", [0, 1] * 10)
-    (tmp_path / ".mnist.lock").mkdir()  # no lock file can be opened there, not even by root
-    assert len(data.load_dataset(Config(dataset="mnist", selection="test"), tmp_path).train) == 20
+    (tmp_path / ".mnist.lock").mkdir()  # so that not even root can open a lock file there
+    assert len(datasets.load_dataset(Config(dataset="mnist", selection="test"), tmp_path).train) == 20
 
 
 def test_unknown_data_sets_are_refused_with_a_suggestion(tmp_path):
-    message = refusal(Config(dataset="cifar-10"), tmp_path)
+    message = load_error(Config(dataset="cifar-10"), tmp_path)
     assert "did you mean 'cifar10'?" in message
     assert "folder:PATH" in message
-    assert "no data set 'folder'" in refusal(Config(dataset="folder"), tmp_path)
+    assert "no data set 'folder'" in load_error(Config(dataset="folder"), tmp_path)
 
 
-# -- Splits --------------------------------------------------------------------------------------
+# -- Splits ----------------------------------------------------------------------------------------
 
 UNEVEN = [0] * 100 + [1] * 50 + [2] * 33 + [3] * 3 + [4] * 2 + [5]
 
 
 @pytest.fixture
 def uneven(tmp_path):
-    """Give a folder with an MNIST-like set of classes of 100, 50, 33, 3, 2 and 1 images, mixed up."""
+    """Return a folder with a shuffled MNIST-like data set of 100, 50, 33, 3, 2 and 1 images per class."""
     labels = np.random.default_rng(0).permutation(UNEVEN)
     write_idx(tmp_path / "mnist", labels, test_labels=[0] * 40 + [1] * 20 + [2] * 10)
     return tmp_path
 
 
 def test_the_splits_share_no_image_and_lose_none(uneven):
-    dataset = data.load_dataset(Config(dataset="mnist"), uneven)
-    whole = data.load_dataset(Config(dataset="mnist", selection="test"), uneven)
+    dataset = datasets.load_dataset(Config(dataset="mnist"), uneven)
+    whole = datasets.load_dataset(Config(dataset="mnist", selection="test"), uneven)
     assert sorted(keys(dataset.train) + keys(dataset.valid)) == sorted(keys(whole.train))
-    digits = data.load_dataset(Config(dataset="digits"), uneven)
+    digits = datasets.load_dataset(Config(dataset="digits"), uneven)
     indices = [len(digits.train), len(digits.valid), len(digits.test)]
     assert sum(indices) == 1797
 
 
 def test_the_labels_stay_with_their_images(uneven):
-    whole = data.load_dataset(Config(dataset="mnist", selection="test"), uneven)
+    whole = datasets.load_dataset(Config(dataset="mnist", selection="test"), uneven)
     label = dict(zip(keys(whole.train), whole.train.labels.tolist(), strict=True))
-    dataset = data.load_dataset(Config(dataset="mnist", limit=50), uneven)
+    dataset = datasets.load_dataset(Config(dataset="mnist", limit=50), uneven)
     for split in (dataset.train, dataset.valid):
         assert [label[key] for key in keys(split)] == split.labels.tolist()
 
 
 def test_a_split_is_stratified_by_largest_remainders(uneven):
-    # 0.1 of 189 is 19; quotas 10.05 5.03 3.32 0.30 0.20 0.10 and one left over for the .32
-    dataset = data.load_dataset(Config(dataset="mnist"), uneven)
+    # 0.1 of 189 is 19; quotas: 10.05 5.03 3.32 0.30 0.20 0.10; the image that is left goes to the .32
+    dataset = datasets.load_dataset(Config(dataset="mnist"), uneven)
     assert counts(dataset.valid)[:6] == [10, 5, 4, 0, 0, 0]
     assert counts(dataset.train)[:6] == [90, 45, 29, 3, 2, 1]
 
 
 def test_every_class_keeps_an_image_to_train_on(uneven):
     for fraction in (0.01, 0.1, 0.3, 0.49):
-        dataset = data.load_dataset(Config(dataset="mnist", valid_fraction=fraction), uneven)
+        dataset = datasets.load_dataset(Config(dataset="mnist", valid_fraction=fraction), uneven)
         assert min(counts(dataset.train)[:6]) >= 1
         assert len(dataset.valid) == max(1, round(fraction * 189))
 
 
-def test_the_split_seed_alone_decides_who_is_where(uneven):
+def test_the_split_depends_only_on_the_split_seed(uneven):
     splits = [
-        keys(data.load_dataset(Config(dataset="mnist", split_seed=split_seed, seed=seed), uneven).valid)
+        keys(datasets.load_dataset(Config(dataset="mnist", split_seed=split_seed, seed=seed), uneven).valid)
         for split_seed, seed in ((0, 0), (0, 1), (1, 0))
     ]
     assert splits[0] == splits[1]
@@ -431,91 +430,89 @@ def test_the_split_seed_alone_decides_who_is_where(uneven):
 
 
 def test_the_split_is_the_same_on_every_platform(tmp_path):
-    # Fixed on purpose: a change here makes studies that are under way incomparable.
-    dataset = data.load_dataset(Config(dataset="digits", limit=100), tmp_path)
-    seen = hashlib.sha256("".join(keys(dataset.train) + keys(dataset.valid)).encode()).hexdigest()
-    assert seen[:16] == "2735fb24e7b5689c"
+    # Fixed on purpose: a change here makes the trials of running studies incomparable.
+    dataset = datasets.load_dataset(Config(dataset="digits", limit=100), tmp_path)
+    digest = hashlib.sha256("".join(keys(dataset.train) + keys(dataset.valid)).encode()).hexdigest()
+    assert digest[:16] == "2735fb24e7b5689c"
 
 
-def test_with_selection_test_the_whole_train_split_is_trained_on(uneven):
-    dataset = data.load_dataset(Config(dataset="mnist", selection="test"), uneven)
+def test_selection_test_trains_on_the_whole_train_split(uneven):
+    dataset = datasets.load_dataset(Config(dataset="mnist", selection="test"), uneven)
     assert dataset.valid is None
     assert len(dataset.train) == 189
     assert dataset.selection is dataset.test
-    with_valid = data.load_dataset(Config(dataset="mnist"), uneven)
+    with_valid = datasets.load_dataset(Config(dataset="mnist"), uneven)
     assert with_valid.selection is with_valid.valid
     assert keys(with_valid.test) == keys(dataset.test)
 
 
-def test_the_last_runs_train_on_what_a_study_trained_and_chose_on_and_keep_its_test_images(
-    uneven, tmp_path
-):
+def test_final_runs_train_on_train_and_valid_and_keep_the_test_images(uneven, tmp_path):
     for part in ("train", "valid", "test"):
-        write_images(tmp_path / "shipped" / part, {"cat": 12, "dog": 12}, seed=len(part))
+        write_images(tmp_path / "parts" / part, {"cat": 12, "dog": 12}, seed=len(part))
     for settings in (
         {"dataset": "mnist"},
         {"dataset": "mnist", "limit": 34},
         {"dataset": "digits"},
-        {"dataset": f"folder:{tmp_path}/shipped", "image_size": 16},
+        {"dataset": f"folder:{tmp_path}/parts", "image_size": 16},
     ):
-        study, last = (data.load_dataset(kind(**settings), uneven) for kind in (Config, FinalConfig))
-        assert sorted(keys(last.train)) == sorted(keys(study.train) + keys(study.valid))
+        study, final = (datasets.load_dataset(kind(**settings), uneven) for kind in (Config, FinalConfig))
+        assert sorted(keys(final.train)) == sorted(keys(study.train) + keys(study.valid))
         label: dict[str, int] = {}
         for split in (study.train, study.valid):
             label |= zip(keys(split), split.labels.tolist(), strict=True)
-        assert [label[key] for key in keys(last.train)] == last.train.labels.tolist()
-        assert keys(last.test) == keys(study.test)
-        assert (last.valid, last.selection) == (None, last.test)
+        assert [label[key] for key in keys(final.train)] == final.train.labels.tolist()
+        assert keys(final.test) == keys(study.test)
+        assert (final.valid, final.selection) == (None, final.test)
 
 
-def test_a_set_without_a_test_split_gives_up_as_much_again_for_it(tmp_path):
-    with_valid = data.load_dataset(Config(dataset="digits"), tmp_path)
-    without = data.load_dataset(Config(dataset="digits", selection="test"), tmp_path)
+def test_without_a_test_split_as_many_images_as_for_validation_are_held_out(tmp_path):
+    with_valid = datasets.load_dataset(Config(dataset="digits"), tmp_path)
+    without = datasets.load_dataset(Config(dataset="digits", selection="test"), tmp_path)
     assert (len(without.train), len(without.test)) == (1617, 180)
     assert keys(without.test) == keys(with_valid.test)
     assert not set(keys(with_valid.test)) & set(keys(with_valid.train) + keys(with_valid.valid))
 
 
-def test_a_limit_shrinks_all_splits_alike(uneven):
-    dataset = data.load_dataset(Config(dataset="mnist", limit=34), uneven)  # a fifth of 170
+def test_a_limit_shrinks_all_splits(uneven):
+    dataset = datasets.load_dataset(Config(dataset="mnist", limit=34), uneven)  # a fifth of 170
     assert len(dataset.train) == 34
-    assert len(dataset.valid) == 10  # as many as there are classes, more than a fifth of 19
+    assert len(dataset.valid) == 10  # one per class, which is more than a fifth of 19
     assert len(dataset.test) == 14
     assert counts(dataset.train)[:6] == [16, 9, 6, 1, 1, 1]
     assert counts(dataset.test)[:3] == [8, 4, 2]
 
 
-def test_a_limited_split_is_part_of_the_whole_one(uneven):
-    whole = data.load_dataset(Config(dataset="mnist"), uneven)
-    part = data.load_dataset(Config(dataset="mnist", limit=50), uneven)
+def test_a_limited_split_is_a_subset_of_the_whole_one(uneven):
+    whole = datasets.load_dataset(Config(dataset="mnist"), uneven)
+    part = datasets.load_dataset(Config(dataset="mnist", limit=50), uneven)
     for name in ("train", "valid", "test"):
         assert set(keys(getattr(part, name))) < set(keys(getattr(whole, name)))
 
 
-def test_a_limit_below_the_number_of_classes_is_kept(uneven):
-    assert len(data.load_dataset(Config(dataset="mnist", limit=2), uneven).train) == 2
+def test_a_limit_below_the_number_of_classes_is_respected(uneven):
+    assert len(datasets.load_dataset(Config(dataset="mnist", limit=2), uneven).train) == 2
 
 
 def test_a_limit_above_the_size_changes_nothing(uneven):
-    whole = data.load_dataset(Config(dataset="mnist"), uneven)
+    whole = datasets.load_dataset(Config(dataset="mnist"), uneven)
     for limit in (170, 171, 10**9):
-        limited = data.load_dataset(Config(dataset="mnist", limit=limit), uneven)
+        limited = datasets.load_dataset(Config(dataset="mnist", limit=limit), uneven)
         for name in ("train", "valid", "test"):
             assert keys(getattr(limited, name)) == keys(getattr(whole, name))
 
 
-def test_a_data_set_moves_to_a_device_as_a_whole(tmp_path):
+def test_all_splits_of_a_data_set_move_to_a_device(tmp_path):
     config = Config(dataset="digits", limit=20)
-    moved = data.load_dataset(config, tmp_path).to("meta")
+    moved = datasets.load_dataset(config, tmp_path).to("meta")
     assert {split.images.device.type for split in (moved.train, moved.valid, moved.test)} == {"meta"}
     assert moved.selection.labels.device.type == "meta"
     assert (
-        data.load_dataset(config.model_copy(update={"selection": "test"}), tmp_path).to("meta").valid
+        datasets.load_dataset(config.model_copy(update={"selection": "test"}), tmp_path).to("meta").valid
         is None
     )
 
 
-# -- A person's own images -----------------------------------------------------------------------
+# -- Image folders ---------------------------------------------------------------------------------
 
 
 def test_a_folder_of_class_folders_is_split_in_three(tmp_path):
@@ -524,7 +521,7 @@ def test_a_folder_of_class_folders_is_split_in_three(tmp_path):
     (tmp_path / "README.txt").touch()
     (tmp_path / "cat/.hidden.png").touch()
     (tmp_path / "cat/notes.txt").touch()
-    dataset = data.load_dataset(folder_config(tmp_path), tmp_path)
+    dataset = datasets.load_dataset(folder_config(tmp_path), tmp_path)
     assert_well_formed(dataset, 3, 16)
     assert dataset.classes == ("cat", "dog")
     assert [counts(split, 2) for split in (dataset.train, dataset.valid, dataset.test)] == [
@@ -539,44 +536,44 @@ def test_a_folder_of_class_folders_is_split_in_three(tmp_path):
 def test_folders_named_train_valid_and_test_are_kept_apart(tmp_path):
     for seed, (part, number) in enumerate((("train", 6), ("valid", 3), ("test", 2))):
         write_images(tmp_path / part, {"cat": number, "dog": number}, seed)
-    dataset = data.load_dataset(folder_config(tmp_path), tmp_path)
+    dataset = datasets.load_dataset(folder_config(tmp_path), tmp_path)
     assert [counts(split, 2) for split in (dataset.train, dataset.valid, dataset.test)] == [
         [6, 6],
         [3, 3],
         [2, 2],
     ]
-    assert data.load_dataset(folder_config(tmp_path, selection="test"), tmp_path).valid is None
+    assert datasets.load_dataset(folder_config(tmp_path, selection="test"), tmp_path).valid is None
 
 
 @pytest.mark.parametrize(
-    ("shipped", "sizes"),
+    ("parts", "sizes"),
     [(("train",), (32, 4, 4)), (("train", "valid"), (36, 4, 4)), (("train", "test"), (36, 4, 4))],
 )
-def test_a_split_that_is_not_there_is_taken_from_train(tmp_path, shipped, sizes):
-    for seed, part in enumerate(shipped):
+def test_a_missing_split_is_taken_from_train(tmp_path, parts, sizes):
+    for seed, part in enumerate(parts):
         number = 20 if part == "train" else 2
         write_images(tmp_path / part, {"cat": number, "dog": number}, seed)
-    dataset = data.load_dataset(folder_config(tmp_path), tmp_path)
+    dataset = datasets.load_dataset(folder_config(tmp_path), tmp_path)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == sizes
 
 
 def test_a_class_may_be_called_train(tmp_path):
     write_images(tmp_path, {"train": 10, "plane": 10, "test": 10})
-    assert data.load_dataset(folder_config(tmp_path), tmp_path).classes == ("plane", "test", "train")
+    assert datasets.load_dataset(folder_config(tmp_path), tmp_path).classes == ("plane", "test", "train")
 
 
 def test_a_folder_is_relative_to_the_working_directory_or_the_home(tmp_path, monkeypatch):
     write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
     monkeypatch.chdir(tmp_path)
-    here = data.load_dataset(folder_config("pets"), tmp_path / "root")
+    here = datasets.load_dataset(folder_config("pets"), tmp_path / "root")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
-    at_home = data.load_dataset(folder_config("~/pets"), tmp_path / "root")
+    at_home = datasets.load_dataset(folder_config("~/pets"), tmp_path / "root")
     assert keys(here.train) == keys(at_home.train)
     assert here.name == "folder:pets"
 
 
-def test_photographs_and_images_of_odd_modes_are_read(tmp_path):
+def test_photographs_and_images_of_other_modes_are_read(tmp_path):
     write_images(tmp_path, {"cat": 5, "dog": 5})
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -585,7 +582,9 @@ def test_photographs_and_images_of_odd_modes_are_read(tmp_path):
     Image.fromarray(photograph).save(tmp_path / "cat/photograph.JPG", exif=exif, quality=95)
     Image.new("L", (40, 30), 7).save(tmp_path / "cat/grey.png")
     Image.new("RGBA", (40, 30), (1, 2, 3, 4)).save(tmp_path / "cat/transparent.png")
-    dataset = data.load_dataset(folder_config(tmp_path, valid_fraction=0.01, selection="test"), tmp_path)
+    dataset = datasets.load_dataset(
+        folder_config(tmp_path, valid_fraction=0.01, selection="test"), tmp_path
+    )
     found = {tuple(image[:, 15, 8].tolist()) for image in dataset.train.images}
     assert (7, 7, 7) in found
     assert (1, 2, 3) in found
@@ -599,16 +598,16 @@ def corrupt_folder(path):
     return broken
 
 
-def test_a_corrupt_image_is_refused_with_the_way_to_go_on(tmp_path):
+def test_a_corrupt_image_is_refused_with_the_option_that_skips_it(tmp_path):
     broken = corrupt_folder(tmp_path)
-    message = refusal(folder_config(tmp_path), tmp_path)
+    message = load_error(folder_config(tmp_path), tmp_path)
     assert str(broken) in message
     assert 'train.corrupt = "skip"' in message
 
 
-def test_corrupt_images_are_left_out_and_named_where_that_is_wanted(tmp_path, caplog):
+def test_corrupt_images_are_left_out_and_named_if_that_is_asked_for(tmp_path, caplog):
     broken = corrupt_folder(tmp_path)
-    dataset = data.load_dataset(folder_config(tmp_path, corrupt="skip"), tmp_path)
+    dataset = datasets.load_dataset(folder_config(tmp_path, corrupt="skip"), tmp_path)
     assert dataset.skipped == (str(broken),)
     splits = (dataset.train, dataset.valid, dataset.test)
     assert sum(map(len, splits)) == 19
@@ -621,22 +620,22 @@ def test_a_class_without_a_readable_image_is_refused(tmp_path):
     write_images(tmp_path, {"cat": 5, "dog": 5})
     for file in (tmp_path / "dog").iterdir():
         file.write_bytes(b"no image")
-    assert "dog" in refusal(folder_config(tmp_path, corrupt="skip"), tmp_path)
+    assert "dog" in load_error(folder_config(tmp_path, corrupt="skip"), tmp_path)
 
 
 def test_only_images_within_the_limit_are_decoded(tmp_path):
     write_images(tmp_path, {"cat": 40, "dog": 40})
     (tmp_path / "cat/007.png").write_bytes(b"no image")
-    assert "007.png" in refusal(folder_config(tmp_path), tmp_path)
-    assert len(data.load_dataset(folder_config(tmp_path, limit=8), tmp_path).train) == 8
+    assert "007.png" in load_error(folder_config(tmp_path), tmp_path)
+    assert len(datasets.load_dataset(folder_config(tmp_path, limit=8), tmp_path).train) == 8
 
 
-def test_folders_that_are_no_data_set_are_refused_by_name(tmp_path):
+def test_folders_that_are_not_data_sets_are_refused_by_name(tmp_path):
     def message(name):
-        return refusal(folder_config(tmp_path / name), tmp_path)
+        return load_error(folder_config(tmp_path / name), tmp_path)
 
     assert "no such folder" in message("nowhere")
-    assert "no such folder" in refusal(Config(dataset="folder:"), tmp_path)
+    assert "no such folder" in load_error(Config(dataset="folder:"), tmp_path)
     (tmp_path / "none").mkdir()
     assert f"{tmp_path / 'none'}: no class folders" in message("none")
     write_images(tmp_path / "one", {"cat": 3})
@@ -649,14 +648,14 @@ def test_folders_that_are_no_data_set_are_refused_by_name(tmp_path):
 
 def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
     write_images(tmp_path / "valid", {"cat": 2, "dog": 2})
-    assert "train" in refusal(folder_config(tmp_path), tmp_path)
+    assert "train" in load_error(folder_config(tmp_path), tmp_path)
     write_images(tmp_path / "train", {"cat": 3, "bird": 3})
-    message = refusal(folder_config(tmp_path), tmp_path)
+    message = load_error(folder_config(tmp_path), tmp_path)
     assert f"{tmp_path / 'valid/dog'}: no such class in train, only bird, cat" in message
     (tmp_path / "valid").rename(tmp_path / "val")
-    assert "unexpected 'val' beside train; allowed there: valid, test" in refusal(
+    assert "unexpected 'val' beside train; allowed there: valid, test" in load_error(
         folder_config(tmp_path), tmp_path
     )
     (tmp_path / "val").rename(tmp_path / "train/dog")
     (tmp_path / "test").mkdir()
-    assert "no class folders" in refusal(folder_config(tmp_path), tmp_path)
+    assert "no class folders" in load_error(folder_config(tmp_path), tmp_path)

@@ -1,4 +1,4 @@
-"""Features of frozen layers: the losses of a run on images, computed once, shared, not trusted blindly."""
+"""Features of frozen layers: same losses as a run on images, computed once, shared, checked when read."""
 
 import logging
 import os
@@ -19,20 +19,20 @@ from hpo.training.config import Config
 from hpo.training.precision import ComputeSettings
 
 CPU = torch.device("cpu")
-ROOM = 2**30
-SIZE = 4 * 512 * (64 + 10)  # bytes of the features of config()'s training and validation images
-# Relative, of losses: a batch of another size may be summed in another order.
+MAX_BYTES = 2**30  # for features in memory
+FEATURE_BYTES = 4 * 512 * (64 + 10)  # bytes of the features of config()'s training and validation images
+# Relative tolerances of losses: a batch of another size may be summed in another order.
 TOLERANCES = {"fp32": 1e-5, "bf16": 1e-2}
 
 
 @pytest.fixture(autouse=True)
-def _told(caplog):
+def _log_at_info(caplog):
     caplog.set_level(logging.INFO, "hpo")
 
 
 @pytest.fixture
 def cache(tmp_path) -> features.FeatureCache:
-    return features.FeatureCache(Artifacts(str(tmp_path)), ROOM)
+    return features.FeatureCache(Artifacts(str(tmp_path)), MAX_BYTES)
 
 
 def config(**settings) -> Config:
@@ -44,23 +44,30 @@ def dataset(settings: Config) -> datasets.Dataset:
     return datasets.load_dataset(settings, Path())  # digits come with a library
 
 
-def start(settings: Config, cache: features.FeatureCache | None, **more) -> loop.TrainingRun:
+def new_run(settings: Config, cache: features.FeatureCache | None, **more) -> loop.TrainingRun:
     return loop.TrainingRun(settings, dataset(settings), CPU, feature_cache=cache, **more)
 
 
-def done(settings: Config, cache: features.FeatureCache | None, **more) -> loop.TrainingRun:
-    run = start(settings, cache, **more)
+def finished_run(settings: Config, cache: features.FeatureCache | None, **more) -> loop.TrainingRun:
+    run = new_run(settings, cache, **more)
     list(run.epochs())
     return run
 
 
-def numbers(run: loop.TrainingRun) -> list[float | None]:
+def uses_features(run: loop.TrainingRun) -> bool:
+    return run.train_split.images.dtype != torch.uint8  # the dtype of images
+
+
+def epoch_values(run: loop.TrainingRun) -> list[float | None]:
     of_each = ((e.number, e.lr, e.train_loss, e.train_accuracy, e.loss, e.accuracy) for e in run.history)
-    return [number for epoch in of_each for number in epoch]
+    return [value for epoch in of_each for value in epoch]
 
 
-def calibrated(settings: Config) -> dict[str, torch.Tensor]:
-    """Give random weights whose batch norms know the images; else the features of many models vanish."""
+def calibrated_weights(settings: Config) -> dict[str, torch.Tensor]:
+    """Return random weights with batch norm statistics of the images.
+
+    Without these statistics the features of many models vanish.
+    """
     torch.manual_seed(1)
     module = models.build_model(settings.model_copy(update={"weights": "none", "dropout": 0.0}), 10)
     for layer in module.modules():
@@ -73,16 +80,16 @@ def calibrated(settings: Config) -> dict[str, torch.Tensor]:
     return {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
 
 
-def same(one: loop.TrainingRun, other: loop.TrainingRun) -> bool:
-    return numbers(one) == pytest.approx(numbers(other), rel=TOLERANCES["fp32"])
+def equal_values(one: loop.TrainingRun, other: loop.TrainingRun) -> bool:
+    return epoch_values(one) == pytest.approx(epoch_values(other), rel=TOLERANCES["fp32"])
 
 
-def files(tmp_path) -> dict[str, bytes]:
+def feature_files(tmp_path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (tmp_path / "cache/features").iterdir()}
 
 
-def computed(caplog) -> int:
-    """Count how often features were computed, and forget what was told."""
+def count_computed(caplog) -> int:
+    """Return the number of times features were computed since the last call, and clear the log."""
     count = sum("computing the features" in record.message for record in caplog.records)
     caplog.clear()
     return count
@@ -109,18 +116,18 @@ def computed(caplog) -> int:
         ),
     ],
 )
-def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cache, tmp_path):
+def test_a_run_on_features_equals_a_run_on_images(name, settings, cache, tmp_path):
     file = tmp_path / "own.safetensors"
     settings = config(**{"model": name, "weights": str(file)} | settings)
     if settings.weights == str(file):
-        safetensors.torch.save_file(calibrated(settings), file)
-    on_images = done(settings, None)
-    assert on_images._remaining_layers is None
-    for _ in range(2):  # computed, then from memory
-        on_features = done(settings, cache)
-        assert on_features._remaining_layers is not None
-        assert on_features.train_split.images.std() > 0.01  # vanishing features could be any
-        assert same(on_features, on_images)
+        safetensors.torch.save_file(calibrated_weights(settings), file)
+    on_images = finished_run(settings, None)
+    assert not uses_features(on_images)
+    for _ in range(2):  # first computed, then from memory
+        on_features = finished_run(settings, cache)
+        assert uses_features(on_features)
+        assert on_features.train_split.images.std() > 0.01  # vanishing features would be equal in any case
+        assert equal_values(on_features, on_images)
         weights, expected = on_features.weights(), on_images.weights()
         assert list(weights) == list(expected)
         for key in weights:
@@ -128,35 +135,36 @@ def test_a_run_on_features_gives_what_a_run_on_images_gives(name, settings, cach
 
 
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
-def test_features_are_of_the_runs_own_precision_in_any_memory_format(memory_format, cache, caplog):
+def test_features_have_the_runs_precision_in_any_memory_format(memory_format, cache, caplog):
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        how = ComputeSettings(precision=precision, memory_format=memory_format)
-        on_features = done(config(), cache, compute_settings=how)
+        compute_settings = ComputeSettings(precision=precision, memory_format=memory_format)
+        on_features = finished_run(config(), cache, compute_settings=compute_settings)
         assert on_features.train_split.images.dtype == kind
         expected = pytest.approx(
-            numbers(done(config(), None, compute_settings=how)), rel=TOLERANCES[precision]
+            epoch_values(finished_run(config(), None, compute_settings=compute_settings)),
+            rel=TOLERANCES[precision],
         )
-        assert numbers(on_features) == expected
-    assert computed(caplog) == 4
+        assert epoch_values(on_features) == expected
+    assert count_computed(caplog) == 4
 
 
 def test_features_are_computed_once_for_all_settings_of_the_head(cache, caplog, tmp_path):
-    done(config(), cache)
-    assert computed(caplog) == 2  # of train and valid
+    finished_run(config(), cache)
+    assert count_computed(caplog) == 2  # of train and valid
     for settings in ({"lr": 0.1}, {"optimizer": "adam"}, {"batch_size": 8}, {"epochs": 1}):
-        assert done(config(**settings), cache)._remaining_layers is not None
-    assert computed(caplog) == 0
-    assert len(files(tmp_path)) == 2
+        assert uses_features(finished_run(config(**settings), cache))
+    assert count_computed(caplog) == 0
+    assert len(feature_files(tmp_path)) == 2
 
 
-def test_another_worker_takes_them_from_the_files(cache, caplog, tmp_path):
-    first = done(config(), cache)
-    there = files(tmp_path)
-    computed(caplog)
-    second = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
-    assert computed(caplog) == 0
-    assert numbers(second) == numbers(first)
-    assert files(tmp_path) == there
+def test_another_worker_reads_features_from_the_files(cache, caplog, tmp_path):
+    first = finished_run(config(), cache)
+    stored = feature_files(tmp_path)
+    count_computed(caplog)
+    second = finished_run(config(), features.FeatureCache(Artifacts(str(tmp_path)), MAX_BYTES))
+    assert count_computed(caplog) == 0
+    assert epoch_values(second) == epoch_values(first)
+    assert feature_files(tmp_path) == stored
 
 
 @pytest.mark.parametrize(
@@ -169,11 +177,11 @@ def test_another_worker_takes_them_from_the_files(cache, caplog, tmp_path):
         {"model": "squeezenet1_0"},
     ],
 )
-def test_what_decides_the_features_has_features_of_its_own(settings, cache, caplog):
-    done(config(), cache)
-    computed(caplog)
-    assert same(done(config(**settings), cache), done(config(**settings), None))
-    assert computed(caplog) >= 1
+def test_settings_that_change_the_features_have_separate_features(settings, cache, caplog):
+    finished_run(config(), cache)
+    count_computed(caplog)
+    assert equal_values(finished_run(config(**settings), cache), finished_run(config(**settings), None))
+    assert count_computed(caplog) >= 1
 
 
 @pytest.mark.parametrize(
@@ -181,120 +189,122 @@ def test_what_decides_the_features_has_features_of_its_own(settings, cache, capl
     [{"tune": "all"}, {"augmentation": "flip"}, {"model": "efficientnet_b0"}],
     ids=["trained", "augmented", "random"],
 )
-def test_images_pass_through_the_whole_model_where_nothing_stays_the_same(settings, cache, tmp_path):
-    assert done(config(**settings), cache)._remaining_layers is None
+def test_images_pass_through_the_whole_model_if_their_features_would_change(settings, cache, tmp_path):
+    assert not uses_features(finished_run(config(**settings), cache))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_features_without_room_are_not_computed(tmp_path):
-    place = Artifacts(str(tmp_path))
-    assert done(config(), features.FeatureCache(place, SIZE - 1))._remaining_layers is None
-    assert done(config(), features.FeatureCache(place, SIZE))._remaining_layers is not None
+def test_features_above_the_memory_limit_are_not_computed(tmp_path):
+    artifacts = Artifacts(str(tmp_path))
+    assert not uses_features(finished_run(config(), features.FeatureCache(artifacts, FEATURE_BYTES - 1)))
+    assert uses_features(finished_run(config(), features.FeatureCache(artifacts, FEATURE_BYTES)))
 
 
-def test_memory_keeps_the_features_used_last(tmp_path, caplog):
-    cache = features.FeatureCache(Artifacts(str(tmp_path)), 2 * SIZE)
-    for seed in (0, 1, 0, 2):  # 2 takes the place of 1
-        done(config(seed=seed), cache)
+def test_memory_keeps_the_most_recently_used_features(tmp_path, caplog):
+    cache = features.FeatureCache(Artifacts(str(tmp_path)), 2 * FEATURE_BYTES)
+    for seed in (0, 1, 0, 2):  # 2 evicts 1
+        finished_run(config(seed=seed), cache)
     kept = list(cache.in_memory)
     assert len(kept) == 4
-    done(config(seed=0), cache)
+    finished_run(config(seed=0), cache)
     assert sorted(cache.in_memory) == sorted(kept)
-    assert computed(caplog) == 6
-    done(config(seed=1), cache)
+    assert count_computed(caplog) == 6
+    finished_run(config(seed=1), cache)
     assert sorted(cache.in_memory) != sorted(kept)
-    assert computed(caplog) == 0  # the files are still there
+    assert count_computed(caplog) == 0  # the files are still there
 
 
-SPOIL = {
+DAMAGES = {
     "empty": lambda content: b"",
     "cut": lambda content: content[:-1],
     "length of the header": lambda content: b"\xff" * 8 + content[8:],
     "header": lambda content: content.replace(b'"F32"', b'"I32"'),
-    "first number": lambda content: flipped(content, 8 + int.from_bytes(content[:8], "little")),
-    "last byte": lambda content: flipped(content, len(content) - 1),
-    "another's": lambda content: safetensors.torch.save({"features": torch.zeros(64, 1024)}),
+    "first number": lambda content: flip_bit(content, 8 + int.from_bytes(content[:8], "little")),
+    "last byte": lambda content: flip_bit(content, len(content) - 1),
+    "another file's": lambda content: safetensors.torch.save({"features": torch.zeros(64, 1024)}),
 }
 
 
-def flipped(content: bytes, place: int) -> bytes:
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+def flip_bit(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
-@pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
-def test_a_spoiled_file_is_noticed_and_computed_again(spoil, cache, caplog, tmp_path):
-    sound = done(config(), cache)
-    there = files(tmp_path)
-    for name, content in there.items():
-        (tmp_path / "cache/features" / name).write_bytes(spoil(content))
-    computed(caplog)
-    again = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
-    assert numbers(again) == numbers(sound)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_detected_and_computed_again(damage, cache, caplog, tmp_path):
+    intact_run = finished_run(config(), cache)
+    stored = feature_files(tmp_path)
+    for name, content in stored.items():
+        (tmp_path / "cache/features" / name).write_bytes(damage(content))
+    count_computed(caplog)
+    again = finished_run(config(), features.FeatureCache(Artifacts(str(tmp_path)), MAX_BYTES))
+    assert epoch_values(again) == epoch_values(intact_run)
     assert sum("is damaged" in record.message for record in caplog.records) == 2
-    assert files(tmp_path) == there
+    assert feature_files(tmp_path) == stored
 
 
-def test_a_sound_file_under_anothers_name_is_not_taken(cache, caplog, tmp_path):
-    done(config(), cache)
+def test_an_intact_file_under_another_files_name_is_not_used(cache, caplog, tmp_path):
+    finished_run(config(), cache)
     one, other = sorted((tmp_path / "cache/features").iterdir())
     other.write_bytes(one.read_bytes())
-    again = done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM))
+    again = finished_run(config(), features.FeatureCache(Artifacts(str(tmp_path)), MAX_BYTES))
     assert "is damaged" in caplog.text
-    assert same(again, done(config(), None))
+    assert equal_values(again, finished_run(config(), None))
 
 
 def test_the_folder_may_be_deleted_at_any_time(cache, tmp_path):
-    run = start(config(), cache)
+    run = new_run(config(), cache)
     epochs = run.epochs()
     next(epochs)
     for path in (tmp_path / "cache/features").iterdir():
         path.unlink()
     next(epochs)
-    assert same(run, done(config(), features.FeatureCache(Artifacts(str(tmp_path)), ROOM)))
+    assert equal_values(
+        run, finished_run(config(), features.FeatureCache(Artifacts(str(tmp_path)), MAX_BYTES))
+    )
 
 
-def test_a_folder_that_cannot_be_written_is_no_hindrance(cache, caplog, tmp_path):
+def test_a_run_goes_on_without_a_writable_folder(cache, caplog, tmp_path):
     (tmp_path / "cache").write_text("in the way")
-    assert same(done(config(), cache), done(config(), None))
+    assert equal_values(finished_run(config(), cache), finished_run(config(), None))
     assert "cannot be written" in caplog.text
 
 
-def test_behind_a_url_features_are_shared_alike(caplog):
+def test_features_are_shared_at_a_url(caplog):
     root = f"memory://{uuid.uuid4().hex}"
-    first = done(config(), features.FeatureCache(Artifacts(root), ROOM))
+    first = finished_run(config(), features.FeatureCache(Artifacts(root), MAX_BYTES))
     memory = fsspec.filesystem("memory")
     paths = memory.ls(f"{root}/cache/features", detail=False)
     assert len(paths) == 2
-    assert computed(caplog) == 2
-    second = done(config(), features.FeatureCache(Artifacts(root), ROOM))
-    assert computed(caplog) == 0
+    assert count_computed(caplog) == 2
+    second = finished_run(config(), features.FeatureCache(Artifacts(root), MAX_BYTES))
+    assert count_computed(caplog) == 0
     memory.pipe_file(paths[0], memory.cat_file(paths[0])[:-1])
-    third = done(config(), features.FeatureCache(Artifacts(root), ROOM))
-    assert computed(caplog) == 1
-    assert numbers(first) == numbers(second) == numbers(third)
+    third = finished_run(config(), features.FeatureCache(Artifacts(root), MAX_BYTES))
+    assert count_computed(caplog) == 1
+    assert epoch_values(first) == epoch_values(second) == epoch_values(third)
 
 
-def test_weights_in_a_file_count_by_their_content(cache, tmp_path):
+def test_weights_files_are_distinguished_by_their_content(cache, tmp_path):
     def write(seed: int) -> None:
-        run = start(config(seed=seed), None)
+        run = new_run(config(seed=seed), None)
         safetensors.torch.save_file(dict(run.weights()), tmp_path / "own.safetensors")
 
     settings = config(weights=str(tmp_path / "own.safetensors"))
     write(1)
-    one, expected = done(settings, cache), done(settings, None)
-    assert same(one, expected)
+    one, expected = finished_run(settings, cache), finished_run(settings, None)
+    assert equal_values(one, expected)
     write(2)
-    other, expected = done(settings, cache), done(settings, None)
-    assert same(other, expected)
-    assert not same(other, one)
+    other, expected = finished_run(settings, cache), finished_run(settings, None)
+    assert equal_values(other, expected)
+    assert not equal_values(other, one)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_a_run_on_features_goes_on_from_a_state_to_the_same_bits(steps, cache, tmp_path):
+def test_a_resumed_run_on_features_is_bit_identical(steps, cache, tmp_path):
     settings = config(model="mobilenet_v3_small", optimizer="adam", epochs=3)  # it has dropout
-    whole = done(settings, cache)
+    whole = finished_run(settings, cache)
     stop = threading.Event()
-    first = start(settings, cache, stop=stop, wants_pause=lambda: True)
+    first = new_run(settings, cache, stop=stop, wants_pause=lambda: True)
     for epoch in first.epochs():
         if epoch is None and len(first.history) == 1 and first.step == steps:
             stop.set()
@@ -303,40 +313,40 @@ def test_a_run_on_features_goes_on_from_a_state_to_the_same_bits(steps, cache, t
     assert (len(first.history), first.step) == (1, steps)
     name = checkpoint.save(tmp_path, first.state(), attempt=1)
     state = checkpoint.load(tmp_path / name)
-    second = done(settings, features.FeatureCache(Artifacts(str(tmp_path)), ROOM), state=state)
-    assert second._remaining_layers is not None
-    assert numbers(second) == numbers(whole)
+    second = finished_run(settings, features.FeatureCache(Artifacts(str(tmp_path)), MAX_BYTES), state=state)
+    assert uses_features(second)
+    assert epoch_values(second) == epoch_values(whole)
     for key, value in whole.weights().items():
         assert torch.equal(value, second.weights()[key]), key
     state = checkpoint.load(tmp_path / name)
-    assert same(done(settings, None, state=state), whole)  # and the other way round: on images
+    # A state of a run on features also resumes on images.
+    assert equal_values(finished_run(settings, None, state=state), whole)
 
 
-def test_a_run_that_goes_on_uses_the_weights_of_its_state(cache, tmp_path):
-    """Not those that its file of weights has meanwhile."""
+def test_a_resumed_run_uses_the_weights_of_its_state_not_of_the_changed_file(cache, tmp_path):
     path = tmp_path / "own.safetensors"
     settings = config(weights=str(path), epochs=2)
-    safetensors.torch.save_file(dict(start(config(seed=1), None).weights()), path)
-    first = start(settings, cache)
+    safetensors.torch.save_file(dict(new_run(config(seed=1), None).weights()), path)
+    first = new_run(settings, cache)
     next(first.epochs())
     state = checkpoint.snapshot(first.state())
-    expected = done(settings, None, state=checkpoint.snapshot(state))
-    safetensors.torch.save_file(dict(start(config(seed=2), None).weights()), path)
-    done(settings, cache)  # which computes the features of the new ones
-    assert same(done(settings, cache, state=state), expected)
+    expected = finished_run(settings, None, state=checkpoint.snapshot(state))
+    safetensors.torch.save_file(dict(new_run(config(seed=2), None).weights()), path)
+    finished_run(settings, cache)  # computes the features of the new weights
+    assert equal_values(finished_run(settings, cache, state=state), expected)
 
 
-def test_weights_that_only_a_state_has_are_not_taken_for_those_of_its_seed(cache):
-    first = start(config(), cache)
+def test_weights_of_a_state_are_not_mistaken_for_those_of_its_seed(cache):
+    first = new_run(config(), cache)
     next(first.epochs())
     state = checkpoint.snapshot(first.state())
-    state["model"]["features.0.weight"] *= 2  # as another version of torch would have drawn it
-    expected = done(config(), None, state=checkpoint.snapshot(state))
-    assert same(done(config(), cache, state=state), expected)
+    state["model"]["features.0.weight"] *= 2  # as if another version of torch had drawn it
+    expected = finished_run(config(), None, state=checkpoint.snapshot(state))
+    assert equal_values(finished_run(config(), cache, state=state), expected)
 
 
-class After(threading.Event):
-    """An event that happens once it was asked for so many times."""
+class SetAfterCalls(threading.Event):
+    """An event that is set after ``is_set`` was called the given number of times."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -347,23 +357,23 @@ class After(threading.Event):
         return self.times < 0
 
 
-def test_a_worker_asked_to_stop_leaves_within_a_batch_and_loses_at_most_one_part(cache, tmp_path, caplog):
+def test_a_stop_takes_effect_within_a_batch_and_loses_at_most_one_part(cache, tmp_path, caplog):
     settings = config(limit=None, epochs=1)
     count = len(dataset(settings).train)
     assert features.IMAGES_PER_PART < count < 2 * features.IMAGES_PER_PART  # two parts
     batches = -(-features.IMAGES_PER_PART // features.BATCH_SIZES["cpu"])
-    run = start(settings, cache, stop=After(batches))
+    run = new_run(settings, cache, stop=SetAfterCalls(batches))
     assert list(run.epochs()) == []
-    assert run._remaining_layers is None
-    there = files(tmp_path)
-    assert len(there) <= 1  # one, unless the part that is smaller came first, then the other was under way
-    run = done(settings, cache)
-    assert len(files(tmp_path)) == 3
-    assert files(tmp_path).items() >= there.items()
-    assert same(run, done(settings, None))
+    assert not uses_features(run)
+    stored = feature_files(tmp_path)
+    assert len(stored) <= 1  # the part that was being computed is lost
+    run = finished_run(settings, cache)
+    assert len(feature_files(tmp_path)) == 3
+    assert feature_files(tmp_path).items() >= stored.items()
+    assert equal_values(run, finished_run(settings, None))
 
 
-def test_the_time_for_features_belongs_to_the_epoch_under_way(cache, monkeypatch):
+def test_the_time_for_features_counts_for_the_current_epoch(cache, monkeypatch):
     real, seconds = cache.load_or_compute, [0.0]
 
     def slow(*args, **options):
@@ -372,7 +382,7 @@ def test_the_time_for_features_belongs_to_the_epoch_under_way(cache, monkeypatch
 
     monkeypatch.setattr(cache, "load_or_compute", slow)
     monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: seconds[0]))
-    (epoch,) = done(config(epochs=1), cache).history
+    (epoch,) = finished_run(config(epochs=1), cache).history
     assert epoch.train_seconds == 1000.0
 
 
@@ -394,18 +404,18 @@ sampler = "grid"
 """
 
 
-def test_workers_share_features_and_deleting_a_study_leaves_them_to_the_next(workplace):
+def test_workers_share_features_and_deleting_a_study_keeps_them(workplace):
     workplace.hpo("run", workplace.study(STUDY, "one"), "--devices", "cpu:2")
     folder = workplace.path / "storage/artifacts/cache/features"
-    there = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
-    assert len(there) == 2
+    stored = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    assert len(stored) == 2
     first = workplace.here("trials", "one", "--json").json()
     assert "unknown in" not in workplace.hpo("doctor", code=None).out
     workplace.here("delete", "one", "--yes")
     workplace.here("create", workplace.study(STUDY, "two"))
     workplace.here("worker", "two")
     again = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
-    assert again == there
+    assert again == stored
     second = workplace.here("trials", "two", "--json").json()
 
     def by_setting(trials):

@@ -6,10 +6,9 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
-from torchvision import transforms
 
 from hpo.artifacts import checkpoint
-from hpo.training import datasets, events, loop
+from hpo.training import datasets, events, loop, transforms
 from hpo.training.config import Config, FinalConfig
 
 CPU = torch.device("cpu")
@@ -28,8 +27,8 @@ def without_seconds(history: list[loop.Epoch]) -> list[tuple]:
     return [(e.number, e.train_loss, e.train_accuracy, e.loss, e.accuracy, e.lr) for e in history]
 
 
-def replaced(name: str) -> nn.Module:
-    """The report's networks, their last layer replaced as the report did it."""
+def report_network(name: str) -> nn.Module:
+    """Return an untrained network of the report, with its last layer replaced as the report did it."""
     network = getattr(torchvision.models, name)()
     if name == "resnet18":
         network.fc = nn.Linear(512, 10)
@@ -42,18 +41,18 @@ def replaced(name: str) -> nn.Module:
 
 
 def plain_losses(name: str, optimizer: str, settings: Config, split: datasets.Split) -> list[float]:
-    """Mean training loss of each epoch, in the plainest loop there is: PIL transforms, one image a time."""
-    prepare = transforms.Compose(
+    """Return the mean training loss of each epoch of a plain loop that prepares images singly with PIL."""
+    prepare = torchvision.transforms.Compose(
         [
-            transforms.Resize((settings.image_size, settings.image_size)),
-            transforms.ToTensor(),
-            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            torchvision.transforms.Resize((settings.image_size, settings.image_size)),
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
     pictures = [Image.fromarray(i.squeeze(0).numpy()).convert("RGB") for i in split.images]
     inputs = torch.stack([prepare(picture) for picture in pictures])
     torch.manual_seed(loop.derive_seed(settings.seed))
-    network = replaced(name)
+    network = report_network(name)
     if optimizer == "sgd":
         updates = torch.optim.SGD(network.parameters(), lr=settings.lr, momentum=settings.momentum)
     else:
@@ -100,7 +99,7 @@ def test_a_plain_pytorch_loop_gives_the_same_losses(name, optimizer, tmp_path):
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
-def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_path):
+def test_a_run_resumed_from_a_state_is_bit_identical(optimizer, steps, tmp_path):
     settings = config(
         model="mobilenet_v3_small",  # batch norm and dropout
         optimizer=optimizer,
@@ -113,24 +112,22 @@ def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_
     expected = list(whole.epochs())
 
     stop = threading.Event()
-    first = loop.TrainingRun(settings, images, CPU, stop=stop)
+
+    def set_stop() -> bool:  # called after each step
+        if len(first.history) == 1 and first.step == steps:
+            stop.set()
+        return False
+
+    first = loop.TrainingRun(settings, images, CPU, stop=stop, wants_pause=set_stop)
     epochs = first.epochs()
     next(epochs)
-    original = first._train_step
-
-    def stop_after(number, step, chosen):
-        original(number, step, chosen)
-        if step + 1 == steps:
-            stop.set()
-
-    first._train_step = stop_after
     if steps == 0:
         stop.set()
     assert list(epochs) == []
     assert (len(first.history), first.step) == (1, steps)
 
     name = checkpoint.save(tmp_path, first.state(), attempt=1)
-    torch.manual_seed(99)  # whatever else has happened in between
+    torch.manual_seed(99)  # whatever else ran in between
     second = loop.TrainingRun(settings, images, CPU, state=checkpoint.load(tmp_path / name))
     rest = list(second.epochs())
     assert without_seconds(second.history) == without_seconds(expected)
@@ -139,24 +136,24 @@ def test_a_run_that_goes_on_from_a_state_is_bit_identical(optimizer, steps, tmp_
         assert torch.equal(value, second.model.state_dict()[key]), key
 
 
-def test_a_run_pauses_within_an_epoch_to_be_saved_and_goes_on_from_there(tmp_path):
+def test_a_run_saved_in_a_pause_within_an_epoch_resumes_from_there(tmp_path):
     settings = config(epochs=1)
     images = dataset(settings, tmp_path)
     whole = loop.TrainingRun(settings, images, CPU)
     list(whole.epochs())
     paused = loop.TrainingRun(settings, images, CPU, wants_pause=lambda: True)
-    given = paused.epochs()
-    assert [next(given), next(given)] == [None, None]
+    results = paused.epochs()
+    assert [next(results), next(results)] == [None, None]
     assert paused.step == 2
     name = checkpoint.save(tmp_path, paused.state(), attempt=1)
-    *pauses, epoch = given
+    *pauses, epoch = results
     assert pauses == [None]  # after the third of four steps; after the fourth the epoch is over
     assert without_seconds([epoch]) == without_seconds(whole.history)
     resumed = loop.TrainingRun(settings, images, CPU, state=checkpoint.load(tmp_path / name))
     assert without_seconds(list(resumed.epochs())) == without_seconds(whole.history)
 
 
-def test_the_seed_decides_the_run_and_another_seed_gives_another(tmp_path):
+def test_runs_with_one_seed_are_equal_and_another_seed_changes_them(tmp_path):
     settings = config(epochs=1)
     images = dataset(settings, tmp_path)
     one, same = (list(loop.TrainingRun(settings, images, CPU).epochs()) for _ in range(2))
@@ -186,7 +183,7 @@ def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
     run.loss = loss
     with pytest.raises(events.Diverged, match="epoch 1, step 6 of 80"):
         list(run.epochs())
-    assert len(losses) == 8  # twenty looks an epoch: after every fourth step
+    assert len(losses) == 8  # twenty checks an epoch: after every fourth step
 
 
 @pytest.mark.parametrize(
@@ -202,22 +199,24 @@ def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
         (2, 1, [(0, 1), (1, 2)]),
     ],
 )
-def test_the_last_batch_is_kept_and_a_single_image_joins_the_one_before(images, size, expected):
+def test_the_last_batch_is_kept_unless_it_is_too_small(images, size, expected):
     assert loop.batch_bounds(images, size) == expected
 
 
-def test_an_epoch_reports_what_was_measured(tmp_path):
+def test_an_epoch_reports_loss_accuracy_and_speed(tmp_path):
     settings = config(epochs=1, limit=96)
     images = dataset(settings, tmp_path)
     run = loop.TrainingRun(settings, images, CPU)
     (epoch,) = run.epochs()
     run.model.eval()
     with torch.no_grad():
-        logits = run.model(run._preprocess(images.selection.images))
+        logits = run.model(
+            transforms.normalise(transforms.resize(images.selection.images, settings.image_size))
+        )
     expected = nn.functional.cross_entropy(logits, images.selection.labels)
     assert epoch.loss == pytest.approx(expected.item(), rel=1e-5)
-    right = (logits.argmax(1) == images.selection.labels).float().mean()
-    assert epoch.accuracy == pytest.approx(right.item())
+    correct = (logits.argmax(1) == images.selection.labels).float().mean()
+    assert epoch.accuracy == pytest.approx(correct.item())
     assert epoch.images_per_second == pytest.approx(96 / epoch.train_seconds)
     assert epoch.evaluation_seconds > 0
     assert epoch.lr == settings.lr
@@ -225,42 +224,42 @@ def test_an_epoch_reports_what_was_measured(tmp_path):
 
 def test_accuracy_is_measured_on_the_split_that_selection_names(tmp_path):
     chosen = config(epochs=1)
-    mirrored = chosen.model_copy(update={"selection": "test"})
-    assert dataset(mirrored, tmp_path).valid is None
+    with_test = chosen.model_copy(update={"selection": "test"})
+    assert dataset(with_test, tmp_path).valid is None
     images = dataset(chosen, tmp_path)
     assert torch.equal(images.selection.images, images.valid.images)
 
 
-class Watched(loop.TrainingRun):
-    """A run that notes on which split it is evaluated, after how many epochs."""
+class RecordingRun(loop.TrainingRun):
+    """A run that records each evaluation: after how many epochs, and of how many images."""
 
-    def __init__(self, *args, **named) -> None:
-        super().__init__(*args, **named)
-        self.looks: list[tuple[int, int]] = []
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.evaluations: list[tuple[int, int]] = []
 
     def evaluate(self, split):
-        self.looks.append((len(self.history), len(split)))
+        self.evaluations.append((len(self.history), len(split)))
         return super().evaluate(split)
 
 
-def test_a_final_run_evaluates_the_test_images_once_and_resumes_to_the_same_bits(tmp_path):
+def test_a_final_run_evaluates_the_test_images_once_and_resumes_bit_identically(tmp_path):
     settings = FinalConfig(**config(epochs=3).model_dump(exclude={"selection"}))
     images = dataset(settings, tmp_path)
-    whole = Watched(settings, images, CPU)
+    whole = RecordingRun(settings, images, CPU)
     assert [epoch.accuracy is None for epoch in whole.epochs()] == [True, True, False]
-    assert whole.looks == [(2, len(images.test))]
+    assert whole.evaluations == [(2, len(images.test))]
     assert whole.best_epoch is whole.history[-1]
 
-    paused = Watched(settings, images, CPU, wants_pause=lambda: True)
-    given = paused.epochs()
+    paused = RecordingRun(settings, images, CPU, wants_pause=lambda: True)
+    results = paused.epochs()
     while (len(paused.history), paused.step) != (1, 2):
-        next(given)
-    assert (paused.best_epoch.number, paused.looks) == (1, [])
+        next(results)
+    assert (paused.best_epoch.number, paused.evaluations) == (1, [])
     name = checkpoint.save(tmp_path, paused.state(), attempt=1)
-    resumed = Watched(settings, images, CPU, state=checkpoint.load(tmp_path / name))
+    resumed = RecordingRun(settings, images, CPU, state=checkpoint.load(tmp_path / name))
     list(resumed.epochs())
     assert without_seconds(resumed.history) == without_seconds(whole.history)
-    assert resumed.looks == whole.looks
+    assert resumed.evaluations == whole.evaluations
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "multi_margin"])
@@ -283,12 +282,12 @@ def test_a_state_holds_nothing_that_safe_loading_refuses(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_step_makes_the_host_wait_for_nothing(tmp_path):
+def test_a_training_step_does_not_synchronize_with_the_gpu(tmp_path):
     settings = config(limit=640, augmentation="crop+flip")
     run = loop.TrainingRun(settings, dataset(settings, tmp_path), torch.device("cuda"))
     order = torch.arange(640, device="cuda")
     run.model.train()
-    run._train_step(1, 0, order[:16])  # first uses may compile and wait
+    run._train_step(1, 0, order[:16])  # the first step may compile and wait
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in range(1, 10):

@@ -44,20 +44,20 @@ def shapes_only(options: config.Config, classes: int) -> nn.Module:
         return models.build_model(options, classes)
 
 
-def same(module: nn.Module, state: dict[str, torch.Tensor], but: str = "nothing") -> bool:
+def has_state(module: nn.Module, state: dict[str, torch.Tensor], except_for: str = "nothing") -> bool:
     own = module.state_dict()
     return own.keys() == state.keys() and all(
-        torch.equal(own[key], state[key]) for key in own if not key.startswith(f"{but}.")
+        torch.equal(own[key], state[key]) for key in own if not key.startswith(f"{except_for}.")
     )
 
 
-def names(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory):
-    """A state dict of a ResNet18 nobody trained, and the file that holds it."""
+    """Return the state dict of an untrained ResNet18, and the file that holds it."""
     torch.manual_seed(1)
     state = torchvision.models.resnet18().state_dict()
     path = tmp_path_factory.mktemp("weights") / RESNET18
@@ -67,7 +67,7 @@ def resnet18(tmp_path_factory):
 
 @pytest.fixture
 def checkpoints(tmp_path, monkeypatch):
-    """The folder torchvision looks for ImageNet weights in, empty."""
+    """Return the empty folder where torchvision looks for ImageNet weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -75,10 +75,10 @@ def checkpoints(tmp_path, monkeypatch):
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    asked: list[str]
+    requests: list[str]
 
     def do_GET(self):
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         super().do_GET()
 
     def log_message(self, *_):
@@ -87,10 +87,13 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Make torchvision take ResNet18's weights from a local server, and list what that is asked for."""
-    folder, asked = tmp_path / "served", []
+    """Make torchvision download ResNet18's weights from a local server.
+
+    Yields a function that publishes a file on the server, and the list of requested paths.
+    """
+    folder, requests = tmp_path / "served", []
     folder.mkdir()
-    handler = type("Counting", (Server,), {"asked": asked})
+    handler = type("Counting", (Server,), {"requests": requests})
     serve = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
     )
@@ -104,7 +107,7 @@ def server(tmp_path, monkeypatch):
         monkeypatch.setattr(entry, "url", f"http://127.0.0.1:{serve.server_port}/{name}")
         return name
 
-    yield publish, asked
+    yield publish, requests
     serve.shutdown()
     serve.server_close()
 
@@ -112,7 +115,7 @@ def server(tmp_path, monkeypatch):
 # The last layer
 
 
-def test_the_reports_layers_are_replaced_and_nothing_else():
+def test_only_the_last_layer_of_the_reports_models_is_replaced():
     with torch.device("meta"):
         alexnet, vgg16 = torchvision.models.alexnet(), torchvision.models.vgg16()
         resnet18 = torchvision.models.resnet18()
@@ -123,16 +126,16 @@ def test_the_reports_layers_are_replaced_and_nothing_else():
         assert str(shapes_only(settings(name), 10)) == str(expected)
 
 
-def test_a_random_resnet18_is_bit_for_bit_the_one_made_by_hand():
+def test_an_untrained_resnet18_is_bit_identical_to_one_built_with_torchvision():
     torch.manual_seed(7)
     expected = torchvision.models.resnet18(weights=None)
     expected.fc = nn.Linear(512, 10)
     torch.manual_seed(7)
-    assert same(models.build_model(settings(), 10), expected.state_dict())
+    assert has_state(models.build_model(settings(), 10), expected.state_dict())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_gives_one_logit_for_each_class_and_only_its_last_layer_differs(name):
+def test_every_family_has_one_logit_per_class_and_only_its_last_layer_differs(name):
     module = shapes_only(settings(name), 7)
     last, layer = models.get_head(module)
     size = 299 if name == "inception_v3" else 224
@@ -146,14 +149,14 @@ def test_every_family_gives_one_logit_for_each_class_and_only_its_last_layer_dif
     assert str(module) == str(original)
 
 
-def test_the_last_layer_of_every_model_of_torchvision_is_the_one_with_1000_outputs():
+def test_the_last_layer_of_every_torchvision_model_has_1000_outputs():
     for name in catalog.model_names():
         _, layer = models.get_head(catalog.build_on_meta(name))
         assert layer.weight.shape[0] == 1000, name
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_models_with_auxiliary_heads_give_one_tensor_while_they_train(name):
+def test_models_with_auxiliary_heads_return_one_tensor_in_training(name):
     torch.manual_seed(0)
     module = models.build_model(settings(name), 3)
     models.set_train_mode(module, settings(name))
@@ -166,7 +169,7 @@ def test_models_with_auxiliary_heads_give_one_tensor_while_they_train(name):
 # Dropout and frozen layers
 
 
-def test_dropout_sets_every_dropout_layer_and_left_out_keeps_the_models_own():
+def test_dropout_sets_every_dropout_layer_and_defaults_to_the_models_own():
     def probabilities(**options):
         module = shapes_only(settings("efficientnet_b0", **options), 10)
         return {layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)}
@@ -177,7 +180,7 @@ def test_dropout_sets_every_dropout_layer_and_left_out_keeps_the_models_own():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "squeezenet1_1", "vit_b_16"])
-def test_tuning_the_head_trains_the_last_layer_alone(name):
+def test_tuning_the_head_trains_only_the_last_layer(name):
     module = shapes_only(settings(name, tune="head"), 10)
     last, _ = models.get_head(module)
     trained = {key for key, parameter in module.named_parameters() if parameter.requires_grad}
@@ -187,7 +190,7 @@ def test_tuning_the_head_trains_the_last_layer_alone(name):
 
 
 @pytest.mark.parametrize("tune", ["head", "all"])
-def test_a_training_step_changes_the_frozen_part_not_even_in_its_running_statistics(tune):
+def test_a_training_step_changes_neither_frozen_weights_nor_running_statistics(tune):
     torch.manual_seed(0)
     options = settings(tune=tune)
     module = models.build_model(options, 10)
@@ -203,7 +206,7 @@ def test_a_training_step_changes_the_frozen_part_not_even_in_its_running_statist
         assert changed == set(before)
 
 
-def test_train_mode_keeps_dropout_on_beside_frozen_batch_norms():
+def test_train_mode_keeps_dropout_on_and_frozen_batch_norms_off():
     options = settings("efficientnet_b0", tune="head")
     module = shapes_only(options, 10)
     models.set_train_mode(module.eval(), options)
@@ -214,19 +217,21 @@ def test_train_mode_keeps_dropout_on_beside_frozen_batch_norms():
 # ImageNet weights
 
 
-def test_imagenet_weights_that_are_there_are_loaded_without_a_network(resnet18, checkpoints, monkeypatch):
+def test_stored_imagenet_weights_are_loaded_without_a_network(resnet18, checkpoints, monkeypatch):
     state, path = resnet18
     os.link(path, checkpoints / RESNET18)
     monkeypatch.setattr(torch.hub, "urlopen", None)  # a download would fail
     module = models.build_model(settings(weights="imagenet"), 10)
-    assert same(module, state, but="fc")
-    assert same(module, torchvision.models.resnet18(weights="IMAGENET1K_V1").state_dict(), but="fc")
+    assert has_state(module, state, except_for="fc")
+    assert has_state(
+        module, torchvision.models.resnet18(weights="IMAGENET1K_V1").state_dict(), except_for="fc"
+    )
     assert module.fc.weight.shape == (10, 512)
-    assert names(checkpoints) == [RESNET18]
+    assert file_names(checkpoints) == [RESNET18]
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_imagenet_weights_with_auxiliary_heads_fill_the_rest(name, checkpoints):
+def test_imagenet_weights_are_loaded_without_auxiliary_heads(name, checkpoints):
     torch.manual_seed(1)
     full = torchvision.models.get_model(name, weights=None, init_weights=True)
     entry = catalog.imagenet_weights(name)
@@ -234,29 +239,27 @@ def test_imagenet_weights_with_auxiliary_heads_fill_the_rest(name, checkpoints):
     torch.save(full.state_dict(), path)
     module = models.build_model(settings(name, "imagenet"), 3)
     kept = {key: tensor for key, tensor in full.state_dict().items() if not key.lower().startswith("aux")}
-    assert same(module, kept, but="fc")
+    assert has_state(module, kept, except_for="fc")
     assert models.get_head(module)[1].weight.shape[0] == 3
-    # Given by its path the same file makes the same model, which takes the same input.
+    # The same file, given by its path, builds the same model with the same transform of its input.
     again = models.build_model(settings(name, str(path)), 3)
-    assert same(again, kept, but="fc")
+    assert has_state(again, kept, except_for="fc")
     assert again.transform_input is module.transform_input is True
 
 
 def test_several_workers_download_the_weights_once(resnet18, checkpoints, server, capsys):
-    publish, asked = server
+    publish, requests = server
     state, path = resnet18
     name = publish(path)
     with futures.ThreadPoolExecutor(3) as pool:
         modules = list(pool.map(lambda _: models.build_model(settings(weights="imagenet"), 10), range(3)))
     assert all(torch.equal(module.conv1.weight, state["conv1.weight"]) for module in modules)
-    assert asked == [f"/{name}"]
-    assert names(checkpoints) == [name, f"{name}.lock"]
+    assert requests == [f"/{name}"]
+    assert file_names(checkpoints) == [name, f"{name}.lock"]
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_download_that_is_not_what_its_name_says_is_refused_and_not_kept(
-    resnet18, checkpoints, server, tmp_path
-):
+def test_a_download_with_a_wrong_hash_is_refused_and_not_kept(resnet18, checkpoints, server, tmp_path):
     publish, _ = server
     name = publish(resnet18[1])
     served = tmp_path / "served" / name
@@ -264,7 +267,7 @@ def test_a_download_that_is_not_what_its_name_says_is_refused_and_not_kept(
     served.write_bytes(b"a proxy's login page")
     with pytest.raises(errors.WeightsError, match=re.escape(name) + ".*invalid hash value"):
         models.build_model(settings(weights="imagenet"), 10)
-    assert names(checkpoints) == [f"{name}.lock"]
+    assert file_names(checkpoints) == [f"{name}.lock"]
 
 
 def test_a_server_without_the_file_is_reported_with_its_answer(checkpoints, server, resnet18, tmp_path):
@@ -276,7 +279,7 @@ def test_a_server_without_the_file_is_reported_with_its_answer(checkpoints, serv
 
 def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, monkeypatch):
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
-    url = f"http://127.0.0.1:1/models/{RESNET18}"  # nobody listens there
+    url = f"http://127.0.0.1:1/models/{RESNET18}"  # nothing listens there
     monkeypatch.setattr(entry, "url", url)
     with pytest.raises(errors.WeightsError) as raised:
         models.build_model(settings(weights="imagenet"), 10)
@@ -288,7 +291,7 @@ def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, mon
 
 
 @pytest.mark.parametrize("length", [0, 100, 1_000_000, -1000])
-def test_a_truncated_file_is_to_be_removed(length, resnet18, checkpoints):
+def test_a_truncated_file_is_reported_with_the_advice_to_remove_it(length, resnet18, checkpoints):
     path = checkpoints / RESNET18
     path.write_bytes(resnet18[1].read_bytes()[:length])
     with pytest.raises(errors.WeightsError) as raised:
@@ -299,7 +302,7 @@ def test_a_truncated_file_is_to_be_removed(length, resnet18, checkpoints):
     assert "\n" not in message
 
 
-def test_an_intact_file_is_not_blamed_for_a_failure(checkpoints, monkeypatch, tmp_path):
+def test_an_intact_file_is_not_reported_as_damaged(checkpoints, monkeypatch, tmp_path):
     content = tmp_path / "content"
     torch.save({"this": "is no resnet"}, content)
     digest = hashlib.sha256(content.read_bytes()).hexdigest()
@@ -311,7 +314,7 @@ def test_an_intact_file_is_not_blamed_for_a_failure(checkpoints, monkeypatch, tm
         models.build_model(settings(weights="imagenet"), 10)
 
 
-def test_the_name_of_every_file_ends_in_the_hash_it_is_checked_by():
+def test_the_name_of_every_file_ends_in_its_hash():
     for name in catalog.model_names():
         assert re.search(r"-[0-9a-f]{8,}\.pth$", catalog.imagenet_weights(name).url), name
 
@@ -334,7 +337,9 @@ def with_classes(state: dict[str, torch.Tensor], classes: int) -> OrderedDict[st
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 @pytest.mark.parametrize("classes", [1000, 10, 7])
-def test_a_file_fills_the_model_and_its_head_if_it_has_as_many_classes(ending, classes, resnet18, tmp_path):
+def test_a_file_fills_the_model_and_its_head_if_the_classes_are_as_many(
+    ending, classes, resnet18, tmp_path
+):
     state = with_classes(resnet18[0], classes)
     weights = saved(state, tmp_path / f"weights.{ending}")
     torch.manual_seed(3)
@@ -342,27 +347,27 @@ def test_a_file_fills_the_model_and_its_head_if_it_has_as_many_classes(ending, c
     torch.manual_seed(3)
     module = models.build_model(settings(weights=weights), 10)
     if classes == 10:
-        assert same(module, state)
+        assert has_state(module, state)
     else:
-        assert same(module, state, but="fc")
+        assert has_state(module, state, except_for="fc")
         assert torch.equal(module.fc.weight, untrained.weight)
         assert torch.equal(module.fc.bias, untrained.bias)
 
 
 @pytest.mark.parametrize("under", ["state_dict", "model"])
-def test_a_state_dict_may_lie_inside_a_checkpoint(under, resnet18, tmp_path):
+def test_a_state_dict_is_found_inside_a_checkpoint(under, resnet18, tmp_path):
     state = with_classes(resnet18[0], 10)
     path = tmp_path / "checkpoint.tar"
     torch.save({"epoch": 3, under: state, "optimizer": {"lr": 0.1}}, path)
-    assert same(models.build_model(settings(weights=str(path)), 10), state)
+    assert has_state(models.build_model(settings(weights=str(path)), 10), state)
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mnasnet0_5", "maxvit_t", "swin_t"])
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
-def test_files_of_other_families_fill_them_too(name, ending, tmp_path):
+def test_weights_files_of_other_families_are_loaded(name, ending, tmp_path):
     state = models.build_model(settings(name), 4).state_dict()
     weights = saved(state, tmp_path / f"weights.{ending}")
-    assert same(models.build_model(settings(name, weights), 4), state)
+    assert has_state(models.build_model(settings(name, weights), 4), state)
 
 
 OLD_KEYS = {
@@ -372,15 +377,15 @@ OLD_KEYS = {
 
 
 @pytest.mark.parametrize("name", OLD_KEYS)
-def test_the_old_keys_of_torchvisions_own_files_are_understood(name, tmp_path):
+def test_old_keys_of_torchvisions_files_are_converted(name, tmp_path):
     state = models.build_model(settings(name), 4).state_dict()
     old = {OLD_KEYS[name](key): tensor for key, tensor in state.items() if "num_batches" not in key}
     assert old.keys() - state.keys()
     path = saved(old, tmp_path / "weights.safetensors")
-    assert same(models.build_model(settings(name, path), 4), state)
+    assert has_state(models.build_model(settings(name, path), 4), state)
 
 
-def fails(weights: Path, **options) -> str:
+def load_error(weights: Path, **options) -> str:
     with pytest.raises(errors.WeightsError) as raised:
         models.build_model(settings(weights=str(weights), **options), 10)
     message = str(raised.value)
@@ -393,46 +398,46 @@ def test_missing_and_unexpected_tensors_are_named_up_to_three(resnet18, tmp_path
     path = tmp_path / "weights.pt"
     state = {key: tensor for key, tensor in resnet18[0].items() if "layer4" not in key}
     saved({**state, "neck.weight": torch.zeros(2)}, path)
-    message = fails(path)
+    message = load_error(path)
     assert "does not fit resnet18: it lacks layer4.0.conv1.weight, layer4.0.bn1.weight, " in message
     assert re.search(r"and \d+ more; it has unexpected neck.weight$", message)
 
 
-def test_a_tensor_of_another_shape_is_named_with_both(resnet18, tmp_path):
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(resnet18, tmp_path):
     path = tmp_path / "weights.safetensors"
     saved({**resnet18[0], "conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
-    assert fails(path).endswith("does not fit resnet18: conv1.weight is 64x1x7x7 instead of 64x3x7x7")
+    assert load_error(path).endswith("does not fit resnet18: conv1.weight is 64x1x7x7 instead of 64x3x7x7")
 
 
 def test_a_file_without_a_last_layer_is_refused(resnet18, tmp_path):
     path = tmp_path / "weights.pt"
     saved({key: tensor for key, tensor in resnet18[0].items() if not key.startswith("fc.")}, path)
-    assert fails(path).endswith("it lacks fc.weight, fc.bias")
+    assert load_error(path).endswith("it lacks fc.weight, fc.bias")
 
 
 def test_a_misspelt_word_and_a_missing_file_are_reported(tmp_path):
-    assert fails(Path("imagnet")) == (
+    assert load_error(Path("imagnet")) == (
         "weights: no file imagnet; did you mean 'imagenet'? allowed: imagenet, none, or a file"
     )
-    assert "no file" in fails(tmp_path / "absent.pt")
-    assert "no file" in fails(tmp_path)
+    assert "no file" in load_error(tmp_path / "absent.pt")
+    assert "no file" in load_error(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rubbish.pt", "rubbish.safetensors", "empty.pt", "empty.safetensors"])
 def test_a_file_without_weights_is_reported(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"rubbish" * 100 if name.startswith("rubbish") else b"")
-    assert "cannot be read" in fails(path)
+    assert "cannot be read" in load_error(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"lr": 0.1}, {0: torch.zeros(1)}, torch.zeros(3)])
 def test_a_file_with_something_else_is_reported(content, tmp_path):
     path = tmp_path / "content.pt"
     torch.save(content, path)
-    assert "holds no state dict" in fails(path)
+    assert "holds no state dict" in load_error(path)
 
 
-def test_a_whole_pickled_model_is_not_run(tmp_path):
+def test_a_pickled_model_is_not_executed(tmp_path):
     path = tmp_path / "module.pt"
     torch.save(nn.Linear(1, 1), path)
-    assert "Weights only load failed" in fails(path)
+    assert "Weights only load failed" in load_error(path)

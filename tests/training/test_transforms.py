@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
-from torchvision import transforms
 
-from hpo.training import transforms as images
+from hpo.training import transforms
 
 SIZES = [
     ((8, 8), 32),
@@ -43,8 +43,8 @@ def pil_resize(image_CHW, size):
     return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
 
 
-def assert_as_pil(images_NCHW, size):
-    found = images.resize(torch.from_numpy(images_NCHW), size).numpy()
+def assert_equals_pil(images_NCHW, size):
+    found = transforms.resize(torch.from_numpy(images_NCHW), size).numpy()
     expected = np.stack([pil_resize(image, size) for image in images_NCHW])
     assert np.array_equal(found, expected), f"{(found != expected).mean():.2%} of the pixels differ"
 
@@ -54,15 +54,15 @@ def random_images(*shape, seed=0):
 
 
 def counting_images(count, channels, side):
-    """Give images whose pixels hold their own place, from 1 on, so that a crop tells where it lay."""
-    places = torch.arange(1, side * side + 1, dtype=torch.uint8).view(1, 1, side, side)
-    return places.expand(count, channels, side, side).contiguous()
+    """Return images whose pixels are numbered from 1 on, so that a crop shows its position."""
+    numbers_11HW = torch.arange(1, side * side + 1, dtype=torch.uint8).view(1, 1, side, side)
+    return numbers_11HW.expand(count, channels, side, side).contiguous()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("sides", "size"), SIZES)
-def test_resize_gives_the_bytes_that_pil_gives(sides, size, channels):
-    assert_as_pil(random_images(4, channels, *sides), size)
+def test_resize_equals_pil_in_every_byte(sides, size, channels):
+    assert_equals_pil(random_images(4, channels, *sides), size)
 
 
 @pytest.mark.parametrize(("side", "size"), [(32, 224), (28, 224), (8, 32), (32, 64), (64, 32), (224, 32)])
@@ -79,40 +79,42 @@ def test_resize_rounds_ties_as_pil_does(side, size):
         254 + rows % 2,
     ]
     patterns = np.stack([*checkers, *stripes]).astype(np.uint8)[:, None]
-    assert_as_pil(patterns, size)
-    assert_as_pil(np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (8, 3, side, side)), size)
+    assert_equals_pil(patterns, size)
+    assert_equals_pil(
+        np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (8, 3, side, side)), size
+    )
 
 
 def test_resize_keeps_white_white_and_black_black():
     for level in (0, 255):
         flat = torch.full((1, 3, 333, 222), level, dtype=torch.uint8)
-        assert (images.resize(flat, 100) == level).all()
+        assert (transforms.resize(flat, 100) == level).all()
 
 
-def test_images_of_the_right_size_are_given_back_as_they_are():
+def test_images_of_the_right_size_are_returned_unchanged():
     same = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    assert images.resize(same, 64) is same
+    assert transforms.resize(same, 64) is same
 
 
-def test_resize_leaves_its_input_alone():
+def test_resize_does_not_change_its_input():
     before = torch.from_numpy(random_images(2, 3, 32, 32))
     kept = before.clone()
-    images.resize(before, 64)
+    transforms.resize(before, 64)
     assert torch.equal(before, kept)
 
 
-def test_resize_takes_channels_last_and_sliced_batches():
+def test_resize_accepts_channels_last_and_sliced_batches():
     batch = torch.from_numpy(random_images(8, 3, 32, 32))
-    expected = images.resize(batch, 48)
-    assert torch.equal(images.resize(batch.to(memory_format=torch.channels_last), 48), expected)
-    assert torch.equal(images.resize(batch[::2], 48), expected[::2])
+    expected = transforms.resize(batch, 48)
+    assert torch.equal(transforms.resize(batch.to(memory_format=torch.channels_last), 48), expected)
+    assert torch.equal(transforms.resize(batch[::2], 48), expected[::2])
 
 
-def test_no_augmentation_gives_the_images_back_and_draws_nothing():
+def test_augmentation_none_returns_the_images_and_draws_no_random_number():
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
     batch = counting_images(4, 1, 8)
-    assert images.augment(batch, "none", generator) is batch
+    assert transforms.augment(batch, "none", generator) is batch
     assert torch.equal(generator.get_state(), state)
 
 
@@ -121,7 +123,7 @@ def test_no_augmentation_gives_the_images_back_and_draws_nothing():
 def test_the_same_generator_gives_the_same_augmentation(kind, channels):
     batch = torch.from_numpy(random_images(64, channels, 16, 16))
     first, again, other = (
-        images.augment(batch, kind, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8)
+        transforms.augment(batch, kind, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8)
     )
     assert first.shape == batch.shape
     assert first.dtype == torch.uint8
@@ -129,19 +131,19 @@ def test_the_same_generator_gives_the_same_augmentation(kind, channels):
     assert not torch.equal(first, other)
 
 
-def test_flip_turns_about_half_of_the_images_and_changes_nothing_else():
+def test_flip_mirrors_about_half_of_the_images_and_changes_nothing_else():
     batch = torch.from_numpy(random_images(2000, 3, 4, 6))
-    flipped = images.augment(batch, "flip", torch.Generator().manual_seed(0))
-    same = (flipped == batch).flatten(1).all(1)
-    turned = (flipped == batch.flip(3)).flatten(1).all(1)
-    assert (same ^ turned).all()
-    assert 900 < turned.sum() < 1100  # 4.5 standard deviations
+    augmented = transforms.augment(batch, "flip", torch.Generator().manual_seed(0))
+    unchanged = (augmented == batch).flatten(1).all(1)
+    mirrored = (augmented == batch.flip(3)).flatten(1).all(1)
+    assert (unchanged ^ mirrored).all()
+    assert 900 < mirrored.sum() < 1100  # 4.5 standard deviations
 
 
 def test_crops_are_windows_of_the_padded_image_at_every_place_equally_often():
     side, padding = 8, 1
     batch = counting_images(9000, 3, side)
-    cropped = images.augment(batch, "crop+flip", torch.Generator().manual_seed(0))
+    cropped = transforms.augment(batch, "crop+flip", torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(batch[0], [padding] * 4)
     total = 0
     for top in range(2 * padding + 1):
@@ -157,7 +159,7 @@ def test_crops_are_windows_of_the_padded_image_at_every_place_equally_often():
 def test_crops_move_by_an_eighth_of_the_side_and_by_one_pixel_at_least():
     for side, most in ((4, 1), (8, 1), (32, 4), (40, 5)):
         white = torch.full((500, 1, side, side), 255, dtype=torch.uint8)
-        cropped = images.augment(white, "crop+flip", torch.Generator().manual_seed(0))
+        cropped = transforms.augment(white, "crop+flip", torch.Generator().manual_seed(0))
         black_rows = (cropped == 0).all(3).flatten(1).sum(1)
         black_columns = (cropped == 0).all(2).flatten(1).sum(1)
         assert (black_rows.min(), black_rows.max()) == (0, most)
@@ -166,23 +168,26 @@ def test_crops_move_by_an_eighth_of_the_side_and_by_one_pixel_at_least():
 
 def test_crops_of_images_that_are_not_square_keep_their_shape():
     batch = torch.from_numpy(random_images(5, 3, 16, 40))
-    assert images.augment(batch, "crop+flip", torch.Generator()).shape == batch.shape
+    assert transforms.augment(batch, "crop+flip", torch.Generator()).shape == batch.shape
 
 
 def test_normalise_agrees_with_torchvision():
     batch = random_images(3, 3, 20, 20)
-    reference = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    reference = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
     )
     expected = torch.stack([reference(image.transpose(1, 2, 0)) for image in batch])
-    found = images.normalise(torch.from_numpy(batch))
+    found = transforms.normalise(torch.from_numpy(batch))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_normalise_makes_three_channels_of_grey():
+def test_normalise_repeats_the_grey_channel_three_times():
     grey = torch.from_numpy(random_images(3, 1, 20, 20))
-    assert torch.equal(images.normalise(grey), images.normalise(grey.expand(-1, 3, -1, -1)))
+    assert torch.equal(transforms.normalise(grey), transforms.normalise(grey.expand(-1, 3, -1, -1)))
 
 
 @pytest.mark.parametrize(("width", "height"), [(50, 80), (80, 50), (40, 40), (41, 333), (32, 32), (9, 20)])
@@ -191,33 +196,36 @@ def test_reading_resizes_the_shorter_side_and_cuts_out_the_middle_as_torchvision
 ):
     image = Image.fromarray(random_images(height, width, 3))
     image.save(tmp_path / "a.png")
-    reference = transforms.Compose(
-        [transforms.Resize(32, transforms.InterpolationMode.BILINEAR), transforms.CenterCrop(32)]
+    reference = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize(32, torchvision.transforms.InterpolationMode.BILINEAR),
+            torchvision.transforms.CenterCrop(32),
+        ]
     )
     expected = np.asarray(reference(image)).transpose(2, 0, 1)
-    assert np.array_equal(images.read_image(tmp_path / "a.png", 32), expected)
+    assert np.array_equal(transforms.read_image(tmp_path / "a.png", 32), expected)
 
 
-def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
+def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path):
     pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[:16] = 255  # white above, before the turn
+    pixels[:16] = 255  # white at the top, before the rotation
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    turned = images.read_image(tmp_path / "a.jpg", 32)
-    assert turned[:, :, 17:].min() > 200
-    assert turned[:, :, :15].max() < 50
+    rotated = transforms.read_image(tmp_path / "a.jpg", 32)
+    assert rotated[:, :, 17:].min() > 200
+    assert rotated[:, :, :15].max() < 50
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
-def test_images_of_every_mode_become_red_green_and_blue(tmp_path, mode):
+def test_images_of_every_mode_are_converted_to_rgb(tmp_path, mode):
     suffix = {"CMYK": "jpg", "YCbCr": "jpg"}.get(mode, "png")
     if mode == "I;16":
         image = Image.fromarray(np.full((40, 40), 128 * 256 + 7, np.uint16))
     else:
         image = Image.new("RGB", (40, 40), (128, 128, 128)).convert(mode)
     image.save(tmp_path / f"a.{suffix}")
-    pixels = images.read_image(tmp_path / f"a.{suffix}", 16)
+    pixels = transforms.read_image(tmp_path / f"a.{suffix}", 16)
     assert pixels.shape == (3, 16, 16)
     assert pixels.dtype == np.uint8
     if mode != "1":  # dithered into black and white
@@ -230,26 +238,26 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image.save(tmp_path / "a.png", transparency=bytes([10, 200, 255]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert images.read_image(tmp_path / "a.png", 8)[:, 0, 0].tolist() == [10, 20, 30]
+        assert transforms.read_image(tmp_path / "a.png", 8)[:, 0, 0].tolist() == [10, 20, 30]
 
 
-def test_the_first_frame_of_an_animation_counts(tmp_path):
+def test_the_first_frame_of_an_animation_is_used(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert images.read_image(tmp_path / "a.gif", 8)[:, 0, 0].tolist() == [255, 0, 0]
+    assert transforms.read_image(tmp_path / "a.gif", 8)[:, 0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "gif", "tiff"])
-def test_a_broken_image_of_any_format_is_a_value_error(tmp_path, suffix):
+def test_a_broken_image_of_any_format_raises_value_error(tmp_path, suffix):
     whole = io.BytesIO()
     Image.fromarray(random_images(64, 64, 3)).save(whole, {"jpg": "jpeg"}.get(suffix, suffix))
     for content in (b"", b"not an image", whole.getvalue()[: len(whole.getvalue()) // 2]):
         (tmp_path / f"a.{suffix}").write_bytes(content)
         with pytest.raises(ValueError, match=r"\w"):
-            images.read_image(tmp_path / f"a.{suffix}", 16)
+            transforms.read_image(tmp_path / f"a.{suffix}", 16)
 
 
-def test_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
+def test_images_are_found_at_any_depth_except_hidden_ones(tmp_path):
     for name in (
         "b.PNG",
         "a.jpeg",
@@ -261,7 +269,7 @@ def test_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found, others = images.list_images(tmp_path)
+    found, others = transforms.list_images(tmp_path)
     names = [str(file.relative_to(tmp_path)) for file in found]
     assert names == ["a.jpeg", "b.PNG", "e.png/f.gif", "sub/c.webp"]
     assert others == [tmp_path / "notes.txt"]
@@ -275,10 +283,10 @@ def test_an_idx_file_is_read_compressed_or_not(tmp_path, compressed):
         (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(content))
     else:
         (tmp_path / "x-ubyte").write_bytes(content)
-    assert np.array_equal(images.read_idx(tmp_path / "x-ubyte", dimensions=3), expected)
+    assert np.array_equal(transforms.read_idx(tmp_path / "x-ubyte", dimensions=3), expected)
 
 
-def test_an_idx_file_that_is_not_whole_is_a_value_error(tmp_path):
+def test_an_incomplete_idx_file_raises_value_error(tmp_path):
     content = struct.pack(">2I", 0x801, 10) + bytes(10)
     packed = gzip.compress(content)
     for broken in (
@@ -292,9 +300,9 @@ def test_an_idx_file_that_is_not_whole_is_a_value_error(tmp_path):
     ):
         (tmp_path / "x-ubyte").write_bytes(broken)
         with pytest.raises(ValueError, match="x-ubyte"):
-            images.read_idx(tmp_path / "x-ubyte", dimensions=1)
+            transforms.read_idx(tmp_path / "x-ubyte", dimensions=1)
     with pytest.raises(FileNotFoundError):
-        images.read_idx(tmp_path / "y-ubyte", dimensions=1)
+        transforms.read_idx(tmp_path / "y-ubyte", dimensions=1)
 
 
 @pytest.mark.gpu
@@ -302,8 +310,12 @@ def test_an_idx_file_that_is_not_whole_is_a_value_error(tmp_path):
 def test_a_gpu_gives_the_same_bytes_as_the_cpu():
     batch = torch.from_numpy(random_images(16, 3, 32, 32))
     on_gpu = batch.cuda()
-    assert torch.equal(images.resize(on_gpu, 224).cpu(), images.resize(batch, 224))
+    assert torch.equal(transforms.resize(on_gpu, 224).cpu(), transforms.resize(batch, 224))
     for kind in ("flip", "crop+flip"):
-        here, there = (images.augment(x, kind, torch.Generator().manual_seed(0)) for x in (batch, on_gpu))
+        here, there = (
+            transforms.augment(x, kind, torch.Generator().manual_seed(0)) for x in (batch, on_gpu)
+        )
         assert torch.equal(there.cpu(), here)
-    torch.testing.assert_close(images.normalise(on_gpu).cpu(), images.normalise(batch), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        transforms.normalise(on_gpu).cpu(), transforms.normalise(batch), rtol=0, atol=1e-6
+    )

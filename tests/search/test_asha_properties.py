@@ -1,4 +1,4 @@
-"""What ASHA promises whatever trials report, in whatever order."""
+"""Properties of ASHA that hold whatever trials report, in any order."""
 
 import optuna
 from hypothesis import given
@@ -18,11 +18,11 @@ def rungs(factor: int, max_trials: int = 100) -> Rungs:
 
 
 def trial(number: int, curve: list[float], *, paused: bool = False) -> FrozenTrial:
-    made = optuna.trial.create_trial(state=TrialState.RUNNING)
-    made.number, made.intermediate_values = number, dict(enumerate(curve, start=1))
+    created = optuna.trial.create_trial(state=TrialState.RUNNING)
+    created.number, created.intermediate_values = number, dict(enumerate(curve, start=1))
     if paused:
-        made.state, made.system_attrs = TrialState.WAITING, {PAUSED_AT_RUNG: len(curve)}
-    return made
+        created.state, created.system_attrs = TrialState.WAITING, {PAUSED_AT_RUNG: len(curve)}
+    return created
 
 
 def trials(curves: list[list[float]]) -> list[FrozenTrial]:
@@ -51,7 +51,7 @@ def test_a_decision_has_the_rank_that_sorting_gives_and_promotes_the_best(curves
 
 
 @given(curves=CURVES, factor=FACTORS, data=st.data())
-def test_a_table_is_the_same_however_its_trials_came_and_changed(curves, factor, data):
+def test_a_table_does_not_depend_on_the_order_of_its_updates(curves, factor, data):
     table = RungTable(rungs(factor))
     for number in data.draw(st.permutations(range(len(curves)))):
         for epochs in data.draw(st.lists(st.integers(1, len(curves[number])), max_size=3)):
@@ -64,13 +64,13 @@ def test_a_table_is_the_same_however_its_trials_came_and_changed(curves, factor,
 
 
 @given(curves=CURVES, factor=FACTORS, data=st.data())
-def test_at_most_one_trial_in_factor_is_promoted_and_always_the_best_that_waits(curves, factor, data):
+def test_at_most_one_trial_in_factor_is_promoted_and_always_the_best_paused_one(curves, factor, data):
     waiting = [len(curve) in RUNGS and data.draw(st.booleans()) for curve in curves]
     table = RungTable(
         rungs(factor), [trial(n, c, paused=p) for n, (c, p) in enumerate(zip(curves, waiting, strict=True))]
     )
     found = table.next_promotion()
-    may = {
+    promotable = {
         (number, rung)
         for rung in RUNGS
         for number, curve in enumerate(curves)
@@ -78,16 +78,16 @@ def test_at_most_one_trial_in_factor_is_promoted_and_always_the_best_that_waits(
         for rank, reached in [expected_rank(curves, number, rung)]
         if rank <= reached // factor
     }
-    assert (found is None) == (not may)
+    assert (found is None) == (not promotable)
     if found is not None:
         number, rung = found
-        assert rung == max(rung for _, rung in may)
-        ranks = {each: expected_rank(curves, each, rung)[0] for each, r in may if r == rung}
+        assert rung == max(rung for _, rung in promotable)
+        ranks = {each: expected_rank(curves, each, rung)[0] for each, r in promotable if r == rung}
         assert ranks[number] == min(ranks.values())
 
 
 @given(curves=CURVES, factor=FACTORS, max_trials=st.integers(1, 30))
-def test_a_trial_that_is_pruned_could_not_be_promoted_even_after_all_others(curves, factor, max_trials):
+def test_a_pruned_trial_could_not_be_promoted_even_after_all_others(curves, factor, max_trials):
     max_trials = max(max_trials, len(curves))
     table = RungTable(rungs(factor, max_trials), trials(curves))
     for number, curve in enumerate(curves):

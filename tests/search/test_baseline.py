@@ -1,4 +1,4 @@
-"""A trial that is no better than guessing is pruned, and says so."""
+"""A trial that is no better than guessing is pruned with that reason."""
 
 import math
 
@@ -23,7 +23,7 @@ def labels(*counts: int) -> torch.Tensor:
     return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
 
 
-def test_the_ceiling_is_the_largest_class_and_two_standard_errors_and_a_margin():
+def test_the_ceiling_is_the_largest_class_plus_two_standard_errors_and_a_margin():
     found = baseline.baseline_of(labels(50, 30, 20), Config(), Search())
     assert found == Baseline(largest_class_share=0.5, images=100, min_epochs=3)
     assert found.ceiling == pytest.approx(0.5 + 2 * math.sqrt(0.25 / 100) + 0.02)
@@ -34,31 +34,31 @@ def test_the_ceiling_is_the_largest_class_and_two_standard_errors_and_a_margin()
 @pytest.mark.parametrize(
     ("curve", "pruned"),
     [
-        ((0.12, 0.12, 0.12), True),  # VGG16 under Adam at a rate too high
+        ((0.12, 0.12, 0.12), True),  # VGG16 with Adam and a too high learning rate
         ((0.12, 0.12), False),
         ((0.10, 0.09, 0.11, 0.10), True),
         ((0.10, 0.14, 0.10), False),
-        ((0.80, 0.10, 0.10, 0.10), False),  # it has been better
+        ((0.80, 0.10, 0.10, 0.10), False),  # its first epoch is above the ceiling
     ],
 )
-def test_a_curve_that_never_rises_above_it_is_pruned_after_so_many_epochs(curve, pruned):
-    said = TEN.prune_reason(curve)
-    assert bool(said) == pruned
-    assert not said or f"no better than guessing in {len(curve)} epochs" in said
+def test_a_curve_that_never_rises_above_the_ceiling_is_pruned_after_min_epochs(curve, pruned):
+    reason = TEN.prune_reason(curve)
+    assert bool(reason) == pruned
+    assert not reason or f"no better than guessing in {len(curve)} epochs" in reason
 
 
 @pytest.mark.parametrize(
     ("share", "images"), [(0.1, 5000), (0.1, 180), (0.5, 300), (0.01, 5000), (0.9, 500)]
 )
-def test_who_guesses_stays_below_it_for_three_epochs(share, images):
+def test_guessing_stays_below_the_ceiling_for_three_epochs(share, images):
     chances = torch.full((1000, 3, images), share)
     guesses = torch.bernoulli(chances, generator=torch.Generator().manual_seed(0)).mean(2).amax(1)
     ceiling = Baseline(largest_class_share=share, images=images, min_epochs=3).ceiling
     assert (guesses <= ceiling).float().mean() > 0.95
-    assert ceiling < share + (1 - share) / 2, "and whoever is half way to perfect is above it"
+    assert ceiling < share + (1 - share) / 2, "a model that is halfway to perfect is above it"
 
 
-def test_a_split_too_small_to_tell_prunes_nothing():
+def test_a_split_that_is_too_small_to_decide_prunes_nothing():
     assert Baseline(largest_class_share=0.95, images=40, min_epochs=3).prune_reason([0.95] * 9) is None
 
 
@@ -66,44 +66,44 @@ def test_a_split_too_small_to_tell_prunes_nothing():
     ("settings", "search", "epochs"),
     [
         (Config(warmup_epochs=4), Search(), 7),
-        (Config(schedule="onecycle", epochs=20), Search(), 9),  # it warms up by itself
+        (Config(schedule="onecycle", epochs=20), Search(), 9),  # has a warm-up of its own
         (Config(), Search(chance_epochs=1, pruner=Pruner(min_epochs=6)), 6),
     ],
 )
-def test_a_trial_has_its_warm_up_and_the_pruners_first_epochs_besides(settings, search, epochs):
+def test_warm_up_and_the_pruners_first_epochs_raise_min_epochs(settings, search, epochs):
     assert baseline.baseline_of(labels(5, 5), settings, search).min_epochs == epochs
 
 
-def test_it_can_be_switched_off():
+def test_the_baseline_can_be_switched_off():
     assert baseline.baseline_of(labels(5, 5), Config(), Search(chance_epochs=0)) is None
     assert baseline.baseline_of(labels(5, 5), Config(), Search(pruner=Pruner(name="none"))) is None
 
 
-def test_the_originals_vgg16_with_adam_would_have_been_stopped_after_three_epochs(url):
+def test_the_originals_vgg16_with_adam_would_have_been_pruned_after_three_epochs(url):
     """Its accuracy never left 0.12 in 30 epochs, a third of all GPU time; AlexNet's rose to 0.62."""
     sets = ["search.prune_points=true", "search.pruner=asha"]
-    made = file.load_study_file(file.find_study_file("original-grid"), sets)
-    opened = studies.open_storage(url, create=True)
-    studies.create_study(opened, made, "text")
-    study_id = studies.find_study_id(opened, made.name)
-    history = History(opened, study_id, made.name)
+    definition = file.load_study_file(file.find_study_file("original-grid"), sets)
+    storage = studies.open_storage(url, create=True)
+    studies.create_study(storage, definition, "text")
+    study_id = studies.find_study_id(storage, definition.name)
+    history = History(storage, study_id, definition.name)
     curves = {"vgg16": [0.10, 0.1201, 0.11, 0.10], "alexnet": [0.35, 0.45, 0.5, 0.52]}
     ends = {}
-    for _ in made.points:
+    for _ in definition.points:
         claim = queue.claim_trial(
-            opened, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+            storage, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
         )
-        trial, config, study = choose_setting(claim, history, made)
+        trial, config, study = choose_setting(claim, history, definition)
         if trial.params["optimizer"] != "adam" or config.model not in curves:
             continue
-        judge = TrialPruner(
-            study, history, made, baseline.baseline_of(labels(*[500] * 10), config, made.search)
+        pruner = TrialPruner(
+            study, history, definition, baseline.baseline_of(labels(*[500] * 10), config, definition.search)
         )
         for epoch, accuracy in enumerate(curves[config.model], 1):
-            judge.note_report(epoch, accuracy)
-            claim.commit(report=(epoch, accuracy), ask_pruner=judge.decide)
+            pruner.note_report(epoch, accuracy)
+            claim.commit(report=(epoch, accuracy), ask_pruner=pruner.decide)
             try:
-                judge.raise_if_pruned()
+                pruner.raise_if_pruned()
             except TrialPrunedByRule as pruned:
                 ends[config.model] = (epoch, str(pruned))
                 break

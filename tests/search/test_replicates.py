@@ -1,4 +1,4 @@
-"""Replicates: a setting runs with several seeds, and counts as one, by their mean."""
+"""Replicates: a setting runs with several seeds and counts once, with their mean."""
 
 import os
 import random
@@ -17,8 +17,8 @@ from hpo.report import summary
 from hpo.search import replicates
 from hpo.store import documents, lease, process, queue, status, studies, warm_start
 from hpo.store.history import History
-from hpo.study import file as studyfile
 from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.study.file import load_study_file
 from hpo.workers import retention
 from hpo.workers.setting import choose_setting
 from hpo.workers.trial_end import complete_trial
@@ -63,24 +63,24 @@ kind = "aaa"
 
 
 def study_of(replicates: int, trials: int, *points: dict, **search) -> Definition:
-    made = lease_worker.definition(trials, *points)
+    definition = lease_worker.definition(trials, *points)
     usual = {"replicates": replicates, "sampler": Sampler(name="random")}
-    return made.model_copy(update={"search": made.search.model_copy(update=usual | search)})
+    return definition.model_copy(update={"search": definition.search.model_copy(update=usual | search)})
 
 
 class Worker:
-    """A worker that ends a trial as it is told to."""
+    """A worker that ends a trial with a given accuracy."""
 
-    def __init__(self, url: str, made: Definition) -> None:
-        self.opened = studies.open_storage(url, create=True)
-        studies.create_study(self.opened, made, "text")
-        self.study_id = studies.find_study_id(self.opened, NAME)
-        self.history = History(self.opened, self.study_id, NAME)
-        self.definition = made
+    def __init__(self, url: str, definition: Definition) -> None:
+        self.storage = studies.open_storage(url, create=True)
+        studies.create_study(self.storage, definition, "text")
+        self.study_id = studies.find_study_id(self.storage, NAME)
+        self.history = History(self.storage, self.study_id, NAME)
+        self.definition = definition
 
     def begin(self) -> tuple[lease.Claim, object] | None:
-        who = process.current_owner("cpu")
-        claim = queue.claim_trial(self.opened, self.study_id, who, lease_seconds=60, max_attempts=1)
+        owner = process.current_owner("cpu")
+        claim = queue.claim_trial(self.storage, self.study_id, owner, lease_seconds=60, max_attempts=1)
         return claim and (claim, choose_setting(claim, self.history, self.definition)[1])
 
     def end(self, claim: lease.Claim, accuracy: float) -> None:
@@ -88,10 +88,10 @@ class Worker:
         complete_trial(claim, self.history, self.definition, accuracy)
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        return status.read_trials(self.opened, NAME)
+        return status.read_trials(self.storage, NAME)
 
 
-def test_settings_are_ranked_by_their_means_and_what_ran_once_comes_last():
+def test_settings_are_ranked_by_their_means_and_those_with_one_run_come_last():
     accuracies = {0: 0.90, 1: 0.80, 2: 0.99, 3: 0.70, 4: 0.86, 5: 0.90}
     found = replicates.rank_settings(accuracies, {3: 0, 4: 1})
     assert [each.trials for each in found] == [(4, 1), (0, 3), (2,), (5,)]
@@ -99,13 +99,13 @@ def test_settings_are_ranked_by_their_means_and_what_ran_once_comes_last():
     assert [each.trials[0] for each in replicates.rank_settings(accuracies, {})] == [2, 0, 5, 4, 1, 3]
 
 
-def test_a_setting_of_which_a_seed_diverged_comes_last():
+def test_a_setting_with_a_diverged_seed_comes_last():
     accuracies = {0: 0.95, 1: 0.9, 2: 0.8, 3: 0.94, 4: 0.9}
     found = replicates.rank_settings(accuracies, {3: 0, 4: 1, 5: 0}, pruned=[5, 6])
     assert [(each.trials, each.diverged) for each in found] == [((1, 4), 0), ((2,), 0), ((0, 3), 1)]
 
 
-def test_noise_is_what_seeds_do_whatever_settings_do():
+def test_noise_is_the_deviation_between_seeds_whatever_the_settings_reach():
     chance = random.Random(0)
     accuracies, repeats = {}, {}
     for first in range(0, 900, 3):
@@ -119,34 +119,34 @@ def test_noise_is_what_seeds_do_whatever_settings_do():
     assert replicates.estimate_noise(replicates.rank_settings(accuracies, {})) is None
 
 
-def test_each_complete_setting_runs_with_all_seeds_before_anything_new_begins(url):
-    made = study_of(3, 2, {"lr": 0.5})
-    worker, order = Worker(url, made), []
-    while (begun := worker.begin()) is not None:
-        claim, config = begun
+def test_each_complete_setting_runs_with_all_seeds_before_a_new_setting_starts(url):
+    definition = study_of(3, 2, {"lr": 0.5})
+    worker, order = Worker(url, definition), []
+    while (started := worker.begin()) is not None:
+        claim, config = started
         order.append((config.lr, config.seed))
         worker.end(claim, 0.5)
     assert [seed for _, seed in order] == [0, 1, 2] * 3
     assert [len({lr for lr, _ in order[first : first + 3]}) for first in (0, 3, 6)] == [1, 1, 1]
-    assert order[0][0] == 0.5, "the listed one"
+    assert order[0][0] == 0.5, "the listed setting"
     trials = worker.trials()
     assert [trial.number for trial in trials] == list(range(9))
     assert [trial.user_attrs.get("repeats") for trial in trials] == [*[None] * 3, 0, 0, 1, 1, 2, 2]
     assert [trial.user_attrs.get("point") for trial in trials] == [1, None, None, 1, 1, *[None] * 4]
-    now = status.read_status(worker.opened, NAME)
+    now = status.read_status(worker.storage, NAME)
     assert (now.state, now.budget, now.trials["complete"]) == ("complete", 9, 9)
-    studies.create_study(worker.opened, study_of(3, 3, {"lr": 0.5}), "text")
-    assert len(worker.trials()) == 10, "extended by a trial, and by no replicate"
+    studies.create_study(worker.storage, study_of(3, 3, {"lr": 0.5}), "text")
+    assert len(worker.trials()) == 10, "extended by one trial, and by no replicate"
 
 
-def test_what_is_pruned_or_failed_is_not_repeated(url):
+def test_pruned_and_failed_trials_are_not_replicated(url):
     worker = Worker(url, study_of(3, 3))
     for state in (TrialState.PRUNED, TrialState.FAIL):
         worker.begin()[0].end(state, value=0.5 if state == TrialState.PRUNED else None)
     assert len(worker.trials()) == 3
 
 
-def test_an_end_whose_acknowledgement_was_lost_repeats_a_setting_once(url):
+def test_an_end_whose_acknowledgement_is_lost_replicates_a_setting_once(url):
     worker = Worker(url, study_of(2, 1))
     claim, _ = worker.begin()
     worker.end(claim, 0.5)
@@ -154,16 +154,16 @@ def test_an_end_whose_acknowledgement_was_lost_repeats_a_setting_once(url):
     assert len(worker.trials()) == 2
 
 
-def test_a_study_that_prunes_repeats_the_better_half_and_points_always(url):
+def test_a_study_that_prunes_replicates_the_better_half_and_all_points(url):
     worker = Worker(url, study_of(2, 5, {"lr": 0.5}, pruner=Pruner(name="asha")))
-    accuracies = iter([0.1, 0.5, 0.3, 0.6, 0.2, 0.5])  # of the firsts, the point's before all others
-    repeated = []
-    while (begun := worker.begin()) is not None:
+    accuracies = iter([0.1, 0.5, 0.3, 0.6, 0.2, 0.5])  # of the first trials; the point's is the first
+    replicated = []
+    while (started := worker.begin()) is not None:
         first = worker.history.own_trial.system_attrs.get(replicates.REPLICATE_OF)
-        repeated += [] if first is None else [first]
-        worker.end(begun[0], 0.0 if first is not None else next(accuracies))
-    # 0.5 is the first of two; 0.3 the second of three; 0.6 the first of four; the others too low.
-    assert repeated == [0, 1, 2, 3, 5]
+        replicated += [] if first is None else [first]
+        worker.end(started[0], 0.0 if first is not None else next(accuracies))
+    # 0.5 is the first of two, 0.3 the second of three, 0.6 the first of four; the others rank too low.
+    assert replicated == [0, 1, 2, 3, 5]
     assert not any(trial.user_attrs.get("repeats") == 4 for trial in worker.trials())
 
 
@@ -179,13 +179,13 @@ def test_a_sampler_sees_a_setting_once_with_its_mean(url):
         (1, TrialState.COMPLETE),
     ]
     assert [trial.value for trial in seen] == pytest.approx([statistics.fmean([0.5, 0.6, 0.1]), 0.8])
-    assert [trial.value for trial in worker.trials()[:2]] == [0.5, 0.8], "as they are in the store"
+    assert [trial.value for trial in worker.trials()[:2]] == [0.5, 0.8], "the stored values do not change"
     with_others = Worker(url, study_of(3, 3, sampler=Sampler(name="tpe"))).history
     with_others.begin_trial(worker.history.own_trial._trial_id)
-    assert len(with_others.trials()) == 5, "the running replicate among them"
+    assert len(with_others.trials()) == 5, "including the running replicate"
 
 
-def test_a_seed_that_diverges_spoils_its_setting(url):
+def test_a_setting_with_a_diverged_seed_ranks_below_complete_ones(url):
     worker = Worker(url, study_of(2, 2, sampler=Sampler(name="tpe")))
     for accuracy in (0.9, None, 0.5, 0.7):
         claim, _ = worker.begin()
@@ -194,14 +194,15 @@ def test_a_seed_that_diverges_spoils_its_setting(url):
             claim.end(TrialState.PRUNED)
         else:
             worker.end(claim, accuracy)
-    first, second = status.best_trials(worker.opened, NAME, 9)
+    first, second = status.best_trials(worker.storage, NAME, 9)
     assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
     assert documents.best_trial_document(second)["replicates"]["diverged"] == 1
     assert "one complete run; 1 more diverged" in console.best_trial_text(second, None, {})
-    assert [each.trial for each in finish.plan_finish(worker.opened, NAME, 2, 2).settings] == [3, 0]
-    found = records.trial_records(studies.read_definition(worker.opened, NAME), worker.trials())
+    assert [each.trial for each in finish.plan_finish(worker.storage, NAME, 2, 2).settings] == [3, 0]
+    found = records.trial_records(studies.read_definition(worker.storage, NAME), worker.trials())
     assert summary.best_trial(found).number == 3
-    worker.history._leave_own_trial()
+    with worker.storage.transaction() as session:
+        worker.history.read_between_trials(session)
     seen = worker.history.get_all_trials(worker.study_id)
     assert [(trial.state, trial.value) for trial in seen] == [
         (TrialState.PRUNED, 0.9),
@@ -211,7 +212,7 @@ def test_a_seed_that_diverges_spoils_its_setting(url):
 
 
 def test_importance_counts_each_setting_once():
-    def made(number: int, x: float, value: float, **system: int) -> optuna.trial.FrozenTrial:
+    def complete(number: int, x: float, value: float, **system: int) -> optuna.trial.FrozenTrial:
         distributions = {"x": optuna.distributions.FloatDistribution(0, 1)}
         attributes = {f"hpo:{name}": each for name, each in system.items()}
         trial = optuna.trial.create_trial(
@@ -220,23 +221,23 @@ def test_importance_counts_each_setting_once():
         trial.number = number
         return trial
 
-    trials = [made(0, 0.1, 0.5), made(1, 0.2, 0.8), made(2, 0.2, 0.6, repeats=1)]
+    trials = [complete(0, 0.1, 0.5), complete(1, 0.2, 0.8), complete(2, 0.2, 0.6, repeats=1)]
     assert [(t.number, t.value) for t in importance.complete_settings(trials)] == [
         (0, 0.5),
         (1, pytest.approx(0.7)),
     ]
 
 
-def test_a_later_study_learns_from_the_mean(url):
+def test_a_warm_started_study_learns_from_the_mean(url):
     worker = Worker(url, study_of(2, 1))
     for accuracy in (0.5, 0.7):
         worker.end(worker.begin()[0], accuracy)
-    made = study_of(1, 1, start_from=(NAME,), sampler=Sampler(name="tpe"))
-    (found,) = warm_start.find_warm_starts(worker.opened, made.model_copy(update={"name": "later"}))
+    definition = study_of(1, 1, start_from=(NAME,), sampler=Sampler(name="tpe"))
+    (found,) = warm_start.find_warm_starts(worker.storage, definition.model_copy(update={"name": "later"}))
     assert [trial.value for trial in found.trials] == [pytest.approx(0.6)]
 
 
-def test_the_best_is_the_best_mean_and_so_is_what_is_finished_and_kept(url, tmp_path):
+def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_path):
     worker = Worker(url, study_of(2, 3))
     for accuracies in ((0.9, 0.5), (0.8, 0.7), (0.6, 0.85)):
         for accuracy in accuracies:
@@ -244,27 +245,27 @@ def test_the_best_is_the_best_mean_and_so_is_what_is_finished_and_kept(url, tmp_
             claim.commit(user_attributes={"weights": f"{claim.number}", "best_epoch": 1})
             (tmp_path / str(claim.number)).touch()
             worker.end(claim, accuracy)
-    found = status.best_trials(worker.opened, NAME, 9)
-    # The trials are 0, 1, 2, then the first's replicate 3, the second's 4, the third's 5.
+    found = status.best_trials(worker.storage, NAME, 9)
+    # Trials 0, 1 and 2 are the first ones of their settings; 3, 4 and 5 are their replicates, in order.
     assert [each.trial for each in found] == [1, 5, 0]
-    said = documents.best_trial_document(found[0])["replicates"]
-    assert (said["trials"], said["accuracies"]) == ([1, 4], [0.8, 0.7])
-    assert said["mean"] == pytest.approx(0.75)
-    assert said["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
-    settings = finish.plan_finish(worker.opened, NAME, 2, 2).settings
+    document = documents.best_trial_document(found[0])["replicates"]
+    assert (document["trials"], document["accuracies"]) == ([1, 4], [0.8, 0.7])
+    assert document["mean"] == pytest.approx(0.75)
+    assert document["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
+    settings = finish.plan_finish(worker.storage, NAME, 2, 2).settings
     assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (5, 0.725)]
-    retention.prune_weights(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 2)
+    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), 2)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["1", "5"]
 
 
-def test_weights_stay_while_their_setting_is_repeated(url, tmp_path):
+def test_weights_are_kept_until_all_replicates_of_their_setting_have_ended(url, tmp_path):
     worker = Worker(url, study_of(2, 2))
     for accuracy in (0.9, 0.8, 0.3):
         claim, _ = worker.begin()
         claim.commit(user_attributes={"weights": f"{claim.number}"})
         worker.end(claim, accuracy)
-    # Trial 0 with its replicate has 0.85; trial 1 has 0.3 and waits for a seed that may have anything.
-    retention.prune_weights(worker.opened, worker.study_id, Artifacts(str(tmp_path)), 1)
+    # Trial 0 has 0.85 with its replicate. Trial 1 has 0.3, and its replicate may reach any accuracy.
+    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), 1)
     kept = [trial.number for trial in worker.trials() if trial.user_attrs.get("weights")]
     assert kept == [0, 1]
 
@@ -276,16 +277,16 @@ def test_weights_stay_while_their_setting_is_repeated(url, tmp_path):
         ('[space]\nkind = ["a"]\n[[points]]\nkind = "a"\nseed = 3', "points[1].seed"),
     ],
 )
-def test_seeds_given_otherwise_are_refused(tmp_path, table, where):
+def test_seeds_in_the_space_or_a_point_are_refused_in_a_study_with_replicates(tmp_path, table, where):
     file = tmp_path / "s.toml"
     file.write_text(STUDY.replace('sampler = "grid"', "trials = 1").replace("seed = 7\n", "") + table)
     with pytest.raises(DefinitionError) as caught:
-        studyfile.load_study_file(file)
+        load_study_file(file)
     assert f"{where}: search.replicates gives each setting its seeds" in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_workers_repeat_points_through_a_kill_and_say_what_seeds_do(place, url):
+def test_workers_replicate_points_despite_a_kill_and_report_the_noise(place, url):
     file = place.study(STUDY + POINTS)
     place.here("create", file, HPO_STORE=url)
     run = place.start("run", file, "--devices", "cpu:2", HPO_STORE=url)
@@ -301,10 +302,10 @@ def test_workers_repeat_points_through_a_kill_and_say_what_seeds_do(place, url):
     best = place.here("best", "small", "--json", HPO_STORE=url).json()
     assert best["params"] == {"kind": "aaa"}
     assert len(best["replicates"]["trials"]) == 3
-    said = place.here("best", "small", HPO_STORE=url).out
-    assert f"seeds      mean {best['replicates']['mean']:.4f} of 3, from" in said
-    assert "seeds of one setting differ by 0.0" in said
-    assert "of 9 trials of 3 settings)" in said
+    output = place.here("best", "small", HPO_STORE=url).out
+    assert f"seeds      mean {best['replicates']['mean']:.4f} of 3, from" in output
+    assert "seeds of one setting differ by 0.0" in output
+    assert "of 9 trials of 3 settings)" in output
     page = place.path / "r.html"
     place.here("report", "small", "-o", str(page), HPO_STORE=url)
     text = page.read_text()

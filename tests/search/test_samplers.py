@@ -32,7 +32,7 @@ def study_of(space=SPACE, epochs=9, points=(), train=None, **search) -> Definiti
 
 
 def ask(definition: Definition, study: optuna.Study) -> tuple[optuna.Trial, dict[str, space.Value]]:
-    """Give the study's next trial and its setting, as a worker makes them."""
+    """Return the study's next trial and its setting, as a worker creates them."""
     study.sampler = samplers.build_sampler(definition, len(study.trials))
     study.pruner = pruners.build_pruner(definition)
     trial = study.ask()
@@ -44,7 +44,7 @@ def ask(definition: Definition, study: optuna.Study) -> tuple[optuna.Trial, dict
 
 
 def accuracy(setting: dict[str, space.Value], epoch: int, epochs: int) -> float:
-    """Make one up: best at a learning rate of 0.01, and falling after epoch 3 where all is tuned."""
+    """Return a made-up accuracy: best at lr = 0.01, and falling after epoch 3 if all layers are tuned."""
     peak = 1 / (1 + abs(math.log10(setting["lr"]) + 2))
     return peak * (6 - epoch if setting["tune"] == "all" and epoch > 3 else epoch) / epochs
 
@@ -63,7 +63,7 @@ def run(definition: Definition, study: optuna.Study, trials: int) -> None:
 
 
 def proposals(definition: Definition, numbers: range) -> list[dict[str, space.Value]]:
-    """Give what the first trials of several workers get, each of whom sees an empty study."""
+    """Return the first settings of several workers, each of which sees an empty study."""
     found = []
     for number in numbers:
         study = maximizing()
@@ -78,16 +78,16 @@ def maximizing() -> optuna.Study:
 
 
 @pytest.fixture(autouse=True)
-def complaints():
+def optuna_warnings():
     """Fail a test in which Optuna logs a warning; Python's warnings are errors anyway."""
-    said: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("optuna")
     logger.addHandler(handler)
-    yield said
+    yield messages
     logger.removeHandler(handler)
-    assert [text for text in said if "greenlet" not in text] == []  # a matter of what is installed
+    assert [text for text in messages if "greenlet" not in text] == []  # depends on what is installed
 
 
 # Samplers
@@ -101,26 +101,27 @@ def test_a_sampler_searches_a_space_with_conditions(name):
     for trial in study.trials:
         assert trial.state == TrialState.COMPLETE
         assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
-        definition.trial_config(trial.params)  # which refuses what lies outside of an option's range
+        definition.trial_config(trial.params)  # raises if a value is outside of its option's range
     assert {trial.params["optimizer"] for trial in study.trials} == {"sgd", "adam"}
     assert len({trial.params["lr"] for trial in study.trials}) == 13
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_starts_beside_trials_that_run(name):
+def test_a_sampler_proposes_other_settings_while_trials_run(name):
     definition, study = study_of(sampler=name), maximizing()
     settings = [ask(definition, study)[1] for _ in range(4)]
     assert len({setting["lr"] for setting in settings}) == 4
 
 
-def test_those_are_all_there_are_and_none_unpickles_what_the_store_holds():
+def test_all_allowed_samplers_and_pruners_are_tested():
+    """No other sampler is allowed; none of these unpickles data from the store."""
     names = Sampler.model_json_schema()["properties"]["name"]["enum"]
     assert set(names) == {*SAMPLERS, "grid"}
     assert set(Pruner.model_json_schema()["properties"]["name"]["enum"]) == {*PRUNERS, "asha"}
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "gp"])
-def test_workers_propose_by_the_trials_number_and_the_studys_seed(name):
+def test_proposals_depend_on_the_trials_number_and_the_studys_seed(name):
     definition = study_of(sampler={"name": name, "seed": 3})
     first = proposals(definition, range(6))
     assert len({repr(setting) for setting in first}) == 6
@@ -129,7 +130,7 @@ def test_workers_propose_by_the_trials_number_and_the_studys_seed(name):
     assert not any(setting in first for setting in proposals(other, range(6)))
 
 
-def test_a_gaussian_process_learns_from_trials_that_were_pruned():
+def test_a_gaussian_process_learns_from_pruned_trials():
     definition, study = study_of(space={"lr": SPACE["lr"]}, sampler="gp"), maximizing()
     (lr,) = definition.space
     for number in range(12):
@@ -153,7 +154,7 @@ def test_the_trials_of_a_qmc_study_share_one_sequence():
     study = maximizing()
     study.add_trial(trial_at(lr=0.5))
     numbers = []
-    for number in range(7, 39, 2):  # whatever trials a worker happens to take
+    for number in range(7, 39, 2):  # some of the trials, as one of several workers may get them
         study.sampler = samplers.build_sampler(definition, number)
         numbers.append((space.suggest_value(study.ask(), definition.space[0]) - 0.1) / 0.8)
     # Of the first 16 points of a Sobol sequence one lies in each sixteenth.
@@ -165,12 +166,14 @@ def trial_at(**params) -> optuna.trial.FrozenTrial:
     return create_trial(value=0.5, params=params, distributions={"lr": definition.space[0].distribution()})
 
 
-def made_up(count: int) -> list[optuna.trial.FrozenTrial]:
-    dice = random.Random(0)
+def random_trials(count: int) -> list[optuna.trial.FrozenTrial]:
+    generator = random.Random(0)
     found = []
     for number in range(count):
-        state = dice.choice([TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL])
-        steps = {step: dice.random() for step in range(1, dice.choice([1, 3, 9]) + 1)}
+        state = generator.choice(
+            [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL]
+        )
+        steps = {step: generator.random() for step in range(1, generator.choice([1, 3, 9]) + 1)}
         value = None if state == TrialState.FAIL else steps[max(steps)]
         trial = create_trial(state=state, value=value, intermediate_values=steps)
         trial.number = number
@@ -178,25 +181,25 @@ def made_up(count: int) -> list[optuna.trial.FrozenTrial]:
     return found
 
 
-def test_a_sampler_is_shown_the_best_the_newest_and_what_runs(monkeypatch):
-    trials = made_up(900)
+def test_a_sampler_sees_the_best_the_newest_and_the_running_trials(monkeypatch):
+    trials = random_trials(900)
     for number in (5, 899):
         trials[number].state = TrialState.RUNNING
     ended = [t for t in trials if t.state not in (TrialState.RUNNING, TrialState.FAIL)]
-    shown = [trial.number for trial in samplers.select_trials(trials)]
+    selected = [trial.number for trial in samplers.select_trials(trials)]
     best = sorted(ended[: -samplers.NEWEST_TRIALS], key=samplers.rank_key)[-samplers.BEST_TRIALS :]
     wanted = [*best, *ended[-samplers.NEWEST_TRIALS :], trials[5], trials[899]]
-    assert shown == sorted(trial.number for trial in wanted)
+    assert selected == sorted(trial.number for trial in wanted)
     few = trials[: samplers.BEST_TRIALS + samplers.NEWEST_TRIALS]
     assert samplers.select_trials(few) is few
 
 
-def test_what_tpe_takes_for_good_is_the_same_among_those_shown():
-    trials, study = made_up(2000), maximizing()
-    told = (TrialState.COMPLETE, TrialState.PRUNED)
+def test_tpe_splits_off_the_same_best_trials_from_the_selected_ones():
+    trials, study = random_trials(2000), maximizing()
+    finished = (TrialState.COMPLETE, TrialState.PRUNED)
     good = []
     for seen in (trials, samplers.select_trials(trials)):
-        known = [trial for trial in seen if trial.state in told]
+        known = [trial for trial in seen if trial.state in finished]
         below, _ = _split_trials(study, known, default_gamma(len(known)))
         good.append([trial.number for trial in below])
     assert good[0] == good[1]
@@ -211,14 +214,14 @@ def test_seeds_differ_and_fit_into_32_bits():
 
 class TestOptunasOwnSuite(BasicSamplerTestCase):
     @pytest.fixture(params=SAMPLERS)
-    def sampler(self, request, complaints):
+    def sampler(self, request, optuna_warnings):
         definition = study_of(sampler=request.param)
         yield lambda: samplers.build_sampler(definition, 0)
-        complaints.clear()  # the suite does things on purpose that Optuna complains of
+        optuna_warnings.clear()  # the suite provokes warnings on purpose
 
 
-class Planned(PointSampler):
-    """Plans the trials that Optuna's suite asks for, which in a store are made in advance."""
+class PlanningPointSampler(PointSampler):
+    """Gives each trial of Optuna's suite its point; a store does this when it creates the trial."""
 
     def before_trial(self, study, trial):
         for key, value in self.point_attributes(0).items():
@@ -226,40 +229,40 @@ class Planned(PointSampler):
 
 
 class TestOptunasOwnSuiteOnPoints(BasicSamplerTestCase):
-    # A point's values are in their ranges because the study file was checked, not because they are drawn:
-    # the sampler gives none to a trial that is no point, which is what these ask for.
+    # A point's values are in their ranges because the study file was checked, not because they are sampled.
+    # The sampler has no value for a trial without a point, but these tests ask for one.
     test_float = None
     test_int = None
     test_categorical = None
     test_conditional_sample_independent = None
-    # A study whose ranges change is extended with points of its own; the suite moves them under one point.
+    # A study whose ranges change gets new points by an extension; the suite changes one point's ranges.
     test_dynamic_range_objective = None
 
     @pytest.fixture
-    def sampler(self, request, complaints):
-        point = dict.fromkeys("xyzabcdef", 1)  # lies in whatever the suite suggests, but for one test
+    def sampler(self, request, optuna_warnings):
+        point = dict.fromkeys("xyzabcdef", 1)  # is in all of the suite's ranges, except in one test
         if request.node.name == "test_nan_objective_value":
             point["x"] = 0.15
-        yield lambda: Planned([point])
-        complaints.clear()  # the suite gives an objective that is not a number
+        yield lambda: PlanningPointSampler([point])
+        optuna_warnings.clear()  # the suite has an objective that returns NaN
 
 
-class TestOptunasOwnSuiteOnPointsDrawnTogether(RelativeSamplerTestCase):
-    # Nothing is drawn together: a point's values are given one by one.
+class TestOptunasOwnSuiteOfJointSamplingOnPoints(RelativeSamplerTestCase):
+    # Nothing is sampled jointly: a point's values are suggested one by one.
     test_sample_relative_numerical = None
     test_sample_relative_categorical = None
     test_sample_relative_mixed = None
 
     @pytest.fixture
     def sampler(self):
-        return lambda: Planned([{"x": 0.5, "y": 0.5}])
+        return lambda: PlanningPointSampler([{"x": 0.5, "y": 0.5}])
 
 
 # Pruners
 
 
 @pytest.mark.parametrize("name", PRUNERS)
-def test_a_pruner_stops_trials_but_none_before_it_may(name):
+def test_a_pruner_prunes_trials_but_none_before_min_epochs(name):
     definition = study_of(
         sampler="random", pruner={"name": name, "min_epochs": 2, "startup_trials": 2, "patience": 1}
     )
@@ -271,7 +274,7 @@ def test_a_pruner_stops_trials_but_none_before_it_may(name):
     assert any(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
-def test_one_trial_in_three_is_random_where_trials_pause():
+def test_one_trial_in_three_is_random_with_asha():
     asha, median = (study_of(pruner=name) for name in ("asha", "median"))
     kinds = [type(samplers.build_sampler(asha, number)).__name__ for number in range(300)]
     assert set(kinds) == {"TPESampler", "RandomSampler"}
@@ -281,7 +284,7 @@ def test_one_trial_in_three_is_random_where_trials_pause():
 
 @pytest.mark.parametrize("min_epochs", [9, 10])
 @pytest.mark.parametrize("name", PRUNERS)
-def test_a_pruner_that_starts_no_earlier_than_the_last_epoch_prunes_nothing(name, min_epochs):
+def test_a_pruner_that_starts_at_the_last_epoch_or_later_prunes_nothing(name, min_epochs):
     definition = study_of(
         sampler="random", pruner={"name": name, "min_epochs": min_epochs, "startup_trials": 0}
     )
@@ -301,7 +304,7 @@ def test_the_median_is_the_50th_percentile():
     assert TrialState.PRUNED in {state for state, _ in decisions[0]}
 
 
-def test_the_percentile_is_the_share_that_goes_on():
+def test_the_percentile_is_the_share_of_trials_that_continue():
     stopped = []
     for percentile in (10.0, 90.0):
         study = maximizing()
@@ -311,7 +314,7 @@ def test_the_percentile_is_the_share_that_goes_on():
     assert stopped[0] > stopped[1]
 
 
-def test_the_patient_pruner_waits_for_its_first_epoch():
+def test_the_patient_pruner_waits_for_min_epochs():
     study = maximizing()
     study.pruner = pruners.build_pruner(
         study_of(pruner={"name": "patient", "patience": 1, "min_epochs": 5})
@@ -326,11 +329,11 @@ def test_patience_is_how_many_epochs_in_a_row_may_be_worse():
     study = maximizing()
     study.pruner = pruners.build_pruner(study_of(pruner={"name": "patient", "patience": 2}))
     trial = study.ask()
-    verdicts = []
+    decisions = []
     for epoch, value in enumerate([0.5, 0.4, 0.5, 0.4, 0.4, 0.4], 1):
         trial.report(value, epoch)
-        verdicts.append(trial.should_prune())
-    assert verdicts == [False, False, False, False, False, True]
+        decisions.append(trial.should_prune())
+    assert decisions == [False, False, False, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -339,11 +342,11 @@ def test_patience_is_how_many_epochs_in_a_row_may_be_worse():
         ({"lr": [0.1, 0.2]}, 9),
         ({"epochs": [3, 27, 9]}, 27),
         ({"epochs": {"low": 3, "high": 30}}, 30),
-        # Where epochs are not searched, they are what [train] says, or 20.
+        # Epochs that are not searched have the value in [train], or 20.
         ({"epochs": {"choices": [3, 5], "when": {"optimizer": "sgd"}}, "optimizer": ["sgd", "adam"]}, 20),
     ],
 )
-def test_hyperband_counts_to_the_longest_trial(searched, longest):
+def test_hyperband_has_brackets_up_to_the_longest_trial(searched, longest):
     pruner = {"name": "hyperband", "min_epochs": 1, "reduction_factor": 3}
     definition = study_of(space=searched, epochs=None if "epochs" in searched else 9, pruner=pruner)
     study = maximizing()
@@ -370,8 +373,8 @@ GRID = {
 }
 
 
-def planned(definition: Definition, indices) -> optuna.Study:
-    """Give a study with a waiting trial for each of these points, as a store makes them."""
+def study_with_points(definition: Definition, indices) -> optuna.Study:
+    """Return a study with a waiting trial for each of these points, as a store creates them."""
     study = maximizing()
     for index in indices:
         study.add_trial(
@@ -380,9 +383,9 @@ def planned(definition: Definition, indices) -> optuna.Study:
     return study
 
 
-def test_points_are_given_under_their_real_names():
+def test_the_values_of_points_are_stored_under_their_parameters_names():
     definition = study_of(**GRID)
-    study, parameters = planned(definition, [2, 0, 1]), definition.parameters()
+    study, parameters = study_with_points(definition, [2, 0, 1]), definition.parameters()
     for index in (2, 0, 1):
         study.sampler = samplers.build_sampler(definition, index)
         trial = study.ask()
@@ -398,7 +401,7 @@ def test_points_are_given_under_their_real_names():
 
 def test_points_are_exhausted_when_each_has_ended():
     definition = study_of(**GRID)
-    study, sampler = planned(definition, range(3)), samplers.build_sampler(definition, 0)
+    study, sampler = study_with_points(definition, range(3)), samplers.build_sampler(definition, 0)
     assert isinstance(sampler, PointSampler)
     study.sampler = sampler
     seen = []
@@ -409,17 +412,17 @@ def test_points_are_exhausted_when_each_has_ended():
     assert sampler.is_exhausted(study)
 
 
-def test_a_trial_that_nobody_planned_is_pruned():
+def test_a_trial_without_a_point_is_pruned():
     definition = study_of(**GRID)
-    study = planned(definition, [])
+    study = study_with_points(definition, [])
     study.sampler = samplers.build_sampler(definition, 0)
     with pytest.raises(optuna.TrialPruned, match="not one of the study's points"):
         study.ask()
 
 
-def test_a_setting_queued_in_a_grid_runs_if_it_names_every_parameter():
+def test_a_setting_enqueued_in_a_grid_study_runs_if_it_names_every_parameter():
     definition = study_of(**GRID)
-    study, lr = planned(definition, []), definition.parameters()["lr"]
+    study, lr = study_with_points(definition, []), definition.parameters()["lr"]
     study.sampler = samplers.build_sampler(definition, 0)
     study.enqueue_trial({"lr": 0.05})
     trial = study.ask()

@@ -1,4 +1,4 @@
-"""What TensorBoard finds in a trial's folder."""
+"""The TensorBoard events and the CSV file in a trial's folder."""
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
@@ -14,12 +14,13 @@ def epoch(number: int, accuracy: float) -> Epoch:
     return Epoch(number=number, accuracy=accuracy, train_seconds=1.0)
 
 
-def test_a_trial_that_goes_on_is_one_row_of_settings_with_its_value_as_a_metric(tmp_path):
+def test_a_resumed_trial_is_one_row_of_hyperparameters_with_its_accuracy_as_a_metric(tmp_path):
     first = TensorBoardEvents(tmp_path, 0, "study-1/0003", PARAMS)
     for each in (epoch(1, 0.5), epoch(2, 0.375)):
         first.write_epoch(each, epoch(1, 0.5))
     first.close()
-    second = TensorBoardEvents(tmp_path, 1, "study-1/0003", PARAMS)  # killed before epoch 2 counted
+    # The first attempt was killed before epoch 2 was committed.
+    second = TensorBoardEvents(tmp_path, 1, "study-1/0003", PARAMS)
     for each, best in ((epoch(2, 0.25), epoch(1, 0.5)), (epoch(3, 0.125), epoch(1, 0.5))):
         second.write_epoch(each, best)
     second.close()
@@ -40,7 +41,7 @@ def test_a_trial_that_goes_on_is_one_row_of_settings_with_its_value_as_a_metric(
     assert found.Scalars("accuracy/best")[-1].value == 0.5
 
 
-def test_what_a_crash_kept_out_of_the_csv_is_added_from_the_reports(tmp_path):
+def test_epochs_missing_from_the_csv_after_a_crash_are_added_from_the_reports(tmp_path):
     metrics.add_missing_epochs(tmp_path, {1: 0.5})
     metrics.write_csv(tmp_path, [epoch(1, 0.5), epoch(2, 0.375)])
     whole = (tmp_path / "epochs.csv").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What --engine ray takes, without Ray; tests/engines has a real Ray run workers."""
+"""The options of --engine ray, without Ray; tests/engines runs workers on a real Ray."""
 
 import sys
 import threading
@@ -10,17 +10,17 @@ from hpo.workers import ray
 from hpo.workers.supervisor import WorkerGroup
 
 
-def begin(**options: str) -> None:
-    crew = WorkerGroup(study="small", workers=1, gpus=None, settings={}, options=options)
-    next(ray.supervise_actors(crew, threading.Event(), print))
+def start_supervision(**options: str) -> None:
+    group = WorkerGroup(study="small", workers=1, gpus=None, settings={}, options=options)
+    next(ray.supervise_actors(group, threading.Event(), print))
 
 
-def test_without_ray_one_line_says_how_to_have_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)  # as Python marks what is not to be found
+def test_without_ray_one_line_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # marks the module as missing
     with pytest.raises(
         EngineError, match=r"Ray is not installed; install it with: pip install 'hpo-vision\[ray\]'"
     ):
-        begin()
+        start_supervision()
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,14 @@ def test_without_ray_one_line_says_how_to_have_it(monkeypatch):
         ({"num_gpus": "half"}, "--option num_gpus=half: want a number, as num_gpus=0.5"),
     ],
 )
-def test_an_option_that_ray_does_not_know_is_refused_in_one_line(options, line, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", object())  # the options are read before Ray is asked
+def test_an_unknown_or_invalid_option_is_refused_in_one_line(options, line, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", object())  # the options are checked before Ray is used
     with pytest.raises(EngineError) as refused:
-        begin(**options)
+        start_supervision(**options)
     assert str(refused.value).startswith(line)
 
 
-def test_a_cluster_is_named_by_the_option_before_rays_own_variable(monkeypatch):
+def test_the_address_option_takes_precedence_over_rays_variable(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert ray.cluster_address({"address": "auto"}) == "auto"
     assert ray.cluster_address({}) == "head:6379"

@@ -1,4 +1,4 @@
-"""What a running trial leaves behind, with real processes: reports at once, checkpoints as they are due."""
+"""What a running trial stores, with real processes: reports at once, checkpoints when they are due."""
 
 import contextlib
 import sqlite3
@@ -13,7 +13,7 @@ from hpo.artifacts import checkpoint
 from hpo.artifacts.folders import Artifacts
 from hpo.store import studies
 from hpo.training.events import EpochReported, TrialEnded, TrialStarted
-from hpo.workers import metrics, recorder, worker
+from hpo.workers import metrics, worker
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.processes import wait_for
@@ -53,8 +53,8 @@ def points(*speeds: float) -> str:
     return STUDY + "".join(f"[[points]]\nspeed = {speed}\n" for speed in speeds)
 
 
-def judged(*speeds: float) -> str:
-    """Give points that are pruned after their first epoch where they do worse than the first one."""
+def prunable_points(*speeds: float) -> str:
+    """Return points that are pruned after their first epoch if they do worse than the first point."""
     pruner = '{ name = "median", min_epochs = 1, startup_trials = 1 }'
     search = f'sampler = "grid"\nprune_points = true\npruner = {pruner}'
     return points(*speeds).replace('sampler = "grid"', search)
@@ -65,7 +65,7 @@ def progress(place) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_checkpoints_that_would_cost_too_much_are_left_out_and_every_epoch_is_reported(place):
+def test_checkpoints_that_cost_too_much_are_skipped_and_every_epoch_is_reported(place):
     url = f"sqlite:///{place.path}/storage/hpo.db"
     place.here("create", place.study(points(1.0)), "--set", "train.numbers=10000000")
     with closed_engines():
@@ -91,7 +91,7 @@ def test_checkpoints_that_would_cost_too_much_are_left_out_and_every_epoch_is_re
     assert best["weight"][0] == best["epoch"] == trial.user_attrs["best_epoch"] == 40
 
 
-def test_checkpoints_go_with_the_trial_unless_it_failed(place):
+def test_checkpoints_are_removed_at_the_end_of_a_trial_unless_it_failed(place):
     place.here("create", place.study(points(1.0, 13.0)), "--set", "train.epochs=5")
     place.here("worker", "small")
     complete, failed = load(place).trials
@@ -105,8 +105,8 @@ def test_checkpoints_go_with_the_trial_unless_it_failed(place):
 
 
 @pytest.fixture
-def work(place, monkeypatch):
-    """Give a function that gives the events of a worker in this process, which works while it is asked."""
+def start_worker(place, monkeypatch):
+    """Return a function that starts a worker in this process; it runs while its events are read."""
     monkeypatch.chdir(place.path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     artifacts = Artifacts(f"{place.path}/storage/artifacts")
@@ -122,8 +122,8 @@ def work(place, monkeypatch):
     sys.modules.pop("own", None)
 
 
-def until(events, epoch: int = 0, state: str = "") -> None:
-    """Let a worker work until it reports an epoch, or a trial comes to a state; then it sleeps."""
+def run_until(events, epoch: int = 0, state: str = "") -> None:
+    """Run a worker until it reports an epoch, or a trial reaches a state; then it is suspended."""
     for event in events:
         if isinstance(event, EpochReported) and event.epoch.number == epoch:
             return
@@ -131,98 +131,98 @@ def until(events, epoch: int = 0, state: str = "") -> None:
             return
 
 
-def names(place, *, attempt: int) -> list[str]:
-    """Give the names that the trial has of an attempt's checkpoint and weights; none unless of both."""
+def file_names(place, *, attempt: int) -> list[str]:
+    """Return the stored names of an attempt's checkpoint and weights, or none if one of them is missing."""
     (trial,) = load(place).trials
     found = [trial.user_attrs.get(key, "") for key in ("checkpoint", "weights")]
     return found if all(f"-{attempt:03d}" in name for name in found) else []
 
 
-def run_out(place) -> None:
-    """Let every lease have run out, as of owners that slept."""
+def expire_leases(place) -> None:
+    """Make every lease expire, as if its owner had been suspended."""
     plain_sql(f"sqlite:///{place.path}/storage/hpo.db")("UPDATE hpo_leases SET expires = 1")
 
 
-def test_a_worker_that_wakes_between_a_commit_and_the_removal_spares_its_successors_files(
-    place, work, monkeypatch
+def test_a_worker_resumed_between_commit_and_removal_keeps_its_successors_files(
+    place, start_worker, monkeypatch
 ):
-    asleep, wake = threading.Event(), threading.Event()
-    remove_old = recorder.Recorder._remove_old
+    suspended, resume = threading.Event(), threading.Event()
+    prune = checkpoint.prune
 
-    def sleep_once(records) -> None:
-        if records.claim.token == 1 and "checkpoint" in records._uncommitted_names and not asleep.is_set():
-            asleep.set()
-            assert wake.wait(60)
-        remove_old(records)
+    def suspend_once(folder, name) -> None:
+        if "-001" in name and not suspended.is_set():
+            suspended.set()
+            assert resume.wait(60)
+        prune(folder, name)
 
-    monkeypatch.setattr(recorder.Recorder, "_remove_old", sleep_once)
+    monkeypatch.setattr(checkpoint, "prune", suspend_once)
     place.here("create", place.study(points(1.0)), "--set", "train.epochs=10")
-    loser, successor = work(), work()
-    until(loser, epoch=2)
-    assert asleep.wait(60)
-    run_out(place)
-    until(successor, epoch=5)
-    named = wait_for(lambda: names(place, attempt=2))
-    wake.set()
-    until(loser, state="lost")
+    loser, successor = start_worker(), start_worker()
+    run_until(loser, epoch=2)
+    assert suspended.wait(60)
+    expire_leases(place)
+    run_until(successor, epoch=5)
+    named = wait_for(lambda: file_names(place, attempt=2))
+    resume.set()
+    run_until(loser, state="lost")
     assert all(artifact(place, name).exists() for name in named)
-    until(successor, state="complete")
+    run_until(successor, state="complete")
     (trial,) = load(place).trials
     best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
     assert best["epoch"] == trial.user_attrs["best_epoch"] == 10
 
 
-def test_a_worker_that_wakes_before_its_commit_leaves_its_successors_curves_alone(place, work):
+def test_a_worker_resumed_before_its_commit_does_not_change_its_successors_csv(place, start_worker):
     place.here("create", place.study(points(1.0)), "--set", "train.epochs=5")
-    loser, successor = work(), work()
-    until(loser, epoch=2)
+    loser, successor = start_worker(), start_worker()
+    run_until(loser, epoch=2)
     wait_for(lambda: len(load(place).trials[0].intermediate_values) == 2)
-    run_out(place)
-    until(successor, state="complete")
-    (curve,) = place.path.glob("storage/artifacts/*/0000/epochs.csv")
-    whole = curve.read_text()
+    expire_leases(place)
+    run_until(successor, state="complete")
+    (csv_file,) = place.path.glob("storage/artifacts/*/0000/epochs.csv")
+    whole = csv_file.read_text()
     assert len(whole.splitlines()) == 1 + 5
-    until(loser, state="lost")
-    assert curve.read_text() == whole
+    run_until(loser, state="lost")
+    assert csv_file.read_text() == whole
 
 
-def test_an_epoch_whose_worker_dies_before_its_curves_is_in_them_though_its_trial_is_pruned(
-    place, work, monkeypatch
+def test_an_epoch_whose_worker_dies_before_writing_the_csv_is_added_to_a_pruned_trial(
+    place, start_worker, monkeypatch
 ):
-    asleep, wake = threading.Event(), threading.Event()
+    suspended, resume = threading.Event(), threading.Event()
     write_csv = metrics.write_csv
 
-    def sleep(folder, history) -> None:
+    def suspend(folder, history) -> None:
         if folder.name == "0001":
-            asleep.set()
-            assert wake.wait(60)
+            suspended.set()
+            assert resume.wait(60)
         write_csv(folder, history)
 
-    monkeypatch.setattr(metrics, "write_csv", sleep)
-    place.here("create", place.study(judged(10.0, 0.1)), "--set", "train.epochs=2")
-    dead, successor = work(), work()
-    until(dead, state="complete")
-    until(dead, epoch=1)
-    assert asleep.wait(60)
-    run_out(place)
-    until(successor, state="pruned")
-    (curve,) = place.path.glob("storage/artifacts/*/0001/epochs.csv")
+    monkeypatch.setattr(metrics, "write_csv", suspend)
+    place.here("create", place.study(prunable_points(10.0, 0.1)), "--set", "train.epochs=2")
+    dead, successor = start_worker(), start_worker()
+    run_until(dead, state="complete")
+    run_until(dead, epoch=1)
+    assert suspended.wait(60)
+    expire_leases(place)
+    run_until(successor, state="pruned")
+    (csv_file,) = place.path.glob("storage/artifacts/*/0001/epochs.csv")
     accuracy = load(place).trials[1].intermediate_values[1]
-    assert curve.read_text().splitlines()[1] == f"1,{accuracy},,,,,,,"
-    wake.set()
-    until(dead, state="lost")
+    assert csv_file.read_text().splitlines()[1] == f"1,{accuracy},,,,,,,"
+    resume.set()
+    run_until(dead, state="lost")
 
 
-def test_a_trial_that_is_pruned_late_keeps_the_weights_of_an_epoch_that_counts(place, work):
-    place.here("create", place.study(judged(10.0, 0.1)), "--set", "train.epochs=5")
-    events = work()
-    until(events, state="complete")
+def test_a_trial_that_is_pruned_late_keeps_the_weights_of_a_reported_epoch(place, start_worker):
+    place.here("create", place.study(prunable_points(10.0, 0.1)), "--set", "train.epochs=5")
+    events = start_worker()
+    run_until(events, state="complete")
     assert isinstance(next(events), TrialStarted)
     with contextlib.closing(sqlite3.connect(place.path / "storage/hpo.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        until(events, epoch=2)  # the report of epoch 1 still waits, and so does the save after it
+        run_until(events, epoch=2)  # the report of epoch 1 still waits, and so does the save after it
         other.execute("ROLLBACK")
-        until(events, state="pruned")
+        run_until(events, state="pruned")
     pruned = load(place).trials[1]
     assert list(pruned.intermediate_values) == [1]
     best = torch.load(artifact(place, pruned.user_attrs["weights"]), weights_only=True)
@@ -230,45 +230,45 @@ def test_a_trial_that_is_pruned_late_keeps_the_weights_of_an_epoch_that_counts(p
 
 
 @pytest.fixture
-def away(place):
-    """A place with a server of its own, which can be stopped."""
+def server(place):
+    """Return a Postgres server that the test can stop."""
     with postgres.running() as server, closed_engines():
         yield server
 
 
-def test_training_goes_on_while_the_database_is_unavailable_and_reports_arrive_late(place, away):
-    place.here("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=away.url)
-    process = place.start("worker", "small", HPO_STORE=away.url)
+def test_training_goes_on_while_the_database_is_unavailable_and_reports_arrive_late(place, server):
+    place.here("create", place.study(points(1.0)), "--set", "train.seconds=0.1", HPO_STORE=server.url)
+    process = place.start("worker", "small", HPO_STORE=server.url)
     wait_for(lambda: len(progress(place)) >= 5)
-    away.stop("fast")
+    server.stop("fast")
     before = len(progress(place))
     wait_for(lambda: len(progress(place)) >= before + 15)
-    away.start()
+    server.start()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "trying again" in err
-    (trial,) = optuna.load_study(study_name="small", storage=away.url).trials
+    (trial,) = optuna.load_study(study_name="small", storage=server.url).trials
     assert (trial.state.name, trial.user_attrs["attempts"]) == ("COMPLETE", 1)
     assert sorted(trial.intermediate_values) == list(range(1, 41))
     assert len(progress(place)) == 40, "no epoch was run twice"
 
 
-def test_a_late_pruning_decision_is_followed_and_later_epochs_do_not_count(place, away):
-    text = judged(10.0, 0.1) + "seconds = 4.0\n"
-    place.here("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=away.url)
-    process = place.start("worker", "small", HPO_STORE=away.url)
+def test_a_late_pruning_decision_is_followed_and_later_epochs_do_not_count(place, server):
+    text = prunable_points(10.0, 0.1) + "seconds = 4.0\n"
+    place.here("create", place.study(text), "--set", "train.epochs=5", HPO_STORE=server.url)
+    process = place.start("worker", "small", HPO_STORE=server.url)
 
     def has_begun() -> bool:
-        first, second = optuna.load_study(study_name="small", storage=away.url).trials
+        first, second = optuna.load_study(study_name="small", storage=server.url).trials
         return first.state.is_finished() and second.params != {}
 
     wait_for(has_begun, 90)
-    away.stop("fast")  # within the second trial's first epoch
+    server.stop("fast")  # within the second trial's first epoch
     wait_for(lambda: "0.1 2" in progress(place))
-    away.start()
+    server.start()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    first, second = optuna.load_study(study_name="small", storage=away.url).trials
+    first, second = optuna.load_study(study_name="small", storage=server.url).trials
     assert (first.state.name, second.state.name) == ("COMPLETE", "PRUNED")
     assert list(second.intermediate_values) == [1]
     assert second.user_attrs["pruned"] == "by median after epoch 1"

@@ -1,4 +1,4 @@
-"""Weights are kept of the best trials alone, where a study says so."""
+"""A study can keep the weights of only its best trials."""
 
 import threading
 from pathlib import Path
@@ -13,7 +13,7 @@ from hpo.workers import retention
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 
-FATES = [  # state, value, failure
+OUTCOMES = [  # state, value, failure
     (TrialState.COMPLETE, 0.5, None),
     (TrialState.COMPLETE, 0.9, None),
     (TrialState.PRUNED, 0.95, None),
@@ -25,17 +25,17 @@ FATES = [  # state, value, failure
 
 
 @pytest.fixture
-def opened(url):
-    opened = studies.open_storage(url, create=True)
-    studies.create_study(opened, lease_worker.definition(len(FATES) + 1), "text")
-    return opened
+def storage(url):
+    storage = studies.open_storage(url, create=True)
+    studies.create_study(storage, lease_worker.definition(len(OUTCOMES) + 1), "text")
+    return storage
 
 
-def begun(opened: Storage, folder: Path) -> lease.Claim:
-    """Claim a trial, and give it weights."""
-    study_id = studies.find_study_id(opened, NAME)
+def claim_with_weights(storage: Storage, folder: Path) -> lease.Claim:
+    """Claim a trial and store weights for it."""
+    study_id = studies.find_study_id(storage, NAME)
     claim = queue.claim_trial(
-        opened, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
+        storage, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
     name = f"f/{claim.number:04d}/weights"
     (folder / name).parent.mkdir(parents=True)
@@ -44,25 +44,26 @@ def begun(opened: Storage, folder: Path) -> lease.Claim:
     return claim
 
 
-def test_the_best_keep_their_weights_and_so_does_what_can_be_put_back(opened, tmp_path):
-    study_id, artifacts = studies.find_study_id(opened, NAME), Artifacts(str(tmp_path))
-    for state, value, failure in [*FATES, (None, None, None)]:
-        claim = begun(opened, tmp_path)
+def test_the_best_trials_and_those_that_can_be_retried_keep_their_weights(storage, tmp_path):
+    study_id, artifacts = studies.find_study_id(storage, NAME), Artifacts(str(tmp_path))
+    for state, value, failure in [*OUTCOMES, (None, None, None)]:
+        claim = claim_with_weights(storage, tmp_path)
         if state is not None:
             claim.end(state, value=value, user_attributes={"failure": failure} if failure else {})
     kept = {1: [1, 5, 6, 7], 2: [0, 1, 5, 6, 7], 9: [0, 1, 3, 4, 5, 6, 7]}
     for count in sorted(kept, reverse=True):
-        retention.prune_weights(opened, study_id, artifacts, count)
-        trials = opened.get_all_trials(study_id)
+        retention.prune_weights(storage, study_id, artifacts, count)
+        trials = storage.get_all_trials(study_id)
         assert [trial.number for trial in trials if trial.user_attrs["weights"]] == kept[count]
         assert sorted(int(path.parent.name) for path in tmp_path.rglob("weights")) == kept[count]
     (tmp_path / "f/0001/weights").unlink()
-    retention.prune_weights(opened, study_id, artifacts, 1)  # a file that is gone already is no error
+    retention.prune_weights(storage, study_id, artifacts, 1)  # a file that is missing is not an error
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite's writers wait for each other
-def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, tmp_path, monkeypatch):
-    worse, better = begun(opened, tmp_path), begun(studies.open_storage(url, create=False), tmp_path)
+def test_a_trial_that_ends_while_weights_are_pruned_keeps_its_own(storage, url, tmp_path, monkeypatch):
+    worse = claim_with_weights(storage, tmp_path)
+    better = claim_with_weights(studies.open_storage(url, create=False), tmp_path)
     worse.end(TrialState.COMPLETE, value=0.5)
     best = retention.trials_to_keep
 
@@ -74,7 +75,7 @@ def test_what_ends_while_others_weights_are_thinned_keeps_its_own(opened, url, t
         return found
 
     monkeypatch.setattr(retention, "trials_to_keep", meanwhile)
-    retention.prune_weights(opened, studies.find_study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    retention.prune_weights(storage, studies.find_study_id(storage, NAME), Artifacts(str(tmp_path)), 1)
     monkeypatch.setattr(retention, "trials_to_keep", best)
-    retention.prune_weights(opened, studies.find_study_id(opened, NAME), Artifacts(str(tmp_path)), 1)
+    retention.prune_weights(storage, studies.find_study_id(storage, NAME), Artifacts(str(tmp_path)), 1)
     assert [path.parent.name for path in tmp_path.rglob("weights")] == ["0001"]

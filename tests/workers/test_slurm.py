@@ -1,4 +1,4 @@
-"""The script for Slurm, read and run by bash alone; tests/engines has a real Slurm run it."""
+"""The script for Slurm, read and run by bash alone; tests/engines runs it on a real Slurm."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpo.cli import engines
-from hpo.cli import progress as watch
+from hpo.cli.progress import StopSignal
 from hpo.errors import EngineError
 from hpo.store import studies
 from hpo.study import file
@@ -55,17 +55,17 @@ def script(
         "HPO_LEASE_SECONDS": "60",
     }
     named = {name.replace("_", "-"): value for name, value in options.items()}
-    crew = supervisor.WorkerGroup(
+    group = supervisor.WorkerGroup(
         study="small", workers=workers, gpus=gpus, settings=settings, options=named
     )
-    return slurm.build_script(crew, place.path, Path("logs"))
+    return slurm.build_script(group, place.path, Path("logs"))
 
 
 def directives(text: str) -> list[str]:
     return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
 
 
-def test_the_script_asks_for_a_gpu_for_each_worker_to_be_queued_again_and_to_be_told_in_time(place):
+def test_the_script_requests_a_gpu_per_worker_requeueing_and_an_early_signal(place):
     assert directives(script(place, workers=3)) == [
         "job-name=hpo-small",
         "array=0-2",
@@ -79,7 +79,7 @@ def test_the_script_asks_for_a_gpu_for_each_worker_to_be_queued_again_and_to_be_
     ]
 
 
-def test_any_option_of_sbatch_is_added_or_stands_in_place_of_ours(place):
+def test_any_option_of_sbatch_is_added_or_replaces_a_default(place):
     found = directives(
         script(place, partition="gpu", comment="a b", exclusive="", gpus_per_node="a100:1", array="0-9%2")
     )
@@ -90,7 +90,7 @@ def test_any_option_of_sbatch_is_added_or_stands_in_place_of_ours(place):
     assert sum(line.startswith("array") for line in found) == 1
 
 
-def test_no_password_stands_in_the_script(place):
+def test_the_script_contains_no_password(place):
     text = script(place, store="postgresql://worker:sEcret%2F@host:5433/db?sslmode=require")
     assert "export HPO_STORE='postgresql://worker@host:5433/db?sslmode=require'" in text
     assert "sEcret" not in text
@@ -101,11 +101,11 @@ def test_print_shows_the_script_and_submits_nothing(place):
         store = server.url.replace("postgres@", "postgres:sEcret@")
         place.here("create", place.study(STUDY.format(epochs=2)), HPO_STORE=store)
         args = ("launch", "small", *SLURM, "--workers", "3", "--option", "time=4:00:00")
-        shown = place.hpo(*args, "--print", HPO_STORE=store, PATH="/nonexistent")
-        assert shown.out.startswith("#!/bin/bash\n#SBATCH --job-name=hpo-small\n#SBATCH --array=0-2\n")
-        assert "#SBATCH --time=4:00:00\n" in shown.out
-        assert "sEcret" not in shown.out + shown.err
-        assert subprocess.run(["bash", "-n"], input=shown.out, text=True, check=False).returncode == 0
+        printed = place.hpo(*args, "--print", HPO_STORE=store, PATH="/nonexistent")
+        assert printed.out.startswith("#!/bin/bash\n#SBATCH --job-name=hpo-small\n#SBATCH --array=0-2\n")
+        assert "#SBATCH --time=4:00:00\n" in printed.out
+        assert "sEcret" not in printed.out + printed.err
+        assert subprocess.run(["bash", "-n"], input=printed.out, text=True, check=False).returncode == 0
         refused = place.hpo(*args, HPO_STORE=store, PATH="/nonexistent", code=supervisor.EXIT_FATAL)
         assert refused.err.startswith("hpo: --engine slurm: no command 'sbatch' here; ")
         assert not list(place.path.rglob("logs"))
@@ -124,27 +124,27 @@ def test_print_shows_the_script_and_submits_nothing(place):
         ({"engine": "local", "print_script": True}, "--print is only for engine slurm; "),
     ],
 )
-def test_what_does_not_fit_the_engine_is_refused_in_one_line(place, monkeypatch, changed, line):
+def test_options_that_do_not_fit_the_engine_are_refused_in_one_line(place, monkeypatch, changed, line):
     monkeypatch.chdir(place.path)
     with closed_engines():
-        opened = studies.open_storage("sqlite:///hpo.db", create=True)
+        storage = studies.open_storage("sqlite:///hpo.db", create=True)
         studies.create_study(
-            opened, file.load_study_file(place.path / place.study(STUDY.format(epochs=2))), ""
+            storage, file.load_study_file(place.path / place.study(STUDY.format(epochs=2))), ""
         )
         plain = {"engine": "slurm", "devices": "auto", "workers_per_device": 1, "workers": None}
         asked = engines.LaunchRequest(**{**plain, "options": [], "print_script": False, **changed})
         settings = {"HPO_STORE": "sqlite:///hpo.db", "HPO_ARTIFACTS": "artifacts"}
         with pytest.raises(EngineError) as refused:
-            engines.launch_workers(opened, "small", asked, settings, watch.StopSignal())
+            engines.launch_workers(storage, "small", asked, settings, StopSignal())
     assert str(refused.value).startswith(line)
 
 
-# The script as bash runs it, with a real worker
+# The script run by bash, with a real worker
 
 
 @pytest.fixture
 def task(place):
-    """Give a function that runs the script as a task of Slurm's, but without Slurm."""
+    """Return a function that runs the script like a task of Slurm, but without Slurm."""
     started = []
 
     def start() -> subprocess.Popen[str]:
@@ -176,7 +176,7 @@ def create(place, epochs: int) -> None:
     place.here("create", place.study(STUDY.format(epochs=epochs)), HPO_STORE="sqlite:///hpo.db")
 
 
-def test_a_worker_that_is_killed_is_started_again_and_the_script_ends_with_the_study(place, task):
+def test_a_killed_worker_is_restarted_and_the_script_ends_with_the_study(place, task):
     create(place, 30)
     process = task()
     wait_for(lambda: len(progress(place)) >= 5)
@@ -189,14 +189,14 @@ def test_a_worker_that_is_killed_is_started_again_and_the_script_ends_with_the_s
     assert set(progress(place)) == set(range(1, 31))
 
 
-def test_what_no_restart_can_mend_ends_the_script_with_78(place, task):
+def test_an_error_that_a_restart_cannot_fix_ends_the_script_with_78(place, task):
     create(place, 2)
     (place.path / "own.py").unlink()
     assert task().wait(60) == supervisor.EXIT_FATAL
     assert (place.path / "log").read_text().startswith("hpo: ")
 
 
-def test_the_word_to_stop_reaches_the_worker_which_saves(place, task):
+def test_a_signal_to_stop_reaches_the_worker_which_saves(place, task):
     create(place, 300)
     process = task()
     wait_for(lambda: len(progress(place)) >= 3)
@@ -205,20 +205,20 @@ def test_the_word_to_stop_reaches_the_worker_which_saves(place, task):
     assert "trial 0 released (asked to stop)" in (place.path / "log").read_text()
 
 
-def test_a_worker_that_gets_two_signals_at_once_saves_all_the_same(place):
+def test_a_worker_that_gets_two_signals_at_once_still_saves(place):
     create(place, 300)
     worker = place.start("worker", "small", HPO_STORE="sqlite:///hpo.db")
     wait_for(lambda: len(progress(place)) >= 3)
     for _ in range(2):
         worker.terminate()
-        wait_for(lambda: _pending(worker.pid) == 0, 5)
+        wait_for(lambda: pending_signals(worker.pid) == 0, 5)
     _, err = worker.communicate(timeout=120)
     assert worker.returncode == 143
     assert "trial 0 released" in err
 
 
-def _pending(pid: int) -> int:
-    """Give the signals that a process has yet to take."""
+def pending_signals(pid: int) -> int:
+    """Return a number that is 0 if no signal is pending for the process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return sum(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
 

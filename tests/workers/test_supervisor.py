@@ -40,7 +40,7 @@ speed = 2.0
 
 
 @pytest.mark.processes
-def test_a_worker_that_cannot_be_started_again_at_once_is_started_later(place, monkeypatch):
+def test_a_worker_that_cannot_be_restarted_at_once_is_restarted_later(place, monkeypatch):
     start, started = subprocess.Popen, []
 
     def refused_once(*args, **options):
@@ -52,9 +52,9 @@ def test_a_worker_that_cannot_be_started_again_at_once_is_started_later(place, m
 
     place.here("create", place.study(STUDY))
     monkeypatch.setattr(subprocess, "Popen", refused_once)
-    said = place.here("launch", "small", "--devices", "cpu:1").err
-    assert "a worker on cpu died of SIGKILL; starting it again in 1 s" in said
-    assert "no worker starts on cpu (Resource temporarily unavailable); trying again in 2 s" in said
+    err = place.here("launch", "small", "--devices", "cpu:1").err
+    assert "a worker on cpu died of SIGKILL; starting it again in 1 s" in err
+    assert "no worker starts on cpu (Resource temporarily unavailable); trying again in 2 s" in err
     assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 2
     first, _, second = started
     for process in (first, second):
@@ -62,8 +62,8 @@ def test_a_worker_that_cannot_be_started_again_at_once_is_started_later(place, m
             assert process.returncode is not None
 
 
-def test_a_line_is_said_in_one_piece(monkeypatch):
-    """Each worker's lines come through a thread of its own."""
+def test_a_line_is_written_with_one_call(monkeypatch):
+    """Each worker's lines are written by their own thread, so a line must not be split."""
     written = []
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
     progress.print_stderr("trial 0 starts")

@@ -1,4 +1,4 @@
-"""A worker goes from one trial to the next."""
+"""A worker runs one trial after another."""
 
 import pytest
 import torch
@@ -38,18 +38,18 @@ speed = 2.0
 
 
 @pytest.fixture
-def threads():
-    """Give the function that sets the number of threads, which is set back."""
+def set_threads():
+    """Return the function that sets the number of threads; the number is restored after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
-def test_a_resumed_trial_keeps_its_threads_and_the_next_has_the_workers_own(place, threads):
+def test_a_resumed_trial_keeps_its_number_of_threads_and_the_next_has_the_workers(place, set_threads):
     place.here("create", place.study(STUDY))
-    threads(2)
+    set_threads(2)
     place.here("worker", "small", code=143)
-    threads(1)
+    set_threads(1)
     place.here("worker", "small")
     resumed, new = load(place).trials
     assert (resumed.user_attrs["attempts"], new.user_attrs["attempts"]) == (2, 1)
@@ -57,7 +57,9 @@ def test_a_resumed_trial_keeps_its_threads_and_the_next_has_the_workers_own(plac
     assert (resumed.value, new.value) == (0.02, 0.01)
 
 
-def test_a_trial_that_an_extension_makes_just_before_its_claim_is_run_as_that_wants(place, monkeypatch):
+def test_a_trial_added_by_an_extension_just_before_its_claim_runs_with_the_new_definition(
+    place, monkeypatch
+):
     claim = queue.claim_trial
     small = place.study(STUDY)
     place.here("create", small)

@@ -29,9 +29,9 @@ from torchvision import transforms
 
 from hpo.artifacts.folders import Artifacts
 from hpo.training import datasets, loop, models, optimizers, precision
-from hpo.training import transforms as images
 from hpo.training.config import Config
 from hpo.training.precision import ComputeSettings
+from hpo.training.transforms import normalise, resize
 from hpo.workers.cache import WorkerCache
 
 CPU = torch.device("cpu")
@@ -140,7 +140,7 @@ def bare_window(settings: Config, split: datasets.Split, how: ComputeSettings) -
         optimizers.build_optimizer(settings, module.parameters()),
         optimizers.loss_function(settings),
     )
-    inputs = images.normalise(how.prepare_batch(images.resize(split.images[:BATCH], settings.image_size)))
+    inputs = normalise(how.prepare_batch(resize(split.images[:BATCH], settings.image_size)))
     labels = split.labels[:BATCH]
 
     def window() -> float:

@@ -1,10 +1,10 @@
-"""Fourteen points, four workers and whatever can die, through the real ``hpo launch``.
+"""Random faults while the real ``hpo launch`` runs fourteen points with four workers.
 
 The study's objective is cheap but keeps a state, as training does: its weights after an epoch are a hash of
-those before. So the weights' files say whether every epoch was run once, in order, from the right state.
+those before. So the weights' files show whether every epoch ran once, in order, from the right state.
 
-``make soak`` runs the same for as long as wanted, with a seed of its own for each round, and with
-databases that stay away for half a minute.
+``make soak`` runs the same for any time, with a new seed for each round, and with databases that are
+unavailable for half a minute.
 """
 
 import json
@@ -18,42 +18,49 @@ import pytest
 
 from tests.support import postgres
 from tests.support.databases import closed_engines
+from tests.support.launched_study import (
+    KILLS,
+    POINTS,
+    STUDY,
+    LaunchedStudy,
+    hashes_without_faults,
+    prepare_workplace,
+)
 from tests.support.processes import wait_for
-from tests.support.storm import KILLS, POINTS, STUDY, Storm, place_in, undisturbed
 
 
 @pytest.fixture(scope="module")
 def hashes(once: Callable[[str, Callable[[Path], None]], Path]) -> list[str]:
     def fill(path: Path) -> None:
-        (path / "hashes.json").write_text(json.dumps(undisturbed(path)))
+        (path / "hashes.json").write_text(json.dumps(hashes_without_faults(path)))
 
-    return json.loads((once("undisturbed", fill) / "hashes.json").read_text())
-
-
-def test_fourteen_points_survive_twenty_kills_and_come_to_the_same_bits(url, tmp_path, hashes):
-    with Storm(tmp_path, url, seed=1) as storm:
-        while sum(storm.kills.values()) < KILLS and storm.launcher.poll() is None:
-            storm.kill()
-        assert storm.launcher.wait(120) == 0, storm.said()
-    storm.check(hashes)
-    assert sum(storm.kills.values()) == KILLS
-    assert storm.kills.keys() == {"claim", "epoch", "checkpoint", "tell"}
-    assert "continues after epoch" in storm.said()
+    return json.loads((once("without-faults", fill) / "hashes.json").read_text())
 
 
-def test_a_worker_that_starts_while_the_database_is_unavailable_is_started_again(tmp_path, hashes):
-    with postgres.running() as server, closed_engines(), Storm(tmp_path, server.url, 1) as storm:
-        (pid, *_), *_ = wait_for(storm.running)
+def test_fourteen_points_survive_twenty_kills_with_the_same_bits(url, tmp_path, hashes):
+    with LaunchedStudy(tmp_path, url, seed=1) as launched:
+        while sum(launched.kills.values()) < KILLS and launched.launcher.poll() is None:
+            launched.kill()
+        assert launched.launcher.wait(120) == 0, launched.stderr_text()
+    launched.check(hashes)
+    assert sum(launched.kills.values()) == KILLS
+    assert launched.kills.keys() == {"claim", "epoch", "checkpoint", "end"}
+    assert "continues after epoch" in launched.stderr_text()
+
+
+def test_a_worker_that_starts_while_the_database_is_unavailable_is_restarted(tmp_path, hashes):
+    with postgres.running() as server, closed_engines(), LaunchedStudy(tmp_path, server.url, 1) as launched:
+        (pid, *_), *_ = wait_for(launched.running)
         server.stop("fast")
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: "Connection refused; starting it again" in storm.said())
+        wait_for(lambda: "Connection refused; starting it again" in launched.stderr_text())
         server.start()
-        assert storm.launcher.wait(120) == 0, storm.said()
-        storm.check(hashes)
+        assert launched.launcher.wait(120) == 0, launched.stderr_text()
+        launched.check(hashes)
 
 
-def test_six_launchers_at_once_on_an_empty_store_make_one_study_and_share_it(url, tmp_path):
-    place = place_in(tmp_path)
+def test_six_launchers_at_once_on_an_empty_store_create_one_study_and_share_it(url, tmp_path):
+    place = prepare_workplace(tmp_path)
     file = place.study(STUDY)
     command = ("run", file, "--set", "train.seconds=0.0", "--devices", "cpu:1")
     launchers = [place.start(*command, HPO_STORE=url) for _ in range(6)]

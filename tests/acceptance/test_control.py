@@ -1,4 +1,4 @@
-"""Studies under control, with real workers: pause, resume, stop, retry; one trial spoils no other."""
+"""Pause, resume, stop, retry and delete with real workers; a failing trial does not affect others."""
 
 import os
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.launched_study import EPOCHS, POINTS, LaunchedStudy
 from tests.support.processes import wait_for
-from tests.support.storm import EPOCHS, POINTS, Storm
 from tests.support.workplace import Done
 
 OWN = """
@@ -28,7 +28,7 @@ def climb(config, state):
         state["epoch"] += 1
         if config.kind == "fragile" and state["epoch"] == 3 and pathlib.Path("broken").exists():
             raise RuntimeError("no such luck")
-        while config.kind == "patient" and not pathlib.Path("put back").exists():
+        while config.kind == "patient" and not pathlib.Path("continue").exists():
             time.sleep(0.1)
         if config.kind == "odd":
             state["epoch"] / 0
@@ -63,45 +63,45 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="small", storage=url).trials
 
 
-def test_pause_resume_and_stop_under_four_workers_lose_and_double_nothing(url, tmp_path):
-    with Storm(tmp_path, url, seed=0) as storm:
+def test_pause_resume_and_stop_with_four_workers_neither_lose_nor_repeat_epochs(url, tmp_path):
+    with LaunchedStudy(tmp_path, url, seed=0) as launched:
 
         def hpo(*words: str, code: int = 0) -> Done:
-            return storm.place.hpo(*words, code=code, HPO_STORE=url)
+            return launched.place.hpo(*words, code=code, HPO_STORE=url)
 
-        wait_for(lambda: len(storm.running()) == 4)
+        wait_for(lambda: len(launched.running()) == 4)
         assert "paused" in hpo("pause", "small").out
-        wait_for(lambda: not storm.running())
-        now = hpo("status", "small", "--json").json()
-        assert (now["state"], now["workers"]) == ("paused", [])
-        assert 1 <= storm.said().count("(the study is paused)") <= 4, "some trial may just have ended"
-        assert storm.launcher.poll() is None, "workers wait"
+        wait_for(lambda: not launched.running())
+        status = hpo("status", "small", "--json").json()
+        assert (status["state"], status["workers"]) == ("paused", [])
+        assert 1 <= launched.stderr_text().count("(the study is paused)") <= 4, (
+            "at most one for each worker; a trial may have ended just before"
+        )
+        assert launched.launcher.poll() is None, "the workers wait"
         hpo("resume", "small")
-        wait_for(lambda: len(storm.running()) == 4)
+        wait_for(lambda: len(launched.running()) == 4)
 
         hpo("stop", "small")
-        at_most = reports(storm) + 4
-        assert storm.launcher.wait(30) == 0
-        assert reports(storm) <= at_most, "no worker ends more than the epoch it is in"
-        assert "study 'small' was stopped" in storm.said()
+        at_most = reports(launched) + 4
+        assert launched.launcher.wait(30) == 0
+        assert reports(launched) <= at_most, "no worker finishes more than its running epoch"
+        assert "study 'small' was stopped" in launched.stderr_text()
         assert hpo("status", "small", "--json").json()["state"] == "stopped"
         assert "'hpo resume small' first" in hpo("launch", "small", code=78).err
         hpo("resume", "small")
-        storm.start()
-        assert storm.launcher.wait(120) == 0, storm.said()
+        launched.start()
+        assert launched.launcher.wait(120) == 0, launched.stderr_text()
         assert hpo("status", "small", "--json").json()["state"] == "complete"
-    storm.check()
-    assert max(trial.user_attrs["attempts"] for trial in trials(url)) > 1, "interrupted trials went on"
+    launched.check()
+    assert max(trial.user_attrs["attempts"] for trial in trials(url)) > 1, "interrupted trials resumed"
 
 
-def reports(storm: Storm) -> int:
-    return storm.sql("SELECT count(*) FROM trial_intermediate_values")[0][0]
+def reports(launched: LaunchedStudy) -> int:
+    return launched.sql("SELECT count(*) FROM trial_intermediate_values")[0][0]
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_worker_that_saw_it_fail(
-    place, url, sql
-):
+def test_a_retried_trial_resumes_from_its_checkpoint_in_the_worker_that_failed_it(place, url, sql):
     (place.path / "broken").touch()
     place.here("create", place.study(points("fragile", "patient")), HPO_STORE=url)
     refused = place.here("retry", "small", "--trial", "0", code=1, HPO_STORE=url)
@@ -112,7 +112,7 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     assert failed.user_attrs["failure"] == {"class": "RuntimeError", "message": "no such luck"}
     (place.path / "broken").unlink()
     assert "trial 0 of study small" in place.hpo("retry", "small", "--failed", HPO_STORE=url).out
-    (place.path / "put back").touch()
+    (place.path / "continue").touch()
     _, err = worker.communicate(timeout=120)
     assert worker.returncode == 0
     first, second = trials(url)
@@ -125,7 +125,7 @@ def test_a_failed_trial_is_put_back_and_goes_on_from_its_checkpoint_under_a_work
     assert place.here("retry", "small", code=2, HPO_STORE=url).out == ""
 
 
-def test_what_is_one_trials_fault_ends_that_trial_alone_and_says_why(place, url):
+def test_a_trials_own_error_fails_only_that_trial_and_is_reported(place, url):
     file = place.study(points("huge", "odd", "sound").replace("epochs = 10", "epochs = 1\nbatch_size = 64"))
     place.here("create", file, HPO_STORE=url)
     place.here("worker", "small", HPO_STORE=url)
@@ -138,12 +138,14 @@ def test_what_is_one_trials_fault_ends_that_trial_alone_and_says_why(place, url)
     assert odd.user_attrs["failure"] == {"class": "ZeroDivisionError", "message": "division by zero"}
     (file,) = place.path.glob("storage/artifacts/*/0001/traceback.txt")
     assert "own.py" in file.read_text()
-    assert {trial.user_attrs["attempts"] for trial in (huge, odd)} == {1}, "none is tried again by itself"
+    assert {trial.user_attrs["attempts"] for trial in (huge, odd)} == {1}, (
+        "no failed trial is retried automatically"
+    )
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_trial_that_fills_the_gpu_leaves_it_clean_for_the_next(place):
+def test_a_trial_that_fills_the_gpu_leaves_its_memory_free_for_the_next(place):
     place.here("create", place.study(points("greedy", "modest").replace("epochs = 10", "epochs = 1")))
     place.hpo("worker", "small", "--device", "cuda:0")
     greedy, modest = trials(f"sqlite:///{place.path}/storage/hpo.db")
@@ -164,18 +166,18 @@ torch.cuda.synchronize = lambda device: None
 
 
 def test_a_gpu_that_is_lost_ends_its_worker_and_no_trial(place):
-    (place.path / "sitecustomize.py").write_text(GPU)  # a GPU that every process here believes in
-    seen = os.pathsep.join([str(place.path), os.environ.get("PYTHONPATH", "")])
+    (place.path / "sitecustomize.py").write_text(GPU)  # every process in this folder sees a GPU
+    python_path = os.pathsep.join([str(place.path), os.environ.get("PYTHONPATH", "")])
     text = points("odd", "spoiling", "sound").replace("epochs = 10", "epochs = 1")
     place.here("create", place.study(text))
     url = f"sqlite:///{place.path}/storage/hpo.db"
-    left = place.hpo("worker", "small", "--device", "cuda:0", code=1, PYTHONPATH=seen)
-    assert left.err.splitlines()[-1] == (
+    done = place.hpo("worker", "small", "--device", "cuda:0", code=1, PYTHONPATH=python_path)
+    assert done.err.splitlines()[-1] == (
         "hpo: trial 1 waits for another worker: the GPU is lost to this one "
         "(CUDA error: an illegal memory access was encountered)"
     )
     assert [trial.state.name for trial in trials(url)] == ["FAIL", "RUNNING", "WAITING"]
-    place.hpo("worker", "small", "--device", "cuda:0", PYTHONPATH=seen)
+    place.hpo("worker", "small", "--device", "cuda:0", PYTHONPATH=python_path)
     assert [trial.state.name for trial in trials(url)] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert [trial.user_attrs["attempts"] for trial in trials(url)] == [1, 2, 1]
 
@@ -207,7 +209,7 @@ def test_a_trial_whose_loss_is_not_finite_is_pruned_with_epoch_and_step(workplac
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
+def test_a_data_folder_that_vanishes_fails_no_trial(workplace, url, sql):
     pictures = workplace.path / "pictures"
     for index in range(24):
         path = pictures / f"class {index % 2}" / f"{index}.png"
@@ -236,7 +238,7 @@ def test_a_data_folder_that_vanishes_costs_no_trial(workplace, url, sql):
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_a_setting_queued_by_hand_runs_before_what_is_searched(place, url):
+def test_an_enqueued_setting_runs_before_searched_trials(place, url):
     text = STUDY.replace('sampler = "grid"', 'trials = 4\nsampler = "random"')
     place.here("create", place.study(text + '[space]\nkind = ["sound", "odd"]\n'), HPO_STORE=url)
     done = place.hpo("enqueue", "small", "kind=sound", HPO_STORE=url)
@@ -253,20 +255,20 @@ def test_a_setting_queued_by_hand_runs_before_what_is_searched(place, url):
     assert trials(url)[4].params == {"kind": "sound"}
 
 
-def test_delete_asks_and_takes_a_studys_rows_and_files_and_nothing_else(place, url, sql):
+def test_delete_asks_and_deletes_only_the_rows_and_files_of_the_study(place, url, sql):
     text = points("sound").replace("epochs = 10", "epochs = 1")
     place.here("create", place.study(text), HPO_STORE=url)
     place.here("worker", "small", HPO_STORE=url)
-    rest = {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES}
+    rows_before = {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES}
     place.here("create", place.study(text, "other"), HPO_STORE=url)
     place.here("worker", "other", HPO_STORE=url)
     folders = place.path / "storage/artifacts"
     assert len(list(folders.iterdir())) == 2
-    refused = place.hpo("delete", "other", code=1, HPO_STORE=url)  # nobody is there to say yes
+    refused = place.hpo("delete", "other", code=1, HPO_STORE=url)  # nobody can answer the question
     assert "Delete study other" in refused.err
     assert place.hpo("delete", "other", "--yes", HPO_STORE=url).out == "study other deleted\n"
     assert [folder.name.rpartition("-")[0] for folder in folders.iterdir()] == ["small"]
-    assert {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES} == rest
+    assert {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES} == rows_before
     assert "no study 'other'" in place.here("status", "other", code=1, HPO_STORE=url).err
     place.here("create", "other.toml", HPO_STORE=url)
 
@@ -286,7 +288,7 @@ TABLES = (
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_the_weights_of_the_best_are_kept_where_a_study_says_so(place, url):
+def test_keep_weights_keeps_the_weights_of_the_best_trials(place, url):
     text = points("a", "aaa", "aa", "aaaa").replace("epochs = 10", "epochs = 1")
     file = place.study(text.replace("[search]", "[search]\nkeep_weights = 2"))
     place.hpo("run", file, "--devices", "cpu:2", HPO_STORE=url)
@@ -295,7 +297,7 @@ def test_the_weights_of_the_best_are_kept_where_a_study_says_so(place, url):
     assert sorted(path.parent.name for path in files) == ["0001", "0003"]
 
 
-def test_status_is_followed_until_the_study_is_complete(place, url):
+def test_status_watch_prints_changes_until_the_study_is_complete(place, url):
     place.here("create", place.study(points("sound")), "--set", "train.epochs=3", HPO_STORE=url)
     follower = place.start("status", "small", "--watch", HPO_STORE=url)
     first = follower.stdout.readline()
@@ -305,7 +307,7 @@ def test_status_is_followed_until_the_study_is_complete(place, url):
     assert (follower.returncode, err) == (0, "")
     assert lines[0].startswith("study small is idle: 1 waiting")
     assert lines[-1].startswith("study small is complete: 1 complete")
-    assert len(lines) < POINTS * EPOCHS, "a line per change, not per look"
+    assert len(lines) < POINTS * EPOCHS, "a line per change, not per query"
     for verb in ("pause", "stop"):
         assert (
             place.here(verb, "small", HPO_STORE=url).out

@@ -1,4 +1,4 @@
-"""Network, disk, clock and foreign tools against real workers; the first two want root, as CI has."""
+"""Faults of network, disk and clock, and other tools, with real workers; network and disk need root."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from hpo.artifacts import checkpoint
 from hpo.workers import worker
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
-from tests.support.network import Link, linked, want_root
+from tests.support.network import Link, network_link, require_root
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import HPO
 
@@ -37,14 +37,14 @@ def climb(config, state):
 
 
 def study(*epochs: int) -> str:
-    """Give a study of one point after the other, with so many epochs each."""
+    """Return a study with one point for each number of epochs."""
     head = '[train]\nobjective = "own:climb"\n\n[search]\nsampler = "grid"\n'
     points = (f"\n[[points]]\nspeed = {i}.0\nepochs = {n}\n" for i, n in enumerate(epochs, 1))
     return head + "".join(points)
 
 
 def progress(place) -> list[list[str]]:
-    """Give the speed and the number of every epoch that was trained, in that order."""
+    """Return speed and number of every trained epoch, in the order of training."""
     path = place.path / "progress"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -61,7 +61,7 @@ def reports(sql, number: int) -> int:
 
 
 def check(url: str, planned: list[int], attempts: list[int]) -> None:
-    """Check that each trial is complete, with so many epochs, each once, after so many attempts."""
+    """Check that each trial is complete with its planned epochs after its number of attempts."""
     trials = optuna.load_study(study_name="small", storage=url).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * len(planned)
     for trial, epochs in zip(trials, planned, strict=True):
@@ -74,12 +74,12 @@ def check(url: str, planned: list[int], attempts: list[int]) -> None:
 
 @pytest.fixture
 def link() -> Iterator[Link]:
-    with linked() as made:
-        yield made
+    with network_link() as created:
+        yield created
 
 
-def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, link):
-    """One worker reports all the time, the other claims and ends one small trial after the other."""
+def test_a_network_cut_is_noticed_training_goes_on_and_reports_catch_up(place, link):
+    """One worker reports all the time; the other claims and ends one small trial after another."""
     planned = [60] + [1] * 16
     settings = {"listen_addresses": link.here.address, "trusted": f"{link.there.address}/29"}
     with contextlib.ExitStack() as cleanup:
@@ -96,40 +96,42 @@ def test_a_network_cut_is_noticed_and_made_up_for_and_training_goes_on(place, li
                 stdout=subprocess.DEVNULL,
                 stderr=err,
             )
-        cleanup.callback(end, launcher)
+        cleanup.callback(kill_launcher, launcher)
         wait_for(lambda: epochs(place, 1.0) >= 5 and len({words[0] for words in progress(place)}) >= 4)
         link.cut()
         cut = time.monotonic()
-        wait_for(lambda: said(place, "trying again") == 2)  # both workers
+        wait_for(lambda: count_lines(place, "trying again") == 2)  # both workers
         noticed = time.monotonic() - cut
         sql = plain_sql(url)
         before, reported = epochs(place, 1.0), reports(sql, 0)
         wait_for(lambda: epochs(place, 1.0) >= before + 10)
         assert reports(sql, 0) == reported
-        assert said(place, "is back after") == 0
+        assert count_lines(place, "is back after") == 0
         link.heal()
         healed = time.monotonic()
         wait_for(lambda: reports(sql, 0) > reported)
-        made_up = time.monotonic() - healed
-        wait_for(lambda: said(place, "is back after") == 2)
+        caught_up = time.monotonic() - healed
+        wait_for(lambda: count_lines(place, "is back after") == 2)
         back = time.monotonic() - healed
         assert launcher.wait(120) == 0, (place.path / "err").read_text()
-        print(f"noticed after {noticed:.1f} s; a report {made_up:.1f} s after the heal, both {back:.1f} s")
-        assert said(place, "died") == 0
+        print(
+            f"noticed after {noticed:.1f} s; a report {caught_up:.1f} s after the heal, both {back:.1f} s"
+        )
+        assert count_lines(place, "died") == 0
         check(url, planned, [1] * len(planned))
-        assert len(progress(place)) == sum(planned), "no epoch was run twice"
-        # Seconds on a quiet machine. Without keep-alives and timeouts TCP would take a quarter of an hour.
-        assert max(noticed, made_up) < 100
+        assert len(progress(place)) == sum(planned), "no epoch ran twice"
+        # Seconds on an idle machine. Without keep-alives and timeouts, TCP takes a quarter of an hour.
+        assert max(noticed, caught_up) < 100
 
 
-def said(place, text: str) -> int:
-    """Give how many lines of what the workers wrote about the store have a text."""
+def count_lines(place, text: str) -> int:
+    """Return how many lines about the store on the workers' stderr contain a text."""
     lines = (place.path / "err").read_text().splitlines()
     return sum(text in line for line in lines if "lease of trial" not in line)
 
 
-def end(launcher: subprocess.Popen) -> None:
-    """End a launcher and all its workers, if it still runs."""
+def kill_launcher(launcher: subprocess.Popen) -> None:
+    """Kill a launcher and all its workers, if it still runs."""
     if launcher.poll() is None:
         for pid in [*descendants(launcher.pid), launcher.pid]:
             with contextlib.suppress(ProcessLookupError):
@@ -142,8 +144,8 @@ def end(launcher: subprocess.Popen) -> None:
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Path]:
-    """A disk of eight megabytes."""
-    want_root("mount", "umount")
+    """Return a disk of eight megabytes."""
+    require_root("mount", "umount")
     path = tmp_path / "disk"
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], check=True)
@@ -160,13 +162,13 @@ def fill(disk: Path) -> None:
 
 
 def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
-    """Run the study on a disk that fills up meanwhile, and stays full, and give the last line."""
+    """Run the study while the disk fills up and stays full; return the last line of stderr."""
     launcher = place.start("run", place.study(study(10, 2)), "--devices", "cpu:1", **settings)
     try:
         wait_for(lambda: len(progress(place)) >= 5)
         wait_for(lambda: fill(disk) or launcher.poll() is not None)
     finally:
-        end(launcher)
+        kill_launcher(launcher)
     _, err = launcher.communicate()
     assert launcher.returncode == 1, err
     assert "Traceback" not in err
@@ -175,7 +177,7 @@ def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, url):
+def test_a_full_disk_under_the_artifacts_prints_one_line_and_loses_no_epoch(place, disk, url):
     settings = {"HPO_STORE": url, "HPO_ARTIFACTS": str(disk)}
     line = run_into_a_full_disk(place, disk, **settings)
     assert line.startswith(f"hpo: {disk}/")
@@ -191,7 +193,7 @@ def test_a_full_disk_under_the_artifacts_costs_a_line_and_no_epoch(place, disk, 
     check(url, [10, 2], [worker.MAX_FAILURES + 1, 1])
 
 
-def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
+def test_a_full_disk_under_sqlite_prints_one_line_and_loses_no_epoch(place, disk):
     url = f"sqlite:///{disk}/hpo.db"
     line = run_into_a_full_disk(place, disk, HPO_STORE=url)
     assert line.startswith(f"hpo: store {url}: ")
@@ -204,7 +206,7 @@ def test_a_full_disk_under_sqlite_costs_a_line_and_no_epoch(place, disk):
 # The clock
 
 
-def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
+def test_a_worker_in_another_time_zone_claims_and_keeps_leases(place):
     with postgres.running(timezone="Asia/Tokyo") as server, closed_engines():
         settings = {"HPO_STORE": server.url, "HPO_LEASE_SECONDS": "5"}
         place.here("create", place.study(study(20, 20)), **settings)
@@ -213,22 +215,22 @@ def test_a_worker_in_another_time_zone_keeps_and_takes_leases_like_any(place):
         outputs = [worker.communicate(timeout=120) for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0], outputs
         check(server.url, [20, 20], [1, 1])
-        assert len(progress(place)) == 40, "no epoch was run twice"
+        assert len(progress(place)) == 40, "no epoch ran twice"
 
 
-# Foreign tools
+# Other tools
 
 
-def test_a_trial_that_another_tool_runs_is_shown_and_left_alone(place):
+def test_a_trial_run_by_another_tool_is_listed_and_not_claimed(place):
     url = f"sqlite:///{place.path}/hpo.db"
     with closed_engines():
         place.here("create", place.study(study(2, 2)), HPO_STORE=url)
         foreign = optuna.load_study(study_name="small", storage=url).ask()
-        ran = place.hpo("launch", "small", "--devices", "cpu:1", HPO_STORE=url)
-        assert f"trial {foreign.number} " not in ran.err
+        done = place.hpo("launch", "small", "--devices", "cpu:1", HPO_STORE=url)
+        assert f"trial {foreign.number} " not in done.err
         trials = optuna.load_study(study_name="small", storage=url).trials
         states = {trial.number: trial.state.name for trial in trials}
         assert states == {foreign.number: "RUNNING", 1 - foreign.number: "COMPLETE"}
-        shown = place.here("status", "small", "--json", HPO_STORE=url).json()
-        assert (shown["trials"]["running"], shown["trials"]["complete"]) == (1, 1)
-        assert shown["workers"] == []
+        status = place.here("status", "small", "--json", HPO_STORE=url).json()
+        assert (status["trials"]["running"], status["trials"]["complete"]) == (1, 1)
+        assert status["workers"] == []

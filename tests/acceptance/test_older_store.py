@@ -35,7 +35,7 @@ def states(workplace: Workplace, study: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", sorted((DATA / "expected").glob("*.json")), ids=lambda path: path.stem)
-def test_a_verb_says_of_an_older_store_what_the_older_version_said(older, path):
+def test_a_verb_prints_the_same_for_an_older_store_as_the_older_version(older, path):
     verb, _, study = path.stem.partition("-")
     assert older.here(verb, study, "--json").json() == json.loads(path.read_text())
 
@@ -63,12 +63,12 @@ def test_a_custom_objective_resumes_from_an_older_checkpoint_with_exact_values(o
     assert "trial 1 epoch 2/8" in done.err
     assert states(older, "slow") == ["COMPLETE", "COMPLETE"]
     trial = load(older, "slow").trials[1]
-    assert trial.intermediate_values == sums(trial.params["lr"], epochs=8)
+    assert trial.intermediate_values == expected_reports(trial.params["lr"], epochs=8)
     assert trial.user_attrs["attempts"] == 2
 
 
-def sums(lr: float, epochs: int) -> dict[int, float]:
-    """Return what own.py's objective reports after each epoch."""
+def expected_reports(lr: float, epochs: int) -> dict[int, float]:
+    """Return what the objective of own.py reports after each epoch."""
     reported, total = {}, 0.0
     for epoch in range(1, epochs + 1):
         total += lr / epoch

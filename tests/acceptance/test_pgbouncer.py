@@ -1,4 +1,4 @@
-"""The lease through PgBouncer in transaction mode, where each transaction may have another session."""
+"""The lease through PgBouncer in transaction mode: each transaction may use another session."""
 
 import os
 import random
@@ -19,8 +19,8 @@ from tests.support.processes import wait_for
 
 
 @pytest.fixture
-def behind(cluster):
-    """Give the URL of an empty database that a PgBouncer can be put in front of."""
+def direct_url(cluster):
+    """Yield the URL of an empty database; skip the test where PgBouncer is missing."""
     if pgbouncer.COMMAND is None:
         why = "no command 'pgbouncer' (Debian: the package of that name)"
         assert os.environ.get("CI") != "true", why
@@ -29,45 +29,45 @@ def behind(cluster):
         yield url
 
 
-class Crowd:
-    """Watches how many connections to a database others have, until it is asked."""
+class ConnectionCounter:
+    """Counts the connections of other processes to a database until ``peak`` is called."""
 
     def __init__(self, url: str) -> None:
-        self.sql, self.seen, self.done = plain_sql(url), [], threading.Event()
-        self.thread = threading.Thread(target=self._watch)
+        self.sql, self.counts, self.done = plain_sql(url), [], threading.Event()
+        self.thread = threading.Thread(target=self._count)
         self.thread.start()
 
-    def _watch(self) -> None:
+    def _count(self) -> None:
         text = "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
         while not self.done.wait(0.02):
             ((count,),) = self.sql(f"{text} AND backend_type = 'client backend'")
-            self.seen.append(count)
+            self.counts.append(count)
 
     def peak(self) -> int:
         self.done.set()
         self.thread.join()
-        return max(self.seen)
+        return max(self.counts)
 
 
-def test_twelve_workers_share_three_connections_and_lose_nothing_to_a_kill(behind, tmp_path):
-    with pgbouncer.running(behind, 3) as through:
-        study = LeaseStudy(through, plain_sql(behind), 40, tmp_path)
-        crowd = Crowd(behind)
+def test_twelve_workers_share_three_connections_and_lose_nothing_to_a_kill(direct_url, tmp_path):
+    with pgbouncer.running(direct_url, 3) as pooled_url:
+        study = LeaseStudy(pooled_url, plain_sql(direct_url), 40, tmp_path)
+        counter = ConnectionCounter(direct_url)
         with study.workers(12, epochs=6, epoch_seconds=0.05, lease_seconds=1.0) as workers:
             for done in (20, 60, 100):
                 wait_for(lambda done=done: len(study.log("report")) >= done and workers.busy())
                 os.kill(random.choice(workers.busy() or workers.alive()), signal.SIGKILL)
-        peak = crowd.peak()
-    study.url = behind  # plain Optuna prepares statements, which PgBouncer 1.18 does not know of
+        peak = counter.peak()
+    study.url = direct_url  # plain Optuna prepares statements, which PgBouncer 1.18 does not support
     study.check(40, 6)
-    assert len(workers.said("start")) == 15
-    assert peak <= 3 + 1  # and the one of the test that asks the log
+    assert len(workers.events("start")) == 15
+    assert peak <= 3 + 1  # one more is the test's own, which reads the log
 
 
-def test_twelve_processes_create_tables_and_study_through_two_connections(behind):
-    orders = lease_worker.Orders(url="", processes=12, create=5)
-    with pgbouncer.running(behind, 2) as through:
-        text = f'{{"url": "{through}", "processes": {orders.processes}, "create": {orders.create}}}'
+def test_twelve_processes_create_tables_and_study_through_two_connections(direct_url):
+    options = lease_worker.WorkerOptions(url="", processes=12, create=5)
+    with pgbouncer.running(direct_url, 2) as pooled_url:
+        text = f'{{"url": "{pooled_url}", "processes": {options.processes}, "create": {options.create}}}'
         command = [sys.executable, lease_worker.__file__, text]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
         assert done.returncode == 0, done.stderr
@@ -75,36 +75,36 @@ def test_twelve_processes_create_tables_and_study_through_two_connections(behind
         assert sorted(created) == ["False"] * 11 + ["True"]
 
 
-def test_a_transactions_settings_come_with_it_and_go_with_it(behind):
-    asked = ("lock_timeout", "idle_in_transaction_session_timeout", "transaction_read_only")
-    studies.create_study(studies.open_storage(behind, create=True), lease_worker.definition(1), "text")
-    with pgbouncer.running(behind, 1) as through:
-        opened = studies.open_storage(through, create=False)
-        reader = studies.open_storage(through, create=False, read_only=True)
-        for each, refuses in ((opened, "off"), (reader, "on")):
+def test_settings_apply_to_one_transaction_only(direct_url):
+    names = ("lock_timeout", "idle_in_transaction_session_timeout", "transaction_read_only")
+    studies.create_study(studies.open_storage(direct_url, create=True), lease_worker.definition(1), "text")
+    with pgbouncer.running(direct_url, 1) as pooled_url:
+        storage = studies.open_storage(pooled_url, create=False)
+        reader = studies.open_storage(pooled_url, create=False, read_only=True)
+        for each, read_only in ((storage, "off"), (reader, "on")):
             with each.engine.connect() as connection:
                 assert connection.info["pooled"]
-                found = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in asked]
-            assert found == ["1min", "15s", refuses]
+                values = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names]
+            assert values == ["1min", "15s", read_only]
         with pytest.raises(StoreError, match="read-only"):
             studies.delete_study(reader, lease_worker.NAME)
-        with studies.open_storage(behind, create=False).engine.connect() as connection:
+        with studies.open_storage(direct_url, create=False).engine.connect() as connection:
             assert not connection.info["pooled"]
-        sql = plain_sql(through)  # plain SQL, through the same session of the server
-        assert [sql(f"SHOW {name}") for name in asked] == [[("0",)], [("0",)], [("off",)]]
+        sql = plain_sql(pooled_url)  # plain SQL through the same session of the server
+        assert [sql(f"SHOW {name}") for name in names] == [[("0",)], [("0",)], [("off",)]]
 
 
-def test_a_lease_is_renewed_through_the_only_connection(behind):
-    studies.create_study(studies.open_storage(behind, create=True), lease_worker.definition(1), "text")
-    with pgbouncer.running(behind, 1) as through:
-        opened = studies.open_storage(through, create=False)
-        study_id = studies.find_study_id(opened, lease_worker.NAME)
+def test_a_lease_is_renewed_through_the_only_connection(direct_url):
+    studies.create_study(studies.open_storage(direct_url, create=True), lease_worker.definition(1), "text")
+    with pgbouncer.running(direct_url, 1) as pooled_url:
+        storage = studies.open_storage(pooled_url, create=False)
+        study_id = studies.find_study_id(storage, lease_worker.NAME)
         claim = queue.claim_trial(
-            opened, study_id, process.current_owner("cpu"), lease_seconds=3.0, max_attempts=1
+            storage, study_id, process.current_owner("cpu"), lease_seconds=3.0, max_attempts=1
         )
         with lease.keep_lease(claim):
-            begun = time.monotonic()
-            wait_for(lambda: claim.last_renewal.at > begun + 1.0)
-            (held,) = lease_info.read_leases(opened, study_id)
-        assert held.expires_in_seconds > 0
-        assert opened.engine.pool.checkedin() == 1
+            started = time.monotonic()
+            wait_for(lambda: claim.last_renewal.at > started + 1.0)
+            (info,) = lease_info.read_leases(storage, study_id)
+        assert info.expires_in_seconds > 0
+        assert storage.engine.pool.checkedin() == 1

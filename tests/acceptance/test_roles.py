@@ -1,4 +1,4 @@
-"""What storage/ says of Postgres: three roles that do their work and nothing more; backup and restore."""
+"""Postgres as storage/README.md describes it: three roles with their rights, backup, restore and TLS."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ speed = 7.5
 """
 
 REFUSED = r"permission denied|must be owner|read-only|row-level security"
-SECRET = "s{e}c%r@t/:#?"
+PASSWORD = "s{e}c%r@t/:#?"
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def place(workplace):
 
 @pytest.fixture(scope="module")
 def roles() -> Iterator[dict[str, str]]:
-    """Give the URLs of a new store by role, where the owner has made a study."""
-    with postgres.running(password=SECRET) as server:
-        admin = sa.make_url(server.url).set(password=SECRET)
+    """Yield the URLs of a new store by role."""
+    with postgres.running(password=PASSWORD) as server:
+        admin = sa.make_url(server.url).set(password=PASSWORD)
         text = admin.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(text, autocommit=True) as connection:
             connection.execute("CREATE DATABASE hpo")
@@ -73,7 +73,7 @@ def roles() -> Iterator[dict[str, str]]:
         urls = {}
         with psycopg.connect(admin.render_as_string(hide_password=False), autocommit=True) as connection:
             for role in ("hpo_owner", "hpo_worker", "hpo_viewer"):
-                literal = psycopg.sql.Literal(SECRET)
+                literal = psycopg.sql.Literal(PASSWORD)
                 connection.execute(psycopg.sql.SQL(f"ALTER ROLE {role} PASSWORD {{}}").format(literal))
                 urls[role] = admin.set(username=role).render_as_string(hide_password=False)
         yield urls
@@ -84,7 +84,7 @@ def run_file(url: sa.URL, name: str) -> None:
 
 
 def tool(name: str, url: sa.URL, *words: str) -> None:
-    """Run one of Postgres's tools on a database, as storage/README.md says."""
+    """Run a tool of Postgres on a database, as storage/README.md describes."""
     where = ["-h", str(url.host), "-p", str(url.port), "-U", str(url.username), "-d", str(url.database)]
     command = [str(postgres.binaries() / name), *where, *words]
     environment = {**os.environ, "PGPASSWORD": str(url.password or "")}
@@ -93,7 +93,7 @@ def tool(name: str, url: sa.URL, *words: str) -> None:
 
 
 @pytest.fixture
-def store_of(place, roles) -> Iterator[dict[str, str]]:
+def store_urls(place, roles) -> Iterator[dict[str, str]]:
     place.here("create", "small.toml", HPO_STORE=roles["hpo_owner"])
     run_file(sa.make_url(roles["hpo_owner"]), "grants.sql")
     with closed_engines():
@@ -106,8 +106,8 @@ def refused(place, *words: str, url: str) -> None:
     assert re.search(REFUSED, done.err)
 
 
-def test_each_role_does_its_work_and_nothing_more_and_the_password_is_nowhere(place, store_of):
-    owner, worker, viewer = (store_of[f"hpo_{role}"] for role in ("owner", "worker", "viewer"))
+def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place, store_urls):
+    owner, worker, viewer = (store_urls[f"hpo_{role}"] for role in ("owner", "worker", "viewer"))
     refused(place, "create", "small.toml", "--name", "other", url=worker)
     refused(place, "enqueue", "small", "speed=2.0", url=worker)
     refused(place, "delete", "small", "--yes", url=worker)
@@ -120,10 +120,10 @@ def test_each_role_does_its_work_and_nothing_more_and_the_password_is_nowhere(pl
     lines = "\n".join(command_lines(""))
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, err
-    shown = [
+    outputs = [
         place.hpo(verb, "small", HPO_STORE=viewer) for verb in ("status", "trials", "best", "importance")
     ]
-    assert "small is complete" in shown[0].out
+    assert "small is complete" in outputs[0].out
     study = optuna.load_study(study_name="small", storage=viewer)
     assert len(study.trials) == 6
     assert all(trial.state.is_finished() for trial in study.trials)
@@ -142,31 +142,31 @@ def test_each_role_does_its_work_and_nothing_more_and_the_password_is_nowhere(pl
                 plain_sql(url)(statement)
     broken = sa.make_url(owner).set(password="no").render_as_string(hide_password=False)
     failed = place.hpo("status", "small", code=1, HPO_STORE=owner.replace("/hpo", "/no"))
-    failed_too = place.hpo("status", "small", code=1, HPO_STORE=broken)
-    everything = [lines, out, err, failed.out + failed.err, failed_too.err]
-    everything += [done.out + done.err for done in shown]
+    failed_login = place.hpo("status", "small", code=1, HPO_STORE=broken)
+    everything = [lines, out, err, failed.out + failed.err, failed_login.err]
+    everything += [done.out + done.err for done in outputs]
     everything += [str(row) for row in rows(owner)]
     everything += [file.read_bytes().decode("latin-1") for file in files(place.path)]
     quoted = sa.make_url(owner).render_as_string(hide_password=False).split(":")[2].rpartition("@")[0]
-    assert quoted != SECRET
+    assert quoted != PASSWORD
     for text in everything:
-        assert SECRET not in text
+        assert PASSWORD not in text
         assert quoted not in text
     place.hpo("delete", "small", "--yes", HPO_STORE=owner)
     assert rows(owner) == []
 
 
 def command_lines(word: str) -> list[str]:
-    """Give the command lines of hpo's processes that hold a word, as any user of the machine sees them."""
-    found = []
+    """Return the command lines of hpo's processes that contain a word, as every user can see them."""
+    lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found.append(path.read_bytes().replace(b"\0", b" ").decode("latin-1"))
-    return [line for line in found if "-m hpo" in line and word in line]
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode("latin-1"))
+    return [line for line in lines if "-m hpo" in line and word in line]
 
 
 def rows(url: str) -> list[tuple]:
-    """Give all rows of the tables that studies fill."""
+    """Return all rows of the tables that studies fill."""
     sql = plain_sql(url)
     tables = [name for (name,) in sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
     return [row for name in tables for row in sql(f"SELECT * FROM {name}") if "version" not in name]
@@ -176,7 +176,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_paused_study_goes_on_from_its_backup(place, cluster):
+def test_a_paused_study_resumes_from_its_backup(place, cluster):
     with postgres.database(cluster) as url, postgres.database(cluster) as other, closed_engines():
         place.here("create", "small.toml", "--set", "train.epochs=20", HPO_STORE=url)
         launcher = place.start("launch", "small", "--devices", "cpu:2", HPO_STORE=url)
@@ -200,9 +200,9 @@ def test_a_paused_study_goes_on_from_its_backup(place, cluster):
             assert sorted(trial.intermediate_values) == list(range(1, trial.user_attrs["epochs"] + 1))
 
 
-def test_tls_is_what_the_urls_sslmode_says(place):
-    authority, stranger = trustme.CA(), trustme.CA()
-    for name, each in (("ca.pem", authority), ("other.pem", stranger)):
+def test_tls_follows_the_sslmode_of_the_url(place):
+    authority, other = trustme.CA(), trustme.CA()
+    for name, each in (("ca.pem", authority), ("other.pem", other)):
         each.cert_pem.write_to_path(place.path / name)
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     with postgres.running(password="odd", certificate=certificate) as server:

@@ -1,4 +1,4 @@
-"""The whole way, with real processes: from a study file to a result, and what interrupts it."""
+"""Runs with real processes, from a study file to its result, and their interruptions."""
 
 import csv
 import hashlib
@@ -52,7 +52,7 @@ model = "resnet18"
 lr = 0.01
 """
 
-# Where training is not what is tested: three trials that need no torchvision.
+# For tests of everything but training: three trials that need no torchvision.
 QUICK = """
 [train]
 objective = "own:climb"
@@ -72,7 +72,7 @@ def climb(config, state):
         yield epoch * config.lr, {"epoch": epoch}
 """
 
-BRIEF = LONG.replace("epochs = 4", "epochs = 1").replace("limit = 240", "limit = 48")
+ONE_EPOCH = LONG.replace("epochs = 4", "epochs = 1").replace("limit = 240", "limit = 48")
 
 
 def digest(workplace, trial: optuna.trial.FrozenTrial) -> str:
@@ -93,7 +93,7 @@ def run_long(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(once):
-    """The point of LONG, run without a break: its weights' hash and its curve."""
+    """Return the hash of the weights and the curve of LONG's point, run without interruption."""
     place = workplace_in(once("uninterrupted", run_long))
     (trial,) = load(place).trials
     return digest(place, trial), curve(place, trial)
@@ -110,16 +110,16 @@ def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
         assert sorted(trial.intermediate_values) == [1, 2, 3]
         assert trial.value == max(trial.intermediate_values.values())
         assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
-        seen = trial.user_attrs
-        assert seen["epochs"] == 3
-        assert trial.intermediate_values[seen["best_epoch"]] == trial.value
-        assert len(seen["epoch_seconds"]) == 3
-        assert seen["wall_time_seconds"] == pytest.approx(sum(seen["epoch_seconds"]), abs=0.01)
-        assert seen["attempts"] == 1
-        assert {"device", "host", "torch", "threads", "memory_format"} <= seen["hardware"].keys()
-        assert seen["hardware"]["precision"] == "fp32"
-        assert seen["checkpoint"] is None
-        assert checkpoint.list_checkpoints(artifact(workplace, seen["weights"]).parent) == []
+        attributes = trial.user_attrs
+        assert attributes["epochs"] == 3
+        assert trial.intermediate_values[attributes["best_epoch"]] == trial.value
+        assert len(attributes["epoch_seconds"]) == 3
+        assert attributes["wall_time_seconds"] == pytest.approx(sum(attributes["epoch_seconds"]), abs=0.01)
+        assert attributes["attempts"] == 1
+        assert {"device", "host", "torch", "threads", "memory_format"} <= attributes["hardware"].keys()
+        assert attributes["hardware"]["precision"] == "fp32"
+        assert attributes["checkpoint"] is None
+        assert checkpoint.list_checkpoints(artifact(workplace, attributes["weights"]).parent) == []
     assert study.metric_names == ["accuracy"]
     assert study.direction.name == "MAXIMIZE"
 
@@ -128,8 +128,8 @@ def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
     assert len(curve(workplace, trial)) == 3
     events = EventAccumulator(str(folder))
     events.Reload()
-    curve_seen = {event.step: event.value for event in events.Scalars("accuracy/selection")}
-    assert curve_seen == pytest.approx(trial.intermediate_values)
+    logged = {event.step: event.value for event in events.Scalars("accuracy/selection")}
+    assert logged == pytest.approx(trial.intermediate_values)
     weights = safetensors.torch.load_file(artifact(workplace, trial.user_attrs["weights"]))
     assert weights["fc.weight"].shape == (10, 512)
     assert '"lr"' in (folder / "settings.json").read_text()
@@ -152,7 +152,7 @@ def test_listed_points_run_exactly_once_with_their_own_settings(workplace):
     assert second.user_attrs.get("point") is None
 
 
-def test_a_study_is_extended_by_trials_and_points_and_by_nothing_else(workplace):
+def test_a_study_can_be_extended_by_trials_and_points_only(workplace):
     file = workplace.study(SMALL)
     workplace.here("create", file, "--set", "search.trials=1", "--set", "train.epochs=1")
     refused = workplace.here("run", file, code=1)
@@ -167,8 +167,8 @@ def test_a_study_is_extended_by_trials_and_points_and_by_nothing_else(workplace)
     assert "train.image_size: 16 -> 32" in refused.err
 
 
-def test_a_grid_takes_a_point_with_another_model_later(workplace):
-    text = BRIEF
+def test_a_grid_accepts_a_later_point_with_another_model(workplace):
+    text = ONE_EPOCH
     for listed in (text, text + '[[points]]\nmodel = "resnet34"\nlr = 0.01\n'):
         workplace.here("create", workplace.study(listed))
         workplace.here("worker", "small")
@@ -178,7 +178,7 @@ def test_a_grid_takes_a_point_with_another_model_later(workplace):
     assert len({str(trial.distributions["model"]) for trial in study.trials}) == 1
 
 
-def test_a_killed_run_goes_on_under_its_number_to_the_same_bits(workplace, uninterrupted):
+def test_a_killed_run_resumes_under_its_number_with_the_same_bits(workplace, uninterrupted):
     file = workplace.study(LONG)
     process = workplace.start("run", file, "--devices", "cpu:1")
     wait_for(lambda: epochs_reported(workplace) >= 2)
@@ -201,7 +201,7 @@ def test_a_killed_run_goes_on_under_its_number_to_the_same_bits(workplace, unint
     assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
 
 
-def test_a_run_whose_supervisor_is_killed_saves_and_leaves(workplace, uninterrupted):
+def test_a_run_whose_supervisor_is_killed_saves_and_exits(workplace, uninterrupted):
     file = workplace.study(LONG)
     process = workplace.start("run", file, "--devices", "cpu:1")
     wait_for(lambda: epochs_reported(workplace) >= 1)
@@ -217,7 +217,7 @@ def test_a_run_whose_supervisor_is_killed_saves_and_leaves(workplace, uninterrup
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_asked_to_stop_saves_within_the_epoch_and_goes_on(workplace, uninterrupted, number, code):
+def test_a_run_asked_to_stop_saves_within_the_epoch_and_resumes(workplace, uninterrupted, number, code):
     file = workplace.study(LONG)
     process = workplace.start("run", file, "--devices", "cpu:1")
     wait_for(lambda: list(workplace.path.glob("storage/artifacts/*/0000/epochs.csv")))
@@ -229,15 +229,15 @@ def test_a_run_asked_to_stop_saves_within_the_epoch_and_goes_on(workplace, unint
     assert "Traceback" not in err
     (trial,) = load(workplace).trials
     assert trial.state.name == "WAITING"
-    place = trial.user_attrs["checkpoint"].rpartition("/")[2]
-    assert int(place.split("-")[2]) > 0, "the checkpoint lies within an epoch"
+    name = trial.user_attrs["checkpoint"].rpartition("/")[2]
+    assert int(name.split("-")[2]) > 0, "the checkpoint was written within an epoch"
     done = workplace.hpo("run", file, "--devices", "cpu:1")
     assert "continues: 1 trials waiting" in done.err
     (trial,) = load(workplace).trials
     assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
 
 
-def test_a_spoiled_checkpoint_is_noticed_and_the_one_before_taken(workplace, uninterrupted):
+def test_a_corrupted_checkpoint_is_detected_and_the_previous_one_used(workplace, uninterrupted):
     file = workplace.study(LONG)
     process = workplace.start("run", file, "--devices", "cpu:1")
     wait_for(lambda: epochs_reported(workplace) >= 2)
@@ -253,7 +253,7 @@ def test_a_spoiled_checkpoint_is_noticed_and_the_one_before_taken(workplace, uni
     assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
 
 
-def test_a_worker_killed_alone_is_started_again_and_nothing_is_lost(workplace, uninterrupted):
+def test_a_killed_worker_is_restarted_and_nothing_is_lost(workplace, uninterrupted):
     process = workplace.start("run", workplace.study(LONG), "--devices", "cpu:1")
     wait_for(lambda: epochs_reported(workplace) >= 1)
     os.kill(descendants(process.pid)[0], signal.SIGKILL)
@@ -265,27 +265,27 @@ def test_a_worker_killed_alone_is_started_again_and_nothing_is_lost(workplace, u
     assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
 
 
-def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_it_costs_a_trial(workplace):
-    text = BRIEF + "[[points]]\nlr = 0.01\nbatch_size = 1\n"
+def test_a_batch_of_one_is_refused_for_batch_norm_before_any_trial(workplace):
+    text = ONE_EPOCH + "[[points]]\nlr = 0.01\nbatch_size = 1\n"
     done = workplace.here("run", workplace.study(text), code=1)
     assert "points[2].batch_size: model 'resnet18' cannot be trained on batches of one image" in done.err
     assert not (workplace.path / "storage").exists()
 
 
-def test_a_folder_that_cannot_be_written_costs_no_trial(workplace):
+def test_a_folder_that_cannot_be_written_fails_no_trial(workplace):
     (workplace.path / "blocked").write_text("a file where the artifacts should be")
-    done = workplace.hpo("run", workplace.study(BRIEF), "--artifacts", "blocked", code=1)
+    done = workplace.hpo("run", workplace.study(ONE_EPOCH), "--artifacts", "blocked", code=1)
     assert done.err.splitlines()[-1].startswith("hpo: ")
     assert "blocked" in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
-    assert done.err.count("given back") == 2, "a worker gives up at the third in a row"
+    assert done.err.count("given back") == 2, "a worker stops at the third failure in a row"
     (trial,) = load(workplace).trials
     assert trial.state.name == "WAITING"
 
 
-def test_missing_data_costs_no_trial(workplace):
+def test_missing_data_fails_no_trial(workplace):
     text = LONG.replace('"digits"', '"folder:pictures"')
-    workplace.here("create", workplace.study(text))  # the folder may be on the machine of its workers
+    workplace.here("create", workplace.study(text))  # the folder may exist on the workers' machine only
     done = workplace.hpo("launch", "small", code=78)
     assert done.err.splitlines()[-1].startswith("hpo: ")
     assert "pictures" in done.err
@@ -305,7 +305,7 @@ def test_two_runs_of_one_study_at_once_share_its_trials(workplace):
     assert all(trial.user_attrs["attempts"] == 1 for trial in trials)
 
 
-def test_a_worker_of_its_own_does_the_same(workplace):
+def test_a_worker_without_a_supervisor_runs_the_study(workplace):
     workplace.here("create", workplace.study(SMALL))
     done = workplace.hpo("worker", "small", "--device", "cpu")
     assert done.out == ""
@@ -313,8 +313,8 @@ def test_a_worker_of_its_own_does_the_same(workplace):
     assert len(load(workplace).trials) == 3
 
 
-def test_weights_can_be_taken_up_by_another_study(workplace):
-    text = BRIEF
+def test_another_study_can_start_from_trained_weights(workplace):
+    text = ONE_EPOCH
     workplace.here("create", workplace.study(text))
     workplace.here("worker", "small")
     weights = workplace.here("best", "small", "--json").json()["weights"]
@@ -340,7 +340,7 @@ def test_launch_starts_several_workers_and_runs_the_study_to_its_end(place):
     assert place.here("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
 
 
-def test_what_no_restart_can_mend_stops_every_worker_with_one_message(place):
+def test_an_error_that_no_restart_fixes_stops_every_worker_with_one_message(place):
     place.here("create", place.study(QUICK))
     done = place.hpo("launch", "small", "--devices", "cpu:2", "--artifacts", "nosuch://x", code=78)
     assert "Traceback" not in done.err

@@ -1,4 +1,4 @@
-"""Artifacts in an S3, moto's, from workers in networks of their own that share but it and a Postgres."""
+"""Artifacts in S3 (moto's server); workers in separate networks share only it and a Postgres."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from hpo.errors import ArtifactError, ArtifactsUnavailable
 from hpo.workers import supervisor
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
-from tests.support.network import Link, linked
+from tests.support.network import Link, network_link
 from tests.support.processes import wait_for
 from tests.support.workplace import HPO, Workplace
 
@@ -58,7 +58,7 @@ def study(points: int, epochs: int, seconds: float, numbers: int = 10) -> str:
 
 
 def progress(place) -> list[list[str]]:
-    """Give the speed, the number and the process of every epoch that was trained, in that order."""
+    """Return speed, number and process of every trained epoch, in the order of training."""
     path = place.path / "progress"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -68,7 +68,7 @@ def progress(place) -> list[list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class S3:
-    """A running S3 with a bucket in it."""
+    """A running S3 server with a bucket."""
 
     port: int
 
@@ -85,16 +85,16 @@ class S3:
         )
 
     def names(self) -> set[str]:
-        """Give the names of all objects, as rows name them."""
-        found = self.client().list_objects_v2(Bucket=BUCKET, Prefix="vision/").get("Contents", [])
-        return {each["Key"].removeprefix("vision/") for each in found}
+        """Return the names of all objects, as the store's rows name them."""
+        objects = self.client().list_objects_v2(Bucket=BUCKET, Prefix="vision/").get("Contents", [])
+        return {each["Key"].removeprefix("vision/") for each in objects}
 
     def load(self, name: str):
         content = self.client().get_object(Bucket=BUCKET, Key=f"vision/{name}")["Body"].read()
         return torch.load(io.BytesIO(content), weights_only=True)
 
-    def let_in(self, requests: str) -> None:
-        """Let in anybody for so many requests more, then nobody whom it does not know."""
+    def allow_unauthenticated(self, requests: str) -> None:
+        """Accept this many more requests from anyone, then only requests with known credentials."""
         url, plain = f"{self.url()}/moto-api/reset-auth", {"Content-Type": "text/plain"}
         urllib.request.urlopen(urllib.request.Request(url, requests.encode(), plain)).close()
 
@@ -105,7 +105,7 @@ def s3() -> Iterator[S3]:
     command = [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(server.port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: answers(server.port))
+        wait_for(lambda: is_listening(server.port))
         server.client().create_bucket(Bucket=BUCKET)
         yield server
     finally:
@@ -113,7 +113,7 @@ def s3() -> Iterator[S3]:
         process.wait()
 
 
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
@@ -121,32 +121,32 @@ def answers(port: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A network namespace, the store and the artifacts as they are reached from there."""
+    """A network namespace, with the settings that reach the store and the artifacts from there."""
 
     link: Link
     settings: dict[str, str]
 
     def start(self, place, name: str) -> subprocess.Popen:
-        own = place.path / f"{name}.tmp"  # where a worker that is killed leaves its trial's folder
-        own.mkdir()
+        temporary = place.path / f"{name}.tmp"  # a killed worker leaves its trial's folder here
+        temporary.mkdir()
         with (place.path / name).open("w") as err:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.link.namespace, *HPO, "worker", "small"],
                 cwd=place.path,
-                env={**place.environment, **self.settings, "TMPDIR": str(own)},
+                env={**place.environment, **self.settings, "TMPDIR": str(temporary)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=err,
             )
 
     def received(self) -> int:
-        """Give the bytes that came from there."""
+        """Return the number of bytes received from the namespace."""
         return int(Path(f"/sys/class/net/{self.link.here.interface}/statistics/rx_bytes").read_text())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Two machines, and the store as it is reached from here."""
+    """Two machines, and the URL of their store for this process."""
 
     url: str
     machines: tuple[Machine, Machine]
@@ -156,7 +156,7 @@ class Site:
 @pytest.fixture
 def site(s3) -> Iterator[Site]:
     with contextlib.ExitStack() as stack:
-        links = [stack.enter_context(linked(number)) for number in (0, 1)]
+        links = [stack.enter_context(network_link(number)) for number in (0, 1)]
         addresses = ",".join(link.here.address for link in links)
         server = stack.enter_context(postgres.running(listen_addresses=addresses, trusted="198.18.0.0/15"))
         stack.enter_context(closed_engines())
@@ -169,7 +169,7 @@ def site(s3) -> Iterator[Site]:
                     "HPO_STORE": url.render_as_string(hide_password=False),
                     "HPO_LEASE_SECONDS": str(LEASE_SECONDS),
                     "HPO_ARTIFACTS": ROOT,
-                    "AWS_ENDPOINT_URL": s3.url(link.aside.address),
+                    "AWS_ENDPOINT_URL": s3.url(link.second.address),
                 },
             )
             for link, url in zip(links, urls, strict=True)
@@ -179,8 +179,8 @@ def site(s3) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def ended(*workers: subprocess.Popen) -> Iterator[None]:
-    """Leave no process of these behind."""
+def killed_at_exit(*workers: subprocess.Popen) -> Iterator[None]:
+    """Kill these processes at the end of the block if they still run."""
     try:
         yield
     finally:
@@ -190,12 +190,12 @@ def ended(*workers: subprocess.Popen) -> Iterator[None]:
             worker.wait()
 
 
-def said(place, name: str) -> str:
+def stderr_of(place, name: str) -> str:
     return (place.path / name).read_text()
 
 
 def check(site: Site, s3: S3, epochs: int, attempts: list[int]) -> None:
-    """Check that each trial is complete, and that the bucket holds what it names, whole, and no more."""
+    """Check that each trial is complete, and that the bucket holds exactly the files that trials name."""
     trials = optuna.load_study(study_name="small", storage=site.url).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * len(attempts)
     assert [trial.user_attrs["attempts"] for trial in trials] == attempts
@@ -207,19 +207,19 @@ def check(site: Site, s3: S3, epochs: int, attempts: list[int]) -> None:
         assert state["epoch"] == epochs
         assert set(state["weight"].tolist()) == {float(epochs)}
     assert {name for name in names if "/weights-" in name} == {t.user_attrs["weights"] for t in trials}
-    assert not any("/checkpoint-" in name for name in names), "they are of no more use"
+    assert not any("/checkpoint-" in name for name in names), "complete trials keep no checkpoint"
 
 
-def test_a_killed_workers_trial_goes_on_from_its_checkpoint_in_another_network(place, site, s3):
+def test_a_killed_workers_trial_resumes_from_its_checkpoint_in_another_network(place, site, s3):
     place.here("create", place.study(study(points=3, epochs=8, seconds=0.25)), HPO_STORE=site.url)
     one, other = (machine.start(place, name) for machine, name in zip(site.machines, "ab", strict=True))
     saved = "SELECT owner, checkpoint FROM hpo_leases WHERE checkpoint IS NOT NULL AND owner LIKE :owner"
-    with ended(one, other):
+    with killed_at_exit(one, other):
         ((_, name),) = wait_for(lambda: site.sql(saved, owner=f"%/{one.pid}"))
         one.kill()
         assert name in s3.names()
-        assert other.wait(90) == 0, said(place, "b")
-    assert "continues after epoch" in said(place, "b")
+        assert other.wait(90) == 0, stderr_of(place, "b")
+    assert "continues after epoch" in stderr_of(place, "b")
     attempts = [
         trial.user_attrs["attempts"]
         for trial in optuna.load_study(study_name="small", storage=site.url).trials
@@ -228,8 +228,8 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint_in_another_network(p
     check(site, s3, 8, attempts)
 
 
-def test_a_cut_from_the_artifacts_alone_is_waited_for_and_the_lease_kept(place, site, s3):
-    """The cut comes while a checkpoint is on its way; a shorter one, while the weights are."""
+def test_a_cut_from_the_artifacts_alone_delays_the_worker_and_keeps_the_lease(place, site, s3):
+    """The cut comes during the upload of a checkpoint; a shorter one, during that of the weights."""
     text = study(points=2, epochs=40, seconds=0.2, numbers=300_000)
     place.here("create", place.study(text), HPO_STORE=site.url)
     cut_off, other = site.machines
@@ -239,109 +239,109 @@ def test_a_cut_from_the_artifacts_alone_is_waited_for_and_the_lease_kept(place, 
     subprocess.run(tc, check=True)
     one = cut_off.start(place, "a")
     with contextlib.ExitStack() as cleanup:
-        cleanup.enter_context(ended(one))
+        cleanup.enter_context(killed_at_exit(one))
         wait_for(lambda: progress(place))
-        is_on_its_way(cut_off)
-        link.cut_aside()
-        begun = time.monotonic()
+        wait_for_upload(cut_off)
+        link.cut_second()
+        started = time.monotonic()
         two = other.start(place, "b")
-        cleanup.enter_context(ended(two))
-        wait_for(lambda: "trying again" in said(place, "a"))
-        noticed = time.monotonic() - begun
+        cleanup.enter_context(killed_at_exit(two))
+        wait_for(lambda: "trying again" in stderr_of(place, "a"))
+        noticed = time.monotonic() - started
         assert noticed > LEASE_SECONDS
         named = "SELECT checkpoint FROM hpo_leases JOIN trials USING (trial_id) WHERE number = 0"
         assert site.sql(named) == [(None,)]
         assert not any("/0000/checkpoint-" in name for name in s3.names())
         wait_for(lambda: len([words for words in progress(place) if words[0] == "1.0"]) > 10)
         before = len([words for words in progress(place) if words[0] == "1.0"])
-        link.heal_aside()
+        link.heal_second()
         healed = time.monotonic()
-        wait_for(lambda: "is back after" in said(place, "a"))
+        wait_for(lambda: "is back after" in stderr_of(place, "a"))
         back = time.monotonic() - healed
         wait_for(lambda: len([words for words in progress(place) if words[0] == "1.0"]) == 40)
-        is_on_its_way(cut_off)
-        link.cut_aside()
+        wait_for_upload(cut_off)
+        link.cut_second()
         time.sleep(1.0)
-        link.heal_aside()
-        assert (one.wait(60), two.wait(60)) == (0, 0), said(place, "a") + said(place, "b")
+        link.heal_second()
+        assert (one.wait(60), two.wait(60)) == (0, 0), stderr_of(place, "a") + stderr_of(place, "b")
     print(f"noticed after {noticed:.1f} s, in epoch {before}; back {back:.1f} s after the heal")
-    assert len(progress(place)) == 2 * 40, "no epoch was run twice"
+    assert len(progress(place)) == 2 * 40, "no epoch ran twice"
     check(site, s3, 40, [1, 1])
 
 
-def is_on_its_way(machine: Machine) -> None:
-    """Wait until an upload of megabytes from there has begun, and has not ended."""
+def wait_for_upload(machine: Machine) -> None:
+    """Wait until a machine has started to upload megabytes, and has not finished."""
     before = machine.received()
     wait_for(lambda: machine.received() > before + 400_000)
 
 
-# What waiting does not mend
+# Errors that waiting does not fix
 
 
 @pytest.fixture
-def here(s3, monkeypatch, tmp_path) -> None:
-    """Speak to this S3 from here, with nothing left of an earlier test."""
+def s3_environment(s3, monkeypatch, tmp_path) -> None:
+    """Let this process use the S3 server, without cached instances of an earlier test."""
     settings = {"AWS_ENDPOINT_URL": s3.url(), "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
     for key, value in {**KEYS, **settings}.items():
         monkeypatch.setenv(key, value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_a_bucket_that_is_not_there_is_reported_in_a_line_before_a_trial_is_claimed(s3, here, place):
+def test_a_missing_bucket_is_reported_in_one_line_before_any_claim(s3, s3_environment, place):
     settings = {"HPO_ARTIFACTS": "s3://nosuch/x", "COLUMNS": "300"}
-    at = Workplace(path=place.path, environment={**place.environment, **settings})
-    run = at.hpo("run", at.study(study(points=1, epochs=1, seconds=0.0)), code=1)
-    deleted = at.here("delete", "small", "--yes", code=1)
-    worker = at.hpo("worker", "small", code=supervisor.EXIT_FATAL)  # the study is still there
-    doctor = at.here("doctor", code=1)
+    misconfigured = Workplace(path=place.path, environment={**place.environment, **settings})
+    run = misconfigured.hpo("run", misconfigured.study(study(points=1, epochs=1, seconds=0.0)), code=1)
+    deleted = misconfigured.here("delete", "small", "--yes", code=1)
+    worker = misconfigured.hpo("worker", "small", code=supervisor.EXIT_FATAL)  # the study still exists
+    doctor = misconfigured.here("doctor", code=1)
     (line,) = worker.err.splitlines()
     assert line.startswith("hpo: s3://nosuch/x: The specified bucket does not exist; --artifacts or ")
     assert run.err.splitlines()[-1] == deleted.err.splitlines()[-1] == line
     assert line.removeprefix("hpo: ") in doctor.out
     assert "Traceback" not in run.err + worker.err + doctor.err
-    assert "nosuch" not in str(s3.client().list_buckets()["Buckets"]), "none is made by mistake"
+    assert "nosuch" not in str(s3.client().list_buckets()["Buckets"]), "the bucket is not created"
 
 
-def test_keys_that_are_missing_or_refused_are_reported_in_a_line(s3, here, monkeypatch):
-    place = Artifacts(ROOT)
-    s3.let_in("0")
+def test_keys_that_are_missing_or_refused_are_reported_in_one_line(s3, s3_environment, monkeypatch):
+    artifacts = Artifacts(ROOT)
+    s3.allow_unauthenticated("0")
     try:
         with pytest.raises(
             ArtifactError, match=f"^{ROOT}: .*; it takes credentials that may list, read"
-        ) as met:
-            place.probe()
+        ) as raised:
+            artifacts.probe()
     finally:
-        s3.let_in("inf")
-    assert not isinstance(met.value, ArtifactsUnavailable)
-    place.probe()
+        s3.allow_unauthenticated("inf")
+    assert not isinstance(raised.value, ArtifactsUnavailable)
+    artifacts.probe()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(ArtifactError, match=f"^{ROOT}: Unable to locate credentials; .* AWS_PROFILE"):
         Artifacts(ROOT).probe()
 
 
-def test_an_s3_that_is_not_there_is_asked_once_by_whoever_waits_at_a_terminal(here, monkeypatch):
+def test_probing_an_unreachable_s3_does_not_retry(s3_environment, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{postgres.free_port()}")
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(ArtifactsUnavailable, match=f"^{ROOT}: Could not connect to the endpoint URL"):
         Artifacts(ROOT).probe()
-    assert time.monotonic() - begun < 120, "a worker retries for ten minutes"
+    assert time.monotonic() - started < 120, "a worker retries for ten minutes"
 
 
 # Listings
 
 
-def test_what_others_published_is_fetched_though_the_folder_was_listed_before(s3, here):
-    place = Artifacts(f"s3://{BUCKET}/listed")
-    first = place.open_folder("study/0001")
+def test_fetch_finds_files_that_another_worker_published_after_the_listing(s3, s3_environment):
+    artifacts = Artifacts(f"s3://{BUCKET}/listed")
+    first = artifacts.open_folder("study/0001")
     (first.path / "a").write_text("x")
     first.publish()
-    assert place.list_names("study/0001") == ["a"]
+    assert artifacts.list_names("study/0001") == ["a"]
     s3.client().put_object(Bucket=BUCKET, Key="listed/study/0001/b", Body=b"y")
-    second = place.open_folder("study/0001")
+    second = artifacts.open_folder("study/0001")
     second.fetch()
     assert sorted(path.name for path in second.path.iterdir()) == ["a", "b"]
-    place.delete_folder("study")
-    assert place.list_names("study/0001") == []
+    artifacts.delete_folder("study")
+    assert artifacts.list_names("study/0001") == []
     for folder in (first, second):
         folder.close()

@@ -15,7 +15,7 @@ from hpo.store import database, process, queue, studies
 from tests.support import lease_worker
 from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
-from tests.support.network import want_root
+from tests.support.network import require_root
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_no_sqlite_store_is_created_on_a_network_disk(tmp_path, monkeypatch):
 @pytest.fixture
 def disk(tmp_path):
     """Mount a disk that has too little room for a checkpoint."""
-    want_root("mount")
+    require_root("mount")
     path = tmp_path / "disk"
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "hpo", path], check=True)

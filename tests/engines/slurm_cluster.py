@@ -46,13 +46,13 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The running cluster; ``environment`` makes Slurm's commands speak to it."""
+    """The running cluster; with ``environment``, Slurm's commands use it."""
 
     root: Path
     environment: Mapping[str, str]
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def ask(self, *words: str) -> str:
+    def run(self, *words: str) -> str:
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
@@ -64,19 +64,19 @@ class Cluster:
             self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
 
     def processes(self, node: str | None = None) -> list[int]:
-        """Give the processes of all jobs, or everything that runs on one node, its daemon too."""
-        found = []
+        """Return the processes of all jobs, or all processes of one node including its daemon."""
+        pids = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environ = (folder / "environ").read_bytes().split(b"\0")
                 command = (folder / "cmdline").read_bytes().split(b"\0")
-                ours = f"SLURM_CONF={self.root}/slurm.conf".encode() in environ
-                if ours and (node is None or _is_on(node, environ, command)):
-                    found.append(int(folder.name))
-        return sorted(set(found) - {os.getpid()})
+                in_cluster = f"SLURM_CONF={self.root}/slurm.conf".encode() in environ
+                if in_cluster and (node is None or _is_on(node, environ, command)):
+                    pids.append(int(folder.name))
+        return sorted(set(pids) - {os.getpid()})
 
     def kill(self, node: str) -> None:
-        """Let a node die as by a power cut: everything that runs there, at once."""
+        """Kill all processes of a node at once, as a power failure does."""
         while pids := self.processes(node):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -91,10 +91,10 @@ def _is_on(node: str, environ: list[bytes], command: list[bytes]) -> bool:
 
 @contextlib.contextmanager
 def running(root: Path) -> Iterator[Cluster]:
-    """Run the cluster, wait until both nodes are idle, and leave no process behind."""
+    """Run the cluster, yield it when both nodes are idle, and kill all its processes afterwards."""
     root.chmod(0o755)
     conf = root / "slurm.conf"
-    _write(root, conf)
+    _write_settings(root, conf)
     cluster = Cluster(root=root, environment={**os.environ, "SLURM_CONF": str(conf)})
     try:
         files = [f"--{kind}-file={root}/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
@@ -103,10 +103,10 @@ def running(root: Path) -> Iterator[Cluster]:
         cluster.start("slurmctld", "-D")
         for node in NODES:
             cluster.start("slurmd", "-D", "-N", node)
-        _wait_for(lambda: _idle(cluster) == len(NODES))
+        _wait_for(lambda: _count_idle_nodes(cluster) == len(NODES))
         yield cluster
     finally:
-        for _ in range(2):  # what was being started while the first round went
+        for _ in range(2):  # twice, for processes that start during the first pass
             for pid in cluster.processes():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -114,12 +114,12 @@ def running(root: Path) -> Iterator[Cluster]:
                 daemon.wait(10)
 
 
-def _write(root: Path, conf: Path) -> None:
+def _write_settings(root: Path, conf: Path) -> None:
     text = CONF.format(root=root, controller=postgres.free_port())
     gpus = []
     for node in NODES:
         card = root / f"card-{node}"
-        os.mknod(card, 0o600 | 0o020000, os.makedev(1, 3))  # a plain file is refused; this one is /dev/null
+        os.mknod(card, 0o600 | 0o020000, os.makedev(1, 3))  # Slurm refuses a plain file; this is /dev/null
         text += (
             f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={postgres.free_port()} "
             "CPUs=1 RealMemory=4000 Gres=gpu:1\n"
@@ -134,7 +134,7 @@ def _write(root: Path, conf: Path) -> None:
     key.chmod(0o600)
 
 
-def _idle(cluster: Cluster) -> int:
+def _count_idle_nodes(cluster: Cluster) -> int:
     words = ["sinfo", "-h", "-N", "-t", "idle", "-o", "%N"]
     done = subprocess.run(words, env=cluster.environment, capture_output=True, text=True, check=False)
     return len(done.stdout.split())
@@ -143,16 +143,16 @@ def _idle(cluster: Cluster) -> int:
 def _wait_for(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "the cluster does not come up"
+        assert time.monotonic() < end, "the cluster did not start"
         time.sleep(0.1)
 
 
 def missing() -> str:
-    """Say what a cluster wants that is not here; nothing where it can run."""
-    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    """Return what the cluster lacks on this machine, or an empty string if it can run."""
+    missing_tools = [tool for tool in TOOLS if shutil.which(tool) is None]
     return (
-        f"no command {', '.join(absent)} (Debian: slurm-wlm, munge)"
-        if absent
+        f"no command {', '.join(missing_tools)} (Debian: slurm-wlm, munge)"
+        if missing_tools
         else ""
         if os.geteuid() == 0
         else "not root"

@@ -1,4 +1,4 @@
-"""Workers by a real Ray: clusters of two nodes with a made-up GPU each, on a real Postgres."""
+"""Workers of a real Ray with two nodes, each with a made-up GPU, on a real Postgres."""
 
 import contextlib
 import json
@@ -14,14 +14,14 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.workers import supervisor
-from tests.engines import ray_cluster, replay
+from tests.engines import engine_study, ray_cluster
 from tests.support import postgres
 from tests.support.databases import closed_engines
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
-OWN = replay.OWN
+OWN = engine_study.OWN
 PASSWORD = "sEcret-7/x"
 RAY = ("--engine", "ray", "--devices", "cpu")
 
@@ -34,7 +34,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def ray() -> Iterator[ray_cluster.Cluster]:
-    replay.want(ray_cluster.missing())
+    engine_study.require(ray_cluster.missing())
     with ray_cluster.running() as cluster:
         yield cluster
 
@@ -47,7 +47,7 @@ def at(place, url) -> Workplace:
 
 @contextlib.contextmanager
 def launched(at: Workplace, *args: str, **settings: str) -> Iterator[Any]:
-    """Run ``hpo launch`` by Ray; nothing of it outlives the block."""
+    """Run ``hpo launch`` with Ray, and kill its processes at the end of the block."""
     process = at.start("launch", "small", *RAY, *args, **settings)
     try:
         yield process
@@ -59,89 +59,90 @@ def launched(at: Workplace, *args: str, **settings: str) -> Iterator[Any]:
         process.communicate()
 
 
-def holder(pid: int) -> int:
-    """Give the process that a worker is the child of: its actor."""
+def actor_of(pid: int) -> int:
+    """Return the parent process of a worker: its actor."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def is_gone(pid: int) -> bool:
+def has_died(pid: int) -> bool:
     path = Path(f"/proc/{pid}/stat")
     with contextlib.suppress(FileNotFoundError):
         return path.read_text().rpartition(")")[2].split()[0] == "Z"
     return True
 
 
-def latest(at: Workplace, node: str) -> int:
-    """Give the worker that trained on a node last."""
-    return next(line["pid"] for line in reversed(replay.progress(at.path)) if line["node"] == node)
+def last_worker(at: Workplace, node: str) -> int:
+    """Return the worker that trained on a node last."""
+    return next(line["pid"] for line in reversed(engine_study.progress(at.path)) if line["node"] == node)
 
 
-def beginner(at: Workplace, node: str) -> int | None:
-    """Give the worker that trained on a node last, if its trial has come to the second epoch of many."""
-    line = next((line for line in reversed(replay.progress(at.path)) if line["node"] == node), None)
+def worker_in_second_epoch(at: Workplace, node: str) -> int | None:
+    """Return the worker that trained on a node last, if that was the second epoch of its trial."""
+    line = next((line for line in reversed(engine_study.progress(at.path)) if line["node"] == node), None)
     return line["pid"] if line and line["epoch"] == 2 else None
 
 
-def test_ray_finishes_fourteen_points_though_an_actor_and_a_node_die(at, ray, url):
+def test_ray_finishes_fourteen_points_although_an_actor_and_a_node_die(at, ray, url):
     epochs = 8
-    at.hpo("create", at.study(replay.study(epochs=epochs)))
-    asked = ("--workers", "2", "--option", f"address={ray.address}", "--option", "num_gpus=1")
-    with launched(at, *asked) as process:
-        wait_for(lambda: len(replay.nodes(at.path)) == 2, 120)
-        seen = replay.command_lines()
-        orphan = wait_for(lambda: beginner(at, "r1"))
-        os.kill(holder(orphan), signal.SIGKILL)
-        wait_for(lambda: is_gone(orphan), 15)
-        wait_for(lambda: latest(at, "r1") != orphan, 60)
-        orphan = wait_for(lambda: beginner(at, "r2"))
+    at.hpo("create", at.study(engine_study.study(epochs=epochs)))
+    options = ("--workers", "2", "--option", f"address={ray.address}", "--option", "num_gpus=1")
+    with launched(at, *options) as process:
+        wait_for(lambda: len(engine_study.nodes(at.path)) == 2, 120)
+        command_lines = engine_study.command_lines()
+        worker = wait_for(lambda: worker_in_second_epoch(at, "r1"))
+        os.kill(actor_of(worker), signal.SIGKILL)
+        wait_for(lambda: has_died(worker), 15)
+        wait_for(lambda: last_worker(at, "r1") != worker, 60)
+        worker = wait_for(lambda: worker_in_second_epoch(at, "r2"))
         ray.kill("r2")
-        wait_for(lambda: is_gone(orphan), 15)
+        wait_for(lambda: has_died(worker), 15)
         out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    replay.check(url, epochs=epochs)
-    attempts = [trial.user_attrs["attempts"] for trial in replay.trials(url)]
-    assert sum(attempts) - len(attempts) >= 2, "trials of the actor and of the node that died went on"
-    assert list(replay.shared(at.path)) == []
-    assert {line["device"] for line in replay.progress(at.path)} == {"0"}
+    engine_study.check(url, epochs=epochs)
+    attempts = [trial.user_attrs["attempts"] for trial in engine_study.trials(url)]
+    assert sum(attempts) - len(attempts) >= 2, "trials of the dead actor and of the dead node resumed"
+    assert list(engine_study.overlapping_epochs(at.path)) == []
+    assert {line["device"] for line in engine_study.progress(at.path)} == {"0"}
     logs = "".join(
         path.read_text(errors="replace") for path in ray.session.glob("logs/**/*") if path.is_file()
     )
-    assert PASSWORD not in seen + logs + out + err
+    assert PASSWORD not in command_lines + logs + out + err
     assert "complete, accuracy" in err
-    print(json.dumps({"attempts": attempts, "epochs": len(replay.progress(at.path))}))
+    print(json.dumps({"attempts": attempts, "epochs": len(engine_study.progress(at.path))}))
 
 
 def test_ctrl_c_lets_rays_workers_save_and_two_share_a_device_only_where_asked(at, ray, url):
-    at.hpo("create", at.study(replay.study(points=4, epochs=400)))
-    halves = ("--option", f"address={ray.address}", "--option", "num_gpus=0.5", "--option", "num_cpus=0.5")
-    with launched(at, "--workers", "4", *halves) as process:
-        wait_for(lambda: len({line["pid"] for line in replay.progress(at.path)}) == 4, 120)
-        wait_for(lambda: next(replay.shared(at.path), None), 30)
-        begun = time.monotonic()
+    at.hpo("create", at.study(engine_study.study(points=4, epochs=400)))
+    half_devices = ("--option", "num_gpus=0.5", "--option", "num_cpus=0.5")
+    half_devices += ("--option", f"address={ray.address}")
+    with launched(at, "--workers", "4", *half_devices) as process:
+        wait_for(lambda: len({line["pid"] for line in engine_study.progress(at.path)}) == 4, 120)
+        wait_for(lambda: next(engine_study.overlapping_epochs(at.path), None), 30)
+        started = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert time.monotonic() - begun < supervisor.GRACE_SECONDS + 10
+    assert time.monotonic() - started < supervisor.GRACE_SECONDS + 10
     assert err.count("released (asked to stop)") == 4
-    assert [trial.state.name for trial in replay.trials(url)] == ["WAITING"] * 4
-    epochs = [line["epoch"] for line in replay.progress(at.path)]
-    assert len(epochs) == sum(len(trial.intermediate_values) for trial in replay.trials(url))
+    assert [trial.state.name for trial in engine_study.trials(url)] == ["WAITING"] * 4
+    epochs = [line["epoch"] for line in engine_study.progress(at.path)]
+    assert len(epochs) == sum(len(trial.intermediate_values) for trial in engine_study.trials(url))
 
 
-def test_ray_alone_on_this_machine_serves_an_sqlite_store_and_ends_where_no_restart_helps(place):
-    replay.want(ray_cluster.missing())
-    place.hpo("create", place.study(replay.study(points=2, epochs=2)))
+def test_a_local_ray_serves_an_sqlite_store_and_stops_on_a_fatal_error(place):
+    engine_study.require(ray_cluster.missing())
+    place.hpo("create", place.study(engine_study.study(points=2, epochs=2)))
     refused = place.hpo(
         "launch", "small", *RAY, "--option", "address=10.0.0.1:6379", code=supervisor.EXIT_FATAL
     )
     assert refused.err.startswith(
         "hpo: --engine ray, cluster 10.0.0.1:6379: an SQLite store works on one machine only"
     )
-    (place.path / "own.py").rename(place.path / "away.py")
+    (place.path / "own.py").rename(place.path / "renamed.py")
     broken = place.hpo("launch", "small", *RAY, code=supervisor.EXIT_FATAL)
     assert broken.err.splitlines()[-1].startswith("hpo: ")
     assert "own" in broken.err.splitlines()[-1]
-    (place.path / "away.py").rename(place.path / "own.py")
+    (place.path / "renamed.py").rename(place.path / "own.py")
     done = place.hpo("launch", "small", *RAY)
     assert "trial 1 complete" in done.err
     study = optuna.load_study(study_name="small", storage=f"sqlite:///{place.path}/storage/hpo.db")

@@ -1,4 +1,4 @@
-"""One study by several engines: orders and leases speak through the store."""
+"""One study run by several engines, which share leases and orders through the store."""
 
 import signal
 import tempfile
@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import ray_cluster, replay, slurm_cluster
+from tests.engines import engine_study, ray_cluster, slurm_cluster
 from tests.support import postgres
 from tests.support.databases import closed_engines
 from tests.support.processes import wait_for
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
-OWN = replay.OWN
-GPU = ("--devices", "cpu", "--workers", "2")  # CPU workers; the option below has each hold a made-up GPU
+OWN = engine_study.OWN
+# CPU workers; the options below reserve a made-up GPU for each.
+GPU = ("--devices", "cpu", "--workers", "2")
 
 
 @pytest.fixture
 def clusters():
-    replay.want(slurm_cluster.missing() or ray_cluster.missing())
+    engine_study.require(slurm_cluster.missing() or ray_cluster.missing())
     with (
         tempfile.TemporaryDirectory(prefix="hpo-slurm-") as folder,
         slurm_cluster.running(Path(folder)) as slurm,
@@ -28,30 +29,30 @@ def clusters():
         yield slurm, ray
 
 
-def test_a_study_begins_here_goes_on_with_slurm_and_ends_with_ray(place, clusters):
+def test_a_study_runs_locally_then_by_slurm_then_by_ray(place, clusters):
     slurm, ray = clusters
     with postgres.running() as server, closed_engines():
         settings = {"HPO_STORE": server.url, "SLURM_CONF": slurm.environment["SLURM_CONF"]}
         at = Workplace(path=place.path, environment={**place.environment, **settings})
-        at.hpo("create", at.study(replay.study()))
+        at.hpo("create", at.study(engine_study.study()))
 
         launcher = at.start("launch", "small", "--devices", "cpu:2")
-        wait_for(lambda: len(replay.progress(at.path)) >= 6)
+        wait_for(lambda: len(engine_study.progress(at.path)) >= 6)
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(30) == 130
         launcher.communicate()
 
         at.hpo("launch", "small", "--engine", "slurm", *GPU, "--option", "gres=gpu:1")
-        wait_for(lambda: {"n1", "n2"} < replay.nodes(at.path))
+        wait_for(lambda: {"n1", "n2"} < engine_study.nodes(at.path))
         at.hpo("pause", "small")
         wait_for(lambda: status(at)["workers"] == [])
-        paused = len(replay.progress(at.path))
+        paused = len(engine_study.progress(at.path))
         assert status(at)["state"] == "paused"
-        assert len(slurm.ask("squeue", "-h", "-r", "-t", "RUNNING").splitlines()) == 2, "they wait"
+        assert len(slurm.run("squeue", "-h", "-r", "-t", "RUNNING").splitlines()) == 2, "the workers wait"
         at.hpo("resume", "small")
-        wait_for(lambda: len(replay.progress(at.path)) > paused)
+        wait_for(lambda: len(engine_study.progress(at.path)) > paused)
         at.hpo("stop", "small")
-        wait_for(lambda: slurm.ask("squeue", "-h") == "")
+        wait_for(lambda: slurm.run("squeue", "-h") == "")
         stopped = status(at)
         assert (stopped["state"], stopped["workers"]) == ("stopped", [])
         assert 0 < stopped["trials"]["complete"] < 14
@@ -59,11 +60,11 @@ def test_a_study_begins_here_goes_on_with_slurm_and_ends_with_ray(place, cluster
 
         options = ("--option", "num_gpus=1", "--option", f"address={ray.address}")
         at.hpo("launch", "small", "--engine", "ray", *GPU, *options)
-        replay.check(server.url)
-        assert sum(trial.user_attrs["attempts"] for trial in replay.trials(server.url)) > 14
-        assert len(replay.progress(at.path)) == 14 * replay.EPOCHS, "no epoch was run twice"
-        assert replay.nodes(at.path) == {"here", "n1", "n2", "r1", "r2"}
-        assert all(one["node"] == "here" for one, _ in replay.shared(at.path))
+        engine_study.check(server.url)
+        assert sum(trial.user_attrs["attempts"] for trial in engine_study.trials(server.url)) > 14
+        assert len(engine_study.progress(at.path)) == 14 * engine_study.EPOCHS, "no epoch ran twice"
+        assert engine_study.nodes(at.path) == {"here", "n1", "n2", "r1", "r2"}
+        assert all(one["node"] == "here" for one, _ in engine_study.overlapping_epochs(at.path))
 
 
 def status(at: Workplace) -> dict:

@@ -1,4 +1,4 @@
-"""Connections of tests to a store's database."""
+"""Database connections of the tests."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,28 +9,28 @@ import sqlalchemy as sa
 
 @contextlib.contextmanager
 def closed_engines() -> Iterator[None]:
-    """Close what the block's stores, Optuna's own among them, leave open to the garbage collector."""
+    """Dispose of every SQLAlchemy engine that the block uses, those of Optuna included."""
     engines: set[sa.Engine] = set()
 
-    def note(connection: sa.Connection) -> None:
+    def add_engine(connection: sa.Connection) -> None:
         engines.add(connection.engine)
 
-    sa.event.listen(sa.Engine, "engine_connect", note)
+    sa.event.listen(sa.Engine, "engine_connect", add_engine)
     try:
         yield
     finally:
-        sa.event.remove(sa.Engine, "engine_connect", note)
+        sa.event.remove(sa.Engine, "engine_connect", add_engine)
         for engine in engines:
             engine.dispose()
 
 
 def plain_sql(url: str) -> Callable[..., list[tuple[Any, ...]]]:
-    """Give a function that sends a database a statement with its values, and gives the rows found."""
+    """Return a function that executes a statement with its parameters and returns the rows."""
     engine = sa.create_engine(url, pool_pre_ping=True)
 
-    def ask(text: str, **values: Any) -> list[tuple[Any, ...]]:
+    def execute(text: str, **values: Any) -> list[tuple[Any, ...]]:
         with engine.begin() as connection:
-            found = connection.execute(sa.text(text), values)
-            return [tuple(row) for row in found] if found.returns_rows else []
+            result = connection.execute(sa.text(text), values)
+            return [tuple(row) for row in result] if result.returns_rows else []
 
-    return ask
+    return execute

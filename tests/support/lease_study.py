@@ -15,7 +15,7 @@ from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 from tests.support.processes import process_state
 
-TABLE = "CREATE TABLE log (what TEXT, trial INTEGER, detail TEXT)"
+TABLE = "CREATE TABLE log (event TEXT, trial INTEGER, detail TEXT)"
 
 
 SQLITE_LOG = (
@@ -44,24 +44,24 @@ POSTGRES_LOG = (
 
 
 class LeaseStudy:
-    """A study of so many trials whose database keeps the log, and workers for it."""
+    """A study whose database logs every change, and workers for it."""
 
     def __init__(self, url: str, sql, trials: int, folder: Path) -> None:
         self.url, self.sql, self.folder = url, sql, folder
-        opened = studies.open_storage(url, create=True)
-        studies.create_study(opened, lease_worker.definition(trials), "text")
-        opened.engine.dispose()
+        storage = studies.open_storage(url, create=True)
+        studies.create_study(storage, lease_worker.definition(trials), "text")
+        storage.engine.dispose()
         for statement in SQLITE_LOG if url.startswith("sqlite") else POSTGRES_LOG:
             sql(statement)
 
     @contextlib.contextmanager
-    def workers(self, processes: int, *, seconds: float = 60.0, **orders):
-        """Run workers; give them, and wait until they have run every trial."""
-        text = json.dumps({"url": self.url, "processes": processes, **orders})
+    def workers(self, processes: int, *, seconds: float = 60.0, **options):
+        """Run workers, yield them, and wait until they have run every trial."""
+        text = json.dumps({"url": self.url, "processes": processes, **options})
         out, err = self.folder / "out", self.folder / "err"
         command = [sys.executable, lease_worker.__file__, text]
-        with out.open("w") as to, err.open("w") as errors:
-            process = subprocess.Popen(command, stdout=to, stderr=errors, start_new_session=True)
+        with out.open("w") as output, err.open("w") as errors:
+            process = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
             try:
                 yield Workers(process, out, err)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -72,11 +72,11 @@ class LeaseStudy:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def log(self, what: str) -> list[tuple[int, str]]:
-        return self.sql("SELECT trial, detail FROM log WHERE what = :what ORDER BY trial", what=what)
+    def log(self, event: str) -> list[tuple[int, str]]:
+        return self.sql("SELECT trial, detail FROM log WHERE event = :event ORDER BY trial", event=event)
 
     def check(self, trials: int, epochs: int) -> None:
-        """Check what is promised whatever died: every trial ends once, every epoch is written once."""
+        """Check the guarantees after any crash: each trial ends once, each epoch is written once."""
         study = optuna.load_study(study_name=NAME, storage=self.url)
         assert [trial.number for trial in study.trials] == list(range(trials))
         every = list(range(trials))
@@ -89,29 +89,29 @@ class LeaseStudy:
         assert self.log("rewrite") == []
         for trial in study.trials:
             writers = [trial.intermediate_values[step] for step in range(1, epochs + 1)]
-            assert writers == sorted(writers), "a later epoch was written by an earlier attempt"
+            assert writers == sorted(writers), "an earlier attempt wrote a later epoch"
             assert trial.value == trial.user_attrs["attempts"], "the last attempt ended the trial"
             assert trial.user_attrs["epochs"] == epochs
 
 
 class Workers:
-    """Workers that run, and what they say."""
+    """Running workers, and the events that they print."""
 
     def __init__(self, process: subprocess.Popen, out: Path, err: Path) -> None:
         self.process, self.out, self.err = process, out, err
 
-    def said(self, what: str) -> list[tuple[int, ...]]:
+    def events(self, kind: str) -> list[tuple[int, ...]]:
         lines = [line.split() for line in self.out.read_text().splitlines()]
-        return [tuple(map(int, words[1:])) for words in lines if words[0] == what]
+        return [tuple(map(int, words[1:])) for words in lines if words[0] == kind]
 
     def alive(self) -> list[int]:
-        return [pid for (pid,) in self.said("start") if process_state(pid) not in ("", "Z")]
+        return [pid for (pid,) in self.events("start") if process_state(pid) not in ("", "Z")]
 
     def busy(self) -> list[int]:
-        """Give the workers that have a trial."""
-        over = {words for what in ("ended", "lost") for words in self.said(what)}
-        having = {words[0] for words in self.said("claimed") if words not in over}
-        return [pid for pid in self.alive() if pid in having]
+        """Return the workers that run a trial."""
+        over = {words for kind in ("ended", "lost") for words in self.events(kind)}
+        claimed = {words[0] for words in self.events("claimed") if words not in over}
+        return [pid for pid in self.alive() if pid in claimed]
 
     def running(self) -> bool:
         return self.process.poll() is None

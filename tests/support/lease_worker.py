@@ -1,9 +1,9 @@
-"""Workers as real processes, without training: they claim trials, commit epochs, end trials.
+"""Workers as real processes, without training: they claim trials, commit epochs and end trials.
 
     python lease_worker.py '{"url": ..., "processes": 4, ...}'
 
-forks that many workers, forks another for each one that is killed, and leaves when the study is done.
-Each writes a line for what it does: ``start PID``, ``claimed PID TRIAL TOKEN``, ``ended ...``, ``lost ...``
+forks that many workers, forks another for each that is killed, and exits when the study is complete.
+Each event is a line of the output: ``start PID``, ``claimed PID TRIAL TOKEN``, ``ended ...``, ``lost ...``
 """
 
 import dataclasses
@@ -26,20 +26,31 @@ NAME = "study"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Orders:
-    """What the workers are to do."""
+class WorkerOptions:
+    """What the workers do.
+
+    Attributes:
+        url: URL of the store.
+        processes: Number of workers.
+        epochs: Epochs of each trial.
+        epoch_seconds: Seconds that an epoch takes.
+        lease_seconds: Seconds for which a lease is valid.
+        create: Trials of the study that each worker creates instead of running trials; 0 runs trials.
+        unnamed: Whether every second worker claims without its process's name, so that other workers
+            notice its death only when its lease expires.
+    """
 
     url: str
     processes: int
     epochs: int = 1
     epoch_seconds: float = 0.0
     lease_seconds: float = 60.0
-    create: int = 0  # instead of working, create the study with so many trials
-    nameless: bool = False  # every second worker's death is seen by its lease's expiry alone
+    create: int = 0
+    unnamed: bool = False
 
 
 def definition(trials: int = 3, *points: dict[str, space.Value]) -> Definition:
-    """Give a study that searches the learning rate, and lists points."""
+    """Return the definition of a study that searches the learning rate and lists points."""
     rate = space.Parameter(name="lr", kind="float", values=space.Range(low=1e-4, high=1.0, log=True))
     return Definition(
         name=NAME,
@@ -50,36 +61,37 @@ def definition(trials: int = 3, *points: dict[str, space.Value]) -> Definition:
     )
 
 
-def say(*words: object) -> None:
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())  # one write: lines of many do not mix
+def print_event(*words: object) -> None:
+    # One write, so that the lines of several processes do not mix.
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-def work(orders: Orders, index: int) -> None:
-    """Run trials until none is left; an epoch's accuracy is its token, so that it says who wrote it."""
-    opened = studies.open_storage(orders.url, create=False)
-    study_id = studies.find_study_id(opened, NAME)
-    who = process.current_owner("cpu")
-    if orders.nameless and index % 2:
-        who = dataclasses.replace(who, process="")
+def run_trials(options: WorkerOptions, index: int) -> None:
+    """Run trials until none is left; an epoch's accuracy is the token of the attempt that wrote it."""
+    storage = studies.open_storage(options.url, create=False)
+    study_id = studies.find_study_id(storage, NAME)
+    owner = process.current_owner("cpu")
+    if options.unnamed and index % 2:
+        owner = dataclasses.replace(owner, process="")
     while True:
         claim = queue.claim_trial(
-            opened, study_id, who, lease_seconds=orders.lease_seconds, max_attempts=1000
+            storage, study_id, owner, lease_seconds=options.lease_seconds, max_attempts=1000
         )
         if claim is not None:
-            say("claimed", os.getpid(), claim.number, claim.token)
-            say(run(claim, orders), os.getpid(), claim.number, claim.token)
-        elif queue.has_open_trials(opened, study_id):
+            print_event("claimed", os.getpid(), claim.number, claim.token)
+            print_event(run_trial(claim, options), os.getpid(), claim.number, claim.token)
+        elif queue.has_open_trials(storage, study_id):
             time.sleep(0.05)
         else:
             return
 
 
-def run(claim: lease.Claim, orders: Orders) -> str:
-    done = 0 if claim.checkpoint is None else int(claim.checkpoint)
+def run_trial(claim: lease.Claim, options: WorkerOptions) -> str:
+    completed = 0 if claim.checkpoint is None else int(claim.checkpoint)
     try:
         with lease.keep_lease(claim):
-            for epoch in range(done + 1, orders.epochs + 1):
-                time.sleep(orders.epoch_seconds)
+            for epoch in range(completed + 1, options.epochs + 1):
+                time.sleep(options.epoch_seconds)
                 claim.commit(
                     checkpoint=str(epoch),
                     report=(epoch, float(claim.token)),
@@ -91,19 +103,19 @@ def run(claim: lease.Claim, orders: Orders) -> str:
         return "lost"
 
 
-def create(orders: Orders, index: int) -> None:
-    opened = studies.open_storage(orders.url, create=True)
-    say("created", studies.create_study(opened, definition(orders.create), "text"))
+def create_study(options: WorkerOptions, index: int) -> None:
+    storage = studies.open_storage(options.url, create=True)
+    print_event("created", studies.create_study(storage, definition(options.create), "text"))
 
 
-def forked(job: Callable[[Orders, int], None], orders: Orders, index: int) -> int:
-    """Fork a process for a job; it leaves with 1 and a traceback if the job raises."""
+def fork_worker(job: Callable[[WorkerOptions, int], None], options: WorkerOptions, index: int) -> int:
+    """Fork a process that runs a job; it exits with 1 and a traceback if the job raises."""
     pid = os.fork()
     if pid:
-        say("start", pid)
+        print_event("start", pid)
         return pid
     try:
-        job(orders, index)
+        job(options, index)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -112,15 +124,15 @@ def forked(job: Callable[[Orders, int], None], orders: Orders, index: int) -> in
 
 
 def main() -> None:
-    orders = Orders(**json.loads(sys.argv[1]))
-    job = create if orders.create else work
-    alive = {forked(job, orders, index) for index in range(orders.processes)}
+    options = WorkerOptions(**json.loads(sys.argv[1]))
+    job = create_study if options.create else run_trials
+    alive = {fork_worker(job, options, index) for index in range(options.processes)}
     started, failed = len(alive), False
     while alive:
         pid, status = os.wait()
         alive.remove(pid)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            alive.add(forked(job, orders, started))
+            alive.add(fork_worker(job, options, started))
             started += 1
         failed = failed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0)
     sys.exit(failed)

@@ -1,4 +1,4 @@
-"""A network of two ends that a test can cut; it needs root."""
+"""A network between two ends that a test can cut; it needs root."""
 
 import contextlib
 import ipaddress
@@ -11,60 +11,66 @@ from dataclasses import dataclass
 import pytest
 
 
-def want_root(*tools: str) -> None:
-    """Skip a test that wants root and tools where they are not; never in CI."""
-    command = ["unshare", "--net", "--mount", "true"]  # which root in a plain container may not
+def require_root(*tools: str) -> None:
+    """Skip the test if it lacks root or one of the tools; in CI, fail instead."""
+    command = ["unshare", "--net", "--mount", "true"]  # not allowed to root in a plain container
     if (
         os.geteuid() != 0
         or any(shutil.which(tool) is None for tool in (*tools, command[0]))
         or subprocess.run(command, capture_output=True, check=False).returncode != 0
     ):
-        why = f"wants a root that may mount and make networks, and {', '.join(tools)}"
+        why = f"needs a root that may mount and create networks, and {', '.join(tools)}"
         assert os.environ.get("CI") != "true", why
         pytest.skip(why)
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """An end of the cable: the words by which ``ip`` reaches it, its interface and its address."""
+    """An end of the link.
+
+    Attributes:
+        ip: Arguments with which ``ip`` acts in the namespace of this end.
+        interface: Name of the network interface.
+        address: IP address.
+    """
 
     ip: tuple[str, ...]
     interface: str
     address: str
 
-    def hardware(self) -> str:
+    def hardware_address(self) -> str:
         words = ip(*self.ip, "-o", "link", "show", self.interface).split()
         return words[words.index("link/ether") + 1]
 
     def send_to(self, other: "End", hardware: str) -> None:
-        """Send what is for the other end to this network card, there or not."""
+        """Send packets for the other end to this hardware address, whether it exists or not."""
         words = ("neigh", "replace", other.address, "lladdr", hardware, "dev", self.interface)
         ip(*self.ip, *words, "nud", "permanent")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A cable between this machine and a network namespace, which can be cut without a sign of it."""
+    """A link between this machine and a network namespace that can be cut silently."""
 
     namespace: str
     here: End
     there: End
-    aside: End  # another address of this machine, to be cut off alone
+    second: End  # a second address of this machine, which can be cut off alone
 
     def cut(self) -> None:
-        """Send everything to a card that is not there: no error, no reset, packets just vanish."""
+        """Send all packets to a missing network card: without error or reset they are lost."""
         self.here.send_to(self.there, "02:00:00:00:00:99")
         self.there.send_to(self.here, "02:00:00:00:00:99")
 
-    def cut_aside(self) -> None:
-        self.there.send_to(self.aside, "02:00:00:00:00:99")
+    def cut_second(self) -> None:
+        self.there.send_to(self.second, "02:00:00:00:00:99")
 
-    def heal_aside(self) -> None:
-        self.there.send_to(self.aside, self.here.hardware())
+    def heal_second(self) -> None:
+        self.there.send_to(self.second, self.here.hardware_address())
 
     def heal(self) -> None:
-        self.here.send_to(self.there, self.there.hardware())
-        self.there.send_to(self.here, self.here.hardware())
+        self.here.send_to(self.there, self.there.hardware_address())
+        self.there.send_to(self.here, self.here.hardware_address())
 
 
 def ip(*words: str) -> str:
@@ -74,24 +80,24 @@ def ip(*words: str) -> str:
 
 
 @contextlib.contextmanager
-def linked(number: int = 0) -> Iterator[Link]:
-    """Lay a process's first or second cable (0 or 1)."""
-    want_root("ip", "tc")
-    mark = (2 * os.getpid() + number) % 2**14
-    first = ipaddress.ip_address("198.18.0.0") + 8 * mark  # of a range that is for tests of networks
-    space = f"hpo{mark}"
-    here = End(ip=(), interface=f"hpoa{mark}", address=str(first + 1))
-    there = End(ip=("-n", space), interface=f"hpob{mark}", address=str(first + 2))
-    aside = End(ip=(), interface=here.interface, address=str(first + 3))
-    ip("netns", "add", space)
+def network_link(number: int = 0) -> Iterator[Link]:
+    """Create the first or second link of this process (``number`` 0 or 1)."""
+    require_root("ip", "tc")
+    index = (2 * os.getpid() + number) % 2**14
+    first = ipaddress.ip_address("198.18.0.0") + 8 * index  # a range reserved for network tests
+    namespace = f"hpo{index}"
+    here = End(ip=(), interface=f"hpoa{index}", address=str(first + 1))
+    there = End(ip=("-n", namespace), interface=f"hpob{index}", address=str(first + 2))
+    second = End(ip=(), interface=here.interface, address=str(first + 3))
+    ip("netns", "add", namespace)
     try:
-        kind = ("type", "veth", "peer", "name", there.interface, "netns", space)
+        kind = ("type", "veth", "peer", "name", there.interface, "netns", namespace)
         ip("link", "add", here.interface, *kind)
-        for end in (here, there, aside):
+        for end in (here, there, second):
             ip(*end.ip, "addr", "add", f"{end.address}/29", "dev", end.interface)
             ip(*end.ip, "link", "set", end.interface, "up")
-        yield Link(namespace=space, here=here, there=there, aside=aside)
+        yield Link(namespace=namespace, here=here, there=there, second=second)
     finally:
-        # The namespace would take the cable with it, but some time later.
+        # Deleting the namespace deletes the link too, but only some time later.
         subprocess.run(["ip", "link", "delete", here.interface], check=False, capture_output=True)
-        ip("netns", "delete", space)
+        ip("netns", "delete", namespace)

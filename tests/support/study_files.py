@@ -1,4 +1,4 @@
-"""Study files for tests: one that is right, and those that must be refused."""
+"""Study files for tests: a valid one, and invalid ones that must be refused."""
 
 from hpo.training import config
 
@@ -36,7 +36,7 @@ optimizer = "sgd"
 lr = 1e-3
 momentum = 0.9
 batch_size = 16
-"""  # noqa: E501  # the contract's example, word for word
+"""  # noqa: E501  # the documented example, verbatim
 
 
 TRAIN = '[train]\ndataset = "digits"\nimage_size = 32\nweights = "none"\nepochs = 2\n'
@@ -72,7 +72,7 @@ SOME_MODELS = (
 )
 
 
-CASES: dict[str, tuple[str, str]] = {}  # what is wrong -> the file's text, what is said of it
+CASES: dict[str, tuple[str, str]] = {}  # what is wrong -> the file's text, the error message
 
 
 def in_space(line: str, more: str = "") -> str:
@@ -147,7 +147,7 @@ CASES |= {  # types and ranges
         "[train]\nepochs = 3.0",
         "train.epochs: want a whole number, at least 1 and at most 100000, found 3.0",
     ),
-    "number for a truth": ("[train]\nnesterov = 1", "train.nesterov: want true or false, found 1"),
+    "number for a boolean": ("[train]\nnesterov = 1", "train.nesterov: want true or false, found 1"),
     "file for an objective": (
         '[train]\nobjective = "own/module.py:climb"',
         "train.objective: want package.module:function, which yields (accuracy, state) after each epoch, "
@@ -258,7 +258,7 @@ CASES |= {  # lists and ranges
         in_space("lr = { low = 0.1, high = 0.2, log = true, step = 0.1 }"),
         "space.lr: log and step exclude each other; keep one",
     ),
-    "log that is no truth": (
+    "log that is no boolean": (
         in_space("lr = { low = 0.1, high = 0.2, log = 'yes' }"),
         "space.lr.log: want true or false, found 'yes'",
     ),
@@ -338,7 +338,7 @@ CASES |= {  # lists and ranges
     ),
     "wrong value in a list": (in_space("lr = [0.1, 'x']"), f"space.lr[2]: {LR}, found 'x'"),
     "list in a list": (in_space("lr = [[0.1]]"), f"space.lr[1]: {LR}, found [0.1]"),
-    "number among truths": (
+    "number among booleans": (
         in_space("nesterov = [true, 0]"),
         "space.nesterov[2]: want true or false, found 0",
     ),
@@ -352,11 +352,11 @@ CASES |= {  # lists and ranges
 
 
 CASES |= {  # conditions
-    "when on what there is not": (
+    "when on an unknown option": (
         in_space("lr = { low = 0.1, high = 0.2, when = { optimiser = 'sgd' } }", BOTH),
         f"space.lr.when.optimiser is not an option; did you mean 'optimizer'? {SEARCHABLE}",
     ),
-    "when on what is one for the study": (
+    "when on a study-wide option": (
         in_space("lr = { low = 0.1, high = 0.2, when = { dataset = 'digits' } }"),
         f"space.lr.when.dataset is not an option; {SEARCHABLE}",
     ),
@@ -393,14 +393,14 @@ CASES |= {  # conditions
         in_space("optimizer = { choices = ['sgd', 'adam'], when = { optimizer = 'sgd' } }"),
         "space: circular conditions: optimizer; remove a 'when'",
     ),
-    "whens in a circle": (
+    "circular conditions": (
         in_space(
             "model = { choices = ['resnet18', 'vgg16'], when = { optimizer = 'sgd' } }",
             "optimizer = { choices = ['sgd', 'adam'], when = { model = 'vgg16' } }",
         ),
         "space: circular conditions: model, optimizer; remove a 'when'",
     ),
-    "whens in a circle through an option's use": (
+    "circular conditions through an option's use": (
         in_space(
             "momentum = [0.0, 0.9]", "optimizer = { choices = ['sgd', 'adam'], when = { momentum = 0.9 } }"
         ),
@@ -483,7 +483,7 @@ CASES |= {  # points
 }
 
 
-CASES |= {  # what a study is
+CASES |= {  # whole studies
     "fixed and searched": (
         f"{TRAIN}lr = 0.1\n{SPACE}",
         "lr: both fixed in [train] and searched in [space]; keep one",

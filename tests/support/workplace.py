@@ -1,4 +1,4 @@
-"""An empty folder to run the command in, and what lies there afterwards."""
+"""An empty folder in which tests run the command, and helpers that read the results."""
 
 import contextlib
 import gc
@@ -27,7 +27,7 @@ HPO = (sys.executable, "-m", "hpo")
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A command that has run."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -63,21 +63,21 @@ class Workplace:
         return Done(code=process.returncode, out=out, err=err)
 
     def here(self, *args: str, code: int = 0, **settings: str) -> Done:
-        """Run the command in this process, which costs none of a new one's seconds.
+        """Run the command in this process, which saves the seconds that a new process takes to start.
 
-        For what it stores and what it says; what it does to its process is seen in one of its own alone.
+        For tests of what the command stores and prints. What it does to its process needs ``hpo``.
         """
         out, err = io.StringIO(), io.StringIO()
         with (
-            self._entered(args, {**self.environment, **settings}),
+            self._simulated_process(args, {**self.environment, **settings}),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             closed_engines(),
-            pytest.raises(SystemExit) as ended,
+            pytest.raises(SystemExit) as exited,
         ):
             main.main()
-        assert ended.value.code == code, (
-            f"hpo {' '.join(args)}: {ended.value.code}\n{out.getvalue()}\n{err.getvalue()}"
+        assert exited.value.code == code, (
+            f"hpo {' '.join(args)}: {exited.value.code}\n{out.getvalue()}\n{err.getvalue()}"
         )
         return Done(code=code, out=out.getvalue(), err=err.getvalue())
 
@@ -86,8 +86,8 @@ class Workplace:
         return f"{name}.toml"
 
     @contextlib.contextmanager
-    def _entered(self, args: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
-        """Let this process be as one that is started here; what the command sets is set back after it."""
+    def _simulated_process(self, args: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+        """Set this process up like a new one in this folder; undo afterwards what the command changed."""
         signals = {
             number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
         }
@@ -100,24 +100,24 @@ class Workplace:
                 patch.delenv(key)
             for key, value in environment.items():
                 patch.setenv(key, value)
-            self._forget_modules()
+            self._unload_modules()
             try:
                 yield
             finally:
                 gc.set_threshold(*threshold)
                 for number, handler in signals.items():
                     signal.signal(number, handler)
-                self._forget_modules()
+                self._unload_modules()
 
-    def _forget_modules(self) -> None:
-        """Forget modules by the names of those that lie here: another test's own.py is another."""
+    def _unload_modules(self) -> None:
+        """Unload the modules of this folder's files: each test has its own ``own.py``."""
         for file in self.path.glob("*.py"):
             sys.modules.pop(file.stem, None)
         importlib.invalidate_caches()
 
 
 def workplace_in(path: Path) -> Workplace:
-    """Give a workplace without the settings of whoever runs the tests."""
+    """Return a workplace without the HPO_ settings of the user who runs the tests."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
     return Workplace(path=path, environment={**kept, "COLUMNS": "200"})
 
@@ -138,4 +138,4 @@ def epochs_reported(workplace) -> int:
         with sqlite3.connect(path, timeout=10) as database:
             return database.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0]
     except sqlite3.OperationalError:
-        return 0  # the tables are being made
+        return 0  # the tables do not exist yet

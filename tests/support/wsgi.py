@@ -1,4 +1,4 @@
-"""Asking a WSGI application as a server would; what it answers is checked against the standard."""
+"""Send requests to a WSGI application; its responses are checked against the WSGI standard."""
 
 import io
 import json
@@ -26,10 +26,10 @@ class Answer:
 
 
 def ask(app: Any, method: str, path: str, body: Any = None, **environ: str) -> Answer:
-    """Send a request; ``environ`` overrides what a browser that was let in would send."""
+    """Send a request; ``environ`` overrides what an authenticated browser sends."""
     content = json.dumps(body).encode() if body is not None else b""
     path, _, query = path.partition("?")
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
         "PATH_INFO": path,
@@ -42,31 +42,31 @@ def ask(app: Any, method: str, path: str, body: Any = None, **environ: str) -> A
         "wsgi.input": io.BytesIO(content),
         **environ,
     }
-    wsgiref.util.setup_testing_defaults(asked)
-    told: list[Any] = []
+    wsgiref.util.setup_testing_defaults(request)
+    started: list[Any] = []
 
-    def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-        told.append((status, headers))
+    def start_response(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        started.append((status, headers))
         return lambda _: None
 
-    given = wsgiref.validate.validator(app)(asked, start)
+    chunks = wsgiref.validate.validator(app)(request, start_response)
     try:
-        found = b"".join(given)
+        content = b"".join(chunks)
     finally:
-        given.close()
-    status, headers = told[0]
+        chunks.close()
+    status, headers = started[0]
     names = [name.lower() for name, _ in headers]
-    assert len(names) == len(set(names)), f"a header is there twice: {headers}"
-    return Answer(status=int(status[:3]), headers={n.lower(): v for n, v in headers}, body=found)
+    assert len(names) == len(set(names)), f"a header occurs twice: {headers}"
+    return Answer(status=int(status[:3]), headers={n.lower(): v for n, v in headers}, body=content)
 
 
 def routes() -> list[tuple[str, str]]:
-    """Give every route of optuna-dashboard as a method and a path that it takes."""
+    """Return every route of optuna-dashboard as a method and a path that matches it."""
     app = optuna_dashboard.wsgi(optuna.storages.InMemoryStorage())
-    return [(route.method, _path(route.rule)) for route in app.routes]
+    return [(route.method, _example_path(route.rule)) for route in app.routes]
 
 
-def _path(rule: str) -> str:
+def _example_path(rule: str) -> str:
     rule = rule.replace("<:re:(/.*)?>", "/studies/1").replace("<filename:path>", "bundle.js")
     rule = rule.replace("<plot_type>", "slice").replace("<history_id>", "0a-1b")
     rule = re.sub("<artifact_id:[^>]*>", "0a-1b", rule)

@@ -1,4 +1,4 @@
-"""A launched study of fourteen points, and the faults that strike it."""
+"""A launched study of fourteen points, into which tests inject faults."""
 
 import contextlib
 import hashlib
@@ -55,16 +55,16 @@ max_attempts = 1000
 """ + "".join(f"[[points]]\nspeed = {number}.0\n" for number in range(1, POINTS + 1))
 
 
-class Storm:
-    """A launched study, and what strikes it; a context in which its launcher runs."""
+class LaunchedStudy:
+    """A launched study and its faults; the launcher runs within the context."""
 
     def __init__(self, path: Path, url: str, seed: int) -> None:
-        self.place, self.url, self.chance = place_in(path), url, random.Random(seed)
+        self.place, self.url, self.random = prepare_workplace(path), url, random.Random(seed)
         self.sql = plain_sql(url)
         self.kills: Counter[str] = Counter()
         self.place.here("create", self.place.study(STUDY), HPO_STORE=url)
 
-    def __enter__(self) -> "Storm":
+    def __enter__(self) -> "LaunchedStudy":
         self.start()
         return self
 
@@ -85,11 +85,11 @@ class Storm:
                 stderr=err,
             )
 
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         return (self.place.path / "err").read_text()
 
     def running(self) -> list[tuple[int, int, int, int]]:
-        """Give worker, trial, attempt and reported epoch of every lease that is held by a live process."""
+        """Return worker, trial, attempt and reported epoch of every lease that a live process holds."""
         rows = self.sql(
             "SELECT owner, number, token, epoch FROM hpo_leases JOIN trials USING (trial_id) "
             "WHERE owner IS NOT NULL AND state = 'RUNNING' ORDER BY number"
@@ -97,54 +97,54 @@ class Storm:
         held = [(int(owner.rpartition("/")[2]), *rest) for owner, *rest in rows]
         return [row for row in held if Path(f"/proc/{row[0]}").exists()]
 
-    def victim(self, moment: str) -> int | None:
-        """Give a worker at a moment: just after its claim, writing a file, at its last epoch, or any."""
+    def choose_worker(self, moment: str) -> int | None:
+        """Return a worker at a moment: just after its claim, writing a file, in its last epoch, or any."""
         held = self.running()
         if moment == "claim":
-            held = [row for row in held if row[1:3] not in self.seen]
-            self.seen |= {row[1:3] for row in held}
+            held = [row for row in held if row[1:3] not in self.seen_claims]
+            self.seen_claims |= {row[1:3] for row in held}
         elif moment == "checkpoint":
             names = (path.parent.name for path in self.place.path.glob("storage/artifacts/*/*/*.draft"))
             writing = {int(name) for name in names}
             held = [row for row in held if row[1] in writing]
-        elif moment == "tell":
+        elif moment == "end":
             held = [row for row in held if row[3] >= EPOCHS - 1]
-        return self.chance.choice(held)[0] if held else None
+        return self.random.choice(held)[0] if held else None
 
     def kill(self) -> None:
-        """Kill a worker at a moment drawn by chance; at any, where that moment does not come."""
-        self.seen = {row[1:3] for row in self.running()}
-        moment = self.chance.choice(["claim", "epoch", "checkpoint", "tell"])
+        """Kill a worker at a random moment; after three seconds without such a worker, at any moment."""
+        self.seen_claims = {row[1:3] for row in self.running()}
+        moment = self.random.choice(["claim", "epoch", "checkpoint", "end"])
         end = time.monotonic() + 3.0
         pid = None
         while pid is None and self.launcher.poll() is None:
             if time.monotonic() > end:
                 moment = "epoch"
-            pid = self.victim(moment)
+            pid = self.choose_worker(moment)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 self.kills[moment] += 1
-            time.sleep(self.chance.uniform(0.0, 0.5))
+            time.sleep(self.random.uniform(0.0, 0.5))
 
-    def freeze(self) -> None:
-        """Stop a worker for longer than its lease, then wake it."""
-        pid = self.victim("epoch")
+    def suspend(self) -> None:
+        """Suspend a worker for longer than its lease, then continue it."""
+        pid = self.choose_worker("epoch")
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
-                time.sleep(LEASE_SECONDS + self.chance.uniform(0.5, 2.0))
+                time.sleep(LEASE_SECONDS + self.random.uniform(0.5, 2.0))
                 os.kill(pid, signal.SIGCONT)
 
     def restart(self) -> None:
-        """Kill the launcher, whose workers then save and leave, and start another one at once."""
+        """Kill the launcher, so that its workers save and exit, and start another one at once."""
         if self.launcher.poll() is None:
             self.launcher.kill()
             self.launcher.wait()
             self.start()
 
     def check(self, hashes: list[str] | None = None) -> None:
-        """Check what is promised whatever died."""
+        """Check the guarantees that hold after any fault."""
         trials = optuna.load_study(study_name="small", storage=self.url).trials
         assert [trial.state.name for trial in trials] == ["COMPLETE"] * POINTS
         assert [trial.params for trial in trials] == [{"speed": float(n)} for n in range(1, POINTS + 1)]
@@ -155,23 +155,23 @@ class Storm:
         assert [count for _, _, count in rows] == [1] * (POINTS * EPOCHS)
         assert self.sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)]
         if hashes is not None:
-            assert [digest(self.place, trial) for trial in trials] == hashes
+            assert [weights_hash(self.place, trial) for trial in trials] == hashes
 
 
-def digest(place: Workplace, trial: optuna.trial.FrozenTrial) -> str:
+def weights_hash(place: Workplace, trial: optuna.trial.FrozenTrial) -> str:
     path = place.path / "storage/artifacts" / trial.user_attrs["weights"]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def place_in(path: Path) -> Workplace:
+def prepare_workplace(path: Path) -> Workplace:
     path.mkdir(exist_ok=True)
     (path / "own.py").write_text(OWN)
     return Workplace(path=path, environment=dict(os.environ))
 
 
-def undisturbed(path: Path) -> list[str]:
-    """Give the hashes of the weights of a run that nothing disturbed."""
-    place = place_in(path)
+def hashes_without_faults(path: Path) -> list[str]:
+    """Return the hashes of the weights of a run without faults."""
+    place = prepare_workplace(path)
     place.hpo("run", place.study(STUDY), "--set", "train.seconds=0.0", "--devices", "cpu:1")
     study = optuna.load_study(study_name="small", storage=f"sqlite:///{place.path}/storage/hpo.db")
-    return [digest(place, trial) for trial in study.trials]
+    return [weights_hash(place, trial) for trial in study.trials]

@@ -1,4 +1,4 @@
-"""What the engines' tests share: the original's 14 points as trials of a second or two, and checks."""
+"""The study of the engines' tests (the original's 14 points, a second or two each), and checks of it."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.workplace import ROOT
 
-# Each epoch writes down who ran it, when and where.
+# Each epoch logs the process that ran it, when and where.
 OWN = """
 import json
 import os
@@ -26,12 +26,12 @@ def climb(config, state):
     state = state or {"epoch": 0, "weight": torch.zeros(1000)}
     node = os.environ.get("SLURMD_NODENAME") or os.environ.get("RAY_NODE") or "here"
     while state["epoch"] < config.epochs:
-        begun = time.time()
+        started = time.time()
         time.sleep(config.seconds)
         state["epoch"] += 1
         line = {
             "node": node, "device": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "pid": os.getpid(),
-            "begun": begun, "ended": time.time(), "epoch": state["epoch"],
+            "started": started, "ended": time.time(), "epoch": state["epoch"],
         }
         with open("progress", "a") as file:
             file.write(json.dumps(line) + "\\n")
@@ -41,7 +41,7 @@ EPOCHS = 4
 
 
 def study(points: int = 14, epochs: int = EPOCHS, seconds: float = 0.4) -> str:
-    """Give the original's first points with this many epochs of so many seconds."""
+    """Return a study with the original's first points, whose epochs each take a number of seconds."""
     original = tomllib.loads((ROOT / "studies/original-grid.toml").read_text())
     text = f'[train]\nobjective = "own:climb"\nepochs = {epochs}\nseconds = {seconds}\n'
     text += '[search]\nsampler = "grid"\n'
@@ -53,7 +53,7 @@ def study(points: int = 14, epochs: int = EPOCHS, seconds: float = 0.4) -> str:
 
 
 def progress(folder: Path) -> list[dict[str, Any]]:
-    """Give every epoch that was trained, in the order in which they ended."""
+    """Return every trained epoch, in the order in which they ended."""
     path = folder / "progress"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
@@ -68,39 +68,39 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
 
 
 def check(url: str, *, points: int = 14, epochs: int = EPOCHS) -> None:
-    """Check that each point was run exactly once to its end, with every epoch."""
-    found = trials(url)
-    assert [trial.state.name for trial in found] == ["COMPLETE"] * points
-    assert sorted(trial.params["point_number"] for trial in found) == list(range(1, points + 1))
-    for trial in found:
+    """Check that each point ran exactly once to its end, with every epoch."""
+    ran = trials(url)
+    assert [trial.state.name for trial in ran] == ["COMPLETE"] * points
+    assert sorted(trial.params["point_number"] for trial in ran) == list(range(1, points + 1))
+    for trial in ran:
         assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
 
 
-def shared(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Give the epochs that two workers trained on one device at one time."""
+def overlapping_epochs(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield pairs of epochs that two workers trained on one device at the same time."""
     for one, other in itertools.combinations(progress(folder), 2):
         same = (one["node"], one["device"]) == (other["node"], other["device"])
         if (
             same
             and one["pid"] != other["pid"]
-            and max(one["begun"], other["begun"]) < min(one["ended"], other["ended"])
+            and max(one["started"], other["started"]) < min(one["ended"], other["ended"])
         ):
             yield one, other
 
 
 def command_lines() -> str:
-    """Give what the process list shows of every process."""
-    found = []
+    """Return the command lines of all processes."""
+    lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
-    return "\n".join(found)
+    return "\n".join(lines)
 
 
-def want(missing: str) -> None:
-    """Skip where an engine cannot run; never in CI."""
+def require(missing: str) -> None:
+    """Skip the test if its engine lacks something; in CI, fail instead."""
     if missing:
         assert os.environ.get("CI") != "true", missing
         pytest.skip(missing)

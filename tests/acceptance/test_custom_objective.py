@@ -1,4 +1,4 @@
-"""A function of two numbers over 20 epochs goes the whole way that the built-in training goes."""
+"""A custom objective of two numbers and 20 epochs passes through every verb that trains or reports."""
 
 import json
 import os
@@ -40,7 +40,7 @@ trials = 15
 """
 
 
-def test_it_is_planned_tuned_paused_promoted_resumed_simulated_finished_and_reported(place):
+def test_a_custom_objective_passes_plan_run_simulate_finish_and_report(place):
     file, store = place.study(STUDY), f"sqlite:///{place.path}/storage/hpo.db"
     (part,) = place.hpo("plan", file, "--json").json()["parts"]
     assert (part["trials"], part["epochs"]) == (15.0, 20)
@@ -53,30 +53,34 @@ def test_it_is_planned_tuned_paused_promoted_resumed_simulated_finished_and_repo
     run = place.start("run", file, "--devices", "cpu:2", HPO_LEASE_SECONDS="5")
     wait_for(lambda: any(trial.system_attrs.get(PAUSED_AT_RUNG) for trial in trials()))
     os.kill(descendants(run.pid)[0], signal.SIGKILL)
-    _, said = run.communicate(timeout=240)
-    assert run.returncode == 0, said
-    found = trials()
-    assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
-    for each in found:
+    _, err = run.communicate(timeout=240)
+    assert run.returncode == 0, err
+    searched = trials()
+    assert {trial.state for trial in searched} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for each in searched:
         assert sorted(each.intermediate_values) == list(range(1, each.last_step + 1))
-    resumed = [t for t in found if t.system_attrs.get(PROMOTED_PAST_RUNG) and t.user_attrs["attempts"] > 1]
-    assert resumed, "one that had paused went on"
-    best = max((each for each in found if each.state == TrialState.COMPLETE), key=lambda each: each.value)
+    resumed = [
+        t for t in searched if t.system_attrs.get(PROMOTED_PAST_RUNG) and t.user_attrs["attempts"] > 1
+    ]
+    assert resumed, "a paused trial resumed"
+    best = max(
+        (each for each in searched if each.state == TrialState.COMPLETE), key=lambda each: each.value
+    )
     assert place.here("best", "small", "--json").json()["trial"] == best.number
 
-    whole = ("--name", "whole", "--set", "search.pruner=none", "--set", "search.trials=10")
-    place.here("create", file, *whole)
+    without_pruner = ("--name", "whole", "--set", "search.pruner=none", "--set", "search.trials=10")
+    place.here("create", file, *without_pruner)
     place.here("worker", "whole")
     simulated = place.here("simulate", "whole", "--pruner", "asha", "--repeats", "3", "--json").json()
     assert (simulated["curves"], simulated["epochs"]) == (10, 20)
     assert simulated["strategies"][-1]["strategy"].startswith("hpo: tpe, asha")
 
-    asked = ("--top", "2", "--seeds", "2", "--devices", "cpu:2", "--json")
-    ended = place.hpo("finish", "whole", *asked).json()
-    assert ended["split"] is None, "hpo knows no test images of it"
+    options = ("--top", "2", "--seeds", "2", "--devices", "cpu:2", "--json")
+    final = place.hpo("finish", "whole", *options).json()
+    assert final["split"] is None, "a custom objective has no test split"
     ranked = sorted(trials("whole"), key=lambda trial: -trial.value)
-    assert [each["trial"] for each in ended["settings"]] == [trial.number for trial in ranked[:2]]
-    assert ended["decided"], "its seeds are all alike"
+    assert [each["trial"] for each in final["settings"]] == [trial.number for trial in ranked[:2]]
+    assert final["decided"], "its result does not depend on the seed"
 
     place.here("report", "small", "-o", "page.html")
     page = (place.path / "page.html").read_text()

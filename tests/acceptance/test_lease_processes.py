@@ -79,7 +79,7 @@ def interrupted(workers: Workers) -> int:
 
 
 def awake_with_trial(workers: Workers, stopped: dict[int, tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Return worker, trial and token of the last claim of those that run and are not stopped, or nothing."""
+    """Return worker, trial and token of the last claim among the running ones that are not stopped."""
     over = set(workers.events("ended")) | set(workers.events("lost"))
     claims = workers.events("claimed")
     return [claim for claim in claims if claim not in over and claim[0] not in stopped][-1:]

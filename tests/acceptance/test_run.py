@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written_fails_no_trial(workplace):
     assert done.err.splitlines()[-1].startswith("hpo: ")
     assert "blocked" in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
-    assert done.err.count("given back") == 2, "a worker stops at the third failure in a row"
+    assert done.err.count("trial 0 released: ") == 2, "a worker stops at the third failure in a row"
     (trial,) = load(workplace).trials
     assert trial.state.name == "WAITING"
 

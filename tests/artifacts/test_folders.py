@@ -223,7 +223,7 @@ def test_a_trial_resumes_from_a_checkpoint_at_a_url(tmp_path, monkeypatch):
     storage.engine.dispose()
 
 
-def test_a_worker_that_lacks_the_checkpoint_warns_and_starts_the_trial_anew(tmp_path, monkeypatch, caplog):
+def test_a_worker_without_the_checkpoint_warns_and_restarts_the_trial(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "climbing.py").write_text(OBJECTIVE)
     (tmp_path / "own.toml").write_text(
@@ -244,7 +244,10 @@ def test_a_worker_that_lacks_the_checkpoint_warns_and_starts_the_trial_anew(tmp_
     )
     assert started.epochs_done == 0
     (line,) = caplog.messages
-    assert line.startswith(f"trial 0 begins anew: its checkpoint is not in {other.path('')}/own-")
+    assert line.startswith(
+        "trial 0 starts again from its first epoch: "
+        f"its checkpoint is missing or damaged in {other.path('')}/own-"
+    )
     storage.engine.dispose()
 
 

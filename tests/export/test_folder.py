@@ -133,11 +133,11 @@ def draw_images(folder: Path, names: tuple[str, ...], count: int) -> None:
 
 def run_studies(path: Path) -> None:
     """Run a study on the digits and one on an image folder, and export the best trial of the digits."""
-    place = workplace_in(path)
+    workplace = workplace_in(path)
     draw_images(path / "images", ("Dreiecke ∆", "a|b"), 8)
-    place.hpo("run", place.study(DIGITS, "digits"), "--devices", "cpu:1")
-    place.hpo("run", place.study(FOLDER.format(path / "images"), "shapes"), "--devices", "cpu:1")
-    place.hpo("export", "digits", "--to", "winner")
+    workplace.hpo("run", workplace.study(DIGITS, "digits"), "--devices", "cpu:1")
+    workplace.hpo("run", workplace.study(FOLDER.format(path / "images"), "shapes"), "--devices", "cpu:1")
+    workplace.hpo("export", "digits", "--to", "winner")
     split = datasets.load_dataset(Config(dataset="digits", limit=300), path).selection
     (path / "selection").mkdir()
     for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
@@ -151,27 +151,27 @@ def finished(once) -> Workplace:
 
 
 def export(
-    place: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
+    workplace: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
 ) -> card.Metrics:
     """Export in this process, because starting a new one takes seconds."""
-    storage = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+    storage = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
     try:
-        artifacts = Artifacts(root or str(place.path / "storage/artifacts"))
+        artifacts = Artifacts(root or str(workplace.path / "storage/artifacts"))
         return export_trial(storage, name, number, artifacts, target)
     finally:
         storage.engine.dispose()
 
 
 def export_error(
-    place: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
+    workplace: Workplace, name: str, target: Path, number: int | None = None, root: str = ""
 ) -> str:
     with pytest.raises(HpoError) as raised:
-        export(place, name, target, number, root)
+        export(workplace, name, target, number, root)
     return str(raised.value)
 
 
-def trials_of(place: Workplace, name: str) -> list[optuna.trial.FrozenTrial]:
-    storage = f"sqlite:///{place.path}/storage/hpo.db"
+def trials_of(workplace: Workplace, name: str) -> list[optuna.trial.FrozenTrial]:
+    storage = f"sqlite:///{workplace.path}/storage/hpo.db"
     return optuna.load_study(study_name=name, storage=storage).trials
 
 

@@ -565,12 +565,12 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_a_folder_is_relative_to_the_working_directory_or_the_home(tmp_path, monkeypatch):
     write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
     monkeypatch.chdir(tmp_path)
-    here = datasets.load_dataset(folder_config("pets"), tmp_path / "root")
+    relative = datasets.load_dataset(folder_config("pets"), tmp_path / "root")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
     at_home = datasets.load_dataset(folder_config("~/pets"), tmp_path / "root")
-    assert keys(here.train) == keys(at_home.train)
-    assert here.name == "folder:pets"
+    assert keys(relative.train) == keys(at_home.train)
+    assert relative.name == "folder:pets"
 
 
 def test_photographs_and_images_of_other_modes_are_read(tmp_path):

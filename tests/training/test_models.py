@@ -45,9 +45,9 @@ def shapes_only(options: config.Config, classes: int) -> nn.Module:
 
 
 def has_state(module: nn.Module, state: dict[str, torch.Tensor], except_for: str = "nothing") -> bool:
-    own = module.state_dict()
-    return own.keys() == state.keys() and all(
-        torch.equal(own[key], state[key]) for key in own if not key.startswith(f"{except_for}.")
+    actual = module.state_dict()
+    return actual.keys() == state.keys() and all(
+        torch.equal(actual[key], state[key]) for key in actual if not key.startswith(f"{except_for}.")
     )
 
 
@@ -279,7 +279,7 @@ def test_a_server_without_the_file_is_reported_with_its_answer(checkpoints, serv
 
 def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, monkeypatch):
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
-    url = f"http://127.0.0.1:1/models/{RESNET18}"  # nothing listens there
+    url = f"http://127.0.0.1:1/models/{RESNET18}"  # no server listens on this port
     monkeypatch.setattr(entry, "url", url)
     with pytest.raises(errors.WeightsError) as raised:
         models.build_model(settings(weights="imagenet"), 10)

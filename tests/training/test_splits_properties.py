@@ -34,7 +34,7 @@ def test_holding_out_divides_the_images_in_proportion_and_leaves_one_of_each_cla
         return
     count = data.draw(st.integers(1, spare))
     indices = shuffled(sizes)
-    held_out, rest = splits.hold_out(indices, count, "made")
+    held_out, rest = splits.hold_out(indices, count, "name")
     for each, out, kept in zip(indices, held_out, rest, strict=True):
         assert np.array_equal(np.concatenate([out, kept]), each), "no image is lost or in both splits"
     assert sum(lengths(held_out)) == count

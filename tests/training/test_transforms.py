@@ -312,10 +312,10 @@ def test_a_gpu_gives_the_same_bytes_as_the_cpu():
     on_gpu = batch.cuda()
     assert torch.equal(transforms.resize(on_gpu, 224).cpu(), transforms.resize(batch, 224))
     for kind in ("flip", "crop+flip"):
-        here, there = (
+        augmented_on_cpu, augmented_on_gpu = (
             transforms.augment(x, kind, torch.Generator().manual_seed(0)) for x in (batch, on_gpu)
         )
-        assert torch.equal(there.cpu(), here)
+        assert torch.equal(augmented_on_gpu.cpu(), augmented_on_cpu)
     torch.testing.assert_close(
         transforms.normalise(on_gpu).cpu(), transforms.normalise(batch), rtol=0, atol=1e-6
     )

@@ -1,4 +1,4 @@
-"""The dashboard as people start it: a real process, a real browser."""
+"""``hpo dashboard`` in a real process and a real browser."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.dashboard import server
 from hpo.errors import HpoError, StoreError
 from hpo.store import studies
-from hpo.study import file as studyfile
+from hpo.study.file import load_study_file
 from hpo.workers import worker
 from tests.support.databases import closed_engines
 from tests.support.workplace import ROOT, Workplace
@@ -47,7 +47,7 @@ batch_size = 8
 
 SEARCH = """
 [train]
-objective = "own_of_the_dashboard:climb"
+objective = "dashboard_server_objective:climb"
 epochs = 2
 
 [space]
@@ -64,10 +64,12 @@ SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 
 
 @contextlib.contextmanager
-def serving(place: Workplace, *words: str, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start the dashboard on a free port; give its process and the link, its first line."""
-    state = {"XDG_STATE_HOME": str(place.path / "state")}
-    process = place.start("dashboard", "--port", "0", *words, **state, **settings)
+def serving(
+    workplace: Workplace, *arguments: str, **settings: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start the dashboard on a free port; return its process and the link that it prints first."""
+    state = {"XDG_STATE_HOME": str(workplace.path / "state")}
+    process = workplace.start("dashboard", "--port", "0", *arguments, **state, **settings)
     try:
         assert process.stdout
         link = process.stdout.readline().strip()
@@ -79,21 +81,21 @@ def serving(place: Workplace, *words: str, **settings: str) -> Iterator[tuple[su
 
 
 class Client:
-    """A client that sends what it is told to and no more, and keeps the one cookie that it is given."""
+    """An HTTP client that sends only the headers it is given, and keeps one cookie."""
 
     def __init__(self, link: str) -> None:
         self.link = link
-        self.place = link.partition("//")[2].partition("/")[0]
+        self.address = link.partition("//")[2].partition("/")[0]
         self.cookie = ""
 
     def ask(
         self, method: str, path: str, body: bytes = b"", length: int | None = None, **headers: str
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.place, timeout=30)
+        connection = http.client.HTTPConnection(self.address, timeout=30)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            given = {"Host": self.place, "Cookie": self.cookie, **headers}
-            for name, value in given.items():
+            fields = {"Host": self.address, "Cookie": self.cookie, **headers}
+            for name, value in fields.items():
                 connection.putheader(name, value)
             connection.putheader("Content-Length", str(len(body) if length is None else length))
             connection.endheaders(body)
@@ -102,24 +104,24 @@ class Client:
             return answer.status, answer.read()
 
     def enter(self) -> None:
-        assert self.ask("GET", self.link.partition(self.place)[2])[0] == 303
+        assert self.ask("GET", self.link.partition(self.address)[2])[0] == 303
 
 
 @pytest.fixture
-def made(workplace, url):
+def completed(workplace, url):
     (workplace.path / "own.py").write_text(OWN)
     workplace.here("create", workplace.study(SMALL), HPO_STORE=url)
     workplace.here("worker", "small", HPO_STORE=url)
     return workplace
 
 
-def test_a_dashboard_needs_its_link_changes_only_with_read_write_and_leaves_when_asked(made, url, sql):
-    with serving(made, HPO_STORE=url) as (process, link):
+def test_the_dashboard_needs_its_link_writes_only_with_read_write_and_stops_on_signals(completed, url, sql):
+    with serving(completed, HPO_STORE=url) as (process, link):
         client = Client(link)
         for path in ("/dashboard", "/static/bundle.js", "/api/studies"):
             assert client.ask("GET", path)[0] == 401
         client.enter()
-        assert client.ask("GET", "/static/bundle.js")[0] == 200, "without Accept-Encoding, too"
+        assert client.ask("GET", "/static/bundle.js")[0] == 200, "also without Accept-Encoding"
         assert b'"small"' in client.ask("GET", "/api/studies")[1]
         assert client.ask("HEAD", "/api/studies") == (200, b"")
         assert client.ask("GET", "/", Host="evil.example")[0] == 403
@@ -127,39 +129,41 @@ def test_a_dashboard_needs_its_link_changes_only_with_read_write_and_leaves_when
         assert client.ask("POST", "/api/studies", length=2**40)[0] == 413
         assert client.ask("DELETE", "/api/studies/1", b"{}")[0] == 405
         assert sql("SELECT study_name FROM studies") == [("small",)]
-        assert leave(process, signal.SIGINT) == (130, "", "")
-    with serving(made, "--read-write", HPO_STORE=url) as (process, again):
+        assert stop_dashboard(process, signal.SIGINT) == (130, "", "")
+    with serving(completed, "--read-write", HPO_STORE=url) as (process, again):
         assert again.partition("token=")[2] == link.partition("token=")[2], "the token is kept"
         client = Client(again)
         client.enter()
         assert client.ask("DELETE", "/api/studies/1", b"{}")[0] == 204
         assert sql("SELECT study_name FROM studies") == []
-        assert leave(process, signal.SIGTERM) == (143, "", "")
+        assert stop_dashboard(process, signal.SIGTERM) == (143, "", "")
 
 
-def leave(process: subprocess.Popen[str], number: int) -> tuple[int, str, str]:
-    """Tell a dashboard to leave; give its code, and what it said since its first line."""
+def stop_dashboard(process: subprocess.Popen[str], number: int) -> tuple[int, str, str]:
+    """Send a signal to a dashboard; return its exit code and its output after the link."""
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
-def test_a_client_that_hangs_up_takes_nobody_along(made, url):
-    with serving(made, HPO_STORE=url) as (process, link):
+def test_a_client_that_disconnects_does_not_affect_others(completed, url):
+    with serving(completed, HPO_STORE=url) as (process, link):
         client = Client(link)
         client.enter()
-        host, _, port = client.place.partition(":")
+        host, _, port = client.address.partition(":")
         for _ in range(20):
-            with socket.create_connection((host, int(port))) as hasty:
-                head = f"Host: {client.place}\r\nCookie: {client.cookie}\r\n\r\n"
-                hasty.sendall(f"GET /static/bundle.js HTTP/1.1\r\n{head}".encode())
-                hasty.recv(1)  # the rest of six megabytes finds nobody
+            with socket.create_connection((host, int(port))) as hanging_up:
+                head = f"Host: {client.address}\r\nCookie: {client.cookie}\r\n\r\n"
+                hanging_up.sendall(f"GET /static/bundle.js HTTP/1.1\r\n{head}".encode())
+                hanging_up.recv(1)  # and not the rest of six megabytes
         assert client.ask("GET", "/api/studies")[0] == 200
-        assert leave(process, signal.SIGINT) == (130, "", ""), "no process had to be replaced"
+        assert stop_dashboard(process, signal.SIGINT) == (130, "", ""), "no process was replaced"
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_path, journal):
+def test_a_read_only_sqlite_file_is_never_written_whatever_its_journal_and_its_name(
+    workplace, tmp_path, journal
+):
     (tmp_path / "own.py").write_text(OWN)
     file = tmp_path / "a b%20#{c}?&.db"
     url = sa.URL.create("sqlite", database=str(file)).render_as_string()
@@ -167,22 +171,22 @@ def test_a_file_is_only_read_whatever_its_journal_and_its_name(workplace, tmp_pa
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute(f"PRAGMA journal_mode = {journal}").fetchone() == (journal,)
     with closed_engines():
-        opened = studies.open_storage(url, create=False, read_only=True)
-        opened.max_wait_seconds = 0.0
-        assert [study.study_name for study in opened.get_all_studies()] == ["small"]
-        for again in (opened, pickle.loads(pickle.dumps(opened))):
+        storage = studies.open_storage(url, create=False, read_only=True)
+        storage.max_wait_seconds = 0.0
+        assert [study.study_name for study in storage.get_all_studies()] == ["small"]
+        for each in (storage, pickle.loads(pickle.dumps(storage))):
             with pytest.raises(StoreError, match="readonly database"):
-                again.set_study_user_attr(1, "a", 1)
+                each.set_study_user_attr(1, "a", 1)
         workplace.here("enqueue", "small", "lr=1.0", "batch_size=8", HPO_STORE=url)
-        assert len(opened.get_all_trials(1)) == 2, "it sees what others write meanwhile"
+        assert len(storage.get_all_trials(1)) == 2, "it reads what others have written since"
     with pytest.raises(StoreError, match="no store"):
         studies.open_storage(f"sqlite:///{tmp_path}/absent.db", create=False, read_only=True)
     assert not (tmp_path / "absent.db").exists()
 
 
-def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path):
-    def refused(*words: str, code: int = 1) -> str:
-        done = workplace.hpo("dashboard", *words, code=code, XDG_STATE_HOME=str(tmp_path / "state"))
+def test_an_error_at_the_start_is_one_line(workplace, tmp_path):
+    def refused(*arguments: str, code: int = 1) -> str:
+        done = workplace.hpo("dashboard", *arguments, code=code, XDG_STATE_HOME=str(tmp_path / "state"))
         assert done.out == ""
         assert code == 2 or done.err.count("\n") == 1
         return done.err
@@ -198,14 +202,14 @@ def test_what_is_wrong_is_one_line_before_anything_is_served(workplace, tmp_path
 
 
 def settings(path: Path, **changes: Any) -> server.Settings:
-    """Give settings for a store that is there, by default on loopback."""
+    """Return settings for an existing store, by default on loopback."""
     with closed_engines():
         studies.open_storage(f"sqlite:///{path}/hpo.db", create=True)
-    given = {"artifacts": "artifacts", "host": "127.0.0.1", "port": 0, "behind_tls": None, **changes}
-    return server.Settings(store=f"sqlite:///{path}/hpo.db", read_only=True, **given)
+    fields = {"artifacts": "artifacts", "host": "127.0.0.1", "port": 0, "behind_tls": None, **changes}
+    return server.Settings(store=f"sqlite:///{path}/hpo.db", read_only=True, **fields)
 
 
-def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch):
+def test_invalid_settings_are_refused_with_advice(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
     def refused(message: str, **changes: Any) -> None:
@@ -240,23 +244,23 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(tmp_path, monkeypatch)
         ("https://[2001:db8::1]", "https://[2001:db8::1]"),
     ],
 )
-def test_behind_tls_browsers_find_it_where_it_is_said(text, origin):
+def test_the_public_origin_is_that_of_the_option_behind_tls(text, origin):
     assert server.public_origin(text) == origin
 
 
 @pytest.fixture
-def replayed(workplace, tmp_path, monkeypatch):
-    """Give a workplace with the original's 14 points and a search, both complete, on a quick objective."""
+def two_studies(workplace, tmp_path, monkeypatch):
+    """Return a workplace with two complete studies: the original's 14 points and a search."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own_of_the_dashboard.py").write_text(OWN)
+    (tmp_path / "dashboard_server_objective.py").write_text(OWN)
     original = (ROOT / "studies" / "original-grid.toml").read_text()
     points = "[[points]]" + original.partition("[[points]]")[2]
     points = re.sub(r"epochs = \d+", "epochs = 2", points)
     assert len(tomllib.loads(points)["points"]) == 14
     grid = SEARCH.partition("[space]")[0] + '[search]\nsampler = "grid"\n' + points
     with closed_engines():
-        opened = studies.open_storage(f"sqlite:///{tmp_path}/storage/hpo.db", create=True)
-        work = worker.WorkerSettings(
+        storage = studies.open_storage(f"sqlite:///{tmp_path}/storage/hpo.db", create=True)
+        worker_settings = worker.WorkerSettings(
             artifacts=Artifacts(f"{tmp_path}/storage/artifacts"),
             data=tmp_path,
             device="cpu",
@@ -265,24 +269,24 @@ def replayed(workplace, tmp_path, monkeypatch):
         )
         for name, text in (("grid", grid), ("search", SEARCH)):
             workplace.study(text, name)
-            studies.create_study(opened, studyfile.load_study_file(tmp_path / f"{name}.toml"), text)
-            list(worker.run_worker(opened, name, work, threading.Event()))
+            studies.create_study(storage, load_study_file(tmp_path / f"{name}.toml"), text)
+            list(worker.run_worker(storage, name, worker_settings, threading.Event()))
     return workplace
 
 
-def test_a_browser_is_let_in_sees_history_and_importance_and_deletes_nothing(replayed, chromium):
+def test_a_browser_shows_history_and_importance_and_cannot_delete(two_studies, chromium):
     from playwright import sync_api
 
     SCREENSHOTS.mkdir(exist_ok=True)
-    with serving(replayed) as (_, link):
+    with serving(two_studies) as (_, link):
         base = link.partition("/?")[0]
         page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("response", lambda r: messages.append(f"{r.status} {r.url}") if r.status >= 400 else None)
 
-        def shoot(name: str) -> None:
+        def screenshot(name: str) -> None:
             page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
         page.goto(link)
@@ -296,7 +300,7 @@ def test_a_browser_is_let_in_sees_history_and_importance_and_deletes_nothing(rep
             link.partition("token=")[2],
         )
         assert page.evaluate("document.cookie") == ""
-        shoot("studies")
+        screenshot("studies")
         searched = {
             "grid": ["lr", "batch_size", "model", "optimizer", "momentum"],
             "search": ["lr", "batch_size"],
@@ -315,42 +319,44 @@ def test_a_browser_is_let_in_sees_history_and_importance_and_deletes_nothing(rep
             sync_api.expect(
                 card(page, "Intermediate values").locator(".trace.scatter").first
             ).to_be_visible()
-            shoot(name)
+            screenshot(name)
             study = page.url
             page.goto(f"{study}/analytics")
             sync_api.expect(card(page, "Slice").locator(".trace.scatter").first).to_be_visible()
             sync_api.expect(card(page, "Contour").locator(".contourlayer path").first).to_be_visible()
-            shoot(f"{name}-analytics")
+            screenshot(f"{name}-analytics")
             page.goto(f"{study}/note")
-            sync_api.expect(page.get_by_text("own_of_the_dashboard:climb")).to_be_visible()
-            shoot(f"{name}-note")
+            sync_api.expect(page.get_by_text("dashboard_server_objective:climb")).to_be_visible()
+            screenshot(f"{name}-note")
             page.goto(f"{study}/trials?numbers=1")
             sync_api.expect(page.get_by_text(re.compile(r"attempts: \d"))).to_be_visible()
             page.get_by_label("show artifact table").first.click()
             sync_api.expect(page.get_by_role("button", name="train_seconds")).to_be_visible()
-            shoot(f"{name}-trial")
+            screenshot(f"{name}-trial")
         with page.expect_download() as saved:
             page.keyboard.press("Escape")
             page.get_by_label("download artifact").last.click()
         assert saved.value.suggested_filename.startswith("weights-")
         assert saved.value.path().stat().st_size > 0
-        assert said == []
+        assert messages == []
 
         page.goto(f"{base}/dashboard")
         page.get_by_label("delete study").first.click()
         page.get_by_role("dialog").get_by_role("button", name="yes").click()
         sync_api.expect(page.get_by_text("Failed to delete study")).to_be_visible()
-        shoot("refused")
-        assert any(text.startswith("405 ") for text in said)
+        screenshot("refused")
+        assert any(text.startswith("405 ") for text in messages)
         page.reload()
         for name in ("grid", "search"):
             sync_api.expect(page.get_by_text(re.compile(rf"\d\. {name}"))).to_be_visible()
 
-        stranger = chromium.new_context().new_page()
-        assert stranger.goto(f"{base}/dashboard").status == 401
-        sync_api.expect(stranger.get_by_text("open the link that 'hpo dashboard' printed")).to_be_visible()
+        without_cookie = chromium.new_context().new_page()
+        assert without_cookie.goto(f"{base}/dashboard").status == 401
+        sync_api.expect(
+            without_cookie.get_by_text("open the link that 'hpo dashboard' printed")
+        ).to_be_visible()
 
 
 def card(page, title):
-    """Give the part of a page that is headed so, by its class in the library that the page is made with."""
+    """Return the card of a page with this title, found by the CSS class of the Material UI library."""
     return page.locator(".MuiCard-root", has=page.get_by_text(title, exact=True))

@@ -1,4 +1,4 @@
-"""The report's page: its numbers, its sections, what a browser makes of it, and hostile names."""
+"""The HTML page of the report: its numbers and sections, in a browser, and with hostile names."""
 
 import csv
 import functools
@@ -21,13 +21,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.analysis import records
 from hpo.original import facts, match
-from hpo.original import tables as rebuilt
-from hpo.report import page as report
+from hpo.original.tables import original_section
 from hpo.report import summary
+from hpo.report.page import read_report, write_report
 from hpo.store import plan, status, studies
 from hpo.store.storage import Storage
-from hpo.study import file as studyfile
 from hpo.study.definition import Definition, dump_definition
+from hpo.study.file import load_study_file
 from tests.support.databases import closed_engines
 from tests.support.workplace import ROOT, Workplace
 
@@ -52,7 +52,7 @@ trials = 2
 """
 
 
-def made(
+def make_trial(
     definition: Definition,
     params: dict[str, Any],
     curve: list[float],
@@ -63,135 +63,139 @@ def made(
     hardware: dict[str, Any] | None = None,
     **more: Any,
 ) -> FrozenTrial:
-    """Give a trial as a worker leaves it behind."""
-    known = definition.parameters()
-    each = [round(seconds + 0.01 * epoch, 4) for epoch in range(len(curve))]
-    seen = {"epoch_seconds": each, "wall_time_seconds": round(sum(each), 4), "hardware": hardware or CPU}
+    """Return a finished trial with the attributes that a worker stores."""
+    parameters = definition.parameters()
+    durations = [round(seconds + 0.01 * epoch, 4) for epoch in range(len(curve))]
+    attributes = {
+        "epoch_seconds": durations,
+        "wall_time_seconds": round(sum(durations), 4),
+        "hardware": hardware or CPU,
+    }
     value = {TrialState.COMPLETE: max, TrialState.PRUNED: lambda values: values[-1]}.get(state)
     trial = create_trial(
         state=state,
         value=value(curve) if value else None,
         params=params,
-        distributions={name: known[name].distribution() for name in params},
+        distributions={name: parameters[name].distribution() for name in params},
         intermediate_values=dict(enumerate(curve, 1)),
-        user_attrs={"attempts": 1, "epochs": len(curve), **seen, **more},
+        user_attrs={"attempts": 1, "epochs": len(curve), **attributes, **more},
     )
     trial.datetime_start = (START + timedelta(seconds=30 * number)).astimezone().replace(tzinfo=None)
     trial.datetime_complete = trial.datetime_start + timedelta(seconds=25)
     return trial
 
 
-def kept(url: str, definition: Definition, trials: Iterable[FrozenTrial]) -> Storage:
-    """Store a study with these trials alone."""
-    none = definition.search.model_copy(update={"trials": 0})
-    definition = definition.model_copy(update={"search": none})
-    opened = studies.open_storage(url, create=True)
-    studies.create_study(opened, definition.model_copy(update={"points": ()}), "made")
-    study_id = studies.find_study_id(opened, definition.name)
-    opened.set_study_system_attr(study_id, plan.DEFINITION, dump_definition(definition))
-    optuna.load_study(study_name=definition.name, storage=opened).add_trials(trials)
-    return opened
+def store_study(url: str, definition: Definition, trials: Iterable[FrozenTrial]) -> Storage:
+    """Store a study with exactly these trials."""
+    without_trials = definition.search.model_copy(update={"trials": 0})
+    definition = definition.model_copy(update={"search": without_trials})
+    storage = studies.open_storage(url, create=True)
+    studies.create_study(storage, definition.model_copy(update={"points": ()}), "text")
+    study_id = studies.find_study_id(storage, definition.name)
+    storage.set_study_system_attr(study_id, plan.DEFINITION, dump_definition(definition))
+    optuna.load_study(study_name=definition.name, storage=storage).add_trials(trials)
+    return storage
 
 
-def fractions(drawn: random.Random, count: int, best: float) -> list[float]:
-    """Give a curve of accuracies that are fractions of IMAGES images."""
-    rising = sorted(drawn.uniform(0.5 * best, best) for _ in range(count - 1))
+def make_curve(rng: random.Random, count: int, best: float) -> list[float]:
+    """Return a rising curve of accuracies that are fractions of IMAGES images."""
+    rising = sorted(rng.uniform(0.5 * best, best) for _ in range(count - 1))
     return [round(value, 4) for value in rising] + [round(best, 4)]
 
 
-def listed() -> Definition:
-    """Give the original's points, smaller."""
-    return studyfile.load_study_file(
-        ROOT / "studies/original-grid.toml", ["train.epochs=4", "train.image_size=64"]
-    )
+def grid_definition() -> Definition:
+    """Return the original's 14 points with fewer epochs and smaller images."""
+    return load_study_file(ROOT / "studies/original-grid.toml", ["train.epochs=4", "train.image_size=64"])
 
 
-def grid(url: str) -> Storage:
-    """Store a replay of the original's points: those of site C on a processor, those of L on a GPU."""
-    drawn, definition, trials = random.Random(0), listed(), []
+def store_grid(url: str) -> Storage:
+    """Store a replay of the original's points: those of site C on a CPU, those of site L on a GPU."""
+    rng, definition, trials = random.Random(0), grid_definition(), []
     for number, point in enumerate(definition.points):
-        curve = fractions(drawn, 4, drawn.uniform(0.3, 0.97))
+        curve = make_curve(rng, 4, rng.uniform(0.3, 0.97))
         hardware = CPU if point.attributes["site"] == "C" else GPU
         more = {"point": number + 1, **point.attributes, "hardware": hardware}
-        trials.append(made(definition, point.setting, curve, number, seconds=drawn.uniform(1, 9), **more))
-    return kept(url, definition, trials)
+        trials.append(
+            make_trial(definition, point.setting, curve, number, seconds=rng.uniform(1, 9), **more)
+        )
+    return store_study(url, definition, trials)
 
 
-def search(url: str, name: str = "search") -> Storage:
-    """Store a search of 30 trials: some pruned, one failed, one taken up twice."""
-    drawn, path = random.Random(1), Path(url.removeprefix("sqlite:///")).with_name(f"{name}.toml")
+def store_search(url: str, name: str = "search") -> Storage:
+    """Store a search of 30 trials: some pruned, one failed, one with three attempts."""
+    rng, path = random.Random(1), Path(url.removeprefix("sqlite:///")).with_name(f"{name}.toml")
     path.write_text(SEARCH)
-    definition = studyfile.load_study_file(path)
+    definition = load_study_file(path)
     trials = []
     for number in range(30):
         params: dict[str, Any] = {
-            "model": drawn.choice(["resnet18", "alexnet"]),
-            "optimizer": drawn.choice(["sgd", "adam"]),
-            "lr": 10 ** drawn.uniform(-4, -1),
-            "batch_size": drawn.choice([16, 32]),
+            "model": rng.choice(["resnet18", "alexnet"]),
+            "optimizer": rng.choice(["sgd", "adam"]),
+            "lr": 10 ** rng.uniform(-4, -1),
+            "batch_size": rng.choice([16, 32]),
         }
         if params["optimizer"] == "sgd":
-            params["momentum"] = drawn.uniform(0.5, 0.95)
-        best = 0.95 - 0.1 * abs(math.log10(params["lr"]) + 2.5) + drawn.uniform(0, 0.04)
+            params["momentum"] = rng.uniform(0.5, 0.95)
+        best = 0.95 - 0.1 * abs(math.log10(params["lr"]) + 2.5) + rng.uniform(0, 0.04)
         hardware = GPU if number % 3 == 0 else CPU
-        more: dict[str, Any] = {"hardware": hardware, "seconds": drawn.uniform(0.5, 1.5)}
-        curve = fractions(drawn, 6, best)
+        more: dict[str, Any] = {"hardware": hardware, "seconds": rng.uniform(0.5, 1.5)}
+        curve = make_curve(rng, 6, best)
         if number % 4 == 3:
             more |= {"state": TrialState.PRUNED, "pruned": "by hyperband after epoch 2"}
             curve = curve[:2]
         if number == 12:
-            failure = {"class": "RuntimeError", "message": "out of luck"}
+            failure = {"class": "RuntimeError", "message": "an error"}
             more |= {"state": TrialState.FAIL, "failure": failure}
             curve = curve[:1]
         if number == 5:
             more["attempts"] = 3
-        trials.append(made(definition, params, curve, number, **more))
-    return kept(url, definition, trials)
+        trials.append(make_trial(definition, params, curve, number, **more))
+    return store_study(url, definition, trials)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """A made study with its report."""
+    """A stored study and its report."""
 
     url: str
     page: "Page"
     text: str
     tables: dict[str, list[dict[str, str]]]
-    study: optuna.Study  # as plain Optuna reads it
+    study: optuna.Study  # as Optuna reads it
     folder: Path
 
     @property
-    def done(self) -> list[FrozenTrial]:
+    def complete(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    """Give a function that gives a made study's report, made once."""
+    """Return a function that stores a study and returns its report; it caches the result."""
 
     @functools.cache
-    def of(make: Callable[[str], Storage]) -> Reported:
+    def report_of(make: Callable[[str], Storage]) -> Reported:
         folder = tmp_path_factory.mktemp(make.__name__)
         url = f"sqlite:///{folder}/hpo.db"
-        opened = make(url)
-        (name,) = status.study_names(opened)
-        page, tables = written(opened, name, folder)
+        storage = make(url)
+        (name,) = status.study_names(storage)
+        page, tables = write_and_parse(storage, name, folder)
         text = (folder / "page.html").read_text()
         study = optuna.load_study(study_name=name, storage=url)
         return Reported(url=url, page=page, text=text, tables=tables, study=study, folder=folder)
 
     with closed_engines():
-        yield of
+        yield report_of
 
 
 @pytest.fixture
-def place(tmp_path):
+def sqlite_url(tmp_path):
     with closed_engines():
         yield f"sqlite:///{tmp_path}/hpo.db"
 
 
 class Page(HTMLParser):
-    """A page's tables as text, its figures by id, and its elements' names."""
+    """The tables of a page as text, its figures by id, and the names of its elements."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -228,9 +232,11 @@ class Page(HTMLParser):
                 self.tables[-1][-1][-1] = f"{self.tables[-1][-1][-1]} {data.strip()}".strip()
 
 
-def written(opened: Storage, name: str, folder: Path) -> tuple[Page, dict[str, list[dict[str, str]]]]:
-    """Write a report; give its page, and the rows of its CSV files by name."""
-    files = report.write_report(report.read_report(opened, name), folder / "page.html", folder / "csv")
+def write_and_parse(
+    storage: Storage, name: str, folder: Path
+) -> tuple[Page, dict[str, list[dict[str, str]]]]:
+    """Write a report; return its page, and the rows of its CSV files by name."""
+    files = write_report(read_report(storage, name), folder / "page.html", folder / "csv")
     tables = {}
     for file in files:
         with (folder / "csv" / file).open(newline="") as lines:
@@ -243,24 +249,19 @@ def numbers(rows: list[dict[str, str]], column: str) -> list[float | None]:
 
 
 def points(page: Page, figure: str, name: str | None = None) -> list[tuple[Any, Any]]:
-    """Give the points that a figure's traces (or the one of that name) draw."""
+    """Return the points of a figure's scatter traces, or of those with a name."""
     data = page.figures[f"plot-{figure}"]["data"]
-    drawn = [trace for trace in data if name in (None, trace.get("name")) and trace["type"] == "scatter"]
+    traces = [trace for trace in data if name in (None, trace.get("name")) and trace["type"] == "scatter"]
     return [
-        pair for trace in drawn for pair in zip(trace["x"], trace["y"], strict=True) if pair[1] is not None
+        pair for trace in traces for pair in zip(trace["x"], trace["y"], strict=True) if pair[1] is not None
     ]
 
 
-@pytest.mark.parametrize("made_by", [grid, search])
-def test_every_number_is_what_plain_optuna_reads_from_the_same_store(reported, made_by):
-    found = reported(made_by)
-    page, tables, study, trials, done = (
-        found.page,
-        found.tables,
-        found.study,
-        found.study.trials,
-        found.done,
-    )
+@pytest.mark.parametrize("make", [store_grid, store_search])
+def test_every_number_equals_what_optuna_reads_from_the_same_store(reported, make):
+    found = reported(make)
+    page, tables, study = found.page, found.tables, found.study
+    trials, done = study.trials, found.complete
 
     assert f"{study.best_value:.4f}" in page.text
     assert f"trial {study.best_trial.number} " in page.text
@@ -270,8 +271,8 @@ def test_every_number_is_what_plain_optuna_reads_from_the_same_store(reported, m
     for attribute in ("wall_time_seconds", "attempts"):
         assert numbers(tables["trials"], attribute) == [trial.user_attrs[attribute] for trial in trials]
     for parameter in {name for trial in trials for name in trial.params}:
-        said = [row[parameter] for row in tables["trials"]]
-        assert said == [str(trial.params.get(parameter, "")) for trial in trials]
+        values = [row[parameter] for row in tables["trials"]]
+        assert values == [str(trial.params.get(parameter, "")) for trial in trials]
 
     valued = [trial for trial in trials if trial.value is not None]
     assert numbers(tables["history"], "accuracy") == [trial.value for trial in valued]
@@ -329,32 +330,32 @@ def test_every_number_is_what_plain_optuna_reads_from_the_same_store(reported, m
     assert len(tables["pareto"]) == len(done)
 
 
-@pytest.mark.parametrize("made_by", [grid, search])
-def test_importances_are_plain_optunas_within_their_bootstrap(reported, made_by):
-    found = reported(made_by)
-    page, tables, study, count = found.page, found.tables, found.study, len(found.done)
+@pytest.mark.parametrize("make", [store_grid, store_search])
+def test_importances_equal_those_of_optuna_and_have_bootstrap_intervals(reported, make):
+    found = reported(make)
+    page, tables, study, count = found.page, found.tables, found.study, len(found.complete)
     quantile = min(max(10 / count, 0.1), 0.5)
     evaluators = {
         "ped-anova": importance.PedAnovaImportanceEvaluator(target_quantile=quantile),
         "fanova": importance.FanovaImportanceEvaluator(seed=0),
         "mdi": importance.MeanDecreaseImpurityImportanceEvaluator(seed=0),
     }
-    for evaluator, judge in evaluators.items():
-        expected = importance.get_param_importances(study, evaluator=judge)
-        rows = [row for row in tables["importance"] if row["evaluator"] == evaluator]
+    for name, evaluator in evaluators.items():
+        expected = importance.get_param_importances(study, evaluator=evaluator)
+        rows = [row for row in tables["importance"] if row["evaluator"] == name]
         assert {row["parameter"]: float(row["importance"]) for row in rows} == pytest.approx(expected)
         assert {int(row["trials"]) for row in rows} == {count}
-        drawn = dict(zip([row["parameter"] for row in rows], numbers(rows, "importance"), strict=True))
-        (trace,) = [t for t in page.figures["plot-importance"]["data"] if t["name"] == evaluator]
-        assert sorted(trace["x"]) == pytest.approx(sorted(drawn.values()))
+        shares = dict(zip([row["parameter"] for row in rows], numbers(rows, "importance"), strict=True))
+        (trace,) = [t for t in page.figures["plot-importance"]["data"] if t["name"] == name]
+        assert sorted(trace["x"]) == pytest.approx(sorted(shares.values()))
         assert all(0 <= float(row["low"]) <= float(row["high"]) <= 1 for row in rows)
         assert any(float(row["low"]) < float(row["high"]) for row in rows)
     assert f"Over {count} complete trials" in page.text
 
 
-def test_device_time_is_divided_by_hardware_and_by_what_became_of_the_trials(place, tmp_path):
-    page, tables = written(search(place), "search", tmp_path)
-    trials = optuna.load_study(study_name="search", storage=place).trials
+def test_device_time_is_divided_by_hardware_and_by_the_outcome_of_trials(sqlite_url, tmp_path):
+    page, tables = write_and_parse(store_search(sqlite_url), "search", tmp_path)
+    trials = optuna.load_study(study_name="search", storage=sqlite_url).trials
     found = {
         (r["hardware"], r["use"]): (int(r["trials"]), float(r["seconds"])) for r in tables["device-time"]
     }
@@ -375,12 +376,13 @@ def test_device_time_is_divided_by_hardware_and_by_what_became_of_the_trials(pla
     assert "The work lost by workers that died is not recorded" in page.text
 
 
-def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
-    page, tables, trials = reported(grid).page, reported(grid).tables, reported(grid).study.trials
+def test_the_tables_of_the_original_show_its_printed_values_beside_those_of_this_study(reported):
+    found = reported(store_grid)
+    page, tables, trials = found.page, found.tables, found.study.trials
     by_point = {trial.user_attrs["point"]: trial for trial in trials}
     for row, number in zip(tables["original-4.1"], range(1, 7), strict=True):
-        point, seen = facts.POINTS[number], by_point[number].user_attrs
-        mean = sum(seen["epoch_seconds"]) / len(seen["epoch_seconds"])
+        point, seconds = facts.POINTS[number], by_point[number].user_attrs["epoch_seconds"]
+        mean = sum(seconds) / len(seconds)
         assert list(row.values()) == [
             *(facts.MODELS[point.model], facts.OPTIMIZERS[point.optimizer]),
             *(point.accuracy, f"{by_point[number].value:.4f}", point.epoch_seconds, f"{mean:.4g}"),
@@ -388,9 +390,9 @@ def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
     assert [row["accuracy there"] for row in tables["original-4.1"]] == [
         *("0.9466", "0.6171", "0.9455", "0.1201", "0.9568", "0.9233"),
     ]
-    (shown,) = [table for table in page.tables if table[0][2:3] == ["accuracy there"]]
-    assert shown[0][3] == "test accuracy here"
-    assert [row[2] for row in shown[1:]] == [row["accuracy there"] for row in tables["original-4.1"]]
+    (table,) = [table for table in page.tables if table[0][2:3] == ["accuracy there"]]
+    assert table[0][3] == "test accuracy here"
+    assert [row[2] for row in table[1:]] == [row["accuracy there"] for row in tables["original-4.1"]]
     times = [(row["batch size"], row["s/epoch there"]) for row in tables["original-4.4-times"]]
     assert times == [("8", "115.7"), ("16", "96.25"), ("32", "84.2"), ("64", "82.65")]
     for part, numbers_ in (("4.2", (7, 8, 9)), ("4.3", (8, 10, 11)), ("4.4", (12, 8, 13, 14))):
@@ -401,22 +403,22 @@ def test_the_originals_tables_stand_as_printed_beside_this_studys(reported):
         ]
         rows = tables[f"original-{part}"]
         assert [(row["point"], row["epoch"], float(row["accuracy"])) for row in rows] == expected
-        drawn = sorted(points(page, f"original-{part.replace('.', '-')}"))
-        assert drawn == sorted((int(step), value) for _, step, value in expected)
+        plotted = sorted(points(page, f"original-{part.replace('.', '-')}"))
+        assert plotted == sorted((int(step), value) for _, step, value in expected)
 
 
-@pytest.mark.parametrize(("made_by", "measure"), [(grid, "test accuracy"), (search, "accuracy")])
-def test_the_trials_table_says_which_accuracy_it_shows(reported, made_by, measure):
-    (shown,) = [table for table in reported(made_by).page.tables if "settings" in table[0]]
-    assert shown[0][:3] == ["trial", "state", measure]
+@pytest.mark.parametrize(("make", "measure"), [(store_grid, "test accuracy"), (store_search, "accuracy")])
+def test_the_trials_table_names_the_accuracy_that_it_shows(reported, make, measure):
+    (table,) = [table for table in reported(make).page.tables if "settings" in table[0]]
+    assert table[0][:3] == ["trial", "state", measure]
 
 
-def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
-    definition, trials = listed(), reported(grid).study.trials
+def test_mixed_hardware_has_a_column_of_seconds_per_kind(reported):
+    definition, trials = grid_definition(), reported(store_grid).study.trials
     params = {"model": "alexnet", "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "batch_size": 16}
-    more = made(definition, params, [0.5, 0.75], 20, site="C", point=1, hardware=GPU, seconds=0.5)
+    more = make_trial(definition, params, [0.5, 0.75], 20, site="C", point=1, hardware=GPU, seconds=0.5)
     found = match.match_trials(records.trial_records(definition, [*trials, more]))
-    models = rebuilt.original_section(found, IMAGES, "test accuracy").parts[0].table
+    models = original_section(found, IMAGES, "test accuracy").parts[0].table
     assert models.columns[-2:] == ("s/epoch here, Xeon, 2 threads", "s/epoch here, NVIDIA H100, TF32")
     seconds = trials[0].user_attrs["epoch_seconds"]
     assert models.rows[0][-2:] == (f"{sum(seconds) / len(seconds):.4g}", "0.505")
@@ -424,18 +426,20 @@ def test_mixed_hardware_gets_a_column_per_kind_of_seconds(reported):
 
 
 def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
-    definition, trials = listed(), reported(grid).study.trials
-    short = [made(definition, t.params, [t.value], t.number, site=t.user_attrs["site"]) for t in trials]
+    definition, trials = grid_definition(), reported(store_grid).study.trials
+    short = [
+        make_trial(definition, t.params, [t.value], t.number, site=t.user_attrs["site"]) for t in trials
+    ]
     found = match.match_trials(records.trial_records(definition, short))
-    rates = rebuilt.original_section(found, IMAGES, "test accuracy").parts[1]
+    rates = original_section(found, IMAGES, "test accuracy").parts[1]
     assert rates.title == "4.2 Test accuracy after each epoch, by learning rate"
     (bars,) = rates.figure.data
     assert (bars.type, list(bars.y)) == ("bar", [short[number - 1].value for number in (7, 8, 9)])
     assert [row[-1] for row in rates.table.rows] == list(bars.y)
 
 
-def test_other_conditions_are_shown_on_the_page(reported):
-    page, tables = reported(grid).page, reported(grid).tables
+def test_differences_from_the_original_conditions_are_shown(reported):
+    page, tables = reported(store_grid).page, reported(store_grid).tables
     assert (
         "did not run under the original's conditions: image size 64, not 224; epochs 4, not 30" in page.text
     )
@@ -443,44 +447,44 @@ def test_other_conditions_are_shown_on_the_page(reported):
     assert len({row["claim"] for row in tables["claims"]}) == 7
 
 
-def test_a_study_that_is_no_replay_says_so_in_one_sentence(reported):
-    page, tables = reported(search).page, reported(search).tables
+def test_the_page_of_a_study_that_is_not_a_replay_says_so_in_one_sentence(reported):
+    page, tables = reported(store_search).page, reported(store_search).tables
     assert "No complete trial of this study is one of the original report's 14 points" in page.text
     assert [row["reason"] for row in tables["claims"]] == ["no complete trial of any of its points"] * 7
 
 
-def test_how_sure_the_best_is_counts_images_and_near_trials(reported):
-    page, done = reported(search).page, reported(search).done
+def test_the_uncertainty_of_the_best_counts_images_and_close_trials(reported):
+    page, done = reported(store_search).page, reported(store_search).complete
     best = max(t.value for t in done)
     close = sum(
         best - t.value <= 1.96 * ((best * (1 - best) + t.value * (1 - t.value)) / IMAGES) ** 0.5
         for t in done
     )
     assert f"On {IMAGES} images" in page.text
-    said = (
+    expected = (
         f"{close - 1} of {len(done) - 1} other complete trials"
         if close > 1
         else "No other trial is so close"
     )
-    assert said in page.text
+    assert expected in page.text
 
 
-def small(url: str) -> Storage:
+def store_single_trial(url: str) -> Storage:
     """Store a study with one trial of one epoch."""
-    definition = studyfile.load_study_file(ROOT / "studies/quickstart.toml")
+    definition = load_study_file(ROOT / "studies/quickstart.toml")
     params = {"optimizer": "adam", "lr": 1e-3, "batch_size": 16}
-    return kept(url, definition, [made(definition, params, [0.5], 0)])
+    return store_study(url, definition, [make_trial(definition, params, [0.5], 0)])
 
 
-def test_every_section_shows_something_or_says_why_not(url, tmp_path):
-    opened = small(url)
-    found = report.read_report(opened, "quickstart")
+def test_every_section_has_content_or_states_why_not(url, tmp_path):
+    storage = store_single_trial(url)
+    found = read_report(storage, "quickstart")
     for section in found.sections:
         assert section.parts or len(section.text) == 1, section.name
     empty = {section.name for section in found.sections if not section.parts}
     assert empty == {"original", "importance", "curves", "parallel", "slices", "contours", "ranks"}
     assert set(found.sections[-2].text[0].split()) >= {"No", "14", "points"}
-    page, _ = written(opened, "quickstart", tmp_path)
+    page, _ = write_and_parse(storage, "quickstart", tmp_path)
     axes = [
         page.figures[f"plot-{name}"]["layout"][a]
         for name, a in (("history", "xaxis"), ("timeline", "yaxis"))
@@ -488,70 +492,70 @@ def test_every_section_shows_something_or_says_why_not(url, tmp_path):
     assert [axis["dtick"] for axis in axes] == [1, 1], "there is no trial 0.5"
 
 
-def test_equal_accuracies_have_one_rank_and_one_colour(place, tmp_path):
-    definition = listed()
+def test_equal_accuracies_have_one_rank_and_one_colour(sqlite_url, tmp_path):
+    definition = grid_definition()
     curves = [[0.9], *[[0.5]] * 9, [0.2], [0.3], [0.8], [0.7]]
     trials = [
-        made(definition, point.setting, curve, number)
+        make_trial(definition, point.setting, curve, number)
         for number, (point, curve) in enumerate(zip(definition.points, curves, strict=True))
     ]
-    page, tables = written(kept(place, definition, trials), definition.name, tmp_path)
+    page, tables = write_and_parse(store_study(sqlite_url, definition, trials), definition.name, tmp_path)
     name = next(name for name in tables if name.startswith("rank-"))
     assert {row["rank"] for row in tables[name] if row["accuracy"] == "0.5"} == {"8.0"}
     assert any("rank 8 of 14" in text for text in page.figures[f"plot-{name}"]["data"][0]["text"])
-    drawn = {trace["name"]: trace["text"] for trace in page.figures["plot-parallel"]["data"]}
-    holding = [name for name, texts in drawn.items() if any(": 0.5000" in text for text in texts)]
+    texts_by_band = {trace["name"]: trace["text"] for trace in page.figures["plot-parallel"]["data"]}
+    holding = [name for name, texts in texts_by_band.items() if any(": 0.5000" in text for text in texts)]
     assert holding == ["middle fifth"]
-    assert any(": 0.9000" in text for text in drawn["best fifth"])
+    assert any(": 0.9000" in text for text in texts_by_band["best fifth"])
 
 
-def test_trials_that_reported_nothing_are_counted_where_the_time_went(reported):
-    definition, trials = listed(), reported(grid).study.trials
-    died = made(definition, trials[0].params, [], 14, state=TrialState.FAIL)
-    died.user_attrs.pop("hardware")
-    found = records.trial_records(definition, [*trials, died, died])
+def test_trials_without_a_report_are_counted_in_the_section_on_device_time(reported):
+    definition, trials = grid_definition(), reported(store_grid).study.trials
+    trial = make_trial(definition, trials[0].params, [], 14, state=TrialState.FAIL)
+    trial.user_attrs.pop("hardware")
+    found = records.trial_records(definition, [*trials, trial, trial])
     assert any(
         "2 trials have not reported an epoch" in text for text in summary.device_time_section(found).text
     )
     assert not any("have not reported" in text for text in summary.device_time_section(found[:-2]).text)
 
 
-def test_what_pruning_saved_is_right_for_trials_that_diverged_at_once(reported):
-    definition, trials = listed(), reported(grid).study.trials
-    assert "No trial was pruned" in reported(grid).page.text
-    died = made(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])
-    (told, *_) = summary.device_time_section(records.trial_records(definition, [*trials, died])).text
-    assert told.startswith("The pruned trials ended within their first epoch")
+def test_savings_by_pruning_are_right_for_trials_that_diverged_in_their_first_epoch(reported):
+    definition, trials = grid_definition(), reported(store_grid).study.trials
+    assert "No trial was pruned" in reported(store_grid).page.text
+    trial = make_trial(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])
+    (sentence, *_) = summary.device_time_section(records.trial_records(definition, [*trials, trial])).text
+    assert sentence.startswith("The pruned trials ended within their first epoch")
 
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>&amp;\u2028"
 
 
-def hostile(url: str) -> Storage:
-    """Store a study whose names, values and messages want to be HTML."""
+def store_hostile(url: str) -> Storage:
+    """Store a study whose names, values and messages contain HTML."""
     path = Path(url.removeprefix("sqlite:///")).with_name("hostile.toml")
     quoted = json.dumps(HOSTILE)
     path.write_text(
         f'[train]\nobjective = "os.path:join"\nepochs = 2\n[space]\n'
         f'word = [{quoted}, "../../../x"]\nnumber = {{ low = 0.0, high = 1.0 }}\n'
     )
-    definition, drawn = studyfile.load_study_file(path), random.Random(0)
-    # A study file names studies and parameters more sternly; other tools may write what they like.
+    definition, rng = load_study_file(path), random.Random(0)
+    # A study file does not allow such names of studies and parameters, but other tools can store them.
     names = {"word": HOSTILE, "number": "../up"}
     space = tuple(each.model_copy(update={"name": names[each.name]}) for each in definition.space)
     definition = definition.model_copy(update={"space": space, "name": HOSTILE})
     trials = []
     for number in range(12):
-        params = {HOSTILE: drawn.choice([HOSTILE, "../../../x"]), "../up": drawn.random()}
+        params = {HOSTILE: rng.choice([HOSTILE, "../../../x"]), "../up": rng.random()}
         more: dict[str, Any] = {"hardware": {**CPU, "device": HOSTILE}}
         if number == 7:
             more |= {"state": TrialState.FAIL, "failure": {"class": "x", "message": HOSTILE}}
-        trials.append(made(definition, params, fractions(drawn, 2, drawn.random()), number, **more))
-    return kept(url, definition, trials)
+        trials.append(make_trial(definition, params, make_curve(rng, 2, rng.random()), number, **more))
+    return store_study(url, definition, trials)
 
 
 def test_hostile_names_values_and_messages_stay_text(reported):
-    found, plain = reported(hostile), reported(search)
+    found, plain = reported(store_hostile), reported(store_search)
     page, text = found.page, found.text
     for each in (page, plain.page):
         assert each.tags.count("script") == 2 + len(each.figures)
@@ -559,7 +563,7 @@ def test_hostile_names_values_and_messages_stay_text(reported):
     assert HOSTILE.split("\u2028")[0] in page.text
     assert len(page.figures) == text.count("data-for=")
     assert "<script>window" not in text
-    # Plotly reads HTML in texts, so a figure holds none of theirs; its JSON holds none at all.
+    # Plotly interprets HTML in texts, so a figure contains none of the study's. Its JSON contains no '<'.
     assert "<script" not in json.dumps(page.figures)
     scripts = re.findall(r'data-for="[^"]*">(.*)</script>$', text, re.MULTILINE)
     assert len(scripts) == len(page.figures)
@@ -571,36 +575,36 @@ def test_hostile_names_values_and_messages_stay_text(reported):
 
 
 def test_the_page_is_one_file_that_fetches_nothing(reported):
-    found = reported(search)
+    found = reported(store_search)
     assert found.text.count("plotly.js v") == 1
     assert "<script src" not in found.text
     assert not {"iframe", "object", "embed"} & set(found.page.tags)
 
 
-def test_times_are_utc_wherever_the_report_is_made(place, workplace):
-    small(place)
+def test_times_are_utc_whatever_the_local_time_zone(sqlite_url, workplace):
+    store_single_trial(sqlite_url)
     for zone in ("UTC", "Asia/Seoul"):
         done = workplace.hpo(
-            "report", "quickstart", "-o", "page.html", "--csv", zone[:3], "--store", place, TZ=zone
+            "report", "quickstart", "-o", "page.html", "--csv", zone[:3], "--store", sqlite_url, TZ=zone
         )
         assert done.out.startswith("report of study quickstart: page.html\n")
-    there = [(workplace.path / zone / "timeline.csv").read_text() for zone in ("UTC", "Asi")]
-    assert there[0] == there[1]
-    assert "2026-01-01 12:00:00" in there[0]
+    tables = [(workplace.path / zone / "timeline.csv").read_text() for zone in ("UTC", "Asi")]
+    assert tables[0] == tables[1]
+    assert "2026-01-01 12:00:00" in tables[0]
 
 
-def test_the_report_changes_nothing_in_the_store(place, tmp_path):
-    opened = small(place)
-    opened.engine.dispose()
+def test_the_report_changes_nothing_in_the_store(sqlite_url, tmp_path):
+    storage = store_single_trial(sqlite_url)
+    storage.engine.dispose()
     before = hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest()
-    written(studies.open_storage(place, create=False), "quickstart", tmp_path)
+    write_and_parse(studies.open_storage(sqlite_url, create=False), "quickstart", tmp_path)
     assert hashlib.sha256((tmp_path / "hpo.db").read_bytes()).hexdigest() == before
 
 
-def test_what_cannot_be_reported_is_one_line(place, workplace: Workplace):
-    small(place)
+def test_a_report_that_cannot_be_written_is_refused_in_one_line(sqlite_url, workplace: Workplace):
+    store_single_trial(sqlite_url)
     empty = workplace.study(SEARCH, "empty")
-    workplace.here("create", empty, "--store", place)
+    workplace.here("create", empty, "--store", sqlite_url)
     (workplace.path / "file").write_text("")
     cases = [
         (("report", "quikstart", "-o", "x.html"), "did you mean 'quickstart'?"),
@@ -615,41 +619,41 @@ def test_what_cannot_be_reported_is_one_line(place, workplace: Workplace):
         ),
         (("report", "quickstart", "-o", "."), "-o .: "),
     ]
-    for command, said in cases:
-        done = workplace.here(*command, "--store", place, code=1)
+    for command, message in cases:
+        done = workplace.here(*command, "--store", sqlite_url, code=1)
         assert done.err.startswith("hpo: ")
         assert done.err.count("\n") == 1, done.err
-        assert said in done.err
+        assert message in done.err
         assert done.out == ""
     assert "no store at" in workplace.here("report", "search", "-o", "x.html", code=1).err
-    assert "Missing option" in workplace.here("report", "search", "--store", place, code=2).err
+    assert "Missing option" in workplace.here("report", "search", "--store", sqlite_url, code=2).err
 
 
 @pytest.mark.parametrize("width", [1400, 400])
-@pytest.mark.parametrize("made_by", [grid, search, hostile])
-def test_a_browser_shows_every_plot_without_errors_or_overflow(reported, made_by, width, chromium):
-    found = reported(made_by)
-    told: list[str] = []
+@pytest.mark.parametrize("make", [store_grid, store_search, store_hostile])
+def test_a_browser_shows_every_plot_without_errors_or_overflow(reported, make, width, chromium):
+    found = reported(make)
+    messages: list[str] = []
     tab = chromium.new_page(viewport={"width": width, "height": 900})
-    tab.set_default_timeout(120_000)  # machines that test are busy
-    tab.on("console", lambda message: told.append(message.text))
-    tab.on("pageerror", lambda error: told.append(str(error)))
-    tab.on("request", lambda request: told.append(request.url) if request.url.startswith("http") else None)
+    tab.set_default_timeout(120_000)  # the machine may be busy
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on(
+        "request", lambda request: messages.append(request.url) if request.url.startswith("http") else None
+    )
     tab.goto((found.folder / "page.html").as_uri())
     count = len(found.page.figures)
     tab.wait_for_function(f"document.querySelectorAll('.plot .main-svg:first-child').length >= {count}")
-    assert told == []
+    assert messages == []
     assert tab.evaluate("window.hacked") is None
-    if made_by is hostile:
+    if make is store_hostile:
         texts = tab.evaluate("[...document.querySelectorAll('.plot text')].map(text => text.textContent)")
-        assert any(HOSTILE[:20] in text for text in texts), (
-            "what a figure shows of it is not the text itself"
-        )
+        assert any(HOSTILE[:20] in text for text in texts), "no figure shows the name as text"
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    drawn = (
+    marks = (
         "plot => plot.querySelectorAll('.point, .scatterlayer path, .barlayer path, .contourlayer path')"
     )
-    empty = f"[...document.querySelectorAll('.plot')].filter(p => !({drawn})(p).length).map(p => p.id)"
+    empty = f"[...document.querySelectorAll('.plot')].filter(p => !({marks})(p).length).map(p => p.id)"
     assert tab.evaluate(empty) == []
     outside = """[...document.querySelectorAll('.plot')].filter(plot => {
         const box = plot.getBoundingClientRect();

@@ -1,4 +1,4 @@
-"""What a study will cost: the sums, what is measured, and how `hpo plan` tells it."""
+"""The expected cost of a study: sums, measurements, and the output of ``hpo plan``."""
 
 import subprocess
 import sys
@@ -10,15 +10,15 @@ from hpo.analysis import cost, step_timing
 from hpo.analysis.cost import CostPart, Forecast
 from hpo.analysis.pruned_share import run_share
 from hpo.original import prices
-from hpo.study import file as studyfile
 from hpo.study.definition import Pruner
+from hpo.study.file import find_study_file, load_study_file
 from hpo.training import datasets, loop
 from hpo.training.config import Config
 from hpo.training.devices import WorkerDevice
 from tests.support.idx_files import write_idx
 
 CPU = torch.device("cpu")
-SLOT = WorkerDevice(name="cpu", threads=1)
+DEVICE = WorkerDevice(name="cpu", threads=1)
 BY_THREE = {"min_epochs": 1, "reduction_factor": 3}
 
 OWN = """
@@ -31,15 +31,15 @@ def slow(config, state):
 """
 
 
-def part(**values) -> CostPart:
-    usual = {"point": None, "setting": {}, "trials": 1.0, "epochs": 10, "epoch_seconds": 360.0}
-    usual |= {"peak_gib": 1.0, "original_epoch_seconds": None, "original_seconds": None}
-    return CostPart(**(usual | values))
+def make_part(**values) -> CostPart:
+    defaults = {"point": None, "setting": {}, "trials": 1.0, "epochs": 10, "epoch_seconds": 360.0}
+    defaults |= {"peak_gib": 1.0, "original_epoch_seconds": None, "original_seconds": None}
+    return CostPart(**(defaults | values))
 
 
-def priced(*parts: CostPart, **values) -> Forecast:
-    usual = {"study": "s", "device": "cpu", "workers": 1, "images": 1, "selection": 1, "share": 1.0}
-    return Forecast(parts=parts, **(usual | {"prune_points": False} | values))
+def make_forecast(*parts: CostPart, **values) -> Forecast:
+    defaults = {"study": "s", "device": "cpu", "workers": 1, "images": 1, "selection": 1, "share": 1.0}
+    return Forecast(parts=parts, **(defaults | {"prune_points": False} | values))
 
 
 @pytest.mark.parametrize(
@@ -56,44 +56,44 @@ def priced(*parts: CostPart, **values) -> Forecast:
         ({"name": "percentile", "percentile": 25.0, "min_epochs": 1}, 10, 0.25 + 0.75 * 0.1),
     ],
 )
-def test_a_pruner_leaves_the_share_of_epochs_that_its_rungs_let_through(pruner, epochs, share):
+def test_run_share_is_the_share_of_epochs_that_a_pruner_lets_run(pruner, epochs, share):
     assert run_share(Pruner(**pruner), epochs) == pytest.approx(share)
 
 
-def test_replicates_run_whole_of_half_of_what_a_pruner_lets_through():
+def test_replicates_are_run_for_half_of_the_trials_that_a_pruner_completes():
     asha = Pruner(name="asha", **BY_THREE)
     first = (1 + 2 / 3 + 6 / 9) / 9
     assert run_share(asha, 9, 3) == pytest.approx((first + 2 * (1 / 9) / 2) / 3)
     assert run_share(Pruner(name="none"), 9, 3) == 1.0
 
 
-def test_workers_share_the_hours_but_no_trial():
-    many, long = part(trials=8.0), part(point=1, epochs=60)
-    found = priced(many, long, workers=4)
+def test_workers_divide_the_hours_but_not_a_trial():
+    many, long = make_part(trials=8.0), make_part(point=1, epochs=60)
+    found = make_forecast(many, long, workers=4)
     assert found.device_hours == pytest.approx(8 * 1 + 6)
-    assert found.wall_hours(found.device_hours) == pytest.approx(6), "the longest trial's"
-    assert priced(many, workers=4).wall_hours(8.0) == pytest.approx(2)
+    assert found.wall_hours(found.device_hours) == pytest.approx(6), "the time of the longest trial"
+    assert make_forecast(many, workers=4).wall_hours(8.0) == pytest.approx(2)
 
 
-def test_listed_points_are_pruned_only_by_wish():
-    parts = (part(trials=8.0), part(point=1))
-    assert priced(*parts, share=0.5).pruned_device_hours == pytest.approx(4 + 1)
-    assert priced(*parts, share=0.5, prune_points=True).pruned_device_hours == pytest.approx(4 + 0.5)
+def test_listed_points_are_pruned_only_with_prune_points():
+    parts = (make_part(trials=8.0), make_part(point=1))
+    assert make_forecast(*parts, share=0.5).pruned_device_hours == pytest.approx(4 + 1)
+    assert make_forecast(*parts, share=0.5, prune_points=True).pruned_device_hours == pytest.approx(4 + 0.5)
 
 
-def test_what_does_not_fit_is_said_and_not_counted(monkeypatch):
+def test_a_setting_that_does_not_fit_in_memory_is_reported_and_not_counted(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "TrainingRun", full)
     shape = datasets.DatasetShape(train=64, selection=8, pixels=8, channels=1, classes=10)
     assert step_timing.measure_cost(Config(dataset="digits"), shape, CPU) is None
-    found = priced(part(), part(epoch_seconds=None, peak_gib=None))
+    found = make_forecast(make_part(), make_part(epoch_seconds=None, peak_gib=None))
     assert found.device_hours == pytest.approx(1)
     assert "not in these totals: 1 row" in "\n".join(cost.summary_lines(found))
 
 
-def test_a_published_set_has_the_shape_that_loading_it_gives(tmp_path, monkeypatch):
+def test_the_shape_of_a_published_data_set_is_that_of_the_loaded_one(tmp_path, monkeypatch):
     labels = [index % 10 for index in range(200)]
     write_idx(tmp_path / "mnist", labels, test_labels=labels[:40])
     channels, pixels = datasets.load_dataset(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
@@ -118,24 +118,24 @@ for size in (2**28, 2**20):
 """
 
 
-def test_the_memory_of_a_kind_of_training_is_not_that_of_the_larger_one_before():
+def test_the_peak_memory_does_not_include_that_of_an_earlier_larger_training():
     done = subprocess.run([sys.executable, "-c", PEAKS], check=True, capture_output=True, text=True)
     large, small = map(float, done.stdout.split())
     assert large - small == pytest.approx(1.0, abs=0.05), "GiB"
 
 
 def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
-    seen = []
+    measured = []
 
-    def measured(config, shape, device):
-        seen.append((config.model, config.optimizer, config.batch_size))
+    def measure(config, shape, device):
+        measured.append((config.model, config.optimizer, config.batch_size))
         return step_timing.MeasuredCost(step_seconds=1.0, image_seconds=0.1, peak_gib=0.5)
 
-    monkeypatch.setattr(step_timing, "measure_cost", measured)
-    grid = studyfile.load_study_file(studyfile.find_study_file("original-grid"), [], None)
-    found = cost.forecast_cost(grid, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
+    monkeypatch.setattr(step_timing, "measure_cost", measure)
+    grid = load_study_file(find_study_file("original-grid"), [], None)
+    found = cost.forecast_cost(grid, [DEVICE] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert len(found.parts) == 14
-    assert sorted(seen) == [
+    assert sorted(measured) == [
         ("alexnet", "adam", 16),
         ("alexnet", "sgd", 16),
         ("resnet18", "adam", 16),
@@ -147,10 +147,10 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert found.parts[0].epoch_seconds == pytest.approx(3125 + 1000)
     assert found.device_hours == pytest.approx(sum(p.epochs * p.epoch_seconds for p in found.parts) / 3600)
     assert found.original_hours == pytest.approx(24.4, abs=0.1)
-    assert found.pruned_device_hours == found.device_hours, "points run to their end"
+    assert found.pruned_device_hours == found.device_hours, "points are not pruned"
 
-    short = studyfile.load_study_file(studyfile.find_study_file("original-grid"), ["train.epochs=1"], None)
-    scaled = cost.forecast_cost(short, [SLOT] * 2, CPU, tmp_path, known_cost=prices.known_cost)
+    short = load_study_file(find_study_file("original-grid"), ["train.epochs=1"], None)
+    scaled = cost.forecast_cost(short, [DEVICE] * 2, CPU, tmp_path, known_cost=prices.known_cost)
     assert scaled.original_hours == found.original_hours, "the report ran its own epochs"
 
     (tmp_path / "s.toml").write_text(
@@ -158,9 +158,7 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
         'batch_size = [16, 32]\noptimizer = ["sgd", "adamw"]\nlr = { low = 1e-4, high = 1e-2 }\n'
         "[search]\ntrials = 6\n"
     )
-    searched = cost.forecast_cost(
-        studyfile.load_study_file(tmp_path / "s.toml", [], None), [SLOT], CPU, tmp_path
-    )
+    searched = cost.forecast_cost(load_study_file(tmp_path / "s.toml", [], None), [DEVICE], CPU, tmp_path)
     assert [each.trials for each in searched.parts] == [0.75] * 8
     assert {tuple(each.setting) for each in searched.parts} == {("model", "batch_size", "optimizer")}
     assert searched.original_hours is None
@@ -172,12 +170,12 @@ def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace)
         "[[points]]\nmodel = 'resnet18'\noptimizer = 'adam'\nlr = 0.001\nbatch_size = 16\n"
         "epochs = 30\nsite = 'C'\n[[points]]\nmodel = 'squeezenet1_1'\nlr = 0.1\n"
     )
-    told = workplace.here("plan", "grid.toml", "--devices", "cpu:2")
-    row = next(line for line in told.out.splitlines() if "resnet18" in line)
+    done = workplace.here("plan", "grid.toml", "--devices", "cpu:2")
+    row = next(line for line in done.out.splitlines() if "resnet18" in line)
     assert row.split()[:2] == ["1", "model"]
     assert row.split()[-1] == "125", "the report's seconds"
-    assert "with 2 workers on cpu" in told.out
-    assert "original report" not in told.out, "it ran but one of the two"
+    assert "with 2 workers on cpu" in done.out
+    assert "original report" not in done.out, "it ran only one of the two points"
     assert [path.name for path in workplace.path.iterdir()] == ["grid.toml"]
     file = workplace.study(
         '[train]\ndataset = "digits"\nimage_size = 16\nweights = "none"\nepochs = 2\n'
@@ -193,13 +191,13 @@ def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace)
     assert refused.err.count("\n") == 1
 
 
-def test_a_part_says_its_time_with_its_unit():
-    told = cost.make_table(priced(part(epochs=1, epoch_seconds=1.4), part(trials=8.0)))
-    (times,) = [column.cells for column in told.columns if column.header == "time"]
+def test_the_table_shows_times_with_their_unit():
+    table = cost.make_table(make_forecast(make_part(epochs=1, epoch_seconds=1.4), make_part(trials=8.0)))
+    (times,) = [column.cells for column in table.columns if column.header == "time"]
     assert list(times) == ["1 s", "8.0 h"]
 
 
-def test_a_custom_objective_is_priced_by_one_epoch_of_it(place):
+def test_the_cost_of_a_custom_objective_is_measured_on_one_epoch(place):
     file = place.study(
         '[train]\nobjective = "own:slow"\nepochs = 5\n[space]\nx = { low = 0.0, high = 1.0 }\n'
         "[search]\ntrials = 7\n"

@@ -1,4 +1,4 @@
-"""A study's best settings over several seeds, with real processes: which wins, and what is looked at."""
+"""``hpo finish``: the best settings of a study over several seeds, in real processes."""
 
 import json
 import os
@@ -22,14 +22,14 @@ import random, time
 
 
 def noisy(config, state):
-    # Best after epoch 3; another seed is off by about 0.01, "twin" is another setting that is no better.
+    # Best after epoch 3. Seeds differ by about 0.01. "twin" makes another setting that is no better.
     state = state or {"epoch": 0}
     drawn = random.Random(f"{config.quality}/{config.twin}/{config.seed}").gauss(0, 0.01)
     while state["epoch"] < config.epochs:
         time.sleep(config.seconds)
         state["epoch"] += 1
         if config.twin == "odd" and config.seed == 2:
-            raise RuntimeError("no such luck")
+            raise RuntimeError("an error")
         yield config.quality + drawn - 0.05 * abs(state["epoch"] - 3), state
 """
 
@@ -67,23 +67,23 @@ def points(*settings: str) -> str:
     return STUDY + "".join("[[points]]\n" + setting.replace(", ", "\n") + "\n" for setting in settings)
 
 
-def made(place, *settings: str) -> None:
-    """Run a study of these points, in this process."""
+def run_study(place, *settings: str) -> None:
+    """Run a study of these points in this process."""
     place.here("create", place.study(points(*settings)))
     place.here("worker", "small")
 
 
-def finished(place, top: int, seeds: int) -> dict:
-    """Give what the command says once its runs are there, which are made in this process."""
+def finish_study(place, top: int, seeds: int) -> dict:
+    """Run the finish study in this process, and return the JSON that ``hpo finish`` then prints."""
     with closed_engines():
-        opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
-        create_finish_study(opened, plan_finish(opened, "small", top, seeds))
+        storage = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+        create_finish_study(storage, plan_finish(storage, "small", top, seeds))
     place.here("worker", "small-finish")
     return place.here("finish", "small", "--top", str(top), "--seeds", str(seeds), "--json").json()
 
 
-def test_the_better_of_two_settings_is_named_where_it_is_better(place):
-    made(place, "quality = 0.75", "quality = 0.80")
+def test_the_better_of_two_settings_is_named(place):
+    run_study(place, "quality = 0.75", "quality = 0.80")
     found = place.hpo("finish", "small", "--seeds", "5", "--devices", "cpu:2", "--json").json()
     assert found["decided"] is True
     assert [each["trial"] for each in found["settings"]] == [1, 0]
@@ -105,69 +105,69 @@ def test_the_better_of_two_settings_is_named_where_it_is_better(place):
     assert len(load(place, "small-finish").trials) == 10
 
 
-def test_two_settings_that_do_not_differ_are_not_ranked(place):
-    made(place, 'twin = "a"', 'twin = "b"')
-    found = finished(place, 2, 8)
+def test_settings_that_do_not_differ_are_not_ranked(place):
+    run_study(place, 'twin = "a"', 'twin = "b"')
+    found = finish_study(place, 2, 8)
     assert found["decided"] is False
     assert "is not decided" in found["conclusion"]
     assert found["difference"]["low"] < 0 < found["difference"]["high"]
 
-    once = finished(place, 2, 1)
-    assert (once["decided"], once["difference"]) == (False, None)
-    assert "one run each cannot tell" in once["conclusion"]
-    assert [(each["low"], each["high"]) for each in once["settings"]] == [(None, None)] * 2
-    one = finished(place, 1, 2)
+    single = finish_study(place, 2, 1)
+    assert (single["decided"], single["difference"]) == (False, None)
+    assert "one run each cannot tell" in single["conclusion"]
+    assert [(each["low"], each["high"]) for each in single["settings"]] == [(None, None)] * 2
+    one = finish_study(place, 1, 2)
     assert one["conclusion"] == "There is one setting, and nothing to compare it with."
 
 
-def test_equal_settings_count_once_and_those_that_did_not_complete_not_at_all(place):
-    made(
+def test_equal_settings_count_once_and_incomplete_ones_are_excluded(place):
+    run_study(
         place,
         "quality = 0.8",
         "quality = 0.8, seed = 7",
         'twin = "odd", quality = 0.9, seed = 2',
         "quality = 0.7",
     )
-    found = finished(place, 5, 2)
+    found = finish_study(place, 5, 2)
     assert sorted(each["params"]["quality"] for each in found["settings"]) == [0.7, 0.8]
     assert found["notes"] == ["study 'small' has 2 complete settings, not 5"]
 
 
-def test_more_settings_and_seeds_are_added_to_what_has_run(place):
-    made(place, "quality = 0.8", "quality = 0.7", "quality = 0.6")
-    first = finished(place, 2, 2)
+def test_more_settings_and_seeds_extend_the_finish_study(place):
+    run_study(place, "quality = 0.8", "quality = 0.7", "quality = 0.6")
+    first = finish_study(place, 2, 2)
     before = [(trial.number, trial.value) for trial in load(place, "small-finish").trials]
-    found = finished(place, 3, 3)
+    found = finish_study(place, 3, 3)
     trials = load(place, "small-finish").trials
     assert len(trials) == 9
     assert [(trial.number, trial.value) for trial in trials[:4]] == before
     assert all(len(each["accuracies"]) == 3 for each in found["settings"])
-    assert finished(place, 2, 2) == first
+    assert finish_study(place, 2, 2) == first
     assert len(load(place, "small-finish").trials) == 9
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_compared(place):
-    made(place, 'twin = "odd"', 'quality = 0.6, twin = "b"')
-    found = finished(place, 2, 3)
+def test_a_failed_run_is_named_and_the_others_are_compared(place):
+    run_study(place, 'twin = "odd"', 'quality = 0.6, twin = "b"')
+    found = finish_study(place, 2, 3)
     (missing,) = found["missing"]
     assert missing == (
-        "trial 0's setting lacks seed 2: its run is failed (no such luck); "
+        "trial 0's setting lacks seed 2: its run is failed (an error); "
         "'hpo retry small-finish --failed' tries again"
     )
     assert list(found["settings"][0]["accuracies"]) == ["1", "3"]
     assert found["difference"] is not None
 
 
-def test_a_run_comes_to_the_accuracy_after_its_last_epoch(place):
-    made(place, "quality = 0.8, epochs = 3")
-    opened = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
-    create_finish_study(opened, plan_finish(opened, "small", 1, 1))
-    definition = studies.read_definition(opened, "small-finish")
+def test_a_run_has_the_accuracy_after_its_last_epoch(place):
+    run_study(place, "quality = 0.8, epochs = 3")
+    storage = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+    create_finish_study(storage, plan_finish(storage, "small", 1, 1))
+    definition = studies.read_definition(storage, "small-finish")
     assert definition.trial_config(definition.points[0].setting).epochs == 3
     longer = definition.model_copy(
         update={"points": (*definition.points, Point(setting={"quality": 0.8, "epochs": 5, "seed": 1}))}
     )
-    studies.create_study(opened, longer, "")
+    studies.create_study(storage, longer, "")
     place.here("worker", "small-finish")
     third, fifth = load(place, "small-finish").trials
     assert fifth.value == fifth.intermediate_values[5] == pytest.approx(third.value - 0.1)
@@ -182,7 +182,7 @@ def load_if_there(workplace) -> list[optuna.trial.FrozenTrial]:
         return []
 
 
-def test_a_built_in_study_is_finished_on_its_test_images_once_though_it_is_killed(
+def test_a_built_in_study_is_scored_once_on_its_test_images_after_a_kill(
     workplace,
 ):
     workplace.here("create", workplace.study(DIGITS))
@@ -205,23 +205,23 @@ def test_a_built_in_study_is_finished_on_its_test_images_once_though_it_is_kille
     epochs = chosen.user_attrs["best_epoch"]
     assert "attempt 2" in done.err
     assert f"trial 0 epoch {epochs}/{epochs}: test accuracy" in done.err
-    assert done.err.count("test accuracy") == 4, "each run says so after its last epoch, and at its end"
+    assert done.err.count("test accuracy") == 4, "each run prints it after its last epoch, and at its end"
     assert "scored on the test images once" in done.out
 
     study = load(workplace, "small-finish")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
-    opened = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
-    definition = studies.read_definition(opened, "small-finish")
+    storage = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)
+    definition = studies.read_definition(storage, "small-finish")
     for trial, point in zip(study.trials, definition.points, strict=True):
         assert trial.intermediate_values == {epochs: trial.value}
         assert trial.params == chosen.params
         config = definition.trial_config(point.setting)
         assert isinstance(config, FinalConfig)
         images = datasets.load_dataset(config, workplace.path)
-        seen = json.loads(
+        stored = json.loads(
             artifact(workplace, trial.user_attrs["weights"]).parent.joinpath("settings.json").read_text()
         )
-        assert seen["data"]["images"] == {"train": len(images.train), "test": len(images.test)}
+        assert stored["data"]["images"] == {"train": len(images.train), "test": len(images.test)}
         plain = loop.TrainingRun(config, images, torch.device("cpu"))
         assert [epoch.accuracy for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
 
@@ -230,27 +230,27 @@ def test_a_built_in_study_is_finished_on_its_test_images_once_though_it_is_kille
     found = workplace.here("finish", "small", "--top", "1", "--seeds", "2", "--json").json()
     (setting,) = found["settings"]
     assert 0 <= setting["low"] <= setting["mean"] <= setting["high"] <= 1
-    assert_said_everywhere(workplace, epochs)
+    assert_split_is_shown(workplace, epochs)
 
 
-def assert_said_everywhere(workplace, epochs: int) -> None:
-    """Every verb that shows such an accuracy says what it is."""
-    once = "on the test split, once, after the last epoch"
-    assert once in workplace.here("status", "small-finish").out
-    assert once in workplace.here("best", "small-finish").out
+def assert_split_is_shown(workplace, epochs: int) -> None:
+    """Check that every command that shows such an accuracy says what it is."""
+    meaning = "on the test split, once, after the last epoch"
+    assert meaning in workplace.here("status", "small-finish").out
+    assert meaning in workplace.here("best", "small-finish").out
     assert "test accuracy" in workplace.here("trials", "small-finish").out
     assert "on the test split" in workplace.here("studies").out
     workplace.here("report", "small-finish", "-o", "report.html")
-    assert once in (workplace.path / "report.html").read_text()
-    assert once in workplace.here("export", "small-finish", "--to", "winner").out
+    assert meaning in (workplace.path / "report.html").read_text()
+    assert meaning in workplace.here("export", "small-finish", "--to", "winner").out
     metrics = json.loads((workplace.path / "winner/metrics.json").read_text())
     assert (metrics["split"], metrics["optimistic"], metrics["epochs"]) == ("test", False, epochs)
     assert "split: test" in (workplace.path / "winner/README.md").read_text()
 
 
-def test_what_cannot_be_finished_is_refused_in_one_line(place):
-    def refused(*words: str) -> str:
-        done = place.here(*words, code=1)
+def test_a_study_that_cannot_be_finished_is_refused_in_one_line(place):
+    def refused(*arguments: str) -> str:
+        done = place.here(*arguments, code=1)
         assert done.err.count("\n") == 1
         assert done.out == ""
         return done.err
@@ -265,28 +265,28 @@ def test_what_cannot_be_finished_is_refused_in_one_line(place):
     place.here("create", place.study(on_test, "mirror"))
     assert "has chosen on the test split already" in refused("finish", "mirror")
     final = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "final"')
-    assert "train.selection" in refused("create", place.study(final, "door"))
+    assert "train.selection" in refused("create", place.study(final, "reserved"))
 
     place.here("worker", "small")
     place.here("create", "small.toml", "--name", "small-finish")
     assert "not made by 'hpo finish small'; 'hpo delete small-finish' first" in refused("finish", "small")
     place.here("delete", "small-finish", "--yes")
-    finished(place, 3, 1)
+    finish_study(place, 3, 1)
     assert "only 'hpo finish small' can add to it" in refused("enqueue", "small-finish", "quality=0.9")
     assert "'hpo finish small' reports it" in refused("finish", "small-finish")
     assert "finish.of: 'small' -> nothing" in refused("create", "small.toml", "--name", "small-finish")
 
 
-def test_a_study_that_is_not_complete_is_finished_with_its_best_so_far_and_says_so(place):
-    made(place, "quality = 0.8")
+def test_an_incomplete_study_is_finished_with_its_best_so_far_and_a_note(place):
+    run_study(place, "quality = 0.8")
     place.here("create", place.study(points("quality = 0.8", "quality = 0.9")))
     done = place.hpo("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
     assert "hpo: study 'small' is idle, not complete: these are its best settings so far\n" in done.err
     assert "0.8" in done.out
 
 
-def test_asked_to_stop_it_leaves_and_the_same_command_resumes(place):
-    made(place, "quality = 0.8, seconds = 0.2")
+def test_an_interrupted_finish_is_resumed_by_the_same_command(place):
+    run_study(place, "quality = 0.8, seconds = 0.2")
     process = place.start("finish", "small", "--top", "1", "--seeds", "4", "--devices", "cpu:1")
     assert process.stderr is not None
     while "epoch 1/3" not in process.stderr.readline():

@@ -1,4 +1,4 @@
-"""Strategies on recorded curves: what is read, what a surrogate tells, what virtual time comes to."""
+"""Strategies simulated on recorded curves: files of curves, the surrogate, virtual time, results."""
 
 import csv
 import dataclasses
@@ -9,13 +9,15 @@ import random
 from pathlib import Path
 
 import pytest
+from sklearn.ensemble import RandomForestRegressor
 
 from hpo.analysis import intervals, recorded_curves, simulation, strategies
 from hpo.analysis.recorded_curves import Curve, RecordedCurves
 from hpo.analysis.simulation import Simulation, Strategy
-from hpo.analysis.surrogate import Surrogate
+from hpo.analysis.surrogate import TREES, Surrogate
 from hpo.errors import CurvesError
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
+from hpo.study.space import Setting
 
 EPOCHS = 9
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "curves.csv"
@@ -27,15 +29,15 @@ def climb(config, state):
 """
 
 
-def written(path: Path, rows: int = 60) -> Path:
-    """Write curves of a made-up objective: x near 0.7 is best, adam is worse and has no momentum."""
-    draw = random.Random(0)
+def write_curve_file(path: Path, rows: int = 60) -> Path:
+    """Write curves of a synthetic objective: x near 0.7 is best, adam is worse and has no momentum."""
+    rng = random.Random(0)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["x", "optimizer", "momentum", "seconds", *range(1, EPOCHS + 1)])
         for _ in range(rows):
-            x, sgd = draw.random(), draw.random() < 0.5
-            momentum = draw.uniform(0.1, 0.9) if sgd else ""
+            x, sgd = rng.random(), rng.random() < 0.5
+            momentum = rng.uniform(0.1, 0.9) if sgd else ""
             best = 0.9 - (x - 0.7) ** 2 - (0 if sgd else 0.1)
             curve = [f"{best - 0.3 / epoch:.4f}" for epoch in range(1, EPOCHS + 1)]
             writer.writerow([x, "sgd" if sgd else "adam", momentum, 18, *curve])
@@ -43,16 +45,16 @@ def written(path: Path, rows: int = 60) -> Path:
 
 
 @pytest.fixture
-def known(tmp_path) -> Surrogate:
-    return Surrogate(recorded_curves.read_curves(written(tmp_path / "made.csv")))
+def surrogate(tmp_path) -> Surrogate:
+    return Surrogate(recorded_curves.read_curves(write_curve_file(tmp_path / "curves.csv")))
 
 
-def run(known: Surrogate, strategy: Strategy, seed: int = 0, workers: int = 1, most: int = 200):
-    return list(Simulation(known, strategy, seed=seed, workers=workers, max_epochs=most).run())
+def simulate(surrogate: Surrogate, strategy: Strategy, seed: int = 0, workers: int = 1, most: int = 200):
+    return list(Simulation(surrogate, strategy, seed=seed, workers=workers, max_epochs=most).run())
 
 
-def ours(known: Surrogate, pruner: str, sampler: str = "random") -> Strategy:
-    definition = known.recorded.definition
+def hpo_strategy(surrogate: Surrogate, pruner: str, sampler: str = "random") -> Strategy:
+    definition = surrogate.recorded.definition
     rungs = Pruner(name=pruner, min_epochs=1, reduction_factor=3)
     return simulation.study_strategy(definition, Sampler(name=sampler), rungs)
 
@@ -60,8 +62,8 @@ def ours(known: Surrogate, pruner: str, sampler: str = "random") -> Strategy:
 # Recorded curves
 
 
-def test_a_file_spans_its_space_with_its_conditions(tmp_path):
-    recorded = recorded_curves.read_curves(written(tmp_path / "made.csv"))
+def test_a_file_defines_its_space_with_conditions(tmp_path):
+    recorded = recorded_curves.read_curves(write_curve_file(tmp_path / "curves.csv"))
     x, optimizer, momentum = recorded.definition.space
     assert (x.kind, optimizer.kind, momentum.kind) == ("float", "choice", "float")
     assert set(optimizer.values.choices) == {"sgd", "adam"}
@@ -70,8 +72,8 @@ def test_a_file_spans_its_space_with_its_conditions(tmp_path):
     assert recorded.curves[0].total_seconds == 18
 
 
-def test_what_is_written_is_read_again(tmp_path):
-    first = recorded_curves.read_curves(written(tmp_path / "made.csv"))
+def test_written_curves_are_read_back(tmp_path):
+    first = recorded_curves.read_curves(write_curve_file(tmp_path / "curves.csv"))
     recorded_curves.write_curves(first, tmp_path / "again.csv")
     again = recorded_curves.read_curves(tmp_path / "again.csv")
     assert (again.settings, again.curves) == (first.settings, first.curves)
@@ -82,109 +84,129 @@ def test_what_is_written_is_read_again(tmp_path):
     [
         (("seconds", "secs"), "found x, optimizer, momentum, secs, 1"),
         ((",1,2,", ",1,3,"), "then 1, 2, ... for the accuracy"),
-        ((",18,", ",long,"), "made.csv:2: seconds: want a number, found 'long'"),
+        ((",18,", ",long,"), "curves.csv:2: seconds: want a number, found 'long'"),
     ],
 )
-def test_a_file_that_is_no_curves_is_said_in_one_line(tmp_path, change, message):
-    path = written(tmp_path / "made.csv")
+def test_an_invalid_file_is_reported_in_one_line(tmp_path, change, message):
+    path = write_curve_file(tmp_path / "curves.csv")
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(CurvesError, match=message.replace(".", r"\.")):
         recorded_curves.read_curves(path)
 
 
-def test_too_few_rows_and_no_file_are_said_in_one_line(tmp_path):
+def test_too_few_rows_and_a_missing_file_are_reported_in_one_line(tmp_path):
     with pytest.raises(CurvesError, match="3 settings; want 10 or more"):
-        recorded_curves.read_curves(written(tmp_path / "made.csv", rows=3))
+        recorded_curves.read_curves(write_curve_file(tmp_path / "curves.csv", rows=3))
     with pytest.raises(CurvesError, match=r"none\.csv: No such file"):
         recorded_curves.read_curves(tmp_path / "none.csv")
 
 
-def test_a_recorded_setting_has_its_own_curve_and_others_one_like_their_neighbours(known):
-    for setting, curve in zip(known.recorded.settings, known.recorded.curves, strict=True):
-        assert known.predict_curve(setting) == curve
-    near = known.predict_curve({"x": 0.7001, "optimizer": "sgd", "momentum": 0.5})
-    far = known.predict_curve({"x": 0.05, "optimizer": "adam"})
+def test_a_recorded_setting_has_its_curve_and_others_resemble_their_neighbours(surrogate):
+    for setting, curve in zip(surrogate.recorded.settings, surrogate.recorded.curves, strict=True):
+        assert surrogate.predict_curve(setting) == curve
+    near = surrogate.predict_curve({"x": 0.7001, "optimizer": "sgd", "momentum": 0.5})
+    far = surrogate.predict_curve({"x": 0.05, "optimizer": "adam"})
     assert max(near.accuracies) > 0.85
     assert max(far.accuracies) < 0.55
     assert near.total_seconds == far.total_seconds == pytest.approx(18)
-    assert known.explained_variance > 0.9
-    assert known.best_accuracy == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
+    assert surrogate.explained_variance > 0.9
+    assert surrogate.best_accuracy == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
 
 
-def test_a_single_setting_gets_what_the_forest_predicts_for_many(known):
+def encode(surrogate: Surrogate, setting: Setting) -> list[float]:
+    """Return a setting as features: positions in ranges from 0 to 1, and a 0 or 1 for each choice."""
+    x, optimizer, momentum = (parameter.values for parameter in surrogate.recorded.definition.space)
+    assert (x.log, momentum.log) == (True, False)
+    position = math.log(setting["x"] / x.low) / math.log(x.high / x.low)
+    chosen = [float(setting["optimizer"] == choice) for choice in optimizer.choices]
+    if "momentum" not in setting:
+        return [position, *chosen, -1.0]
+    return [position, *chosen, (setting["momentum"] - momentum.low) / (momentum.high - momentum.low)]
+
+
+def test_the_curve_of_a_setting_is_the_prediction_of_a_random_forest(surrogate):
     setting = {"x": 0.123, "optimizer": "sgd", "momentum": 0.4}
-    told = known._forest.predict([known._encode(setting)])[0]
-    curve = known.predict_curve(setting)
-    assert [*curve.accuracies, curve.total_seconds] == pytest.approx(list(told), abs=1e-9)
+    targets = [[*curve.accuracies, curve.total_seconds] for curve in surrogate.recorded.curves]
+    forest = RandomForestRegressor(TREES, random_state=0)
+    forest.fit([encode(surrogate, each) for each in surrogate.recorded.settings], targets)
+    expected = forest.predict([encode(surrogate, setting)])[0]
+    curve = surrogate.predict_curve(setting)
+    assert [*curve.accuracies, curve.total_seconds] == pytest.approx(list(expected), abs=1e-9)
 
 
 # Virtual time
 
 
-def test_one_worker_runs_whole_trainings_one_after_another(known):
-    found = run(known, ours(known, "none"), most=40)
+def test_one_worker_runs_whole_trainings_in_sequence(surrogate):
+    found = simulate(surrogate, hpo_strategy(surrogate, "none"), most=40)
     assert [each.epochs for each in found] == list(range(1, 41))
     assert [each.seconds for each in found] == pytest.approx([2.0 * epoch for epoch in range(1, 41)])
     best = [each.accuracy for each in found]
     assert best == sorted(best)
 
 
-def test_more_workers_take_less_time_for_the_same_epochs(known):
+def test_more_workers_take_less_time_for_the_same_epochs(surrogate):
     for workers in (1, 2, 8):
-        found = run(known, ours(known, "none"), workers=workers, most=144)
+        found = simulate(surrogate, hpo_strategy(surrogate, "none"), workers=workers, most=144)
         assert found[-1].seconds == pytest.approx(144 / workers * 2.0)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_rungs_let_one_in_three_go_on(known, workers):
-    simulated = Simulation(known, ours(known, "asha"), seed=1, workers=workers, max_epochs=300)
+def test_asha_continues_one_trial_in_three(surrogate, workers):
+    simulated = Simulation(
+        surrogate, hpo_strategy(surrogate, "asha"), seed=1, workers=workers, max_epochs=300
+    )
     list(simulated.run())
     trials = simulated.stored_trials()
     reached = [sum((trial.last_step or 0) > rung for trial in trials) for rung in (0, 1, 3)]
-    assert reached[0] > 60  # whole trainings would have been 33
+    assert reached[0] > 60  # 300 epochs are only 33 whole trainings
     assert reached[1] == pytest.approx(reached[0] / 3, abs=workers + reached[0] / 10)
     assert reached[2] < reached[1]
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
-def test_the_same_seed_finds_the_same_and_another_one_does_not(known, pruner):
-    first, second, third = (run(known, ours(known, pruner, "tpe"), seed=seed) for seed in (1, 1, 2))
+def test_the_same_seed_repeats_a_simulation_and_another_one_does_not(surrogate, pruner):
+    first, second, third = (
+        simulate(surrogate, hpo_strategy(surrogate, pruner, "tpe"), seed=seed) for seed in (1, 1, 2)
+    )
     assert first == second
     assert first != third
 
 
-def test_screening_gives_all_an_epoch_and_the_best_three_the_rest(known):
+def test_screening_runs_all_for_one_epoch_and_the_best_three_to_the_end(surrogate):
     strategy = next(
         each
-        for each in simulation.reference_strategies(known.recorded.definition, EPOCHS)
+        for each in simulation.reference_strategies(surrogate.recorded.definition, EPOCHS)
         if each.screening_epochs
     )
-    simulated = Simulation(known, strategy, seed=0, workers=4, max_epochs=100)
+    simulated = Simulation(surrogate, strategy, seed=0, workers=4, max_epochs=100)
     found = list(simulated.run())
     lengths = sorted((trial.last_step for trial in simulated.stored_trials()), reverse=True)
     assert lengths == [EPOCHS] * 3 + [1] * (100 - 3 * (EPOCHS - 1) - 3)
     assert found[-1].epochs == 100
 
 
-def test_optunas_own_pruners_prune(known):
-    peers = {each.name: each for each in simulation.reference_strategies(known.recorded.definition, EPOCHS)}
+def test_the_pruners_of_optuna_prune(surrogate):
+    references = {
+        each.name: each for each in simulation.reference_strategies(surrogate.recorded.definition, EPOCHS)
+    }
     for name in ("Optuna: random, median", "Optuna: TPE, halving", "Optuna: TPE, hyperband"):
-        simulated = Simulation(known, peers[name], seed=0, workers=2, max_epochs=150)
+        simulated = Simulation(surrogate, references[name], seed=0, workers=2, max_epochs=150)
         list(simulated.run())
         assert any(trial.state.name == "PRUNED" for trial in simulated.stored_trials()), name
 
 
-# What strategies come to
+# Results of strategies
 
 
-def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known, monkeypatch):
+def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(surrogate, monkeypatch):
     monkeypatch.setattr(strategies, "FULL_TRAININGS", 12)
-    tested = [
-        next(simulation.reference_strategies(known.recorded.definition, EPOCHS)),
-        ours(known, "asha", "tpe"),
+    chosen = [
+        next(simulation.reference_strategies(surrogate.recorded.definition, EPOCHS)),
+        hpo_strategy(surrogate, "asha", "tpe"),
     ]
-    tried = [strategies.simulate_strategy(known, each, workers=1, seeds=range(20)) for each in tested]
-    random_, asha = strategies.compare_searches(tried, known)
+    results = [strategies.simulate_strategy(surrogate, each, workers=1, seeds=range(20)) for each in chosen]
+    random_, asha = strategies.compare_searches(results, surrogate)
     for each in (random_, asha):
         values = [interval.value for interval in each.regrets]
         assert values == sorted(values, reverse=True)
@@ -194,10 +216,10 @@ def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(known,
     assert asha.p < 0.05 < random_.p
 
 
-def test_the_best_of_many_strategies_has_to_be_surer_than_one(known):
-    tested = [next(simulation.reference_strategies(known.recorded.definition, EPOCHS))]
+def test_the_best_of_many_strategies_needs_a_smaller_p_value_than_one(surrogate):
+    chosen = [next(simulation.reference_strategies(surrogate.recorded.definition, EPOCHS))]
     (found,) = strategies.compare_searches(
-        [strategies.simulate_strategy(known, tested[0], workers=1, seeds=range(3))], known
+        [strategies.simulate_strategy(surrogate, chosen[0], workers=1, seeds=range(3))], surrogate
     )
     sooner = dataclasses.replace(found.epochs, value=found.epochs.value - 1)
     best = dataclasses.replace(found, strategy="best", epochs=sooner, p=0.02)
@@ -206,17 +228,17 @@ def test_the_best_of_many_strategies_has_to_be_surer_than_one(known):
 
 
 @pytest.mark.parametrize("count", [5, 20, 50])
-def test_the_interval_of_a_median_holds_it_as_often_as_it_says(count):
-    draw = random.Random(count)
-    held = 0
+def test_the_interval_of_a_median_has_its_nominal_coverage(count):
+    rng = random.Random(count)
+    hits = 0
     for _ in range(400):
-        found = intervals.median_interval([draw.gauss(0, 1) for _ in range(count)])
-        held += found.low <= 0 <= found.high
-    assert held / 400 > 0.92
+        found = intervals.median_interval([rng.gauss(0, 1) for _ in range(count)])
+        hits += found.low <= 0 <= found.high
+    assert hits / 400 > 0.92
 
 
 def grid(*finals: float) -> RecordedCurves:
-    """Give a grid whose points reach these accuracies after 9 epochs, each in order from the start."""
+    """Return a grid whose points reach these accuracies after 9 epochs, in the same order in all epochs."""
     curves = tuple(
         Curve(accuracies=tuple(best - 0.3 / epoch for epoch in range(1, EPOCHS + 1)), total_seconds=9.0)
         for best in finals
@@ -234,11 +256,11 @@ def grid(*finals: float) -> RecordedCurves:
     )
 
 
-def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_stays():
-    known = Surrogate(grid(*(0.5 + number / 100 for number in range(14))))
-    tested = strategies.choose_strategies(known.recorded, None, None)
-    tried = [strategies.simulate_strategy(known, each, workers=2, seeds=range(5)) for each in tested]
-    found = {each.strategy: each for each in strategies.compare_pruners(tried, known.recorded)}
+def test_a_grid_replayed_with_pruning_reports_savings_and_whether_its_winner_is_kept():
+    surrogate = Surrogate(grid(*(0.5 + number / 100 for number in range(14))))
+    chosen = strategies.choose_strategies(surrogate.recorded, None, None)
+    results = [strategies.simulate_strategy(surrogate, each, workers=2, seeds=range(5)) for each in chosen]
+    found = {each.strategy: each for each in strategies.compare_pruners(results, surrogate.recorded)}
     whole, pruned = found["no pruner"], found["hpo: asha from epoch 2 by 3"]
     assert (whole.share, whole.kept) == (1.0, 5)
     assert pruned.kept == 5
@@ -246,15 +268,17 @@ def test_a_grid_replayed_with_pruning_says_what_it_saves_and_whether_its_winner_
     assert pruned.lost.value == 0
 
 
-def test_a_winner_that_starts_late_is_lost_to_pruning_and_said_so():
-    made = grid(*(0.5 + number / 100 for number in range(14)))
+def test_a_winner_that_rises_late_is_lost_to_pruning_and_reported():
+    complete = grid(*(0.5 + number / 100 for number in range(14)))
     late = Curve(accuracies=(*[0.0] * (EPOCHS - 1), 0.99), total_seconds=9.0)
-    known = Surrogate(
-        RecordedCurves(definition=made.definition, settings=made.settings, curves=(*made.curves[:-1], late))
+    surrogate = Surrogate(
+        RecordedCurves(
+            definition=complete.definition, settings=complete.settings, curves=(*complete.curves[:-1], late)
+        )
     )
-    tested = strategies.choose_strategies(known.recorded, None, "asha")[-1:]
-    tried = [strategies.simulate_strategy(known, each, workers=1, seeds=range(4)) for each in tested]
-    (found,) = strategies.compare_pruners(tried, known.recorded)
+    chosen = strategies.choose_strategies(surrogate.recorded, None, "asha")[-1:]
+    results = [strategies.simulate_strategy(surrogate, each, workers=1, seeds=range(4)) for each in chosen]
+    (found,) = strategies.compare_pruners(results, surrogate.recorded)
     assert found.kept == 0
     assert found.lost.value > 0.3
     assert strategies.advice([found]).startswith("no pruner would have kept the winner")
@@ -262,7 +286,7 @@ def test_a_winner_that_starts_late_is_lost_to_pruning_and_said_so():
     assert strategies.advice([found, whole]).endswith("would have spared an epoch")
 
 
-# The verb
+# The command
 
 
 STUDY = """
@@ -278,7 +302,7 @@ pruner = "none"
 """
 
 
-def test_a_study_of_an_own_objective_is_simulated(place):
+def test_a_study_of_a_custom_objective_is_simulated(place):
     place.here("create", place.study(STUDY))
     place.here("worker", "small")
     done = place.hpo("simulate", "small", "--pruner", "asha", "--repeats", "5", "--json")
@@ -303,26 +327,26 @@ def test_a_study_of_an_own_objective_is_simulated(place):
         (["smal"], "no study 'smal' in the store; did you mean 'small'?"),
     ],
 )
-def test_a_wrong_word_is_said_in_one_line(place, arguments, message):
+def test_a_wrong_argument_is_reported_in_one_line(place, arguments, message):
     place.here("create", place.study(STUDY))
     if arguments[0] == "small":
-        written(place.path / "made.csv")
-        arguments = ["--curves", "made.csv", *arguments[1:]]
+        write_curve_file(place.path / "curves.csv")
+        arguments = ["--curves", "curves.csv", *arguments[1:]]
     done = place.here("simulate", *arguments, code=1)
     assert message in done.err
     assert done.err.count("\n") == 1
 
 
-def test_a_study_without_whole_curves_says_what_is_wanted(place):
+def test_a_study_without_whole_curves_is_refused_with_the_number_needed(place):
     place.here("create", place.study(STUDY))
     done = place.here("simulate", "small", code=1)
     assert "has 0 whole curves; want 10: trials that no pruner ended early" in done.err
 
 
-# What ships
+# The shipped curves
 
 
-def test_the_curves_that_ship_are_of_real_whole_trials():
+def test_the_shipped_curves_are_whole_and_valid():
     recorded = recorded_curves.read_curves(RECORDED)
     assert len(recorded.curves) >= 150
     assert recorded.epochs == 20

@@ -1,4 +1,4 @@
-"""The original's conclusions judged by made trials of which the truth is known."""
+"""The original report's conclusions, checked on synthetic trials with known accuracies."""
 
 import random
 import re
@@ -20,7 +20,7 @@ from tests.support.workplace import ROOT
 
 IMAGES = 10_000
 GPU, OTHER = "NVIDIA H100, TF32", "NVIDIA A100, TF32"
-# What the original printed, and a truth in its order where only that survived.
+# As printed in the original; where only their order survived, values in that order.
 ACCURACIES = {7: 0.31, 9: 0.82, 8: 0.9561, 10: 0.94, 11: 0.93, 12: 0.9555, 13: 0.945, 14: 0.93}
 SECONDS = {7: 96.0, 9: 96.1, 10: 96.0, 11: 96.0}
 
@@ -42,18 +42,18 @@ def trial(
     first: float = 0.97,
     **changes: Any,
 ) -> TrialRecord:
-    """Give a trial as of one of the original's points; ``first`` is epoch 1's share of the best."""
+    """Return a trial of one of the original's points; ``first`` is the share of the best after epoch 1."""
     point = facts.POINTS[number]
     best = accuracy(number) if best is None else best
     each = seconds(number) if epoch_seconds is None else epoch_seconds
-    own = {key: getattr(point, key) for key in match.MATCHED_OPTIONS if getattr(point, key) is not None}
-    setting = {**facts.CONDITIONS, **own, "epochs": point.epochs, "seed": seed, **changes}
+    params = {key: getattr(point, key) for key in match.MATCHED_OPTIONS if getattr(point, key) is not None}
+    setting = {**facts.CONDITIONS, **params, "epochs": point.epochs, "seed": seed, **changes}
     return TrialRecord(
         replicate_of=None,
         number=number,
         state="complete",
         accuracy=best,
-        params=own,
+        params=params,
         distributions={},
         setting=setting,
         attributes={"site": point.site},
@@ -70,16 +70,18 @@ def trial(
 
 
 def grid(**changed: Any) -> list[TrialRecord]:
-    """Give a run of each point; ``p3=dict(best=0.5)`` changes point 3."""
+    """Return a run of each point; ``p3=dict(best=0.5)`` changes point 3."""
     return [trial(number, **changed.get(f"p{number}", {})) for number in facts.POINTS]
 
 
-def judged(found: Sequence[TrialRecord], images: int | None = IMAGES) -> dict[int, claims.ReportClaim]:
+def check_by_number(
+    found: Sequence[TrialRecord], images: int | None = IMAGES
+) -> dict[int, claims.ReportClaim]:
     return {claim.number: claim for claim in claims.check_claims(match.match_trials(found), images)}
 
 
 def verdicts(found: Sequence[TrialRecord]) -> dict[int, str]:
-    return {number: claim.verdict for number, claim in judged(found).items()}
+    return {number: claim.verdict for number, claim in check_by_number(found).items()}
 
 
 def part(claim: claims.ReportClaim, words: str) -> Comparison:
@@ -90,12 +92,12 @@ def part(claim: claims.ReportClaim, words: str) -> Comparison:
 def test_the_points_are_those_of_the_study_file():
     listed = file.load_study_file(ROOT / "studies/original-grid.toml").points
     assert len(listed) == len(facts.POINTS) == 14
-    for point, (number, ours) in zip(listed, facts.POINTS.items(), strict=True):
+    for point, (number, fact) in zip(listed, facts.POINTS.items(), strict=True):
         setting = {
-            key: getattr(ours, key) for key in match.MATCHED_OPTIONS if getattr(ours, key) is not None
+            key: getattr(fact, key) for key in match.MATCHED_OPTIONS if getattr(fact, key) is not None
         }
-        assert point.setting == {**setting, "epochs": ours.epochs}
-        assert (number, point.attributes["site"]) == (ours.number, ours.site)
+        assert point.setting == {**setting, "epochs": fact.epochs}
+        assert (number, point.attributes["site"]) == (fact.number, fact.site)
 
 
 def test_the_conditions_are_those_of_the_study_file():
@@ -105,7 +107,7 @@ def test_the_conditions_are_those_of_the_study_file():
     assert facts.CONDITIONS.items() <= definition.train.items()
 
 
-def test_the_file_says_the_same_figures_in_its_comments():
+def test_the_comments_of_the_study_file_state_the_same_figures():
     text = (ROOT / "studies/original-grid.toml").read_text()
     for point in facts.POINTS.values():
         if point.epoch_seconds:
@@ -113,16 +115,16 @@ def test_the_file_says_the_same_figures_in_its_comments():
             assert f"# {point.number}: {figures}{point.epoch_seconds} s per epoch" in text
 
 
-def test_a_study_in_the_originals_order_confirms_what_single_runs_can():
-    found = judged(grid())
+def test_trials_in_the_originals_order_confirm_what_single_runs_can_show():
+    found = check_by_number(grid())
     assert {n: c.verdict for n, c in found.items()} == {
         **dict.fromkeys((1, 2, 3, 4, 5, 7), "confirmed"),
         6: "cannot tell",
     }
     # 84.2 and 82.65 s are 2 % apart, which one run each cannot tell.
-    (open_,) = [each for each in found[6].parts if each.verdict != "confirmed"]
-    assert open_.statement == "batch size 32 takes longer per epoch than batch size 64"
-    assert "84.2 s and 82.65 s" in open_.numbers
+    (undecided,) = [each for each in found[6].parts if each.verdict != "confirmed"]
+    assert undecided.statement == "batch size 32 takes longer per epoch than batch size 64"
+    assert "84.2 s and 82.65 s" in undecided.numbers
     assert part(found[3], "VGG16 with Adam does not learn").numbers.startswith("0.0799 below it")
     assert part(found[7], "ResNet18 with SGD has more than 90%").numbers.startswith("0.0")
 
@@ -144,55 +146,57 @@ def test_a_study_in_the_originals_order_confirms_what_single_runs_can():
         (7, {"p3": {"first": 0.5}}, "VGG16 with SGD has more than 90% of its best accuracy after epoch 1"),
     ],
 )
-def test_a_study_that_turns_one_comparison_round_contradicts(number, changed, words):
-    claim = judged(grid(**changed))[number]
+def test_a_reversed_comparison_contradicts_its_claim(number, changed, words):
+    claim = check_by_number(grid(**changed))[number]
     assert claim.verdict == "contradicted"
     assert part(claim, words).verdict == "contradicted"
 
 
-def test_one_run_each_cannot_tell_a_gap_below_the_standard_error_of_so_many_images():
+def test_single_runs_cannot_tell_a_gap_below_the_standard_error_of_their_images():
     near = grid(p8={"best": 0.9450}, p10={"best": 0.9430})
-    claim = judged(near)[5]
+    claim = check_by_number(near)[5]
     assert claim.verdict == "cannot tell"
-    told = part(claim, "momentum 0.45")
+    comparison = part(claim, "momentum 0.45")
     bound = 1.96 * (0.945 * 0.055 / IMAGES + 0.943 * 0.057 / IMAGES) ** 0.5
-    assert told.numbers == (
+    assert comparison.numbers == (
         f"0.9450 and 0.9430, a gap of +0.0020 (one run each; gaps below {bound:.4f} count as small)"
     )
     # The same gap on a hundred times as many images is not small.
-    assert part(judged(near, 100 * IMAGES)[5], "momentum 0.45").verdict == "confirmed"
+    assert part(check_by_number(near, 100 * IMAGES)[5], "momentum 0.45").verdict == "confirmed"
 
 
 def test_without_the_number_of_images_single_runs_cannot_tell():
-    claim = judged(grid(), images=None)[5]
+    claim = check_by_number(grid(), images=None)[5]
     assert claim.verdict == "cannot tell"
     assert "images that the store does not tell" in claim.parts[0].numbers
-    assert part(judged(grid(), images=None)[6], "not clearly less").verdict == "cannot tell"
+    assert part(check_by_number(grid(), images=None)[6], "not clearly less").verdict == "cannot tell"
 
 
-def several(drawn: random.Random, gap: float, spread: float, seeds: int) -> list[TrialRecord]:
+def trials_of_seeds(rng: random.Random, gap: float, spread: float, seeds: int) -> list[TrialRecord]:
     found = []
     for seed in range(seeds):
         for number, mean in ((8, 0.94 + gap), (10, 0.94), (11, 0.93)):
-            found.append(trial(number, best=drawn.gauss(mean, spread), seed=seed))
+            found.append(trial(number, best=rng.gauss(mean, spread), seed=seed))
     return found
 
 
-def test_several_seeds_confirm_a_gap_that_one_run_each_cannot():
-    drawn = random.Random(0)
-    assert part(judged(several(drawn, 0.003, 0.0005, 1))[5], "0.45").verdict == "cannot tell"
-    told = part(judged(several(drawn, 0.003, 0.0005, 5))[5], "0.45")
-    assert told.verdict == "confirmed"
-    assert "95 % over 5 and 5 seeds" in told.numbers
+def test_several_seeds_confirm_a_gap_that_single_runs_cannot():
+    rng = random.Random(0)
+    assert part(check_by_number(trials_of_seeds(rng, 0.003, 0.0005, 1))[5], "0.45").verdict == "cannot tell"
+    comparison = part(check_by_number(trials_of_seeds(rng, 0.003, 0.0005, 5))[5], "0.45")
+    assert comparison.verdict == "confirmed"
+    assert "95 % over 5 and 5 seeds" in comparison.numbers
 
 
-def test_several_seeds_contradict_and_cannot_tell_by_their_interval():
-    drawn = random.Random(1)
-    assert part(judged(several(drawn, -0.004, 0.0005, 5))[5], "0.45").verdict == "contradicted"
-    assert part(judged(several(drawn, 0.003, 0.01, 5))[5], "0.45").verdict == "cannot tell"
+def test_the_interval_over_seeds_decides_between_contradicted_and_cannot_tell():
+    rng = random.Random(1)
+    assert (
+        part(check_by_number(trials_of_seeds(rng, -0.004, 0.0005, 5))[5], "0.45").verdict == "contradicted"
+    )
+    assert part(check_by_number(trials_of_seeds(rng, 0.003, 0.01, 5))[5], "0.45").verdict == "cannot tell"
 
 
-def test_the_interval_over_seeds_is_welchs():
+def test_the_interval_over_seeds_is_that_of_welchs_t_test():
     a, b = [0.951, 0.953, 0.956, 0.950], [0.947, 0.949, 0.944]
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     found = intervals.accuracy_difference(a, b, None)
@@ -211,7 +215,7 @@ def test_the_interval_of_paired_values_is_that_of_the_paired_t_test():
     assert intervals.paired_difference([(0.52, 0.51), (0.52, 0.51)], least=0.01).sign == 0
 
 
-def test_seeds_that_agree_to_the_image_are_not_surer_than_one_image():
+def test_identical_accuracies_are_no_surer_than_one_image():
     found = intervals.accuracy_difference([0.52, 0.52], [0.51, 0.51], 100)
     assert found.sign == 0
 
@@ -219,22 +223,22 @@ def test_seeds_that_agree_to_the_image_are_not_surer_than_one_image():
 def test_a_setting_of_several_seeds_shows_its_mean_with_the_interval():
     found = [trial(8, best=best, seed=seed) for seed, best in enumerate((0.9561, 0.9512, 0.9533))]
     low, high = stats.t.interval(0.95, 2, loc=0.95353, scale=stats.sem([0.9561, 0.9512, 0.9533]))
-    told = f"0.9535 ({low:.4f} to {high:.4f}, "
-    assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == f"{told}3 seeds)"
+    shown = f"0.9535 ({low:.4f} to {high:.4f}, "
+    assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == f"{shown}3 seeds)"
     uncertainty = " ".join(summary.summarize(found, "test", IMAGES, "complete").uncertainty)
-    assert f"Over 3 seeds, its setting reaches {told.replace(' (', ' on average (')}95 %)" in uncertainty
+    assert f"Over 3 seeds, its setting reaches {shown.replace(' (', ' on average (')}95 %)" in uncertainty
     alone = " ".join(summary.summarize(found[:1], "test", IMAGES, "complete").uncertainty)
     assert "ran with one seed" in alone
 
 
-def test_one_seed_run_twice_is_one_run():
+def test_a_seed_that_ran_twice_counts_once():
     again = [*grid(), trial(8, best=0.2)]
     assert match.match_trials(again)[8].accuracies == [accuracy(8)]
-    assert "one run each" in judged(again)[5].parts[0].numbers
+    assert "one run each" in check_by_number(again)[5].parts[0].numbers
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"dataset": "digits"}, "data set 'digits', not 'cifar10'"),
         ({"image_size": 64}, "image size 64, not 224"),
@@ -245,43 +249,48 @@ def test_one_seed_run_twice_is_one_run():
         ({"dropout": 0.9}, "dropout 0.9, not the models' own"),
     ],
 )
-def test_other_conditions_than_the_originals_cannot_tell_and_say_so(changes, said):
-    found = judged([trial(number, **changes) for number in facts.POINTS])
+def test_other_conditions_than_the_originals_cannot_tell_and_are_named(changes, reason):
+    found = check_by_number([trial(number, **changes) for number in facts.POINTS])
     assert {claim.verdict for claim in found.values()} == {"cannot tell"}
-    assert said in found[5].reason
+    assert reason in found[5].reason
     assert {each.verdict for each in found[5].parts} == {"cannot tell"}
 
 
-def test_one_trial_under_other_conditions_spoils_only_the_conclusions_that_use_it():
+def test_a_trial_under_other_conditions_affects_only_the_claims_that_use_it():
     assert verdicts(grid(p10={"image_size": 64})) == {**verdicts(grid()), 5: "cannot tell"}
 
 
-def test_a_point_that_was_not_run_cannot_tell_and_is_named():
-    found = judged([each for each in grid() if each.number != 11])
+def test_a_missing_point_cannot_tell_and_is_named():
+    found = check_by_number([each for each in grid() if each.number != 11])
     assert found[5].verdict == "cannot tell"
     assert part(found[5], "than momentum 0$").numbers == "no complete trial of point 11"
     assert part(found[5], "than momentum 0.45").verdict == "confirmed"
-    adam = judged([each for each in grid() if each.number != 1])[3]
+    adam = check_by_number([each for each in grid() if each.number != 1])[3]
     assert part(adam, "AlexNet with Adam stalls").numbers == "no complete trial of point 1"
-    nothing = judged([])
+    nothing = check_by_number([])
     assert {claim.verdict for claim in nothing.values()} == {"cannot tell"}
     assert nothing[1].reason == "no complete trial of any of its points"
 
 
-def test_times_are_compared_within_one_kind_of_hardware_only():
+def test_times_are_compared_only_within_one_kind_of_hardware():
     split = grid(**{f"p{n}": {"kind": OTHER} for n in (1, 2)})
-    claim = judged(split)[1]
-    told = part(claim, "AlexNet with SGD takes longer")
-    assert (told.verdict, told.numbers) == ("cannot tell", "they did not run on one kind of hardware")
+    claim = check_by_number(split)[1]
+    comparison = part(claim, "AlexNet with SGD takes longer")
+    assert (comparison.verdict, comparison.numbers) == (
+        "cannot tell",
+        "they did not run on one kind of hardware",
+    )
     assert part(claim, "VGG16 with SGD takes longer").verdict == "confirmed"
     both = [*grid(), *(trial(n, kind=OTHER, epoch_seconds=10.0) for n in (1, 5))]
-    told_twice = [each for each in judged(both)[1].parts if "AlexNet with SGD takes" in each.statement]
-    assert [each.verdict for each in told_twice] == ["confirmed", "cannot tell"]
-    assert GPU in told_twice[0].numbers
-    assert "10 s and 10 s" in told_twice[1].numbers
+    comparisons = [
+        each for each in check_by_number(both)[1].parts if "AlexNet with SGD takes" in each.statement
+    ]
+    assert [each.verdict for each in comparisons] == ["confirmed", "cannot tell"]
+    assert GPU in comparisons[0].numbers
+    assert "10 s and 10 s" in comparisons[1].numbers
 
 
-def test_only_complete_trials_of_the_points_own_site_count():
+def test_only_complete_trials_at_the_site_of_a_point_count():
     def of(change: Callable[[TrialRecord], TrialRecord]) -> list[int]:
         found = match.match_trials(map(change, grid()))
         return [number for number, each in found.items() if each.trials]
@@ -293,7 +302,7 @@ def test_only_complete_trials_of_the_points_own_site_count():
     assert of(lambda each: replace(each, attributes={"site": "C"})) == [1, 2, 3, 4, 5, 6]
 
 
-def test_point_9_takes_the_tables_learning_rate_where_nobody_ran_the_texts():
+def test_point_9_matches_the_learning_rate_of_the_table_if_that_of_the_text_did_not_run():
     other = trial(9, lr=1e-4)
     assert match.match_trials([other])[9].trials == (other,)
     assert [each.setting["lr"] for each in match.match_trials([other, trial(9)])[9].trials] == [1e-5]

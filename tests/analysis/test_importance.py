@@ -39,7 +39,29 @@ def test_ped_anova_is_unreliable_if_all_trials_but_the_best_are_equal():
     assert importance.importance_of_trials(tied, "fanova").doubt == ""
 
 
-def test_the_report_names_an_evaluator_without_a_reliable_result(tmp_path):
+def test_fewer_bootstrap_samples_are_drawn_of_many_trials_but_at_least_20():
+    assert [importance.resample_count(trials) for trials in (2, 30, 50, 5000)] == [100, 100, 60, 20]
+
+
+def test_an_interval_is_the_central_90_percent_of_100_small_forests(monkeypatch):
+    counted: list[int] = []
+
+    def importance_of_trials(trials, evaluator, trees=importance.TREES):
+        counted.append(trees)
+        shares = {"lr": len(counted) / 1000, "momentum": 1 - len(counted) / 1000}
+        return importance.Importance(
+            evaluator=evaluator, trials=10, importances=shares, left_out=(), doubt=""
+        )
+
+    monkeypatch.setattr(importance, "importance_of_trials", importance_of_trials)
+    intervals = importance.bootstrap_intervals(create_trials([0.5] * 10), "fanova")
+    assert counted == [importance.BOOTSTRAP_TREES] * 100
+    # The central 90 % of 0.001, 0.002, ..., 0.1.
+    assert intervals["lr"] == pytest.approx((0.00595, 0.09505))
+
+
+def test_the_report_names_an_evaluator_without_a_reliable_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(importance, "resample_count", lambda trials: 5)
     (tmp_path / "s.toml").write_text(
         "[space]\nlr = { low = 0.001, high = 1.0 }\nmomentum = { low = 0.0, high = 0.95 }\n"
     )

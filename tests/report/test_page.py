@@ -19,6 +19,7 @@ import pytest
 from optuna import importance
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.analysis import importance as hpo_importance
 from hpo.analysis import records
 from hpo.original import facts, match
 from hpo.original.tables import original_section
@@ -167,6 +168,15 @@ class Reported:
     @property
     def complete(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_bootstrap_samples():
+    """Draw few samples and grow small forests for them; tests of importance check the number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hpo_importance, "resample_count", lambda trials: 6)
+        patch.setattr(hpo_importance, "BOOTSTRAP_TREES", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -353,9 +363,9 @@ def test_importances_equal_those_of_optuna_and_have_bootstrap_intervals(reported
     assert f"Over {count} complete trials" in page.text
 
 
-def test_device_time_is_divided_by_hardware_and_by_the_outcome_of_trials(sqlite_url, tmp_path):
-    page, tables = write_and_parse(store_search(sqlite_url), "search", tmp_path)
-    trials = optuna.load_study(study_name="search", storage=sqlite_url).trials
+def test_device_time_is_divided_by_hardware_and_by_the_outcome_of_trials(reported):
+    report = reported(store_search)
+    page, tables, trials = report.page, report.tables, report.study.trials
     found = {
         (r["hardware"], r["use"]): (int(r["trials"]), float(r["seconds"])) for r in tables["device-time"]
     }

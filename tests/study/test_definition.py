@@ -330,7 +330,7 @@ POINTS = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(POINTS)
 def test_any_list_of_points_survives_the_json_round_trip(points):
     found = grid_of(*points)
@@ -340,7 +340,7 @@ def test_any_list_of_points_survives_the_json_round_trip(points):
     assert extension.extend_definition(back, found) == found
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_any_custom_definition_survives_the_json_round_trip(data):
     lists = st.lists(SCALARS, min_size=1, max_size=4, unique=True)

@@ -55,14 +55,14 @@ def test_a_text_is_parsed_as_toml_or_kept_as_a_string(text):
         assert found == text.strip()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(TEXTS, min_size=1, max_size=3))
 def test_any_text_is_applied_or_refused_with_a_definition_error(texts):
     with contextlib.suppress(DefinitionError):
         file.parse_document({"name": "s", **applied(*texts)}, "s.toml")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(TEXTS)
 def test_applying_a_text_twice_equals_applying_it_once(text):
     try:

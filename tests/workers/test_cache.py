@@ -32,7 +32,16 @@ def test_a_dataset_is_read_once_and_image_size_matters_only_for_folders(worker_c
     assert worker_cache.load_dataset(settings()) is not worker_cache.load_dataset(settings(limit=65))
 
 
-@pytest.mark.parametrize("options", [{}, {"tune": "head"}, {"model": "alexnet", "dropout": 0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": "shufflenet_v2_x0_5"},
+        {"model": "shufflenet_v2_x0_5", "tune": "head"},
+        {"model": "squeezenet1_1", "dropout": 0.1},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"model": "alexnet", "dropout": 0.1}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_cached_initial_model_equals_a_built_one_bit_for_bit(options, monkeypatch):
     config = settings(image_size=64, **options)
     initial_models = models.InitialModels()
@@ -53,19 +62,20 @@ def test_a_cached_initial_model_equals_a_built_one_bit_for_bit(options, monkeypa
 
 
 def test_cached_initial_models_stay_within_their_memory_limit_but_the_last_one_is_kept():
-    initial_models = models.InitialModels(max_bytes=100 * 2**20)
-    for name in ("resnet18", "resnet34", "resnet50"):  # 47, 87, 102 MB
+    initial_models = models.InitialModels(max_bytes=4 * 2**20)
+    for name in ("shufflenet_v2_x0_5", "squeezenet1_1", "shufflenet_v2_x1_0"):  # 1.4, 2.9, 5.1 MB
         initial_models.build_seeded(settings(model=name), 10, 0)
         assert name in [key[0] for key in initial_models.cached]
-    assert [key[0] for key in initial_models.cached] == ["resnet50"]
+    assert [key[0] for key in initial_models.cached] == ["shufflenet_v2_x1_0"]
 
 
 def test_weights_are_read_again_after_their_file_changed(tmp_path):
-    config = settings(weights=str(tmp_path / "own.pt"))
+    small = {"model": "shufflenet_v2_x0_5"}
+    config = settings(weights=str(tmp_path / "own.pt"), **small)
     initial_models, found = models.InitialModels(), []
     for seed in (1, 2):
-        torch.save(models.build_seeded_model(settings(), 10, seed).state_dict(), tmp_path / "own.pt")
-        found.append(initial_models.build_seeded(config, 10, 0).conv1.weight)
+        torch.save(models.build_seeded_model(settings(**small), 10, seed).state_dict(), tmp_path / "own.pt")
+        found.append(initial_models.build_seeded(config, 10, 0).conv1[0].weight)
     assert not torch.equal(*found)
 
 

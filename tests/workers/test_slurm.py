@@ -13,11 +13,11 @@ from hpo.cli import engines
 from hpo.cli.progress import StopSignal
 from hpo.errors import EngineError
 from hpo.store import studies
-from hpo.study import file
 from hpo.workers import slurm, supervisor
 from tests.support import postgres
 from tests.support.databases import closed_engines
 from tests.support.processes import descendants, wait_for
+from tests.support.workplace import workplace_in
 
 OWN = """
 import time
@@ -111,6 +111,15 @@ def test_print_shows_the_script_and_submits_nothing(place):
         assert not list(place.path.rglob("logs"))
 
 
+@pytest.fixture(scope="module")
+def created(tmp_path_factory):
+    """Return a folder with a store that has a study."""
+    folder = workplace_in(tmp_path_factory.mktemp("created"))
+    (folder.path / "own.py").write_text(OWN)
+    folder.here("create", folder.study(STUDY.format(epochs=2)))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
@@ -124,16 +133,14 @@ def test_print_shows_the_script_and_submits_nothing(place):
         ({"engine": "local", "print_script": True}, "--print is only for engine slurm; "),
     ],
 )
-def test_options_that_do_not_fit_the_engine_are_refused_in_one_line(place, monkeypatch, changed, line):
-    monkeypatch.chdir(place.path)
+def test_options_that_do_not_fit_the_engine_are_refused_in_one_line(created, monkeypatch, changed, line):
+    monkeypatch.chdir(created.path)
+    store = f"sqlite:///{created.path}/storage/hpo.db"
     with closed_engines():
-        storage = studies.open_storage("sqlite:///hpo.db", create=True)
-        studies.create_study(
-            storage, file.load_study_file(place.path / place.study(STUDY.format(epochs=2))), ""
-        )
+        storage = studies.open_storage(store, create=False)
         plain = {"engine": "slurm", "devices": "auto", "workers_per_device": 1, "workers": None}
         asked = engines.LaunchRequest(**{**plain, "options": [], "print_script": False, **changed})
-        settings = {"HPO_STORE": "sqlite:///hpo.db", "HPO_ARTIFACTS": "artifacts"}
+        settings = {"HPO_STORE": store, "HPO_ARTIFACTS": "artifacts"}
         with pytest.raises(EngineError) as refused:
             engines.launch_workers(storage, "small", asked, settings, StopSignal())
     assert str(refused.value).startswith(line)

@@ -29,7 +29,7 @@ def finished_run(config: Config, tmp_path, **options) -> loop.TrainingRun:
 
 def test_channels_last_gives_the_same_losses_within_float_tolerance(tmp_path):
     plain, last = (
-        finished_run(settings(), tmp_path, memory_format=name) for name in precision.MEMORY_FORMATS
+        finished_run(settings(limit=32), tmp_path, memory_format=name) for name in precision.MEMORY_FORMATS
     )
     # Batch norm over one pixel of 16 images amplifies rounding errors.
     assert last.history[0].train_loss == pytest.approx(plain.history[0].train_loss, rel=5e-3)
@@ -44,7 +44,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_weights_in_float32(tmp_path):
     def record_dtype(module, inputs, output):
         dtypes.append(output.dtype)
 
-    config = settings(limit=32)
+    config = settings(limit=16)
     images = datasets.load_dataset(config, tmp_path)
     run = loop.TrainingRun(config, images, CPU, compute_settings=ComputeSettings(precision="bf16"))
     run.model.conv1.register_forward_hook(record_dtype)
@@ -56,7 +56,8 @@ def test_bf16_computes_in_bfloat16_and_keeps_weights_in_float32(tmp_path):
 
 
 def test_a_resumed_fp16_run_keeps_its_loss_scale(tmp_path):
-    config = settings(limit=16, batch_size=8, image_size=16, epochs=2)
+    # Processors without instructions for fp16 need a small model.
+    config = settings(model="shufflenet_v2_x0_5", limit=16, batch_size=8, epochs=2)
     images = datasets.load_dataset(config, tmp_path)
     compute_settings = ComputeSettings(precision="fp16")
     whole = loop.TrainingRun(config, images, CPU, compute_settings=compute_settings)
@@ -72,6 +73,7 @@ def test_a_resumed_fp16_run_keeps_its_loss_scale(tmp_path):
     assert first_run.history[0].train_loss == first.train_loss
 
 
+@pytest.mark.processes
 def test_compiled_steps_are_reused_by_all_trials_and_resume_bit_identically(tmp_path):
     # The step is compiled once: not again for another learning rate, a partial batch, or another trial.
     config = settings(model="alexnet", image_size=64, limit=20, batch_size=8, epochs=2, step_size=1)

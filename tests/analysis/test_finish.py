@@ -107,7 +107,7 @@ def test_the_better_of_two_settings_is_named(place):
 
 def test_settings_that_do_not_differ_are_not_ranked(place):
     run_study(place, 'twin = "a"', 'twin = "b"')
-    found = finish_study(place, 2, 8)
+    found = finish_study(place, 2, 4)
     assert found["decided"] is False
     assert "is not decided" in found["conclusion"]
     assert found["difference"]["low"] < 0 < found["difference"]["high"]
@@ -280,7 +280,8 @@ def test_a_study_that_cannot_be_finished_is_refused_in_one_line(place):
 def test_an_incomplete_study_is_finished_with_its_best_so_far_and_a_note(place):
     run_study(place, "quality = 0.8")
     place.here("create", place.study(points("quality = 0.8", "quality = 0.9")))
-    done = place.hpo("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
+    finish_study(place, 1, 2)
+    done = place.here("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
     assert "hpo: study 'small' is idle, not complete: these are its best settings so far\n" in done.err
     assert "0.8" in done.out
 

@@ -44,9 +44,10 @@ def write_curve_file(path: Path, rows: int = 60) -> Path:
     return path
 
 
-@pytest.fixture
-def surrogate(tmp_path) -> Surrogate:
-    return Surrogate(recorded_curves.read_curves(write_curve_file(tmp_path / "curves.csv")))
+@pytest.fixture(scope="module")
+def surrogate(tmp_path_factory) -> Surrogate:
+    path = tmp_path_factory.mktemp("curves") / "curves.csv"
+    return Surrogate(recorded_curves.read_curves(write_curve_file(path)))
 
 
 def simulate(surrogate: Surrogate, strategy: Strategy, seed: int = 0, workers: int = 1, most: int = 200):
@@ -205,7 +206,7 @@ def test_regret_falls_with_the_epochs_and_the_better_strategy_needs_fewer(surrog
         next(simulation.reference_strategies(surrogate.recorded.definition, EPOCHS)),
         hpo_strategy(surrogate, "asha", "tpe"),
     ]
-    results = [strategies.simulate_strategy(surrogate, each, workers=1, seeds=range(20)) for each in chosen]
+    results = [strategies.simulate_strategy(surrogate, each, workers=1, seeds=range(10)) for each in chosen]
     random_, asha = strategies.compare_searches(results, surrogate)
     for each in (random_, asha):
         values = [interval.value for interval in each.regrets]

@@ -70,20 +70,22 @@ def climb(config, state):
     yield 0.5, {"epoch": 1, "weight": torch.zeros(2)}
 """
 
-# What a user without hpo runs in the folder: the card's code as it is printed, and for each further image
+# What a user without hpo runs in each folder: the card's code as it is printed, and for each further image
 # its part from the reading of the image on.
 CARD_SCRIPT = """
-import json, sys
+import json, os, sys
 sys.modules.update(dict.fromkeys(["hpo", "optuna", "safetensors"]))
 from pathlib import Path
 
-names, (code, *files) = {}, sys.argv[1:]
-for file in files:
-    Path("image.png").symlink_to(file)
-    exec(code, names)
-    print(json.dumps(names["probabilities"].tolist()))
-    Path("image.png").unlink()
-    code = code[code.index("image = "):]
+for folder, code, files in json.loads(sys.argv[1]):
+    os.chdir(folder)
+    names = {}
+    for file in files:
+        Path("image.png").symlink_to(file)
+        exec(code, names)
+        print(json.dumps(names["probabilities"].tolist()))
+        Path("image.png").unlink()
+        code = code[code.index("image = "):]
 """
 
 METRICS = card.Metrics(
@@ -195,11 +197,16 @@ def card_code(winner: Path) -> str:
     return code
 
 
-def run_card(winner: Path, files: Iterable[Any]) -> list[tuple[str, list[float]]]:
-    """Return the label that the card's code prints for each image, and all its probabilities."""
+def run_cards(images: dict[Path, Iterable[Any]]) -> list[tuple[str, list[float]]]:
+    """Return the label that the code of each folder's card prints for each image, and all probabilities.
+
+    Args:
+        images: The images to classify, by the folder of the model. One process reads all of them.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-c", CARD_SCRIPT, card_code(winner), *map(str, files)]
-    done = subprocess.run(command, cwd=winner, env=environment, capture_output=True, text=True)
+    work = [(str(folder), card_code(folder), [*map(str, files)]) for folder, files in images.items()]
+    command = [sys.executable, "-c", CARD_SCRIPT, json.dumps(work)]
+    done = subprocess.run(command, cwd=next(iter(images)), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.splitlines()
     return [
@@ -220,7 +227,7 @@ def test_a_round_trip_gives_the_stored_accuracy_to_the_last_digit(finished, labe
     folder = tmp_path / "trial"
     finished.here("export", "digits", "--trial", str(number), "--to", str(folder))
     stored = trials_of(finished, "digits")[number].value
-    plain = dict(zip(labels, run_card(folder, labels), strict=True))
+    plain = dict(zip(labels, run_cards({folder: labels}), strict=True))
     assert accuracy({file: label for file, (label, _) in plain.items()}, labels) == stored
     documents = finished.here("predict", str(folder), *labels, "--json", "--top", "1").json()
     predicted = {each["image"]: each["classes"][0] for each in documents}
@@ -234,7 +241,7 @@ def test_the_card_s_code_preprocesses_new_images_as_hpo_does(finished, tmp_path)
     files = sorted(map(str, (finished.path / "images").rglob("pic *.*")))
     documents = finished.here("predict", str(tmp_path / "winner"), *files, "--json", "--top", "2").json()
     for document, (label, probabilities) in zip(
-        documents, run_card(tmp_path / "winner", files), strict=True
+        documents, run_cards({tmp_path / "winner": files}), strict=True
     ):
         predictions = document["classes"]
         assert predictions[0]["label"] == label, document["image"]
@@ -298,30 +305,19 @@ def test_torchvision_builds_every_family_with_the_shapes_that_hpo_builds():
         assert theirs == expected, name
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "alexnet",
-        pytest.param("vgg16", marks=pytest.mark.slow),
-        "mnasnet0_5",
-        "googlenet",
-        "regnet_x_400mf",
-    ],
-)
-def test_exported_models_of_any_family_predict_the_same_with_and_without_hpo(tmp_path, name):
+def export_untrained(folder: Path, name: str, pixels: torch.Tensor) -> None:
+    """Write the folder of a model with random weights; check that hpo's own predictor computes the same."""
     torch.manual_seed(0)
-    config = Config(model=name, weights="none", image_size=64)
-    ours = models.build_model(config, 3)
+    folder.mkdir()
+    ours = models.build_model(Config(model=name, weights="none", image_size=64), 3)
     for layer in ours.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
-    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    ours(
-        transforms.normalise(pixels)
-    )  # without batch norm statistics, the activations of an untrained model vanish
+    # Without batch norm statistics, the activations of an untrained model vanish.
+    ours(transforms.normalise(pixels))
     ours.eval()
-    safetensors.torch.save_file(ours.state_dict(), tmp_path / predict.WEIGHTS)
-    (tmp_path / predict.LABELS).write_text("a\nb\nc\n")
+    safetensors.torch.save_file(ours.state_dict(), folder / predict.WEIGHTS)
+    (folder / predict.LABELS).write_text("a\nb\nc\n")
     described = predict.Description(
         model=name,
         arguments=catalog.builder_arguments(name, 3),
@@ -330,22 +326,42 @@ def test_exported_models_of_any_family_predict_the_same_with_and_without_hpo(tmp
         study="s",
         trial=0,
     )
-    (tmp_path / predict.CONFIG).write_text(described.model_dump_json())
-    (tmp_path / "README.md").write_text(card.model_card(described, METRICS, TRAINING_FACTS))
+    (folder / predict.CONFIG).write_text(described.model_dump_json())
+    (folder / "README.md").write_text(card.model_card(described, METRICS, TRAINING_FACTS))
     with torch.inference_mode():
         expected = ours(transforms.normalise(pixels))
-    predictor = predict.Predictor(tmp_path)
-    assert torch.equal(predictor.logits(pixels), expected)
+    assert torch.equal(predict.Predictor(folder).logits(pixels), expected), name
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        # Together, because each process takes seconds to import torch.
+        ["alexnet", "mnasnet0_5", "googlenet", "regnet_x_400mf"],
+        pytest.param(["vgg16"], marks=pytest.mark.slow),
+    ],
+    ids="+".join,
+)
+def test_exported_models_of_any_family_predict_the_same_with_and_without_hpo(tmp_path, names):
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     for number, image in enumerate(pixels):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
     files = [tmp_path / "0.png", tmp_path / "1.png"]
-    for file, (label, probabilities) in zip(files, run_card(tmp_path, files), strict=True):
-        predictions = predictor.predict(file, 3)
-        assert predictions[0].label == label
-        # Random weights amplify differences in a pixel's last bits.
-        assert [prediction.probability for prediction in predictions] == pytest.approx(
-            sorted(probabilities, reverse=True), abs=1e-3
-        )
+    for name in names:
+        export_untrained(tmp_path / name, name, pixels)
+    printed = iter(run_cards({tmp_path / name: files for name in names}))
+    for name in names:
+        predictor = predict.Predictor(tmp_path / name)
+        for file in files:
+            label, probabilities = next(printed)
+            predictions = predictor.predict(file, 3)
+            assert predictions[0].label == label, name
+            # Random weights amplify differences in a pixel's last bits.
+            assert [prediction.probability for prediction in predictions] == pytest.approx(
+                sorted(probabilities, reverse=True), abs=1e-3
+            ), name
+    assert next(printed, None) is None
 
 
 # -- Preprocessing ---------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ def build(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, tor
 @pytest.mark.parametrize(
     ("name", "size", "operation", "floats"),
     [
-        ("alexnet", 64, "flatten", 256 * 6 * 6),
-        ("vgg16", 32, "classifier_1", 4096),
+        pytest.param("alexnet", 64, "flatten", 256 * 6 * 6, marks=pytest.mark.slow),
+        pytest.param("vgg16", 32, "classifier_1", 4096, marks=pytest.mark.slow),
         ("resnet18", 32, "flatten", 512),
         ("densenet121", 32, "flatten", 1024),
         ("mobilenet_v3_small", 32, "classifier_1", 1024),
         ("squeezenet1_1", 64, "cat_7", 512 * 3 * 3),
-        ("vit_b_32", 224, "getitem_29", 768),
+        pytest.param("vit_b_32", 224, "getitem_29", 768, marks=pytest.mark.slow),
     ],
 )
 def test_a_model_is_cut_before_what_is_trained_or_random(name, size, operation, floats):
@@ -54,9 +54,10 @@ def test_without_dropout_a_model_is_cut_before_its_last_layer():
     ("name", "size", "dropout"),
     [
         ("efficientnet_b0", 32, None),
-        ("convnext_tiny", 32, None),
-        ("swin_t", 32, None),
-        ("vit_b_32", 32 * 7, 0.1),  # random from its first layer on
+        pytest.param("convnext_tiny", 32, None, marks=pytest.mark.slow),
+        pytest.param("swin_t", 32, None, marks=pytest.mark.slow),
+        # Random from its first layer on.
+        pytest.param("vit_b_32", 32 * 7, 0.1, marks=pytest.mark.slow),
     ],
 )
 def test_a_model_with_early_random_layers_is_not_cut(name, size, dropout):

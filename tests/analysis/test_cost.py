@@ -164,7 +164,8 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert searched.original_hours is None
 
 
-def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace):
+def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace, monkeypatch):
+    monkeypatch.setattr(step_timing, "MAX_STEPS", 2)
     (workplace.path / "grid.toml").write_text(
         "[train]\nimage_size = 32\n[search]\nsampler = 'grid'\n"
         "[[points]]\nmodel = 'resnet18'\noptimizer = 'adam'\nlr = 0.001\nbatch_size = 16\n"

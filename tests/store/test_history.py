@@ -22,6 +22,8 @@ from hpo.workers.setting import choose_setting
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 
+pytestmark = pytest.mark.usefixtures("with_tables")
+
 EPOCHS = 9
 
 
@@ -144,13 +146,11 @@ def visible_fields(trials: list[FrozenTrial]) -> list[object]:
         ("tpe", "patient", 13),
     ],
 )
-def test_proposals_and_pruning_equal_those_of_plain_optuna(url, tmp_path, sampler, pruner, trials):
+def test_proposals_and_pruning_equal_those_of_plain_optuna(url, sampler, pruner, trials):
     """Two workers run epochs in random order, and two workers on plain Optuna do the same."""
     definition = study_of(trials, sampler, pruner)
     studies.create_study(studies.open_storage(url, create=True), definition, "text")
-    plain = optuna.create_study(
-        study_name=NAME, storage=f"sqlite:///{tmp_path}/reference.db", direction="maximize"
-    )
+    plain = optuna.create_study(study_name=NAME, direction="maximize")  # in memory
     pairs = [(Worker(url, definition), OptunaWorker(plain, definition)) for _ in range(2)]
     order, started = random.Random(1), 0
     while started < trials or any(worker.claim for worker, _ in pairs):

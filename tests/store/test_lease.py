@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+import types
 from pathlib import Path
 
 import optuna
@@ -55,9 +56,9 @@ class Worker:
 
 
 @pytest.fixture
-def first(url):
+def first(with_tables):
     """Return a worker whose store has a study of three trials."""
-    worker = Worker(url)
+    worker = Worker(with_tables)
     studies.create_study(worker.store, lease_worker.definition(3), "text")
     return worker
 
@@ -409,23 +410,36 @@ def test_a_fence_is_removed_at_the_end_of_its_block(first):
 def test_a_lease_is_renewed_inside_keep_lease(first, second, sql):
     claim = first.claim(seconds=2.0)
     with lease.keep_lease(claim):
-        end = time.monotonic() + 3.0
+        end = time.monotonic() + 2.2
         while time.monotonic() < end:
             taken = second.claim()
             assert taken is None or taken.number != 0
-            time.sleep(0.05)
+            time.sleep(0.1)
     assert first.leases()[0].attempt == 1
 
 
-def test_a_lease_that_commits_renew_gets_no_other_renewal(first):
+def test_a_lease_that_commits_renew_gets_no_other_renewal(first, monkeypatch):
+    """The worker commits every second of a minute; time passes only while the renewing thread waits."""
     claim = first.claim(seconds=12.0)
-    renewed, commits, end = [], 0, time.monotonic() + 4.5
+    now, waits, commits, renewed = claim.last_renewal.at, [], 0, []
+    minute_later = now + 60
+
+    class Done(threading.Event):
+        def wait(self, seconds: float) -> bool:
+            nonlocal now, commits
+            waits.append(seconds)
+            end = now + seconds
+            while now + 1 <= end:
+                now += 1
+                claim.commit(user_attributes={"commits": commits})
+                commits += 1
+            now = end
+            return now > minute_later
+
     sa.event.listen(first.store.engine, "commit", renewed.append)
-    with lease.keep_lease(claim):
-        while time.monotonic() < end:
-            claim.commit(user_attributes={"commits": commits})
-            commits += 1
-            time.sleep(0.05)
+    monkeypatch.setattr(lease, "time", types.SimpleNamespace(monotonic=lambda: now))
+    lease._renew_until_done(claim, Done())
+    assert len(waits) >= 15
     assert len(renewed) == commits
 
 

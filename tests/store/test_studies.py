@@ -43,8 +43,8 @@ def make_definition(trials: int = 3, *points, sampler: str = "tpe") -> Definitio
 
 
 @pytest.fixture
-def storage(url):
-    return studies.open_storage(url, create=True)
+def storage(with_tables):
+    return studies.open_storage(with_tables, create=True)
 
 
 def plain(url: str) -> optuna.Study:

@@ -675,7 +675,7 @@ def test_the_store_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def shared(request, tmp_path_factory):
     """Return a storage for all of Optuna's tests."""
     with contextlib.ExitStack() as stack:

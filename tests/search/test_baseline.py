@@ -115,6 +115,7 @@ def test_the_originals_vgg16_with_adam_would_have_been_pruned_after_three_epochs
 
 STUDY = """
 [train]
+model = "shufflenet_v2_x0_5"
 dataset = "digits"
 image_size = 16
 limit = 200

@@ -64,7 +64,7 @@ def plain_losses(name: str, optimizer: str, settings: Config, split: datasets.Sp
         order = torch.randperm(len(split), generator=generator)
         network.train()
         total = 0.0
-        for chosen in (order[:8], order[8:]):  # 17 images: the one left over joins the second batch
+        for chosen in (order[:16], order[16:]):  # 33 images: the one left over joins the second batch
             updates.zero_grad()
             loss = nn.functional.cross_entropy(network(inputs[chosen]), split.labels[chosen])
             loss.backward()
@@ -91,8 +91,8 @@ def test_a_plain_pytorch_loop_gives_the_same_losses(name, optimizer, tmp_path):
         model=name,
         optimizer=optimizer,
         image_size=64,
-        limit=17,
-        batch_size=8,
+        limit=33,
+        batch_size=16,
         step_size=1,
         lr=1e-4,
         # VGG16 has 134 million parameters, and one epoch of two steps compares them all

@@ -182,7 +182,7 @@ def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace,
         '[train]\ndataset = "digits"\nimage_size = 16\nweights = "none"\nepochs = 2\n'
         "[space]\nlr = { low = 1e-4, high = 1e-2 }\n[search]\ntrials = 3\n"
     )
-    found = workplace.here("plan", file, "--json", "--devices", "cpu:1").json()
+    found = workplace.hpo("plan", file, "--json", "--devices", "cpu:1").json()
     (only,) = found["parts"]
     assert (only["trials"], only["epochs"], found["workers"]) == (3, 2, 1)
     assert found["device_hours"] == pytest.approx(3 * 2 * only["epoch_seconds"] / 3600)

@@ -14,6 +14,7 @@ from hpo.analysis.records import TrialRecord
 from hpo.analysis.sections import Listing, Plot, Section
 from hpo.search import replicates
 from hpo.search.replicates import ReplicatedSetting
+from hpo.study.points import ALIASES
 
 MAX_NAMED_TRIALS = 10  # that a sentence lists
 LOST_USE = "repeated or waited for, at most"
@@ -313,7 +314,8 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     begun = [each for each in found if each.state != "waiting"]
     names = list(dict.fromkeys(name for each in begun for name in each.params))
     first = ("trial", "state", "accuracy")
-    attributes = list(dict.fromkeys(name for each in begun for name in each.attributes))
+    given = (name for each in begun for name in each.attributes)
+    attributes = list(dict.fromkeys((*ALIASES, *given)))  # an alias has its column in every study
     last = ("best epoch", "epochs", "wall_time_seconds", "s/epoch", "attempts", *attributes, "hardware")
     rows = [
         (

@@ -84,7 +84,10 @@ class Forecast:
 
     @property
     def device_hours(self) -> float:
-        """Hours of one device, if nothing is pruned."""
+        """Hours of one device for the whole study, if nothing is pruned.
+
+        Parts that do not fit into the memory count as 0.
+        """
         return sum(part.seconds for part in self.parts) / 3600
 
     @property

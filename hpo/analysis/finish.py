@@ -56,7 +56,8 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
 
     Settings are ranked as ``hpo best`` ranks them. Trials that differ only in the seed are one setting, and
     so are those that differ only in planned epochs and had the same best epoch. Trials without a best
-    epoch, which another tool wrote, are left out. The seeds are those that follow the study's own.
+    epoch, which another tool wrote, are left out. The seeds are those that follow the seed of [train];
+    replicates may have used them already.
 
     Args:
         storage: Where the study is stored.
@@ -71,6 +72,7 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
         StoreError: The study does not exist or is another tool's, has no complete trial with a best epoch,
             was made by ``hpo finish``, or chose its trials on the test split.
         StoreUnavailable: The database cannot be reached.
+        DefinitionError: Another version of hpo made the study.
     """
     definition = studies.read_definition(storage, name)
     _check_can_finish(definition)

@@ -146,16 +146,16 @@ class RungTable:
             self._completed.add(trial.number)
 
     def decide(self, own: FrozenTrial) -> RungDecision:
-        """Return what happens to a trial that has just reported at a rung, by its rank there.
+        """Take in a trial that has just reported at a rung; return what happens to it, by its rank there.
 
         It is promoted if it is among the best ``floor(n / factor)`` of the n trials that reached the rung,
         or was promoted past this rung before. It is pruned if it could not be promoted even after all
-        trials that can still reach the rung. These are all trials but those pruned below it: early on,
-        more trials are promoted from a lower rung than that rung would promote in the end. Otherwise it is
-        paused.
+        trials that can still reach the rung; the best one there is never pruned. These are all trials but
+        those pruned below it: early on, more trials are promoted from a lower rung than that rung would
+        promote in the end. Otherwise it is paused.
 
         Args:
-            own: The trial. Its last report is at a rung; it is taken in by ``update`` first.
+            own: The trial; ``Rungs.is_at_rung`` must hold for it. ``update`` is called for it here.
         """
         rung = own.last_step
         assert rung in self._reached

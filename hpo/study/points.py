@@ -39,7 +39,7 @@ def parse_points(listed: Any, fixed: Mapping[str, Any], where: str) -> Iterator[
 
 
 def parse_point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, key: str) -> Point:
-    """Return one listed setting, checked by itself.
+    """Return one listed setting, checked by itself; it holds the options that the point gives, no others.
 
     Args:
         given: The table of the point.
@@ -48,8 +48,9 @@ def parse_point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, 
         key: The name of the point in error messages, as ``points[1]``.
 
     Raises:
-        DefinitionError: If a key or a value is not allowed, other options of the point leave an option
-            unused, or an attribute is wrong.
+        DefinitionError: If a key or a value is not allowed, an attribute is wrong, or an option that the
+            point gives is left unused by another one, be it the point's own or one of ``fixed``: momentum
+            where [train] has Adam.
     """
     options = config.option_table(fixed)
     for option in options.study_wide:

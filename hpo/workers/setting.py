@@ -17,7 +17,8 @@ def choose_setting(
     """Give a claimed trial its hyperparameters, and commit them.
 
     A resumed trial gets the values that it has. A listed point gets its own values, a queued setting or a
-    replicate those that it fixes. For any other trial the sampler proposes them.
+    replicate those that it fixes; the sampler adds nothing to them, and all other options are those of
+    [train]. For any other trial the sampler proposes them.
 
     Args:
         claim: The claim on the trial.

@@ -114,11 +114,17 @@ def start_worker(place, monkeypatch):
         artifacts=artifacts, data=place.path, device="cpu", shown_as="cpu", lease_seconds=60
     )
     sys.modules.pop("own", None)
-    with closed_engines():
+    with closed_engines(), contextlib.ExitStack() as started:
         url = f"sqlite:///{place.path}/storage/hpo.db"
-        yield lambda: worker.run_worker(
-            studies.open_storage(url, create=False), "small", settings, threading.Event()
-        )
+
+        def start():
+            storage = studies.open_storage(url, create=False)
+            events = worker.run_worker(storage, "small", settings, threading.Event())
+            # Its cleanup restores the number of threads, which must not happen in another test.
+            started.callback(events.close)
+            return events
+
+        yield start
     sys.modules.pop("own", None)
 
 

@@ -303,7 +303,7 @@ def test_workers_replicate_points_despite_a_kill_and_report_the_noise(place, url
     assert best["params"] == {"kind": "aaa"}
     assert len(best["replicates"]["trials"]) == 3
     output = place.here("best", "small", HPO_STORE=url).out
-    assert f"seeds      mean {best['replicates']['mean']:.4f} of 3, from" in output
+    assert f"seeds      mean {best['replicates']['mean']:.4f} of 3 runs, from" in output
     assert "seeds of one setting differ by 0.0" in output
     assert "of 9 trials of 3 settings)" in output
     page = place.path / "r.html"

@@ -309,5 +309,5 @@ def test_workers_replicate_points_despite_a_kill_and_report_the_noise(place, url
     page = place.path / "r.html"
     place.here("report", "small", "-o", str(page), HPO_STORE=url)
     text = page.read_text()
-    assert "may differ by their seeds alone" in text
-    assert "Over 3 seeds its setting reaches" in text
+    assert "may come from their seeds alone" in text
+    assert "Over 3 seeds, its setting reaches" in text

@@ -28,8 +28,8 @@ from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.training import custom, datasets, loop, precision
 from hpo.training.config import Config, CustomConfig
-from hpo.training.datasets import DatasetShape
 from hpo.training.devices import WorkerDevice
+from hpo.training.shapes import DatasetShape
 
 KIND_OPTIONS = ("model", "optimizer", "image_size", "batch_size", "tune")
 

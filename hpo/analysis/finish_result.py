@@ -61,7 +61,7 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     """
     definition = studies.read_definition(storage, plan.name)
     trials = status.read_trials(storage, plan.name)
-    images = records.count_images(definition, records.trial_records(definition, trials))
+    images = records.count_images(records.trial_records(definition, trials))
     by_point = {
         _key_of_trial(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs
     }

@@ -1,10 +1,8 @@
 """Records of trials: all that a report needs to know of a trial, read once from the store."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fractions import Fraction
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -16,8 +14,7 @@ from hpo.store import plan, status
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
 from hpo.training import config
-
-MAX_IMAGES = 10_000_000  # accuracies with a larger common denominator are no fractions of images
+from hpo.training.shapes import known_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +29,8 @@ class TrialRecord:
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used
     attributes: Mapping[str, Any]  # of its point: free facts from the study file, such as a site
+    images: int | None  # that accuracy is measured on; None if unknown, or if it counts no images
+    baseline: float | None  # the accuracy of always answering with the largest class; None if unknown
     curve: Mapping[int, float]  # accuracy after each epoch, from 1; in ``hpo finish`` only after the last
     epoch_seconds: tuple[float, ...]  # training and evaluation
     wall_seconds: float  # training and evaluation, an unfinished epoch included
@@ -72,12 +71,14 @@ def trial_records(definition: Definition, trials: Iterable[FrozenTrial]) -> list
         definition: The study's definition; it says which options of a setting training used.
         trials: Trials of that study.
     """
-    return [_trial_record(definition, trial) for trial in trials]
+    images = _known_images(definition)
+    return [_trial_record(definition, trial, images) for trial in trials]
 
 
-def _trial_record(definition: Definition, trial: FrozenTrial) -> TrialRecord:
+def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int | None) -> TrialRecord:
     stored, setting = trial.user_attrs, definition.train | trial.params
     setting |= trial.system_attrs.get(plan.RUN_OPTIONS, {})
+    images, baseline = stored.get("images"), stored.get("baseline")
     return TrialRecord(
         number=trial.number,
         replicate_of=trial.system_attrs.get(REPLICATE_OF),
@@ -87,6 +88,8 @@ def _trial_record(definition: Definition, trial: FrozenTrial) -> TrialRecord:
         distributions=trial.distributions,
         setting={n: value for n, value in setting.items() if is_used(n, setting, definition.option_table)},
         attributes={name: stored[name] for name in definition.attribute_names if name in stored},
+        images=images if isinstance(images, int) and images > 0 else known_images,
+        baseline=baseline if isinstance(baseline, int | float) and 0 < baseline <= 1 else None,
         curve=dict(sorted(trial.intermediate_values.items())),
         epoch_seconds=tuple(stored.get("epoch_seconds", ())),
         wall_seconds=float(stored.get("wall_time_seconds", 0.0)),
@@ -124,26 +127,25 @@ def complete_records(found: Iterable[TrialRecord]) -> list[TrialRecord]:
     return [each for each in found if each.state == "complete" and each.accuracy is not None]
 
 
-def count_images(definition: Definition, found: Iterable[TrialRecord]) -> int | None:
-    """Return how many images accuracy was measured on, at least, as far as the accuracies show.
+def _known_images(definition: Definition) -> int | None:
+    """Return how many images a study measures accuracy on, for trials that did not store it.
 
-    An accuracy is a number of images divided by N, the number of all images. The least common denominator
-    of all accuracies is therefore N, or a divisor of N while there are few accuracies.
+    Older versions of hpo did not. The number is known then for data sets that hpo knows by name.
+    """
+    if definition.option_table is config.CUSTOM_OPTIONS:
+        return None
+    settings = definition.trial_config({})
+    shape = known_shape(settings) if isinstance(settings, config.Config) else None
+    return None if shape is None else shape.selection
+
+
+def count_images(found: Iterable[TrialRecord]) -> int | None:
+    """Return how many images all of these accuracies were measured on; the least if trials differ.
 
     Args:
-        definition: The study's definition.
-        found: The study's trials.
+        found: Trials of a study.
 
     Returns:
-        The number of images. None for a custom objective, whose accuracy may be any number, before the
-        first epoch has ended, while all accuracies are 0 or 1, and above ``MAX_IMAGES``.
+        The number of images; None if no trial tells it.
     """
-    values = {value for each in found for value in each.curve.values()}
-    if definition.option_table is config.CUSTOM_OPTIONS or not values:
-        return None
-    common = 1
-    for value in values:
-        common = math.lcm(common, Fraction(value).limit_denominator(100_000).denominator)
-        if common > MAX_IMAGES:
-            return None
-    return common if common > 1 else None
+    return min((each.images for each in found if each.images is not None), default=None)

@@ -14,7 +14,8 @@ import torch
 
 from hpo.training import loop, models, precision
 from hpo.training.config import Config
-from hpo.training.datasets import Dataset, DatasetShape, Split
+from hpo.training.datasets import Dataset, Split
+from hpo.training.shapes import DatasetShape
 
 MAX_STEPS = 6  # of each kind of training; the first one only warms up
 MAX_STEP_SECONDS = 3.0  # in all, after which no further step is made

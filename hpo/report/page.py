@@ -74,7 +74,7 @@ def read_report(storage: Storage, name: str) -> Report:
     done = records.complete_records(found)
     if not done:
         raise StoreError(status.no_complete_trial_message(name, trials))
-    measure, images = status.metric_name(definition), records.count_images(definition, found)
+    measure, images = status.metric_name(definition), records.count_images(found)
     replayed = match.match_trials(found)
     own = definition.option_table is config.CUSTOM_OPTIONS  # the original report has no points of those
     judged = [] if own else claims.check_claims(replayed, images)

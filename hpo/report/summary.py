@@ -98,7 +98,7 @@ def _uncertainty(
     else:
         between = intervals.fraction_interval(accuracy, images)
         text.append(
-            f"On {images} images (at least, as the accuracies show), {accuracy:.4f} has the 95 % interval "
+            f"On {images} images, {accuracy:.4f} has the 95 % interval "
             f"{between.low:.4f} to {between.high:.4f} (Wilson)."
         )
         text.append(_close_trials_note(winner, done, images))

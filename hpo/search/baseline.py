@@ -59,6 +59,15 @@ class Baseline:
         )
 
 
+def largest_class_share(labels: Tensor) -> float:
+    """Return the accuracy of a model that always answers with the largest class.
+
+    Args:
+        labels: The class indices of a split, int64 of shape (N,), N > 0, on any device.
+    """
+    return int(labels.cpu().bincount().max()) / len(labels)
+
+
 def baseline_of(labels: Tensor, config: Config, search: Search) -> Baseline | None:
     """Return the baseline of a trial.
 
@@ -73,7 +82,7 @@ def baseline_of(labels: Tensor, config: Config, search: Search) -> Baseline | No
     if not search.chance_epochs or search.pruner.name == "none":
         return None
     return Baseline(
-        largest_class_share=int(labels.cpu().bincount().max()) / len(labels),
+        largest_class_share=largest_class_share(labels),
         images=len(labels),
         min_epochs=max(
             search.chance_epochs + schedules.warmup_epoch_count(config), search.pruner.min_epochs

@@ -19,6 +19,7 @@ from torch import Tensor
 from hpo import errors
 from hpo.training import sources, splits, transforms
 from hpo.training.config import DATASETS, Config, FinalConfig
+from hpo.training.shapes import DatasetShape, known_shape
 
 logger = logging.getLogger(__name__)
 
@@ -145,56 +146,29 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     return _draw_splits(sources.read_published(config.dataset, root), config)
 
 
-# Training images, test images, pixels, channels and classes of the published data sets.
-PUBLISHED_SHAPES = {
-    "cifar10": (50_000, 10_000, 32, 3, 10),
-    "cifar100": (50_000, 10_000, 32, 3, 100),
-    "svhn": (73_257, 26_032, 32, 3, 10),
-    "mnist": (60_000, 10_000, 28, 1, 10),
-    "fashion_mnist": (60_000, 10_000, 28, 1, 10),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetShape:
-    """The size of a data set."""
-
-    train: int  # images
-    selection: int  # images
-    pixels: int  # side of an image
-    channels: int
-    classes: int
-
-
 def dataset_shape(config: Config, root: Path) -> DatasetShape:
     """Return the size of what ``load_dataset`` would return.
 
-    A published data set is neither read nor downloaded for this; other data sets are loaded.
+    A data set that hpo knows by name is neither read nor downloaded for this; a folder is read.
 
     Args:
-        config: The trial's settings, but not those of ``hpo finish``: with a limit their number of training
-            images would be wrong.
-        root: The data folder; not used for a published data set.
+        config: The trial's settings.
+        root: The data folder; not used for a data set whose size is known.
 
     Raises:
         DataError: If a data set that has to be loaded cannot be, or is unknown.
     """
-    if config.dataset not in PUBLISHED_SHAPES:
-        dataset = load_dataset(config, root)
-        _, channels, pixels, _ = dataset.train.images.shape
-        return DatasetShape(
-            train=len(dataset.train),
-            selection=len(dataset.selection),
-            pixels=pixels,
-            channels=channels,
-            classes=len(dataset.classes),
-        )
-    total, test, pixels, channels, classes = PUBLISHED_SHAPES[config.dataset]
-    held_out = round(config.valid_fraction * total) if config.selection == "valid" else 0
-    train = total - held_out
-    limit = min(config.limit or train, train)
-    selection = max(round((held_out or test) * limit / train), min(classes, limit))
-    return DatasetShape(train=limit, selection=selection, pixels=pixels, channels=channels, classes=classes)
+    if (known := known_shape(config)) is not None:
+        return known
+    dataset = load_dataset(config, root)
+    _, channels, pixels, _ = dataset.train.images.shape
+    return DatasetShape(
+        train=len(dataset.train),
+        selection=len(dataset.selection),
+        pixels=pixels,
+        channels=channels,
+        classes=len(dataset.classes),
+    )
 
 
 def check_folder(config: Config) -> None:

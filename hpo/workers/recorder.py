@@ -78,7 +78,8 @@ class Recorder:
     Args:
         claim: The claim on the trial.
         folder: The folder of the trial in the artifacts.
-        hardware: The facts on what the trial runs on, stored with each report.
+        facts: User attributes to store with each report and each save: what the trial runs on, and what
+            its accuracy is measured on.
         pruner: Decides on each report, in the recorder's thread.
         save_cost_seconds: What a save of such a trial is known to cost; 0 if unknown, then the first save
             is made at once to find out.
@@ -95,13 +96,13 @@ class Recorder:
         self,
         claim: Claim,
         folder: TrialFolder,
-        hardware: Mapping[str, Any],
+        facts: Mapping[str, Any],
         pruner: TrialPruner,
         save_cost_seconds: float = 0.0,
     ) -> None:
         self.claim = claim
         self.folder = folder
-        self.hardware = hardware
+        self.facts = facts
         self.pruner = pruner
         self.error: BaseException | None = None  # ended the recording
         self.order: str | None = None  # order to the study, to save and release the trial
@@ -226,7 +227,7 @@ class Recorder:
 
     def _attributes(self, run: "Run") -> dict[str, Any]:
         seconds = sum(epoch.seconds for epoch in run.history) + run.seconds
-        return {"wall_time_seconds": round(seconds, 4), "hardware": self.hardware}
+        return {"wall_time_seconds": round(seconds, 4), **self.facts}
 
     def _submit(self, work: Callable[..., None], *args: Any) -> "concurrent.futures.Future[None]":
         self._last_task = self._executor.submit(self._run_task, work, *args)

@@ -31,7 +31,7 @@ from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.errors import ArtifactError, HpoError
 from hpo.search.asha import PAUSED_AT_RUNG
-from hpo.search.baseline import Baseline, baseline_of
+from hpo.search.baseline import Baseline, baseline_of, largest_class_share
 from hpo.store import lease
 from hpo.store.lease import Claim
 from hpo.training.config import Config, CustomConfig
@@ -121,11 +121,11 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     hardware = choose_hardware(own.user_attrs.get("hardware", {}), config, context.cache)
     state = _fetch_checkpoint(claim, context, folder)
     facts = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
-    baseline, data = _describe_data(config, context)
+    baseline, data, measured = _describe_data(config, context)
     durable.write_file(folder.path / "settings.json", json.dumps(facts | data, indent=2).encode())
     pruner = TrialPruner(study, context.history, context.definition, baseline)
     save_cost = context.cache.expected_save_seconds(config)
-    with Recorder(claim, folder, hardware, pruner, save_cost) as recorder:
+    with Recorder(claim, folder, {"hardware": hardware, **measured}, pruner, save_cost) as recorder:
         run = _build_run(config, context, state, recorder, hardware)
         done = len(run.history)
         yield TrialStarted(
@@ -197,13 +197,19 @@ def _fetch_checkpoint(claim: Claim, context: WorkerContext, folder: TrialFolder)
 
 def _describe_data(
     config: Config | CustomConfig, context: WorkerContext
-) -> tuple[Baseline | None, dict[str, Any]]:
-    """Return the trial's baseline and the facts on its data set; a custom objective has neither."""
+) -> tuple[Baseline | None, dict[str, Any], dict[str, Any]]:
+    """Describe the data set of a trial; a custom objective has none.
+
+    Returns:
+        The baseline rule's baseline; the data set, for ``settings.json``; and what accuracy is measured on,
+        as user attributes: ``images`` and ``baseline``, the accuracy of the largest class alone.
+    """
     if isinstance(config, CustomConfig):
-        return None, {}
+        return None, {}, {}
     dataset = context.cache.load_dataset(config)
-    baseline = baseline_of(dataset.selection.labels, config, context.definition.search)
-    return baseline, {"data": dataset.describe()}
+    labels = dataset.selection.labels
+    measured = {"images": len(labels), "baseline": largest_class_share(labels)}
+    return baseline_of(labels, config, context.definition.search), {"data": dataset.describe()}, measured
 
 
 def _build_run(

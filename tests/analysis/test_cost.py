@@ -12,8 +12,8 @@ from hpo.analysis.pruned_share import run_share
 from hpo.original import prices
 from hpo.study.definition import Pruner
 from hpo.study.file import find_study_file, load_study_file
-from hpo.training import datasets, loop
-from hpo.training.config import Config
+from hpo.training import datasets, loop, shapes
+from hpo.training.config import Config, FinalConfig
 from hpo.training.devices import WorkerDevice
 from tests.support.idx_files import write_idx
 
@@ -86,22 +86,24 @@ def test_a_setting_that_does_not_fit_in_memory_is_reported_and_not_counted(monke
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "TrainingRun", full)
-    shape = datasets.DatasetShape(train=64, selection=8, pixels=8, channels=1, classes=10)
+    shape = shapes.DatasetShape(train=64, selection=8, pixels=8, channels=1, classes=10)
     assert step_timing.measure_cost(Config(dataset="digits"), shape, CPU) is None
     found = make_forecast(make_part(), make_part(epoch_seconds=None, peak_gib=None))
     assert found.device_hours == pytest.approx(1)
     assert "not in these totals: 1 row" in "\n".join(cost.summary_lines(found))
 
 
-def test_the_shape_of_a_published_data_set_is_that_of_the_loaded_one(tmp_path, monkeypatch):
+def test_the_shape_of_a_data_set_known_by_name_is_that_of_the_loaded_one(tmp_path, monkeypatch):
     labels = [index % 10 for index in range(200)]
     write_idx(tmp_path / "mnist", labels, test_labels=labels[:40])
     channels, pixels = datasets.load_dataset(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
-    monkeypatch.setitem(datasets.PUBLISHED_SHAPES, "mnist", (200, 40, pixels, channels, 10))
-    for options in ({}, {"selection": "test"}, {"limit": 90}, {"selection": "test", "limit": 90}):
-        config = Config(dataset="mnist", **options)
+    monkeypatch.setitem(shapes.KNOWN_SHAPES, "mnist", (200, 40, pixels, channels, 10))
+    final = FinalConfig(dataset="mnist", limit=90)
+    cases = ({}, {"selection": "test"}, {"limit": 90}, {"selection": "test", "limit": 90}, {"limit": 7})
+    configs = [Config(dataset=name, **case) for name in ("mnist", "digits") for case in cases]
+    for config in (final, final.model_copy(update={"dataset": "digits"}), *configs):
         loaded, shape = datasets.load_dataset(config, tmp_path), datasets.dataset_shape(config, tmp_path)
-        assert (shape.train, shape.selection) == (len(loaded.train), len(loaded.selection)), options
+        assert (shape.train, shape.selection) == (len(loaded.train), len(loaded.selection)), config
         assert shape.classes == len(loaded.classes)
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import optuna
@@ -13,6 +14,8 @@ import pytest
 
 import hpo
 from hpo.store import studies
+from hpo.training import datasets
+from hpo.training.config import Config
 from tests.support.workplace import ROOT, Workplace, workplace_in
 
 STUDY = """
@@ -128,6 +131,14 @@ def test_trials_as_json_csv_and_text_agree(completed):
     assert one == trials[2]
     assert "epoch 2" in completed.here("trials", "small", "--trial", "2").out
     assert "has no trial 9" in completed.here("trials", "small", "--trial", "9", code=1).err
+
+
+def test_each_trial_stores_how_many_images_its_accuracy_is_of_and_what_the_largest_class_gives(completed):
+    settings = Config(dataset="digits", image_size=16, limit=192)
+    labels = datasets.load_dataset(settings, completed.path).selection.labels
+    expected = (len(labels), max(Counter(labels.tolist()).values()) / len(labels))
+    stored = [trial.user_attrs for trial in load_study(completed).trials]
+    assert [(each["images"], each["baseline"]) for each in stored] == [expected] * 4
 
 
 def test_studies_lists_the_studies_of_the_store(completed):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from hpo.analysis import intervals, records
+from hpo.analysis import intervals
 from hpo.analysis.records import TrialRecord
 from hpo.original import claims, facts, match, tables
 from hpo.original.comparisons import Comparison
@@ -57,6 +57,8 @@ def trial(
         distributions={},
         setting=setting,
         attributes={"site": point.site},
+        images=IMAGES,
+        baseline=0.1,
         curve={1: first * best, **dict.fromkeys(range(2, point.epochs + 1), best)},
         epoch_seconds=tuple(each + (0.2 if epoch % 2 else -0.2) for epoch in range(point.epochs)),
         wall_seconds=each * point.epochs,
@@ -306,14 +308,3 @@ def test_point_9_matches_the_learning_rate_of_the_table_if_that_of_the_text_did_
     other = trial(9, lr=1e-4)
     assert match.match_trials([other])[9].trials == (other,)
     assert [each.setting["lr"] for each in match.match_trials([other, trial(9)])[9].trials] == [1e-5]
-
-
-def test_the_number_of_images_is_derived_from_the_accuracies():
-    definition = file.load_study_file(ROOT / "studies/quickstart.toml")
-    curves = [{1: 90 / 180, 2: 171 / 180}, {1: 77 / 180}]
-    found = [replace(trial(8), curve=curve) for curve in curves]
-    assert records.count_images(definition, found) == 180
-    assert records.count_images(definition, [replace(trial(8), curve={})]) is None
-    assert (
-        records.count_images(definition, [replace(trial(8), curve={1: 2**0.5 / 2, 2: 3**0.5 / 2})]) is None
-    )

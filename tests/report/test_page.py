@@ -71,6 +71,8 @@ def make_trial(
         "epoch_seconds": durations,
         "wall_time_seconds": round(sum(durations), 4),
         "hardware": hardware or CPU,
+        "images": IMAGES,
+        "baseline": 0.1,
     }
     value = {TrialState.COMPLETE: max, TrialState.PRUNED: lambda values: values[-1]}.get(state)
     trial = create_trial(

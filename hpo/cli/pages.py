@@ -119,7 +119,10 @@ def serve_dashboard(
     ] = 8080,
     read_write: Annotated[
         bool,
-        typer.Option("--read-write", help="Let everyone who has the link also change and delete studies."),
+        typer.Option(
+            "--read-write",
+            help="Let everyone who has the link also edit notes, add and remove files and delete studies.",
+        ),
     ] = False,
     behind_tls: Annotated[
         str | None,

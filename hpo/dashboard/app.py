@@ -22,7 +22,7 @@ from optuna_dashboard import _importance
 
 from hpo.artifacts.folders import Artifacts, file_name
 from hpo.artifacts.optuna_store import FolderArtifactStore
-from hpo.dashboard import notes
+from hpo.dashboard import changes, notes
 from hpo.dashboard.gate import App, Environ, Start
 from hpo.errors import DefinitionError
 from hpo.store import lease_info, plan, studies
@@ -78,7 +78,7 @@ class DashboardApp:
 
 
 class _HpoPlugin:
-    """A plugin for bottle, the framework of optuna-dashboard, that wraps some of its views."""
+    """A plugin for bottle, the framework of optuna-dashboard, that wraps its views."""
 
     name = "hpo"
     api = 2
@@ -94,7 +94,6 @@ class _HpoPlugin:
         self.views: dict[tuple[str, str], View] = {
             ("GET", study): self.detail,
             ("DELETE", study): self.delete,
-            ("POST", f"{study}/rename"): self.rename,
             ("GET", f"/artifacts/<study_id:int>/{file}"): self.download,
             ("GET", f"/artifacts/<study_id:int>/<trial_id:int>/{file}"): self.download,
         }
@@ -107,10 +106,35 @@ class _HpoPlugin:
             route: The route, with its method and rule.
 
         Returns:
-            A view of this plugin that wraps the callback, or the callback itself.
+            The callback, or a view of this plugin that wraps it, behind the checks of the request.
         """
         view = self.views.get((route.method, route.rule))
-        return callback if view is None else functools.partial(view, callback)
+        inner = callback if view is None else functools.partial(view, callback)
+        return functools.partial(self.check, inner, route)
+
+    def check(self, callback: View, route: Any, /, **arguments: Any) -> Any:
+        """Refuse a change that is not allowed, or one of what does not exist; else call the view.
+
+        Args:
+            callback: The view.
+            route: Its route.
+            arguments: What the route found in the path.
+        """
+        if any(isinstance(each, int) and not 0 <= each < 2**31 for each in arguments.values()):
+            return _refuse(404, "there is no such study or trial")
+        if refused := changes.refusal(route.method, route.rule):
+            return _refuse(*refused)
+        if route.method != "GET" and not self._exists(**arguments):
+            return _refuse(404, "there is no such study or trial")
+        return callback(**arguments)
+
+    def _exists(self, *, study_id: int, trial_id: int | None = None, **_: Any) -> bool:
+        find = self.storage.get_trial_id_from_study_id_trial_number
+        try:
+            self.storage.get_study_name_from_id(study_id)
+            return trial_id is None or find(study_id, self.storage.get_trial(trial_id).number) == trial_id
+        except KeyError:
+            return False
 
     def detail(self, callback: View, study_id: int) -> Any:
         """Add notes and files to the response about a study, except a note that a user has written.
@@ -161,17 +185,6 @@ class _HpoPlugin:
         except (ArtifactNotFound, KeyError):
             raise bottle.HTTPError(404, "no such file; the trial may not have written it") from None
 
-    def rename(self, callback: View, study_id: int) -> Any:
-        """Refuse (409) to rename a study of hpo: the copy that renaming makes would lose its definition.
-
-        Args:
-            callback: The view of optuna-dashboard, which renames studies of other tools.
-            study_id: The study's id in the database.
-        """
-        if not self._is_ours(study_id):
-            return callback(study_id=study_id)
-        return _conflict("a study of hpo cannot be renamed; create a new one with --name")
-
     def delete(self, callback: View, study_id: int) -> Any:
         """Delete a study as ``hpo delete`` does: with its files, and not while it has workers (409).
 
@@ -190,7 +203,7 @@ class _HpoPlugin:
         if not self._is_ours(study_id):
             return callback(study_id=study_id)
         if any(worker.is_alive for worker in lease_info.read_leases(self.storage, study_id)):
-            return _conflict("the study has workers; stop them first")
+            return _refuse(409, "the study has workers; stop them first")
         folder = self._folder(study_id)
         answer = callback(study_id=study_id)
         asked = bottle.request.json or {}
@@ -241,6 +254,6 @@ def _file_response(name: str, artifact_store: FolderArtifactStore) -> bottle.HTT
     return bottle.HTTPResponse(artifact_store.open(name), headers=headers)
 
 
-def _conflict(reason: str) -> dict[str, str]:
-    bottle.response.status = 409
+def _refuse(status: int, reason: str) -> dict[str, str]:
+    bottle.response.status = status
     return {"reason": reason}

@@ -8,7 +8,8 @@ A request must pass these checks, in this order:
 2. The **token** is in the link, or in the cookie that the link sets; else 401, whatever the request is. In
    a link that has a token only that one counts.
 3. The **body** has at most ``MAX_BODY_BYTES`` and comes without Transfer-Encoding; else 413 or 411.
-4. The **method** is GET or HEAD, unless the dashboard is read-write; else 405.
+4. The **method** is GET or HEAD, unless the dashboard is read-write; else 405. Which changes a read-write
+   dashboard allows is in ``changes``.
 
 Headers of each response forbid other sites to frame it or read it, and shared caches to store it. Only the
 dashboard's own pages may run scripts. Everything else, above all artifacts, stays inert even if somebody

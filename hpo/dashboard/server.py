@@ -1,8 +1,8 @@
 """Serve the dashboard with gunicorn until SIGINT or SIGTERM.
 
 The parent process binds the socket, so that a host or port that cannot be used is reported at once, and
-keeps the number of the signal that ends it. One child process with several threads serves requests; it
-opens the store itself, since database connections must not cross a fork.
+keeps the number of the signal that ends it. One child process with several threads serves requests
+(``connections``); it opens the store itself, since database connections must not cross a fork.
 """
 
 import ipaddress
@@ -20,12 +20,13 @@ from gunicorn.arbiter import Arbiter
 
 from hpo.artifacts.folders import Artifacts
 from hpo.dashboard.app import DashboardApp
+from hpo.dashboard.connections import MAX_CONNECTIONS, Worker
 from hpo.dashboard.gate import App, Environ, Gate, Start
 from hpo.dashboard.token import load_token
 from hpo.errors import DashboardError, StoreError
 from hpo.store import studies
 
-THREADS = 8  # simultaneous requests; a page sends about six
+THREADS = 16  # simultaneous requests; a page sends about six, and each long download takes one
 GRACEFUL_EXIT_SECONDS = 5  # after which gunicorn kills a child that has not exited
 
 
@@ -171,8 +172,10 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
         self.settings = {
             # gunicorn closes its own copy of the socket.
             "bind": f"fd://{listener.dup().detach()}",
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "threads": THREADS,
+            "worker_connections": MAX_CONNECTIONS,
+            "keepalive": 0,  # one request per connection: see hpo/dashboard/connections.py
             "graceful_timeout": GRACEFUL_EXIT_SECONDS,
             "post_worker_init": _exit_on_signal,
             "forwarded_allow_ips": "",  # trust no proxy headers about client and scheme

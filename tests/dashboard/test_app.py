@@ -174,31 +174,97 @@ def test_read_requests_change_nothing_even_with_read_write(read_write_app, waiti
         assert rows() == before, path
 
 
-def test_with_read_write_every_allowed_mutation_is_made(read_write_app, storage, waiting, rows, url):
+ALLOWED_MUTATIONS = {
+    "delete": 204,
+    "study note": 204,
+    "trial note": 204,
+    "trial artifact": 201,
+    "study artifact": 201,
+}
+
+
+def test_with_read_write_only_what_the_documents_name_is_changed(read_write_app, waiting, rows):
     statuses = {}
-    for name, (method, path, body) in MUTATIONS.items():
-        if name not in ("delete", "tell"):
-            before = rows()
-            statuses[name] = ask(read_write_app, method, path, body).status
-            assert (rows() == before) == (name in ("rename", "schema upgrade")), name
-    assert statuses == {
-        "create": 201,
-        "rename": 409,  # it would lose the definition
-        "study note": 204,
-        "trial note": 204,
-        "attributes": 204,
-        "preference": 204,
-        "preference component": 204,
-        "trial artifact": 201,
-        "study artifact": 201,
-        "schema upgrade": 302,  # a store that needs one cannot be opened
-    }
-    assert detail(read_write_app)["note"] == {"version": 1, "body": "mine"}
-    assert ask(read_write_app, *MUTATIONS["tell"]).status == 204
-    study = optuna.load_study(study_name="small", storage=url)
-    assert (study.trials[3].state, study.trials[3].value) == (TrialState.COMPLETE, 1.0)
-    assert study.trials[3].user_attrs["checked"] == "yes"
-    assert ask(read_write_app, "POST", "/api/studies/2/rename", {"study_name": "newer"}).status == 201
+    for name in sorted(MUTATIONS, key="delete".__eq__):  # the deletion last
+        method, path, body = MUTATIONS[name]
+        before = rows()
+        answer = ask(read_write_app, method, path, body)
+        statuses[name] = answer.status
+        assert (rows() != before) == (name in ALLOWED_MUTATIONS), name
+        if name not in ALLOWED_MUTATIONS:
+            assert "it changes nothing else" in answer.json()["reason"], name
+        if name == "study note":
+            assert detail(read_write_app)["note"] == {"version": 1, "body": "mine"}
+    assert statuses == dict.fromkeys(MUTATIONS, 403) | ALLOWED_MUTATIONS
+
+
+def test_with_read_write_no_route_is_open_that_is_not_tested(read_write_app, waiting, rows):
+    before, allowed = rows(), []
+    for method, path in routes():
+        if method != "GET":
+            answer = ask(read_write_app, method, path, {"unknown": 1})
+            assert answer.status in (400, 403), path
+            allowed += [(method, path)] * (answer.status == 400)
+    assert rows() == before
+    assert sorted(allowed) == [
+        ("DELETE", "/api/artifacts/1/0a-1b"),
+        ("DELETE", "/api/artifacts/1/1/0a-1b"),
+        ("DELETE", "/api/studies/1"),
+        ("POST", "/api/artifacts/1"),
+        ("POST", "/api/artifacts/1/1"),
+        ("PUT", "/api/studies/1/1/note"),
+        ("PUT", "/api/studies/1/note"),
+    ]
+
+
+NOTE = "/api/studies/1/4/note"
+FILE = "/api/artifacts/1/4"
+
+
+WRONG_CHANGES = [
+    ("PUT", NOTE, {"version": "1", "body": "mine"}, 400, "version: Input should be a valid integer"),
+    ("PUT", NOTE, {"version": 10**400, "body": "mine"}, 400, "version: Input should be less than"),
+    ("PUT", NOTE, {"version": 1, "body": {}}, 400, "body: Input should be a valid string"),
+    ("PUT", NOTE, {"version": 1, "body": "mine", "state": "Fail"}, 400, "state: Extra inputs"),
+    ("PUT", NOTE, [], 400, "request: Input should be a valid dictionary"),
+    ("PUT", NOTE, None, 400, "version: Field required; body: Field required"),
+    ("PUT", "/api/studies/1/5/note", {"version": 1, "body": "mine"}, 404, "no such study or trial"),
+    ("PUT", "/api/studies/2/note", {"version": 1, "body": "mine"}, 404, "no such study or trial"),
+    (
+        "PUT",
+        f"/api/studies/{10**30}/note",
+        {"version": 1, "body": "mine"},
+        404,
+        "no such study or trial",
+    ),
+    ("GET", f"/api/studies/{10**30}", None, 404, "no such study or trial"),
+    ("POST", FILE, {"file": "data:,x", "filename": 1}, 400, "filename: Input should be a valid string"),
+    (
+        "POST",
+        FILE,
+        {"file": "data:;base64,eA", "filename": "x"},
+        400,
+        "file: Value error, Incorrect padding",
+    ),
+    ("POST", FILE, {"file": "https://evil.example/x"}, 400, "file: Value error"),
+    (
+        "DELETE",
+        "/api/studies/1",
+        {"remove_associated_artifacts": "no"},
+        400,
+        "should be a valid boolean",
+    ),
+]
+
+
+def test_a_change_with_a_wrong_field_or_place_is_refused_in_one_line(read_write_app, waiting, rows, capfd):
+    before = rows()
+    for method, path, body, status, reason in WRONG_CHANGES:
+        answer = ask(read_write_app, method, path, body)
+        assert answer.status == status, (path, body)
+        assert reason in answer.json()["reason"]
+        assert rows() == before
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_deleting_a_study_deletes_its_files_and_is_refused_while_workers_run(

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from hpo.artifacts.folders import Artifacts
 from hpo.dashboard import server
+from hpo.dashboard.connections import MAX_WAITING
 from hpo.errors import HpoError, StoreError
 from hpo.store import studies
 from hpo.study.file import load_study_file
@@ -146,17 +147,36 @@ def stop_dashboard(process: subprocess.Popen[str], number: int) -> tuple[int, st
     return process.returncode, out, err
 
 
-def test_a_client_that_disconnects_does_not_affect_others(completed, url):
-    with serving(completed, HPO_STORE=url) as (process, link):
+def test_clients_that_disconnect_or_hang_do_not_affect_others(completed, url):
+    with serving(completed, HPO_STORE=url) as (process, link), contextlib.ExitStack() as hanging:
         client = Client(link)
         client.enter()
         host, _, port = client.address.partition(":")
+
+        def connect(sent: str) -> socket.socket:
+            connection = socket.create_connection((host, int(port)), timeout=60)
+            connection.sendall(sent.encode())
+            return connection
+
+        fields = f"Host: {client.address}\r\nCookie: {client.cookie}\r\n"
+        download = f"GET /static/bundle.js HTTP/1.1\r\n{fields}\r\n"
         for _ in range(20):
-            with socket.create_connection((host, int(port))) as hanging_up:
-                head = f"Host: {client.address}\r\nCookie: {client.cookie}\r\n\r\n"
-                hanging_up.sendall(f"GET /static/bundle.js HTTP/1.1\r\n{head}".encode())
+            with connect(download) as hanging_up:
                 hanging_up.recv(1)  # and not the rest of six megabytes
+        starts = (
+            "",
+            "G",
+            "\r\n\r\n",
+            f"GET /api/studies HTTP/1.1\r\n{fields}",
+            f"POST /api/studies HTTP/1.1\r\nHost: {client.address}\r\nContent-Length: 99999\r\n\r\nx",
+            f"POST /api/studies HTTP/1.1\r\n{fields}Content-Length: 99999\r\n\r\nx",
+        )
+        clients = [hanging.enter_context(connect(starts[n % 6])) for n in range(MAX_WAITING + 60)]
         assert client.ask("GET", "/api/studies")[0] == 200
+        assert clients[0].recv(1) == b"", "the oldest is closed"
+        refused = hanging.enter_context(connect(starts[-1]))
+        assert refused.recv(12) == b"HTTP/1.1 405", "an answer does not wait for the body"
+        assert client.ask("GET", "/static/bundle.js")[0] == 200
         assert stop_dashboard(process, signal.SIGINT) == (130, "", ""), "no process was replaced"
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from hpo.analysis.formatting import describe_split, end_reason, format_params, format_seconds
 from hpo.analysis.importance import Importance
 from hpo.search.replicates import REPLICATE_OF, ReplicatedSetting
+from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
 from hpo.store.status import STATE_NAMES, BestTrial, Status
 from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStarted
@@ -216,8 +217,13 @@ def status_headline(found: Status) -> str:
     return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
 
 
-def status_view(found: Status) -> RenderableType:
-    """Return the status of a study: counts, best trial, budgets, time left, workers, and what waits."""
+def status_view(found: Status, files: str) -> RenderableType:
+    """Return the status of a study: counts, best trial, budgets, time left, workers, and what waits.
+
+    Args:
+        found: The status.
+        files: Path or URL of the study's files.
+    """
     lines = [status_headline(found)]
     if found.best is not None:
         note = describe_split(found.selection)
@@ -227,6 +233,7 @@ def status_view(found: Status) -> RenderableType:
         lines.append(f"budgets: {'; '.join(map(str, found.budgets))}")
     if found.seconds_left:
         lines.append(f"time left: about {format_seconds(found.seconds_left)}")
+    lines += advice_lines(found.study, found.early_ends, files)
     return Group(*lines, *workers_view(found))
 
 

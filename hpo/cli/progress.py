@@ -150,11 +150,17 @@ def explain_idle(now: Status) -> None:
         now: The status of the study.
     """
     if now.state == "complete":
-        print_stderr(f"hpo: study '{now.study}' is complete; nothing to do")
+        print_stderr(f"hpo: study '{now.study}' is complete{_what_ran(now)}")
     elif now.state == "stopped":
         print_stderr(f"hpo: study '{now.study}' is stopped; run 'hpo resume {now.study}' first")
     elif now.state == "paused" and not now.used_up_budget:
         print_stderr(f"hpo: study '{now.study}' is paused; workers wait until 'hpo resume {now.study}'")
+
+
+def _what_ran(now: Status) -> str:
+    if now.budget and not now.trials["complete"]:
+        return f", but none of its {now.budget} trials succeeded"
+    return f", all {now.budget} trials have run; nothing to do"
 
 
 def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: StopSignal) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -65,11 +65,12 @@ def show_status(
         progress.watch_study(storage, name)
         return
     now = status.read_status(storage, name)
-    logs = Artifacts(artifacts).logs_folder(studies.artifacts_folder(storage, name))
+    place, folder = Artifacts(artifacts), studies.artifacts_folder(storage, name)
+    logs = place.logs_folder(folder)
     if as_json:
         print_json(documents.status_document(now) | {"logs": str(logs) if logs.is_dir() else None})
         return
-    console.open_console().print(console.status_view(now))
+    console.open_console().print(console.status_view(now, place.path(folder)))
     if logs.is_dir():
         print(f"logs: {logs}")
 
@@ -133,6 +134,7 @@ def show_best(
     storage = studies.open_storage(store_url, create=False)
     found = status.best_trials(storage, name, count)
     if not found:
+        print_early_ends(storage, name, artifacts)
         raise StoreError(status.no_complete_trial_message(name, status.read_trials(storage, name)))
     if as_json:
         selected = [documents.best_trial_document(each) for each in found]
@@ -141,6 +143,7 @@ def show_best(
     _print_trials(storage, found, Artifacts(artifacts), store_url)
     if found[0].noise is not None:
         print(found[0].noise)
+    print_early_ends(storage, name, artifacts, sys.stdout)
 
 
 @app.command("importance", rich_help_panel=RESULTS)
@@ -173,7 +176,7 @@ def show_importance(
 
 
 def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) -> None:
-    """Print the best trial of a study, and where its files are.
+    """Print the best trial of a study, where its files are, and what failed or was pruned.
 
     Args:
         storage: The store.
@@ -192,8 +195,33 @@ def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) ->
 
     found = status.best_trials(storage, name, 1)
     if not found:
+        print_early_ends(storage, name, artifacts)
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
     _print_trials(storage, found, Artifacts(artifacts), store_url)
+    print_early_ends(storage, name, artifacts, sys.stdout)
+
+
+def print_early_ends(storage: "Storage", name: str, artifacts: str, to: TextIO | None = None) -> None:
+    """Print how many trials failed or were pruned, why most of them, and what to do; nothing if none did.
+
+    Args:
+        storage: The store.
+        name: The study.
+        artifacts: Folder or URL of the artifacts.
+        to: Where to print; None for stderr, where each line begins with "hpo: ".
+
+    Raises:
+        StoreError: There is no such study.
+        StoreUnavailable: The database cannot be reached.
+        ArtifactError: The artifacts' URL cannot be used.
+    """
+    from hpo.artifacts.folders import Artifacts
+    from hpo.store import failures, status, studies
+
+    files = Artifacts(artifacts).path(studies.artifacts_folder(storage, name))
+    found = failures.find_early_ends(status.read_trials(storage, name))
+    for line in failures.advice_lines(name, found, files):
+        print(f"hpo: {line}" if to is None else line, file=to or sys.stderr)
 
 
 def _print_trials(

@@ -27,7 +27,7 @@ from hpo.cli.options import (
     StudyName,
     Workers,
 )
-from hpo.cli.results import print_best, print_finish
+from hpo.cli.results import print_best, print_early_ends, print_finish
 from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ def run_study(
     new = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
     before = status.read_status(storage, definition.name)
     if before.state == "complete":
-        progress.print_stderr(
-            f"hpo: study '{definition.name}' is complete, all {before.budget} trials have run; "
-            "nothing to do"
-        )
+        progress.explain_idle(before)
         print_best(storage, definition.name, artifacts, store_url)
         return
     if not new:
@@ -86,6 +83,8 @@ def run_study(
     now = status.read_status(storage, definition.name)
     if now.state != "stopped" and (now.best or not now.used_up_budget):
         print_best(storage, definition.name, artifacts, store_url)
+    else:
+        print_early_ends(storage, definition.name, artifacts)
 
 
 def _check_images(definition: "Definition") -> None:
@@ -160,13 +159,14 @@ def launch_workers(
 ) -> None:
     """Start workers for a stored study and restart those that die.
 
+    Exits with 1 if the study is complete and none of its trials succeeded.
     Follows local and Ray workers until the study ends or a budget is used up.
     Submits Slurm workers as a job, without waiting for it.
 
     Example: hpo launch my-study --engine slurm --workers 4 --option partition=gpu
     """
     from hpo.cli import engines, progress
-    from hpo.store import studies
+    from hpo.store import status, studies
 
     stop = progress.StopSignal()
     try:
@@ -185,6 +185,10 @@ def launch_workers(
         raise _worker_exit(error) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
+    now = status.read_status(storage, name)
+    if now.state == "complete":
+        print_early_ends(storage, name, artifacts)
+        raise typer.Exit(1 if now.budget and not now.trials["complete"] else 0)
 
 
 @app.command("worker", rich_help_panel=RUN)

@@ -26,7 +26,7 @@ from hpo.errors import ArtifactError, StoreError
 from hpo.original import claims, match, tables
 from hpo.original.claims import ReportClaim
 from hpo.report import parameter_axis, parameter_plots, study_plots, summary
-from hpo.store import status, studies
+from hpo.store import failures, status, studies
 from hpo.store.storage import Storage
 from hpo.training import config
 
@@ -52,6 +52,7 @@ class Report:
     study: str  # its name
     measure: str  # accuracy, or test accuracy
     summary: summary.Summary
+    early_ends: Sequence[str]  # lines on the trials that failed or were pruned
     fixed: Sequence[tuple[str, str]]  # options that are the same in all trials, with their values
     claims: Sequence[ReportClaim]  # none for a custom objective
     sections: Sequence[Section]  # in the order of the page
@@ -97,11 +98,12 @@ def read_report(storage: Storage, name: str) -> Report:
         summary.trials_section(found, measure),
         *(() if mirrors else original),
     )
-    state = status.read_status(storage, name).state
+    now = status.read_status(storage, name)
     return Report(
         study=name,
         measure=measure,
-        summary=summary.summarize(found, status.selection_of(definition), images, state),
+        summary=summary.summarize(found, status.selection_of(definition), images, now.state),
+        early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
         fixed=summary.fixed_options(definition.train, found),
         claims=judged,
         sections=sections,

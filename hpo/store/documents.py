@@ -38,7 +38,8 @@ def best_trial_document(found: BestTrial) -> dict[str, Any]:
 def status_document(found: Status) -> dict[str, Any]:
     """Return a study's status for JSON: the fields of ``Status`` but for ``selection``.
 
-    ``budgets`` is an object by option of ``[search]``; ``seconds_left`` is rounded to tenths.
+    ``budgets`` is an object by option of ``[search]``, ``early_ends`` one by state (failed, pruned).
+    ``seconds_left`` is rounded to tenths.
     """
     return {
         "study": found.study,
@@ -61,6 +62,7 @@ def status_document(found: Status) -> dict[str, Any]:
         ],
         "waits": list(found.waits),
         "seconds_left": None if found.seconds_left is None else round(found.seconds_left, 1),
+        "early_ends": {each.state: each.document() for each in found.early_ends},
         "budgets": {each.name: each.document() for each in found.budgets},
     }
 

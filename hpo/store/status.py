@@ -12,6 +12,7 @@ from hpo.search import asha, replicates
 from hpo.search.replicates import Noise, ReplicatedSetting
 from hpo.store import control, plan, queue, studies
 from hpo.store.budgets import Budget, read_budgets
+from hpo.store.failures import EarlyEnd, find_early_ends
 from hpo.store.lease_info import LeaseInfo, read_leases
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
@@ -69,6 +70,7 @@ class Status:
         budget: Number of trials as far as it is known: of replicates only those already made.
         budgets: The budgets that are set besides the number of trials.
         best: The best complete trial; None if there is none.
+        early_ends: The trials that failed and those that were pruned, with the commonest reasons.
         workers: The leases of the running trials, also expired ones.
         selection: The split that accuracy is measured on; None for a custom objective.
         waits: A phrase for everything that waits, saying what it waits for.
@@ -81,6 +83,7 @@ class Status:
     budget: int
     budgets: tuple[Budget, ...]
     best: BestTrial | None
+    early_ends: tuple[EarlyEnd, ...]
     workers: tuple[LeaseInfo, ...]
     selection: str | None
     waits: tuple[str, ...]
@@ -144,6 +147,7 @@ def read_status(storage: Storage, name: str) -> Status:
         budget=definition.setting_count + len(replicates.first_trial_numbers(trials)),
         budgets=budgets,
         best=ranked[0] if ranked else None,
+        early_ends=find_early_ends(trials),
         workers=tuple(workers),
         selection=selection_of(definition),
         waits=tuple(_describe_waits(name, trials, workers, order, used_up)),

@@ -106,7 +106,18 @@ def test_best_as_json_has_the_specified_fields(completed):
 
 def test_status_as_json_has_the_specified_fields(completed):
     status = completed.hpo("status", "small", "--json").json()
-    fields = ["study", "state", "trials", "budget", "best", "workers", "waits", "seconds_left", "budgets"]
+    fields = [
+        "study",
+        "state",
+        "trials",
+        "budget",
+        "best",
+        "workers",
+        "waits",
+        "seconds_left",
+        "early_ends",
+        "budgets",
+    ]
     assert list(status) == [*fields, "logs"]
     assert status["budgets"] == {}, "no budget is set"
     assert status["state"] == "complete"
@@ -187,7 +198,10 @@ def test_a_misspelt_study_is_refused_with_the_existing_ones(completed):
 
 
 def test_a_worker_states_why_it_has_nothing_to_do(completed):
-    assert completed.here("worker", "small").err == "hpo: study 'small' is complete; nothing to do\n"
+    assert (
+        completed.here("worker", "small").err
+        == "hpo: study 'small' is complete, all 4 trials have run; nothing to do\n"
+    )
 
 
 def test_missing_devices_are_reported_in_one_line(completed):

@@ -1,0 +1,124 @@
+"""Trials that did not complete: how many failed or were pruned, the commonest reason, and what to do.
+
+A reason is the first line of what the trial's attributes say. Two reasons that differ in their numbers
+only, such as "by median at epoch 3" and "by median at epoch 5", count as the same.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+MAX_REASON_LENGTH = 200  # characters of a reason that a line shows
+# Classes of failures that are no exceptions of the training, so that no traceback was written.
+_WITHOUT_TRACEBACK = ("lost", "out_of_memory", "diverged", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyEnd:
+    """The trials of a study that ended in one of the states ``failed`` and ``pruned``.
+
+    Attributes:
+        state: The state.
+        count: Number of trials in this state.
+        trials: Number of all trials of the study.
+        reason: The commonest reason, as the first of its trials gives it; "" if none is recorded.
+        reason_count: Number of trials with this reason.
+        first_trial: The first of these trials.
+        has_traceback: Whether this trial wrote a ``traceback.txt``.
+    """
+
+    state: str
+    count: int
+    trials: int
+    reason: str
+    reason_count: int
+    first_trial: int
+    has_traceback: bool
+
+    def __str__(self) -> str:
+        ended = "failed" if self.state == "failed" else "stopped early (pruned)"
+        was = "" if self.state == "failed" else "were " if self.count > 1 else "was "
+        text = f"{self.count} of {self.trials} trial{'s' * (self.trials > 1)} {was}{ended}"
+        reason = self.reason or "no reason is recorded"
+        if self.reason_count < self.count:
+            return f"{text}, most often ({self.reason_count} times): {reason}"
+        return f"{text}{', each time' if self.count > 1 else ''}: {reason}"
+
+    def document(self) -> dict[str, Any]:
+        """Return the fields for JSON, without those that the study's counts give."""
+        return {
+            "count": self.count,
+            "reason": self.reason,
+            "reason_count": self.reason_count,
+            "first_trial": self.first_trial,
+        }
+
+
+def find_early_ends(trials: Iterable[FrozenTrial]) -> tuple[EarlyEnd, ...]:
+    """Return what is to be said about the trials that failed and those that were pruned.
+
+    Args:
+        trials: All trials of a study, by number.
+
+    Returns:
+        One record for each of the states ``failed`` and ``pruned`` that a trial is in, in this order.
+    """
+    every = list(trials)
+    states = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+    ended = {name: [trial for trial in every if trial.state == state] for name, state in states.items()}
+    return tuple(_early_end(name, found, len(every)) for name, found in ended.items() if found)
+
+
+def _early_end(state: str, ended: list[FrozenTrial], trials: int) -> EarlyEnd:
+    reasons = [_reason(trial) for trial in ended]
+    kinds = [re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", reason) for reason in reasons]
+    kind, count = Counter(kinds).most_common(1)[0]
+    first = kinds.index(kind)
+    return EarlyEnd(
+        state=state,
+        count=len(ended),
+        trials=trials,
+        reason=reasons[first],
+        reason_count=count,
+        first_trial=ended[first].number,
+        has_traceback=state == "failed" and _failure(ended[first])[0] not in _WITHOUT_TRACEBACK,
+    )
+
+
+def _failure(trial: FrozenTrial) -> tuple[str, str]:
+    """Return the class and the message of a trial's failure; empty where the store has none."""
+    stored = trial.user_attrs.get("failure")
+    if not isinstance(stored, Mapping):
+        return "", ""
+    return str(stored.get("class", "")), str(stored.get("message", ""))
+
+
+def _reason(trial: FrozenTrial) -> str:
+    """Return why a trial was pruned or failed, as one line; the message of an exception with its class."""
+    kind, message = _failure(trial)
+    text = trial.user_attrs.get("pruned") if trial.state == TrialState.PRUNED else None
+    if text is None:
+        text = message if kind in _WITHOUT_TRACEBACK else f"{kind}: {message}" if message else kind
+    line = str(text).strip().partition("\n")[0]
+    return line if len(line) <= MAX_REASON_LENGTH else f"{line[: MAX_REASON_LENGTH - 3]}..."
+
+
+def advice_lines(name: str, found: Iterable[EarlyEnd], files: str | None) -> Iterator[str]:
+    """Yield lines about trials that ended early: how many and why, the traceback, how to try again.
+
+    Args:
+        name: The study's name.
+        found: The result of ``find_early_ends``; nothing is said about a study without such trials.
+        files: Path or URL of the study's files; None where no place is named.
+    """
+    for each in found:
+        yield str(each)
+        if each.has_traceback:
+            where = "" if files is None else f": {files}/{each.first_trial:04d}/traceback.txt"
+            yield f"  traceback of trial {each.first_trial}{where or ' is in traceback.txt of its folder'}"
+        if each.state == "failed":
+            yield f"  once the cause is gone: hpo retry {name} --failed, then run the study again"

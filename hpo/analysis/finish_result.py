@@ -10,7 +10,7 @@ from rich.table import Table
 from hpo.analysis import intervals, records
 from hpo.analysis.finish import ChosenSetting, FinishPlan
 from hpo.analysis.formatting import end_reason, format_params
-from hpo.analysis.intervals import Interval
+from hpo.analysis.intervals import Interval, Limits
 from hpo.errors import StoreError
 from hpo.store import status, studies
 from hpo.store.storage import Storage
@@ -24,7 +24,7 @@ class SettingRuns:
 
     setting: ChosenSetting
     accuracies: Mapping[int, float]  # of the complete runs, by seed
-    interval: Interval | None  # of their mean; None below two runs
+    interval: Interval | None  # of their mean; None below three runs
 
     @property
     def mean(self) -> float | None:
@@ -61,6 +61,8 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     """
     definition = studies.read_definition(storage, plan.name)
     trials = status.read_trials(storage, plan.name)
+    is_test = definition.option_table is not config.CUSTOM_OPTIONS
+    possible = intervals.FRACTION if is_test else intervals.ANY
     images = records.count_images(records.trial_records(definition, trials))
     by_point = {
         _key_of_trial(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs
@@ -68,7 +70,7 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     runs, missing = [], []
     for setting in plan.settings:
         by_seed = {seed: by_point[_point_key(setting.point(seed))] for seed in plan.seeds}
-        runs.append(_setting_runs(setting, by_seed, images))
+        runs.append(_setting_runs(setting, by_seed, images, possible))
         missing += [
             _describe_missing(plan, setting, seed, trial)
             for seed, trial in by_seed.items()
@@ -76,11 +78,11 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
         ]
     if not any(each.accuracies for each in runs):
         raise StoreError(f"study '{plan.name}' has no complete trial; 'hpo trials {plan.name}' says why")
-    ranked, difference = _rank(runs, intervals.accuracy_step(images))
+    ranked, difference = _rank(runs, intervals.accuracy_step(images), possible)
     return FinishResult(
         plan=plan,
         measure=status.metric_name(definition),
-        is_test=definition.option_table is not config.CUSTOM_OPTIONS,
+        is_test=is_test,
         runs=ranked,
         difference=difference,
         missing=tuple(missing),
@@ -96,12 +98,12 @@ def _point_key(point: Point) -> str:
 
 
 def _setting_runs(
-    setting: ChosenSetting, by_seed: Mapping[int, FrozenTrial], images: int | None
+    setting: ChosenSetting, by_seed: Mapping[int, FrozenTrial], images: int | None, possible: Limits
 ) -> SettingRuns:
     complete = {seed: trial.value for seed, trial in by_seed.items() if trial.state == TrialState.COMPLETE}
     accuracies = {seed: value for seed, value in complete.items() if value is not None}
     values = list(accuracies.values())
-    interval = intervals.accuracy_interval(values, images) if len(values) > 1 else None
+    interval = intervals.accuracy_interval(values, images, possible)
     return SettingRuns(setting=setting, accuracies=accuracies, interval=interval)
 
 
@@ -113,7 +115,9 @@ def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial
     return f"trial {setting.trial}'s setting lacks seed {seed}: its run is {state}{because}{retry}"
 
 
-def _rank(runs: list[SettingRuns], least: float) -> tuple[tuple[SettingRuns, ...], Interval | None]:
+def _rank(
+    runs: list[SettingRuns], least: float, possible: Limits
+) -> tuple[tuple[SettingRuns, ...], Interval | None]:
     """Rank settings by their mean, and the first two by the seeds that both have, if there are several.
 
     Returns:
@@ -126,10 +130,10 @@ def _rank(runs: list[SettingRuns], least: float) -> tuple[tuple[SettingRuns, ...
     paired = [(first[seed], second[seed]) for seed in first if seed in second]
     if len(paired) < 2:
         return ranked, None
-    difference = intervals.paired_difference(paired, least)
+    difference = intervals.paired_difference(paired, least, possible)
     if difference.value >= 0:
         return ranked, difference
-    swapped = intervals.paired_difference([(b, a) for a, b in paired], least)
+    swapped = intervals.paired_difference([(b, a) for a, b in paired], least, possible)
     return (ranked[1], ranked[0], *ranked[2:]), swapped
 
 
@@ -218,6 +222,11 @@ def conclusion(found: FinishResult) -> str:
         lack = "one run each" if len(found.plan.seeds) == 1 else "fewer than two complete seeds of both"
         return f"Which is better, {first} or {second}, is not decided: {lack} cannot tell; raise --seeds."
     limits = f"({gap.low:+.4f} to {gap.high:+.4f}, {gap.how})"
+    if not gap.is_known:
+        return (
+            f"The order of {first} and {second} is not decided: the first is {gap.value:.4f} higher, but "
+            f"{gap.how}; raise --seeds."
+        )
     if gap.sign > 0:
         return f"The best is {first}: {gap.value:.4f} higher than {second} {limits}."
     return (

@@ -5,6 +5,11 @@ With several runs, intervals come from the spread of the runs (Student's t, or W
 With single runs there is no such spread, and nothing is known of what another seed would give. Only a part
 of the error is known: for an accuracy, what the number of images makes of it; for a time, the spread of the
 single epochs. A difference below that bound counts as small: its interval contains zero.
+
+No interval goes beyond what can be: an accuracy is between 0 and 1, a difference of two between -1 and 1.
+Two runs tell next to nothing about their spread: to each side, Student's interval of their mean is 6.35
+times as wide as they lie apart. So the mean of two has no interval, and a difference that two runs leave
+open counts as unknown (``Interval.is_known``).
 """
 
 import math
@@ -17,6 +22,11 @@ from scipy import stats
 Z = 1.96  # quantile of the normal distribution for a 95 % interval
 TIME_DRIFT = 0.05  # share by which the times of one machine's runs drift apart without a cause
 MIN_TIME_SPREAD = 0.01  # share of a time; two runs that agree better than this do so by luck
+MIN_RUNS = 3  # fewer have no interval of their mean
+Limits = tuple[float, float]
+FRACTION: Limits = (0.0, 1.0)  # what an accuracy can be
+COUNTS = {2: "two", 3: "three"}
+ANY: Limits = (-math.inf, math.inf)  # what the value of a custom objective can be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,7 @@ class Interval:
     low: float
     high: float
     how: str
+    is_known: bool = True  # False: the limits say nothing, and ``how`` says why
 
     @property
     def sign(self) -> int:
@@ -67,18 +78,41 @@ def accuracy_step(images: int | None) -> float:
     return 1 / images if images else 0.0
 
 
-def accuracy_interval(values: Sequence[float], images: int | None) -> Interval:
-    """Return Student's t interval of a mean accuracy, cut off at 0 and 1.
+def accuracy_interval(
+    values: Sequence[float], images: int | None, possible: Limits = FRACTION
+) -> Interval | None:
+    """Return Student's t interval of a mean accuracy; None of fewer than ``MIN_RUNS`` accuracies.
 
     The smallest standard deviation that is assumed is that of one image, ``accuracy_step``.
 
     Args:
-        values: Two accuracies or more, one of each seed.
-        images: The number of images that they were measured on. None if unknown, or if the accuracy is not
-            a fraction of images: the interval is then not cut off.
+        values: The accuracies, one of each seed.
+        images: The number of images that they were measured on; None if unknown.
+        possible: The least and the largest value that there can be. The interval is cut off there.
     """
-    found = mean_interval(values, accuracy_step(images))
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if images else found
+    if len(values) < MIN_RUNS:
+        return None
+    return _clip(mean_interval(values, accuracy_step(images)), possible)
+
+
+def _clip(found: Interval, possible: Limits) -> Interval:
+    return replace(found, low=max(found.low, possible[0]), high=min(found.high, possible[1]))
+
+
+def _clip_difference(found: Interval, possible: Limits, runs: int) -> Interval:
+    """Cut a difference off at the largest that there can be, and hide an interval that says nothing.
+
+    Args:
+        found: The difference.
+        possible: The least and the largest value of either side.
+        runs: On the side that has fewer.
+    """
+    span = possible[1] - possible[0]
+    clipped = _clip(found, (-span, span))
+    says_nothing = runs < MIN_RUNS or (clipped.low, clipped.high) == (-span, span)
+    if clipped.sign or not says_nothing:
+        return clipped
+    return replace(clipped, how=f"{COUNTS.get(runs, runs)} seeds cannot tell", is_known=False)
 
 
 def median_interval(values: Sequence[float]) -> Interval:
@@ -97,15 +131,19 @@ def median_interval(values: Sequence[float]) -> Interval:
     return Interval(value=statistics.median(ranked), low=low, high=high, how=f"over {count} repeats")
 
 
-def paired_difference(paired: Sequence[tuple[float, float]], least: float = 0.0) -> Interval:
+def paired_difference(
+    paired: Sequence[tuple[float, float]], least: float = 0.0, possible: Limits = FRACTION
+) -> Interval:
     """Return how much higher the first of two values is, over seeds: the paired t interval.
 
     Args:
         paired: Two values of each seed, for two seeds or more.
         least: The smallest standard deviation of the differences to assume.
+        possible: The least and the largest value that there can be.
     """
     found = mean_interval([first - second for first, second in paired], least)
-    return replace(found, how=f"95 % over {len(paired)} seeds, paired")
+    found = replace(found, how=f"95 % over {len(paired)} seeds, paired")
+    return _clip_difference(found, possible, len(paired))
 
 
 def seed_noise_bound(deviation: float, freedom: int) -> float:
@@ -152,8 +190,9 @@ def accuracy_difference(a: Sequence[float], b: Sequence[float], images: int | No
         b: Those of the other setting.
         images: The number of images that all were measured on; None if unknown.
     """
-    if min(len(a), len(b)) > 1:
-        return _welch_difference(a, b, accuracy_step(images), "seeds")
+    runs = min(len(a), len(b))
+    if runs > 1:
+        return _clip_difference(_welch_difference(a, b, accuracy_step(images), "seeds"), FRACTION, runs)
     bound = image_noise_bound(statistics.fmean(a), statistics.fmean(b), images)
     return _single_run_difference(a, b, bound, "unknown" if math.isinf(bound) else f"{bound:.4f}")
 
@@ -173,7 +212,8 @@ def difference_from_level(a: Sequence[float], level: float, images: int | None) 
     if len(a) > 1:
         mean = mean_interval(a, accuracy_step(images))
         low, high = mean.low - level, mean.high - level
-        return Interval(value=mean.value - level, low=low, high=high, how=f"95 % over {len(a)} seeds")
+        found = Interval(value=mean.value - level, low=low, high=high, how=f"95 % over {len(a)} seeds")
+        return _clip_difference(found, FRACTION, len(a))
     bound = image_noise_bound(a[0], 1.0, images)  # 1.0: a proportion without variance
     return _single_run_difference(a, [level], bound, "unknown" if math.isinf(bound) else f"{bound:.4f}")
 
@@ -208,7 +248,8 @@ def _single_run_difference(a: Sequence[float], b: Sequence[float], bound: float,
     how = f"one run each; gaps below {said} count as small"
     if math.isinf(bound):
         how = "one run each, on a number of images that the store does not tell"
-    return Interval(value=gap, low=gap - bound, high=gap + bound, how=how)
+    known = math.isfinite(bound)
+    return Interval(value=gap, low=gap - bound, high=gap + bound, how=how, is_known=known)
 
 
 def _welch_difference(a: Sequence[float], b: Sequence[float], least: float, what: str) -> Interval:

@@ -5,7 +5,6 @@ claims, and contradicted if it lies on the other side. Otherwise nobody can tell
 or a point was not run.
 """
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +64,7 @@ class ClaimCheck:
     def not_less_accurate(self, a: int, b: int) -> Iterator[Comparison]:
         """Check that point ``a`` is at least as accurate as point ``b``, or too close to tell.
 
-        Single runs on an unknown number of images cannot tell.
+        Single runs on an unknown number of images cannot tell, nor can two seeds.
 
         Args:
             a: The number of a point in the report, from 1.
@@ -73,8 +72,8 @@ class ClaimCheck:
         """
 
         def verdict_of_gap(gap: Interval) -> ClaimVerdict:
-            known: ClaimVerdict = "cannot tell" if math.isinf(gap.high) else "confirmed"
-            return "contradicted" if gap.sign < 0 else known
+            otherwise: ClaimVerdict = "confirmed" if gap.is_known else "cannot tell"
+            return "contradicted" if gap.sign < 0 else otherwise
 
         statement = f"{self.point_name(a)} is not clearly less accurate than {self.point_name(b)}"
         yield self._compare_accuracies(statement, a, b, verdict_of_gap)
@@ -210,7 +209,8 @@ def _without_trials(statement: str, numbers: Iterable[int]) -> Comparison:
 
 def _format_accuracies(a: Sequence[float], b: Sequence[float], gap: Interval) -> str:
     first, second = statistics.fmean(a), statistics.fmean(b)
-    limits = "" if gap.how.startswith("one run") else f", {gap.low:+.4f} to {gap.high:+.4f}"
+    has_limits = gap.is_known and not gap.how.startswith("one run")
+    limits = f", {gap.low:+.4f} to {gap.high:+.4f}" if has_limits else ""
     return f"{first:.4f} and {second:.4f}, a gap of {gap.value:+.4f}{limits} ({gap.how})"
 
 

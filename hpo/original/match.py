@@ -33,6 +33,11 @@ class MatchedPoint:
         return [each.accuracy for each in self._first_of_each_seed() if each.accuracy is not None]
 
     @property
+    def curves(self) -> list[Mapping[int, float]]:
+        """Each seed's accuracies by epoch."""
+        return [each.curve for each in self._first_of_each_seed()]
+
+    @property
     def first_accuracies(self) -> list[float]:
         """Each seed's accuracy after the first epoch, without seeds that did not report it."""
         return [each.curve[1] for each in self._first_of_each_seed() if 1 in each.curve]

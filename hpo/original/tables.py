@@ -4,6 +4,7 @@ import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -36,7 +37,7 @@ def original_section(matched: Mapping[int, MatchedPoint], images: int | None, me
             f"(same {MATCHED_BY}), so its tables cannot be rebuilt."
         )
         return replace(section, text=(reason,))
-    plots = functools.partial(_option_plots, matched, measure)
+    plots = functools.partial(_option_plots, matched, measure, images)
     parts = [
         _model_table(matched, images, measure),
         *plots(facts.LEARNING_RATE_POINTS, "lr", "learning rate", "4.2", "0.001, 0.00001, 0.1"),
@@ -108,7 +109,7 @@ def _seconds_columns(hardware: Iterable[str]) -> list[str]:
 
 
 def format_accuracy(matched: MatchedPoint, images: int | None) -> str | None:
-    """Return a point's accuracy in this study; for several seeds their mean with its 95 % interval.
+    """Return a point's accuracy in this study; for several seeds their mean, with an interval if known.
 
     Args:
         matched: The point with its trials.
@@ -120,8 +121,9 @@ def format_accuracy(matched: MatchedPoint, images: int | None) -> str | None:
     accuracies = matched.accuracies
     if len(accuracies) < 2:
         return f"{accuracies[0]:.4f}" if accuracies else None
-    mean = intervals.accuracy_interval(accuracies, images)
-    return f"{mean.value:.4f} ({mean.low:.4f} to {mean.high:.4f}, {len(accuracies)} seeds)"
+    known = intervals.accuracy_interval(accuracies, images)
+    limits = f"{known.low:.4f} to {known.high:.4f}, " if known else ""
+    return f"{statistics.fmean(accuracies):.4f} ({limits}{len(accuracies)} seeds)"
 
 
 def format_epoch_seconds(matched: MatchedPoint, hardware: str) -> str | None:
@@ -133,6 +135,7 @@ def format_epoch_seconds(matched: MatchedPoint, hardware: str) -> str | None:
 def _option_plots(
     matched: Mapping[int, MatchedPoint],
     measure: str,
+    images: int | None,
     numbers: Sequence[int],
     key: str,
     name: str,
@@ -144,6 +147,7 @@ def _option_plots(
     Args:
         matched: The original's points by number.
         measure: What this study's accuracy is called.
+        images: The number of images that accuracy was measured on; None if unknown.
         numbers: The points to draw.
         key: The option in which they differ.
         name: The option's name in prose.
@@ -169,45 +173,77 @@ def _option_plots(
     plot = Plot(
         name=f"original-{part}",
         title=f"{part} {measure.capitalize()} after each epoch, by {name}",
-        figure=_curves_figure(points, option_text, measure, most=max(row[3] for row in rows)),
+        figure=_curves_figure(points, option_text, measure, images, max(row[3] for row in rows)),
         table=sections.make_table(("point", "trial", key, "epoch", "accuracy"), rows),
         caption=f"Best {measure} here: {_describe_accuracies(points, option_text)}. The numbers of the "
-        f"original's figure are lost; its order was {order}.",
+        f"original's figure are lost; its order was {order}.{_seeds_note(points)}",
     )
     return [plot]
 
 
+def _seeds_note(points: Iterable[MatchedPoint]) -> str:
+    """Say how several seeds of a point are drawn; empty if no point has several."""
+    if all(len(each.accuracies) < 2 for each in points):
+        return ""
+    return (
+        f" Several seeds of a point are drawn as their mean; {intervals.MIN_RUNS} or more, with the mean's "
+        "95 % interval."
+    )
+
+
 def _curves_figure(
-    points: Sequence[MatchedPoint], option_text: Callable[[ReportPoint], str], measure: str, most: int
+    points: Sequence[MatchedPoint],
+    option_text: Callable[[ReportPoint], str],
+    measure: str,
+    images: int | None,
+    most: int,
 ) -> go.Figure:
     """Draw the points' accuracy after each of ``most`` epochs; after a single epoch, draw bars."""
     if most == 1:
-        trials = [(option_text(each.point), trial) for each in points for trial in each.trials]
-        names, heights = [name for name, _ in trials], [trial.accuracy for _, trial in trials]
-        bars = go.Bar(x=names, y=heights, marker={"color": sections.COLORS[0]}, width=0.5)
+        run = [each for each in points if each.accuracies]
+        heights = [statistics.fmean(each.accuracies) for each in run]
+        bars = go.Bar(
+            x=[option_text(each.point) for each in run],
+            y=heights,
+            error_y=_error_bars([each.accuracies for each in run], images),
+            marker={"color": sections.COLORS[0]},
+            width=0.5,
+        )
         return sections.make_figure([bars], y=measure, height=300)
     traces = [
-        _curve_trace(trial, option_text(each.point), color, first=index == 0)
+        _curve_trace(each, option_text(each.point), color, images)
         for each, color in zip(points, sections.COLORS, strict=False)
-        for index, trial in enumerate(each.trials)
+        if each.trials
     ]
     # Without limits, Plotly gives flat curves an axis that goes below 0 and above 1.
     shares = {"title": {"text": measure}, "autorangeoptions": {"minallowed": 0, "maxallowed": 1}}
     return sections.make_figure(traces, x=sections.epoch_axis(most), y=shares)
 
 
-def _curve_trace(trial: TrialRecord, name: str, color: str, *, first: bool) -> go.Scatter:
-    """Draw one trial; only the ``first`` of a point's trials is in the legend."""
+def _curve_trace(matched: MatchedPoint, name: str, color: str, images: int | None) -> go.Scatter:
+    """Draw the mean over a point's seeds after each epoch that all of them reported."""
+    first, *others = matched.curves
+    epochs = [epoch for epoch in first if all(epoch in curve for curve in others)]
+    by_epoch = [[curve[epoch] for curve in (first, *others)] for epoch in epochs]
     return go.Scatter(
-        x=list(trial.curve),
-        y=list(trial.curve.values()),
+        x=epochs,
+        y=[statistics.fmean(accuracies) for accuracies in by_epoch],
+        error_y=_error_bars(by_epoch, images),
         mode="lines+markers",
         name=name,
-        legendgroup=name,
-        showlegend=first,
         line={"color": color, "width": 2},
         marker={"size": 6},
     )
+
+
+def _error_bars(groups: Iterable[Sequence[float]], images: int | None) -> dict[str, Any] | None:
+    """Return Plotly's error bars for the means of groups; None if no group has an interval."""
+    known = [intervals.accuracy_interval(accuracies, images) for accuracies in groups]
+    if not any(known):
+        return None
+    above = [each.high - each.value if each else 0.0 for each in known]
+    below = [each.value - each.low if each else 0.0 for each in known]
+    return {"type": "data", "array": above, "arrayminus": below, "thickness": 1.2, "width": 3}
 
 
 def _describe_accuracies(points: Iterable[MatchedPoint], option_text: Callable[[ReportPoint], str]) -> str:

@@ -1,6 +1,7 @@
 """A study in short: the best trial and how certain it is, use of device time, and a table of all trials."""
 
 import functools
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,12 +103,16 @@ def _uncertainty(
             f"{between.low:.4f} to {between.high:.4f} (Wilson)."
         )
         text.append(_close_trials_note(winner, done, images))
-    text.append(_seeds_note(winner, done, images))
+    possible = intervals.ANY if selection is None else intervals.FRACTION
+    text.append(_seeds_note(winner, done, images, possible))
     if (noise := replicates.estimate_noise(_ranked_settings(found))) is not None:
         gap = intervals.seed_noise_bound(noise.deviation, noise.freedom)
+        known = noise.freedom > 1 and (gap < 1 or selection is None)
         text.append(
             f"In this study {noise}: a difference below {gap:.4f} between two single trials may come from "
             "their seeds alone (95 %)."
+            if known
+            else f"In this study {noise}: too few seeds to say which differences come from seeds alone."
         )
     if len(done) > 1 and selection == "final":
         text.append(
@@ -145,7 +150,9 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
     )
 
 
-def _seeds_note(winner: TrialRecord, done: Sequence[TrialRecord], images: int | None) -> str:
+def _seeds_note(
+    winner: TrialRecord, done: Sequence[TrialRecord], images: int | None, possible: intervals.Limits
+) -> str:
     """Say what other seeds of the best setting reached."""
     same = {
         each.setting.get("seed"): each
@@ -156,11 +163,11 @@ def _seeds_note(winner: TrialRecord, done: Sequence[TrialRecord], images: int | 
         return (
             "Its setting ran with one seed only. Other seeds give other accuracies; the spread is unknown."
         )
-    found = intervals.accuracy_interval([_accuracy(each) for each in same.values()], images)
-    return (
-        f"Over {len(same)} seeds, its setting reaches {found.value:.4f} on average "
-        f"({found.low:.4f} to {found.high:.4f}, 95 %)."
-    )
+    accuracies = [_accuracy(each) for each in same.values()]
+    found = intervals.accuracy_interval(accuracies, images, possible)
+    limits = f"({found.low:.4f} to {found.high:.4f}, 95 %)" if found else "(two seeds give no interval)"
+    mean = f"{statistics.fmean(accuracies):.4f}"
+    return f"Over {len(same)} seeds, its setting reaches {mean} on average {limits}."
 
 
 def _setting_key(each: TrialRecord) -> list[tuple[str, str]]:

@@ -112,6 +112,11 @@ def test_settings_that_do_not_differ_are_not_ranked(place):
     assert "is not decided" in found["conclusion"]
     assert found["difference"]["low"] < 0 < found["difference"]["high"]
 
+    two = finish_study(place, 2, 2)
+    assert (two["decided"], [each["low"] for each in two["settings"]]) == (False, [None, None])
+    assert "two seeds cannot tell; raise --seeds" in two["conclusion"]
+    assert -1 <= two["difference"]["low"] <= two["difference"]["high"] <= 1
+
     single = finish_study(place, 2, 1)
     assert (single["decided"], single["difference"]) == (False, None)
     assert "one run each cannot tell" in single["conclusion"]
@@ -229,7 +234,8 @@ def test_a_built_in_study_is_scored_once_on_its_test_images_after_a_kill(
     assert (again.out, again.err) == (done.out, "")
     found = workplace.here("finish", "small", "--top", "1", "--seeds", "2", "--json").json()
     (setting,) = found["settings"]
-    assert 0 <= setting["low"] <= setting["mean"] <= setting["high"] <= 1
+    assert 0 <= setting["mean"] <= 1
+    assert (setting["low"], setting["high"]) == (None, None), "two seeds give no interval"
     assert_split_is_shown(workplace, epochs)
 
 

@@ -217,6 +217,32 @@ def test_the_interval_of_paired_values_is_that_of_the_paired_t_test():
     assert intervals.paired_difference([(0.52, 0.51), (0.52, 0.51)], least=0.01).sign == 0
 
 
+def test_an_interval_ends_where_an_accuracy_or_a_difference_of_two_cannot_be():
+    mean = intervals.accuracy_interval([0.1, 0.9, 0.95], 100)
+    assert (mean.low, mean.high) == (0.0, 1.0)
+    gap = intervals.accuracy_difference([0.1, 0.9, 0.95], [0.5, 0.6, 0.7], 100)
+    assert -1 <= gap.low < 0 < gap.high == 1.0
+    paired = intervals.paired_difference([(0.9, 0.1), (0.1, 0.9), (0.9, 0.2)])
+    assert (paired.low, paired.high, paired.how) == (-1.0, 1.0, "three seeds cannot tell")
+    own = intervals.accuracy_interval([-3.0, 5.0, 9.0], None, intervals.ANY)
+    assert own.low < -3
+    assert own.high > 9
+
+
+def test_two_seeds_have_no_interval_and_cannot_tell_a_small_gap():
+    assert intervals.accuracy_interval([0.1, 0.9], 100) is None
+    found = [trial(8, best=best, seed=seed) for seed, best in enumerate((0.95, 0.96))]
+    assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == "0.9550 (2 seeds)"
+    text = " ".join(summary.summarize(found, "test", IMAGES, "complete").uncertainty)
+    assert "Over 2 seeds, its setting reaches 0.9550 on average (two seeds give no interval)." in text
+
+    pairs = [trial(n, best=b, seed=s) for s in (0, 1) for n, b in ((8, 0.9 + s / 50), (12, 0.91 - s / 50))]
+    (comparison, *_) = check_by_number(pairs)[6].parts
+    assert comparison.verdict == "cannot tell"
+    assert comparison.numbers == "0.9100 and 0.9000, a gap of +0.0100 (two seeds cannot tell)"
+    assert intervals.accuracy_difference([0.9, 0.91], [0.2, 0.21], 1000).sign == 1, "a large gap shows"
+
+
 def test_identical_accuracies_are_no_surer_than_one_image():
     found = intervals.accuracy_difference([0.52, 0.52], [0.51, 0.51], 100)
     assert found.sign == 0

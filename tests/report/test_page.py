@@ -450,6 +450,34 @@ def test_points_of_one_epoch_are_bars_rather_than_single_dots(reported):
     assert [row[-1] for row in rates.table.rows] == list(bars.y)
 
 
+@pytest.mark.parametrize("curve", [[0.1], [0.05, 0.1]])
+def test_several_seeds_of_a_point_are_one_mean_with_its_interval(reported, curve):
+    definition, trials = grid_definition(), reported(store_grid).study.trials
+    seeds = [(-0.01, 0), (0.0, 1), (0.01, 2)]
+    again = [
+        make_trial(definition, t.params, [a + gap for a in curve], 3 * t.number + seed, **facts_of(t))
+        for t in trials
+        for gap, seed in seeds
+    ]
+    for number, trial in enumerate(again):
+        trial.system_attrs = {plan.RUN_OPTIONS: {"seed": number % 3}}
+    found = match.match_trials(records.trial_records(definition, again))
+    section = original_section(found, IMAGES, "test accuracy")
+    half = 4.302653 * 0.01 / 3**0.5  # Student's 0.975 quantile at 2 degrees of freedom
+    for part in section.parts[1:4]:
+        for trace in part.figure.data:
+            assert list(trace.y) == pytest.approx([0.1] * len(trace.y) if len(curve) == 1 else curve)
+            for errors in (trace.error_y.array, trace.error_y.arrayminus):
+                assert list(errors) == pytest.approx([half] * len(trace.y), rel=1e-4)
+        places = [place for trace in part.figure.data for place in zip(trace.x, trace.y, strict=True)]
+        assert len(places) == len(set(places)) or len(curve) > 1, "one bar for each point"
+        assert "drawn as their mean" in part.caption
+
+
+def facts_of(trial: FrozenTrial) -> dict[str, Any]:
+    return {"site": trial.user_attrs["site"], "point": trial.user_attrs["point"]}
+
+
 def test_differences_from_the_original_conditions_are_shown(reported):
     page, tables = reported(store_grid).page, reported(store_grid).tables
     assert (

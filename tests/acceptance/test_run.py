@@ -3,8 +3,8 @@
 import csv
 import hashlib
 import os
+import shutil
 import signal
-import time
 from pathlib import Path
 
 import optuna
@@ -88,19 +88,42 @@ def curve(workplace, trial: optuna.trial.FrozenTrial) -> list[tuple]:
 
 def run_long(path: Path) -> None:
     place = workplace_in(path)
-    place.hpo("run", place.study(LONG), "--devices", "cpu:1")
+    place.here("create", place.study(LONG))
+    place.here("worker", "small")
+
+
+def result(workplace) -> tuple[str, list[tuple]]:
+    """Return the hash of the weights and the curve of the study's one trial."""
+    (trial,) = load(workplace).trials
+    return digest(workplace, trial), curve(workplace, trial)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(once):
-    """Return the hash of the weights and the curve of LONG's point, run without interruption."""
-    place = workplace_in(once("uninterrupted", run_long))
-    (trial,) = load(place).trials
-    return digest(place, trial), curve(place, trial)
+    """Return the result of LONG's point, run without interruption."""
+    return result(workplace_in(once("uninterrupted", run_long)))
+
+
+def stop_long(path: Path) -> None:
+    """Run LONG's point, and stop it with SIGTERM within its third epoch."""
+    place = workplace_in(path)
+    process = place.start("run", place.study(LONG), "--devices", "cpu:1")
+    wait_for(lambda: epochs_reported(place) >= 2)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    (path / "err.txt").write_text(err)
+    assert process.returncode == 143, err
+
+
+@pytest.fixture
+def stopped(once, workplace):
+    """Return a workplace with its own copy of a run that was stopped with SIGTERM."""
+    shutil.copytree(once("stopped", stop_long), workplace.path, dirs_exist_ok=True)
+    return workplace
 
 
 def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
-    done = workplace.hpo("run", workplace.study(SMALL))
+    done = workplace.hpo("run", workplace.study(SMALL), "--devices", "cpu:1")
     study = load(workplace)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     assert f"best trial {study.best_trial.number} of study small" in done.out
@@ -144,7 +167,7 @@ def test_listed_points_run_exactly_once_with_their_own_settings(workplace):
     text = SMALL + '[[points]]\nlr = 0.05\noptimizer = "adam"\nsite = "here"\nepochs = 1\n'
     file = workplace.study(text)
     workplace.here("create", file, "--set", "search.trials=1")
-    workplace.hpo("run", file, "--set", "search.trials=1", "--devices", "cpu:1")
+    workplace.here("worker", "small")
     first, second = load(workplace).trials
     assert first.params == {"lr": 0.05, "optimizer": "adam"}
     assert (first.user_attrs["point"], first.user_attrs["site"]) == (1, "here")
@@ -198,7 +221,7 @@ def test_a_killed_run_resumes_under_its_number_with_the_same_bits(workplace, uni
     assert (trial.number, trial.state.name) == (0, "COMPLETE")
     assert trial.user_attrs["attempts"] == 2
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
-    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+    assert result(workplace) == uninterrupted
 
 
 def test_a_run_whose_supervisor_is_killed_saves_and_exits(workplace, uninterrupted):
@@ -211,58 +234,49 @@ def test_a_run_whose_supervisor_is_killed_saves_and_exits(workplace, uninterrupt
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     (trial,) = load(workplace).trials
     assert trial.state.name == "WAITING"
-    workplace.hpo("run", file, "--devices", "cpu:1")
-    (trial,) = load(workplace).trials
-    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+    workplace.here("worker", "small")
+    assert result(workplace) == uninterrupted
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_asked_to_stop_saves_within_the_epoch_and_resumes(workplace, uninterrupted, number, code):
-    file = workplace.study(LONG)
-    process = workplace.start("run", file, "--devices", "cpu:1")
-    wait_for(lambda: list(workplace.path.glob("storage/artifacts/*/0000/epochs.csv")))
-    time.sleep(0.3)  # into the second epoch
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == code
+def test_a_run_stopped_by_sigterm_saves_within_the_epoch_and_resumes(stopped, uninterrupted):
+    err = (stopped.path / "err.txt").read_text()
     assert "run the same command again to continue" in err
     assert "Traceback" not in err
-    (trial,) = load(workplace).trials
+    (trial,) = load(stopped).trials
     assert trial.state.name == "WAITING"
     name = trial.user_attrs["checkpoint"].rpartition("/")[2]
     assert int(name.split("-")[2]) > 0, "the checkpoint was written within an epoch"
-    done = workplace.hpo("run", file, "--devices", "cpu:1")
-    assert "continues: 1 trials waiting" in done.err
-    (trial,) = load(workplace).trials
-    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+    stopped.here("worker", "small")
+    assert result(stopped) == uninterrupted
 
 
-def test_a_corrupted_checkpoint_is_detected_and_the_previous_one_used(workplace, uninterrupted):
-    file = workplace.study(LONG)
-    process = workplace.start("run", file, "--devices", "cpu:1")
-    wait_for(lambda: epochs_reported(workplace) >= 2)
-    process.terminate()
-    process.communicate(timeout=120)
-    (trial,) = load(workplace).trials
-    path = artifact(workplace, trial.user_attrs["checkpoint"])
+def test_a_corrupted_checkpoint_is_detected_and_the_previous_one_used(stopped, uninterrupted):
+    (trial,) = load(stopped).trials
+    path = artifact(stopped, trial.user_attrs["checkpoint"])
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    workplace.hpo("run", file, "--devices", "cpu:1")
-    (trial,) = load(workplace).trials
-    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+    stopped.here("worker", "small")
+    assert result(stopped) == uninterrupted
 
 
-def test_a_killed_worker_is_restarted_and_nothing_is_lost(workplace, uninterrupted):
-    process = workplace.start("run", workplace.study(LONG), "--devices", "cpu:1")
+def test_a_killed_worker_is_restarted_and_ctrl_c_stops_the_run(workplace, uninterrupted):
+    file = workplace.study(LONG)
+    process = workplace.start("run", file, "--devices", "cpu:1")
     wait_for(lambda: epochs_reported(workplace) >= 1)
     os.kill(descendants(process.pid)[0], signal.SIGKILL)
+    wait_for(lambda: epochs_reported(workplace) >= 3)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 0
+    assert process.returncode == 130
     assert "died of SIGKILL" in err
+    assert "run the same command again to continue" in err
+    assert "Traceback" not in err
     (trial,) = load(workplace).trials
-    assert trial.user_attrs["attempts"] == 2
-    assert (digest(workplace, trial), curve(workplace, trial)) == uninterrupted
+    assert (trial.state.name, trial.user_attrs["attempts"]) == ("WAITING", 2)
+    done = workplace.here("worker", "small")
+    assert "attempt 3, continues after epoch 3" in done.err
+    assert result(workplace) == uninterrupted
 
 
 def test_a_batch_of_one_is_refused_for_batch_norm_before_any_trial(workplace):
@@ -272,13 +286,14 @@ def test_a_batch_of_one_is_refused_for_batch_norm_before_any_trial(workplace):
     assert not (workplace.path / "storage").exists()
 
 
-def test_a_folder_that_cannot_be_written_fails_no_trial(workplace):
+def test_a_folder_that_cannot_be_written_fails_no_trial(workplace, caplog):
     (workplace.path / "blocked").write_text("a file where the artifacts should be")
-    done = workplace.hpo("run", workplace.study(ONE_EPOCH), "--artifacts", "blocked", code=1)
+    workplace.here("create", workplace.study(ONE_EPOCH))
+    done = workplace.here("worker", "small", "--artifacts", "blocked", code=78)
     assert done.err.splitlines()[-1].startswith("hpo: ")
     assert "blocked" in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
-    assert done.err.count("trial 0 released: ") == 2, "a worker stops at the third failure in a row"
+    assert caplog.text.count("trial 0 released: ") == 2, "a worker stops at the third failure in a row"
     (trial,) = load(workplace).trials
     assert trial.state.name == "WAITING"
 
@@ -286,7 +301,7 @@ def test_a_folder_that_cannot_be_written_fails_no_trial(workplace):
 def test_missing_data_fails_no_trial(workplace):
     text = LONG.replace('"digits"', '"folder:pictures"')
     workplace.here("create", workplace.study(text))  # the folder may exist on the workers' machine only
-    done = workplace.hpo("launch", "small", code=78)
+    done = workplace.here("worker", "small", code=78)
     assert done.err.splitlines()[-1].startswith("hpo: ")
     assert "pictures" in done.err
     assert "Traceback" not in done.err
@@ -295,22 +310,22 @@ def test_missing_data_fails_no_trial(workplace):
     assert done.err.count("pictures") == 1
 
 
-def test_two_runs_of_one_study_at_once_share_its_trials(workplace):
-    file = workplace.study(SMALL)
-    processes = [workplace.start("run", file, "--devices", "cpu:1") for _ in range(2)]
+def test_two_runs_of_one_study_at_once_share_its_trials(place):
+    file = place.study(QUICK)
+    processes = [place.start("run", file, "--devices", "cpu:1") for _ in range(2)]
     outputs = [process.communicate(timeout=180) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    trials = load(workplace).trials
+    trials = load(place).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert all(trial.user_attrs["attempts"] == 1 for trial in trials)
 
 
-def test_a_worker_without_a_supervisor_runs_the_study(workplace):
-    workplace.here("create", workplace.study(SMALL))
-    done = workplace.hpo("worker", "small", "--device", "cpu")
+def test_a_worker_without_a_supervisor_runs_the_study(place):
+    place.here("create", place.study(QUICK))
+    done = place.hpo("worker", "small", "--device", "cpu")
     assert done.out == ""
     assert "trial 2 complete" in done.err
-    assert len(load(workplace).trials) == 3
+    assert len(load(place).trials) == 3
 
 
 def test_another_study_can_start_from_trained_weights(workplace):

@@ -23,13 +23,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 QUOTED_LENGTH = 80  # characters of a value that a message quotes
+MESSAGE_LENGTH = 4000  # characters of a whole message: whatever is quoted in it, it can be read
 
 
 class HpoError(Exception):
-    """Something that the user can correct; line breaks in its text become spaces."""
+    """Something that the user can correct.
+
+    Line breaks in its text become spaces. Of a text longer than ``MESSAGE_LENGTH`` the middle is left out:
+    the beginning says where the problem is, and the end what to do.
+    """
 
     def __init__(self, text: str) -> None:
-        super().__init__(" ".join(text.splitlines()))
+        super().__init__(shorten(" ".join(text.splitlines()), MESSAGE_LENGTH))
 
 
 class DefinitionError(HpoError):
@@ -100,6 +105,14 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
     alias = {"learning_rate": "lr", "learningrate": "lr", "bs": "batch_size", "net": "model"}
     name = alias.get(word.lower()) or (lowered[near[0]] if near else None)
     return f"; did you mean '{name}'?" if name in names else ""
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text of at most ``length`` characters: of a longer one the middle becomes ``...``."""
+    if len(text) <= length:
+        return text
+    half = (length - 3) // 2
+    return f"{text[: length - 3 - half]}...{text[-half:]}"
 
 
 def quote_value(value: Any) -> str:

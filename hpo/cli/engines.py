@@ -41,7 +41,9 @@ def launch_workers(
     settings: Mapping[str, str],
     stop: progress.StopSignal,
 ) -> None:
-    """Run the workers of a study, unless it is complete or a budget is used up, which is then printed.
+    """Run the workers of a study, unless it is complete, stopped, paused or has used up a budget.
+
+    That is then printed.
 
     Local and Ray workers are followed until they exit. Slurm workers are submitted as a job, which this
     function does not wait for, or their script is printed.
@@ -58,24 +60,22 @@ def launch_workers(
             fails.
         DeviceError: A local device does not exist.
         ArtifactError: The artifacts are behind a URL and cannot be reached or written.
-        StoreError: There is no such study, it is stopped, or it is another tool's.
+        StoreError: There is no such study, or it is another tool's.
         StoreUnavailable: The database cannot be reached.
         HpoError: A followed worker met an error that no restart mends; the text is its last line.
         OSError: The folder for the logs of Slurm workers cannot be created.
     """
     group = _worker_group(name, request, settings)
-    now = status.read_status(storage, name)
-    if now.state == "complete":
-        progress.explain_idle(now)
-    elif group is None:
+    if not progress.has_work(status.read_status(storage, name)):
+        return
+    if group is None:
         progress.run_workers(storage, name, request.devices, request.workers_per_device, settings, stop)
-    elif progress.has_work(storage, name):
-        if request.engine == "slurm":
-            _submit_to_slurm(storage, group, request.print_script)
-        else:
-            progress.follow_workers(
-                storage, name, lambda tell: ray.supervise_actors(group, stop.event, tell), stop
-            )
+    elif request.engine == "slurm":
+        _submit_to_slurm(storage, group, request.print_script)
+    else:
+        progress.follow_workers(
+            storage, name, lambda tell: ray.supervise_actors(group, stop.event, tell), stop
+        )
 
 
 def _refuse_scheduler_options(request: LaunchRequest) -> None:

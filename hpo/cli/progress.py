@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hpo.artifacts.folders import Artifacts
 from hpo.cli.console import event_line, live_view, status_headline, workers_view
-from hpo.errors import StoreError, StoreUnavailable
+from hpo.errors import StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import status, studies
 from hpo.store.status import Status
@@ -87,9 +87,8 @@ def run_workers(
 ) -> None:
     """Run local workers until the study ends or is stopped, a budget is used up, or the user stops them.
 
-    A terminal shows the study live; anything else gets the lines that the workers print. If a budget is
-    used up already, it says so and starts none. There are no more workers than open trials, but at least
-    one.
+    A terminal shows the study live; anything else gets the lines that the workers print. There are no more
+    workers than open trials, but at least one.
 
     Args:
         storage: The store.
@@ -102,7 +101,7 @@ def run_workers(
     Raises:
         ArtifactError: The artifacts are behind a URL and cannot be reached or written.
         DeviceError: A device does not exist.
-        StoreError: There is no such study, it is stopped, or it is another tool's.
+        StoreError: There is no such study, or it is another tool's.
         StoreUnavailable: The database cannot be reached.
         HpoError: A worker met an error that no restart mends; the text is its last line.
     """
@@ -112,49 +111,32 @@ def run_workers(
         spec, workers_per_device, now.trials["waiting"] + now.trials["running"]
     )
     names = ", ".join(dict.fromkeys(each.name for each in assigned))
-    if has_work(storage, name):
-        print_stderr(f"hpo: study '{name}': {len(assigned)} worker{'s' * (len(assigned) > 1)} on {names}")
-        follow_workers(
-            storage,
-            name,
-            lambda tell: supervisor.supervise_processes(name, assigned, settings, stop.event, tell),
-            stop,
-        )
+    print_stderr(f"hpo: study '{name}': {len(assigned)} worker{'s' * (len(assigned) > 1)} on {names}")
+    follow_workers(
+        storage,
+        name,
+        lambda tell: supervisor.supervise_processes(name, assigned, settings, stop.event, tell),
+        stop,
+    )
 
 
-def has_work(storage: Storage, name: str) -> bool:
-    """Return whether no used-up budget keeps workers from running trials; print all that does so.
-
-    True also for a paused study, whose workers wait, and for a complete one, whose workers exit at once.
-
-    Args:
-        storage: The store.
-        name: The study.
-
-    Raises:
-        StoreError: There is no such study, it is stopped, or it is another tool's.
-        StoreUnavailable: The database cannot be reached.
-    """
-    now = status.read_status(storage, name)
-    if now.state == "stopped":
-        raise StoreError(f"study '{name}' is stopped; run 'hpo resume {name}' first")
-    explain_used_up(now)
-    explain_idle(now)
-    return now.used_up_budget is None
-
-
-def explain_idle(now: Status) -> None:
-    """Print that a study is complete, stopped or paused; a used-up budget is told by ``explain_used_up``.
+def has_work(now: Status) -> bool:
+    """Return whether workers that start now would run trials; if not, print why, in one line.
 
     Args:
         now: The status of the study.
     """
-    if now.state == "complete":
-        print_stderr(f"hpo: study '{now.study}' is complete{_what_ran(now)}")
-    elif now.state == "stopped":
-        print_stderr(f"hpo: study '{now.study}' is stopped; run 'hpo resume {now.study}' first")
-    elif now.state == "paused" and not now.used_up_budget:
-        print_stderr(f"hpo: study '{now.study}' is paused; workers wait until 'hpo resume {now.study}'")
+    name = now.study
+    why = {
+        "complete": f"is complete{_what_ran(now)}",
+        "stopped": f"is stopped; run 'hpo resume {name}' first",
+        "paused": f"is paused; run 'hpo resume {name}' first",
+    }.get(now.state)
+    if why is not None:
+        print_stderr(f"hpo: study '{name}' {why}")
+        return False
+    explain_used_up(now)
+    return now.used_up_budget is None
 
 
 def _what_ran(now: Status) -> str:
@@ -167,7 +149,7 @@ def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: Stop
     """Run ``supervise`` until its workers have exited, then print how to continue an incomplete study.
 
     Args:
-        storage: The store. From now on, a stop request also ends its retries.
+        storage: The store. From now on it is waited for; a stop request shortens that.
         name: The study.
         supervise: Starts the workers and yields while they run. What it raises passes through.
         stop: Is set when the user asks to stop.
@@ -176,7 +158,7 @@ def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: Stop
         StoreError: The study was deleted meanwhile.
         StoreUnavailable: The database cannot be reached after the workers' exit.
     """
-    storage.stop = stop.event
+    storage.stop, storage.max_wait_seconds = stop.event, MAX_WAIT_SECONDS
     console = Console(stderr=True, markup=False, highlight=False)
     if console.is_terminal:
         _follow_live(storage, name, console, supervise, stop)
@@ -220,6 +202,7 @@ def watch_study(storage: Storage, name: str) -> None:
         StoreError: There is no such study, it is another tool's, or it was deleted meanwhile.
         StoreUnavailable: The database cannot be reached.
     """
+    storage.max_wait_seconds = MAX_WAIT_SECONDS
     console = Console(stderr=False, markup=False, highlight=False)
     if not console.is_terminal:
         _print_changes(storage, name)

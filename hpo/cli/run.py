@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 RUN = "Run a study"  # heading in the help of hpo
+REPLACED = "another definition was stored under this name, of which no trial had run; it is replaced"
 
 
 @app.command("run", rich_help_panel=RUN)
@@ -53,6 +54,8 @@ def run_study(
 
     Ends when the study is complete or a budget is used up.
     After an interruption, the same command continues the study.
+    A study that is complete, paused or stopped starts no worker and is no error.
+    A complete study without one trial that succeeded is.
 
     Example: hpo run quickstart --set search.trials=8
     """
@@ -67,23 +70,22 @@ def run_study(
     _check_images(definition)
     storage = studies.open_storage(store_url, create=True)
     _report_warm_start(storage, definition)
-    new = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
+    result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
     before = status.read_status(storage, definition.name)
-    if before.state == "complete":
-        progress.explain_idle(before)
-        print_best(storage, definition.name, artifacts, store_url)
-        return
-    if not new:
-        waiting = before.trials["waiting"]
-        progress.print_stderr(f"hpo: study '{definition.name}' continues: {waiting} trials waiting")
-    settings = _worker_environment(store_url, artifacts, data, lease_seconds)
-    progress.run_workers(storage, definition.name, devices, 1, settings, stop)
-    if stop.event.is_set():
-        raise typer.Exit(stop.exit_code())
+    if result == studies.Stored.REPLACED:
+        progress.print_stderr(f"hpo: study '{definition.name}': {REPLACED}")
+    if progress.has_work(before):
+        if result == studies.Stored.KEPT:
+            waiting = before.trials["waiting"]
+            progress.print_stderr(f"hpo: study '{definition.name}' continues: {waiting} trials waiting")
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        progress.run_workers(storage, definition.name, devices, 1, settings, stop)
+        if stop.event.is_set():
+            raise typer.Exit(stop.exit_code())
     now = status.read_status(storage, definition.name)
-    if now.state != "stopped" and (now.best or not now.used_up_budget):
+    if now.state == "complete" or (now.best and now.used_up_budget):
         print_best(storage, definition.name, artifacts, store_url)
-    else:
+    elif before.state not in ("paused", "stopped"):
         print_early_ends(storage, definition.name, artifacts)
 
 
@@ -125,6 +127,8 @@ def create_study(
     """Store a study without running it, or extend a stored study.
 
     More trials, a larger budget or more points can be added.
+    Any other change is refused once a trial was claimed or queued by hand.
+    Before that, it replaces the stored study.
     Run the trials with 'hpo launch'.
 
     Example: hpo create my-study.toml --set search.trials=100
@@ -135,9 +139,11 @@ def create_study(
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
     storage = studies.open_storage(store_url, create=True)
     _report_warm_start(storage, definition)
-    new = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
-    waiting = status.read_status(storage, definition.name).trials["waiting"]
-    print(f"study {definition.name} {'created' if new else 'already stored'}: {waiting} trials waiting")
+    result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
+    if result == studies.Stored.REPLACED:
+        print(f"hpo: study '{definition.name}': {REPLACED}", file=sys.stderr)
+    waiting = status.count_waiting(storage, definition.name)
+    print(f"study {definition.name} {result}: {waiting} trials waiting")
 
 
 @app.command("launch", rich_help_panel=RUN)
@@ -221,8 +227,9 @@ def run_one_worker(
         threading.Thread(target=_stop_at_end_of_input, args=(stop.event,), daemon=True).start()
     try:
         storage = studies.open_storage(store_url, create=False)
-        if supervised is None:
-            progress.explain_idle(status.read_status(storage, name))
+        # A worker that a supervisor restarts waits while its study is paused.
+        if supervised is None and not progress.has_work(status.read_status(storage, name)):
+            return
         settings = worker.WorkerSettings(
             artifacts=Artifacts(artifacts),
             data=data.expanduser(),
@@ -298,7 +305,10 @@ def finish_study(
     finish.create_finish_study(storage, plan)
     for note in plan.notes:
         progress.print_stderr(f"hpo: {note}")
-    if status.read_status(storage, plan.name).state != "complete":
+    now = status.read_status(storage, plan.name)
+    if now.state != "complete":
+        if not progress.has_work(now):
+            raise typer.Exit(1)
         settings = _worker_environment(store_url, artifacts, data, lease_seconds)
         progress.run_workers(storage, plan.name, devices, 1, settings, stop)
     if stop.event.is_set():

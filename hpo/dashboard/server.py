@@ -159,7 +159,6 @@ class _LazyApp:
 
     def _open(self) -> App:
         storage = studies.open_storage(self.settings.store, create=False, read_only=self.settings.read_only)
-        storage.max_wait_seconds = 0.0  # do not retry: the page itself asks again
         self.app = DashboardApp(storage, Artifacts(self.settings.artifacts))
         return self.app
 

@@ -6,13 +6,14 @@ it within an epoch, and it costs no further transaction.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import StoreError
-from hpo.store import plan, studies
+from hpo.store import plan, study_rows
 from hpo.store.lease_table import database_time, leases
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
@@ -34,10 +35,9 @@ def set_order(storage: Storage, name: str, order: str | None) -> None:
         StoreError: There is no such study, another tool made it, or the database refuses the write.
         DefinitionError: Another version of hpo made the study.
     """
-    study_id = studies.find_study_id(storage, name)
-    studies.read_definition(storage, name)  # the workers of another tool's study would not follow it
     with storage.transaction() as session:
-        session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
+        # The workers of another tool's study would not follow the order.
+        study_id = study_rows.own_study_id(session, name, lock=True)
         plan.set_study_attributes(session, study_id, {plan.ORDER: order}, system=True)
 
 
@@ -62,7 +62,7 @@ def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -
 
     Args:
         storage: The storage that the study is in.
-        name: The study's name. Another tool's study is accepted, too.
+        name: The study's name.
         numbers: The trials' numbers; None for all that failed. A trial that diverged was pruned, with a
             failure; it is set back only if its number is given.
 
@@ -71,20 +71,13 @@ def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -
 
     Raises:
         StoreUnavailable: The database is unavailable; the trials may have been set back all the same.
-        StoreError: There is no such study, one of the numbers is not that of a failed or diverged trial (no
-            trial is set back then), or the database refuses the write.
+        StoreError: There is no such study, another tool made it, one of the numbers is not that of a failed
+            or diverged trial (no trial is set back then), or the database refuses the write.
+        DefinitionError: Another version of hpo made the study.
     """
-    study_id, trial = studies.find_study_id(storage, name), models.TrialModel
-    failure = models.TrialUserAttributeModel
-    failed = sa.exists().where(failure.trial_id == trial.trial_id, failure.key == "failure")
-    found = sa.select(trial.trial_id, trial.number).where(trial.study_id == study_id)
-    if numbers is None:
-        found = found.where(trial.state == TrialState.FAIL)
-    else:
-        diverged = (trial.state == TrialState.PRUNED) & failed
-        found = found.where(trial.number.in_(numbers), (trial.state == TrialState.FAIL) | diverged)
     with storage.transaction() as session:
-        rows = session.execute(found.order_by(trial.number).with_for_update(of=trial)).all()
+        study_id = study_rows.own_study_id(session, name)
+        rows = session.execute(_retried_trials(study_id, numbers).with_for_update(of=_trial)).all()
         if missing := sorted(set(numbers or ()) - {row.number for row in rows}):
             raise StoreError(
                 f"study '{name}' has no failed trial {missing[0]}; 'hpo trials {name}' lists them"
@@ -96,6 +89,21 @@ def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -
         anew = {"attempts": 0, "renewed": database_time(dialect_of(session))}
         session.execute(sa.update(leases).where(leases.c.trial_id.in_(ids)).values(anew))
         session.execute(sa.delete(values).where(values.c.trial_id.in_(ids)))
-        why = failure.key.in_(["failure", "pruned"])
-        session.execute(sa.delete(failure).where(failure.trial_id.in_(ids), why))
+        why = _failure.key.in_(["failure", "pruned"])
+        session.execute(sa.delete(_failure).where(_failure.trial_id.in_(ids), why))
         return [row.number for row in rows]
+
+
+_trial, _failure = models.TrialModel, models.TrialUserAttributeModel
+
+
+def _retried_trials(study_id: int, numbers: Collection[int] | None) -> sa.Select[Any]:
+    """Return the SELECT of the trials to retry, by number; of diverged ones only if a number is given."""
+    found = sa.select(_trial.trial_id, _trial.number).where(_trial.study_id == study_id)
+    if numbers is None:
+        return found.where(_trial.state == TrialState.FAIL).order_by(_trial.number)
+    failed = sa.exists().where(_failure.trial_id == _trial.trial_id, _failure.key == "failure")
+    diverged = (_trial.state == TrialState.PRUNED) & failed
+    return found.where(_trial.number.in_(numbers), (_trial.state == TrialState.FAIL) | diverged).order_by(
+        _trial.number
+    )

@@ -17,6 +17,7 @@ their transaction.
 
 import contextlib
 import fcntl
+import re
 import sqlite3
 import time
 import urllib.parse
@@ -27,7 +28,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from hpo.errors import StoreError
+from hpo.errors import StoreError, quote_value
 
 LOCK_TIMEOUT_SECONDS = 60  # how long a statement waits for another process's lock
 IDLE_IN_TRANSACTION_SECONDS = 15  # how long Postgres lets a session be idle within a transaction
@@ -50,6 +51,8 @@ POSTGRES_KEYS = (
     "sslrootcert",
     "target_session_attrs",
 )
+# Names and addresses, several of them separated by commas; a part of a name has 63 characters at most.
+HOST = re.compile(r"(?:[\w:%-]{1,63}(?:[.,]|$)){1,64}")
 SQLITE_MODES = ("ro", "rw", "rwc")
 
 NETWORK_DISKS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "glusterfs", "fuse.sshfs", "beegfs")
@@ -70,29 +73,41 @@ def parse_url(text: str) -> sa.URL:
         text: A URL such as ``sqlite:///storage/hpo.db`` or ``postgresql://user@host/db``.
 
     Returns:
-        The URL; ``~`` at the start of an SQLite path is expanded.
+        The URL; ``~`` and ``~user`` at the start of an SQLite path are expanded.
 
     Raises:
-        StoreError: It is no URL of an SQLite file or a Postgres database, or something is not allowed after
-            its "?". The message never contains a password.
+        StoreError: It is no URL of an SQLite file or a Postgres database, something is not allowed after
+            its "?", or a user after ``~`` has no home. The message never contains a password.
     """
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError):
-        given = "" if "@" in text else f" {text}"  # with an "@" it may contain a password
+        given = "" if "@" in text else f" {quote_value(text)}"  # with an "@" it may contain a password
         raise StoreError(
             f"--store{given}: not a URL; want sqlite:///storage/hpo.db or postgresql://user@host/db "
             "(--store or HPO_STORE)"
         ) from None
     if url.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
-        raise StoreError(f"--store {url.drivername}: want sqlite:///path or postgresql://user@host/db")
+        raise StoreError(
+            f"--store {quote_value(url.drivername)}: want sqlite:///path or postgresql://user@host/db"
+        )
     if url.drivername != "sqlite":
         _check_postgres(url)
         return url
     _check_sqlite(url)
-    if url.database and url.database.startswith("~/"):
-        return url.set(database=str(Path(url.database).expanduser()))
-    return url
+    return url.set(database=_expand_home(str(url.database)))
+
+
+def _expand_home(path: str) -> str:
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        home = quote_value(path.partition("/")[0])
+        raise StoreError(
+            f"--store: {home} has no home folder; write the path out, or begin it with ./"
+        ) from None
 
 
 def _check_sqlite(url: sa.URL) -> None:
@@ -102,6 +117,8 @@ def _check_sqlite(url: sa.URL) -> None:
         raise StoreError(
             "--store sqlite: want three slashes before a relative path, four before an absolute one"
         )
+    if "\0" in str(sqlite_file(url)):
+        raise StoreError("--store sqlite: a file's name cannot contain a zero byte")
     query = dict(url.query)
     if query and (query.pop("mode", None) not in SQLITE_MODES or query != {"uri": "true"}):
         raise StoreError(
@@ -113,6 +130,10 @@ def _check_sqlite(url: sa.URL) -> None:
 def _check_postgres(url: sa.URL) -> None:
     if "@" in (url.host or ""):  # what stands before it would be shown as part of the host
         raise StoreError("--store postgresql: write an '@' within the password as %40")
+    if url.host and not HOST.fullmatch(url.host):
+        raise StoreError(f"--store postgresql: {quote_value(url.host)} is no host's name or address")
+    if url.port is not None and not 1 <= url.port <= 65535:
+        raise StoreError(f"--store postgresql: want a port from 1 to 65535, found {url.port}")
     if unknown := [key for key in url.query if key not in POSTGRES_KEYS]:
         raise StoreError(
             f"--store postgresql: ?{unknown[0]} is not allowed; user, host, port and database stand before "
@@ -134,16 +155,26 @@ def sqlite_file(url: sa.URL) -> Path | None:
     """Return the file of an SQLite store, also of a ``file:`` URI; None for Postgres."""
     if url.get_backend_name() != "sqlite":
         return None
-    return Path(str(url.database).removeprefix("file:") if "uri" in url.query else str(url.database))
+    name = str(url.database)
+    # As SQLite reads such a URI: its path is percent-encoded, and a host before it is ignored.
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(name).path) if "uri" in url.query else name)
 
 
-def read_only_url(url: sa.URL) -> sa.URL:
-    """Return the URL that only reads an SQLite file; Postgres's is unchanged (see ``set_up_postgres``)."""
+def existing_url(url: sa.URL, *, read_only: bool = False) -> sa.URL:
+    """Return the URL that opens an SQLite file only if it exists; Postgres's is unchanged.
+
+    Otherwise SQLite would replace a file that is deleted while hpo runs by an empty one.
+
+    Args:
+        url: The store's URL. A mode in it stays, unless it would allow more.
+        read_only: Only read the file (for Postgres see ``set_up_postgres``).
+    """
     path = sqlite_file(url)
     if path is None:
         return url
-    name = str(url.database) if "uri" in url.query else f"file:{urllib.parse.quote(str(path.absolute()))}"
-    return url.set(database=name, query={"mode": "ro", "uri": "true"})
+    mode = "ro" if read_only or url.query.get("mode") == "ro" else "rw"
+    name = f"file:{urllib.parse.quote(str(path.absolute()))}"
+    return url.set(database=name, query={"mode": mode, "uri": "true"})
 
 
 def engine_kwargs(url: sa.URL) -> dict[str, Any]:

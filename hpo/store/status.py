@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import asha, replicates
 from hpo.search.replicates import Noise, ReplicatedSetting
-from hpo.store import control, plan, queue, studies
+from hpo.store import control, plan, queue, rows, studies, study_rows
 from hpo.store.budgets import Budget, read_budgets
 from hpo.store.failures import EarlyEnd, find_early_ends
 from hpo.store.lease_info import LeaseInfo, read_leases
-from hpo.store.storage import Storage
+from hpo.store.storage import Storage, retrying
 from hpo.study.definition import Definition
 from hpo.training import config
 
@@ -247,6 +248,21 @@ def metric_name(definition: Definition) -> str:
     It is ``accuracy`` for a custom objective, too.
     """
     return "test accuracy" if selection_of(definition) in ("test", "final") else "accuracy"
+
+
+@retrying(reads=True)
+def count_waiting(storage: Storage, name: str) -> int:
+    """Return how many trials of a study wait, without reading them.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, another tool made it, or the database refuses the request.
+        DefinitionError: Another version of hpo made the study.
+    """
+    with storage.transaction() as session:
+        study = rows.trials.c.study_id == study_rows.own_study_id(session, name)
+        waiting = study & (rows.trials.c.state == TrialState.WAITING)
+        return int(session.execute(sa.select(sa.func.count()).where(waiting)).scalar_one())
 
 
 def best_trials(storage: Storage, name: str, count: int) -> list[BestTrial]:

@@ -10,7 +10,8 @@ Optuna versions narrow.
 are retried until the database is back, so the worker pauses where it wants to read or write, and loses
 nothing. A transaction may have been committed although its acknowledgement was lost, so everything that is
 retried does no harm if it is done twice. What would do harm (a setting queued by hand would run twice), and
-what somebody waits for at a terminal, is tried once.
+what somebody waits for at a terminal, is tried once: a storage retries only where ``max_wait_seconds`` is
+set, as a worker does, and a call within another one retries no longer than that one.
 
 **Order of locks.** Locks are taken in one order, so that no deadlock can arise: a lease, then its trial,
 then the study. A claim has to find its trial before it knows the lease; it skips a lease that it cannot
@@ -19,6 +20,7 @@ lock at once.
 
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -31,7 +33,7 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.errors import StoreError, StoreUnavailable
+from hpo.errors import StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
 from hpo.store import database, database_errors
 
@@ -47,6 +49,7 @@ class _Intent(threading.local):
     """What this thread's next transaction is for."""
 
     reads = False
+    max_wait_seconds = math.inf  # how long the call allows to retry that this one is part of
 
 
 def retrying(
@@ -83,7 +86,8 @@ class Storage(RDBStorage):
         location: The database's URL.
         read_only: Whether the connections refuse every write.
         fences: The fences, by trial id.
-        max_wait_seconds: Upper bound of every wait for the database, whatever a single call allows.
+        max_wait_seconds: Upper bound of every wait for the database, whatever a single call allows; 0 until
+            somebody sets it.
         stop: Once it is set, no wait for the database is longer than ``STOPPING_WAIT_SECONDS``.
     """
 
@@ -99,10 +103,10 @@ class Storage(RDBStorage):
         self.location = url
         self.read_only = read_only
         self.fences: dict[int, Callable[[Session], object]] = {}
-        self.max_wait_seconds = MAX_WAIT_SECONDS
+        self.max_wait_seconds = 0.0
         self.stop = threading.Event()
         self._intent = _Intent()
-        connection_url = database.read_only_url(url) if read_only else url
+        connection_url = database.existing_url(url, read_only=read_only)
         super().__init__(
             # Optuna passes URLs through str.format, which fails on braces; here they are %7B and %7D.
             connection_url.render_as_string(hide_password=False),
@@ -147,12 +151,13 @@ class Storage(RDBStorage):
     def retry(self, work: Callable[[], R], max_wait_seconds: float = MAX_WAIT_SECONDS) -> R:
         """Call ``work`` until the database accepts it.
 
-        A deadlock is retried for ``STOPPING_WAIT_SECONDS`` even if the argument ``max_wait_seconds`` is
-        less: nothing of the transaction was done, so any work may be repeated.
+        A deadlock is retried for ``STOPPING_WAIT_SECONDS`` at least, whatever is allowed: nothing of the
+        transaction was done, so any work may be repeated.
 
         Args:
             work: One transaction that does no harm if it is done twice.
-            max_wait_seconds: How long to retry; ``self.max_wait_seconds`` and ``self.stop`` may shorten it.
+            max_wait_seconds: How long to retry; ``self.max_wait_seconds``, ``self.stop`` and a call of
+                ``retry`` that this one is part of may shorten it.
 
         Returns:
             What ``work`` returned.
@@ -160,36 +165,36 @@ class Storage(RDBStorage):
         Raises:
             StoreUnavailable: The database is still unavailable after that time. The work may have been
                 committed all the same.
-            StoreError: The database refuses the work, and waiting would not help (permissions; on SQLite
-                also a full disk).
+            StoreError: The database refuses the work, and waiting would not help (permissions, a wrong
+                password, a full disk).
             Exception: Anything else that ``work`` raises, at once and unchanged: a bug.
         """
+        outer = self._intent.max_wait_seconds
+        allowed = min(max_wait_seconds, outer)
 
         def handle_error(error: Exception, waited_seconds: float) -> str:
-            nonlocal max_wait_seconds
             if not isinstance(error, sa.exc.SQLAlchemyError | StorageInternalError):
                 raise error
-            unavailable = database_errors.is_unavailable(error)
-            if not unavailable and not database_errors.is_refusal(error):
+            meaning = database_errors.store_error(self.location, error)
+            if meaning is None:
                 raise error
-            message = (
-                f"store {database.hide_password(self.location)}: {database_errors.driver_message(error)}"
+            longest = self._longest_wait(allowed, is_deadlock=database_errors.is_deadlock(error))
+            if not isinstance(meaning, StoreUnavailable) or waited_seconds >= longest:
+                raise meaning from error
+            return str(meaning)
+
+        self._intent.max_wait_seconds = allowed
+        try:
+            return retry_until(
+                work, handle_error, what="the store", longest_pause_seconds=LONGEST_PAUSE_SECONDS
             )
-            if not unavailable:
-                raise StoreError(message) from error
-            if database_errors.is_deadlock(error):
-                max_wait_seconds = max(max_wait_seconds, STOPPING_WAIT_SECONDS)
-            if waited_seconds >= self._longest_wait(max_wait_seconds):
-                raise StoreUnavailable(message) from error
-            return message
+        finally:
+            self._intent.max_wait_seconds = outer
 
-        return retry_until(
-            work, handle_error, what="the store", longest_pause_seconds=LONGEST_PAUSE_SECONDS
-        )
-
-    def _longest_wait(self, max_wait_seconds: float) -> float:
-        allowed = STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS
-        return min(max_wait_seconds, self.max_wait_seconds, allowed)
+    def _longest_wait(self, allowed: float, *, is_deadlock: bool) -> float:
+        most = STOPPING_WAIT_SECONDS if self.stop.is_set() else MAX_WAIT_SECONDS
+        least = STOPPING_WAIT_SECONDS if is_deadlock else 0.0
+        return max(min(allowed, self.max_wait_seconds, most), least)
 
     def _write_fenced(self, write: Callable[..., R], trial_id: int, *args: Any) -> R:
         """Let Optuna write about a trial, in one transaction with the trial's fence."""

@@ -1,10 +1,10 @@
-"""Studies: opening the storage they are in, creating, extending, looking up and deleting them.
+"""Studies: opening the storage they are in, creating, extending, replacing, looking up and deleting them.
 
 A study is created with its whole budget in one transaction under a lock, and so is an extension. Workers
 may run meanwhile: they see the new trials once all are there.
 """
 
-import functools
+import enum
 import json
 import re
 import uuid
@@ -17,15 +17,33 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.errors import StoreError, StoreUnavailable, suggestion
-from hpo.store import database, database_errors, plan
+from hpo.errors import DefinitionError, StoreError
+from hpo.store import database, database_errors, plan, rows
 from hpo.store.database import hide_password, parse_url
 from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
-from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
-from hpo.study.definition import Definition, Point, load_definition
+from hpo.store.study_rows import (
+    delete_rows,
+    find_study,
+    get_study,
+    lock_studies,
+    lock_study_and_trials,
+    parse_definition,
+    stored_definition,
+    stored_folder,
+    study_definition,
+)
+from hpo.study.definition import Definition, Point
 from hpo.study.extension import extend_definition
+
+
+class Stored(enum.StrEnum):
+    """What ``create_study`` did."""
+
+    CREATED = "created"
+    REPLACED = "replaced"
+    KEPT = "already stored"
 
 
 def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage:
@@ -53,8 +71,8 @@ def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage
     except OSError as error:
         raise StoreError(f"{where}: {error.strerror or error}") from error
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
-        kind = StoreUnavailable if database_errors.is_unavailable(error) else StoreError
-        raise kind(f"{where}: {database_errors.driver_message(error)}") from error
+        meaning = database_errors.store_error(url, error)
+        raise meaning or StoreError(f"{where}: {database_errors.driver_message(error)}") from error
     except RuntimeError as error:  # Optuna raises it for tables of another version
         raise StoreError(f"{where}: {error}") from error
 
@@ -98,11 +116,13 @@ def _create_tables(url: sa.URL) -> None:
 
 
 @retrying(max_wait_seconds=0)
-def create_study(storage: Storage, definition: Definition, text: str) -> bool:
-    """Store a study, or extend it, with its whole budget as WAITING trials.
+def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
+    """Store a study, extend it or replace it, with its whole budget as WAITING trials.
 
     It is one transaction. Of several processes that create the same study at once, one does, and a crash
-    leaves either nothing or all of it. If the definition is as stored, only its text is written anew.
+    leaves either nothing or all of it. If the definition is as stored, only its text is written anew. A
+    stored study with another definition is replaced as long as there is nothing of its own to lose: no
+    trial was ever claimed, and none was queued by hand.
 
     Args:
         storage: The storage to write to.
@@ -110,39 +130,89 @@ def create_study(storage: Storage, definition: Definition, text: str) -> bool:
         text: The definition as its author wrote it.
 
     Returns:
-        Whether the study is new.
+        ``created`` for a new study, ``replaced`` for another definition in place of a stored one, and
+        ``already stored`` for the same or an extended one.
 
     Raises:
-        DefinitionError: A study of this name has another definition, which this one does not extend, or
-            another version of hpo made it.
+        DefinitionError: A study of this name has another definition, which this one neither extends nor
+            replaces, or another version of hpo made it.
         StoreUnavailable: The database is unavailable; the study may have been stored all the same.
         StoreError: Another tool made a study of this name, or the database refuses the write.
     """
     with storage.transaction() as session:
-        _lock_studies(session)
-        study = _find_study(session, definition.name, lock=True)
-        is_new = study is None
+        lock_studies(session)
+        study = find_study(session, definition.name)
         if study is None:
-            study = _add_study(session, definition)
+            result, study_id = Stored.CREATED, _add_study(session, definition)
         else:
-            definition = extend_definition(_study_definition(session, study), definition)
-        plan.set_study_attributes(session, study.study_id, {"hpo:file": text}, system=True)
-        plan.write_plan(session, study.study_id, definition)
-        return is_new
+            result, study_id, stored = Stored.KEPT, study.study_id, study_definition(session, study)
+            try:
+                definition = extend_definition(stored, definition)
+                find_study(session, definition.name, lock=True)
+            except DefinitionError:
+                if stored.enqueued or not _clear_unclaimed(session, study):
+                    raise
+                result = Stored.REPLACED
+                _describe_study(session, study_id, definition)
+        plan.set_study_attributes(session, study_id, {"hpo:file": text}, system=True)
+        plan.write_plan(session, study_id, definition)
+        return result
 
 
-def _add_study(session: Session, definition: Definition) -> Any:
-    name = definition.name
-    direction = models.StudyDirectionModel(objective=0, direction=StudyDirection.MAXIMIZE)
-    study: Any = models.StudyModel(study_name=name, directions=[direction])
+def _clear_unclaimed(session: Session, study: Any) -> bool:
+    """Delete the trials and the description of a study, unless a trial was claimed or queued by hand.
+
+    Its row stays, and so do its id and its folder, which an idle worker may know. A trial that another tool
+    added or asked for counts, too. A claim in progress is waited for: it has locked its trial.
+
+    Returns:
+        Whether it did so.
+    """
+    if session.execute(_CLAIMED, {"study": study.study_id}).first() is not None:
+        return False
+    lock_study_and_trials(session, study)
+    others = session.execute(_NOT_PLANNED, {"study": study.study_id}).first()
+    if others is not None or session.execute(_CLAIMED, {"study": study.study_id}).first() is not None:
+        return False
+    folder = {"folder": stored_folder(session, study)}
+    delete_rows(session, study.study_id, keep_study=True)
+    plan.set_study_attributes(session, study.study_id, folder, system=False)
+    return True
+
+
+_CLAIMED = sa.select(leases.c.trial_id).where(leases.c.study_id == sa.bindparam("study")).limit(1)
+# A trial that is not as the plan made it: begun, or added by another tool.
+_NOT_PLANNED = (
+    sa.select(rows.trials.c.trial_id)
+    .where(rows.trials.c.study_id == sa.bindparam("study"))
+    .where(
+        (rows.trials.c.state != TrialState.WAITING)
+        | ~sa.exists().where(
+            rows.system_attributes.c.trial_id == rows.trials.c.trial_id,
+            rows.system_attributes.c.key == plan.PLAN,
+        )
+    )
+    .limit(1)
+)
+
+
+def _add_study(session: Session, definition: Definition) -> int:
+    study: Any = models.StudyModel(study_name=definition.name)
     session.add(study)
     session.flush()
-    folder = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{uuid.uuid4().hex[:8]}"
-    user_attributes = {"folder": folder, "selection": definition.train.get("selection")}
-    plan.set_study_attributes(session, study.study_id, user_attributes, system=False)
-    metric = {"study:metric_names": ["accuracy"]}
-    plan.set_study_attributes(session, study.study_id, metric, system=True)
-    return study
+    folder = f"{re.sub(r'[^A-Za-z0-9._-]', '_', definition.name)}-{uuid.uuid4().hex[:8]}"
+    plan.set_study_attributes(session, study.study_id, {"folder": folder}, system=False)
+    _describe_study(session, study.study_id, definition)
+    return int(study.study_id)
+
+
+def _describe_study(session: Session, study_id: int, definition: Definition) -> None:
+    """Write what plain Optuna's tools show of a study: direction, metric and selection."""
+    kind: Any = models.StudyDirectionModel
+    session.add(kind(study_id=study_id, objective=0, direction=StudyDirection.MAXIMIZE))
+    selection = {"selection": definition.train.get("selection")}
+    plan.set_study_attributes(session, study_id, selection, system=False)
+    plan.set_study_attributes(session, study_id, {"study:metric_names": ["accuracy"]}, system=True)
 
 
 @retrying(max_wait_seconds=0)
@@ -165,9 +235,9 @@ def enqueue_setting(storage: Storage, name: str, point: Point) -> int:
         DefinitionError: Another version of hpo made the study.
     """
     with storage.transaction() as session:
-        _lock_studies(session)
-        study = _get_study(session, name, lock=True)
-        definition = _study_definition(session, study)
+        lock_studies(session)
+        study = get_study(session, name, lock=True)
+        definition = study_definition(session, study)
         definition = definition.model_copy(update={"enqueued": (*definition.enqueued, point)})
         return plan.write_plan(session, study.study_id, definition)[-1]
 
@@ -183,22 +253,15 @@ def delete_study(storage: Storage, name: str) -> None:
         StoreError: There is no such study, another tool made it, or the database refuses the write.
     """
     with storage.transaction() as session:
-        _lock_studies(session)
-        study = _get_study(session, name)
-        _stored_definition(session, study)
-        study_id, trials = study.study_id, models.TrialModel.__table__
-        own = sa.select(trials.c.trial_id).where(trials.c.study_id == study_id)
+        lock_studies(session)
+        study = get_study(session, name)
+        stored_definition(session, study)
         # Locks are taken in the workers' order. A claim in progress is complete once its trial is locked
         # here. A worker may then hold the trial's new lease and wait for us: Postgres rolls one of the two
         # back, which then retries.
-        session.execute(sa.delete(leases).where(leases.c.study_id == study_id))
-        session.execute(own.with_for_update())
-        _find_study(session, name, lock=True)
-        for table in (leases, *reversed(models.BaseModel.metadata.sorted_tables)):
-            if "study_id" in table.c:
-                session.execute(sa.delete(table).where(table.c.study_id == study_id))
-            elif "trial_id" in table.c:
-                session.execute(sa.delete(table).where(table.c.trial_id.in_(own)))
+        session.execute(sa.delete(leases).where(leases.c.study_id == study.study_id))
+        lock_study_and_trials(session, study)
+        delete_rows(session, study.study_id)
 
 
 @retrying(reads=True)
@@ -212,8 +275,8 @@ def read_definition(storage: Storage, name: str) -> Definition:
     """
     with storage.transaction() as session:
         text = session.execute(_DEFINITION, {"name": name}).scalar_one_or_none()
-        return _parse_definition(
-            _stored_definition(session, _get_study(session, name)) if text is None else text
+        return parse_definition(
+            stored_definition(session, get_study(session, name)) if text is None else text
         )
 
 
@@ -226,12 +289,6 @@ _DEFINITION = (
 )
 
 
-@functools.lru_cache(maxsize=4)
-def _parse_definition(text: str) -> Definition:
-    """Parse a stored definition; cached, because a worker reads it before each trial."""
-    return load_definition(json.loads(text))
-
-
 @retrying(reads=True)
 def find_study_id(storage: Storage, name: str) -> int:
     """Return Optuna's id of a study, whatever tool made it.
@@ -242,7 +299,7 @@ def find_study_id(storage: Storage, name: str) -> int:
             request.
     """
     with storage.transaction() as session:
-        return int(_get_study(session, name).study_id)
+        return int(get_study(session, name).study_id)
 
 
 @retrying(reads=True)
@@ -254,11 +311,8 @@ def artifacts_folder(storage: Storage, name: str) -> str:
         StoreError: There is no such study, another tool made it, or the database refuses the request.
     """
     with storage.transaction() as session:
-        study = _get_study(session, name)
-        row = models.StudyUserAttributeModel.find_by_study_and_key(study, "folder", session)
-        if row is None:
-            raise StoreError(f"study '{name}' was made by another tool, not by hpo")
-        return str(json.loads(str(row.value_json)))
+        study = get_study(session, name)
+        return stored_folder(session, study)
 
 
 @retrying()
@@ -276,10 +330,12 @@ def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) ->
 
     Raises:
         StoreUnavailable: The database stays unavailable.
-        StoreError: The database refuses the write.
+        StoreError: The study was deleted meanwhile, or the database refuses the write.
     """
     with storage.transaction() as session:
-        session.execute(sa.select(models.StudyModel).filter_by(study_id=study_id).with_for_update())
+        locked = sa.select(_studies.c.study_id).where(_studies.c.study_id == study_id).with_for_update()
+        if session.execute(locked).one_or_none() is None:
+            raise StoreError("the study was deleted, or replaced by another definition, meanwhile")
         kind: Any = models.StudySystemAttributeModel
         row = session.query(kind).filter(kind.study_id == study_id, kind.key == key).one_or_none()
         if row is None:
@@ -320,39 +376,3 @@ def cache_fingerprint(storage: Storage) -> dict[tuple[str, int], Any]:
     return {("trial", row[0]): tuple(row[1:]) for row in ended} | {
         ("study", row[0]): tuple(row[1:]) for row in defining
     }
-
-
-def _lock_studies(session: Session) -> None:
-    """Let one process at a time create, extend or delete studies."""
-    if dialect_of(session) == "postgresql":
-        session.execute(sa.select(sa.func.pg_advisory_xact_lock(database.STUDIES_LOCK)))
-
-
-def _find_study(session: Session, name: str, *, lock: bool = False) -> Any:
-    """Return a study's row or None; Optuna, too, numbers new trials under the lock of this row."""
-    query = session.query(models.StudyModel).filter(models.StudyModel.study_name == name)
-    return (query.with_for_update() if lock else query).one_or_none()
-
-
-def _get_study(session: Session, name: str, *, lock: bool = False) -> Any:
-    """Return a study's row, or raise StoreError with the names of the studies that exist."""
-    study = _find_study(session, name, lock=lock)
-    if study is None:
-        names = [row[0] for row in session.query(models.StudyModel.study_name)]
-        there = f" there are: {', '.join(sorted(names))}" if names else " there are none yet"
-        raise StoreError(f"no study '{name}' in the store{suggestion(name, names) or ';'}{there}")
-    return study
-
-
-def _study_definition(session: Session, study: Any) -> Definition:
-    return _parse_definition(_stored_definition(session, study))
-
-
-def _stored_definition(session: Session, study: Any) -> str:
-    row = models.StudySystemAttributeModel.find_by_study_and_key(study, DEFINITION, session)
-    if row is None:
-        raise StoreError(
-            f"study '{study.study_name}' was made by another tool, not by hpo; "
-            "choose another name for a new study"
-        )
-    return str(row.value_json)

@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.errors import DefinitionError, HpoError, StoreError, quote_value
+from hpo.errors import DefinitionError, HpoError, StoreError, StoreUnavailable, quote_value
 from hpo.search import replicates
 from hpo.store import plan, status, studies
 from hpo.store.storage import Storage
@@ -72,9 +72,8 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
 
     Raises:
         DefinitionError: An earlier study does not exist, was made by another tool or another version of
-            hpo, is still running, is not comparable, or has no usable trial. Also if the database is
-            unavailable when the definition of an earlier study is read.
-        StoreUnavailable: The database is unavailable after that.
+            hpo, is still running, is not comparable, or has no usable trial.
+        StoreUnavailable: The database is unavailable.
         StoreError: The database refuses the request, or an earlier study was deleted meanwhile.
     """
     return [
@@ -85,8 +84,8 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
 def usable_trials(storage: Storage, definition: Definition) -> list[FrozenTrial]:
     """Return the trials of earlier studies that a study's sampler learns from.
 
-    A study that cannot be read is left out, for example because it was deleted since the check, or because
-    the database stays unavailable; the log names it. Whether studies are comparable is not checked again.
+    A study that cannot be read is left out, for example because it was deleted since the check; the log
+    names it. Whether studies are comparable is not checked again.
 
     Args:
         storage: The storage that all the studies are in.
@@ -95,6 +94,9 @@ def usable_trials(storage: Storage, definition: Definition) -> list[FrozenTrial]
     Returns:
         Copies of the usable trials, one for each setting, with the new study's distributions and the number
         -1. Listed settings of the new study are left out.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable. Without the trials it would be another search.
     """
     trials: list[FrozenTrial] = []
     for name in dict.fromkeys(definition.search.start_from):
@@ -102,6 +104,8 @@ def usable_trials(storage: Storage, definition: Definition) -> list[FrozenTrial]
             trials += _read_warm_start(
                 storage, definition, name, studies.read_definition(storage, name)
             ).trials
+        except StoreUnavailable:
+            raise
         except HpoError as error:
             log.warning("search.start_from: %s; the sampler continues without it", error)
     return trials
@@ -113,6 +117,8 @@ def _check_and_read(storage: Storage, definition: Definition, name: str) -> Warm
     where = f"{option}: study '{name}'"
     try:
         old = studies.read_definition(storage, name)
+    except StoreUnavailable:
+        raise
     except StoreError as error:
         raise DefinitionError(f"{option}: {error}") from error
     if status.read_status(storage, name).state == "running":

@@ -94,7 +94,7 @@ def run_worker(
 
 def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event) -> WorkerContext:
     """Check the artifacts and the device, and return what the worker's trials share."""
-    storage.stop = stop
+    storage.stop, storage.max_wait_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
     history = History(storage, studies.find_study_id(storage, name), name)

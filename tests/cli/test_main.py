@@ -204,14 +204,15 @@ def test_a_worker_states_why_it_has_nothing_to_do(completed):
     )
 
 
-def test_missing_devices_are_reported_in_one_line(completed):
+def test_missing_devices_are_reported_in_one_line(completed, workplace):
     for spec in ("cuda:99", "tpu", "cpu:0", "cpu:x", "cuda:0,cpu"):
         done = completed.here("run", "small.toml", "--name", "dev", "--devices", spec, code=1)
         assert done.err.splitlines()[-1].startswith("hpo: --device")
         assert "Traceback" not in done.err
     assert load_study(completed)  # still there
+    workplace.here("create", workplace.study(STUDY))
     for device in ("gpu", "cpu:2"):
-        done = completed.here("worker", "small", "--device", device, code=78)
+        done = workplace.here("worker", "small", "--device", device, code=78)
         assert f"hpo: --device {device}: want cpu" in done.err
 
 

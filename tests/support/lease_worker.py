@@ -17,7 +17,9 @@ from collections.abc import Callable
 
 from optuna.trial import TrialState
 
+from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import lease, process, queue, studies
+from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition, Point, Pruner, Search
 from hpo.training.config import Config
@@ -61,6 +63,12 @@ def definition(trials: int = 3, *points: dict[str, space.Value]) -> Definition:
     )
 
 
+def claim_next(storage: Storage, study_id: int) -> lease.Claim | None:
+    """Claim the next trial of a study for this process."""
+    owner = process.current_owner("cpu")
+    return queue.claim_trial(storage, study_id, owner, lease_seconds=60, max_attempts=1)
+
+
 def print_event(*words: object) -> None:
     # One write, so that the lines of several processes do not mix.
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
@@ -69,6 +77,7 @@ def print_event(*words: object) -> None:
 def run_trials(options: WorkerOptions, index: int) -> None:
     """Run trials until none is left; an epoch's accuracy is the token of the attempt that wrote it."""
     storage = studies.open_storage(options.url, create=False)
+    storage.max_wait_seconds = MAX_WAIT_SECONDS
     study_id = studies.find_study_id(storage, NAME)
     owner = process.current_owner("cpu")
     if options.unnamed and index % 2:

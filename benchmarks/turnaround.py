@@ -10,7 +10,6 @@ Run it with ``make bench``, or ``python -m benchmarks.turnaround``.
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import head
-from hpo.training import models
+from hpo.training import devices, models
 from hpo.training.config import Config
 from hpo.training.events import TrialEnded, TrialStarted
 
@@ -85,7 +84,7 @@ def main() -> None:
     for name, size in CASES:
         between, anew = gaps(name, size, trials), building_seconds(name, size, 5)
         middle, built = statistics.median(between), statistics.median(anew)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = devices.peak_memory_bytes() / 2**30
         spread = f"{middle:.2f} ({min(between):.2f} to {max(between):.2f})"
         table.add_row(f"{name} at {size}", spread, f"{built:.2f}", f"{middle / built:.2f}", f"{peak:.1f}")
         rows.append(

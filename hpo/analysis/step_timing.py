@@ -4,7 +4,6 @@ No weights are downloaded, and no image of a published data set is read.
 """
 
 import contextlib
-import resource
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from hpo.training import loop, models, precision
+from hpo.training import devices, loop, models, precision
 from hpo.training.config import Config
 from hpo.training.datasets import Dataset, Split
 from hpo.training.shapes import DatasetShape
@@ -133,12 +132,4 @@ def track_peak_memory(device: torch.device) -> Iterator[list[float]]:
     if device.type == "cuda":
         found.append(torch.cuda.max_memory_reserved(device) / 2**30)
     else:
-        found.append(_peak_resident_gib())
-
-
-def _peak_resident_gib() -> float:
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 2**20
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        found.append(devices.peak_memory_bytes() / 2**30)

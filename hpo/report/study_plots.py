@@ -1,5 +1,6 @@
 """Figures of a whole study: history, curves, parallel coordinates, timeline and Pareto front."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ def history_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """
     done = records.complete_records(found)
     section = Section(name="history", title="History")
-    best = [max(each.accuracy or 0.0 for each in done[: i + 1]) for i in range(len(done))]
+    best = list(itertools.accumulate((each.accuracy or 0.0 for each in done), max))
     pruned = [each for each in found if each.state == "pruned" and each.accuracy is not None]
     traces = [_trial_dots(done, "complete", lambda each: each.number)]
     if pruned:

@@ -49,7 +49,7 @@ def import_objective(name: str) -> Objective:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists, but one of its own imports does not
         raise DefinitionError(
             f"train.objective: no module '{error.name}' in {Path.cwd()} or in the environment; "

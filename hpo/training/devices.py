@@ -7,12 +7,20 @@ of the cards that the user's own ``CUDA_VISIBLE_DEVICES`` leaves visible.
 """
 
 import os
+import platform
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from hpo.errors import DeviceError
+
+if TYPE_CHECKING:  # a supervisor does without torch
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,34 @@ def memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def peak_memory_bytes() -> int:
+    """Return the most main memory that this process has had, in bytes.
+
+    On Linux this is since the process began, or since something wrote "5" to /proc/self/clear_refs.
+    """
+    if sys.platform == "linux":
+        try:
+            status = Path("/proc/self/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        except (OSError, IndexError):  # a kernel that does not say
+            pass
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS says it in bytes, other systems in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_name(device: "torch.device") -> str:
+    """Return the product name of a GPU, or of the machine's processor; if unknown, the latter's type."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerDevice]:
     """Return one device per worker, in the order of ``spec``, with the cores shared out equally.
 
@@ -55,10 +91,11 @@ def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerD
         At least one worker, each with at least one thread.
 
     Raises:
-        DeviceError: If one of the devices is malformed or a GPU that is not there.
-        NVMLError: As in ``installed_gpu_uuids``.
+        DeviceError: If one of the devices is malformed or a GPU that is not there; unless all are CPUs,
+            also if the driver cannot say which GPUs there are.
     """
-    gpus = visible_gpu_uuids(os.environ, installed_gpu_uuids())
+    is_cpu = spec.partition(":")[0] == "cpu"
+    gpus = [] if is_cpu else visible_gpu_uuids(os.environ, installed_gpu_uuids())
     if spec == "auto":
         spec = ",".join(f"cuda:{index}" for index in range(len(gpus))) or f"cpu:{core_count()}"
     kind, _, count = spec.partition(":")
@@ -86,24 +123,28 @@ def _gpu_uuid(name: str, spec: str, gpus: Sequence[str]) -> str:
 def installed_gpu_uuids() -> list[str]:
     """Return the UUIDs of the machine's NVIDIA GPUs ("GPU-..."), in the driver's order.
 
-    ``CUDA_VISIBLE_DEVICES`` does not matter here. The list is empty if NVML cannot be started, as without a
-    driver.
+    ``CUDA_VISIBLE_DEVICES`` does not matter here. The list is empty if the machine has no driver.
 
     Raises:
-        NVMLError: NVML was started but cannot read a GPU.
+        DeviceError: There is a driver, but it cannot read the GPUs.
     """
     import pynvml
 
+    without_driver = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-        return [uuid.decode() if isinstance(uuid, bytes) else str(uuid) for uuid in uuids]
-    finally:
-        pynvml.nvmlShutdown()
+        try:
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        if error.value in without_driver:
+            return []
+        raise DeviceError(
+            f"the NVIDIA driver cannot read the GPUs: {error}; 'nvidia-smi' says more, --devices cpu works"
+        ) from error
+    return [uuid.decode() if isinstance(uuid, bytes) else str(uuid) for uuid in uuids]
 
 
 def visible_gpu_uuids(environment: Mapping[str, str], uuids: Sequence[str]) -> list[str]:

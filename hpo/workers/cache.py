@@ -19,7 +19,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.store import plan, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import features, precision
+from hpo.training import devices, features, precision
 from hpo.training.config import Config, CustomConfig
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class WorkerCache:
             "batch_size": config.batch_size,
             "tune": config.tune,
             "precision": trial_precision,
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "device": devices.device_name(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }

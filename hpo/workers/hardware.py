@@ -1,14 +1,13 @@
 """What a trial runs on: the device and its name, the host, threads, precision and memory format."""
 
-import platform
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from hpo.errors import DeviceError, DeviceLost
+from hpo.training import devices
 from hpo.training.config import Config, CustomConfig
 from hpo.workers.cache import WorkerCache
 
@@ -84,7 +83,7 @@ def choose_hardware(
     threads = int(stored.get("threads", torch.get_num_threads()))
     torch.set_num_threads(threads)
     facts = {
-        "device": device_name(cache.device),
+        "device": devices.device_name(cache.device),
         "host": socket.gethostname(),
         "torch": torch.__version__,
         "threads": threads,
@@ -94,14 +93,3 @@ def choose_hardware(
     precision = str(stored.get("precision") or cache.precision)
     memory_format = stored.get("memory_format") or cache.choose_memory_format(config, precision)
     return facts | {"precision": precision, "memory_format": str(memory_format)}
-
-
-def device_name(device: torch.device) -> str:
-    """Return the product name of a GPU, or of the machine's processor; if unknown, the latter's type."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

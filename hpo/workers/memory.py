@@ -1,13 +1,12 @@
 """Running out of memory: what the trial's failure says, and how the next trial gets the memory back."""
 
 import gc
-import resource
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-import psutil
 import torch
+
+from hpo.training import devices
 
 GIB = 2**30
 
@@ -39,10 +38,7 @@ def peak_memory(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         return torch.cuda.max_memory_reserved(device), total
-    # Only Windows tells psutil the peak. Other systems tell it here: in KiB, but macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return max(peak, psutil.Process().memory_info().rss), psutil.virtual_memory().total
+    return devices.peak_memory_bytes(), devices.memory_bytes()
 
 
 def free_memory(device: torch.device) -> None:

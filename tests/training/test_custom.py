@@ -240,6 +240,7 @@ def test_a_failed_trial_does_not_stop_the_others(place):
     [
         ("own:clmb", "module 'own' has no function 'clmb'"),
         ("won:climb", "no module 'won'"),
+        ("own.part:climb", "no module 'own.part'"),
         ("climb", "train.objective"),
     ],
 )
@@ -248,6 +249,13 @@ def test_a_missing_objective_is_reported_in_one_line(place, objective, message):
     assert message in done.err
     assert done.err.count("\n") == 1
     assert not (place.path / "storage").exists()
+
+
+def test_a_module_that_imports_a_missing_one_of_a_similar_name_is_not_itself_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "climbing_objective.py").write_text("import climbing\n")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'climbing'"):
+        custom.import_objective("climbing_objective:climb")
 
 
 @pytest.mark.parametrize(

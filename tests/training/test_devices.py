@@ -1,3 +1,8 @@
+import resource
+import sys
+
+import psutil
+import pynvml
 import pytest
 
 from hpo.errors import DeviceError
@@ -23,6 +28,36 @@ UUIDS = ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"]
 def test_cuda_visible_devices_is_read_as_cuda_reads_it(variable, expected):
     environment = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
     assert devices.visible_gpu_uuids(environment, UUIDS) == expected
+
+
+def test_the_peak_memory_is_in_bytes_on_every_system(monkeypatch):
+    resident = psutil.Process().memory_info().rss
+    assert resident * 0.9 < devices.peak_memory_bytes() < devices.memory_bytes()
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    assert kib * 1024 <= devices.peak_memory_bytes() < devices.memory_bytes()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert kib <= devices.peak_memory_bytes() < kib * 2, "macOS gives getrusage's value in bytes"
+
+
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetCount"])
+def test_a_broken_driver_is_reported_and_none_at_all_means_no_gpu(monkeypatch, call):
+    for name in ("nvmlInit", "nvmlShutdown"):
+        monkeypatch.setattr(pynvml, name, lambda: None)
+
+    def fail(code):
+        def failing():
+            raise pynvml.NVMLError(code)
+
+        monkeypatch.setattr(pynvml, call, failing)
+
+    fail(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    assert devices.installed_gpu_uuids() == []
+    fail(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+    for spec in ("auto", "cuda:0"):
+        with pytest.raises(DeviceError, match=r"cannot read the GPUs: .*; .*--devices cpu works"):
+            devices.worker_devices(spec, 1, 1)
+    assert [each.name for each in devices.worker_devices("cpu", 1, 1)] == ["cpu"]
 
 
 def test_cores_are_divided_among_cpu_workers():

@@ -9,7 +9,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import DeviceError
 from hpo.store import studies
 from hpo.study.definition import Definition
-from hpo.training import catalog, datasets, models, precision
+from hpo.training import catalog, datasets, devices, models, precision
 from hpo.training.config import Config
 from hpo.workers import cache
 
@@ -102,7 +102,9 @@ def test_a_memory_format_is_measured_once_for_all_workers_and_only_for_long_tria
     assert other.choose_memory_format(long, "fp32") == "channels_last"
     assert len(calls) == 1
     (file,) = worker_cache.data.glob("artifacts/cache/memory_format/*.json")
-    assert json.loads(file.read_text())["step_seconds"] == {"contiguous": 2.0, "channels_last": 1.0}
+    stored = json.loads(file.read_text())
+    assert stored["step_seconds"] == {"contiguous": 2.0, "channels_last": 1.0}
+    assert stored["device"] == devices.device_name(CPU) != "cpu", "another processor measures for itself"
     chosen = long.model_copy(update={"memory_format": "contiguous"})
     assert worker_cache.choose_memory_format(chosen, "fp32") == "contiguous"
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from hpo.export.predict import Description
+from hpo.training import transforms
 
 MAX_CLASS_NAMES = 20  # that the card lists; labels.txt has all of them
 
@@ -37,7 +38,7 @@ raw = bytearray(open("model.safetensors", "rb").read())
 start, types = 8 + int.from_bytes(raw[:8], "little"), {{"F32": "float32", "I64": "int64"}}
 model = torchvision.models.get_model({arguments}).eval()
 {loading}
-image = PIL.ImageOps.exif_transpose(PIL.Image.open("image.png"))
+image = PIL.ImageOps.exif_transpose(PIL.Image.open("image.png", formats={formats}))
 image = image.convert("I").point(lambda grey: grey / 256) if image.mode[:4] == "I;16" else image
 prepare = torchvision.transforms.Compose([{steps}])
 probabilities = model(prepare(image.convert("RGB"))[None])[0].softmax(0)
@@ -177,6 +178,7 @@ def _loader_code(description: Description) -> str:
     arguments = [f"{name}={value}" for name, value in description.arguments.items()]
     return LOADER_TEMPLATE.format(
         arguments=", ".join([f'"{description.model}"', *arguments]),
+        formats=transforms.IMAGE_FORMATS,
         loading=COPY_CODE if description.model.startswith("mnasnet") else LOAD_CODE,
         steps=", ".join(f"torchvision.transforms.{step}" for step in steps),
     )

@@ -124,7 +124,7 @@ class Predictor:
         if file.is_dir():
             raise DataError(f"{file}: is a folder; give the images in it, for example {file}/*.jpg")
         try:
-            pixels = transforms.read_image(file, self.description.preprocessing.pixels)
+            pixels = transforms.read_image(file, self.description.preprocessing.pixels).pixels
         except ValueError as error:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error

@@ -8,7 +8,8 @@ Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,32 @@ def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config)
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Findings:
+    """The files that were left out, and those of which the model does not see what a person sees."""
+
+    skipped: list[str] = field(default_factory=list)
+    transparent: list[Path] = field(default_factory=list)
+    half_cropped: list[Path] = field(default_factory=list)
+
+    def add(self, file: Path, picture: transforms.Picture) -> None:
+        if picture.is_transparent:
+            self.transparent.append(file)
+        if picture.is_half_cropped:
+            self.half_cropped.append(file)
+
+    def warn(self, name: str, read: Iterable[Split]) -> None:
+        """Log one line on each kind of picture that does not look to the model as it does to people."""
+        total = sum(map(len, read))
+        for files, what in (
+            (self.transparent, "transparent parts, which get the colour hidden there; put them on white"),
+            (self.half_cropped, "one side over twice the other, so over half is cut off; crop or pad them"),
+        ):
+            if files:
+                first = f"such as {files[0]}"
+                logger.warning("%s: %d of %d images, %s, have %s", name, len(files), total, first, what)
+
+
 def _draw_splits(source: sources.Source, config: Config) -> Dataset:
     """Draw the splits, limit them, and read the images in them."""
     rng = np.random.default_rng(config.split_seed)
@@ -218,17 +245,19 @@ def _draw_splits(source: sources.Source, config: Config) -> Dataset:
         drawn.insert(1, ("valid", source.valid or source.train, valid))
     total = sum(map(len, train))
     limit = min(config.limit or total, total)
-    skipped: list[str] = []
+    findings = _Findings()
     read = {
-        name: _read_split(split, splits.apply_limit(indices, limit, total), config, skipped)
+        name: _read_split(split, splits.apply_limit(indices, limit, total), config, findings)
         for name, split, indices in drawn
     }
     if isinstance(config, FinalConfig):
         read["train"] = _concatenate(read["train"], read.pop("valid"))
     lost = sorted(set(range(len(source.classes))) - set(read["train"].labels.tolist()))
-    if skipped and lost and limit >= len(source.classes):
+    if findings.skipped and lost and limit >= len(source.classes):
         raise errors.DataError(f"{config.dataset}: no readable {source.classes[lost[0]]} to train on")
-    return Dataset(name=config.dataset, classes=source.classes, skipped=tuple(skipped), **read)
+    findings.warn(config.dataset, read.values())
+    skipped = tuple(findings.skipped)
+    return Dataset(name=config.dataset, classes=source.classes, skipped=skipped, **read)
 
 
 def _shuffle(
@@ -244,9 +273,9 @@ def _concatenate(first: Split, second: Split) -> Split:
 
 
 def _read_split(
-    shipped: sources.SourceSplit, class_indices: splits.ClassIndices, config: Config, skipped: list[str]
+    shipped: sources.SourceSplit, class_indices: splits.ClassIndices, config: Config, findings: _Findings
 ) -> Split:
-    """Read the images of a split in the source's order; unreadable files are appended to ``skipped``."""
+    """Read the images of a split in the source's order; what is odd about them is added to ``findings``."""
     indices = torch.from_numpy(np.sort(np.concatenate(class_indices)))
     labels = torch.from_numpy(shipped.labels)[indices]
     if isinstance(shipped.images, Tensor):
@@ -256,8 +285,10 @@ def _read_split(
     for position, index in enumerate(indices.tolist()):
         file = shipped.images[index]
         try:
-            pixels[len(kept)] = torch.from_numpy(transforms.read_image(file, config.image_size))
+            picture = transforms.read_image(file, config.image_size)
+            pixels[len(kept)] = torch.from_numpy(picture.pixels)
             kept.append(position)
+            findings.add(file, picture)
         except ValueError as cause:
             reason = sources.short_message(cause)
             if config.corrupt == "refuse":
@@ -266,7 +297,8 @@ def _read_split(
                     'or set train.corrupt = "skip" to leave such files out'
                 ) from cause
             logger.warning("%s: left out, not a readable image (%s)", file, reason)
-            skipped.append(str(file))
+            findings.skipped.append(str(file))
     if not kept:
-        raise errors.DataError(f"{config.dataset}: a split has no readable image; see {skipped[-1]}")
+        last = findings.skipped[-1]
+        raise errors.DataError(f"{config.dataset}: a split has no readable image; see {last}")
     return Split(images=pixels[: len(kept)], labels=labels[kept])

@@ -16,6 +16,7 @@ import importlib.metadata
 import io
 import logging
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,21 @@ from hpo import errors
 from hpo.training import transforms
 
 logger = logging.getLogger(__name__)
+
+# Names of folders that are splits, in lower case, and the split that each is.
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Names that look like a part of a data set too, but not like which one.
+_PART_NAME = re.compile(
+    r"(fold|split)[ _-]?\d+|seg[ _-]?(train|test|pred|val)"
+    r"|(train|test|val|valid|validation)(ing)?[ _-]?(set|images|data|\d+)"
+)
+_LAYOUT = (
+    "want one folder per class with its images, or folders train, valid and test with class folders in each"
+)
 
 # The files that a user without network access can put into the data folder, by data set.
 _IDX_FILES = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
@@ -237,40 +253,80 @@ def list_folder(folder_path: str) -> Source:
     """List the user's images in class folders, or in train, valid and test folders with class folders.
 
     No image is decoded. The classes are those of train, sorted by name; a class may lack its folder in
-    valid or test. Hidden files and folders are skipped.
+    valid or test. Hidden files and folders are skipped. The folders of splits may have any of the names
+    ``SPLIT_FOLDERS``, in upper or lower case.
 
     Args:
         folder_path: The PATH of ``folder:PATH``; ``~`` is expanded.
 
     Raises:
         DataError: If there is no such folder, or it has fewer than two classes, a class folder without
-            images, a class that train lacks, or other folders beside train, valid and test.
+            images, a class that train lacks, other folders beside train, valid and test, or folders that
+            look like splits or folds but are not laid out so.
         OSError: If a folder cannot be listed.
     """
     path = Path(folder_path).expanduser()
     if not folder_path or not path.is_dir():
         raise errors.DataError(f"train.dataset: 'folder:{folder_path}': there is no such folder")
-    parts = [sub.name for sub in _visible_subfolders(path)]
-    # A class may be called "train" too; then the folder contains images, not folders.
-    nested = [
-        name for name in ("train", "valid", "test") if name in parts and _visible_subfolders(path / name)
-    ]
-    if nested and "train" not in nested:
-        raise errors.DataError(f"{path}: class folders in {' and '.join(nested)}, but none in train")
-    if nested and (others := [name for name in parts if name not in ("train", "valid", "test")]):
-        raise errors.DataError(f"{path}: unexpected '{others[0]}' beside train; allowed there: valid, test")
-    base = path / "train" if nested else path
+    parts = _split_folders(path)
+    base = parts["train"] if parts else path
     classes = tuple(sub.name for sub in _visible_subfolders(base))
     if len(classes) < 2:
         found = f"one class folder only, '{classes[0]}'" if classes else "no class folders"
         raise errors.DataError(f"{base}: {found}; want two or more, each with the images of one class")
-    splits = {name: _list_split(path / name, classes) for name in parts if nested}
-    train = splits["train"] if nested else _list_split(base, classes)
+    _refuse_hidden_splits(base)
+    splits = {name: _list_split(part, classes) for name, part in parts.items()}
+    train = splits["train"] if parts else _list_split(base, classes)
     return Source(classes=classes, train=train, valid=splits.get("valid"), test=splits.get("test"))
 
 
+def _split_folders(path: Path) -> dict[str, Path]:
+    """Return the folders of splits by the split's name; empty if ``path`` contains class folders."""
+    folders = _visible_subfolders(path)
+    named = [(SPLIT_FOLDERS[sub.name.lower()], sub) for sub in folders if sub.name.lower() in SPLIT_FOLDERS]
+    # A class may be called "train" too; then the folder contains images, not folders.
+    nested = [split for split, sub in named if _visible_subfolders(sub)]
+    if not nested:
+        return {}
+    if "train" not in nested:
+        raise errors.DataError(f"{path}: class folders in {' and '.join(nested)}, but none in train")
+    if others := [sub.name for sub in folders if sub.name.lower() not in SPLIT_FOLDERS]:
+        raise errors.DataError(f"{path}: unexpected '{others[0]}' beside train; allowed there: valid, test")
+    parts = dict(named)
+    if len(parts) < len(named):
+        names = ", ".join(sub.name for _, sub in named)
+        raise errors.DataError(f"{path}: two folders for one split among {names}; keep one of each")
+    return parts
+
+
+def _refuse_hidden_splits(base: Path) -> None:
+    """Refuse class folders that are splits or folds instead: accuracy would mean nothing."""
+    folders = _visible_subfolders(base)
+    names = {sub.name.lower() for sub in folders}
+    unlikely = {name for name in names if name in SPLIT_FOLDERS or _PART_NAME.fullmatch(name)}
+    if names & {"valid", "invalid"} == {"valid", "invalid"}:
+        unlikely -= {"valid"}
+    if unlikely != {"train"} and unlikely:
+        first = next(sub.name for sub in folders if sub.name.lower() in unlikely)
+        raise errors.DataError(
+            f"{base}: '{first}' is named like a part of a data set, not a class; {_LAYOUT}"
+        )
+    inner = {frozenset(each.name for each in _visible_subfolders(sub)) for sub in folders}
+    if len(inner) == 1 and len(common := sorted(inner.pop())) > 1:
+        both = f"'{folders[0].name}' and '{folders[1].name}'"
+        shown = ", ".join(common[:3]) + (", ..." if len(common) > 3 else "")
+        raise errors.DataError(f"{base}: {both} hold the same folders ({shown}); {_LAYOUT}")
+
+
 def _visible_subfolders(path: Path) -> list[Path]:
-    return sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+    """Return the subfolders, sorted, also linked ones; a dead link that names no image is refused."""
+    visible = [sub for sub in path.iterdir() if not sub.name.startswith(".")]
+    for sub in visible:
+        if sub.suffix.lower() not in transforms.IMAGE_SUFFIXES and sub.is_symlink() and not sub.exists():
+            raise errors.DataError(
+                f"{sub}: a link to a folder or file that does not exist; repair or remove it"
+            )
+    return sorted(sub for sub in visible if sub.is_dir())
 
 
 def _list_split(path: Path, classes: tuple[str, ...]) -> SourceSplit:

@@ -549,7 +549,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(work
         r"\d [01]\.\d{3}, \d [01]\.\d{3}, \d [01]\.\d{3}", done.out.splitlines()[0].split(": ")[1]
     )
     assert done.err.splitlines() == [
-        "hpo: no.png: not a readable image (no known image format)",
+        "hpo: no.png: not a readable image (none of the formats PNG, JPEG, BMP, WEBP, GIF, TIFF)",
         "hpo: gone.png: not a readable image (No such file or directory)",
         "hpo: pictures: is a folder; give the images in it, for example pictures/*.jpg",
     ]

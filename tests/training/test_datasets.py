@@ -558,8 +558,84 @@ def test_a_missing_split_is_taken_from_train(tmp_path, parts, sizes):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    write_images(tmp_path, {"train": 10, "plane": 10, "test": 10})
-    assert datasets.load_dataset(folder_config(tmp_path), tmp_path).classes == ("plane", "test", "train")
+    write_images(tmp_path, {"train": 10, "plane": 10, "car": 10})
+    assert datasets.load_dataset(folder_config(tmp_path), tmp_path).classes == ("car", "plane", "train")
+
+
+def test_classes_may_be_called_valid_and_invalid(tmp_path):
+    write_images(tmp_path, {"valid": 10, "invalid": 10})
+    assert datasets.load_dataset(folder_config(tmp_path), tmp_path).classes == ("invalid", "valid")
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "TEST"), ("train", "test")])
+def test_folders_of_splits_are_found_in_any_spelling(tmp_path, names):
+    for part, number in zip(names, (10, 2), strict=True):
+        write_images(tmp_path / part, {"cat": number, "dog": number})
+    dataset = datasets.load_dataset(folder_config(tmp_path), tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert [counts(split, 2) for split in (dataset.train, dataset.valid, dataset.test)] == [
+        [9, 9],
+        [1, 1],
+        [2, 2],
+    ]
+
+
+@pytest.mark.parametrize("name", ["val", "Val", "validation", "valid"])
+def test_a_validation_folder_has_any_of_its_usual_names(tmp_path, name):
+    write_images(tmp_path / "train", {"cat": 10, "dog": 10})
+    write_images(tmp_path / name, {"cat": 3, "dog": 4})
+    assert counts(datasets.load_dataset(folder_config(tmp_path), tmp_path).valid, 2) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ("seg_train/cat", "seg_train/dog", "seg_test/cat", "seg_test/dog"),
+            "'seg_test' is named like a part",
+        ),
+        (("fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"), "'fold1' is named like a part"),
+        (("a/cat", "a/dog", "b/cat", "b/dog"), "'a' and 'b' hold the same folders (cat, dog)"),
+        (("cats", "dogs", "test"), "'test' is named like a part"),
+        (("train", "Test"), "'Test' is named like a part"),
+        (("train/cat", "train/dog", "val/cat", "valid/cat"), "two folders for one split"),
+        (("Val/cat", "Val/dog", "test/cat"), "but none in train"),
+    ],
+)
+def test_folders_that_look_like_splits_are_refused_with_the_layout(tmp_path, folders, message):
+    write_images(tmp_path, dict.fromkeys(folders, 1))
+    refused = load_error(folder_config(tmp_path), tmp_path)
+    assert message in refused
+    assert ("one folder per class" in refused) == ("part of" in refused or "the same" in refused)
+
+
+def test_linked_folders_count_and_dead_links_are_unreadable(tmp_path):
+    write_images(tmp_path / "store", {"cat": 10, "dog": 10})
+    pets = tmp_path / "pets"
+    pets.mkdir()
+    (pets / "cat").symlink_to(tmp_path / "store/cat")
+    (pets / "dog").mkdir()
+    (pets / "dog/more").symlink_to(tmp_path / "store/dog")
+    dataset = datasets.load_dataset(folder_config(pets), tmp_path)
+    assert sum(map(len, (dataset.train, dataset.valid, dataset.test))) == 20
+    (pets / "dog/gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert "gone.jpg: not a readable image (a link to a file" in load_error(folder_config(pets), tmp_path)
+    (pets / "bird").symlink_to(tmp_path / "store/bird")
+    assert "bird: a link to a folder or file that does not exist" in load_error(
+        folder_config(pets), tmp_path
+    )
+
+
+def test_transparent_and_wide_pictures_are_counted_in_one_line_each(tmp_path, caplog):
+    write_images(tmp_path, {"cat": 10, "dog": 10})
+    for number in range(3):
+        Image.new("RGBA", (40, 30), (1, 2, 3, 4)).save(tmp_path / f"cat/clip{number}.png")
+    Image.new("RGB", (90, 30)).save(tmp_path / "dog/wide.png")
+    datasets.load_dataset(folder_config(tmp_path), tmp_path)
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("3 of 24 images, such as" in line and "transparent parts" in line for line in lines) == 1
+    assert sum("1 of 24 images, such as" in line and "over half is cut off" in line for line in lines) == 1
+    assert len(lines) == 2
 
 
 def test_a_folder_is_relative_to_the_working_directory_or_the_home(tmp_path, monkeypatch):
@@ -652,10 +728,10 @@ def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
     write_images(tmp_path / "train", {"cat": 3, "bird": 3})
     message = load_error(folder_config(tmp_path), tmp_path)
     assert f"{tmp_path / 'valid/dog'}: no such class in train, only bird, cat" in message
-    (tmp_path / "valid").rename(tmp_path / "val")
-    assert "unexpected 'val' beside train; allowed there: valid, test" in load_error(
+    (tmp_path / "valid").rename(tmp_path / "extra")
+    assert "unexpected 'extra' beside train; allowed there: valid, test" in load_error(
         folder_config(tmp_path), tmp_path
     )
-    (tmp_path / "val").rename(tmp_path / "train/dog")
+    (tmp_path / "extra").rename(tmp_path / "train/dog")
     (tmp_path / "test").mkdir()
     assert "no class folders" in load_error(folder_config(tmp_path), tmp_path)

@@ -1,6 +1,7 @@
 import gzip
 import io
 import struct
+import subprocess
 import warnings
 
 import numpy as np
@@ -203,7 +204,7 @@ def test_reading_resizes_the_shorter_side_and_cuts_out_the_middle_as_torchvision
         ]
     )
     expected = np.asarray(reference(image)).transpose(2, 0, 1)
-    assert np.array_equal(transforms.read_image(tmp_path / "a.png", 32), expected)
+    assert np.array_equal(transforms.read_image(tmp_path / "a.png", 32).pixels, expected)
 
 
 def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path):
@@ -212,7 +213,7 @@ def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    rotated = transforms.read_image(tmp_path / "a.jpg", 32)
+    rotated = transforms.read_image(tmp_path / "a.jpg", 32).pixels
     assert rotated[:, :, 17:].min() > 200
     assert rotated[:, :, :15].max() < 50
 
@@ -225,7 +226,7 @@ def test_images_of_every_mode_are_converted_to_rgb(tmp_path, mode):
     else:
         image = Image.new("RGB", (40, 40), (128, 128, 128)).convert(mode)
     image.save(tmp_path / f"a.{suffix}")
-    pixels = transforms.read_image(tmp_path / f"a.{suffix}", 16)
+    pixels = transforms.read_image(tmp_path / f"a.{suffix}", 16).pixels
     assert pixels.shape == (3, 16, 16)
     assert pixels.dtype == np.uint8
     if mode != "1":  # dithered into black and white
@@ -238,13 +239,13 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image.save(tmp_path / "a.png", transparency=bytes([10, 200, 255]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert transforms.read_image(tmp_path / "a.png", 8)[:, 0, 0].tolist() == [10, 20, 30]
+        assert transforms.read_image(tmp_path / "a.png", 8).pixels[:, 0, 0].tolist() == [10, 20, 30]
 
 
 def test_the_first_frame_of_an_animation_is_used(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert transforms.read_image(tmp_path / "a.gif", 8)[:, 0, 0].tolist() == [255, 0, 0]
+    assert transforms.read_image(tmp_path / "a.gif", 8).pixels[:, 0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "gif", "tiff"])
@@ -273,6 +274,98 @@ def test_images_are_found_at_any_depth_except_hidden_ones(tmp_path):
     names = [str(file.relative_to(tmp_path)) for file in found]
     assert names == ["a.jpeg", "b.PNG", "e.png/f.gif", "sub/c.webp"]
     assert others == [tmp_path / "notes.txt"]
+
+
+def test_linked_folders_are_followed_once_and_dead_links_are_listed(tmp_path):
+    folder, elsewhere = tmp_path / "cat", tmp_path / "elsewhere"
+    (folder / "sub").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "a.png").touch()
+    (folder / "sub/b.png").touch()
+    for name, target in (
+        ("link", elsewhere),
+        ("again", elsewhere),
+        ("loop", folder),
+        ("same", folder / "sub"),
+    ):
+        (folder / name).symlink_to(target)
+    (folder / "dead.png").symlink_to(tmp_path / "gone.png")
+    found, others = transforms.list_images(folder)
+    assert [str(file.relative_to(folder)) for file in found] == ["again/a.png", "dead.png", "sub/b.png"]
+    assert others == []
+    with pytest.raises(ValueError, match="a link to a file that does not exist"):
+        transforms.read_image(folder / "dead.png", 8)
+
+
+@pytest.mark.parametrize("format_name", ["PPM", "TGA", "ICO", "DDS", "EPS"])
+def test_formats_that_are_not_documented_are_refused_whatever_the_suffix(
+    tmp_path, format_name, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)  # PIL would run Ghostscript for EPS
+    Image.fromarray(random_images(32, 32, 3)).save(tmp_path / "a", format_name)
+    assert format_name != "EPS" or (tmp_path / "a").read_bytes().startswith(b"%!PS-Adobe")
+    (tmp_path / "a").rename(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="none of the formats PNG, JPEG, BMP, WEBP, GIF, TIFF"):
+        transforms.read_image(tmp_path / "a.jpg", 16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "message"),
+    [
+        (np.float32, 1.0, "floating-point grey"),
+        (np.int32, 1, "32-bit or signed"),
+        (np.uint16, 15, "at most 4080"),
+    ],
+)
+def test_grey_of_which_the_white_is_not_known_is_refused_by_name(tmp_path, dtype, scale, message):
+    grey = np.arange(256 + 17)[17:].reshape(16, 16).astype(dtype) * scale
+    Image.fromarray(grey.astype(dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=message):
+        transforms.read_image(tmp_path / "a.tif", 8)
+
+
+def test_signed_16_bit_grey_is_refused(tmp_path):
+    values = struct.pack("<256h", *range(-128, 128))
+    tags = [(256, 16), (257, 16), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 512)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in (*tags, (339, 2)))
+    head = b"II*\0" + struct.pack("<I", 8 + len(values)) + values
+    (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(tags) + 1) + entries + bytes(4))
+    with pytest.raises(ValueError, match="32-bit or signed grey"):
+        transforms.read_image(tmp_path / "a.tif", 8)
+
+
+def test_black_16_bit_grey_is_an_image_like_any_other(tmp_path):
+    Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "a.png")
+    assert transforms.read_image(tmp_path / "a.png", 8).pixels.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "transparent"),
+    [
+        ("RGBA", (1, 2, 3, 254), True),
+        ("RGBA", (1, 2, 3, 255), False),
+        ("LA", (9, 0), True),
+        ("RGB", "red", False),
+    ],
+)
+def test_an_image_says_whether_transparency_is_dropped(tmp_path, mode, colour, transparent):
+    Image.new(mode, (16, 40), colour).save(tmp_path / "a.png")
+    picture = transforms.read_image(tmp_path / "a.png", 8)
+    assert picture.is_transparent is transparent
+    assert picture.is_half_cropped
+    Image.new("RGB", (16, 32)).save(tmp_path / "b.png")
+    assert not transforms.read_image(tmp_path / "b.png", 8).is_half_cropped
+
+
+def test_no_warning_of_pil_reaches_the_user_or_refuses_an_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # 1024 pixels: PIL warns when it opens the file
+    Image.fromarray(random_images(32, 32, 3)).save(tmp_path / "a.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert transforms.read_image(tmp_path / "a.jpg", 8).pixels.shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -51,6 +51,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             marks.add("postgres")
         for mark in sorted(marks):
             item.add_marker(mark)
+    _deal(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _deal(items: list[pytest.Item], count: int) -> None:
+    """Let each xdist worker begin with its share of the tests that start processes, which take longest."""
+    heavy = [item for item in items if item.get_closest_marker("processes")]
+    light = [item for item in items if not item.get_closest_marker("processes")]
+    size = -(-len(light) // count)
+    items[:] = [
+        item
+        for worker in range(count)
+        for item in [*heavy[worker::count], *light[worker * size : (worker + 1) * size]]
+    ]
 
 
 def _source_with_helpers(item: pytest.Function) -> str:

@@ -37,6 +37,9 @@ def hashes(once: Callable[[str, Callable[[Path], None]], Path]) -> list[str]:
     return json.loads((once("without-faults", fill) / "hashes.json").read_text())
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True
+)
 def test_fourteen_points_survive_twenty_kills_with_the_same_bits(url, tmp_path, hashes):
     with LaunchedStudy(tmp_path, url, seed=1) as launched:
         while sum(launched.kills.values()) < KILLS and launched.launcher.poll() is None:
@@ -59,13 +62,16 @@ def test_a_worker_that_starts_while_the_database_is_unavailable_is_restarted(tmp
         launched.check(hashes)
 
 
-def test_six_launchers_at_once_on_an_empty_store_create_one_study_and_share_it(url, tmp_path):
+@pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+def test_three_launchers_at_once_on_an_empty_store_create_one_study_and_share_it(url, tmp_path):
     place = prepare_workplace(tmp_path)
     file = place.study(STUDY)
     command = ("run", file, "--set", "train.seconds=0.0", "--devices", "cpu:1")
-    launchers = [place.start(*command, HPO_STORE=url) for _ in range(6)]
+    launchers = [place.start(*command, HPO_STORE=url) for _ in range(3)]
     outputs = [launcher.communicate(timeout=180) for launcher in launchers]
-    assert [launcher.returncode for launcher in launchers] == [0] * 6, outputs
+    assert [launcher.returncode for launcher in launchers] == [0] * 3, outputs
     assert not any("Traceback" in err for _, err in outputs)
     (study,) = optuna.get_all_study_summaries(url)
     trials = optuna.load_study(study_name=study.study_name, storage=url).trials

@@ -63,11 +63,14 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="small", storage=url).trials
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_pause_resume_and_stop_with_four_workers_neither_lose_nor_repeat_epochs(url, tmp_path):
     with LaunchedStudy(tmp_path, url, seed=0) as launched:
 
         def hpo(*words: str, code: int = 0) -> Done:
-            return launched.place.hpo(*words, code=code, HPO_STORE=url)
+            return launched.place.here(*words, code=code, HPO_STORE=url)
 
         wait_for(lambda: len(launched.running()) == 4)
         assert "paused" in hpo("pause", "small").out
@@ -89,8 +92,7 @@ def test_pause_resume_and_stop_with_four_workers_neither_lose_nor_repeat_epochs(
         assert hpo("status", "small", "--json").json()["state"] == "stopped"
         assert "'hpo resume small' first" in hpo("launch", "small").err
         hpo("resume", "small")
-        launched.start()
-        assert launched.launcher.wait(120) == 0, launched.stderr_text()
+        hpo("worker", "small")
         assert hpo("status", "small", "--json").json()["state"] == "complete"
     launched.check()
     assert max(trial.user_attrs["attempts"] for trial in trials(url)) > 1, "interrupted trials resumed"
@@ -111,7 +113,7 @@ def test_a_retried_trial_resumes_from_its_checkpoint_in_the_worker_that_failed_i
     failed = trials(url)[0]
     assert failed.user_attrs["failure"] == {"class": "RuntimeError", "message": "no such luck"}
     (place.path / "broken").unlink()
-    assert "trial 0 of study small" in place.hpo("retry", "small", "--failed", HPO_STORE=url).out
+    assert "trial 0 of study small" in place.here("retry", "small", "--failed", HPO_STORE=url).out
     (place.path / "continue").touch()
     _, err = worker.communicate(timeout=120)
     assert worker.returncode == 0
@@ -196,10 +198,11 @@ lr = 0.001
 """
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_trial_whose_loss_is_not_finite_is_pruned_with_epoch_and_step(workplace, url):
     text = BUILT_IN.replace("lr = 0.001", "lr = 100.0\nmomentum = 0.99")
     file = workplace.study(text.replace("epochs = 2", 'epochs = 2\ndataset = "digits"\nlimit = 400'))
-    done = workplace.hpo("run", file, code=1, HPO_STORE=url)
+    done = workplace.hpo("run", file, "--devices", "cpu:1", code=1, HPO_STORE=url)
     (trial,) = trials(url)
     assert trial.state.name == "PRUNED"
     assert trial.user_attrs["failure"]["class"] == "diverged"
@@ -241,7 +244,7 @@ def test_a_data_folder_that_vanishes_fails_no_trial(workplace, url, sql):
 def test_an_enqueued_setting_runs_before_searched_trials(place, url):
     text = STUDY.replace('sampler = "grid"', 'trials = 4\nsampler = "random"')
     place.here("create", place.study(text + '[space]\nkind = ["sound", "odd"]\n'), HPO_STORE=url)
-    done = place.hpo("enqueue", "small", "kind=sound", HPO_STORE=url)
+    done = place.here("enqueue", "small", "kind=sound", HPO_STORE=url)
     assert done.out == "trial 4 of study small waits: kind sound\n"
     refused = place.here("enqueue", "small", "kind=loud", code=1, HPO_STORE=url)
     assert refused.err.count("\n") == 1
@@ -266,7 +269,7 @@ def test_delete_asks_and_deletes_only_the_rows_and_files_of_the_study(place, url
     assert len(list(folders.iterdir())) == 2
     refused = place.hpo("delete", "other", code=1, HPO_STORE=url)  # nobody can answer the question
     assert "Delete study other" in refused.err
-    assert place.hpo("delete", "other", "--yes", HPO_STORE=url).out == "study other deleted\n"
+    assert place.here("delete", "other", "--yes", HPO_STORE=url).out == "study other deleted\n"
     assert [folder.name.rpartition("-")[0] for folder in folders.iterdir()] == ["small"]
     assert {table: sql(f"SELECT count(*) FROM {table}") for table in TABLES} == rows_before
     assert "no study 'other'" in place.here("status", "other", code=1, HPO_STORE=url).err

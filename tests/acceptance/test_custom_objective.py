@@ -75,7 +75,7 @@ def test_a_custom_objective_passes_plan_run_simulate_finish_and_report(place):
     assert (simulated["curves"], simulated["epochs"]) == (10, 20)
     assert simulated["strategies"][-1]["strategy"].startswith("hpo: tpe, asha")
 
-    options = ("--top", "2", "--seeds", "2", "--devices", "cpu:2", "--json")
+    options = ("--top", "2", "--seeds", "2", "--devices", "cpu:1", "--json")
     final = place.hpo("finish", "whole", *options).json()
     assert final["split"] is None, "a custom objective has no test split"
     ranked = sorted(trials("whole"), key=lambda trial: -trial.value)

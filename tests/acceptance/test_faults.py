@@ -187,7 +187,7 @@ def test_a_full_disk_under_the_artifacts_prints_one_line_and_loses_no_epoch(plac
     saved = checkpoint.load(disk / trial.user_attrs["checkpoint"])
     assert saved is not None
     assert list(disk.rglob("*.draft")) == []
-    again = place.hpo("run", "small.toml", "--devices", "cpu:1", **settings)
+    again = place.here("worker", "small", **settings)
     assert "trial 0 starts" in again.err
     assert "continues after epoch" in again.err
     check(url, [10, 2], [worker.MAX_FAILURES + 1, 1])
@@ -199,7 +199,7 @@ def test_a_full_disk_under_sqlite_prints_one_line_and_loses_no_epoch(place, disk
     assert line.startswith(f"hpo: store {url}: ")
     with contextlib.closing(sqlite3.connect(disk / "hpo.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    place.hpo("run", "small.toml", "--devices", "cpu:1", HPO_STORE=url)
+    place.here("worker", "small", HPO_STORE=url)
     check(url, [10, 2], [2, 1])
 
 

@@ -51,6 +51,9 @@ def test_workers_killed_at_any_moment_lose_nothing(url, sql, tmp_path, seed):
     assert interrupted(workers) >= 10
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True
+)
 def test_ten_workers_stopped_for_longer_than_their_lease_are_refused_and_claim_again(url, sql, tmp_path):
     study = LeaseStudy(url, sql, 60, tmp_path)
     with study.workers(20, epochs=6, epoch_seconds=0.5, lease_seconds=1.5) as workers:

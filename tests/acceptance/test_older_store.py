@@ -9,6 +9,7 @@ after epoch 1 of its second trial, ``small`` (the built-in training) within epoc
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,15 @@ def expected(name: str) -> str:
     return (DATA / "expected" / name).read_text()
 
 
+def without_new_fields(printed: Any, expected: Any) -> Any:
+    """Return JSON without the fields that the older version does not print."""
+    if isinstance(expected, dict) and isinstance(printed, dict):
+        return {key: without_new_fields(printed[key], expected[key]) for key in expected if key in printed}
+    if isinstance(expected, list) and isinstance(printed, list) and len(printed) == len(expected):
+        return [without_new_fields(*pair) for pair in zip(printed, expected, strict=True)]
+    return printed
+
+
 def states(workplace: Workplace, study: str) -> list[str]:
     return [trial.state.name for trial in load(workplace, study).trials]
 
@@ -37,7 +47,8 @@ def states(workplace: Workplace, study: str) -> list[str]:
 @pytest.mark.parametrize("path", sorted((DATA / "expected").glob("*.json")), ids=lambda path: path.stem)
 def test_a_verb_prints_the_same_for_an_older_store_as_the_older_version(older, path):
     verb, _, study = path.stem.partition("-")
-    assert older.here(verb, study, "--json").json() == json.loads(path.read_text())
+    printed, expected = older.here(verb, study, "--json").json(), json.loads(path.read_text())
+    assert without_new_fields(printed, expected) == expected
 
 
 def test_the_report_of_an_older_study_has_the_tables_of_the_older_version(older):
@@ -79,7 +90,7 @@ def expected_reports(lr: float, epochs: int) -> dict[int, float]:
 def test_the_built_in_training_resumes_from_an_older_checkpoint_within_an_epoch(older):
     (before, _) = load(older, "small").trials
     assert sorted(before.intermediate_values) == list(range(1, 15))
-    older.hpo("run", "small.toml", "--devices", "cpu:1")
+    older.here("worker", "small")
     assert states(older, "small") == ["COMPLETE", "COMPLETE"]
     (after, _) = load(older, "small").trials
     assert sorted(after.intermediate_values) == list(range(1, 25))

@@ -121,7 +121,7 @@ def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, err
     outputs = [
-        place.hpo(verb, "small", HPO_STORE=viewer) for verb in ("status", "trials", "best", "importance")
+        place.here(verb, "small", HPO_STORE=viewer) for verb in ("status", "trials", "best", "importance")
     ]
     assert "small is complete" in outputs[0].out
     study = optuna.load_study(study_name="small", storage=viewer)
@@ -141,8 +141,8 @@ def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place
             with pytest.raises(sa.exc.DBAPIError, match=REFUSED):
                 plain_sql(url)(statement)
     broken = sa.make_url(owner).set(password="no").render_as_string(hide_password=False)
-    failed = place.hpo("status", "small", code=1, HPO_STORE=owner.replace("/hpo", "/no"))
-    failed_login = place.hpo("status", "small", code=1, HPO_STORE=broken)
+    failed = place.here("status", "small", code=1, HPO_STORE=owner.replace("/hpo", "/no"))
+    failed_login = place.here("status", "small", code=1, HPO_STORE=broken)
     everything = [lines, out, err, failed.out + failed.err, failed_login.err]
     everything += [done.out + done.err for done in outputs]
     everything += [str(row) for row in rows(owner)]
@@ -152,7 +152,7 @@ def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place
     for text in everything:
         assert PASSWORD not in text
         assert quoted not in text
-    place.hpo("delete", "small", "--yes", HPO_STORE=owner)
+    place.here("delete", "small", "--yes", HPO_STORE=owner)
     assert rows(owner) == []
 
 
@@ -192,7 +192,7 @@ def test_a_paused_study_resumes_from_its_backup(place, cluster):
         tool("pg_restore", sa.make_url(other), str(place.path / "hpo.dump"))
         settings = {"HPO_STORE": other, "HPO_ARTIFACTS": str(place.path / "backup")}
         place.here("resume", "small", **settings)
-        done = place.hpo("launch", "small", "--devices", "cpu:2", **settings)
+        done = place.here("worker", "small", **settings)
         assert "continues after epoch" in done.err
         trials = optuna.load_study(study_name="small", storage=other).trials
         assert all(trial.state.is_finished() for trial in trials)

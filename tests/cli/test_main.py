@@ -89,7 +89,7 @@ print("torch" in sys.modules)
 
 
 def test_best_as_json_has_the_specified_fields(completed):
-    best = completed.hpo("best", "small", "--json").json()
+    best = completed.here("best", "small", "--json").json()
     assert list(best) == [
         *("study", "trial", "accuracy", "best_epoch", "epochs"),
         *("params", "wall_time_seconds", "hardware", "weights"),

@@ -137,9 +137,10 @@ def run_studies(path: Path) -> None:
     """Run a study on the digits and one on an image folder, and export the best trial of the digits."""
     workplace = workplace_in(path)
     draw_images(path / "images", ("Dreiecke ∆", "a|b"), 8)
-    workplace.hpo("run", workplace.study(DIGITS, "digits"), "--devices", "cpu:1")
-    workplace.hpo("run", workplace.study(FOLDER.format(path / "images"), "shapes"), "--devices", "cpu:1")
-    workplace.hpo("export", "digits", "--to", "winner")
+    for name, text in (("digits", DIGITS), ("shapes", FOLDER.format(path / "images"))):
+        workplace.here("create", workplace.study(text, name))
+        workplace.here("worker", name)
+    workplace.here("export", "digits", "--to", "winner")
     split = datasets.load_dataset(Config(dataset="digits", limit=300), path).selection
     (path / "selection").mkdir()
     for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
@@ -622,7 +623,9 @@ def test_the_readmes_tutorial_runs_unchanged(workplace):
     assert [command.split()[1] for command in commands] == ["run", "report", "export", "predict"]
     for command in commands:
         if command.startswith("hpo run"):
-            command += "".join(f" --set {key}={value}" for key, value in scaled.items())
+            command += " --devices cpu:1" + "".join(
+                f" --set {key}={value}" for key, value in scaled.items()
+            )
         environment = {**workplace.environment, "PATH": f"{hpo.parent}:{os.environ['PATH']}"}
         done = subprocess.run(
             command, shell=True, cwd=workplace.path, env=environment, capture_output=True, text=True

@@ -80,13 +80,15 @@ def test_an_epoch_budget_is_shared_by_all_workers_and_raising_it_resumes_the_stu
     assert refused.count("\n") == 1
     assert "search.epochs: 6 -> 5" in refused
 
-    done = place.hpo("run", place.study(study_text(epochs=16)), "--devices", "cpu:2", HPO_STORE=url)
+    place.here("create", place.study(study_text(epochs=16)), HPO_STORE=url)
+    done = place.here("worker", "small", HPO_STORE=url)
     assert "to continue, raise it" not in done.err, "the study is complete"
     assert [sorted(trial.intermediate_values) for trial in trials(url)] == [[1, 2, 3, 4]] * 4
     assert [trial.state.name for trial in trials(url)] == ["COMPLETE"] * 4
     assert "continues after epoch" in done.err, "interrupted trials kept their checkpoints"
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_device_hours_are_summed_over_workers(place, url):
     done = place.hpo(
         "run", place.study(study_text(device_hours=0.7 / 3600)), "--devices", "cpu:2", HPO_STORE=url
@@ -106,7 +108,8 @@ def test_a_reached_target_stops_all_workers_and_a_higher_one_resumes_the_study(p
     assert 3 <= reported_epochs(url) <= 6
     assert {trial.state.name for trial in trials(url)} == {"WAITING"}
     assert "best trial" not in done.out, "there is no best trial yet, which is not an error"
-    place.hpo("run", place.study(study_text(target=0.4)), HPO_STORE=url)
+    place.here("create", place.study(study_text(target=0.4)), HPO_STORE=url)
+    place.here("worker", "small", HPO_STORE=url)
     assert {trial.state.name for trial in trials(url)} == {"COMPLETE", "WAITING"}
 
 

@@ -99,14 +99,15 @@ class LaunchedStudy:
 
     def choose_worker(self, moment: str) -> int | None:
         """Return a worker at a moment: just after its claim, writing a file, in its last epoch, or any."""
+        names = [path.parent.name for path in self.place.path.glob("storage/artifacts/*/*/*.draft")]
+        if moment == "checkpoint" and not names:
+            return None  # look again at once: a file is written in milliseconds
         held = self.running()
         if moment == "claim":
             held = [row for row in held if row[1:3] not in self.seen_claims]
             self.seen_claims |= {row[1:3] for row in held}
         elif moment == "checkpoint":
-            names = (path.parent.name for path in self.place.path.glob("storage/artifacts/*/*/*.draft"))
-            writing = {int(name) for name in names}
-            held = [row for row in held if row[1] in writing]
+            held = [row for row in held if row[1] in map(int, names)]
         elif moment == "end":
             held = [row for row in held if row[3] >= EPOCHS - 1]
         return self.random.choice(held)[0] if held else None
@@ -121,6 +122,7 @@ class LaunchedStudy:
             if time.monotonic() > end:
                 moment = "epoch"
             pid = self.choose_worker(moment)
+            time.sleep(0.002)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,8 +1,6 @@
 """A custom objective: a function that yields (accuracy, state) after each epoch."""
 
 import math
-import os
-import signal
 
 import optuna
 import pytest
@@ -16,8 +14,7 @@ from hpo.store.history import History
 from hpo.training import custom
 from hpo.training.config import CustomConfig
 from hpo.workers import pruning
-from tests.support.processes import descendants, wait_for
-from tests.support.workplace import artifact, epochs_reported, load
+from tests.support.workplace import artifact, load
 
 OWN = """
 import os, time
@@ -108,7 +105,7 @@ kind = "a"
 
 
 def test_a_custom_objective_is_searched_over_its_own_parameters(place):
-    done = place.hpo("run", place.study(STUDY))
+    done = place.hpo("run", place.study(STUDY), "--devices", "cpu:1")
     study = load(place)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
     assert study.trials[0].params == {"speed": 1.0, "kind": "a"}
@@ -122,24 +119,6 @@ def test_a_custom_objective_is_searched_over_its_own_parameters(place):
         assert best["weight"].tolist() == pytest.approx([4 * speed] * 2)
     assert "as the study's own objective measures it" in done.out
     assert "trial 0 starts: speed 1, kind a, 4 epochs" in done.err
-
-
-def test_a_killed_trial_resumes_from_its_last_state(place):
-    file = place.study(STUDY.replace("trials = 5", "trials = 0"))
-    slow = ("--set", "train.seconds=0.3", "--set", "train.epochs=8", "--devices", "cpu:1")
-    running = place.start("run", file, *slow)
-    wait_for(lambda: epochs_reported(place) >= 3)
-    for pid in [*descendants(running.pid), running.pid]:
-        os.kill(pid, signal.SIGKILL)
-    running.communicate()
-    place.hpo("run", file, *slow)
-    (trial,) = load(place).trials
-    assert (trial.state.name, trial.user_attrs["attempts"]) == ("COMPLETE", 2)
-    assert sorted(trial.intermediate_values) == list(range(1, 9))
-    state = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
-    assert len(set(state["seen"])) == 2
-    assert len(state["seen"]) == 8
-    assert state["seen"] == sorted(state["seen"], key=state["seen"].index)
 
 
 def test_pruning_stops_poor_trials_but_no_points(place):
@@ -299,20 +278,6 @@ def test_an_import_error_inside_the_objectives_module_is_kept(tmp_path, monkeypa
         custom.import_objective("incomplete:run")
     with pytest.raises(DefinitionError):
         custom.import_objective("not_there_at_all:run")
-
-
-@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_four_workers_run_fourteen_points_once_each(place, url):
-    points = "".join(f'[[points]]\nspeed = {n}.0\nkind = "a"\n' for n in range(1, 15))
-    text = '[train]\nobjective = "own:climb"\nepochs = 3\nseconds = 0.05\n[search]\nsampler = "grid"\n'
-    place.here("create", place.study(text + points), HPO_STORE=url)
-    done = place.hpo("launch", "small", "--devices", "cpu:4", HPO_STORE=url)
-    assert "4 workers on cpu" in done.err
-    trials = optuna.load_study(study_name="small", storage=url).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 14
-    assert [trial.params["speed"] for trial in trials] == [float(n) for n in range(1, 15)]
-    assert {trial.user_attrs["attempts"] for trial in trials} == {1}
-    assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
 
 
 def test_a_trial_whose_worker_dies_after_the_decision_is_pruned_by_the_next_worker(place, url):

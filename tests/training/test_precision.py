@@ -73,6 +73,7 @@ def test_a_resumed_fp16_run_keeps_its_loss_scale(tmp_path):
     assert first_run.history[0].train_loss == first.train_loss
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_compiled_steps_are_reused_by_all_trials_and_resume_bit_identically(tmp_path):
     # The step is compiled once: not again for another learning rate, a partial batch, or another trial.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
+from hpo.analysis import records, results
 from hpo.errors import StoreError
 from hpo.search import replicates
 from hpo.store import status, studies
@@ -79,7 +80,8 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
     trials = status.read_trials(storage, name)
     settings = tuple(_best_settings(trials))[:top]
     if not settings:
-        raise StoreError(status.no_complete_trial_message(name, trials))
+        found = records.trial_records(definition, trials)
+        raise StoreError(results.no_complete_trial_message(name, found))
     notes = []
     if (state := status.read_status(storage, name).state) != "complete":
         notes.append(f"study '{name}' is {state}, not complete: these are its best settings so far")

@@ -47,11 +47,7 @@ def describe_split(selection: str | None) -> str:
 
 def end_reason(trial: FrozenTrial) -> str:
     """Return why a trial was pruned or failed, or at which rung it waits for its promotion; else ""."""
-    rung = asha.paused_rung(trial)
-    return recorded_reason(trial) if rung is None else f"waits at the rung of epoch {rung}"
-
-
-def recorded_reason(trial: FrozenTrial) -> str:
-    """Return the first line of why a trial was pruned or failed, as stored; "" if nothing is stored."""
+    if (rung := asha.paused_rung(trial)) is not None:
+        return f"waits at the rung of epoch {rung}"
     failure = trial.user_attrs.get("failure") or {}
     return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]

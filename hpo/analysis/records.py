@@ -1,14 +1,16 @@
 """Records of trials: all that a report needs to know of a trial, read once from the store."""
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.formatting import recorded_reason
+from hpo.analysis.formatting import end_reason
+from hpo.search import asha
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import plan, status
 from hpo.study.definition import Definition
@@ -35,11 +37,14 @@ class TrialRecord:
     epoch_seconds: tuple[float, ...]  # training and evaluation
     wall_seconds: float  # training and evaluation, an unfinished epoch included
     hardware: str | None  # the kind of hardware; times of two kinds cannot be compared
+    hardware_facts: Mapping[str, Any] | None = None  # as the worker stored them
+    weights: str | None = None  # their name in the artifacts; None if they were not kept
+    paused_rung: int | None = None  # the rung at which it waits to be promoted
     attempts: int
     started: datetime | None  # UTC, without a time zone
     ended: datetime | None  # UTC, without a time zone
     planned_epochs: int  # 0 if unknown
-    end_reason: str  # why it was pruned or failed; empty otherwise
+    end_reason: str  # why it was pruned or failed, or at which rung it waits; empty otherwise
 
     @property
     def seconds_per_epoch(self) -> float | None:
@@ -56,7 +61,34 @@ class TrialRecord:
         """The first epoch with a complete trial's accuracy, else the best so far; None without a report."""
         if self.state == "complete" and self.accuracy in self.curve.values():
             return next(epoch for epoch, accuracy in self.curve.items() if accuracy == self.accuracy)
-        return max(self.curve, key=lambda epoch: (self.curve[epoch], -epoch)) if self.curve else None
+        reported = {epoch: value for epoch, value in self.curve.items() if not math.isnan(value)}
+        return max(reported, key=lambda epoch: (reported[epoch], -epoch), default=None)
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """The accuracy of a complete trial, else the highest that it has reported."""
+        if self.state == "complete" or self.best_epoch is None:
+            return self.accuracy
+        return self.curve[self.best_epoch]
+
+    @property
+    def last_accuracy(self) -> float | None:
+        """The accuracy that it reported last; None without a report."""
+        return self.curve.get(self.epochs)
+
+    @property
+    def accuracy_text(self) -> str:
+        """Its value or, before it has one, the last accuracy; with the best one where that differs."""
+        shown, best = self.last_accuracy if self.accuracy is None else self.accuracy, self.best_accuracy
+        if shown is None:
+            return ""
+        differs = best is not None and f"{best:.4f}" != f"{shown:.4f}"
+        return f"{shown:.4f}{f' (best {best:.4f}, epoch {self.best_epoch})' if differs else ''}"
+
+    @property
+    def setting_key(self) -> str:
+        """A text that trials of one setting share, whatever their seed."""
+        return repr(sorted((name, repr(value)) for name, value in self.setting.items() if name != "seed"))
 
     @property
     def epochs(self) -> int:
@@ -72,7 +104,8 @@ def trial_records(definition: Definition, trials: Iterable[FrozenTrial]) -> list
         trials: Trials of that study.
     """
     images = _known_images(definition)
-    return [_trial_record(definition, trial, images) for trial in trials]
+    found = [_trial_record(definition, trial, images) for trial in trials]
+    return found if definition.finishes is None else _with_seeds_joined(found)
 
 
 def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int | None) -> TrialRecord:
@@ -94,12 +127,25 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         epoch_seconds=tuple(stored.get("epoch_seconds", ())),
         wall_seconds=float(stored.get("wall_time_seconds", 0.0)),
         hardware=_hardware_kind(stored.get("hardware")),
+        hardware_facts=stored.get("hardware"),
+        weights=stored.get("weights"),
+        paused_rung=asha.paused_rung(trial),
         attempts=int(stored.get("attempts", 0)),
         started=_to_utc(trial.datetime_start),
         ended=_to_utc(trial.datetime_complete),
         planned_epochs=int(setting.get("epochs", 0)),
-        end_reason=recorded_reason(trial),
+        end_reason=end_reason(trial),
     )
+
+
+def _with_seeds_joined(found: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the runs of ``hpo finish`` as replicates: they run each setting with several seeds."""
+    firsts: dict[str, int] = {}
+    joined = []
+    for each in found:
+        first = firsts.setdefault(each.setting_key, each.number)
+        joined.append(replace(each, replicate_of=None if first == each.number else first))
+    return joined
 
 
 def _to_utc(moment: datetime | None) -> datetime | None:

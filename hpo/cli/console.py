@@ -1,23 +1,25 @@
 """Text, tables and live views for the terminal. Nothing here reads or changes the store."""
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.bar import Bar
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.formatting import describe_split, end_reason, format_params, format_seconds
+from hpo.analysis.formatting import describe_split, format_params, format_seconds
 from hpo.analysis.importance import Importance
-from hpo.search.replicates import REPLICATE_OF, ReplicatedSetting
+from hpo.analysis.records import TrialRecord
+from hpo.analysis.results import SettingResult, caveats, describe_value
+from hpo.search.replicates import REPLICATE_OF
 from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
-from hpo.store.status import STATE_NAMES, BestTrial, Status
+from hpo.store.status import Status
 from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStarted
 
 if TYPE_CHECKING:
@@ -52,8 +54,9 @@ def event_line(event: TrialEvent) -> str:
     if isinstance(event, EpochReported):
         e = event.epoch
         parts = [f"{event.metric} {e.accuracy:.4f}"] if e.accuracy is not None else []
-        loss = ("loss", e.loss) if e.loss is not None else ("training loss", e.train_loss)
-        parts += [f"{loss[0]} {loss[1]:.4f}"] if loss[1] is not None else []
+        split = "test" if event.metric.startswith("test") else "validation"
+        parts += [f"{split} loss {e.loss:.4f}"] if e.loss is not None else []
+        parts += [f"training loss {e.train_loss:.4f}"] if e.train_loss is not None else []
         parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
         speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
         text = ", ".join([*parts, f"{e.seconds:.1f} s"])
@@ -63,36 +66,26 @@ def event_line(event: TrialEvent) -> str:
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
 
 
-def best_trial_text(found: BestTrial, selection: str | None, where: Mapping[str, str]) -> str:
-    """Return the best trial as text of several lines; what is unknown has no line.
+def best_trial_text(found: SettingResult, where: Mapping[str, str]) -> str:
+    """Return a study's best result as text of several lines; what is unknown has no line.
 
     Args:
-        found: The best trial.
-        selection: The split that accuracy was measured on; None for a custom objective.
+        found: The best setting.
         where: Locations to list, by label: weights, curves, store.
     """
-    rows = [
-        f"best trial {found.trial} of study {found.study}",
-        f"  accuracy   {found.accuracy:.4f} {describe_split(selection)}",
-        *([f"  seeds      {_replicates_text(found.replicates)}"] if found.replicates else []),
-        f"  settings   {format_params(found.params)}",
-    ]
-    if found.best_epoch is not None and found.wall_time_seconds is not None:
-        took = format_seconds(found.wall_time_seconds)
-        rows.append(f"  epoch      {found.best_epoch} of {found.epochs}, {took} in total")
-    if found.hardware:
-        rows.append(f"  hardware   {found.hardware['device']}, torch {found.hardware['torch']}")
-    rows += [f"  {name:<10} {place}" for name, place in where.items()]
-    return "\n".join(rows)
-
-
-def _replicates_text(found: ReplicatedSetting) -> str:
-    """Describe the accuracies of a setting over its seeds."""
-    diverged = f"; {found.diverged} more diverged" if found.diverged else ""
-    if len(found.trials) == 1:
-        return f"one complete run{diverged or '; more seeds may follow'}"
-    least, most = min(found.accuracies), max(found.accuracies)
-    return f"mean {found.mean:.4f} of {len(found.trials)} runs, from {least:.4f} to {most:.4f}{diverged}"
+    trial = found.trial
+    rows = {
+        "accuracy": f"{describe_value(found)} {describe_split(found.selection)}",
+        **dict(caveats(found)),
+        "settings": format_params(trial.params),
+    }
+    if trial.best_epoch is not None:
+        took = f", {format_seconds(trial.wall_seconds)} in total" if trial.wall_seconds else ""
+        rows["epoch"] = f"{trial.best_epoch} of {trial.epochs}{took}"
+    if trial.hardware_facts:
+        rows["hardware"] = f"{trial.hardware_facts['device']}, torch {trial.hardware_facts['torch']}"
+    lines = [f"  {name:<10} {text}" for name, text in {**rows, **where}.items()]
+    return "\n".join([f"best trial {trial.number} of study {found.study}", *lines])
 
 
 def _test_split_note(selection: str | None) -> str:
@@ -101,8 +94,8 @@ def _test_split_note(selection: str | None) -> str:
 
 def live_view(
     status: Status,
-    trials: list[FrozenTrial],
-    epochs: Mapping[int, int],
+    found: Sequence[TrialRecord],
+    best: SettingResult | None,
     rows: int,
     *,
     stopping: bool = False,
@@ -111,8 +104,8 @@ def live_view(
 
     Args:
         status: The status of the study.
-        trials: All trials of the study.
-        epochs: Planned epochs by trial number.
+        found: All trials of the study.
+        best: The best setting so far; None if no trial is complete.
         rows: Number of lines that the view may take. It always shows at least one trial.
         stopping: Whether the user has asked to stop, which the headline then says.
     """
@@ -120,90 +113,75 @@ def live_view(
     parts = [status.state] if status.state in ("paused", "stopped") else []
     parts += [f"{ended} of {status.budget} trials"]
     parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
-    if status.best is not None:
+    if best is not None:
         split = _test_split_note(status.selection)
-        parts.append(f"best {status.best.accuracy:.4f}{split} (trial {status.best.trial})")
+        parts.append(f"best {describe_value(best)}{split} (trial {best.trial.number})")
     if status.seconds_left:
         parts.append(f"about {format_seconds(status.seconds_left)} left")
     if stopping:
         parts.append("stopping: workers save and exit; press Ctrl-C again to kill them")
-    running = [t for t in trials if t.state == TrialState.RUNNING]
-    done = [t for t in trials if t.state.is_finished()]
-    done.sort(key=lambda trial: trial.datetime_complete or trial.datetime_start, reverse=True)  # type: ignore[arg-type, return-value]  # a finished trial has a time
+    running = [each for each in found if each.state == "running"]
+    done = [each for each in found if each.state in ("complete", "pruned", "failed")]
+    done.sort(key=lambda each: each.ended or each.started or datetime.min, reverse=True)
     table = Table(box=None, padding=(0, 1), expand=True)
     for name, width in (("trial", 5), ("state", 8), ("epochs", 14), ("best", 6)):
         table.add_column(name, width=width, no_wrap=True)
     table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
-    for trial in [*running, *done][: max(rows - 3, 1)]:
-        table.add_row(*_live_row(trial, epochs.get(trial.number)))
+    for each in [*running, *done][: max(rows - 3, 1)]:
+        table.add_row(*_live_row(each))
     return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)
 
 
-def _live_row(trial: FrozenTrial, planned: int | None) -> tuple[RenderableType, ...]:
-    state = STATE_NAMES[trial.state]
-    count = max(len(trial.intermediate_values), trial.user_attrs.get("epochs", 0))
-    total = planned or count
-    accuracy = max(trial.intermediate_values.values(), default=math.nan)
+def _live_row(each: TrialRecord) -> tuple[RenderableType, ...]:
+    total = each.planned_epochs or each.epochs
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(Bar(size=max(total, 1), begin=0, end=count, width=7), f"{count}/{total}")
+    bar.add_row(Bar(size=max(total, 1), begin=0, end=each.epochs, width=7), f"{each.epochs}/{total}")
     return (
-        str(trial.number),
-        Text(state, style=COLORS[state]),
+        str(each.number),
+        Text(each.state, style=COLORS[each.state]),
         bar,
-        "" if math.isnan(accuracy) else f"{accuracy:.4f}",
-        format_params(trial.params),
+        "" if each.best_accuracy is None else f"{each.best_accuracy:.4f}",
+        format_params(each.params),
     )
 
 
-def trials_table(trials: list[FrozenTrial], measure: str, attributes: Sequence[str] = ()) -> Table:
+def trials_table(
+    trials: Sequence[FrozenTrial],
+    found: Sequence[TrialRecord],
+    measure: str,
+    attributes: Sequence[str] = (),
+) -> Table:
     """Return trials as a table.
 
-    A trial without an accuracy shows the last one that it reported, dimmed. A replicate's settings include
-    its seed.
+    A trial without a value shows the last accuracy that it reported, dimmed. Where the best accuracy is
+    another one, it is added. A replicate's settings include its seed.
 
     Args:
         trials: The trials, in the order of the rows.
+        found: Their records.
         measure: The name of the metric, which heads its column.
         attributes: Names of attributes of points. Each that any trial has gets a column, since it may be
             the only difference between two points.
     """
     table = Table(box=None, padding=(0, 1))
-    attributes = [name for name in attributes if any(name in trial.user_attrs for trial in trials)]
-    for name in (
-        "trial",
-        "state",
-        measure,
-        "epochs",
-        "seconds",
-        *attributes,
-        "settings",
-        "why it ended early",
-    ):
-        table.add_column(name, no_wrap=name not in ("settings", "why it ended early"))
-    for trial in trials:
-        state = STATE_NAMES[trial.state]
-        wall = trial.user_attrs.get("wall_time_seconds")
+    attributes = [name for name in attributes if any(name in each.attributes for each in found)]
+    for name in ("trial", "state", measure, "epochs", "seconds", *attributes):
+        table.add_column(name, no_wrap=True)
+    table.add_column("settings")
+    table.add_column("why it ended early")
+    for trial, each in zip(trials, found, strict=True):
+        setting = trial.params or trial.system_attrs.get("fixed_params", {})
         table.add_row(
-            str(trial.number),
-            Text(state, style=COLORS[state]),
-            _accuracy_cell(trial),
-            str(trial.user_attrs.get("epochs", "")),
-            "" if wall is None else f"{wall:.1f}",
-            *(str(trial.user_attrs.get(name, "")) for name in attributes),
-            format_params(
-                (trial.params or trial.system_attrs.get("fixed_params", {})) | _replicate_seed(trial)
-            ),
-            end_reason(trial),
+            str(each.number),
+            Text(each.state, style=COLORS[each.state]),
+            Text(each.accuracy_text, style="dim" if each.accuracy is None else ""),
+            str(each.epochs or ""),
+            f"{each.wall_seconds:.1f}" if each.wall_seconds else "",
+            *(str(each.attributes.get(name, "")) for name in attributes),
+            format_params(setting | _replicate_seed(trial)),
+            each.end_reason,
         )
     return table
-
-
-def _accuracy_cell(trial: FrozenTrial) -> Text:
-    """Return the final accuracy of a trial or, dimmed, the last one that it reported."""
-    if trial.value is not None:
-        return Text(f"{trial.value:.4f}")
-    last = trial.intermediate_values.get(trial.last_step or 0)
-    return Text("" if last is None else f"{last:.4f}", style="dim")
 
 
 def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
@@ -217,18 +195,20 @@ def status_headline(found: Status) -> str:
     return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
 
 
-def status_view(found: Status, files: str) -> RenderableType:
-    """Return the status of a study: counts, best trial, budgets, time left, workers, and what waits.
+def status_view(found: Status, best: SettingResult | None, files: str) -> RenderableType:
+    """Return the status of a study: counts, best result, budgets, time left, workers, and what waits.
 
     Args:
         found: The status.
+        best: The best setting; None if no trial is complete.
         files: Path or URL of the study's files.
     """
     lines = [status_headline(found)]
-    if found.best is not None:
+    if best is not None:
         note = describe_split(found.selection)
-        lines.append(f"best: trial {found.best.trial}, accuracy {found.best.accuracy:.4f} {note}")
-        lines.append(f"      {format_params(found.best.params)}")
+        lines.append(f"best: trial {best.trial.number}, accuracy {describe_value(best)} {note}")
+        lines.append(f"      {format_params(best.trial.params)}")
+        lines += [f"      {label}: {text}" for label, text in caveats(best)]
     if found.budgets:
         lines.append(f"budgets: {'; '.join(map(str, found.budgets))}")
     if found.seconds_left:
@@ -261,32 +241,33 @@ def _workers_table(found: Status) -> Table:
     return table
 
 
-def studies_table(found: Iterable[Status]) -> Table:
-    """Return the studies of a store as a table; trials are shown as ended/budget."""
+def studies_table(found: Iterable[tuple[Status, SettingResult | None]]) -> Table:
+    """Return the studies of a store and their best results as a table; trials are shown as ended/budget."""
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
-    for each in found:
+    for each, best in found:
         ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
-        accuracy = f"{each.best.accuracy:.4f}{_test_split_note(each.selection)}" if each.best else ""
-        table.add_row(each.study, each.state, f"{ended}/{each.budget}", accuracy)
+        value = f"{describe_value(best)}{_test_split_note(each.selection)}" if best else ""
+        table.add_row(each.study, each.state, f"{ended}/{each.budget}", value)
     return table
 
 
-def trial_table(found: FrozenTrial, measure: str) -> Table:
-    """Return a trial's state, accuracy, parameters, user attributes and reports as a table.
+def trial_table(trial: FrozenTrial, found: TrialRecord, measure: str) -> Table:
+    """Return a trial's state, value, best epoch, parameters, user attributes and reports as a table.
 
     Args:
-        found: The trial.
+        trial: The trial.
+        found: Its record.
         measure: The name of the metric.
     """
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("trial", str(found.number))
-    table.add_row("state", STATE_NAMES[found.state])
-    table.add_row(measure, "" if found.value is None else f"{found.value:.4f}")
-    for name, value in (*found.params.items(), *found.user_attrs.items()):
+    table.add_row("state", found.state)
+    table.add_row(measure, found.accuracy_text if found.accuracy is not None else "")
+    for name, value in (*trial.params.items(), *trial.user_attrs.items()):
         table.add_row(name, json.dumps(value))
-    for step, accuracy in sorted(found.intermediate_values.items()):
+    for step, accuracy in found.curve.items():
         table.add_row(f"epoch {step}", f"{accuracy:.4f}")
     return table
 

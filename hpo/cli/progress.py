@@ -12,6 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hpo.analysis import records, results
+from hpo.analysis.records import TrialRecord
+from hpo.analysis.results import SettingResult
 from hpo.artifacts.folders import Artifacts
 from hpo.cli.console import event_line, live_view, status_headline, workers_view
 from hpo.errors import StoreUnavailable
@@ -229,10 +232,15 @@ def _print_changes(storage: Storage, name: str) -> None:
 
 
 def _watch_view(storage: Storage, now: Status, console: Console) -> RenderableType:
-    trials = status.read_trials(storage, now.study)
-    planned = status.planned_epochs(studies.read_definition(storage, now.study), trials)
+    found, best = _read_results(storage, now.study)
     rows = max(console.height - 7 - len(now.workers) - len(now.waits), 3)
-    return Group(status_headline(now), *workers_view(now), live_view(now, trials, planned, rows))
+    return Group(status_headline(now), *workers_view(now), live_view(now, found, best, rows))
+
+
+def _read_results(storage: Storage, name: str) -> tuple[list[TrialRecord], SettingResult | None]:
+    definition = studies.read_definition(storage, name)
+    found = records.trial_records(definition, status.read_trials(storage, name))
+    return found, next(iter(results.best_settings(definition, found, 1)), None)
 
 
 def _follow_live(
@@ -276,10 +284,9 @@ def _no_echo() -> Iterator[None]:
 
 
 def _follow_view(storage: Storage, name: str, console: Console, stop: StopSignal) -> RenderableType:
-    trials = status.read_trials(storage, name)
-    planned = status.planned_epochs(studies.read_definition(storage, name), trials)
+    found, best = _read_results(storage, name)
     rows = max(console.height - 4, 3)
-    return live_view(status.read_status(storage, name), trials, planned, rows, stopping=stop.event.is_set())
+    return live_view(status.read_status(storage, name), found, best, rows, stopping=stop.event.is_set())
 
 
 def follow_events(stream: Iterable[TrialEvent]) -> None:

@@ -10,8 +10,8 @@ from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, Stud
 
 if TYPE_CHECKING:
     from hpo.analysis.finish_result import FinishResult
+    from hpo.analysis.results import SettingResult
     from hpo.artifacts.folders import Artifacts
-    from hpo.store.status import BestTrial
     from hpo.store.storage import Storage
 
 app = typer.Typer()
@@ -25,17 +25,21 @@ def print_json(document: Any) -> None:
 
 @app.command("studies", rich_help_panel=RESULTS)
 def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
-    """List the studies in the store, with their state and best accuracy.
+    """List the studies in the store, with their state and the accuracy of their best setting.
 
     Studies that other tools made are left out.
     """
+    from hpo.analysis import documents
     from hpo.cli import console
-    from hpo.store import documents, status, studies
+    from hpo.store import status, studies
 
     storage = studies.open_storage(store_url, create=False)
-    found = [status.read_status(storage, name) for name in status.study_names(storage)]
+    found = [
+        (status.read_status(storage, name), best_or_none(storage, name))
+        for name in status.study_names(storage)
+    ]
     if as_json:
-        print_json([documents.status_document(each) for each in found])
+        print_json([documents.status_document(each, best) for each, best in found])
         return
     console.open_console().print(console.studies_table(found))
 
@@ -54,9 +58,10 @@ def show_status(
 
     Example: hpo status my-study --watch
     """
+    from hpo.analysis import documents
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console, progress
-    from hpo.store import documents, status, studies
+    from hpo.store import status, studies
 
     storage = studies.open_storage(store_url, create=False)
     if follow and as_json:
@@ -64,13 +69,13 @@ def show_status(
     if follow:
         progress.watch_study(storage, name)
         return
-    now = status.read_status(storage, name)
+    now, best = status.read_status(storage, name), best_or_none(storage, name)
     place, folder = Artifacts(artifacts), studies.artifacts_folder(storage, name)
     logs = place.logs_folder(folder)
     if as_json:
-        print_json(documents.status_document(now) | {"logs": str(logs) if logs.is_dir() else None})
+        print_json(documents.status_document(now, best) | {"logs": str(logs) if logs.is_dir() else None})
         return
-    console.open_console().print(console.status_view(now, place.path(folder)))
+    console.open_console().print(console.status_view(now, best, place.path(folder)))
     if logs.is_dir():
         print(f"logs: {logs}")
 
@@ -89,28 +94,31 @@ def list_trials(
 
     Example: hpo trials my-study --csv > trials.csv
     """
+    from hpo.analysis import documents, records
     from hpo.cli import console
     from hpo.errors import StoreError
-    from hpo.store import documents, status, studies
+    from hpo.store import status, studies
 
     storage = studies.open_storage(store_url, create=False)
-    found = status.read_trials(storage, name)
+    trials = status.read_trials(storage, name)
     definition = studies.read_definition(storage, name)
     measure = status.metric_name(definition)
     if trial is not None:
-        found = [each for each in found if each.number == trial]
-        if not found:
+        trials = [each for each in trials if each.number == trial]
+        if not trials:
             raise StoreError(f"study '{name}' has no trial {trial}")
     if as_json and as_csv:
         raise typer.BadParameter("want --json or --csv, not both")
+    found = records.trial_records(definition, trials)
     if as_json:
-        print_json([documents.trial_document(each) for each in found])
+        print_json([documents.trial_document(each) for each in trials])
     elif as_csv:
-        sys.stdout.write(documents.trials_csv(found, definition.attribute_names))
+        sys.stdout.write(documents.trials_csv(trials, found, definition.attribute_names))
     elif trial is not None:
-        console.open_console().print(console.trial_table(found[0], measure))
+        console.open_console().print(console.trial_table(trials[0], found[0], measure))
     else:
-        console.open_console().print(console.trials_table(found, measure, definition.attribute_names))
+        table = console.trials_table(trials, found, measure, definition.attribute_names)
+        console.open_console().print(table)
 
 
 @app.command("best", rich_help_panel=RESULTS)
@@ -121,21 +129,24 @@ def show_best(
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Show the best trial of a study, or the K best.
+    """Show the best trial of a study, or the K best, with what its accuracy rests on.
 
-    With repeated settings, shows the best trial of each, ranked by their means.
+    A setting with several seeds counts once, with the mean over its seeds.
 
     Example: hpo best my-study -n 3
     """
+    from hpo.analysis import documents, records, results
     from hpo.artifacts.folders import Artifacts
     from hpo.errors import StoreError
-    from hpo.store import documents, status, studies
+    from hpo.store import status, studies
 
     storage = studies.open_storage(store_url, create=False)
-    found = status.best_trials(storage, name, count)
+    definition = studies.read_definition(storage, name)
+    trials = records.trial_records(definition, status.read_trials(storage, name))
+    found = results.best_settings(definition, trials, count)
     if not found:
         print_early_ends(storage, name, artifacts)
-        raise StoreError(status.no_complete_trial_message(name, status.read_trials(storage, name)))
+        raise StoreError(results.no_complete_trial_message(name, trials))
     if as_json:
         selected = [documents.best_trial_document(each) for each in found]
         print_json(selected[0] if count == 1 else selected)
@@ -175,6 +186,18 @@ def show_importance(
     console.open_console().print(console.importance_view(found))
 
 
+def best_or_none(storage: "Storage", name: str) -> "SettingResult | None":
+    """Return the best setting of a study; None if no trial is complete.
+
+    Raises:
+        StoreError: There is no such study, or it is another tool's.
+        StoreUnavailable: The database cannot be reached.
+    """
+    from hpo.analysis import results
+
+    return next(iter(results.read_best(storage, name, 1)), None)
+
+
 def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) -> None:
     """Print the best trial of a study, where its files are, and what failed or was pruned.
 
@@ -189,11 +212,11 @@ def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) ->
         StoreUnavailable: The database cannot be reached.
         ArtifactError: The artifacts' URL cannot be used.
     """
+    from hpo.analysis import results
     from hpo.artifacts.folders import Artifacts
     from hpo.errors import StoreError
-    from hpo.store import status
 
-    found = status.best_trials(storage, name, 1)
+    found = results.read_best(storage, name, 1)
     if not found:
         print_early_ends(storage, name, artifacts)
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
@@ -225,14 +248,12 @@ def print_early_ends(storage: "Storage", name: str, artifacts: str, to: TextIO |
 
 
 def _print_trials(
-    storage: "Storage", found: "list[BestTrial]", artifacts: "Artifacts", store_url: str
+    storage: "Storage", found: "list[SettingResult]", artifacts: "Artifacts", store_url: str
 ) -> None:
     from hpo.cli import console
-    from hpo.store import status, studies
 
-    selection = status.selection_of(studies.read_definition(storage, found[0].study))
     for each in found:
-        print(console.best_trial_text(each, selection, _locations(each, storage, artifacts, store_url)))
+        print(console.best_trial_text(each, _locations(each, storage, artifacts, store_url)))
 
 
 def print_finish(found: "FinishResult", as_json: bool) -> None:
@@ -253,12 +274,12 @@ def print_finish(found: "FinishResult", as_json: bool) -> None:
 
 
 def _locations(
-    best: "BestTrial", storage: "Storage", artifacts: "Artifacts", store_url: str
+    best: "SettingResult", storage: "Storage", artifacts: "Artifacts", store_url: str
 ) -> dict[str, str]:
     """Return where the weights, curves and store of a trial are, by label."""
     from hpo.store import database, studies
 
-    folder = f"{studies.artifacts_folder(storage, best.study)}/{best.trial:04d}"
+    folder = f"{studies.artifacts_folder(storage, best.study)}/{best.trial.number:04d}"
     weights = {"weights": artifacts.path(best.weights)} if best.weights else {}
     return weights | {
         "curves": artifacts.path(f"{folder}/epochs.csv"),

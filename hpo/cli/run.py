@@ -83,7 +83,7 @@ def run_study(
         if stop.event.is_set():
             raise typer.Exit(stop.exit_code())
     now = status.read_status(storage, definition.name)
-    if now.state == "complete" or (now.best and now.used_up_budget):
+    if now.state == "complete" or (now.trials["complete"] and now.used_up_budget):
         print_best(storage, definition.name, artifacts, store_url)
     elif before.state not in ("paused", "stopped"):
         print_early_ends(storage, definition.name, artifacts)

@@ -13,6 +13,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict
 
+from hpo.analysis import records, results
 from hpo.analysis.formatting import describe_split
 from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
@@ -97,10 +98,11 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
     trials = status.read_trials(storage, name)
     definition = studies.read_definition(storage, name)
     if number is None:
-        ranked = status.best_trials(storage, name, 1)
+        found = records.trial_records(definition, trials)
+        ranked = results.best_settings(definition, found, 1)
         if not ranked:
-            raise StoreError(status.no_complete_trial_message(name, trials))
-        number = ranked[0].trial
+            raise StoreError(results.no_complete_trial_message(name, found))
+        number = ranked[0].runs[0].number
     trial = next((each for each in trials if each.number == number), None)
     if trial is None:
         raise StoreError(f"study '{name}' has no trial {number}")

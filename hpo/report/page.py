@@ -19,7 +19,7 @@ import markupsafe
 import plotly.graph_objects as go
 import plotly.offline
 
-from hpo.analysis import records
+from hpo.analysis import records, results
 from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
 from hpo.artifacts import durable
 from hpo.errors import ArtifactError, StoreError
@@ -74,7 +74,7 @@ def read_report(storage: Storage, name: str) -> Report:
     found = records.trial_records(definition, trials)
     done = records.complete_records(found)
     if not done:
-        raise StoreError(status.no_complete_trial_message(name, trials))
+        raise StoreError(results.no_complete_trial_message(name, found))
     measure, images = status.metric_name(definition), records.count_images(found)
     replayed = match.match_trials(found)
     own = definition.option_table is config.CUSTOM_OPTIONS  # the original report has no points of those
@@ -102,7 +102,7 @@ def read_report(storage: Storage, name: str) -> Report:
     return Report(
         study=name,
         measure=measure,
-        summary=summary.summarize(found, status.selection_of(definition), images, now.state),
+        summary=summary.summarize(found, results.best_settings(definition, found, 1)[0], now.state),
         early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
         fixed=summary.fixed_options(definition.train, found),
         claims=judged,

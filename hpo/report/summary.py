@@ -9,12 +9,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hpo.analysis import intervals, records, sections
+from hpo.analysis import intervals, records, results, sections
 from hpo.analysis.formatting import describe_split, format_seconds
 from hpo.analysis.records import TrialRecord
+from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Plot, Section
 from hpo.search import replicates
-from hpo.search.replicates import ReplicatedSetting
 from hpo.study.points import ALIASES
 
 MAX_NAMED_TRIALS = 10  # that a sentence lists
@@ -26,30 +26,10 @@ SAVED_USE = "saved by pruning, estimated"
 class Summary:
     """The first section of the page."""
 
-    accuracy: str  # of the best trial
+    accuracy: str  # of the best setting
     split: str  # a phrase on what it was measured on
     facts: tuple[tuple[str, str], ...]  # labels and texts; what is unknown is left out
     uncertainty: tuple[str, ...]  # sentences
-
-
-def _ranked_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
-    """Rank the settings of the complete trials in the same way as ``hpo best``."""
-    accuracies = {each.number: _accuracy(each) for each in records.complete_records(found)}
-    pruned = [each.number for each in found if each.state == "pruned"]
-    repeats = {each.number: each.replicate_of for each in found if each.replicate_of is not None}
-    return replicates.rank_settings(accuracies, repeats, pruned)
-
-
-def best_trial(found: Sequence[TrialRecord]) -> TrialRecord:
-    """Return the most accurate complete trial; with replicates, the best trial of the best setting.
-
-    Settings are ranked as ``hpo best`` ranks them (``replicates.rank_settings``).
-
-    Args:
-        found: All trials of a study that has a complete one.
-    """
-    number = _ranked_settings(found)[0].trials[0]
-    return next(each for each in found if each.number == number)
 
 
 def _accuracy(each: TrialRecord) -> float:
@@ -57,22 +37,20 @@ def _accuracy(each: TrialRecord) -> float:
     return each.accuracy
 
 
-def summarize(
-    found: Sequence[TrialRecord], selection: str | None, images: int | None, state: str
-) -> Summary:
+def summarize(found: Sequence[TrialRecord], best: SettingResult, state: str) -> Summary:
     """Summarize a study that has a complete trial.
 
     Args:
         found: All trials of the study.
-        selection: The split that accuracy was measured on; None for a custom objective.
-        images: Number of images in that split; None if unknown.
+        best: Its best setting.
         state: The state of the study.
     """
-    winner = best_trial(found)
+    winner = best.trial
     counts = Counter(each.state for each in found)
     state_counts = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
     facts = {
         "trial": str(winner.number),
+        **dict(results.caveats(best)),
         "settings": sections.format_setting(winner.params),
         "epoch": f"{winner.best_epoch} of {winner.epochs}" if winner.curve else "",
         "time": f"{format_seconds(winner.wall_seconds)} of training and evaluation",
@@ -80,19 +58,21 @@ def summarize(
         "study": f"{state}: {state_counts}",
     }
     return Summary(
-        accuracy=f"{_accuracy(winner):.4f}",
-        split=describe_split(selection),
+        accuracy=f"{best.value:.4f}",
+        split=f"{f'mean of {len(best.runs)} seeds ' if len(best.runs) > 1 else ''}"
+        f"{describe_split(best.selection)}",
         facts=tuple((name, value) for name, value in facts.items() if value),
-        uncertainty=tuple(_uncertainty(winner, found, images, selection)),
+        uncertainty=tuple(_uncertainty(best, found)),
     )
 
 
-def _uncertainty(
-    winner: TrialRecord, found: Sequence[TrialRecord], images: int | None, selection: str | None
-) -> list[str]:
+def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]:
+    winner, images, selection = best.trial, best.images, best.selection
     accuracy, done = _accuracy(winner), records.complete_records(found)
     text = []
-    if images is None:
+    if len(best.runs) > 1:
+        text.append("The intervals of a mean say what other seeds would give, not what other images would.")
+    elif images is None:
         text.append(
             "The store does not record how many images accuracy was measured on, so there is no interval."
         )
@@ -105,7 +85,7 @@ def _uncertainty(
         text.append(_close_trials_note(winner, done, images))
     possible = intervals.ANY if selection is None else intervals.FRACTION
     text.append(_seeds_note(winner, done, images, possible))
-    if (noise := replicates.estimate_noise(_ranked_settings(found))) is not None:
+    if (noise := replicates.estimate_noise(results.rank_settings(found))) is not None:
         gap = intervals.seed_noise_bound(noise.deviation, noise.freedom)
         known = noise.freedom > 1 and (gap < 1 or selection is None)
         text.append(
@@ -114,11 +94,10 @@ def _uncertainty(
             if known
             else f"In this study {noise}: too few seeds to say which differences come from seeds alone."
         )
-    if len(done) > 1 and selection == "final":
-        text.append(
-            f"It is the highest of {len(done)} complete trials, and so too high: expect the mean over the "
-            "seeds of its setting."
-        )
+    if len(best.runs) > 1 and (settings := len(results.rank_settings(found))) > 1:
+        text.append(f"It is the highest of the means of {settings} settings: expect somewhat less.")
+    elif len(done) > 1 and selection == "final":
+        text.append(f"It is the highest of {len(done)} complete trials: expect somewhat less.")
     elif len(done) > 1:
         also = ", and the split is the test split" if selection == "test" else ""
         text.append(

@@ -36,6 +36,11 @@ class ReplicatedSetting:
         """The mean accuracy."""
         return statistics.fmean(self.accuracies)
 
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """What settings are ranked by, the best having the least; see ``rank_settings``."""
+        return self.diverged > 0, len(self.trials) == 1, -self.mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
@@ -81,9 +86,7 @@ def rank_settings(
         order = sorted(numbers, key=lambda number: (-accuracies[number], number))
         values = tuple(accuracies[number] for number in order)
         found.append(ReplicatedSetting(trials=tuple(order), accuracies=values, diverged=diverged[first]))
-    return sorted(
-        found, key=lambda each: (each.diverged > 0, len(each.trials) == 1, -each.mean, min(each.trials))
-    )
+    return sorted(found, key=lambda each: (each.rank, min(each.trials)))
 
 
 def rank_trials(trials: Sequence[FrozenTrial]) -> list[ReplicatedSetting]:

@@ -1,16 +1,13 @@
 """A study's status and results as records. Nothing here changes the store."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import asha, replicates
-from hpo.search.replicates import Noise, ReplicatedSetting
 from hpo.store import control, plan, queue, rows, studies, study_rows
 from hpo.store.budgets import Budget, read_budgets
 from hpo.store.failures import EarlyEnd, find_early_ends
@@ -29,37 +26,6 @@ STATE_NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestTrial:
-    """A study's best trial.
-
-    Attributes:
-        study: The study's name.
-        trial: The trial's number.
-        accuracy: Its accuracy, 0 to 1; -1 if another tool completed it without a value.
-        best_epoch: The epoch, from 1, that had this accuracy; None if it is not known.
-        epochs: The epochs that it trained; None if it is not known.
-        params: Its parameters, by name.
-        wall_time_seconds: The time of training and evaluation; None if it is not known.
-        hardware: The hardware that it ran on, as the worker recorded it; None if it is not known.
-        weights: Name of its weights in the artifacts; None if they were not kept.
-        replicates: The trials of its setting; None if the study does not repeat settings.
-        noise: How much accuracies of the study differ by the seed alone; None if it is not known.
-    """
-
-    study: str
-    trial: int
-    accuracy: float
-    best_epoch: int | None
-    epochs: int | None
-    params: Mapping[str, Any]
-    wall_time_seconds: float | None
-    hardware: Mapping[str, Any] | None
-    weights: str | None
-    replicates: ReplicatedSetting | None
-    noise: Noise | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Status:
     """A study at one moment.
 
@@ -70,7 +36,6 @@ class Status:
         trials: Number of trials by the names of ``STATE_NAMES``, all of them.
         budget: Number of trials as far as it is known: of replicates only those already made.
         budgets: The budgets that are set besides the number of trials.
-        best: The best complete trial; None if there is none.
         early_ends: The trials that failed and those that were pruned, with the commonest reasons.
         workers: The leases of the running trials, also expired ones.
         selection: The split that accuracy is measured on; None for a custom objective.
@@ -83,7 +48,6 @@ class Status:
     trials: Mapping[str, int]
     budget: int
     budgets: tuple[Budget, ...]
-    best: BestTrial | None
     early_ends: tuple[EarlyEnd, ...]
     workers: tuple[LeaseInfo, ...]
     selection: str | None
@@ -136,7 +100,6 @@ def read_status(storage: Storage, name: str) -> Status:
     trials = read_trials(storage, name)
     workers = read_leases(storage, study_id)
     counts = Counter(STATE_NAMES[trial.state] for trial in trials)
-    ranked = _rank_trials(definition, trials)
     alive = sum(worker.is_alive for worker in workers)
     order = control.read_order(storage, study_id)
     budgets = read_budgets(storage, study_id, definition.search.budget_limits)
@@ -147,7 +110,6 @@ def read_status(storage: Storage, name: str) -> Status:
         trials={state: counts[state] for state in STATE_NAMES.values()},
         budget=definition.setting_count + len(replicates.first_trial_numbers(trials)),
         budgets=budgets,
-        best=ranked[0] if ranked else None,
         early_ends=find_early_ends(trials),
         workers=tuple(workers),
         selection=selection_of(definition),
@@ -263,99 +225,6 @@ def count_waiting(storage: Storage, name: str) -> int:
         study = rows.trials.c.study_id == study_rows.own_study_id(session, name)
         waiting = study & (rows.trials.c.state == TrialState.WAITING)
         return int(session.execute(sa.select(sa.func.count()).where(waiting)).scalar_one())
-
-
-def best_trials(storage: Storage, name: str, count: int) -> list[BestTrial]:
-    """Return the best complete trials of a study, best first; of equal ones the earlier comes first.
-
-    If the study repeats settings, they are ranked as ``replicates.rank_settings`` does, by their means but
-    those without replicates behind and diverged ones last. The best trial of a setting represents it.
-
-    Args:
-        storage: The storage that the study is in.
-        name: The study's name.
-        count: How many to return at most.
-
-    Returns:
-        The best trials, one for each setting; empty if no trial is complete.
-
-    Raises:
-        StoreUnavailable: The database stays unavailable.
-        StoreError: There is no such study, another tool made it, or the database refuses the request.
-        DefinitionError: Another version of hpo made the study.
-    """
-    return _rank_trials(studies.read_definition(storage, name), read_trials(storage, name))[:count]
-
-
-def no_complete_trial_message(name: str, trials: Iterable[FrozenTrial]) -> str:
-    """Return a message that a study has no complete trial, and how to export the best of the others.
-
-    The best is the one with the highest accuracy among those with weights. If there is none, the message
-    names the command that lists the trials.
-
-    Args:
-        name: The study's name.
-        trials: Its trials, none of them complete.
-
-    Returns:
-        One line.
-    """
-    reached = [
-        (max(filter(math.isfinite, trial.intermediate_values.values()), default=0.0), trial)
-        for trial in trials
-        if "weights" in trial.user_attrs
-    ]
-    if not reached:
-        return f"study '{name}' has no complete trial yet; 'hpo trials {name}' lists the others"
-    accuracy, trial = max(reached, key=lambda each: each[0])
-    return (
-        f"study '{name}' has no complete trial yet; 'hpo export {name} --trial {trial.number}' takes "
-        f"the best so far, which is {STATE_NAMES[trial.state]} (accuracy {accuracy:.4f})"
-    )
-
-
-def _rank_trials(definition: Definition, trials: list[FrozenTrial]) -> list[BestTrial]:
-    by_number = {trial.number: trial for trial in trials}
-    settings = replicates.rank_trials(trials)
-    noise = replicates.estimate_noise(settings)
-    return [_best(definition, by_number[each.trials[0]], each, noise) for each in settings]
-
-
-def _best(
-    definition: Definition, trial: FrozenTrial, setting: ReplicatedSetting, noise: Noise | None
-) -> BestTrial:
-    attributes = trial.user_attrs
-    return BestTrial(
-        study=definition.name,
-        trial=trial.number,
-        accuracy=setting.accuracies[0],
-        best_epoch=attributes.get("best_epoch"),
-        epochs=attributes.get("epochs"),
-        params=trial.params,
-        wall_time_seconds=attributes.get("wall_time_seconds"),
-        hardware=attributes.get("hardware"),
-        weights=attributes.get("weights"),
-        replicates=setting if definition.search.replicates > 1 else None,
-        noise=noise,
-    )
-
-
-def planned_epochs(definition: Definition, trials: list[FrozenTrial]) -> dict[int, int]:
-    """Return the planned epochs of trials, by number.
-
-    Args:
-        definition: The study's definition.
-        trials: Trials of the study. A trial's own ``epochs``, a parameter or an option of its point, counts
-            before the study's.
-
-    Returns:
-        The planned epochs by trial number; 0 if neither the trial nor the study has the option.
-    """
-    planned = {}
-    for trial in trials:
-        setting = trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})
-        planned[trial.number] = int(setting.get("epochs", definition.train.get("epochs", 0)))
-    return planned
 
 
 def study_names(storage: Storage) -> list[str]:

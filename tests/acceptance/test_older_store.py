@@ -6,6 +6,7 @@ after epoch 1 of its second trial, ``small`` (the built-in training) within epoc
 ``expected/`` holds what that version's commands wrote for it.
 """
 
+import csv
 import json
 import tarfile
 from pathlib import Path
@@ -53,9 +54,13 @@ def test_a_verb_prints_the_same_for_an_older_store_as_the_older_version(older, p
 
 def test_the_report_of_an_older_study_has_the_tables_of_the_older_version(older):
     older.here("report", "climb", "--output", "page.html", "--csv", "csv")
-    tables = {path.name: path.read_text() for path in (older.path / "csv").iterdir()}
     names = {path.name for path in (DATA / "expected/csv").iterdir()}
-    assert tables == {name: expected(f"csv/{name}") for name in names}
+    assert {path.name for path in (older.path / "csv").iterdir()} == names
+    for name in names:
+        before = list(csv.DictReader(expected(f"csv/{name}").splitlines()))
+        with (older.path / "csv" / name).open(newline="") as lines:
+            now = list(csv.DictReader(lines))
+        assert without_new_fields(now, before) == before
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -2,7 +2,14 @@
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.analysis import records
 from hpo.cli import console
+from hpo.study.definition import Definition, Point
+from hpo.training.config import Config
+
+STUDY = Definition(
+    name="study", train=Config().model_dump(), points=(Point(setting={}, attributes={"site": "C"}),)
+)
 
 
 def waiting_trial(number: int, **attributes: str) -> FrozenTrial:
@@ -14,11 +21,14 @@ def waiting_trial(number: int, **attributes: str) -> FrozenTrial:
 
 def test_the_trials_table_shows_the_site_of_each_trial():
     trials = [waiting_trial(0, site="C"), waiting_trial(1, site="L"), waiting_trial(2)]
-    table = console.trials_table(trials, "accuracy", ["site"])
+    found = records.trial_records(STUDY, trials)
+    table = console.trials_table(trials, found, "accuracy", STUDY.attribute_names)
     (sites,) = [list(column.cells) for column in table.columns if column.header == "site"]
     assert sites == ["C", "L", ""]
 
 
 def test_a_study_without_sites_has_no_site_column():
-    table = console.trials_table([waiting_trial(0)], "accuracy")
+    trials = [waiting_trial(0)]
+    found = records.trial_records(STUDY, trials)
+    table = console.trials_table(trials, found, "accuracy", STUDY.attribute_names)
     assert "site" not in [column.header for column in table.columns]

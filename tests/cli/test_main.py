@@ -91,11 +91,13 @@ print("torch" in sys.modules)
 def test_best_as_json_has_the_specified_fields(completed):
     best = completed.here("best", "small", "--json").json()
     assert list(best) == [
-        *("study", "trial", "accuracy", "best_epoch", "epochs"),
-        *("params", "wall_time_seconds", "hardware", "weights"),
+        *("study", "trial", "metric", "value", "accuracy", "images", "seeds", "best_epoch", "epochs"),
+        *("params", "wall_time_seconds", "hardware", "weights", "low", "high", "baseline", "tied"),
     ]
     expected = load_study(completed).best_trial
     assert (best["trial"], best["accuracy"]) == (expected.number, expected.value)
+    assert (best["metric"], best["value"], best["seeds"]) == ("accuracy", expected.value, 1)
+    assert best["images"] == expected.user_attrs["images"]
     assert best["params"] == expected.params
     two = completed.here("best", "small", "-n", "2", "--json").json()
     assert two[0] == best
@@ -133,7 +135,8 @@ def test_trials_as_json_csv_and_text_agree(completed):
     assert [t["value"] for t in trials] == [t.value for t in study.trials]
     rows = completed.here("trials", "small", "--csv").out.splitlines()
     assert rows[0] == (
-        "number,state,value,batch_size,lr,epochs,best_epoch,wall_time_seconds,attempts,point,site"
+        "number,state,value,batch_size,lr,epochs,best_epoch,wall_time_seconds,attempts,point,site,"
+        "best_value,images,baseline"
     )
     assert len(rows) == 5
     assert float(rows[1].split(",")[2]) == trials[0]["value"]

@@ -9,13 +9,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.analysis import finish, importance, records
+from hpo.analysis import documents, finish, importance, results
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import console
 from hpo.errors import DefinitionError
-from hpo.report import summary
 from hpo.search import replicates
-from hpo.store import documents, lease, process, queue, status, studies, warm_start
+from hpo.store import lease, process, queue, status, studies, warm_start
 from hpo.store.history import History
 from hpo.study.definition import Definition, Pruner, Sampler
 from hpo.study.file import load_study_file
@@ -194,13 +193,11 @@ def test_a_setting_with_a_diverged_seed_ranks_below_complete_ones(url):
             claim.end(TrialState.PRUNED)
         else:
             worker.end(claim, accuracy)
-    first, second = status.best_trials(worker.storage, NAME, 9)
-    assert (first.accuracy, first.replicates.mean) == (0.7, pytest.approx(0.6))
+    first, second = results.read_best(worker.storage, NAME, 9)
+    assert (first.trial.number, first.runs[0].number, first.value) == (1, 3, pytest.approx(0.6))
     assert documents.best_trial_document(second)["replicates"]["diverged"] == 1
-    assert "one complete run; 1 more diverged" in console.best_trial_text(second, None, {})
+    assert "one complete run; 1 more diverged" in console.best_trial_text(second, {})
     assert [each.trial for each in finish.plan_finish(worker.storage, NAME, 2, 2).settings] == [3, 0]
-    found = records.trial_records(studies.read_definition(worker.storage, NAME), worker.trials())
-    assert summary.best_trial(found).number == 3
     with worker.storage.transaction() as session:
         worker.history.read_between_trials(session)
     seen = worker.history.get_all_trials(worker.study_id)
@@ -245,9 +242,12 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
             claim.commit(user_attributes={"weights": f"{claim.number}", "best_epoch": 1})
             (tmp_path / str(claim.number)).touch()
             worker.end(claim, accuracy)
-    found = status.best_trials(worker.storage, NAME, 9)
+    found = results.read_best(worker.storage, NAME, 9)
     # Trials 0, 1 and 2 are the first ones of their settings; 3, 4 and 5 are their replicates, in order.
-    assert [each.trial for each in found] == [1, 5, 0]
+    assert [(each.trial.number, each.runs[0].number) for each in found] == [(1, 1), (2, 5), (0, 0)]
+    shown = documents.best_trial_document(found[1])
+    assert (shown["trial"], shown["value"], shown["accuracy"]) == (2, *[pytest.approx(0.725)] * 2)
+    assert (shown["seeds"], shown["weights"]) == (2, "5")
     document = documents.best_trial_document(found[0])["replicates"]
     assert (document["trials"], document["accuracies"]) == ([1, 4], [0.8, 0.7])
     assert document["mean"] == pytest.approx(0.75)
@@ -303,7 +303,7 @@ def test_workers_replicate_points_despite_a_kill_and_report_the_noise(place, url
     assert best["params"] == {"kind": "aaa"}
     assert len(best["replicates"]["trials"]) == 3
     output = place.here("best", "small", HPO_STORE=url).out
-    assert f"seeds      mean {best['replicates']['mean']:.4f} of 3 runs, from" in output
+    assert f"accuracy   {best['replicates']['mean']:.4f}, mean of 3 seeds" in output
     assert "seeds of one setting differ by 0.0" in output
     assert "of 9 trials of 3 settings)" in output
     page = place.path / "r.html"

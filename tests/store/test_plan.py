@@ -3,7 +3,8 @@
 import optuna
 import pytest
 
-from hpo.store import documents, plan, status, studies
+from hpo.analysis import documents, records
+from hpo.store import plan, status, studies
 from hpo.study import file
 from hpo.study.definition import Definition, Point, dump_definition
 from tests.support.databases import closed_engines
@@ -53,9 +54,11 @@ def test_the_attributes_of_a_point_are_user_attributes_of_its_trial(url, tmp_pat
     studies.enqueue_setting(storage, "rooms", Point(setting={"lr": 0.3}, attributes={"room": 4}))
     assert attributes(url) == [*expected, {"enqueued": True, "room": 4}]
     found = studies.read_definition(storage, "rooms")
-    table = documents.trials_csv(status.read_trials(storage, "rooms"), found.attribute_names).splitlines()
-    assert table[0].endswith(",attempts,point,site,room,dark")
-    assert [row.split(",")[-4:] for row in table[1:]] == [
+    trials = status.read_trials(storage, "rooms")
+    rows = records.trial_records(found, trials)
+    table = documents.trials_csv(trials, rows, found.attribute_names).splitlines()
+    assert table[0].endswith(",attempts,point,site,room,dark,best_value,images,baseline")
+    assert [row.split(",")[-7:-3] for row in table[1:]] == [
         ["1", "C", "", ""],
         ["2", "", "3", "True"],
         ["3", "", "", ""],

@@ -1,0 +1,238 @@
+"""What a study has found: its settings, best first, and how far the value of each can be trusted.
+
+Every place that shows a best result takes it from here. A setting's value is the mean over its complete
+trials, one for each seed; without replicates it is the value of its one trial.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hpo.analysis import intervals, records
+from hpo.analysis.intervals import Interval
+from hpo.analysis.records import TrialRecord
+from hpo.search import replicates
+from hpo.search.replicates import Noise, ReplicatedSetting
+from hpo.store import status, studies
+from hpo.store.storage import Storage
+from hpo.study.definition import Definition
+
+MAX_NAMED_TRIALS = 10  # that a sentence lists
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingResult:
+    """A setting with its complete trials.
+
+    Attributes:
+        study: The study's name.
+        trial: The setting's first complete trial, by which it is called. All facts on one run are its, but
+            for the weights: those that ``hpo export`` takes are of the most accurate one.
+        runs: All its complete trials, one for each seed, the most accurate first.
+        diverged: Number of its replicates that diverged.
+        is_repeated: Whether the study runs settings with several seeds.
+        tied: Numbers of the trials by which the settings with the same value are called, this one's too;
+            empty if there is no other.
+        noise: How much the seed alone changes accuracies in the study; None if it is not known.
+        selection: The split that accuracy is measured on; None for a custom objective.
+    """
+
+    study: str
+    trial: TrialRecord
+    runs: tuple[TrialRecord, ...]
+    diverged: int
+    is_repeated: bool
+    tied: tuple[int, ...]
+    noise: Noise | None
+    selection: str | None
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """The accuracies of its complete trials, the highest first."""
+        return tuple(each.accuracy for each in self.runs if each.accuracy is not None)
+
+    @property
+    def value(self) -> float:
+        """The mean accuracy over its seeds."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def weights(self) -> str | None:
+        """The name of the weights of its most accurate trial; None if they were not kept."""
+        return self.runs[0].weights
+
+    @property
+    def images(self) -> int | None:
+        """How many images its accuracy is measured on; None if unknown."""
+        return records.count_images(self.runs)
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of its value; None if unknown.
+
+        With three seeds or more it says what other seeds would give, with one what other images would.
+        """
+        if len(self.runs) > 1:
+            possible = intervals.ANY if self.selection is None else intervals.FRACTION
+            return intervals.accuracy_interval(self.accuracies, self.images, possible)
+        if self.images is None or not 0 <= self.value <= 1:
+            return None
+        return intervals.fraction_interval(self.value, self.images)
+
+
+def rank_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
+    """Rank the settings of the complete trials, best first, as ``replicates.rank_settings`` does.
+
+    A setting that several trials ran without being replicates of each other is listed once, where the best
+    of them ranks.
+
+    Args:
+        found: All trials of a study.
+    """
+    accuracies = {each.number: each.accuracy for each in found if each.accuracy is not None}
+    complete = {each.number: accuracies[each.number] for each in records.complete_records(found)}
+    repeats = {each.number: each.replicate_of for each in found if each.replicate_of is not None}
+    pruned = [each.number for each in found if each.state == "pruned"]
+    by_number = {each.number: each for each in found}
+    best: dict[str, ReplicatedSetting] = {}
+    for each in replicates.rank_settings(complete, repeats, pruned):
+        best.setdefault(by_number[each.trials[0]].setting_key, each)
+    return list(best.values())
+
+
+def best_settings(
+    definition: Definition, found: Sequence[TrialRecord], count: int | None = None
+) -> list[SettingResult]:
+    """Return the best settings of a study, best first; of equal ones the earlier comes first.
+
+    Args:
+        definition: The study's definition.
+        found: All its trials.
+        count: How many to return at most; None for all.
+
+    Returns:
+        The settings; empty if no trial is complete.
+    """
+    ranked, by_number = rank_settings(found), {each.number: each for each in found}
+    noise = replicates.estimate_noise(ranked)
+    return [
+        SettingResult(
+            study=definition.name,
+            trial=by_number[min(each.trials)],
+            runs=tuple(by_number[number] for number in each.trials),
+            diverged=each.diverged,
+            is_repeated=definition.search.replicates > 1 or definition.finishes is not None,
+            tied=_tied_trials(each, ranked),
+            noise=noise,
+            selection=status.selection_of(definition),
+        )
+        for each in ranked[:count]
+    ]
+
+
+def _tied_trials(setting: ReplicatedSetting, ranked: Iterable[ReplicatedSetting]) -> tuple[int, ...]:
+    """Return the first trials of the settings that only the order of trials ranks, by number."""
+    same = [each for each in ranked if each.rank == setting.rank]
+    return tuple(sorted(min(each.trials) for each in same)) if len(same) > 1 else ()
+
+
+def read_best(storage: Storage, name: str, count: int) -> list[SettingResult]:
+    """Read the best settings of a study.
+
+    Args:
+        storage: The storage that the study is in.
+        name: The study's name.
+        count: How many to return at most.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, another tool made it, or the database refuses the request.
+        DefinitionError: Another version of hpo made the study.
+    """
+    definition = studies.read_definition(storage, name)
+    found = records.trial_records(definition, status.read_trials(storage, name))
+    return best_settings(definition, found, count)
+
+
+def describe_value(found: SettingResult) -> str:
+    """Return the value as text, with the number of seeds that it is the mean of if there are several."""
+    seeds = len(found.runs)
+    return f"{found.value:.4f}{f', mean of {seeds} seeds' if seeds > 1 else ''}"
+
+
+def describe_precision(found: SettingResult) -> str:
+    """Return the number of images behind a value and its 95 % interval; "" for a custom objective."""
+    if found.selection is None:
+        return ""
+    images = "unknown, so there is no interval" if found.images is None else str(found.images)
+    interval = found.interval if len(found.runs) == 1 else None
+    return f"{images}{f'; 95 % interval {interval.low:.4f} to {interval.high:.4f}' if interval else ''}"
+
+
+def describe_seeds(found: SettingResult) -> str:
+    """Return the spread over the seeds of a setting; "" if its study runs each with one seed."""
+    if not found.is_repeated:
+        return ""
+    diverged = f"; {found.diverged} more diverged" if found.diverged else ""
+    if len(found.runs) == 1:
+        return f"one complete run{diverged or '; more seeds may follow'}"
+    interval = found.interval
+    limits = f"; 95 % interval of the mean {interval.low:.4f} to {interval.high:.4f}" if interval else ""
+    spread = f"from {min(found.accuracies):.4f} to {max(found.accuracies):.4f}"
+    return f"mean of {len(found.runs)} seeds, {spread}{limits}{diverged}"
+
+
+def describe_baseline(found: SettingResult) -> str:
+    """Return a phrase if a value does not beat always answering with the largest class; else ""."""
+    baseline, interval = found.trial.baseline, found.interval
+    if baseline is None:
+        return ""
+    gives = f"{baseline:.4f}, which always answering with the largest class gives"
+    if found.value <= baseline:
+        return f"not above {gives}"
+    return f"not clearly above {gives}" if interval and interval.low <= baseline else ""
+
+
+def describe_ties(found: SettingResult) -> str:
+    """Return a phrase on the trials that share the value; "" if there is no other."""
+    if not found.tied:
+        return ""
+    what = "settings share this value: those of trials" if found.is_repeated else "trials share this value:"
+    named = ", ".join(map(str, found.tied[:MAX_NAMED_TRIALS]))
+    more = f" and {len(found.tied) - MAX_NAMED_TRIALS} more" if len(found.tied) > MAX_NAMED_TRIALS else ""
+    return f"{len(found.tied)} {what} {named}{more}"
+
+
+def caveats(found: SettingResult) -> Iterator[tuple[str, str]]:
+    """Yield what keeps a value from being taken for more than it is, as labels and phrases."""
+    facts = {
+        "seeds": describe_seeds(found),
+        "images": describe_precision(found),
+        "baseline": describe_baseline(found),
+        "tied": describe_ties(found),
+    }
+    yield from ((label, text) for label, text in facts.items() if text)
+
+
+def no_complete_trial_message(name: str, found: Iterable[TrialRecord]) -> str:
+    """Return a message that a study has no complete trial, and how to export the best of the others.
+
+    The best is the one with the highest accuracy among those with weights. If there is none, the message
+    names the command that lists the trials.
+
+    Args:
+        name: The study's name.
+        found: Its trials, none of them complete.
+
+    Returns:
+        One line.
+    """
+    reached = [each for each in found if each.weights is not None and each.best_accuracy is not None]
+    if not reached:
+        return f"study '{name}' has no complete trial yet; 'hpo trials {name}' lists the others"
+    best = max(reached, key=lambda each: (each.best_accuracy or -math.inf, -each.number))
+    return (
+        f"study '{name}' has no complete trial yet; 'hpo export {name} --trial {best.number}' takes "
+        f"the best so far, which is {best.state} (accuracy {best.best_accuracy:.4f})"
+    )

@@ -86,6 +86,7 @@ def status_document(found: Status, best: SettingResult | None) -> dict[str, Any]
             for worker in found.workers
         ],
         "waits": list(found.waits),
+        "left_out_trials": found.left_out_trials,
         "seconds_left": None if found.seconds_left is None else round(found.seconds_left, 1),
         "early_ends": {each.state: each.document() for each in found.early_ends},
         "budgets": {each.name: each.document() for each in found.budgets},

@@ -203,7 +203,7 @@ def status_view(found: Status, best: SettingResult | None, files: str) -> Render
         best: The best setting; None if no trial is complete.
         files: Path or URL of the study's files.
     """
-    lines = [status_headline(found)]
+    lines = [status_headline(found), *(f"note: {note}" for note in found.notes)]
     if best is not None:
         note = describe_split(found.selection)
         lines.append(f"best: trial {best.trial.number}, accuracy {describe_value(best)} {note}")

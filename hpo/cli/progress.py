@@ -137,6 +137,7 @@ def has_work(now: Status) -> bool:
     }.get(now.state)
     if why is not None:
         print_stderr(f"hpo: study '{name}' {why}")
+        print_notes(now)
         return False
     explain_used_up(now)
     return now.used_up_budget is None
@@ -180,6 +181,17 @@ def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: Stop
         )
     else:
         explain_used_up(now)
+        print_notes(now)
+
+
+def print_notes(now: Status) -> None:
+    """Print what a reader of a study's counts should know.
+
+    Args:
+        now: The status of the study.
+    """
+    for note in now.notes:
+        print_stderr(f"hpo: {note}")
 
 
 def explain_used_up(now: Status) -> None:

@@ -223,11 +223,10 @@ def rungs_of(definition: Definition) -> Rungs | None:
     if settings.name != "asha" or not epochs:
         return None
     includes_points = definition.search.prune_points
-    searched = definition.search.trials if definition.searches else 0
     return Rungs(
         epochs=epochs,
         factor=settings.reduction_factor,
-        max_trials=searched + len(definition.listed_points) * includes_points,
+        max_trials=definition.searched_trials + len(definition.listed_points) * includes_points,
         includes_points=includes_points,
         shows_running=definition.search.sampler.name == "gp",
     )

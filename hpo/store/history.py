@@ -38,7 +38,7 @@ from hpo.search import replicates, samplers
 from hpo.search.asha import Rungs, RungTable
 from hpo.store import rows
 from hpo.store.lease_table import leases
-from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, trials
+from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, Parameters, trials
 from hpo.store.storage import Storage, retrying
 
 R = TypeVar("R")
@@ -186,6 +186,13 @@ class History(_CachedStorage):
             yield
         finally:
             self._session = None
+
+    def replace_parameters(self, parameters: Parameters) -> None:
+        """Give the own trial other parameters than those that are held back."""
+        self.unwritten_parameters = dict(parameters)
+        own = self.own_trial
+        own.params = {name: known.to_external_repr(value) for name, (value, known) in parameters.items()}
+        own.distributions = {name: known for name, (_, known) in parameters.items()}
 
     def mark_written(self) -> None:
         """Record that the own trial's held-back parameters and system attributes have been committed.

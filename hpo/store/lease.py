@@ -171,7 +171,7 @@ class Claim:
         checkpoint: str | None = None,
         user_attributes: Mapping[str, Any] | None = None,
         system_attributes: Mapping[str, Any] | None = None,
-        parameters: Parameters | None = None,
+        parameters: Parameters | Callable[[Session], Parameters] | None = None,
         ask_pruner: Callable[[Session], Mapping[str, Any]] | None = None,
     ) -> str | None:
         """Write about the running trial in one fenced transaction; retry while the database is unavailable.
@@ -184,9 +184,9 @@ class Claim:
             checkpoint: Name of a checkpoint whose file is durable.
             user_attributes: User attributes of the trial.
             system_attributes: System attributes of the trial.
-            parameters: The trial's parameters, by name; written with the study's present distributions.
-            ask_pruner: Reads within the transaction, and returns system attributes to write too. A retry
-                calls it again.
+            parameters: The trial's parameters, by name, written with the study's present distributions; or
+                what chooses them within the transaction. A retry calls functions again.
+            ask_pruner: Reads within the transaction, and returns system attributes to write too.
 
         Returns:
             The order that the study is under, if any; after a report also the reason why a budget leaves no
@@ -220,10 +220,12 @@ class Claim:
         session: Session,
         report: tuple[int, float | None] | None,
         user_attributes: Mapping[str, Any] | None,
-        parameters: Parameters | None,
+        parameters: Parameters | Callable[[Session], Parameters] | None,
     ) -> None:
         if report is not None:
             rows.write_report(session, self.trial_id, *report)
+        if callable(parameters):
+            parameters = parameters(session)
         if parameters:
             planned = plan.with_current_distributions(session, self.study_id, parameters)
             rows.write_parameters(session, self.trial_id, planned)
@@ -269,6 +271,28 @@ class Claim:
                         in_transaction(session)
 
         self.storage.retry(write)
+
+    def remove(self, in_transaction: Callable[[Session], int]) -> int:
+        """Remove the trial in one fenced transaction; retry while the database is unavailable.
+
+        Args:
+            in_transaction: Removes it, and what else belongs to that. An exception from it comes out.
+
+        Returns:
+            What ``in_transaction`` returns.
+
+        Raises:
+            LeaseLost: Nothing was removed, or only the acknowledgement was lost.
+            StoreUnavailable: The database stays unavailable.
+            StoreError: The database refuses the write.
+        """
+
+        def write() -> int:
+            with self.storage.transaction() as session:
+                self.fence(session)
+                return in_transaction(session)
+
+        return self.storage.retry(write)
 
     def _release_lease(
         self,

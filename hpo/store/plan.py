@@ -90,7 +90,7 @@ def write_plan(session: Session, study_id: int, definition: Definition) -> list[
         The numbers of the new trials, ascending; the trials of enqueued points come after those of listed
         points, and before the searched ones.
     """
-    set_study_attributes(session, study_id, {DEFINITION: dump_definition(definition)}, system=True)
+    store_definition(session, study_id, definition)
     _update_stored_distributions(session, study_id, definition)
     model, attribute = models.TrialModel, models.TrialSystemAttributeModel
     planned = session.query(attribute.value_json).filter(
@@ -122,14 +122,13 @@ def add_replicates(session: Session, study_id: int, first: FrozenTrial, definiti
     search = definition.search
     if search.replicates == 1 or REPLICATE_OF in first.system_attrs:
         return
-    session.execute(_STUDY.with_for_update(), {"study": study_id})
+    stored = lock_definition(session, study_id)  # the caller may know it from before it was extended
     prunes = search.pruner.name != "none" and is_prunable(first, search.prune_points)
     if prunes and not _is_in_better_half(session, study_id, first._trial_id):
         return
     run = first.system_attrs.get(RUN_OPTIONS, {})
     seed = run.get("seed", definition.trial_config({}).seed)
-    # The caller may know the study from before it was extended.
-    copied = ("point", *_stored_definition(session, study_id).attribute_names)
+    copied = ("point", *stored.attribute_names)
     user = {key: value for key, value in first.user_attrs.items() if key in copied}
     user |= {"repeats": first.number}
     system = {REPLICATE_OF: first.number, "fixed_params": first.params}
@@ -151,7 +150,8 @@ def _add_waiting_trials(
 ) -> list[int]:
     """Add WAITING trials, each with its user and system attributes, and return their numbers."""
     trial = models.TrialModel
-    first = session.query(sa.func.count(trial.trial_id)).filter(trial.study_id == study_id).scalar()
+    last = session.query(sa.func.max(trial.number)).filter(trial.study_id == study_id).scalar()
+    first = 0 if last is None else last + 1  # not the count: trials may have been removed
     for number, (user, system) in enumerate(made, start=first):
         row = trial(study_id=study_id, number=number, state=TrialState.WAITING)
         row.user_attributes = _attribute_rows(models.TrialUserAttributeModel, user)
@@ -181,7 +181,8 @@ def _planned_trials(definition: Definition) -> Iterator[tuple[str, dict[str, Any
             {"enqueued": True, **point.attributes},
             {**fixed, RUN_OPTIONS: point.run_options()},
         )
-    for index in range(definition.search.trials if definition.searches else 0):
+    # Trials that were removed, since there was no setting left for them, are not made again.
+    for index in range(0 if definition.left_out_trials else definition.searched_trials):
         yield f"search {index + 1}", {}, {}
 
 
@@ -254,8 +255,19 @@ def with_current_distributions(session: Session, study_id: int, parameters: Para
     }
 
 
-def _stored_definition(session: Session, study_id: int) -> Definition:
+def lock_definition(session: Session, study_id: int) -> Definition:
+    """Lock a study's row until the caller's transaction ends, and return the definition stored then.
+
+    Raises:
+        DefinitionError: A newer version of hpo has extended the study.
+    """
+    session.execute(_STUDY.with_for_update(), {"study": study_id})
     return load_definition(json.loads(session.execute(_DEFINITION, {"study": study_id}).scalar_one()))
+
+
+def store_definition(session: Session, study_id: int, definition: Definition) -> None:
+    """Write a study's definition in a transaction that has locked the study's row."""
+    set_study_attributes(session, study_id, {DEFINITION: dump_definition(definition)}, system=True)
 
 
 @functools.lru_cache(maxsize=4)

@@ -228,7 +228,7 @@ def _build_trial(
     accuracy = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
     part = {table: found.get(head.trial_id, ()) for table, found in details.items()}
     if known is None:
-        kinds = {name: _parse_distribution(text) for name, _, text in part[params]}
+        kinds = {name: parse_distribution(text) for name, _, text in part[params]}
         given = {name: kinds[name].to_external_repr(value) for name, value, _ in part[params]}
     else:
         kinds, given = known.distributions, known.params
@@ -252,5 +252,6 @@ def _local_time(moment: datetime | None) -> datetime | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _parse_distribution(text: str) -> BaseDistribution:
+def parse_distribution(text: str) -> BaseDistribution:
+    """Return the distribution that a parameter's row holds as JSON."""
     return json_to_distribution(text)

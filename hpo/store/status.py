@@ -41,6 +41,7 @@ class Status:
         selection: The split that accuracy is measured on; None for a custom objective.
         waits: A phrase for everything that waits, saying what it waits for.
         seconds_left: An estimate; None if no trial has ended yet, or no lease is alive.
+        left_out_trials: The number of searched trials that were removed: every setting has a trial.
     """
 
     study: str
@@ -53,6 +54,17 @@ class Status:
     selection: str | None
     waits: tuple[str, ...]
     seconds_left: float | None
+    left_out_trials: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the counts should know: a sentence each."""
+        if not self.left_out_trials:
+            return ()
+        left_out = _counted(self.left_out_trials, "planned trial")
+        return (
+            f"every setting of [space] has a trial; {left_out} would have repeated one and are left out",
+        )
 
     @property
     def used_up_budget(self) -> Budget | None:
@@ -115,6 +127,7 @@ def read_status(storage: Storage, name: str) -> Status:
         selection=selection_of(definition),
         waits=tuple(_describe_waits(name, trials, workers, order, used_up)),
         seconds_left=_estimate_seconds_left(trials, alive),
+        left_out_trials=definition.left_out_trials,
     )
 
 

@@ -188,6 +188,7 @@ class Definition(BaseModel):
     search: Search = Search()
     points: tuple[Point, ...] = ()
     enqueued: tuple[Point, ...] = ()  # queued later by ``hpo enqueue``; no study file lists them
+    left_out_trials: int = 0  # searched trials that were removed, since every possible setting had run
     finishes: str | None = None  # in a study made by ``hpo finish``: the study whose best settings it runs
 
     @property
@@ -198,7 +199,12 @@ class Definition(BaseModel):
     @property
     def setting_count(self) -> int:
         """The number of settings that the study runs; without replicates, of trials."""
-        return len(self.listed_points) + (self.search.trials if self.searches else 0)
+        return len(self.listed_points) + self.searched_trials
+
+    @property
+    def searched_trials(self) -> int:
+        """The number of trials whose settings a sampler proposes, without those left out."""
+        return self.search.trials - self.left_out_trials if self.searches else 0
 
     @property
     def listed_points(self) -> tuple[Point, ...]:

@@ -48,7 +48,11 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
             f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
         )
     points = stored.points + tuple(_new_points(new.points, wanted - kept))
-    return stored.model_copy(update={"search": new.search, "points": points})
+    changed: dict[str, Any] = {"search": new.search, "points": points}
+    if stored.left_out_trials:  # no setting is left for more trials either
+        more = new.search.trials - stored.search.trials
+        changed["left_out_trials"] = stored.left_out_trials + more
+    return stored.model_copy(update=changed)
 
 
 def _new_points(points: Iterable[Point], left: Counter[str]) -> Iterator[Point]:

@@ -19,8 +19,9 @@ from hpo.training import config
 
 PACKAGE_FOLDER = Path(__file__).parents[1]
 NAME_PATTERN = r"^[^-\s/\x00-\x1f]([^/\x00-\x1f]{0,98}[^\s/\x00-\x1f])?$"  # and printable
-# The top-level keys of a study file are fields of its definition; the two others are set elsewhere.
-KEYS = tuple(name for name in Definition.model_fields if name not in ("enqueued", "finishes"))
+# The top-level keys of a study file are fields of its definition; the other fields are set elsewhere.
+_SET_ELSEWHERE = ("enqueued", "left_out_trials", "finishes")
+KEYS = tuple(name for name in Definition.model_fields if name not in _SET_ELSEWHERE)
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -72,7 +72,7 @@ class TrialEnded:
     """A trial has ended, or its worker has left it to another one."""
 
     trial: int
-    state: str  # ended: complete, pruned, failed; left to another worker: paused, released, lost
+    state: str  # complete, pruned, failed, removed; left to another worker: paused, released, lost
     accuracy: float | None = None  # None: the trial has none, or failed, or was left
     metric: str = "accuracy"  # or "test accuracy"
     reason: str = ""  # why it did not complete

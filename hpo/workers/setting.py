@@ -1,11 +1,16 @@
 """The setting of a trial: the values of its hyperparameters, from a listed point or from the sampler."""
 
-import optuna
+from collections.abc import Mapping
+from typing import Any
 
-from hpo.search import pruners, samplers
-from hpo.store import plan
+import optuna
+from sqlalchemy.orm import Session
+
+from hpo.search import pruners, samplers, untried
+from hpo.store import plan, untried_settings
 from hpo.store.history import History
 from hpo.store.lease import Claim
+from hpo.store.rows import Parameters
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.training.config import Config, CustomConfig
@@ -18,7 +23,8 @@ def choose_setting(
 
     A resumed trial gets the values that it has. A listed point gets its own values, a queued setting or a
     replicate those that it fixes; the sampler adds nothing to them, and all other options are those of
-    [train]. For any other trial the sampler proposes them.
+    [train]. For any other trial the sampler proposes them; a setting that another trial has is replaced by
+    one that none has (``hpo.search.untried``).
 
     Args:
         claim: The claim on the trial.
@@ -32,6 +38,7 @@ def choose_setting(
         StoreError: If the study was deleted meanwhile, or the database stays unavailable or refuses the
             write.
         LeaseLost: If another worker has claimed the trial meanwhile.
+        AllSettingsTried: If there is no such setting.
         TrialPruned: If the study is a grid, and the trial is neither a point nor a queued setting.
         ValueError: If the study is a grid, and the queued setting names no hyperparameter although [space]
             has some.
@@ -44,19 +51,42 @@ def choose_setting(
         pruner=pruners.build_pruner(definition),
     )
     trial = optuna.Trial(study, claim.trial_id)
-    if "grid_id" in attributes:
-        names = list(definition.points[attributes["grid_id"]].hyperparameters())
-    else:
-        names = list(attributes.get("fixed_params", {}))
+    names = _fixed_names(definition, attributes)
     if names:
         parameters = definition.parameters()
         setting = {name: space.suggest_value(trial, parameters[name]) for name in names}
     else:
         setting = space.suggest_setting(trial, definition.space, definition.train)
-    if history.unwritten_parameters or history.unwritten_attributes:
+    if history.unwritten_parameters and not names and untried.setting_key(definition, setting) is not None:
+        setting = _commit_untried(claim, history, trial)
+    elif history.unwritten_parameters or history.unwritten_attributes:
         claim.commit(
             parameters=history.unwritten_parameters, system_attributes=history.unwritten_attributes
         )
         history.mark_written()
     config = definition.trial_config(setting | attributes.get(plan.RUN_OPTIONS, {}))
     return trial, config, study
+
+
+def _fixed_names(definition: Definition, attributes: Mapping[str, Any]) -> list[str]:
+    """Return the parameters that a trial does not get from the sampler."""
+    if "grid_id" in attributes:
+        return list(definition.points[attributes["grid_id"]].hyperparameters())
+    return list(attributes.get("fixed_params", {}))
+
+
+def _commit_untried(claim: Claim, history: History, trial: optuna.Trial) -> dict[str, Any]:
+    """Commit the proposed parameters, or others if another trial has them, and return their values."""
+    chosen: Parameters = {}
+
+    def choose(session: Session) -> Parameters:
+        nonlocal chosen
+        proposed = history.unwritten_parameters
+        chosen = untried_settings.choose_untried(session, claim.study_id, claim.trial_id, proposed)
+        return chosen
+
+    claim.commit(parameters=choose, system_attributes=history.unwritten_attributes)
+    history.replace_parameters(chosen)
+    history.mark_written()
+    trial._cached_frozen_trial = history.get_trial(claim.trial_id)
+    return trial.params

@@ -34,6 +34,7 @@ from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.search.baseline import Baseline, baseline_of, largest_class_share
 from hpo.store import lease
 from hpo.store.lease import Claim
+from hpo.store.untried_settings import AllSettingsTried
 from hpo.training.config import Config, CustomConfig
 from hpo.training.custom import CustomRun
 from hpo.training.events import Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
@@ -52,6 +53,7 @@ from hpo.workers.trial_end import (
     lost_event,
     release_trial,
     remove_old_files,
+    remove_waiting_trials,
     save_traceback,
 )
 
@@ -63,21 +65,18 @@ log = logging.getLogger("hpo")
 
 
 def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
-    """Run a claimed trial until it ends, or until this worker is asked to stop.
-
-    An exception in the training itself fails this trial alone.
+    """Run a claimed trial until it ends or this worker is asked to stop; its own error fails it alone.
 
     Args:
-        claim: The claim on the trial. Its lease is renewed in the background meanwhile.
+        claim: The claim on it. Its lease is renewed in the background meanwhile.
         context: What the worker provides.
 
     Yields:
-        That the trial started (unless it ends before that), each epoch, and how the trial ended.
+        That it started (unless it ends before that), each epoch, and how it ended.
 
     Raises:
-        HpoError: For what other trials would meet as well: ArtifactError (also for a full disk), DataError,
-            WeightsError, DefinitionError, StoreError. The trial is released first, unless the database
-            failed at its end.
+        HpoError: For what other trials would meet as well, such as a full disk or missing weights. The
+            trial is released first, unless the database failed at its end.
         DeviceLost: If the GPU no longer answers. The trial is not released: its lease expires.
     """
     with lease.keep_lease(claim), contextlib.ExitStack() as cleanup:
@@ -89,6 +88,8 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
             yield from _train_trial(claim, context, folder)
         except lease.LeaseLost:
             yield lost_event(claim)
+        except AllSettingsTried:
+            yield remove_waiting_trials(claim)
         except optuna.TrialPruned as pruned:
             system = pruned.attributes if isinstance(pruned, TrialPrunedByRule) else {}
             yield end_pruned(claim, context, folder, {"pruned": str(pruned)}, system)

@@ -17,7 +17,7 @@ from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder
 from hpo.errors import ArtifactError
 from hpo.search.asha import PAUSED_AT_RUNG
-from hpo.store import lease, plan
+from hpo.store import lease, plan, untried_settings
 from hpo.store.history import History
 from hpo.store.lease import Claim
 from hpo.study.definition import Definition
@@ -140,6 +140,29 @@ def end_failed(claim: Claim, kind: str, message: str) -> TrialEnded:
     except lease.LeaseLost:
         return lost_event(claim)
     return TrialEnded(trial=claim.number, state="failed", reason=message)
+
+
+def remove_waiting_trials(claim: Claim) -> TrialEnded:
+    """Remove a trial for which there is no setting left, and those that wait for one.
+
+    Returns:
+        The event. Its state is ``removed``, or ``lost`` if another worker has claimed the trial meanwhile.
+
+    Raises:
+        StoreError: If the database stays unavailable, or refuses the write.
+    """
+
+    def remove(session: Session) -> int:
+        return untried_settings.remove_searched_trials(session, claim.study_id, claim.trial_id)
+
+    try:
+        count = claim.remove(remove)
+    except lease.LeaseLost:
+        return lost_event(claim)
+    others = f", and {count - 1} that waited with it" if count > 1 else ""
+    return TrialEnded(
+        trial=claim.number, state="removed", reason=f"every setting of [space] has a trial{others}"
+    )
 
 
 def lost_event(claim: Claim) -> TrialEnded:

@@ -124,7 +124,7 @@ epochs = 3
 lr = 1e-12
 
 [space]
-batch_size = [64]
+batch_size = [32, 64]
 
 [search]
 trials = 1

@@ -97,7 +97,7 @@ def _check_images(definition: "Definition") -> None:
     if isinstance(settings, Config) and settings.dataset.startswith("folder:"):
         from hpo.training import datasets
 
-        datasets.check_folder(settings)
+        datasets.describe_folder(settings)
 
 
 def _report_warm_start(storage: "Storage", definition: "Definition") -> None:

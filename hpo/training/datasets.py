@@ -7,6 +7,7 @@ small limit on a large folder is fast. How the images are divided is in ``splits
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -172,17 +173,30 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     )
 
 
-def check_folder(config: Config) -> None:
-    """Check the class folders of a ``folder:PATH``, without reading an image.
+def describe_folder(config: Config) -> str:
+    """Return which images a ``folder:PATH`` has, as one short line, without reading an image.
 
     Args:
         config: Its ``dataset`` must be a ``folder:PATH``.
+
+    Returns:
+        The number of images by split, the number of classes, and a hash of all paths within the folder.
 
     Raises:
         DataError: If there is no such folder, or it has another structure than ``sources.list_folder``
             allows.
     """
-    sources.list_folder(config.dataset.partition(":")[2])
+    place = config.dataset.partition(":")[2]
+    source = sources.list_folder(place)
+    root, names, counts = Path(place).expanduser(), hashlib.sha256(), list[str]()
+    for name, split in (("train", source.train), ("valid", source.valid), ("test", source.test)):
+        if split is not None and not isinstance(split.images, Tensor):
+            counts.append(f"{name} {len(split.images)}")
+            for file in split.images:
+                names.update(
+                    f"{name}/{file.relative_to(root).as_posix()}\n".encode(errors="surrogateescape")
+                )
+    return f"{', '.join(counts)} images, {len(source.classes)} classes, names {names.hexdigest()[:8]}"
 
 
 def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config) -> None:

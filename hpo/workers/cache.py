@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpo.artifacts.folders import Artifacts
-from hpo.store import plan, studies
+from hpo.store import plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import devices, features, precision
@@ -52,16 +52,18 @@ class WorkerCache:
         self._templates: InitialModels | None = None
         self._formats: dict[str, str] = {}  # by what decides it, as JSON: the memory format
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
+        self._images: dict[int, str] = {}  # by study: which images its folder had when last checked
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
         """Check and load what all trials of a study share, before one is claimed.
 
         The first worker of a study with the precision ``auto`` chooses one, and stores it for all as an
-        attribute of the study. Of a folder of images only the class folders are checked: images are read
-        at each trial's own size. For a custom objective nothing is done.
+        attribute of the study. Of a folder of images only the class folders are checked, and that it still
+        has the images that the study began with: images are read at each trial's own size. For a custom
+        objective nothing is done.
 
         Raises:
-            DataError: If the data set cannot be loaded.
+            DataError: If the data set cannot be loaded, or a folder has other images than before.
             DeviceError: If the device does not support the study's precision, or compiling.
             StoreError: If the chosen precision cannot be stored.
         """
@@ -74,7 +76,10 @@ class WorkerCache:
         if settings.dataset.startswith("folder:"):
             from hpo.training import datasets
 
-            datasets.check_folder(settings)
+            found = datasets.describe_folder(settings)
+            if self._images.get(study_id) != found:  # asked once: it locks the study
+                study_images.check_images(storage, definition, found)
+                self._images[study_id] = found
         else:
             self.load_dataset(settings)
 

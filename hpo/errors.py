@@ -45,6 +45,10 @@ class StoreError(HpoError):
     """The store cannot be opened or refuses a request, or a study in it is not what was asked for."""
 
 
+class StoreMissing(StoreError):
+    """There is no store at a URL: no file, or a database without the tables."""
+
+
 class StoreUnavailable(StoreError):
     """The store cannot be reached at the moment, or another process locks it for too long."""
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
-from hpo.errors import DataError, HpoError
+from hpo.errors import DataError, HpoError, StoreMissing
 from hpo.store import database, lease_info, status, studies
 from hpo.store.lease_info import LeaseInfo
 from hpo.training import config, devices, sources
@@ -23,6 +23,7 @@ from hpo.training import config, devices, sources
 FindingState = Literal["works", "absent", "doubtful", "broken"]
 
 LOW_SPACE_BYTES = 5 * 2**30  # what two workers' checkpoints of VGG16 with momentum take
+OTHER_LOCATION = "choose another location"
 FULL_DISK_BYTES = 100 * 2**20  # less than the checkpoint of any model takes
 
 
@@ -51,12 +52,15 @@ def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:
     Returns:
         The findings, in the order in which they are shown.
     """
+    store = list(_report_errors("store", lambda: _check_store(store_url)))
+    place = list(_report_errors("artifacts", lambda: _check_artifacts(artifacts)))
+    is_open = any(each.subject == "store" and each.state in ("works", "doubtful") for each in store)
     return [
-        *_check_devices(),
-        *_report_errors("store", lambda: _check_store(store_url)),
-        *_report_errors("artifacts", lambda: _check_artifacts(artifacts)),
-        *_report_errors("studies", lambda: _check_studies(store_url, artifacts)),
-        *_check_data(data),
+        *_report_errors("gpu", _check_devices),
+        *store,
+        *place,
+        *(_report_errors("studies", lambda: _check_studies(store_url, artifacts)) if is_open else ()),
+        *_report_errors("data", lambda: _check_data(data)),
         *_check_weights(),
     ]
 
@@ -64,14 +68,19 @@ def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:
 def _report_errors(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
-    except (HpoError, OSError) as error:
+    except HpoError as error:
         yield Finding(subject=what, state="broken", message=str(error).removeprefix(f"{what} "))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror or error}"
+        yield Finding(subject=what, state="broken", message=message, advice=OTHER_LOCATION)
 
 
 def _check_devices() -> Iterator[Finding]:
     yield Finding(
         subject="cpu", state="works", message=f"{devices.core_count()} cores, torch {torch.__version__}"
     )
+    devices.installed_gpu_uuids()  # raises if the driver is broken, where PyTorch would see no GPU
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         size = f"{card.total_memory / 2**30:.0f} GiB"
@@ -91,7 +100,12 @@ def _check_store(url: str) -> Iterator[Finding]:
         if not path.exists():
             yield _missing("store", where, path, "'hpo run STUDY' creates it")
             return
-    storage = studies.open_storage(url, create=False)
+    try:
+        storage = studies.open_storage(url, create=False)
+    except StoreMissing:
+        message, advice = f"{where} holds no store yet", "'hpo run STUDY' creates it"
+        yield Finding(subject="store", state="absent", message=message, advice=advice)
+        return
     message = f"{where}, {len(status.study_names(storage))} studies"
     if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         message, advice = f"{message}, read-only", f"make {path} and its folder writable for workers"
@@ -123,9 +137,6 @@ def _check_sqlite(path: Path) -> Iterator[Finding]:
 
 def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
     """Check each study: leases, trials of other tools, hardware, and files that no trial refers to."""
-    path = database.sqlite_file(database.parse_url(url))
-    if path is not None and not path.exists():
-        return
     storage, place = studies.open_storage(url, create=False), Artifacts(artifacts)
     names = status.study_names(storage)
     for name in names:
@@ -181,6 +192,10 @@ def _check_artifacts(root: str) -> Iterator[Finding]:
     if place.is_local and not Path(place.root).exists():
         yield _missing("artifacts", root, Path(place.root), "the first trial creates it")
         return
+    if place.is_local and not Path(place.root).is_dir():
+        message = f"{root} is not a folder"
+        yield Finding(subject="artifacts", state="broken", message=message, advice=OTHER_LOCATION)
+        return
     place.probe()
     yield Finding(subject="artifacts", state="works", message=f"{root} is writable")
     yield from _check_free_space("artifacts", Path(place.root if place.is_local else tempfile.gettempdir()))
@@ -189,9 +204,10 @@ def _check_artifacts(root: str) -> Iterator[Finding]:
 def _missing(what: str, name: str, path: Path, advice: str) -> Finding:
     """Report a missing file or folder, and whether it can be created."""
     above = next((each for each in path.absolute().parents if each.exists()), None)
-    if above is not None and not os.access(above, os.W_OK):
-        message = f"{name} does not exist, and {above} is not writable"
-        return Finding(subject=what, state="broken", message=message, advice="choose another location")
+    if above is not None and not (above.is_dir() and os.access(above, os.W_OK)):
+        problem = "not writable" if above.is_dir() else "not a folder"
+        message = f"{name} does not exist, and {above} is {problem}"
+        return Finding(subject=what, state="broken", message=message, advice=OTHER_LOCATION)
     return Finding(subject=what, state="absent", message=f"{name} does not exist", advice=advice)
 
 
@@ -206,6 +222,11 @@ def _check_free_space(what: str, folder: Path) -> Iterator[Finding]:
 
 
 def _check_data(root: Path) -> Iterator[Finding]:
+    place = root if root.exists() else next(each for each in root.absolute().parents if each.exists())
+    if not place.is_dir():
+        message = f"{place} is not a folder, so no data set can be in {root}"
+        yield Finding(subject="data", state="broken", message=message, advice=OTHER_LOCATION)
+        return
     for name in config.DATASETS:
         try:
             there = sources.has_copy(name, root)
@@ -214,9 +235,23 @@ def _check_data(root: Path) -> Iterator[Finding]:
             continue
         if there:
             yield Finding(subject=name, state="works", message="present")
+        elif (is_packed := sources.is_packed(name, root)) is not None:
+            yield _report_archive(name, root, is_packed)
         else:
             advice = f"the first trial downloads it to {root}; --data sets another folder"
             yield Finding(subject=name, state="absent", message="not present", advice=advice)
+
+
+def _report_archive(name: str, root: Path, is_sound: bool) -> Finding:
+    """Report the archive of a data set that is still to be unpacked."""
+    archive = sources.MANUAL_FILES[name]
+    if not is_sound:
+        message, advice = f"{archive} in {root} is damaged", "the first trial downloads it again"
+        return Finding(subject=name, state="doubtful", message=message, advice=advice)
+    if not os.access(root, os.W_OK):
+        message, advice = f"{archive} in {root} cannot be unpacked there", f"make {root} writable"
+        return Finding(subject=name, state="broken", message=message, advice=advice)
+    return Finding(subject=name, state="works", message=f"present; the first trial unpacks {archive}")
 
 
 def _check_weights() -> Iterator[Finding]:

@@ -1,11 +1,23 @@
 """Options and arguments that several verbs share, with the default locations."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
 LOCATIONS = "Locations and leases"  # heading in the help of a verb
+
+P = TypeVar("P", str, Path)
+
+
+def _expand_home(path: P) -> P:
+    if not str(path).startswith("~"):
+        return path
+    try:
+        return type(path)(Path(path).expanduser())
+    except RuntimeError:
+        raise typer.BadParameter(f"'{path}': there is no such home folder; write the path out") from None
+
 
 StoreUrl = Annotated[
     str,
@@ -25,6 +37,7 @@ ArtifactRoot = Annotated[
         envvar="HPO_ARTIFACTS",
         metavar="PATH-or-URL",
         help="Folder or URL of checkpoints, weights, curves and logs.",
+        callback=_expand_home,
         rich_help_panel=LOCATIONS,
     ),
 ]
@@ -35,6 +48,7 @@ DataRoot = Annotated[
         envvar="HPO_DATA",
         metavar="PATH",
         help="Folder of the data sets; missing ones are downloaded into it.",
+        callback=_expand_home,
         rich_help_panel=LOCATIONS,
     ),
 ]

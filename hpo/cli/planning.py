@@ -55,9 +55,7 @@ def plan_study(
     device = find_device(group[0].name)
     # Drawn on a terminal only, and seldom: drawing takes time from the measurement.
     with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
-        found = cost.forecast_cost(
-            definition, group, device, data.expanduser(), shown.update, prices.known_cost
-        )
+        found = cost.forecast_cost(definition, group, device, data, shown.update, prices.known_cost)
     if as_json:
         print_json(found.document())
         return
@@ -139,7 +137,7 @@ def check_machine(
     """
     from hpo.cli import console, doctor
 
-    found = doctor.run_checks(store_url, artifacts, data.expanduser())
+    found = doctor.run_checks(store_url, artifacts, data)
     console.open_console().print(console.findings_table(found))
     if any(finding.state == "broken" for finding in found):
         raise typer.Exit(1)

@@ -232,7 +232,7 @@ def run_one_worker(
             return
         settings = worker.WorkerSettings(
             artifacts=Artifacts(artifacts),
-            data=data.expanduser(),
+            data=data,
             device=device,
             shown_as=supervised or device,
             lease_seconds=lease_seconds,

@@ -317,15 +317,13 @@ def network_disk(path: Path, mounts: str | None = None) -> str | None:
 
 
 def journal_mode(path: Path) -> str | None:
-    """Return an SQLite file's journal mode (``delete``, ``wal``); None if there is no such file.
-
-    Raises:
-        sqlite3.Error: The file cannot be read, or is no database.
-    """
-    if not path.exists():
+    """Return an SQLite file's journal mode (``delete``, ``wal``); None if SQLite cannot read the file."""
+    where = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(where, uri=True)) as connection:
+            return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+    except sqlite3.Error:
         return None
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
 def is_wal_sound(version: tuple[int, ...]) -> bool:

@@ -6,6 +6,7 @@ may run meanwhile: they see the new trials once all are there.
 
 import enum
 import json
+import os
 import re
 import uuid
 from typing import Any
@@ -17,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.errors import DefinitionError, StoreError
+from hpo.errors import DefinitionError, StoreError, StoreMissing
 from hpo.store import database, database_errors, plan, rows
 from hpo.store.database import hide_password, parse_url
 from hpo.store.lease_table import leases
@@ -60,8 +61,9 @@ def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage
 
     Raises:
         StoreUnavailable: The database cannot be reached at the moment; it is tried once.
-        StoreError: The URL is wrong, there is no store, the database or the file system refuses, another
-            version of Optuna made the tables, or a new SQLite file would be on a network disk.
+        StoreMissing: There is no store.
+        StoreError: The URL is wrong, the database or the file system refuses, another version of Optuna
+            made the tables, or a new SQLite file would be on a network disk.
     """
     url = parse_url(text)
     where = f"store {hide_password(url)}"
@@ -79,12 +81,18 @@ def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage
 
 def _prepare(url: sa.URL, create: bool) -> None:
     """Make sure that a database has its tables, by creating them or by raising StoreError."""
-    absent = StoreError(
+    absent = StoreMissing(
         f"no store at {hide_password(url)}; 'hpo run STUDY' creates one, "
         "and --store or HPO_STORE names another"
     )
     path = database.sqlite_file(url)
     exists = path is None or path.exists()
+    if path is not None and path.is_dir():
+        raise StoreError(
+            f"store {hide_password(url)}: found a folder; name a file in it, such as {path}/hpo.db"
+        )
+    if path is not None and exists and not os.access(path, os.R_OK):
+        raise StoreError(f"store {hide_password(url)}: you may not read this file")
     if not exists and not create:
         raise absent
     if path is not None and not exists and (disk := database.network_disk(path)):

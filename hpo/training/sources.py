@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from hpo import errors
 from hpo.training import transforms
@@ -125,8 +126,8 @@ def read_published(name: str, root: Path) -> Source:
 def has_copy(name: str, root: Path) -> bool:
     """Return whether there is a complete copy of a data set; always True for "digits".
 
-    The whole copy is read. An archive of CIFAR that is still to be unpacked is no copy, nor are damaged
-    files of CIFAR or SVHN. A lock file is created in ``root`` if it is a writable folder.
+    The whole copy is read. An archive of CIFAR that is still to be unpacked is no copy (``is_packed``), nor
+    are damaged files of CIFAR or SVHN. A lock file is created in ``root`` if it is a writable folder.
 
     Args:
         name: One of ``MANUAL_FILES``, or "digits".
@@ -137,6 +138,17 @@ def has_copy(name: str, root: Path) -> bool:
     """
     with _dataset_lock(root, name, fcntl.LOCK_SH):
         return name == "digits" or _read_copy(name, root) is not None
+
+
+def is_packed(name: str, root: Path) -> bool | None:
+    """Return whether ``root`` has the archive of a data set as published; False if another file is there.
+
+    None if there is no such file, or the data set is used as it is packed. The whole archive is read.
+    """
+    if name not in ("cifar10", "cifar100") or not (root / MANUAL_FILES[name]).is_file():
+        return None
+    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    return bool(check_integrity(root / MANUAL_FILES[name], kind.tgz_md5))
 
 
 def _download_and_read(name: str, root: Path) -> Source:

@@ -1,13 +1,19 @@
 """``hpo doctor``: what it reports about the store, the artifacts and the disks."""
 
 import contextlib
+import errno
+import hashlib
+import os
 import sqlite3
 import subprocess
 from pathlib import Path
 
 import optuna
+import pynvml
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from optuna.trial import TrialState
+from torchvision.datasets import CIFAR10
 
 from hpo.cli import doctor
 from hpo.errors import StoreError
@@ -158,3 +164,102 @@ def test_a_location_that_cannot_be_created_is_broken_rather_than_absent(disk, tm
     for line in (each for each in findings if each.subject in ("store", "artifacts")):
         assert (line.state, line.advice) == ("broken", "choose another location")
         assert line.message.endswith(f"does not exist, and {disk} is not writable")
+
+
+def one_finding(subject, *, store="sqlite:///hpo.db", artifacts="artifacts", data="data"):
+    (found,) = [each for each in doctor.run_checks(store, artifacts, Path(data)) if each.subject == subject]
+    return found.state, found.message, found.advice
+
+
+def test_a_database_without_tables_is_absent_on_every_system(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).touch()
+    for each in doctor.run_checks(url, "artifacts", tmp_path):
+        assert each.subject not in ("store", "studies") or each.state == "absent", each
+    state, message, advice = one_finding("store", store=url)
+    assert (state, advice) == ("absent", "'hpo run STUDY' creates it")
+    assert message.endswith("holds no store yet")
+
+
+def test_what_is_in_the_way_of_a_location_is_broken_with_advice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("text").write_text("no database, no folder\n")
+    assert one_finding("store", store="sqlite:///folder") == (
+        "broken",
+        "sqlite:///folder: found a folder; name a file in it, such as folder/hpo.db",
+        "",
+    )
+    assert one_finding("store", store="sqlite:///text")[:2] == (
+        "broken",
+        "sqlite:///text: file is not a database; choose another file, or restore a copy of it",
+    )
+    assert one_finding("artifacts", artifacts="text")[:2] == ("broken", "text is not a folder")
+    state, message, _ = one_finding("artifacts", artifacts="text/below")
+    assert (state, message.partition(", and ")[2]) == ("broken", f"{tmp_path}/text is not a folder")
+    for data in ("text", "text/below"):
+        state, message, advice = one_finding("data", data=data)
+        assert (state, advice) == ("broken", "choose another location")
+        assert "text is not a folder" in message
+    assert Path("text").read_text() == "no database, no folder\n"
+
+
+def test_what_the_user_may_not_read_or_write_is_broken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with closed_engines():
+        studies.open_storage("sqlite:///hpo.db", create=True)
+    Path("artifacts").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root nothing is refused
+    assert one_finding("store") == ("broken", "sqlite:///hpo.db: you may not read this file", "")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(self, path, *_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", refuse)
+    state, message, advice = one_finding("artifacts")
+    assert (state, advice) == ("broken", "choose another location")
+    assert message.startswith(f"{tmp_path}/artifacts/.probe-")
+    assert message.endswith(": Permission denied")
+
+
+def test_an_archive_that_is_still_to_be_unpacked_counts_as_present(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    content = b"an archive"
+    Path("data", "cifar-10-python.tar.gz").write_bytes(content)
+    state, message, advice = one_finding("cifar10")
+    assert (state, message) == ("doubtful", "cifar-10-python.tar.gz in data is damaged")
+    assert advice == "the first trial downloads it again"
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content).hexdigest())
+    assert one_finding("cifar10")[:2] == (
+        "works",
+        "present; the first trial unpacks cifar-10-python.tar.gz",
+    )
+    assert one_finding("cifar100")[0] == "absent"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert one_finding("cifar10")[0] == "broken"
+
+
+def test_a_home_folder_that_does_not_exist_is_refused(workplace, monkeypatch):
+    for option in ("--data", "--artifacts"):
+        done = workplace.here("doctor", option, "~nosuchuser/x", code=2)
+        assert "'~nosuchuser/x': there is no such home folder; write the path out" in done.err
+    assert list(workplace.path.iterdir()) == []
+    (workplace.path / "home" / "artifacts").mkdir(parents=True)
+    done = workplace.here("doctor", "--artifacts", "~/artifacts", HOME=str(workplace.path / "home"))
+    assert f"{workplace.path}/home/artifacts is writable" in done.out
+
+
+def test_a_broken_driver_is_one_finding(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fail():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    state, message, _ = one_finding("gpu")
+    assert state == "broken"
+    assert message.startswith("the NVIDIA driver cannot read the GPUs: ")

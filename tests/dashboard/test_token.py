@@ -32,12 +32,23 @@ def test_a_token_file_that_others_can_read_or_write_is_replaced(state, mode):
     assert stat.S_IMODE(token_path().stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("text", ["", "short", "x" * 44, "é" * 43])
-def test_a_file_without_a_valid_token_is_replaced(state, text):
+@pytest.mark.parametrize(
+    "content", [b"", b"short", b"x" * 44, "é".encode() * 43, b"\xff" * 43, b"x" * 42 + b";", b"x\0" * 2**20]
+)
+def test_a_file_without_a_valid_token_is_replaced(state, content):
     load_token()
-    token_path().write_text(text)
-    assert load_token() != text
+    token_path().write_bytes(content)
+    assert load_token().encode() != content
     assert token_path().read_text() == load_token()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_something_else_in_the_place_of_the_token_file_is_refused(state, make):
+    load_token()
+    token_path().unlink()
+    make(token_path())
+    with pytest.raises(DashboardError, match=r"dashboard-token: .* this is none; remove it"):
+        load_token()
 
 
 def test_no_two_tokens_are_equal(state):
@@ -55,12 +66,20 @@ def test_without_a_state_folder_the_token_is_below_home(tmp_path, monkeypatch):
         assert token_path() == tmp_path / ".local/state/hpo/dashboard-token"
 
 
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 9)  # a user whom the system does not know
+    with pytest.raises(DashboardError, match=r"no home folder.*set HOME, or XDG_STATE_HOME"):
+        load_token()
+
+
 def test_a_symlink_at_the_path_of_the_token_is_not_followed(state):
     token = load_token()
     elsewhere = state / "elsewhere"
     os.rename(token_path(), elsewhere)
     token_path().symlink_to(elsewhere)
-    with pytest.raises(DashboardError, match="dashboard-token"):
+    with pytest.raises(DashboardError, match=r"dashboard-token"):
         load_token()
     assert elsewhere.read_text() == token
 

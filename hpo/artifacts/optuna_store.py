@@ -6,10 +6,12 @@ that folder.
 """
 
 import shutil
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
 
 ADDED_FOLDER = "added"
@@ -52,7 +54,7 @@ class FolderArtifactStore:
             raise ArtifactNotFound(f"no file {name}") from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Store an attached file; an existing one is replaced. A local file is not written durably.
+        """Store an attached file; an existing one is replaced, once the new one is whole.
 
         Args:
             artifact_id: The file's id, which Optuna chooses.
@@ -62,6 +64,11 @@ class FolderArtifactStore:
             PermissionError: If this store is read-only.
         """
         self._check_writable()
+        if self.artifacts.is_local:
+            with durable.atomic_file(Path(self._path(""))) as draft:
+                draft.name = artifact_id
+                shutil.copyfileobj(content_body, draft.file)
+            return
         self.artifacts.filesystem.makedirs(self._path(""), exist_ok=True)
         with self.artifacts.filesystem.open(self._path(artifact_id), "wb") as file:
             shutil.copyfileobj(content_body, file)

@@ -77,7 +77,7 @@ Devices = Annotated[
     typer.Option(
         "--devices",
         metavar="SPEC",
-        help="auto (every GPU, or one worker per CPU core), cpu, cpu:4 (4 workers) or cuda:0,cuda:1.",
+        help="auto (every GPU, or one worker per CPU core as memory allows), cpu, cpu:4 or cuda:0,cuda:1.",
     ),
 ]
 Engine = Annotated[

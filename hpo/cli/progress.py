@@ -28,6 +28,9 @@ from hpo.workers import supervisor
 
 # Starts workers and yields while they run. Its argument receives each line that they print.
 Supervise = Callable[[Callable[[str], None]], Iterator[None]]
+_MORE_WORKERS = (
+    f"auto counts {devices.WORKER_MEMORY_BYTES / 1e9:.1f} GB for each, --devices cpu:N starts N anyway"
+)
 DUPLICATE_SIGTERM_SECONDS = 3.0  # a second SIGTERM within this time is the first one again
 
 
@@ -110,9 +113,11 @@ def run_workers(
     """
     Artifacts(settings["HPO_ARTIFACTS"]).check_access()  # fail here; a worker would wait for them
     now = status.read_status(storage, name)
-    assigned = devices.worker_devices(
-        spec, workers_per_device, now.trials["waiting"] + now.trials["running"]
-    )
+    still_open = now.trials["waiting"] + now.trials["running"]
+    assigned = devices.worker_devices(spec, workers_per_device, still_open)
+    wanted = min(devices.core_count() * workers_per_device, still_open)
+    if spec == "auto" and assigned[0].name == "cpu" and len(assigned) < wanted:
+        print_stderr(f"hpo: there is free memory for {len(assigned)} of {wanted} workers; {_MORE_WORKERS}")
     names = ", ".join(dict.fromkeys(each.name for each in assigned))
     print_stderr(f"hpo: study '{name}': {len(assigned)} worker{'s' * (len(assigned) > 1)} on {names}")
     follow_workers(

@@ -8,6 +8,7 @@ of the cards that the user's own ``CUDA_VISIBLE_DEVICES`` leaves visible.
 
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from hpo import errors
 from hpo.errors import DeviceError
+
+# What ``auto`` allows for a worker on a CPU. One was seen to peak at 1.2 GB.
+WORKER_MEMORY_BYTES = 1_500_000_000
+MAX_WORKERS_PER_CORE = 64  # more is a typing error; their start alone would stop the machine
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 if TYPE_CHECKING:  # a supervisor does without torch
     import torch
@@ -47,6 +54,38 @@ def core_count() -> int:
 def memory_bytes() -> int:
     """Return the size of the machine's main memory in bytes; limits of a container do not count."""
     return int(psutil.virtual_memory().total)
+
+
+def free_memory_bytes() -> int:
+    """Return how much main memory new processes can take: the machine's, or what a container leaves.
+
+    Of a control group, memory of files that can be dropped counts as free.
+    """
+    free = int(psutil.virtual_memory().available)
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return free
+    for _, kinds, group in (line.split(":", 2) for line in groups):
+        if kinds in ("", "memory"):  # the second and the first version of control groups
+            root = CGROUP_ROOT / kinds
+            inner = root / group.lstrip("/")
+            folders = [inner, *(parent for parent in inner.parents if parent.is_relative_to(root))]
+            free = min([free, *(_cgroup_free_bytes(each, kinds) for each in folders)])
+    return free
+
+
+def _cgroup_free_bytes(folder: Path, version: str) -> int:
+    """Return what a control group may still take; a very large number if it has no limit."""
+    names = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
+    limit_name, used_name, dropped_name = names if version else ("max", "current", "inactive_file")
+    try:
+        limit = (folder / f"memory.{limit_name}").read_text().strip()
+        used = int((folder / f"memory.{used_name}").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(int(limit) - used + int(stat.get(dropped_name, 0)), 0)
+    except (OSError, ValueError):  # no such group, as in a container that hides its own, or "max"
+        return sys.maxsize
 
 
 def peak_memory_bytes() -> int:
@@ -81,42 +120,59 @@ def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerD
     """Return one device per worker, in the order of ``spec``, with the cores shared out equally.
 
     Args:
-        spec: The value of ``--devices``. ``auto`` means every visible GPU, or one worker per core if there
-            is none. ``cpu:4`` counts as four devices.
+        spec: The value of ``--devices``. ``auto`` means every visible GPU; if there is none, one worker per
+            core, but no more than there is free memory for, at ``WORKER_MEMORY_BYTES`` each. ``cpu:4``
+            counts as four devices.
         per_device: Workers per device, at least 1.
-        max_workers: Upper bound for the total; below 1 it counts as 1. Devices beyond it are left out, and
-            not checked.
+        max_workers: Upper bound for the total; below 1 it counts as 1. Devices beyond it are left out.
 
     Returns:
         At least one worker, each with at least one thread.
 
     Raises:
-        DeviceError: If one of the devices is malformed or a GPU that is not there; unless all are CPUs,
-            also if the driver cannot say which GPUs there are.
+        DeviceError: If one of the devices is malformed or a GPU that is not there, or for more than
+            ``MAX_WORKERS_PER_CORE``; unless all are CPUs, also if the driver cannot say which GPUs there
+            are, or ``CUDA_VISIBLE_DEVICES`` names one twice.
     """
     is_cpu = spec.partition(":")[0] == "cpu"
     gpus = [] if is_cpu else visible_gpu_uuids(os.environ, installed_gpu_uuids())
+    most = max(max_workers, 1)
+    if spec == "auto" and not gpus:
+        return _cpu_workers(min(core_count() * per_device, most, auto_cpu_limit()))
     if spec == "auto":
-        spec = ",".join(f"cuda:{index}" for index in range(len(gpus))) or f"cpu:{core_count()}"
-    kind, _, count = spec.partition(":")
-    if kind == "cpu" and (not count or (count.isdecimal() and int(count) > 0)):
-        workers = min(int(count or 1) * per_device, max(max_workers, 1))
-        return [WorkerDevice(name="cpu", threads=max(core_count() // workers, 1))] * workers
-    names = [name for name in spec.split(",") for _ in range(per_device)][: max(max_workers, 1)]
-    threads = max(core_count() // len(names), 1)
-    return [
-        WorkerDevice(name=name, threads=threads, cuda_visible_devices=_gpu_uuid(name, spec, gpus))
-        for name in names
-    ]
+        spec = ",".join(f"cuda:{index}" for index in range(len(gpus)))
+    if found := re.fullmatch(r"cpu(?::0*([1-9][0-9]*))?", spec):
+        asked, allowed = (found[1] or "1"), MAX_WORKERS_PER_CORE * core_count()
+        if len(asked) > 9 or int(asked) > allowed:
+            raise DeviceError(
+                f"--devices {errors.quote_value(spec)}: want at most cpu:{allowed} on {core_count()} cores"
+            )
+        return _cpu_workers(min(int(asked) * per_device, most))
+    found_gpus = [(name, _gpu_uuid(name, spec, gpus)) for name in spec.split(",")]  # all are checked
+    chosen = [each for each in found_gpus for _ in range(per_device)][:most]
+    threads = max(core_count() // len(chosen), 1)
+    return [WorkerDevice(name=name, threads=threads, cuda_visible_devices=uuid) for name, uuid in chosen]
+
+
+def auto_cpu_limit() -> int:
+    """Return how many workers fit into the free memory, at least one, as ``auto`` counts on CPUs."""
+    return max(free_memory_bytes() // WORKER_MEMORY_BYTES, 1)
+
+
+def _cpu_workers(count: int) -> list[WorkerDevice]:
+    return [WorkerDevice(name="cpu", threads=max(core_count() // count, 1))] * count
 
 
 def _gpu_uuid(name: str, spec: str, gpus: Sequence[str]) -> str:
     kind, _, index = name.partition(":")
-    if kind != "cuda" or not index.isdecimal():
-        raise DeviceError(f"--devices {spec}: want auto, cpu, cpu:4 or cuda:0,cuda:1")
+    if kind != "cuda" or not re.fullmatch("[0-9]{1,9}", index):
+        wanted = "want auto, cpu, cpu:4 (4 workers) or cuda:0,cuda:1"
+        raise DeviceError(f"--devices {errors.quote_value(spec)}: {wanted}")
     if int(index) >= len(gpus):
         found = f"there are {len(gpus)} GPUs" if gpus else "this machine shows no GPU"
-        raise DeviceError(f"--devices {spec}: {found}; 'hpo doctor' says more, --devices cpu works")
+        raise DeviceError(
+            f"--devices {errors.quote_value(spec)}: {found}; 'hpo doctor' says more, --devices cpu works"
+        )
     return gpus[int(index)]
 
 
@@ -158,15 +214,18 @@ def visible_gpu_uuids(environment: Mapping[str, str], uuids: Sequence[str]) -> l
         uuids: The machine's GPUs in the driver's order.
 
     Returns:
-        UUIDs, or the entries of slices; a GPU that is named twice appears twice.
+        UUIDs, or the entries of slices.
+
+    Raises:
+        DeviceError: A GPU is named twice: CUDA then shows none at all.
     """
     value = environment.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return list(uuids)
     visible: list[str] = []
     for entry in (part.strip() for part in value.split(",")):
-        matches = [uuid for uuid in uuids if entry and uuid.startswith(entry)]
-        if entry.isdecimal() and int(entry) < len(uuids):
+        matches = [uuid for uuid in uuids if entry.startswith("GPU-") and uuid.startswith(entry)]
+        if re.fullmatch("[0-9]{1,9}", entry) and int(entry) < len(uuids):
             visible.append(uuids[int(entry)])
         elif len(matches) == 1:
             visible += matches
@@ -174,4 +233,9 @@ def visible_gpu_uuids(environment: Mapping[str, str], uuids: Sequence[str]) -> l
             visible.append(entry)
         else:
             break
+    if len(set(visible)) < len(visible):
+        raise DeviceError(
+            f"CUDA_VISIBLE_DEVICES={errors.quote_value(value)} names a GPU twice, so CUDA shows none; name "
+            "each once; for two workers on one GPU use --workers-per-device 2"
+        )
     return visible

@@ -145,9 +145,10 @@ def check_compile(config: Config, device: torch.device) -> None:
     if config.cuda_graphs and device.type != "cuda":
         raise DeviceError(f"train.cuda_graphs: {device} has none; leave it out, or run the study on a GPU")
     compiler = os.environ.get("CXX", "g++")
+    option = "compile" if config.compile else "cuda_graphs"
     if (config.compile or config.cuda_graphs) and shutil.which(compiler) is None:
         raise DeviceError(
-            f"train.compile: torch.compile needs a C++ compiler, and there is no '{compiler}' here; "
+            f"train.{option}: torch.compile needs a C++ compiler, and there is no '{compiler}' here; "
             "install one (Debian: g++), name yours in CXX, or leave the option out"
         )
 

@@ -18,6 +18,12 @@ UUIDS = ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"]
         ("0,2", ["GPU-aaaa-1", "GPU-cccc-3"]),
         ("2, 0", ["GPU-cccc-3", "GPU-aaaa-1"]),
         ("GPU-cccc-3,GPU-aab", ["GPU-cccc-3", "GPU-aabb-2"]),
+        ("2, 7, 2", ["GPU-cccc-3"]),  # CUDA stops at 7
+        ("G", []),
+        ("-1", []),
+        (" ", []),
+        ("nonsense", []),
+        ("9" * 5000, []),
         ("GPU-aa", []),  # a prefix of two UUIDs
         ("0,7,1", ["GPU-aaaa-1"]),
         ("0,-1,1", ["GPU-aaaa-1"]),
@@ -73,7 +79,61 @@ def test_no_more_workers_are_started_than_trials_are_left():
     assert len(devices.worker_devices("cpu:8", 1, 0)) == 1
 
 
-@pytest.mark.parametrize("spec", ["", "tpu", "cpu:0", "cpu:-1", "cpu:x", "cuda", "cuda:x", "cuda:0,cpu"])
+@pytest.mark.parametrize("variable", ["0,0", "1,GPU-aabb-2", "GPU-aab,1,0", "MIG-1,MIG-1"])
+def test_a_gpu_that_is_named_twice_is_refused(variable):
+    with pytest.raises(DeviceError, match=r"CUDA_VISIBLE_DEVICES=.* names a GPU twice, so CUDA shows none"):
+        devices.visible_gpu_uuids({"CUDA_VISIBLE_DEVICES": variable}, UUIDS)
+
+
+def test_auto_starts_no_more_workers_than_there_is_memory_for(monkeypatch):
+    monkeypatch.setattr(devices, "installed_gpu_uuids", list)
+    monkeypatch.setattr(devices, "core_count", lambda: 16)
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda: 4_700_000_000)
+    assert [worker.threads for worker in devices.worker_devices("auto", 1, 100)] == [5, 5, 5]
+    assert len(devices.worker_devices("cpu:16", 1, 100)) == 16
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda: 0)
+    assert len(devices.worker_devices("auto", 2, 100)) == 1
+
+
+def test_free_memory_is_what_the_control_groups_leave(tmp_path, monkeypatch):
+    machine = devices.free_memory_bytes()
+    monkeypatch.setattr(devices, "CGROUP_ROOT", tmp_path)
+    assert machine / 2 < devices.free_memory_bytes() < machine * 2, "no limit is readable"
+    for name, text in (
+        ("max", "3000000"),
+        ("current", "2500000"),
+        ("stat", "anon 5\ninactive_file 400000"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    assert devices.free_memory_bytes() == 900_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices.free_memory_bytes() > 900_000
+
+
+def test_every_device_is_checked_however_few_workers_start(monkeypatch):
+    monkeypatch.setattr(devices, "installed_gpu_uuids", lambda: UUIDS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert len(devices.worker_devices("cuda:0,cuda:1", 1, 1)) == 1
+    for spec in ("cuda:0,bogus", "cuda:0,cuda:7", "cuda:0,"):
+        with pytest.raises(DeviceError, match="--devices"):
+            devices.worker_devices(spec, 1, 1)
+
+
+SPECS = [
+    "",
+    "tpu",
+    "cpu:0",
+    "cpu:-1",
+    "cpu:x",
+    "cuda",
+    "cuda:x",
+    "cuda:0,cpu",
+    "cpu:100000",
+    "cpu:" + "9" * 5000,
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
 def test_an_invalid_device_spec_is_refused(spec):
     with pytest.raises(DeviceError, match="--devices"):
         devices.worker_devices(spec, 1, 9)

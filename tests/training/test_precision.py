@@ -104,6 +104,8 @@ def test_compilation_that_is_not_possible_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler, and there is no 'no-such-compiler'"):
         precision.check_compile(settings(compile=True), CPU)
+    with pytest.raises(DeviceError, match=r"^train.cuda_graphs: torch.compile needs"):
+        precision.check_compile(settings(cuda_graphs=True), torch.device("cuda"))
     precision.check_compile(settings(), CPU)
 
 

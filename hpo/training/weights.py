@@ -90,8 +90,12 @@ def _hash_prefix(path: Path) -> str:
     return path.stem.rpartition("-")[2]
 
 
+# torch names so the first type in a file that only a pickle that may run code can load.
+_REFUSED_TYPE = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
+
+
 def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path) -> None:
-    """Load a state dict into a module; if its last layer has another number of outputs, that is left out.
+    """Load a state dict into a module, but for a last layer that is missing or has other outputs.
 
     The module's last layer then keeps its new weights.
 
@@ -108,7 +112,8 @@ def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path)
     state = _read_state_dict(path)
     own = module.state_dict()
     weight, bias = f"{head_name}.weight", f"{head_name}.bias"
-    if weight in state and state[weight].shape[:1] != own[weight].shape[:1]:
+    has_head = weight in state or bias in state
+    if not has_head or (weight in state and state[weight].shape[:1] != own[weight].shape[:1]):
         state.update({key: own[key] for key in (weight, bias) if key in own})
     wrong = [
         f"{key} is {_shape_text(tensor)} instead of {_shape_text(own[key])}"
@@ -132,6 +137,11 @@ def _read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
     try:
         content = _read_weights_file(path)
     except Exception as error:  # a damaged pickle may raise anything
+        if refused := _REFUSED_TYPE.search(str(error)):
+            raise errors.WeightsError(
+                f"{path} contains a {refused[1]}, which is not loaded because it could run code; "
+                "save the tensors alone: torch.save(model.state_dict(), FILE)"
+            ) from error
         raise errors.WeightsError(
             f"{path} cannot be read ({_first_sentence(error)}); "
             "it must be .safetensors or saved by torch.save"

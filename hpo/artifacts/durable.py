@@ -14,6 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+DRAFT_SUFFIX = ".draft"
+
+
+def is_draft(name: str) -> bool:
+    """Return whether a file of this name is only being written, or was when its writer died."""
+    return name.endswith(DRAFT_SUFFIX)
+
 
 class Draft:
     """A file that is being written under a temporary name.
@@ -45,7 +52,7 @@ def atomic_file(folder: Path) -> Iterator[Draft]:
         OSError: If the file cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".draft")
+    handle, name = tempfile.mkstemp(dir=folder, suffix=DRAFT_SUFFIX)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -303,7 +303,7 @@ class TrialFolder:
                 self.published.pop(name, None)
 
     def _complete_files(self) -> list[Path]:
-        return [path for path in sorted(self.path.iterdir()) if path.suffix != ".draft"]
+        return [path for path in sorted(self.path.iterdir()) if not durable.is_draft(path.name)]
 
     def close(self) -> None:
         """Remove the local folder if it is a temporary one."""

@@ -274,13 +274,24 @@ def _follow_live(
             if not line.startswith("trial "):  # the table shows these
                 console.print(line)
 
-        for tick, _ in enumerate(supervise(tell)):
-            if tick % 4 == 0:
+        next_draw = 0.0
+        for _ in supervise(tell):
+            if (began := time.monotonic()) >= next_draw:
                 with contextlib.suppress(StoreUnavailable):
                     screen.update(_follow_view(storage, name, console, stop))
+                ended = time.monotonic()
+                next_draw = ended + redraw_pause(ended - began)
         with contextlib.suppress(StoreUnavailable):
             screen.update(_follow_view(storage, name, console, stop))
     storage.max_wait_seconds = MAX_WAIT_SECONDS
+
+
+def redraw_pause(seconds: float) -> float:
+    """Return how long to wait after a redraw that took so many seconds: nine times as long, at least 1 s.
+
+    A redraw reads all trials. Meanwhile no worker is restarted, and no signal reaches the workers.
+    """
+    return max(1.0, 9 * seconds)
 
 
 @contextlib.contextmanager

@@ -185,12 +185,14 @@ def save_traceback(claim: Claim, folder: TrialFolder, error: Exception) -> None:
 def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) -> None:
     """Remove the checkpoints of an ended trial, and the weights that the study no longer keeps.
 
-    Files that cannot be removed stay.
+    What a killed attempt had begun to write goes, too. Files that cannot be removed stay.
 
     Raises:
         StoreError: If the database stays unavailable, or refuses to forget weights.
     """
     with contextlib.suppress(OSError, ArtifactError):  # the trial has ended; a file too many does no harm
-        folder.remove_matching(checkpoint.CHECKPOINT_NAME.fullmatch)
+        folder.remove_matching(
+            lambda name: checkpoint.CHECKPOINT_NAME.fullmatch(name) or durable.is_draft(name)
+        )
     if keep := context.definition.search.keep_weights:
         retention.prune_weights(claim.storage, context.history.study_id, context.artifacts, keep)

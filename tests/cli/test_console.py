@@ -3,7 +3,7 @@
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.analysis import records
-from hpo.cli import console
+from hpo.cli import console, progress
 from hpo.study.definition import Definition, Point
 from hpo.training.config import Config
 
@@ -32,3 +32,8 @@ def test_a_study_without_sites_has_no_site_column():
     found = records.trial_records(STUDY, trials)
     table = console.trials_table(trials, found, "accuracy", STUDY.attribute_names)
     assert "site" not in [column.header for column in table.columns]
+
+
+def test_a_slow_view_is_redrawn_less_often():
+    assert progress.redraw_pause(0.01) == 1.0
+    assert progress.redraw_pause(7.0) == 63.0

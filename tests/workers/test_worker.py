@@ -57,6 +57,18 @@ def test_a_resumed_trial_keeps_its_number_of_threads_and_the_next_has_the_worker
     assert (resumed.value, new.value) == (0.02, 0.01)
 
 
+def test_what_a_killed_attempt_began_to_write_is_removed_at_the_end(place, set_threads):
+    place.here("create", place.study(STUDY))
+    set_threads(2)
+    place.here("worker", "small", code=143)
+    (folder,) = place.path.glob("storage/artifacts/*/0000")
+    (folder / "tmp1234.draft").write_bytes(b"half a checkpoint")
+    set_threads(1)
+    place.here("worker", "small")
+    assert (folder / "epochs.csv").is_file()
+    assert not list(folder.glob("*.draft"))
+
+
 def test_a_trial_added_by_an_extension_just_before_its_claim_runs_with_the_new_definition(
     place, monkeypatch
 ):

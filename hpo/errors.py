@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 QUOTED_LENGTH = 80  # characters of a value that a message quotes
-MESSAGE_LENGTH = 4000  # characters of a whole message: whatever is quoted in it, it can be read
+MESSAGE_LENGTH = 2000  # characters of a whole message: whatever is quoted in it, it can be read
 
 
 class HpoError(Exception):
@@ -117,6 +117,13 @@ def shorten(text: str, length: int) -> str:
         return text
     half = (length - 3) // 2
     return f"{text[: length - 3 - half]}...{text[-half:]}"
+
+
+def join_names(names: Iterable[str], most: int = 3) -> str:
+    """Return the first names, separated by commas, and how many more there are: "a, b, c and 5 more"."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def quote_value(value: Any) -> str:

@@ -31,8 +31,10 @@ TRANSIENT_ERRNOS = {
 TRANSIENT_TYPES = {
     ("botocore.exceptions", "HTTPClientError"),  # read timeouts, closed connections
     ("botocore.exceptions", "ConnectionError"),  # no connection, no such host
-    ("aiohttp.client_exceptions", "ClientError"),
+    ("aiohttp.client_exceptions", "ClientConnectionError"),
+    ("aiohttp.client_exceptions", "ClientPayloadError"),  # an answer that is cut short
 }
+TRANSIENT_STATUSES = {408, 425, 429}  # HTTP: too slow, too early, too many; and every one from 500 on
 
 
 def open_file_system(url: str) -> tuple[Any, str]:
@@ -78,7 +80,11 @@ def is_unavailable(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return True
-    return any((kind.__module__, kind.__name__) in TRANSIENT_TYPES for kind in type(error).__mro__)
+    kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
+    if ("aiohttp.client_exceptions", "ClientResponseError") in kinds:
+        status = getattr(error, "status", 0)
+        return status in TRANSIENT_STATUSES or status >= 500
+    return bool(kinds & TRANSIENT_TYPES)
 
 
 def error_text(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
-from hpo.errors import DataError, HpoError, StoreMissing
+from hpo.errors import DataError, HpoError, StoreMissing, join_names
 from hpo.store import database, lease_info, status, studies
 from hpo.store.lease_info import LeaseInfo
 from hpo.training import config, devices, sources
@@ -182,8 +182,7 @@ def _hardware_text(trial: FrozenTrial) -> str:
 
 def _report_unknown_files(what: str, names: list[str], place: Artifacts, advice: str) -> Iterator[Finding]:
     if names:
-        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        message = f"{len(names)} unknown files or folders in {place.path('')}: {some}"
+        message = f"{len(names)} unknown files or folders in {place.path('')}: {join_names(names)}"
         yield Finding(subject=what, state="doubtful", message=message, advice=advice)
 
 

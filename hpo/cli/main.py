@@ -9,6 +9,7 @@ a verb is its help text, so it has no section for arguments: the options have he
 """
 
 import gc
+import os
 import signal
 import sys
 from typing import Annotated
@@ -17,7 +18,7 @@ import typer
 
 import hpo
 from hpo.cli import control, pages, planning, results, run
-from hpo.errors import HpoError
+from hpo.errors import HpoError, quote_value
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,12 +43,24 @@ def main() -> None:
     # worker, which creates little garbage.
     gc.set_threshold(10_000)
     try:
+        _refuse_undecodable()
         app()
     except HpoError as error:
         print(f"hpo: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _refuse_undecodable() -> None:
+    """Refuse arguments and HPO_ variables that are not UTF-8: no store, file or output can hold them."""
+    settings = {key: value for key, value in os.environ.items() if key.startswith("HPO_")}
+    given = [("argument", text) for text in sys.argv[1:]] + list(settings.items())
+    for where, text in given:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise HpoError(f"{where} {quote_value(text)}: want UTF-8; rename what it names") from None
 
 
 def _print_version(asked: bool) -> None:

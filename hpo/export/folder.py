@@ -17,7 +17,7 @@ from hpo.analysis import records, results
 from hpo.analysis.formatting import describe_split
 from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, StoreError
+from hpo.errors import ArtifactError, StoreError, join_names
 from hpo.export import card, predict
 from hpo.export.card import Metrics
 from hpo.export.predict import Description, Preprocessing
@@ -127,8 +127,7 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
 
 def _trials_with_weights(trials: list[FrozenTrial]) -> str:
     numbers = [str(trial.number) for trial in trials if "weights" in trial.user_attrs]
-    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
-    return (", ".join(numbers[:10]) or "none yet") + more
+    return join_names(numbers, 10) or "none yet"
 
 
 def _training_data(choice: ChosenTrial, artifacts: Artifacts) -> TrainingData:

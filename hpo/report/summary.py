@@ -14,6 +14,7 @@ from hpo.analysis.formatting import describe_split, format_seconds
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Plot, Section
+from hpo.errors import join_names
 from hpo.search import replicates
 from hpo.study.points import ALIASES
 
@@ -120,12 +121,11 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
         return "There is no other complete trial to compare with."
     if not close:
         return f"No other trial is so close that single runs on {images} images cannot distinguish the two."
-    numbers = ", ".join(str(each.number) for each in close[:MAX_NAMED_TRIALS])
-    more = f" and {len(close) - MAX_NAMED_TRIALS} more" if len(close) > MAX_NAMED_TRIALS else ""
+    numbers = join_names([str(each.number) for each in close], MAX_NAMED_TRIALS)
     return (
         f"{len(close)} of {len(others)} other complete trials {'is' if len(close) == 1 else 'are'} too "
         f"close to be distinguished from it by single runs on {images} images: "
-        f"trial{'s' * (len(close) > 1)} {numbers}{more}."
+        f"trial{'s' * (len(close) > 1)} {numbers}."
     )
 
 

@@ -140,6 +140,12 @@ HEAD_COLUMNS = (
     values.c.value_type,
 )
 HEAD_TABLES = trials.outerjoin(values, (values.c.trial_id == trials.c.trial_id) & (values.c.objective == 0))
+_STUDY_HEADS = (
+    sa.select(*HEAD_COLUMNS)
+    .select_from(HEAD_TABLES)
+    .where(trials.c.study_id == sa.bindparam("study"))
+    .order_by(trials.c.trial_id)
+)
 # The rest of a trial, by table: the columns that are read after the trial's id.
 DETAIL_COLUMNS: Mapping[Any, tuple[str, ...]] = {
     params: ("param_name", "param_value", "distribution_json"),
@@ -155,6 +161,12 @@ def read_trials(session: Session, trial_ids: Sequence[int]) -> list[FrozenTrial]
     Ids of trials that do not exist are left out.
     """
     heads = session.execute(_heads_statement(dialect_of(session)), {"ids": trial_ids}).all()
+    return build_trials(session, heads, with_user_attributes=True)
+
+
+def read_study(session: Session, study_id: int) -> list[FrozenTrial]:
+    """Read all trials of a study with one objective as Optuna's records, in the order of their ids."""
+    heads = session.execute(_STUDY_HEADS, {"study": study_id}).all()
     return build_trials(session, heads, with_user_attributes=True)
 
 

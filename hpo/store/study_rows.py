@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from sqlalchemy.orm import Session
 
-from hpo.errors import StoreError, quote_value, suggestion
+from hpo.errors import StoreError, join_names, quote_value, suggestion
 from hpo.store import database, rows
 from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
@@ -33,7 +33,7 @@ def get_study(session: Session, name: str, *, lock: bool = False) -> Any:
     study = find_study(session, name, lock=lock)
     if study is None:
         names = [row[0] for row in session.query(models.StudyModel.study_name)]
-        there = f" there are: {', '.join(sorted(names))}" if names else " there are none yet"
+        there = f" there are: {join_names(sorted(names), 20)}" if names else " there are none yet"
         hint = suggestion(name, names) or ";"
         raise StoreError(f"no study {quote_value(name)} in the store{hint}{there}")
     return study

@@ -82,7 +82,10 @@ class Pruner(BaseModel):
 
 
 def _to_utc(moment: datetime) -> datetime:
-    return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    try:
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    except OverflowError as error:  # in the first or the last day of the calendar
+        raise ValueError("not in the years 1 to 9999 of UTC") from error
 
 
 def _list_to_tuple(given: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import DefinitionError, quote_value, suggestion
+from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten, suggestion
 from hpo.study import space_table
 from hpo.study.checks import check_keys, check_storable, require_table, validate_record
 from hpo.study.consistency import check_definition, check_models, check_point_in_space, grid_points
@@ -48,7 +48,7 @@ def find_study_file(study: str) -> Path:
         if Path(study).is_dir():
             raise DefinitionError(f"{study or repr(study)}: want a study file, found a folder")
     raise DefinitionError(
-        f"{study}: no such study file, and none of that name ships with hpo"
+        f"{shorten(study, QUOTED_LENGTH)}: no such study file, and none of that name ships with hpo"
         f"{suggestion(Path(study).stem, names) or ';'} those that ship: {', '.join(names)}"
     )
 

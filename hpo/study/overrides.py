@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hpo.errors import DefinitionError, quote_value
+from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten
 from hpo.study.checks import check_storable, inner_model
 from hpo.study.definition import Search
 from hpo.study.option_checks import is_used
@@ -50,7 +50,8 @@ def apply_set(document: dict[str, Any], text: str) -> None:
     section, *path = key.strip().split(".")
     if not equals or section not in SECTIONS or not path or not all(path):
         raise DefinitionError(
-            f"--set {text}: want KEY=VALUE with a KEY such as train.epochs, space.lr or search.trials"
+            f"--set {shorten(text, QUOTED_LENGTH)}: want KEY=VALUE with a KEY such as "
+            "train.epochs, space.lr or search.trials"
         )
     value = parse_value(raw)
     check_storable(value, "--set", key.strip())
@@ -71,7 +72,8 @@ def _table_at(document: dict[str, Any], path: Iterable[str], text: str) -> dict[
             inner = table[key] = {"name": inner}
         if not isinstance(inner, dict):
             raise DefinitionError(
-                f"--set {text}: {key} is {quote_value(inner)}, not a table; set that as a whole"
+                f"--set {shorten(text, QUOTED_LENGTH)}: {key} is {quote_value(inner)}, not a table; "
+                "set that as a whole"
             )
         table = inner
     return table

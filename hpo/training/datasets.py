@@ -214,7 +214,7 @@ def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config)
     if missing and config.limit is None:
         logger.warning(
             "%s: accuracy is measured without %s: too few images; put in ten or more of each class",
-            *(dataset.name, ", ".join(f"'{name}'" for name in missing)),
+            *(dataset.name, errors.join_names([f"'{name}'" for name in missing], 10)),
         )
 
 

@@ -347,7 +347,9 @@ def _list_split(path: Path, classes: tuple[str, ...]) -> SourceSplit:
     ignored: list[Path] = []
     for folder in _visible_subfolders(path):
         if folder.name not in classes:
-            raise errors.DataError(f"{folder}: no such class in train, only {', '.join(classes)}")
+            raise errors.DataError(
+                f"{folder}: no such class in train, only {errors.join_names(classes, 20)}"
+            )
         files, others = transforms.list_images(folder)
         ignored += others
         if not files:

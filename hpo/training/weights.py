@@ -121,10 +121,10 @@ def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path)
         if key in own and tensor.shape != own[key].shape
     ]
     if wrong:
-        raise errors.WeightsError(f"{path} does not fit {model}: {_join_first_three(wrong)}")
+        raise errors.WeightsError(f"{path} does not fit {model}: {errors.join_names(wrong)}")
     missing, unexpected = module.load_state_dict(state, strict=False)
-    faults = [f"it lacks {_join_first_three(missing)}"] if missing else []
-    faults += [f"it has unexpected {_join_first_three(unexpected)}"] if unexpected else []
+    faults = [f"it lacks {errors.join_names(missing)}"] if missing else []
+    faults += [f"it has unexpected {errors.join_names(unexpected)}"] if unexpected else []
     if faults:
         raise errors.WeightsError(f"{path} does not fit {model}: {'; '.join(faults)}")
 
@@ -171,12 +171,6 @@ def _is_state_dict(content: Any) -> bool:
     return isinstance(content, Mapping) and all(
         isinstance(key, str) and isinstance(entry, Tensor) for key, entry in content.items()
     )
-
-
-def _join_first_three(names: list[str]) -> str:
-    """Join the first three names, and add how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _shape_text(tensor: Tensor) -> str:

@@ -18,11 +18,18 @@ def s3_error(code: str) -> OSError:
     return translate_boto_error(botocore.exceptions.ClientError(response, "PutObject"))
 
 
+def http_error(status: int) -> aiohttp.ClientResponseError:
+    """Return what aiohttp raises for an answer with an HTTP status."""
+    return aiohttp.ClientResponseError(None, (), status=status, message="no")
+
+
 TEMPORARY = [
     TimeoutError("no response"),
     ConnectionResetError("gone"),
     OSError(errno.EHOSTUNREACH, "no route"),
     aiohttp.ClientPayloadError("cut short"),
+    aiohttp.ServerDisconnectedError(),
+    *map(http_error, (408, 429, 500, 503)),
     botocore.exceptions.EndpointConnectionError(endpoint_url="http://s3"),
     botocore.exceptions.ConnectTimeoutError(endpoint_url="http://s3"),
     botocore.exceptions.ReadTimeoutError(endpoint_url="http://s3"),
@@ -34,6 +41,8 @@ TEMPORARY = [
 PERMANENT = [
     OSError(errno.ENOSPC, "no room"),
     ValueError("no such thing"),
+    aiohttp.InvalidURL("http:///"),
+    *map(http_error, (400, 401, 403, 404)),
     botocore.exceptions.NoCredentialsError(),
     botocore.exceptions.ProfileNotFound(profile="nosuch"),
     botocore.exceptions.ParamValidationError(report="no such bucket name"),

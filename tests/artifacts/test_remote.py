@@ -7,6 +7,8 @@ import aiohttp
 import botocore.exceptions
 import fsspec
 import pytest
+import yarl
+from multidict import CIMultiDict, CIMultiDictProxy
 from s3fs.errors import translate_boto_error
 
 from hpo.artifacts import remote
@@ -20,7 +22,8 @@ def s3_error(code: str) -> OSError:
 
 def http_error(status: int) -> aiohttp.ClientResponseError:
     """Return what aiohttp raises for an answer with an HTTP status."""
-    return aiohttp.ClientResponseError(None, (), status=status, message="no")
+    request = aiohttp.RequestInfo(yarl.URL("http://s3"), "PUT", CIMultiDictProxy(CIMultiDict()))
+    return aiohttp.ClientResponseError(request, (), status=status, message="no")
 
 
 TEMPORARY = [

@@ -89,6 +89,24 @@ class DashboardError(HpoError):
     """The dashboard cannot be served where, or as, requested."""
 
 
+def error_text(error: BaseException) -> str:
+    """Return the text of any error, such as one that the user's code raised, so that it can be stored.
+
+    Lone surrogates, which no file or terminal can encode, become backslash escapes. An error whose own
+    ``__str__`` raises has its class as its text.
+    """
+    try:
+        text = str(error)
+    except BaseException as failure:
+        text = f"{type(error).__name__}, whose text raises {type(failure).__name__}"
+    return escape_surrogates(text)
+
+
+def escape_surrogates(text: str) -> str:
+    """Return a text with backslash escapes in place of the characters that UTF-8 cannot encode."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def suggestion(word: str, allowed: Iterable[str]) -> str:
     """Return a hint at the most similar allowed name, whatever the case, for an error message.
 

@@ -26,6 +26,7 @@ from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
+from hpo.training.config import settings_of
 
 MAX_REASONS = 3  # how many reasons for leaving out trials a message names
 
@@ -160,7 +161,7 @@ def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definiti
             continue
         if trial.state == TrialState.COMPLETE and trial.value is None:
             continue  # another tool's; a pruned trial without a value diverged in its first epoch
-        setting = old.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})).model_dump()
+        setting = settings_of(old.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})))
         active = {p.name: p for p in new.space if space.is_active(p, setting)}
         why = _why_unusable(new, setting, active)
         params = {parameter: setting[parameter] for parameter in active if why is None}

@@ -143,8 +143,9 @@ class FinalConfig(Config):
 class CustomConfig(BaseModel):
     """The settings of a trial with a custom objective; it may have any options under any names.
 
-    They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``. Only ``objective``,
-    ``epochs`` and ``seed`` are checked.
+    They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``. An option hides a
+    method of pydantic with the same name, such as ``copy``. Only ``objective``, ``epochs`` and ``seed`` are
+    checked.
 
     Raises:
         ValidationError: pydantic's, if one of these three is of another type or out of range.
@@ -164,12 +165,23 @@ class CustomConfig(BaseModel):
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
+    def __getattribute__(self, name: str) -> Any:
+        """Return the setting of this name, or else what pydantic's model has under it."""
+        if not name.startswith("_"):
+            own = super().__getattribute__("__pydantic_extra__")
+            if own and name in own:
+                return own[name]
+        return super().__getattribute__(name)
+
     def __getitem__(self, name: str) -> Any:
         """Return the setting of this name; raises KeyError if there is none."""
-        try:
-            return getattr(self, name)
-        except AttributeError:
-            raise KeyError(name) from None
+        settings = settings_of(self)
+        return settings[name]
+
+
+def settings_of(config: BaseModel) -> dict[str, Any]:
+    """Return all settings of a trial by name, also if one of them is called ``model_dump``."""
+    return BaseModel.model_dump(config)
 
 
 OPTIONS = tuple(Config.model_fields)

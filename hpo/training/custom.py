@@ -3,7 +3,9 @@
 ``train.objective = "package.module:function"`` names the function. It is called as ``function(config,
 state)``. ``config`` holds the trial's settings. ``state`` is None at first; when a trial is resumed, it is
 the last state that was saved. A state consists of tensors and plain values, alone or in dicts and lists.
-Any other type makes the trial fail when its state is saved for the first time::
+Any other type makes the trial fail when its state is saved for the first time. A function that yields None
+as its state cannot continue: a trial that is resumed starts again from its first epoch. One that yields a
+state and never reads it fails when it is resumed, since its first epoch would count as a later one::
 
     def objective(config, state):
         state = state or {"epoch": 0, "weight": torch.zeros(3)}
@@ -11,43 +13,62 @@ Any other type makes the trial fail when its state is saved for the first time::
             ...
             state["epoch"] += 1
             yield accuracy, state
+
+Whatever the function raises fails its trial alone, also SystemExit and KeyboardInterrupt. What it prints
+goes to stderr.
 """
 
+import contextlib
+import dis
 import importlib
+import inspect
+import logging
 import math
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import DefinitionError
+from hpo.errors import DefinitionError, HpoError, escape_surrogates
 from hpo.training import events
 from hpo.training.config import CustomConfig
 from hpo.training.events import Epoch
 
-Objective = Callable[[CustomConfig, Any], Iterator[tuple[float, Any]]]
+Objective = Callable[[CustomConfig, Any], Iterable[tuple[float, Any]]]
+
+_END = object()  # what ``next`` returns after the function's last epoch
+
+log = logging.getLogger("hpo")
 
 
 def import_objective(name: str) -> Objective:
     """Import a custom objective; the working directory is put first in ``sys.path`` if it is not in it.
 
-    Errors that the module itself raises while it is imported pass through.
+    What the module prints goes to stderr. Errors that it raises while it is imported pass through, except
+    OSError and those that are no ``Exception``.
 
     Args:
         name: ``package.module:function``.
 
     Raises:
-        DefinitionError: If the module does not exist, or has no callable of this name.
+        DefinitionError: If the module does not exist, has no callable of this name, or raises an OSError or
+            SystemExit.
     """
     module_name, _, function_name = name.partition(":")
+    if module_name == "__main__":
+        raise DefinitionError(
+            f"train.objective: '{name}' is a function of a notebook or a script, which workers cannot "
+            f"import; put it into a file in {Path.cwd()}, such as own.py, and name it own:{function_name}"
+        )
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        module = importlib.import_module(module_name)
+        with contextlib.redirect_stdout(sys.stderr):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists, but one of its own imports does not
@@ -55,10 +76,41 @@ def import_objective(name: str) -> Objective:
             f"train.objective: no module '{error.name}' in {Path.cwd()} or in the environment; "
             "want package.module:function"
         ) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            raise
+        raise DefinitionError(
+            f"train.objective: importing module '{module_name}' raised {_describe(error)}; let it define "
+            "the function only, and do its work when it is called"
+        ) from error
     function: Objective | None = getattr(module, function_name, None)
     if not callable(function):
         raise DefinitionError(f"train.objective: module '{module_name}' has no function '{function_name}'")
     return function
+
+
+def _describe(error: BaseException) -> str:
+    """Return the class and the text of an error, in one string without surrogates."""
+    return escape_surrogates("".join(traceback.format_exception_only(error)).strip())
+
+
+def reads_state(objective: Objective) -> bool:
+    """Return whether an objective may read its second parameter; False if its code never mentions it.
+
+    Only a plain function shows that. Any other callable is taken to read it.
+    """
+    code = objective.__code__ if inspect.isfunction(objective) else None
+    if code is None or code.co_argcount < 2 or hasattr(objective, "__wrapped__"):
+        return True
+    name = code.co_varnames[1]
+    if name in code.co_cellvars or "locals" in code.co_names:
+        return True
+    loads = (each for each in dis.get_instructions(code) if each.opname.startswith("LOAD_FAST"))
+    return any(
+        name in (each.argval if isinstance(each.argval, tuple) else (each.argval,)) for each in loads
+    )
 
 
 class CustomRun:
@@ -92,6 +144,11 @@ class CustomRun:
         self.history = [Epoch(**epoch) for epoch in state["history"]] if state else []
         self.own_state: Any = state["own"] if state else None
         self.exhausted = bool(state and state["exhausted"])
+        if self.history and self.own_state is None and not self.finished:
+            log.warning(
+                "%s yields no state, so the trial starts again from its first epoch", config.objective
+            )
+            self.history = []
         self.step, self.seconds = 0, 0.0  # always between two epochs
 
     @property
@@ -110,25 +167,27 @@ class CustomRun:
     def epochs(self) -> Iterator[Epoch]:
         """Run the objective, and yield each epoch when it ends, until it is finished or ``stop`` is set.
 
-        Once ``config.epochs`` are done, the function is not continued. Its errors pass through, except
-        OSError.
+        Once ``config.epochs`` are done, the function is not continued. Its errors pass through, if they can
+        only be its own; see ``_call_objective``.
 
         Raises:
-            ValueError: If the function yields something other than (finite number, state), or returns
-                before the trial's first epoch.
-            RuntimeError: If the function raises an OSError.
+            ValueError: If the function returns no iterable, yields something other than (finite number,
+                state), returns before the trial's first epoch, or is to continue from a state that it never
+                reads.
+            RuntimeError: If the function raises an error that would end the worker.
+            KeyboardInterrupt: If the user presses Ctrl-C again after ``stop`` was set, or the supervisor is
+                gone while the function prints.
         """
         if self.finished:
             return
-        yields = self._iterate_objective()
+        yields = self._call_objective(self._start)
         while not self.finished and not self.stop.is_set():
             started = time.perf_counter()
-            try:
-                yielded = next(yields)
-            except StopIteration:
+            yielded = self._call_objective(next, yields, _END)
+            if yielded is _END:
                 self.exhausted = True
                 break
-            accuracy, self.own_state = self._parse_yielded(yielded)
+            accuracy, self.own_state = self._call_objective(self._parse_yielded, yielded)
             seconds = time.perf_counter() - started
             number = len(self.history) + 1
             self.history.append(Epoch(number=number, accuracy=accuracy, train_seconds=seconds))
@@ -136,17 +195,43 @@ class CustomRun:
         if self.exhausted and not self.history:
             raise ValueError(f"{self.config.objective} yielded nothing")
 
-    def _iterate_objective(self) -> Iterator[Any]:
-        """Yield what the function yields, and turn an OSError of the function into a RuntimeError.
+    def _start(self) -> Iterator[Any]:
+        """Call the function, and return the iterator over what it yields."""
+        if self.history and not reads_state(self.objective):
+            done = len(self.history)
+            raise ValueError(
+                f"{self.config.objective} never reads its second parameter, the state, so it cannot "
+                f"continue after epoch {done}: its first epoch would count as epoch {done + 1}; let it "
+                "begin from the state, or yield None as the state to start again from the first epoch"
+            )
+        returned = self.objective(self.config, self.own_state)
+        if isinstance(returned, str | tuple) or not isinstance(returned, Iterable):
+            raise ValueError(
+                f"{self.config.objective} returned {repr(returned)[:80]}; want a generator: "
+                "'yield accuracy, state' after each epoch, not 'return'"
+            )
+        return iter(returned)
 
-        An OSError of the function (an unreadable image, a server that does not answer) must fail the trial.
-        It must not be mistaken for an error of the files that hpo itself writes, which stops the worker.
+    def _call_objective(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call what runs the user's code; turn errors that must not end the worker into a RuntimeError.
+
+        These are errors that are no ``Exception``, such as that of ``sys.exit``. An OSError or an HpoError
+        of the function (an unreadable image, a server that does not answer) would be mistaken for one of
+        the files that hpo itself writes. KeyboardInterrupt passes through only once ``stop`` is set: the
+        first Ctrl-C sets it, and the second one raises the error. The same error says that nobody reads
+        what the function prints any more: the supervisor is gone, and ``stop`` is set or about to be.
         """
         try:
-            yield from self.objective(self.config, self.own_state)
-        except OSError as error:
-            cause = "".join(traceback.format_exception_only(error)).strip()
-            raise RuntimeError(f"{self.config.objective} raised {cause}") from error
+            with contextlib.redirect_stdout(sys.stderr):
+                return function(*args)
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, OSError | HpoError):
+                raise
+            if isinstance(error, KeyboardInterrupt) and self.stop.is_set():
+                raise
+            if isinstance(error, BrokenPipeError) and self.stop.wait(1.0):
+                raise KeyboardInterrupt from error
+            raise RuntimeError(f"{self.config.objective} raised {_describe(error)}") from error
 
     def _parse_yielded(self, yielded: Any) -> tuple[float, Any]:
         """Return the accuracy and the state that the function yielded; raises ValueError if malformed."""

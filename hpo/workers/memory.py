@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hpo.errors import error_text
 from hpo.training import devices
 
 GIB = 2**30
@@ -26,7 +27,7 @@ def out_of_memory_message(setting: Mapping[str, Any], device: torch.device, erro
     text += f" with {', '.join(f'{key} {value}' for key, value in size.items())}" if size else ""
     if isinstance(size.get("batch_size"), int) and size["batch_size"] > 1:
         text += f"; batch_size {size['batch_size'] // 2} takes about half, and so do smaller images"
-    return f"{text} ({str(error).partition(chr(10))[0][:300]})"
+    return f"{text} ({error_text(error).partition(chr(10))[0][:300]})"
 
 
 def peak_memory(device: torch.device) -> tuple[int, int]:

@@ -29,13 +29,13 @@ import torch
 
 from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder, file_name
-from hpo.errors import ArtifactError, HpoError
+from hpo.errors import ArtifactError, HpoError, error_text
 from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.search.baseline import Baseline, baseline_of, largest_class_share
 from hpo.store import lease
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
-from hpo.training.config import Config, CustomConfig
+from hpo.training.config import Config, CustomConfig, settings_of
 from hpo.training.custom import CustomRun
 from hpo.training.events import Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
 from hpo.training.precision import ComputeSettings
@@ -92,10 +92,10 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
             yield remove_waiting_trials(claim)
         except optuna.TrialPruned as pruned:
             system = pruned.attributes if isinstance(pruned, TrialPrunedByRule) else {}
-            yield end_pruned(claim, context, folder, {"pruned": str(pruned)}, system)
+            yield end_pruned(claim, context, folder, {"pruned": error_text(pruned)}, system)
         except Diverged as diverged:
-            failure = {"class": "diverged", "message": str(diverged)}
-            yield end_pruned(claim, context, folder, {"failure": failure, "pruned": str(diverged)})
+            failure = {"class": "diverged", "message": error_text(diverged)}
+            yield end_pruned(claim, context, folder, {"failure": failure, "pruned": failure["message"]})
         except (HpoError, KeyboardInterrupt):
             claim.release()
             raise
@@ -109,10 +109,10 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
             error.__traceback__ = None  # its frames hold the trial's tensors
             free_memory(context.device)
             yield end_failed(claim, "out_of_memory", message)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             save_traceback(claim, folder, error)
             check_device(context.device, claim.number)
-            yield end_failed(claim, type(error).__name__, str(error)[:2000])
+            yield end_failed(claim, type(error).__name__, error_text(error)[:2000])
 
 
 def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> Iterator[TrialEvent]:
@@ -121,7 +121,7 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     own = context.history.own_trial
     hardware = choose_hardware(own.user_attrs.get("hardware", {}), config, context.cache)
     state = _fetch_checkpoint(claim, context, folder)
-    facts = {"trial": claim.number, "params": trial.params, "settings": config.model_dump()}
+    facts = {"trial": claim.number, "params": trial.params, "settings": settings_of(config)}
     baseline, data, measured = _describe_data(config, context)
     durable.write_file(folder.path / "settings.json", json.dumps(facts | data, indent=2).encode())
     pruner = TrialPruner(study, context.history, context.definition, baseline)

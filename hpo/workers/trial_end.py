@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder
-from hpo.errors import ArtifactError
+from hpo.errors import ArtifactError, StoreError, escape_surrogates
 from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.store import lease, plan, untried_settings
 from hpo.store.history import History
@@ -170,12 +170,12 @@ def lost_event(claim: Claim) -> TrialEnded:
     return TrialEnded(trial=claim.number, state="lost", reason="another worker has it")
 
 
-def save_traceback(claim: Claim, folder: TrialFolder, error: Exception) -> None:
+def save_traceback(claim: Claim, folder: TrialFolder, error: BaseException) -> None:
     """Log the traceback of a failed trial, and write it to ``traceback.txt`` in the trial's folder.
 
     A file that cannot be written is left out.
     """
-    text = "".join(traceback.format_exception(error))
+    text = escape_surrogates("".join(traceback.format_exception(error)))
     log.error("trial %d failed: %s", claim.number, text.rstrip())
     with contextlib.suppress(OSError, ArtifactError):  # these must not hide the failure itself
         durable.write_file(folder.path / "traceback.txt", text.encode())
@@ -185,14 +185,15 @@ def save_traceback(claim: Claim, folder: TrialFolder, error: Exception) -> None:
 def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) -> None:
     """Remove the checkpoints of an ended trial, and the weights that the study no longer keeps.
 
-    What a killed attempt had begun to write goes, too. Files that cannot be removed stay.
-
-    Raises:
-        StoreError: If the database stays unavailable, or refuses to forget weights.
+    What a killed attempt had begun to write goes, too. Files that cannot be removed stay. So do weights
+    while the store is unavailable; the end of a later trial removes them.
     """
     with contextlib.suppress(OSError, ArtifactError):  # the trial has ended; a file too many does no harm
         folder.remove_matching(
             lambda name: checkpoint.CHECKPOINT_NAME.fullmatch(name) or durable.is_draft(name)
         )
     if keep := context.definition.search.keep_weights:
-        retention.prune_weights(claim.storage, context.history.study_id, context.artifacts, keep)
+        try:
+            retention.prune_weights(claim.storage, context.history.study_id, context.artifacts, keep)
+        except StoreError as error:  # the trial has ended well, whatever happens to the weights of others
+            log.warning("weights that the study no longer keeps stay for now: %s", error)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from hpo.errors import DefinitionError, quote_value
+from hpo.study.checks import check_keys
 from hpo.study.definition import Definition, Point
 from hpo.study.option_checks import check_trainable
 from hpo.study.space import Range, combinations, is_active
@@ -88,10 +89,14 @@ def check_point_in_space(found: Definition, listed: Point, where: str, key: str)
 
     Raises:
         DefinitionError: If it names a seed beside replicates, lacks a searched option without a default, or
-            has a value outside of what is searched. In a grid study only the first can happen.
+            has a value outside of what is searched. In a grid study only the first can happen. With a
+            custom objective also if it names an option that is neither fixed nor searched, or one that is
+            not searched beside the setting's other values.
     """
     if found.search.replicates > 1 and "seed" in listed.setting:
         raise DefinitionError(f"{where}: {key}.seed: {SEED_WITH_REPLICATES}")
+    if found.searches and found.option_table is config.CUSTOM_OPTIONS:
+        _check_custom_options(found, listed, where, key)
     setting = found.complete_hyperparameters(listed)
     for parameter in found.space if found.searches else ():
         value = setting.get(parameter.name)
@@ -101,9 +106,30 @@ def check_point_in_space(found: Definition, listed: Point, where: str, key: str)
             )
         if parameter.name in setting and not parameter.contains(value):
             how = "found" if parameter.name in listed.setting else "left out, it falls back to"
+            whole = "whole numbers " if parameter.kind == "int" else ""
             raise DefinitionError(
                 f"{where}: {key}.{parameter.name}: {how} {quote_value(value)}, outside of what "
-                f"space.{parameter.name} searches ({parameter.values}); name one inside"
+                f"space.{parameter.name} searches ({whole}{parameter.values}); name one inside"
+            )
+
+
+def _check_custom_options(found: Definition, listed: Point, where: str, key: str) -> None:
+    """Refuse options of a setting that a custom objective's study does not use.
+
+    The study file alone says which options such an objective has, and under which conditions.
+    """
+    known = {*found.train, *(parameter.name for parameter in found.space)}
+    check_keys(listed.setting, known, where, key)
+    whole = found.train | listed.setting
+    for parameter in found.space:
+        if parameter.name in listed.setting and not is_active(parameter, whole):
+            conditions = " and ".join(
+                f"{other} is {' or '.join(map(quote_value, wanted))}"
+                for other, wanted in parameter.condition().items()
+            )
+            raise DefinitionError(
+                f"{where}: {key}.{parameter.name}: space.{parameter.name} has it only when {conditions}; "
+                "leave it out"
             )
 
 

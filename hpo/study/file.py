@@ -132,6 +132,8 @@ def point_from_texts(found: Definition, texts: Iterable[str]) -> Point:
                 f"{where}: {option} is fixed at {quote_value(found.train[option])}; a setting may name "
                 f"{', '.join(allowed)}"
             )
+    if found.option_table is config.CUSTOM_OPTIONS:  # whose options no table lists
+        check_keys(given, allowed, where, "setting")
     check_storable(given, where)
     listed = parse_point(given, found.train, where, "setting")
     extended = found.model_copy(update={"points": (), "enqueued": (listed,)})
@@ -170,9 +172,8 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
         require_table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
     options = config.option_table(fixed)
-    train = options.config_class.model_validate(
-        validate_options(fixed, where, "train", options)
-    ).model_dump()
+    checked = validate_options(fixed, where, "train", options)
+    train = config.settings_of(options.config_class.model_validate(checked))
     parameters = space_table.parse_space(searched, train, where, options)
     for parameter in parameters:
         if parameter.name in fixed:

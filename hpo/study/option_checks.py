@@ -5,6 +5,7 @@ sets and models have names that are known only at run time, and weights may be a
 gives the same rules as JSON Schema.
 """
 
+import keyword
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ def validate_option(name: str, value: Any, where: str, key: str, options: Option
 
     Args:
         name: The option. One that ``options`` does not define is taken as a custom objective's: it must be
-            an identifier without a leading "_", its value a number, a string or a boolean.
+            an identifier without a leading "_" and no keyword, its value a number, a string or a boolean.
             ``validate_options`` refuses unknown names first.
         value: Its value as ``tomllib`` reads it.
         where: The study file, as error messages name it.
@@ -76,6 +77,11 @@ def _validate_custom_option(name: str, value: Any, where: str, key: str) -> Any:
         raise DefinitionError(
             f"{where}: {key}: want a Python identifier that does not begin with '_', "
             f"found {quote_value(name)}"
+        )
+    if keyword.iskeyword(name):
+        raise DefinitionError(
+            f"{where}: {key}: {quote_value(name)} is a keyword of Python, so config.{name} cannot be "
+            f"written; use another name, such as {name}_"
         )
     if not isinstance(value, Scalar):
         raise DefinitionError(

@@ -1,7 +1,8 @@
 """``--set KEY=VALUE``: changes to a study document before it is checked."""
 
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten
@@ -14,14 +15,20 @@ from hpo.training.config import Config, OptionTable
 SECTIONS = ("train", "space", "search")  # tables of a study file that --set can change
 # Tables in [search] that may be given by their name alone: sampler = "tpe" is sampler = { name = "tpe" }.
 NAMED_TABLES = tuple(name for name, field in Search.model_fields.items() if inner_model(field))
+BOOLEANS = {"True": True, "False": False}  # Python's spelling, which TOML does not have
+SHORT_FLOAT = re.compile(r"[+-]?((0|[1-9]\d*)\.\d*|\.\d+)([eE][+-]?\d+)?")  # such as .5, nor this
 
 
 def parse_value(text: str) -> Any:
-    """Return the value that a text is in TOML; other text is a string, without the spaces around it."""
+    """Return the value that a text is in TOML; other text is a string, without the spaces around it.
+
+    ``True``, ``False``, ``.5`` and ``5.`` are read as in Python; in quotes they are strings.
+    """
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except (ValueError, RecursionError):
-        return text.strip()
+        text = text.strip()
+    return float(text) if SHORT_FLOAT.fullmatch(text) else BOOLEANS.get(text, text)
 
 
 def expand_names(search: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +51,8 @@ def apply_set(document: dict[str, Any], text: str) -> None:
 
     Raises:
         DefinitionError: If the text is not of this form, it names a key within something that is no table,
-            or no store can hold the value.
+            no store can hold the value, or an option of a custom objective would get a value of another
+            type.
     """
     key, equals, raw = text.partition("=")
     section, *path = key.strip().split(".")
@@ -55,12 +63,51 @@ def apply_set(document: dict[str, Any], text: str) -> None:
         )
     value = parse_value(raw)
     check_storable(value, "--set", key.strip())
+    if section == "train" and len(path) == 1:
+        _check_type(document, path[0], value, text)
     table = _table_at(document, (section, *path[:-1]), text)
     table[path[-1]] = value
     if section == "train":
         _fix_option(document, path[0], value)
     elif section == "space":
         _remove_keys(document.get("train"), path[0])
+
+
+def _check_type(document: Mapping[str, Any], option: str, value: Any, text: str) -> None:
+    """Refuse a value of another type than the file gives an option of a custom objective.
+
+    Only the file tells the types of such options: the text ``no`` would be true where the file has false.
+    """
+    train = document.get("train")
+    if not isinstance(train, dict) or "objective" not in train:
+        return
+    given = list(_values_of(document, option))
+    kinds = {kind for each in given if (kind := _kind_of(each))}
+    if kinds and _kind_of(value) not in kinds:
+        raise DefinitionError(
+            f"--set {text}: want {' or '.join(sorted(kinds))}, as the study file has "
+            f"({quote_value(given[0])}), found {quote_value(value)}"
+        )
+
+
+def _values_of(document: Mapping[str, Any], option: str) -> Iterator[Any]:
+    """Yield the values that a document gives to an option, in [train], in [space] and in its points."""
+    points = document.get("points")
+    for table in (document["train"], *(points if isinstance(points, list) else ())):
+        if isinstance(table, dict) and option in table:
+            yield table[option]
+    space = document.get("space")
+    searched = space.get(option) if isinstance(space, dict) else None
+    if isinstance(searched, dict):
+        searched = searched.get("choices", [searched[end] for end in ("low", "high") if end in searched])
+    yield from searched if isinstance(searched, list) else ()
+
+
+def _kind_of(value: Any) -> str:
+    """Return what an option's value is, in words; empty for what no option can have."""
+    if isinstance(value, bool):
+        return "true or false"
+    return "a number" if isinstance(value, int | float) else "a string" * isinstance(value, str)
 
 
 def _table_at(document: dict[str, Any], path: Iterable[str], text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ model names and the patterns of the checks. ``tests/study/test_schema_agrees.py`
 lists the rules that the schema cannot express.
 """
 
+import keyword
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,7 +112,8 @@ class OptionSchemas:
         """Return a table with these keys; one of a custom objective may have others, too."""
         table = _object_schema(values, description)
         if self.is_custom:
-            table |= {"propertyNames": {"pattern": CUSTOM_NAME_PATTERN}, "additionalProperties": other}
+            names = {"pattern": CUSTOM_NAME_PATTERN, "not": {"enum": keyword.kwlist}}
+            table |= {"propertyNames": names, "additionalProperties": other}
             table["properties"] |= {name: False for name in self.options.study_wide if name not in values}
         return table
 

@@ -120,13 +120,14 @@ class Parameter(BaseModel):
     def contains(self, value: Value) -> bool:
         """Return whether ``value`` is among the values searched.
 
-        A choice must also have the same type. Whether a number is whole matters only to a range with steps.
+        A choice must also have the same type, and a range of whole numbers holds only these.
         """
         values = self.values
         if isinstance(values, Choices):
             # 1 == True in Python, but a choice of booleans must not accept a number.
             return any(value == v and type(value) is type(v) for v in values.choices)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        allowed = int if self.kind == "int" else int | float
+        if not isinstance(value, allowed) or isinstance(value, bool):
             return False
         steps = 0.0 if values.step is None else (value - values.low) / values.step
         # Optuna itself suggests 0.1 + 2 * 0.1, which is not exactly 0.3.

@@ -52,7 +52,7 @@ def refused(tmp_path, monkeypatch, capsys):
         store = tmp_path / "store" / "hpo.db"
         monkeypatch.setattr(sys, "argv", ["hpo", "create", *args, "--store", f"sqlite:///{store}"])
         with pytest.raises(SystemExit) as exit_:
-            main.main()
+            main.run_command_line()
         out, err = capsys.readouterr()
         assert (exit_.value.code, out) == (1, "")
         assert err.startswith("hpo: ")
@@ -384,7 +384,7 @@ def test_a_set_that_is_not_key_and_value_is_refused(refused, text):
         ("train.lr=", f"train.lr: {LR}, found ''"),
         ("train.lr.low=1", f"train.lr: {LR}, found {{ low = 1 }}"),
         ("train.lrr=1", f"train.lrr is not an option; did you mean 'lr'? {OPTIONS}"),
-        ("train.nesterov=True", "train.nesterov: want true or false, found 'True'"),
+        ("train.nesterov=yes", "train.nesterov: want true or false, found 'yes'"),
         ("space.lr=0.1", "space.lr: want a list of values or { low = ..., high = ... }, found 0.1; ..."),
         ("space.model=[alexnet]", "space.model: want a list of values, found '[alexnet]'; ..."),
         (

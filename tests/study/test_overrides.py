@@ -1,10 +1,12 @@
 """Properties of ``--set KEY=VALUE`` texts."""
 
+import ast
 import contextlib
 import copy
 import json
 import tomllib
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,12 +49,12 @@ def test_a_value_written_as_toml_is_parsed_unchanged(value):
 
 @settings(deadline=None)
 @given(PLAIN_TEXT)
-def test_a_text_is_parsed_as_toml_or_kept_as_a_string(text):
+def test_a_text_is_parsed_as_toml_or_as_python_or_kept_as_a_string(text):
     found = overrides.parse_value(text)
     try:
         assert repr(found) == repr(tomllib.loads(f"x = {text}")["x"])
     except tomllib.TOMLDecodeError:
-        assert found == text.strip()
+        assert found == text.strip() if isinstance(found, str) else found == ast.literal_eval(text.strip())
 
 
 @settings(deadline=None, max_examples=100)
@@ -70,6 +72,48 @@ def test_applying_a_text_twice_equals_applying_it_once(text):
     except DefinitionError:
         return
     assert repr(applied(text, text)) == repr(once)  # also where a value is nan
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("True", True), ("False", False), (".5", 0.5), ("5.", 5.0), ("-.5e3", -500.0), ('".5"', ".5")],
+)
+def test_pythons_spellings_of_booleans_and_numbers_are_read(text, value):
+    assert overrides.parse_value(text) == value
+    assert type(overrides.parse_value(text)) is type(value)
+
+
+CUSTOM = {
+    "train": {"objective": "own:f", "flag": True, "note": "a"},
+    "space": {"width": {"low": 1, "high": 4}, "kind": {"choices": ["a", "b"]}, "deep": [True, False]},
+    "points": [{"rate": 0.5}],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train.flag=no", "want true or false, as the study file has (true), found 'no'"),
+        ("train.flag=1", "want true or false, as the study file has (true), found 1"),
+        ("train.note=3", "want a string, as the study file has ('a'), found 3"),
+        ("train.width=wide", "want a number, as the study file has (1), found 'wide'"),
+        ("train.kind=true", "want a string, as the study file has ('a'), found true"),
+        ("train.deep=yes", "want true or false, as the study file has (true), found 'yes'"),
+        ("train.rate=x", "want a number, as the study file has (0.5), found 'x'"),
+    ],
+)
+def test_a_value_of_another_type_for_a_custom_objective_is_refused(text, message):
+    with pytest.raises(DefinitionError) as refused:
+        overrides.apply_set(copy.deepcopy(CUSTOM), text)
+    assert str(refused.value) == f"--set {text}: {message}"
+
+
+def test_a_value_of_the_same_type_or_a_new_option_is_set_for_a_custom_objective():
+    document = copy.deepcopy(CUSTOM)
+    for text in ("train.flag=False", "train.width=.5", "train.kind=c", "train.rate=2", "train.new=x"):
+        overrides.apply_set(document, text)
+    options = {"flag": False, "width": 0.5, "kind": "c", "rate": 2, "new": "x"}
+    assert document["train"] == {"objective": "own:f", "note": "a", **options}
 
 
 @settings(deadline=None)

@@ -202,6 +202,8 @@ def is_beyond(message: str, document: dict[str, Any]) -> bool:
     """Return whether the loader refused a document because of a rule that a JSON Schema cannot express."""
     if any(re.search(pattern, message) for pattern in BEYOND_A_SCHEMA):
         return True
+    if re.search(r"points\[\d+\].* (is not an option|has it only when)", message):
+        return "objective" in document.get("train", {})  # the other tables say which options there are
     if "is listed twice" in message:  # in JSON, true and 1 are not equal
         return "objective" in document.get("train", {})
     if unused := re.match(r"f\.toml: points\[(\d+)\]\.\w+: (\w+) .* has no ", message):

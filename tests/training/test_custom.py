@@ -244,6 +244,10 @@ def test_a_module_that_imports_a_missing_one_of_a_similar_name_is_not_itself_mis
         (("speed = 1.0\n", "speed = 99.0\n"), "outside of what space.speed searches"),
         (("seconds = 0.0", "seconds = [1, 2]"), "want a number, a string, true or false, found [1, 2]"),
         (('kind = "b" }', 'knid = "b" }'), "knid is neither fixed nor searched; did you mean 'kind'?"),
+        (
+            ("seconds = 0.0", "lambda = 2"),
+            "train.lambda: 'lambda' is a keyword of Python, so config.lambda ",
+        ),
         (("epochs = 4", "epochs = 0"), "train.epochs: want a whole number, at least 1"),
         (("low = 0.1, high = 10.0", 'low = "a", high = "b"'), "space.speed"),
     ],
@@ -252,6 +256,56 @@ def test_a_study_file_with_a_custom_objective_is_checked(place, change, message)
     done = place.here("create", place.study(STUDY.replace(*change)), code=1)
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (
+            "speed = 1.0\nkind = 'b'\ndepth = 2.5",
+            "depth: found 2.5, outside of what space.depth searches "
+            "(whole numbers 1 to 4, when kind is 'b')",
+        ),
+        (
+            "speed = 1.0\nkind = 'a'\ndepth = 2",
+            "depth: space.depth has it only when kind is 'b'; leave it out",
+        ),
+        ("speed = 1.0\nkind = 'a'\ndepht = 2", "depht is not an option; did you mean 'depth'? options: "),
+    ],
+)
+def test_a_point_of_a_custom_objective_is_checked_in_a_file_and_when_queued(place, point, message):
+    text = STUDY.partition("[[points]]")[0] + f"[[points]]\n{point}\n"
+    done = place.here("create", place.study(text), code=1)
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    place.here("create", place.study(STUDY))
+    done = place.here("enqueue", "small", *point.splitlines(), code=1)
+    assert message in done.err
+    assert load(place).user_attrs["folder"]
+    assert len(load(place).trials) == 6
+
+
+def test_a_function_of_a_notebook_and_a_module_that_exits_are_reported_in_one_line(place):
+    (place.path / "script.py").write_text("import sys\nsys.exit('usage: script FILE')\n")
+    (place.path / "reads.py").write_text("open('absent.csv')\n")
+    for name, message in (
+        ("__main__:climb", "'__main__:climb' is a function of a notebook or a script"),
+        ("script:climb", "importing module 'script' raised SystemExit: usage: script FILE; let it define"),
+        ("reads:climb", "importing module 'reads' raised FileNotFoundError: [Errno 2]"),
+    ):
+        text = STUDY.replace("own:climb", name)
+        done = place.here("create", place.study(text), code=1)
+        assert message in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_what_an_objective_prints_is_not_in_the_json_of_a_plan(place):
+    (place.path / "prints.py").write_text(
+        "print('imported')\ndef climb(config, state):\n    print('an epoch')\n    yield 0.5, None\n"
+    )
+    done = place.here("plan", place.study(STUDY.replace("own:climb", "prints:climb")), "--json")
+    assert done.json()["parts"]
+    assert "imported\nan epoch\n" in done.err
 
 
 def test_settings_are_read_as_attributes_and_as_items():

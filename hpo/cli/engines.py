@@ -17,7 +17,7 @@ from hpo.errors import EngineError, quote_value
 from hpo.store import database, status, studies
 from hpo.store.storage import Storage
 from hpo.workers import ray, slurm
-from hpo.workers.supervisor import WorkerGroup
+from hpo.workers.supervisor import Supervision, WorkerGroup
 
 Engine = Literal["local", "slurm", "ray"]
 
@@ -32,6 +32,7 @@ class LaunchRequest:
     workers: int | None  # for a scheduler only, where None means 1
     options: Iterable[str]  # KEY=VALUE, or a flag's KEY
     print_script: bool  # print the script instead of submitting it
+    supervision: Supervision  # not for Slurm, whose script supervises its worker
 
 
 def launch_workers(
@@ -57,19 +58,26 @@ def launch_workers(
 
     Raises:
         EngineError: The options do not fit the engine, or the scheduler is missing, refuses the workers or
-            fails.
+            fails, or the folder for the logs of Slurm workers cannot be created.
         DeviceError: A local device does not exist.
         ArtifactError: The artifacts are behind a URL and cannot be reached or written.
         StoreError: There is no such study, or it is another tool's.
         StoreUnavailable: The database cannot be reached.
         HpoError: A followed worker met an error that no restart mends; the text is its last line.
-        OSError: The folder for the logs of Slurm workers cannot be created.
     """
     group = _worker_group(name, request, settings)
     if not progress.has_work(status.read_status(storage, name)):
         return
     if group is None:
-        progress.run_workers(storage, name, request.devices, request.workers_per_device, settings, stop)
+        progress.run_workers(
+            storage,
+            name,
+            request.devices,
+            request.workers_per_device,
+            settings,
+            stop,
+            request.supervision,
+        )
     elif request.engine == "slurm":
         _submit_to_slurm(storage, group, request.print_script)
     else:
@@ -110,8 +118,14 @@ def _worker_group(name: str, request: LaunchRequest, settings: Mapping[str, str]
         gpus=False if request.devices == "cpu" else None,
         settings=settings,
         options=dict(map(_parse_option, request.options)),
+        supervision=request.supervision,
     )
     if request.engine == "slurm":
+        if request.supervision != Supervision():
+            raise EngineError(
+                "--grace-seconds and --backoff-seconds are not for engine slurm: its time to save is "
+                "--option signal=B:TERM@SECONDS"
+            )
         _refuse_sqlite(group, "--engine slurm", "on one node, run 'hpo launch' within your own job")
         return group
     if request.print_script:

@@ -8,10 +8,13 @@ Verbs import heavy modules inside their functions, so that ``hpo --help`` respon
 a verb is its help text, so it has no section for arguments: the options have help texts of their own.
 """
 
+import contextlib
 import gc
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Annotated
 
 import typer
@@ -19,6 +22,7 @@ import typer
 import hpo
 from hpo.cli import control, pages, planning, results, run
 from hpo.errors import HpoError, quote_value
+from hpo.workers.supervisor import kill_descendants
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,8 +33,38 @@ for verbs in (run, control, results, pages, planning):
     app.add_typer(verbs.app)
 
 
+THREAD_SECONDS = 2.0  # that threads of the user's code have to end by themselves
+
+
 def main() -> None:
-    """Run the command line.
+    """Run the command line, then end this process whatever a custom objective has left behind.
+
+    The processes that it started are killed, and a thread of it does not keep this process alive.
+    """
+    before = set(threading.enumerate())
+    code = 1
+    try:
+        run_command_line()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+    finally:
+        kill_descendants()
+        threading.Thread(target=_exit_despite_threads, args=(code, before), daemon=True).start()
+
+
+def _exit_despite_threads(code: int, before: set[threading.Thread]) -> None:
+    """Exit at once if threads that Python waits for are still there after some seconds."""
+    time.sleep(THREAD_SECONDS)
+    if any(not thread.daemon and thread not in before for thread in threading.enumerate()):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads, or the file is closed
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def run_command_line() -> None:
+    """Run the command line; always raises SystemExit, or what no message explains.
 
     Exit codes: 0 for success, 1 for an HpoError, which is printed as one line on stderr, 2 for wrong
     options, 130 after Ctrl-C. Verbs that run workers exit with 128 plus the number of the signal that

@@ -1,11 +1,22 @@
 """Options and arguments that several verbs share, with the default locations."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import typer
 
-LOCATIONS = "Locations and leases"  # heading in the help of a verb
+from hpo.workers.supervisor import BACKOFF_SECONDS, GRACE_SECONDS
+
+LOCATIONS = "Locations and leases"  # headings in the help of a verb
+SUPERVISION = "Supervision of workers"
+
+
+def _refuse_nan(seconds: float) -> float:
+    if math.isnan(seconds):  # which is neither below the minimum nor above the maximum
+        raise typer.BadParameter("want a number of seconds, found nan")
+    return seconds
+
 
 P = TypeVar("P", str, Path)
 
@@ -62,6 +73,31 @@ Lease = Annotated[
         max=86_400,
         help="Seconds without a heartbeat after which another worker may take over a trial.",
         rich_help_panel=LOCATIONS,
+        callback=_refuse_nan,
+    ),
+]
+Grace = Annotated[
+    float,
+    typer.Option(
+        "--grace-seconds",
+        metavar="S",
+        min=0,
+        max=86_400,
+        help="Seconds that a worker has to save and exit when it is stopped, before it is killed.",
+        rich_help_panel=SUPERVISION,
+        callback=_refuse_nan,
+    ),
+]
+Backoff = Annotated[
+    float,
+    typer.Option(
+        "--backoff-seconds",
+        metavar="S",
+        min=0,
+        max=86_400,
+        help="Seconds until a worker that died is started again; twice as long after each further death.",
+        rich_help_panel=SUPERVISION,
+        callback=_refuse_nan,
     ),
 ]
 Sets = Annotated[
@@ -114,3 +150,5 @@ STORE = "sqlite:///storage/hpo.db"
 ARTIFACTS = "storage/artifacts"
 DATA = Path("storage/data")
 LEASE = 60.0
+GRACE = GRACE_SECONDS
+BACKOFF = BACKOFF_SECONDS

@@ -1,6 +1,7 @@
 """Follow running workers: a live view on a terminal, one plain line per event elsewhere."""
 
 import contextlib
+import os
 import signal
 import sys
 import termios
@@ -71,6 +72,20 @@ class StopSignal:
         return 128 + (self.signal or signal.SIGTERM)
 
 
+def _restore_signals_in_fork() -> None:
+    """Let SIGTERM end a child that an objective forks, as ``multiprocessing.Pool.terminate`` needs.
+
+    It would inherit the handler of its worker, which only asks the worker to stop. A Ctrl-C, which reaches
+    all processes of a terminal, still does not take the children away from a worker that is to save.
+    """
+    for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN)):
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
+            signal.signal(number, handler)
+
+
+os.register_at_fork(after_in_child=_restore_signals_in_fork)
+
+
 def print_stderr(text: str) -> None:
     """Write a line to stderr.
 
@@ -90,6 +105,7 @@ def run_workers(
     workers_per_device: int,
     settings: Mapping[str, str],
     stop: StopSignal,
+    supervision: supervisor.Supervision = supervisor.DEFAULT_SUPERVISION,
 ) -> None:
     """Run local workers until the study ends or is stopped, a budget is used up, or the user stops them.
 
@@ -103,6 +119,7 @@ def run_workers(
         workers_per_device: Number of workers that share a device.
         settings: Environment variables of the workers.
         stop: Is set when the user asks to stop.
+        supervision: How long the supervisor waits for the workers.
 
     Raises:
         ArtifactError: The artifacts are behind a URL and cannot be reached or written.
@@ -123,7 +140,9 @@ def run_workers(
     follow_workers(
         storage,
         name,
-        lambda tell: supervisor.supervise_processes(name, assigned, settings, stop.event, tell),
+        lambda tell: supervisor.supervise_processes(
+            name, assigned, settings, stop.event, tell, supervision
+        ),
         stop,
     )
 

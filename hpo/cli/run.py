@@ -1,5 +1,6 @@
 """The verbs that store a study and run its trials: run, create, launch, worker and finish."""
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -9,13 +10,17 @@ import typer
 
 from hpo.cli.options import (
     ARTIFACTS,
+    BACKOFF,
     DATA,
+    GRACE,
     LEASE,
     STORE,
     ArtifactRoot,
+    Backoff,
     DataRoot,
     Devices,
     Engine,
+    Grace,
     Json,
     Lease,
     NewName,
@@ -29,6 +34,7 @@ from hpo.cli.options import (
 )
 from hpo.cli.results import print_best, print_early_ends, print_finish
 from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreUnavailable
+from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
     from hpo.store.storage import Storage
@@ -49,6 +55,8 @@ def run_study(
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
+    grace_seconds: Grace = GRACE,
+    backoff_seconds: Backoff = BACKOFF,
 ) -> None:
     """Run a study on this machine, then print its best trial.
 
@@ -79,7 +87,8 @@ def run_study(
             waiting = before.trials["waiting"]
             progress.print_stderr(f"hpo: study '{definition.name}' continues: {waiting} trials waiting")
         settings = _worker_environment(store_url, artifacts, data, lease_seconds)
-        progress.run_workers(storage, definition.name, devices, 1, settings, stop)
+        supervision = Supervision(grace_seconds=grace_seconds, backoff_seconds=backoff_seconds)
+        progress.run_workers(storage, definition.name, devices, 1, settings, stop, supervision)
         if stop.event.is_set():
             raise typer.Exit(stop.exit_code())
     now = status.read_status(storage, definition.name)
@@ -162,6 +171,8 @@ def launch_workers(
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
+    grace_seconds: Grace = GRACE,
+    backoff_seconds: Backoff = BACKOFF,
 ) -> None:
     """Start workers for a stored study and restart those that die.
 
@@ -172,7 +183,7 @@ def launch_workers(
     Example: hpo launch my-study --engine slurm --workers 4 --option partition=gpu
     """
     from hpo.cli import engines, progress
-    from hpo.store import status, studies
+    from hpo.store import studies
 
     stop = progress.StopSignal()
     try:
@@ -185,12 +196,20 @@ def launch_workers(
             workers=workers,
             options=options or [],
             print_script=print_script,
+            supervision=Supervision(grace_seconds=grace_seconds, backoff_seconds=backoff_seconds),
         )
         engines.launch_workers(storage, name, request, settings, stop)
     except HpoError as error:
         raise _worker_exit(error) from error
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
+    _exit_if_complete(storage, name, artifacts)
+
+
+def _exit_if_complete(storage: "Storage", name: str, artifacts: str) -> None:
+    """Print how trials of a complete study failed, and exit: with 1 if not one of them succeeded."""
+    from hpo.store import status
+
     now = status.read_status(storage, name)
     if now.state == "complete":
         print_early_ends(storage, name, artifacts)
@@ -224,7 +243,10 @@ def run_one_worker(
 
     stop = progress.StopSignal()
     if supervised is not None:
-        threading.Thread(target=_stop_at_end_of_input, args=(stop.event,), daemon=True).start()
+        supervisor_pipe = _detach_input()
+        threading.Thread(
+            target=_stop_at_end_of_input, args=(supervisor_pipe, stop.event), daemon=True
+        ).start()
     try:
         storage = studies.open_storage(store_url, create=False)
         # A worker that a supervisor restarts waits while its study is paused.
@@ -258,9 +280,25 @@ def _worker_exit(error: HpoError) -> typer.Exit:
     )
 
 
-def _stop_at_end_of_input(event: threading.Event) -> None:
-    """Request a stop at the end of standard input, which means that the supervisor is gone."""
-    sys.stdin.read()
+def _detach_input() -> int:
+    """Put an empty file in place of standard input, and return a descriptor of what was there.
+
+    Whatever a custom objective reads, such as the commands of a debugger, then ends at once.
+    """
+    before = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return before
+
+
+def _stop_at_end_of_input(descriptor: int, event: threading.Event) -> None:
+    """Request a stop at the end of standard input, which means that the supervisor is gone.
+
+    ``sys.stdin.read`` would hold a lock meanwhile, for which each forked child would wait forever.
+    """
+    while os.read(descriptor, 4096):
+        pass
     event.set()
 
 

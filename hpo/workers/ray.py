@@ -24,12 +24,12 @@ from typing import Any
 from hpo.errors import EngineError, HpoError
 from hpo.training.devices import WorkerDevice
 from hpo.workers import supervisor
-from hpo.workers.supervisor import WorkerGroup
+from hpo.workers.supervisor import Supervision, WorkerGroup
 
 NUMERIC_OPTIONS = ("num_cpus", "num_gpus", "memory")  # what an actor takes of its node; memory in bytes
 OPTIONS = ("address", "accelerator_type", *NUMERIC_OPTIONS)
 POLL_SECONDS = 1.0  # that an actor waits for a line of its worker
-LEAVE_SECONDS = supervisor.GRACE_SECONDS + 5  # for workers to save and exit, on nodes that answer
+LEAVE_SECONDS = 5  # after the workers' own time to save and exit: for nodes to answer
 # Prefixes of variables in which libraries find the password of a store and the keys of an object store.
 FORWARDED_PREFIXES = ("PG", "AWS_")
 
@@ -41,7 +41,14 @@ class WorkerActor:
         self.stop = threading.Event()
         self.lines: queue.Queue[str] = queue.Queue()
 
-    def supervise(self, study: str, device: WorkerDevice, settings: Mapping[str, str], folder: str) -> str:
+    def supervise(
+        self,
+        study: str,
+        device: WorkerDevice,
+        settings: Mapping[str, str],
+        folder: str,
+        supervision: Supervision,
+    ) -> str:
         """Run the worker until it has exited for good.
 
         Args:
@@ -49,16 +56,23 @@ class WorkerActor:
             device: The device of the worker.
             settings: The worker's environment (HPO_STORE and so on).
             folder: The folder to run in, which every node must have.
+            supervision: How long the supervisor waits for the worker.
 
         Returns:
-            The error, if no restart mends it or the folder is missing; otherwise an empty string.
+            The error, if no restart mends it, the folder is missing or no worker can be started; otherwise
+            an empty string.
         """
         try:
             os.chdir(folder)
-            for _ in supervisor.supervise_processes(study, [device], settings, self.stop, self.lines.put):
-                pass
         except OSError as error:
             return f"{socket.gethostname()}: {folder}: {error.strerror}; every node needs the same folders"
+        try:
+            for _ in supervisor.supervise_processes(
+                study, [device], settings, self.stop, self.lines.put, supervision
+            ):
+                pass
+        except OSError as error:
+            return f"{socket.gethostname()}: no worker starts: {error}"
         except HpoError as error:
             return str(error)
         return ""
@@ -99,7 +113,7 @@ def supervise_actors(
 
     Args:
         group: The workers, with Ray's options.
-        stop: Once set, the workers save and exit; after ``LEAVE_SECONDS`` nobody waits for them any more.
+        stop: Once set, the workers save and exit; nobody waits longer than the time that they have for it.
         print_line: Gets one line at the start, one if no node has room, and what the actors'
             ``supervise_processes`` print.
 
@@ -123,9 +137,11 @@ def supervise_actors(
         actors = [actor_class.remote() for _ in range(group.workers)]
         forwarded = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED_PREFIXES)}
         folder, settings = str(Path.cwd()), {**group.settings, **forwarded}
-        runs = [actor.supervise.remote(group.study, device, settings, folder) for actor in actors]
+        wait = group.supervision
+        runs = [actor.supervise.remote(group.study, device, settings, folder, wait) for actor in actors]
         try:
-            yield from _follow_actors(ray, actors, runs, stop, print_line)
+            leave_seconds = wait.grace_seconds + LEAVE_SECONDS
+            yield from _follow_actors(ray, actors, runs, stop, print_line, leave_seconds)
         except ray.exceptions.RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise EngineError(f"--engine ray: the cluster failed: {last}") from error
@@ -137,11 +153,12 @@ def _follow_actors(
     runs: list[Any],
     stop: threading.Event,
     print_line: Callable[[str], None],
+    leave_seconds: float,
 ) -> Iterator[None]:
     reads = {actor.read_lines.remote(): actor for actor in actors}
     stopped_at: float | None = None
     errors = []
-    while runs and (stopped_at is None or time.monotonic() < stopped_at + LEAVE_SECONDS):
+    while runs and (stopped_at is None or time.monotonic() < stopped_at + leave_seconds):
         calls = [*runs, *reads]
         done = ray.wait(calls, num_returns=len(calls), timeout=0.25)[0]
         for call in [call for call in done if call in reads]:

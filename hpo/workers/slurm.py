@@ -102,16 +102,18 @@ def submit_script(text: str, group: WorkerGroup, logs: Path) -> str:
         The number of the job.
 
     Raises:
-        EngineError: If there is no sbatch here, or it refuses the script.
+        EngineError: If there is no sbatch here, it refuses the script, or the folder cannot be created.
         StoreError: If HPO_STORE is no URL of a store.
-        OSError: If the folder cannot be created.
     """
     if shutil.which("sbatch") is None:
         raise EngineError(
             "--engine slurm: no command 'sbatch' here; run this on a machine that submits jobs, "
             "or copy there the script that --print shows"
         )
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"--engine slurm: no folder {logs} for the logs: {error.strerror}") from error
     # Variables like SBATCH_ARRAY would override the script's options.
     overriding = {
         f"SBATCH_{name.upper().replace('-', '_')}" for name in _sbatch_options(group, Path(), logs)

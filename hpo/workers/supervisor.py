@@ -4,9 +4,12 @@
   again. Any free worker resumes its trial once the lease has expired.
 * A worker that exits with code 78 met an error that no restart mends. Then all workers stop.
 * When the supervisor itself is gone, its workers read the end of their standard input, save and exit.
+* Processes that a worker has started (loaders of data, forks of a custom objective) end with it.
+* What a worker writes to stdout is read together with its stderr: only the supervisor writes results.
 * Workers run in sessions of their own. So a Ctrl-C reaches the supervisor alone, which sends them SIGTERM.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import psutil
+
 from hpo.errors import HpoError
 from hpo.training.devices import WorkerDevice
 
@@ -23,6 +28,19 @@ HPO_COMMAND = (sys.executable, "-m", "hpo")
 EXIT_FATAL = 78  # exit code of a worker whose error no restart mends (sysexits.h: EX_CONFIG)
 MAX_PAUSE_SECONDS = 30.0  # before a worker that keeps dying is started again
 GRACE_SECONDS = 10.0  # that a worker has to save and exit after SIGTERM
+BACKOFF_SECONDS = 1.0  # before a worker that died for the first time is started again
+CHILDREN_SECONDS = 1.0  # that the processes of a worker have to exit after it, before they are killed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """How long a supervisor waits for its workers."""
+
+    grace_seconds: float = GRACE_SECONDS
+    backoff_seconds: float = BACKOFF_SECONDS
+
+
+DEFAULT_SUPERVISION = Supervision()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +52,7 @@ class WorkerGroup:
     gpus: bool | None  # whether each worker gets a GPU; None: yes by Slurm, if a node has any by Ray
     settings: Mapping[str, str]  # the workers' environment (HPO_STORE and so on)
     options: Mapping[str, str]  # the scheduler's own; an empty value marks a flag
+    supervision: Supervision = DEFAULT_SUPERVISION
 
     def __str__(self) -> str:
         return f"{self.workers} worker{'s' * (self.workers > 1)}"
@@ -48,19 +67,16 @@ class WorkerProcess:
     deaths: int = 0  # in a row, each soon after a start
     started_at: float = field(default_factory=time.monotonic)
     restart_at: float | None = None  # by the monotonic clock; None: it runs, or will not be restarted
-    last_line: str = ""
+    has_children: bool = True  # perhaps; False once they have been ended after its exit
+    last_error: str = ""  # in the last line that began with "hpo: ", without that; empty if there was none
     reader: threading.Thread = field(default_factory=threading.Thread)
 
-    def last_error(self) -> str:
-        """Return the error in the worker's last line, without "hpo: "; empty if that line is none."""
-        return self.last_line.removeprefix("hpo: ").strip() if self.last_line.startswith("hpo: ") else ""
-
-    def schedule_restart(self) -> float:
+    def schedule_restart(self, backoff_seconds: float) -> float:
         """Decide when the worker is started again, and return in how many seconds that is.
 
-        The pause doubles with each death in a row, up to ``MAX_PAUSE_SECONDS``.
+        The pause doubles with each death in a row, up to ``MAX_PAUSE_SECONDS`` if it began below.
         """
-        pause = min(2.0**self.deaths, MAX_PAUSE_SECONDS)
+        pause = min(backoff_seconds * 2.0**self.deaths, max(MAX_PAUSE_SECONDS, backoff_seconds))
         self.restart_at = time.monotonic() + pause
         return pause
 
@@ -73,6 +89,7 @@ class _Launch:
     settings: Mapping[str, str]
     stop: threading.Event
     print_line: Callable[[str], None]
+    supervision: Supervision
 
 
 def supervise_processes(
@@ -81,6 +98,7 @@ def supervise_processes(
     settings: Mapping[str, str],
     stop: threading.Event,
     print_line: Callable[[str], None],
+    supervision: Supervision = DEFAULT_SUPERVISION,
 ) -> Iterator[None]:
     """Run a worker on each device until all have exited for good: with 0, or asked to stop.
 
@@ -90,9 +108,10 @@ def supervise_processes(
         study: The name of the study.
         devices: The device of each worker.
         settings: The workers' environment (HPO_STORE and so on).
-        stop: Once set, the workers get SIGTERM, and after ``GRACE_SECONDS`` SIGKILL. Exit code 78 sets it.
-        print_line: Gets the workers' stderr, except errors ("hpo: ..."), and lines about restarts; it is
+        stop: Once set, the workers get SIGTERM, and some seconds later SIGKILL. Exit code 78 sets it.
+        print_line: Gets the workers' output, except errors ("hpo: ..."), and lines about restarts; it is
             called in other threads, too.
+        supervision: How long it waits for the workers.
 
     Yields:
         None, about four times a second.
@@ -101,63 +120,106 @@ def supervise_processes(
         HpoError: With the error that no restart mends, once all have exited.
         OSError: If a worker cannot be started the first time.
     """
-    launch = _Launch(study=study, settings=settings, stop=stop, print_line=print_line)
-    workers = [_start_worker(launch, device) for device in devices]
-    stopped_at: float | None = None
+    launch = _Launch(
+        study=study, settings=settings, stop=stop, print_line=print_line, supervision=supervision
+    )
+    workers: list[WorkerProcess] = []
     try:
-        while True:
-            workers = [_restart_if_dead(launch, worker) for worker in workers]
-            if not any(worker.process.poll() is None or worker.restart_at for worker in workers):
-                break
-            if stop.is_set() and stopped_at is None:
-                stopped_at = time.monotonic()
-                _send_signal(workers, signal.SIGTERM)
-            if stopped_at is not None and time.monotonic() > stopped_at + GRACE_SECONDS:
-                _send_signal(workers, signal.SIGKILL)
-            yield
-            time.sleep(0.25)
+        for device in devices:
+            workers.append(_start_worker(launch, device))
+        yield from _keep_running(launch, workers)
         for worker in workers:
             worker.reader.join(5)
             if worker.process.returncode == EXIT_FATAL:
-                raise HpoError(worker.last_error() or "a worker met an error that no restart mends")
+                raise HpoError(worker.last_error or "a worker met an error that no restart mends")
     finally:
         for worker in workers:
             if worker.process.poll() is None:
                 worker.process.kill()
                 worker.process.wait()
+            _end_children(worker)
+
+
+def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[None]:
+    """Replace dead workers in the list until all have exited for good; stop them once asked to."""
+    stopped_at: float | None = None
+    while True:
+        workers[:] = [_restart_if_dead(launch, worker) for worker in workers]
+        if not any(worker.process.poll() is None or worker.restart_at for worker in workers):
+            return
+        if launch.stop.is_set() and stopped_at is None:
+            stopped_at = time.monotonic()
+            _send_signal(workers, signal.SIGTERM)
+        if stopped_at is not None and time.monotonic() > stopped_at + launch.supervision.grace_seconds:
+            _send_signal(workers, signal.SIGKILL)
+        yield
+        time.sleep(0.25)
 
 
 def _start_worker(launch: _Launch, device: WorkerDevice, deaths: int = 0) -> WorkerProcess:
     # A number of threads that the user has set stays as it is.
     environment = {"OMP_NUM_THREADS": str(device.threads), **os.environ, **launch.settings}
+    environment["PYTHONUNBUFFERED"] = "1"  # what a worker prints appears before it dies, not after
     if device.cuda_visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices
     process = subprocess.Popen(
         [*HPO_COMMAND, "worker", launch.study, "--device", device.device, "--supervised", device.name],
         stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env=environment,
         start_new_session=True,
     )
     worker = WorkerProcess(device=device, process=process, deaths=deaths)
-    worker.reader = threading.Thread(target=_forward_stderr, args=(worker, launch.print_line), daemon=True)
+    worker.reader = threading.Thread(target=_forward_output, args=(worker, launch.print_line), daemon=True)
     worker.reader.start()
     return worker
 
 
-def _forward_stderr(worker: WorkerProcess, print_line: Callable[[str], None]) -> None:
-    assert worker.process.stderr is not None
-    for line in worker.process.stderr:
-        worker.last_line = line.rstrip("\n")
-        if not worker.last_line.startswith("hpo: "):  # an error, which the supervisor reports itself
-            print_line(worker.last_line)
+def _forward_output(worker: WorkerProcess, print_line: Callable[[str], None]) -> None:
+    assert worker.process.stdout is not None
+    for line in worker.process.stdout:
+        if line.startswith("hpo: "):  # an error, which the supervisor reports itself
+            worker.last_error = line.removeprefix("hpo: ").strip()
+        else:
+            print_line(line.rstrip("\n"))
+
+
+def _end_children(worker: WorkerProcess) -> None:
+    """Kill the processes that an exited worker has left in its process group, which is its own.
+
+    They first get some time to end by themselves, as the process of ``multiprocessing`` that removes shared
+    memory does.
+    """
+    if not worker.has_children:
+        return
+    worker.has_children = False
+    deadline = time.monotonic() + CHILDREN_SECONDS
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left whom we could end
+        while time.monotonic() < deadline:
+            os.killpg(worker.process.pid, 0)
+            time.sleep(0.02)
+        os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def kill_descendants() -> None:
+    """Kill the processes that this process has started, and theirs.
+
+    The one of ``multiprocessing`` that removes shared memory stays. It ends by itself after this process.
+    """
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                process.kill()
 
 
 def _restart_if_dead(launch: _Launch, worker: WorkerProcess) -> WorkerProcess:
     """Return the worker, or the one that replaces it: it died, and its pause is over."""
     code = worker.process.poll()
+    if code is not None:
+        _end_children(worker)
     if code is None or code == 0:
         return worker
     if code == EXIT_FATAL:
@@ -173,9 +235,9 @@ def _restart_if_dead(launch: _Launch, worker: WorkerProcess) -> WorkerProcess:
     try:
         return _start_worker(launch, worker.device, worker.deaths)
     except OSError as error:  # no memory or no process left, perhaps what the worker died of; it passes
-        pause = worker.schedule_restart()
+        pause = worker.schedule_restart(launch.supervision.backoff_seconds)
         launch.print_line(
-            f"no worker starts on {worker.device.name} ({error.strerror}); trying again in {pause:.0f} s"
+            f"no worker starts on {worker.device.name} ({error.strerror}); trying again in {pause:g} s"
         )
         return worker
 
@@ -183,11 +245,17 @@ def _restart_if_dead(launch: _Launch, worker: WorkerProcess) -> WorkerProcess:
 def _announce_restart(launch: _Launch, worker: WorkerProcess, code: int) -> None:
     if time.monotonic() - worker.started_at > MAX_PAUSE_SECONDS:
         worker.deaths = 0
-    cause = signal.Signals(-code).name if code < 0 else worker.last_error() or f"exit code {code}"
-    pause = worker.schedule_restart()
-    launch.print_line(
-        f"a worker on {worker.device.name} died of {cause}; starting it again in {pause:.0f} s"
-    )
+    cause = _signal_name(-code) if code < 0 else worker.last_error or f"exit code {code}"
+    pause = worker.schedule_restart(launch.supervision.backoff_seconds)
+    launch.print_line(f"a worker on {worker.device.name} died of {cause}; starting it again in {pause:g} s")
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of a signal; real-time signals between the first and the last have only a number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _send_signal(workers: list[WorkerProcess], number: signal.Signals) -> None:

@@ -75,7 +75,7 @@ class Workplace:
             closed_engines(),
             pytest.raises(SystemExit) as exited,
         ):
-            main.main()
+            main.run_command_line()
         assert exited.value.code == code, (
             f"hpo {' '.join(args)}: {exited.value.code}\n{out.getvalue()}\n{err.getvalue()}"
         )

@@ -1,13 +1,16 @@
 """The options of --engine ray, without Ray; tests/engines runs workers on a real Ray."""
 
+import errno
+import subprocess
 import sys
 import threading
 
 import pytest
 
 from hpo.errors import EngineError
+from hpo.training.devices import WorkerDevice
 from hpo.workers import ray
-from hpo.workers.supervisor import WorkerGroup
+from hpo.workers.supervisor import DEFAULT_SUPERVISION, WorkerGroup
 
 
 def start_supervision(**options: str) -> None:
@@ -36,6 +39,21 @@ def test_an_unknown_or_invalid_option_is_refused_in_one_line(options, line, monk
     with pytest.raises(EngineError) as refused:
         start_supervision(**options)
     assert str(refused.value).startswith(line)
+
+
+def test_an_actor_tells_a_missing_folder_from_a_worker_that_cannot_start(tmp_path, monkeypatch):
+    def refused(*args, **options):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    device = WorkerDevice(name="cpu", threads=1)
+    absent, found = (
+        ray.WorkerActor().supervise("small", device, {}, str(folder), DEFAULT_SUPERVISION)
+        for folder in (tmp_path / "absent", tmp_path)
+    )
+    assert absent.endswith("absent: No such file or directory; every node needs the same folders")
+    assert found.endswith("no worker starts: [Errno 11] Resource temporarily unavailable")
 
 
 def test_the_address_option_takes_precedence_over_rays_variable(monkeypatch):

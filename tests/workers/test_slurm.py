@@ -126,6 +126,10 @@ def created(tmp_path_factory):
         ({}, "--engine slurm: an SQLite store works on one machine only; "),
         ({"devices": "cuda:1"}, "--devices cuda:1: slurm chooses devices itself; "),
         ({"workers_per_device": 2}, "--workers-per-device is only for local workers; "),
+        (
+            {"supervision": supervisor.Supervision(grace_seconds=20.0)},
+            "--grace-seconds and --backoff-seconds are not for engine slurm: its time to save is ",
+        ),
         ({"options": ["--time=1"]}, "--option '--time=1': want KEY=VALUE"),
         ({"options": ["comment=a\nb"]}, "--option 'comment=a\\nb': want KEY=VALUE"),
         ({"engine": "local", "workers": 2}, "--workers is only for engine slurm or ray; "),
@@ -139,11 +143,22 @@ def test_options_that_do_not_fit_the_engine_are_refused_in_one_line(created, mon
     with closed_engines():
         storage = studies.open_storage(store, create=False)
         plain = {"engine": "slurm", "devices": "auto", "workers_per_device": 1, "workers": None}
-        asked = engines.LaunchRequest(**{**plain, "options": [], "print_script": False, **changed})
+        plain |= {"options": [], "print_script": False, "supervision": supervisor.DEFAULT_SUPERVISION}
+        asked = engines.LaunchRequest(**{**plain, **changed})
         settings = {"HPO_STORE": store, "HPO_ARTIFACTS": "artifacts"}
         with pytest.raises(EngineError) as refused:
             engines.launch_workers(storage, "small", asked, settings, StopSignal())
     assert str(refused.value).startswith(line)
+
+
+def test_a_folder_for_logs_that_cannot_be_created_is_reported_in_one_line(place, monkeypatch):
+    (place.path / "sbatch").write_text("#!/bin/sh\n")
+    (place.path / "sbatch").chmod(0o755)
+    (place.path / "afile").touch()
+    monkeypatch.setenv("PATH", str(place.path))
+    group = supervisor.WorkerGroup(study="small", workers=1, gpus=None, settings={}, options={})
+    with pytest.raises(EngineError, match=r"no folder .*afile/logs for the logs: Not a directory"):
+        slurm.submit_script("", group, place.path / "afile" / "logs")
 
 
 # The script run by bash, with a real worker

@@ -1,13 +1,17 @@
 """Workers under a supervisor: what it does when one dies."""
 
 import errno
+import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from hpo.cli import progress
+from hpo.training import devices
+from hpo.workers import supervisor
 from tests.support.workplace import load
 
 OWN = """
@@ -19,7 +23,7 @@ import signal
 def climb(config, state):
     if config.speed == 1.0 and not pathlib.Path("died").exists():
         pathlib.Path("died").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGRTMIN + 3)
     yield 0.5, None
 """
 
@@ -52,14 +56,41 @@ def test_a_worker_that_cannot_be_restarted_at_once_is_restarted_later(place, mon
 
     place.here("create", place.study(STUDY))
     monkeypatch.setattr(subprocess, "Popen", refused_once)
-    err = place.here("launch", "small", "--devices", "cpu:1").err
-    assert "a worker on cpu died of SIGKILL; starting it again in 1 s" in err
-    assert "no worker starts on cpu (Resource temporarily unavailable); trying again in 2 s" in err
+    err = place.here("launch", "small", "--devices", "cpu:1", "--backoff-seconds", "0.5").err
+    number = signal.SIGRTMIN + 3  # has no name
+    assert f"a worker on cpu died of signal {number}; starting it again in 0.5 s" in err
+    assert "no worker starts on cpu (Resource temporarily unavailable); trying again in 1 s" in err
     assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 2
     first, _, second = started
     for process in (first, second):
         with process:  # closes its pipes
             assert process.returncode is not None
+
+
+@pytest.mark.processes
+def test_workers_that_have_started_are_killed_if_another_one_cannot_start(place, monkeypatch):
+    start, started = subprocess.Popen, []
+
+    def refused(*args, **options):
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(start(*args, **options))
+        return started[-1]
+
+    place.here("create", place.study(STUDY))
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    settings = {"HPO_STORE": f"sqlite:///{place.path}/storage/hpo.db"}
+    workers = [devices.WorkerDevice(name="cpu", threads=1)] * 2
+    with pytest.raises(BlockingIOError):
+        next(supervisor.supervise_processes("small", workers, settings, threading.Event(), print))
+    with started[0] as process:
+        assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "1e9"])
+@pytest.mark.parametrize("option", ["--grace-seconds", "--backoff-seconds", "--lease-seconds"])
+def test_a_time_out_of_range_is_refused(place, option, seconds):
+    assert option in place.here("launch", "small", option, seconds, code=2).err
 
 
 def test_a_line_is_written_with_one_call(monkeypatch):

@@ -326,6 +326,7 @@ class TrainingRun:
             "step": self.step,
             "seconds": self.seconds,
             "sums": self._sums,
+            "first_bad_step": self._first_bad_step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),  # empty except with fp16
@@ -340,6 +341,8 @@ class TrainingRun:
         self.step = state["step"]
         self.seconds = state["seconds"]
         self._sums = state["sums"].to(self.device)
+        if "first_bad_step" in state:  # version 0.1.0 did not save it
+            self._first_bad_step.copy_(state["first_bad_step"])
 
 
 class _AsyncReader:

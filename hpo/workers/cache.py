@@ -141,7 +141,8 @@ class WorkerCache:
 
         A trial of fewer than ``MIN_STEPS_TO_MEASURE`` steps takes a known measurement, or else
         ``contiguous``. A longer one measures the formats unless that is known, and writes the result to the
-        artifacts. Where the measurement runs out of memory the result is ``contiguous``.
+        artifacts. Where the measurement runs out of memory the result is ``contiguous``, for this worker
+        alone: another one may have more memory left.
 
         Args:
             config: The settings of the trial.
@@ -167,7 +168,11 @@ class WorkerCache:
                 steps = math.ceil(len(self.load_dataset(config).train) / config.batch_size) * config.epochs
                 if steps < MIN_STEPS_TO_MEASURE:
                     return "contiguous"
-                chosen, seconds = self._measure_formats(config, trial_precision)
+                try:
+                    chosen, seconds = self._measure_formats(config, trial_precision)
+                except torch.OutOfMemoryError:  # two models at once; the trial itself may fit
+                    self._formats[text] = "contiguous"
+                    return "contiguous"
                 known = json.dumps({**kind, "step_seconds": seconds, "memory_format": chosen}).encode()
                 self.artifacts.write(name, known)
             self._formats[text] = str(json.loads(known)["memory_format"])
@@ -188,10 +193,7 @@ class WorkerCache:
 
     def _measure_formats(self, config: Config, trial_precision: str) -> tuple[str, dict[str, float]]:
         """Return the faster memory format, and the seconds of a step in each."""
-        try:
-            return precision.faster_memory_format(self._build_step(config, trial_precision), self.device)
-        except torch.OutOfMemoryError:  # two models at once; the trial itself may fit
-            return "contiguous", {}
+        return precision.faster_memory_format(self._build_step(config, trial_precision), self.device)
 
     def _build_step(self, config: Config, trial_precision: str) -> Callable[[str], None]:
         """Return a function that makes one forward and backward pass in the memory format of a name."""

@@ -72,14 +72,14 @@ class TensorBoardEvents:
 
     Args:
         folder: The folder of the trial.
-        done: Epochs trained before, if the trial is resumed; TensorBoard drops events of later ones. With 0
-            it drops nothing.
+        done: Epochs trained before, if the trial is resumed; TensorBoard drops later ones that
+            earlier attempts wrote.
         name: The trial's name in the artifacts.
         params: The trial's hyperparameters; those that are None are left out.
     """
 
     def __init__(self, folder: Path, done: int, name: str, params: Mapping[str, Any]) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        self.writer = SummaryWriter(str(folder), purge_step=done + 1)
         self._file = self.writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch has not annotated it
         row = {key: value for key, value in params.items() if value is not None}
         self._file.add_summary(summary_v2.hparams_pb(row, trial_id=name))

@@ -178,6 +178,18 @@ def test_a_run_saved_in_a_pause_within_an_epoch_resumes_from_there(tmp_path):
     assert without_seconds(list(resumed.epochs())) == without_seconds(whole.history)
 
 
+def test_a_run_resumed_after_a_step_whose_loss_was_not_finite_still_names_that_step(tmp_path):
+    settings = config(limit=640, batch_size=8)
+    images = dataset(settings, tmp_path)
+    run = loop.TrainingRun(settings, images, CPU, wants_pause=lambda: True)
+    original = run.loss
+    run.loss = lambda logits, labels: original(logits, labels) * torch.nan
+    next(run.epochs())
+    resumed = loop.TrainingRun(settings, images, CPU, state=checkpoint.snapshot(run.state()))
+    with pytest.raises(events.Diverged, match="epoch 1, step 1 of 80"):
+        list(resumed.epochs())
+
+
 def test_runs_with_one_seed_are_equal_and_another_seed_changes_them(tmp_path):
     settings = config(epochs=1)
     images = dataset(settings, tmp_path)

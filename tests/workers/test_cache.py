@@ -109,6 +109,17 @@ def test_a_memory_format_is_measured_once_for_all_workers_and_only_for_long_tria
     assert worker_cache.choose_memory_format(chosen, "fp32") == "contiguous"
 
 
+def test_a_memory_format_that_could_not_be_measured_is_not_stored_for_other_workers(
+    worker_cache, monkeypatch
+):
+    def without_memory(step, device):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(precision, "faster_memory_format", without_memory)
+    assert worker_cache.choose_memory_format(settings(epochs=250), "fp32") == "contiguous"
+    assert not list(worker_cache.data.glob("artifacts/cache/memory_format/*.json"))
+
+
 def test_the_first_worker_sets_a_studys_precision_and_a_worker_without_it_is_refused(
     worker_cache, url, monkeypatch
 ):

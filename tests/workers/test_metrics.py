@@ -41,6 +41,17 @@ def test_a_resumed_trial_is_one_row_of_hyperparameters_with_its_accuracy_as_a_me
     assert found.Scalars("accuracy/best")[-1].value == 0.5
 
 
+def test_a_trial_that_starts_again_from_its_first_epoch_has_each_epoch_once(tmp_path):
+    for values in ((0.5, 0.375), (0.25, 0.125)):
+        events = TensorBoardEvents(tmp_path, 0, "study-1/0003", PARAMS)
+        for number, accuracy in enumerate(values, 1):
+            events.write_epoch(epoch(number, accuracy), epoch(1, accuracy))
+        events.close()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("accuracy/selection")] == [(1, 0.25), (2, 0.125)]
+    assert found.SummaryMetadata(metadata.SESSION_START_INFO_TAG)
+
+
 def test_epochs_missing_from_the_csv_after_a_crash_are_added_from_the_reports(tmp_path):
     metrics.add_missing_epochs(tmp_path, {1: 0.5})
     metrics.write_csv(tmp_path, [epoch(1, 0.5), epoch(2, 0.375)])

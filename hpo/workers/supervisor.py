@@ -210,7 +210,7 @@ def kill_descendants() -> None:
     The one of ``multiprocessing`` that removes shared memory stays. It ends by itself after this process.
     """
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             if "resource_tracker" not in " ".join(process.cmdline()):
                 process.kill()
 

@@ -142,16 +142,23 @@ def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerD
     if spec == "auto":
         spec = ",".join(f"cuda:{index}" for index in range(len(gpus)))
     if found := re.fullmatch(r"cpu(?::0*([1-9][0-9]*))?", spec):
-        asked, allowed = (found[1] or "1"), MAX_WORKERS_PER_CORE * core_count()
-        if len(asked) > 9 or int(asked) > allowed:
-            raise DeviceError(
-                f"--devices {errors.quote_value(spec)}: want at most cpu:{allowed} on {core_count()} cores"
-            )
-        return _cpu_workers(min(int(asked) * per_device, most))
+        asked = int((found[1] or "1")[:9]) * per_device
+        _check_count(spec, asked)
+        return _cpu_workers(min(asked, most))
+    _check_count(spec, len(spec.split(",")) * per_device)
     found_gpus = [(name, _gpu_uuid(name, spec, gpus)) for name in spec.split(",")]  # all are checked
     chosen = [each for each in found_gpus for _ in range(per_device)][:most]
     threads = max(core_count() // len(chosen), 1)
     return [WorkerDevice(name=name, threads=threads, cuda_visible_devices=uuid) for name, uuid in chosen]
+
+
+def _check_count(spec: str, workers: int) -> None:
+    allowed = MAX_WORKERS_PER_CORE * core_count()
+    if workers > allowed:
+        raise DeviceError(
+            f"--devices {errors.quote_value(spec)}: {workers} workers are too many for {core_count()} "
+            f"cores; want at most {allowed}"
+        )
 
 
 def auto_cpu_limit() -> int:

@@ -119,6 +119,15 @@ def test_every_device_is_checked_however_few_workers_start(monkeypatch):
             devices.worker_devices(spec, 1, 1)
 
 
+def test_too_many_workers_for_the_cores_are_refused(monkeypatch):
+    monkeypatch.setattr(devices, "installed_gpu_uuids", lambda: UUIDS)
+    monkeypatch.setattr(devices, "core_count", lambda: 2)
+    assert len(devices.worker_devices("cpu:128", 1, 1000)) == 128
+    for spec, per_device in (("cpu:129", 1), ("cpu", 129), ("cuda:0", 129), ("cpu:" + "9" * 5000, 1)):
+        with pytest.raises(DeviceError, match="too many for 2 cores; want at most 128"):
+            devices.worker_devices(spec, per_device, 1)
+
+
 SPECS = [
     "",
     "tpu",

@@ -116,6 +116,7 @@ def test_status_as_json_has_the_specified_fields(completed):
         "best",
         "workers",
         "waits",
+        "left_out_trials",
         "seconds_left",
         "early_ends",
         "budgets",

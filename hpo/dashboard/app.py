@@ -25,7 +25,7 @@ from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import changes, notes
 from hpo.dashboard.gate import App, Environ, Start
 from hpo.errors import DefinitionError
-from hpo.store import lease_info, plan, studies
+from hpo.store import fingerprint, lease_info, plan
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, load_definition
 
@@ -37,8 +37,8 @@ class DashboardApp:
 
     optuna-dashboard caches ended trials for good. It would show outdated trials after ``hpo retry``, after
     a study was extended, or after one was deleted and SQLite gave its ids to a new study. So each request,
-    but for the dashboard's own static files, first checks that the ended trials are still the same, and
-    rebuilds the application if not.
+    but for the dashboard's own static files, first compares each study's fingerprint with the last one, and
+    rebuilds the application if one differs.
 
     Args:
         storage: The store. If it is read-only, so are the artifacts; ``gate`` refuses requests to change
@@ -50,22 +50,22 @@ class DashboardApp:
         self.storage = storage
         self.artifact_store = FolderArtifactStore(artifacts, read_only=storage.read_only)
         self._lock = threading.Lock()
-        self._ended_trials: dict[tuple[str, int], Any] = {}
+        self._fingerprints: dict[int, Any] = {}
         self._app: App = self._make_app()
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         """Respond to a request.
 
         Raises:
-            StoreUnavailable: The store is unavailable when the ended trials are checked.
+            StoreUnavailable: The store is unavailable when the fingerprints are read.
             StoreError: The store refuses that request.
         """
         if not environ.get("PATH_INFO", "").startswith(("/static/", "/favicon")):
             with self._lock:
-                ended_trials = studies.cache_fingerprint(self.storage)
-                if not self._ended_trials.items() <= ended_trials.items():
+                fingerprints = fingerprint.read_fingerprints(self.storage)
+                if not self._fingerprints.items() <= fingerprints.items():
                     self._app = self._make_app()
-                self._ended_trials = ended_trials
+                self._fingerprints = fingerprints
         return self._app(environ, start)
 
     def _make_app(self) -> App:

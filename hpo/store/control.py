@@ -5,6 +5,7 @@ saves a checkpoint and releases its trial. While there is an order, nobody claim
 it within an epoch, and it costs no further transaction.
 """
 
+import uuid
 from collections.abc import Collection
 from typing import Any
 
@@ -58,7 +59,8 @@ def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -
     """Set failed trials back to WAITING, so that they continue from their checkpoints if they have any.
 
     In one transaction this deletes their values, end times and the attributes ``failure`` and ``pruned``,
-    and sets the count of their attempts back to 0. Their parameters and reports stay.
+    and sets the count of their attempts back to 0. Their parameters and reports stay. An attribute of the
+    study marks it for caches of ended trials (``fingerprint``).
 
     Args:
         storage: The storage that the study is in.
@@ -91,6 +93,9 @@ def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -
         session.execute(sa.delete(values).where(values.c.trial_id.in_(ids)))
         why = _failure.key.in_(["failure", "pruned"])
         session.execute(sa.delete(_failure).where(_failure.trial_id.in_(ids), why))
+        if ids:
+            study_rows.own_study_id(session, name, lock=True)
+            plan.set_study_attributes(session, study_id, {plan.RETRIED: uuid.uuid4().hex}, system=True)
         return [row.number for row in rows]
 
 

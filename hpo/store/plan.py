@@ -31,6 +31,7 @@ DEFINITION = "hpo:definition"  # system attribute of a study: its definition as 
 PLAN = "hpo:plan"  # system attribute of a trial: its part of the budget, such as "point 3"
 ORDER = "hpo:order"  # system attribute of a study: the order to its workers, or null
 PRECISION = "hpo:precision"  # system attribute of a study: the precision that its first worker chose
+RETRIED = "hpo:retried"  # system attribute of a study: another value after each ``control.retry_trials``
 ORDER_PAUSED, ORDER_STOPPED = "paused", "stopped"
 RUN_OPTIONS = "hpo:run"  # system attribute of a trial: options of its point other than hyperparameters
 

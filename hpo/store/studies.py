@@ -350,37 +350,3 @@ def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) ->
             plan.set_study_attributes(session, study_id, {key: value}, system=True)
             return value
         return str(json.loads(row.value_json))
-
-
-@retrying(reads=True)
-def cache_fingerprint(storage: Storage) -> dict[tuple[str, int], Any]:
-    """Return what a cache of finished trials, such as Optuna's, takes to be final, for all studies.
-
-    It is when each trial ended, and each study's name and definition. If an entry is missing from a later
-    result, or differs there, a trial was set back, or a study extended or deleted. Then the cache must be
-    emptied, because Optuna's never reads a finished trial again.
-
-    Args:
-        storage: The storage to read.
-
-    Returns:
-        Study id and end by ``("trial", trial_id)``; name and definition, None for another tool's study, by
-        ``("study", study_id)``.
-
-    Raises:
-        StoreUnavailable: The database stays unavailable.
-        StoreError: The database refuses the request.
-    """
-    trial, study = models.TrialModel.__table__.c, models.StudyModel.__table__.c
-    attribute = models.StudySystemAttributeModel.__table__.c
-    finished = [state for state in TrialState if state.is_finished()]
-    defined = (attribute.study_id == study.study_id) & (attribute.key == DEFINITION)
-    trials = sa.select(trial.trial_id, trial.study_id, trial.datetime_complete)
-    studies = sa.select(study.study_id, study.study_name, attribute.value_json)
-    studies = studies.select_from(study.study_id.table.outerjoin(attribute.key.table, defined))
-    with storage.transaction() as session:
-        ended = session.execute(trials.where(trial.state.in_(finished))).all()
-        defining = session.execute(studies).all()
-    return {("trial", row[0]): tuple(row[1:]) for row in ended} | {
-        ("study", row[0]): tuple(row[1:]) for row in defining
-    }

@@ -14,7 +14,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
 from hpo.dashboard import gate, notes
 from hpo.dashboard.app import DashboardApp
-from hpo.store import control, process, queue, studies
+from hpo.store import control, fingerprint, process, queue, studies
 from hpo.study.file import load_study_file, point_from_texts
 from hpo.workers import worker
 from tests.support.processes import wait_for
@@ -385,6 +385,17 @@ def test_a_retried_trial_is_shown_in_its_current_state(read_only_app, storage, a
     # The dashboard reads the store again every two seconds.
     wait_for(lambda: detail(read_only_app)["trials"][2]["state"] == "Complete")
     assert "attempts: 2" in detail(read_only_app)["trials"][2]["note"]["body"]
+
+
+def test_what_a_request_checks_does_not_grow_with_the_trials(storage, url, rows):
+    before = fingerprint.read_fingerprints(storage)
+    study = optuna.load_study(study_name="small", storage=url)
+    for n in range(3):
+        study.add_trial(optuna.trial.create_trial(value=n / 10))
+    assert fingerprint.read_fingerprints(storage) == before
+    assert [len(each) for each in before.values()] == [6]
+    control.retry_trials(storage, "small", None)
+    assert fingerprint.read_fingerprints(storage) != before
 
 
 def test_a_study_created_after_a_deleted_one_is_shown_as_itself(read_only_app, storage, artifacts, url):

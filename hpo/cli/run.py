@@ -75,7 +75,7 @@ def run_study(
     stop = progress.StopSignal()
     worker_devices(devices, 1, 1)  # fails before anything is stored
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    _check_images(definition)
+    _check_images(definition, needed_here=True)
     storage = studies.open_storage(store_url, create=True)
     _report_warm_start(storage, definition)
     result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
@@ -98,15 +98,24 @@ def run_study(
         print_early_ends(storage, definition.name, artifacts)
 
 
-def _check_images(definition: "Definition") -> None:
-    """Fail if the study's image folder is missing: stored that way, it could only be deleted."""
+def _check_images(definition: "Definition", *, needed_here: bool) -> None:
+    """Fail if the study's image folder cannot be used.
+
+    Args:
+        definition: The study.
+        needed_here: Fail also if it is missing. Otherwise it may be on the workers' machine only.
+    """
     from hpo.training.config import Config
 
     settings = definition.trial_config({})
     if isinstance(settings, Config) and settings.dataset.startswith("folder:"):
-        from hpo.training import datasets
+        from hpo.training import datasets, sources
 
-        datasets.describe_folder(settings)
+        try:
+            datasets.describe_folder(settings)
+        except sources.MissingFolder:
+            if needed_here:
+                raise
 
 
 def _report_warm_start(storage: "Storage", definition: "Definition") -> None:
@@ -146,6 +155,7 @@ def create_study(
     from hpo.study import file
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
+    _check_images(definition, needed_here=False)
     storage = studies.open_storage(store_url, create=True)
     _report_warm_start(storage, definition)
     result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hpo.errors import ArtifactError, DataError
+from hpo.errors import ArtifactError, DataError, quote_value
 from hpo.training import transforms
 
 CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
@@ -121,7 +121,7 @@ class Predictor:
 
     def _read(self, file: Path) -> Tensor:
         """Read an image in the form of the study's data set: uint8 [1, C, S, S]."""
-        if file.is_dir():
+        if _is_folder(file):
             raise DataError(f"{file}: is a folder; give the images in it, for example {file}/*.jpg")
         try:
             pixels = transforms.read_image(file, self.description.preprocessing.pixels).pixels
@@ -132,6 +132,13 @@ class Predictor:
         if self.description.preprocessing.grey:
             pixels = np.array(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))[None]
         return torch.from_numpy(pixels)[None]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"{quote_value(str(path))}: {error.strerror}") from error
 
 
 def _load_model(description: Description, weights: Path) -> nn.Module:

@@ -118,15 +118,15 @@ class History(_CachedStorage):
     def rungs(self) -> Rungs | None:
         """The study's rungs; None if it has none.
 
-        Setting them for the first time ranks the trials read so far. Later only the number of trials that
-        may begin can change, not the epochs; None removes the ranking.
+        Setting them for the first time, or with other epochs, ranks the trials read so far. None removes
+        the ranking.
         """
         return None if self.rung_table is None else self.rung_table.rungs
 
     @rungs.setter
     def rungs(self, rungs: Rungs | None) -> None:
-        if self.rung_table is not None and rungs is not None:
-            # An extension may allow more trials to begin; the epochs of the rungs stay the same.
+        known = None if self.rung_table is None else self.rung_table.rungs.epochs
+        if self.rung_table is not None and rungs is not None and rungs.epochs == known:
             self.rung_table.rungs = rungs
         else:
             self.rung_table = None if rungs is None else RungTable(rungs, self._trials)
@@ -188,8 +188,7 @@ class History(_CachedStorage):
             self._session = None
 
     def replace_parameters(self, parameters: Parameters) -> None:
-        """Give the own trial other parameters than those that are held back."""
-        self.unwritten_parameters = dict(parameters)
+        """Show the own trial with other parameters than it was given, as they have been committed."""
         own = self.own_trial
         own.params = {name: known.to_external_repr(value) for name, (value, known) in parameters.items()}
         own.distributions = {name: known for name, (_, known) in parameters.items()}

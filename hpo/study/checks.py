@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from hpo.errors import DefinitionError, quote_value, suggestion
+from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, suggestion
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -42,9 +42,9 @@ _BOUNDS = {
 
 
 def dotted_key(section: str, key: str) -> str:
-    """Return a key with its section in front, quoted where TOML requires it."""
-    bare = re.fullmatch(r"[A-Za-z0-9_-]+", key)
-    return f"{section}." * bool(section) + (key if bare else repr(key))
+    """Return a key with its section in front, quoted where TOML requires it; a very long one is cut."""
+    bare = re.fullmatch(rf"[A-Za-z0-9_-]{{1,{QUOTED_LENGTH}}}", key)
+    return f"{section}." * bool(section) + (key if bare else quote_value(key))
 
 
 def check_storable(value: Any, where: str, key: str = "") -> None:

@@ -272,7 +272,14 @@ class Definition(BaseModel):
                 yield "", Config.model_validate({**self.train, **setting})
 
     def max_epochs(self) -> int:
-        """Return the largest number of epochs that a searched trial can have; points do not count."""
+        """Return the largest number of epochs that a trial can have which the pruner may end.
+
+        Listed points count only with ``search.prune_points``.
+        """
+        listed = [point.setting.get("epochs") for point in self.listed_points if self.search.prune_points]
+        return max([self._max_searched_epochs(), *(each for each in listed if isinstance(each, int))])
+
+    def _max_searched_epochs(self) -> int:
         fallback = self.trial_config({}).epochs
         for parameter in self.space:
             if parameter.name == "epochs":
@@ -307,7 +314,7 @@ def load_definition(text: str) -> Definition:
     """
     try:
         found = Definition.model_validate_json(text, strict=False)
-        found.trial_config({})  # every option is stored, so this raises for one that is unknown here
+        found.trial_config({})  # raises for an option that is unknown here
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -315,4 +322,13 @@ def load_definition(text: str) -> Definition:
             f"the stored definition's {where} is unknown here ({first['msg']}); "
             "use the version of hpo that made the study"
         ) from error
-    return found
+    return found.model_copy(update={"train": _options_before(found.option_table) | found.train})
+
+
+def _options_before(options: config.OptionTable) -> dict[str, Value]:
+    """Return the values of all options in studies that were stored before the options existed."""
+    names = options.options or ()
+    return {
+        name: config.VALUES_BEFORE.get(name, options.config_class.model_fields[name].default)
+        for name in names
+    }

@@ -1,5 +1,6 @@
 """``--set KEY=VALUE``: changes to a study document before it is checked."""
 
+import contextlib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from hpo.study.checks import check_storable, inner_model
 from hpo.study.definition import Search
 from hpo.study.option_checks import is_used
 from hpo.training import config
-from hpo.training.config import Config, OptionTable
+from hpo.training.config import OptionTable
 
 SECTIONS = ("train", "space", "search")  # tables of a study file that --set can change
 # Tables in [search] that may be given by their name alone: sampler = "tpe" is sampler = { name = "tpe" }.
@@ -24,10 +25,11 @@ def parse_value(text: str) -> Any:
 
     ``True``, ``False``, ``.5`` and ``5.`` are read as in Python; in quotes they are strings.
     """
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except (ValueError, RecursionError):
-        text = text.strip()
+    with contextlib.suppress(ValueError, RecursionError):
+        found = tomllib.loads(f"x = {text}")
+        if len(found) == 1:  # else a second line gives other keys
+            return found["x"]
+    text = text.strip()
     return float(text) if SHORT_FLOAT.fullmatch(text) else BOOLEANS.get(text, text)
 
 
@@ -141,7 +143,13 @@ def _remove_unreachable(tables: Any, option: str, value: Any, options: OptionTab
     given = tables.items() if isinstance(tables, dict) else ()
     for name in [name for name, each in given if _is_never_searched(name, each, option, value, options)]:
         _remove_keys(tables, name)
-        _remove_unreachable(tables, name, getattr(Config(), name, None), options)
+        _remove_unreachable(tables, name, _default_of(name, options), options)
+
+
+def _default_of(option: str, options: OptionTable) -> Any:
+    """Return the value of an option that a study neither fixes nor searches; None if it has none."""
+    field = options.config_class.model_fields.get(option)
+    return None if field is None or field.is_required() else field.default
 
 
 def _is_never_searched(name: str, given: Any, option: str, value: Any, options: OptionTable) -> bool:

@@ -24,6 +24,10 @@ STUDY_WIDE = (
 # attributes of the trial, so that importance plots do not show them as hyperparameters.
 RUN_OPTIONS = ("epochs", "seed")
 
+# What hpo did before an option existed, where that differs from its default: studies stored then keep it.
+# Whoever adds an option whose default changes what hpo does adds a line here.
+VALUES_BEFORE: dict[str, bool | int | float | str | None] = {}
+
 # Options that matter only for some values of another option: option -> (other option, those values).
 USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("optimizer", ("sgd", "rmsprop")),

@@ -31,6 +31,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
 from hpo import errors
+from hpo.errors import quote_value
 from hpo.training import transforms
 
 logger = logging.getLogger(__name__)
@@ -272,14 +273,38 @@ def list_folder(folder_path: str) -> Source:
         folder_path: The PATH of ``folder:PATH``; ``~`` is expanded.
 
     Raises:
-        DataError: If there is no such folder, or it has fewer than two classes, a class folder without
-            images, a class that train lacks, other folders beside train, valid and test, or folders that
-            look like splits or folds but are not laid out so.
-        OSError: If a folder cannot be listed.
+        MissingFolder: If there is no such folder.
+        DataError: If it has fewer than two classes, a class folder without images, a class that train
+            lacks, other folders beside train, valid and test, or folders that look like splits or folds but
+            are not laid out so; if it, or a folder in it, cannot be read.
     """
-    path = Path(folder_path).expanduser()
+    try:
+        return _list_class_folders(_existing_folder(folder_path))
+    except OSError as cause:
+        place = quote_value(cause.filename) if cause.filename else "the folder"
+        raise errors.DataError(
+            f"train.dataset: {quote_value(f'folder:{folder_path}')}: {place}: {cause.strerror or cause}; "
+            "its images must be readable for the user who runs hpo"
+        ) from cause
+
+
+class MissingFolder(errors.DataError):
+    """There is no folder of that name, on this machine."""
+
+
+def _existing_folder(folder_path: str) -> Path:
+    where = f"train.dataset: {quote_value(f'folder:{folder_path}')}"
+    try:
+        path = Path(folder_path).expanduser()
+    except RuntimeError as error:  # "~name", and no user has that name
+        user = quote_value(folder_path.split("/")[0])
+        raise errors.DataError(f"{where}: there is no user {user}; give the folder's path") from error
     if not folder_path or not path.is_dir():
-        raise errors.DataError(f"train.dataset: 'folder:{folder_path}': there is no such folder")
+        raise MissingFolder(f"{where}: there is no such folder")
+    return path
+
+
+def _list_class_folders(path: Path) -> Source:
     parts = _split_folders(path)
     base = parts["train"] if parts else path
     classes = tuple(sub.name for sub in _visible_subfolders(base))

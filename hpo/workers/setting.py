@@ -1,6 +1,6 @@
 """The setting of a trial: the values of its hyperparameters, from a listed point or from the sampler."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -40,8 +40,7 @@ def choose_setting(
         LeaseLost: If another worker has claimed the trial meanwhile.
         AllSettingsTried: If there is no such setting.
         TrialPruned: If the study is a grid, and the trial is neither a point nor a queued setting.
-        ValueError: If the study is a grid, and the queued setting names no hyperparameter although [space]
-            has some.
+        ValueError: If the study is a grid, and another tool queued a trial without a parameter of [space].
     """
     attributes = history.begin_trial(claim.trial_id).system_attrs
     study = optuna.Study(
@@ -52,27 +51,34 @@ def choose_setting(
     )
     trial = optuna.Trial(study, claim.trial_id)
     names = _fixed_names(definition, attributes)
-    if names:
+    if names is not None:
         parameters = definition.parameters()
         setting = {name: space.suggest_value(trial, parameters[name]) for name in names}
     else:
         setting = space.suggest_setting(trial, definition.space, definition.train)
-    if history.unwritten_parameters and not names and untried.setting_key(definition, setting) is not None:
+    is_proposed = names is None and bool(history.unwritten_parameters)
+    if is_proposed and untried.setting_key(definition, setting) is not None:
         setting = _commit_untried(claim, history, trial)
     elif history.unwritten_parameters or history.unwritten_attributes:
-        claim.commit(
-            parameters=history.unwritten_parameters, system_attributes=history.unwritten_attributes
-        )
-        history.mark_written()
+        _commit(claim, history, history.unwritten_parameters)
     config = definition.trial_config(setting | attributes.get(plan.RUN_OPTIONS, {}))
     return trial, config, study
 
 
-def _fixed_names(definition: Definition, attributes: Mapping[str, Any]) -> list[str]:
-    """Return the parameters that a trial does not get from the sampler."""
+def _fixed_names(definition: Definition, attributes: Mapping[str, Any]) -> list[str] | None:
+    """Return the parameters of a trial that gets none from the sampler, maybe none; None for any other."""
     if "grid_id" in attributes:
         return list(definition.points[attributes["grid_id"]].hyperparameters())
-    return list(attributes.get("fixed_params", {}))
+    names = list(attributes.get("fixed_params", {}))
+    is_ours = plan.RUN_OPTIONS in attributes  # another tool that fixes nothing leaves all to the sampler
+    return names if names or is_ours else None
+
+
+def _commit(
+    claim: Claim, history: History, parameters: Parameters | Callable[[Session], Parameters]
+) -> None:
+    claim.commit(parameters=parameters, system_attributes=history.unwritten_attributes)
+    history.mark_written()
 
 
 def _commit_untried(claim: Claim, history: History, trial: optuna.Trial) -> dict[str, Any]:
@@ -85,8 +91,7 @@ def _commit_untried(claim: Claim, history: History, trial: optuna.Trial) -> dict
         chosen = untried_settings.choose_untried(session, claim.study_id, claim.trial_id, proposed)
         return chosen
 
-    claim.commit(parameters=choose, system_attributes=history.unwritten_attributes)
+    _commit(claim, history, choose)
     history.replace_parameters(chosen)
-    history.mark_written()
     trial._cached_frozen_trial = history.get_trial(claim.trial_id)
     return trial.params

@@ -544,7 +544,8 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(work
     first, second, *_ = labels
     (workplace.path / "no.png").write_text("no image")
     (workplace.path / "pictures").mkdir()
-    done = workplace.here("predict", str(winner), first, "no.png", "gone.png", "pictures", second, code=1)
+    given = ("no.png", "gone.png", "pictures", "x" * 300)
+    done = workplace.here("predict", str(winner), first, *given, second, code=1)
     assert [line.partition(": ")[0] for line in done.out.splitlines()] == [first, second]
     assert re.fullmatch(
         r"\d [01]\.\d{3}, \d [01]\.\d{3}, \d [01]\.\d{3}", done.out.splitlines()[0].split(": ")[1]
@@ -553,6 +554,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(work
         "hpo: no.png: not a readable image (none of the formats PNG, JPEG, BMP, WEBP, GIF, TIFF)",
         "hpo: gone.png: not a readable image (No such file or directory)",
         "hpo: pictures: is a folder; give the images in it, for example pictures/*.jpg",
+        f"hpo: '{'x' * 76}...: File name too long",
     ]
     documents = workplace.here("predict", str(winner), "gone.png", first, "--json", code=1).json()
     assert documents[0] == {
@@ -642,6 +644,15 @@ def test_a_mistyped_folder_is_reported_before_a_study_is_stored(workplace):
     flags = ("--set", "train.weights=none", "--set", "train.dataset=folder:./my-imagse")
     done = workplace.here("run", "finetune", *flags, code=1)
     assert done.err == "hpo: train.dataset: 'folder:./my-imagse': there is no such folder\n"
+    assert os.listdir(workplace.path) == []
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 300])
+def test_create_refuses_a_folder_that_no_machine_can_have(workplace, name):
+    flags = ("--set", "train.weights=none", "--set", f"train.dataset=folder:{name}")
+    done = workplace.here("create", "finetune", *flags, code=1)
+    assert done.err.startswith(f"hpo: train.dataset: 'folder:{name[:9]}")
+    assert done.err.count("\n") == 1
     assert os.listdir(workplace.path) == []
 
 

@@ -235,6 +235,34 @@ seed = 7
     assert [(t.params["width"], t.value) for t in load(place).trials] == [(1, 0.01), (2, 0.09), (2, 0.02)]
 
 
+def test_a_point_of_a_grid_may_name_its_epochs_or_its_seed_alone(place):
+    text = """
+[train]
+objective = "own:climb"
+epochs = 1
+kind = "good"
+width = 3
+[space]
+shade = [1, 2]
+[search]
+sampler = "grid"
+[[points]]
+width = 2
+kind = "good"
+[[points]]
+seed = 5
+"""
+    place.here("create", place.study(text))
+    place.here("enqueue", "small", "epochs=2")
+    place.here("worker", "small")
+    trials = load(place).trials
+    assert [(t.params, t.value, len(t.intermediate_values)) for t in trials] == [
+        ({"width": 2, "kind": "good"}, 0.02, 1),
+        ({}, 0.08, 1),
+        ({}, 0.03, 2),
+    ]
+
+
 @pytest.fixture
 def place(workplace):
     (workplace.path / "own.py").write_text(OWN)

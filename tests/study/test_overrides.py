@@ -57,6 +57,25 @@ def test_a_text_is_parsed_as_toml_or_as_python_or_kept_as_a_string(text):
         assert found == text.strip() if isinstance(found, str) else found == ast.literal_eval(text.strip())
 
 
+def test_a_value_followed_by_further_lines_is_a_string_not_cut_off():
+    assert overrides.parse_value("3\ny = 4") == "3\ny = 4"
+    assert overrides.parse_value("3\n[search]\ntrials = 1") == "3\n[search]\ntrials = 1"
+    assert overrides.parse_value('"""a\nb"""') == "a\nb"
+
+
+def test_a_custom_option_that_is_no_longer_searched_has_no_built_in_default():
+    document = {
+        "train": {"objective": "own:climb"},
+        "space": {
+            "optimizer": {"choices": ["sgd", "lion"], "when": {"kind": "net"}},
+            "beta": {"low": 0.1, "high": 0.9, "when": {"optimizer": "sgd"}},
+            "depth": {"choices": [1, 2], "when": {"kind": "tree"}},
+        },
+    }
+    overrides.apply_set(document, "train.kind=tree")
+    assert document["space"] == {"depth": {"choices": [1, 2], "when": {"kind": "tree"}}}
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(TEXTS, min_size=1, max_size=3))
 def test_any_text_is_applied_or_refused_with_a_definition_error(texts):

@@ -735,3 +735,27 @@ def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
     (tmp_path / "extra").rename(tmp_path / "train/dog")
     (tmp_path / "test").mkdir()
     assert "no class folders" in load_error(folder_config(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("~nosuchuser/x", "there is no user '~nosuchuser'"),
+        ("x" * 300, "File name too long"),
+        ("missing", "there is no such folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_refused_in_one_line(path, reason):
+    with pytest.raises(errors.DataError) as raised:
+        datasets.describe_folder(folder_config(path))
+    assert "train.dataset: 'folder:" in str(raised.value)
+    assert reason in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_an_unreadable_subfolder_is_refused_by_its_name(tmp_path):
+    write_images(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "b" / "inner").mkdir(mode=0)
+    with pytest.raises(errors.DataError, match=r"inner.*Permission denied"):
+        datasets.describe_folder(folder_config(tmp_path))

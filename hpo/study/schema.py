@@ -157,7 +157,7 @@ class OptionSchemas:
             "low": {"allOf": [end, above]} if is_log else end,
             "high": end,
             "log": {"const": is_log},
-            "step": field_schema(step.model_fields["step"]),
+            "step": _storable(field_schema(step.model_fields["step"])),
             "when": when,
         }
         description = "all values from low to high" + ", on a logarithmic scale" * is_log

@@ -1,10 +1,16 @@
 """Run rounds of random faults: python -m tests.soak [--seconds S] [--seed N]; ``make soak``.
 
 First, eight processes share SQLite files for a minute. Then each round launches the fourteen points of
-``acceptance/test_chaos`` on SQLite or on a new Postgres server and injects faults: killed workers, workers
-suspended for longer than their lease, killed launchers and (on Postgres) a database that stops for half a
-minute or crashes. At the end of a round it checks the guarantees. The seed determines the kinds of faults;
-their times and the workers that they hit depend on the machine too.
+``acceptance/test_chaos`` on SQLite or on a new Postgres server and injects faults:
+
+* killed and suspended workers, killed launchers, any signal to the launcher;
+* terminals of 40 and 80 columns and none, no home, no temporary folder;
+* a checkpoint or the SQLite file that is moved away for seconds, or locked;
+* on Postgres a server that stops for half a minute, crashes, or accepts connections and never answers, and
+  a user whom it does not know.
+
+At the end of a round it checks the guarantees, and that no process printed a traceback. The seed determines
+the kinds of faults; their times and the workers that they hit depend on the machine too.
 """
 
 import argparse
@@ -14,6 +20,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
@@ -28,12 +36,20 @@ SQLITE_SECONDS = 60.0
 def inject_fault(launched: LaunchedStudy, server: postgres.Server | None) -> str:
     """Inject one random fault and return its kind."""
     kinds = ["kill"] * 12 + ["suspend"] * 3 + ["restart"] * 2
-    kinds += [] if server is None else ["outage", "crash"]
+    kinds += ["signal", "spoil", "move_surroundings"] * 2
+    kinds += ["lock"] * 2 if server is None else ["outage", "crash", "silence", "stranger"]
     kind = launched.random.choice(kinds)
     if server is not None and kind in ("outage", "crash"):
         server.stop("fast" if kind == "outage" else "immediate")
         time.sleep(OUTAGE_SECONDS if kind == "outage" else 0.0)
         server.start()
+    elif server is not None and kind == "silence":
+        server.suspend(launched.random.uniform(5.0, 15.0))
+    elif server is not None and kind == "stranger":
+        stranger = sa.make_url(server.url).set(username="stranger").render_as_string()
+        err = launched.place.hpo("worker", "small", code=78, HPO_STORE=stranger).err
+        assert "PGPASSWORD" in err, err
+        assert err.count("\n") == 1, err
     else:
         getattr(launched, kind)()
     return kind
@@ -43,9 +59,15 @@ def run_round(folder: Path, url: str, seed: int, server: postgres.Server | None,
     """Run one round, check it, and return the kinds of its faults in order."""
     faults: list[str] = []
     with closed_engines(), LaunchedStudy(folder, url, seed) as launched:
-        while launched.launcher.poll() is None and len(faults) < FAULTS_PER_ROUND:
+        while launched.launcher.poll() != 0 and len(faults) < FAULTS_PER_ROUND:
+            if launched.launcher.poll() is not None:
+                launched.start()
             faults.append(inject_fault(launched, server))
+        for _ in range(3):  # the last faults may have ended the launcher
+            if launched.launcher.wait(300) != 0:
+                launched.start()
         assert launched.launcher.wait(300) == 0, launched.stderr_text()
+        assert "Traceback" not in launched.stderr_text(), launched.stderr_text()
         launched.check(hashes)
     return " ".join(faults)
 

@@ -1,14 +1,21 @@
 """A launched study of fourteen points, into which tests inject faults."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import pty
 import random
 import signal
+import sqlite3
+import struct
 import subprocess
+import termios
+import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import optuna
 
@@ -62,6 +69,10 @@ class LaunchedStudy:
         self.place, self.url, self.random = prepare_workplace(path), url, random.Random(seed)
         self.sql = plain_sql(url)
         self.kills: Counter[str] = Counter()
+        self.settings: dict[
+            str, str
+        ] = {}  # more environment variables of the launcher; empty ones are unset
+        self.columns = 0  # width of the launcher's terminal; 0 for none
         self.place.here("create", self.place.study(STUDY), HPO_STORE=url)
 
     def __enter__(self) -> "LaunchedStudy":
@@ -75,15 +86,37 @@ class LaunchedStudy:
             self.launcher.wait()
 
     def start(self) -> None:
-        settings = {"HPO_STORE": self.url, "HPO_LEASE_SECONDS": str(LEASE_SECONDS)}
-        with (self.place.path / "err").open("a") as err:
+        settings = {"HPO_STORE": self.url, "HPO_LEASE_SECONDS": str(LEASE_SECONDS), **self.settings}
+        environment = {**self.place.environment, **settings}
+        with (self.place.path / "err").open("ab") as err:
+            terminal = self._open_terminal(err) if self.columns else None
             self.launcher = subprocess.Popen(
                 [*HPO, "launch", "small", "--devices", f"cpu:{WORKERS}"],
                 cwd=self.place.path,
-                env={**self.place.environment, **settings},
+                env={key: value for key, value in environment.items() if value},
                 stdin=subprocess.DEVNULL,
-                stderr=err,
+                stderr=err if terminal is None else terminal,
             )
+        if terminal is not None:
+            os.close(terminal)
+
+    def _open_terminal(self, copy: BinaryIO) -> int:
+        """Open a terminal of ``columns`` columns, what is written to which goes to a file as well."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, self.columns, 0, 0))
+        name = copy.name
+
+        def drain() -> None:
+            with (
+                contextlib.suppress(OSError),  # raised once every writer has closed the terminal
+                open(ours, "rb", buffering=0) as reader,
+                open(name, "ab", buffering=0) as writer,
+            ):
+                while text := reader.read(65536):
+                    writer.write(text)
+
+        threading.Thread(target=drain, daemon=True).start()
+        return theirs
 
     def stderr_text(self) -> str:
         return (self.place.path / "err").read_text()
@@ -137,6 +170,49 @@ class LaunchedStudy:
                 os.kill(pid, signal.SIGSTOP)
                 time.sleep(LEASE_SECONDS + self.random.uniform(0.5, 2.0))
                 os.kill(pid, signal.SIGCONT)
+
+    def signal(self) -> None:
+        """Send the launcher a random signal; if it ends, start another one."""
+        unwanted = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGKILL}
+        number = self.random.choice(sorted(signal.valid_signals() - unwanted))
+        if self.launcher.poll() is None:
+            self.launcher.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.launcher.wait(5)
+            self._continue()
+
+    def move_surroundings(self) -> None:
+        """Start the launcher again in another terminal, without a home, or without a temporary folder."""
+        self.columns = self.random.choice([0, 40, 80])
+        self.settings = self.random.choice([{}, {"HOME": ""}, {"TMPDIR": "/dev/null"}])
+        self.restart()
+
+    def lock(self) -> None:
+        """Lock an SQLite file for some seconds, as a backup or another tool does."""
+        with contextlib.closing(sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=60)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            time.sleep(self.random.uniform(1.0, LEASE_SECONDS))
+            other.rollback()
+
+    def spoil(self) -> None:
+        """Make the store or a running trial's checkpoint unusable, wait, mend it, and start again."""
+        files = [*self.place.path.glob("storage/artifacts/*/*/checkpoint-*.pt")]
+        if self.url.startswith("sqlite"):
+            files.append(Path(self.url.removeprefix("sqlite:///")))
+        if not files:
+            return
+        file = self.random.choice(files)
+        moved = file.with_name(f"{file.name}.moved")
+        with contextlib.suppress(FileNotFoundError):  # the worker has just written the next one
+            file.rename(moved)
+            time.sleep(self.random.uniform(0.5, 3.0))
+            moved.rename(file)
+        self._continue()
+
+    def _continue(self) -> None:
+        """Start another launcher if the last one ended before the study was complete."""
+        if self.launcher.poll() is not None and self.launcher.returncode != 0:
+            self.start()
 
     def restart(self) -> None:
         """Kill the launcher, so that its workers save and exit, and start another one at once."""

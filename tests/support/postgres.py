@@ -8,12 +8,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 import trustme
 
@@ -49,6 +51,21 @@ class Server:
     def stop(self, mode: str = "fast") -> None:
         """Stop the server: ``fast`` ends all sessions, ``immediate`` acts like a crash."""
         _run([*self.control, "-m", mode, "stop"], self.user)
+
+    def suspend(self, seconds: float) -> None:
+        """Let the server accept connections, and answer nothing, for some seconds."""
+        folder = Path(self.control[self.control.index("-D") + 1])
+        main = psutil.Process(int((folder / "postmaster.pid").read_text().split()[0]))
+        processes = [main, *main.children(recursive=True)]
+        try:
+            for each in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.suspend()
+            time.sleep(seconds)
+        finally:
+            for each in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.resume()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import BaseStorage
 from optuna_dashboard import _importance
 
+from hpo.analysis import records, results
 from hpo.artifacts.folders import Artifacts, file_name
 from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import changes, notes
@@ -154,7 +155,9 @@ class _HpoPlugin:
         }
         text = self.cached_storage.get_study_system_attrs(study_id).get("hpo:file", "")
         folder = self._folder(study_id)
-        _set_note(document, notes.study_note(definition, text))
+        found = records.trial_records(definition, trials.values())
+        best = next(iter(results.best_settings(definition, found, 1)), None)
+        _set_note(document, notes.study_note(definition, text, best))
         for shown in (*document["trials"], *document["best_trials"]):
             if trial := trials.get(shown["trial_id"]):
                 _set_note(shown, notes.trial_note(trial, definition))

@@ -5,17 +5,20 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.analysis import records, results
 from hpo.analysis.formatting import describe_split, format_seconds
+from hpo.analysis.results import SettingResult
 from hpo.store import status
 from hpo.study.definition import Definition
 
 
-def study_note(definition: Definition, text: str) -> str:
-    """Return the note of a study in Markdown: how accuracy is measured, the budget, and the study file.
+def study_note(definition: Definition, text: str, best: SettingResult | None) -> str:
+    """Return the note of a study in Markdown: accuracy, the best result, the budget, and the study file.
 
     Args:
         definition: The definition of the study.
         text: The study file as its author wrote it.
+        best: Its best setting; None if no trial is complete.
     """
     measured = describe_split(status.selection_of(definition))
     return "\n".join(
@@ -23,11 +26,20 @@ def study_note(definition: Definition, text: str) -> str:
             f"Accuracy is measured {measured}."
             if status.selection_of(definition)
             else f"Accuracy is {measured}.",
+            *(_best_result(best) if best else ()),
             f"The study runs {definition.setting_count} {_budget_unit(definition.search.replicates)}.",
             "",
             _code_block(text, "toml"),
         ]
     )
+
+
+def _best_result(best: SettingResult) -> Iterator[str]:
+    """Yield the lines on the best setting; what optuna-dashboard calls best is the best single trial."""
+    yield f"The best setting so far is that of trial {best.trial.number}: {results.describe_value(best)}."
+    yield ""
+    yield from (f"- {label}: {text}" for label, text in results.caveats(best))
+    yield ""
 
 
 def _budget_unit(replicates: int) -> str:
@@ -47,14 +59,16 @@ def trial_note(found: FrozenTrial, definition: Definition) -> str:
 
 
 def _headline(found: FrozenTrial, definition: Definition) -> str:
-    state, seen = status.STATE_NAMES[found.state], found.user_attrs
-    done = f" after epoch {max(found.intermediate_values)}" if found.intermediate_values else ""
-    if found.state == TrialState.COMPLETE and found.value is not None:
-        best = f" after epoch {seen['best_epoch']} of {seen['epochs']}," if "epochs" in seen else ""
+    (record,) = records.trial_records(definition, [found])
+    state, seen = record.state, found.user_attrs
+    done = f" after epoch {record.epochs}" if record.curve else ""
+    if found.state == TrialState.COMPLETE and record.accuracy is not None:
+        best = f" after epoch {record.best_epoch} of {record.epochs}," if record.curve else ""
         measured = describe_split(status.selection_of(definition))
-        return f"**{state}**: accuracy {found.value:.4f}{best} {measured}"
+        return f"**{state}**: accuracy {record.accuracy:.4f}{best} {measured}"
     if found.state == TrialState.PRUNED and "pruned" in seen:
-        return f"**{state}** {_escape_inline(str(seen['pruned']))}"
+        reached = f": accuracy {record.accuracy_text}" if record.accuracy is not None else ""
+        return f"**{state}** {_escape_inline(str(seen['pruned']))}{reached}"
     if found.state == TrialState.WAITING and done:
         return f"**{state}**, continues{done}"
     return f"**{state}**{done}"
@@ -70,6 +84,10 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
         yield f"- same setting as trial {seen['repeats']}, with another seed"
     if seen.get("enqueued"):
         yield "- queued by hand"
+    (record,) = records.trial_records(definition, [found])
+    if record.curve and record.images is not None:
+        gives = f"; always answering with the largest class gives {record.baseline:.4f}"
+        yield f"- accuracy is of {record.images} images{gives if record.baseline is not None else ''}"
     if "attempts" in seen:
         yield f"- attempts: {seen['attempts']}"
     if "wall_time_seconds" in seen:

@@ -85,8 +85,7 @@ def _hover_text(each: TrialRecord) -> str:
 def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """Return the section that shows accuracy after each epoch; the best trials are highlighted.
 
-    Trials that wait, as at a rung, are in the table, not in the figure. If no trial has reported two
-    epochs, there is a sentence instead.
+    If no trial has reported two epochs, there is a sentence instead.
 
     Args:
         found: All trials of the study.
@@ -105,7 +104,7 @@ def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
     )
     best, rest = done[:HIGHLIGHTED], done[HIGHLIGHTED:]
     groups = [("other complete trials", rest, sections.GREY, "solid")]
-    for state in ("pruned", "failed", "running"):
+    for state in ("pruned", "failed", "running", "waiting"):
         these = [each for each in reported if each.state == state]
         groups.append((f"{state} trials", these, sections.STATE_COLORS[state], "dot"))
     traces = [_joined_curves(name, these, color, dash) for name, these, color, dash in groups if these]
@@ -302,14 +301,19 @@ def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
 
 
 def pareto_front(ordered: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the Pareto front of trials; of several with the same time and accuracy, the first.
+    """Return the Pareto front of trials; those with the same time and accuracy are all on it.
 
     Args:
         ordered: Complete trials by wall time, ascending; of equally fast ones the most accurate first.
     """
     best: list[TrialRecord] = []
     for each in ordered:
-        if not best or (each.accuracy or 0.0) > (best[-1].accuracy or 0.0):
+        last = best[-1] if best else None
+        if (
+            last is None
+            or (each.accuracy or 0.0) > (last.accuracy or 0.0)
+            or (each.wall_seconds, each.accuracy) == (last.wall_seconds, last.accuracy)
+        ):
             best.append(each)
     return best
 

@@ -3,7 +3,7 @@
 import functools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -288,7 +288,7 @@ def _device_time_notes(found: Sequence[TrialRecord], rows: Sequence[DeviceTimeUs
 
 
 def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Return the section that lists every trial that does not wait, in the queue or at a rung.
+    """Return the section that lists every trial that has started, also those that wait at a rung.
 
     The page shows all parameters of a trial in one column, and leaves out columns that are the same in all
     trials. The CSV has all columns, and one for each parameter.
@@ -297,17 +297,26 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
         found: All trials of the study.
         measure: The name of the metric.
     """
-    begun = [each for each in found if each.state != "waiting"]
+    begun = [each for each in found if each.state != "waiting" or each.started or each.curve]
     names = list(dict.fromkeys(name for each in begun for name in each.params))
     first = ("trial", "state", "accuracy")
-    given = (name for each in begun for name in each.attributes)
+    given = dict.fromkeys(name for each in begun for name in each.attributes)
     attributes = list(dict.fromkeys((*ALIASES, *given)))  # an alias has its column in every study
-    last = ("best epoch", "epochs", "wall_time_seconds", "s/epoch", "attempts", *attributes, "hardware")
+    last = (
+        "best accuracy",
+        "best epoch",
+        "epochs",
+        "wall_time_seconds",
+        "s/epoch",
+        "attempts",
+        *attributes,
+        "hardware",
+    )
     rows = [
         (
             *(each.number, each.state, each.accuracy),
             *(each.params.get(name) for name in names),
-            *(each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
+            *(each.best_accuracy, each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
             each.attempts,
             *(each.attributes.get(name) for name in attributes),
             *(each.hardware, each.end_reason),
@@ -318,20 +327,20 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
         name="trials",
         title="Every trial that has started",
         table=sections.make_table((*first, *names, *last, "why it ended early"), rows),
-        shown=_page_table(begun, measure),
+        shown=_page_table(begun, measure, given),
     )
     return Section(name="trials", title="Trials", parts=(listing,))
 
 
-def _page_table(begun: Sequence[TrialRecord], measure: str) -> sections.Table:
+def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable[str]) -> sections.Table:
     """Return the table of trials without columns that are the same in all of them."""
-    attributes = dict.fromkeys(name for each in begun for name in each.attributes)
     columns: dict[str, Callable[[TrialRecord], Any]] = {
         "trial": lambda each: each.number,
         "state": lambda each: each.state,
         measure: lambda each: each.accuracy,
         "settings": lambda each: sections.format_setting(each.params),
         **{name: functools.partial(_attribute, name) for name in attributes},
+        "best accuracy": lambda each: each.best_accuracy,
         "best epoch": lambda each: f"{each.best_epoch} of {each.epochs}" if each.curve else "",
         "seconds": lambda each: each.wall_seconds,
         "attempts": lambda each: each.attempts,
@@ -341,6 +350,8 @@ def _page_table(begun: Sequence[TrialRecord], measure: str) -> sections.Table:
     always = ("trial", "state", measure, "settings", "best epoch", "seconds")
     values = {name: [value(each) for each in begun] for name, value in columns.items()}
     kept = {name: column for name, column in values.items() if name in always or len(set(column)) > 1}
+    if kept.get("best accuracy") == kept[measure]:
+        del kept["best accuracy"]
     return sections.make_table(kept, zip(*kept.values(), strict=True))
 
 

@@ -9,7 +9,8 @@ better than guessing while every accuracy that it has reported is at most ::
 The second term is two standard errors of an accuracy of p on n images (normal approximation of the binomial
 distribution). The third is what a trial that learns gains at least in its first epochs: 0.02 at ten
 classes, and less where guessing is almost never, or almost always, right. Where the sum reaches 1 the split
-is too small to tell, and nothing is pruned.
+is too small to tell luck from skill. The ceiling is p itself then: a trial is pruned only if it was never
+better than the largest class.
 
 The rule is applied after ``search.chance_epochs`` epochs after the warm-up, and not before the pruner's
 ``min_epochs``.
@@ -36,21 +37,22 @@ class Baseline:
 
     @property
     def ceiling(self) -> float:
-        """The highest accuracy that is no better than guessing; may exceed 1."""
+        """The highest accuracy that is no better than guessing."""
         share = self.largest_class_share
         error = math.sqrt(share * (1 - share) / self.images)
-        return share + 2 * error + min(0.02, share / 5, (1 - share) / 5)
+        ceiling = share + 2 * error + min(0.02, share / 5, (1 - share) / 5)
+        return ceiling if ceiling < 1 else share
 
     def prune_reason(self, accuracies: Iterable[float]) -> str | None:
         """Return why a trial is pruned by the baseline rule; None if it is not.
 
-        It is not before ``min_epochs``, nor if the split is too small to tell (``ceiling`` of 1 or more).
+        It is not before ``min_epochs``, nor if the split has one class only.
 
         Args:
             accuracies: The trial's accuracies on the selection split, one of each epoch, in [0, 1].
         """
         reported = list(accuracies)
-        if len(reported) < self.min_epochs or self.ceiling >= 1 or max(reported) > self.ceiling:
+        if len(reported) < self.min_epochs or self.largest_class_share == 1 or max(reported) > self.ceiling:
             return None
         return (
             f"no better than guessing in {len(reported)} epochs: accuracy {max(reported):.4f} at best, "

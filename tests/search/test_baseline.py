@@ -58,8 +58,15 @@ def test_guessing_stays_below_the_ceiling_for_three_epochs(share, images):
     assert ceiling < share + (1 - share) / 2, "a model that is halfway to perfect is above it"
 
 
-def test_a_split_that_is_too_small_to_decide_prunes_nothing():
-    assert Baseline(largest_class_share=0.95, images=40, min_epochs=3).prune_reason([0.95] * 9) is None
+def test_on_a_small_split_a_trial_is_pruned_that_was_never_better_than_the_largest_class():
+    small = Baseline(largest_class_share=0.9, images=20, min_epochs=3)
+    assert "the largest class alone gives 0.9000" in (small.prune_reason([0.9, 0.85, 0.9]) or "")
+    assert small.prune_reason([0.9, 0.95, 0.9]) is None, "one image more than the largest class"
+    assert small.prune_reason([0.9, 0.9]) is None, "too early"
+
+
+def test_a_split_of_one_class_prunes_nothing():
+    assert Baseline(largest_class_share=1.0, images=40, min_epochs=3).prune_reason([1.0] * 9) is None
 
 
 @pytest.mark.parametrize(

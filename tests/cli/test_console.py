@@ -1,11 +1,13 @@
 """Tables in the terminal."""
 
+import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.analysis import records
 from hpo.cli import console, progress
 from hpo.study.definition import Definition, Point
 from hpo.training.config import Config
+from hpo.training.events import Epoch, EpochReported
 
 STUDY = Definition(
     name="study", train=Config().model_dump(), points=(Point(setting={}, attributes={"site": "C"}),)
@@ -37,3 +39,10 @@ def test_a_study_without_sites_has_no_site_column():
 def test_a_slow_view_is_redrawn_less_often():
     assert progress.redraw_pause(0.01) == 1.0
     assert progress.redraw_pause(7.0) == 63.0
+
+
+@pytest.mark.parametrize(("metric", "split"), [("accuracy", "validation"), ("test accuracy", "test")])
+def test_a_printed_loss_names_its_split(metric, split):
+    epoch = Epoch(number=1, accuracy=0.5, train_seconds=1.0, train_loss=0.25, loss=1492629.75)
+    line = console.event_line(EpochReported(trial=0, epoch=epoch, epochs=2, metric=metric))
+    assert f"{split} loss 1492629.7500, training loss 0.2500" in line

@@ -11,8 +11,9 @@ Every setting runs with the same seeds, so that the first two can be compared se
 This file chooses the settings and creates the study. ``finish_result`` reads what its runs reached.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
 
@@ -25,6 +26,8 @@ from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.study.space import Value
 from hpo.training import config
+
+SEEDS = 2**31  # a seed is below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,8 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
 
     Settings are ranked as ``hpo best`` ranks them. Trials that differ only in the seed are one setting, and
     so are those that differ only in planned epochs and had the same best epoch. Trials without a best
-    epoch, which another tool wrote, are left out. The seeds are those that follow the seed of [train];
-    replicates may have used them already.
+    epoch, which another tool wrote, are left out. The seeds are the first after the seed of [train] that
+    the study does not use itself: a seed that helped to choose a setting is no evidence for it.
 
     Args:
         storage: Where the study is stored.
@@ -88,14 +91,29 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
     if len(settings) < top:
         plural = "s" * (len(settings) > 1)
         notes.append(f"study '{name}' has {len(settings)} complete setting{plural}, not {top}")
-    first = int(definition.trial_config({}).seed) + 1
     return FinishPlan(
         study=name,
-        name=f"{name}-finish",
+        name=finish_name(name),
         settings=settings,
-        seeds=tuple((first + index) % 2**31 for index in range(seeds)),
+        seeds=tuple(itertools.islice(_unused_seeds(definition, trials), seeds)),
         notes=tuple(notes),
     )
+
+
+def finish_name(study: str) -> str:
+    """Return the name of the study that ``hpo finish`` makes of a study."""
+    return f"{study}-finish"
+
+
+def _unused_seeds(definition: Definition, trials: Iterable[FrozenTrial]) -> Iterator[int]:
+    """Yield seeds after that of [train] that no trial of a study has, and no replicate of one can get."""
+    own = int(definition.trial_config({}).seed)
+    listed = (point.setting for point in (*definition.points, *definition.enqueued))
+    firsts = {own, *(int(str(setting.get("seed", own))) for setting in listed)}
+    used = {(seed + index) % SEEDS for seed in firsts for index in range(definition.search.replicates)}
+    used |= {trial.system_attrs.get(RUN_OPTIONS, {}).get("seed", own) for trial in trials}
+    following = ((own + index) % SEEDS for index in itertools.count(1))
+    return (seed for seed in following if seed not in used)
 
 
 def _check_can_finish(definition: Definition) -> None:
@@ -134,6 +152,30 @@ def _best_settings(trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
                 trial=trial.number, accuracy=replicated.mean, params=dict(trial.params), options=options
             )
         seen |= keys
+
+
+def listed_settings(finish: Definition, trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
+    """Yield the settings that a study of ``hpo finish`` lists, each once.
+
+    Args:
+        finish: The definition of that study.
+        trials: The trials of the study whose settings they are. A setting that none of them has is left
+            out.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    chosen: dict[str, ChosenSetting] = {}
+    for replicated in replicates.rank_trials(trials):
+        trial = by_number[replicated.trials[0]]
+        options = trial.params | trial.system_attrs.get(RUN_OPTIONS, {})
+        found = ChosenSetting(
+            trial=trial.number, accuracy=replicated.mean, params=dict(trial.params), options={}
+        )
+        chosen.setdefault(_setting_key(options | {"epochs": None}), found)
+    listed = [{k: v for k, v in point.setting.items() if k != "seed"} for point in finish.points]
+    for options in {_setting_key(each): each for each in listed}.values():
+        key = _setting_key(options | {"epochs": None})
+        if key in chosen:
+            yield replace(chosen[key], options=options)
 
 
 def _setting_key(options: Mapping[str, Value]) -> str:

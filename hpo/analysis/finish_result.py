@@ -7,7 +7,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from hpo.analysis import intervals, records
+from hpo.analysis import finish, intervals, records
 from hpo.analysis.finish import ChosenSetting, FinishPlan
 from hpo.analysis.formatting import end_reason, format_params
 from hpo.analysis.intervals import Interval, Limits
@@ -24,6 +24,7 @@ class SettingRuns:
 
     setting: ChosenSetting
     accuracies: Mapping[int, float]  # of the complete runs, by seed
+    trials: Mapping[int, int]  # their numbers in the plan's study, by seed
     interval: Interval | None  # of their mean; None below three runs
 
     @property
@@ -69,7 +70,8 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     }
     runs, missing = [], []
     for setting in plan.settings:
-        by_seed = {seed: by_point[_point_key(setting.point(seed))] for seed in plan.seeds}
+        keys = {seed: _point_key(setting.point(seed)) for seed in plan.seeds}
+        by_seed = {seed: by_point[key] for seed, key in keys.items() if key in by_point}
         runs.append(_setting_runs(setting, by_seed, images, possible))
         missing += [
             _describe_missing(plan, setting, seed, trial)
@@ -89,6 +91,47 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     )
 
 
+def stored_result(storage: Storage, study: str) -> FinishResult | None:
+    """Read what ``hpo finish`` has found so far about a study; None if no run of it is complete.
+
+    Args:
+        storage: Where both studies are stored.
+        study: The name of the study whose settings were run again.
+
+    Raises:
+        StoreError: There is no such study, or another tool made it.
+        StoreUnavailable: The database cannot be reached.
+        DefinitionError: Another version of hpo made one of the two.
+    """
+    name = finish.finish_name(study)
+    if name not in status.study_names(storage):
+        return None
+    definition = studies.read_definition(storage, name)
+    if definition.finishes != study:
+        return None
+    plan = FinishPlan(
+        study=study,
+        name=name,
+        settings=tuple(finish.listed_settings(definition, status.read_trials(storage, study))),
+        seeds=tuple(dict.fromkeys(int(str(point.setting["seed"])) for point in definition.points)),
+        notes=(),
+    )
+    complete = any(trial.state == TrialState.COMPLETE for trial in status.read_trials(storage, name))
+    return read_result(storage, plan) if complete and plan.settings else None
+
+
+def winner_text(found: FinishResult) -> str:
+    """Return a phrase on which setting the final evaluation ranks first, and on what grounds."""
+    first = found.runs[0]
+    mean, seeds = first.mean, len(first.accuracies)
+    text = (
+        f"'hpo finish {found.plan.study}' ranks trial {first.setting.trial}'s setting first: "
+        f"{found.measure} {mean:.4f}, the mean of {seeds} seed{'s' * (seeds != 1)}"
+    )
+    is_open = len(found.runs) > 1 and not (found.difference and found.difference.sign)
+    return f"{text}; its lead is not decided" if is_open else text
+
+
 def _key_of_trial(definition: Definition, trial: FrozenTrial) -> str:
     return _point_key(definition.points[trial.system_attrs["grid_id"]])
 
@@ -104,7 +147,8 @@ def _setting_runs(
     accuracies = {seed: value for seed, value in complete.items() if value is not None}
     values = list(accuracies.values())
     interval = intervals.accuracy_interval(values, images, possible)
-    return SettingRuns(setting=setting, accuracies=accuracies, interval=interval)
+    numbers = {seed: by_seed[seed].number for seed in accuracies}
+    return SettingRuns(setting=setting, accuracies=accuracies, trials=numbers, interval=interval)
 
 
 def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial: FrozenTrial) -> str:

@@ -1,5 +1,6 @@
 """How much each parameter mattered, by several evaluators, with bootstrap intervals for small studies."""
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,19 +8,20 @@ from dataclasses import dataclass
 from statistics import quantiles
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import StoreError
 from hpo.search import replicates
-from hpo.store import status
+from hpo.store import status, studies
 from hpo.store.storage import Storage
 
 EVALUATORS = ("ped-anova", "fanova", "mdi")
 TREES = 64  # of fANOVA's and MDI's forests
 BOOTSTRAP_TREES = 16  # the same where a hundred forests are grown
-EQUAL_WARNING = "importances will be equal"  # Optuna's, where PED-ANOVA's best trials are all of them
 ALL_SAME = "all came to the same accuracy, which tells no parameter apart"
 MOST_SAME = "too many came to the same accuracy to tell the best apart from the rest"
+TOO_FAR = "their accuracies are too far apart to calculate with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,9 @@ class Importance:
 
     evaluator: str
     trials: int
-    importances: Mapping[str, float]  # shares that add up to 1, the highest first
+    importances: Mapping[str, float]  # shares that add up to 1, the highest first; none if in doubt
     left_out: tuple[str, ...]  # parameters for which the evaluator has no share
-    doubt: str  # why the shares mean nothing; empty if they do
+    doubt: str  # why there are no shares; else empty
 
 
 def study_importance(storage: Storage, name: str, evaluator: str) -> Importance:
@@ -42,53 +44,97 @@ def study_importance(storage: Storage, name: str, evaluator: str) -> Importance:
         evaluator: One of ``EVALUATORS``.
 
     Raises:
-        StoreError: The study does not exist, has fewer than two complete settings, or the evaluator fails.
+        StoreError: The study does not exist, has several objectives or fewer than two complete settings, or
+            the evaluator fails.
         StoreUnavailable: The database cannot be reached.
     """
+    directions = storage.get_study_directions(studies.find_study_id(storage, name))
+    if len(directions) > 1:
+        raise StoreError(f"study '{name}' has {len(directions)} objectives; importance needs exactly 1")
     trials = complete_settings(status.read_trials(storage, name))
     if len(trials) < 2:
         raise StoreError(f"study '{name}' has {len(trials)} complete trials; importance needs at least 2")
-    return importance_of_trials(trials, evaluator)
+    return importance_of_trials(trials, evaluator, maximize=directions[0] != StudyDirection.MINIMIZE)
 
 
 def complete_settings(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials, one for each setting.
+    """Return the complete trials that have a value, one for each setting.
 
     A setting that was run with several seeds is one trial with the mean: copies would count several times.
     A setting of which a seed diverged is left out.
     """
     merged = replicates.merge_replicates(trials, replicates.first_trial_numbers(trials))
-    return [trial for trial in merged if trial.state == TrialState.COMPLETE]
+    return [each for each in merged if each.state == TrialState.COMPLETE and each.value is not None]
 
 
-def importance_of_trials(trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES) -> Importance:
+def explain_doubt(trials: Sequence[FrozenTrial], *, maximize: bool = True) -> str:
+    """Return why no evaluator can tell the importance of parameters from these trials; else "".
+
+    The reasons are equal values, values whose squares cannot be calculated with, and fewer trials than
+    parameters that vary, and one more.
+
+    Args:
+        trials: Complete trials with values, such as ``complete_settings`` returns.
+        maximize: Whether higher values are better.
+    """
+    values = sorted((trial.values[0] for trial in trials), reverse=maximize)
+    if len(trials) < 2:
+        return ""
+    spread = values[0] - values[-1]
+    if not math.isfinite(spread * spread * len(values)):
+        return TOO_FAR
+    if not spread:
+        return ALL_SAME
+    if values[math.ceil(_best_share(len(values)) * len(values)) - 1] == values[-1]:
+        return MOST_SAME
+    given: dict[str, set[str]] = {}
+    for trial in trials:
+        for name, value in trial.params.items():
+            given.setdefault(name, set()).add(repr(value))
+    varying = sum(len(each) > 1 for each in given.values())
+    return (
+        f"{len(trials)} trials cannot tell {varying} parameters apart" if len(trials) <= varying + 1 else ""
+    )
+
+
+def _best_share(trials: int) -> float:
+    """Return the share of the trials that count as the best: ten of them, from a tenth to a half."""
+    return min(max(10 / trials, 0.1), 0.5)
+
+
+def importance_of_trials(
+    trials: Sequence[FrozenTrial], evaluator: str, trees: int = TREES, *, maximize: bool = True
+) -> Importance:
     """Evaluate the importance of the parameters over complete trials.
 
     PED-ANOVA (Watanabe et al. 2023) asks which parameters set the best trials apart. Optuna takes the best
     tenth as the best, which is one or two of 14 trials; here it is the best ten trials, but at least a
-    tenth and at most half of all. If all trials have the same value, or too many for PED-ANOVA, ``doubt``
-    says so. Parameters that not every trial has are left out.
+    tenth and at most half of all. Where ``explain_doubt`` has a reason, there are no shares. Parameters
+    that not every trial has are left out.
 
     Args:
         trials: Two complete trials or more, with values.
         evaluator: One of ``EVALUATORS``.
         trees: The trees of a forest, for ``fanova`` and ``mdi``.
+        maximize: Whether higher values are better.
 
     Raises:
         StoreError: The evaluator cannot compute importances for these trials.
     """
     from optuna import importance  # imports scikit-learn, which takes a second
 
-    quantile = min(max(10 / len(trials), 0.1), 0.5)
+    if doubt := explain_doubt(trials, maximize=maximize):
+        return Importance(evaluator=evaluator, trials=len(trials), importances={}, left_out=(), doubt=doubt)
+    quantile = _best_share(len(trials))
     evaluators: dict[str, Callable[[], importance.BaseImportanceEvaluator]] = {
         "ped-anova": lambda: importance.PedAnovaImportanceEvaluator(target_quantile=quantile),
         "fanova": lambda: importance.FanovaImportanceEvaluator(n_trees=trees, seed=0),
         "mdi": lambda: importance.MeanDecreaseImpurityImportanceEvaluator(n_trees=trees, seed=0),
     }
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            study = in_memory_study(trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Optuna, on how it takes trials that lack a parameter
+            study = in_memory_study(trials, maximize=maximize)
             found = importance.get_param_importances(study, evaluator=evaluators[evaluator]())
     except (RuntimeError, ValueError) as error:
         raise StoreError(f"importance by {evaluator} over {len(trials)} trials: {error}") from error
@@ -98,23 +144,16 @@ def importance_of_trials(trials: Sequence[FrozenTrial], evaluator: str, trees: i
         trials=len(trials),
         importances={name: float(share) for name, share in found.items()},
         left_out=tuple(parameter for parameter in searched if parameter not in found),
-        doubt=_doubt(trials, caught),
+        doubt="",
     )
 
 
-def _doubt(trials: Sequence[FrozenTrial], caught: Iterable[warnings.WarningMessage]) -> str:
-    """Return why the shares mean nothing, by the trials' values and Optuna's warnings; else ""."""
-    if len({trial.value for trial in trials}) == 1:
-        return ALL_SAME
-    return MOST_SAME if any(EQUAL_WARNING in str(each.message) for each in caught) else ""
-
-
-def in_memory_study(trials: Iterable[FrozenTrial]) -> optuna.Study:
-    """Return a study in memory that maximizes, with these trials; Optuna logs nothing about it."""
+def in_memory_study(trials: Iterable[FrozenTrial], *, maximize: bool = True) -> optuna.Study:
+    """Return a study in memory with these trials; Optuna logs nothing about it."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(direction="maximize")
+        study = optuna.create_study(direction="maximize" if maximize else "minimize")
     finally:
         optuna.logging.set_verbosity(before)
     study.add_trials(trials)

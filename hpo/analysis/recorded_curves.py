@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.errors import CurvesError
+from hpo.errors import CurvesError, quote_value
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import status, studies
 from hpo.store.storage import Storage
@@ -22,6 +22,7 @@ from hpo.study.space import Parameter, Setting, Value
 
 MIN_CURVES = 10  # fewer say nothing about a search
 MIN_GRID_CURVES = 2  # fewer leave nothing to choose from in a grid
+LARGEST = 1e30  # a number beyond it is no measurement, and overflows where it is squared as float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,26 +93,37 @@ def read_curves(path: Path) -> RecordedCurves:
 
     The definition bears the file's name and searches the space that the settings span.
 
+    Args:
+        path: The file: CSV in UTF-8, with or without a byte order mark.
+
     Raises:
-        CurvesError: The file cannot be read, lacks the columns of seconds and epochs, has fewer than
-            ``MIN_CURVES`` rows, or a time or an accuracy that is no finite number.
+        CurvesError: The file cannot be read, lacks the columns of parameters, seconds and epochs or has one
+            twice, has fewer than ``MIN_CURVES`` rows, a row of another length, or a value that is not
+            allowed.
     """
-    rows = _read_rows(path)
-    names = list(rows[0]) if rows else []
+    names, rows = _read_rows(path)
     epochs = [name for name in names if name.isdigit()]
+    parameters = [name for name in names if name != "seconds" and name not in epochs]
     if "seconds" not in names or epochs != [str(number) for number in range(1, len(epochs) + 1)]:
+        found = quote_value(", ".join(names) or None)
         raise CurvesError(
-            f"{path}: want a column per parameter, then 'seconds', then 1, 2, ... for the accuracy after "
-            f"each epoch; found {', '.join(names) or 'nothing'}"
+            f"{path}:1: want a column per parameter, then 'seconds', then 1, 2, ... for the accuracy after "
+            f"each epoch; found {found}"
         )
+    if not epochs or not parameters or "" in names:
+        raise CurvesError(f"{path}:1: want a name for each column, a parameter, and an epoch '1' at least")
     if len(rows) < MIN_CURVES:
         raise CurvesError(f"{path}: {len(rows)} settings; want {MIN_CURVES} or more")
-    parameters = [name for name in names if name != "seconds" and name not in epochs]
-    settings = [{n: _parse_value(row[n]) for n in parameters if row[n]} for row in rows]
-    curves = []
-    for line, row in enumerate(rows, start=2):
+    settings, curves = [], []
+    for line, row in rows:
+        settings.append({n: _parse_value(row[n], path, line, n) for n in parameters if row[n]})
         seconds, *accuracies = (_parse_number(row[name], path, line, name) for name in ("seconds", *epochs))
+        if seconds < 0:
+            raise CurvesError(f"{path}:{line}: seconds: want 0 or more, found {seconds:g}")
         curves.append(Curve(accuracies=tuple(accuracies), total_seconds=seconds))
+    empty = [name for name in parameters if not any(name in setting for setting in settings)]
+    if empty:
+        raise CurvesError(f"{path}: column '{empty[0]}' has no value; remove it")
     return RecordedCurves(
         definition=Definition(
             name=path.stem,
@@ -124,12 +136,26 @@ def read_curves(path: Path) -> RecordedCurves:
     )
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the names of the columns, and each row that is not blank with the number of its line."""
     try:
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            names = next(reader, [])
+            found = [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError as error:
+        raise CurvesError(f"{path}: is not text in UTF-8; want a CSV file") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise CurvesError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    except csv.Error as error:
+        raise CurvesError(f"{path}:{reader.line_num}: {error}; want a CSV file") from error
+    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if double:
+        raise CurvesError(f"{path}:1: column {quote_value(double[0])} is there twice")
+    for line, row in found:
+        if len(row) != len(names):
+            raise CurvesError(f"{path}:{line}: want {len(names)} fields, as in line 1; found {len(row)}")
+    return names, [(line, dict(zip(names, row, strict=True))) for line, row in found]
 
 
 def write_curves(recorded: RecordedCurves, path: Path) -> None:
@@ -150,23 +176,26 @@ def write_curves(recorded: RecordedCurves, path: Path) -> None:
             writer.writerow([*values, f"{curve.total_seconds:.2f}", *accuracies])
 
 
-def _parse_value(text: str) -> Value:
+def _parse_value(text: str, path: Path, line: int, name: str) -> Value:
     """Return a field as an integer, a float or a truth value if it reads as one, else as text."""
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        if abs(value) < LARGEST:
+            return value
+        raise CurvesError(f"{path}:{line}: {name}: want a finite number, found {quote_value(text)}")
     return {"True": True, "False": False}.get(text, text)
 
 
-def _parse_number(text: str | None, path: Path, line: int, name: str) -> float:
+def _parse_number(text: str, path: Path, line: int, name: str) -> float:
     try:
-        number = float(text or "")
+        number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise CurvesError(f"{path}:{line}: {name}: want a number, found '{text or ''}'")
+    if not abs(number) < LARGEST:
+        raise CurvesError(f"{path}:{line}: {name}: want a finite number, found {quote_value(text)}")
     return number
 
 

@@ -273,7 +273,7 @@ def trial_table(trial: FrozenTrial, found: TrialRecord, measure: str) -> Table:
 
 
 def importance_view(found: Importance) -> RenderableType:
-    """Return importances as bars, with notes on parameters left out and on unreliable results.
+    """Return importances as bars, with a note on parameters left out; a line if they cannot be told.
 
     Args:
         found: The importances by one evaluator.
@@ -282,8 +282,9 @@ def importance_view(found: Importance) -> RenderableType:
     for name, share in found.importances.items():
         table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))
     headline = f"importance by {found.evaluator}, over {found.trials} complete trials"
+    if found.doubt:
+        return Text(f"{headline}, cannot be told: {found.doubt}")
     notes = [f"left out because not every trial has it: {', '.join(found.left_out)}"] * bool(found.left_out)
-    notes += [f"these shares are not reliable: {found.doubt}"] * bool(found.doubt)
     return Group(headline, table, *notes)
 
 

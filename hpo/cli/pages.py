@@ -50,12 +50,15 @@ def export_model(
     ],
     trial: Annotated[
         int | None,
-        typer.Option("--trial", metavar="N", help="The trial to export; the best one if left out."),
+        typer.Option("--trial", metavar="N", help="The trial to export; the winner if left out."),
     ] = None,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
     """Export a trial's model: weights, settings, metrics, model card and labels.
+
+    The winner is the best trial of the search.
+    After 'hpo finish', it is a run of the setting that this ranks first.
 
     Example: hpo export my-study --to my-model
     """
@@ -65,7 +68,8 @@ def export_model(
 
     storage = studies.open_storage(store_url, create=False)
     found = export_trial(storage, name, trial, Artifacts(artifacts), folder)
-    print(f"trial {found.trial} of study {name} is in {folder}")
+    print(f"trial {found.trial} of study {found.study} is in {folder}")
+    print(f"  chosen     {found.chosen}")
     print(f"  accuracy   {found.accuracy:.4f} {found.note}")
     print(f"  use it     hpo predict {shlex.quote(str(folder))} IMAGE...")
 

@@ -132,10 +132,11 @@ def show_best(
     """Show the best trial of a study, or the K best, with what its accuracy rests on.
 
     A setting with several seeds counts once, with the mean over its seeds.
+    After 'hpo finish', also says which setting that ranks first.
 
     Example: hpo best my-study -n 3
     """
-    from hpo.analysis import documents, records, results
+    from hpo.analysis import documents, finish_result, records, results
     from hpo.artifacts.folders import Artifacts
     from hpo.errors import StoreError
     from hpo.store import status, studies
@@ -154,6 +155,8 @@ def show_best(
     _print_trials(storage, found, Artifacts(artifacts), store_url)
     if found[0].noise is not None:
         print(found[0].noise)
+    if (finished := finish_result.stored_result(storage, name)) is not None:
+        print(finish_result.winner_text(finished))
     print_early_ends(storage, name, artifacts, sys.stdout)
 
 
@@ -169,6 +172,8 @@ def show_importance(
 ) -> None:
     """Show how strongly each parameter influenced accuracy, over the complete trials.
 
+    Where the trials cannot tell, says why instead.
+
     Example: hpo importance my-study --evaluator fanova
     """
     from hpo.analysis import importance
@@ -178,10 +183,8 @@ def show_importance(
     storage = studies.open_storage(store_url, create=False)
     found = importance.study_importance(storage, name, evaluator)
     if as_json:
-        fields = ("evaluator", "trials", "importances")
+        fields = ("evaluator", "trials", "importances", "doubt")
         print_json({name: getattr(found, name) for name in fields})
-        if found.doubt:
-            print(f"hpo: these shares are not reliable: {found.doubt}", file=sys.stderr)
         return
     console.open_console().print(console.importance_view(found))
 

@@ -20,7 +20,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import BaseStorage
 from optuna_dashboard import _importance
 
-from hpo.analysis import records, results
+from hpo.analysis import importance, records, results
 from hpo.artifacts.folders import Artifacts, file_name
 from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import changes, notes
@@ -157,7 +157,8 @@ class _HpoPlugin:
         folder = self._folder(study_id)
         found = records.trial_records(definition, trials.values())
         best = next(iter(results.best_settings(definition, found, 1)), None)
-        _set_note(document, notes.study_note(definition, text, best))
+        doubt = importance.explain_doubt(importance.complete_settings(list(trials.values())))
+        _set_note(document, notes.study_note(definition, text, best, doubt))
         for shown in (*document["trials"], *document["best_trials"]):
             if trial := trials.get(shown["trial_id"]):
                 _set_note(shown, notes.trial_note(trial, definition))

@@ -12,14 +12,16 @@ from hpo.store import status
 from hpo.study.definition import Definition
 
 
-def study_note(definition: Definition, text: str, best: SettingResult | None) -> str:
+def study_note(definition: Definition, text: str, best: SettingResult | None, importance_doubt: str) -> str:
     """Return the note of a study in Markdown: accuracy, the best result, the budget, and the study file.
 
     Args:
         definition: The definition of the study.
         text: The study file as its author wrote it.
         best: Its best setting; None if no trial is complete.
+        importance_doubt: Why the importance of parameters cannot be told; empty if it can.
     """
+    doubt = [f"Parameter importance cannot be told: {importance_doubt}."] * bool(importance_doubt)
     measured = describe_split(status.selection_of(definition))
     return "\n".join(
         [
@@ -28,6 +30,7 @@ def study_note(definition: Definition, text: str, best: SettingResult | None) ->
             else f"Accuracy is {measured}.",
             *(_best_result(best) if best else ()),
             f"The study runs {definition.setting_count} {_budget_unit(definition.search.replicates)}.",
+            *doubt,
             "",
             _code_block(text, "toml"),
         ]

@@ -57,6 +57,7 @@ class Metrics:
     split: str  # that accuracy was measured on: valid or test
     images: int  # in that split
     note: str  # on the split, for readers
+    chosen: str  # why this trial, for readers
     optimistic: bool  # the trial was chosen on the test split
     epoch: int  # after which the weights were saved
     epochs: int  # that the trial ran

@@ -13,7 +13,6 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict
 
-from hpo.analysis import records, results
 from hpo.analysis.formatting import describe_split
 from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
@@ -21,6 +20,7 @@ from hpo.errors import ArtifactError, StoreError, join_names
 from hpo.export import card, predict
 from hpo.export.card import Metrics
 from hpo.export.predict import Description, Preprocessing
+from hpo.export.winner import choose_winner
 from hpo.store import plan, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
@@ -47,6 +47,7 @@ class ChosenTrial:
     trial: FrozenTrial
     definition: Definition
     config: Config
+    why: str  # a phrase on why this trial
     weights: str  # name in the artifacts
     epoch: int  # after which the weights were saved
 
@@ -59,7 +60,10 @@ class ChosenTrial:
 def export_trial(
     storage: Storage, name: str, number: int | None, artifacts: Artifacts, target: Path
 ) -> Metrics:
-    """Export the best trial of a study, or the trial with a given number.
+    """Export the winner of a study, or the trial with a given number.
+
+    The winner is a run of the setting that ``hpo finish`` ranks first, if it has run; else the trial that
+    ``hpo best`` shows.
 
     Writes ``config.json``, ``labels.txt``, ``model.safetensors``, ``metrics.json`` and ``README.md``, the
     model card. The weights are the saved ones: of the best epoch so far, or of the last in ``hpo finish``.
@@ -67,7 +71,7 @@ def export_trial(
     Args:
         storage: The store; it is only read.
         name: The study.
-        number: The trial, in any state if it has weights; None takes the best complete one.
+        number: The trial, in any state if it has weights; None takes the winner.
         artifacts: Where the trial's files are.
         target: The folder to write: a new or an empty one.
 
@@ -86,7 +90,7 @@ def export_trial(
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ArtifactError(f"--to {target}: exists and is not an empty folder; choose a new folder")
         data = _training_data(choice, artifacts)
-        metrics = _metrics(name, choice, data)
+        metrics = _metrics(choice, data)
         with durable.atomic_folder(target) as draft:
             _write_files(draft, choice, data, metrics, artifacts)
     except OSError as error:
@@ -95,14 +99,12 @@ def export_trial(
 
 
 def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Artifacts) -> ChosenTrial:
+    why = "asked for by its number"
+    if number is None:
+        winner = choose_winner(storage, name)
+        name, number, why = winner.study, winner.trial, winner.why
     trials = status.read_trials(storage, name)
     definition = studies.read_definition(storage, name)
-    if number is None:
-        found = records.trial_records(definition, trials)
-        ranked = results.best_settings(definition, found, 1)
-        if not ranked:
-            raise StoreError(results.no_complete_trial_message(name, found))
-        number = ranked[0].runs[0].number
     trial = next((each for each in trials if each.number == number), None)
     if trial is None:
         raise StoreError(f"study '{name}' has no trial {number}")
@@ -121,7 +123,12 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
     epoch = re.search(r"weights-(\d+)-", weights)
     assert epoch, weights  # as the recorder names them
     return ChosenTrial(
-        trial=trial, definition=definition, config=config, weights=weights, epoch=int(epoch[1])
+        trial=trial,
+        definition=definition,
+        config=config,
+        why=why,
+        weights=weights,
+        epoch=int(epoch[1]),
     )
 
 
@@ -141,18 +148,19 @@ def _training_data(choice: ChosenTrial, artifacts: Artifacts) -> TrainingData:
         ) from error
 
 
-def _metrics(name: str, choice: ChosenTrial, data: TrainingData) -> Metrics:
+def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
     trial, selection = choice.trial, choice.config.selection
     split = "test" if isinstance(choice.config, FinalConfig) else selection
     seen = trial.user_attrs
     return Metrics(
-        study=name,
+        study=choice.definition.name,
         trial=trial.number,
         state=status.STATE_NAMES[trial.state],
         accuracy=trial.intermediate_values[choice.epoch],
         split=split,
         images=data.images[split],
         note=describe_split(selection),
+        chosen=choice.why,
         optimistic=selection == "test",
         epoch=choice.epoch,
         epochs=max(trial.intermediate_values),

@@ -29,7 +29,7 @@ def importance_section(
 ) -> tuple[Section, list[str]]:
     """Return the section on parameter importance by every evaluator.
 
-    An evaluator that fails, or whose shares mean nothing, has a sentence instead of bars.
+    An evaluator that fails has a sentence instead of bars, and so have all where the trials cannot tell.
 
     Args:
         all_trials: All trials of the study.
@@ -51,6 +51,8 @@ def importance_section(
         enough = "Importance needs two complete trials that differ in a parameter"
         few = f"{enough}; {_trial_count_text(len(trials))}."
         return replace(section, text=(few,)), names
+    if doubt := importance.explain_doubt(trials):
+        return replace(section, text=(f"Parameter importance cannot be told: {doubt}.",)), names
     notes: list[str] = []
     found: list[tuple[Importance, Mapping[str, tuple[float, float]]]] = []
     for evaluator in importance.EVALUATORS:
@@ -58,9 +60,6 @@ def importance_section(
             over = importance.importance_of_trials(trials, evaluator)
         except StoreError as error:
             notes.append(f"{evaluator} gives no result: {error}.")
-            continue
-        if over.doubt:
-            notes.append(f"{evaluator} gives no reliable result: {over.doubt}.")
             continue
         found.append((over, importance.bootstrap_intervals(trials, evaluator)))
     if not found:

@@ -248,7 +248,10 @@ def assert_split_is_shown(workplace, epochs: int) -> None:
     assert "on the test split" in workplace.here("studies").out
     workplace.here("report", "small-finish", "-o", "report.html")
     assert meaning in (workplace.path / "report.html").read_text()
-    assert meaning in workplace.here("export", "small-finish", "--to", "winner").out
+    assert meaning in workplace.here("export", "small-finish", "--to", "again").out
+    shown = workplace.here("export", "small", "--to", "winner").out
+    assert "trial 0 of study small-finish is in winner" in shown
+    assert "chosen     'hpo finish small' ranks trial 0's setting first" in shown
     metrics = json.loads((workplace.path / "winner/metrics.json").read_text())
     assert (metrics["split"], metrics["optimistic"], metrics["epochs"]) == ("test", False, epochs)
     assert "split: test" in (workplace.path / "winner/README.md").read_text()

@@ -1,5 +1,7 @@
 """Parameter importance: an unreliable result is reported as such."""
 
+import math
+import warnings
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from hpo.analysis import importance, records
 from hpo.cli.console import importance_view
+from hpo.dashboard import notes
 from hpo.report import parameter_axis, parameter_plots
 from hpo.study import file
 
@@ -24,19 +27,40 @@ def create_trials(values: Sequence[float]) -> list[FrozenTrial]:
     return created
 
 
-@pytest.mark.parametrize("evaluator", ["ped-anova", "mdi"])  # fANOVA raises
-def test_equal_accuracies_give_no_reliable_importance(evaluator):
-    assert importance.importance_of_trials(create_trials([0.5] * 4), evaluator).doubt == importance.ALL_SAME
+HUGE = 1.797e308
 
 
-def test_ped_anova_is_unreliable_if_all_trials_but_the_best_are_equal():
-    tied = create_trials([0.9, 0.5, 0.5, 0.5])
-    found = importance.importance_of_trials(tied, "ped-anova")
-    assert set(found.importances.values()) == {0.5}
+@pytest.mark.parametrize("evaluator", importance.EVALUATORS)
+@pytest.mark.parametrize(
+    ("values", "doubt"),
+    [
+        ([0.5] * 4, importance.ALL_SAME),
+        ([0.9, 0.5, 0.5, 0.5], importance.MOST_SAME),
+        ([-HUGE, 0.5, 0.6, 0.7, 0.8], importance.TOO_FAR),
+        ([HUGE, -HUGE, 0.6, 0.7, 0.8], importance.TOO_FAR),
+        ([math.inf, 0.5, 0.6, 0.7, 0.8], importance.TOO_FAR),
+        ([0.5, 0.6, 0.7], "3 trials cannot tell 2 parameters apart"),
+    ],
+)
+def test_every_evaluator_has_the_same_doubt_and_then_no_shares(evaluator, values, doubt):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = importance.importance_of_trials(create_trials(values), evaluator)
+    assert (found.doubt, found.importances) == (doubt, {})
     console = Console(record=True, width=200)
     console.print(importance_view(found))
-    assert "these shares are not reliable: too many came to the same" in console.export_text()
-    assert importance.importance_of_trials(tied, "fanova").doubt == ""
+    (line,) = console.export_text().splitlines()
+    assert line.rstrip().endswith(f"over {len(values)} complete trials, cannot be told: {doubt}")
+
+
+def test_the_best_of_a_study_that_minimizes_are_the_lowest():
+    values = [number * 3 % 10 / 10 for number in range(10)]
+    lower = importance.importance_of_trials(create_trials(values), "ped-anova", maximize=False)
+    mirrored = importance.importance_of_trials(create_trials([-v for v in values]), "ped-anova")
+    assert lower.importances == mirrored.importances
+    assert (
+        lower.importances != importance.importance_of_trials(create_trials(values), "ped-anova").importances
+    )
 
 
 def test_fewer_bootstrap_samples_are_drawn_of_many_trials_but_at_least_20():
@@ -60,15 +84,16 @@ def test_an_interval_is_the_central_90_percent_of_100_small_forests(monkeypatch)
     assert intervals["lr"] == pytest.approx((0.00595, 0.09505))
 
 
-def test_the_report_names_an_evaluator_without_a_reliable_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(importance, "resample_count", lambda trials: 5)
+def test_the_report_and_the_dashboard_show_the_doubt_of_the_command(tmp_path):
     (tmp_path / "s.toml").write_text(
         "[space]\nlr = { low = 0.001, high = 1.0 }\nmomentum = { low = 0.0, high = 0.95 }\n"
     )
     tied = create_trials([0.9, 0.5, 0.5, 0.5])
-    done = records.trial_records(file.load_study_file(tmp_path / "s.toml"), tied)
+    definition = file.load_study_file(tmp_path / "s.toml")
+    done = records.trial_records(definition, tied)
     section, _ = parameter_plots.importance_section(tied, parameter_axis.varying_parameters(done))
-    (note,) = section.text
-    assert note.startswith("ped-anova gives no reliable result: ")
-    (plot,) = section.parts
-    assert {row[0] for row in plot.table.rows} == {"fanova", "mdi"}
+    said = f"Parameter importance cannot be told: {importance.MOST_SAME}."
+    assert (section.text, section.parts) == ((said,), ())
+    note = notes.study_note(definition, "", None, importance.explain_doubt(tied))
+    assert said in note
+    assert "importance" not in notes.study_note(definition, "", None, "")

@@ -83,9 +83,15 @@ def test_written_curves_are_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("seconds", "secs"), "found x, optimizer, momentum, secs, 1"),
-        ((",1,2,", ",1,3,"), "then 1, 2, ... for the accuracy"),
-        ((",18,", ",long,"), "curves.csv:2: seconds: want a number, found 'long'"),
+        (("seconds", "secs"), "found 'x, optimizer, momentum, secs, 1"),
+        ((",1,2,", ",1,32,"), "then 1, 2, ... for the accuracy"),
+        ((",18,", ",long,"), "curves.csv:2: seconds: want a finite number, found 'long'"),
+        ((",18,", ",1e308,"), "curves.csv:2: seconds: want a finite number, found '1e308'"),
+        ((",18,", ",-1,"), "curves.csv:2: seconds: want 0 or more, found -1"),
+        ((",18,", ",18,0.5,"), "curves.csv:2: want 13 fields, as in line 1; found 14"),
+        ((",18,", ","), "curves.csv:2: want 13 fields, as in line 1; found 12"),
+        (("optimizer,", "x,"), "curves.csv:1: column 'x' is there twice"),
+        (("optimizer,", ","), "curves.csv:1: want a name for each column"),
     ],
 )
 def test_an_invalid_file_is_reported_in_one_line(tmp_path, change, message):
@@ -93,6 +99,23 @@ def test_an_invalid_file_is_reported_in_one_line(tmp_path, change, message):
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(CurvesError, match=message.replace(".", r"\.")):
         recorded_curves.read_curves(path)
+
+
+def test_a_file_that_is_empty_or_no_text_is_reported_and_a_byte_order_mark_is_skipped(tmp_path):
+    path = tmp_path / "curves.csv"
+    for content, message in (
+        (b"", "found nothing"),
+        (b"\xff\xfe\x00", "is not text in UTF-8; want a CSV file"),
+        (b'x,seconds,1\n"', ":2: unexpected end of data; want a CSV file"),
+        (b"x,seconds,1\n" + b"a" * 200_000, ":2: field larger than field limit"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CurvesError) as error:
+            recorded_curves.read_curves(path)
+        assert message in str(error.value)
+    write_curve_file(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert recorded_curves.read_curves(path).definition.space[0].name == "x"
 
 
 def test_too_few_rows_and_a_missing_file_are_reported_in_one_line(tmp_path):

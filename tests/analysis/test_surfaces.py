@@ -156,7 +156,7 @@ def check_best(place: Workplace, url: str, sql: Sql) -> None:
     texts = {
         "best": place.here("best", "mine", HPO_STORE=url).out,
         "status": place.here("status", "mine", HPO_STORE=url).out,
-        "dashboard": notes.study_note(definition, "", results.best_settings(definition, found, 1)[0]),
+        "dashboard": notes.study_note(definition, "", results.best_settings(definition, found, 1)[0], ""),
     }
     for where, text in texts.items():
         assert [phrase for phrase in phrases if phrase not in text] == [], (where, text)

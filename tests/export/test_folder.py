@@ -89,6 +89,7 @@ for folder, code, files in json.loads(sys.argv[1]):
 """
 
 METRICS = card.Metrics(
+    chosen="the best of the search",
     study="s",
     trial=0,
     state="complete",

@@ -93,6 +93,16 @@ def status_document(found: Status, best: SettingResult | None) -> dict[str, Any]
     }
 
 
+def unreadable_document(name: str, reason: str) -> dict[str, Any]:
+    """Return a study whose definition cannot be read, in the form of ``status_document``.
+
+    Its state is ``unreadable``, ``reason`` says why, and the other fields are null or empty.
+    """
+    empty: dict[str, Any] = {"trials": {}, "budget": None, "best": None, "workers": [], "waits": []}
+    rest: dict[str, Any] = {"seconds_left": None, "budgets": {}, "early_ends": {}, "left_out_trials": 0}
+    return {"study": name, "state": "unreadable", "reason": reason, **empty, **rest}
+
+
 def trial_document(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial for JSON: number, state, value, parameters, user attributes, accuracies by epoch."""
     return {

@@ -220,7 +220,7 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
 
 def _stored_definition(storage: Storage, plan: FinishPlan) -> Definition | None:
     """Return the definition of the plan's study; None if it does not exist."""
-    if plan.name not in status.study_names(storage):
+    if plan.name not in studies.study_names(storage):
         return None
     found = studies.read_definition(storage, plan.name)
     if found.finishes != plan.study:

@@ -104,7 +104,7 @@ def stored_result(storage: Storage, study: str) -> FinishResult | None:
         DefinitionError: Another version of hpo made one of the two.
     """
     name = finish.finish_name(study)
-    if name not in status.study_names(storage):
+    if name not in studies.study_names(storage):
         return None
     definition = studies.read_definition(storage, name)
     if definition.finishes != study:

@@ -13,6 +13,7 @@ from hpo.analysis.formatting import end_reason
 from hpo.search import asha
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import plan, status
+from hpo.store.attributes import is_count, is_scalar
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
 from hpo.training import config
@@ -111,7 +112,7 @@ def trial_records(definition: Definition, trials: Iterable[FrozenTrial]) -> list
 def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int | None) -> TrialRecord:
     stored, setting = trial.user_attrs, definition.train | trial.params
     setting |= trial.system_attrs.get(plan.RUN_OPTIONS, {})
-    images, baseline = stored.get("images"), stored.get("baseline")
+    epochs = setting.get("epochs", 0)
     return TrialRecord(
         number=trial.number,
         replicate_of=trial.system_attrs.get(REPLICATE_OF),
@@ -120,9 +121,9 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         params=trial.params,
         distributions=trial.distributions,
         setting={n: value for n, value in setting.items() if is_used(n, setting, definition.option_table)},
-        attributes={name: stored[name] for name in definition.attribute_names if name in stored},
-        images=images if isinstance(images, int) and images > 0 else known_images,
-        baseline=baseline if isinstance(baseline, int | float) and 0 < baseline <= 1 else None,
+        attributes={n: stored[n] for n in definition.attribute_names if is_scalar(stored.get(n, ()))},
+        images=stored.get("images", known_images),
+        baseline=stored.get("baseline"),
         curve=dict(sorted(trial.intermediate_values.items())),
         epoch_seconds=tuple(stored.get("epoch_seconds", ())),
         wall_seconds=float(stored.get("wall_time_seconds", 0.0)),
@@ -133,7 +134,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         attempts=int(stored.get("attempts", 0)),
         started=_to_utc(trial.datetime_start),
         ended=_to_utc(trial.datetime_complete),
-        planned_epochs=int(setting.get("epochs", 0)),
+        planned_epochs=epochs if is_count(epochs) else 0,
         end_reason=end_reason(trial),
     )
 

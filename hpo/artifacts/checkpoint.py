@@ -163,10 +163,11 @@ def load(path: Path) -> State | None:
         OSError: If the file exists but cannot be read.
     """
     match = CHECKPOINT_NAME.fullmatch(path.name)
+    if match is None:
+        return None
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if match is None or digest != match[4]:
+            if hashlib.file_digest(file, "sha256").hexdigest() != match[4]:
                 return None
             file.seek(0)
             state: State = torch.load(file, map_location="cpu", weights_only=True)

@@ -10,6 +10,9 @@ locally.
 operation until it succeeds, so every operation must be idempotent. The trial's lease is renewed meanwhile.
 If the lease is lost all the same, a late operation does no harm: the names of committed files contain the
 number of the attempt, and a ``TrialFolder`` removes only what it has uploaded or downloaded itself.
+
+**Names are input.** They may come from the store. No operation leaves the root: a name with ``..`` or the
+like is refused, and in a local root also one that a symbolic link leads out of its study's folder.
 """
 
 import shutil
@@ -22,8 +25,8 @@ from typing import TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from hpo.artifacts import durable, remote
-from hpo.errors import ArtifactError, ArtifactsUnavailable
+from hpo.artifacts import durable, names, remote
+from hpo.errors import ArtifactError, ArtifactsUnavailable, quote_value
 from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
 
 R = TypeVar("R")
@@ -40,9 +43,9 @@ def file_name(name: str) -> str:
 class Artifacts:
     """The root folder of all studies' files, local or behind a URL.
 
-    Every ``name`` is a path relative to this root. Behind a URL, methods that use the storage do so through
-    ``retry`` and raise what it raises. In a local folder they let ``OSError`` pass through, except
-    ``read``.
+    Every ``name`` is a path relative to this root. Methods that use the storage raise ArtifactError for a
+    name that leaves its folder. Behind a URL, they use it through ``retry`` and raise what it raises. In a
+    local folder they let ``OSError`` pass through, except ``read``.
 
     Args:
         root: A local path, which need not exist, or a URL.
@@ -64,6 +67,29 @@ class Artifacts:
         """Return the path or the URL of a file; that of the root for an empty ``name``."""
         path = f"{self.root}/{name}".rstrip("/")
         return path if self.is_local else str(self.filesystem.unstrip_protocol(path))
+
+    def locate(self, name: str) -> str:
+        """Return where a file or folder is, for ``filesystem``, having proved that it is below the root.
+
+        The first part of the name may be a symbolic link in a local root, for example to a larger disk.
+        Below it no link may lead out of the folder that it points to.
+
+        Args:
+            name: Path relative to the artifacts; empty for the root itself.
+
+        Raises:
+            ArtifactError: If it is not below the root.
+        """
+        path = f"{self.root}/{name}".rstrip("/")
+        if not name:
+            return path
+        if not names.is_contained(name):
+            raise ArtifactError(f"{quote_value(name)}: not the name of a file below {self.path('')}")
+        if self.is_local:
+            top = Path(self.root, name.partition("/")[0]).resolve()
+            if not Path(path).resolve().is_relative_to(top):
+                raise ArtifactError(f"{path}: a symbolic link leads out of {top}; hpo does not follow it")
+        return path
 
     def logs_folder(self, folder: str) -> Path:
         """Return the local folder for the output of a study's workers; it is not created.
@@ -160,10 +186,11 @@ class Artifacts:
             ArtifactError: As ``retry`` does, if the file cannot be read behind a URL.
             OSError: If it cannot be read in a local folder.
         """
+        path = self.locate(name)
 
         def read() -> bytes | None:
             try:
-                content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
+                content: bytes = self.filesystem.cat_file(path)
                 return content
             except FileNotFoundError:
                 return None
@@ -178,20 +205,25 @@ class Artifacts:
         Raises:
             OSError: If the local folder cannot be created.
         """
-        path = Path(self.root, name) if self.is_local else Path(tempfile.mkdtemp(prefix="hpo-"))
+        place = self.locate(name)
+        path = Path(place) if self.is_local else Path(tempfile.mkdtemp(prefix="hpo-"))
         path.mkdir(parents=True, exist_ok=True)
         return TrialFolder(self, name, path)
 
     def list_names(self, name: str) -> list[str]:
-        """Return the names of the files and folders in a folder; none if there is no such folder."""
-        path = f"{self.root}/{name}".rstrip("/")
+        """Return the names of the files and folders in a folder; none if there is no such folder.
+
+        An object whose name no file may have, such as ``..``, is left out.
+        """
+        path = self.locate(name)
 
         def list_folder() -> list[str]:
             try:
                 entries = self.filesystem.ls(path, detail=False)
             except FileNotFoundError:
                 return []
-            return [file_name(str(each).rstrip("/")) for each in entries if str(each).rstrip("/") != path]
+            found = [file_name(str(each).rstrip("/")) for each in entries if str(each).rstrip("/") != path]
+            return [each for each in found if names.is_contained(each)]
 
         return self.retry(name, list_folder)
 
@@ -206,7 +238,7 @@ class Artifacts:
             ArtifactError: As ``retry`` does, behind a URL.
             OSError: If it cannot be written, in a local folder.
         """
-        path = f"{self.root}/{name}"
+        path = self.locate(name)
         if self.is_local:
             durable.write_file(Path(path), content)
         else:  # an object store has no folders; asked to make some, s3fs would create a missing bucket
@@ -219,7 +251,8 @@ class Artifacts:
             name: Path relative to the artifacts; the file must exist.
             path: Where to write it.
         """
-        self.retry(name, lambda: self.filesystem.get_file(f"{self.root}/{name}", str(path)))
+        place = self.locate(name)
+        self.retry(name, lambda: self.filesystem.get_file(place, str(path)))
 
     def upload(self, path: Path, name: str) -> None:
         """Copy a local file to the artifacts; meant for remote ones, since a local copy is not durable.
@@ -228,25 +261,40 @@ class Artifacts:
             path: The local file.
             name: Path relative to the artifacts; an existing file is replaced.
         """
-        self.retry(name, lambda: self.filesystem.put_file(str(path), f"{self.root}/{name}"))
+        place = self.locate(name)
+        self.retry(name, lambda: self.filesystem.put_file(str(path), place))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it exists."""
+        path = self.locate(name)
 
         def remove() -> None:
             try:
-                self.filesystem.rm_file(f"{self.root}/{name}")
+                self.filesystem.rm_file(path)
             except FileNotFoundError:
                 pass  # already removed
 
         self.retry(name, remove)
 
-    def delete_folder(self, name: str) -> None:
-        """Delete a folder with everything in it, if it exists."""
+    def delete_study_folder(self, name: str) -> None:
+        """Delete a study's folder with everything in it, if it exists.
+
+        Args:
+            name: The folder, which no other study may use.
+
+        Raises:
+            ArtifactError: If the name is not one that a study's folder has, or the folder is a symbolic
+                link; nothing is deleted.
+        """
+        path = self.locate(name)
+        if not names.is_study_folder(name):
+            raise ArtifactError(f"{quote_value(name)}: not a name of a study's folder; nothing is deleted")
+        if self.is_local and Path(path).is_symlink():
+            raise ArtifactError(f"{path}: a symbolic link; delete it and the folder behind it by hand")
 
         def delete() -> None:
             try:
-                self.filesystem.rm(f"{self.root}/{name}", recursive=True)
+                self.filesystem.rm(path, recursive=True)
             except FileNotFoundError:
                 pass  # already deleted
 

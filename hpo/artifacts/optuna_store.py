@@ -11,8 +11,9 @@ from typing import BinaryIO, cast
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from hpo.artifacts import durable
+from hpo.artifacts import durable, names
 from hpo.artifacts.folders import Artifacts
+from hpo.errors import ArtifactError
 
 ADDED_FOLDER = "added"
 
@@ -37,7 +38,7 @@ class FolderArtifactStore:
         Raises:
             ArtifactNotFound: If there is none, for example because of a crash before it was written.
         """
-        return self.open(f"{ADDED_FOLDER}/{artifact_id}")
+        return self.open(_name(artifact_id))
 
     def open(self, name: str) -> BinaryIO:
         """Open any file of the artifacts, for example one of a trial's own.
@@ -46,11 +47,11 @@ class FolderArtifactStore:
             name: Path relative to the artifacts.
 
         Raises:
-            ArtifactNotFound: If there is no such file, or it is a folder.
+            ArtifactNotFound: If there is no such file, it is a folder, or it is not below the artifacts.
         """
         try:
-            return cast(BinaryIO, self.artifacts.filesystem.open(f"{self.artifacts.root}/{name}", "rb"))
-        except (FileNotFoundError, IsADirectoryError) as error:
+            return cast(BinaryIO, self.artifacts.filesystem.open(self.artifacts.locate(name), "rb"))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ArtifactError) as error:
             raise ArtifactNotFound(f"no file {name}") from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
@@ -64,13 +65,15 @@ class FolderArtifactStore:
             PermissionError: If this store is read-only.
         """
         self._check_writable()
+        name = _name(artifact_id)
+        path = self.artifacts.locate(name)
         if self.artifacts.is_local:
-            with durable.atomic_file(Path(self._path(""))) as draft:
+            with durable.atomic_file(Path(path).parent) as draft:
                 draft.name = artifact_id
                 shutil.copyfileobj(content_body, draft.file)
             return
-        self.artifacts.filesystem.makedirs(self._path(""), exist_ok=True)
-        with self.artifacts.filesystem.open(self._path(artifact_id), "wb") as file:
+        self.artifacts.filesystem.makedirs(self.artifacts.locate(ADDED_FOLDER), exist_ok=True)
+        with self.artifacts.filesystem.open(path, "wb") as file:
             shutil.copyfileobj(content_body, file)
 
     def remove(self, artifact_id: str) -> None:
@@ -82,13 +85,17 @@ class FolderArtifactStore:
         """
         self._check_writable()
         try:
-            self.artifacts.filesystem.rm_file(self._path(artifact_id))
-        except FileNotFoundError as error:
+            self.artifacts.filesystem.rm_file(self.artifacts.locate(_name(artifact_id)))
+        except (FileNotFoundError, IsADirectoryError, ArtifactError) as error:
             raise ArtifactNotFound(f"no file {artifact_id}") from error
 
     def _check_writable(self) -> None:
         if self.read_only:
             raise PermissionError("artifacts are read-only here")
 
-    def _path(self, artifact_id: str) -> str:
-        return f"{self.artifacts.root}/{ADDED_FOLDER}/{artifact_id}"
+
+def _name(artifact_id: str) -> str:
+    """Return the name of an attached file in the artifacts; its id may come from the store."""
+    if not names.ATTACHMENT_ID.fullmatch(artifact_id):
+        raise ArtifactNotFound(f"no file {artifact_id!r}")
+    return f"{ADDED_FOLDER}/{artifact_id}"

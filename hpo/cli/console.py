@@ -82,8 +82,8 @@ def best_trial_text(found: SettingResult, where: Mapping[str, str]) -> str:
     if trial.best_epoch is not None:
         took = f", {format_seconds(trial.wall_seconds)} in total" if trial.wall_seconds else ""
         rows["epoch"] = f"{trial.best_epoch} of {trial.epochs}{took}"
-    if trial.hardware_facts:
-        rows["hardware"] = f"{trial.hardware_facts['device']}, torch {trial.hardware_facts['torch']}"
+    if facts := trial.hardware_facts:
+        rows["hardware"] = f"{facts['device']}, torch {facts.get('torch', 'unknown')}"
     lines = [f"  {name:<10} {text}" for name, text in {**rows, **where}.items()]
     return "\n".join([f"best trial {trial.number} of study {found.study}", *lines])
 
@@ -186,7 +186,8 @@ def trials_table(
 
 def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
     """Return the seed of a replicate, which alone distinguishes the replicates of a setting."""
-    return {"seed": trial.system_attrs[RUN_OPTIONS]["seed"]} if REPLICATE_OF in trial.system_attrs else {}
+    run = trial.system_attrs.get(RUN_OPTIONS, {})
+    return {"seed": run["seed"]} if REPLICATE_OF in trial.system_attrs and "seed" in run else {}
 
 
 def status_headline(found: Status) -> str:
@@ -195,13 +196,13 @@ def status_headline(found: Status) -> str:
     return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
 
 
-def status_view(found: Status, best: SettingResult | None, files: str) -> RenderableType:
+def status_view(found: Status, best: SettingResult | None, files: str | None) -> RenderableType:
     """Return the status of a study: counts, best result, budgets, time left, workers, and what waits.
 
     Args:
         found: The status.
         best: The best setting; None if no trial is complete.
-        files: Path or URL of the study's files.
+        files: Path or URL of the study's files; None if the study names no folder that hpo made.
     """
     lines = [status_headline(found), *(f"note: {note}" for note in found.notes)]
     if best is not None:
@@ -241,13 +242,22 @@ def _workers_table(found: Status) -> Table:
     return table
 
 
-def studies_table(found: Iterable[tuple[Status, SettingResult | None]]) -> Table:
-    """Return the studies of a store and their best results as a table; trials are shown as ended/budget."""
+def studies_table(
+    found: Iterable[tuple[Status, SettingResult | None]], unreadable: Iterable[str] = ()
+) -> Table:
+    """Return the studies of a store and their best results as a table; trials are shown as ended/budget.
+
+    Args:
+        found: The studies.
+        unreadable: Names of studies that cannot be read; they come last.
+    """
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
     for each, best in found:
         ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
         value = f"{describe_value(best)}{_test_split_note(each.selection)}" if best else ""
         table.add_row(each.study, each.state, f"{ended}/{each.budget}", value)
+    for name in unreadable:
+        table.add_row(name, "unreadable")
     return table
 
 

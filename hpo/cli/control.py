@@ -127,25 +127,27 @@ def delete_study(
     A study that still has live workers is not deleted; stop it first.
     """
     from hpo.artifacts.folders import Artifacts
-    from hpo.store import status, studies
+    from hpo.store import control, folders, lease_info, plan, status, studies
 
     storage = studies.open_storage(store_url, create=False)
-    now = status.read_status(storage, name)
-    if alive := [worker.owner for worker in now.workers if worker.is_alive]:
+    if name not in studies.study_names(storage):
+        studies.read_definition(storage, name)  # says what is there instead
+    study_id = studies.find_study_id(storage, name)
+    # Not the whole status: a study whose definition cannot be read can be deleted, too.
+    held = lease_info.read_leases(storage, study_id)
+    if alive := [worker.owner for worker in held if worker.is_alive]:
         first = (
             "wait until they have exited, then try again"
-            if now.state == "stopped"
+            if control.read_order(storage, study_id) == plan.ORDER_STOPPED
             else f"run 'hpo stop {name}' first"
         )
         raise StoreError(f"study '{name}' has workers ({', '.join(alive)}); {first}")
-    folder = studies.artifacts_folder(storage, name)
-    place = Artifacts(artifacts)
+    folder, place = folders.stored_folder(storage, study_id), Artifacts(artifacts)
     if not yes:
-        ended = sum(now.trials[state] for state in ("complete", "pruned", "failed"))
-        typer.confirm(
-            f"Delete study {name}, {ended} finished trials, and {place.path(folder)}?", abort=True, err=True
-        )
+        ended = sum(trial.state.is_finished() for trial in status.read_trials(storage, name))
+        files = "no files, since it names no folder of its own" if folder is None else place.path(folder)
+        typer.confirm(f"Delete study {name}, {ended} finished trials, and {files}?", abort=True, err=True)
     place.check_access()  # else the study would be deleted and its files kept
     studies.delete_study(storage, name)
-    place.delete_folder(folder)
-    print(f"study {name} deleted")
+    kept = folders.delete_unused_folder(storage, folder, place)
+    print(f"study {name} deleted{kept and f'; {kept}'}")

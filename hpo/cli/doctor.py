@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
 from hpo.errors import DataError, HpoError, StoreMissing, join_names
-from hpo.store import database, lease_info, status, studies
+from hpo.store import database, folders, lease_info, status, studies
 from hpo.store.lease_info import LeaseInfo
 from hpo.training import config, devices, sources
 
@@ -106,7 +106,7 @@ def _check_store(url: str) -> Iterator[Finding]:
         message, advice = f"{where} holds no store yet", "'hpo run STUDY' creates it"
         yield Finding(subject="store", state="absent", message=message, advice=advice)
         return
-    message = f"{where}, {len(status.study_names(storage))} studies"
+    message = f"{where}, {len(studies.study_names(storage))} studies"
     if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         message, advice = f"{message}, read-only", f"make {path} and its folder writable for workers"
         yield Finding(subject="store", state="doubtful", message=message, advice=advice)
@@ -138,17 +138,22 @@ def _check_sqlite(path: Path) -> Iterator[Finding]:
 def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
     """Check each study: leases, trials of other tools, hardware, and files that no trial refers to."""
     storage, place = studies.open_storage(url, create=False), Artifacts(artifacts)
-    names = status.study_names(storage)
-    for name in names:
-        trials = status.read_trials(storage, name)
-        held = lease_info.read_leases(storage, studies.find_study_id(storage, name))
+    owned: list[str] = []
+    for name in studies.study_names(storage):
+        study_id, trials = studies.find_study_id(storage, name), status.read_trials(storage, name)
+        held = lease_info.read_leases(storage, study_id)
         yield from _check_trials(name, trials, held)
-        unknown = orphans.unknown_files(place, studies.artifacts_folder(storage, name), trials)
+        folder = folders.stored_folder(storage, study_id)
+        if folder is None:
+            message = "names no folder of its own in the artifacts, so its files cannot be found"
+            yield Finding(subject=f"study {name}", state="broken", message=message)
+            continue
+        owned.append(folder)
+        unknown = orphans.unknown_files(place, folder, trials)
         yield from _report_unknown_files(
             f"study {name}", unknown, place, "no trial refers to them; you can delete them"
         )
-    folders = [studies.artifacts_folder(storage, name) for name in names]
-    unknown = orphans.unknown_folders(place, folders)
+    unknown = orphans.unknown_folders(place, owned)
     yield from _report_unknown_files(
         "artifacts",
         unknown,

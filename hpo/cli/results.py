@@ -31,17 +31,23 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     """
     from hpo.analysis import documents
     from hpo.cli import console
+    from hpo.errors import DefinitionError
     from hpo.store import status, studies
 
     storage = studies.open_storage(store_url, create=False)
-    found = [
-        (status.read_status(storage, name), best_or_none(storage, name))
-        for name in status.study_names(storage)
-    ]
+    found, unreadable = [], {}
+    for name in studies.study_names(storage):
+        try:
+            found.append((status.read_status(storage, name), best_or_none(storage, name)))
+        except DefinitionError as error:
+            unreadable[name] = str(error)
     if as_json:
-        print_json([documents.status_document(each, best) for each, best in found])
+        shown = [documents.status_document(each, best) for each, best in found]
+        print_json(shown + [documents.unreadable_document(*each) for each in unreadable.items()])
         return
-    console.open_console().print(console.studies_table(found))
+    console.open_console().print(console.studies_table(found, unreadable))
+    for name, reason in unreadable.items():
+        print(f"hpo: study '{name}': {reason}", file=sys.stderr)
 
 
 @app.command("status", rich_help_panel=RESULTS)
@@ -61,7 +67,7 @@ def show_status(
     from hpo.analysis import documents
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console, progress
-    from hpo.store import status, studies
+    from hpo.store import folders, status, studies
 
     storage = studies.open_storage(store_url, create=False)
     if follow and as_json:
@@ -70,14 +76,16 @@ def show_status(
         progress.watch_study(storage, name)
         return
     now, best = status.read_status(storage, name), best_or_none(storage, name)
-    place, folder = Artifacts(artifacts), studies.artifacts_folder(storage, name)
-    logs = place.logs_folder(folder)
+    place = Artifacts(artifacts)
+    folder = folders.stored_folder(storage, studies.find_study_id(storage, name))
+    logs = None if folder is None else place.logs_folder(folder)
+    shown = str(logs) if logs is not None and logs.is_dir() else None
     if as_json:
-        print_json(documents.status_document(now, best) | {"logs": str(logs) if logs.is_dir() else None})
+        print_json(documents.status_document(now, best) | {"logs": shown})
         return
-    console.open_console().print(console.status_view(now, best, place.path(folder)))
-    if logs.is_dir():
-        print(f"logs: {logs}")
+    console.open_console().print(console.status_view(now, best, folder and place.path(folder)))
+    if shown is not None:
+        print(f"logs: {shown}")
 
 
 @app.command("trials", rich_help_panel=RESULTS)
@@ -280,11 +288,16 @@ def _locations(
     best: "SettingResult", storage: "Storage", artifacts: "Artifacts", store_url: str
 ) -> dict[str, str]:
     """Return where the weights, curves and store of a trial are, by label."""
-    from hpo.store import database, studies
+    from hpo.artifacts import names
+    from hpo.store import database, folders, studies
 
-    folder = f"{studies.artifacts_folder(storage, best.study)}/{best.trial.number:04d}"
+    folder = folders.stored_folder(storage, studies.find_study_id(storage, best.study))
     weights = {"weights": artifacts.path(best.weights)} if best.weights else {}
-    return weights | {
-        "curves": artifacts.path(f"{folder}/epochs.csv"),
-        "store": database.hide_password(database.parse_url(store_url)),
-    }
+    curves = folder and artifacts.path(f"{names.trial_folder(folder, best.trial.number)}/epochs.csv")
+    return (
+        weights
+        | ({"curves": curves} if curves else {})
+        | {
+            "store": database.hide_password(database.parse_url(store_url)),
+        }
+    )

@@ -121,9 +121,9 @@ def _check_images(definition: "Definition", *, needed_here: bool) -> None:
 def _report_warm_start(storage: "Storage", definition: "Definition") -> None:
     """Report what the sampler of a new study learns from; a stored study keeps its own."""
     from hpo.cli import progress
-    from hpo.store import status, warm_start
+    from hpo.store import studies, warm_start
 
-    if definition.search.start_from and definition.name not in status.study_names(storage):
+    if definition.search.start_from and definition.name not in studies.study_names(storage):
         for found in warm_start.find_warm_starts(storage, definition):
             progress.print_stderr(f"hpo: {found}")
 

@@ -26,7 +26,8 @@ from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import changes, notes
 from hpo.dashboard.gate import App, Environ, Start
 from hpo.errors import DefinitionError
-from hpo.store import fingerprint, lease_info, plan
+from hpo.store import fingerprint, folders, lease_info, plan
+from hpo.store.attributes import check_trial, is_text
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, load_definition
 
@@ -150,15 +151,16 @@ class _HpoPlugin:
         definition = self._definition(study_id)
         if definition is None or "trials" not in document:  # a study of another tool, or none
             return document
+        folder = folders.stored_folder(self.storage, study_id)
         trials = {
-            each._trial_id: each for each in self.cached_storage.get_all_trials(study_id, deepcopy=False)
+            each._trial_id: check_trial(each, folder)
+            for each in self.cached_storage.get_all_trials(study_id, deepcopy=False)
         }
         text = self.cached_storage.get_study_system_attrs(study_id).get("hpo:file", "")
-        folder = self._folder(study_id)
         found = records.trial_records(definition, trials.values())
         best = next(iter(results.best_settings(definition, found, 1)), None)
         doubt = importance.explain_doubt(importance.complete_settings(list(trials.values())))
-        _set_note(document, notes.study_note(definition, text, best, doubt))
+        _set_note(document, notes.study_note(definition, text if is_text(text) else "", best, doubt))
         for shown in (*document["trials"], *document["best_trials"]):
             if trial := trials.get(shown["trial_id"]):
                 _set_note(shown, notes.trial_note(trial, definition))
@@ -179,9 +181,9 @@ class _HpoPlugin:
         """
         try:
             if trial_id is not None and self._is_ours(study_id):
-                for name in notes.trial_files(
-                    self.cached_storage.get_trial(trial_id), self._folder(study_id)
-                ):
+                folder = folders.stored_folder(self.storage, study_id)
+                trial = check_trial(self.cached_storage.get_trial(trial_id), folder)
+                for name in notes.trial_files(trial, folder):
                     if artifact_id == _artifact_id(name):
                         return _file_response(name, self.artifact_store)
             given = {} if trial_id is None else {"trial_id": trial_id}
@@ -192,8 +194,8 @@ class _HpoPlugin:
     def delete(self, callback: View, study_id: int) -> Any:
         """Delete a study as ``hpo delete`` does: with its files, and not while it has workers (409).
 
-        The files stay if the request says so, or if the study could not be deleted. A study of another tool
-        is left to optuna-dashboard.
+        The files stay if the request says so, if the study could not be deleted, or if another study names
+        the same folder. A study of another tool is left to optuna-dashboard.
 
         Args:
             callback: The view of optuna-dashboard, which deletes the study from the store.
@@ -208,11 +210,11 @@ class _HpoPlugin:
             return callback(study_id=study_id)
         if any(worker.is_alive for worker in lease_info.read_leases(self.storage, study_id)):
             return _refuse(409, "the study has workers; stop them first")
-        folder = self._folder(study_id)
+        folder = folders.stored_folder(self.storage, study_id)
         answer = callback(study_id=study_id)
         asked = bottle.request.json or {}
         if bottle.response.status_code == 204 and asked.get("remove_associated_artifacts", True):
-            self.artifact_store.artifacts.delete_folder(folder)
+            folders.delete_unused_folder(self.storage, folder, self.artifact_store.artifacts)
         return answer
 
     def _is_ours(self, study_id: int) -> bool:
@@ -228,9 +230,6 @@ class _HpoPlugin:
             return None if text is None else load_definition(text)
         except (KeyError, DefinitionError):
             return None
-
-    def _folder(self, study_id: int) -> str:
-        return str(self.cached_storage.get_study_user_attrs(study_id)["folder"])
 
 
 def _set_note(shown: dict[str, Any], body: str) -> None:

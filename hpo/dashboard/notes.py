@@ -96,16 +96,18 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
     if "wall_time_seconds" in seen:
         yield f"- time: {format_seconds(seen['wall_time_seconds'])} over all attempts"
     if hardware := seen.get("hardware"):
-        where = f"{_escape_inline(hardware['device'])} on {_escape_inline(hardware['host'])}"
-        yield f"- hardware: {where}, torch {hardware['torch']}"
+        facts = {
+            key: _escape_inline(str(hardware.get(key, "unknown"))) for key in ("device", "host", "torch")
+        }
+        yield f"- hardware: {facts['device']} on {facts['host']}, torch {facts['torch']}"
     if seen.get("weights"):
         yield f"- weights: {_escape_inline(seen['weights'])}"
 
 
 def _failure(found: FrozenTrial) -> Iterator[str]:
     if failure := found.user_attrs.get("failure"):
-        yield f"- failure: {_escape_inline(failure['class'])}\n"
-        yield _code_block(str(failure["message"]))
+        yield f"- failure: {_escape_inline(failure.get('class', 'unknown'))}\n"
+        yield _code_block(failure.get("message", ""))
 
 
 def _escape_inline(text: str) -> str:
@@ -119,7 +121,7 @@ def _code_block(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def trial_files(found: FrozenTrial, folder: str) -> list[str]:
+def trial_files(found: FrozenTrial, folder: str | None) -> list[str]:
     """Return the names, within the artifacts, of the files that a trial may have.
 
     They are ``settings.json`` once it was claimed, ``epochs.csv`` once it has reported an epoch,
@@ -127,8 +129,10 @@ def trial_files(found: FrozenTrial, folder: str) -> list[str]:
 
     Args:
         found: The trial.
-        folder: The folder of its study, within the artifacts.
+        folder: The folder of its study, within the artifacts; None if it has none, then there are no files.
     """
+    if folder is None:
+        return []
     seen = found.user_attrs
     names = ["settings.json"] if "attempts" in seen else []
     names += ["epochs.csv"] if "epochs" in seen else []

@@ -5,16 +5,15 @@ names of machines or of their folders, since it is meant to be shared.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo.analysis.formatting import describe_split
-from hpo.artifacts import durable
+from hpo.artifacts import durable, names
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, StoreError, join_names
 from hpo.export import card, predict
@@ -33,9 +32,9 @@ class TrainingData(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=1)
     channels: int
-    pixels: int  # side length of the images
+    pixels: int = Field(ge=1, le=predict.MAX_SIDE_PIXELS)  # side length of the images
     images: Mapping[str, int]  # per split
     skipped: int  # unreadable files that were left out
 
@@ -114,43 +113,56 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
             f"trial {number} of study '{name}' is {status.STATE_NAMES[trial.state]} and has no weights; "
             f"with weights: {_trials_with_weights(trials)}"
         )
-    config = definition.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {}))
+    try:
+        config = definition.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StoreError(
+            f"trial {number} of study '{name}': its option {'.'.join(map(str, first['loc']))} cannot be "
+            f"read ({first['msg']}); choose another trial with --trial"
+        ) from error
     if not isinstance(config, Config):
         raise StoreError(
             f"study '{name}' has a custom objective ({config.objective}), so there is no image model to "
             f"export; its state at the best epoch, for torch.load, is {artifacts.path(weights)}"
         )
-    epoch = re.search(r"weights-(\d+)-", weights)
-    assert epoch, weights  # as the recorder names them
+    epoch = names.epoch_of_weights(weights)
+    if epoch not in trial.intermediate_values:
+        raise StoreError(
+            f"trial {number} of study '{name}': its weights are those of epoch {epoch}, for which it has "
+            f"reported no accuracy; with weights: {_trials_with_weights(trials)}"
+        )
     return ChosenTrial(
-        trial=trial,
-        definition=definition,
-        config=config,
-        why=why,
-        weights=weights,
-        epoch=int(epoch[1]),
+        trial=trial, definition=definition, config=config, why=why, weights=weights, epoch=epoch
     )
 
 
 def _trials_with_weights(trials: list[FrozenTrial]) -> str:
-    numbers = [str(trial.number) for trial in trials if "weights" in trial.user_attrs]
+    numbers = [str(trial.number) for trial in trials if trial.user_attrs.get("weights")]
     return join_names(numbers, 10) or "none yet"
 
 
 def _training_data(choice: ChosenTrial, artifacts: Artifacts) -> TrainingData:
     name = f"{choice.folder}/settings.json"
     try:
-        return TrainingData.model_validate(json.loads(artifacts.read(name))["data"])
-    except (ValueError, KeyError) as error:
+        data = TrainingData.model_validate(json.loads(artifacts.read(name))["data"])
+        data.images[_measured_split(choice.config)]  # needed for the card
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{artifacts.path(name)}: lacks the class names; "
             "the trial was run by an older version of hpo, or the file was changed"
         ) from error
+    return data
+
+
+def _measured_split(config: Config) -> str:
+    """Return the split that a trial's accuracy was measured on."""
+    return "test" if isinstance(config, FinalConfig) else config.selection
 
 
 def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
     trial, selection = choice.trial, choice.config.selection
-    split = "test" if isinstance(choice.config, FinalConfig) else selection
+    split = _measured_split(choice.config)
     seen = trial.user_attrs
     return Metrics(
         study=choice.definition.name,

@@ -17,14 +17,18 @@ import safetensors.torch
 import torch
 import torchvision
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hpo.errors import ArtifactError, DataError, quote_value
-from hpo.training import transforms
+from hpo.training import catalog, transforms
 
 CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
+MAX_SIDE_PIXELS = 16_384  # of an image that a model takes; a larger one would not fit into memory
+MAX_CLASSES = 1_000_000
+
+ARGUMENTS = ("num_classes", "aux_logits", "transform_input", "init_weights")  # of a builder; no download
 
 
 class Preprocessing(BaseModel):
@@ -36,9 +40,10 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    pixels: int = Field(ge=1)  # the shorter side is resized to this; then the central square is cropped
+    # The shorter side is resized to this; then the central square is cropped.
+    pixels: int = Field(ge=1, le=MAX_SIDE_PIXELS)
     grey: bool  # convert to grey, because all images of the study were grey
-    image_size: int = Field(ge=1)  # the square is resized to this
+    image_size: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # the square is resized to this
     mean: tuple[float, float, float] = transforms.IMAGENET_MEAN  # subtracted per channel, 0 to 1
     std: tuple[float, float, float] = transforms.IMAGENET_STD  # then divides each channel
 
@@ -54,6 +59,23 @@ class Description(BaseModel):
     settings: Mapping[str, Any]  # every option of the trial
     study: str
     trial: int
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, model: str) -> str:
+        if model not in catalog.model_names():
+            raise ValueError("want the name of a classification model in torchvision")
+        return model
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_arguments(cls, arguments: Mapping[str, bool | int]) -> Mapping[str, bool | int]:
+        classes = arguments.get("num_classes", 0)
+        if not 1 <= classes <= MAX_CLASSES or not arguments.keys() <= set(ARGUMENTS):
+            raise ValueError(
+                f"want num_classes, 1 to {MAX_CLASSES}, and of others only {', '.join(ARGUMENTS[1:])}"
+            )
+        return arguments
 
 
 @dataclass(frozen=True, kw_only=True)

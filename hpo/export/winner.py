@@ -38,7 +38,7 @@ def choose_winner(storage: Storage, name: str) -> Winner:
         DefinitionError: Another version of hpo made the study.
     """
     source = studies.read_definition(storage, name).finishes or name
-    found = finish_result.stored_result(storage, source) if source in status.study_names(storage) else None
+    found = finish_result.stored_result(storage, source) if source in studies.study_names(storage) else None
     if found is not None:
         return _finish_winner(found, status.read_trials(storage, found.plan.name))
     definition = studies.read_definition(storage, name)

@@ -25,6 +25,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from hpo.store import attributes
 from hpo.store.lease_table import database_time, leases
 from hpo.store.rows import dialect_of, reports, trials, user_attributes
 from hpo.store.storage import Storage, retrying
@@ -142,7 +143,9 @@ def _usage_statement(dialect: str, names: tuple[str, ...]) -> Any:
     ours, clock = trials.c.study_id == study, database_time(dialect)
     reported = reports.join(trials, trials.c.trial_id == reports.c.trial_id)
     attributed = user_attributes.join(trials, trials.c.trial_id == user_attributes.c.trial_id)
-    seconds = sa.func.sum(sa.cast(user_attributes.c.value_json, sa.Double))
+    stored = user_attributes.c.value_json
+    is_number = stored.regexp_match(attributes.SECONDS_PATTERN)  # in a CASE, which Postgres evaluates first
+    seconds = sa.func.sum(sa.case((is_number, sa.cast(stored, sa.Double)), else_=0.0))
     timed = user_attributes.c.key == "wall_time_seconds"
     count = sa.func.count()
     used = {

@@ -53,7 +53,6 @@ dead, its lease expires at once: there is nothing to wait for.
 """
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -65,7 +64,7 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.retry import STOPPING_WAIT_SECONDS
-from hpo.store import budgets, lease_table, plan, rows
+from hpo.store import attributes, budgets, lease_table, plan, rows
 from hpo.store.budgets import Limits
 from hpo.store.process import Owner
 from hpo.store.rows import Parameters, dialect_of
@@ -161,8 +160,7 @@ class Claim:
         trial = session.execute(lease_table.LOCK_TRIAL, {"trial": self.trial_id}).first()
         if trial is None or trial.state != TrialState.RUNNING:
             raise LeaseLost(f"trial {self.number} was ended, or set back to waiting, by another tool")
-        order: str | None = json.loads(trial.order or "null")
-        return order
+        return attributes.parse_order(trial.order)
 
     def commit(
         self,

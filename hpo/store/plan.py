@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from hpo.search.asha import is_prunable
 from hpo.search.replicates import REPLICATE_OF
 from hpo.search.samplers import PointSampler
-from hpo.store import rows
+from hpo.store import attributes, rows
 from hpo.store.rows import Parameters
 from hpo.study.definition import Definition, dump_definition, load_definition
 
@@ -32,23 +32,21 @@ PLAN = "hpo:plan"  # system attribute of a trial: its part of the budget, such a
 ORDER = "hpo:order"  # system attribute of a study: the order to its workers, or null
 PRECISION = "hpo:precision"  # system attribute of a study: the precision that its first worker chose
 RETRIED = "hpo:retried"  # system attribute of a study: another value after each ``control.retry_trials``
-ORDER_PAUSED, ORDER_STOPPED = "paused", "stopped"
-RUN_OPTIONS = "hpo:run"  # system attribute of a trial: options of its point other than hyperparameters
+ORDER_PAUSED, ORDER_STOPPED = attributes.ORDER_PAUSED, attributes.ORDER_STOPPED
+RUN_OPTIONS = attributes.RUN_OPTIONS
 
 
-def set_study_attributes(
-    session: Session, study_id: int, attributes: dict[str, Any], *, system: bool
-) -> None:
+def set_study_attributes(session: Session, study_id: int, given: dict[str, Any], *, system: bool) -> None:
     """Write attributes of a study, over those that have the same keys.
 
     Args:
         session: The session of the caller's transaction.
         study_id: Optuna's id of the study.
-        attributes: Values that JSON can hold, by key.
+        given: Values that JSON can hold, by key.
         system: Write system attributes rather than user attributes.
     """
     kind: Any = models.StudySystemAttributeModel if system else models.StudyUserAttributeModel
-    for key, value in attributes.items():
+    for key, value in given.items():
         row = session.query(kind).filter(kind.study_id == study_id, kind.key == key).one_or_none()
         if row is None:
             session.add(kind(study_id=study_id, key=key, value_json=json.dumps(value)))
@@ -71,10 +69,7 @@ _ORDER = order_statement(sa.bindparam("study"))
 
 def read_order(session: Session, study_id: int) -> str | None:
     """Return a study's order, ``ORDER_PAUSED`` or ``ORDER_STOPPED``; None if the study may continue."""
-    found: str | None = json.loads(
-        session.execute(_ORDER, {"study": study_id}).scalar_one_or_none() or "null"
-    )
-    return found
+    return attributes.parse_order(session.execute(_ORDER, {"study": study_id}).scalar_one_or_none())
 
 
 def write_plan(session: Session, study_id: int, definition: Definition) -> list[int]:
@@ -97,8 +92,8 @@ def write_plan(session: Session, study_id: int, definition: Definition) -> list[
     planned = session.query(attribute.value_json).filter(
         attribute.key == PLAN, attribute.trial_id == model.trial_id, model.study_id == study_id
     )
-    existing = {json.loads(row[0]) for row in planned}
-    lacking = (trial for trial in _planned_trials(definition) if trial[0] not in existing)
+    existing = {row[0] for row in planned}
+    lacking = (trial for trial in _planned_trials(definition) if json.dumps(trial[0]) not in existing)
     return _add_waiting_trials(
         session, study_id, [(user, {PLAN: key, **system}) for key, user, system in lacking]
     )

@@ -20,6 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from hpo.store import attributes
+
 # By name: a value in Optuna's internal representation, and its distribution.
 Parameters = Mapping[str, tuple[float, BaseDistribution]]
 
@@ -66,18 +68,18 @@ def write_report(session: Session, trial_id: int, step: int, accuracy: float | N
 
 
 def write_attributes(
-    session: Session, trial_id: int, attributes: Mapping[str, Any], *, system: bool = False
+    session: Session, trial_id: int, given: Mapping[str, Any], *, system: bool = False
 ) -> None:
     """Write attributes of a trial, over those that have the same keys.
 
     Args:
         session: The session of the fenced transaction.
         trial_id: Optuna's id of the trial.
-        attributes: Values that JSON can hold, by key.
+        given: Values that JSON can hold, by key.
         system: Write system attributes rather than user attributes.
     """
     table = system_attributes if system else user_attributes
-    rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in attributes.items()]
+    rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in given.items()]
     if rows:
         session.execute(_upsert_statement(dialect_of(session), table, "key"), rows)
 
@@ -252,11 +254,17 @@ def _build_trial(
         datetime_complete=_local_time(head.datetime_complete),
         params=given,
         distributions=kinds,
-        user_attrs={key: json.loads(text) for key, text in part[user_attributes]},
-        system_attrs={key: json.loads(text) for key, text in part[system_attributes]},
+        user_attrs=attributes.check_user_attributes(_parse_values(part[user_attributes])),
+        system_attrs=attributes.check_system_attributes(
+            _parse_values(part[system_attributes]), head.number
+        ),
         intermediate_values={step: accuracy(value, kind) for step, value, kind in part[reports]},
         trial_id=head.trial_id,
     )
+
+
+def _parse_values(found: Iterable[Any]) -> dict[str, Any]:
+    return {key: json.loads(text) for key, text in found}
 
 
 def _local_time(moment: datetime | None) -> datetime | None:

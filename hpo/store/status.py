@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import asha, replicates
-from hpo.store import control, plan, queue, rows, studies, study_rows
+from hpo.store import control, folders, plan, queue, rows, studies, study_rows
+from hpo.store.attributes import check_trial
 from hpo.store.budgets import Budget, read_budgets
 from hpo.store.failures import EarlyEnd, find_early_ends
 from hpo.store.lease_info import LeaseInfo, read_leases
@@ -81,18 +82,19 @@ def read_trials(storage: Storage, name: str) -> list[FrozenTrial]:
         name: The study's name.
 
     Returns:
-        All trials, also those that wait.
+        All trials, also those that wait, with checked attributes (see ``attributes``).
 
     Raises:
         StoreUnavailable: The database stays unavailable.
         StoreError: There is no such study, or the database refuses the request.
     """
     study_id = studies.find_study_id(storage, name)
+    folder = folders.stored_folder(storage, study_id)
     if len(storage.get_study_directions(study_id)) > 1:  # another tool's
         trials = storage.get_all_trials(study_id, deepcopy=False)
     else:
         trials = _read_all(storage, study_id)
-    return sorted(trials, key=lambda trial: trial.number)
+    return [check_trial(trial, folder) for trial in sorted(trials, key=lambda trial: trial.number)]
 
 
 @retrying(reads=True)
@@ -249,15 +251,3 @@ def count_waiting(storage: Storage, name: str) -> int:
         study = rows.trials.c.study_id == study_rows.own_study_id(session, name)
         waiting = study & (rows.trials.c.state == TrialState.WAITING)
         return int(session.execute(sa.select(sa.func.count()).where(waiting)).scalar_one())
-
-
-def study_names(storage: Storage) -> list[str]:
-    """Return the names of the studies that hpo made, without those of other tools.
-
-    Raises:
-        StoreUnavailable: The database stays unavailable.
-        StoreError: The database refuses the request.
-    """
-    return [
-        study.study_name for study in storage.get_all_studies() if plan.DEFINITION in study.system_attrs
-    ]

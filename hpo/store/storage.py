@@ -20,6 +20,7 @@ lock at once.
 
 import contextlib
 import functools
+import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.errors import StoreUnavailable
+from hpo.errors import StoreError, StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
 from hpo.store import database, database_errors
 
@@ -166,13 +167,18 @@ class Storage(RDBStorage):
             StoreUnavailable: The database is still unavailable after that time. The work may have been
                 committed all the same.
             StoreError: The database refuses the work, and waiting would not help (permissions, a wrong
-                password, a full disk).
+                password, a full disk). Or an attribute that the work reads is not JSON.
             Exception: Anything else that ``work`` raises, at once and unchanged: a bug.
         """
         outer = self._intent.max_wait_seconds
         allowed = min(max_wait_seconds, outer)
 
         def handle_error(error: Exception, waited_seconds: float) -> str:
+            if isinstance(error, json.JSONDecodeError | RecursionError):
+                where = database.hide_password(self.location)
+                raise StoreError(
+                    f"store {where}: an attribute of a study or trial is not JSON ({error})"
+                ) from error
             if not isinstance(error, sa.exc.SQLAlchemyError | StorageInternalError):
                 raise error
             meaning = database_errors.store_error(self.location, error)

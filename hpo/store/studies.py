@@ -7,8 +7,6 @@ may run meanwhile: they see the new trials once all are there.
 import enum
 import json
 import os
-import re
-import uuid
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
+from hpo.artifacts import names
 from hpo.errors import DefinitionError, StoreError, StoreMissing
 from hpo.store import database, database_errors, plan, rows
 from hpo.store.database import hide_password, parse_url
@@ -208,7 +207,7 @@ def _add_study(session: Session, definition: Definition) -> int:
     study: Any = models.StudyModel(study_name=definition.name)
     session.add(study)
     session.flush()
-    folder = f"{re.sub(r'[^A-Za-z0-9._-]', '_', definition.name)}-{uuid.uuid4().hex[:8]}"
+    folder = names.new_study_folder(definition.name)
     plan.set_study_attributes(session, study.study_id, {"folder": folder}, system=False)
     _describe_study(session, study.study_id, definition)
     return int(study.study_id)
@@ -290,6 +289,12 @@ def read_definition(storage: Storage, name: str) -> Definition:
 
 _studies: Any = models.StudyModel.__table__
 _attributes: Any = models.StudySystemAttributeModel.__table__
+_OUR_STUDIES = (
+    sa.select(_studies.c.study_name)
+    .join(_attributes, _attributes.c.study_id == _studies.c.study_id)
+    .where(_attributes.c.key == DEFINITION)
+    .order_by(_studies.c.study_id)
+)
 _DEFINITION = (
     sa.select(_attributes.c.value_json)
     .join(_studies, _studies.c.study_id == _attributes.c.study_id)
@@ -311,12 +316,27 @@ def find_study_id(storage: Storage, name: str) -> int:
 
 
 @retrying(reads=True)
-def artifacts_folder(storage: Storage, name: str) -> str:
-    """Return the name of a study's folder in the artifacts, which no other study of any store has.
+def study_names(storage: Storage) -> list[str]:
+    """Return the names of the studies that hpo made, oldest first, without those of other tools.
 
     Raises:
         StoreUnavailable: The database stays unavailable.
-        StoreError: There is no such study, another tool made it, or the database refuses the request.
+        StoreError: The database refuses the request.
+    """
+    with storage.transaction() as session:
+        return list(session.execute(_OUR_STUDIES).scalars())
+
+
+@retrying(reads=True)
+def artifacts_folder(storage: Storage, name: str) -> str:
+    """Return the name of a study's folder in the artifacts.
+
+    A copy that another tool made of a study names the folder of its original.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: There is no such study, another tool made it, its folder is not of the form that hpo
+            gives, or the database refuses the request.
     """
     with storage.transaction() as session:
         study = get_study(session, name)

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from sqlalchemy.orm import Session
 
-from hpo.errors import StoreError, join_names, quote_value, suggestion
-from hpo.store import database, rows
+from hpo.errors import DefinitionError, StoreError, join_names, quote_value, suggestion
+from hpo.store import attributes, database, rows
 from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
 from hpo.store.rows import dialect_of
@@ -75,19 +75,29 @@ def stored_definition(session: Session, study: Any) -> str:
 @functools.lru_cache(maxsize=4)
 def parse_definition(text: str) -> Definition:
     """Parse a stored definition; cached, because a worker reads it before each trial."""
-    return load_definition(json.loads(text))
+    try:
+        return load_definition(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise DefinitionError(f"the stored definition is not JSON ({error})") from error
 
 
 def stored_folder(session: Session, study: Any) -> str:
     """Return the name of a study's folder in the artifacts.
 
     Raises:
-        StoreError: Another tool made the study.
+        StoreError: Another tool made the study, or the folder is not of the form that hpo gives.
     """
     row = models.StudyUserAttributeModel.find_by_study_and_key(study, "folder", session)
     if row is None:
         raise StoreError(f"study '{study.study_name}' was made by another tool, not by hpo")
-    return str(json.loads(str(row.value_json)))
+    folder = attributes.parse_folder(str(row.value_json))
+    if folder is None:
+        found = quote_value(row.value_json)
+        raise StoreError(
+            f"study '{study.study_name}': its attribute 'folder' is {found}; want the name of "
+            "a folder that hpo made; restore it, or create the study anew with --name"
+        )
+    return folder
 
 
 def lock_study_and_trials(session: Session, study: Any) -> None:

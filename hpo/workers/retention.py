@@ -10,42 +10,47 @@ row names, which is garbage.
 """
 
 import contextlib
-import json
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
+from hpo.artifacts import names
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError
 from hpo.search import replicates
+from hpo.store import attributes
 from hpo.store.storage import Storage, retrying
 
 
-def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, keep: int) -> None:
+def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, folder: str, keep: int) -> None:
     """Remove the weights of complete and pruned trials, except those of the best ones.
 
     A trial that failed or diverged keeps its weights: it can be retried. The attribute ``weights`` of the
-    others becomes null, then their files are removed; a file that cannot be removed stays.
+    others becomes null, then their files are removed; a file that cannot be removed stays, and so does one
+    that is not in its trial's own folder.
 
     Args:
         storage: The database.
         study_id: The id of the study.
         artifacts: Where the files are.
+        folder: The study's own folder in the artifacts.
         keep: How many trials keep their weights; with replicates, how many settings.
 
     Raises:
         StoreError: If the database stays unavailable, or refuses the write.
     """
-    for name in _forget_weights(storage, study_id, keep):
-        with contextlib.suppress(OSError, ArtifactError):  # a file too many does no harm
-            artifacts.remove(name)
+    for number, name in _forget_weights(storage, study_id, keep).items():
+        if names.is_weights_of(name, folder, number):
+            with contextlib.suppress(OSError, ArtifactError):  # a file too many does no harm
+                artifacts.remove(name)
 
 
 @retrying()
-def _forget_weights(storage: Storage, study_id: int, keep: int) -> list[str]:
-    """Remove the names of weights that are not kept from the database, and return them."""
+def _forget_weights(storage: Storage, study_id: int, keep: int) -> dict[int, Any]:
+    """Remove the names of weights that are not kept from the database, and return them by trial number."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
     failed = sa.select(attribute.trial_id).where(attribute.key == "failure")
     ended = (
@@ -66,7 +71,7 @@ def _forget_weights(storage: Storage, study_id: int, keep: int) -> list[str]:
         if others:
             named = attribute.trial_id.in_([row.trial_id for row in others]) & (attribute.key == "weights")
             session.execute(sa.update(attribute).where(named).values(value_json="null"))
-        return [json.loads(row.value_json) for row in others]
+        return {row.number: attributes.parse_json(row.value_json) for row in others}
 
 
 def trials_to_keep(session: Session, study_id: int, keep: int) -> set[int]:
@@ -86,7 +91,8 @@ def trials_to_keep(session: Session, study_id: int, keep: int) -> set[int]:
         .outerjoin(attribute, is_mark)
         .where(trial.study_id == study_id)
     ).all()
-    first_of = {row.number: json.loads(row.value_json) for row in rows if row.value_json is not None}
+    parsed = {row.number: attributes.parse_first_trial(row.value_json, row.number) for row in rows}
+    first_of = {number: first for number, first in parsed.items() if first is not None}
     unfinished = {first_of[r.number] for r in rows if r.number in first_of and not r.state.is_finished()}
     complete = (row for row in rows if row.state == TrialState.COMPLETE and row.value is not None)
     pruned = [row.number for row in rows if row.state == TrialState.PRUNED]

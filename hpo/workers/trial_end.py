@@ -193,7 +193,8 @@ def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) 
             lambda name: checkpoint.CHECKPOINT_NAME.fullmatch(name) or durable.is_draft(name)
         )
     if keep := context.definition.search.keep_weights:
+        study_id, folder_name = context.history.study_id, context.study_folder
         try:
-            retention.prune_weights(claim.storage, context.history.study_id, context.artifacts, keep)
+            retention.prune_weights(claim.storage, study_id, context.artifacts, folder_name, keep)
         except StoreError as error:  # the trial has ended well, whatever happens to the weights of others
             log.warning("weights that the study no longer keeps stay for now: %s", error)

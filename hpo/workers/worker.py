@@ -10,7 +10,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, DataError
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
-from hpo.store import budgets, control, lease, plan, process, queue, studies, warm_start
+from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.process import Owner
 from hpo.store.storage import Storage
@@ -59,7 +59,7 @@ def run_worker(
 
     Raises:
         StoreError: If there is no such study, or the database stays unavailable or refuses a write.
-        DefinitionError: If another version of hpo made the study, or the custom objective is not there.
+        DefinitionError: If another version of hpo made the study, or it copies one; or no such objective.
         DeviceError: If the device is missing, lost, or without the study's precision or compiling.
         ArtifactError: If the artifacts fail at the start, or ``MAX_FAILURES`` trials in a row.
         DataError: If the data set fails before a claim, or ``MAX_FAILURES`` trials in a row.
@@ -106,7 +106,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     return WorkerContext(
         definition=definition,
         history=history,
-        study_folder=studies.artifacts_folder(storage, name),
+        study_folder=folders.own_folder(storage, name),
         artifacts=settings.artifacts,
         cache=WorkerCache(settings.data, settings.artifacts, device),
         device=device,

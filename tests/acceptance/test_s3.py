@@ -333,15 +333,15 @@ def test_probing_an_unreachable_s3_does_not_retry(s3_environment, monkeypatch):
 
 def test_fetch_finds_files_that_another_worker_published_after_the_listing(s3, s3_environment):
     artifacts = Artifacts(f"s3://{BUCKET}/listed")
-    first = artifacts.open_folder("study/0001")
+    first = artifacts.open_folder("study-0123abcd/0001")
     (first.path / "a").write_text("x")
     first.publish()
-    assert artifacts.list_names("study/0001") == ["a"]
-    s3.client().put_object(Bucket=BUCKET, Key="listed/study/0001/b", Body=b"y")
-    second = artifacts.open_folder("study/0001")
+    assert artifacts.list_names("study-0123abcd/0001") == ["a"]
+    s3.client().put_object(Bucket=BUCKET, Key="listed/study-0123abcd/0001/b", Body=b"y")
+    second = artifacts.open_folder("study-0123abcd/0001")
     second.fetch()
     assert sorted(path.name for path in second.path.iterdir()) == ["a", "b"]
-    artifacts.delete_folder("study")
-    assert artifacts.list_names("study/0001") == []
+    artifacts.delete_study_folder("study-0123abcd")
+    assert artifacts.list_names("study-0123abcd/0001") == []
     for folder in (first, second):
         folder.close()

@@ -30,16 +30,16 @@ def climb(config, state):
 
 def test_a_local_folder_is_used_in_place(tmp_path):
     artifacts = Artifacts(str(tmp_path / "artifacts"))
-    folder = artifacts.open_folder("study/0001")
+    folder = artifacts.open_folder("study-0123abcd/0001")
     (folder.path / "a").write_text("x")
     folder.fetch()
     folder.publish()
     folder.remove_deleted()
     folder.close()
-    assert (tmp_path / "artifacts/study/0001/a").read_text() == "x"
-    assert artifacts.path("study/0001/a") == f"{tmp_path}/artifacts/study/0001/a"
-    artifacts.delete_folder("study")
-    artifacts.delete_folder("no such study")
+    assert (tmp_path / "artifacts/study-0123abcd/0001/a").read_text() == "x"
+    assert artifacts.path("study-0123abcd/0001/a") == f"{tmp_path}/artifacts/study-0123abcd/0001/a"
+    artifacts.delete_study_folder("study-0123abcd")
+    artifacts.delete_study_folder("none-0123abcd")
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
@@ -60,67 +60,67 @@ def test_files_at_a_url_are_fetched_published_and_removed():
     root = f"memory://{uuid.uuid4().hex}"
     artifacts = Artifacts(root)
     memory = fsspec.filesystem("memory")
-    first = artifacts.open_folder("study/0001")
+    first = artifacts.open_folder("study-0123abcd/0001")
     first.fetch()
     (first.path / "a").write_text("x")
     (first.path / "half.draft").write_text("x")
-    assert not memory.exists(f"{root}/study/0001/a")
+    assert not memory.exists(f"{root}/study-0123abcd/0001/a")
     first.publish()
-    assert memory.cat(f"{root}/study/0001/a") == b"x"
-    assert not memory.exists(f"{root}/study/0001/half.draft")
+    assert memory.cat(f"{root}/study-0123abcd/0001/a") == b"x"
+    assert not memory.exists(f"{root}/study-0123abcd/0001/half.draft")
     first.close()
     assert not first.path.exists()
 
-    second = artifacts.open_folder("study/0001")
+    second = artifacts.open_folder("study-0123abcd/0001")
     second.fetch()
     assert (second.path / "a").read_text() == "x"
     (second.path / "a").unlink()
     (second.path / "b").write_text("y")
     second.publish()
     second.remove_deleted()
-    assert memory.ls(f"{root}/study/0001", detail=False) == [
-        f"{root.removeprefix('memory:/')}/study/0001/b"
+    assert memory.ls(f"{root}/study-0123abcd/0001", detail=False) == [
+        f"{root.removeprefix('memory:/')}/study-0123abcd/0001/b"
     ]
-    artifacts.delete_folder("study")
-    assert not memory.exists(f"{root}/study")
+    artifacts.delete_study_folder("study-0123abcd")
+    assert not memory.exists(f"{root}/study-0123abcd")
 
 
 def test_a_folder_removes_only_files_that_it_published_not_those_of_the_next_attempt():
     # Like a worker that lost its trial between a commit and the removal of outdated files.
     artifacts = Artifacts(f"memory://{uuid.uuid4().hex}")
-    old_attempt = artifacts.open_folder("study/0001")
+    old_attempt = artifacts.open_folder("study-0123abcd/0001")
     (old_attempt.path / "old").write_text("x")
     old_attempt.publish()
-    next_attempt = artifacts.open_folder("study/0001")
+    next_attempt = artifacts.open_folder("study-0123abcd/0001")
     next_attempt.fetch()
     (next_attempt.path / "new").write_text("y")
     next_attempt.publish()
     (old_attempt.path / "old").unlink()
     old_attempt.remove_deleted()
-    assert artifacts.list_names("study/0001") == ["new"]
+    assert artifacts.list_names("study-0123abcd/0001") == ["new"]
     old_attempt.close()
     next_attempt.close()
 
 
 def test_matching_files_are_removed_even_if_others_published_them():
     artifacts = Artifacts(f"memory://{uuid.uuid4().hex}")
-    artifacts.write("study/0001/checkpoint-1", b"x")
-    artifacts.write("study/0001/weights-1", b"x")
-    folder = artifacts.open_folder("study/0001")
+    artifacts.write("study-0123abcd/0001/checkpoint-1", b"x")
+    artifacts.write("study-0123abcd/0001/weights-1", b"x")
+    folder = artifacts.open_folder("study-0123abcd/0001")
     folder.remove_matching(lambda name: name.startswith("checkpoint"))
-    assert artifacts.list_names("study/0001") == ["weights-1"]
+    assert artifacts.list_names("study-0123abcd/0001") == ["weights-1"]
     folder.close()
 
 
 def test_fetched_files_are_not_published_again():
     artifacts = Artifacts(f"memory://{uuid.uuid4().hex}")
-    artifacts.write("study/0001/a", b"x")
-    folder = artifacts.open_folder("study/0001")
+    artifacts.write("study-0123abcd/0001/a", b"x")
+    folder = artifacts.open_folder("study-0123abcd/0001")
     folder.fetch()
-    artifacts.remove("study/0001/a")
+    artifacts.remove("study-0123abcd/0001/a")
     (folder.path / "b").write_text("y")
     folder.publish()
-    assert artifacts.list_names("study/0001") == ["b"]
+    assert artifacts.list_names("study-0123abcd/0001") == ["b"]
     folder.close()
 
 

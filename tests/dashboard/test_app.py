@@ -2,6 +2,7 @@
 
 import base64
 import threading
+import uuid
 from pathlib import Path
 
 import optuna
@@ -15,6 +16,7 @@ from hpo.cli import orphans
 from hpo.dashboard import gate, notes
 from hpo.dashboard.app import DashboardApp
 from hpo.store import control, fingerprint, process, queue, studies
+from hpo.store import rows as store_rows
 from hpo.study.file import load_study_file, point_from_texts
 from hpo.workers import worker
 from tests.support.processes import wait_for
@@ -442,3 +444,45 @@ def test_the_note_of_a_waiting_or_running_trial_states_its_progress(storage, wai
     trial.state = TrialState.PRUNED
     trial.set_user_attr("pruned", "loss is nan at epoch 2, step 3")
     assert "**pruned** loss is nan at epoch 2, step 3" in notes.trial_note(trial, definition)
+
+
+def set_attributes(url, study_id=1, trial=None, system=False, **given):
+    """Write attributes as any other tool may."""
+    storage = studies.open_storage(url, create=False)
+    for key, value in given.items():
+        if trial is None:
+            storage.set_study_user_attr(study_id, key, value)
+        else:
+            models = storage.get_all_trials(study_id)
+            with storage.transaction() as session:
+                store_rows.write_attributes(session, models[trial]._trial_id, {key: value}, system=system)
+
+
+@pytest.mark.parametrize("name", ["../../../../../../../../etc/hostname", "/etc/hostname", "victim", 5])
+def test_only_files_below_the_trials_own_folder_are_served(read_only_app, storage, artifacts, url, name):
+    (Path(artifacts.root) / "victim").write_text("secret")
+    set_attributes(url, trial=0, weights=name)
+    shown = detail(read_only_app)["trials"][0]
+    names = [each["filename"] for each in shown["artifacts"]]
+    assert names == ["settings.json", "epochs.csv"]
+    wanted = uuid.uuid5(uuid.NAMESPACE_URL, str(name))
+    assert ask(read_only_app, "GET", f"/artifacts/1/{shown['trial_id']}/{wanted}").status == 404
+
+
+@pytest.mark.parametrize("folder", ["", "..", "../victim", 7])
+def test_deleting_a_study_with_a_changed_folder_deletes_no_files(
+    read_write_app, storage, artifacts, url, folder
+):
+    before = sorted(Path(artifacts.root).rglob("*"))
+    assert before
+    set_attributes(url, folder=folder)
+    assert detail(read_write_app)["trials"][0]["artifacts"] == []
+    assert ask(read_write_app, "DELETE", "/api/studies/1", {}).status == 204
+    assert sorted(Path(artifacts.root).rglob("*")) == before
+
+
+def test_deleting_a_copy_keeps_the_files_of_the_original(read_write_app, storage, artifacts, url):
+    before = sorted(Path(artifacts.root).rglob("*"))
+    optuna.copy_study(from_study_name="small", from_storage=url, to_storage=url, to_study_name="copy")
+    assert ask(read_write_app, "DELETE", "/api/studies/2", {}).status == 204
+    assert sorted(Path(artifacts.root).rglob("*")) == before

@@ -25,7 +25,7 @@ from hpo.original import facts, match
 from hpo.original.tables import original_section
 from hpo.report import summary
 from hpo.report.page import read_report, write_report
-from hpo.store import plan, status, studies
+from hpo.store import plan, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, dump_definition
 from hpo.study.file import load_study_file
@@ -190,7 +190,7 @@ def reported(tmp_path_factory):
         folder = tmp_path_factory.mktemp(make.__name__)
         url = f"sqlite:///{folder}/hpo.db"
         storage = make(url)
-        (name,) = status.study_names(storage)
+        (name,) = studies.study_names(storage)
         page, tables = write_and_parse(storage, name, folder)
         text = (folder / "page.html").read_text()
         study = optuna.load_study(study_name=name, storage=url)

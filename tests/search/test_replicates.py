@@ -25,6 +25,8 @@ from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 from tests.support.processes import wait_for
 
+FOLDER = "f-0123abcd"
+
 OWN = """
 import random
 import time
@@ -239,8 +241,10 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     for accuracies in ((0.9, 0.5), (0.8, 0.7), (0.6, 0.85)):
         for accuracy in accuracies:
             claim, _ = worker.begin()
-            claim.commit(user_attributes={"weights": f"{claim.number}", "best_epoch": 1})
-            (tmp_path / str(claim.number)).touch()
+            weights = f"{FOLDER}/{claim.number:04d}/weights-0001-001.pt"
+            claim.commit(user_attributes={"weights": weights, "best_epoch": 1})
+            (tmp_path / weights).parent.mkdir(parents=True)
+            (tmp_path / weights).touch()
             worker.end(claim, accuracy)
     found = results.read_best(worker.storage, NAME, 9)
     # Trials 0, 1 and 2 are the first ones of their settings; 3, 4 and 5 are their replicates, in order.
@@ -254,19 +258,20 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     assert document["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
     settings = finish.plan_finish(worker.storage, NAME, 2, 2).settings
     assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (5, 0.725)]
-    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), 2)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["1", "5"]
+    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), FOLDER, 2)
+    assert sorted(path.parent.name for path in tmp_path.rglob("weights-*")) == ["0001", "0005"]
 
 
 def test_weights_are_kept_until_all_replicates_of_their_setting_have_ended(url, tmp_path):
     worker = Worker(url, study_of(2, 2))
     for accuracy in (0.9, 0.8, 0.3):
         claim, _ = worker.begin()
-        claim.commit(user_attributes={"weights": f"{claim.number}"})
+        claim.commit(user_attributes={"weights": f"{FOLDER}/{claim.number:04d}/weights-0001-001.pt"})
         worker.end(claim, accuracy)
     # Trial 0 has 0.85 with its replicate. Trial 1 has 0.3, and its replicate may reach any accuracy.
-    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), 1)
-    kept = [trial.number for trial in worker.trials() if trial.user_attrs.get("weights")]
+    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), FOLDER, 1)
+    there = worker.storage.get_all_trials(worker.study_id)
+    kept = [trial.number for trial in there if trial.user_attrs.get("weights")]
     assert kept == [0, 1]
 
 

@@ -225,7 +225,7 @@ def test_a_study_of_plain_optuna_is_recognised_by_every_verb(workplace, url, sql
 def test_a_store_created_by_plain_optuna_is_read_unchanged_and_can_be_shared(url, sql):
     optuna.create_study(study_name="theirs", storage=url)
     reader = studies.open_storage(url, create=False)
-    assert status.study_names(reader) == []
+    assert studies.study_names(reader) == []
     for call in (studies.read_definition, studies.artifacts_folder, studies.delete_study):
         check_refused(lambda call=call: call(reader, "theirs"), "another tool")
     with pytest.raises(sa.exc.DatabaseError):
@@ -310,7 +310,7 @@ def test_a_study_is_stored_with_all_its_trials_as_plain_optuna_reads_it(url, sto
     assert three.user_attrs == {}
     assert "fixed_params" not in three.system_attrs
     assert studies.read_definition(storage, NAME) == definition
-    assert status.study_names(storage) == [NAME]
+    assert studies.study_names(storage) == [NAME]
 
 
 def test_creating_the_same_study_again_changes_nothing(url, storage, sql):

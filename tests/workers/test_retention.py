@@ -13,6 +13,7 @@ from hpo.workers import retention
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 
+FOLDER, WEIGHTS = "f-0123abcd", "weights-0001-001.pt"
 OUTCOMES = [  # state, value, failure
     (TrialState.COMPLETE, 0.5, None),
     (TrialState.COMPLETE, 0.9, None),
@@ -37,7 +38,7 @@ def claim_with_weights(storage: Storage, folder: Path) -> lease.Claim:
     claim = queue.claim_trial(
         storage, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1
     )
-    name = f"f/{claim.number:04d}/weights"
+    name = f"{FOLDER}/{claim.number:04d}/{WEIGHTS}"
     (folder / name).parent.mkdir(parents=True)
     (folder / name).touch()
     claim.commit(user_attributes={"weights": name})
@@ -52,16 +53,19 @@ def test_the_best_trials_and_those_that_can_be_retried_keep_their_weights(storag
             claim.end(state, value=value, user_attributes={"failure": failure} if failure else {})
     kept = {1: [1, 5, 6, 7], 2: [0, 1, 5, 6, 7], 9: [0, 1, 3, 4, 5, 6, 7]}
     for count in sorted(kept, reverse=True):
-        retention.prune_weights(storage, study_id, artifacts, count)
+        retention.prune_weights(storage, study_id, artifacts, FOLDER, count)
         trials = storage.get_all_trials(study_id)
         assert [trial.number for trial in trials if trial.user_attrs["weights"]] == kept[count]
-        assert sorted(int(path.parent.name) for path in tmp_path.rglob("weights")) == kept[count]
-    (tmp_path / "f/0001/weights").unlink()
-    retention.prune_weights(storage, study_id, artifacts, 1)  # a file that is missing is not an error
+        assert sorted(int(path.parent.name) for path in tmp_path.rglob(WEIGHTS)) == kept[count]
+    (tmp_path / FOLDER / "0001" / WEIGHTS).unlink()
+    retention.prune_weights(
+        storage, study_id, artifacts, FOLDER, 1
+    )  # a file that is missing is not an error
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite's writers wait for each other
 def test_a_trial_that_ends_while_weights_are_pruned_keeps_its_own(storage, url, tmp_path, monkeypatch):
+    study_id = studies.find_study_id(storage, NAME)
     worse = claim_with_weights(storage, tmp_path)
     better = claim_with_weights(studies.open_storage(url, create=False), tmp_path)
     worse.end(TrialState.COMPLETE, value=0.5)
@@ -75,7 +79,34 @@ def test_a_trial_that_ends_while_weights_are_pruned_keeps_its_own(storage, url, 
         return found
 
     monkeypatch.setattr(retention, "trials_to_keep", meanwhile)
-    retention.prune_weights(storage, studies.find_study_id(storage, NAME), Artifacts(str(tmp_path)), 1)
+    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1)
     monkeypatch.setattr(retention, "trials_to_keep", best)
-    retention.prune_weights(storage, studies.find_study_id(storage, NAME), Artifacts(str(tmp_path)), 1)
-    assert [path.parent.name for path in tmp_path.rglob("weights")] == ["0001"]
+    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1)
+    assert [path.parent.name for path in tmp_path.rglob(WEIGHTS)] == ["0001"]
+
+
+def test_only_weights_in_the_trials_own_folder_are_removed(storage, tmp_path):
+    victims = [
+        "victim-0123abcd/0000/" + WEIGHTS,
+        f"{FOLDER}/0009/{WEIGHTS}",
+        "../outside",
+        f"{FOLDER}/0000/a",
+    ]
+    root = tmp_path / "root"
+    for name in victims:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    study_id = studies.find_study_id(storage, NAME)
+    claims = [
+        queue.claim_trial(storage, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=1)
+        for _ in range(5)
+    ]
+    for claim, name in zip(claims, [*victims, victims[0]], strict=True):
+        claim.commit(user_attributes={"weights": name})
+        claim.end(TrialState.COMPLETE, value=claim.number / 10)
+    retention.prune_weights(storage, study_id, Artifacts(str(root)), FOLDER, 1)
+    assert all((root / name).exists() for name in victims)
+    assert [bool(each.user_attrs.get("weights")) for each in storage.get_all_trials(study_id)[:5]] == [
+        *[False] * 4,
+        True,
+    ]

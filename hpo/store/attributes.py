@@ -1,0 +1,198 @@
+"""What the store's attributes say, checked where they are read.
+
+An attribute is input: other tools write attributes too, and whoever may write to the store may write
+anything. This module says which values hpo itself could have written. Everything else reads as absent, so
+no reader has to expect a text where a number belongs, or a path that leads elsewhere.
+
+Trials pass ``check_trial`` (``status.read_trials``, the dashboard) or its two parts (``rows``); a study's
+attributes are read by ``parse_folder`` and ``parse_order``. Attributes that hpo does not write stay as they
+are.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.artifacts import names
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG
+from hpo.search.replicates import REPLICATE_OF
+
+RUN_OPTIONS = "hpo:run"  # system attribute of a trial: options of its point other than hyperparameters
+ORDER_PAUSED, ORDER_STOPPED = "paused", "stopped"
+MAX_COUNT = 10**9  # of epochs, attempts, trials
+MAX_SECONDS = 1e12
+# A JSON text that ``is_seconds`` accepts, as a regular expression for SQL.
+SECONDS_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,30})?(e-[0-9]{1,3})?$"
+
+Check = Callable[[Any], bool]
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number from 0 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+
+
+def is_seconds(value: Any) -> bool:
+    """Return whether a value is a duration: a finite number, not negative."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MAX_SECONDS
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text that can be written to a file or a terminal."""
+    return isinstance(value, str) and (value.isascii() or value == _printable(value))
+
+
+def is_scalar(value: Any) -> bool:
+    """Return whether a value is a text, a number that is finite, a truth value or None."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, int | bool) or is_text(value)
+
+
+def _is_setting(value: Any) -> bool:
+    """Return whether a value is a setting: scalars by name; epochs and seed are whole numbers."""
+    return _is_object(value) and all(is_count(value[key]) for key in ("epochs", "seed") if key in value)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_text(key) and is_scalar(each) for key, each in value.items())
+
+
+def _is_hardware(value: Any) -> bool:
+    return _is_object(value) and is_text(value.get("device"))
+
+
+def _is_failure(value: Any) -> bool:
+    return _is_object(value) and all(isinstance(value.get(key, ""), str) for key in ("class", "message"))
+
+
+def _is_list_of_seconds(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_seconds, value))
+
+
+def _is_positive(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+def _is_share(value: Any) -> bool:
+    return is_seconds(value) and 0 < value <= 1
+
+
+_USER: Mapping[str, Check] = {
+    "point": is_count,
+    "repeats": is_count,
+    "attempts": is_count,
+    "epochs": is_count,
+    "best_epoch": _is_positive,
+    "images": _is_positive,
+    "baseline": _is_share,
+    "wall_time_seconds": is_seconds,
+    "epoch_seconds": _is_list_of_seconds,
+    "hardware": _is_hardware,
+    "failure": _is_failure,
+    "pruned": is_text,
+}
+_SYSTEM: Mapping[str, Check] = {
+    RUN_OPTIONS: _is_setting,
+    "fixed_params": _is_object,
+    "grid_id": is_count,
+    REPLICATE_OF: is_count,
+    PAUSED_AT_RUNG: lambda value: value is None or _is_positive(value),
+    PROMOTED_PAST_RUNG: is_count,
+}
+
+
+def check_user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's user attributes without those that have a value which hpo does not write.
+
+    Texts that cannot be written get backslashes. Paths are left for ``check_trial``, which knows the
+    study's folder.
+    """
+    return {
+        key: _printable(value) if isinstance(value, str) else value
+        for key, value in attributes.items()
+        if key not in _USER or _USER[key](value)
+    }
+
+
+def check_system_attributes(attributes: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return a trial's system attributes without those that have a value which hpo does not write.
+
+    Args:
+        attributes: The attributes, by key.
+        number: The trial's number; the first trial of its setting has a lower one.
+    """
+    found = {key: each for key, each in attributes.items() if key not in _SYSTEM or _SYSTEM[key](each)}
+    if found.get(REPLICATE_OF, -1) >= number:
+        del found[REPLICATE_OF]
+    return found
+
+
+def check_trial(trial: FrozenTrial, folder: str | None) -> FrozenTrial:
+    """Return a trial with checked attributes: itself, or a copy if something had to be left out.
+
+    Args:
+        trial: The trial as the store has it.
+        folder: The folder of its study in the artifacts. Names of files anywhere but in the trial's own
+            folder below it are left out; None leaves out all.
+    """
+    user = check_user_attributes(trial.user_attrs)
+    for key, is_right in (("weights", names.is_weights_of), ("checkpoint", names.is_file_of)):
+        if user.get(key) is not None and not is_right(user[key], folder, trial.number):
+            del user[key]
+    system = check_system_attributes(trial.system_attrs, trial.number)
+    if user == trial.user_attrs and system == trial.system_attrs:
+        return trial
+    checked = copy.copy(trial)
+    checked.user_attrs, checked.system_attrs = user, system
+    return checked
+
+
+def parse_folder(text: str | None) -> str | None:
+    """Return the folder that a study's attribute names.
+
+    Args:
+        text: The attribute as JSON; None if the study has none.
+
+    Returns:
+        The name of a folder directly in the artifacts; None if hpo could not have given it.
+    """
+    folder = parse_json(text)
+    return folder if names.is_study_folder(folder) else None
+
+
+def parse_order(text: str | None) -> str | None:
+    """Return the order that a study's attribute gives; None if it may continue.
+
+    Args:
+        text: The attribute as JSON; None if the study has none.
+    """
+    order = parse_json(text)
+    return order if order in (ORDER_PAUSED, ORDER_STOPPED) else None
+
+
+def parse_first_trial(text: str | None, number: int) -> int | None:
+    """Return the number of the first trial of a replicate's setting; None if the trial is no replicate.
+
+    Args:
+        text: The attribute ``REPLICATE_OF`` as JSON; None if the trial has none.
+        number: The trial's number.
+    """
+    first: int | None = check_system_attributes({REPLICATE_OF: parse_json(text)}, number).get(REPLICATE_OF)
+    return first
+
+
+def parse_json(text: str | None) -> Any:
+    """Return an attribute's value; None if there is none, or if its text is not JSON."""
+    try:
+        return json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _printable(text: str) -> str:
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

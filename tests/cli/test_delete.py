@@ -68,15 +68,15 @@ def test_a_study_whose_definition_cannot_be_read_is_a_row_and_can_be_deleted(wor
     broken._storage.set_study_system_attr(broken._study_id, "hpo:definition", "{}")
     done = workplace.here("studies")
     assert [line.split()[:2] for line in done.out.splitlines()[1:]] == [
-        ["small", "unreadable"],
         ["good", "idle"],
+        ["small", "unreadable"],
     ]
     (line,) = done.err.splitlines()
     assert line.startswith("hpo: study 'small': the stored definition's name is unknown here")
     rows = workplace.here("studies", "--json").json()
     assert [(row["study"], row["state"], row["trials"]) for row in rows] == [
-        ("small", "unreadable", {}),
         ("good", "idle", {"waiting": 1, "running": 0, "complete": 0, "pruned": 0, "failed": 0}),
+        ("small", "unreadable", {}),
     ]
     assert workplace.here("delete", "small", "--yes").out == "study small deleted\n"
     assert not study.exists()

@@ -87,9 +87,13 @@ def run_command_line() -> None:
 
 
 def _refuse_undecodable() -> None:
-    """Refuse arguments and HPO_ variables that are not UTF-8: no store, file or output can hold them."""
+    """Refuse arguments and HPO_ variables that are not UTF-8: no store, file or output can hold them.
+
+    The images of ``hpo predict`` may have any name.
+    """
     settings = {key: value for key, value in os.environ.items() if key.startswith("HPO_")}
-    given = [("argument", text) for text in sys.argv[1:]] + list(settings.items())
+    arguments = [] if sys.argv[1:2] == ["predict"] else sys.argv[1:]
+    given = [("argument", text) for text in arguments] + list(settings.items())
     for where, text in given:
         try:
             text.encode()

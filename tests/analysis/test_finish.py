@@ -267,7 +267,7 @@ def test_a_study_that_cannot_be_finished_is_refused_in_one_line(place):
     place.here("create", place.study(points("quality = 0.8")))
     assert "no study 'smal' in the store; did you mean 'small'?" in refused("finish", "smal")
     assert "no complete trial yet; 'hpo trials small' lists the others" in refused("finish", "small")
-    assert "--devices gpu" in refused("finish", "small", "--devices", "gpu")
+    assert "--devices 'gpu': want" in refused("finish", "small", "--devices", "gpu")
     place.here("finish", "small", "--top", "0", code=2)
 
     on_test = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "test"')

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from hpo.analysis import intervals
+from hpo.analysis import intervals, results
 from hpo.analysis.records import TrialRecord
 from hpo.original import claims, facts, match, tables
 from hpo.original.comparisons import Comparison
@@ -80,6 +80,13 @@ def check_by_number(
     found: Sequence[TrialRecord], images: int | None = IMAGES
 ) -> dict[int, claims.ReportClaim]:
     return {claim.number: claim for claim in claims.check_claims(match.match_trials(found), images)}
+
+
+def uncertainty(found: Sequence[TrialRecord]) -> str:
+    """Return what the report says about the uncertainty of the best result."""
+    definition = file.load_study_file(ROOT / "studies/original-grid.toml")
+    best = results.best_settings(definition, found, 1)[0]
+    return " ".join(summary.summarize(found, best, "complete").uncertainty)
 
 
 def verdicts(found: Sequence[TrialRecord]) -> dict[int, str]:
@@ -233,7 +240,7 @@ def test_two_seeds_have_no_interval_and_cannot_tell_a_small_gap():
     assert intervals.accuracy_interval([0.1, 0.9], 100) is None
     found = [trial(8, best=best, seed=seed) for seed, best in enumerate((0.95, 0.96))]
     assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == "0.9550 (2 seeds)"
-    text = " ".join(summary.summarize(found, "test", IMAGES, "complete").uncertainty)
+    text = uncertainty(found)
     assert "Over 2 seeds, its setting reaches 0.9550 on average (two seeds give no interval)." in text
 
     pairs = [trial(n, best=b, seed=s) for s in (0, 1) for n, b in ((8, 0.9 + s / 50), (12, 0.91 - s / 50))]
@@ -253,10 +260,9 @@ def test_a_setting_of_several_seeds_shows_its_mean_with_the_interval():
     low, high = stats.t.interval(0.95, 2, loc=0.95353, scale=stats.sem([0.9561, 0.9512, 0.9533]))
     shown = f"0.9535 ({low:.4f} to {high:.4f}, "
     assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == f"{shown}3 seeds)"
-    uncertainty = " ".join(summary.summarize(found, "test", IMAGES, "complete").uncertainty)
-    assert f"Over 3 seeds, its setting reaches {shown.replace(' (', ' on average (')}95 %)" in uncertainty
-    alone = " ".join(summary.summarize(found[:1], "test", IMAGES, "complete").uncertainty)
-    assert "ran with one seed" in alone
+    text = uncertainty(found)
+    assert f"Over 3 seeds, its setting reaches {shown.replace(' (', ' on average (')}95 %)" in text
+    assert "ran with one seed" in uncertainty(found[:1])
 
 
 def test_a_seed_that_ran_twice_counts_once():

@@ -148,7 +148,7 @@ def test_a_file_that_is_not_a_database_is_refused(tmp_path):
         check_refused(
             lambda create=create: studies.open_storage(f"sqlite:///{path}", create=create), "not a database"
         )
-    check_refused(lambda: studies.open_storage(f"sqlite:///{tmp_path}", create=False), "unable to open")
+    check_refused(lambda: studies.open_storage(f"sqlite:///{tmp_path}", create=False), "found a folder")
     check_refused(lambda: studies.open_storage(f"sqlite:///{path}/hpo.db", create=True), "store sqlite:")
 
 

@@ -128,9 +128,9 @@ def test_pruning_stops_poor_trials_but_no_points(place):
     epochs = 4
     seconds = 0.0
     [space]
-    speed = [10.0, 0.01]
+    speed = [10.0, 9.0, 8.0, 7.0, 0.04, 0.03, 0.02, 0.01]
     [search]
-    trials = 8
+    trials = 6
     sampler = "random"
     pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }
     [[points]]

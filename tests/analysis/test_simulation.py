@@ -329,16 +329,16 @@ pruner = "none"
 def test_a_study_of_a_custom_objective_is_simulated(place):
     place.here("create", place.study(STUDY))
     place.here("worker", "small")
-    done = place.here("simulate", "small", "--pruner", "asha", "--repeats", "5", "--json")
+    done = place.hpo("simulate", "small", "--pruner", "asha", "--repeats", "2", "--json")
     found = json.loads(done.out)
-    assert (found["curves"], found["epochs"], found["workers"], found["repeats"]) == (12, 6, 1, 5)
+    assert (found["curves"], found["epochs"], found["workers"], found["repeats"]) == (12, 6, 1, 2)
     assert found["surrogate"] == "random forest"
     names = [each["strategy"] for each in found["strategies"]]
     assert names[0] == "random"
     assert names[-1] == "hpo: random, asha from epoch 2 by 4"
     assert "Optuna: TPE, median" in names
-    text = place.here("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "3").out
-    assert "12 whole curves of 6 epochs, searched 3 times with 1 worker" in text
+    text = place.here("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "2").out
+    assert "12 whole curves of 6 epochs, searched 2 times with 1 worker" in text
     assert "epochs to target" in text
 
 

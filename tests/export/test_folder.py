@@ -141,7 +141,7 @@ def run_studies(path: Path) -> None:
     for name, text in (("digits", DIGITS), ("shapes", FOLDER.format(path / "images"))):
         workplace.here("create", workplace.study(text, name))
         workplace.here("worker", name)
-    workplace.here("export", "digits", "--to", "winner")
+    workplace.hpo("export", "digits", "--to", "winner")
     split = datasets.load_dataset(Config(dataset="digits", limit=300), path).selection
     (path / "selection").mkdir()
     for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):

@@ -25,8 +25,6 @@ from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 from tests.support.processes import wait_for
 
-FOLDER = "f-0123abcd"
-
 OWN = """
 import random
 import time
@@ -76,6 +74,7 @@ class Worker:
         self.storage = studies.open_storage(url, create=True)
         studies.create_study(self.storage, definition, "text")
         self.study_id = studies.find_study_id(self.storage, NAME)
+        self.folder = studies.artifacts_folder(self.storage, NAME)
         self.history = History(self.storage, self.study_id, NAME)
         self.definition = definition
 
@@ -241,7 +240,7 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     for accuracies in ((0.9, 0.5), (0.8, 0.7), (0.6, 0.85)):
         for accuracy in accuracies:
             claim, _ = worker.begin()
-            weights = f"{FOLDER}/{claim.number:04d}/weights-0001-001.pt"
+            weights = f"{worker.folder}/{claim.number:04d}/weights-0001-001.pt"
             claim.commit(user_attributes={"weights": weights, "best_epoch": 1})
             (tmp_path / weights).parent.mkdir(parents=True)
             (tmp_path / weights).touch()
@@ -251,14 +250,14 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     assert [(each.trial.number, each.runs[0].number) for each in found] == [(1, 1), (2, 5), (0, 0)]
     shown = documents.best_trial_document(found[1])
     assert (shown["trial"], shown["value"], shown["accuracy"]) == (2, *[pytest.approx(0.725)] * 2)
-    assert (shown["seeds"], shown["weights"]) == (2, "5")
+    assert (shown["seeds"], shown["weights"]) == (2, f"{worker.folder}/0005/weights-0001-001.pt")
     document = documents.best_trial_document(found[0])["replicates"]
     assert (document["trials"], document["accuracies"]) == ([1, 4], [0.8, 0.7])
     assert document["mean"] == pytest.approx(0.75)
     assert document["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
     settings = finish.plan_finish(worker.storage, NAME, 2, 2).settings
     assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (5, 0.725)]
-    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), FOLDER, 2)
+    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 2)
     assert sorted(path.parent.name for path in tmp_path.rglob("weights-*")) == ["0001", "0005"]
 
 
@@ -266,10 +265,10 @@ def test_weights_are_kept_until_all_replicates_of_their_setting_have_ended(url, 
     worker = Worker(url, study_of(2, 2))
     for accuracy in (0.9, 0.8, 0.3):
         claim, _ = worker.begin()
-        claim.commit(user_attributes={"weights": f"{FOLDER}/{claim.number:04d}/weights-0001-001.pt"})
+        claim.commit(user_attributes={"weights": f"{worker.folder}/{claim.number:04d}/weights-0001-001.pt"})
         worker.end(claim, accuracy)
     # Trial 0 has 0.85 with its replicate. Trial 1 has 0.3, and its replicate may reach any accuracy.
-    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), FOLDER, 1)
+    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 1)
     there = worker.storage.get_all_trials(worker.study_id)
     kept = [trial.number for trial in there if trial.user_attrs.get("weights")]
     assert kept == [0, 1]

@@ -136,7 +136,7 @@ def importance_of_trials(
             warnings.simplefilter("ignore")  # of Optuna, on how it takes trials that lack a parameter
             study = in_memory_study(trials, maximize=maximize)
             found = importance.get_param_importances(study, evaluator=evaluators[evaluator]())
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # TypeError: choices that are lists
         raise StoreError(f"importance by {evaluator} over {len(trials)} trials: {error}") from error
     searched = dict.fromkeys(parameter for trial in trials for parameter in trial.params)
     return Importance(

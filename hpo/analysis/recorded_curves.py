@@ -50,7 +50,8 @@ class RecordedCurves:
 def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
     """Read the whole curves of a study: its complete trials with as many epochs as the longest has.
 
-    Replicates are left out. Where no time was recorded, an epoch counts as one second.
+    Replicates are left out, and curves with values that are not finite. Where no time was recorded, an
+    epoch counts as one second.
 
     Args:
         storage: Where the study is stored.
@@ -63,7 +64,7 @@ def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
     """
     definition = studies.read_definition(storage, name)
     firsts = (t for t in status.read_trials(storage, name) if REPLICATE_OF not in t.system_attrs)
-    whole = [trial for trial in firsts if trial.state == TrialState.COMPLETE]
+    whole = [trial for trial in firsts if trial.state == TrialState.COMPLETE and _is_finite(trial)]
     longest = max((len(trial.intermediate_values) for trial in whole), default=0)
     whole = [trial for trial in whole if len(trial.intermediate_values) == longest]
     needed = MIN_CURVES if definition.searches else MIN_GRID_CURVES
@@ -77,6 +78,10 @@ def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
         settings=tuple(trial.params for trial in whole),
         curves=tuple(_curve_of_trial(trial) for trial in whole),
     )
+
+
+def _is_finite(trial: FrozenTrial) -> bool:
+    return all(map(math.isfinite, trial.intermediate_values.values()))
 
 
 def _curve_of_trial(trial: FrozenTrial) -> Curve:

@@ -1,7 +1,9 @@
 """The verbs that show results: studies, status, trials, best and importance."""
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
@@ -19,8 +21,21 @@ RESULTS = "Show results"  # heading in the help of hpo
 
 
 def print_json(document: Any) -> None:
-    """Print a document as indented JSON; dataclasses in it become objects."""
-    print(json.dumps(document, indent=2, default=vars))
+    """Print a document as indented JSON.
+
+    Dataclasses in it become objects, numbers that are not finite become null: JSON has none.
+    """
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return _finite(vars(value)) if hasattr(value, "__dict__") else value
 
 
 @app.command("studies", rich_help_panel=RESULTS)

@@ -45,7 +45,12 @@ def states(workplace: Workplace, study: str) -> list[str]:
     return [trial.state.name for trial in load(workplace, study).trials]
 
 
-@pytest.mark.parametrize("path", sorted((DATA / "expected").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    # Two trials do not tell importance, which the older version did not say.
+    sorted(set((DATA / "expected").glob("*.json")) - {DATA / "expected/importance-climb.json"}),
+    ids=lambda path: path.stem,
+)
 def test_a_verb_prints_the_same_for_an_older_store_as_the_older_version(older, path):
     verb, _, study = path.stem.partition("-")
     printed, expected = older.here(verb, study, "--json").json(), json.loads(path.read_text())
@@ -54,7 +59,7 @@ def test_a_verb_prints_the_same_for_an_older_store_as_the_older_version(older, p
 
 def test_the_report_of_an_older_study_has_the_tables_of_the_older_version(older):
     older.here("report", "climb", "--output", "page.html", "--csv", "csv")
-    names = {path.name for path in (DATA / "expected/csv").iterdir()}
+    names = {path.name for path in (DATA / "expected/csv").iterdir()} - {"importance.csv"}  # of two trials
     assert {path.name for path in (older.path / "csv").iterdir()} == names
     for name in names:
         before = list(csv.DictReader(expected(f"csv/{name}").splitlines()))

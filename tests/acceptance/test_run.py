@@ -178,6 +178,7 @@ def test_listed_points_run_exactly_once_with_their_own_settings(workplace):
 def test_a_study_can_be_extended_by_trials_and_points_only(workplace):
     file = workplace.study(SMALL)
     workplace.here("create", file, "--set", "search.trials=1", "--set", "train.epochs=1")
+    workplace.here("worker", "small")  # a study of which no trial has run is replaced
     refused = workplace.here("run", file, code=1)
     assert refused.err.count("\n") == 1
     assert "train.epochs: 1 -> 3" in refused.err

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from hpo.store import database, lease, lease_info, lease_table, process, queue, rows, studies
 from hpo.store.lease import LeaseLost
+from hpo.store.storage import MAX_WAIT_SECONDS
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 from tests.support.processes import wait_for
@@ -34,6 +35,7 @@ class Worker:
 
     def __init__(self, url: str) -> None:
         self.store = studies.open_storage(url, create=True)
+        self.store.max_wait_seconds = MAX_WAIT_SECONDS  # as a real worker
         self.owner = process.current_owner("cpu")
 
     @property

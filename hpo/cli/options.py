@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -63,41 +63,46 @@ DataRoot = Annotated[
         rich_help_panel=LOCATIONS,
     ),
 ]
+
+
+def _seconds(flag: str, help_text: str, panel: str, *, least: int = 0, envvar: str | None = None) -> Any:
+    """Return an option of a number of seconds, at most a day."""
+    return typer.Option(
+        flag,
+        envvar=envvar,
+        metavar="S",
+        min=least,
+        max=86_400,
+        help=help_text,
+        rich_help_panel=panel,
+        callback=_refuse_nan,
+    )
+
+
 Lease = Annotated[
     float,
-    typer.Option(
+    _seconds(
         "--lease-seconds",
+        "Seconds without a heartbeat after which another worker may take over a trial.",
+        LOCATIONS,
+        least=1,
         envvar="HPO_LEASE_SECONDS",
-        metavar="S",
-        min=1,
-        max=86_400,
-        help="Seconds without a heartbeat after which another worker may take over a trial.",
-        rich_help_panel=LOCATIONS,
-        callback=_refuse_nan,
     ),
 ]
 Grace = Annotated[
     float,
-    typer.Option(
+    _seconds(
         "--grace-seconds",
-        metavar="S",
-        min=0,
-        max=86_400,
-        help="Seconds that a worker has to save and exit when it is stopped, before it is killed.",
-        rich_help_panel=SUPERVISION,
-        callback=_refuse_nan,
+        "Seconds that a worker has to save and exit when it is stopped, before it is killed.",
+        SUPERVISION,
     ),
 ]
 Backoff = Annotated[
     float,
-    typer.Option(
+    _seconds(
         "--backoff-seconds",
-        metavar="S",
-        min=0,
-        max=86_400,
-        help="Seconds until a worker that died is started again; twice as long after each further death.",
-        rich_help_panel=SUPERVISION,
-        callback=_refuse_nan,
+        "Seconds until a worker that died is started again; twice as long after each further death.",
+        SUPERVISION,
     ),
 ]
 Sets = Annotated[

@@ -134,9 +134,7 @@ def _seeds_note(
 ) -> str:
     """Say what other seeds of the best setting reached."""
     same = {
-        each.setting.get("seed"): each
-        for each in reversed(done)
-        if _setting_key(each) == _setting_key(winner)
+        each.setting.get("seed"): each for each in reversed(done) if each.setting_key == winner.setting_key
     }
     if len(same) < 2:
         return (
@@ -147,10 +145,6 @@ def _seeds_note(
     limits = f"({found.low:.4f} to {found.high:.4f}, 95 %)" if found else "(two seeds give no interval)"
     mean = f"{statistics.fmean(accuracies):.4f}"
     return f"Over {len(same)} seeds, its setting reaches {mean} on average {limits}."
-
-
-def _setting_key(each: TrialRecord) -> list[tuple[str, str]]:
-    return sorted((name, repr(value)) for name, value in each.setting.items() if name != "seed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,20 +6,26 @@ from typing import Any
 
 import sqlalchemy as sa
 
+_collections: list[set[sa.Engine]] = []
+
+
+# Registered once: SQLAlchemy's listeners may not change while another thread connects.
+@sa.event.listens_for(sa.Engine, "engine_connect")
+def _collect_engine(connection: sa.Connection) -> None:
+    for engines in tuple(_collections):
+        engines.add(connection.engine)
+
 
 @contextlib.contextmanager
 def closed_engines() -> Iterator[None]:
     """Dispose of every SQLAlchemy engine that the block uses, those of Optuna included."""
     engines: set[sa.Engine] = set()
-
-    def add_engine(connection: sa.Connection) -> None:
-        engines.add(connection.engine)
-
-    sa.event.listen(sa.Engine, "engine_connect", add_engine)
+    _collections.append(engines)
     try:
         yield
     finally:
-        sa.event.remove(sa.Engine, "engine_connect", add_engine)
+        # By identity: two sets that are equal are still two blocks.
+        _collections[:] = [each for each in _collections if each is not engines]
         for engine in engines:
             engine.dispose()
 

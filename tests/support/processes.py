@@ -5,14 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.databases import closed_engines
+
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Return the first true value of a condition; fail the test after ``seconds`` without one."""
+    """Return the first true value of a condition; fail the test after ``seconds`` without one.
+
+    Database connections that the condition opens are closed after each call, because there may be many.
+    """
     end = time.monotonic() + seconds
-    while not (value := condition()):
+    while True:
+        with closed_engines():
+            if value := condition():
+                return value
         assert time.monotonic() < end, f"the condition was not met within {seconds} s"
         time.sleep(0.02)
-    return value
 
 
 def descendants(pid: int) -> list[int]:

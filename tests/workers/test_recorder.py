@@ -265,8 +265,7 @@ def test_a_late_pruning_decision_is_followed_and_later_epochs_do_not_count(place
     process = place.start("worker", "small", HPO_STORE=server.url)
 
     def has_begun() -> bool:
-        with closed_engines():
-            first, second = optuna.load_study(study_name="small", storage=server.url).trials
+        first, second = optuna.load_study(study_name="small", storage=server.url).trials
         return first.state.is_finished() and second.params != {}
 
     wait_for(has_begun, 90)

@@ -8,16 +8,12 @@ unavailable for half a minute.
 """
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 
-from tests.support import postgres
-from tests.support.databases import closed_engines
 from tests.support.launched_study import (
     KILLS,
     POINTS,
@@ -26,7 +22,6 @@ from tests.support.launched_study import (
     hashes_without_faults,
     prepare_workplace,
 )
-from tests.support.processes import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +44,6 @@ def test_fourteen_points_survive_twenty_kills_with_the_same_bits(url, tmp_path, 
     assert sum(launched.kills.values()) == KILLS
     assert launched.kills.keys() == {"claim", "epoch", "checkpoint", "end"}
     assert "continues after epoch" in launched.stderr_text()
-
-
-def test_a_worker_that_starts_while_the_database_is_unavailable_is_restarted(tmp_path, hashes):
-    with postgres.running() as server, closed_engines(), LaunchedStudy(tmp_path, server.url, 1) as launched:
-        (pid, *_), *_ = wait_for(launched.running)
-        server.stop("fast")
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: "Connection refused; starting it again" in launched.stderr_text())
-        server.start()
-        assert launched.launcher.wait(120) == 0, launched.stderr_text()
-        launched.check(hashes)
 
 
 @pytest.mark.parametrize(

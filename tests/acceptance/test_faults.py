@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,36 @@ def test_a_network_cut_is_noticed_training_goes_on_and_reports_catch_up(place, l
         assert len(progress(place)) == sum(planned), "no epoch ran twice"
         # Seconds on an idle machine. Without keep-alives and timeouts, TCP takes a quarter of an hour.
         assert max(noticed, caught_up) < 100
+
+
+def test_a_worker_that_starts_while_the_database_is_unavailable_is_restarted(place):
+    with contextlib.ExitStack() as cleanup:
+        server = cleanup.enter_context(postgres.running())
+        cleanup.enter_context(closed_engines())
+        place.here("create", place.study(study(20, 1)), HPO_STORE=server.url)
+        launcher = place.start("launch", "small", "--devices", "cpu:1", HPO_STORE=server.url)
+        cleanup.enter_context(launcher)  # closes its pipes
+        err = cleanup.enter_context(following(launcher))
+        cleanup.callback(kill_launcher, launcher)
+        wait_for(lambda: epochs(place, 1.0) >= 2)
+        server.stop("fast")
+        os.kill(descendants(launcher.pid)[0], 9)
+        wait_for(lambda: any("Connection refused; starting it again" in line for line in err))
+        server.start()
+        assert launcher.wait(120) == 0, "".join(err)
+        check(server.url, [20, 1], [2, 1])
+
+
+@contextlib.contextmanager
+def following(process: subprocess.Popen[str]) -> Iterator[list[str]]:
+    """Yield the growing list of the lines that a process writes to stderr."""
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr))
+    reader.start()
+    try:
+        yield lines
+    finally:
+        reader.join(60)
 
 
 def count_lines(place, text: str) -> int:

@@ -45,6 +45,16 @@ def describe_split(selection: str | None) -> str:
     return "on the validation split"
 
 
+def describe_device(hardware: Mapping[str, Any]) -> str:
+    """Return the device that a trial ran on, and those that earlier attempts ran on.
+
+    Args:
+        hardware: The attribute of a trial that its worker stored.
+    """
+    earlier = hardware.get("earlier_devices")
+    return f"{hardware['device']}{f' (earlier attempts on {earlier})' if earlier else ''}"
+
+
 def end_reason(trial: FrozenTrial) -> str:
     """Return why a trial was pruned or failed, or at which rung it waits for its promotion; else ""."""
     if (rung := asha.paused_rung(trial)) is not None:

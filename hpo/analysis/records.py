@@ -1,5 +1,6 @@
 """Records of trials: all that a report needs to know of a trial, read once from the store."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.formatting import end_reason
+from hpo.analysis.formatting import describe_device, end_reason
+from hpo.errors import join_names
 from hpo.search import asha
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import plan, status
@@ -18,6 +20,8 @@ from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
 from hpo.training import config
 from hpo.training.shapes import known_shape
+
+MAX_NAMED_TRIALS = 10  # that a sentence lists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class TrialRecord:
     curve: Mapping[int, float]  # accuracy after each epoch, from 1; in ``hpo finish`` only after the last
     epoch_seconds: tuple[float, ...]  # training and evaluation
     wall_seconds: float  # training and evaluation, an unfinished epoch included
-    hardware: str | None  # the kind of hardware; times of two kinds cannot be compared
+    hardware: str | None  # the kind of hardware; times of two kinds cannot be compared; see ran_on_several
     hardware_facts: Mapping[str, Any] | None = None  # as the worker stored them
     weights: str | None = None  # their name in the artifacts; None if they were not kept
     paused_rung: int | None = None  # the rung at which it waits to be promoted
@@ -46,6 +50,11 @@ class TrialRecord:
     ended: datetime | None  # UTC, without a time zone
     planned_epochs: int  # 0 if unknown
     end_reason: str  # why it was pruned or failed, or at which rung it waits; empty otherwise
+
+    @property
+    def ran_on_several(self) -> bool:
+        """Whether its attempts ran on several kinds of hardware: its time is then of no single one."""
+        return bool((self.hardware_facts or {}).get("earlier_devices"))
 
     @property
     def seconds_per_epoch(self) -> float | None:
@@ -86,7 +95,7 @@ class TrialRecord:
         differs = best is not None and f"{best:.4f}" != f"{shown:.4f}"
         return f"{shown:.4f}{f' (best {best:.4f}, epoch {self.best_epoch})' if differs else ''}"
 
-    @property
+    @functools.cached_property
     def setting_key(self) -> str:
         """A text that trials of one setting share, whatever their seed."""
         return repr(sorted((name, repr(value)) for name, value in self.setting.items() if name != "seed"))
@@ -97,15 +106,29 @@ class TrialRecord:
         return max(self.curve, default=0)
 
 
-def trial_records(definition: Definition, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
+MadeRecords = dict[int, tuple[FrozenTrial, "TrialRecord"]]  # by id: a trial and its record
+
+
+def trial_records(
+    definition: Definition, trials: Iterable[FrozenTrial], made: MadeRecords | None = None
+) -> list[TrialRecord]:
     """Return a record of each of a study's trials, in the same order.
 
     Args:
         definition: The study's definition; it says which options of a setting training used.
         trials: Trials of that study.
+        made: The records that an earlier call made. Those of the same objects are taken over, and the
+            others are added.
     """
     images = _known_images(definition)
-    found = [_trial_record(definition, trial, images) for trial in trials]
+    if made is None:
+        found = [_trial_record(definition, trial, images) for trial in trials]
+    else:
+        found = []
+        for trial in trials:
+            if (known := made.get(trial._trial_id)) is None or known[0] is not trial:
+                made[trial._trial_id] = known = trial, _trial_record(definition, trial, images)
+            found.append(known[1])
     return found if definition.finishes is None else _with_seeds_joined(found)
 
 
@@ -159,14 +182,30 @@ def _hardware_kind(hardware: Mapping[str, Any] | None) -> str | None:
     if not hardware:
         return None
     if hardware.get("precision") == "tf32":  # only GPUs; the host's cores hardly change their times
-        return f"{hardware['device']}, TF32"
+        return f"{describe_device(hardware)}, TF32"
     threads = hardware.get("threads", 1)
-    return f"{hardware['device']}, {threads} thread{'s' * (threads != 1)}"
+    return f"{describe_device(hardware)}, {threads} thread{'s' * (threads != 1)}"
 
 
 def hardware_kinds(found: Iterable[TrialRecord]) -> list[str]:
-    """Return the kinds of hardware that trials ran on, each once, in order of appearance."""
-    return list(dict.fromkeys(each.hardware for each in found if each.hardware is not None))
+    """Return the kinds of hardware that trials ran on, each once, in order of appearance.
+
+    Trials that ran on several are left out; ``mixed_hardware_note`` says so.
+    """
+    single = (each.hardware for each in found if not each.ran_on_several)
+    return list(dict.fromkeys(kind for kind in single if kind is not None))
+
+
+def mixed_hardware_note(found: Iterable[TrialRecord]) -> str:
+    """Return a sentence on the trials that a comparison of hardware leaves out; "" if there is none."""
+    mixed = [str(each.number) for each in found if each.ran_on_several]
+    if not mixed:
+        return ""
+    whose = "Trial" if len(mixed) == 1 else "Trials"
+    return (
+        f"{whose} {join_names(mixed, MAX_NAMED_TRIALS)} ran on several kinds of hardware, one after the "
+        "other, and cannot be compared by time: left out."
+    )
 
 
 def complete_records(found: Iterable[TrialRecord]) -> list[TrialRecord]:

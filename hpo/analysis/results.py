@@ -4,6 +4,7 @@ Every place that shows a best result takes it from here. A setting's value is th
 trials, one for each seed; without replicates it is the value of its one trial.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from hpo.analysis import intervals, records
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
+from hpo.errors import join_names
 from hpo.search import replicates
 from hpo.search.replicates import Noise, ReplicatedSetting
 from hpo.store import status, studies
+from hpo.store.status import Snapshot
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-
-MAX_NAMED_TRIALS = 10  # that a sentence lists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class SettingResult:
         runs: All its complete trials, one for each seed, the most accurate first.
         diverged: Number of its replicates that diverged.
         is_repeated: Whether the study runs settings with several seeds.
+        rank: Its place among the settings it is compared with, 1 for the best. Settings that are ranked by
+            their order alone share the mean of their places.
         tied: Numbers of the trials by which the settings with the same value are called, this one's too;
             empty if there is no other.
         noise: How much the seed alone changes accuracies in the study; None if it is not known.
@@ -43,6 +46,7 @@ class SettingResult:
     runs: tuple[TrialRecord, ...]
     diverged: int
     is_repeated: bool
+    rank: float
     tied: tuple[int, ...]
     noise: Noise | None
     selection: str | None
@@ -90,15 +94,20 @@ def rank_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
     Args:
         found: All trials of a study.
     """
+    by_number = {each.number: each for each in found}
+    best: dict[str, ReplicatedSetting] = {}
+    for each in _rank_replicated(found):
+        best.setdefault(by_number[each.trials[0]].setting_key, each)
+    return list(best.values())
+
+
+def _rank_replicated(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
+    """Rank every complete trial, each together with its replicates, best first."""
     accuracies = {each.number: each.accuracy for each in found if each.accuracy is not None}
     complete = {each.number: accuracies[each.number] for each in records.complete_records(found)}
     repeats = {each.number: each.replicate_of for each in found if each.replicate_of is not None}
     pruned = [each.number for each in found if each.state == "pruned"]
-    by_number = {each.number: each for each in found}
-    best: dict[str, ReplicatedSetting] = {}
-    for each in replicates.rank_settings(complete, repeats, pruned):
-        best.setdefault(by_number[each.trials[0]].setting_key, each)
-    return list(best.values())
+    return replicates.rank_settings(complete, repeats, pruned)
 
 
 def best_settings(
@@ -114,27 +123,45 @@ def best_settings(
     Returns:
         The settings; empty if no trial is complete.
     """
-    ranked, by_number = rank_settings(found), {each.number: each for each in found}
-    noise = replicates.estimate_noise(ranked)
-    return [
-        SettingResult(
-            study=definition.name,
-            trial=by_number[min(each.trials)],
-            runs=tuple(by_number[number] for number in each.trials),
-            diverged=each.diverged,
-            is_repeated=definition.search.replicates > 1 or definition.finishes is not None,
-            tied=_tied_trials(each, ranked),
-            noise=noise,
-            selection=status.selection_of(definition),
-        )
-        for each in ranked[:count]
-    ]
+    return list(itertools.islice(_setting_results(definition, found, rank_settings(found)), count))
 
 
-def _tied_trials(setting: ReplicatedSetting, ranked: Iterable[ReplicatedSetting]) -> tuple[int, ...]:
-    """Return the first trials of the settings that only the order of trials ranks, by number."""
-    same = [each for each in ranked if each.rank == setting.rank]
-    return tuple(sorted(min(each.trials) for each in same)) if len(same) > 1 else ()
+def all_settings(definition: Definition, found: Sequence[TrialRecord]) -> list[SettingResult]:
+    """Return what each setting reached, by the number of the trial by which it is called.
+
+    A complete trial and its replicates are one entry. Trials that ran the same setting without being
+    replicates of each other have an entry each.
+
+    Args:
+        definition: The study's definition.
+        found: All its trials.
+    """
+    every = _setting_results(definition, found, _rank_replicated(found))
+    return sorted(every, key=lambda each: each.trial.number)
+
+
+def _setting_results(
+    definition: Definition, found: Sequence[TrialRecord], ranked: Sequence[ReplicatedSetting]
+) -> Iterator[SettingResult]:
+    """Yield the results of ranked settings, in their order."""
+    by_number = {each.number: each for each in found}
+    noise, ahead = replicates.estimate_noise(ranked), 0
+    for _, group in itertools.groupby(ranked, key=lambda each: each.rank):
+        same = list(group)
+        tied = tuple(sorted(min(each.trials) for each in same)) if len(same) > 1 else ()
+        for each in same:
+            yield SettingResult(
+                study=definition.name,
+                trial=by_number[min(each.trials)],
+                runs=tuple(by_number[number] for number in each.trials),
+                diverged=each.diverged,
+                is_repeated=definition.search.replicates > 1 or definition.finishes is not None,
+                rank=ahead + (len(same) + 1) / 2,
+                tied=tied,
+                noise=noise,
+                selection=status.selection_of(definition),
+            )
+        ahead += len(same)
 
 
 def read_best(storage: Storage, name: str, count: int) -> list[SettingResult]:
@@ -153,6 +180,12 @@ def read_best(storage: Storage, name: str, count: int) -> list[SettingResult]:
     definition = studies.read_definition(storage, name)
     found = records.trial_records(definition, status.read_trials(storage, name))
     return best_settings(definition, found, count)
+
+
+def best_of(found: Snapshot) -> SettingResult | None:
+    """Return the best setting of a study that has been read; None if no trial is complete."""
+    of_trials = records.trial_records(found.definition, found.trials)
+    return next(iter(best_settings(found.definition, of_trials, 1)), None)
 
 
 def describe_value(found: SettingResult) -> str:
@@ -199,9 +232,8 @@ def describe_ties(found: SettingResult) -> str:
     if not found.tied:
         return ""
     what = "settings share this value: those of trials" if found.is_repeated else "trials share this value:"
-    named = ", ".join(map(str, found.tied[:MAX_NAMED_TRIALS]))
-    more = f" and {len(found.tied) - MAX_NAMED_TRIALS} more" if len(found.tied) > MAX_NAMED_TRIALS else ""
-    return f"{len(found.tied)} {what} {named}{more}"
+    named = join_names(map(str, found.tied), records.MAX_NAMED_TRIALS)
+    return f"{len(found.tied)} {what} {named}"
 
 
 def caveats(found: SettingResult) -> Iterator[tuple[str, str]]:

@@ -14,15 +14,14 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo.analysis import records, results
-from hpo.analysis.records import TrialRecord
-from hpo.analysis.results import SettingResult
 from hpo.artifacts.folders import Artifacts
 from hpo.cli.console import event_line, live_view, status_headline, workers_view
 from hpo.errors import StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS
-from hpo.store import status, studies
+from hpo.store import status
 from hpo.store.status import Status
 from hpo.store.storage import Storage
+from hpo.store.trial_cache import TrialCache
 from hpo.training import devices
 from hpo.training.events import EpochReported, TrialEvent, TrialStarted
 from hpo.workers import supervisor
@@ -246,11 +245,12 @@ def watch_study(storage: Storage, name: str) -> None:
     if not console.is_terminal:
         _print_changes(storage, name)
         return
+    study = _LiveStudy(storage, name)
     with _no_echo(), Live(console=console, refresh_per_second=4, screen=False) as screen:
         while True:
-            now = status.read_status(storage, name)
-            screen.update(_watch_view(storage, now, console))
-            if now.state == "complete":
+            study.read()
+            screen.update(_watch_view(study, console))
+            if study.status.state == "complete":
                 return
             time.sleep(1.0)
 
@@ -267,16 +267,26 @@ def _print_changes(storage: Storage, name: str) -> None:
         time.sleep(1.0)
 
 
-def _watch_view(storage: Storage, now: Status, console: Console) -> RenderableType:
-    found, best = _read_results(storage, now.study)
+class _LiveStudy:
+    """What a live view shows of a study. A read after the first one reads only what has changed."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._name = storage, name
+        self._cache, self._made = TrialCache(), records.MadeRecords()
+
+    def read(self) -> None:
+        """Read the study, and set ``status``, ``records`` and ``best``."""
+        read = status.read_snapshot(self._storage, self._name, self._cache)
+        self.status = read.status
+        self.records = records.trial_records(read.definition, read.trials, self._made)
+        self.best = next(iter(results.best_settings(read.definition, self.records, 1)), None)
+
+
+def _watch_view(study: _LiveStudy, console: Console) -> RenderableType:
+    now = study.status
     rows = max(console.height - 7 - len(now.workers) - len(now.waits), 3)
-    return Group(status_headline(now), *workers_view(now), live_view(now, found, best, rows))
-
-
-def _read_results(storage: Storage, name: str) -> tuple[list[TrialRecord], SettingResult | None]:
-    definition = studies.read_definition(storage, name)
-    found = records.trial_records(definition, status.read_trials(storage, name))
-    return found, next(iter(results.best_settings(definition, found, 1)), None)
+    shown = live_view(now, study.records, study.best, rows)
+    return Group(status_headline(now), *workers_view(now), shown)
 
 
 def _follow_live(
@@ -287,6 +297,7 @@ def _follow_live(
     stop: StopSignal,
 ) -> None:
     storage.max_wait_seconds = 0.0  # never wait for the store here: workers must be supervised meanwhile
+    study = _LiveStudy(storage, name)
     with _no_echo(), Live(console=console, refresh_per_second=4) as screen:
 
         def tell(line: str) -> None:
@@ -297,18 +308,18 @@ def _follow_live(
         for _ in supervise(tell):
             if (began := time.monotonic()) >= next_draw:
                 with contextlib.suppress(StoreUnavailable):
-                    screen.update(_follow_view(storage, name, console, stop))
+                    screen.update(_follow_view(study, console, stop))
                 ended = time.monotonic()
                 next_draw = ended + redraw_pause(ended - began)
         with contextlib.suppress(StoreUnavailable):
-            screen.update(_follow_view(storage, name, console, stop))
+            screen.update(_follow_view(study, console, stop))
     storage.max_wait_seconds = MAX_WAIT_SECONDS
 
 
 def redraw_pause(seconds: float) -> float:
     """Return how long to wait after a redraw that took so many seconds: nine times as long, at least 1 s.
 
-    A redraw reads all trials. Meanwhile no worker is restarted, and no signal reaches the workers.
+    The first redraw reads all trials. Meanwhile no worker is restarted, and no signal reaches the workers.
     """
     return max(1.0, 9 * seconds)
 
@@ -330,10 +341,10 @@ def _no_echo() -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
-def _follow_view(storage: Storage, name: str, console: Console, stop: StopSignal) -> RenderableType:
-    found, best = _read_results(storage, name)
+def _follow_view(study: _LiveStudy, console: Console, stop: StopSignal) -> RenderableType:
+    study.read()
     rows = max(console.height - 4, 3)
-    return live_view(status.read_status(storage, name), found, best, rows, stopping=stop.event.is_set())
+    return live_view(study.status, study.records, study.best, rows, stopping=stop.event.is_set())
 
 
 def follow_events(stream: Iterable[TrialEvent]) -> None:

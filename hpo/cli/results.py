@@ -44,7 +44,7 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
 
     Studies that other tools made are left out.
     """
-    from hpo.analysis import documents
+    from hpo.analysis import documents, results
     from hpo.cli import console
     from hpo.errors import DefinitionError
     from hpo.store import status, studies
@@ -53,7 +53,8 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     found, unreadable = [], {}
     for name in studies.study_names(storage):
         try:
-            found.append((status.read_status(storage, name), best_or_none(storage, name)))
+            read = status.read_snapshot(storage, name)
+            found.append((read.status, results.best_of(read)))
         except DefinitionError as error:
             unreadable[name] = str(error)
     if as_json:
@@ -79,7 +80,7 @@ def show_status(
 
     Example: hpo status my-study --watch
     """
-    from hpo.analysis import documents
+    from hpo.analysis import documents, results
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console, progress
     from hpo.store import folders, status, studies
@@ -90,7 +91,8 @@ def show_status(
     if follow:
         progress.watch_study(storage, name)
         return
-    now, best = status.read_status(storage, name), best_or_none(storage, name)
+    read = status.read_snapshot(storage, name)
+    now, best = read.status, results.best_of(read)
     place = Artifacts(artifacts)
     folder = folders.stored_folder(storage, studies.find_study_id(storage, name))
     logs = None if folder is None else place.logs_folder(folder)
@@ -210,18 +212,6 @@ def show_importance(
         print_json({name: getattr(found, name) for name in fields})
         return
     console.open_console().print(console.importance_view(found))
-
-
-def best_or_none(storage: "Storage", name: str) -> "SettingResult | None":
-    """Return the best setting of a study; None if no trial is complete.
-
-    Raises:
-        StoreError: There is no such study, or it is another tool's.
-        StoreUnavailable: The database cannot be reached.
-    """
-    from hpo.analysis import results
-
-    return next(iter(results.read_best(storage, name, 1)), None)
 
 
 def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) -> None:

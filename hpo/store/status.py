@@ -14,6 +14,7 @@ from hpo.store.budgets import Budget, read_budgets
 from hpo.store.failures import EarlyEnd, find_early_ends
 from hpo.store.lease_info import LeaseInfo, read_leases
 from hpo.store.storage import Storage, retrying
+from hpo.store.trial_cache import TrialCache
 from hpo.study.definition import Definition
 from hpo.training import config
 
@@ -104,15 +105,30 @@ def _read_all(storage: Storage, study_id: int) -> list[FrozenTrial]:
         return rows.read_study(session, study_id)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A study with its trials at one moment."""
+
+    status: Status
+    definition: Definition
+    trials: list[FrozenTrial]  # as ``read_trials`` returns them
+
+
 def read_status(storage: Storage, name: str) -> Status:
-    """Read a study's status.
+    """Read a study's status; see ``read_snapshot``."""
+    return read_snapshot(storage, name).status
+
+
+def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) -> Snapshot:
+    """Read a study's status together with the trials that it was read from.
 
     Args:
         storage: The storage that the study is in.
         name: The study's name.
+        cache: Keeps the trials from one read to the next, so that only changes are read.
 
     Returns:
-        The status, as of several reads in a row; a study shown as complete is not changed between them.
+        The study, as of several reads in a row; one shown as complete is not changed between them.
 
     Raises:
         StoreUnavailable: The database stays unavailable.
@@ -122,14 +138,17 @@ def read_status(storage: Storage, name: str) -> Status:
     study_id = studies.find_study_id(storage, name)
     definition = studies.read_definition(storage, name)
     is_open = queue.has_open_trials(storage, study_id)  # read first: a complete study no longer changes
-    trials = read_trials(storage, name)
+    if cache is None:
+        trials = read_trials(storage, name)
+    else:
+        trials = cache.read(storage, study_id, definition, folders.stored_folder(storage, study_id))
     workers = read_leases(storage, study_id)
     counts = Counter(STATE_NAMES[trial.state] for trial in trials)
     alive = sum(worker.is_alive for worker in workers)
     order = control.read_order(storage, study_id)
     budgets = read_budgets(storage, study_id, definition.search.budget_limits)
     used_up = next((each for each in budgets if each.is_used_up), None)
-    return Status(
+    now = Status(
         study=name,
         state=(order or ("running" if alive else "idle")) if is_open else "complete",
         trials={state: counts[state] for state in STATE_NAMES.values()},
@@ -142,6 +161,7 @@ def read_status(storage: Storage, name: str) -> Status:
         seconds_left=_estimate_seconds_left(trials, alive),
         left_out_trials=definition.left_out_trials,
     )
+    return Snapshot(status=now, definition=definition, trials=trials)
 
 
 def _describe_waits(

@@ -19,7 +19,6 @@ from optuna.trial import FrozenTrial
 
 from hpo.analysis import records, results
 from hpo.errors import StoreError
-from hpo.search import replicates
 from hpo.store import status, studies
 from hpo.store.plan import RUN_OPTIONS
 from hpo.store.storage import Storage
@@ -34,8 +33,9 @@ SEEDS = 2**31  # a seed is below
 class ChosenSetting:
     """A setting to run again."""
 
-    trial: int  # the number of its best trial, by which it is called
-    accuracy: float  # by which the setting was chosen: the trial's, or the mean over its seeds
+    trial: int  # the number of its first trial, by which it is called
+    best_run: int  # the number of its most accurate trial
+    accuracy: float  # by which the setting was chosen: the mean over its seeds
     params: Mapping[str, Value]
     options: Mapping[str, Value]  # of its points, without the seed; ``epochs`` is the best epoch
 
@@ -58,10 +58,11 @@ class FinishPlan:
 def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan:
     """Choose a study's best settings and the seeds to run them with; nothing is stored.
 
-    Settings are ranked as ``hpo best`` ranks them. Trials that differ only in the seed are one setting, and
-    so are those that differ only in planned epochs and had the same best epoch. Trials without a best
-    epoch, which another tool wrote, are left out. The seeds are the first after the seed of [train] that
-    the study does not use itself: a seed that helped to choose a setting is no evidence for it.
+    Settings are ranked, and called by a trial, as ``hpo best`` does. Trials that differ only in the seed
+    are one setting, and so are those that differ only in planned epochs and had the same best epoch. Trials
+    without a best epoch, which another tool wrote, are left out. The seeds are the first after the seed of
+    [train] that the study does not use itself: a seed that helped to choose a setting is no evidence for
+    it.
 
     Args:
         storage: Where the study is stored.
@@ -81,7 +82,7 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
     definition = studies.read_definition(storage, name)
     _check_can_finish(definition)
     trials = status.read_trials(storage, name)
-    settings = tuple(_best_settings(trials))[:top]
+    settings = tuple(_best_settings(definition, trials))[:top]
     if not settings:
         found = records.trial_records(definition, trials)
         raise StoreError(results.no_complete_trial_message(name, found))
@@ -130,52 +131,63 @@ def _check_can_finish(definition: Definition) -> None:
         )
 
 
-def _best_settings(trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
-    """Yield the settings of the complete trials, each once, best first.
+def _best_settings(definition: Definition, trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
+    """Yield the settings of the complete trials as ``hpo best`` ranks and calls them.
 
-    Two trials count as one setting, too, if they differ only in planned epochs and reached their best in
-    the same epoch: they would run the same points.
+    Each has as many epochs as its most accurate trial needed. Two settings count as one if they differ only
+    in planned epochs and reached their best in the same epoch: they would run the same points.
     """
     seen: set[str] = set()
-    by_number = {trial.number: trial for trial in trials}
-    for replicated in replicates.rank_trials(trials):
-        trial = by_number[replicated.trials[0]]
-        epoch = trial.user_attrs.get("best_epoch")
+    for chosen, run in _ranked_settings(definition, trials):
+        epoch = run.user_attrs.get("best_epoch")
         if epoch is None:
             continue  # a trial that another tool wrote
-        all_options = trial.params | trial.system_attrs.get(RUN_OPTIONS, {})
-        options = {key: value for key, value in all_options.items() if key != "seed"}
+        options = {key: value for key, value in chosen.options.items() if key != "seed"}
         options |= {"epochs": int(epoch)}
-        keys = {_setting_key(all_options), _setting_key(options)}
+        keys = {_setting_key(chosen.options), _setting_key(options)}
         if not keys & seen:
-            yield ChosenSetting(
-                trial=trial.number, accuracy=replicated.mean, params=dict(trial.params), options=options
-            )
+            yield replace(chosen, options=options)
         seen |= keys
 
 
-def listed_settings(finish: Definition, trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
+def listed_settings(
+    finish: Definition, source: Definition, trials: list[FrozenTrial]
+) -> Iterator[ChosenSetting]:
     """Yield the settings that a study of ``hpo finish`` lists, each once.
 
     Args:
         finish: The definition of that study.
-        trials: The trials of the study whose settings they are. A setting that none of them has is left
-            out.
+        source: The definition of the study whose settings they are.
+        trials: The trials of ``source``. A setting that none of them has is left out.
     """
-    by_number = {trial.number: trial for trial in trials}
     chosen: dict[str, ChosenSetting] = {}
-    for replicated in replicates.rank_trials(trials):
-        trial = by_number[replicated.trials[0]]
-        options = trial.params | trial.system_attrs.get(RUN_OPTIONS, {})
-        found = ChosenSetting(
-            trial=trial.number, accuracy=replicated.mean, params=dict(trial.params), options={}
-        )
-        chosen.setdefault(_setting_key(options | {"epochs": None}), found)
+    for found, _ in _ranked_settings(source, trials):
+        chosen.setdefault(_setting_key({**found.options, "epochs": None}), found)
     listed = [{k: v for k, v in point.setting.items() if k != "seed"} for point in finish.points]
     for options in {_setting_key(each): each for each in listed}.values():
         key = _setting_key(options | {"epochs": None})
         if key in chosen:
             yield replace(chosen[key], options=options)
+
+
+def _ranked_settings(
+    definition: Definition, trials: list[FrozenTrial]
+) -> Iterator[tuple[ChosenSetting, FrozenTrial]]:
+    """Yield the best settings, with all options of their most accurate trials, and these trials."""
+    by_number = {trial.number: trial for trial in trials}
+    for each in results.best_settings(definition, records.trial_records(definition, trials)):
+        run = by_number[each.runs[0].number]
+        options = run.params | run.system_attrs.get(RUN_OPTIONS, {})
+        yield (
+            ChosenSetting(
+                trial=each.trial.number,
+                best_run=run.number,
+                accuracy=each.value,
+                params=dict(run.params),
+                options=options,
+            ),
+            run,
+        )
 
 
 def _setting_key(options: Mapping[str, Value]) -> str:

@@ -1,16 +1,18 @@
 """The result of a final evaluation (``finish``): which setting is best, and how sure that is."""
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from hpo.analysis import finish, intervals, records
+from hpo.analysis import finish, intervals, records, results
 from hpo.analysis.finish import ChosenSetting, FinishPlan
 from hpo.analysis.formatting import end_reason, format_params
 from hpo.analysis.intervals import Interval, Limits
+from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError
 from hpo.store import status, studies
 from hpo.store.storage import Storage
@@ -30,15 +32,15 @@ class SettingRuns:
     @property
     def mean(self) -> float | None:
         """The mean accuracy; None if no run is complete."""
-        return sum(self.accuracies.values()) / len(self.accuracies) if self.accuracies else None
+        return statistics.fmean(self.accuracies.values()) if self.accuracies else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishResult:
     """The runs of all settings of a plan.
 
-    Settings are ordered by their mean accuracy, best first; those without a complete run come last. If
-    ``difference`` is known, it orders the first two, and so is never negative.
+    Settings are ranked by ``results.rank_settings``, as in every other place, best first; those without a
+    complete run come last. ``difference`` is negative if the second is better by the seeds that both have.
     """
 
     plan: FinishPlan
@@ -64,14 +66,17 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     trials = status.read_trials(storage, plan.name)
     is_test = definition.option_table is not config.CUSTOM_OPTIONS
     possible = intervals.FRACTION if is_test else intervals.ANY
-    images = records.count_images(records.trial_records(definition, trials))
+    found = records.trial_records(definition, trials)
+    images = records.count_images(found)
     by_point = {
         _key_of_trial(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs
     }
     runs, missing = [], []
+    planned: set[int] = set()
     for setting in plan.settings:
         keys = {seed: _point_key(setting.point(seed)) for seed in plan.seeds}
         by_seed = {seed: by_point[key] for seed, key in keys.items() if key in by_point}
+        planned |= {trial.number for trial in by_seed.values()}
         runs.append(_setting_runs(setting, by_seed, images, possible))
         missing += [
             _describe_missing(plan, setting, seed, trial)
@@ -80,13 +85,13 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
         ]
     if not any(each.accuracies for each in runs):
         raise StoreError(f"study '{plan.name}' has no complete trial; 'hpo trials {plan.name}' says why")
-    ranked, difference = _rank(runs, intervals.accuracy_step(images), possible)
+    ranked = _rank(runs, [each for each in found if each.number in planned])
     return FinishResult(
         plan=plan,
         measure=status.metric_name(definition),
         is_test=is_test,
         runs=ranked,
-        difference=difference,
+        difference=_difference(ranked, intervals.accuracy_step(images), possible),
         missing=tuple(missing),
     )
 
@@ -109,10 +114,11 @@ def stored_result(storage: Storage, study: str) -> FinishResult | None:
     definition = studies.read_definition(storage, name)
     if definition.finishes != study:
         return None
+    source = studies.read_definition(storage, study)
     plan = FinishPlan(
         study=study,
         name=name,
-        settings=tuple(finish.listed_settings(definition, status.read_trials(storage, study))),
+        settings=tuple(finish.listed_settings(definition, source, status.read_trials(storage, study))),
         seeds=tuple(dict.fromkeys(int(str(point.setting["seed"])) for point in definition.points)),
         notes=(),
     )
@@ -128,8 +134,13 @@ def winner_text(found: FinishResult) -> str:
         f"'hpo finish {found.plan.study}' ranks trial {first.setting.trial}'s setting first: "
         f"{found.measure} {mean:.4f}, the mean of {seeds} seed{'s' * (seeds != 1)}"
     )
-    is_open = len(found.runs) > 1 and not (found.difference and found.difference.sign)
+    is_open = len(found.runs) > 1 and not _is_decided(found)
     return f"{text}; its lead is not decided" if is_open else text
+
+
+def _is_decided(found: FinishResult) -> bool:
+    """Return whether the first setting is surely better than the second."""
+    return found.difference is not None and found.difference.sign > 0
 
 
 def _key_of_trial(definition: Definition, trial: FrozenTrial) -> str:
@@ -159,33 +170,33 @@ def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial
     return f"trial {setting.trial}'s setting lacks seed {seed}: its run is {state}{because}{retry}"
 
 
-def _rank(
-    runs: list[SettingRuns], least: float, possible: Limits
-) -> tuple[tuple[SettingRuns, ...], Interval | None]:
-    """Rank settings by their mean, and the first two by the seeds that both have, if there are several.
+def _rank(runs: Sequence[SettingRuns], found: Sequence[TrialRecord]) -> tuple[SettingRuns, ...]:
+    """Rank settings as every other place ranks those of a study; ``found`` are the runs of the plan."""
+    ranked = results.rank_settings(found)
+    places = {number: place for place, each in enumerate(ranked) for number in each.trials}
+    return tuple(
+        sorted(runs, key=lambda each: min((places[n] for n in each.trials.values()), default=len(places)))
+    )
+
+
+def _difference(ranked: Sequence[SettingRuns], least: float, possible: Limits) -> Interval | None:
+    """Return by how much the first setting is better than the second, by the seeds that both have.
 
     Returns:
-        The runs, best first, and by how much the first is better than the second, seed by seed.
+        The difference; None if they have fewer than two seeds in common.
     """
-    ranked = tuple(sorted(runs, key=lambda each: float("inf") if each.mean is None else -each.mean))
     if len(ranked) < 2:
-        return ranked, None
+        return None
     first, second = (each.accuracies for each in ranked[:2])
     paired = [(first[seed], second[seed]) for seed in first if seed in second]
-    if len(paired) < 2:
-        return ranked, None
-    difference = intervals.paired_difference(paired, least, possible)
-    if difference.value >= 0:
-        return ranked, difference
-    swapped = intervals.paired_difference([(b, a) for a, b in paired], least, possible)
-    return (ranked[1], ranked[0], *ranked[2:]), swapped
+    return intervals.paired_difference(paired, least, possible) if len(paired) > 1 else None
 
 
 def document(found: FinishResult) -> dict[str, Any]:
     """Return a result as its JSON document.
 
     ``split`` is null for a custom objective. ``decided`` says whether the interval of ``difference``
-    excludes zero.
+    lies above zero.
     """
     gap = found.difference
     return {
@@ -195,7 +206,7 @@ def document(found: FinishResult) -> dict[str, Any]:
         "seeds": list(found.plan.seeds),
         "settings": [_runs_document(each) for each in found.runs],
         "difference": gap and {"mean": gap.value, "low": gap.low, "high": gap.high},
-        "decided": bool(gap and gap.sign),
+        "decided": _is_decided(found),
         "conclusion": conclusion(found),
         "missing": list(found.missing),
         "notes": list(found.plan.notes),
@@ -266,14 +277,17 @@ def conclusion(found: FinishResult) -> str:
         lack = "one run each" if len(found.plan.seeds) == 1 else "fewer than two complete seeds of both"
         return f"Which is better, {first} or {second}, is not decided: {lack} cannot tell; raise --seeds."
     limits = f"({gap.low:+.4f} to {gap.high:+.4f}, {gap.how})"
-    if not gap.is_known:
-        return (
-            f"The order of {first} and {second} is not decided: the first is {gap.value:.4f} higher, but "
-            f"{gap.how}; raise --seeds."
-        )
     if gap.sign > 0:
         return f"The best is {first}: {gap.value:.4f} higher than {second} {limits}."
+    undecided = f"The order of {first} and {second} is not decided:"
+    if gap.value < 0:
+        return (
+            f"{undecided} the first has the higher mean, but by the seeds that both have it is "
+            f"{-gap.value:.4f} lower {limits}; complete the missing runs."
+        )
+    if not gap.is_known:
+        return f"{undecided} the first is {gap.value:.4f} higher, but {gap.how}; raise --seeds."
     return (
-        f"The order of {first} and {second} is not decided: the first is {gap.value:.4f} higher, but the "
-        f"interval contains 0 {limits}; more --seeds may tell."
+        f"{undecided} the first is {gap.value:.4f} higher, but the interval contains 0 {limits}; more "
+        "--seeds may tell."
     )

@@ -25,8 +25,8 @@ def choose_winner(storage: Storage, name: str) -> Winner:
 
     If ``hpo finish`` has run, it is a run of the setting that this ranks first: of the first seed whose
     weights were kept, since the highest of several scores on the test split would be too high. Where no
-    weights of that setting were kept, it is the setting's trial in the search. Without ``hpo finish`` it is
-    the trial that ``hpo best`` shows.
+    weights of that setting were kept, it is the setting's most accurate trial in the search. Without ``hpo
+    finish`` it is the most accurate trial of the setting that ``hpo best`` shows.
 
     Args:
         storage: The store; it is only read.
@@ -46,8 +46,12 @@ def choose_winner(storage: Storage, name: str) -> Winner:
     ranked = results.best_settings(definition, trials, 1)
     if not ranked:
         raise StoreError(results.no_complete_trial_message(name, trials))
-    why = f"the best of the search; 'hpo finish {name}' compares the best settings over several seeds"
-    return Winner(study=name, trial=ranked[0].runs[0].number, why=why)
+    first, run = ranked[0].trial.number, ranked[0].runs[0].number
+    what = "the best of the search"
+    if run != first:
+        what = f"the most accurate of the {len(ranked[0].runs)} seeds of trial {first}'s setting, {what}"
+    why = f"{what}; 'hpo finish {name}' compares the best settings over several seeds"
+    return Winner(study=name, trial=run, why=why)
 
 
 def _finish_winner(found: FinishResult, trials: list[FrozenTrial]) -> Winner:
@@ -56,6 +60,6 @@ def _finish_winner(found: FinishResult, trials: list[FrozenTrial]) -> Winner:
     kept = [(seed, number) for seed, number in sorted(first.trials.items()) if number in with_weights]
     if not kept:
         why += "; no weights of its runs were kept, so this is its trial in the search"
-        return Winner(study=found.plan.study, trial=first.setting.trial, why=why)
+        return Winner(study=found.plan.study, trial=first.setting.best_run, why=why)
     seed, number = kept[0]
     return Winner(study=found.plan.name, trial=number, why=f"{why}; this is its run with seed {seed}")

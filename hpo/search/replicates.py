@@ -89,17 +89,6 @@ def rank_settings(
     return sorted(found, key=lambda each: (each.rank, min(each.trials)))
 
 
-def rank_trials(trials: Sequence[FrozenTrial]) -> list[ReplicatedSetting]:
-    """Rank the settings of a study's trials as ``rank_settings`` does.
-
-    A complete trial without a value counts with the accuracy -1.
-    """
-    complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
-    accuracies = {trial.number: -1.0 if trial.value is None else trial.value for trial in complete}
-    pruned = (trial.number for trial in trials if trial.state == TrialState.PRUNED)
-    return rank_settings(accuracies, first_trial_numbers(trials), pruned)
-
-
 def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
     """Estimate how much the seed changes the accuracy, as a pooled standard deviation.
 

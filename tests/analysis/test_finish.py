@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import signal
 
 import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
 from hpo.analysis.finish import create_finish_study, plan_finish
-from hpo.store import studies
+from hpo.store import status, studies
 from hpo.study.definition import Point
 from hpo.training import datasets, loop
 from hpo.training.config import FinalConfig
@@ -161,6 +163,35 @@ def test_a_failed_run_is_named_and_the_others_are_compared(place):
     )
     assert list(found["settings"][0]["accuracies"]) == ["1", "3"]
     assert found["difference"] is not None
+
+
+def test_the_setting_with_the_higher_mean_is_first_everywhere_also_if_it_lacks_a_seed(place):
+    run_study(place, "quality = 0.75", "quality = 0.80")
+    reached = {0.75: (0.5, 0.6, None), 0.8: (0.52, 0.62, 0.2)}  # by quality, for each seed
+    with closed_engines():
+        storage = studies.open_storage(f"sqlite:///{place.path}/storage/hpo.db", create=False)
+        plan = plan_finish(storage, "small", 2, 3)
+        create_finish_study(storage, plan)
+        definition = studies.read_definition(storage, plan.name)
+        quality = definition.parameters()["quality"].distribution()
+        for trial in status.read_trials(storage, plan.name):
+            setting = definition.points[trial.number].setting
+            value = reached[setting["quality"]][setting["seed"] - 1]
+            storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            storage.set_trial_param(
+                trial._trial_id, "quality", quality.to_internal_repr(setting["quality"]), quality
+            )
+            state, values = (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
+            storage.set_trial_state_values(trial._trial_id, state, values)
+    found = place.here("finish", "small", "--top", "2", "--seeds", "3", "--json").json()
+    assert [each["trial"] for each in found["settings"]] == [0, 1]
+    assert found["settings"][0]["mean"] == pytest.approx(0.55)
+    assert (found["difference"]["mean"], found["decided"]) == (pytest.approx(-0.02), False)
+    assert "by the seeds that both have it is 0.0200 lower" in found["conclusion"]
+    best = place.here("best", "small-finish", "--json").json()
+    assert best["value"] == found["settings"][0]["mean"]
+    assert "ranks trial 0's setting first" in place.here("best", "small").out
+    assert re.search("small-finish .* 0.5500, mean of 2 seeds", place.here("studies").out)
 
 
 def test_a_run_has_the_accuracy_after_its_last_epoch(place):

@@ -24,6 +24,7 @@ from hpo.analysis import step_timing
 from hpo.analysis.formatting import format_params, format_seconds
 from hpo.analysis.pruned_share import run_share
 from hpo.analysis.step_timing import MeasuredCost
+from hpo.search import untried
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.training import custom, datasets, loop, precision
@@ -81,6 +82,7 @@ class Forecast:
     parts: Sequence[CostPart]
     share: float  # of the epochs that are run if the pruner stops all that it may; mean over the parts
     prune_points: bool
+    left_out_trials: int = 0  # searched trials for which the space has no setting; they do not run
 
     @property
     def device_hours(self) -> float:
@@ -177,7 +179,6 @@ def forecast_cost(
         counts = (shape.train, shape.selection)
         parts = tuple(_PartBuilder(definition, shape, device, tell, known_cost).parts())
     search = definition.search
-    shares = [run_share(search.pruner, part.epochs, search.replicates) for part in parts]
     return Forecast(
         study=definition.name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -185,9 +186,29 @@ def forecast_cost(
         images=counts[0],
         selection=counts[1],
         parts=parts,
-        share=fmean(shares) if parts else 1.0,
+        share=fmean([run_share(search.pruner, each.epochs, search.replicates) for each in parts] or [1.0]),
         prune_points=search.prune_points,
+        left_out_trials=definition.searched_trials - _searched_trials(definition),
     )
+
+
+def _searched_trials(definition: Definition) -> int:
+    """Return how many searched trials can run: a study ends early when every setting has a trial."""
+    scarce = untried.scarce_settings(definition)
+    return definition.searched_trials if scarce is None else len(scarce)
+
+
+def _trials_by_kind(definition: Definition, kinds: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return how many searched trials are expected of each kind of training.
+
+    If all settings that the space has are tried, these are counted, else each kind gets the same number.
+    """
+    scarce = untried.scarce_settings(definition)
+    if scarce is not None:
+        counts = [sum(kind.items() <= setting.items() for setting in scarce) for kind in kinds]
+        if sum(counts) == len(scarce):  # it is not if a kind has a range, of which only the ends are kinds
+            return [float(count) for count in counts]
+    return [_searched_trials(definition) / len(kinds)] * len(kinds)
 
 
 class _PartBuilder:
@@ -216,9 +237,8 @@ class _PartBuilder:
         if definition.searches and definition.search.trials:
             names = space.with_dependencies(definition.space, (*KIND_OPTIONS, "epochs"))
             kinds = space.combinations(names, definition.train)
-            for setting in kinds:
-                trials = replicates * definition.search.trials / len(kinds)
-                yield self._part(self._config(setting), None, trials, setting)
+            for setting, trials in zip(kinds, _trials_by_kind(definition, kinds), strict=True):
+                yield self._part(self._config(setting), None, replicates * trials, setting)
 
     def _config(self, setting: Mapping[str, Any]) -> Config:
         config = self.definition.trial_config(setting)
@@ -260,7 +280,7 @@ def _custom_parts(definition: Definition) -> Iterator[CostPart]:
     with step_timing.track_peak_memory(torch.device("cpu")) as peak:
         epoch = next(custom.CustomRun(first).epochs())
     settings = [(number, point.setting) for number, point in enumerate(listed, 1)]
-    searched = definition.search.trials if definition.searches else 0
+    searched = _searched_trials(definition)
     for number, setting in [*settings, *([(None, {})] if searched else [])]:
         yield CostPart(
             point=number,
@@ -313,6 +333,9 @@ def summary_lines(found: Forecast) -> Iterator[str]:
     if found.original_hours is not None:
         hours = _format_hours(found.original_hours)
         yield f"the original report spent {hours} of one device on these points"
+    if found.left_out_trials:
+        count, settings = found.left_out_trials, "the space has no setting left for them"
+        yield f"not in these totals: {count} searched trial{'s' * (count > 1)}; {settings}"
     if misfits := [part for part in found.parts if part.epoch_seconds is None]:
         yield f"not in these totals: {len(misfits)} rows that do not fit into the memory"
 

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import FrozenTrial, TrialState
-
+from hpo.analysis import records
+from hpo.analysis.records import TrialRecord
 from hpo.errors import CurvesError, quote_value
-from hpo.search.replicates import REPLICATE_OF
 from hpo.store import status, studies
 from hpo.store.storage import Storage
 from hpo.study import space
@@ -40,6 +39,7 @@ class RecordedCurves:
     definition: Definition  # if read from a file: with the space that its rows span
     settings: tuple[Setting, ...]
     curves: tuple[Curve, ...]  # in the order of the settings
+    hardware: tuple[str, ...] = ()  # the kinds on which their times were measured, as far as it is known
 
     @property
     def epochs(self) -> int:
@@ -60,36 +60,41 @@ def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
     Raises:
         StoreError: There is no such study, or another tool made it.
         StoreUnavailable: The database cannot be reached.
-        CurvesError: It has fewer than ``MIN_CURVES`` whole curves, or ``MIN_GRID_CURVES`` of listed points.
+        CurvesError: It has fewer than ``MIN_CURVES`` whole curves, or ``MIN_GRID_CURVES`` of listed points;
+            or ``hpo finish`` made it, whose runs report their last epoch alone.
     """
     definition = studies.read_definition(storage, name)
-    firsts = (t for t in status.read_trials(storage, name) if REPLICATE_OF not in t.system_attrs)
-    whole = [trial for trial in firsts if trial.state == TrialState.COMPLETE and _is_finite(trial)]
-    longest = max((len(trial.intermediate_values) for trial in whole), default=0)
-    whole = [trial for trial in whole if len(trial.intermediate_values) == longest]
+    if definition.finishes is not None:
+        source = definition.finishes
+        raise CurvesError(f"study '{name}' has no curves, since 'hpo finish' made it; simulate '{source}'")
+    found = records.complete_records(records.trial_records(definition, status.read_trials(storage, name)))
+    whole = [each for each in found if each.replicate_of is None and _is_finite(each)]
+    longest = max((len(each.curve) for each in whole), default=0)
+    whole = [each for each in whole if len(each.curve) == longest]
     needed = MIN_CURVES if definition.searches else MIN_GRID_CURVES
     if len(whole) < needed or not longest:
         raise CurvesError(
             f"study '{name}' has {len(whole)} whole curves; want {needed}: trials that no pruner ended "
             'early. Run a study with pruner = "none", or name a file with --curves'
         )
+    if definition.searches and not definition.space:  # it lists points, and then searches what they span
+        definition = definition.model_copy(update={"space": tuple(definition.parameters().values())})
     return RecordedCurves(
         definition=definition,
-        settings=tuple(trial.params for trial in whole),
-        curves=tuple(_curve_of_trial(trial) for trial in whole),
+        settings=tuple(dict(each.params) for each in whole),
+        curves=tuple(_curve_of_trial(each) for each in whole),
+        hardware=tuple(dict.fromkeys(each.hardware for each in whole if each.hardware is not None)),
     )
 
 
-def _is_finite(trial: FrozenTrial) -> bool:
-    return all(map(math.isfinite, trial.intermediate_values.values()))
+def _is_finite(found: TrialRecord) -> bool:
+    return all(map(math.isfinite, found.curve.values()))
 
 
-def _curve_of_trial(trial: FrozenTrial) -> Curve:
+def _curve_of_trial(found: TrialRecord) -> Curve:
     """Return a trial's curve. If no time was recorded, an epoch counts as one second."""
-    reported = trial.intermediate_values
     return Curve(
-        accuracies=tuple(reported[step] for step in sorted(reported)),
-        total_seconds=float(trial.user_attrs.get("wall_time_seconds", len(reported))),
+        accuracies=tuple(found.curve.values()), total_seconds=found.wall_seconds or float(len(found.curve))
     )
 
 

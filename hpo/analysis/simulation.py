@@ -11,6 +11,7 @@ replaced, by a surrogate.
 """
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis.recorded_curves import Curve
 from hpo.analysis.surrogate import Surrogate
-from hpo.search import asha, pruners, samplers
+from hpo.search import asha, pruners, samplers, untried
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs, RungTable
+from hpo.search.untried import SettingKey
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.study.space import Setting
 
 FINALISTS = 3  # trials that continue after a screening
 
@@ -40,6 +43,7 @@ class Strategy:
     pruner: Callable[[int], BasePruner]  # gets the epochs of a trial
     rungs: Rungs | None = None
     screening_epochs: int | None = None  # every trial runs these before the best FINALISTS continue
+    repeats: bool = True  # a setting may run again; hpo replaces it by the nearest that has not run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,7 @@ def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> 
         sampler=lambda seed, number: samplers.build_sampler(with_seed(seed), number),
         pruner=lambda epochs: pruners.build_pruner(with_seed(0)),
         rungs=asha.rungs_of(with_seed(0)),
+        repeats=False,
     )
 
 
@@ -185,6 +190,7 @@ class Simulation:
             pruner=pruner,
         )
         self.started: list[_SimulatedTrial] = []  # by number
+        self.tried: set[SettingKey] = set()  # of a search that repeats no setting
         self.planned = self._plan_trials()
 
     def _plan_trials(self) -> list[Curve] | int:
@@ -198,7 +204,10 @@ class Simulation:
         if screening:
             for_all = self.max_epochs - FINALISTS * (recorded.epochs - screening)
             return max(for_all // screening, FINALISTS)
-        return self.max_epochs
+        every = None
+        if not self.strategy.repeats:
+            every = untried.possible_settings(recorded.definition, self.max_epochs)
+        return self.max_epochs if every is None else len(every)
 
     def run(self) -> Iterator[BestSoFar]:
         """Simulate the study.
@@ -209,7 +218,7 @@ class Simulation:
         epoch_ends: list[tuple[float, int]] = []  # a heap of virtual times, each with a worker
         running: dict[int, _SimulatedTrial] = {}
         idle = list(range(self.workers))
-        now, used, best_accuracy, best_number = 0.0, 0, 0.0, 0
+        now, used, best_accuracy, best_number = 0.0, 0, -math.inf, 0
         while used < self.max_epochs:
             while idle and (taken := self._next_trial(last=not running)):
                 worker = idle.pop(0)
@@ -289,11 +298,25 @@ class Simulation:
         if isinstance(self.planned, list):
             curve = self.planned[trial.number]
         else:
-            train = self.surrogate.recorded.definition.train
-            setting = space.suggest_setting(trial, self.surrogate.space, train)
-            curve = self.surrogate.predict_curve(setting)
+            curve = self.surrogate.predict_curve(self._choose_setting(trial))
         self.started.append(_SimulatedTrial(trial, curve))
         return self.started[-1]
+
+    def _choose_setting(self, trial: optuna.Trial) -> Setting:
+        """Return the setting that the sampler suggests, or the nearest untried one if none may repeat."""
+        definition = self.surrogate.recorded.definition
+        setting: Setting = space.suggest_setting(trial, definition.space, definition.train)
+        if self.strategy.repeats or untried.setting_key(definition, setting) is None:
+            return setting
+        chosen = untried.nearest_untried(definition, setting, self.tried, seed=trial.number)
+        assert chosen is not None, "no more trials are planned than there are settings"
+        key = untried.setting_key(definition, chosen)
+        assert key is not None
+        self.tried.add(key)
+        kinds = {parameter.name: parameter.distribution() for parameter in definition.space}
+        stored = self.stored_trials()[trial.number]
+        stored.params, stored.distributions = dict(chosen), {name: kinds[name] for name in chosen}
+        return chosen
 
     def _next_promotion(
         self, trials: list[FrozenTrial], *, last: bool, is_left: bool

@@ -21,6 +21,8 @@ from hpo.analysis.intervals import Interval
 from hpo.analysis.recorded_curves import RecordedCurves
 from hpo.analysis.simulation import BestSoFar, Simulation, Strategy
 from hpo.analysis.surrogate import Surrogate
+from hpo.errors import DefinitionError
+from hpo.search import untried
 from hpo.study.checks import validate_record
 from hpo.study.definition import Pruner, Sampler
 from hpo.study.overrides import parse_value
@@ -67,10 +69,13 @@ class GridResult:
 def epoch_budget(recorded: RecordedCurves) -> int:
     """Return how many epochs a simulated study may run in all.
 
-    It is that of ``FULL_TRAININGS`` whole trainings; a larger grid may run whole.
+    It is that of ``FULL_TRAININGS`` whole trainings; a larger grid may run whole, and a search of fewer
+    settings no more than these.
     """
-    points = 0 if recorded.definition.searches else len(recorded.curves)
-    return max(FULL_TRAININGS, points) * recorded.epochs
+    if not recorded.definition.searches:
+        return max(FULL_TRAININGS, len(recorded.curves)) * recorded.epochs
+    every = untried.possible_settings(recorded.definition, FULL_TRAININGS)
+    return (FULL_TRAININGS if every is None else len(every)) * recorded.epochs
 
 
 def simulate_strategy(
@@ -172,13 +177,17 @@ def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str
         name.
 
     Raises:
-        DefinitionError: A sampler or pruner does not exist, or one of its options is not allowed.
+        DefinitionError: A sampler or pruner does not exist, or cannot search; or one of its options is not
+            allowed.
     """
     search = recorded.definition.search
+    tried = search.sampler if sampler is None else _parse_option(Sampler, sampler, "sampler")
+    if recorded.definition.searches and tried.name == "grid":
+        raise DefinitionError("--sampler grid: runs listed points only; want tpe, gp, qmc or random")
     defaults = simulation.study_strategy(recorded.definition, Sampler(), Pruner())
     asked = simulation.study_strategy(
         recorded.definition,
-        search.sampler if sampler is None else _parse_option(Sampler, sampler, "sampler"),
+        tried,
         search.pruner if pruner is None else _parse_option(Pruner, pruner, "pruner"),
     )
     ours = {each.name: each for each in (defaults, asked)}
@@ -232,6 +241,9 @@ def describe_simulation(known: Surrogate, *, workers: int, repeats: int) -> Iter
     recorded = known.recorded
     curves = f"{len(recorded.curves)} whole curves of {recorded.epochs} epochs"
     times = f"{repeats} times with {workers} worker{'s' * (workers > 1)}"
+    if len(recorded.hardware) > 1:
+        kinds = "; ".join(recorded.hardware)
+        yield f"times are of several kinds of hardware, so hours mean little: {kinds}"
     if not recorded.definition.searches:
         yield f"{curves}, replayed {times}, the first time as listed, then in random order"
         return

@@ -64,8 +64,9 @@ class Surrogate:
         if not self.recorded.definition.searches:
             return best
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        train = self.recorded.definition.train
-        settings = (space.suggest_setting(study.ask(), self.space, train) for _ in range(SAMPLED_SETTINGS))
+        known = self.recorded.definition
+        asked = (study.ask() for _ in range(SAMPLED_SETTINGS))
+        settings = (space.suggest_setting(trial, known.space, known.train) for trial in asked)
         predicted = self._forest.predict(np.array([self._encode(setting) for setting in settings]))
         return max(best, float(predicted[:, :-1].max()))
 

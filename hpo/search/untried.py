@@ -12,6 +12,7 @@ and takes the nearest untried one in its place. Their rules:
 * Two trials practically never share a value from a continuous range. A setting with one counts as untried.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -39,6 +40,40 @@ def setting_key(definition: Definition, setting: Setting) -> SettingKey | None:
                 index = _index_of(parameter, whole[parameter.name])
                 whole[parameter.name] = _value_at(parameter, index)  # 0.1 + 2 * 0.1 and 0.3 are one value
     return frozenset(whole.items())
+
+
+def listed_keys(definition: Definition) -> Iterator[SettingKey]:
+    """Yield the keys of the settings that a study's points list."""
+    for point in definition.listed_points:
+        setting = {**point.run_options(), **definition.complete_hyperparameters(point)}
+        if (key := setting_key(definition, setting)) is not None:
+            yield key
+
+
+def possible_settings(definition: Definition, most: int) -> list[dict[str, Value]] | None:
+    """Return every setting that a study's space can make up; None if there are ``most`` or more.
+
+    Args:
+        definition: The study.
+        most: More than so many settings are not made.
+    """
+    made = _settings(definition.space, definition.train, {}, random.Random(0))
+    found = list(itertools.islice(made, most))
+    has_range = any(setting_key(definition, setting) is None for setting in found)
+    return None if has_range or len(found) == most else found
+
+
+def scarce_settings(definition: Definition) -> list[dict[str, Value]] | None:
+    """Return the settings that are there for searched trials, if they are fewer than the trials; else None.
+
+    The study is complete then with one trial for each.
+    """
+    trials, listed = definition.searched_trials, set(listed_keys(definition))
+    every = possible_settings(definition, trials + len(listed))
+    if every is None:
+        return None
+    left = [setting for setting in every if setting_key(definition, setting) not in listed]
+    return left if len(left) < trials else None
 
 
 def nearest_untried(

@@ -58,15 +58,14 @@ def _tried_settings(
     session: Session, study_id: int, trial_id: int, definition: Definition
 ) -> Iterator[SettingKey]:
     """Yield the keys of the settings that points list, or that other trials have."""
-    points = definition.listed_points
-    listed = [{**each.run_options(), **definition.complete_hyperparameters(each)} for each in points]
+    yield from untried.listed_keys(definition)
     found = session.execute(_SEARCHED_PARAMETERS, {"study": study_id, "own": trial_id}).all()
     searched: dict[int, dict[str, Value]] = {}
     for row in found:
         known = rows.parse_distribution(row.distribution_json)
         setting = searched.setdefault(row.trial_id, {})
         setting[row.param_name] = known.to_external_repr(row.param_value)
-    for setting in (*listed, *searched.values()):
+    for setting in searched.values():
         key = untried.setting_key(definition, setting)
         if key is not None:
             yield key

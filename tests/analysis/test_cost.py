@@ -107,6 +107,40 @@ def test_the_shape_of_a_data_set_known_by_name_is_that_of_the_loaded_one(tmp_pat
         assert shape.classes == len(loaded.classes)
 
 
+SCARCE = """
+[train]
+dataset = "digits"
+image_size = 16
+weights = "none"
+epochs = 2
+[space]
+optimizer = ["sgd", "adam"]
+momentum = {{ low = 0.5, high = 0.9, step = 0.2, when = {{ optimizer = "sgd" }} }}
+lr = {lr}
+[search]
+trials = 20
+replicates = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("lr", "trials", "left_out"),
+    [
+        ("[0.1, 0.01]", {"sgd": 12, "adam": 4}, 12),
+        ("{ low = 1e-4, high = 0.1 }", {"sgd": 20, "adam": 20}, 0),
+    ],
+)
+def test_only_trials_that_can_run_are_counted(workplace, monkeypatch, lr, trials, left_out):
+    measured = step_timing.MeasuredCost(step_seconds=0.1, image_seconds=0.01, peak_gib=1.0)
+    monkeypatch.setattr(step_timing, "measure_cost", lambda *arguments: measured)
+    study = workplace.study(SCARCE.format(lr=lr))
+    found = workplace.here("plan", study, "--devices", "cpu:1", "--json").json()
+    assert {part["setting"]["optimizer"]: part["trials"] for part in found["parts"]} == trials
+    assert found["left_out_trials"] == left_out
+    note = f"not in these totals: {left_out} searched trials; the space has no setting left for them"
+    assert (note in workplace.here("plan", study, "--devices", "cpu:1").out) == bool(left_out)
+
+
 PEAKS = """
 import torch
 from hpo.analysis.step_timing import track_peak_memory

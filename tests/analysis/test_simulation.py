@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from hpo.analysis.recorded_curves import Curve, RecordedCurves
 from hpo.analysis.simulation import Simulation, Strategy
 from hpo.analysis.surrogate import TREES, Surrogate
 from hpo.errors import CurvesError
+from hpo.study import file
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from hpo.study.space import Setting
+from tests.support.databases import plain_sql
 
 EPOCHS = 9
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "curves.csv"
@@ -220,6 +223,39 @@ def test_the_pruners_of_optuna_prune(surrogate):
         assert any(trial.state.name == "PRUNED" for trial in simulated.stored_trials()), name
 
 
+def small_space(worst: float) -> RecordedCurves:
+    """Return the curves of a space of twelve settings; ``worst`` is the accuracy of the worst one."""
+    text = '[train]\nobjective = "own:climb"\nepochs = 3\n[space]\na = ["x", "y", "z"]\nb = [1, 2, 3, 4]'
+    definition = file.parse_document({"name": "study", **tomllib.loads(text)}, "f.toml")
+    settings = tuple({"a": a, "b": b} for a in "xyz" for b in (1, 2, 3, 4))
+    curves = tuple(
+        Curve(accuracies=tuple(worst + place / 100 - 0.1 / e for e in (1, 2, 3)), total_seconds=3.0)
+        for place in range(len(settings))
+    )
+    return RecordedCurves(definition=definition, settings=settings, curves=curves)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("worst", [0.5, -2.0])
+def test_hpo_runs_each_setting_of_a_small_space_once(sampler, worst):
+    surrogate = Surrogate(small_space(worst))
+    assert strategies.epoch_budget(surrogate.recorded) == 12 * 3
+    strategy = simulation.study_strategy(
+        surrogate.recorded.definition, Sampler(name=sampler), Pruner(name="none")
+    )
+    simulated = Simulation(surrogate, strategy, seed=0, workers=2, max_epochs=100)
+    found = list(simulated.run())
+    params = [trial.params for trial in simulated.stored_trials()]
+    assert sorted(params, key=str) == sorted(surrogate.recorded.settings, key=str)
+    assert len(found) == 12 * 3, "no trial is left, though the budget is larger"
+    values = [max(curve.accuracies) for curve in surrogate.recorded.curves]
+    assert [trial.value for trial in simulated.stored_trials()] == [
+        values[surrogate.recorded.settings.index(each)] for each in params
+    ]
+    assert (found[-1].accuracy, surrogate.best_accuracy) == (max(values), max(values))
+    assert found[0].accuracy in [curve.accuracies[0] for curve in surrogate.recorded.curves]
+
+
 # Results of strategies
 
 
@@ -337,9 +373,17 @@ def test_a_study_of_a_custom_objective_is_simulated(place):
     assert names[0] == "random"
     assert names[-1] == "hpo: random, asha from epoch 2 by 4"
     assert "Optuna: TPE, median" in names
+    assert "several kinds of hardware" not in place.here("simulate", "small", "--repeats", "2").out
+    sql = plain_sql(f"sqlite:///{place.path}/storage/hpo.db")
+    sql(
+        "UPDATE trial_user_attributes SET value_json = :changed WHERE key = 'hardware' AND trial_id = 2",
+        changed='{"device": "Abacus", "threads": 1}',
+    )
     text = place.here("simulate", "small", "--sampler", "tpe", "--pruner", "asha", "--repeats", "2").out
     assert "12 whole curves of 6 epochs, searched 2 times with 1 worker" in text
     assert "epochs to target" in text
+    assert "times are of several kinds of hardware, so hours mean little: " in text
+    assert "Abacus, 1 thread" in text
 
 
 @pytest.mark.parametrize(
@@ -348,6 +392,7 @@ def test_a_study_of_a_custom_objective_is_simulated(place):
         (["small", "--pruner", "ashes"], "--pruner: pruner.name: found 'ashes'; did you mean 'asha'?"),
         (["small", "--pruner", "{ name = 'asha', min_epoch = 2 }"], "did you mean 'min_epochs'"),
         (["--curves", "none.csv"], "none.csv: No such file"),
+        (["small", "--sampler", "grid"], "--sampler grid: runs listed points only; want tpe, gp, qmc or"),
         (["smal"], "no study 'smal' in the store; did you mean 'small'?"),
     ],
 )

@@ -267,3 +267,23 @@ seed = 5
 def place(workplace):
     (workplace.path / "own.py").write_text(OWN)
     return workplace
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "points", "scarce"),
+    [
+        ("a = [1, 2]\nb = { low = 1, high = 3 }", 6, "", None),
+        ("a = [1, 2]\nb = { low = 1, high = 3 }", 7, "", 6),
+        ("a = [1, 2]\nb = { low = 1, high = 3 }", 6, "[[points]]\na = 1\nb = 2", 5),
+        ('a = ["x", "y"]\nb = { low = 1, high = 3, when = { a = "x" } }', 9, "", 4),
+        ('a = ["x", "y"]\nb = { low = 0.1, high = 0.3, when = { a = "y" } }', 9, "", None),
+        ("a = { low = 0.0, high = 1.0, step = 0.25 }", 9, "", 5),
+        ("a = { low = 0.0, high = 1.0 }", 9, "", None),
+    ],
+)
+def test_settings_are_scarce_if_there_are_fewer_than_trials(space, trials, points, scarce):
+    definition = definition_of(space, f"trials = {trials}", points)
+    found = untried.scarce_settings(definition)
+    assert (None if found is None else len(found)) == scarce
+    keys = [untried.setting_key(definition, each) for each in found or ()]
+    assert len({*keys, *untried.listed_keys(definition)}) == len(keys) + len(definition.points)

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.formatting import describe_split, format_params, format_seconds
+from hpo.analysis.formatting import describe_device, describe_split, format_params, format_seconds
 from hpo.analysis.importance import Importance
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult, caveats, describe_value
@@ -83,7 +83,7 @@ def best_trial_text(found: SettingResult, where: Mapping[str, str]) -> str:
         took = f", {format_seconds(trial.wall_seconds)} in total" if trial.wall_seconds else ""
         rows["epoch"] = f"{trial.best_epoch} of {trial.epochs}{took}"
     if facts := trial.hardware_facts:
-        rows["hardware"] = f"{facts['device']}, torch {facts.get('torch', 'unknown')}"
+        rows["hardware"] = f"{describe_device(facts)}, torch {facts.get('torch', 'unknown')}"
     lines = [f"  {name:<10} {text}" for name, text in {**rows, **where}.items()]
     return "\n".join([f"best trial {trial.number} of study {found.study}", *lines])
 

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from optuna.trial import FrozenTrial
 
+from hpo.analysis.formatting import describe_device
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
 from hpo.errors import DataError, HpoError, StoreMissing, join_names
@@ -181,8 +182,11 @@ def _check_trials(name: str, trials: list[FrozenTrial], held: list[LeaseInfo]) -
 
 
 def _hardware_text(trial: FrozenTrial) -> str:
-    found = trial.user_attrs.get("hardware") or {}
-    return ", ".join(str(found[key]) for key in ("device", "precision", "threads") if key in found)
+    found = trial.user_attrs.get("hardware")
+    if not found:
+        return ""
+    more = (str(found[key]) for key in ("precision", "threads") if key in found)
+    return ", ".join([describe_device(found), *more])
 
 
 def _report_unknown_files(what: str, names: list[str], place: Artifacts, advice: str) -> Iterator[Finding]:

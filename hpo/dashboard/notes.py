@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis import records, results
-from hpo.analysis.formatting import describe_split, format_seconds
+from hpo.analysis.formatting import describe_device, describe_split, format_seconds
 from hpo.analysis.results import SettingResult
 from hpo.store import status
 from hpo.study.definition import Definition
@@ -96,10 +96,8 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
     if "wall_time_seconds" in seen:
         yield f"- time: {format_seconds(seen['wall_time_seconds'])} over all attempts"
     if hardware := seen.get("hardware"):
-        facts = {
-            key: _escape_inline(str(hardware.get(key, "unknown"))) for key in ("device", "host", "torch")
-        }
-        yield f"- hardware: {facts['device']} on {facts['host']}, torch {facts['torch']}"
+        host, torch = (_escape_inline(str(hardware.get(key, "unknown"))) for key in ("host", "torch"))
+        yield f"- hardware: {_escape_inline(describe_device(hardware))} on {host}, torch {torch}"
     if seen.get("weights"):
         yield f"- weights: {_escape_inline(seen['weights'])}"
 

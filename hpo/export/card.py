@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from hpo.analysis.formatting import describe_device
 from hpo.export.predict import Description
 from hpo.training import transforms
 
@@ -136,7 +137,7 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "epoch", f"{metrics.epoch}, the {'last' if once else 'best'} of {metrics.epochs}"
     if metrics.wall_time_seconds is not None:
         yield "training and evaluation", f"{metrics.wall_time_seconds:.0f} seconds"
-    yield "hardware", metrics.hardware.get("device", "unknown")
+    yield "hardware", describe_device({"device": "unknown", **metrics.hardware})
     yield "torch", metrics.hardware.get("torch", "unknown")
     yield "study", f"{metrics.study}, trial {metrics.trial}"
 

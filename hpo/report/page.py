@@ -72,8 +72,8 @@ def read_report(storage: Storage, name: str) -> Report:
     trials = status.read_trials(storage, name)
     definition = studies.read_definition(storage, name)
     found = records.trial_records(definition, trials)
-    done = records.complete_records(found)
-    if not done:
+    settings = results.all_settings(definition, found)
+    if not settings:
         raise StoreError(results.no_complete_trial_message(name, found))
     measure, images = status.metric_name(definition), records.count_images(found)
     replayed = match.match_trials(found)
@@ -81,19 +81,19 @@ def read_report(storage: Storage, name: str) -> Report:
     judged = [] if own else claims.check_claims(replayed, images)
     original = [] if own else [tables.original_section(replayed, images, measure), _claims_section(judged)]
     mirrors = any(each.trials for each in replayed.values())
-    parameters = parameter_axis.varying_parameters(done)
+    parameters = parameter_axis.varying_parameters([each.trial for each in settings])
     mattered, ranked = parameter_plots.importance_section(trials, parameters)
     sections = (
         *(original if mirrors else ()),
         mattered,
-        study_plots.history_section(found, measure),
-        study_plots.curve_section(found, measure),
-        study_plots.parallel_section(found, parameters, measure),
-        parameter_plots.slice_section(done, parameters, measure),
-        parameter_plots.contour_section(done, parameters, ranked, measure),
-        parameter_plots.rank_section(done, parameters, ranked),
+        study_plots.history_section(found, settings, measure),
+        study_plots.curve_section(found, settings, measure),
+        study_plots.parallel_section(settings, parameters, measure),
+        parameter_plots.slice_section(settings, parameters, measure),
+        parameter_plots.contour_section(settings, parameters, ranked, measure),
+        parameter_plots.rank_section(settings, parameters, ranked),
         study_plots.timeline_section(found),
-        study_plots.pareto_section(found, measure),
+        study_plots.pareto_section(settings, measure),
         summary.device_time_section(found),
         summary.trials_section(found, measure),
         *(() if mirrors else original),

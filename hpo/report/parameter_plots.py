@@ -1,7 +1,7 @@
 """Figures of one parameter and of two: importance, slices, contours and ranks."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
@@ -11,13 +11,13 @@ import optuna
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
-from scipy import stats
 
 from hpo.analysis import importance, sections
 from hpo.analysis.importance import Importance
-from hpo.analysis.records import TrialRecord
-from hpo.analysis.sections import Plot, Section
+from hpo.analysis.results import SettingResult
+from hpo.analysis.sections import Plot, Section, Table
 from hpo.errors import StoreError
+from hpo.report import setting_marks
 from hpo.report.parameter_axis import ParameterAxis
 from hpo.search import replicates
 
@@ -125,12 +125,12 @@ def _importance_plot(
 
 
 def slice_section(
-    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
+    settings: Sequence[SettingResult], parameters: Sequence[ParameterAxis], measure: str
 ) -> Section:
     """Return the section that plots accuracy against each parameter; a sentence if none varies.
 
     Args:
-        done: The complete trials.
+        settings: The study's settings, by number.
         parameters: The parameters that vary among them.
         measure: The name of the metric.
     """
@@ -138,26 +138,39 @@ def slice_section(
     if not parameters:
         return replace(section, text=("No parameter has two values among the complete trials.",))
     return replace(
-        section, parts=tuple(_slice_plot(done, axis, i, measure) for i, axis in enumerate(parameters, 1))
+        section,
+        text=_seeds_text(settings),
+        parts=tuple(_slice_plot(settings, axis, i, measure) for i, axis in enumerate(parameters, 1)),
     )
 
 
-def _slice_plot(done: Sequence[TrialRecord], axis: ParameterAxis, index: int, measure: str) -> Plot:
-    having = [each for each in done if axis.name in each.params]
+def _seeds_text(settings: Sequence[SettingResult], *more: str) -> tuple[str, ...]:
+    """Return the sentences above the figures: what a setting with several seeds is drawn as, and more."""
+    return tuple(filter(None, (setting_marks.seeds_note(settings), *more)))
+
+
+def _slice_plot(settings: Sequence[SettingResult], axis: ParameterAxis, index: int, measure: str) -> Plot:
+    having = [each for each in settings if axis.name in each.trial.params]
+    values = [each.trial.params[axis.name] for each in having]
     dots = go.Scatter(
-        x=[axis.coordinate(each.params[axis.name]) for each in having],
-        y=[each.accuracy for each in having],
+        x=[axis.coordinate(value) for value in values],
+        y=[each.value for each in having],
         mode="markers",
         marker={"size": 8, "color": sections.COLORS[0], "opacity": 0.7},
-        text=[f"trial {each.number}: {sections.figure_text(each.params[axis.name])}" for each in having],
+        text=[
+            f"trial {each.trial.number}: {sections.figure_text(value)}"
+            for each, value in zip(having, values, strict=True)
+        ],
         hoverinfo="text+y",
     )
-    rows = [(each.number, each.params[axis.name], each.accuracy) for each in having]
+    rows = [
+        (each, (each.trial.number, value, each.value)) for each, value in zip(having, values, strict=True)
+    ]
     return Plot(
         name=f"slice-{index}-{file_slug(axis.name)}",
         title=f"{measure.capitalize()} by {axis.name}",
         figure=sections.make_figure([dots], x=axis.layout(), y=measure, height=300),
-        table=sections.make_table(("trial", axis.name, "accuracy"), rows),
+        table=setting_marks.setting_table(("trial", axis.name, "accuracy"), rows),
     )
 
 
@@ -170,106 +183,126 @@ def file_slug(name: str) -> str:
 
 
 def rank_section(
-    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
+    settings: Sequence[SettingResult], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
 ) -> Section:
-    """Return the section with the ranks of trials over every two of the three most important parameters.
+    """Return the section with the ranks of settings over every two of the three most important parameters.
 
-    It has a plot for every two that vary together, with rank 1 for the most accurate trial; a sentence if
-    no two do.
+    It has a plot for every two that vary together, with rank 1 for the setting that ``hpo best`` shows;
+    equal ones share the mean of their ranks. It has a sentence if no two do.
 
     Args:
-        done: The complete trials.
+        settings: The study's settings, by number.
         parameters: The parameters that vary among them.
         ranked: Names of the parameters, most important first.
     """
     section = Section(name="ranks", title="Rank", narrow=True)
-    combined = _combined_parameters(done, parameters, ranked)
+    combined = _combined_parameters(settings, parameters, ranked)
     if not combined:
         return replace(section, text=(NO_COMBINATION,))
-    equal_alike = stats.rankdata(
-        [-(each.accuracy or 0.0) for each in done]
-    )  # equal accuracies share the mean of their ranks
-    rank = dict(zip([each.number for each in done], equal_alike.tolist(), strict=True))
-    parts = [_rank_plot(pair, rank, index) for index, pair in enumerate(combined, 1)]
-    return replace(section, parts=tuple(parts))
+    parts = [_rank_plot(pair, len(settings), index) for index, pair in enumerate(combined, 1)]
+    behind = "Settings that ran with several seeds come first, those of which a seed diverged last."
+    text = _seeds_text(settings, behind * (setting_marks.noun(settings) == "setting"))
+    return replace(section, text=text, parts=tuple(parts))
 
 
 NO_COMBINATION = "No two parameters vary together over three or more of the complete trials' settings."
-ParameterPair = tuple[ParameterAxis, ParameterAxis, list[TrialRecord]]
+ParameterPair = tuple[ParameterAxis, ParameterAxis, list[SettingResult]]
 
 
 def _combined_parameters(
-    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
+    settings: Sequence[SettingResult], parameters: Sequence[ParameterAxis], ranked: Sequence[str]
 ) -> list[ParameterPair]:
-    """Return every two important parameters that vary together, with the trials that have both.
+    """Return every two important parameters that vary together, with the settings that have both.
 
-    The trials must have at least three different combinations of the two values.
+    The settings must have at least three different combinations of the two values.
     """
     by_name = {axis.name: axis for axis in parameters}
     found = []
     for a, b in combinations([by_name[name] for name in ranked[:MAX_COMBINED]], 2):
-        having = [each for each in done if {a.name, b.name} <= each.params.keys()]
-        places = {(repr(each.params[a.name]), repr(each.params[b.name])) for each in having}
-        # Each of the two must vary among the trials that have both.
+        having = [each for each in settings if {a.name, b.name} <= each.trial.params.keys()]
+        places = {(repr(e.trial.params[a.name]), repr(e.trial.params[b.name])) for e in having}
+        # Each of the two must vary among the settings that have both.
         if len(places) > 2 and all(len({place[i] for place in places}) > 1 for i in (0, 1)):
             found.append((a, b, having))
     return found
 
 
-def _rank_plot(pair: ParameterPair, rank: Mapping[int, float], index: int) -> Plot:
+def _rank_plot(pair: ParameterPair, count: int, index: int) -> Plot:
     a, b, having = pair
-    numbers = [rank[each.number] for each in having]
     dots = go.Scatter(
-        x=[a.coordinate(each.params[a.name]) for each in having],
-        y=[b.coordinate(each.params[b.name]) for each in having],
+        x=[a.coordinate(each.trial.params[a.name]) for each in having],
+        y=[b.coordinate(each.trial.params[b.name]) for each in having],
         mode="markers",
         marker={
             "size": 11,
-            "color": numbers,
+            "color": [each.rank for each in having],
             "colorscale": sections.COLOR_SCALE,
             "reversescale": True,
             "showscale": True,
-            "colorbar": {"title": {"text": "rank"}, "thickness": 10, "dtick": max(1, len(rank) // 6)},
+            "colorbar": {"title": {"text": "rank"}, "thickness": 10, "dtick": max(1, count // 6)},
             "line": {"width": 1, "color": "#5b6770"},
         },
-        text=[f"trial {e.number}: rank {r:g} of {len(rank)}" for e, r in zip(having, numbers, strict=True)],
+        text=[f"trial {each.trial.number}: rank {each.rank:g} of {count}" for each in having],
         hoverinfo="text",
     )
-    rows = [(e.number, e.params[a.name], e.params[b.name], e.accuracy, rank[e.number]) for e in having]
     return Plot(
         name=f"rank-{index}-{file_slug(a.name)}-{file_slug(b.name)}",
         title=f"Rank by {a.name} and {b.name}",
         figure=sections.make_figure([dots], x=a.layout(), y=b.layout(), height=340),
-        table=sections.make_table(("trial", a.name, b.name, "accuracy", "rank"), rows),
+        table=_pair_table(pair, ("rank", lambda each: each.rank)),
     )
 
 
+def _pair_table(pair: ParameterPair, *more: tuple[str, Callable[[SettingResult], Any]]) -> Table:
+    """Return the table of two parameters: their values, the accuracy, and more columns."""
+    a, b, having = pair
+    rows = [
+        (
+            e,
+            (
+                e.trial.number,
+                e.trial.params[a.name],
+                e.trial.params[b.name],
+                e.value,
+                *(f(e) for _, f in more),
+            ),
+        )
+        for e in having
+    ]
+    columns = ("trial", a.name, b.name, "accuracy", *(name for name, _ in more))
+    return setting_marks.setting_table(columns, rows)
+
+
 def contour_section(
-    done: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], ranked: Sequence[str], measure: str
+    settings: Sequence[SettingResult],
+    parameters: Sequence[ParameterAxis],
+    ranked: Sequence[str],
+    measure: str,
 ) -> Section:
     """Return the section with accuracy over every two of the three most important parameters.
 
     It has a plot for every two that vary together, interpolated by Optuna; a sentence if no two do.
 
     Args:
-        done: The complete trials.
+        settings: The study's settings, by number.
         parameters: The parameters that vary among them.
         ranked: Names of the parameters, most important first.
         measure: The name of the metric.
     """
     section = Section(name="contours", title="Contours", narrow=True)
-    combined = _combined_parameters(done, parameters, ranked)
+    combined = _combined_parameters(settings, parameters, ranked)
     if not combined:
         return replace(section, text=(NO_COMBINATION,))
     parts = [_contour_plot(pair, index, measure) for index, pair in enumerate(combined, 1)]
     text = (
-        "The dots are trials. The surface between them is interpolated; far from any dot it means little."
+        f"The dots are {setting_marks.noun(settings)}s. The surface between them is interpolated; far from "
+        "any dot it means little."
     )
-    return replace(section, text=(text,), parts=tuple(parts))
+    return replace(section, text=_seeds_text(settings, text), parts=tuple(parts))
 
 
 def _contour_plot(pair: ParameterPair, index: int, measure: str) -> Plot:
-    a, b, having = pair
+    a, b, _ = pair
     drawn = optuna.visualization.plot_contour(_numeric_study(pair), params=["x", "y"])
     made = sections.make_figure(drawn.data, x=a.layout() | _axis_range(drawn.layout.xaxis), height=340)
     made.update_layout(yaxis=sections.style_axis(b.layout() | _axis_range(drawn.layout.yaxis)))
@@ -277,12 +310,11 @@ def _contour_plot(pair: ParameterPair, index: int, measure: str) -> Plot:
     surface = {"colorscale": sections.COLOR_SCALE, "reversescale": False, "colorbar": bar}
     made.update_traces(surface, selector={"type": "contour"})
     made.update_traces(showlegend=False, hoverinfo="x+y", selector={"type": "scatter"})
-    rows = [(e.number, e.params[a.name], e.params[b.name], e.accuracy) for e in having]
     return Plot(
         name=f"contour-{index}-{file_slug(a.name)}-{file_slug(b.name)}",
         title=f"{measure.capitalize()} over {a.name} and {b.name}",
         figure=made,
-        table=sections.make_table(("trial", a.name, b.name, "accuracy"), rows),
+        table=_pair_table(pair),
     )
 
 
@@ -292,19 +324,19 @@ def _axis_range(axis: Any) -> dict[str, Any]:
 
 
 def _numeric_study(pair: ParameterPair) -> optuna.Study:
-    """Return the trials of two parameters as an in-memory study; a choice is replaced by its index.
+    """Return the settings of two parameters as an in-memory study; a choice is replaced by its index.
 
     Optuna does not escape what it puts into a figure, so it gets numbers only.
     """
     named = {"x": pair[0], "y": pair[1]}
     trials = []
     for each in pair[2]:
-        params = {key: axis.coordinate(each.params[axis.name]) for key, axis in named.items()}
+        params = {key: axis.coordinate(each.trial.params[axis.name]) for key, axis in named.items()}
         distributions: dict[str, BaseDistribution] = {
             key: FloatDistribution(
                 axis.coordinate(axis.values[0]), axis.coordinate(axis.values[-1]), log=axis.log
             )
             for key, axis in named.items()
         }
-        trials.append(create_trial(value=each.accuracy, params=params, distributions=distributions))
+        trials.append(create_trial(value=each.value, params=params, distributions=distributions))
     return importance.in_memory_study(trials)

@@ -2,54 +2,72 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
-from scipy import stats
 
 from hpo.analysis import records, sections
 from hpo.analysis.records import TrialRecord
+from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Plot, Section
+from hpo.report import setting_marks
 from hpo.report.parameter_axis import ParameterAxis
 
 HIGHLIGHTED = 5  # number of curves that are highlighted
 FIFTHS = ("worst fifth", "fourth fifth", "middle fifth", "second fifth", "best fifth")
 
 
-def history_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Return the section that shows the accuracy of complete and pruned trials, and the best so far.
+def history_section(
+    found: Sequence[TrialRecord], settings: Sequence[SettingResult], measure: str
+) -> Section:
+    """Return the section that shows the accuracy of settings and pruned trials, and the best so far.
 
-    A pruned trial is shown with its last accuracy and does not count for the best. Trials without an
-    accuracy are left out.
+    The best so far is what ``hpo best`` would show of the settings up to there. A pruned trial is shown
+    with its last accuracy and does not count for it; pruned replicates are left out.
 
     Args:
         found: All trials of the study.
+        settings: Its settings, by number.
         measure: The name of the metric.
     """
-    done = records.complete_records(found)
     section = Section(name="history", title="History")
-    best = list(itertools.accumulate((each.accuracy or 0.0 for each in done), max))
-    pruned = [each for each in found if each.state == "pruned" and each.accuracy is not None]
-    traces = [_trial_dots(done, "complete", lambda each: each.number)]
-    if pruned:
-        traces.append(_trial_dots(pruned, "pruned", lambda each: each.number))
-    numbers = [each.number for each in done]
+    best = list(itertools.accumulate(settings, _better))
+    pruned = [e for e in found if e.state == "pruned" and e.accuracy is not None and e.replicate_of is None]
+    numbers = [each.trial.number for each in settings]
+    traces = [_setting_dots(settings, numbers, "complete", sections.STATE_COLORS["complete"])]
+    traces += [_pruned_dots(pruned)] if pruned else []
     line = {"shape": "hv", "color": sections.COLORS[0]}
-    traces.append(go.Scatter(x=numbers, y=best, mode="lines", name="best so far", line=line))
-    so_far = dict(zip(numbers, best, strict=True))
-    rows = [(e.number, e.state, e.accuracy, so_far.get(e.number)) for e in found if e.accuracy is not None]
+    values = [each.value for each in best]
+    traces.append(go.Scatter(x=numbers, y=values, mode="lines", name="best so far", line=line))
+    repeated = setting_marks.noun(settings) == "setting"
+    rows = [
+        (each.trial.number, "complete", each.value, so_far, *([len(each.runs)] * repeated))
+        for each, so_far in zip(settings, values, strict=True)
+    ]
+    rows += [(each.number, each.state, each.accuracy, None, *([1] * repeated)) for each in pruned]
+    columns = ("trial", "state", "accuracy", "best so far", *(["seeds"] * repeated))
+    caption = _PRUNED_CAPTION if pruned else ""
     plot = Plot(
         name="history",
-        title=f"{measure.capitalize()} by trial",
+        title=f"{measure.capitalize()} by {setting_marks.noun(settings)}",
         figure=sections.make_figure(traces, x=_trial_number_axis(found), y=measure),
-        table=sections.make_table(("trial", "state", "accuracy", "best so far"), rows),
-        caption="A pruned trial is shown with its last accuracy; it does not count for the best so far."
-        if pruned
-        else "",
+        table=sections.make_table(columns, sorted(rows, key=lambda row: row[0])),
+        caption=setting_marks.seeds_note(settings, f"{_RANKS_CAPTION} {caption}" if repeated else caption),
     )
     return _with_plot(section, plot)
+
+
+def _better(a: SettingResult, b: SettingResult) -> SettingResult:
+    return b if b.rank < a.rank else a
+
+
+_PRUNED_CAPTION = "A pruned trial is shown with its last accuracy; it does not count for the best so far."
+_RANKS_CAPTION = (
+    "The best so far is chosen as by hpo best: settings that ran with several seeds come first."
+)
 
 
 def _trial_number_axis(found: Sequence[TrialRecord]) -> dict[str, Any]:
@@ -58,37 +76,39 @@ def _trial_number_axis(found: Sequence[TrialRecord]) -> dict[str, Any]:
     return {"title": {"text": "trial"}, "tickformat": "d", **few}
 
 
-def _trial_dots(
-    trials: Sequence[TrialRecord], state: str, x: Callable[[TrialRecord], Any], **more: Any
+def _setting_dots(
+    settings: Sequence[SettingResult], x: Sequence[float], name: str, color: str
 ) -> go.Scatter:
-    return go.Scatter(
-        x=[x(each) for each in trials],
-        y=[each.accuracy for each in trials],
-        mode="markers",
-        name=state,
-        marker={"color": sections.STATE_COLORS[state], "size": 8, **more},
-        text=[_hover_text(each) for each in trials],
-        hoverinfo="text",
-    )
+    return _dots(x, [each.value for each in settings], map(setting_marks.hover_text, settings), name, color)
+
+
+def _pruned_dots(pruned: Sequence[TrialRecord]) -> go.Scatter:
+    numbers, accuracies = [each.number for each in pruned], [each.accuracy for each in pruned]
+    return _dots(numbers, accuracies, map(_hover_text, pruned), "pruned", sections.STATE_COLORS["pruned"])
+
+
+def _dots(
+    x: Sequence[float], y: Sequence[float | None], texts: Iterable[str], name: str, color: str
+) -> go.Scatter:
+    marker = {"color": color, "size": 8}
+    return go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker, text=[*texts], hoverinfo="text")
 
 
 def _hover_text(each: TrialRecord) -> str:
     """Return the hover text of a trial: escaped, one parameter per line."""
     accuracy = "" if each.accuracy is None else f": {each.accuracy:.4f}"
-    lines = [f"trial {each.number}, {each.state}{accuracy}"]
-    lines += [
-        f"{sections.figure_text(name)} {sections.figure_text(value)}" for name, value in each.params.items()
-    ]
-    return "<br>".join(lines)
+    return setting_marks.mark_text(f"trial {each.number}, {each.state}{accuracy}", each.params)
 
 
-def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
-    """Return the section that shows accuracy after each epoch; the best trials are highlighted.
+def curve_section(found: Sequence[TrialRecord], settings: Sequence[SettingResult], measure: str) -> Section:
+    """Return the section that shows accuracy after each epoch; the best settings are highlighted.
 
-    If no trial has reported two epochs, there is a sentence instead.
+    Each trial is a curve, also each seed of a setting. If no trial has reported two epochs, there is a
+    sentence instead.
 
     Args:
         found: All trials of the study.
+        settings: Its settings, by number.
         measure: The name of the metric.
     """
     section = Section(name="curves", title="Curves")
@@ -99,10 +119,9 @@ def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
             "No trial has reported two epochs, so there are no curves. History shows the final accuracies."
         )
         return _with_text(section, reason)
-    done = sorted(
-        records.complete_records(reported), key=lambda each: (-(each.accuracy or 0.0), each.number)
-    )
-    best, rest = done[:HIGHLIGHTED], done[HIGHLIGHTED:]
+    ranked = [each.trial for each in sorted(settings, key=lambda each: each.rank) if each.trial.curve]
+    best = ranked[:HIGHLIGHTED]
+    rest = [each for each in records.complete_records(reported) if each not in best]
     groups = [("other complete trials", rest, sections.GREY, "solid")]
     for state in ("pruned", "failed", "running", "waiting"):
         these = [each for each in reported if each.state == state]
@@ -118,6 +137,9 @@ def curve_section(found: Sequence[TrialRecord], measure: str) -> Section:
         title=f"{measure.capitalize()} after each epoch",
         figure=sections.make_figure(traces, x=sections.epoch_axis(most), y=measure, height=440),
         table=sections.make_table(("trial", "state", "epoch", "accuracy"), rows),
+        caption="Each curve is a trial with one seed. The first trials of the best settings are colored."
+        if setting_marks.noun(settings) == "setting"
+        else "",
     )
     return _with_plot(section, plot)
 
@@ -138,62 +160,62 @@ def _joined_curves(
 
 
 def parallel_section(
-    found: Sequence[TrialRecord], parameters: Sequence[ParameterAxis], measure: str
+    settings: Sequence[SettingResult], parameters: Sequence[ParameterAxis], measure: str
 ) -> Section:
-    """Return the section that shows all varying parameters of the complete trials, one line per trial.
+    """Return the section that shows all varying parameters of the settings, one line per setting.
 
-    Lines are colored by the fifth of the ranking that a trial is in. If no parameter varies, there is a
+    Lines are colored by the fifth of the ranking that a setting is in. If no parameter varies, there is a
     sentence instead.
 
     Args:
-        found: All trials of the study.
-        parameters: The parameters that vary among the complete trials.
+        settings: The study's settings, by number.
+        parameters: The parameters that vary among them.
         measure: The name of the metric.
     """
     section = Section(name="parallel", title="Parallel coordinates")
-    done = records.complete_records(found)
     if not parameters:
         return _with_text(section, "No parameter has two values among the complete trials.")
-    accuracies = ParameterAxis.of_numbers(
-        measure, [each.accuracy for each in done if each.accuracy is not None]
-    )
-    ranks = stats.rankdata([each.accuracy or 0.0 for each in done])  # equal accuracies share a mean rank
-    fifths = [math.ceil(5 * rank / len(done)) - 1 for rank in ranks]
+    accuracies = ParameterAxis.of_numbers(measure, [each.value for each in settings])
+    count = len(settings)
+    fifths = [math.ceil(5 * (count + 1 - each.rank) / count) - 1 for each in settings]
     traces = []
     for index, name in enumerate(FIFTHS):
-        these = [each for each, fifth in zip(done, fifths, strict=True) if fifth == index]
+        these = [each for each, fifth in zip(settings, fifths, strict=True) if fifth == index]
         color = ("#d5dce3", "#b3c4d8", "#7ea3cc", "#3f74ae", "#0b2f5c")[index]
         traces.append(_parallel_lines(these, [*parameters, accuracies], name, color))
     columns = ("trial", *(each.name for each in parameters), "accuracy")
-    rows = [(e.number, *(e.params.get(a.name) for a in parameters), e.accuracy) for e in done]
+    rows = [
+        (e, (e.trial.number, *(e.trial.params.get(a.name) for a in parameters), e.value)) for e in settings
+    ]
     made = sections.make_figure([trace for trace in traces if trace.x], height=440)
     _draw_parallel_frame(made, [*parameters, accuracies])
-    caption = f"Each line is a trial. The darker the line, the higher its {measure}."
-    if any(axis.name not in each.params for axis in parameters for each in done):
-        caption += " Trials without a parameter pass below its axis."
+    noun = setting_marks.noun(settings)
+    caption = f"Each line is a {noun}. The darker the line, the better its rank."
+    if any(axis.name not in each.trial.params for axis in parameters for each in settings):
+        caption += f" {noun.capitalize()}s without a parameter pass below its axis."
     plot = Plot(
         name="parallel",
-        title="Every complete trial across all parameters",
+        title=f"Every complete {noun} across all parameters",
         figure=made,
-        table=sections.make_table(columns, rows),
-        caption=caption,
+        table=setting_marks.setting_table(columns, rows),
+        caption=setting_marks.seeds_note(settings, caption),
     )
     return _with_plot(section, plot)
 
 
 def _parallel_lines(
-    trials: Iterable[TrialRecord], parameters: Sequence[ParameterAxis], name: str, color: str
+    settings: Iterable[SettingResult], parameters: Sequence[ParameterAxis], name: str, color: str
 ) -> go.Scatter:
     x: list[int | None] = []
     y: list[float | None] = []
     texts: list[str] = []
-    for each in trials:
-        values = [*(each.params.get(axis.name) for axis in parameters[:-1]), each.accuracy]
+    for each in settings:
+        values = [*(each.trial.params.get(axis.name) for axis in parameters[:-1]), each.value]
         x += [*range(len(parameters)), None]
         y += [axis.relative_position(value) for axis, value in zip(parameters, values, strict=True)] + [
             None
         ]
-        texts += [_hover_text(each)] * (len(parameters) + 1)
+        texts += [setting_marks.hover_text(each)] * (len(parameters) + 1)
     line = {"color": color, "width": 1.6}
     return go.Scatter(x=x, y=y, mode="lines", name=name, line=line, text=texts, hoverinfo="text")
 
@@ -259,63 +281,74 @@ def timeline_section(found: Sequence[TrialRecord]) -> Section:
     return _with_plot(section, plot)
 
 
-def pareto_section(found: Sequence[TrialRecord], measure: str) -> Section:
+def pareto_section(settings: Sequence[SettingResult], measure: str) -> Section:
     """Return the section that shows accuracy against wall time, with a Pareto front for each hardware.
 
-    It shows complete trials whose hardware is recorded; a sentence if there is none.
+    It shows settings whose hardware is recorded; a sentence if there is none. A setting's time is the mean
+    over its seeds on that hardware.
 
     Args:
-        found: All trials of the study.
+        settings: The study's settings, by number.
         measure: The name of the metric.
     """
     section = Section(name="pareto", title="Accuracy against wall time")
-    done = [each for each in records.complete_records(found) if each.hardware is not None]
-    if not done:
+    runs = [run for each in settings for run in each.runs]
+    kinds, mixed = records.hardware_kinds(runs), records.mixed_hardware_note(runs)
+    if not kinds:
         reason = "No complete trial has recorded its hardware, so wall times cannot be compared."
-        return _with_text(section, reason)
+        return _with_text(section, mixed or reason)
     traces, rows = [], []
-    for index, kind in enumerate(records.hardware_kinds(done)):
-        these = sorted(
-            (e for e in done if e.hardware == kind), key=lambda e: (e.wall_seconds, -(e.accuracy or 0))
-        )
-        best = pareto_front(these)
+    for index, kind in enumerate(kinds):
+        these = sorted(_timed_settings(settings, kind), key=lambda pair: (pair[0], -pair[1].value))
+        is_best = pareto_front([(seconds, each.value) for seconds, each in these])
+        ends = [place for place, best in zip(these, is_best, strict=True) if best]
         color = sections.COLORS[index % len(sections.COLORS)]
-        dots = _trial_dots(these, "complete", lambda each: each.wall_seconds, color=color)
-        dots.name = sections.wrap_figure_text(kind)
-        ends = [each.wall_seconds for each in best], [each.accuracy for each in best]
+        name = sections.wrap_figure_text(kind)
+        dots = _setting_dots([each for _, each in these], [seconds for seconds, _ in these], name, color)
+        x, y = [seconds for seconds, _ in ends], [each.value for _, each in ends]
         line = {"shape": "hv", "color": color}
-        step = go.Scatter(x=ends[0], y=ends[1], mode="lines", name="Pareto front", line=line)
-        traces += [dots, step]
-        rows += [(e.number, kind, e.wall_seconds, e.accuracy, e in best) for e in these]
+        traces += [dots, go.Scatter(x=x, y=y, mode="lines", name="Pareto front", line=line)]
+        rows += [
+            (each, (each.trial.number, kind, seconds, each.value, best))
+            for (seconds, each), best in zip(these, is_best, strict=True)
+        ]
+    columns = ("trial", "hardware", "wall_time_seconds", "accuracy", "on the front")
+    noun = setting_marks.noun(settings)
+    caption = (
+        f"A {noun} is on the Pareto front if no other {noun} on the same kind of hardware is at least as "
+        f"fast and as accurate, and better in one of the two. {mixed}"
+    )
+    if noun == "setting":
+        caption = f"A setting's time is the mean over its seeds. {caption}"
     plot = Plot(
         name="pareto",
         title=f"{measure.capitalize()} against seconds of training and evaluation",
         figure=sections.make_figure(traces, x="wall time in s", y=measure),
-        table=sections.make_table(
-            ("trial", "hardware", "wall_time_seconds", "accuracy", "on the front"), rows
-        ),
-        caption="A trial is on the Pareto front if no other trial on the same kind of hardware is at least "
-        "as fast and as accurate, and better in one of the two.",
+        table=setting_marks.setting_table(columns, rows),
+        caption=setting_marks.seeds_note(settings, caption.strip()),
     )
     return _with_plot(section, plot)
 
 
-def pareto_front(ordered: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the Pareto front of trials; those with the same time and accuracy are all on it.
+def _timed_settings(settings: Iterable[SettingResult], kind: str) -> Iterator[tuple[float, SettingResult]]:
+    """Yield the settings that ran on a kind of hardware, each with the mean seconds of its runs there."""
+    for each in settings:
+        if seconds := [run.wall_seconds for run in each.runs if run.hardware == kind]:
+            yield statistics.fmean(seconds), each
+
+
+def pareto_front(ordered: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return which pairs are on the Pareto front; equal ones all are.
 
     Args:
-        ordered: Complete trials by wall time, ascending; of equally fast ones the most accurate first.
+        ordered: Seconds and accuracies, by ascending seconds; of equally fast ones the most accurate first.
     """
-    best: list[TrialRecord] = []
-    for each in ordered:
-        last = best[-1] if best else None
-        if (
-            last is None
-            or (each.accuracy or 0.0) > (last.accuracy or 0.0)
-            or (each.wall_seconds, each.accuracy) == (last.wall_seconds, last.accuracy)
-        ):
-            best.append(each)
-    return best
+    found: list[bool] = []
+    last: tuple[float, float] | None = None
+    for seconds, accuracy in ordered:
+        found.append(last is None or accuracy > last[1] or (seconds, accuracy) == last)
+        last = (seconds, accuracy) if found[-1] else last
+    return found
 
 
 def _with_text(section: Section, reason: str) -> Section:

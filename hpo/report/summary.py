@@ -18,7 +18,6 @@ from hpo.errors import join_names
 from hpo.search import replicates
 from hpo.study.points import ALIASES
 
-MAX_NAMED_TRIALS = 10  # that a sentence lists
 LOST_USE = "repeated or waited for, at most"
 SAVED_USE = "saved by pruning, estimated"
 
@@ -121,7 +120,7 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
         return "There is no other complete trial to compare with."
     if not close:
         return f"No other trial is so close that single runs on {images} images cannot distinguish the two."
-    numbers = join_names([str(each.number) for each in close], MAX_NAMED_TRIALS)
+    numbers = join_names([str(each.number) for each in close], records.MAX_NAMED_TRIALS)
     return (
         f"{len(close)} of {len(others)} other complete trials {'is' if len(close) == 1 else 'are'} too "
         f"close to be distinguished from it by single runs on {images} images: "
@@ -169,8 +168,8 @@ def device_time_uses(found: Sequence[TrialRecord]) -> list[DeviceTimeUse]:
         found: All trials of the study.
 
     Returns:
-        A record for each hardware and each use that occurred there; trials without recorded hardware are
-        left out.
+        A record for each hardware and each use that occurred there; trials without recorded hardware, or
+        with several kinds, are left out.
     """
     rows = []
     for kind in records.hardware_kinds(found):
@@ -225,7 +224,8 @@ def device_time_section(found: Sequence[TrialRecord]) -> Section:
     section = Section(name="time", title="Use of device time")
     if not rows:
         reason = "No trial has recorded its hardware, so the use of device time is unknown."
-        return Section(name=section.name, title=section.title, text=(reason,))
+        mixed = records.mixed_hardware_note(found)
+        return Section(name=section.name, title=section.title, text=(mixed or reason,))
     colors = sections.STATE_COLORS | {LOST_USE: "#6b4fa0", SAVED_USE: "#ffffff"}
     traces = [
         go.Bar(
@@ -274,11 +274,12 @@ def _device_time_notes(found: Sequence[TrialRecord], rows: Sequence[DeviceTimeUs
         )
     elif all(each.attempts < 2 for each in found):
         text.append("Every trial ran in one attempt, so nothing was repeated.")
+    text.append(records.mixed_hardware_note(found))
     silent = sum(each.hardware is None and each.state != "waiting" for each in found)
     if silent:
         whose = "1 trial has" if silent == 1 else f"{silent} trials have"
         text.append(f"{whose} not reported an epoch, so their hardware and time are unknown.")
-    return tuple(text)
+    return tuple(filter(None, text))
 
 
 def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:

@@ -74,7 +74,8 @@ def choose_hardware(
 
     Returns:
         ``device``, ``host`` and ``torch`` (the version), all of this attempt, and ``threads``; for built-in
-        training also ``precision`` and ``memory_format``.
+        training also ``precision`` and ``memory_format``. If earlier attempts ran on other devices, these
+        are ``earlier_devices``: the trial's time is then that of several kinds of hardware.
 
     Raises:
         ArtifactError, OSError, DataError, WeightsError: As ``WorkerCache.choose_memory_format``, for a
@@ -87,9 +88,17 @@ def choose_hardware(
         "host": socket.gethostname(),
         "torch": torch.__version__,
         "threads": threads,
+        **_earlier_devices(stored, devices.device_name(cache.device)),
     }
     if isinstance(config, CustomConfig):
         return facts
     precision = str(stored.get("precision") or cache.precision)
     memory_format = stored.get("memory_format") or cache.choose_memory_format(config, precision)
     return facts | {"precision": precision, "memory_format": str(memory_format)}
+
+
+def _earlier_devices(stored: Mapping[str, Any], device: str) -> dict[str, str]:
+    """Return the devices of earlier attempts as a fact to store; none if all ran on this device."""
+    names = (stored.get("earlier_devices"), stored.get("device"))
+    others = "; ".join(str(name) for name in names if name and name != device)
+    return {"earlier_devices": others} if others else {}

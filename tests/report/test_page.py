@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -25,6 +26,7 @@ from hpo.original import facts, match
 from hpo.original.tables import original_section
 from hpo.report import summary
 from hpo.report.page import read_report, write_report
+from hpo.search.replicates import REPLICATE_OF
 from hpo.store import plan, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, dump_definition
@@ -472,6 +474,75 @@ def test_several_seeds_of_a_point_are_one_mean_with_its_interval(reported, curve
         places = [place for trace in part.figure.data for place in zip(trace.x, trace.y, strict=True)]
         assert len(places) == len(set(places)) or len(curve) > 1, "one bar for each point"
         assert "drawn as their mean" in part.caption
+
+
+REPEATED = {  # by number: curve, and the first trial of its setting
+    0: ([0.5, 0.8], 0),
+    1: ([0.7, 0.75], 1),
+    2: ([0.4, 0.9], 2),  # the luckiest of all, with one seed
+    3: ([0.6, 0.5], 0),
+    4: ([0.72, 0.74], 1),
+    5: ([0.3, 0.2], 5),  # pruned
+}
+
+
+def store_repeated(url: str) -> Storage:
+    """Store three settings, two of them with two seeds, of which one run moved to another machine."""
+    path = Path(url.removeprefix("sqlite:///")).with_name("repeated.toml")
+    path.write_text(SEARCH.replace("trials = 2", "trials = 4\nreplicates = 2"))
+    definition, trials = load_study_file(path), []
+    for number, (curve, first) in REPEATED.items():
+        params = {"model": "alexnet", "optimizer": "adam", "lr": 0.01 * (first + 1)}
+        params["batch_size"] = 32 if first == 1 else 16
+        hardware = {**CPU, "earlier_devices": "Abacus"} if number == 4 else CPU
+        more: dict[str, Any] = {"hardware": hardware, "seconds": 1.0 + number}
+        more |= {"state": TrialState.PRUNED} if number == 5 else {}
+        trials.append(make_trial(definition, params, curve, number, **more))
+        if first != number:
+            trials[-1].system_attrs = {REPLICATE_OF: first, plan.RUN_OPTIONS: {"seed": 1}}
+    return store_study(url, definition, trials)
+
+
+def test_a_setting_with_several_seeds_is_one_mark_with_their_mean(reported):
+    found = reported(store_repeated)
+    page, tables = found.page, found.tables
+    mean = {0: fmean([0.8, 0.6]), 1: fmean([0.75, 0.74]), 2: 0.9}
+    ranks, seeds = {0: 2.0, 1: 1.0, 2: 3.0}, {0: 2, 1: 2, 2: 1}
+    history = [tuple(row.values()) for row in tables["history"]]
+    so_far = {0: mean[0], 1: mean[1], 2: mean[1]}  # not that of the lucky trial, which ran once
+    settings = [(str(n), "complete", f"{mean[n]}", f"{so_far[n]}", f"{seeds[n]}") for n in mean]
+    assert history == [*settings, ("5", "pruned", "0.2", "", "1")]
+    assert points(page, "history", "complete") == list(mean.items())
+    assert points(page, "history", "best so far") == list(so_far.items())
+    assert f"{so_far[2]:.4f} best accuracy, mean of 2 seeds on the validation split" in page.text
+
+    several = ("parallel", "slice-", "contour-", "rank-")
+    for name, rows in tables.items():
+        if name.startswith(several):
+            assert [int(row["trial"]) for row in rows] == list(mean), name
+            assert numbers(rows, "accuracy") == list(mean.values())
+            assert numbers(rows, "seeds") == list(seeds.values())
+        if name.startswith("rank-"):
+            assert numbers(rows, "rank") == list(ranks.values())
+            assert any("trial 2: rank 3 of 3" in t for t in page.figures[f"plot-{name}"]["data"][0]["text"])
+    assert sum(name.startswith(several) for name in tables) == 1 + 2 + 1 + 1
+    fifths = {trace["name"]: trace["text"][0] for trace in page.figures["plot-parallel"]["data"]}
+    assert fifths["best fifth"].startswith("trial 1, complete: 0.7450, mean of 2 seeds")
+    assert fifths["second fifth"].startswith("trial 0, complete: 0.7000, mean of 2 seeds")
+
+    # The setting of trial 1 is as fast as its trial 1: the other run moved to another machine.
+    expected = {0: (2 * 1.0 + 0.01 + 2 * 4.0 + 0.01) / 2, 1: 2 * 2.0 + 0.01, 2: 2 * 3.0 + 0.01}
+    rows = {int(row["trial"]): row for row in tables["pareto"]}
+    assert {n: float(row["wall_time_seconds"]) for n, row in rows.items()} == pytest.approx(expected)
+    assert numbers(list(rows.values()), "accuracy") == [mean[n] for n in rows]
+    assert [n for n, row in rows.items() if row["on the front"] == "True"] == [1, 2]
+    assert page.text.count("Trial 4 ran on several kinds of hardware") == 2
+
+    assert {int(row["trial"]) for row in tables["curves"]} == set(REPEATED)
+    assert "Each curve is a trial with one seed." in page.text
+    names = [trace["name"] for trace in page.figures["plot-curves"]["data"]]
+    assert [name for name in names if name.startswith("trial ")] == ["trial 1", "trial 0", "trial 2"]
+    assert "has the mean accuracy over its seeds" not in reported(store_search).page.text
 
 
 def facts_of(trial: FrozenTrial) -> dict[str, Any]:

@@ -38,7 +38,15 @@ class HpoError(Exception):
 
 
 class DefinitionError(HpoError):
-    """A study file, a ``--set`` or a setting given by hand is wrong."""
+    """A study file, a ``--set`` or a setting given by hand is wrong.
+
+    Attributes:
+        problems: What is wrong, each problem as a text of its own.
+    """
+
+    def __init__(self, text: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems) or (text,)
 
 
 class StoreError(HpoError):

@@ -10,10 +10,11 @@ Parameters that many functions share:
     key: the full name of a value, as ``search.pruner.name``.
 """
 
+import contextlib
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -39,6 +40,35 @@ _BOUNDS = {
     "exclusiveMaximum": "below",
     "minLength": "of a length of at least",
 }
+
+
+class Problems:
+    """Collects the problems of checks that do not depend on each other, so that all are told at once."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._found: list[str] = []
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep a DefinitionError of the block instead of raising it."""
+        try:
+            yield
+        except DefinitionError as error:
+            self._found += error.problems
+
+    def report(self) -> None:
+        """Raise one DefinitionError if any was kept.
+
+        Raises:
+            DefinitionError: The only one as it is, or the texts of all, numbered.
+        """
+        if len(self._found) == 1:
+            raise DefinitionError(self._found[0])
+        if self._found:
+            start = f"{self._where}: "
+            texts = [f"({n}) {text.removeprefix(start)}" for n, text in enumerate(self._found, 1)]
+            raise DefinitionError(f"{start}{len(texts)} problems: {'; '.join(texts)}", self._found)
 
 
 def dotted_key(section: str, key: str) -> str:
@@ -95,17 +125,19 @@ def check_keys(given: Iterable[str], allowed: Iterable[str] | None, where: str, 
         section: The name of the table; empty for the whole file.
 
     Raises:
-        DefinitionError: If a key is not allowed; it names the first one, and the keys that are allowed.
+        DefinitionError: If keys are not allowed; it names all of them, and the keys that are allowed.
     """
     if allowed is None:
         return
     names = sorted(allowed)
-    for key in given:
-        if key not in names:
-            raise DefinitionError(
-                f"{where}: {dotted_key(section, key)} is not an option{suggestion(key, names) or ';'} "
-                f"options: {', '.join(names)}"
-            )
+    unknown = [key for key in given if key not in names]
+    problems = Problems(where)
+    for key in unknown:
+        hint = suggestion(key, names)
+        options = f"{hint or ';'} options: {', '.join(names)}" if key == unknown[-1] else hint
+        with problems.collect():
+            raise DefinitionError(f"{where}: {dotted_key(section, key)} is not an option{options}")
+    problems.report()
 
 
 def validate_record(kind: type[Record], given: Mapping[str, Any], where: str, section: str) -> Record:
@@ -120,16 +152,23 @@ def validate_record(kind: type[Record], given: Mapping[str, Any], where: str, se
     Raises:
         DefinitionError: If a key is unknown, a value is not allowed, or an inner table is none.
     """
-    check_keys(given, kind.model_fields, where, section)
+    problems = Problems(where)
+    with problems.collect():
+        check_keys(given, kind.model_fields, where, section)
     checked = {}
-    for name, each in given.items():
-        key = f"{section}.{name}"
-        inner = inner_model(kind.model_fields[name])
-        if inner is None:
-            checked[name] = validate_field(kind, name, each, where, key)
-        else:
-            checked[name] = validate_record(inner, require_table(each, where, key), where, key)
+    for name in (name for name in given if name in kind.model_fields):
+        with problems.collect():
+            checked[name] = _validate_entry(kind, name, given[name], where, f"{section}.{name}")
+    problems.report()
     return kind.model_validate(checked)
+
+
+def _validate_entry(kind: type[BaseModel], name: str, value: Any, where: str, key: str) -> Any:
+    """Return a value as the type of a model's field; a table becomes a record if the field is one."""
+    inner = inner_model(kind.model_fields[name])
+    if inner is None:
+        return validate_field(kind, name, value, where, key)
+    return validate_record(inner, require_table(value, where, key), where, key)
 
 
 def inner_model(field: FieldInfo) -> type[BaseModel] | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from hpo.errors import DefinitionError, quote_value
-from hpo.study.checks import check_keys
+from hpo.study.checks import Problems, check_keys
 from hpo.study.definition import Definition, Point
 from hpo.study.option_checks import check_trainable
 from hpo.study.space import Range, combinations, is_active
@@ -74,8 +74,11 @@ def check_definition(found: Definition, where: str) -> None:
             f"{where}: search.start_from: sampler {quote_value(search.sampler.name)} does not learn from "
             f"trials; leave it out, or use {' or '.join(LEARNING_SAMPLERS)}"
         )
+    problems = Problems(where)
     for index, listed in enumerate(found.points, 1):
-        check_point_in_space(found, listed, where, f"points[{index}]")
+        with problems.collect():
+            check_point_in_space(found, listed, where, f"points[{index}]")
+    problems.report()
 
 
 def check_point_in_space(found: Definition, listed: Point, where: str, key: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten, suggestion
 from hpo.study import space_table
-from hpo.study.checks import check_keys, check_storable, require_table, validate_record
+from hpo.study.checks import Problems, check_keys, check_storable, require_table, validate_record
 from hpo.study.consistency import check_definition, check_models, check_point_in_space, grid_points
 from hpo.study.definition import Definition, Point, Search
 from hpo.study.option_checks import is_file, validate_options
@@ -64,8 +64,7 @@ def load_study_file(path: Path, sets: Iterable[str] = (), name: str | None = Non
         name: The study's name, from ``--name``; None: the name in the file, or else the file's own.
 
     Raises:
-        DefinitionError: If the file cannot be read, or anything in it or in ``sets`` is wrong; it names the
-            first problem.
+        DefinitionError: If the file cannot be read, or anything in it or in ``sets`` is wrong.
         Exception: What a custom objective's module raises while it is imported, unchanged.
     """
     where = str(path)
@@ -76,8 +75,11 @@ def load_study_file(path: Path, sets: Iterable[str] = (), name: str | None = Non
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply for Python
         raise DefinitionError(f"{where}: not a TOML file: {error}") from error
     check_storable(document, where)
+    problems = Problems("--set")
     for text in sets:
-        apply_set(document, text)
+        with problems.collect():
+            apply_set(document, text)
+    problems.report()
     document["name"] = document.get("name", path.stem) if name is None else name
     found = parse_document(document, where)
     check_models(found, where)
@@ -165,26 +167,36 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
         where: The study file, as error messages name it.
 
     Raises:
-        DefinitionError: If anything in it is wrong; it names the first problem.
+        DefinitionError: If anything in it is wrong. It names every problem that a table has by itself;
+            only if there is none, how the tables fit together is checked.
     """
-    check_keys(document, KEYS, where, "")
     fixed, searched, search = (
         require_table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
-    options = config.option_table(fixed)
-    checked = validate_options(fixed, where, "train", options)
+    options, problems = config.option_table(fixed), Problems(where)
+    with problems.collect():
+        check_keys(document, KEYS, where, "")
+    with problems.collect():
+        name = _check_name(document.get("name"), where)
+    with problems.collect():
+        checked = validate_options(fixed, where, "train", options)
+    with problems.collect():
+        parsed = space_table.parse_space(searched, where, options)
+    with problems.collect():
+        how = validate_record(Search, expand_names(search), where, "search")
+    problems.report()
     train = config.settings_of(options.config_class.model_validate(checked))
-    parameters = space_table.parse_space(searched, train, where, options)
+    parameters = space_table.check_space(parsed, train, where, options)
     for parameter in parameters:
         if parameter.name in fixed:
             raise DefinitionError(
                 f"{where}: {parameter.name}: both fixed in [train] and searched in [space]; keep one"
             )
     found = Definition(
-        name=_check_name(document.get("name"), where),
+        name=name,
         train=train,
         space=parameters,
-        search=validate_record(Search, expand_names(search), where, "search"),
+        search=how,
         points=tuple(parse_points(document.get("points", []), train, where)),
     )
     if not found.searches and not found.points:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hpo.errors import DefinitionError, quote_value, suggestion
-from hpo.study.checks import check_keys, dotted_key, field_schema, validate_field
+from hpo.study.checks import Problems, check_keys, dotted_key, field_schema, validate_field
 from hpo.study.space import Scalar, Setting
 from hpo.training import catalog, config
 from hpo.training.config import Config, OptionTable
@@ -37,13 +37,18 @@ def validate_options(
         options: The options that the study may use.
 
     Raises:
-        DefinitionError: If an option is unknown, or its value is not allowed.
+        DefinitionError: If options are unknown, or their values are not allowed; it names them all.
     """
-    check_keys(given, options.options, where, section)
-    return {
-        name: validate_option(name, each, where, dotted_key(section, name), options)
-        for name, each in given.items()
-    }
+    problems = Problems(where)
+    with problems.collect():
+        check_keys(given, options.options, where, section)
+    checked = {}
+    for name, each in given.items():
+        if options.options is None or name in options.options:
+            with problems.collect():
+                checked[name] = validate_option(name, each, where, dotted_key(section, name), options)
+    problems.report()
+    return checked
 
 
 def validate_option(name: str, value: Any, where: str, key: str, options: OptionTable) -> Any:

@@ -5,11 +5,11 @@ point is an alias of ``attributes.site``.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hpo.errors import DefinitionError, quote_value
-from hpo.study.checks import check_keys, dotted_key, require_table
+from hpo.study.checks import Problems, check_keys, dotted_key, require_table
 from hpo.study.definition import TRIAL_ATTRIBUTES, Point
 from hpo.study.option_checks import is_used, unused_option_message, validate_options
 from hpo.study.space import Scalar
@@ -20,8 +20,8 @@ FACTS = ("attributes", *ALIASES)  # keys of a point that are no options
 ATTRIBUTE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
-def parse_points(listed: Any, fixed: Mapping[str, Any], where: str) -> Iterator[Point]:
-    """Yield the checked points of a study file.
+def parse_points(listed: Any, fixed: Mapping[str, Any], where: str) -> list[Point]:
+    """Return the checked points of a study file.
 
     Args:
         listed: The value of ``points``.
@@ -29,13 +29,17 @@ def parse_points(listed: Any, fixed: Mapping[str, Any], where: str) -> Iterator[
         where: The study file, as error messages name it.
 
     Raises:
-        DefinitionError: If it is not a list of tables, or a table is wrong.
+        DefinitionError: If it is not a list of tables, or tables are wrong; it names them all.
     """
     if not isinstance(listed, list):
         raise DefinitionError(f"{where}: points: want tables under [[points]], found {quote_value(listed)}")
+    problems, found = Problems(where), []
     for index, given in enumerate(listed, 1):
         key = f"points[{index}]"
-        yield parse_point(require_table(given, where, key), fixed, where, key)
+        with problems.collect():
+            found.append(parse_point(require_table(given, where, key), fixed, where, key))
+    problems.report()
+    return found
 
 
 def parse_point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, key: str) -> Point:

@@ -1,12 +1,13 @@
 """The ``[space]`` table of a study file: its parameters, parsed and checked."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from hpo.errors import DefinitionError, quote_value, suggestion
 from hpo.study.checks import (
+    Problems,
     check_keys,
     dotted_key,
     field_schema,
@@ -28,8 +29,36 @@ from hpo.study.space import (
 from hpo.training.config import OptionTable
 
 
-def parse_space(
-    tables: Mapping[str, Any], fixed: Mapping[str, Any], where: str, options: OptionTable
+def parse_space(tables: Mapping[str, Any], where: str, options: OptionTable) -> list[Parameter]:
+    """Return the parameters of ``[space]``, each checked by itself.
+
+    Args:
+        tables: The table as ``tomllib`` reads it.
+        where: The study file, as error messages name it.
+        options: The options that the study may use.
+
+    Raises:
+        DefinitionError: If options cannot be searched, or their values are wrong; it names them all.
+    """
+    problems, found = Problems(where), []
+    with problems.collect():
+        others = (name for name in tables if name not in options.study_wide)
+        check_keys(others, options.searchable, where, "space")
+    for name, given in tables.items():
+        with problems.collect():
+            if name in options.study_wide:
+                raise DefinitionError(
+                    f"{where}: space.{name}: cannot be searched, since trials that differ in it cannot be "
+                    "compared; fix it in [train]"
+                )
+            if options.searchable is None or name in options.searchable:
+                found.append(_parse_parameter(name, given, where, options))
+    problems.report()
+    return found
+
+
+def check_space(
+    found: Sequence[Parameter], fixed: Mapping[str, Any], where: str, options: OptionTable
 ) -> tuple[Parameter, ...]:
     """Return the parameters of ``[space]``, each after those that its condition names.
 
@@ -37,26 +66,21 @@ def parse_space(
     condition names the other option.
 
     Args:
-        tables: The table as ``tomllib`` reads it.
+        found: The parameters, each checked by itself.
         fixed: The values of the options that are not searched, defaults included.
         where: The study file, as error messages name it.
         options: The options that the study may use.
 
     Raises:
-        DefinitionError: If an option cannot be searched, or its values or its condition are wrong.
+        DefinitionError: If conditions are wrong; it names them all.
     """
-    for name in options.study_wide:
-        if name in tables:
-            raise DefinitionError(
-                f"{where}: space.{name}: cannot be searched, since trials that differ in it cannot be "
-                "compared; fix it in [train]"
-            )
-    check_keys(tables, options.searchable, where, "space")
-    found = [_parse_parameter(name, given, where, options) for name, given in tables.items()]
     searched = {parameter.name: parameter for parameter in found}
+    problems = Problems(where)
     for parameter in found:
-        _check_condition(parameter, searched, fixed, where)
-        _check_used(parameter, searched, fixed, where, options)
+        with problems.collect():
+            _check_condition(parameter, searched, fixed, where)
+            _check_used(parameter, searched, fixed, where, options)
+    problems.report()
     try:
         return sort_by_condition(_add_implied_condition(parameter, options) for parameter in found)
     except ValueError as error:

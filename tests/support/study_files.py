@@ -479,7 +479,10 @@ CASES |= {  # points
         f"{TRAIN}[points]\nlr = 0.1",
         "points: want tables under [[points]], found { lr = 0.1 }",
     ),
-    "points that are numbers": ("points = [1, 2]", "points[1]: want a table, found 1"),
+    "points that are numbers": (
+        "points = [1, 2]",
+        "2 problems: (1) points[1]: want a table, found 1; (2) points[2]: want a table, found 2",
+    ),
 }
 
 

@@ -218,11 +218,21 @@ def describe_seeds(found: SettingResult) -> str:
 
 def describe_baseline(found: SettingResult) -> str:
     """Return a phrase if a value does not beat always answering with the largest class; else ""."""
-    baseline, interval = found.trial.baseline, found.interval
+    return compare_baseline(found.value, found.trial.baseline, found.interval)
+
+
+def compare_baseline(value: float, baseline: float | None, interval: Interval | None) -> str:
+    """Return a phrase if an accuracy does not beat always answering with the largest class; else "".
+
+    Args:
+        value: The accuracy.
+        baseline: The accuracy of those answers; None if unknown.
+        interval: The 95 % interval of the accuracy; None if unknown.
+    """
     if baseline is None:
         return ""
     gives = f"{baseline:.4f}, which always answering with the largest class gives"
-    if found.value <= baseline:
+    if value <= baseline:
         return f"not above {gives}"
     return f"not clearly above {gives}" if interval and interval.low <= baseline else ""
 

@@ -63,6 +63,7 @@ def export_model(
     Example: hpo export my-study --to my-model
     """
     from hpo.artifacts.folders import Artifacts
+    from hpo.export import card
     from hpo.export.folder import export_trial
     from hpo.store import studies
 
@@ -71,6 +72,8 @@ def export_model(
     print(f"trial {found.trial} of study {found.study} is in {folder}")
     print(f"  chosen     {found.chosen}")
     print(f"  accuracy   {found.accuracy:.4f} {found.note}")
+    if doubt := card.baseline_doubt(found):
+        print(f"  baseline   {doubt}")
     print(f"  use it     hpo predict {shlex.quote(str(folder))} IMAGE...")
 
 

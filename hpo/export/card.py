@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from hpo.analysis import intervals, results
 from hpo.analysis.formatting import describe_device
 from hpo.export.predict import Description
 from hpo.training import transforms
@@ -57,6 +58,7 @@ class Metrics:
     accuracy: float  # of these weights, 0 to 1
     split: str  # that accuracy was measured on: valid or test
     images: int  # in that split
+    baseline: float | None = None  # accuracy of always answering with the largest class; None: not known
     note: str  # on the split, for readers
     chosen: str  # why this trial, for readers
     optimistic: bool  # the trial was chosen on the test split
@@ -131,6 +133,9 @@ def _metadata(description: Description, metrics: Metrics) -> dict[str, Any]:
 
 def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "accuracy", f"{metrics.accuracy:.4f} {metrics.note} ({metrics.images} images)"
+    if metrics.baseline is not None:
+        gives = f"{metrics.baseline:.4f}, which always answering with the largest class gives"
+        yield "baseline", baseline_doubt(metrics) or gives
     if metrics.state != "complete":
         yield "trial", f"{metrics.state}: it did not run all of its epochs"
     once = len(metrics.accuracies) < metrics.epochs
@@ -140,6 +145,12 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "hardware", describe_device({"device": "unknown", **metrics.hardware})
     yield "torch", metrics.hardware.get("torch", "unknown")
     yield "study", f"{metrics.study}, trial {metrics.trial}"
+
+
+def baseline_doubt(metrics: Metrics) -> str:
+    """Return a phrase if the accuracy does not beat always answering with the largest class; else ""."""
+    interval = intervals.fraction_interval(metrics.accuracy, metrics.images)
+    return results.compare_baseline(metrics.accuracy, metrics.baseline, interval)
 
 
 def _data(description: Description, trained: TrainingFacts) -> str:

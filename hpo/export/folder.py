@@ -171,6 +171,7 @@ def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
         accuracy=trial.intermediate_values[choice.epoch],
         split=split,
         images=data.images[split],
+        baseline=seen.get("baseline"),
         note=describe_split(selection),
         chosen=choice.why,
         optimistic=selection == "test",

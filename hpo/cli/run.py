@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 RUN = "Run a study"  # heading in the help of hpo
-REPLACED = "another definition was stored under this name, of which no trial had run; it is replaced"
+REPLACED = (
+    "another definition was stored under this name, of which no trial had run an epoch; it is replaced"
+)
 
 
 @app.command("run", rich_help_panel=RUN)
@@ -145,7 +147,7 @@ def create_study(
     """Store a study without running it, or extend a stored study.
 
     More trials, a larger budget or more points can be added.
-    Any other change is refused once a trial was claimed or queued by hand.
+    Any other change is refused once a trial runs or was queued by hand.
     Before that, it replaces the stored study.
     Run the trials with 'hpo launch'.
 

@@ -129,7 +129,7 @@ def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
     It is one transaction. Of several processes that create the same study at once, one does, and a crash
     leaves either nothing or all of it. If the definition is as stored, only its text is written anew. A
     stored study with another definition is replaced as long as there is nothing of its own to lose: no
-    trial was ever claimed, and none was queued by hand.
+    worker has a trial, none has reported an epoch or saved a checkpoint, and none was queued by hand.
 
     Args:
         storage: The storage to write to.
@@ -157,7 +157,7 @@ def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
                 definition = extend_definition(stored, definition)
                 find_study(session, definition.name, lock=True)
             except DefinitionError:
-                if stored.enqueued or not _clear_unclaimed(session, study):
+                if stored.enqueued or not _clear_without_results(session, study):
                     raise
                 result = Stored.REPLACED
                 _describe_study(session, study_id, definition)
@@ -166,20 +166,21 @@ def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
         return result
 
 
-def _clear_unclaimed(session: Session, study: Any) -> bool:
-    """Delete the trials and the description of a study, unless a trial was claimed or queued by hand.
+def _clear_without_results(session: Session, study: Any) -> bool:
+    """Delete the trials and the description of a study, unless there is something to lose.
 
-    Its row stays, and so do its id and its folder, which an idle worker may know. A trial that another tool
-    added or asked for counts, too. A claim in progress is waited for: it has locked its trial.
+    That is a trial that a worker has, that has reported an epoch or saved a checkpoint, or that was queued
+    by hand, with another tool, too. The study's row stays, and so do its id and its folder, which an idle
+    worker may know. A claim in progress is waited for: it has locked its trial.
 
     Returns:
         Whether it did so.
     """
-    if session.execute(_CLAIMED, {"study": study.study_id}).first() is not None:
+    if session.execute(_BEGUN, {"study": study.study_id}).first() is not None:
         return False
     lock_study_and_trials(session, study)
     others = session.execute(_NOT_PLANNED, {"study": study.study_id}).first()
-    if others is not None or session.execute(_CLAIMED, {"study": study.study_id}).first() is not None:
+    if others is not None or session.execute(_BEGUN, {"study": study.study_id}).first() is not None:
         return False
     folder = {"folder": stored_folder(session, study)}
     delete_rows(session, study.study_id, keep_study=True)
@@ -187,7 +188,14 @@ def _clear_unclaimed(session: Session, study: Any) -> bool:
     return True
 
 
-_CLAIMED = sa.select(leases.c.trial_id).where(leases.c.study_id == sa.bindparam("study")).limit(1)
+# A trial that a worker has, or that a worker has trained. One that was released before its first epoch, as
+# for missing weights, is neither.
+_BEGUN = (
+    sa.select(leases.c.trial_id)
+    .where(leases.c.study_id == sa.bindparam("study"))
+    .where(leases.c.owner.is_not(None) | (leases.c.epoch > 0) | leases.c.checkpoint.is_not(None))
+    .limit(1)
+)
 # A trial that is not as the plan made it: begun, or added by another tool.
 _NOT_PLANNED = (
     sa.select(rows.trials.c.trial_id)

@@ -207,9 +207,11 @@ def another(**changed: object):
     return definition.model_copy(update={"train": definition.train | {"epochs": 7}, **changed})
 
 
-def test_an_unclaimed_study_is_replaced_by_another_definition(url, with_tables, sql):
+def test_a_study_without_an_epoch_is_replaced_by_another_definition(url, with_tables, sql):
     storage = studies.open_storage(with_tables, create=True)
     studies.create_study(storage, lease_worker.definition(3), "first")
+    claim = lease_worker.claim_next(storage, studies.find_study_id(storage, NAME))
+    claim.release()  # as a worker without the pretrained weights does
     control.set_order(storage, NAME, "paused")
     folder, study_id = studies.artifacts_folder(storage, NAME), studies.find_study_id(storage, NAME)
     fewer = lease_worker.definition(2)
@@ -228,13 +230,18 @@ def test_an_unclaimed_study_is_replaced_by_another_definition(url, with_tables, 
         assert count == {"study_directions": 1, "study_user_attributes": 2}.get(table, 4)
 
 
-@pytest.mark.parametrize("how", ["claimed", "enqueued", "enqueued by Optuna"])
+@pytest.mark.parametrize("how", ["claimed", "reported", "saved", "enqueued", "enqueued by Optuna"])
 def test_a_study_with_something_to_lose_is_not_replaced(with_tables, how, sql):
     storage = studies.open_storage(with_tables, create=True)
     studies.create_study(storage, lease_worker.definition(3), "first")
-    if how == "claimed":
+    if how in ("claimed", "reported", "saved"):
         claim = lease_worker.claim_next(storage, studies.find_study_id(storage, NAME))
-        claim.release()
+        if how == "reported":
+            claim.commit(report=(1, 0.5), user_attributes={"epochs": 1})
+            claim.release()
+        elif how == "saved":
+            claim.commit(checkpoint="a checkpoint within the first epoch")
+            claim.release()
     elif how == "enqueued":
         studies.enqueue_setting(storage, NAME, lease_worker.definition(0, {"lr": 0.5}).points[0])
     else:
@@ -352,7 +359,7 @@ def test_create_says_that_it_replaced_a_study(place):
     place.here("create", place.study(STUDY))
     done = place.here("create", place.study(STUDY.replace("high = 1.0", "high = 2.0")))
     assert done.out == "study small replaced: 2 trials waiting\n"
-    assert "no trial had run; it is replaced" in done.err
+    assert "no trial had run an epoch; it is replaced" in done.err
     place.here("worker", "small")
     refused = place.here("create", place.study(STUDY), code=1)
     assert "is stored with another definition (space.x: 0.0 to 2.0 -> 0.0 to 1.0)" in refused.err

@@ -74,6 +74,14 @@ def _is_list_of_seconds(value: Any) -> bool:
     return isinstance(value, list) and all(map(is_seconds, value))
 
 
+def _is_metrics(value: Any) -> bool:
+    """Return whether a value is a list of finite numbers or None, one of each epoch, by a metric's name."""
+    return isinstance(value, dict) and all(
+        isinstance(each, list) and all(isinstance(x, int | float | None) and is_scalar(x) for x in each)
+        for each in value.values()
+    )
+
+
 def _is_positive(value: Any) -> bool:
     return is_count(value) and value > 0
 
@@ -92,6 +100,7 @@ _USER: Mapping[str, Check] = {
     "baseline": _is_share,
     "wall_time_seconds": is_seconds,
     "epoch_seconds": _is_list_of_seconds,
+    "metrics": _is_metrics,
     "hardware": _is_hardware,
     "failure": _is_failure,
     "pruned": is_text,

@@ -3,9 +3,13 @@
 This module imports nothing heavy, so that a process which only displays events starts at once.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+# What an epoch measures on the selection split besides its accuracy.
+OTHER_METRICS = ("loss", "balanced_accuracy", "f1", "auroc", "top5_accuracy")
 
 
 class Diverged(Exception):
@@ -29,6 +33,11 @@ class Epoch:
     loss: float | None = None  # mean over the selection split, after the epoch
     lr: float | None = None  # learning rate of the epoch's first step
     images_per_second: float | None = None  # training only
+    # On the selection split, after the epoch; see ``evaluation.Metrics``. None: not measured, or undefined.
+    balanced_accuracy: float | None = None
+    f1: float | None = None
+    auroc: float | None = None
+    top5_accuracy: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -44,6 +53,20 @@ def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """
     measured = [epoch for epoch in history if epoch.accuracy is not None]
     return max(measured, key=lambda epoch: epoch.accuracy or 0.0) if measured else history[-1]
+
+
+def other_metrics(history: Sequence[Epoch]) -> dict[str, list[float | None]]:
+    """Return the metrics besides accuracy by name: one value of each epoch, to six decimals.
+
+    A value is None where the epoch did not measure it, or where it is not finite. A metric that no epoch
+    measured is left out.
+    """
+    values = {name: [_rounded(getattr(epoch, name)) for epoch in history] for name in OTHER_METRICS}
+    return {name: each for name, each in values.items() if any(value is not None for value in each)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 6) if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, kw_only=True)

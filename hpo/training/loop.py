@@ -16,7 +16,6 @@ Shape suffixes: N images of a batch, C channels, H rows, W columns, K classes.
 """
 
 import hashlib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from hpo.training import events, features, models, optimizers, schedules, transforms
 from hpo.training.config import Config, FinalConfig
 from hpo.training.datasets import Dataset, Split
+from hpo.training.evaluation import Answers, Metrics
 from hpo.training.events import Diverged, Epoch
 from hpo.training.precision import ComputeSettings
 
@@ -166,17 +166,16 @@ class TrainingRun:
         self._raise_if_diverged(number, bad=int(self._first_bad_step))
         started = time.perf_counter()
         is_measured = number == self.config.epochs or not isinstance(self.config, FinalConfig)
-        loss, accuracy = self.evaluate(self.selection_split) if is_measured else (None, None)
+        measured = self.evaluate(self.selection_split).figures() if is_measured else {"accuracy": None}
         epoch = Epoch(
             number=number,
             train_loss=loss_sum / count,
             train_accuracy=correct / count,
-            loss=loss,
-            accuracy=accuracy,
             lr=self._learning_rate(0),
             train_seconds=self.seconds,
             evaluation_seconds=time.perf_counter() - started,
             images_per_second=count / self.seconds,
+            **measured,
         )
         self.history.append(epoch)
         self.step, self.seconds = 0, 0.0
@@ -282,7 +281,7 @@ class TrainingRun:
             raise Diverged(f"loss not finite at epoch {number}, step {bad} of {len(self.batches)}")
 
     @torch.inference_mode()
-    def evaluate(self, split: Split) -> tuple[float, float]:
+    def evaluate(self, split: Split) -> Metrics:
         """Evaluate the model on a split, and leave it in eval mode.
 
         A batch has about four million pixels, but no fewer images than a training batch.
@@ -291,22 +290,18 @@ class TrainingRun:
             split: Images, or features if these are used; not empty.
 
         Returns:
-            The mean loss, infinite if it is not finite, and the accuracy as a fraction.
+            Its metrics.
         """
         size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
         self.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        answers = Answers(len(split), len(self._dataset.classes), self.device)
         for first, end in batch_bounds(len(split), size):
             inputs, labels_N = split.batch(slice(first, end), self.device)
             with self.compute_settings.precision_context(self.device):
                 logits_NK = self._logits(inputs, self.model)
                 loss = self.loss(logits_NK, labels_N)
-            correct = (logits_NK.argmax(1) == labels_N).sum()
-            sums += torch.stack([loss.double() * len(labels_N), correct.double()])
-        loss_sum, correct_sum = sums.tolist()
-        # Even if the epoch's training loss is finite, the evaluation loss can overflow. A report must be a
-        # number, so NaN becomes infinity.
-        return loss_sum / len(split) if math.isfinite(loss_sum) else math.inf, correct_sum / len(split)
+            answers.add(first, logits_NK, labels_N, loss)
+        return answers.metrics()
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the model's current state dict, also with the statistics of batch norms; not a copy."""

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import summary_v2  # the public module, api, im
 from torch.utils.tensorboard import SummaryWriter
 
 from hpo.artifacts import durable
-from hpo.training.events import Epoch
+from hpo.training.events import OTHER_METRICS, Epoch
 
 CSV_NAME = "epochs.csv"
 # By the field of an epoch's record: its column.
@@ -96,10 +96,10 @@ class TensorBoardEvents:
         """
         tags = {
             "loss/train": epoch.train_loss,
-            "loss/selection": epoch.loss,
             "accuracy/train": epoch.train_accuracy,
             "accuracy/selection": epoch.accuracy,
             "accuracy/best": best.accuracy,
+            **{f"{name}/selection": getattr(epoch, name) for name in OTHER_METRICS},
             "lr": epoch.lr,
             "seconds/train": epoch.train_seconds,
             "seconds/evaluation": epoch.evaluation_seconds,

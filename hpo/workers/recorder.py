@@ -51,7 +51,7 @@ from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.search.asha import RungDecision
 from hpo.store.lease import Claim
 from hpo.training import custom
-from hpo.training.events import Diverged, Epoch
+from hpo.training.events import Diverged, Epoch, other_metrics
 from hpo.workers import metrics
 from hpo.workers.pruning import TrialPruner
 from hpo.workers.weights import WEIGHTS_PATTERN, Weights
@@ -161,6 +161,7 @@ class Recorder:
             "epochs": epoch.number,
             "best_epoch": run.best_epoch.number,
             "epoch_seconds": [round(e.seconds, 4) for e in run.history],
+            **({"metrics": metrics_so_far} if (metrics_so_far := other_metrics(run.history)) else {}),
             **self._attributes(run),
         }
         self._report_is_late = self._last_task is not None and not self._last_task.done()

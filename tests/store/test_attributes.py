@@ -18,6 +18,7 @@ RIGHT = {
     "best_epoch": 2,
     "images": 100,
     "baseline": 0.1,
+    "metrics": {"f1": [None, 0.25]},
     "wall_time_seconds": 1.5,
     "epoch_seconds": [0.5, 1],
     "hardware": {"device": "cpu", "host": "h", "torch": "2", "threads": 1},
@@ -28,6 +29,9 @@ RIGHT = {
     "free": [1, {"a": None}],
 }
 WRONG = [
+    ("metrics", {"f1": 0.5}),
+    ("metrics", {"f1": ["x"]}),
+    ("metrics", {"f1": [float("nan")]}),
     ("wall_time_seconds", "q"),
     ("wall_time_seconds", -1),
     ("wall_time_seconds", True),

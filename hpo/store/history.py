@@ -100,7 +100,6 @@ class History(_CachedStorage):
         self._own_trial: FrozenTrial | None = None
         self._left_trial_id = 0  # id of the previous own trial, which is to be read again
         self._trials: list[FrozenTrial] = []  # as last read, by number
-        self._numbers: list[int] = []  # of these trials
         self._versions: dict[int, tuple[Any, ...]] = {}  # state, attempt and epoch last read, by number
         self._rank_keys: dict[int, tuple[float, float]] = {}  # by number, of the informative trials
         # The numbers of these trials, the best first.
@@ -158,8 +157,7 @@ class History(_CachedStorage):
         """Have no own trial any more; the next read shows what became of the last one."""
         if self._own_trial is not None:
             self._left_trial_id = self._own_trial._trial_id
-            index = self._index(self._own_trial.number)
-            del self._trials[index], self._numbers[index]
+            del self._trials[self._index(self._own_trial.number)]
         self._own_trial, self._is_current, self._sampler_trials = None, False, None
 
     @property
@@ -265,13 +263,13 @@ class History(_CachedStorage):
         return self._trials[self._index(number)]
 
     def _index(self, number: int) -> int:
-        return bisect.bisect_left(self._numbers, number)
+        return bisect.bisect_left(self._trials, number, key=lambda trial: trial.number)
 
     def _put_trial(self, trial: FrozenTrial) -> None:
         """Add a trial, or replace what was known about it."""
         index = self._index(trial.number)
-        known = self._numbers[index : index + 1] == [trial.number]
-        self._trials[index : index + known], self._numbers[index : index + known] = [trial], [trial.number]
+        is_known = index < len(self._trials) and self._trials[index].number == trial.number
+        self._trials[index : index + is_known] = [trial]
         self._replicates |= replicates.first_trial_numbers([trial])
         self._rank_trial(trial)
         if self.rung_table is not None:

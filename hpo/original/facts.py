@@ -119,6 +119,8 @@ CONDITIONS: Mapping[str, Any] = {
     "augmentation": "none",
     "loss": "cross_entropy",
     "label_smoothing": 0.0,
+    "class_weights": "none",
+    "sampling": "shuffle",
     "nesterov": False,
     "weight_decay": 0.0,
     "schedule": "step",

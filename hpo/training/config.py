@@ -33,6 +33,7 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "nesterov": ("optimizer", ("sgd",)),
     "label_smoothing": ("loss", ("cross_entropy",)),
+    "focal_gamma": ("loss", ("focal",)),
     "step_size": ("schedule", ("step",)),
     "gamma": ("schedule", ("step", "exponential")),
     "warmup_epochs": ("schedule", ("step", "exponential", "cosine", "constant")),  # onecycle has its own
@@ -109,8 +110,19 @@ class Config(BaseModel):
         Field(ge=0, lt=1, description="probability of every dropout layer; default: the model's own"),
     ] = None
 
-    loss: Literal["cross_entropy", "multi_margin"] = "cross_entropy"
+    loss: Literal["cross_entropy", "multi_margin", "focal"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="cross entropy only")] = 0.0
+    focal_gamma: Annotated[
+        float, Field(ge=0, le=10, description="focal loss only: how little images count that are learned")
+    ] = 2.0
+    class_weights: Annotated[
+        Literal["none", "balanced"],
+        Field(description="balanced: in the training loss every class counts the same"),
+    ] = "none"
+    sampling: Annotated[
+        Literal["shuffle", "balanced"],
+        Field(description="balanced: an epoch draws images with replacement, every class as often"),
+    ] = "shuffle"
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     lr: Annotated[float, Field(gt=0, le=100, description="learning rate before the schedule")] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1, description="sgd and rmsprop only")] = 0.9

@@ -110,7 +110,13 @@ class TrainingRun:
         self._compiled_model = self.compute_settings.compile_model(self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute_settings.precision == "fp16")
         self.optimizer = optimizers.build_optimizer(config, self.model.parameters())
-        self.loss = optimizers.loss_function(config)
+        labels_N = self.train_split.labels.cpu()
+        weights_K = optimizers.balanced_class_weights(labels_N, len(dataset.classes))
+        is_weighted = config.class_weights == "balanced"
+        self.loss = optimizers.loss_function(config, weights_K.to(device) if is_weighted else None)
+        self.selection_loss = optimizers.loss_function(config)  # the same whatever the class weights
+        # How likely an image is drawn; None: an epoch has each image once.
+        self._chances_N = weights_K[labels_N] if config.sampling == "balanced" else None
         self.batches = batch_bounds(len(self.train_split), config.batch_size)
         self.history: list[Epoch] = []
         self.step = 0  # finished steps of the current epoch
@@ -210,9 +216,7 @@ class TrainingRun:
         """Train to the end of the current epoch, or until ``stop`` is set; yield for every pause."""
         number = len(self.history) + 1
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, number))
-        order = torch.randperm(len(self.train_split), generator=generator).to(
-            self.train_split.labels.device
-        )
+        order = self._draw_order(generator).to(self.train_split.labels.device)
         steps = len(self.batches)
         check_interval = min(max(steps // 20, 1), 50)
         models.set_train_mode(self.model, self.config)
@@ -228,6 +232,13 @@ class TrainingRun:
                 yield
                 started = time.perf_counter()
         self.seconds += time.perf_counter() - started
+
+    def _draw_order(self, generator: torch.Generator) -> Tensor:
+        """Return the indices of an epoch's images in the order of training, int64 [N]."""
+        count = len(self.train_split)
+        if self._chances_N is None:
+            return torch.randperm(count, generator=generator)
+        return torch.multinomial(self._chances_N, count, replacement=True, generator=generator)
 
     def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
         """Make one step with the ``chosen`` images (int64 indices [N]); ``step`` is counted from 0."""
@@ -299,7 +310,7 @@ class TrainingRun:
             inputs, labels_N = split.batch(slice(first, end), self.device)
             with self.compute_settings.precision_context(self.device):
                 logits_NK = self._logits(inputs, self.model)
-                loss = self.loss(logits_NK, labels_N)
+                loss = self.selection_loss(logits_NK, labels_N)
             answers.add(first, logits_NK, labels_N, loss)
         return answers.metrics()
 

@@ -48,13 +48,63 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch
             return torch.optim.RMSprop(trained, lr=rate, momentum=momentum, weight_decay=decay)
 
 
-def loss_function(config: Config) -> LossFunction:
+def loss_function(config: Config, weights_K: Tensor | None = None) -> LossFunction:
     """Return the loss that ``config`` names.
+
+    Args:
+        config: The trial's settings.
+        weights_K: How much an image of each class counts, float32; None: all count the same.
 
     Returns:
         A function of logits_NK (float) and labels_N (int64) that returns the mean loss of the batch, a
-        scalar tensor.
+        scalar tensor. With weights it is the weighted mean; for ``multi_margin``, as in torch, the sum of
+        the weighted losses by the number of images.
     """
-    if config.loss == "multi_margin":
-        return functional.multi_margin_loss
-    return functools.partial(functional.cross_entropy, label_smoothing=config.label_smoothing)
+    match config.loss:
+        case "multi_margin":
+            return functools.partial(functional.multi_margin_loss, weight=weights_K)
+        case "focal":
+            return functools.partial(focal_loss, gamma=config.focal_gamma, weights_K=weights_K)
+        case "cross_entropy":
+            return functools.partial(
+                functional.cross_entropy, weight=weights_K, label_smoothing=config.label_smoothing
+            )
+
+
+def focal_loss(
+    logits_NK: Tensor, labels_N: Tensor, *, gamma: float, weights_K: Tensor | None = None
+) -> Tensor:
+    """Return the mean of (1 - p) ** gamma * -log(p), where p is the probability of an image's class.
+
+    Images that are classified well count little. Source: Lin et al. 2017, Focal Loss for Dense Object
+    Detection, arXiv 1708.02002.
+
+    Args:
+        logits_NK: The model's outputs.
+        labels_N: Class indices, int64.
+        gamma: 0 gives the cross entropy.
+        weights_K: How much an image of each class counts; None: all count the same.
+    """
+    log_p_N = functional.log_softmax(logits_NK.float(), 1).gather(1, labels_N[:, None])[:, 0]
+    # 1 - p without rounding; the root of 0, for a gamma below 1, would have no gradient.
+    rest_N = (-torch.expm1(log_p_N)).clamp(min=torch.finfo(torch.float32).tiny)
+    losses_N = rest_N**gamma * -log_p_N
+    if weights_K is None:
+        return losses_N.mean()
+    weights_N = weights_K[labels_N]
+    return (weights_N * losses_N).sum() / weights_N.sum()
+
+
+def balanced_class_weights(labels_N: Tensor, classes: int) -> Tensor:
+    """Return the weights with which every class counts the same, as scikit-learn's "balanced".
+
+    Args:
+        labels_N: Class indices of the training images, int64, on any device.
+        classes: Number of classes, K.
+
+    Returns:
+        Float32 [K], N / (K' * images of the class), where K' classes have images; 0 for the others.
+    """
+    counts_K = torch.bincount(labels_N, minlength=classes)
+    present = int((counts_K > 0).sum())
+    return torch.where(counts_K > 0, len(labels_N) / (present * counts_K.clamp(min=1)), 0.0).float()

@@ -131,6 +131,7 @@ def test_a_run_resumed_from_a_state_is_bit_identical(optimizer, steps, tmp_path)
         augmentation="crop+flip",
         schedule="onecycle",
         epochs=3,
+        sampling="balanced" if optimizer == "rmsprop" else "shuffle",
     )
     images = dataset(settings, tmp_path)
     whole = loop.TrainingRun(settings, images, CPU)
@@ -299,7 +300,53 @@ def test_a_final_run_evaluates_the_test_images_once_and_resumes_bit_identically(
     assert resumed.evaluations == whole.evaluations
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "multi_margin"])
+def unequal_images(tmp_path) -> datasets.Dataset:
+    """Return the digits 0 and 1, nine times as many of the first as of the second."""
+    whole = dataset(config(limit=600), tmp_path)
+
+    def choose(split: datasets.Split, zeros: int) -> datasets.Split:
+        found = [(split.labels == label).nonzero()[:, 0] for label in (0, 1)]
+        chosen = torch.cat([found[0][:zeros], found[1][: zeros // 9]])
+        return datasets.Split(images=split.images[chosen], labels=split.labels[chosen])
+
+    return datasets.Dataset(
+        name="digits",
+        classes=("0", "1"),
+        train=choose(whole.train, 54),
+        valid=choose(whole.selection, 9),
+        test=choose(whole.test, 9),
+    )
+
+
+def test_balanced_sampling_draws_every_class_as_often_and_shuffling_each_image_once(tmp_path, monkeypatch):
+    images, drawn = unequal_images(tmp_path), []
+    batch = datasets.Split.batch
+
+    def record(split, chosen, device):
+        drawn.extend([] if isinstance(chosen, slice) else chosen.tolist())
+        return batch(split, chosen, device)
+
+    monkeypatch.setattr(datasets.Split, "batch", record)
+    list(loop.TrainingRun(config(image_size=8, epochs=1), images, CPU).epochs())
+    assert sorted(drawn) == list(range(60))
+    drawn.clear()
+    list(loop.TrainingRun(config(image_size=8, epochs=4, sampling="balanced"), images, CPU).epochs())
+    assert len(drawn) == 4 * 60
+    assert 0.4 < sum(images.train.labels[drawn].tolist()) / len(drawn) < 0.6
+    assert drawn[:60] != drawn[60:120]
+
+
+def test_class_weights_change_training_and_not_the_loss_of_the_selection_split(tmp_path):
+    images = unequal_images(tmp_path)
+    settings = config(image_size=8)
+    weighted_settings = settings.model_copy(update={"class_weights": "balanced"})
+    plain, weighted = (loop.TrainingRun(each, images, CPU) for each in (settings, weighted_settings))
+    before = [run.evaluate(images.selection).figures() for run in (plain, weighted)]
+    assert before[0] == before[1]
+    assert next(plain.epochs()).train_loss != next(weighted.epochs()).train_loss
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "multi_margin", "focal"])
 @pytest.mark.parametrize("tune", ["all", "head"])
 def test_training_learns(loss, tune, tmp_path):
     settings = config(

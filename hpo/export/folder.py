@@ -12,6 +12,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hpo.analysis import records
 from hpo.analysis.formatting import describe_split
 from hpo.artifacts import durable, names
 from hpo.artifacts.folders import Artifacts
@@ -161,26 +162,25 @@ def _measured_split(config: Config) -> str:
 
 
 def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
-    trial, selection = choice.trial, choice.config.selection
-    split = _measured_split(choice.config)
-    seen = trial.user_attrs
+    (found,) = records.trial_records(choice.definition, [choice.trial])
+    selection, split = choice.config.selection, _measured_split(choice.config)
     return Metrics(
         study=choice.definition.name,
-        trial=trial.number,
-        state=status.STATE_NAMES[trial.state],
-        accuracy=trial.intermediate_values[choice.epoch],
+        trial=found.number,
+        state=found.state,
+        accuracy=found.curve[choice.epoch],
         split=split,
-        images=data.images[split],
-        baseline=seen.get("baseline"),
+        images=found.images or data.images[split],
+        baseline=found.baseline,
         note=describe_split(selection),
         chosen=choice.why,
         optimistic=selection == "test",
         epoch=choice.epoch,
-        epochs=max(trial.intermediate_values),
-        accuracies=[value for _, value in sorted(trial.intermediate_values.items())],
-        wall_time_seconds=seen.get("wall_time_seconds"),
-        epoch_seconds=seen.get("epoch_seconds"),
-        hardware={key: value for key, value in seen.get("hardware", {}).items() if key != "host"},
+        epochs=found.epochs,
+        accuracies=list(found.curve.values()),
+        wall_time_seconds=found.wall_seconds or None,
+        epoch_seconds=list(found.epoch_seconds) or None,
+        hardware={key: value for key, value in (found.hardware_facts or {}).items() if key != "host"},
     )
 
 

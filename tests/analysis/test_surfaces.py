@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpo.analysis import finish, records, results
 from hpo.dashboard import notes
@@ -242,3 +243,76 @@ def test_every_place_shows_what_is_stored_before_and_after_a_stored_value_change
         for check in (check_best, check_final, check_trials):
             check(workplace, url, sql)
     assert stored_mean(sql, "mine", 0, 2) == pytest.approx(0.73)
+
+
+TRAINED = """
+[train]
+dataset = "digits"
+image_size = 32
+limit = 60
+model = "squeezenet1_1"
+weights = "none"
+epochs = 2
+[search]
+sampler = "grid"
+replicates = 2
+[[points]]
+lr = 0.001
+[[points]]
+lr = 0.01
+"""
+
+
+def check_after_training(place: Workplace, sql: Sql, study: str, folder: str) -> None:
+    """Check what ``run`` and ``simulate`` print of a complete study, and an exported folder."""
+    curves, images = stored_curves(sql), stored_attribute(sql, "images")
+    firsts = stored_attribute(sql, "repeats")
+    means = {
+        first: stored_mean(sql, "mine", first, *(n for n in firsts if firsts[n] == first))
+        for first in (0, 1)
+    }
+    winner = max(means, key=lambda first: (means[first], -first))
+    text = place.here("run", study).out
+    assert f"best trial {winner} of study mine" in text
+    assert f"{means[winner]:.4f}, mean of 2 seeds on the validation split" in text
+    assert f"images     {images[winner]}\n" in text
+
+    simulated = place.here("simulate", "mine", "--repeats", "2", "--json").json()
+    assert (simulated["curves"], simulated["epochs"]) == (2, 2)
+    assert simulated["best"] == max(value for first in (0, 1) for value in curves[first].values())
+
+    place.here("export", "mine", "--to", folder)
+    metrics = json.loads((place.path / folder / "metrics.json").read_text())
+    number = metrics["trial"]
+    assert firsts.get(number, number) == winner
+    assert metrics["accuracy"] == curves[number][metrics["epoch"]]
+    assert metrics["accuracies"] == list(curves[number].values())
+    assert (metrics["images"], metrics["epochs"]) == (images[number], max(curves[number]))
+    seconds = stored_attribute(sql, "wall_time_seconds")[number]
+    assert metrics["wall_time_seconds"] == seconds
+    card = (place.path / folder / "README.md").read_text()
+    assert (
+        f"| accuracy | {metrics['accuracy']:.4f} on the validation split ({images[number]} images) |"
+        in card
+    )
+    assert f"| training and evaluation | {seconds:.0f} seconds |" in card
+
+
+def test_run_simulate_model_card_and_tensorboard_show_what_is_stored(workplace):
+    study = workplace.study(TRAINED, "mine")
+    workplace.here("create", study)
+    workplace.here("worker", "mine")
+    sql = plain_sql(f"sqlite:///{workplace.path}/storage/hpo.db")
+    for number, curve in stored_curves(sql).items():
+        (folder,) = workplace.path.glob(f"storage/artifacts/*/{number:04d}")
+        events = EventAccumulator(str(folder)).Reload()
+        shown = {each.step: each.value for each in events.Scalars("accuracy/selection")}
+        assert shown == pytest.approx(curve)
+        assert events.Scalars("accuracy/best")[-1].value == pytest.approx(stored_mean(sql, "mine", number))
+    check_after_training(workplace, sql, study, "first")
+    sql("UPDATE trial_values SET value = value / 2 WHERE trial_id = 1")
+    reports = "trial_intermediate_values SET intermediate_value = intermediate_value / 2"
+    sql(f"UPDATE {reports} WHERE trial_id = 1")
+    sql("UPDATE trial_user_attributes SET value_json = '7' WHERE key = 'images'")
+    sql("UPDATE trial_user_attributes SET value_json = '77.0' WHERE key = 'wall_time_seconds'")
+    check_after_training(workplace, sql, study, "second")

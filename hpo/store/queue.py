@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.store import budgets, lease_table, plan, process, rows
+from hpo.store import budgets, lease_table, plan, process, rows, trial_numbers
 from hpo.store.budgets import Limits
 from hpo.store.lease import Claim, LeaseLost
 from hpo.store.lease_table import leases
@@ -136,11 +136,14 @@ def _claim_found(
     if lease is not None and lease.attempts >= request.max_attempts:
         _fail_trial(session, found.trial_id, lease.attempts)
         return None
+    number = found.number
+    if lease is None:
+        number = trial_numbers.separate_number(session, request.study_id, found.trial_id, number)
     return Claim(
         storage=request.storage,
         study_id=request.study_id,
         trial_id=found.trial_id,
-        number=found.number,
+        number=number,
         token=_write_claim(session, request, found.trial_id, lease, system_attributes),
         owner=request.owner,
         lease_seconds=request.lease_seconds,

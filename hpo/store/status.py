@@ -15,6 +15,7 @@ from hpo.store.failures import EarlyEnd, find_early_ends
 from hpo.store.lease_info import LeaseInfo, read_leases
 from hpo.store.storage import Storage, retrying
 from hpo.store.trial_cache import TrialCache
+from hpo.store.trial_numbers import separate_numbers
 from hpo.study.definition import Definition
 from hpo.training import config
 
@@ -95,7 +96,7 @@ def read_trials(storage: Storage, name: str) -> list[FrozenTrial]:
         trials = storage.get_all_trials(study_id, deepcopy=False)
     else:
         trials = _read_all(storage, study_id)
-    return [check_trial(trial, folder) for trial in sorted(trials, key=lambda trial: trial.number)]
+    return [check_trial(trial, folder) for trial in separate_numbers(trials)]
 
 
 @retrying(reads=True)

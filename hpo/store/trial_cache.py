@@ -16,13 +16,14 @@ from hpo.store.attributes import check_trial
 from hpo.store.lease_table import leases
 from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, trials
 from hpo.store.storage import Storage, retrying
+from hpo.store.trial_numbers import separate_numbers
 from hpo.study.definition import Definition
 
 _ALL = (
     sa.select(*HEAD_COLUMNS, leases.c.owner, leases.c.token, leases.c.renewed)
     .select_from(HEAD_TABLES.outerjoin(leases, leases.c.trial_id == trials.c.trial_id))
     .where(trials.c.study_id == sa.bindparam("study"))
-    .order_by(trials.c.number)
+    .order_by(trials.c.trial_id)
 )
 
 
@@ -57,7 +58,7 @@ class TrialCache:
         if self._study != (study_id, definition):
             self._study, self._known = (study_id, definition), {}
         self._known = _read(storage, study_id, folder, self._known)
-        return [trial for _, trial in self._known.values()]
+        return separate_numbers([trial for _, trial in self._known.values()])
 
 
 @retrying(reads=True)

@@ -13,6 +13,7 @@ from hpo.store.history import History
 from hpo.study import file
 from hpo.study.definition import Definition
 from hpo.workers.setting import choose_setting
+from tests.support.databases import plain_sql
 from tests.support.workplace import load
 
 OWN = """
@@ -154,6 +155,32 @@ def test_a_trial_whose_worker_died_before_its_setting_gets_one_of_its_own(tmp_pa
         taken.end(TrialState.PRUNED)
     assert [number for number, _ in settings] == [dead.number, 1]
     assert sorted(value for _, value in settings) == [1, 2]
+
+
+def test_a_setting_queued_by_plain_optuna_after_trials_were_removed_gets_a_number_of_its_own(place):
+    text = STUDY.replace('kind = ["good", "bad"]', 'kind = ["good"]')
+    place.here("create", place.study(text.replace("trials = 10", "trials = 6\nreplicates = 2")))
+    place.here("worker", "small")
+    study = load(place)
+    before = {trial.number: trial.params for trial in study.trials}
+    assert sorted(before) == [0, 1, 6, 7], "the replicates of two settings come after six planned trials"
+    for width in (1, 2, 1):
+        study.enqueue_trial({"width": width, "kind": "good"})
+    sql = plain_sql(f"sqlite:///{place.path}/storage/hpo.db")
+    numbers = [row[0] for row in sql("SELECT number FROM trials ORDER BY number")]
+    assert numbers == [0, 1, 4, 5, 6, 6, 7], "Optuna counts the trials that are there"
+    shown = [trial["number"] for trial in place.here("trials", "small", "--json").json()]
+    assert shown == [0, 1, 4, 5, 6, 7, 8]
+    best = place.here("best", "small", "--json").json()
+    assert (best["trial"], best["seeds"]) == (next(n for n in (0, 1) if before[n]["width"] == 2), 2)
+    place.here("worker", "small")
+    assert sql("SELECT count(*), count(DISTINCT number) FROM trials") == [(10, 10)]
+    trials = load(place).trials
+    after = {trial.number: trial.params for trial in trials}
+    assert len(trials) == 10, "three queued settings, each with a replicate"
+    assert {n: after[n] for n in before} == before
+    assert [after[n]["width"] for n in (4, 5)] == [1, 2]
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
 
 
 def keys_of(definition: Definition, seed: int = 0) -> list[dict]:

@@ -13,7 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import StoreError
 from hpo.search import replicates
+from hpo.search.replicates import REPLICATE_OF
 from hpo.store import status, studies
+from hpo.store.attributes import RUN_OPTIONS
 from hpo.store.storage import Storage
 
 EVALUATORS = ("ped-anova", "fanova", "mdi")
@@ -63,8 +65,26 @@ def complete_settings(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     A setting that was run with several seeds is one trial with the mean: copies would count several times.
     A setting of which a seed diverged is left out.
     """
-    merged = replicates.merge_replicates(trials, replicates.first_trial_numbers(trials))
+    merged = replicates.merge_replicates(trials, first_of_seeds(trials))
     return [each for each in merged if each.state == TrialState.COMPLETE and each.value is not None]
+
+
+def first_of_seeds(trials: Iterable[FrozenTrial]) -> dict[int, int]:
+    """Return, by the number of each other seed of a setting, the number of the setting's first trial.
+
+    These are replicates, and complete trials of listed points that differ in the seed alone, as in a study
+    of ``hpo finish``.
+    """
+    found, firsts = {}, dict[str, int]()
+    for trial in trials:
+        options = dict(trial.system_attrs.get(RUN_OPTIONS, {}))
+        if REPLICATE_OF in trial.system_attrs:
+            found[trial.number] = trial.system_attrs[REPLICATE_OF]
+        elif options.pop("seed", None) is not None and trial.state == TrialState.COMPLETE:
+            key = repr(sorted((trial.params | options).items()))
+            if (first := firsts.setdefault(key, trial.number)) != trial.number:
+                found[trial.number] = first
+    return found
 
 
 def explain_doubt(trials: Sequence[FrozenTrial], *, maximize: bool = True) -> str:

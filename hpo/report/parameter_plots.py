@@ -19,7 +19,6 @@ from hpo.analysis.sections import Plot, Section, Table
 from hpo.errors import StoreError
 from hpo.report import setting_marks
 from hpo.report.parameter_axis import ParameterAxis
-from hpo.search import replicates
 
 MAX_COMBINED = 3  # every two of so many parameters are shown together
 
@@ -42,7 +41,7 @@ def importance_section(
     trials = importance.complete_settings(all_trials)
     noun = (
         "settings, each with the mean of its seeds"
-        if replicates.first_trial_numbers(all_trials)
+        if importance.first_of_seeds(all_trials)
         else "complete trials"
     )
     section = Section(name="importance", title="Parameter importance")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from hpo.analysis import importance, records
 from hpo.cli.console import importance_view
 from hpo.dashboard import notes
 from hpo.report import parameter_axis, parameter_plots
+from hpo.store.attributes import RUN_OPTIONS
 from hpo.study import file
 
 
@@ -97,3 +98,18 @@ def test_the_report_and_the_dashboard_show_the_doubt_of_the_command(tmp_path):
     note = notes.study_note(definition, "", None, importance.explain_doubt(tied))
     assert said in note
     assert "importance" not in notes.study_note(definition, "", None, "")
+
+
+def test_the_seeds_of_a_setting_are_one_trial_with_their_mean():
+    trials = create_trials([0.5, 0.7, 0.6, 0.8, 0.9, 0.1])
+    for number, seed in enumerate((1, 2, 3, 1, 2, 3)):  # as in a study of hpo finish
+        trials[number].params = {"lr": 0.1 if number < 3 else 0.2, "momentum": 0.9}
+        trials[number].system_attrs = {RUN_OPTIONS: {"seed": seed, "epochs": 4}}
+    trials[0].state = TrialState.FAIL
+    trials[5].system_attrs = {RUN_OPTIONS: {"seed": 3, "epochs": 5}}  # another setting
+    found = importance.complete_settings(trials)
+    assert [(t.number, t.value) for t in found] == [
+        (1, pytest.approx(0.65)),
+        (3, pytest.approx(0.85)),
+        (5, 0.1),
+    ]

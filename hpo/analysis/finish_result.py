@@ -13,7 +13,7 @@ from hpo.analysis.finish import ChosenSetting, FinishPlan
 from hpo.analysis.formatting import end_reason, format_params
 from hpo.analysis.intervals import Interval, Limits
 from hpo.analysis.records import TrialRecord
-from hpo.errors import StoreError
+from hpo.errors import StoreError, join_names
 from hpo.store import status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Point
@@ -49,6 +49,8 @@ class FinishResult:
     runs: tuple[SettingRuns, ...]
     difference: Interval | None  # of the first two, seed by seed; None below two seeds in common
     missing: tuple[str, ...]  # a sentence for each run that is not complete
+    images: int | None = None  # that each run was scored on; None if unknown
+    baseline: float | None = None  # the accuracy of always answering with the largest class
 
 
 def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
@@ -93,6 +95,8 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
         runs=ranked,
         difference=_difference(ranked, intervals.accuracy_step(images), possible),
         missing=tuple(missing),
+        images=images,
+        baseline=next((each.baseline for each in found if each.baseline is not None), None),
     )
 
 
@@ -208,6 +212,8 @@ def document(found: FinishResult) -> dict[str, Any]:
         "difference": gap and {"mean": gap.value, "low": gap.low, "high": gap.high},
         "decided": _is_decided(found),
         "conclusion": conclusion(found),
+        "images": found.images,
+        "baseline": found.baseline,
         "missing": list(found.missing),
         "notes": list(found.plan.notes),
     }
@@ -249,10 +255,12 @@ def make_table(found: FinishResult) -> Table:
 def summary_lines(found: FinishResult) -> Iterator[str]:
     """Yield lines of text: which setting is best, how it was measured, and each run that is missing."""
     yield conclusion(found)
+    yield from _baseline_note(found)
     if found.is_test:
+        count = "" if found.images is None else f"{found.images} "
         yield (
-            "Each run was trained on the train and validation images together, and scored on the test "
-            "images once, after its last epoch."
+            f"Each run was trained on the train and validation images together, and scored on the {count}"
+            "test images once, after its last epoch."
         )
     else:
         yield (
@@ -262,6 +270,17 @@ def summary_lines(found: FinishResult) -> Iterator[str]:
     if found.difference is not None:
         yield "Intervals say what other seeds would give, not what other images would."
     yield from found.missing
+
+
+def _baseline_note(found: FinishResult) -> Iterator[str]:
+    """Yield a sentence on the settings that are no better than the largest class, if there are any."""
+    if found.baseline is None:
+        return
+    below = [each for each in found.runs if each.mean is not None and each.mean <= found.baseline]
+    if below:
+        named = join_names([f"trial {each.setting.trial}'s setting" for each in below])
+        gives = f"{found.baseline:.4f}, which always answering with the largest class gives"
+        yield f"Not above {gives}: {named}."
 
 
 def conclusion(found: FinishResult) -> str:
@@ -285,9 +304,7 @@ def conclusion(found: FinishResult) -> str:
             f"{undecided} the first has the higher mean, but by the seeds that both have it is "
             f"{-gap.value:.4f} lower {limits}; complete the missing runs."
         )
+    lead = f"the first is {gap.value:.4f} higher, but" if gap.value else "both have the same mean, and"
     if not gap.is_known:
-        return f"{undecided} the first is {gap.value:.4f} higher, but {gap.how}; raise --seeds."
-    return (
-        f"{undecided} the first is {gap.value:.4f} higher, but the interval contains 0 {limits}; more "
-        "--seeds may tell."
-    )
+        return f"{undecided} {lead} {gap.how}; raise --seeds."
+    return f"{undecided} {lead} the interval contains 0 {limits}; more --seeds may tell."

@@ -239,7 +239,7 @@ def describe_simulation(known: Surrogate, *, workers: int, repeats: int) -> Iter
         Lines of text.
     """
     recorded = known.recorded
-    curves = f"{len(recorded.curves)} whole curves of {recorded.epochs} epochs"
+    curves = f"{len(recorded.curves)} whole curves of {recorded.epochs} epoch{'s' * (recorded.epochs != 1)}"
     times = f"{repeats} times with {workers} worker{'s' * (workers > 1)}"
     if len(recorded.hardware) > 1:
         kinds = "; ".join(recorded.hardware)

@@ -25,6 +25,7 @@ from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStar
 if TYPE_CHECKING:
     from hpo.cli.doctor import Finding  # imports torch, which most verbs do without
 
+TABLE_COLUMNS = 80  # of a terminal, that a table with several columns needs
 COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
 
 
@@ -40,6 +41,16 @@ def open_console() -> Console:
     return here
 
 
+def table_console() -> Console:
+    """Return the console for a table with several columns.
+
+    A terminal that is too narrow for the table wraps its rows; rich would leave out columns.
+    """
+    here = open_console()
+    here.width = max(here.width, TABLE_COLUMNS)
+    return here
+
+
 def event_line(event: TrialEvent) -> str:
     """Return an event as one line of plain text; of an epoch, only what it measured.
 
@@ -50,7 +61,8 @@ def event_line(event: TrialEvent) -> str:
         going = f", continues after epoch {event.epochs_done}" if event.epochs_done else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
         params = format_params(event.params)
-        return f"trial {event.trial} starts: {params}, {event.epochs} epochs{again}{going}"
+        epochs = f"{event.epochs} epoch{'s' * (event.epochs != 1)}"
+        return f"trial {event.trial} starts: {params}, {epochs}{again}{going}"
     if isinstance(event, EpochReported):
         e = event.epoch
         parts = [f"{event.metric} {e.accuracy:.4f}"] if e.accuracy is not None else []
@@ -66,12 +78,13 @@ def event_line(event: TrialEvent) -> str:
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
 
 
-def best_trial_text(found: SettingResult, where: Mapping[str, str]) -> str:
-    """Return a study's best result as text of several lines; what is unknown has no line.
+def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 1) -> str:
+    """Return one of a study's best results as text of several lines; what is unknown has no line.
 
     Args:
-        found: The best setting.
+        found: The setting.
         where: Locations to list, by label: weights, curves, store.
+        rank: Its place among the best settings, from 1.
     """
     trial = found.trial
     rows = {
@@ -85,7 +98,8 @@ def best_trial_text(found: SettingResult, where: Mapping[str, str]) -> str:
     if facts := trial.hardware_facts:
         rows["hardware"] = f"{describe_device(facts)}, torch {facts.get('torch', 'unknown')}"
     lines = [f"  {name:<10} {text}" for name, text in {**rows, **where}.items()]
-    return "\n".join([f"best trial {trial.number} of study {found.study}", *lines])
+    headline = f"best trial {trial.number}" if rank == 1 else f"number {rank}: trial {trial.number}"
+    return "\n".join([f"{headline} of study {found.study}", *lines])
 
 
 def _test_split_note(selection: str | None) -> str:

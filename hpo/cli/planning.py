@@ -59,7 +59,7 @@ def plan_study(
     if as_json:
         print_json(found.document())
         return
-    console.open_console().print(cost.make_table(found))
+    console.table_console().print(cost.make_table(found))
     print("\n".join(cost.summary_lines(found)))
 
 
@@ -111,7 +111,7 @@ def simulate_strategies(
         print_json(strategies.document(found, known, workers=workers, repeats=repeats))
         return
     print("\n".join(strategies.describe_simulation(known, workers=workers, repeats=repeats)))
-    console.open_console().print(strategies.make_table(found, strategies.epoch_budget(recorded)))
+    console.table_console().print(strategies.make_table(found, strategies.epoch_budget(recorded)))
     print(strategies.advice(found))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import termios
@@ -31,6 +32,7 @@ Supervise = Callable[[Callable[[str], None]], Iterator[None]]
 _MORE_WORKERS = (
     f"auto counts {devices.WORKER_MEMORY_BYTES / 1e9:.1f} GB for each, --devices cpu:N starts N anyway"
 )
+TRIAL_EVENT = re.compile(r"trial \d+(?! failed)\b")
 DUPLICATE_SIGTERM_SECONDS = 3.0  # a second SIGTERM within this time is the first one again
 
 
@@ -301,7 +303,7 @@ def _follow_live(
     with _no_echo(), Live(console=console, refresh_per_second=4) as screen:
 
         def tell(line: str) -> None:
-            if not line.startswith("trial "):  # the table shows these
+            if is_news(line):
                 console.print(line)
 
         next_draw = 0.0
@@ -314,6 +316,11 @@ def _follow_live(
         with contextlib.suppress(StoreUnavailable):
             screen.update(_follow_view(study, console, stop))
     storage.max_wait_seconds = MAX_WAIT_SECONDS
+
+
+def is_news(line: str) -> bool:
+    """Return whether a live view leaves out what a worker's line says: anything but a trial's progress."""
+    return not TRIAL_EVENT.match(line)
 
 
 def redraw_pause(seconds: float) -> float:

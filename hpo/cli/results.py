@@ -61,7 +61,7 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
         shown = [documents.status_document(each, best) for each, best in found]
         print_json(shown + [documents.unreadable_document(*each) for each in unreadable.items()])
         return
-    console.open_console().print(console.studies_table(found, unreadable))
+    console.table_console().print(console.studies_table(found, unreadable))
     for name, reason in unreadable.items():
         print(f"hpo: study '{name}': {reason}", file=sys.stderr)
 
@@ -143,7 +143,7 @@ def list_trials(
         console.open_console().print(console.trial_table(trials[0], found[0], measure))
     else:
         table = console.trials_table(trials, found, measure, definition.attribute_names)
-        console.open_console().print(table)
+        console.table_console().print(table)
 
 
 @app.command("best", rich_help_panel=RESULTS)
@@ -268,8 +268,8 @@ def _print_trials(
 ) -> None:
     from hpo.cli import console
 
-    for each in found:
-        print(console.best_trial_text(each, _locations(each, storage, artifacts, store_url)))
+    for rank, each in enumerate(found, 1):
+        print(console.best_trial_text(each, _locations(each, storage, artifacts, store_url), rank))
 
 
 def print_finish(found: "FinishResult", as_json: bool) -> None:
@@ -285,7 +285,7 @@ def print_finish(found: "FinishResult", as_json: bool) -> None:
     if as_json:
         print_json(finish_result.document(found))
         return
-    console.open_console().print(finish_result.make_table(found))
+    console.table_console().print(finish_result.make_table(found))
     print("\n".join(finish_result.summary_lines(found)))
 
 

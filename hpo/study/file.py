@@ -1,6 +1,7 @@
 """Reading a study file: TOML and ``--set`` texts are checked and become a definition."""
 
 import contextlib
+import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -47,10 +48,21 @@ def find_study_file(study: str) -> Path:
     with contextlib.suppress(OSError):  # a name too long for any file
         if Path(study).is_dir():
             raise DefinitionError(f"{study or repr(study)}: want a study file, found a folder")
+    hint = _suggest_file_beside(study) or suggestion(Path(study).stem, names) or ";"
     raise DefinitionError(
         f"{shorten(study, QUOTED_LENGTH)}: no such study file, and none of that name ships with hpo"
-        f"{suggestion(Path(study).stem, names) or ';'} those that ship: {', '.join(names)}"
+        f"{hint} those that ship: {', '.join(names)}"
     )
+
+
+def _suggest_file_beside(study: str) -> str:
+    """Return a hint at a TOML file with a similar name, in the folder of a path that names none; or ""."""
+    path = Path(study)
+    with contextlib.suppress(RuntimeError, OSError):  # no such home folder, no permission, too long
+        beside = {each.stem: each for each in path.expanduser().parent.glob("*.toml")}
+        near = difflib.get_close_matches(path.stem, beside, n=1)
+        return f"; did you mean '{beside[near[0]]}'?" if near else ""
+    return ""
 
 
 def load_study_file(path: Path, sets: Iterable[str] = (), name: str | None = None) -> Definition:

@@ -77,7 +77,8 @@ def _download_weights(model: str, url: str, path: Path) -> None:
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise errors.WeightsError(
             f"no ImageNet weights for {model}: {path.name} is not in {path.parent} and could not be "
-            f'downloaded ({_first_sentence(error)}); get {url} and put it there, or use weights = "none"'
+            f'downloaded ({_first_sentence(error)}); get {url} and put it there, or use weights = "none" '
+            "(--set train.weights=none)"
         ) from error
 
 

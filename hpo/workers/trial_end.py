@@ -171,15 +171,19 @@ def lost_event(claim: Claim) -> TrialEnded:
 
 
 def save_traceback(claim: Claim, folder: TrialFolder, error: BaseException) -> None:
-    """Log the traceback of a failed trial, and write it to ``traceback.txt`` in the trial's folder.
+    """Write the traceback of a failed trial to ``traceback.txt`` in its folder, and log where that is.
 
-    A file that cannot be written is left out.
+    If the file cannot be written, the traceback itself is logged.
     """
     text = escape_surrogates("".join(traceback.format_exception(error)))
-    log.error("trial %d failed: %s", claim.number, text.rstrip())
-    with contextlib.suppress(OSError, ArtifactError):  # these must not hide the failure itself
+    try:
         durable.write_file(folder.path / "traceback.txt", text.encode())
         folder.publish()
+    except (OSError, ArtifactError):  # these must not hide the failure itself
+        log.error("trial %d failed: %s", claim.number, text.rstrip())
+    else:
+        place = folder.artifacts.path(f"{folder.name}/traceback.txt")
+        log.error("trial %d: its traceback is in %s", claim.number, place)
 
 
 def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) -> None:

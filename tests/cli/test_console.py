@@ -36,6 +36,26 @@ def test_a_study_without_sites_has_no_site_column():
     assert "site" not in [column.header for column in table.columns]
 
 
+def test_a_narrow_terminal_shows_every_column(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    trials = [waiting_trial(0)]
+    table = console.trials_table(trials, records.trial_records(STUDY, trials), "accuracy")
+    console.table_console().print(table)
+    shown = capsys.readouterr().out
+    for text in ("trial", "accuracy", "seconds", "settings", "why it ended", "model resnet18,", "lr 0.001"):
+        assert text in shown
+
+
+def test_a_live_view_lets_the_reason_of_a_failure_through():
+    shown = ("trial 3 failed (no such file)", "hpo: the store is away", "trial and error")
+    hidden = (
+        "trial 3 starts: lr 0.1, 2 epochs",
+        "trial 3 epoch 1/2: 1.0 s",
+        "trial 3 complete, accuracy 1",
+    )
+    assert [progress.is_news(line) for line in (*shown, *hidden)] == [True] * 3 + [False] * 3
+
+
 def test_a_slow_view_is_redrawn_less_often():
     assert progress.redraw_pause(0.01) == 1.0
     assert progress.redraw_pause(7.0) == 63.0

@@ -52,6 +52,15 @@ def all_failed(once) -> Workplace:
     return workplace_in(once("all-failed", lambda path: run_points(path, [*range(6)])))
 
 
+def test_a_worker_says_where_a_traceback_is_and_prints_none(tmp_path, caplog):
+    run_points(tmp_path, [3])
+    (file,) = tmp_path.glob("storage/artifacts/*/0003/traceback.txt")
+    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == [
+        f"trial 3: its traceback is in {file}"
+    ]
+    assert "ValueError: no picture 3 in this folder" in file.read_text()
+
+
 def failure_lines(place: Workplace) -> list[str]:
     """Return the lines on failures that each verb has to show."""
     (folder,) = (each for each in (place.path / "storage/artifacts").iterdir() if each.name != "added")

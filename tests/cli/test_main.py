@@ -103,7 +103,8 @@ def test_best_as_json_has_the_specified_fields(completed):
     assert two[0] == best
     assert two[0]["accuracy"] >= two[1]["accuracy"]
     text = completed.here("best", "small", "-n", "2").out
-    assert text.count("best trial") == 2
+    assert f"best trial {best['trial']} of study small\n" in text
+    assert f"\nnumber 2: trial {two[1]['trial']} of study small\n" in text
 
 
 def test_status_as_json_has_the_specified_fields(completed):

@@ -79,3 +79,12 @@ def test_the_problems_of_all_points_and_of_all_conditions_are_told_at_once(tmp_p
 def test_every_set_that_is_wrong_is_told(tmp_path):
     told = refusal(tmp_path, "[train]\nepochs = 3\n", "train.epochs", "train.lr=inf", "train.seed=1", "x=1")
     assert [line.partition(":")[0] for line in told] == ["--set train.epochs", "--set", "--set x=1"]
+
+
+def test_a_file_beside_the_one_that_is_missing_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text("")
+    with pytest.raises(
+        DefinitionError, match=r"mine\.tom: no such study file, .*; did you mean 'mine.toml'\?"
+    ):
+        file.find_study_file("mine.tom")

@@ -289,7 +289,7 @@ def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, mon
     message = str(raised.value)
     assert f"{RESNET18} is not in {checkpoints} and could not be downloaded" in message
     assert "Connection refused" in message
-    assert f'get {url} and put it there, or use weights = "none"' in message
+    assert f'get {url} and put it there, or use weights = "none" (--set train.weights=none)' in message
     assert "\n" not in message
 
 

@@ -1,0 +1,60 @@
+"""What ``hpo finish`` says about settings that are equal, or no better than the largest class."""
+
+from hpo.analysis import finish_result, intervals
+from hpo.analysis.finish import ChosenSetting, FinishPlan
+from hpo.analysis.finish_result import FinishResult, SettingRuns
+
+
+def result(*accuracies: tuple[float, ...]) -> FinishResult:
+    """Return the result of settings with these accuracies by seed, on 20 images, 18 of one class."""
+    runs = tuple(
+        SettingRuns(
+            setting=ChosenSetting(
+                trial=trial, best_run=trial, accuracy=0.9, params={}, options={"epochs": 1}
+            ),
+            accuracies=dict(enumerate(values)),
+            trials={},
+            interval=None,
+        )
+        for trial, values in enumerate(accuracies)
+    )
+    pairs = list(zip(*accuracies[:2], strict=True))
+    seeds = tuple(range(len(accuracies[0])))
+    return FinishResult(
+        plan=FinishPlan(
+            study="s", name="s-finish", settings=tuple(each.setting for each in runs), seeds=seeds, notes=()
+        ),
+        measure="test accuracy",
+        is_test=True,
+        runs=runs,
+        difference=intervals.paired_difference(pairs, 1 / 20, intervals.FRACTION),
+        missing=(),
+        images=20,
+        baseline=0.9,
+    )
+
+
+def test_settings_that_are_no_better_than_the_largest_class_are_named():
+    lines = list(finish_result.summary_lines(result((0.95, 0.95), (0.9, 0.9), (0.9, 0.85))))
+    gives = "0.9000, which always answering with the largest class gives"
+    assert f"Not above {gives}: trial 1's setting, trial 2's setting." in lines
+    assert any("scored on the 20 test images once" in line for line in lines)
+    assert not any(
+        "Not above" in line for line in finish_result.summary_lines(result((1.0,) * 2, (0.95,) * 2))
+    )
+
+
+def test_two_settings_with_the_same_mean_are_called_so():
+    order = (
+        "The order of trial 0's setting and trial 1's setting is not decided: both have the same mean, and"
+    )
+    assert finish_result.conclusion(result((0.9, 0.9), (0.9, 0.9))) == (
+        f"{order} two seeds cannot tell; raise --seeds."
+    )
+    three = finish_result.conclusion(result((0.9,) * 3, (0.9,) * 3))
+    assert three.startswith(f"{order} the interval contains 0 (")
+
+
+def test_the_document_has_the_images_and_the_baseline():
+    document = finish_result.document(result((0.95, 0.95), (0.9, 0.9)))
+    assert (document["images"], document["baseline"]) == (20, 0.9)

@@ -16,7 +16,7 @@ from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError, join_names
 from hpo.store import status, studies
 from hpo.store.storage import Storage
-from hpo.study.definition import Definition, Point
+from hpo.study.definition import Point
 from hpo.training import config
 
 
@@ -70,9 +70,8 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     possible = intervals.FRACTION if is_test else intervals.ANY
     found = records.trial_records(definition, trials)
     images = records.count_images(found)
-    by_point = {
-        _key_of_trial(definition, trial): trial for trial in trials if "grid_id" in trial.system_attrs
-    }
+    points = ((definition.point_at(trial.system_attrs.get("grid_id")), trial) for trial in trials)
+    by_point = {_point_key(point): trial for point, trial in points if point is not None}
     runs, missing = [], []
     planned: set[int] = set()
     for setting in plan.settings:
@@ -145,10 +144,6 @@ def winner_text(found: FinishResult) -> str:
 def _is_decided(found: FinishResult) -> bool:
     """Return whether the first setting is surely better than the second."""
     return found.difference is not None and found.difference.sign > 0
-
-
-def _key_of_trial(definition: Definition, trial: FrozenTrial) -> str:
-    return _point_key(definition.points[trial.system_attrs["grid_id"]])
 
 
 def _point_key(point: Point) -> str:

@@ -149,5 +149,5 @@ def delete_study(
         typer.confirm(f"Delete study {name}, {ended} finished trials, and {files}?", abort=True, err=True)
     place.check_access()  # else the study would be deleted and its files kept
     studies.delete_study(storage, name)
-    kept = folders.delete_unused_folder(storage, folder, place)
+    kept = folders.delete_unused_folder(storage, name, folder, place)
     print(f"study {name} deleted{kept and f'; {kept}'}")

@@ -14,7 +14,7 @@ from typing import Literal
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import progress
 from hpo.errors import EngineError, quote_value
-from hpo.store import database, status, studies
+from hpo.store import database, folders, status
 from hpo.store.storage import Storage
 from hpo.workers import ray, slurm
 from hpo.workers.supervisor import Supervision, WorkerGroup
@@ -149,7 +149,7 @@ def _parse_option(text: str) -> tuple[str, str]:
 
 def _submit_to_slurm(storage: Storage, group: WorkerGroup, print_script: bool) -> None:
     place = Artifacts(group.settings["HPO_ARTIFACTS"])
-    logs = place.logs_folder(studies.artifacts_folder(storage, group.study)).absolute()
+    logs = place.logs_folder(folders.own_folder(storage, group.study)).absolute()
     text = slurm.build_script(group, Path.cwd(), logs)
     if print_script:
         print(text, end="")

@@ -6,6 +6,7 @@ written is shown instead of ours. The routes are optuna-dashboard's. This module
 on the field names in their responses; ``tests/dashboard/test_app.py`` checks that contract.
 """
 
+import contextlib
 import functools
 import mimetypes
 import threading
@@ -14,19 +15,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import bottle
-import optuna
 import optuna_dashboard
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.storages import BaseStorage
 from optuna_dashboard import _importance
+from optuna_dashboard._bottle_util import json_api_view
 
 from hpo.analysis import importance, records, results
 from hpo.artifacts.folders import Artifacts, file_name
 from hpo.artifacts.optuna_store import FolderArtifactStore
 from hpo.dashboard import changes, notes
+from hpo.dashboard.checked_storage import CheckedStorage
 from hpo.dashboard.gate import App, Environ, Start
-from hpo.errors import DefinitionError
-from hpo.store import fingerprint, folders, lease_info, plan
+from hpo.errors import DefinitionError, HpoError
+from hpo.store import attachments, fingerprint, folders, lease_info, plan
 from hpo.store.attributes import check_trial, is_text
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, load_definition
@@ -72,7 +73,7 @@ class DashboardApp:
 
     def _make_app(self) -> App:
         _importance.param_importance_cache.clear()  # else it shows importances from before
-        cached_storage = optuna.storages.get_storage(self.storage)  # Optuna's cache on top of ours
+        cached_storage = CheckedStorage(self.storage)
         app: Any = optuna_dashboard.wsgi(cached_storage, artifact_store=self.artifact_store)
         app.install(_HpoPlugin(self.storage, cached_storage, self.artifact_store))
         made: App = app
@@ -86,7 +87,7 @@ class _HpoPlugin:
     api = 2
 
     def __init__(
-        self, storage: Storage, cached_storage: BaseStorage, artifact_store: FolderArtifactStore
+        self, storage: Storage, cached_storage: CheckedStorage, artifact_store: FolderArtifactStore
     ) -> None:
         self.storage = storage
         self.cached_storage = cached_storage
@@ -96,6 +97,8 @@ class _HpoPlugin:
         self.views: dict[tuple[str, str], View] = {
             ("GET", study): self.detail,
             ("DELETE", study): self.delete,
+            ("DELETE", f"/api/artifacts/<study_id:int>/{file}"): self.remove_file,
+            ("DELETE", f"/api/artifacts/<study_id:int>/<trial_id:int>/{file}"): self.remove_file,
             ("GET", f"/artifacts/<study_id:int>/{file}"): self.download,
             ("GET", f"/artifacts/<study_id:int>/<trial_id:int>/{file}"): self.download,
         }
@@ -110,9 +113,13 @@ class _HpoPlugin:
         Returns:
             The callback, or a view of this plugin that wraps it, behind the checks of the request.
         """
+        if (
+            plain := getattr(callback, "__wrapped__", None)
+        ) is not None:  # else a refusal would become a 500
+            callback = json_api_view(_explain_errors(plain))
         view = self.views.get((route.method, route.rule))
         inner = callback if view is None else functools.partial(view, callback)
-        return functools.partial(self.check, inner, route)
+        return _explain_errors(functools.partial(self.check, inner, route))
 
     def check(self, callback: View, route: Any, /, **arguments: Any) -> Any:
         """Refuse a change that is not allowed, or one of what does not exist; else call the view.
@@ -191,14 +198,42 @@ class _HpoPlugin:
         except (ArtifactNotFound, KeyError):
             raise bottle.HTTPError(404, "no such file; the trial may not have written it") from None
 
+    def remove_file(
+        self, callback: View, study_id: int, artifact_id: str, trial_id: int | None = None
+    ) -> Any:
+        """Remove a file that a user attached, unless another study has it too (409), as a copy does.
+
+        Args:
+            callback: The view of optuna-dashboard; of a trial that has ended it would keep the record.
+            study_id: The study's id in the database.
+            artifact_id: The id of the file.
+            trial_id: The trial's id in the database; None for a file of the study.
+
+        Raises:
+            StoreError: The record cannot be removed.
+        """
+        attached = attachments.attached_files(self.storage)
+        if artifact_id not in attached.pop(study_id, set()):
+            return _refuse(404, "no such file")
+        if any(artifact_id in each for each in attached.values()):
+            return _refuse(409, "the file is attached to another study, too")
+        try:
+            self.artifact_store.remove(artifact_id)
+        except ArtifactNotFound:
+            return _refuse(404, "no such file")
+        attachments.forget_file(self.storage, study_id, trial_id, artifact_id)
+        self.cached_storage.forget_trials()
+        bottle.response.status = 204
+        return {}
+
     def delete(self, callback: View, study_id: int) -> Any:
         """Delete a study as ``hpo delete`` does: with its files, and not while it has workers (409).
 
-        The files stay if the request says so, if the study could not be deleted, or if another study names
-        the same folder. A study of another tool is left to optuna-dashboard.
+        So are the files that users attached to it. Files stay if the request says so, or if another study
+        names the same folder or has the same file attached.
 
         Args:
-            callback: The view of optuna-dashboard, which deletes the study from the store.
+            callback: The view of optuna-dashboard; it would also remove files that other studies have.
             study_id: The study's id in the database.
 
         Raises:
@@ -206,16 +241,20 @@ class _HpoPlugin:
             ArtifactError: The files behind a URL cannot be deleted; the study is gone then.
             OSError: The same in a local folder.
         """
-        if not self._is_ours(study_id):
-            return callback(study_id=study_id)
         if any(worker.is_alive for worker in lease_info.read_leases(self.storage, study_id)):
             return _refuse(409, "the study has workers; stop them first")
-        folder = folders.stored_folder(self.storage, study_id)
-        answer = callback(study_id=study_id)
-        asked = bottle.request.json or {}
-        if bottle.response.status_code == 204 and asked.get("remove_associated_artifacts", True):
-            folders.delete_unused_folder(self.storage, folder, self.artifact_store.artifacts)
-        return answer
+        folder = folders.stored_folder(self.storage, study_id) if self._is_ours(study_id) else None
+        name = self.cached_storage.get_study_name_from_id(study_id)
+        attached = attachments.attached_files(self.storage).get(study_id, set())
+        self.cached_storage.delete_study(study_id)
+        if (bottle.request.json or {}).get("remove_associated_artifacts", True):
+            folders.delete_unused_folder(self.storage, name, folder, self.artifact_store.artifacts)
+            kept = set().union(*attachments.attached_files(self.storage).values())
+            for artifact_id in attached - kept:
+                with contextlib.suppress(ArtifactNotFound):
+                    self.artifact_store.remove(artifact_id)
+        bottle.response.status = 204
+        return {}
 
     def _is_ours(self, study_id: int) -> bool:
         try:
@@ -230,6 +269,20 @@ class _HpoPlugin:
             return None if text is None else load_definition(text)
         except (KeyError, DefinitionError):
             return None
+
+
+def _explain_errors(view: View) -> View:
+    """Return a view that answers with 503 and the reason if the store or the artifacts refuse."""
+
+    def explained(**arguments: Any) -> Any:
+        try:
+            return view(**arguments)
+        except HpoError as error:
+            return _refuse(503, str(error))
+        except OSError as error:
+            return _refuse(503, f"{error.filename or 'artifacts'}: {error.strerror or error}")
+
+    return explained
 
 
 def _set_note(shown: dict[str, Any], body: str) -> None:

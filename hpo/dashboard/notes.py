@@ -89,8 +89,9 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
         yield "- queued by hand"
     (record,) = records.trial_records(definition, [found])
     if record.curve and record.images is not None:
-        gives = f"; always answering with the largest class gives {record.baseline:.4f}"
-        yield f"- accuracy is of {record.images} images{gives if record.baseline is not None else ''}"
+        known = record.baseline is not None
+        gives = f"; always answering with the largest class gives {record.baseline:.4f}" if known else ""
+        yield f"- accuracy is of {record.images} images{gives}"
     if "attempts" in seen:
         yield f"- attempts: {seen['attempts']}"
     if "wall_time_seconds" in seen:

@@ -110,6 +110,7 @@ class RungTable:
         self._best: dict[int, dict[int, float]] = {rung: {} for rung in rungs.epochs}
         self._reached = {rung: self._ranking(rung) for rung in rungs.epochs}
         self._paused = {rung: self._ranking(rung) for rung in rungs.epochs}  # those of them that wait there
+        self._unranked: set[int] = set()  # trials that wait at a rung without having reached it
         self._pruned_below: dict[int, set[int]] = {rung: set() for rung in rungs.epochs}
         self._completed: set[int] = set()
         for trial in trials:
@@ -122,6 +123,7 @@ class RungTable:
     def update(self, trial: FrozenTrial) -> None:
         """Take in the present state of a trial; one that is not compared is left out of all rankings."""
         number, waits_at = trial.number, paused_rung(trial)
+        self._unranked.discard(number)
         for rung, best in self._best.items():
             if number in best:  # leaves the rankings first: the accuracy that it had finds it there
                 self._reached[rung].remove(number)
@@ -133,6 +135,8 @@ class RungTable:
                 self._reached[rung].add(number)
                 if waits_at == rung:
                     self._paused[rung].add(number)
+            elif waits_at == rung:
+                self._unranked.add(number)
         self._update_ended(trial)
 
     def _update_ended(self, trial: FrozenTrial) -> None:
@@ -193,7 +197,7 @@ class RungTable:
 
     def first_paused(self) -> int | None:
         """Return the lowest number of a trial that waits at a rung; None if no trial does."""
-        return min((min(numbers) for numbers in self._paused.values() if numbers), default=None)
+        return min((min(each) for each in (*self._paused.values(), self._unranked) if each), default=None)
 
 
 def is_prunable(trial: FrozenTrial, include_points: bool) -> bool:

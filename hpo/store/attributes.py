@@ -12,6 +12,7 @@ are.
 import copy
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,13 +21,18 @@ from optuna.trial import FrozenTrial
 from hpo.artifacts import names
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG
 from hpo.search.replicates import REPLICATE_OF
+from hpo.training.config import MEMORY_FORMATS, PRECISIONS
 
 RUN_OPTIONS = "hpo:run"  # system attribute of a trial: options of its point other than hyperparameters
 ORDER_PAUSED, ORDER_STOPPED = "paused", "stopped"
 MAX_COUNT = 10**9  # of epochs, attempts, trials
 MAX_SECONDS = 1e12
+MAX_THREADS = 1024
 # A JSON text that ``is_seconds`` accepts, as a regular expression for SQL.
 SECONDS_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,30})?(e-[0-9]{1,3})?$"
+
+# A media type or an encoding, which become headers of a response.
+HEADER_TEXT = re.compile(r"[A-Za-z0-9!#$&^_.+*/;=\" -]{1,200}")
 
 Check = Callable[[Any], bool]
 
@@ -63,7 +69,13 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_hardware(value: Any) -> bool:
-    return _is_object(value) and is_text(value.get("device"))
+    """Return whether a value describes hardware; a resumed trial uses its threads and the two choices."""
+    if not _is_object(value) or not is_text(value.get("device")):
+        return False
+    threads, precision = value.get("threads", 1), value.get("precision", PRECISIONS[0])
+    memory_format = value.get("memory_format", MEMORY_FORMATS[0])
+    known = precision in PRECISIONS and memory_format in MEMORY_FORMATS
+    return known and _is_positive(threads) and threads <= MAX_THREADS
 
 
 def _is_failure(value: Any) -> bool:
@@ -121,11 +133,14 @@ def check_user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     Texts that cannot be written get backslashes. Paths are left for ``check_trial``, which knows the
     study's folder.
     """
-    return {
-        key: _printable(value) if isinstance(value, str) else value
-        for key, value in attributes.items()
-        if key not in _USER or _USER[key](value)
-    }
+    return with_printable_texts(
+        {key: value for key, value in attributes.items() if key not in _USER or _USER[key](value)}
+    )
+
+
+def with_printable_texts(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes with backslashes in texts that cannot be written to a file or a terminal."""
+    return {key: _printable(each) if isinstance(each, str) else each for key, each in attributes.items()}
 
 
 def check_system_attributes(attributes: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -193,6 +208,33 @@ def parse_first_trial(text: str | None, number: int) -> int | None:
     """
     first: int | None = check_system_attributes({REPLICATE_OF: parse_json(text)}, number).get(REPLICATE_OF)
     return first
+
+
+def is_attachment_key(key: str) -> bool:
+    """Return whether an attribute with a key records a file that a user has attached."""
+    return key.startswith(("artifacts:", "dashboard:artifacts:"))
+
+
+def parse_attachment(key: str, text: Any) -> str | None:
+    """Return the id of a file that a user has attached to a study or trial, from its record.
+
+    Args:
+        key: The attribute's key, which ends in the file's id.
+        text: The attribute's value: JSON again.
+
+    Returns:
+        The id; None if the value is none that optuna-dashboard or Optuna writes, which also holds a file
+        name, a media type and an encoding, or if the file was removed.
+    """
+    found = parse_json(text) if isinstance(text, str) else None
+    if not isinstance(found, dict) or found.get("artifact_id") != key.rpartition(":")[2]:
+        return None
+    given = str(found["artifact_id"])
+    kind, encoding = found.get("mimetype"), found.get("encoding")
+    is_right = names.ATTACHMENT_ID.fullmatch(given) and is_text(found.get("filename"))
+    is_header = isinstance(kind, str) and HEADER_TEXT.fullmatch(kind)
+    is_encoding = encoding is None or (isinstance(encoding, str) and HEADER_TEXT.fullmatch(encoding))
+    return given if is_right and is_header and is_encoding else None
 
 
 def parse_json(text: str | None) -> Any:

@@ -1,8 +1,9 @@
 """The folders that studies name as theirs in the artifacts, and who may write to one or delete it.
 
 A copy that another tool makes of a study, as ``optuna.copy_study`` does, names the folder of its original.
-Both may read it. The folder was named for one study alone, whose workers may write to it; and it is deleted
-only when no study of the store names it any more.
+Both may read it. The folder was named for one study alone, which its name tells: only that one's workers
+may write to it. It is deleted with that study, unless another one of the store still names it. So an
+attribute that names the folder of a study in another store harms nothing there.
 """
 
 from typing import Any
@@ -60,25 +61,29 @@ def own_folder(storage: Storage, name: str) -> str:
     """Return the name of a study's folder for a worker, which writes to it and removes files from it.
 
     Raises:
-        DefinitionError: The study names the folder of another study, of which it is a copy.
+        DefinitionError: The study names the folder of another study, of this store or another one.
         StoreUnavailable: The database stays unavailable.
         StoreError: As ``studies.artifacts_folder`` raises it.
     """
     folder = studies.artifacts_folder(storage, name)
+    if names.is_folder_of(folder, name):
+        return folder
     others = [each for each in studies_with_folder(storage, folder) if each != name]
-    if others and not names.is_folder_of(folder, name):
-        raise DefinitionError(
-            f"study '{name}' names the same folder of artifacts as study '{others[0]}' ({folder}): its "
-            "workers would overwrite files of that study; 'hpo create' with --name makes a study of its own"
-        )
-    return folder
+    whose = (
+        f"the same folder of artifacts as study '{others[0]}'" if others else "the folder of another study"
+    )
+    raise DefinitionError(
+        f"study '{name}' names {whose} ({folder}): its workers would overwrite files of that study; "
+        "'hpo create' with --name makes a study of its own"
+    )
 
 
-def delete_unused_folder(storage: Storage, folder: str | None, artifacts: Artifacts) -> str:
-    """Delete the folder of a study that has been deleted, unless another study of the store names it.
+def delete_unused_folder(storage: Storage, name: str, folder: str | None, artifacts: Artifacts) -> str:
+    """Delete the folder of a study that has been deleted, unless it is, or may be, another study's too.
 
     Args:
         storage: The storage that the study was in.
+        name: The name that the study had.
         folder: What ``stored_folder`` returned for the study.
         artifacts: Where the folder is.
 
@@ -95,5 +100,7 @@ def delete_unused_folder(storage: Storage, folder: str | None, artifacts: Artifa
         return "no files were deleted, since it named no folder that hpo made"
     if users := studies_with_folder(storage, folder):
         return f"its files in {artifacts.path(folder)} were kept, since study '{users[0]}' names them, too"
+    if not names.is_folder_of(folder, name):
+        return f"the files in {artifacts.path(folder)} were kept, since it was named for another study"
     artifacts.delete_study_folder(folder)
     return ""

@@ -6,7 +6,7 @@ and those that a statement's own description names.
 """
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,14 @@ def database_time(dialect: str) -> sa.ColumnElement[float]:
 
 
 _attribute = rows.system_attributes
+_lease = leases.alias()
+# The parameter ``rungs`` has a study's rungs as texts. A pause at any other epoch, or of a trial that was
+# never claimed, holds no trial back: no worker would promote it.
 _IS_PAUSED_AT_RUNG = sa.exists().where(
     _attribute.c.trial_id == trials.c.trial_id,
     _attribute.c.key == PAUSED_AT_RUNG,
-    _attribute.c.value_json != "null",
+    _attribute.c.value_json.in_(sa.bindparam("rungs", expanding=True, type_=sa.Text)),
+    _lease.c.trial_id == trials.c.trial_id,
 )
 # Locks a trial that is paused at a rung; no row if another session has locked it, or it is not paused now.
 LOCK_PAUSED_TRIAL = (
@@ -170,7 +174,7 @@ def release_statement(dialect: str) -> Any:
 
 
 def lock_claimable_trial(
-    session: Session, study_id: int, skipped_ids: Collection[int]
+    session: Session, study_id: int, skipped_ids: Collection[int], rungs: Iterable[int] = ()
 ) -> sa.Row[Any] | None:
     """Lock the next trial of a study that seems free, and skip those that other sessions have locked.
 
@@ -182,14 +186,20 @@ def lock_claimable_trial(
         session: The session of the claim's transaction.
         study_id: Optuna's id of the study.
         skipped_ids: Ids of trials to leave out.
+        rungs: The epochs at which the study pauses trials.
 
     Returns:
         The trial's id, number and state, and its lease's token (None if it was never claimed); None if
         there is no such trial. On Postgres it may have been found by a lease that was renewed since:
         ``is_still_free`` tells.
     """
-    values = {"study": study_id, "skipped": list(skipped_ids)}
+    values = {"study": study_id, "skipped": list(skipped_ids), "rungs": rung_texts(rungs)}
     return session.execute(_claimable_statement(dialect_of(session)), values).first()
+
+
+def rung_texts(rungs: Iterable[int]) -> list[str]:
+    """Return rungs as the texts of JSON in which the attribute ``PAUSED_AT_RUNG`` stores them."""
+    return [str(rung) for rung in rungs]
 
 
 @functools.cache

@@ -8,6 +8,7 @@ replicates come later, because whether a setting is repeated is known when its f
 Everything here happens in the transaction of the caller, who has locked the study's row.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterator
@@ -205,9 +206,11 @@ def _update_stored_distributions(session: Session, study_id: int, definition: De
             models.TrialModel.study_id == study_id,
         )
         for row in found:
-            old = distributions.json_to_distribution(row.distribution_json)
-            row.param_value = new.to_internal_repr(old.to_external_repr(row.param_value))
-            row.distribution_json = distributions.distribution_to_json(new)
+            given, _ = rows.parse_parameters([(name, row.param_value, row.distribution_json)])
+            if name in given:
+                with contextlib.suppress(ValueError):  # not one of the new choices, whoever wrote it
+                    row.param_value = new.to_internal_repr(given[name])
+                    row.distribution_json = distributions.distribution_to_json(new)
 
 
 _studies: Any = models.StudyModel.__table__

@@ -38,6 +38,7 @@ class _Request:
     max_attempts: int
     limits: Limits
     promote: Promote | None
+    rungs: Collection[int]
 
 
 def claim_trial(
@@ -49,6 +50,7 @@ def claim_trial(
     max_attempts: int,
     limits: Limits | None = None,
     promote: Promote | None = None,
+    rungs: Collection[int] = (),
 ) -> Claim | None:
     """Claim the next trial of a study, and set it RUNNING under a lease.
 
@@ -66,6 +68,7 @@ def claim_trial(
         max_attempts: Attempts in a row without a new checkpoint after which a trial fails.
         limits: The study's budgets, by option of ``[search]``; None for a study without budgets.
         promote: Selects the trials that continue after a pause at a rung; None if the study has no rungs.
+        rungs: The study's rungs, in epochs: only there a trial waits to be promoted.
 
     Returns:
         The claim; None if there is nothing to claim now, the study is paused or stopped, or a budget leaves
@@ -83,6 +86,7 @@ def claim_trial(
         max_attempts=max_attempts,
         limits=limits or {},
         promote=promote,
+        rungs=rungs,
     )
     made: list[Claim] = []  # noted before the commit, because its acknowledgement may be lost
     return storage.retry(lambda: _claim_next(request, made))
@@ -113,7 +117,7 @@ def _next_trial(
         return None, {}
     if budgets.blocking_reason(session, request.study_id, request.limits, has_lease=False):
         return None, {}
-    found = lease_table.lock_claimable_trial(session, request.study_id, skipped_ids)
+    found = lease_table.lock_claimable_trial(session, request.study_id, skipped_ids, request.rungs)
     if request.promote is not None and (found is None or found.token is None):
         promoted = request.promote(session, skipped_ids, found is not None)
         if promoted is not None:

@@ -7,6 +7,7 @@ Optuna's own writers look each row up before they write it. The caller has passe
 
 import functools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -238,18 +239,12 @@ def _where_trial_in_ids(dialect: str, chosen: Any, table: Any) -> Any:
 def _build_trial(
     head: Any, known: FrozenTrial | None, details: Mapping[Any, Mapping[int, Iterable[Any]]]
 ) -> FrozenTrial:
-    number = models.TrialValueModel.stored_repr_to_value
-    accuracy = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
     part = {table: found.get(head.trial_id, ()) for table, found in details.items()}
-    if known is None:
-        kinds = {name: parse_distribution(text) for name, _, text in part[params]}
-        given = {name: kinds[name].to_external_repr(value) for name, value, _ in part[params]}
-    else:
-        kinds, given = known.distributions, known.params
+    given, kinds = parse_parameters(part[params]) if known is None else (known.params, known.distributions)
     return FrozenTrial(
         number=head.number,
         state=head.state,
-        value=None if head.value_type is None else number(head.value, head.value_type),
+        value=_finite_or_none(parse_value(head.value, head.value_type)),
         datetime_start=_local_time(head.datetime_start),
         datetime_complete=_local_time(head.datetime_complete),
         params=given,
@@ -258,7 +253,7 @@ def _build_trial(
         system_attrs=attributes.check_system_attributes(
             _parse_values(part[system_attributes]), head.number
         ),
-        intermediate_values={step: accuracy(value, kind) for step, value, kind in part[reports]},
+        intermediate_values=parse_reports(part[reports]),
         trial_id=head.trial_id,
     )
 
@@ -271,7 +266,62 @@ def _local_time(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
+def _finite_or_none(value: float | None) -> float | None:
+    """Return an accuracy; None for what is none, since no mean or interval can be computed with it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def parse_value(value: float | None, kind: Any) -> float | None:
+    """Return the value of a trial from its row; None if there is none.
+
+    Args:
+        value: The number; None if it is not finite.
+        kind: Optuna's ``ValueType``, which says what it is; None without a row.
+    """
+    if kind is None or (value is None and kind == models.TrialValueModel.TrialValueType.FINITE):
+        return None
+    return models.TrialValueModel.stored_repr_to_value(value, kind)
+
+
+def parse_reports(found: Iterable[Sequence[Any]]) -> dict[int, float]:
+    """Return what a trial has reported, by step, from its rows: step, number and what kind of number."""
+    parse = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
+    finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+    return {step: parse(value, kind) for step, value, kind in found if value is not None or kind != finite}
+
+
+def parse_parameters(
+    found: Iterable[Sequence[Any]],
+) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Return the parameters of a trial and their distributions, by name, from their rows.
+
+    A parameter is left out if its row has no distribution, or a value that the distribution cannot have.
+    One outside of the range stays: Optuna writes it if somebody queues it.
+
+    Args:
+        found: The name, the value in Optuna's internal representation, and the distribution as JSON.
+    """
+    given: dict[str, Any] = {}
+    kinds: dict[str, BaseDistribution] = {}
+    for name, internal, text in found:
+        kind = parse_distribution(text)
+        if kind is None:
+            continue
+        try:
+            value = kind.to_external_repr(internal)
+            kind.to_internal_repr(value)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+        given[name], kinds[name] = value, kind
+    return given, kinds
+
+
 @functools.lru_cache(maxsize=1024)
-def parse_distribution(text: str) -> BaseDistribution:
-    """Return the distribution that a parameter's row holds as JSON."""
-    return json_to_distribution(text)
+def parse_distribution(text: str) -> BaseDistribution | None:
+    """Return the distribution that a parameter's row holds as JSON; None if it holds none."""
+    try:
+        kind = json_to_distribution(text)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, UserWarning):
+        return None
+    choices = getattr(kind, "choices", ())
+    return kind if all(map(attributes.is_scalar, choices)) else None

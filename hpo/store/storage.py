@@ -31,12 +31,12 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError, StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
-from hpo.store import database, database_errors
+from hpo.store import database, database_errors, rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,6 +75,11 @@ def retrying(
         return retried
 
     return decorate
+
+
+def _is_long_number(error: Exception) -> bool:
+    """Return whether an error says that JSON has a number of more digits than Python reads."""
+    return isinstance(error, ValueError) and "integer string conversion" in str(error)
 
 
 class Storage(RDBStorage):
@@ -174,7 +179,7 @@ class Storage(RDBStorage):
         allowed = min(max_wait_seconds, outer)
 
         def handle_error(error: Exception, waited_seconds: float) -> str:
-            if isinstance(error, json.JSONDecodeError | RecursionError):
+            if isinstance(error, json.JSONDecodeError | RecursionError) or _is_long_number(error):
                 where = database.hide_password(self.location)
                 raise StoreError(
                     f"store {where}: an attribute of a study or trial is not JSON ({error})"
@@ -269,6 +274,32 @@ class Storage(RDBStorage):
         """
         write = super().set_trial_state_values
         return self.retry(lambda: self._write_fenced(write, trial_id, state, values), max_wait_seconds=0.0)
+
+    def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
+        """Build Optuna's record of a trial as ``rows`` does, but with all attributes as they are."""
+        found = sorted(trial.params, key=lambda each: each.param_id)
+        given, kinds = rows.parse_parameters(
+            (each.param_name, each.param_value, each.distribution_json) for each in found
+        )
+        by_objective = sorted(trial.values, key=lambda each: each.objective)
+        values = [rows.parse_value(each.value, each.value_type) for each in by_objective]
+        return FrozenTrial(
+            number=trial.number,
+            state=trial.state,
+            value=None,
+            values=None if None in values else [each for each in values if each is not None] or None,
+            datetime_start=trial.datetime_start,
+            datetime_complete=trial.datetime_complete,
+            params=given,
+            distributions=kinds,
+            user_attrs={each.key: json.loads(each.value_json) for each in trial.user_attributes},
+            system_attrs={each.key: json.loads(each.value_json) for each in trial.system_attributes},
+            intermediate_values=rows.parse_reports(
+                (each.step, each.intermediate_value, each.intermediate_value_type)
+                for each in trial.intermediate_values
+            ),
+            trial_id=trial.trial_id,
+        )
 
     # The other requests that workers make of Optuna.
     get_trial = retrying(reads=True)(RDBStorage.get_trial)

@@ -5,8 +5,8 @@ may run meanwhile: they see the new trials once all are there.
 """
 
 import enum
-import json
 import os
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from hpo.artifacts import names
 from hpo.errors import DefinitionError, StoreError, StoreMissing
-from hpo.store import database, database_errors, plan, rows
+from hpo.store import attributes, database, database_errors, plan, rows
 from hpo.store.database import hide_password, parse_url
 from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
@@ -352,7 +352,9 @@ def artifacts_folder(storage: Storage, name: str) -> str:
 
 
 @retrying()
-def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) -> str:
+def set_attribute_once(
+    storage: Storage, study_id: int, key: str, value: str, allowed: Collection[str]
+) -> str:
     """Set a system attribute of a study unless it is set; the first process to ask decides.
 
     Args:
@@ -360,6 +362,7 @@ def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) ->
         study_id: Optuna's id of the study.
         key: The attribute's key.
         value: The value to set if there is none.
+        allowed: The values that it can have; any other counts as none.
 
     Returns:
         The attribute's value.
@@ -374,7 +377,8 @@ def set_attribute_once(storage: Storage, study_id: int, key: str, value: str) ->
             raise StoreError("the study was deleted, or replaced by another definition, meanwhile")
         kind: Any = models.StudySystemAttributeModel
         row = session.query(kind).filter(kind.study_id == study_id, kind.key == key).one_or_none()
-        if row is None:
-            plan.set_study_attributes(session, study_id, {key: value}, system=True)
-            return value
-        return str(json.loads(row.value_json))
+        stored = None if row is None else attributes.parse_json(row.value_json)
+        if isinstance(stored, str) and stored in allowed:
+            return stored
+        plan.set_study_attributes(session, study_id, {key: value}, system=True)
+        return value

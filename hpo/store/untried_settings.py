@@ -62,9 +62,8 @@ def _tried_settings(
     found = session.execute(_SEARCHED_PARAMETERS, {"study": study_id, "own": trial_id}).all()
     searched: dict[int, dict[str, Value]] = {}
     for row in found:
-        known = rows.parse_distribution(row.distribution_json)
-        setting = searched.setdefault(row.trial_id, {})
-        setting[row.param_name] = known.to_external_repr(row.param_value)
+        parameter = (row.param_name, row.param_value, row.distribution_json)
+        searched.setdefault(row.trial_id, {}).update(rows.parse_parameters([parameter])[0])
     for setting in searched.values():
         key = untried.setting_key(definition, setting)
         if key is not None:

@@ -214,6 +214,14 @@ class Definition(BaseModel):
         """Every setting that is run exactly once: the file's points, then those queued by hand."""
         return self.points + self.enqueued
 
+    def point_at(self, index: int | None) -> Point | None:
+        """Return the point of the study file with an index; None if there is none with that index.
+
+        Args:
+            index: What a trial's attribute ``grid_id`` says; not negative, or None.
+        """
+        return self.points[index] if index is not None and index < len(self.points) else None
+
     @property
     def attribute_names(self) -> tuple[str, ...]:
         """The names of all attributes of the points, in order of appearance."""

@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
 
+# How a trial can compute, apart from "auto".
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+MEMORY_FORMATS = ("contiguous", "channels_last")
+
 # Options that decide on which images accuracy is measured and how it is computed. Trials that differ in
 # one of them cannot be compared, so each study fixes them.
 STUDY_WIDE = (

@@ -20,7 +20,7 @@ from hpo.store import plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import devices, features, precision
-from hpo.training.config import Config, CustomConfig
+from hpo.training.config import PRECISIONS, Config, CustomConfig
 
 if TYPE_CHECKING:
     # torchvision takes a second or two to import. A worker with a custom objective does not need it.
@@ -88,7 +88,9 @@ class WorkerCache:
             return settings.precision
         if study_id not in self._precisions:  # asked once: it locks the study, and idle workers come here
             own = precision.default_precision(self.device)
-            self._precisions[study_id] = studies.set_attribute_once(storage, study_id, plan.PRECISION, own)
+            self._precisions[study_id] = studies.set_attribute_once(
+                storage, study_id, plan.PRECISION, own, PRECISIONS
+            )
         return self._precisions[study_id]
 
     def expected_save_seconds(self, config: Config | CustomConfig) -> float:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RungDecision, RungTable, is_prunable
 from hpo.search.baseline import Baseline
 from hpo.store.history import History
-from hpo.store.lease_table import HAS_UNPAUSED_OPEN_TRIALS, LOCK_PAUSED_TRIAL, PromotedTrial
+from hpo.store.lease_table import HAS_UNPAUSED_OPEN_TRIALS, LOCK_PAUSED_TRIAL, PromotedTrial, rung_texts
 from hpo.study.definition import Definition
 
 
@@ -164,12 +164,13 @@ class Promotions:
         """
         self.history.read_between_trials(session)
         busy = {trial.number for trial in self.history.trials() if trial._trial_id in taken}
-        given = {"study": self.history.study_id}
+        rungs = rung_texts(self.rung_table.rungs.epochs)
+        given = {"study": self.history.study_id, "rungs": rungs}
         others = waits or session.execute(HAS_UNPAUSED_OPEN_TRIALS, given).scalar_one()
         while (found := self._next_number(busy, last=not others and not busy)) is not None:
             number, attributes = found
             trial_id = self.history.trial(number)._trial_id
-            row = session.execute(LOCK_PAUSED_TRIAL, {"trial": trial_id}).first()
+            row = session.execute(LOCK_PAUSED_TRIAL, {"trial": trial_id, "rungs": rungs}).first()
             if row is not None:
                 return PromotedTrial(row=row, system_attributes=attributes)
             busy.add(number)

@@ -39,7 +39,8 @@ def choose_setting(
             write.
         LeaseLost: If another worker has claimed the trial meanwhile.
         AllSettingsTried: If there is no such setting.
-        TrialPruned: If the study is a grid, and the trial is neither a point nor a queued setting.
+        TrialPruned: If the study is a grid, and the trial is neither one of its points nor a queued
+            setting.
         ValueError: If the study is a grid, and another tool queued a trial without a parameter of [space].
     """
     attributes = history.begin_trial(claim.trial_id).system_attrs
@@ -68,7 +69,10 @@ def choose_setting(
 def _fixed_names(definition: Definition, attributes: Mapping[str, Any]) -> list[str] | None:
     """Return the parameters of a trial that gets none from the sampler, maybe none; None for any other."""
     if "grid_id" in attributes:
-        return list(definition.points[attributes["grid_id"]].hyperparameters())
+        point = definition.point_at(attributes["grid_id"])
+        if point is None:
+            raise optuna.TrialPruned("not one of the study's points")
+        return list(point.hyperparameters())
     names = list(attributes.get("fixed_params", {}))
     is_ours = plan.RUN_OPTIONS in attributes  # another tool that fixes nothing leaves all to the sampler
     return names if names or is_ours else None

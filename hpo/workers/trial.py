@@ -176,8 +176,9 @@ def _train_epochs(
 
 def _prune_if_never_promoted(context: WorkerContext) -> None:
     """Raise TrialPruned for a trial that still waits at its rung: it was claimed only to be ended."""
-    rung = context.history.own_trial.system_attrs.get(PAUSED_AT_RUNG)
-    if rung is not None:
+    own, rungs = context.history.own_trial, context.history.rungs
+    rung = own.system_attrs.get(PAUSED_AT_RUNG)
+    if rungs is not None and rung in rungs.epochs and rungs.best_accuracy(rung, own) is not None:
         name = context.definition.search.pruner.name
         raise optuna.TrialPruned(f"by {name}: not promoted from epoch {rung}")
 

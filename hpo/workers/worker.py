@@ -142,6 +142,7 @@ def claim_next(
         max_attempts=search.max_attempts,
         limits=search.budget_limits,
         promote=None if table is None else Promotions(history, table).lock_next_trial,
+        rungs=() if table is None else table.rungs.epochs,
     )
 
 

@@ -486,3 +486,75 @@ def test_deleting_a_copy_keeps_the_files_of_the_original(read_write_app, storage
     optuna.copy_study(from_study_name="small", from_storage=url, to_storage=url, to_study_name="copy")
     assert ask(read_write_app, "DELETE", "/api/studies/2", {}).status == 204
     assert sorted(Path(artifacts.root).rglob("*")) == before
+
+
+MALFORMED = [
+    ("artifacts:0a-1b", 5),
+    ("artifacts:0a-1b", "{"),
+    ("artifacts:0a-1b", '{"artifact_id": "../../victim", "filename": "x", "mimetype": "a/b"}'),
+    (
+        "artifacts:0a-1b",
+        '{"artifact_id": "0a-1b", "filename": "x", "mimetype": "a\\nb: c", "encoding": null}',
+    ),
+    ("dashboard:note_ver", "x"),
+    ("dashboard:note_ver", 10**30),
+    ("dashboard:note_str:7", "x"),
+    ("dashboard:plot_data:x:1", "x"),
+    ("study:metric_names", "accuracy"),
+    ("preference:is_preferential", True),
+    ("constraints", ["x"]),
+    ("fixed_params", [1]),
+]
+
+
+def test_attributes_that_the_dashboard_cannot_show_read_as_absent(read_only_app, storage, url, capfd):
+    """Of the study and of a trial; both are written by another tool."""
+    before = detail(read_only_app)
+    for key, value in [*MALFORMED, ("dashboard:note_ver", 1)]:
+        storage.set_study_system_attr(1, key, value)
+        set_attributes(url, trial=0, system=True, **{key: value})
+    app = behind_gate(url, Artifacts("artifacts"), read_only=True)
+    for path in ("/api/studies", "/api/studies/1/plot/slice", "/csv/1", "/artifacts/1/0a-1b"):
+        assert ask(app, "GET", path).status in (200, 404), path
+    found = detail(app)
+    assert found["note"] == {"version": 1, "body": ""}
+    assert found["trials"][1:] == before["trials"][1:]
+    assert found["trials"][0]["artifacts"] == before["trials"][0]["artifacts"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_attribute_that_is_not_json_is_answered_with_a_reason(read_only_app, sql, capfd):
+    sql("UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'epochs'")
+    for path in ("/api/studies/1", "/api/studies/1/plot/slice", "/api/studies/1/param_importances"):
+        answer = ask(read_only_app, "GET", path)
+        assert (answer.status, "is not JSON" in answer.json()["reason"]) == (503, True), path
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def attach(app, body):
+    return ask(app, "POST", "/api/artifacts/1/4", body).json()["artifact_id"]
+
+
+def test_attached_files_are_removed_only_with_the_study_that_has_them(
+    read_write_app, storage, waiting, artifacts, url
+):
+    body = MUTATIONS["trial artifact"][2]
+    first, second = attach(read_write_app, body), attach(read_write_app, body)
+    optuna.copy_study(from_study_name="small", from_storage=url, to_storage=url, to_study_name="copy")
+    assert ask(read_write_app, "DELETE", f"/api/artifacts/1/1/{'0' * 8}").status == 404
+    assert ask(read_write_app, "DELETE", f"/api/artifacts/1/4/{first}").status == 409, (
+        "the copy has it, too"
+    )
+    assert ask(read_write_app, "DELETE", "/api/studies/2", {}).status == 204
+    assert {path.name for path in Path("artifacts/added").iterdir()} == {first, second}
+    run_study(storage, artifacts, "small")
+    assert ask(read_write_app, "DELETE", f"/api/artifacts/1/4/{first}").status == 204, "the trial has ended"
+    assert first not in str(detail(read_write_app)["trials"][3]["artifacts"])
+    assert ask(read_write_app, "DELETE", "/api/studies/1", {}).status == 204
+    assert not list(Path("artifacts/added").iterdir())
+
+
+def test_a_trial_of_which_only_the_images_are_known_is_shown(read_only_app, url):
+    set_attributes(url, trial=0, images=100)
+    app = behind_gate(url, Artifacts("artifacts"), read_only=True)
+    assert "accuracy is of 100 images\n" in detail(app)["trials"][0]["note"]["body"]

@@ -298,7 +298,7 @@ def test_a_worker_that_knows_a_deleted_study_writes_nothing_about_it(with_tables
     studies.create_study(storage, lease_worker.definition(1), "text")
     study_id = studies.find_study_id(storage, NAME)
     studies.delete_study(storage, NAME)
-    message = str(error_of(lambda: studies.set_attribute_once(storage, study_id, "a", "b")))
+    message = str(error_of(lambda: studies.set_attribute_once(storage, study_id, "a", "b", ("b",))))
     assert "deleted" in message
     assert sql("SELECT count(*) FROM study_system_attributes") == [(0,)]
 

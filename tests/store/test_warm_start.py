@@ -221,7 +221,9 @@ def test_an_unusable_study_to_start_from_is_refused(storage):
 
 
 def test_a_precision_chosen_by_auto_equals_the_same_precision_by_name(storage):
-    studies.set_attribute_once(storage, studies.find_study_id(storage, "old"), "hpo:precision", "tf32")
+    studies.set_attribute_once(
+        storage, studies.find_study_id(storage, "old"), "hpo:precision", "tf32", ("fp32", "tf32")
+    )
     (found,) = warm_start.find_warm_starts(
         storage, study_of("new", start_from=("old",), train={"precision": "tf32"})
     )

@@ -67,8 +67,9 @@ check: install  ## check style, format, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-soak: install  ## mutate 20,000 inputs, inject faults for ten minutes, run 64 workers for ten (SECONDS=600)
+soak: install  ## mutate 20,000 inputs and 5,000 stores, inject faults for ten minutes, run 64 workers for ten
 	$(BIN)/python -m tests.mutated_input --cases 20000
+	$(BIN)/python -m tests.mutated_attributes --cases 5000
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600)
 	$(BIN)/python -m benchmarks.store_load --case paced --seconds $(or $(SECONDS),600)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-from alembic.script import ScriptDirectory
 
 # One thread per process, here and in the processes that tests start: tests run in parallel, and the bits of
 # a result depend on the number of threads. Set this before torch is imported, which reads it once.
@@ -24,23 +23,11 @@ pytest.register_assert_rewrite("tests.support")
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("tests")
 
-_load_migrations = ScriptDirectory.from_config
-_migrations: dict[str | None, ScriptDirectory] = {}
-
-
-def _load_migrations_once(config: Any) -> ScriptDirectory:
-    folder = config.get_main_option("script_location")
-    if folder not in _migrations:
-        _migrations[folder] = _load_migrations(config)
-    return _migrations[folder]
-
-
-# Optuna compiles its migrations up to three times for each store that it opens, 0.1 s of CPU time each.
-ScriptDirectory.from_config = _load_migrations_once
-
 from tests.support import postgres  # noqa: E402  # needs the settings above
-from tests.support.databases import closed_engines, plain_sql  # noqa: E402
+from tests.support.databases import cache_migrations, closed_engines, plain_sql  # noqa: E402
 from tests.support.workplace import Workplace, workplace_in  # noqa: E402
+
+cache_migrations()
 
 FIXTURES = {"cluster": "postgres", "chromium": "browser"}
 # Matches the source of a test that starts processes, or of a helper or fixture of its module.

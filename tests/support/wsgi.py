@@ -5,6 +5,7 @@ import json
 import re
 import wsgiref.util
 import wsgiref.validate
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +61,31 @@ def ask(app: Any, method: str, path: str, body: Any = None, **environ: str) -> A
     return Answer(status=int(status[:3]), headers={n.lower(): v for n, v in headers}, body=content)
 
 
-def routes() -> list[tuple[str, str]]:
-    """Return every route of optuna-dashboard as a method and a path that matches it."""
+def routes(
+    *, study: int = 1, trial: int = 1, file: str = "0a-1b", plot: str = "slice"
+) -> list[tuple[str, str]]:
+    """Return every route of optuna-dashboard as a method and a path that matches it.
+
+    Args:
+        study: The id of the study in the path.
+        trial: The id of the trial.
+        file: The id of the artifact.
+        plot: The kind of plot.
+    """
     app = optuna_dashboard.wsgi(optuna.storages.InMemoryStorage())
-    return [(route.method, _example_path(route.rule)) for route in app.routes]
+    fills = {
+        "study_id:int": str(study),
+        "trial_id:int": str(trial),
+        "plot_type": plot,
+        "history_id": "0a-1b",
+    }
+    fills |= {":re:(/.*)?": "/studies/1", "filename:path": "bundle.js"}
+    return [(route.method, _example_path(route.rule, fills, file)) for route in app.routes]
 
 
-def _example_path(rule: str) -> str:
-    rule = rule.replace("<:re:(/.*)?>", "/studies/1").replace("<filename:path>", "bundle.js")
-    rule = rule.replace("<plot_type>", "slice").replace("<history_id>", "0a-1b")
-    rule = re.sub("<artifact_id:[^>]*>", "0a-1b", rule)
-    rule = re.sub("<[a-z_]+:int>", "1", rule)
+def _example_path(rule: str, fills: Mapping[str, str], file: str) -> str:
+    for name, given in fills.items():
+        rule = rule.replace(f"<{name}>", given)
+    rule = re.sub("<artifact_id:[^>]*>", file, rule)
     assert "<" not in rule, f"a new kind of route: {rule}"
     return rule

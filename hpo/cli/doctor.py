@@ -62,7 +62,7 @@ def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:
         *place,
         *(_report_errors("studies", lambda: _check_studies(store_url, artifacts)) if is_open else ()),
         *_report_errors("data", lambda: _check_data(data)),
-        *_check_weights(),
+        *_report_errors("weights", _check_weights),
     ]
 
 

@@ -17,6 +17,7 @@ from hpo.artifacts import checkpoint
 from hpo.workers import worker
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
+from tests.support.disks import fill, mounted_disk
 from tests.support.network import Link, network_link, require_root
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import HPO
@@ -177,19 +178,8 @@ def kill_launcher(launcher: subprocess.Popen) -> None:
 def disk(tmp_path) -> Iterator[Path]:
     """Return a disk of eight megabytes."""
     require_root("mount", "umount")
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], check=True)
-    try:
+    with mounted_disk(tmp_path / "disk", 8) as path:
         yield path
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def fill(disk: Path) -> None:
-    with contextlib.suppress(OSError), (disk / "ballast").open("ab", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
 
 
 def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import os
 import sqlite3
-import subprocess
 from pathlib import Path
 
 import optuna
@@ -20,6 +19,7 @@ from hpo.errors import StoreError
 from hpo.store import database, process, queue, studies
 from tests.support import lease_worker
 from tests.support.databases import closed_engines
+from tests.support.disks import folder_without_rights, mount, mounted_disk
 from tests.support.lease_worker import NAME
 from tests.support.network import require_root
 
@@ -129,12 +129,9 @@ def test_no_sqlite_store_is_created_on_a_network_disk(tmp_path, monkeypatch):
 @pytest.fixture
 def disk(tmp_path):
     """Mount a disk that has too little room for a checkpoint."""
-    require_root("mount")
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "hpo", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
+    require_root("mount", "umount")
+    with mounted_disk(tmp_path / "disk", 4) as path:
+        yield path
 
 
 def test_an_almost_full_disk_is_broken(disk, tmp_path):
@@ -149,7 +146,7 @@ def test_a_read_only_store_is_doubtful(disk, tmp_path):
     url = f"sqlite:///{disk}/hpo.db"
     with closed_engines():
         studies.create_study(studies.open_storage(url, create=True), lease_worker.definition(1), "text")
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    mount("-o", "remount,ro", disk)
     with closed_engines():
         (line,) = [each for each in findings_about(url, tmp_path, "store") if "studies" in each.message]
     assert (line.state, line.message) == ("doubtful", f"{url}, 1 studies, read-only")
@@ -159,11 +156,24 @@ def test_a_read_only_store_is_doubtful(disk, tmp_path):
 def test_a_location_that_cannot_be_created_is_broken_rather_than_absent(disk, tmp_path):
     findings = doctor.run_checks(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
     assert {each.state for each in findings if each.subject in ("store", "artifacts")} == {"absent"}
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    mount("-o", "remount,ro", disk)
     findings = doctor.run_checks(f"sqlite:///{disk}/no/hpo.db", f"{disk}/no/artifacts", tmp_path)
     for line in (each for each in findings if each.subject in ("store", "artifacts")):
         assert (line.state, line.advice) == ("broken", "choose another location")
         assert line.message.endswith(f"does not exist, and {disk} is not writable")
+
+
+def test_a_folder_that_may_not_be_entered_is_broken(monkeypatch):
+    with folder_without_rights() as folder:
+        (folder / "closed").mkdir(mode=0)
+        store, artifacts, data = (folder / "closed" / name for name in ("hpo.db", "artifacts", "data"))
+        monkeypatch.setenv("TORCH_HOME", str(folder / "closed"))
+        found = doctor.run_checks(f"sqlite:///{store}", str(artifacts), data)
+    weights = folder / "closed" / "hub" / "checkpoints"
+    for subject, path in (("store", store), ("artifacts", artifacts), ("data", data), ("weights", weights)):
+        (line,) = [each for each in found if each.subject == subject]
+        assert line.state == "broken"
+        assert (str(path) in line.message, "Permission denied" in line.message) == (True, True), line
 
 
 def one_finding(subject, *, store="sqlite:///hpo.db", artifacts="artifacts", data="data"):

@@ -23,6 +23,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 from hpo import errors
 from hpo.training import datasets, sources
 from hpo.training.config import Config, FinalConfig
+from tests.support.disks import folder_without_rights
 from tests.support.idx_files import pixels, write_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -753,9 +754,9 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_line(path, reason):
     assert len(str(raised.value)) < 500
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_an_unreadable_subfolder_is_refused_by_its_name(tmp_path):
-    write_images(tmp_path, {"a": 3, "b": 3})
-    (tmp_path / "b" / "inner").mkdir(mode=0)
-    with pytest.raises(errors.DataError, match=r"inner.*Permission denied"):
-        datasets.describe_folder(folder_config(tmp_path))
+def test_an_unreadable_subfolder_is_refused_by_its_name():
+    with folder_without_rights() as folder:
+        write_images(folder, {"a": 3, "b": 3})
+        (folder / "b" / "inner").mkdir(mode=0)
+        with pytest.raises(errors.DataError, match=r"inner.*Permission denied"):
+            datasets.describe_folder(folder_config(folder))

@@ -12,6 +12,7 @@ HpoError
  |   +- ArtifactsUnavailable  the artifacts cannot be reached at the moment; that may pass by itself
  +- CurvesError               recorded curves cannot be read, or there are too few of them
  +- EngineError               a scheduler (Slurm, Ray) is missing, or does not accept the workers
+ +- WorkerStartError          no worker process can be started on this machine at the moment
  +- DashboardError            the dashboard cannot be served where, or as, requested
 
 Each is shown as one line on stderr, without a traceback. It says where the problem is, what was found, what
@@ -91,6 +92,10 @@ class CurvesError(HpoError):
 
 class EngineError(HpoError):
     """A scheduler that should run workers is missing, or does not accept them as requested."""
+
+
+class WorkerStartError(HpoError):
+    """No worker process can be started on this machine at the moment."""
 
 
 class DashboardError(HpoError):

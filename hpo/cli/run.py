@@ -33,7 +33,7 @@ from hpo.cli.options import (
     Workers,
 )
 from hpo.cli.results import print_best, print_early_ends, print_finish
-from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreUnavailable
+from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreUnavailable, WorkerStartError
 from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _worker_exit(error: HpoError) -> typer.Exit:
     progress.print_stderr(f"hpo: {error}")
     return typer.Exit(
         1
-        if isinstance(error, StoreUnavailable | ArtifactsUnavailable | DeviceLost)
+        if isinstance(error, StoreUnavailable | ArtifactsUnavailable | DeviceLost | WorkerStartError)
         else supervisor.EXIT_FATAL
     )
 

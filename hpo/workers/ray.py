@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import EngineError, HpoError
+from hpo.errors import EngineError, HpoError, WorkerStartError
 from hpo.training.devices import WorkerDevice
 from hpo.workers import supervisor
 from hpo.workers.supervisor import Supervision, WorkerGroup
@@ -71,8 +71,8 @@ class WorkerActor:
                 study, [device], settings, self.stop, self.lines.put, supervision
             ):
                 pass
-        except OSError as error:
-            return f"{socket.gethostname()}: no worker starts: {error}"
+        except WorkerStartError as error:
+            return f"{socket.gethostname()}: {error}"
         except HpoError as error:
             return str(error)
         return ""

@@ -10,6 +10,7 @@
 """
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from hpo.errors import HpoError
+from hpo.errors import HpoError, WorkerStartError
 from hpo.training.devices import WorkerDevice
 
 HPO_COMMAND = (sys.executable, "-m", "hpo")
@@ -118,7 +119,7 @@ def supervise_processes(
 
     Raises:
         HpoError: With the error that no restart mends, once all have exited.
-        OSError: If a worker cannot be started the first time.
+        WorkerStartError: If a worker cannot be started the first time; those that run are killed.
     """
     launch = _Launch(
         study=study, settings=settings, stop=stop, print_line=print_line, supervision=supervision
@@ -126,7 +127,7 @@ def supervise_processes(
     workers: list[WorkerProcess] = []
     try:
         for device in devices:
-            workers.append(_start_worker(launch, device))
+            workers.append(_start_first_worker(launch, device))
         yield from _keep_running(launch, workers)
         for worker in workers:
             worker.reader.join(5)
@@ -156,7 +157,18 @@ def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[Non
         time.sleep(0.25)
 
 
+def _start_first_worker(launch: _Launch, device: WorkerDevice) -> WorkerProcess:
+    try:
+        return _start_worker(launch, device)
+    except OSError as error:
+        raise WorkerStartError(
+            f"no worker starts on {device.name}: {HPO_COMMAND[0]}: {error.strerror}; if memory or "
+            "processes are short, start fewer workers with --devices"
+        ) from error
+
+
 def _start_worker(launch: _Launch, device: WorkerDevice, deaths: int = 0) -> WorkerProcess:
+    """Start a worker; raises OSError if there is no process or no thread left for it."""
     # A number of threads that the user has set stays as it is.
     environment = {"OMP_NUM_THREADS": str(device.threads), **os.environ, **launch.settings}
     environment["PYTHONUNBUFFERED"] = "1"  # what a worker prints appears before it dies, not after
@@ -174,7 +186,12 @@ def _start_worker(launch: _Launch, device: WorkerDevice, deaths: int = 0) -> Wor
     )
     worker = WorkerProcess(device=device, process=process, deaths=deaths)
     worker.reader = threading.Thread(target=_forward_output, args=(worker, launch.print_line), daemon=True)
-    worker.reader.start()
+    try:
+        worker.reader.start()
+    except RuntimeError as error:  # no thread is left
+        process.kill()
+        process.wait()
+        raise OSError(errno.EAGAIN, str(error)) from error
     return worker
 
 

@@ -53,7 +53,7 @@ def test_an_actor_tells_a_missing_folder_from_a_worker_that_cannot_start(tmp_pat
         for folder in (tmp_path / "absent", tmp_path)
     )
     assert absent.endswith("absent: No such file or directory; every node needs the same folders")
-    assert found.endswith("no worker starts: [Errno 11] Resource temporarily unavailable")
+    assert f": no worker starts on cpu: {sys.executable}: Resource temporarily unavailable; " in found
 
 
 def test_the_address_option_takes_precedence_over_rays_variable(monkeypatch):

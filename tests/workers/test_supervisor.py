@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpo.cli import progress
+from hpo.errors import WorkerStartError
 from hpo.training import devices
 from hpo.workers import supervisor
 from tests.support.workplace import load
@@ -67,6 +68,44 @@ def test_a_worker_that_cannot_be_restarted_at_once_is_restarted_later(place, mon
             assert process.returncode is not None
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    ],
+)
+def test_a_first_worker_that_cannot_start_is_reported_in_one_line(place, monkeypatch, refusal):
+    def refused(*args, **options):
+        raise refusal
+
+    place.here("create", place.study(STUDY))
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    _, line = place.here("launch", "small", "--devices", "cpu:1", code=1).err.splitlines()
+    assert line.startswith(f"hpo: no worker starts on cpu: {sys.executable}: {refusal.strerror}; ")
+
+
+@pytest.mark.processes
+def test_a_worker_whose_output_no_thread_can_read_is_killed(place, monkeypatch):
+    started = []
+
+    def refused(self):
+        raise RuntimeError("can't start new thread")
+
+    def start(*args, **options):
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    place.here("create", place.study(STUDY))
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    err = place.here("launch", "small", "--devices", "cpu:1", code=1).err
+    assert "hpo: no worker starts on cpu: " in err
+    with started[0] as process:
+        assert process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.processes
 def test_workers_that_have_started_are_killed_if_another_one_cannot_start(place, monkeypatch):
     start, started = subprocess.Popen, []
@@ -81,7 +120,7 @@ def test_workers_that_have_started_are_killed_if_another_one_cannot_start(place,
     monkeypatch.setattr(subprocess, "Popen", refused)
     settings = {"HPO_STORE": f"sqlite:///{place.path}/storage/hpo.db"}
     workers = [devices.WorkerDevice(name="cpu", threads=1)] * 2
-    with pytest.raises(BlockingIOError):
+    with pytest.raises(WorkerStartError):
         next(supervisor.supervise_processes("small", workers, settings, threading.Event(), print))
     with started[0] as process:
         assert process.returncode == -signal.SIGKILL

@@ -15,16 +15,45 @@ import signal
 import sys
 import threading
 import time
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import hpo
 from hpo.cli import control, pages, planning, results, run
-from hpo.errors import HpoError, quote_value
+from hpo.errors import QUOTED_LENGTH, HpoError, quote_value, shorten
 from hpo.workers.supervisor import kill_descendants
 
+USAGE_LENGTH = 4 * QUOTED_LENGTH  # characters of what is wrong with the words on the command line
+_UsageError: Any = typer.BadParameter.__bases__[0]  # typer has no public name for it
+
+
+class _Verbs(TyperGroup):
+    """The verbs, in whose usage errors a long word is shortened."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _short_usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _short_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _short_usage_errors() -> Iterator[None]:
+    """Shorten the message of typer's errors, which quote words of any length, before typer prints them."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = shorten(error.message, USAGE_LENGTH)
+        raise
+
+
 app = typer.Typer(
+    cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -75,6 +75,23 @@ def test_a_long_argument_is_shortened_in_its_message(place, words):
     assert len(err) <= MESSAGE_LENGTH + len("hpo: \n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (LONG,),
+        (f"--{LONG}",),
+        ("studies", f"--{LONG}"),
+        ("studies", LONG),
+        ("launch", "small", "--engine", LONG),
+        ("launch", "small", "--data", f"~{LONG}"),
+    ],
+)
+def test_a_long_word_is_shortened_where_typer_refuses_it(workplace, words):
+    err = workplace.here(*words, code=2).err
+    assert "..." in err
+    assert len(err) < 2000
+
+
 def test_a_long_message_keeps_its_beginning_and_its_end():
     text = str(HpoError(f"where: {LONG}; what to do"))
     assert text.startswith("where: aaa")

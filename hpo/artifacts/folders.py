@@ -6,6 +6,9 @@ fsspec supports) it is a temporary folder: files are downloaded when a trial is 
 they are complete. An object store shows a file completely or not at all, as ``durable.atomic_file`` does
 locally.
 
+A temporary folder is locked as long as its process lives. A process that is killed leaves it behind,
+without the lock, and the next worker of this machine removes it (``scratch``).
+
 **Unavailable storage.** Storage behind a URL may be unavailable for some time. A worker repeats each
 operation until it succeeds, so every operation must be idempotent. The trial's lease is renewed meanwhile.
 If the lease is lost all the same, a late operation does no harm: the names of committed files contain the
@@ -15,8 +18,6 @@ number of the attempt, and a ``TrialFolder`` removes only what it has uploaded o
 like is refused, and in a local root also one that a symbolic link leads out of its study's folder.
 """
 
-import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from typing import TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from hpo.artifacts import durable, names, remote
+from hpo.artifacts import durable, names, remote, scratch
+from hpo.artifacts.scratch import ScratchFolder
 from hpo.errors import ArtifactError, ArtifactsUnavailable, quote_value
 from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
 
@@ -206,9 +208,16 @@ class Artifacts:
             OSError: If the local folder cannot be created.
         """
         place = self.locate(name)
-        path = Path(place) if self.is_local else Path(tempfile.mkdtemp(prefix="hpo-"))
-        path.mkdir(parents=True, exist_ok=True)
-        return TrialFolder(self, name, path)
+        if not self.is_local:
+            temporary = scratch.make_folder()
+            return TrialFolder(self, name, temporary.path, temporary)
+        Path(place).mkdir(parents=True, exist_ok=True)
+        return TrialFolder(self, name, Path(place))
+
+    def remove_abandoned(self) -> None:
+        """Remove the temporary folders of killed processes, which only remote artifacts have."""
+        if not self.is_local:
+            scratch.remove_abandoned()
 
     def list_names(self, name: str) -> list[str]:
         """Return the names of the files and folders in a folder; none if there is no such folder.
@@ -307,10 +316,13 @@ class TrialFolder:
     Methods raise what those of ``Artifacts`` raise, and ``OSError`` for the local folder.
     """
 
-    def __init__(self, artifacts: Artifacts, name: str, path: Path) -> None:
+    def __init__(
+        self, artifacts: Artifacts, name: str, path: Path, temporary: ScratchFolder | None = None
+    ) -> None:
         self.artifacts = artifacts
         self.name = name
         self.path = path
+        self.temporary = temporary  # the local folder, if it is a temporary one
         self.published: dict[str, tuple[int, int]] = {}  # uploaded or downloaded files -> their versions
 
     def fetch(self) -> None:
@@ -355,8 +367,8 @@ class TrialFolder:
 
     def close(self) -> None:
         """Remove the local folder if it is a temporary one."""
-        if not self.artifacts.is_local:
-            shutil.rmtree(self.path, ignore_errors=True)
+        if self.temporary is not None:
+            self.temporary.remove()
 
 
 def _file_version(path: Path) -> tuple[int, int]:

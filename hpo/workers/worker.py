@@ -97,6 +97,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     storage.stop, storage.max_wait_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
+    settings.artifacts.remove_abandoned()
     history = History(storage, studies.find_study_id(storage, name), name)
     definition = studies.read_definition(storage, name)
     history.warm_start_trials = samplers.select_trials(warm_start.usable_trials(storage, definition))

@@ -1,4 +1,6 @@
 import errno
+import os
+import tempfile
 import threading
 import uuid
 from typing import ClassVar
@@ -8,6 +10,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from hpo.artifacts import scratch
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, ArtifactsUnavailable
 from hpo.store import studies
@@ -204,8 +207,12 @@ def test_a_trial_resumes_from_a_checkpoint_at_a_url(tmp_path, monkeypatch):
         if getattr(event, "epoch", None) and event.epoch.number == 2:
             stop.set()
     assert event.state == "released"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    abandoned = scratch.make_folder()
+    os.close(abandoned.lock)
     started, *_, last = worker.run_worker(storage, "own", settings, threading.Event())
     assert (started.attempt, started.epochs_done) == (2, 2)
+    assert not abandoned.path.exists()
     assert (last.state, last.accuracy) == ("complete", 0.4)
     (trial,) = storage.get_all_trials(studies.find_study_id(storage, "own"))
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}

@@ -1,6 +1,9 @@
 """Checks of a whole definition: what no single part of a study file shows."""
 
-from collections.abc import Iterator
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from hpo.errors import DefinitionError, quote_value
 from hpo.study.checks import Problems, check_keys
@@ -10,6 +13,7 @@ from hpo.study.space import Range, combinations, is_active
 from hpo.training import config, custom
 
 LEARNING_SAMPLERS = ("tpe", "gp")  # samplers that learn from earlier trials
+LONG_NAME = 5  # characters of an option from which on a similar one is taken for a misspelling
 SEED_WITH_REPLICATES = (
     "search.replicates gives each setting its seeds, from train.seed on; leave this one out"
 )
@@ -53,8 +57,8 @@ def check_definition(found: Definition, where: str) -> None:
 
     Raises:
         DefinitionError: If there is nothing to run or to search, a seed is searched or listed beside
-            replicates, the sampler cannot learn from other studies, or a point is outside of what is
-            searched.
+            replicates, the sampler cannot learn from other studies, a point is outside of what is searched,
+            or an option of a point is misspelt.
     """
     search = found.search
     if found.setting_count == 0:
@@ -78,7 +82,36 @@ def check_definition(found: Definition, where: str) -> None:
     for index, listed in enumerate(found.points, 1):
         with problems.collect():
             check_point_in_space(found, listed, where, f"points[{index}]")
+    if not found.searches and found.option_table is config.CUSTOM_OPTIONS:
+        with problems.collect():
+            _check_spelling(found, where)
     problems.report()
+
+
+def _check_spelling(found: Definition, where: str) -> None:
+    """Refuse an option that is probably misspelt, in a grid study with a custom objective.
+
+    Its points may name any option. One that only a single point names is refused if that point lacks a very
+    similar one, which ``[train]`` or another point gives. Short names resemble too many words for that.
+    """
+    counts = Counter(option for listed in found.points for option in listed.setting)
+    for index, listed in enumerate(found.points, 1):
+        for option in listed.setting:
+            if counts[option] > 1 or option in found.train:
+                continue
+            others = {*found.train, *counts} - {*listed.setting, *_numbered_alike(option, counts)}
+            long = (name for name in others if len(name) >= LONG_NAME)
+            if near := difflib.get_close_matches(option, long, n=1, cutoff=0.85):
+                raise DefinitionError(
+                    f"{where}: points[{index}].{option}: neither [train] nor another point gives it; did "
+                    f"you mean '{near[0]}'? If it is an option of its own, give it a value in [train], too"
+                )
+
+
+def _numbered_alike(option: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield the names that differ from an option in their digits alone, as conv1 and conv2 do."""
+    plain = re.sub(r"\d+", "", option)
+    return (name for name in names if re.sub(r"\d+", "", name) == plain)
 
 
 def check_point_in_space(found: Definition, listed: Point, where: str, key: str) -> None:

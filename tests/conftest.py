@@ -143,10 +143,12 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 
 @pytest.fixture
-def place(workplace: Workplace, request: pytest.FixtureRequest) -> Workplace:
+def place(workplace: Workplace, request: pytest.FixtureRequest) -> Iterator[Workplace]:
     """Return a workplace whose own.py has the text of the test module's constant OWN."""
     (workplace.path / "own.py").write_text(request.module.OWN)
-    return workplace
+    workplace.unload_modules()  # a test may have imported an own.py of its own into this process
+    yield workplace
+    workplace.unload_modules()
 
 
 @pytest.fixture

@@ -64,7 +64,8 @@ def import_objective(name: str) -> Objective:
             f"train.objective: '{name}' is a function of a notebook or a script, which workers cannot "
             f"import; put it into a file in {Path.cwd()}, such as own.py, and name it own:{function_name}"
         )
-    if str(Path.cwd()) not in sys.path:
+    # An objective that has been imported may have changed the working directory since.
+    if module_name not in sys.modules and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -18,7 +18,7 @@ from hpo.study.file import load_study_file
 from hpo.training import config
 from hpo.workers import worker
 
-OBJECTIVE = """
+OWN = """
 import torch
 
 
@@ -187,12 +187,10 @@ def test_a_url_with_an_unknown_protocol_is_refused_in_one_line():
         Artifacts("nosuch://x")
 
 
-def test_a_trial_resumes_from_a_checkpoint_at_a_url(tmp_path, monkeypatch):
+def test_a_trial_resumes_from_a_checkpoint_at_a_url(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "climbing.py").write_text(OBJECTIVE)
     (tmp_path / "own.toml").write_text(
-        '[train]\nobjective = "climbing:climb"\nepochs = 4\n'
-        '[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
+        '[train]\nobjective = "own:climb"\nepochs = 4\n[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
     )
     definition = load_study_file(tmp_path / "own.toml")
     assert definition.option_table is config.CUSTOM_OPTIONS
@@ -230,12 +228,10 @@ def test_a_trial_resumes_from_a_checkpoint_at_a_url(tmp_path, monkeypatch):
     storage.engine.dispose()
 
 
-def test_a_worker_without_the_checkpoint_warns_and_restarts_the_trial(tmp_path, monkeypatch, caplog):
+def test_a_worker_without_the_checkpoint_warns_and_restarts_the_trial(place, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "climbing.py").write_text(OBJECTIVE)
     (tmp_path / "own.toml").write_text(
-        '[train]\nobjective = "climbing:climb"\nepochs = 4\n'
-        '[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
+        '[train]\nobjective = "own:climb"\nepochs = 4\n[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
     )
     storage = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     studies.create_study(storage, load_study_file(tmp_path / "own.toml"), "")
@@ -258,13 +254,11 @@ def test_a_worker_without_the_checkpoint_warns_and_restarts_the_trial(tmp_path, 
     storage.engine.dispose()
 
 
-def test_trials_that_pause_and_are_never_promoted_keep_their_weights_at_a_url(tmp_path, monkeypatch):
+def test_trials_that_pause_and_are_never_promoted_keep_their_weights_at_a_url(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "climbing.py").write_text(
-        OBJECTIVE.replace('["epoch"] / 10', '["epoch"] / 10 - config.speed')
-    )
+    (tmp_path / "own.py").write_text(OWN.replace('["epoch"] / 10', '["epoch"] / 10 - config.speed'))
     (tmp_path / "own.toml").write_text(
-        '[train]\nobjective = "climbing:climb"\nepochs = 4\n[space]\nspeed = { low = 0.1, high = 0.5 }\n'
+        '[train]\nobjective = "own:climb"\nepochs = 4\n[space]\nspeed = { low = 0.1, high = 0.5 }\n'
         '[search]\nsampler = "random"\ntrials = 6\n'
         'pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }\n'
     )

@@ -100,16 +100,16 @@ class Workplace:
                 patch.delenv(key)
             for key, value in environment.items():
                 patch.setenv(key, value)
-            self._unload_modules()
+            self.unload_modules()
             try:
                 yield
             finally:
                 gc.set_threshold(*threshold)
                 for number, handler in signals.items():
                     signal.signal(number, handler)
-                self._unload_modules()
+                self.unload_modules()
 
-    def _unload_modules(self) -> None:
+    def unload_modules(self) -> None:
         """Unload the modules of this folder's files: each test has its own ``own.py``."""
         for file in self.path.glob("*.py"):
             sys.modules.pop(file.stem, None)

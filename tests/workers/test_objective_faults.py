@@ -75,6 +75,13 @@ def names(config, state):
     yield config.copy + config["json"] + config.dict + config.model_dump, None
 
 
+def wanders(config, state):
+    for epoch in range(3):
+        os.makedirs("elsewhere", exist_ok=True)
+        os.chdir("elsewhere")
+        yield 0.5, {"state": state, "epoch": epoch}
+
+
 def square(number):
     return number**2
 
@@ -206,6 +213,15 @@ def test_whether_a_function_reads_its_state_is_seen_in_its_code(body, reads):
     namespace = {}
     exec(f"def run(config, state):\n    {body}", namespace)
     assert custom.reads_state(namespace["run"]) == reads
+
+
+def test_an_objective_may_change_the_working_directory(place):
+    place.here("create", place.study(points("wanders", "a", "b") + "epochs = 3\n"))
+    place.here("worker", "small")
+    assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 2
+    for trial in load(place).trials:
+        assert artifact(place, trial.user_attrs["weights"]).exists()
+    assert not [*(place.path / "elsewhere").rglob("storage")]
 
 
 def test_option_names_hide_the_methods_of_pydantic(place):

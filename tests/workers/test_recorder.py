@@ -113,7 +113,6 @@ def start_worker(place, monkeypatch):
     settings = worker.WorkerSettings(
         artifacts=artifacts, data=place.path, device="cpu", shown_as="cpu", lease_seconds=60
     )
-    sys.modules.pop("own", None)
     with closed_engines(), contextlib.ExitStack() as started:
         url = f"sqlite:///{place.path}/storage/hpo.db"
 
@@ -125,7 +124,6 @@ def start_worker(place, monkeypatch):
             return events
 
         yield start
-    sys.modules.pop("own", None)
 
 
 def run_until(events, epoch: int = 0, state: str = "") -> None:

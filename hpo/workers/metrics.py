@@ -2,19 +2,25 @@
 
 import csv
 import io
+import itertools
+import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import summary_v2  # the public module, api, imports TensorFlow
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from hpo.artifacts import durable
 from hpo.training.events import OTHER_METRICS, Epoch
 
 CSV_NAME = "epochs.csv"
+_file_numbers = itertools.count()  # of this process; they keep the names of its event files apart
 # By the field of an epoch's record: its column.
 CSV_COLUMNS = {field.name: field.name for field in fields(Epoch)} | {"number": "epoch"}
 
@@ -70,19 +76,32 @@ class TensorBoardEvents:
     The name and the hyperparameters make the trial's row in TensorBoard's HPARAMS tab. TensorBoard collects
     the columns of all rows below its ``--logdir`` itself, so no file has to describe the whole study.
 
+    Events are written in the caller's thread. TensorBoard's own writer has a thread, which prints a
+    traceback when the disk is full or read-only.
+
     Args:
         folder: The folder of the trial.
         done: Epochs trained before, if the trial is resumed; TensorBoard drops later ones that
             earlier attempts wrote.
         name: The trial's name in the artifacts.
         params: The trial's hyperparameters; those that are None are left out.
+
+    Raises:
+        OSError: If the file cannot be written; from the methods, too.
     """
 
     def __init__(self, folder: Path, done: int, name: str, params: Mapping[str, Any]) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=done + 1)
-        self._file = self.writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        now, host = int(time.time()), socket.gethostname()
+        file = f"events.out.tfevents.{now:010d}.{host}.{os.getpid()}.{next(_file_numbers)}"
+        self._records = RecordWriter((folder / file).open("wb"))
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
         row = {key: value for key, value in params.items() if value is not None}
-        self._file.add_summary(summary_v2.hparams_pb(row, trial_id=name))
+        self._write(Event(summary=summary_v2.hparams_pb(row, trial_id=name)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
 
     def write_epoch(self, epoch: Epoch, best: Epoch) -> None:
         """Write the scalars of an epoch, leaving out those that were not measured.
@@ -108,9 +127,9 @@ class TensorBoardEvents:
         values = [
             Summary.Value(tag=tag, simple_value=value) for tag, value in tags.items() if value is not None
         ]
-        self._file.add_summary(Summary(value=values), epoch.number)
-        self.writer.flush()
+        self._write(Event(summary=Summary(value=values), step=epoch.number))
+        self._records.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self.writer.close()
+        self._records.close()

@@ -1,5 +1,8 @@
 """The TensorBoard events and the CSV file in a trial's folder."""
 
+import resource
+
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
@@ -50,6 +53,20 @@ def test_a_trial_that_starts_again_from_its_first_epoch_has_each_epoch_once(tmp_
     found = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in found.Scalars("accuracy/selection")] == [(1, 0.25), (2, 0.125)]
     assert found.SummaryMetadata(metadata.SESSION_START_INFO_TAG)
+
+
+def test_events_that_cannot_be_written_raise_in_the_thread_that_writes_them(tmp_path, capfd):
+    """TensorBoard's own writer prints a traceback from a thread, too."""
+    events = TensorBoardEvents(tmp_path, 0, "study-1/0003", PARAMS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            events.write_epoch(epoch(1, 0.5), epoch(1, 0.5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    events.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_epochs_missing_from_the_csv_after_a_crash_are_added_from_the_reports(tmp_path):

@@ -11,6 +11,7 @@ and the saving where a frozen model's features are computed only once: with ``tu
 is an upper bound. Of a custom objective, one epoch is run as it is, for the first setting of the study.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from hpo.search import untried
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.training import custom, datasets, loop, precision
-from hpo.training.config import Config, CustomConfig
+from hpo.training.config import Config, CustomConfig, TrialPlace
 from hpo.training.devices import WorkerDevice
 from hpo.training.shapes import DatasetShape
 
@@ -277,8 +278,12 @@ def _custom_parts(definition: Definition) -> Iterator[CostPart]:
     listed = definition.listed_points
     first = definition.trial_config({**first_values, **(listed[0].setting if listed else {})})
     assert isinstance(first, CustomConfig)
-    with step_timing.track_peak_memory(torch.device("cpu")) as peak:
-        epoch = next(custom.CustomRun(first).epochs())
+    with (
+        tempfile.TemporaryDirectory(prefix="hpo-") as folder,
+        step_timing.track_peak_memory(torch.device("cpu")) as peak,
+    ):
+        place = TrialPlace(device="cpu", trial=0, folder=Path(folder))
+        epoch = next(custom.CustomRun(first, place=place).epochs())
     settings = [(number, point.setting) for number, point in enumerate(listed, 1)]
     searched = _searched_trials(definition)
     for number, setting in [*settings, *([(None, {})] if searched else [])]:

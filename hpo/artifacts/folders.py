@@ -335,7 +335,7 @@ class TrialFolder:
             self.published[name] = _file_version(path)
 
     def publish(self) -> None:
-        """Upload new and changed files, except drafts; does nothing if the artifacts are local."""
+        """Upload new and changed files, except drafts and subfolders; local artifacts need nothing."""
         for path in self._complete_files() if not self.artifacts.is_local else ():
             version = _file_version(path)
             if self.published.get(path.name) != version:
@@ -363,7 +363,8 @@ class TrialFolder:
                 self.published.pop(name, None)
 
     def _complete_files(self) -> list[Path]:
-        return [path for path in sorted(self.path.iterdir()) if not durable.is_draft(path.name)]
+        found = (path for path in sorted(self.path.iterdir()) if path.is_file())
+        return [path for path in found if not durable.is_draft(path.name)]
 
     def close(self) -> None:
         """Remove the local folder if it is a temporary one."""

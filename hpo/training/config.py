@@ -7,9 +7,10 @@ epoch, 20 epochs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
 
@@ -160,12 +161,22 @@ class FinalConfig(Config):
     selection: Literal["final"] = "final"  # type: ignore[assignment]  # a value that no file may use
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialPlace:
+    """Where a trial of a custom objective runs."""
+
+    device: str  # as torch names it: "cpu", "cuda:0"
+    trial: int  # its number
+    folder: Path  # for files of the function's own, which stay with the trial
+
+
 class CustomConfig(BaseModel):
     """The settings of a trial with a custom objective; it may have any options under any names.
 
-    They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``. An option hides a
-    method of pydantic with the same name, such as ``copy``. Only ``objective``, ``epochs`` and ``seed`` are
-    checked.
+    They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``. While the trial runs,
+    ``config.device``, ``config.trial`` and ``config.folder`` say where (see ``TrialPlace``). An option
+    hides one of these, or a method of pydantic such as ``copy``, if it has the same name. Only
+    ``objective``, ``epochs`` and ``seed`` are checked.
 
     Raises:
         ValidationError: pydantic's, if one of these three is of another type or out of range.
@@ -184,6 +195,27 @@ class CustomConfig(BaseModel):
         Config.model_fields["epochs"].default
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    _place: TrialPlace | None = PrivateAttr(default=None)
+
+    @property
+    def device(self) -> str:
+        """The device of the trial's worker; raises AttributeError while no trial runs."""
+        return self._running_place().device
+
+    @property
+    def trial(self) -> int:
+        """The trial's number; raises AttributeError while no trial runs."""
+        return self._running_place().trial
+
+    @property
+    def folder(self) -> Path:
+        """The trial's folder; raises AttributeError while no trial runs."""
+        return self._running_place().folder
+
+    def _running_place(self) -> TrialPlace:
+        if self._place is None:
+            raise AttributeError("device, trial and folder are known only while a trial runs")
+        return self._place
 
     def __getattribute__(self, name: str) -> Any:
         """Return the setting of this name, or else what pydantic's model has under it."""
@@ -197,6 +229,13 @@ class CustomConfig(BaseModel):
         """Return the setting of this name; raises KeyError if there is none."""
         settings = settings_of(self)
         return settings[name]
+
+
+def at_place(config: CustomConfig, place: TrialPlace) -> CustomConfig:
+    """Return the same settings for a trial that runs at a place."""
+    placed = BaseModel.model_copy(config)
+    placed._place = place
+    return placed
 
 
 def settings_of(config: BaseModel) -> dict[str, Any]:

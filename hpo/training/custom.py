@@ -1,5 +1,7 @@
 """A run of a custom objective: a function that yields (accuracy, state) after each epoch.
 
+It may yield (accuracy, state, metrics) as well, with other numbers by name.
+
 ``train.objective = "package.module:function"`` names the function. It is called as ``function(config,
 state)``. ``config`` holds the trial's settings. ``state`` is None at first; when a trial is resumed, it is
 the last state that was saved. A state consists of tensors and plain values, alone or in dicts and lists.
@@ -14,8 +16,9 @@ state and never reads it fails when it is resumed, since its first epoch would c
             state["epoch"] += 1
             yield accuracy, state
 
-Whatever the function raises fails its trial alone, also SystemExit and KeyboardInterrupt. What it prints
-goes to stderr.
+The generators of torch, numpy and random are seeded from the trial's seed, and from the number of epochs
+done, before the function is called. Whatever the function raises fails its trial alone, also SystemExit and
+KeyboardInterrupt. What it prints goes to stderr.
 """
 
 import contextlib
@@ -29,16 +32,22 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from hpo.errors import DefinitionError, HpoError, escape_surrogates
 from hpo.training import events
-from hpo.training.config import CustomConfig
+from hpo.training.config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
+from hpo.training.seeds import seed_generators
 
-Objective = Callable[[CustomConfig, Any], Iterable[tuple[float, Any]]]
+Objective = Callable[
+    [CustomConfig, Any], Iterable[tuple[float, Any] | tuple[float, Any, Mapping[str, float]]]
+]
+
+# A metric of a function's own may have no other measurement's name.
+RESERVED_NAMES = frozenset(field.name for field in fields(Epoch)) | {"epoch"}
 
 _END = object()  # what ``next`` returns after the function's last epoch
 
@@ -122,6 +131,7 @@ class CustomRun:
 
     Args:
         config: The trial's settings.
+        place: Where the trial runs; None: the objective cannot ask for it.
         state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
         stop: When set, ``epochs()`` ends after the epoch that is running, or starts none.
         final: Whether this is a run of ``hpo finish``, whose result is the last epoch, not the best one.
@@ -134,11 +144,12 @@ class CustomRun:
         self,
         config: CustomConfig,
         *,
+        place: TrialPlace | None = None,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
         final: bool = False,
     ) -> None:
-        self.config = config
+        self.config = config if place is None else at_place(config, place)
         self.final = final
         self.stop = stop or threading.Event()
         self.objective = import_objective(config.objective)
@@ -188,10 +199,14 @@ class CustomRun:
             if yielded is _END:
                 self.exhausted = True
                 break
-            accuracy, self.own_state = self._call_objective(self._parse_yielded, yielded)
-            seconds = time.perf_counter() - started
-            number = len(self.history) + 1
-            self.history.append(Epoch(number=number, accuracy=accuracy, train_seconds=seconds))
+            accuracy, self.own_state, own_metrics = self._call_objective(self._parse_yielded, yielded)
+            epoch = Epoch(
+                number=len(self.history) + 1,
+                accuracy=accuracy,
+                train_seconds=time.perf_counter() - started,
+                own_metrics=own_metrics,
+            )
+            self.history.append(epoch)
             yield self.history[-1]
         if self.exhausted and not self.history:
             raise ValueError(f"{self.config.objective} yielded nothing")
@@ -205,6 +220,7 @@ class CustomRun:
                 f"continue after epoch {done}: its first epoch would count as epoch {done + 1}; let it "
                 "begin from the state, or yield None as the state to start again from the first epoch"
             )
+        seed_generators(self.config.seed, len(self.history))
         returned = self.objective(self.config, self.own_state)
         if isinstance(returned, str | tuple) or not isinstance(returned, Iterable):
             raise ValueError(
@@ -234,17 +250,27 @@ class CustomRun:
                 raise KeyboardInterrupt from error
             raise RuntimeError(f"{self.config.objective} raised {_describe(error)}") from error
 
-    def _parse_yielded(self, yielded: Any) -> tuple[float, Any]:
-        """Return the accuracy and the state that the function yielded; raises ValueError if malformed."""
+    def _parse_yielded(self, yielded: Any) -> tuple[float, Any, dict[str, float]]:
+        """Return accuracy, state and other metrics that the function yielded; ValueError if malformed."""
+        name = self.config.objective
         try:
-            accuracy, own_state = yielded
+            accuracy, own_state, *others = yielded
             finite = math.isfinite(accuracy)
+            own_metrics = dict(*others)
         except (TypeError, ValueError):
-            message = f"{self.config.objective} yielded {repr(yielded)[:80]}; want (accuracy, state)"
+            message = f"{name} yielded {repr(yielded)[:80]}; want (accuracy, state), or (accuracy, state, metrics)"
             raise ValueError(message) from None
         if not finite:
-            raise ValueError(f"{self.config.objective} yielded an accuracy of {accuracy}")
-        return float(accuracy), own_state
+            raise ValueError(f"{name} yielded an accuracy of {accuracy}")
+        for key, value in own_metrics.items():
+            if not isinstance(key, str) or not key or len(key) > 100 or key in RESERVED_NAMES:
+                raise ValueError(
+                    f"{name} yielded a metric called {repr(key)[:80]}; want a text of 1 to 100 characters, "
+                    "none of: " + ", ".join(sorted(RESERVED_NAMES))
+                )
+            if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+                raise ValueError(f"{name} yielded {repr(value)[:80]} as the metric '{key}'; want a number")
+        return float(accuracy), own_state, {key: float(value) for key, value in own_metrics.items()}
 
     def weights(self) -> Any:
         """Return the state that the function yielded last, not a copy; None before the first epoch."""

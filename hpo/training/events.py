@@ -5,7 +5,7 @@ This module imports nothing heavy, so that a process which only displays events 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # What an epoch measures on the selection split besides its accuracy.
@@ -38,6 +38,7 @@ class Epoch:
     f1: float | None = None
     auroc: float | None = None
     top5_accuracy: float | None = None
+    own_metrics: Mapping[str, float] = field(default_factory=dict)  # of a custom objective, by name
 
     @property
     def seconds(self) -> float:
@@ -62,6 +63,8 @@ def other_metrics(history: Sequence[Epoch]) -> dict[str, list[float | None]]:
     measured is left out.
     """
     values = {name: [_rounded(getattr(epoch, name)) for epoch in history] for name in OTHER_METRICS}
+    own = dict.fromkeys(name for epoch in history for name in epoch.own_metrics)
+    values |= {name: [_rounded(epoch.own_metrics.get(name)) for epoch in history] for name in own}
     return {name: each for name, each in values.items() if any(value is not None for value in each)}
 
 

@@ -15,7 +15,6 @@ bit-identical to one that was never interrupted.
 Shape suffixes: N images of a batch, C channels, H rows, W columns, K classes.
 """
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from hpo.training.datasets import Dataset, Split
 from hpo.training.evaluation import Answers, Metrics
 from hpo.training.events import Diverged, Epoch
 from hpo.training.precision import ComputeSettings
+from hpo.training.seeds import derive_seed
 
 MIN_LAST_BATCH = 4  # images
 
@@ -50,17 +50,6 @@ def batch_bounds(images: int, size: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and images - starts[-1] < min(MIN_LAST_BATCH, size):
         starts.pop()
     return list(zip(starts, [*starts[1:], images], strict=True))
-
-
-def derive_seed(*parts: int) -> int:
-    """Return a seed below 2**63 for a position in a trial's training.
-
-    Args:
-        parts: The trial's seed, then nothing (initial weights), or the epoch (image order), or epoch and
-            step (augmentation and dropout), both counted from 1.
-    """
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class TrainingRun:

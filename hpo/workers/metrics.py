@@ -23,6 +23,7 @@ CSV_NAME = "epochs.csv"
 _file_numbers = itertools.count()  # of this process; they keep the names of its event files apart
 # By the field of an epoch's record: its column.
 CSV_COLUMNS = {field.name: field.name for field in fields(Epoch)} | {"number": "epoch"}
+del CSV_COLUMNS["own_metrics"]  # each of them has a column of its own
 
 
 def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
@@ -37,7 +38,10 @@ def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    rows = [{column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} for epoch in history]
+    rows = [
+        {column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} | epoch.own_metrics
+        for epoch in history
+    ]
     _write(folder, rows)
 
 
@@ -64,7 +68,8 @@ def add_missing_epochs(folder: Path, reported: Mapping[int, float]) -> None:
 
 def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(CSV_COLUMNS.values()), extrasaction="ignore", lineterminator="\n")
+    columns = dict.fromkeys([*CSV_COLUMNS.values(), *(name for row in rows for name in row if name)])
+    writer = csv.DictWriter(text, list(columns), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     durable.write_file(folder / CSV_NAME, text.getvalue().encode())
@@ -123,6 +128,7 @@ class TensorBoardEvents:
             "seconds/train": epoch.train_seconds,
             "seconds/evaluation": epoch.evaluation_seconds,
             "images_per_second": epoch.images_per_second,
+            **epoch.own_metrics,
         }
         values = [
             Summary.Value(tag=tag, simple_value=value) for tag, value in tags.items() if value is not None

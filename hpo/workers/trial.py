@@ -35,7 +35,7 @@ from hpo.search.baseline import Baseline, baseline_of, largest_class_share
 from hpo.store import lease
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
-from hpo.training.config import Config, CustomConfig, settings_of
+from hpo.training.config import Config, CustomConfig, TrialPlace, settings_of
 from hpo.training.custom import CustomRun
 from hpo.training.events import Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
 from hpo.training.precision import ComputeSettings
@@ -223,7 +223,12 @@ def _build_run(
 ) -> "Run":
     if isinstance(config, CustomConfig):
         final = context.definition.finishes is not None
-        return CustomRun(config, state=state, stop=context.stop, final=final)
+        place = TrialPlace(
+            device=str(context.device),
+            trial=recorder.claim.number,
+            folder=recorder.folder.path.absolute(),
+        )
+        return CustomRun(config, place=place, state=state, stop=context.stop, final=final)
     from hpo.training.loop import TrainingRun
 
     return TrainingRun(

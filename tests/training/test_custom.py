@@ -183,6 +183,9 @@ def test_a_state_that_could_not_be_loaded_fails_its_trial_once_at_the_first_save
     assert not list(place.path.glob("storage/artifacts/*/0000/*.pt"))
 
 
+WANTED = "want (accuracy, state), or (accuracy, state, metrics)"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -190,8 +193,11 @@ def test_a_state_that_could_not_be_loaded_fails_its_trial_once_at_the_first_save
         ("broken", "no such luck"),
         ("lost", "own:lost raised FileNotFoundError: [Errno 2] No such file or directory: 'no.png'"),
         ("silent", "own:silent raised TimeoutError: no answer"),
-        ("bare", "own:bare yielded 0.5; want (accuracy, state)"),
-        ("worded", "own:worded yielded ('0.5', None); want (accuracy, state)"),
+        ("bare", "own:bare yielded 0.5; want (accuracy, state), or (accuracy, state, metrics)"),
+        (
+            "worded",
+            "own:worded yielded ('0.5', None); want (accuracy, state), or (accuracy, state, metrics)",
+        ),
     ],
 )
 def test_an_objective_that_raises_or_yields_wrong_values_fails_its_trial(place, name, message):

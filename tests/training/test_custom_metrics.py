@@ -1,0 +1,123 @@
+"""What a custom objective gets besides its settings, and what it may yield besides its accuracy."""
+
+import csv
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hpo.training import custom, events
+from hpo.training.config import CustomConfig, TrialPlace, at_place, settings_of
+from tests.support.workplace import artifact, load
+
+OWN = """
+import random
+import numpy as np
+import torch
+
+
+def measured(config, state):
+    done = state["epoch"] if state else 0
+    (config.folder / "note.txt").write_text(f"{config.trial} on {config.device}")
+    (config.folder / "images").mkdir(exist_ok=True)
+    while done < config.epochs:
+        done += 1
+        yield 0.25 * done, {"epoch": done}, {"recall": np.float32(done) / 4, "cost": torch.tensor(2.0)}
+
+
+def drawing(config, state):
+    done = state["epoch"] if state else 0
+    while done < config.epochs:
+        done += 1
+        drawn = random.random(), np.random.rand(), torch.rand(()).item()
+        yield sum(drawn) / 3, {"epoch": done}
+
+
+def wrong(config, state):
+    yield 0.5, None, {"x" if config.kind == "value" else "accuracy": "high"}
+"""
+
+STUDY = """
+[train]
+objective = "own:measured"
+epochs = 2
+
+[search]
+sampler = "grid"
+
+[[points]]
+kind = "value"
+"""
+
+
+def test_other_metrics_are_in_the_csv_in_tensorboard_and_in_an_attribute(place):
+    place.here("create", place.study(STUDY))
+    place.here("worker", "small")
+    (trial,) = load(place).trials
+    expected = {"recall": [0.25, 0.5], "cost": [2.0, 2.0]}
+    assert trial.user_attrs["metrics"] == expected
+    assert trial.value == 0.5
+    folder = artifact(place, load(place).user_attrs["folder"]) / "0000"
+    assert (folder / "note.txt").read_text() == "0 on cpu"
+    with (folder / "epochs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    logged = EventAccumulator(str(folder)).Reload()
+    for name, values in expected.items():
+        assert [float(row[name]) for row in rows] == values
+        assert [event.value for event in logged.Scalars(name)] == values
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("value", "own:wrong yielded 'high' as the metric 'x'; want a number"),
+        (
+            "name",
+            "own:wrong yielded a metric called 'accuracy'; want a text of 1 to 100 characters, none of: ",
+        ),
+    ],
+)
+def test_a_metric_of_another_form_fails_its_trial(place, kind, message):
+    place.here("create", place.study(STUDY.replace('"value"', f'"{kind}"').replace("measured", "wrong")))
+    place.here("worker", "small")
+    (trial,) = load(place).trials
+    assert trial.user_attrs["failure"]["message"].startswith(message)
+
+
+def test_a_metric_that_is_not_finite_or_not_measured_is_none_in_the_attribute():
+    history = [
+        events.Epoch(number=1, accuracy=0.5, train_seconds=1.0, own_metrics={"a": math.inf}),
+        events.Epoch(number=2, accuracy=0.5, train_seconds=1.0, loss=0.12345678, own_metrics={"a": 2.0}),
+    ]
+    assert events.other_metrics(history) == {"loss": [None, 0.123457], "a": [None, 2.0]}
+
+
+def test_generators_are_seeded_from_the_trials_seed_and_its_epochs(place, monkeypatch):
+    monkeypatch.syspath_prepend(place.path)
+    config = CustomConfig(objective="own:drawing", epochs=2, seed=3)
+
+    def accuracies(run: custom.CustomRun) -> list[float | None]:
+        return [epoch.accuracy for epoch in run.epochs()]
+
+    whole = accuracies(custom.CustomRun(config))
+    for generator in (random.random, np.random.rand, torch.rand):
+        generator(*([1] if generator is torch.rand else []))
+    assert accuracies(custom.CustomRun(config)) == whole
+    assert accuracies(custom.CustomRun(config.model_copy(update={"seed": 4}))) != whole
+    interrupted = custom.CustomRun(config)
+    next(interrupted.epochs())
+    resumed = [accuracies(custom.CustomRun(config, state=interrupted.state())) for _ in range(2)]
+    assert resumed[0] == resumed[1]
+    assert resumed[0][0] not in whole  # not the first epoch's numbers again
+
+
+def test_an_option_hides_what_a_config_says_about_the_trial(tmp_path):
+    place = TrialPlace(device="cuda:0", trial=7, folder=tmp_path)
+    config = at_place(CustomConfig(objective="own:f", folder="mine"), place)
+    assert (config.device, config.trial, config.folder, config["folder"]) == ("cuda:0", 7, "mine", "mine")
+    assert settings_of(config) == {"objective": "own:f", "epochs": 20, "seed": 0, "folder": "mine"}
+    with pytest.raises(AttributeError, match="only while a trial runs"):
+        CustomConfig(objective="own:f").device  # noqa: B018

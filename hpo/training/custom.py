@@ -258,8 +258,8 @@ class CustomRun:
             finite = math.isfinite(accuracy)
             own_metrics = dict(*others)
         except (TypeError, ValueError):
-            message = f"{name} yielded {repr(yielded)[:80]}; want (accuracy, state), or (accuracy, state, metrics)"
-            raise ValueError(message) from None
+            wanted = "want (accuracy, state), or (accuracy, state, metrics)"
+            raise ValueError(f"{name} yielded {repr(yielded)[:80]}; {wanted}") from None
         if not finite:
             raise ValueError(f"{name} yielded an accuracy of {accuracy}")
         for key, value in own_metrics.items():

@@ -39,7 +39,7 @@ def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
         OSError: If the file cannot be written.
     """
     rows = [
-        {column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} | epoch.own_metrics
+        {column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} | dict(epoch.own_metrics)
         for epoch in history
     ]
     _write(folder, rows)

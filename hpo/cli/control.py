@@ -124,7 +124,7 @@ def delete_study(
 ) -> None:
     """Delete a study and its files, after asking for confirmation.
 
-    A study that still has live workers is not deleted; stop it first.
+    A study with a trial that a worker runs is not deleted; stop it first.
     """
     from hpo.artifacts.folders import Artifacts
     from hpo.store import control, folders, lease_info, plan, status, studies

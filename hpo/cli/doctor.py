@@ -107,7 +107,8 @@ def _check_store(url: str) -> Iterator[Finding]:
         message, advice = f"{where} holds no store yet", "'hpo run STUDY' creates it"
         yield Finding(subject="store", state="absent", message=message, advice=advice)
         return
-    message = f"{where}, {len(studies.study_names(storage))} studies"
+    count = len(studies.study_names(storage))
+    message = f"{where}, {count} {'study' if count == 1 else 'studies'}"
     if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         message, advice = f"{message}, read-only", f"make {path} and its folder writable for workers"
         yield Finding(subject="store", state="doubtful", message=message, advice=advice)
@@ -191,7 +192,8 @@ def _hardware_text(trial: FrozenTrial) -> str:
 
 def _report_unknown_files(what: str, names: list[str], place: Artifacts, advice: str) -> Iterator[Finding]:
     if names:
-        message = f"{len(names)} unknown files or folders in {place.path('')}: {join_names(names)}"
+        what_kind = "file or folder" if len(names) == 1 else "files or folders"
+        message = f"{len(names)} unknown {what_kind} in {place.path('')}: {join_names(names)}"
         yield Finding(subject=what, state="doubtful", message=message, advice=advice)
 
 

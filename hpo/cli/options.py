@@ -58,7 +58,7 @@ DataRoot = Annotated[
         "--data",
         envvar="HPO_DATA",
         metavar="PATH",
-        help="Folder of the data sets; missing ones are downloaded into it.",
+        help="Folder of the data sets; a worker downloads missing ones into it.",
         callback=_expand_home,
         rich_help_panel=LOCATIONS,
     ),
@@ -143,7 +143,10 @@ Print = Annotated[
     bool, typer.Option("--print", help="Print the job script instead of submitting it; slurm only.")
 ]
 NewName = Annotated[
-    str | None, typer.Option("--name", help="Name of the study; the file's name if left out.")
+    str | None,
+    typer.Option(
+        "--name", help="Name of the study; if left out, the name in the file, or else the file's."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 StudyFile = Annotated[

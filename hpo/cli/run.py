@@ -64,8 +64,8 @@ def run_study(
 
     Ends when the study is complete or a budget is used up.
     After an interruption, the same command continues the study.
-    A study that is complete, paused or stopped starts no worker and is no error.
-    A complete study without one trial that succeeded is.
+    For a study that is complete, paused or stopped it starts no worker, which is no error.
+    It exits with 1 if a complete study has no trial that succeeded.
 
     Example: hpo run quickstart --set search.trials=8
     """

@@ -60,6 +60,14 @@ MANUAL_FILES = {
     "mnist": f"mnist/{_IDX_FILES}",
     "fashion_mnist": f"fashion_mnist/{_IDX_FILES} (or install Debian's dataset-fashion-mnist)",
 }
+# Where torchvision downloads them from.
+ORIGINS = {
+    "cifar10": datasets.CIFAR10.url,
+    "cifar100": datasets.CIFAR100.url,
+    "svhn": datasets.SVHN.split_list["train"][0].rpartition("/")[0] + "/",
+    "mnist": datasets.MNIST.mirrors[0],
+    "fashion_mnist": datasets.FashionMNIST.mirrors[0],
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,7 +128,8 @@ def read_published(name: str, root: Path) -> Source:
     except (RuntimeError, OSError, EOFError, http.client.HTTPException) as cause:
         raise errors.DataError(
             f"{name}: no complete copy in {root}, and downloading one failed ({short_message(cause)}); "
-            f"put {MANUAL_FILES[name]} there, or name the folder that has it with --data or HPO_DATA"
+            f"put {MANUAL_FILES[name]} from {ORIGINS[name]} there, or name the folder that has it with "
+            "--data or HPO_DATA"
         ) from cause
 
 

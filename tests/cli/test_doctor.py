@@ -49,7 +49,7 @@ def test_a_healthy_study_has_no_line(storage, url, tmp_path):
     claim_trial(storage, device="a").end(TrialState.COMPLETE, value=0.5)
     assert findings_about(url, tmp_path, f"study {NAME}") == []
     (line,) = [each for each in findings_about(url, tmp_path, "store") if each.state == "works"]
-    assert line.message.endswith("1 studies")
+    assert line.message.endswith("1 study")
 
 
 def test_silent_workers_foreign_trials_and_mixed_hardware_are_reported(storage, url, tmp_path):
@@ -148,8 +148,8 @@ def test_a_read_only_store_is_doubtful(disk, tmp_path):
         studies.create_study(studies.open_storage(url, create=True), lease_worker.definition(1), "text")
     mount("-o", "remount,ro", disk)
     with closed_engines():
-        (line,) = [each for each in findings_about(url, tmp_path, "store") if "studies" in each.message]
-    assert (line.state, line.message) == ("doubtful", f"{url}, 1 studies, read-only")
+        (line,) = [each for each in findings_about(url, tmp_path, "store") if "stud" in each.message]
+    assert (line.state, line.message) == ("doubtful", f"{url}, 1 study, read-only")
     assert line.advice == f"make {disk}/hpo.db and its folder writable for workers"
 
 

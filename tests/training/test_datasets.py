@@ -284,9 +284,15 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("cifar10", "cifar-10-python.tar.gz"),
-        ("cifar100", "cifar-100-python.tar.gz"),
-        ("svhn", "train_32x32.mat and test_32x32.mat"),
+        (
+            "cifar10",
+            "put cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there",
+        ),
+        (
+            "cifar100",
+            "put cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz ",
+        ),
+        ("svhn", "train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ there"),
         ("mnist", "mnist/{train,t10k}-images-idx3-ubyte.gz"),
     ],
 )

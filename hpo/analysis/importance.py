@@ -112,9 +112,10 @@ def explain_doubt(trials: Sequence[FrozenTrial], *, maximize: bool = True) -> st
         for name, value in trial.params.items():
             given.setdefault(name, set()).add(repr(value))
     varying = sum(len(each) > 1 for each in given.values())
-    return (
-        f"{len(trials)} trials cannot tell {varying} parameters apart" if len(trials) <= varying + 1 else ""
-    )
+    if len(trials) > varying + 1:
+        return ""
+    what = "what one parameter does" if varying == 1 else f"{varying} parameters apart"
+    return f"{len(trials)} trials cannot tell {what}"
 
 
 def _best_share(trials: int) -> float:

@@ -73,9 +73,8 @@ def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]
     if len(best.runs) > 1:
         text.append("The intervals of a mean say what other seeds would give, not what other images would.")
     elif images is None:
-        text.append(
-            "The store does not record how many images accuracy was measured on, so there is no interval."
-        )
+        who = "The store does not record" if selection else "A custom objective does not say"
+        text.append(f"{who} how many images accuracy was measured on, so there is no interval.")
     else:
         between = intervals.fraction_interval(accuracy, images)
         text.append(
@@ -100,9 +99,10 @@ def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]
         text.append(f"It is the highest of {len(done)} complete trials: expect somewhat less.")
     elif len(done) > 1:
         also = ", and the split is the test split" if selection == "test" else ""
+        what = "images" if selection else "data"
         text.append(
-            f"It is the highest of {len(done)} complete trials and of its epochs, chosen on the images it "
-            f"was measured on{also}: expect less on new images."
+            f"It is the highest of {len(done)} complete trials and of its epochs, chosen on the {what} it "
+            f"was measured on{also}: expect less on new {what}."
         )
     return text
 

@@ -68,7 +68,8 @@ class Problems:
         if self._found:
             start = f"{self._where}: "
             texts = [f"({n}) {text.removeprefix(start)}" for n, text in enumerate(self._found, 1)]
-            raise DefinitionError(f"{start}{len(texts)} problems: {'; '.join(texts)}", self._found)
+            listed = "; ".join(texts).replace("?; (", "? (")
+            raise DefinitionError(f"{start}{len(texts)} problems: {listed}", self._found)
 
 
 def dotted_key(section: str, key: str) -> str:

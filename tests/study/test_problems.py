@@ -13,7 +13,7 @@ def refusal(tmp_path, text: str, *sets: str) -> list[str]:
     with pytest.raises(DefinitionError) as caught:
         file.load_study_file(path, sets)
     lines = [problem.removeprefix(f"{path}: ") for problem in caught.value.problems]
-    numbered = "; ".join(f"({number}) {line}" for number, line in enumerate(lines, 1))
+    numbered = "; ".join(f"({number}) {line}" for number, line in enumerate(lines, 1)).replace("?; ", "? ")
     if len(lines) > 1 and not sets:
         assert str(caught.value) == f"{path}: {len(lines)} problems: {numbered}"
     return lines

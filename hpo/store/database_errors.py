@@ -51,6 +51,13 @@ _LASTING_TEXTS = {
     r"does not support SSL|certificate|channel binding": "check sslmode, sslrootcert and so on in --store",
 }
 
+_MISSING_TABLE = "its tables are missing: it was emptied or replaced since it was opened"
+_ADVICE_BY_STATE = {
+    "42501": "name a user in --store who may do this (storage/README.md has the roles)",
+    "42P01": _MISSING_TABLE,
+    "53100": "free some space on the server",
+}
+
 LASTING_BY_SQLITE = {
     sqlite3.SQLITE_PERM: "",
     sqlite3.SQLITE_READONLY: "the file and its folder must be writable",
@@ -61,7 +68,6 @@ LASTING_BY_SQLITE = {
     sqlite3.SQLITE_NOTADB: "choose another file, or restore a copy of it",
 }
 _SQLITE_MOVED = 0x408  # SQLITE_READONLY_DBMOVED
-_MISSING_TABLE = "its tables are missing: it was emptied or replaced since it was opened"
 
 
 def store_error(url: sa.URL, error: BaseException) -> StoreError | None:
@@ -132,7 +138,7 @@ def _postgres_advice(error: psycopg.Error) -> str | None:
     if error.sqlstate is not None:
         if not error.sqlstate.startswith(LASTING_STATES):
             return None
-        return {"42P01": _MISSING_TABLE, "53100": "free some space on the server"}.get(error.sqlstate, "")
+        return _ADVICE_BY_STATE.get(error.sqlstate, "")
     if isinstance(error, psycopg.ProgrammingError):  # libpq cannot read the URL
         return "check --store"
     text = str(error)

@@ -44,7 +44,7 @@ def plan_study(
     from rich.console import Console
 
     from hpo.analysis import cost
-    from hpo.cli import console
+    from hpo.cli import console, progress
     from hpo.original import prices
     from hpo.study import file
     from hpo.training.devices import worker_devices
@@ -53,9 +53,11 @@ def plan_study(
     definition = file.load_study_file(file.find_study_file(study), sets or [], None)
     group = worker_devices(devices, 1, definition.setting_count)
     device = find_device(group[0].name)
+    where = Console(stderr=True)
     # Drawn on a terminal only, and seldom: drawing takes time from the measurement.
-    with Console(stderr=True).status("measuring", refresh_per_second=2) as shown:
-        found = cost.forecast_cost(definition, group, device, data, shown.update, prices.known_cost)
+    with where.status("measuring", refresh_per_second=2) as shown:
+        tell = shown.update if where.is_terminal else progress.print_stderr
+        found = cost.forecast_cost(definition, group, device, data, tell, prices.known_cost)
     if as_json:
         print_json(found.document())
         return

@@ -212,6 +212,7 @@ def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace,
     assert row.split()[:2] == ["1", "model"]
     assert row.split()[-1] == "125", "the report's seconds"
     assert "with 2 workers on cpu" in done.out
+    assert "measuring model resnet18, optimizer adam, image_size 32, batch_size 16" in done.err
     assert "original report" not in done.out, "it ran only one of the two points"
     assert [path.name for path in workplace.path.iterdir()] == ["grid.toml"]
     file = workplace.study(

@@ -69,18 +69,22 @@ def _deal(items: list[pytest.Item], count: int) -> None:
 
 
 def _source_with_helpers(item: pytest.Function) -> str:
-    """Return the source of a test and of the fixtures and functions of its module that it uses."""
-    namespace = vars(item.module)
-    pending = [item.function.__name__, *item.fixturenames]
-    texts: dict[str, str] = {}
+    """Return the source of a test, of its fixtures, and of the functions of the tests that they call."""
+    packages = item.module.__name__.split(".")[:-1]
+    names = [".".join([*packages[: depth + 1], "conftest"]) for depth in range(len(packages))]
+    modules = [*(sys.modules[name] for name in names if name in sys.modules), item.module]
+    defined = {name: value for module in modules for name, value in vars(module).items()}
+    requested = [defined.get(name) for name in item.fixturenames]
+    fixtures = [each for each in requested if hasattr(each, "_get_wrapped_function")]
+    pending = [item.function, *(each._get_wrapped_function() for each in fixtures)]
+    texts: dict[Callable[..., Any], str] = {}
     while pending:
-        name = pending.pop()
-        function = inspect.unwrap(namespace[name]) if name in namespace else None
-        function = getattr(function, "_get_wrapped_function", lambda plain=function: plain)()
-        if name in texts or not inspect.isfunction(function) or function.__module__ != item.module.__name__:
+        function = inspect.unwrap(pending.pop())
+        if function in texts or not function.__module__.startswith("tests."):
             continue
-        texts[name] = inspect.getsource(function)
-        pending += re.findall(r"\w+", texts[name])
+        texts[function] = inspect.getsource(function)
+        named = (function.__globals__.get(word) for word in re.findall(r"\w+", texts[function]))
+        pending += filter(inspect.isfunction, named)
     return "\n".join(texts.values())
 
 

@@ -347,7 +347,7 @@ def keep_lease(claim: Claim) -> Iterator[None]:
     After any other error it logs a warning and tries again. The end of the block waits for the thread.
     """
     done = threading.Event()
-    thread = threading.Thread(target=_renew_until_done, args=(claim, done), name="lease", daemon=True)
+    thread = threading.Thread(target=renew_until_done, args=(claim, done), name="lease", daemon=True)
     claim.storage.fences[claim.trial_id] = claim.fence
     thread.start()
     try:
@@ -358,7 +358,7 @@ def keep_lease(claim: Claim) -> Iterator[None]:
         del claim.storage.fences[claim.trial_id]
 
 
-def _renew_until_done(claim: Claim, done: threading.Event) -> None:
+def renew_until_done(claim: Claim, done: threading.Event) -> None:
     """Renew a lease until it is lost or ``done`` is set; as a thread it has a connection of its own."""
     failing = False
     interval = claim.lease_seconds / 3

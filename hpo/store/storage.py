@@ -3,7 +3,7 @@
 **What this relies on.** This module, and everything that writes in its transactions, uses parts of Optuna
 that are half private: its table models, and the session that each thread has, so that our writes about a
 trial and Optuna's own can commit in one transaction. ``history`` uses Optuna's cache. A test in
-``tests/store/test_studies.py`` holds the contract that we rely on, and pyproject.toml keeps the range of
+``tests/store/test_storage.py`` holds the contract that we rely on, and pyproject.toml keeps the range of
 Optuna versions narrow.
 
 **Retries.** A database may be unavailable for a while: restarted, disconnected, locked. A worker's requests

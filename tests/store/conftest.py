@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from hpo.store import database, studies
+from tests.support import lease_worker
+from tests.support.claims import Worker
 from tests.support.databases import closed_engines
 
 
@@ -33,3 +35,28 @@ def with_tables(
     if url.startswith("sqlite"):
         shutil.copy(once("empty-store", create) / "hpo.db", url.removeprefix("sqlite:///"))
     return url
+
+
+@pytest.fixture
+def storage(with_tables):
+    return studies.open_storage(with_tables, create=True)
+
+
+@pytest.fixture
+def first(with_tables):
+    """Return a worker whose store has a study of three trials."""
+    worker = Worker(with_tables)
+    studies.create_study(worker.store, lease_worker.definition(3), "text")
+    return worker
+
+
+@pytest.fixture
+def second(url, first):
+    return Worker(url)
+
+
+@pytest.fixture
+def contents(sql):
+    """Return a function that returns every row of every table."""
+    tables = [*studies.models.BaseModel.metadata.tables, "hpo_leases"]
+    return lambda: {table: sorted(map(repr, sql(f"SELECT * FROM {table}"))) for table in tables}

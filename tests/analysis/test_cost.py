@@ -15,7 +15,7 @@ from hpo.study.file import find_study_file, load_study_file
 from hpo.training import datasets, loop, shapes
 from hpo.training.config import Config, FinalConfig
 from hpo.training.devices import WorkerDevice
-from tests.support.idx_files import write_idx
+from tests.support.images import write_idx
 
 CPU = torch.device("cpu")
 DEVICE = WorkerDevice(name="cpu", threads=1)

@@ -1,7 +1,6 @@
 """Features of frozen layers: same losses as a run on images, computed once, shared, checked when read."""
 
 import logging
-import os
 import threading
 import types
 import uuid
@@ -19,8 +18,11 @@ from hpo.training.config import Config
 from hpo.training.precision import ComputeSettings
 
 CPU = torch.device("cpu")
+
 MAX_BYTES = 2**30  # for features in memory
+
 FEATURE_BYTES = 4 * 512 * (32 + 10)  # bytes of the features of config()'s training and validation images
+
 # Relative tolerances of losses: a batch of another size may be summed in another order.
 TOLERANCES = {"fp32": 1e-5, "bf16": 1e-2}
 
@@ -387,48 +389,3 @@ def test_the_time_for_features_counts_for_the_current_epoch(cache, monkeypatch):
     monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: seconds[0]))
     (epoch,) = finished_run(config(epochs=1), cache).history
     assert epoch.train_seconds == 1000.0
-
-
-STUDY = """
-[train]
-dataset = "digits"
-image_size = 32
-limit = 96
-weights = "none"
-model = "resnet18"
-tune = "head"
-epochs = 3
-
-[space]
-lr = [0.01, 0.02, 0.03, 0.04]
-
-[search]
-sampler = "grid"
-"""
-
-
-def test_workers_share_features_and_deleting_a_study_keeps_them(workplace):
-    workplace.hpo("run", workplace.study(STUDY, "one"), "--devices", "cpu:2")
-    folder = workplace.path / "storage/artifacts/cache/features"
-    stored = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
-    assert len(stored) == 2
-    first = workplace.here("trials", "one", "--json").json()
-    assert "unknown in" not in workplace.hpo("doctor", code=None).out
-    workplace.here("delete", "one", "--yes")
-    workplace.here("create", workplace.study(STUDY, "two"))
-    workplace.here("worker", "two")
-    again = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
-    assert again == stored
-    second = workplace.here("trials", "two", "--json").json()
-
-    def by_setting(trials):
-        return {trial["params"]["lr"]: trial["intermediate_values"] for trial in trials}
-
-    assert len(by_setting(first)) == 4
-    assert by_setting(first) == by_setting(second)
-    for trial in second:
-        weights = safetensors.torch.load_file(
-            workplace.path / "storage/artifacts" / trial["user_attrs"]["weights"]
-        )
-        assert "layer1.0.conv1.weight" in weights
-        assert os.path.getsize(workplace.path / "storage/artifacts" / trial["user_attrs"]["weights"]) > 4e7

@@ -6,8 +6,11 @@ import pytest
 
 from hpo.study import definition, file, schema
 from hpo.training import config
-from tests.support.study_files import CASES, FINETUNE
+from tests.support.study_files import FINETUNE
+from tests.support.wrong_options import WRONG_OPTIONS
+from tests.support.wrong_searches import WRONG_SEARCHES
 
+CASES = WRONG_OPTIONS | WRONG_SEARCHES
 SCHEMA = schema.study_file_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 

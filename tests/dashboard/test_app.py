@@ -1,286 +1,28 @@
-"""optuna-dashboard on stores of hpo: what hpo adds to its responses, and which changes are possible."""
+"""optuna-dashboard on stores of hpo: what hpo adds to its responses."""
 
-import base64
-import threading
 import uuid
 from pathlib import Path
 
 import optuna
 import optuna_dashboard
 import pytest
-import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
-from hpo.dashboard import gate, notes
-from hpo.dashboard.app import DashboardApp
-from hpo.store import control, fingerprint, process, queue, studies
-from hpo.store import rows as store_rows
-from hpo.study.file import load_study_file, point_from_texts
-from hpo.workers import worker
+from hpo.dashboard import notes
+from hpo.store import control, fingerprint, studies
+from tests.support.dashboard_study import (
+    MUTATIONS,
+    STUDY,
+    behind_gate,
+    create_and_run,
+    detail,
+    run_study,
+    set_attributes,
+)
 from tests.support.processes import wait_for
-from tests.support.wsgi import HOST, TOKEN, ask, routes
-
-OWN = """
-import pathlib
-
-
-def climb(config, state):
-    for epoch in range(1, config.epochs + 1):
-        if config.speed == 4 and pathlib.Path("broken").exists():
-            raise RuntimeError("no\\n  <b>```such```</b> luck")
-        yield config.speed / 100 + epoch / 10, {"epoch": epoch}
-"""
-
-STUDY = """# with ```` in it
-[train]
-objective = "dashboard_app_objective:climb"
-epochs = 2
-
-[search]
-sampler = "grid"
-"""
-
-
-@pytest.fixture
-def artifacts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dashboard_app_objective.py").write_text(OWN)
-    (tmp_path / "broken").touch()
-    return Artifacts(str(tmp_path / "artifacts"))
-
-
-def create_and_run(url, artifacts, name, *others):
-    """Store a study of three points, with further parameters if given, and run it. The last one fails."""
-    text = STUDY
-    for n in range(2, 5):
-        text += f'[[points]]\nspeed = {n}\nsite = "C_{n}"\n' + "".join(f"{each} = {n}\n" for each in others)
-    storage = studies.open_storage(url, create=True)
-    studies.create_study(storage, load_study_file(write_study_file(name, text)), text)
-    run_study(storage, artifacts, name)
-    return storage
-
-
-def write_study_file(name, text):
-    path = Path(f"{name}.toml")
-    path.write_text(text)
-    return path
-
-
-def run_study(storage, artifacts, name):
-    settings = worker.WorkerSettings(
-        artifacts=artifacts, data=Path(), device="cpu", shown_as="cpu", lease_seconds=60
-    )
-    list(worker.run_worker(storage, name, settings, threading.Event()))
-
-
-@pytest.fixture
-def storage(url, artifacts):
-    return create_and_run(url, artifacts, "small")
-
-
-@pytest.fixture
-def read_only_app(url, storage, artifacts):
-    """Return the dashboard behind its gate with default settings, on a read-only connection."""
-    return behind_gate(url, artifacts, read_only=True)
-
-
-@pytest.fixture
-def read_write_app(url, storage, artifacts):
-    """Return the dashboard behind its gate with --read-write."""
-    return behind_gate(url, artifacts, read_only=False)
-
-
-def behind_gate(url, artifacts, *, read_only):
-    inner = DashboardApp(studies.open_storage(url, create=False, read_only=read_only), artifacts)
-    return gate.Gate(inner, token=TOKEN, origin=f"http://{HOST}", read_only=read_only)
-
-
-@pytest.fixture
-def rows(sql, url):
-    """Return a function that returns every row of every table."""
-    tables = sa.inspect(sa.create_engine(url, poolclass=sa.NullPool))
-    names = sorted(tables.get_table_names())
-    assert "hpo_leases" in names
-    return lambda: {name: sorted(map(repr, sql(f"SELECT * FROM {name}"))) for name in names}
-
-
-def detail(app, study=1):
-    answer = ask(app, "GET", f"/api/studies/{study}")
-    assert answer.status == 200
-    return answer.json()
-
-
-MUTATIONS = {
-    "create": ("POST", "/api/studies", {"study_name": "new", "directions": ["maximize"]}),
-    "rename": ("POST", "/api/studies/1/rename", {"study_name": "other"}),
-    "delete": ("DELETE", "/api/studies/1", {}),
-    "study note": ("PUT", "/api/studies/1/note", {"version": 1, "body": "mine"}),
-    "trial note": ("PUT", "/api/studies/1/1/note", {"version": 1, "body": "mine"}),
-    "tell": ("POST", "/api/trials/4/tell", {"state": "Complete", "values": [1.0]}),
-    "attributes": ("POST", "/api/trials/4/user-attrs", {"user_attrs": {"checked": "yes"}}),
-    "preference": (
-        "POST",
-        "/api/studies/1/preference",
-        {"mode": "ChooseWorst", "candidates": [0, 1], "clicked": 0},
-    ),
-    "preference component": (
-        "PUT",
-        "/api/studies/1/preference_feedback_component",
-        {"output_type": "note"},
-    ),
-    "trial artifact": (
-        "POST",
-        "/api/artifacts/1/4",
-        {"file": f"data:text/html;base64,{base64.b64encode(b'<script>').decode()}", "filename": "a.html"},
-    ),
-    "study artifact": (
-        "POST",
-        "/api/artifacts/1",
-        {"file": f"data:text/html;base64,{base64.b64encode(b'<script>').decode()}", "filename": "a.html"},
-    ),
-    "schema upgrade": ("POST", "/incompatible-rdb-schema", {}),
-}
-
-
-@pytest.fixture
-def waiting(storage):
-    """Enqueue a trial, number 3 with id 4, that no worker has claimed."""
-    studies.enqueue_setting(
-        storage, "small", point_from_texts(studies.read_definition(storage, "small"), ["speed=9"])
-    )
-    (trial,) = storage.get_all_trials(1, states=(TrialState.WAITING,))
-    assert (trial.number, trial._trial_id) == (3, 4)
-
-
-def test_no_mutation_passes_the_gate_or_the_read_only_connection(
-    url, read_only_app, waiting, rows, artifacts
-):
-    before, below = rows(), read_only_app.app
-    files = sorted(Path("artifacts").rglob("*"))
-    for name, (method, path, body) in MUTATIONS.items():
-        assert ask(read_only_app, method, path, body).status == 405, name
-        answer = ask(below, method, path, body, HTTP_ACCEPT_ENCODING="gzip")
-        assert answer.status >= 400 or name == "schema upgrade", (name, answer)
-        assert rows() == before, name
-        assert sorted(Path("artifacts").rglob("*")) == files, name
-
-
-def test_read_requests_change_nothing_even_with_read_write(read_write_app, waiting, rows):
-    before = rows()
-    requests = [(method, path) for method, path in routes() if method == "GET"]
-    assert len(requests) == 13
-    for method, path in requests:
-        assert ask(read_write_app, method, path).status < 500, path
-        assert rows() == before, path
-
-
-ALLOWED_MUTATIONS = {
-    "delete": 204,
-    "study note": 204,
-    "trial note": 204,
-    "trial artifact": 201,
-    "study artifact": 201,
-}
-
-
-def test_with_read_write_only_what_the_documents_name_is_changed(read_write_app, waiting, rows):
-    statuses = {}
-    for name in sorted(MUTATIONS, key="delete".__eq__):  # the deletion last
-        method, path, body = MUTATIONS[name]
-        before = rows()
-        answer = ask(read_write_app, method, path, body)
-        statuses[name] = answer.status
-        assert (rows() != before) == (name in ALLOWED_MUTATIONS), name
-        if name not in ALLOWED_MUTATIONS:
-            assert "it changes nothing else" in answer.json()["reason"], name
-        if name == "study note":
-            assert detail(read_write_app)["note"] == {"version": 1, "body": "mine"}
-    assert statuses == dict.fromkeys(MUTATIONS, 403) | ALLOWED_MUTATIONS
-
-
-def test_with_read_write_no_route_is_open_that_is_not_tested(read_write_app, waiting, rows):
-    before, allowed = rows(), []
-    for method, path in routes():
-        if method != "GET":
-            answer = ask(read_write_app, method, path, {"unknown": 1})
-            assert answer.status in (400, 403), path
-            allowed += [(method, path)] * (answer.status == 400)
-    assert rows() == before
-    assert sorted(allowed) == [
-        ("DELETE", "/api/artifacts/1/0a-1b"),
-        ("DELETE", "/api/artifacts/1/1/0a-1b"),
-        ("DELETE", "/api/studies/1"),
-        ("POST", "/api/artifacts/1"),
-        ("POST", "/api/artifacts/1/1"),
-        ("PUT", "/api/studies/1/1/note"),
-        ("PUT", "/api/studies/1/note"),
-    ]
-
-
-NOTE = "/api/studies/1/4/note"
-FILE = "/api/artifacts/1/4"
-
-
-WRONG_CHANGES = [
-    ("PUT", NOTE, {"version": "1", "body": "mine"}, 400, "version: Input should be a valid integer"),
-    ("PUT", NOTE, {"version": 10**400, "body": "mine"}, 400, "version: Input should be less than"),
-    ("PUT", NOTE, {"version": 1, "body": {}}, 400, "body: Input should be a valid string"),
-    ("PUT", NOTE, {"version": 1, "body": "mine", "state": "Fail"}, 400, "state: Extra inputs"),
-    ("PUT", NOTE, [], 400, "request: Input should be a valid dictionary"),
-    ("PUT", NOTE, None, 400, "version: Field required; body: Field required"),
-    ("PUT", "/api/studies/1/5/note", {"version": 1, "body": "mine"}, 404, "no such study or trial"),
-    ("PUT", "/api/studies/2/note", {"version": 1, "body": "mine"}, 404, "no such study or trial"),
-    (
-        "PUT",
-        f"/api/studies/{10**30}/note",
-        {"version": 1, "body": "mine"},
-        404,
-        "no such study or trial",
-    ),
-    ("GET", f"/api/studies/{10**30}", None, 404, "no such study or trial"),
-    ("POST", FILE, {"file": "data:,x", "filename": 1}, 400, "filename: Input should be a valid string"),
-    (
-        "POST",
-        FILE,
-        {"file": "data:;base64,eA", "filename": "x"},
-        400,
-        "file: Value error, Incorrect padding",
-    ),
-    ("POST", FILE, {"file": "https://evil.example/x"}, 400, "file: Value error"),
-    (
-        "DELETE",
-        "/api/studies/1",
-        {"remove_associated_artifacts": "no"},
-        400,
-        "should be a valid boolean",
-    ),
-]
-
-
-def test_a_change_with_a_wrong_field_or_place_is_refused_in_one_line(read_write_app, waiting, rows, capfd):
-    before = rows()
-    for method, path, body, status, reason in WRONG_CHANGES:
-        answer = ask(read_write_app, method, path, body)
-        assert answer.status == status, (path, body)
-        assert reason in answer.json()["reason"]
-        assert rows() == before
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_deleting_a_study_deletes_its_files_and_is_refused_while_workers_run(
-    read_write_app, storage, waiting
-):
-    folder = Path("artifacts", studies.artifacts_folder(storage, "small"))
-    claim = queue.claim_trial(storage, 1, process.current_owner("cpu"), lease_seconds=60, max_attempts=3)
-    refused = ask(read_write_app, "DELETE", "/api/studies/1", {})
-    assert (refused.status, "workers" in refused.json()["reason"]) == (409, True)
-    claim.release()
-    assert folder.exists()
-    assert ask(read_write_app, "DELETE", "/api/studies/1", {}).status == 204
-    assert not folder.exists()
-    assert ask(read_write_app, "GET", "/api/studies").json() == {"study_summaries": []}
+from tests.support.wsgi import ask
 
 
 def test_notes_show_the_definition_of_a_study_and_the_outcome_of_a_trial(read_only_app, rows):
@@ -446,18 +188,6 @@ def test_the_note_of_a_waiting_or_running_trial_states_its_progress(storage, wai
     assert "**pruned** loss is nan at epoch 2, step 3" in notes.trial_note(trial, definition)
 
 
-def set_attributes(url, study_id=1, trial=None, system=False, **given):
-    """Write attributes as any other tool may."""
-    storage = studies.open_storage(url, create=False)
-    for key, value in given.items():
-        if trial is None:
-            storage.set_study_user_attr(study_id, key, value)
-        else:
-            models = storage.get_all_trials(study_id)
-            with storage.transaction() as session:
-                store_rows.write_attributes(session, models[trial]._trial_id, {key: value}, system=system)
-
-
 @pytest.mark.parametrize("name", ["../../../../../../../../etc/hostname", "/etc/hostname", "victim", 5])
 def test_only_files_below_the_trials_own_folder_are_served(read_only_app, storage, artifacts, url, name):
     (Path(artifacts.root) / "victim").write_text("secret")
@@ -467,25 +197,6 @@ def test_only_files_below_the_trials_own_folder_are_served(read_only_app, storag
     assert names == ["settings.json", "epochs.csv"]
     wanted = uuid.uuid5(uuid.NAMESPACE_URL, str(name))
     assert ask(read_only_app, "GET", f"/artifacts/1/{shown['trial_id']}/{wanted}").status == 404
-
-
-@pytest.mark.parametrize("folder", ["", "..", "../victim", 7])
-def test_deleting_a_study_with_a_changed_folder_deletes_no_files(
-    read_write_app, storage, artifacts, url, folder
-):
-    before = sorted(Path(artifacts.root).rglob("*"))
-    assert before
-    set_attributes(url, folder=folder)
-    assert detail(read_write_app)["trials"][0]["artifacts"] == []
-    assert ask(read_write_app, "DELETE", "/api/studies/1", {}).status == 204
-    assert sorted(Path(artifacts.root).rglob("*")) == before
-
-
-def test_deleting_a_copy_keeps_the_files_of_the_original(read_write_app, storage, artifacts, url):
-    before = sorted(Path(artifacts.root).rglob("*"))
-    optuna.copy_study(from_study_name="small", from_storage=url, to_storage=url, to_study_name="copy")
-    assert ask(read_write_app, "DELETE", "/api/studies/2", {}).status == 204
-    assert sorted(Path(artifacts.root).rglob("*")) == before
 
 
 MALFORMED = [

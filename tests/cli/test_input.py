@@ -4,20 +4,9 @@ import pytest
 
 from hpo.errors import MESSAGE_LENGTH, HpoError, join_names
 from hpo.store import rows, status, studies
-from tests.support import lease_worker
+from tests.support import lease_worker, two_trials
 
-STUDY = """
-[train]
-objective = "own:climb"
-[space]
-x = { low = 0.0, high = 1.0 }
-[search]
-trials = 2
-"""
-OWN = """
-def climb(config, state):
-    yield config.x, None
-"""
+STUDY, OWN = two_trials.STUDY, two_trials.OWN
 BYTE = "caf\udce9"  # the byte E9 in an argument, as Python hands it over
 LONG = "a" * 100_000
 

@@ -14,22 +14,11 @@ from hpo.errors import StoreError, StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import control, database, database_errors, studies, warm_start
 from hpo.study.definition import Search
-from tests.support import lease_worker, postgres
+from tests.support import lease_worker, postgres, two_trials
 from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
 
-STUDY = """
-[train]
-objective = "own:climb"
-[space]
-x = { low = 0.0, high = 1.0 }
-[search]
-trials = 2
-"""
-OWN = """
-def climb(config, state):
-    yield config.x, None
-"""
+STUDY, OWN = two_trials.STUDY, two_trials.OWN
 
 
 def error_of(call) -> StoreError:

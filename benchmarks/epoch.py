@@ -96,19 +96,28 @@ def peers(settings: Config, folder: Path) -> Peers:
             f"bare, {name}": bare_window(settings, split, ComputeSettings(memory_format=name))
             for name in precision.MEMORY_FORMATS
         },
-        "hpo": lambda: _hpo(run),
+        "hpo": _hpo(run),
         "tutorial": tutorial_window(settings, split),
-        "forward": _forward(run, split),
+        "forward": _forward(run, preprocess(settings, split.images, how)),
         "evaluation": lambda: _evaluation(run, split),
     }
 
 
-def _hpo(run: loop.TrainingRun) -> float:
-    for _ in run._train_epoch():
-        pass
-    speed = len(run.train_split) / run.seconds
-    run.step, run.seconds = 0, 0.0
-    return speed
+def preprocess(settings: Config, images_NCHW: torch.Tensor, how: ComputeSettings) -> torch.Tensor:
+    """Return a model's input, as training prepares it."""
+    return normalise(how.prepare_batch(resize(images_NCHW, settings.image_size)))
+
+
+def _hpo(run: loop.TrainingRun) -> Callable[[], float]:
+    epochs = run.epochs()
+
+    def window() -> float:
+        epoch = next(epochs)
+        assert epoch is not None  # there are no pauses
+        assert epoch.images_per_second is not None
+        return epoch.images_per_second  # of training alone
+
+    return window
 
 
 def _evaluation(run: loop.TrainingRun, split: datasets.Split) -> float:
@@ -117,15 +126,13 @@ def _evaluation(run: loop.TrainingRun, split: datasets.Split) -> float:
     return len(split) / (time.perf_counter() - started)
 
 
-def _forward(run: loop.TrainingRun, split: datasets.Split) -> Callable[[], float]:
-    inputs = run._preprocess(split.images)
-
+def _forward(run: loop.TrainingRun, inputs: torch.Tensor) -> Callable[[], float]:
     def window() -> float:
         run.model.eval()
         started = time.perf_counter()
         with torch.inference_mode():
             run.model(inputs)
-        return len(split) / (time.perf_counter() - started)
+        return len(inputs) / (time.perf_counter() - started)
 
     return window
 
@@ -140,7 +147,7 @@ def bare_window(settings: Config, split: datasets.Split, how: ComputeSettings) -
         optimizers.build_optimizer(settings, module.parameters()),
         optimizers.loss_function(settings),
     )
-    inputs = normalise(how.prepare_batch(resize(split.images[:BATCH], settings.image_size)))
+    inputs = preprocess(settings, split.images[:BATCH], how)
     labels = split.labels[:BATCH]
 
     def window() -> float:

@@ -88,7 +88,7 @@ def model_card(description: Description, metrics: Metrics, trained: TrainingFact
         metrics: The content of ``metrics.json``.
         trained: Facts on the data and on the study's parameters.
     """
-    block = yaml.safe_dump(_metadata(description, metrics), sort_keys=False, allow_unicode=True)
+    block = yaml.safe_dump(_card_metadata(description, metrics), sort_keys=False, allow_unicode=True)
     settings = description.settings
     how = "trained from scratch" if settings.get("weights") == "none" else "fine-tuned"
     marks = dict.fromkeys(trained.params, "varied")
@@ -114,7 +114,7 @@ def model_card(description: Description, metrics: Metrics, trained: TrainingFact
     return "\n\n".join(sections) + "\n"
 
 
-def _metadata(description: Description, metrics: Metrics) -> dict[str, Any]:
+def _card_metadata(description: Description, metrics: Metrics) -> dict[str, Any]:
     dataset = description.settings["dataset"]
     split = {"valid": "validation"}.get(metrics.split, metrics.split)
     result = {

@@ -18,7 +18,6 @@ import contextlib
 import faulthandler
 import io
 import json
-import logging
 import random
 import re
 import shutil
@@ -32,17 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
-from hpo.artifacts.folders import Artifacts
-from hpo.cli import progress
 from hpo.dashboard import gate, server
-from hpo.store import database
-from hpo.store.storage import Storage
 from tests.support import hostile_store, postgres
 from tests.support.databases import cache_migrations, closed_engines
-from tests.support.hostile_store import HostileStore, StopWhenIdle, run_worker
+from tests.support.fast_process import fast_process, log
+from tests.support.hostile_store import HostileStore
 from tests.support.hostile_values import Mutator
 from tests.support.workplace import Workplace, workplace_in
 from tests.support.wsgi import HOST, TOKEN, ask, routes
@@ -51,6 +46,7 @@ SLOW_SECONDS = 30
 RUNNABLE = ("small", "small", "grid")  # by a worker in no time
 PLOTS = ("contour", "slice", "parallel_coordinate", "rank", "edf", "timeline", "x")
 STUDIES = ("small", "small", "small", "grid", "small-finish", "vision", "plain")
+
 # Commands by how often each runs; {} is the name of a study.
 COMMANDS = {
     "status {}": 4,
@@ -293,61 +289,6 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:300]} ({where})"
 
 
-class _Log(logging.Handler):
-    """Keeps the last line of each traceback that is not of the objective's own error."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.errors: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.note(record.getMessage())
-
-    def note(self, text: str) -> None:
-        """Take in a text that may contain a traceback."""
-        frames = re.findall('File "(.*)", line ([0-9]+)', text)
-        if frames and not frames[-1][0].endswith("own.py"):
-            where = " ".join(f"{Path(name).name}:{line}" for name, line in frames[-5:])
-            lines = text.strip().splitlines()
-            self.errors.append(f"{lines[0][:200]} ... {lines[-1][:300]} ({where})")
-
-
-log = _Log()
-
-
-@contextlib.contextmanager
-def _fast_process() -> Iterator[None]:
-    """Run workers in this process, and let SQLite not wait for the disk."""
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        for name in ("hpo", "optuna_dashboard", "optuna"):
-            patch.setattr(logging.getLogger(name), "handlers", [log])
-            patch.setattr(logging.getLogger(name), "propagate", False)
-        log.errors.clear()
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)
-        patch.setattr(
-            database,
-            "sync_every_commit",
-            lambda connection, _: connection.execute("PRAGMA synchronous = OFF"),
-        )
-        patch.setattr(progress, "run_workers", _run_inline)
-        patch.setattr(progress, "StopSignal", _StopWhenIdle)
-        yield
-
-
-class _StopWhenIdle(progress.StopSignal):
-    """Stops ``hpo worker`` where it would wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.event = StopWhenIdle()
-
-
-def _run_inline(storage: Storage, name: str, *rest: Any) -> None:
-    if not name.startswith("vision"):
-        run_worker(storage, name, Artifacts(rest[2]["HPO_ARTIFACTS"]))
-
-
 def run_cases(store: HostileStore, seed: int, cases: Iterable[int], *, seconds: int = 0) -> list[str]:
     """Run cases on a store, and return what broke, with the name of the case.
 
@@ -358,7 +299,7 @@ def run_cases(store: HostileStore, seed: int, cases: Iterable[int], *, seconds: 
         seconds: How long a case may take before it ends this process with a traceback; 0: any time.
     """
     broken = []
-    with _fast_process():
+    with fast_process():
         for number in cases:
             if seconds:
                 faulthandler.dump_traceback_later(seconds, exit=True)
@@ -380,7 +321,7 @@ def open_store(kind: str) -> Iterator[HostileStore]:
             url = cleanup.enter_context(
                 postgres.database(cleanup.enter_context(postgres.server(**settings)))
             )
-        with contextlib.chdir(place), _fast_process():
+        with contextlib.chdir(place), fast_process():
             store = HostileStore(place, url, remote=kind == "s3")
             yield store
 

@@ -140,9 +140,7 @@ def check_dashboard(case: Case) -> Outcome:
         behind_tls=None,
         read_only=read_only,
     )
-    guarded = gate.Gate(
-        server._LazyApp(settings), token=TOKEN, origin=f"http://{HOST}", read_only=read_only
-    )
+    guarded = gate.Gate(server.LazyApp(settings), token=TOKEN, origin=f"http://{HOST}", read_only=read_only)
     asked, may_change = [], []
     with closed_engines(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's, about values that it cannot plot or rank

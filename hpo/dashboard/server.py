@@ -69,7 +69,7 @@ def serve(settings: Settings) -> int:
         address, port = listener.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
         origin = origin or f"http://{name}:{port}"
-        gate = Gate(_LazyApp(settings), token=token, origin=origin, read_only=settings.read_only)
+        gate = Gate(LazyApp(settings), token=token, origin=origin, read_only=settings.read_only)
         # Undo the command's setting for pipes: a browser that disconnects must not end the server.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         return _Server(gate, listener, f"{origin}/?token={token}").serve()
@@ -141,7 +141,7 @@ def _bind(listener: socket.socket, address: Any) -> socket.socket:
     return listener
 
 
-class _LazyApp:
+class LazyApp:
     """The dashboard's application, created at the first request; 503 if a request raises StoreError."""
 
     def __init__(self, settings: Settings) -> None:
@@ -149,6 +149,7 @@ class _LazyApp:
         self.app: App | None = None
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
+        """Answer a request, as WSGI has it."""
         try:
             return (self.app or self._open())(environ, start)
         except StoreError as error:

@@ -1,6 +1,8 @@
 """Database connections of the tests."""
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,26 +28,39 @@ def cache_migrations() -> None:
     ScriptDirectory.from_config = load_once
 
 
-_collections: list[set[sa.Engine]] = []
+_known_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+_listeners: list[Callable[[sa.Engine, bool], None]] = []  # get an engine, and whether it is new
 
 
 # Registered once: SQLAlchemy's listeners may not change while another thread connects.
 @sa.event.listens_for(sa.Engine, "engine_connect")
-def _collect_engine(connection: sa.Connection) -> None:
-    for engines in tuple(_collections):
-        engines.add(connection.engine)
+def _note_engine(connection: sa.Connection) -> None:
+    is_new = connection.engine not in _known_engines
+    _known_engines.add(connection.engine)
+    for listener in tuple(_listeners):
+        listener(connection.engine, is_new)
 
 
 @contextlib.contextmanager
-def closed_engines() -> Iterator[None]:
-    """Dispose of every SQLAlchemy engine that the block uses, those of Optuna included."""
+def closed_engines(*, new: bool = False) -> Iterator[None]:
+    """Dispose of every SQLAlchemy engine that the block uses, those of Optuna included.
+
+    Args:
+        new: Dispose only of engines that this thread uses for the first time; other threads may be using
+            the others, whose connections would never be closed.
+    """
     engines: set[sa.Engine] = set()
-    _collections.append(engines)
+    thread = threading.get_ident()
+
+    def note(engine: sa.Engine, is_new: bool) -> None:
+        if not new or (is_new and threading.get_ident() == thread):
+            engines.add(engine)
+
+    _listeners.append(note)
     try:
         yield
     finally:
-        # By identity: two sets that are equal are still two blocks.
-        _collections[:] = [each for each in _collections if each is not engines]
+        _listeners.remove(note)
         for engine in engines:
             engine.dispose()
 

@@ -11,11 +11,11 @@ from tests.support.databases import closed_engines
 def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """Return the first true value of a condition; fail the test after ``seconds`` without one.
 
-    Database connections that the condition opens are closed after each call, because there may be many.
+    Databases that the condition opens are closed after each call, because there may be many.
     """
     end = time.monotonic() + seconds
     while True:
-        with closed_engines():
+        with closed_engines(new=True):
             if value := condition():
                 return value
         assert time.monotonic() < end, f"the condition was not met within {seconds} s"

@@ -177,13 +177,17 @@ def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str
         name.
 
     Raises:
-        DefinitionError: A sampler or pruner does not exist, or cannot search; or one of its options is not
-            allowed.
+        DefinitionError: A sampler or pruner does not exist, or cannot search, or the study lists its
+            points; or one of its options is not allowed.
     """
     search = recorded.definition.search
     tried = search.sampler if sampler is None else _parse_option(Sampler, sampler, "sampler")
     if recorded.definition.searches and tried.name == "grid":
         raise DefinitionError("--sampler grid: runs listed points only; want tpe, gp, qmc or random")
+    if not recorded.definition.searches and tried.name != "grid":
+        raise DefinitionError(
+            f"--sampler {tried.name}: this study runs its listed points, in whatever order; leave it out"
+        )
     defaults = simulation.study_strategy(recorded.definition, Sampler(), Pruner())
     asked = simulation.study_strategy(
         recorded.definition,

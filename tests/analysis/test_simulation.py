@@ -11,6 +11,7 @@ from hpo.analysis import intervals, simulation, strategies
 from hpo.analysis.recorded_curves import Curve, RecordedCurves
 from hpo.analysis.simulation import Simulation, Strategy
 from hpo.analysis.surrogate import Surrogate
+from hpo.errors import DefinitionError
 from hpo.study import file
 from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
 from tests.support.curve_file import EPOCHS, write_curve_file
@@ -198,6 +199,11 @@ def test_a_grid_replayed_with_pruning_reports_savings_and_whether_its_winner_is_
     assert pruned.kept == 5
     assert pruned.share < 0.5
     assert pruned.lost.value == 0
+
+
+def test_a_sampler_is_refused_for_a_study_that_lists_its_points():
+    with pytest.raises(DefinitionError, match="--sampler random: this study runs its listed points"):
+        strategies.choose_strategies(grid(0.5, 0.6), "random", None)
 
 
 def test_a_winner_that_rises_late_is_lost_to_pruning_and_reported():

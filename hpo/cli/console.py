@@ -20,7 +20,7 @@ from hpo.search.replicates import REPLICATE_OF
 from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
 from hpo.store.status import Status
-from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStarted
+from hpo.training.events import DataLoaded, EpochReported, TrialEnded, TrialEvent, TrialStarted
 
 if TYPE_CHECKING:
     from hpo.cli.doctor import Finding  # imports torch, which most verbs do without
@@ -55,8 +55,10 @@ def event_line(event: TrialEvent) -> str:
     """Return an event as one line of plain text; of an epoch, only what it measured.
 
     Args:
-        event: The start of a trial, an epoch's report, or the end of a trial.
+        event: What a study's images are, the start of a trial, an epoch's report, or the end of a trial.
     """
+    if isinstance(event, DataLoaded):
+        return f"data: {event.summary}"
     if isinstance(event, TrialStarted):
         going = f", continues after epoch {event.epochs_done}" if event.epochs_done else ""
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""

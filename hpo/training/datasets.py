@@ -37,6 +37,10 @@ class Split:
         """Return the number of images."""
         return len(self.labels)
 
+    def count_classes(self, classes: int) -> Tensor:
+        """Return the number of images of each class on the CPU, int64 [K], given their number K."""
+        return torch.bincount(self.labels.cpu(), minlength=classes)
+
     def to(self, device: torch.device | str) -> "Split":
         """Return the split on ``device``."""
         return Split(images=self.images.to(device), labels=self.labels.to(device))
@@ -96,6 +100,25 @@ class Dataset:
         """Return the data set with all its splits on ``device``."""
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
+
+    def summary(self) -> str:
+        """Return in one line the number of images, how unequal classes are, and what guessing gives."""
+        by_name = {"training": self.train, "validation": self.valid, "test": self.test}
+        present = {name: split for name, split in by_name.items() if split is not None}
+        *others, last = (f"{len(split)} {name}" for name, split in present.items())
+        by_split = [split.count_classes(len(self.classes)) for split in present.values()]
+        counts_K, selected_K = torch.stack(by_split).sum(0), self.selection.count_classes(len(self.classes))
+        names = [errors.quote_value(name) for name in self.classes]
+        smallest, largest = (
+            f"{names[k]} with {int(counts_K[k])}" for k in (int(counts_K.argmin()), int(counts_K.argmax()))
+        )
+        guess = int(selected_K.argmax())
+        return (
+            f"{', '.join(others)} and {last} images in {len(names)} classes, the smallest {smallest}, the "
+            f"largest {largest}; always answering {names[guess]} gives accuracy "
+            f"{int(selected_K[guess]) / len(self.selection):.4f} on the "
+            f"{'test' if self.valid is None else 'validation'} split"
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return what must be known to use a model trained on this data set.

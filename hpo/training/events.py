@@ -73,6 +73,13 @@ def _rounded(value: float | None) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataLoaded:
+    """The first trial of a study has loaded its images."""
+
+    summary: str  # one line
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialStarted:
     """A worker has started or resumed a trial."""
 
@@ -104,4 +111,4 @@ class TrialEnded:
     reason: str = ""  # why it did not complete
 
 
-TrialEvent = TrialStarted | EpochReported | TrialEnded
+TrialEvent = DataLoaded | TrialStarted | EpochReported | TrialEnded

@@ -37,7 +37,7 @@ from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
 from hpo.training.config import Config, CustomConfig, TrialPlace, settings_of
 from hpo.training.custom import CustomRun
-from hpo.training.events import Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
+from hpo.training.events import DataLoaded, Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
 from hpo.training.precision import ComputeSettings
 from hpo.workers import metrics
 from hpo.workers.context import WorkerContext
@@ -72,7 +72,8 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
         context: What the worker provides.
 
     Yields:
-        That it started (unless it ends before that), each epoch, and how it ended.
+        The study's images, if it is the first trial; that it started (unless it ends before that); each
+        epoch; and how it ended.
 
     Raises:
         HpoError: For what other trials would meet as well, such as a full disk or missing weights. The
@@ -123,6 +124,8 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     state = _fetch_checkpoint(claim, context, folder)
     facts = {"trial": claim.number, "params": trial.params, "settings": settings_of(config)}
     baseline, data, measured = _describe_data(config, context)
+    if isinstance(config, Config) and (claim.number, claim.token) == (0, 1):
+        yield DataLoaded(summary=context.cache.load_dataset(config).summary())
     durable.write_file(folder.path / "settings.json", json.dumps(facts | data, indent=2).encode())
     pruner = TrialPruner(study, context.history, context.definition, baseline)
     save_cost = context.cache.expected_save_seconds(config)

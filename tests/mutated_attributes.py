@@ -287,8 +287,8 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:300]} ({where})"
 
 
-def run_cases(store: HostileStore, seed: int, cases: Iterable[int], *, seconds: int = 0) -> list[str]:
-    """Run cases on a store, and return what broke, with the name of the case.
+def run_cases(store: HostileStore, seed: int, cases: Iterable[int], *, seconds: int = 0) -> Iterator[str]:
+    """Run cases on a store, and yield what broke, with the name of the case.
 
     Args:
         store: The store, which is put back before each case.
@@ -296,15 +296,13 @@ def run_cases(store: HostileStore, seed: int, cases: Iterable[int], *, seconds: 
         cases: The numbers of the cases to run.
         seconds: How long a case may take before it ends this process with a traceback; 0: any time.
     """
-    broken = []
     with fast_process():
         for number in cases:
             if seconds:
                 faulthandler.dump_traceback_later(seconds, exit=True)
             problems, what = _run_case(store, workplace_in(store.place), f"{seed}/{number}")
-            broken += [f"{seed}/{number}: {problem}\n    {what}" for problem in problems]
+            yield from (f"{seed}/{number}: {problem}\n    {what}" for problem in problems)
         faulthandler.cancel_dump_traceback_later()
-    return broken
 
 
 @contextlib.contextmanager
@@ -336,11 +334,13 @@ def main() -> None:
     with open_store(options.store) as store:
         cases = range(options.cases) if options.only is None else [options.only]
         begun = time.monotonic()
-        broken = run_cases(store, options.seed, cases, seconds=SLOW_SECONDS)
+        problems = 0
+        for problem in run_cases(store, options.seed, cases, seconds=SLOW_SECONDS):
+            print(problem, flush=True)
+            problems += 1
         speed = len(cases) / (time.monotonic() - begun)
-    print("\n".join(broken))
-    print(f"{len(cases)} changed stores on {options.store}, {speed:.0f} a second, {len(broken)} problems")
-    sys.exit(bool(broken))
+    print(f"{len(cases)} changed stores on {options.store}, {speed:.0f} a second, {problems} problems")
+    sys.exit(bool(problems))
 
 
 if __name__ == "__main__":

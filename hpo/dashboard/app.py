@@ -113,16 +113,17 @@ class _HpoPlugin:
         Returns:
             The callback, or a view of this plugin that wraps it, behind the checks of the request.
         """
-        if (
-            plain := getattr(callback, "__wrapped__", None)
-        ) is not None:  # else a refusal would become a 500
+        plain = getattr(
+            callback, "__wrapped__", None
+        )  # what json_api_view would answer with 500 is below it
+        if plain is not None:
             callback = json_api_view(_explain_errors(plain))
         view = self.views.get((route.method, route.rule))
         inner = callback if view is None else functools.partial(view, callback)
         return _explain_errors(functools.partial(self.check, inner, route))
 
     def check(self, callback: View, route: Any, /, **arguments: Any) -> Any:
-        """Refuse a change that is not allowed, or one of what does not exist; else call the view.
+        """Refuse a change that is not allowed, and any request for what does not exist; else call the view.
 
         Args:
             callback: The view.
@@ -133,7 +134,7 @@ class _HpoPlugin:
             return _refuse(404, "there is no such study or trial")
         if refused := changes.refusal(route.method, route.rule):
             return _refuse(*refused)
-        if route.method != "GET" and not self._exists(**arguments):
+        if "study_id" in arguments and not self._exists(**arguments):
             return _refuse(404, "there is no such study or trial")
         return callback(**arguments)
 

@@ -38,7 +38,9 @@ CHECKS: Mapping[str, Check] = {
     "dashboard:objective_names": _is_list_of_texts,
     "dashboard:form_widgets:v2": _is_object,
     "dashboard:objective_form_widgets:v1": lambda value: isinstance(value, list),
-    "dashboard:objective_form_widgets": lambda value: isinstance(attributes.parse_json(value), list),
+    "dashboard:objective_form_widgets": lambda value: (
+        isinstance(value, str) and isinstance(attributes.parse_json(value), list)
+    ),
     "preference:is_preferential": lambda value: isinstance(value, bool),
     "preference:feedback_component": _is_object,
     "constraints": _is_list_of_numbers,

@@ -28,6 +28,7 @@ ORDER_PAUSED, ORDER_STOPPED = "paused", "stopped"
 MAX_COUNT = 10**9  # of epochs, attempts, trials
 MAX_SECONDS = 1e12
 MAX_THREADS = 1024
+MAX_VALUE = 1e100  # of a trial: the squares of larger ones are infinite
 # A JSON text that ``is_seconds`` accepts, as a regular expression for SQL.
 SECONDS_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,30})?(e-[0-9]{1,3})?$"
 
@@ -156,8 +157,13 @@ def check_system_attributes(attributes: Mapping[str, Any], number: int) -> dict[
     return found
 
 
+def check_value(value: float | None) -> float | None:
+    """Return the value of a trial; None for one that no mean or variance can be computed with."""
+    return value if value is not None and abs(value) <= MAX_VALUE else None
+
+
 def check_trial(trial: FrozenTrial, folder: str | None) -> FrozenTrial:
-    """Return a trial with checked attributes: itself, or a copy if something had to be left out.
+    """Return a trial with checked attributes and value: itself, or a copy if something had to be left out.
 
     Args:
         trial: The trial as the store has it.
@@ -169,10 +175,14 @@ def check_trial(trial: FrozenTrial, folder: str | None) -> FrozenTrial:
         if user.get(key) is not None and not is_right(user[key], folder, trial.number):
             del user[key]
     system = check_system_attributes(trial.system_attrs, trial.number)
-    if user == trial.user_attrs and system == trial.system_attrs:
+    given = trial.values or ()
+    values = [value for value in map(check_value, given) if value is not None]
+    if user == trial.user_attrs and system == trial.system_attrs and len(values) == len(given):
         return trial
     checked = copy.copy(trial)
     checked.user_attrs, checked.system_attrs = user, system
+    if len(values) < len(given):
+        checked.values = None
     return checked
 
 

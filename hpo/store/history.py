@@ -297,6 +297,8 @@ class History(_CachedStorage):
         found = session.execute(_ALL_STARTED if is_full else _CHANGED, values).all()
         changed, versions, known = self._find_changes(found)
         for trial in rows.build_trials(session, changed, known=known):
+            if trial.state == TrialState.COMPLETE and trial.value is None:
+                trial.state = TrialState.FAIL  # another tool's, or changed: no sampler can learn from it
             self._put_trial(trial)
         self._versions |= versions
         self._newest_renewal = max([self._newest_renewal, *(row.renewed or 0.0 for row in found)])

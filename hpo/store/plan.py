@@ -224,6 +224,7 @@ _COMPLETE = (
     .where(
         rows.trials.c.study_id == sa.bindparam("study"),
         rows.trials.c.state == TrialState.COMPLETE,
+        rows.values.c.value.is_not(None),
         ~sa.exists().where(
             rows.system_attributes.c.trial_id == rows.trials.c.trial_id,
             rows.system_attributes.c.key == REPLICATE_OF,

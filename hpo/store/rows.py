@@ -7,7 +7,6 @@ Optuna's own writers look each row up before they write it. The caller has passe
 
 import functools
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -244,7 +243,7 @@ def _build_trial(
     return FrozenTrial(
         number=head.number,
         state=head.state,
-        value=_finite_or_none(parse_value(head.value, head.value_type)),
+        value=attributes.check_value(parse_value(head.value, head.value_type)),
         datetime_start=_local_time(head.datetime_start),
         datetime_complete=_local_time(head.datetime_complete),
         params=given,
@@ -264,11 +263,6 @@ def _parse_values(found: Iterable[Any]) -> dict[str, Any]:
 
 def _local_time(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
-
-
-def _finite_or_none(value: float | None) -> float | None:
-    """Return an accuracy; None for what is none, since no mean or interval can be computed with it."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def parse_value(value: float | None, kind: Any) -> float | None:
@@ -323,5 +317,6 @@ def parse_distribution(text: str) -> BaseDistribution | None:
         kind = json_to_distribution(text)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, UserWarning):
         return None
-    choices = getattr(kind, "choices", ())
-    return kind if all(map(attributes.is_scalar, choices)) else None
+    given = dict(kind._asdict())
+    values = [*given.pop("choices", ()), *given.values()]
+    return kind if all(map(attributes.is_scalar, values)) else None

@@ -213,6 +213,7 @@ MALFORMED = [
     ("dashboard:plot_data:x:1", "x"),
     ("study:metric_names", "accuracy"),
     ("preference:is_preferential", True),
+    ("dashboard:objective_form_widgets", [1]),
     ("constraints", ["x"]),
     ("fixed_params", [1]),
 ]

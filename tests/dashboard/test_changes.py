@@ -95,6 +95,7 @@ WRONG_CHANGES = [
         "no such study or trial",
     ),
     ("GET", f"/api/studies/{10**30}", None, 404, "no such study or trial"),
+    ("GET", "/api/studies/2/plot/slice", None, 404, "no such study or trial"),
     ("POST", FILE, {"file": "data:,x", "filename": 1}, 400, "filename: Input should be a valid string"),
     (
         "POST",

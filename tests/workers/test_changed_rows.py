@@ -123,6 +123,7 @@ UNREADABLE = [
     (1.0, '{"name": "CategoricalDistribution", "attributes": 2}'),
     (1.0, '{"name": "CategoricalDistribution", "attributes": {"choices": [1, {"a": 1}]}}'),
     (-1.0, '{"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 1.0, "log": true}}'),
+    (1.0, '{"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 1.0, "log": [[]]}}'),
     (1.0, "{"),
     (1.0, '"x"'),
     (1.0, "[" * 5000),
@@ -149,6 +150,13 @@ def test_a_number_that_is_missing_reads_as_absent(create, run, sql):
     study_id = studies.find_study_id(storage, "small")
     for trials in (status.read_trials(storage, "small"), storage.get_all_trials(study_id)):
         assert (trials[0].value, [*trials[0].intermediate_values]) == (None, [2])
+
+
+def test_a_complete_trial_without_a_value_stops_no_sampler(create, run, sql):
+    storage = create(ASHA)
+    sql("UPDATE trials SET state = 'COMPLETE' WHERE number = 0")
+    run("small")
+    assert {trial.state.name for trial in status.read_trials(storage, "small")} <= {"COMPLETE", "PRUNED"}
 
 
 def test_the_folder_of_a_study_in_another_store_is_neither_written_nor_deleted(create, place, url):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, DataError
+from hpo.errors import ArtifactError, DataError, HpoError
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
 from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, warm_start
@@ -67,7 +67,7 @@ def run_worker(
     """
     context = _set_up(storage, name, settings, stop)
     history, owner = context.history, process.current_owner(settings.shown_as)
-    failures = 0  # in a row that are no trial's fault
+    failures: list[str] = []  # in a row that are no trial's fault
     while not stop.is_set():
         definition = studies.read_definition(storage, name)
         context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
@@ -82,14 +82,19 @@ def run_worker(
         context = replace(context, definition=studies.read_definition(storage, name))
         try:
             yield from run_trial(claim, context)
-            failures = 0
+            failures.clear()
         except (ArtifactError, DataError) as error:
-            failures += 1
-            if failures == MAX_FAILURES:
+            if len(failures) == MAX_FAILURES - 1:
                 raise
-            again = "" if stop.is_set() else "; trying again"
-            log.warning("trial %d released: %s%s", claim.number, error, again)
-            stop.wait(2.0**failures)
+            if str(error) not in failures:  # else it has been told
+                _warn_of_release(claim, error, stop)
+            failures.append(str(error))
+            stop.wait(2.0 ** len(failures))
+
+
+def _warn_of_release(claim: lease.Claim, error: HpoError, stop: threading.Event) -> None:
+    again = "" if stop.is_set() else "; trying again"
+    log.warning("trial %d released: %s%s", claim.number, error, again)
 
 
 def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event) -> WorkerContext:

@@ -4,7 +4,6 @@ import hashlib
 import random
 
 import numpy as np
-import torch
 
 
 def derive_seed(*parts: int) -> int:
@@ -24,6 +23,8 @@ def seed_generators(*parts: int) -> None:
     Args:
         parts: As for ``derive_seed``.
     """
+    import torch  # here, because verbs that read study files import this module, and torch takes seconds
+
     seed = derive_seed(*parts)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # numpy's old generator takes no larger one

@@ -59,7 +59,7 @@ COMMANDS = {
     "trials {} --trial 0": 4,
     "studies": 3,
     "studies --json": 2,
-    "importance {}": 1,
+    "importance {} --json": 1,
     "importance {} --evaluator fanova": 1,
     "report {} -o out/report.html --csv out/csv": 2,
     "export {} --to out/model": 4,
@@ -75,6 +75,7 @@ COMMANDS = {
     "retry {} --failed": 3,
     "retry {} --trial 1": 2,
     "enqueue {} speed=2 rate=0.3 kind=b": 2,
+    "plan {}.toml --devices cpu:1": 1,
     "doctor": 2,
 }
 
@@ -119,7 +120,7 @@ def check_command(case: Case) -> Outcome:
     """Run a command."""
     (command,) = case.rng.choices([*COMMANDS], [*COMMANDS.values()])
     verb = command.partition(" ")[0]
-    name = case.rng.choice(RUNNABLE if verb in ("worker", "run") else STUDIES)
+    name = case.rng.choice(RUNNABLE if verb in ("worker", "run", "plan") else STUDIES)
     writes = verb in ("worker", "run", "finish", "delete")
     words = command.format(name).split()
     return Outcome(
@@ -274,6 +275,8 @@ def _run_case(store: HostileStore, workplace: Workplace, name: str) -> tuple[lis
         problems.append(_describe(error))
     if may_change is not None:
         problems += store.damage(may_change)
+    for text in store.tracebacks() if may_change else ():
+        log.note(text)
     problems += [f"the secret is in {path}" for path in store.leaked()] + log.errors
     log.errors.clear()
     return problems, "; ".join([*case.changes, action])

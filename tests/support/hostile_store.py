@@ -292,6 +292,11 @@ class HostileStore:
         folders += [rf"{re.escape(name)}-(?!0123abcd)[0-9a-f]{{8}}" for name in studies]
         return [f"{folder}/.*" for folder in folders]
 
+    def tracebacks(self) -> list[str]:
+        """Return the tracebacks of the trials that have failed since the store was put back."""
+        changed = self._read_files().items() - self._saved_files.items()
+        return [str(text, "utf-8") for name, text in changed if name.endswith("traceback.txt")]
+
     def leaked(self) -> list[str]:
         """Return the files that a command has written although they contain the secret."""
         paths = (path for path in (self.place / "out").rglob("*") if path.is_file())

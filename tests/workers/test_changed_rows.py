@@ -7,6 +7,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import DefinitionError
 from hpo.store import attributes, folders, plan, rows, status, studies
 from hpo.store.studies import open_storage
+from tests.support.fast_process import fast_process
 from tests.support.hostile_store import run_worker
 
 OWN = """
@@ -91,7 +92,8 @@ def test_finish_reports_the_runs_of_its_points_alone(create, run, place, url, sq
     storage = create(GRID)
     run("small")
     words = ("finish", "small", "--top", "2", "--seeds", "2", "--json", "--devices", "cpu:1")
-    place.hpo(*words, HPO_STORE=url)
+    with fast_process():
+        place.here(*words, HPO_STORE=url)
     set_attribute(storage, 0, "grid_id", 99, name="small-finish")
     sql("DELETE FROM trial_system_attributes WHERE key = 'grid_id' AND value_json = '3'")
     found = place.here(*words, HPO_STORE=url).json()

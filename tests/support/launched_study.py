@@ -15,11 +15,12 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import optuna
 
 from tests.support.databases import plain_sql
+from tests.support.disks import fill, mounted_disk, read_only
 from tests.support.processes import descendants
 from tests.support.workplace import HPO, Workplace
 
@@ -65,6 +66,8 @@ max_attempts = 1000
 class LaunchedStudy:
     """A launched study and its faults; the launcher runs within the context."""
 
+    signals: ClassVar[list[int]] = []  # for launchers, still to be sent; shared by all studies
+
     def __init__(self, path: Path, url: str, seed: int) -> None:
         self.place, self.url, self.random = prepare_workplace(path), url, random.Random(seed)
         self.sql = plain_sql(url)
@@ -76,6 +79,7 @@ class LaunchedStudy:
         self.place.here("create", self.place.study(STUDY), HPO_STORE=url)
 
     def __enter__(self) -> "LaunchedStudy":
+        self.mounts = contextlib.ExitStack()
         self.start()
         return self
 
@@ -84,21 +88,29 @@ class LaunchedStudy:
             for pid in [*descendants(self.launcher.pid), self.launcher.pid]:
                 os.kill(pid, signal.SIGKILL)
             self.launcher.wait()
+        self.mounts.close()
 
     def start(self) -> None:
+        self.launcher = self._run("launch", "small", "--devices", f"cpu:{WORKERS}")
+
+    def _run(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Start a command, on the terminal if there is one; what it prints goes to the file ``err``."""
         settings = {"HPO_STORE": self.url, "HPO_LEASE_SECONDS": str(LEASE_SECONDS), **self.settings}
         environment = {**self.place.environment, **settings}
         with (self.place.path / "err").open("ab") as err:
             terminal = self._open_terminal(err) if self.columns else None
-            self.launcher = subprocess.Popen(
-                [*HPO, "launch", "small", "--devices", f"cpu:{WORKERS}"],
+            output = err if terminal is None else terminal
+            started = subprocess.Popen(
+                [*HPO, *words],
                 cwd=self.place.path,
                 env={key: value for key, value in environment.items() if value},
                 stdin=subprocess.DEVNULL,
-                stderr=err if terminal is None else terminal,
+                stdout=output,
+                stderr=output,
             )
         if terminal is not None:
             os.close(terminal)
+        return started
 
     def _open_terminal(self, copy: BinaryIO) -> int:
         """Open a terminal of ``columns`` columns, what is written to which goes to a file as well."""
@@ -172,19 +184,26 @@ class LaunchedStudy:
                 os.kill(pid, signal.SIGCONT)
 
     def signal(self) -> None:
-        """Send the launcher a random signal; if it ends, start another one."""
-        unwanted = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGKILL}
-        number = self.random.choice(sorted(signal.valid_signals() - unwanted))
+        """Send the launcher the next of all signals, in random order; if it ends, start another one."""
+        if not self.signals:
+            unwanted = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGKILL}
+            self.signals += sorted(signal.valid_signals() - unwanted)
+            self.random.shuffle(self.signals)
         if self.launcher.poll() is None:
-            self.launcher.send_signal(number)
+            self.launcher.send_signal(self.signals.pop())
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.launcher.wait(5)
-            self._continue()
+            self.start_again()
 
     def move_surroundings(self) -> None:
-        """Start the launcher again in another terminal, without a home, or without a temporary folder."""
+        """Start the launcher again in another terminal, without a home, or without room for other files."""
+        full = self.place.path / "full"
+        if not full.exists():
+            fill(self.mounts.enter_context(mounted_disk(full, 1)))
         self.columns = self.random.choice([0, 40, 80])
-        self.settings = self.random.choice([{}, {"HOME": ""}, {"TMPDIR": "/dev/null"}])
+        self.settings = self.random.choice(
+            [{}, {"HOME": ""}, {"TMPDIR": "/dev/null"}, {"TMPDIR": str(full), "HOME": str(full)}]
+        )
         self.restart()
 
     def lock(self) -> None:
@@ -207,9 +226,40 @@ class LaunchedStudy:
             file.rename(moved)
             time.sleep(self.random.uniform(0.5, 3.0))
             moved.rename(file)
-        self._continue()
+        self.start_again()
 
-    def _continue(self) -> None:
+    def lose_checkpoint(self) -> None:
+        """Delete a running trial's checkpoint for good, and kill a worker."""
+        if files := [*self.place.path.glob("storage/artifacts/*/*/checkpoint-*.pt")]:
+            self.random.choice(files).unlink(missing_ok=True)
+        self.kill()
+
+    def write_protect(self) -> None:
+        """Let nobody write to the artifacts, or to the folder of an SQLite file, for some seconds."""
+        folders = [self.place.path / "storage/artifacts"]
+        if self.url.startswith("sqlite"):
+            folders.append(Path(self.url.removeprefix("sqlite:///")).parent)
+        if existing := [folder for folder in folders if folder.is_dir()]:
+            with read_only(self.random.choice(existing)):
+                time.sleep(self.random.uniform(1.0, LEASE_SECONDS))
+            self.start_again()
+
+    def jump_clock(self) -> None:
+        """Set the clock of the leases, the database's, an hour on or back, by moving the leases."""
+        self.sql(
+            "UPDATE hpo_leases SET expires = expires + :seconds, renewed = renewed + :seconds",
+            seconds=self.random.choice([-3600.0, 3600.0]),
+        )
+        time.sleep(self.random.uniform(0.5, 2.0))
+
+    def look(self) -> None:
+        """Show the study on a narrow terminal or none, in whatever state it is."""
+        self.columns = self.random.choice([0, 40, 80])
+        verb = self.random.choice(["status", "trials", "best", "importance", "studies", "doctor"])
+        code = self._run(verb, *([] if verb in ("studies", "doctor") else ["small"])).wait(120)
+        assert code in (0, 1), (verb, code, self.stderr_text())
+
+    def start_again(self) -> None:
         """Start another launcher if the last one ended before the study was complete."""
         if self.launcher.poll() is not None and self.launcher.returncode != 0:
             self.start()

@@ -317,6 +317,7 @@ def parse_distribution(text: str) -> BaseDistribution | None:
         kind = json_to_distribution(text)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, UserWarning):
         return None
-    given = dict(kind._asdict())
-    values = [*given.pop("choices", ()), *given.values()]
-    return kind if all(map(attributes.is_scalar, values)) else None
+    limits = dict(kind._asdict())
+    choices = limits.pop("choices", ())  # plain Optuna takes infinity and NaN among them, too
+    can_be = all(isinstance(each, float) or attributes.is_scalar(each) for each in choices)
+    return kind if can_be and all(map(attributes.is_scalar, limits.values())) else None

@@ -198,7 +198,7 @@ def test_a_setting_with_a_diverged_seed_ranks_below_complete_ones(url):
     assert (first.trial.number, first.runs[0].number, first.value) == (1, 3, pytest.approx(0.6))
     assert documents.best_trial_document(second)["replicates"]["diverged"] == 1
     assert "one complete run; 1 more diverged" in console.best_trial_text(second, {})
-    assert [each.trial for each in finish.plan_finish(worker.storage, NAME, 2, 2).settings] == [3, 0]
+    assert [each.trial for each in finish.plan_finish(worker.storage, NAME, 2, 2).settings] == [1, 0]
     with worker.storage.transaction() as session:
         worker.history.read_between_trials(session)
     seen = worker.history.get_all_trials(worker.study_id)
@@ -256,7 +256,7 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     assert document["mean"] == pytest.approx(0.75)
     assert document["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
     settings = finish.plan_finish(worker.storage, NAME, 2, 2).settings
-    assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (5, 0.725)]
+    assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (2, 0.725)]
     retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 2)
     assert sorted(path.parent.name for path in tmp_path.rglob("weights-*")) == ["0001", "0005"]
 

@@ -189,11 +189,11 @@ def damage_images(folder: Path) -> None:
 def main() -> None:
     """Run rounds until the time is over; a failed check raises, after the seed was printed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="no round starts after this time")
+    parser.add_argument("--seconds", type=float, default=600.0, help="no round starts after so long")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    generator, end, rounds = random.Random(arguments.seed), time.monotonic() + arguments.seconds, 0
+    generator, rounds = random.Random(arguments.seed), 0
     with tempfile.TemporaryDirectory(prefix="hpo-soak-") as root:
         print(
             f"8 processes on SQLite for a minute: {load_sqlite(Path(root, 'sqlite'))} trials, no error",
@@ -203,6 +203,7 @@ def main() -> None:
         damage_images(folder)
         print("an image folder was damaged in six ways, refused and restored", flush=True)
         hashes = hashes_without_faults(Path(root, "without-faults"))
+        end = time.monotonic() + arguments.seconds
         while time.monotonic() < end:
             rounds += 1
             folder, seed, started = Path(root, str(rounds)), generator.randrange(10**6), time.monotonic()

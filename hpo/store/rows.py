@@ -25,6 +25,7 @@ from hpo.store import attributes
 # By name: a value in Optuna's internal representation, and its distribution.
 Parameters = Mapping[str, tuple[float, BaseDistribution]]
 
+MAX_INTEGER = 2**63 - 1  # what Optuna's samplers and importances can compute with
 CHUNK_TRIALS = 1000  # trials that one statement reads
 
 trials: Any = models.TrialModel.__table__
@@ -305,6 +306,8 @@ def parse_parameters(
             value = kind.to_external_repr(internal)
             kind.to_internal_repr(value)
         except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+        if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
             continue
         given[name], kinds[name] = value, kind
     return given, kinds

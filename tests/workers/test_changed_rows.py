@@ -126,6 +126,7 @@ UNREADABLE = [
     (1.0, '{"name": "CategoricalDistribution", "attributes": {"choices": [1, {"a": 1}]}}'),
     (-1.0, '{"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 1.0, "log": true}}'),
     (1.0, '{"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 1.0, "log": [[]]}}'),
+    (-1e308, '{"name": "IntDistribution", "attributes": {"low": 1, "high": 3, "step": 1, "log": false}}'),
     (1.0, "{"),
     (1.0, '"x"'),
     (1.0, "[" * 5000),

@@ -16,7 +16,7 @@ from hpo.analysis import records
 from hpo.analysis.formatting import describe_split
 from hpo.artifacts import durable, names
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, StoreError, join_names
+from hpo.errors import ArtifactError, StoreError, join_names, quote_value
 from hpo.export import card, predict
 from hpo.export.card import Metrics
 from hpo.export.predict import Description, Preprocessing
@@ -126,6 +126,11 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
         raise StoreError(
             f"study '{name}' has a custom objective ({config.objective}), so there is no image model to "
             f"export; its state at the best epoch, for torch.load, is {artifacts.path(weights)}"
+        )
+    if config.model not in catalog.model_names():
+        found = quote_value(config.model)
+        raise StoreError(
+            f"trial {number} of study '{name}': torchvision has no model {found} to classify with"
         )
     epoch = names.epoch_of_weights(weights)
     if epoch not in trial.intermediate_values:

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.storages import _CachedStorage
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.store import attributes, plan
 
@@ -107,6 +107,10 @@ class CheckedStorage(_CachedStorage):
 
 
 def _checked(trial: FrozenTrial) -> FrozenTrial:
+    if trial.state == TrialState.COMPLETE and trial.values is None:
+        trial.state = (
+            TrialState.FAIL
+        )  # another tool's, or changed: importances would compute with its value
     trial.system_attrs = check_attributes(trial.system_attrs)
     trial.user_attrs = attributes.with_printable_texts(trial.user_attrs)
     return trial

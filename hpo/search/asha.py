@@ -71,7 +71,8 @@ class Rungs:
         """Return a trial's best accuracy up to a rung; None if it is not compared or has not reached it."""
         if (trial.last_step or 0) < rung or not self.is_compared(trial):
             return None
-        return max(value for step, value in trial.intermediate_values.items() if step <= rung)
+        reached = (value for step, value in trial.intermediate_values.items() if step <= rung)
+        return max(reached, default=None)
 
     def as_sampler_sees(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that a sampler is shown, in the form in which it sees them.

@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,11 +111,18 @@ sys.addaudithook(_refuse_unmarked)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    # What a command does to its process must not reach the next test: with its SIGPIPE, a client that
+    # leaves early would end the test process.
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+    }
     _running.append(item)
     try:
         return (yield)
     finally:
         _running.pop()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture

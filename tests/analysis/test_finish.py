@@ -261,7 +261,7 @@ def test_a_built_in_study_is_scored_once_on_its_test_images_after_a_kill(
         assert [epoch.accuracy for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
 
     done = workplace.here("finish", "small", "--top", "1", "--seeds", "2")
-    assert "scored on the test images once" in done.out
+    assert "scored on the 30 test images once" in done.out
     assert done.err == ""
     found = workplace.here("finish", "small", "--top", "1", "--seeds", "2", "--json").json()
     (setting,) = found["settings"]

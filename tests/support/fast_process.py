@@ -18,7 +18,7 @@ from tests.support.hostile_store import StopWhenIdle, run_worker
 
 
 class TracebackLog(logging.Handler):
-    """Keeps the last line of each traceback that is not of the objective's own error."""
+    """Keeps the last line of each traceback whose error was not raised in the objective."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -30,7 +30,7 @@ class TracebackLog(logging.Handler):
     def note(self, text: str) -> None:
         """Take in a text that may contain a traceback."""
         frames = re.findall('File "(.*)", line ([0-9]+)', text)
-        if frames and not frames[-1][0].endswith("own.py"):
+        if frames and not any(name.endswith("own.py") for name, _ in frames):
             where = " ".join(f"{Path(name).name}:{line}" for name, line in frames[-5:])
             lines = text.strip().splitlines()
             self.errors.append(f"{lines[0][:200]} ... {lines[-1][:300]} ({where})")

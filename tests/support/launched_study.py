@@ -72,6 +72,7 @@ class LaunchedStudy:
         self.place, self.url, self.random = prepare_workplace(path), url, random.Random(seed)
         self.sql = plain_sql(url)
         self.kills: Counter[str] = Counter()
+        self.left_drafts: set[Path] = set()  # of killed workers
         self.settings: dict[
             str, str
         ] = {}  # more environment variables of the launcher; empty ones are unset
@@ -144,18 +145,31 @@ class LaunchedStudy:
 
     def choose_worker(self, moment: str) -> int | None:
         """Return a worker at a moment: just after its claim, writing a file, in its last epoch, or any."""
-        names = [path.parent.name for path in self.place.path.glob("storage/artifacts/*/*/*.draft")]
-        if moment == "checkpoint" and not names:
-            return None  # look again at once: a file is written in milliseconds
         held = self.running()
         if moment == "claim":
             held = [row for row in held if row[1:3] not in self.seen_claims]
             self.seen_claims |= {row[1:3] for row in held}
-        elif moment == "checkpoint":
-            held = [row for row in held if row[1] in map(int, names)]
         elif moment == "end":
             held = [row for row in held if row[3] >= EPOCHS - 1]
-        return self.random.choice(held)[0] if held else None
+        if not held:
+            return None
+        pid, number, *_ = self.random.choice(held)
+        return pid if moment != "checkpoint" or self._stops_while_writing(pid, number) else None
+
+    def _stops_while_writing(self, pid: int, number: int) -> bool:
+        """Suspend a worker and return whether it is writing a file; if it is not, let it continue.
+
+        A file is written in milliseconds, which nobody could wait for on a busy machine.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            if self._drafts(f"{number:04d}") - self.left_drafts:
+                return True
+            os.kill(pid, signal.SIGCONT)
+        return False
+
+    def _drafts(self, trial: str = "*") -> set[Path]:
+        return set(self.place.path.glob(f"storage/artifacts/*/{trial}/*.draft"))
 
     def kill(self) -> None:
         """Kill a worker at a random moment; after three seconds without such a worker, at any moment."""
@@ -172,6 +186,7 @@ class LaunchedStudy:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 self.kills[moment] += 1
+            self.left_drafts |= self._drafts()
             time.sleep(self.random.uniform(0.0, 0.5))
 
     def suspend(self) -> None:

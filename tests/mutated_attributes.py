@@ -100,7 +100,7 @@ class Case:
             return f"exit code {done.code}: {done.err[-300:]}"
         if "Traceback" in done.out + done.err:
             return f"a traceback: {(done.out + done.err)[-1500:]}"
-        if done.code and not (done.err.strip() or done.out.strip()):
+        if done.code not in (0, 143) and not (done.err.strip() or done.out.strip()):
             return f"exit code {done.code} without a word"
         if self.store.secret in done.out + done.err:
             return "the secret is printed"

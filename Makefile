@@ -20,8 +20,8 @@ install: $(VENV)/installed  ## create .venv with everything in it
 demo: install  ## search on real images, on the CPU, in under four minutes
 	$(BIN)/hpo run quickstart
 
-quick: install  ## run the tests that start no process, server or browser (two minutes)
-	$(BIN)/pytest -n 3 --dist worksteal -m $(QUICK)
+quick: install  ## run the tests that start no process, server or browser (a minute and a half)
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal -m $(QUICK)
 
 test: install check tools  ## check, then run every test that is not slow
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not engines"

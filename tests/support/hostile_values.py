@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hpo.store.attributes import parse_json
 from tests.support.mutated_documents import all_paths, value_at
 
 HUGE = 10**30
@@ -229,14 +230,14 @@ class Mutator:
 
     def _changed_within(self, text: str) -> str:
         """Return a JSON text with one part changed, also within a text that itself is JSON."""
+        found = parse_json(text)
+        inner = parse_json(found) if isinstance(found, str) else None
         try:
-            found = json.loads(text)
-            inner = json.loads(found) if isinstance(found, str) else None
-        except ValueError:
-            inner = None
-        if isinstance(inner, dict | list):
-            return json.dumps(json.dumps(self.with_change(inner)))
-        return json.dumps(self.with_change(found) if isinstance(found, dict | list) else self.value())
+            if isinstance(inner, dict | list):
+                return json.dumps(json.dumps(self.with_change(inner)))
+            return json.dumps(self.with_change(found) if isinstance(found, dict | list) else self.value())
+        except RecursionError:  # an earlier change has nested it too deeply
+            return json.dumps(self.value())
 
     def with_change(self, document: Any) -> Any:
         """Return a document of JSON with one part replaced or left out; no other objective is named."""

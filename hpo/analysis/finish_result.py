@@ -274,8 +274,7 @@ def _baseline_note(found: FinishResult) -> Iterator[str]:
     below = [each for each in found.runs if each.mean is not None and each.mean <= found.baseline]
     if below:
         named = join_names([f"trial {each.setting.trial}'s setting" for each in below])
-        gives = f"{found.baseline:.4f}, which always answering with the largest class gives"
-        yield f"Not above {gives}: {named}."
+        yield f"Not above {results.describe_guessing(found.baseline)}: {named}."
 
 
 def conclusion(found: FinishResult) -> str:

@@ -221,6 +221,11 @@ def describe_baseline(found: SettingResult) -> str:
     return compare_baseline(found.value, found.trial.baseline, found.interval)
 
 
+def describe_guessing(baseline: float) -> str:
+    """Return the accuracy of always answering with the largest class, as a phrase."""
+    return f"{baseline:.4f}, which always answering with the largest class gives"
+
+
 def compare_baseline(value: float, baseline: float | None, interval: Interval | None) -> str:
     """Return a phrase if an accuracy does not beat always answering with the largest class; else "".
 
@@ -231,7 +236,7 @@ def compare_baseline(value: float, baseline: float | None, interval: Interval | 
     """
     if baseline is None:
         return ""
-    gives = f"{baseline:.4f}, which always answering with the largest class gives"
+    gives = describe_guessing(baseline)
     if value <= baseline:
         return f"not above {gives}"
     return f"not clearly above {gives}" if interval and interval.low <= baseline else ""

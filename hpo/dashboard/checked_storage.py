@@ -108,9 +108,8 @@ class CheckedStorage(_CachedStorage):
 
 def _checked(trial: FrozenTrial) -> FrozenTrial:
     if trial.state == TrialState.COMPLETE and trial.values is None:
-        trial.state = (
-            TrialState.FAIL
-        )  # another tool's, or changed: importances would compute with its value
+        # Another tool's, or changed by hand; importances would compute with its value.
+        trial.state = TrialState.FAIL
     trial.system_attrs = check_attributes(trial.system_attrs)
     trial.user_attrs = attributes.with_printable_texts(trial.user_attrs)
     return trial

@@ -134,8 +134,7 @@ def _card_metadata(description: Description, metrics: Metrics) -> dict[str, Any]
 def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "accuracy", f"{metrics.accuracy:.4f} {metrics.note} ({metrics.images} images)"
     if metrics.baseline is not None:
-        gives = f"{metrics.baseline:.4f}, which always answering with the largest class gives"
-        yield "baseline", baseline_doubt(metrics) or gives
+        yield "baseline", baseline_doubt(metrics) or results.describe_guessing(metrics.baseline)
     if metrics.state != "complete":
         yield "trial", f"{metrics.state}: it did not run all of its epochs"
     once = len(metrics.accuracies) < metrics.epochs

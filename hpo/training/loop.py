@@ -99,13 +99,10 @@ class TrainingRun:
         self._compiled_model = self.compute_settings.compile_model(self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute_settings.precision == "fp16")
         self.optimizer = optimizers.build_optimizer(config, self.model.parameters())
-        labels_N = self.train_split.labels.cpu()
-        weights_K = optimizers.balanced_class_weights(labels_N, len(dataset.classes))
-        is_weighted = config.class_weights == "balanced"
-        self.loss = optimizers.loss_function(config, weights_K.to(device) if is_weighted else None)
-        self.selection_loss = optimizers.loss_function(config)  # the same whatever the class weights
-        # How likely an image is drawn; None: an epoch has each image once.
-        self._chances_N = weights_K[labels_N] if config.sampling == "balanced" else None
+        self.loss = self.selection_loss = optimizers.loss_function(config)
+        self._chances_N: Tensor | None = None  # how likely an image is drawn; None: each once an epoch
+        if "balanced" in (config.class_weights, config.sampling):
+            self._balance_classes(self.train_split.labels.cpu())
         self.batches = batch_bounds(len(self.train_split), config.batch_size)
         self.history: list[Epoch] = []
         self.step = 0  # finished steps of the current epoch
@@ -116,6 +113,14 @@ class TrainingRun:
         self._bad_step_reader = _AsyncReader(self._first_bad_step)
         if state is not None:
             self._restore(state)
+
+    def _balance_classes(self, labels_N: Tensor) -> None:
+        """Weight or sample the classes of the training images; ``selection_loss`` stays unweighted."""
+        weights_K = optimizers.balanced_class_weights(labels_N, len(self._dataset.classes))
+        if self.config.class_weights == "balanced":
+            self.loss = optimizers.loss_function(self.config, weights_K.to(self.device))
+        if self.config.sampling == "balanced":
+            self._chances_N = weights_K[labels_N]
 
     @property
     def finished(self) -> bool:

@@ -23,21 +23,18 @@ KeyboardInterrupt. What it prints goes to stderr.
 
 import contextlib
 import dis
-import importlib
 import inspect
 import logging
 import math
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
-from hpo.errors import DefinitionError, HpoError, escape_surrogates
-from hpo.training import events
+from hpo.errors import HpoError
+from hpo.training import events, user_code
 from hpo.training.config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
 from hpo.training.seeds import seed_generators
@@ -55,55 +52,16 @@ log = logging.getLogger("hpo")
 
 
 def import_objective(name: str) -> Objective:
-    """Import a custom objective; the working directory is put first in ``sys.path`` if it is not in it.
-
-    What the module prints goes to stderr. Errors that it raises while it is imported pass through, except
-    OSError and those that are no ``Exception``.
+    """Import a custom objective, as ``user_code.import_function`` does.
 
     Args:
         name: ``package.module:function``.
 
     Raises:
-        DefinitionError: If the module does not exist, has no callable of this name, or raises an OSError or
-            SystemExit.
+        DefinitionError: As ``user_code.import_function`` does.
     """
-    module_name, _, function_name = name.partition(":")
-    if module_name == "__main__":
-        raise DefinitionError(
-            f"train.objective: '{name}' is a function of a notebook or a script, which workers cannot "
-            f"import; put it into a file in {Path.cwd()}, such as own.py, and name it own:{function_name}"
-        )
-    # An objective that has been imported may have changed the working directory since.
-    if module_name not in sys.modules and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists, but one of its own imports does not
-        raise DefinitionError(
-            f"train.objective: no module '{error.name}' in {Path.cwd()} or in the environment; "
-            "want package.module:function"
-        ) from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, OSError):
-            raise
-        raise DefinitionError(
-            f"train.objective: importing module '{module_name}' raised {_describe(error)}; let it define "
-            "the function only, and do its work when it is called"
-        ) from error
-    function: Objective | None = getattr(module, function_name, None)
-    if not callable(function):
-        raise DefinitionError(f"train.objective: module '{module_name}' has no function '{function_name}'")
-    return function
-
-
-def _describe(error: BaseException) -> str:
-    """Return the class and the text of an error, in one string without surrogates."""
-    return escape_surrogates("".join(traceback.format_exception_only(error)).strip())
+    objective: Objective = user_code.import_function("train.objective", name)
+    return objective
 
 
 def reads_state(objective: Objective) -> bool:
@@ -248,7 +206,8 @@ class CustomRun:
                 raise
             if isinstance(error, BrokenPipeError) and self.stop.wait(1.0):
                 raise KeyboardInterrupt from error
-            raise RuntimeError(f"{self.config.objective} raised {_describe(error)}") from error
+            found = user_code.describe_error(error)
+            raise RuntimeError(f"{self.config.objective} raised {found}") from error
 
     def _parse_yielded(self, yielded: Any) -> tuple[float, Any, dict[str, float]]:
         """Return accuracy, state and other metrics that the function yielded; ValueError if malformed."""

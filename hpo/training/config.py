@@ -6,7 +6,7 @@ epoch, 20 epochs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -170,13 +170,19 @@ class TrialPlace:
     folder: Path  # for files of the function's own, which stay with the trial
 
 
+# Methods of pydantic's first version, which it keeps for old code: ``copy``, ``dict``, ``json`` and so on.
+_OLD_METHODS = frozenset(name for name in dir(BaseModel) if not name.startswith(("_", "model_")))
+_OF_A_PLACE = frozenset(field.name for field in fields(TrialPlace))
+
+
 class CustomConfig(BaseModel):
     """The settings of a trial with a custom objective; it may have any options under any names.
 
     They can be read as attributes and as items: ``config.lr`` and ``config["lr"]``. While the trial runs,
     ``config.device``, ``config.trial`` and ``config.folder`` say where (see ``TrialPlace``). An option
-    hides one of these, or a method of pydantic such as ``copy``, if it has the same name. Only
-    ``objective``, ``epochs`` and ``seed`` are checked.
+    hides one of these, or a method of pydantic such as ``model_copy``, if it has the same name. A name that
+    no option of the trial has is none of pydantic's older methods either: where an option ``json`` is left
+    out, ``config.json`` raises AttributeError. Only ``objective``, ``epochs`` and ``seed`` are checked.
 
     Raises:
         ValidationError: pydantic's, if one of these three is of another type or out of range.
@@ -220,13 +226,25 @@ class CustomConfig(BaseModel):
     def __getattribute__(self, name: str) -> Any:
         """Return the setting of this name, or else what pydantic's model has under it."""
         if not name.startswith("_"):
-            own = super().__getattribute__("__pydantic_extra__")
-            if own and name in own:
+            own = super().__getattribute__("__pydantic_extra__") or {}
+            if name in own and not (name == "model_post_init" and self._is_being_made()):
                 return own[name]
+            if name in _OLD_METHODS:
+                raise AttributeError(name)  # Python calls __getattr__ then
         return super().__getattribute__(name)
 
+    def __getattr__(self, name: str) -> Any:
+        """Say that there is no such setting; pydantic's own attributes that begin with "_" are its own."""
+        if name.startswith("_") or name in _OF_A_PLACE:
+            return super().__getattr__(name)  # type: ignore[misc]  # pydantic hides it from type checkers
+        raise AttributeError(f"the trial has no option '{name}'; it has {', '.join(settings_of(self))}")
+
+    def _is_being_made(self) -> bool:
+        """Return whether pydantic has yet to call ``model_post_init``, as the last step of the checks."""
+        return getattr(self, "__pydantic_private__", None) is None
+
     def __getitem__(self, name: str) -> Any:
-        """Return the setting of this name; raises KeyError if there is none."""
+        """Return the setting of this name; raises KeyError if the trial has none."""
         settings = settings_of(self)
         return settings[name]
 

@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpo.training import custom, events
-from hpo.training.config import CustomConfig, TrialPlace, at_place, settings_of
+from hpo.training.config import CustomConfig
 from tests.support.workplace import artifact, load
 
 OWN = """
@@ -112,12 +112,3 @@ def test_generators_are_seeded_from_the_trials_seed_and_its_epochs(place, monkey
     resumed = [accuracies(custom.CustomRun(config, state=interrupted.state())) for _ in range(2)]
     assert resumed[0] == resumed[1]
     assert resumed[0][0] not in whole  # not the first epoch's numbers again
-
-
-def test_an_option_hides_what_a_config_says_about_the_trial(tmp_path):
-    place = TrialPlace(device="cuda:0", trial=7, folder=tmp_path)
-    config = at_place(CustomConfig(objective="own:f", folder="mine"), place)
-    assert (config.device, config.trial, config.folder, config["folder"]) == ("cuda:0", 7, "mine", "mine")
-    assert settings_of(config) == {"objective": "own:f", "epochs": 20, "seed": 0, "folder": "mine"}
-    with pytest.raises(AttributeError, match="only while a trial runs"):
-        CustomConfig(objective="own:f").device  # noqa: B018

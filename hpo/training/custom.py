@@ -1,20 +1,22 @@
-"""A run of a custom objective: a function that yields (accuracy, state) after each epoch.
+"""A run of a custom objective: a function that yields (value, state) after each epoch.
 
-It may yield (accuracy, state, metrics) as well, with other numbers by name.
+The value is that of the study's metric. Other metrics may come with it; see ``yielded``.
 
 ``train.objective = "package.module:function"`` names the function. It is called as ``function(config,
 state)``. ``config`` holds the trial's settings. ``state`` is None at first; when a trial is resumed, it is
 the last state that was saved. A state consists of tensors and plain values, alone or in dicts and lists.
 Any other type makes the trial fail when its state is saved for the first time. A function that yields None
 as its state cannot continue: a trial that is resumed starts again from its first epoch. One that yields a
-state and never reads it fails when it is resumed, since its first epoch would count as a later one::
+state and does not continue from it fails when it is resumed, since its first epoch would count as a later
+one. That is noticed if its code never mentions the state, and if the state is a dict with a whole number
+under "epoch", which has to be higher in the first state after a resume::
 
     def objective(config, state):
         state = state or {"epoch": 0, "weight": torch.zeros(3)}
         while state["epoch"] < config.epochs:
             ...
             state["epoch"] += 1
-            yield accuracy, state
+            yield value, state
 
 The generators of torch, numpy and random are seeded from the trial's seed, and from the number of epochs
 done, before the function is called. Whatever the function raises fails its trial alone, also SystemExit and
@@ -25,12 +27,11 @@ import contextlib
 import dis
 import inspect
 import logging
-import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from hpo.errors import HpoError
@@ -38,13 +39,12 @@ from hpo.training import events, user_code
 from hpo.training.config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
 from hpo.training.seeds import seed_generators
+from hpo.training.yielded import Yielded, epoch_of, parse_yielded
 
+_Metrics = Mapping[str, float]
 Objective = Callable[
-    [CustomConfig, Any], Iterable[tuple[float, Any] | tuple[float, Any, Mapping[str, float]]]
+    [CustomConfig, Any], Iterable[tuple[float | _Metrics, Any] | tuple[float | _Metrics, Any, _Metrics]]
 ]
-
-# A metric of a function's own may have no other measurement's name.
-RESERVED_NAMES = frozenset(field.name for field in fields(Epoch)) | {"epoch"}
 
 _END = object()  # what ``next`` returns after the function's last epoch
 
@@ -89,6 +89,7 @@ class CustomRun:
 
     Args:
         config: The trial's settings.
+        metric: The name of the study's metric, of which the function yields the value.
         place: Where the trial runs; None: the objective cannot ask for it.
         state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
         stop: When set, ``epochs()`` ends after the epoch that is running, or starts none.
@@ -102,12 +103,14 @@ class CustomRun:
         self,
         config: CustomConfig,
         *,
+        metric: str = "accuracy",
         place: TrialPlace | None = None,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
         final: bool = False,
     ) -> None:
         self.config = config if place is None else at_place(config, place)
+        self.metric = metric
         self.final = final
         self.stop = stop or threading.Event()
         self.objective = import_objective(config.objective)
@@ -119,6 +122,8 @@ class CustomRun:
                 "%s yields no state, so the trial starts again from its first epoch", config.objective
             )
             self.history = []
+        # A function may change its state in place, so the epoch that it is given is kept apart.
+        self._resumed_after = epoch_of(self.own_state) if self.history else None
         self.step, self.seconds = 0, 0.0  # always between two epochs
 
     @property
@@ -141,9 +146,8 @@ class CustomRun:
         only be its own; see ``_call_objective``.
 
         Raises:
-            ValueError: If the function returns no iterable, yields something other than (finite number,
-                state), returns before the trial's first epoch, or is to continue from a state that it never
-                reads.
+            ValueError: If the function returns no iterable, yields something other than ``yielded`` allows,
+                returns before the trial's first epoch, or does not continue from its state.
             RuntimeError: If the function raises an error that would end the worker.
             KeyboardInterrupt: If the user presses Ctrl-C again after ``stop`` was set, or the supervisor is
                 gone while the function prints.
@@ -157,12 +161,14 @@ class CustomRun:
             if yielded is _END:
                 self.exhausted = True
                 break
-            accuracy, self.own_state, own_metrics = self._call_objective(self._parse_yielded, yielded)
+            parsed = self._call_objective(self._parse_yielded, yielded)
+            self.own_state = parsed.state
             epoch = Epoch(
                 number=len(self.history) + 1,
-                accuracy=accuracy,
+                accuracy=parsed.value,
                 train_seconds=time.perf_counter() - started,
-                own_metrics=own_metrics,
+                own_metrics=parsed.own_metrics,
+                **parsed.known_metrics,
             )
             self.history.append(epoch)
             yield self.history[-1]
@@ -209,27 +215,21 @@ class CustomRun:
             found = user_code.describe_error(error)
             raise RuntimeError(f"{self.config.objective} raised {found}") from error
 
-    def _parse_yielded(self, yielded: Any) -> tuple[float, Any, dict[str, float]]:
-        """Return accuracy, state and other metrics that the function yielded; ValueError if malformed."""
-        name = self.config.objective
+    def _parse_yielded(self, yielded: Any) -> Yielded:
+        """Return what the function yielded; ValueError if that is malformed, or does not follow."""
         try:
-            accuracy, own_state, *others = yielded
-            finite = math.isfinite(accuracy)
-            own_metrics = dict(*others)
-        except (TypeError, ValueError):
-            wanted = "want (accuracy, state), or (accuracy, state, metrics)"
-            raise ValueError(f"{name} yielded {repr(yielded)[:80]}; {wanted}") from None
-        if not finite:
-            raise ValueError(f"{name} yielded an accuracy of {accuracy}")
-        for key, value in own_metrics.items():
-            if not isinstance(key, str) or not key or len(key) > 100 or key in RESERVED_NAMES:
-                raise ValueError(
-                    f"{name} yielded a metric called {repr(key)[:80]}; want a text of 1 to 100 characters, "
-                    "none of: " + ", ".join(sorted(RESERVED_NAMES))
-                )
-            if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-                raise ValueError(f"{name} yielded {repr(value)[:80]} as the metric '{key}'; want a number")
-        return float(accuracy), own_state, {key: float(value) for key, value in own_metrics.items()}
+            parsed = parse_yielded(yielded, self.metric)
+        except ValueError as error:
+            raise ValueError(f"{self.config.objective} {error}") from None
+        epoch, before = epoch_of(parsed.state), self._resumed_after
+        if epoch is not None and before is not None and epoch <= before:
+            raise ValueError(
+                f"{self.config.objective} was given a state with epoch {before} and yielded one with epoch "
+                f"{epoch}; let it continue after epoch {before}, or yield None as the state to start again "
+                "from the first epoch"
+            )
+        self._resumed_after = None
+        return parsed
 
     def weights(self) -> Any:
         """Return the state that the function yielded last, not a copy; None before the first epoch."""

@@ -36,6 +36,13 @@ def drawing(config, state):
         yield sum(drawn) / 3, {"epoch": done}
 
 
+def many(config, state):
+    done = state["epoch"] if state else 0
+    while done < config.epochs:
+        done += 1
+        yield {"accuracy": 0.25 * done, "loss": 2.0 / done, "recall": done / 4}, {"epoch": done}
+
+
 def wrong(config, state):
     yield 0.5, None, {"x" if config.kind == "value" else "accuracy": "high"}
 """
@@ -70,13 +77,25 @@ def test_other_metrics_are_in_the_csv_in_tensorboard_and_in_an_attribute(place):
         assert [event.value for event in logged.Scalars(name)] == values
 
 
+def test_a_dict_of_metrics_is_a_value_and_other_metrics(place):
+    place.here("create", place.study(STUDY.replace("own:measured", "own:many")))
+    place.here("worker", "small")
+    (trial,) = load(place).trials
+    assert trial.intermediate_values == {1: 0.25, 2: 0.5}
+    assert trial.user_attrs["metrics"] == {"loss": [2.0, 1.0], "recall": [0.25, 0.5]}
+    folder = artifact(place, load(place).user_attrs["folder"]) / "0000"
+    with (folder / "epochs.csv").open() as file:
+        rows = [(row["accuracy"], row["loss"], row["recall"]) for row in csv.DictReader(file)]
+    assert rows == [("0.25", "2.0", "0.25"), ("0.5", "1.0", "0.5")]
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("value", "own:wrong yielded 'high' as the metric 'x'; want a number"),
+        ("value", "own:wrong yielded the string 'high' as the metric 'x'; want a number"),
         (
             "name",
-            "own:wrong yielded a metric called 'accuracy'; want a text of 1 to 100 characters, none of: ",
+            "own:wrong yielded another metric called 'accuracy'; want a text of 1 to 100 characters, ",
         ),
     ],
 )

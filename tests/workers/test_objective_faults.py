@@ -66,6 +66,19 @@ def counts(config, state):
         yield epoch / 10, {"epoch": epoch}
 
 
+def restarts(config, state):
+    weight = state["weight"] if state else 0
+    for epoch in range(config.first, config.epochs + config.first):
+        yield (epoch + 1 - config.first) / 10, {"epoch": epoch, "weight": weight + 1}
+
+
+def continues(config, state):
+    state = state or {"epoch": config.first - 1}
+    while state["epoch"] < config.epochs + config.first - 1:
+        state["epoch"] += 1
+        yield (state["epoch"] + 1 - config.first) / 10, state
+
+
 def stateless(config, state):
     for epoch in range(1, config.epochs + 1):
         yield epoch / 10, None
@@ -171,11 +184,11 @@ def test_a_function_that_returns_is_told_to_yield(place, objective, found):
     )
 
 
-def resumed(place, monkeypatch, objective: str, own: object) -> custom.CustomRun:
-    """Return a run of five epochs after the first two of them."""
+def resumed(place, monkeypatch, objective: str, own: object, first: int = 1) -> custom.CustomRun:
+    """Return a run of five epochs after two of them; its state may number them from ``first``."""
     monkeypatch.chdir(place.path)
     monkeypatch.syspath_prepend(place.path)
-    config = CustomConfig.model_validate({"objective": f"own:{objective}", "epochs": 5})
+    config = CustomConfig.model_validate({"objective": f"own:{objective}", "epochs": 5, "first": first})
     run = custom.CustomRun(config)
     epochs = run.epochs()
     assert [next(epochs).accuracy, next(epochs).accuracy] == [0.1, 0.2]
@@ -189,6 +202,22 @@ def test_a_function_that_never_reads_its_state_fails_when_it_is_resumed(place, m
         ValueError, match=r"own:counts never reads .*its first epoch would count as epoch 3"
     ):
         next(run.epochs())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_state_whose_epoch_does_not_follow_fails_its_trial(place, monkeypatch, first):
+    run = resumed(place, monkeypatch, "restarts", {"epoch": first + 1, "weight": 1}, first)
+    with pytest.raises(
+        ValueError, match=rf"own:restarts was given a state with epoch {first + 1} and "
+    ) as at:
+        next(run.epochs())
+    assert f"yielded one with epoch {first}; let it continue after epoch {first + 1}, or" in str(at.value)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_state_whose_epoch_follows_continues_its_trial(place, monkeypatch, first):
+    run = resumed(place, monkeypatch, "continues", {"epoch": first + 1}, first)
+    assert [epoch.accuracy for epoch in run.epochs()] == [0.3, 0.4, 0.5]
 
 
 def test_a_function_without_a_state_starts_again_from_its_first_epoch(place, monkeypatch, caplog):

@@ -19,6 +19,7 @@ from hpo.analysis.recorded_curves import read_curves
 from hpo.analysis.strategies import SimulatedRuns
 from hpo.analysis.surrogate import Surrogate
 from hpo.cli.console import open_console
+from hpo.training.metric import Metric
 
 CURVES = Path(__file__).parent / "curves.csv"
 PLAIN = "Optuna: TPE, median"  # plain Optuna's defaults
@@ -71,7 +72,7 @@ def main() -> None:
                 {
                     "benchmark": "search",
                     "workers": workers,
-                    **_ratios(found, tried, strategies.epoch_budget(recorded)),
+                    **_ratios(found, tried, strategies.epoch_budget(recorded), recorded.metric),
                 }
             ),
             flush=True,
@@ -79,14 +80,14 @@ def main() -> None:
 
 
 def _ratios(
-    found: list[strategies.SearchResult], tried: list[SimulatedRuns], budget: int
+    found: list[strategies.SearchResult], tried: list[SimulatedRuns], budget: int, metric: Metric
 ) -> dict[str, float | str]:
     """Return the ratios of hpo's epochs to the target to those of its peers, with their p values."""
     needed = {result.strategy: result.epochs.value for result in found}
     ours = found[-1]
     plain = [name for name in needed if name.startswith("Optuna: ")]
     best = min(plain, key=lambda name: needed[name])
-    epochs = strategies.epochs_to_target(tried, budget)
+    epochs = strategies.epochs_to_target(tried, budget, metric)
     return {
         "hpo": ours.strategy,
         "over_random": round(ours.ratio, 3),

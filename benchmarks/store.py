@@ -139,7 +139,7 @@ class HpoTrials:
             write_trials(connection, ids, make_trials(finished))
             given = {"study_id": study_id, "token": 1, "attempts": 1, "expires": 0.0, "renewed": 1.0}
             insert_rows(connection, leases, ({"trial_id": one, "epoch": EPOCHS, **given} for one in ids))
-        self.history = History(self.storage, study_id, self.definition.name)
+        self.history = History(self.storage, study_id, self.definition.name, self.definition.metric)
         self.costs = Costs(self.storage.engine)
 
     def run(self) -> None:

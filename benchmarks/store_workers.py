@@ -18,6 +18,7 @@ from hpo.search import asha
 from hpo.store import lease, process, studies
 from hpo.store.history import History
 from hpo.study import space
+from hpo.training.metric import METRICS
 from hpo.workers import pruning, worker
 from hpo.workers.setting import choose_setting
 
@@ -75,7 +76,9 @@ class HpoWorker:
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self.storage = studies.open_storage(url, create=False)
-        self.history = History(self.storage, studies.find_study_id(self.storage, "hpo"), "hpo")
+        self.history = History(
+            self.storage, studies.find_study_id(self.storage, "hpo"), "hpo", METRICS["accuracy"]
+        )
         self.owner, self.clock = process.current_owner("cpu"), clock or Clock(None, 0.0, None, 0.0, 0)
 
     @contextlib.contextmanager
@@ -83,7 +86,7 @@ class HpoWorker:
         """Claim a trial, get its parameters, and keep its lease; yield the claim and its pruner."""
         definition = studies.read_definition(self.storage, "hpo")
         self.history.rungs = asha.rungs_of(definition)
-        claim = worker.claim_next(self.storage, self.history, self.owner, 60.0, definition.search)
+        claim = worker.claim_next(self.storage, self.history, self.owner, 60.0, definition)
         assert claim is not None
         with lease.keep_lease(claim):
             _, _, study = choose_setting(claim, self.history, definition)

@@ -19,21 +19,24 @@ from hpo.study.points import ALIASES
 def best_trial_document(found: SettingResult) -> dict[str, Any]:
     """Return a setting's result for JSON.
 
-    ``value`` is the mean accuracy over ``seeds`` seeds, ``accuracy`` the same; ``low`` and ``high`` are its
-    95 % interval, null if unknown. ``trial`` is the setting's first trial, and the facts on one run are
-    its, but for ``weights``, which are those of the most accurate one. ``tied`` lists the trials of all
-    settings with this value, empty if there is no other.
+    ``value`` is the mean over ``seeds`` seeds of what ``metric`` names; ``direction`` says whether that is
+    maximized or minimized. ``accuracy`` is the same value where that is the metric. ``low`` and ``high``
+    are its 95 % interval, null if unknown. ``trial`` is the setting's first trial, and the facts on one run
+    are its, but for ``weights``, which are those of the best one. ``tied`` lists the trials of all settings
+    with this value, empty if there is no other.
 
-    If the study repeats settings, ``replicates`` is an object: the numbers and accuracies of the setting's
-    trials, how many of them diverged, their mean, and the noise as a standard deviation, null if unknown.
+    If the study repeats settings, ``replicates`` is an object: the numbers and values of the setting's
+    trials (also as ``accuracies`` where that is the metric), how many of them diverged, their mean, and the
+    noise as a standard deviation, null if unknown.
     """
     trial, interval = found.trial, found.interval
     document = {
         "study": found.study,
         "trial": trial.number,
-        "metric": "accuracy",
+        "metric": found.metric.name,
+        "direction": found.metric.direction,
         "value": found.value,
-        "accuracy": found.value,
+        **({"accuracy": found.value} if found.metric.name == "accuracy" else {}),
         "images": found.images,
         "seeds": len(found.runs),
         "best_epoch": trial.best_epoch,
@@ -52,7 +55,8 @@ def best_trial_document(found: SettingResult) -> dict[str, Any]:
     return document | {
         "replicates": {
             "trials": [each.number for each in found.runs],
-            "accuracies": list(found.accuracies),
+            "values": list(found.values),
+            **({"accuracies": list(found.values)} if found.metric.name == "accuracy" else {}),
             "diverged": found.diverged,
             "mean": found.value,
             "noise": found.noise and found.noise.deviation,
@@ -104,7 +108,7 @@ def unreadable_document(name: str, reason: str) -> dict[str, Any]:
 
 
 def trial_document(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial for JSON: number, state, value, parameters, user attributes, accuracies by epoch."""
+    """Return a trial for JSON: number, state, value, parameters, user attributes, values by epoch."""
     return {
         "number": trial.number,
         "state": STATE_NAMES[trial.state],
@@ -141,11 +145,11 @@ def trials_csv(
     for trial, each in zip(trials, found, strict=True):
         writer.writerow(
             [
-                *(each.number, each.state, each.accuracy),
+                *(each.number, each.state, each.value),
                 *(each.params.get(name) for name in parameters),
                 *(each.epochs or None, each.best_epoch, each.wall_seconds or None, each.attempts or None),
                 *(trial.user_attrs.get(name) for name in ("point", *facts)),
-                *(each.best_accuracy, each.images if each.curve else None, each.baseline),
+                *(each.best_value, each.images if each.curve else None, each.baseline),
             ]
         )
     return text.getvalue()

@@ -2,8 +2,8 @@
 
 ``hpo finish NAME`` creates another study, ``NAME-finish``. It is an ordinary study of listed points, one
 point for each setting and seed. A point trains on the train and validation images together, for as many
-epochs as the setting needed to reach its best accuracy, and is evaluated on the test images once, after the
-last epoch. A custom objective has no splits that hpo knows of; there, a run's result is the accuracy after
+epochs as the setting needed to reach its best value, and is evaluated on the test images once, after the
+last epoch. A custom objective has no splits that hpo knows of; there, a run's result is the value after
 its last epoch.
 
 Every setting runs with the same seeds, so that the first two can be compared seed by seed.
@@ -35,7 +35,7 @@ class ChosenSetting:
 
     trial: int  # the number of its first trial, by which it is called
     best_run: int  # the number of its most accurate trial
-    accuracy: float  # by which the setting was chosen: the mean over its seeds
+    value: float  # by which the setting was chosen: the mean over its seeds
     params: Mapping[str, Value]
     options: Mapping[str, Value]  # of its points, without the seed; ``epochs`` is the best epoch
 
@@ -134,7 +134,7 @@ def _check_can_finish(definition: Definition) -> None:
 def _best_settings(definition: Definition, trials: list[FrozenTrial]) -> Iterator[ChosenSetting]:
     """Yield the settings of the complete trials as ``hpo best`` ranks and calls them.
 
-    Each has as many epochs as its most accurate trial needed. Two settings count as one if they differ only
+    Each has as many epochs as its best trial needed. Two settings count as one if they differ only
     in planned epochs and reached their best in the same epoch: they would run the same points.
     """
     seen: set[str] = set()
@@ -173,7 +173,7 @@ def listed_settings(
 def _ranked_settings(
     definition: Definition, trials: list[FrozenTrial]
 ) -> Iterator[tuple[ChosenSetting, FrozenTrial]]:
-    """Yield the best settings, with all options of their most accurate trials, and these trials."""
+    """Yield the best settings, with all options of their best trials, and these trials."""
     by_number = {trial.number: trial for trial in trials}
     for each in results.best_settings(definition, records.trial_records(definition, trials)):
         run = by_number[each.runs[0].number]
@@ -182,7 +182,7 @@ def _ranked_settings(
             ChosenSetting(
                 trial=each.trial.number,
                 best_run=run.number,
-                accuracy=each.value,
+                value=each.value,
                 params=dict(run.params),
                 options=options,
             ),
@@ -223,6 +223,8 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
             pruner=Pruner(name="none"),
             max_attempts=definition.search.max_attempts,
             keep_weights=definition.search.keep_weights,
+            direction=definition.search.direction,
+            metric_name=definition.search.metric_name,
         ),
         points=(*points, *(point for point in listed if point not in points)),
         finishes=plan.study,

@@ -11,13 +11,14 @@ from rich.table import Table
 from hpo.analysis import finish, intervals, records, results
 from hpo.analysis.finish import ChosenSetting, FinishPlan
 from hpo.analysis.formatting import end_reason, format_params
-from hpo.analysis.intervals import Interval, Limits
+from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError, join_names
 from hpo.store import status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Point
 from hpo.training import config
+from hpo.training.metric import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,14 @@ class SettingRuns:
     """The complete runs of one setting."""
 
     setting: ChosenSetting
-    accuracies: Mapping[int, float]  # of the complete runs, by seed
+    values: Mapping[int, float]  # of the complete runs, by seed
     trials: Mapping[int, int]  # their numbers in the plan's study, by seed
     interval: Interval | None  # of their mean; None below three runs
 
     @property
     def mean(self) -> float | None:
-        """The mean accuracy; None if no run is complete."""
-        return statistics.fmean(self.accuracies.values()) if self.accuracies else None
+        """The mean of the values; None if no run is complete."""
+        return statistics.fmean(self.values.values()) if self.values else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +41,19 @@ class FinishResult:
     """The runs of all settings of a plan.
 
     Settings are ranked by ``results.rank_settings``, as in every other place, best first; those without a
-    complete run come last. ``difference`` is negative if the second is better by the seeds that both have.
+    complete run come last. ``difference`` says by how much the first is better; it is negative if the
+    second is better by the seeds that both have.
     """
 
     plan: FinishPlan
-    measure: str  # accuracy, or test accuracy
+    metric: Metric
+    measure: str  # the name of what is measured, such as test accuracy
     is_test: bool  # measured on the test split; else as a custom objective measures it
     runs: tuple[SettingRuns, ...]
     difference: Interval | None  # of the first two, seed by seed; None below two seeds in common
     missing: tuple[str, ...]  # a sentence for each run that is not complete
     images: int | None = None  # that each run was scored on; None if unknown
-    baseline: float | None = None  # the accuracy of always answering with the largest class
+    baseline: float | None = None  # the value that guessing gives
 
 
 def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
@@ -67,9 +70,10 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     definition = studies.read_definition(storage, plan.name)
     trials = status.read_trials(storage, plan.name)
     is_test = definition.option_table is not config.CUSTOM_OPTIONS
-    possible = intervals.FRACTION if is_test else intervals.ANY
+    metric = definition.metric
     found = records.trial_records(definition, trials)
     images = records.count_images(found)
+    least = intervals.least_step(metric, images)
     points = ((definition.point_at(trial.system_attrs.get("grid_id")), trial) for trial in trials)
     by_point = {_point_key(point): trial for point, trial in points if point is not None}
     runs, missing = [], []
@@ -78,21 +82,22 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
         keys = {seed: _point_key(setting.point(seed)) for seed in plan.seeds}
         by_seed = {seed: by_point[key] for seed, key in keys.items() if key in by_point}
         planned |= {trial.number for trial in by_seed.values()}
-        runs.append(_setting_runs(setting, by_seed, images, possible))
+        runs.append(_setting_runs(setting, by_seed, least, metric))
         missing += [
             _describe_missing(plan, setting, seed, trial)
             for seed, trial in by_seed.items()
             if trial.state != TrialState.COMPLETE
         ]
-    if not any(each.accuracies for each in runs):
+    if not any(each.values for each in runs):
         raise StoreError(f"study '{plan.name}' has no complete trial; 'hpo trials {plan.name}' says why")
     ranked = _rank(runs, [each for each in found if each.number in planned])
     return FinishResult(
         plan=plan,
+        metric=metric,
         measure=status.metric_name(definition),
         is_test=is_test,
         runs=ranked,
-        difference=_difference(ranked, intervals.accuracy_step(images), possible),
+        difference=_difference(ranked, least, metric),
         missing=tuple(missing),
         images=images,
         baseline=next((each.baseline for each in found if each.baseline is not None), None),
@@ -132,7 +137,7 @@ def stored_result(storage: Storage, study: str) -> FinishResult | None:
 def winner_text(found: FinishResult) -> str:
     """Return a phrase on which setting the final evaluation ranks first, and on what grounds."""
     first = found.runs[0]
-    mean, seeds = first.mean, len(first.accuracies)
+    mean, seeds = first.mean, len(first.values)
     text = (
         f"'hpo finish {found.plan.study}' ranks trial {first.setting.trial}'s setting first: "
         f"{found.measure} {mean:.4f}, the mean of {seeds} seed{'s' * (seeds != 1)}"
@@ -151,14 +156,13 @@ def _point_key(point: Point) -> str:
 
 
 def _setting_runs(
-    setting: ChosenSetting, by_seed: Mapping[int, FrozenTrial], images: int | None, possible: Limits
+    setting: ChosenSetting, by_seed: Mapping[int, FrozenTrial], least: float, metric: Metric
 ) -> SettingRuns:
     complete = {seed: trial.value for seed, trial in by_seed.items() if trial.state == TrialState.COMPLETE}
-    accuracies = {seed: value for seed, value in complete.items() if value is not None}
-    values = list(accuracies.values())
-    interval = intervals.accuracy_interval(values, images, possible)
-    numbers = {seed: by_seed[seed].number for seed in accuracies}
-    return SettingRuns(setting=setting, accuracies=accuracies, trials=numbers, interval=interval)
+    values = {seed: value for seed, value in complete.items() if value is not None}
+    interval = intervals.seeds_interval(list(values.values()), least, metric.limits)
+    numbers = {seed: by_seed[seed].number for seed in values}
+    return SettingRuns(setting=setting, values=values, trials=numbers, interval=interval)
 
 
 def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial: FrozenTrial) -> str:
@@ -178,7 +182,7 @@ def _rank(runs: Sequence[SettingRuns], found: Sequence[TrialRecord]) -> tuple[Se
     )
 
 
-def _difference(ranked: Sequence[SettingRuns], least: float, possible: Limits) -> Interval | None:
+def _difference(ranked: Sequence[SettingRuns], least: float, metric: Metric) -> Interval | None:
     """Return by how much the first setting is better than the second, by the seeds that both have.
 
     Returns:
@@ -186,16 +190,17 @@ def _difference(ranked: Sequence[SettingRuns], least: float, possible: Limits) -
     """
     if len(ranked) < 2:
         return None
-    first, second = (each.accuracies for each in ranked[:2])
-    paired = [(first[seed], second[seed]) for seed in first if seed in second]
-    return intervals.paired_difference(paired, least, possible) if len(paired) > 1 else None
+    first, second = (each.values for each in ranked[:2])
+    paired = [(metric.score(first[seed]), metric.score(second[seed])) for seed in first if seed in second]
+    return intervals.paired_difference(paired, least, metric.limits) if len(paired) > 1 else None
 
 
 def document(found: FinishResult) -> dict[str, Any]:
     """Return a result as its JSON document.
 
-    ``split`` is null for a custom objective. ``decided`` says whether the interval of ``difference``
-    lies above zero.
+    ``split`` is null for a custom objective. ``difference`` says by how much the first setting is better
+    than the second, and ``decided`` whether its interval lies above zero. A setting's ``values`` by seed
+    are also its ``accuracies`` where that is the metric.
     """
     gap = found.difference
     return {
@@ -203,7 +208,8 @@ def document(found: FinishResult) -> dict[str, Any]:
         "finish": found.plan.name,
         "split": "test" if found.is_test else None,
         "seeds": list(found.plan.seeds),
-        "settings": [_runs_document(each) for each in found.runs],
+        "metric": found.metric.name,
+        "settings": [_runs_document(each, found.metric) for each in found.runs],
         "difference": gap and {"mean": gap.value, "low": gap.low, "high": gap.high},
         "decided": _is_decided(found),
         "conclusion": conclusion(found),
@@ -214,13 +220,15 @@ def document(found: FinishResult) -> dict[str, Any]:
     }
 
 
-def _runs_document(runs: SettingRuns) -> dict[str, Any]:
+def _runs_document(runs: SettingRuns, metric: Metric) -> dict[str, Any]:
+    by_seed = {str(seed): value for seed, value in runs.values.items()}
     return {
         "trial": runs.setting.trial,
         "params": dict(runs.setting.params),
         "epochs": runs.setting.options["epochs"],
-        "chosen_by": runs.setting.accuracy,
-        "accuracies": {str(seed): value for seed, value in runs.accuracies.items()},
+        "chosen_by": runs.setting.value,
+        "values": by_seed,
+        **({"accuracies": by_seed} if metric.name == "accuracy" else {}),
         "mean": runs.mean,
         "low": runs.interval and runs.interval.low,
         "high": runs.interval and runs.interval.high,
@@ -239,8 +247,8 @@ def make_table(found: FinishResult) -> Table:
             f"trial {runs.setting.trial}",
             "" if runs.mean is None else f"{runs.mean:.4f}",
             limits,
-            str(len(runs.accuracies)),
-            f"{runs.setting.accuracy:.4f}",
+            str(len(runs.values)),
+            f"{runs.setting.value:.4f}",
             str(runs.setting.options["epochs"]),
             format_params(runs.setting.params),
         )
@@ -259,8 +267,8 @@ def summary_lines(found: FinishResult) -> Iterator[str]:
         )
     else:
         yield (
-            "Accuracy is as the study's own objective measures it, after each run's last epoch; "
-            "hpo knows no test split of it."
+            f"{found.measure.capitalize()} is as the study's own objective measures it, after each run's "
+            "last epoch; hpo knows no test split of it."
         )
     if found.difference is not None:
         yield "Intervals say what other seeds would give, not what other images would."
@@ -268,13 +276,16 @@ def summary_lines(found: FinishResult) -> Iterator[str]:
 
 
 def _baseline_note(found: FinishResult) -> Iterator[str]:
-    """Yield a sentence on the settings that are no better than the largest class, if there are any."""
+    """Yield a sentence on the settings that are no better than guessing, if there are any."""
     if found.baseline is None:
         return
-    below = [each for each in found.runs if each.mean is not None and each.mean <= found.baseline]
-    if below:
-        named = join_names([f"trial {each.setting.trial}'s setting" for each in below])
-        yield f"Not above {results.describe_guessing(found.baseline)}: {named}."
+    metric, means = found.metric, [(each, each.mean) for each in found.runs]
+    guess = metric.score(found.baseline)
+    no_better = [each for each, mean in means if mean is not None and metric.score(mean) <= guess]
+    if no_better:
+        named = join_names([f"trial {each.setting.trial}'s setting" for each in no_better])
+        beyond = "below" if metric.is_minimized else "above"
+        yield f"Not {beyond} {results.describe_guessing(metric, found.baseline)}: {named}."
 
 
 def conclusion(found: FinishResult) -> str:
@@ -290,15 +301,16 @@ def conclusion(found: FinishResult) -> str:
         lack = "one run each" if len(found.plan.seeds) == 1 else "fewer than two complete seeds of both"
         return f"Which is better, {first} or {second}, is not decided: {lack} cannot tell; raise --seeds."
     limits = f"({gap.low:+.4f} to {gap.high:+.4f}, {gap.how})"
+    better, worse = ("lower", "higher") if found.metric.is_minimized else ("higher", "lower")
     if gap.sign > 0:
-        return f"The best is {first}: {gap.value:.4f} higher than {second} {limits}."
+        return f"The best is {first}: {gap.value:.4f} {better} than {second} {limits}."
     undecided = f"The order of {first} and {second} is not decided:"
     if gap.value < 0:
         return (
-            f"{undecided} the first has the higher mean, but by the seeds that both have it is "
-            f"{-gap.value:.4f} lower {limits}; complete the missing runs."
+            f"{undecided} the first has the {better} mean, but by the seeds that both have it is "
+            f"{-gap.value:.4f} {worse} {limits}; complete the missing runs."
         )
-    lead = f"the first is {gap.value:.4f} higher, but" if gap.value else "both have the same mean, and"
+    lead = f"the first is {gap.value:.4f} {better}, but" if gap.value else "both have the same mean, and"
     if not gap.is_known:
         return f"{undecided} {lead} {gap.how}; raise --seeds."
     return f"{undecided} {lead} the interval contains 0 {limits}; more --seeds may tell."

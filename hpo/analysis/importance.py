@@ -21,9 +21,9 @@ from hpo.store.storage import Storage
 EVALUATORS = ("ped-anova", "fanova", "mdi")
 TREES = 64  # of fANOVA's and MDI's forests
 BOOTSTRAP_TREES = 16  # the same where a hundred forests are grown
-ALL_SAME = "all came to the same accuracy, which tells no parameter apart"
-MOST_SAME = "too many came to the same accuracy to tell the best apart from the rest"
-TOO_FAR = "their accuracies are too far apart to calculate with"
+ALL_SAME = "all came to the same value, which tells no parameter apart"
+MOST_SAME = "too many came to the same value to tell the best apart from the rest"
+TOO_FAR = "their values are too far apart to calculate with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,9 @@ def resample_count(trials: int) -> int:
     return min(100, max(20, 3000 // trials))
 
 
-def bootstrap_intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[str, tuple[float, float]]:
+def bootstrap_intervals(
+    trials: Sequence[FrozenTrial], evaluator: str, *, maximize: bool = True
+) -> dict[str, tuple[float, float]]:
     """Return the central 90 % of each parameter's importance over bootstrap samples of the trials.
 
     ``resample_count`` samples are drawn, always the same ones. Those for which the evaluator fails or
@@ -195,6 +197,7 @@ def bootstrap_intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[s
     Args:
         trials: Two complete trials or more.
         evaluator: One of ``EVALUATORS``.
+        maximize: Whether higher values are better.
 
     Returns:
         Low and high by parameter. A parameter that fewer than two samples have a share for is left out.
@@ -204,7 +207,7 @@ def bootstrap_intervals(trials: Sequence[FrozenTrial], evaluator: str) -> dict[s
     for _ in range(resample_count(len(trials))):
         sample = generator.choices(trials, k=len(trials))
         try:
-            found = importance_of_trials(sample, evaluator, BOOTSTRAP_TREES)
+            found = importance_of_trials(sample, evaluator, BOOTSTRAP_TREES, maximize=maximize)
         except StoreError:
             continue  # this sample has a single value of every parameter
         if found.doubt:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
+from hpo.training.metric import Metric
+
 Z = 1.96  # quantile of the normal distribution for a 95 % interval
 TIME_DRIFT = 0.05  # share by which the times of one machine's runs drift apart without a cause
 MIN_TIME_SPREAD = 0.01  # share of a time; two runs that agree better than this do so by luck
@@ -78,21 +80,27 @@ def accuracy_step(images: int | None) -> float:
     return 1 / images if images else 0.0
 
 
-def accuracy_interval(
-    values: Sequence[float], images: int | None, possible: Limits = FRACTION
-) -> Interval | None:
-    """Return Student's t interval of a mean accuracy; None of fewer than ``MIN_RUNS`` accuracies.
-
-    The smallest standard deviation that is assumed is that of one image, ``accuracy_step``.
+def least_step(metric: Metric, images: int | None) -> float:
+    """Return the smallest difference of two values of a metric that are not equal; 0 if unknown.
 
     Args:
-        values: The accuracies, one of each seed.
-        images: The number of images that they were measured on; None if unknown.
+        metric: The metric.
+        images: The number of images that the values were measured on; None if unknown.
+    """
+    return accuracy_step(images) if metric.counts_images else 0.0
+
+
+def seeds_interval(values: Sequence[float], least: float, possible: Limits) -> Interval | None:
+    """Return Student's t interval of a mean over seeds; None of fewer than ``MIN_RUNS`` values.
+
+    Args:
+        values: The values, one of each seed.
+        least: The smallest standard deviation to assume.
         possible: The least and the largest value that there can be. The interval is cut off there.
     """
     if len(values) < MIN_RUNS:
         return None
-    return _clip(mean_interval(values, accuracy_step(images)), possible)
+    return _clip(mean_interval(values, least), possible)
 
 
 def _clip(found: Interval, possible: Limits) -> Interval:

@@ -1,7 +1,7 @@
-"""Recorded accuracy curves: read from a study's complete trials, or from a CSV file, and written to one.
+"""Recorded curves: read from a study's complete trials, or from a CSV file, and written to one.
 
 The file has one row for each setting, and these columns: one for each parameter, then ``seconds`` (of the
-whole training), then ``1``, ``2``, ... for the accuracy after each epoch.
+whole training), then ``1``, ``2``, ... for the accuracy, or another metric, after each epoch.
 """
 
 import csv
@@ -18,6 +18,7 @@ from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition, Search
 from hpo.study.space import Parameter, Setting, Value
+from hpo.training.metric import Metric
 
 MIN_CURVES = 10  # fewer say nothing about a search
 MIN_GRID_CURVES = 2  # fewer leave nothing to choose from in a grid
@@ -26,9 +27,9 @@ LARGEST = 1e30  # a number beyond it is no measurement, and overflows where it i
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """The accuracies and the time of one setting's whole training."""
+    """The values and the time of one setting's whole training."""
 
-    accuracies: tuple[float, ...]  # after epoch 1, 2, ...
+    values: tuple[float, ...]  # of the study's metric, after epoch 1, 2, ...
     total_seconds: float  # of all its epochs
 
 
@@ -42,9 +43,14 @@ class RecordedCurves:
     hardware: tuple[str, ...] = ()  # the kinds on which their times were measured, as far as it is known
 
     @property
+    def metric(self) -> Metric:
+        """What the values of the curves are of."""
+        return self.definition.metric
+
+    @property
     def epochs(self) -> int:
         """The number of epochs of each curve."""
-        return len(self.curves[0].accuracies)
+        return len(self.curves[0].values)
 
 
 def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
@@ -94,7 +100,7 @@ def _is_finite(found: TrialRecord) -> bool:
 def _curve_of_trial(found: TrialRecord) -> Curve:
     """Return a trial's curve. If no time was recorded, an epoch counts as one second."""
     return Curve(
-        accuracies=tuple(found.curve.values()), total_seconds=found.wall_seconds or float(len(found.curve))
+        values=tuple(found.curve.values()), total_seconds=found.wall_seconds or float(len(found.curve))
     )
 
 
@@ -127,10 +133,10 @@ def read_curves(path: Path) -> RecordedCurves:
     settings, curves = [], []
     for line, row in rows:
         settings.append({n: _parse_value(row[n], path, line, n) for n in parameters if row[n]})
-        seconds, *accuracies = (_parse_number(row[name], path, line, name) for name in ("seconds", *epochs))
+        seconds, *values = (_parse_number(row[name], path, line, name) for name in ("seconds", *epochs))
         if seconds < 0:
             raise CurvesError(f"{path}:{line}: seconds: want 0 or more, found {seconds:g}")
-        curves.append(Curve(accuracies=tuple(accuracies), total_seconds=seconds))
+        curves.append(Curve(values=tuple(values), total_seconds=seconds))
     empty = [name for name in parameters if not any(name in setting for setting in settings)]
     if empty:
         raise CurvesError(f"{path}: column '{empty[0]}' has no value; remove it")
@@ -171,7 +177,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
 def write_curves(recorded: RecordedCurves, path: Path) -> None:
     """Write curves as a file that ``read_curves`` reads; a file that exists is replaced.
 
-    Accuracies are written with four decimals, seconds with two.
+    Values are written with four decimals, seconds with two.
 
     Raises:
         OSError: The file cannot be written.
@@ -181,9 +187,9 @@ def write_curves(recorded: RecordedCurves, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*names, "seconds", *range(1, recorded.epochs + 1)])
         for setting, curve in zip(recorded.settings, recorded.curves, strict=True):
-            accuracies = [f"{accuracy:.4f}" for accuracy in curve.accuracies]
-            values = [setting.get(name, "") for name in names]
-            writer.writerow([*values, f"{curve.total_seconds:.2f}", *accuracies])
+            values = [f"{value:.4f}" for value in curve.values]
+            given = [setting.get(name, "") for name in names]
+            writer.writerow([*given, f"{curve.total_seconds:.2f}", *values])
 
 
 def _parse_value(text: str, path: Path, line: int, name: str) -> Value:

@@ -19,6 +19,7 @@ from hpo.store.attributes import is_count, is_scalar
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
 from hpo.training import config
+from hpo.training.metric import Metric
 from hpo.training.shapes import known_shape
 
 MAX_NAMED_TRIALS = 10  # that a sentence lists
@@ -31,14 +32,15 @@ class TrialRecord:
     number: int
     replicate_of: int | None  # the number of the first trial of its setting; None if it is the first
     state: str  # one of status.STATE_NAMES
-    accuracy: float | None  # the trial's value; None before it ends, if it failed or reported none
+    metric: Metric  # what its values are of
+    value: float | None  # None before it ends, if it failed or reported none
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used
     attributes: Mapping[str, Any]  # of its point: free facts from the study file, such as a site
-    images: int | None  # that accuracy is measured on; None if unknown, or if it counts no images
-    baseline: float | None  # the accuracy of always answering with the largest class; None if unknown
-    curve: Mapping[int, float]  # accuracy after each epoch, from 1; in ``hpo finish`` only after the last
+    images: int | None  # that it is measured on; None if unknown, or if a custom objective does not say
+    baseline: float | None  # the value that guessing gives; None if unknown
+    curve: Mapping[int, float]  # value after each epoch, from 1; in ``hpo finish`` only after the last
     epoch_seconds: tuple[float, ...]  # training and evaluation
     wall_seconds: float  # training and evaluation, an unfinished epoch included
     hardware: str | None  # the kind of hardware; times of two kinds cannot be compared; see ran_on_several
@@ -68,28 +70,29 @@ class TrialRecord:
 
     @property
     def best_epoch(self) -> int | None:
-        """The first epoch with a complete trial's accuracy, else the best so far; None without a report."""
-        if self.state == "complete" and self.accuracy in self.curve.values():
-            return next(epoch for epoch, accuracy in self.curve.items() if accuracy == self.accuracy)
-        reported = {epoch: value for epoch, value in self.curve.items() if not math.isnan(value)}
+        """The first epoch with a complete trial's value, else the best so far; None without a report."""
+        if self.state == "complete" and self.value in self.curve.values():
+            return next(epoch for epoch, value in self.curve.items() if value == self.value)
+        scores = ((epoch, self.metric.score(value)) for epoch, value in self.curve.items())
+        reported = {epoch: score for epoch, score in scores if not math.isnan(score)}
         return max(reported, key=lambda epoch: (reported[epoch], -epoch), default=None)
 
     @property
-    def best_accuracy(self) -> float | None:
-        """The accuracy of a complete trial, else the highest that it has reported."""
+    def best_value(self) -> float | None:
+        """The value of a complete trial, else the best that it has reported."""
         if self.state == "complete" or self.best_epoch is None:
-            return self.accuracy
+            return self.value
         return self.curve[self.best_epoch]
 
     @property
-    def last_accuracy(self) -> float | None:
-        """The accuracy that it reported last; None without a report."""
+    def last_value(self) -> float | None:
+        """The value that it reported last; None without a report."""
         return self.curve.get(self.epochs)
 
     @property
-    def accuracy_text(self) -> str:
-        """Its value or, before it has one, the last accuracy; with the best one where that differs."""
-        shown, best = self.last_accuracy if self.accuracy is None else self.accuracy, self.best_accuracy
+    def value_text(self) -> str:
+        """Its value or, before it has one, the last one reported; with the best one where that differs."""
+        shown, best = self.last_value if self.value is None else self.value, self.best_value
         if shown is None:
             return ""
         differs = best is not None and f"{best:.4f}" != f"{shown:.4f}"
@@ -140,7 +143,8 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         number=trial.number,
         replicate_of=trial.system_attrs.get(REPLICATE_OF),
         state=status.STATE_NAMES[trial.state],
-        accuracy=trial.value,
+        metric=definition.metric,
+        value=trial.value,
         params=trial.params,
         distributions=trial.distributions,
         setting={n: value for n, value in setting.items() if is_used(n, setting, definition.option_table)},
@@ -209,12 +213,12 @@ def mixed_hardware_note(found: Iterable[TrialRecord]) -> str:
 
 
 def complete_records(found: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the complete trials that have an accuracy, in the same order."""
-    return [each for each in found if each.state == "complete" and each.accuracy is not None]
+    """Return the complete trials that have a value, in the same order."""
+    return [each for each in found if each.state == "complete" and each.value is not None]
 
 
 def _known_images(definition: Definition) -> int | None:
-    """Return how many images a study measures accuracy on, for trials that did not store it.
+    """Return how many images a study measures its trials on, for trials that did not store it.
 
     Older versions of hpo did not. The number is known then for data sets that hpo knows by name.
     """
@@ -226,7 +230,7 @@ def _known_images(definition: Definition) -> int | None:
 
 
 def count_images(found: Iterable[TrialRecord]) -> int | None:
-    """Return how many images all of these accuracies were measured on; the least if trials differ.
+    """Return how many images all of these trials were measured on; the least if they differ.
 
     Args:
         found: Trials of a study.

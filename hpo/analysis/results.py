@@ -5,7 +5,6 @@ trials, one for each seed; without replicates it is the value of its one trial.
 """
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hpo.store import status, studies
 from hpo.store.status import Snapshot
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
+from hpo.training.metric import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,17 @@ class SettingResult:
     Attributes:
         study: The study's name.
         trial: The setting's first complete trial, by which it is called. All facts on one run are its, but
-            for the weights: those that ``hpo export`` takes are of the most accurate one.
-        runs: All its complete trials, one for each seed, the most accurate first.
+            for the weights: those that ``hpo export`` takes are of the best one.
+        runs: All its complete trials, one for each seed, the best first.
         diverged: Number of its replicates that diverged.
         is_repeated: Whether the study runs settings with several seeds.
         rank: Its place among the settings it is compared with, 1 for the best. Settings that are ranked by
             their order alone share the mean of their places.
         tied: Numbers of the trials by which the settings with the same value are called, this one's too;
             empty if there is no other.
-        noise: How much the seed alone changes accuracies in the study; None if it is not known.
-        selection: The split that accuracy is measured on; None for a custom objective.
+        noise: How much the seed alone changes values in the study; None if it is not known.
+        selection: The split that it is measured on; None for a custom objective.
+        measure: The name of what it is measured by, in words.
     """
 
     study: str
@@ -50,39 +51,50 @@ class SettingResult:
     tied: tuple[int, ...]
     noise: Noise | None
     selection: str | None
+    measure: str
 
     @property
-    def accuracies(self) -> tuple[float, ...]:
-        """The accuracies of its complete trials, the highest first."""
-        return tuple(each.accuracy for each in self.runs if each.accuracy is not None)
+    def metric(self) -> Metric:
+        """What its value is of."""
+        return self.trial.metric
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The values of its complete trials, the best first."""
+        return tuple(each.value for each in self.runs if each.value is not None)
 
     @property
     def value(self) -> float:
-        """The mean accuracy over its seeds."""
-        return statistics.fmean(self.accuracies)
+        """The mean of its values over its seeds."""
+        return statistics.fmean(self.values)
 
     @property
     def weights(self) -> str | None:
-        """The name of the weights of its most accurate trial; None if they were not kept."""
+        """The name of the weights of its best trial; None if they were not kept."""
         return self.runs[0].weights
 
     @property
     def images(self) -> int | None:
-        """How many images its accuracy is measured on; None if unknown."""
+        """How many images it is measured on; None if unknown."""
         return records.count_images(self.runs)
 
     @property
     def interval(self) -> Interval | None:
         """The 95 % interval of its value; None if unknown.
 
-        With three seeds or more it says what other seeds would give, with one what other images would.
+        With three seeds or more it says what other seeds would give, with one what other images would. The
+        latter is known only of fractions of images.
         """
         if len(self.runs) > 1:
-            possible = intervals.ANY if self.selection is None else intervals.FRACTION
-            return intervals.accuracy_interval(self.accuracies, self.images, possible)
-        if self.images is None or not 0 <= self.value <= 1:
+            return intervals.seeds_interval(self.values, self.least_step, self.metric.limits)
+        if self.images is None or not self.metric.counts_images or not 0 <= self.value <= 1:
             return None
         return intervals.fraction_interval(self.value, self.images)
+
+    @property
+    def least_step(self) -> float:
+        """The smallest difference of two values that are not equal; 0 if unknown."""
+        return intervals.least_step(self.metric, self.images)
 
 
 def rank_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
@@ -103,11 +115,13 @@ def rank_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
 
 def _rank_replicated(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
     """Rank every complete trial, each together with its replicates, best first."""
-    accuracies = {each.number: each.accuracy for each in found if each.accuracy is not None}
-    complete = {each.number: accuracies[each.number] for each in records.complete_records(found)}
+    if not found:
+        return []
+    values = {each.number: each.value for each in found if each.value is not None}
+    complete = {each.number: values[each.number] for each in records.complete_records(found)}
     repeats = {each.number: each.replicate_of for each in found if each.replicate_of is not None}
     pruned = [each.number for each in found if each.state == "pruned"]
-    return replicates.rank_settings(complete, repeats, pruned)
+    return replicates.rank_settings(found[0].metric, complete, repeats, pruned)
 
 
 def best_settings(
@@ -160,6 +174,7 @@ def _setting_results(
                 tied=tied,
                 noise=noise,
                 selection=status.selection_of(definition),
+                measure=status.metric_name(definition),
             )
         ahead += len(same)
 
@@ -198,7 +213,8 @@ def describe_precision(found: SettingResult) -> str:
     """Return the number of images behind a value and its 95 % interval; "" for a custom objective."""
     if found.selection is None:
         return ""
-    images = "unknown, so there is no interval" if found.images is None else str(found.images)
+    unknown = "unknown, so there is no interval" if found.metric.counts_images else "unknown"
+    images = unknown if found.images is None else str(found.images)
     interval = found.interval if len(found.runs) == 1 else None
     return f"{images}{f'; 95 % interval {interval.low:.4f} to {interval.high:.4f}' if interval else ''}"
 
@@ -212,34 +228,41 @@ def describe_seeds(found: SettingResult) -> str:
         return f"one complete run{diverged or '; more seeds may follow'}"
     interval = found.interval
     limits = f"; 95 % interval of the mean {interval.low:.4f} to {interval.high:.4f}" if interval else ""
-    spread = f"from {min(found.accuracies):.4f} to {max(found.accuracies):.4f}"
+    spread = f"from {min(found.values):.4f} to {max(found.values):.4f}"
     return f"mean of {len(found.runs)} seeds, {spread}{limits}{diverged}"
 
 
 def describe_baseline(found: SettingResult) -> str:
-    """Return a phrase if a value does not beat always answering with the largest class; else ""."""
-    return compare_baseline(found.value, found.trial.baseline, found.interval)
+    """Return a phrase if a value does not beat guessing; else ""."""
+    return compare_baseline(found.metric, found.value, found.trial.baseline, found.interval)
 
 
-def describe_guessing(baseline: float) -> str:
-    """Return the accuracy of always answering with the largest class, as a phrase."""
-    return f"{baseline:.4f}, which always answering with the largest class gives"
+def describe_guessing(metric: Metric, baseline: float) -> str:
+    """Return the value that guessing gives, as a phrase."""
+    how = "always answering with the largest class" if metric.name == "accuracy" else "guessing"
+    return f"{baseline:.4f}, which {how} gives"
 
 
-def compare_baseline(value: float, baseline: float | None, interval: Interval | None) -> str:
-    """Return a phrase if an accuracy does not beat always answering with the largest class; else "".
+def compare_baseline(
+    metric: Metric, value: float, baseline: float | None, interval: Interval | None
+) -> str:
+    """Return a phrase if a value does not beat guessing; else "".
 
     Args:
-        value: The accuracy.
-        baseline: The accuracy of those answers; None if unknown.
-        interval: The 95 % interval of the accuracy; None if unknown.
+        metric: What the value is of.
+        value: The value.
+        baseline: What guessing gives; None if unknown.
+        interval: The 95 % interval of the value; None if unknown.
     """
     if baseline is None:
         return ""
-    gives = describe_guessing(baseline)
-    if value <= baseline:
-        return f"not above {gives}"
-    return f"not clearly above {gives}" if interval and interval.low <= baseline else ""
+    gives = describe_guessing(metric, baseline)
+    beyond = "below" if metric.is_minimized else "above"
+    if metric.score(value) <= metric.score(baseline):
+        return f"not {beyond} {gives}"
+    if interval is None or interval.low > baseline or interval.high < baseline:
+        return ""
+    return f"not clearly {beyond} {gives}"
 
 
 def describe_ties(found: SettingResult) -> str:
@@ -265,7 +288,7 @@ def caveats(found: SettingResult) -> Iterator[tuple[str, str]]:
 def no_complete_trial_message(name: str, found: Iterable[TrialRecord]) -> str:
     """Return a message that a study has no complete trial, and how to export the best of the others.
 
-    The best is the one with the highest accuracy among those with weights. If there is none, the message
+    The best is the one with the best value among those with weights. If there is none, the message
     names the command that lists the trials.
 
     Args:
@@ -275,11 +298,11 @@ def no_complete_trial_message(name: str, found: Iterable[TrialRecord]) -> str:
     Returns:
         One line.
     """
-    reached = [each for each in found if each.weights is not None and each.best_accuracy is not None]
+    reached = [each for each in found if each.weights is not None and each.best_value is not None]
     if not reached:
         return f"study '{name}' has no complete trial yet; 'hpo trials {name}' lists the others"
-    best = max(reached, key=lambda each: (each.best_accuracy or -math.inf, -each.number))
+    best = max(reached, key=lambda each: (each.metric.score(each.best_value or 0.0), -each.number))
     return (
         f"study '{name}' has no complete trial yet; 'hpo export {name} --trial {best.number}' takes "
-        f"the best so far, which is {best.state} (accuracy {best.best_accuracy:.4f})"
+        f"the best so far, which is {best.state} ({best.metric.label} {best.best_value:.4f})"
     )

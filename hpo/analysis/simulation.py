@@ -3,7 +3,7 @@
 A simulated study has workers and a clock of virtual seconds. An epoch of a trial lasts as many virtual
 seconds as the trial's curve says (the seconds of its whole training, divided by its epochs); everything
 else takes no time. The simulation is a queue of events, one for each running trial: the end of its current
-epoch. At each event, the epoch's accuracy is reported, and the trial continues, pauses or ends. A worker
+epoch. At each event, the epoch's value is reported, and the trial continues, pauses or ends. A worker
 that becomes idle takes the next trial at once.
 
 The decisions are made by the same samplers, pruners and rungs that real workers use. Only the training is
@@ -30,6 +30,7 @@ from hpo.search.untried import SettingKey
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
 from hpo.study.space import Setting
+from hpo.training.metric import Metric
 
 FINALISTS = 3  # trials that continue after a screening
 
@@ -52,8 +53,8 @@ class BestSoFar:
 
     epochs: int  # of all trials together
     seconds: float  # virtual
-    accuracy: float  # the best so far
-    curve: Curve  # of the trial with this accuracy
+    value: float  # the best so far
+    curve: Curve  # of the trial with this value
 
 
 def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
@@ -161,7 +162,7 @@ class _SimulatedTrial:
     @property
     def epoch_seconds(self) -> float:
         """The virtual seconds of each of its epochs."""
-        return self.curve.total_seconds / len(self.curve.accuracies)
+        return self.curve.total_seconds / len(self.curve.values)
 
 
 class Simulation:
@@ -186,7 +187,7 @@ class Simulation:
         self.study = optuna.create_study(
             storage=self.storage,
             study_name=f"simulated-{seed}",  # hyperband hashes the name to assign brackets
-            direction="maximize",
+            direction=surrogate.recorded.metric.direction,
             pruner=pruner,
         )
         self.started: list[_SimulatedTrial] = []  # by number
@@ -218,7 +219,8 @@ class Simulation:
         epoch_ends: list[tuple[float, int]] = []  # a heap of virtual times, each with a worker
         running: dict[int, _SimulatedTrial] = {}
         idle = list(range(self.workers))
-        now, used, best_accuracy, best_number = 0.0, 0, -math.inf, 0
+        metric = self.surrogate.recorded.metric
+        now, used, best_score, best_number = 0.0, 0, -math.inf, 0
         while used < self.max_epochs:
             while idle and (taken := self._next_trial(last=not running)):
                 worker = idle.pop(0)
@@ -230,12 +232,12 @@ class Simulation:
             current = running[worker]
             current.epoch += 1
             used += 1
-            accuracy = current.curve.accuracies[current.epoch - 1]
-            if accuracy > best_accuracy:
-                best_accuracy, best_number = accuracy, current.trial.number
+            value = current.curve.values[current.epoch - 1]
+            if metric.score(value) > best_score:
+                best_score, best_number = metric.score(value), current.trial.number
             curve = self.started[best_number].curve
-            yield BestSoFar(epochs=used, seconds=now, accuracy=best_accuracy, curve=curve)
-            if self._report_epoch(current, accuracy):
+            yield BestSoFar(epochs=used, seconds=now, value=metric.score(best_score), curve=curve)
+            if self._report_epoch(current, value):
                 heapq.heappush(epoch_ends, (now + current.epoch_seconds, worker))
             else:
                 del running[worker]
@@ -245,13 +247,17 @@ class Simulation:
         """Return all trials by number, as they are stored (no copies), not as a sampler sees them."""
         return InMemoryStorage.get_all_trials(self.storage, self.study._study_id, deepcopy=False)
 
-    def _report_epoch(self, current: _SimulatedTrial, accuracy: float) -> bool:
+    def _report_epoch(self, current: _SimulatedTrial, value: float) -> bool:
         """Report an epoch, and store what follows from it; return whether the trial continues."""
-        current.trial.report(accuracy, current.epoch)
+        current.trial.report(value, current.epoch)
         number, rung_table = current.trial.number, self.rung_table
         trial = self.stored_trials()[number]
-        if current.epoch == len(current.curve.accuracies):
-            self._set_state(number, TrialState.COMPLETE, [max(current.curve.accuracies)])
+        if current.epoch == len(current.curve.values):
+            self._set_state(
+                number,
+                TrialState.COMPLETE,
+                [max(current.curve.values, key=self.surrogate.recorded.metric.score)],
+            )
         elif rung_table is not None and rung_table.rungs.is_at_rung(trial):
             decision = rung_table.decide(trial)
             if decision.kind == "promoted":
@@ -263,7 +269,7 @@ class Simulation:
         ):
             self._pause(number, current.epoch)
         elif current.trial.should_prune():
-            self._set_state(number, TrialState.PRUNED, [accuracy])
+            self._set_state(number, TrialState.PRUNED, [value])
         else:
             return True
         return False
@@ -327,7 +333,8 @@ class Simulation:
             return self.rung_table.next_promotion(last=last)
         if screening is None or is_left or any((trial.last_step or 0) < screening for trial in trials):
             return None
-        ranked = sorted(trials, key=lambda t: (-_best_until(t, screening), t.number))[:FINALISTS]
+        metric = self.surrogate.recorded.metric
+        ranked = sorted(trials, key=lambda t: (-_best_score(t, screening, metric), t.number))[:FINALISTS]
         paused = [trial.number for trial in ranked if asha.paused_rung(trial) is not None]
         return (paused[0], screening) if paused else None
 
@@ -340,6 +347,6 @@ class Simulation:
             self.rung_table.update(self.stored_trials()[number])
 
 
-def _best_until(trial: FrozenTrial, epoch: int) -> float:
-    """Return a trial's best accuracy up to and including an epoch."""
-    return max(value for step, value in trial.intermediate_values.items() if step <= epoch)
+def _best_score(trial: FrozenTrial, epoch: int, metric: Metric) -> float:
+    """Return the score of a trial's best value up to and including an epoch."""
+    return max(metric.score(value) for step, value in trial.intermediate_values.items() if step <= epoch)

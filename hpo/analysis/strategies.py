@@ -1,7 +1,7 @@
 """Search strategies compared: what they find, and how soon, over many simulated studies.
 
-The regret of a strategy, after a number of epochs of all trials together, is the best accuracy known minus
-the best accuracy reported so far. The target that strategies have to reach is the median best accuracy of
+The regret of a strategy, after a number of epochs of all trials together, is how much better the best value
+known is than the best reported so far. The target that strategies have to reach is the median best value of
 random search at the end of its budget, ``FULL_TRAININGS`` whole trainings. A simulated study that does not
 reach the target counts with the whole budget of epochs and the hours that it had, so the median of such a
 strategy is a lower bound.
@@ -26,6 +26,7 @@ from hpo.search import untried
 from hpo.study.checks import validate_record
 from hpo.study.definition import Pruner, Sampler
 from hpo.study.overrides import parse_value
+from hpo.training.metric import Metric
 
 Record = TypeVar("Record", Sampler, Pruner)
 
@@ -63,7 +64,7 @@ class GridResult:
     share: float  # of all epochs, the median
     kept: int  # repeats in which the winner is still found
     repeats: int
-    lost: Interval  # median of the winner's accuracy minus that of the trial found
+    lost: Interval  # median of how much worse the trial found is than the winner
 
 
 def epoch_budget(recorded: RecordedCurves) -> int:
@@ -108,14 +109,14 @@ def compare_searches(tried: Sequence[SimulatedRuns], known: Surrogate) -> list[S
         A result for each strategy, random search included, in the same order.
     """
     budget = epoch_budget(known.recorded)
-    costs, epochs = _costs_to_target(tried, budget), epochs_to_target(tried, budget)
+    metric = known.recorded.metric
+    costs, epochs = _costs_to_target(tried, budget, metric), epochs_to_target(tried, budget, metric)
     of_random = epochs[tried[0].strategy]
     return [
         SearchResult(
             strategy=each.strategy,
             regrets=tuple(
-                _median_regret(each.runs, known.best_accuracy, round(share * budget))
-                for share in BUDGET_SHARES
+                _median_regret(each.runs, known, round(share * budget)) for share in BUDGET_SHARES
             ),
             epochs=intervals.median_interval(epochs[each.strategy]),
             hours=intervals.median_interval([seconds / 3600 for _, seconds in costs[each.strategy]]),
@@ -126,24 +127,27 @@ def compare_searches(tried: Sequence[SimulatedRuns], known: Surrogate) -> list[S
     ]
 
 
-def epochs_to_target(tried: Sequence[SimulatedRuns], budget: int) -> dict[str, list[int]]:
+def epochs_to_target(tried: Sequence[SimulatedRuns], budget: int, metric: Metric) -> dict[str, list[int]]:
     """Return the epochs until the target is reached, by strategy: one number for each simulated study.
 
     Args:
         tried: The simulated studies of each strategy; those of the first set the target.
         budget: The epochs to count for a study that does not reach the target.
+        metric: What their values are of.
     """
-    costs = _costs_to_target(tried, budget)
+    costs = _costs_to_target(tried, budget, metric)
     return {strategy: [epochs for epochs, _ in each] for strategy, each in costs.items()}
 
 
-def _costs_to_target(tried: Sequence[SimulatedRuns], budget: int) -> dict[str, list[tuple[int, float]]]:
+def _costs_to_target(
+    tried: Sequence[SimulatedRuns], budget: int, metric: Metric
+) -> dict[str, list[tuple[int, float]]]:
     """Return epochs and virtual seconds until the target is reached, by strategy."""
-    target = statistics.median(run[-1].accuracy for run in tried[0].runs)
+    target = statistics.median(metric.score(run[-1].value) for run in tried[0].runs)
     costs: dict[str, list[tuple[int, float]]] = {}
     for each in tried:
         for run in each.runs:
-            reached = next((best for best in run if best.accuracy >= target), None)
+            reached = next((best for best in run if metric.score(best.value) >= target), None)
             cost = (budget, run[-1].seconds) if reached is None else (reached.epochs, reached.seconds)
             costs.setdefault(each.strategy, []).append(cost)
     return costs
@@ -159,9 +163,11 @@ def p_fewer_epochs(epochs: Sequence[float], others: Sequence[float]) -> float:
     return float(stats.mannwhitneyu(epochs, others, alternative="less").pvalue)
 
 
-def _median_regret(runs: Sequence[Sequence[BestSoFar]], best: float, epochs: int) -> Interval:
+def _median_regret(runs: Sequence[Sequence[BestSoFar]], known: Surrogate, epochs: int) -> Interval:
     """Return the median regret after so many epochs, or at the end of a study that ran fewer."""
-    return intervals.median_interval([best - run[min(epochs, len(run)) - 1].accuracy for run in runs])
+    score = known.recorded.metric.score
+    best = score(known.best_value)
+    return intervals.median_interval([best - score(run[min(epochs, len(run)) - 1].value) for run in runs])
 
 
 def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str | None) -> list[Strategy]:
@@ -207,7 +213,7 @@ def _parse_option(kind: type[Record], text: str, flag: str) -> Record:
 def compare_pruners(tried: Sequence[SimulatedRuns], recorded: RecordedCurves) -> list[GridResult]:
     """Return what pruners would have saved of a grid, and whether its winner would still have won.
 
-    The winner survives, too, if another point with the same best accuracy is found.
+    The winner survives, too, if another point with the same best value is found.
 
     Args:
         tried: The simulated studies of each pruner.
@@ -216,16 +222,17 @@ def compare_pruners(tried: Sequence[SimulatedRuns], recorded: RecordedCurves) ->
     Returns:
         A result for each pruner, in the same order.
     """
-    best = max(max(curve.accuracies) for curve in recorded.curves)
-    whole = sum(len(curve.accuracies) for curve in recorded.curves)
+    score = recorded.metric.score
+    best = max(score(value) for curve in recorded.curves for value in curve.values)
+    whole = sum(len(curve.values) for curve in recorded.curves)
     return [
         GridResult(
             strategy=each.strategy,
             epochs=intervals.median_interval([run[-1].epochs for run in each.runs]),
             share=statistics.median(run[-1].epochs for run in each.runs) / whole,
-            kept=sum(max(run[-1].curve.accuracies) == best for run in each.runs),
+            kept=sum(max(map(score, run[-1].curve.values)) == best for run in each.runs),
             repeats=len(each.runs),
-            lost=intervals.median_interval([best - run[-1].accuracy for run in each.runs]),
+            lost=intervals.median_interval([best - score(run[-1].value) for run in each.runs]),
         )
         for each in tried
     ]
@@ -256,7 +263,7 @@ def describe_simulation(known: Surrogate, *, workers: int, repeats: int) -> Iter
         f"between recorded settings a {surrogate.SURROGATE_NAME} predicts the curve; it explains "
         f"{max(known.explained_variance, 0.0):.0%} of the variance of settings that it has not seen"
     )
-    yield f"medians [95 % intervals]; best accuracy known: {known.best_accuracy:.4f}"
+    yield f"medians [95 % intervals]; best {recorded.metric.label} known: {known.best_value:.4f}"
 
 
 def document(
@@ -277,7 +284,7 @@ def document(
         "epochs": recorded.epochs,
         "surrogate": surrogate.SURROGATE_NAME if searches else None,
         "fidelity": known.explained_variance if searches else None,
-        "best": known.best_accuracy,
+        "best": known.best_value,
         "workers": workers,
         "repeats": repeats,
         "budget": epoch_budget(recorded),
@@ -296,7 +303,7 @@ def make_table(found: Sequence[SearchResult] | Sequence[GridResult], budget: int
     shares = [f"regret at {share * budget:.0f}" for share in BUDGET_SHARES]
     columns = [*shares, "epochs to target", "hours", "of random's"]
     if isinstance(found[0], GridResult):
-        columns = ["epochs run", "of all", "winner kept", "accuracy lost"]
+        columns = ["epochs run", "of all", "winner kept", "value lost"]
     table = Table("strategy", *columns, box=None, padding=(0, 1))
     for each in found:
         table.add_row(each.strategy, *_cells(each))

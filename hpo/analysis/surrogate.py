@@ -1,6 +1,6 @@
-"""The accuracy curve of any setting, from curves recorded earlier: a study's complete trials, or a file.
+"""The curve of any setting, from curves recorded earlier: a study's complete trials, or a file.
 
-A recorded setting has its own curve. For settings in between, a random forest predicts the accuracy after
+A recorded setting has its own curve. For settings in between, a random forest predicts the value after
 each epoch and the seconds of the whole training. Eggensperger et al. (2015, "Efficient Benchmarking of
 Hyperparameter Optimizers via Surrogates") found such surrogates to be the best. How far the prediction can
 be trusted is measured by cross-validation (``Surrogate.explained_variance``).
@@ -20,7 +20,7 @@ from hpo.study.space import Choices, Setting
 
 TREES = 50
 FOLDS = 10  # of the cross-validation
-SAMPLED_SETTINGS = 1000  # random settings among which the best accuracy is looked for
+SAMPLED_SETTINGS = 1000  # random settings among which the best value is looked for
 SURROGATE_NAME = "random forest"
 
 
@@ -41,7 +41,7 @@ class Surrogate:
             _setting_key(setting): curve
             for setting, curve in zip(recorded.settings, recorded.curves, strict=True)
         }
-        self._targets = np.array([[*curve.accuracies, curve.total_seconds] for curve in recorded.curves])
+        self._targets = np.array([[*curve.values, curve.total_seconds] for curve in recorded.curves])
 
     def predict_curve(self, setting: Setting) -> Curve:
         """Return the recorded curve of a setting, or the forest's prediction if none is recorded."""
@@ -51,16 +51,17 @@ class Surrogate:
         # For a single setting, the forest's own predict takes ten times as long.
         features = np.array([self._encode(setting)], dtype=np.float32)
         predictions = [tree.tree_.predict(features)[0, :, 0] for tree in self._forest.estimators_]
-        *accuracies, seconds = np.mean(predictions, axis=0)
-        return Curve(accuracies=tuple(map(float, accuracies)), total_seconds=float(seconds))
+        *values, seconds = np.mean(predictions, axis=0)
+        return Curve(values=tuple(map(float, values)), total_seconds=float(seconds))
 
     @functools.cached_property
-    def best_accuracy(self) -> float:
-        """The best accuracy known.
+    def best_value(self) -> float:
+        """The best value known.
 
         It is the best of the recorded settings; of a search, also of ``SAMPLED_SETTINGS`` random ones.
         """
-        best = max(max(curve.accuracies) for curve in self.recorded.curves)
+        metric = self.recorded.metric
+        best = max((value for curve in self.recorded.curves for value in curve.values), key=metric.score)
         if not self.recorded.definition.searches:
             return best
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -68,11 +69,11 @@ class Surrogate:
         asked = (study.ask() for _ in range(SAMPLED_SETTINGS))
         settings = (space.suggest_setting(trial, known.space, known.train) for trial in asked)
         predicted = self._forest.predict(np.array([self._encode(setting) for setting in settings]))
-        return max(best, float(predicted[:, :-1].max()))
+        return max([best, *map(float, predicted[:, :-1].flat)], key=metric.score)
 
     @functools.cached_property
     def explained_variance(self) -> float:
-        """The share of the variance of best accuracies that it explains for settings it has not seen.
+        """The share of the variance of best values that it explains for settings it has not seen.
 
         This is the coefficient of determination R^2 in a cross-validation with ``FOLDS`` folds. It is
         negative where the mean would predict better.
@@ -80,10 +81,11 @@ class Surrogate:
         from sklearn.metrics import r2_score
         from sklearn.model_selection import KFold, cross_val_predict
 
-        best = self._targets[:, :-1].max(axis=1)
+        best_of = np.min if self.recorded.metric.is_minimized else np.max
+        best = best_of(self._targets[:, :-1], axis=1)
         folds = KFold(min(FOLDS, len(best)), shuffle=True, random_state=0)
         predicted = cross_val_predict(self._new_forest(), self._features, self._targets, cv=folds)
-        return float(r2_score(best, predicted[:, :-1].max(axis=1)))
+        return float(r2_score(best, best_of(predicted[:, :-1], axis=1)))
 
     @functools.cached_property
     def _features(self) -> Any:

@@ -67,16 +67,17 @@ def event_line(event: TrialEvent) -> str:
         return f"trial {event.trial} starts: {params}, {epochs}{again}{going}"
     if isinstance(event, EpochReported):
         e = event.epoch
-        parts = [f"{event.metric} {e.accuracy:.4f}"] if e.accuracy is not None else []
+        parts = [f"{event.metric} {e.value:.4f}"] if e.value is not None else []
         split = "test" if event.metric.startswith("test") else "validation"
-        parts += [f"{split} loss {e.loss:.4f}"] if e.loss is not None else []
+        loss = f"{split} loss"
+        parts += [f"{loss} {e.loss:.4f}"] if e.loss is not None and event.metric != loss else []
         parts += [f"training loss {e.train_loss:.4f}"] if e.train_loss is not None else []
         parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
         speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
         text = ", ".join([*parts, f"{e.seconds:.1f} s"])
         return f"trial {event.trial} epoch {e.number}/{event.epochs}: {text}{speed}"
     assert isinstance(event, TrialEnded)
-    value = "" if event.accuracy is None else f", {event.metric} {event.accuracy:.4f}"
+    value = "" if event.value is None else f", {event.metric} {event.value:.4f}"
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
 
 
@@ -90,7 +91,7 @@ def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 
     """
     trial = found.trial
     rows = {
-        "accuracy": f"{describe_value(found)} {describe_split(found.selection)}",
+        found.metric.label: f"{describe_value(found)} {describe_split(found.selection)}",
         **dict(caveats(found)),
         "settings": format_params(trial.params),
     }
@@ -99,7 +100,8 @@ def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 
         rows["epoch"] = f"{trial.best_epoch} of {trial.epochs}{took}"
     if facts := trial.hardware_facts:
         rows["hardware"] = f"{describe_device(facts)}, torch {facts.get('torch', 'unknown')}"
-    lines = [f"  {name:<10} {text}" for name, text in {**rows, **where}.items()]
+    width = max(10, len(found.metric.label))
+    lines = [f"  {name:<{width}} {text}" for name, text in {**rows, **where}.items()]
     headline = f"best trial {trial.number}" if rank == 1 else f"number {rank}: trial {trial.number}"
     return "\n".join([f"{headline} of study {found.study}", *lines])
 
@@ -156,7 +158,7 @@ def _live_row(each: TrialRecord) -> tuple[RenderableType, ...]:
         str(each.number),
         Text(each.state, style=COLORS[each.state]),
         bar,
-        "" if each.best_accuracy is None else f"{each.best_accuracy:.4f}",
+        "" if each.best_value is None else f"{each.best_value:.4f}",
         format_params(each.params),
     )
 
@@ -169,7 +171,7 @@ def trials_table(
 ) -> Table:
     """Return trials as a table.
 
-    A trial without a value shows the last accuracy that it reported, dimmed. Where the best accuracy is
+    A trial without a value shows the last one that it reported, dimmed. Where the best of its epochs is
     another one, it is added. A replicate's settings include its seed.
 
     Args:
@@ -190,7 +192,7 @@ def trials_table(
         table.add_row(
             str(each.number),
             Text(each.state, style=COLORS[each.state]),
-            Text(each.accuracy_text, style="dim" if each.accuracy is None else ""),
+            Text(each.value_text, style="dim" if each.value is None else ""),
             str(each.epochs or ""),
             f"{each.wall_seconds:.1f}" if each.wall_seconds else "",
             *(str(each.attributes.get(name, "")) for name in attributes),
@@ -223,7 +225,7 @@ def status_view(found: Status, best: SettingResult | None, files: str | None) ->
     lines = [status_headline(found), *(f"note: {note}" for note in found.notes)]
     if best is not None:
         note = describe_split(found.selection)
-        lines.append(f"best: trial {best.trial.number}, accuracy {describe_value(best)} {note}")
+        lines.append(f"best: trial {best.trial.number}, {best.metric.label} {describe_value(best)} {note}")
         lines.append(f"      {format_params(best.trial.params)}")
         lines += [f"      {label}: {text}" for label, text in caveats(best)]
     if found.budgets:
@@ -290,11 +292,11 @@ def trial_table(trial: FrozenTrial, found: TrialRecord, measure: str) -> Table:
     table.add_column(overflow="fold")
     table.add_row("trial", str(found.number))
     table.add_row("state", found.state)
-    table.add_row(measure, found.accuracy_text if found.accuracy is not None else "")
+    table.add_row(measure, found.value_text if found.value is not None else "")
     for name, value in (*trial.params.items(), *trial.user_attrs.items()):
         table.add_row(name, json.dumps(value))
-    for step, accuracy in found.curve.items():
-        table.add_row(f"epoch {step}", f"{accuracy:.4f}")
+    for step, value in found.curve.items():
+        table.add_row(f"epoch {step}", f"{value:.4f}")
     return table
 
 

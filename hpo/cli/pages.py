@@ -71,7 +71,7 @@ def export_model(
     found = export_trial(storage, name, trial, Artifacts(artifacts), folder)
     print(f"trial {found.trial} of study {found.study} is in {folder}")
     print(f"  chosen     {found.chosen}")
-    print(f"  accuracy   {found.accuracy:.4f} {found.note}")
+    print(f"  {found.label:<10} {found.value:.4f} {found.note}")
     if doubt := card.baseline_doubt(found):
         print(f"  baseline   {doubt}")
     print(f"  use it     hpo predict {shlex.quote(str(folder))} IMAGE...")

@@ -40,7 +40,7 @@ def _finite(value: Any) -> Any:
 
 @app.command("studies", rich_help_panel=RESULTS)
 def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
-    """List the studies in the store, with their state and the accuracy of their best setting.
+    """List the studies in the store, with their state and the value of their best setting.
 
     Studies that other tools made are left out.
     """
@@ -115,7 +115,7 @@ def list_trials(
     ] = None,
     store_url: StoreUrl = STORE,
 ) -> None:
-    """List the trials of a study, with accuracy, settings and why a trial ended early.
+    """List the trials of a study, with values, settings and why a trial ended early.
 
     Example: hpo trials my-study --csv > trials.csv
     """
@@ -154,7 +154,7 @@ def show_best(
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Show the best trial of a study, or the K best, with what its accuracy rests on.
+    """Show the best trial of a study, or the K best, with what its value rests on.
 
     A setting with several seeds counts once, with the mean over its seeds.
     After 'hpo finish', also says which setting that ranks first.
@@ -195,7 +195,7 @@ def show_importance(
     as_json: Json = False,
     store_url: StoreUrl = STORE,
 ) -> None:
-    """Show how strongly each parameter influenced accuracy, over the complete trials.
+    """Show how strongly each parameter influenced the metric, over the complete trials.
 
     Where the trials cannot tell, says why instead.
 

@@ -13,7 +13,7 @@ from hpo.study.definition import Definition
 
 
 def study_note(definition: Definition, text: str, best: SettingResult | None, importance_doubt: str) -> str:
-    """Return the note of a study in Markdown: accuracy, the best result, the budget, and the study file.
+    """Return the note of a study in Markdown: the metric, the best result, the budget, and the study file.
 
     Args:
         definition: The definition of the study.
@@ -22,12 +22,12 @@ def study_note(definition: Definition, text: str, best: SettingResult | None, im
         importance_doubt: Why the importance of parameters cannot be told; empty if it can.
     """
     doubt = [f"Parameter importance cannot be told: {importance_doubt}."] * bool(importance_doubt)
-    measured = describe_split(status.selection_of(definition))
+    split, metric = status.selection_of(definition), definition.metric
+    how = "measured " if split else ""
+    goal = f" and {metric.direction}d" if metric.name != "accuracy" or metric.is_minimized else ""
     return "\n".join(
         [
-            f"Accuracy is measured {measured}."
-            if status.selection_of(definition)
-            else f"Accuracy is {measured}.",
+            f"{_label(definition).capitalize()} is {how}{describe_split(split)}{goal}.",
             *(_best_result(best) if best else ()),
             f"The study runs {definition.setting_count} {_budget_unit(definition.search.replicates)}.",
             *doubt,
@@ -35,6 +35,11 @@ def study_note(definition: Definition, text: str, best: SettingResult | None, im
             _code_block(text, "toml"),
         ]
     )
+
+
+def _label(definition: Definition) -> str:
+    """Return the name of the metric in words, with Markdown characters escaped."""
+    return _escape_inline(definition.metric.label)
 
 
 def _best_result(best: SettingResult) -> Iterator[str]:
@@ -65,12 +70,12 @@ def _headline(found: FrozenTrial, definition: Definition) -> str:
     (record,) = records.trial_records(definition, [found])
     state, seen = record.state, found.user_attrs
     done = f" after epoch {record.epochs}" if record.curve else ""
-    if found.state == TrialState.COMPLETE and record.accuracy is not None:
+    if found.state == TrialState.COMPLETE and record.value is not None:
         best = f" after epoch {record.best_epoch} of {record.epochs}," if record.curve else ""
         measured = describe_split(status.selection_of(definition))
-        return f"**{state}**: accuracy {record.accuracy:.4f}{best} {measured}"
+        return f"**{state}**: {_label(definition)} {record.value:.4f}{best} {measured}"
     if found.state == TrialState.PRUNED and "pruned" in seen:
-        reached = f": accuracy {record.accuracy_text}" if record.accuracy is not None else ""
+        reached = f": {_label(definition)} {record.value_text}" if record.value is not None else ""
         return f"**{state}** {_escape_inline(str(seen['pruned']))}{reached}"
     if found.state == TrialState.WAITING and done:
         return f"**{state}**, continues{done}"
@@ -89,9 +94,9 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
         yield "- queued by hand"
     (record,) = records.trial_records(definition, [found])
     if record.curve and record.images is not None:
-        known = record.baseline is not None
-        gives = f"; always answering with the largest class gives {record.baseline:.4f}" if known else ""
-        yield f"- accuracy is of {record.images} images{gives}"
+        guess = record.baseline
+        known = "" if guess is None else f"; compare {results.describe_guessing(record.metric, guess)}"
+        yield f"- measured on {record.images} images{known}"
     if "attempts" in seen:
         yield f"- attempts: {seen['attempts']}"
     if "wall_time_seconds" in seen:

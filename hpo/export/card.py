@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
@@ -11,6 +11,7 @@ from hpo.analysis import intervals, results
 from hpo.analysis.formatting import describe_device
 from hpo.export.predict import Description
 from hpo.training import transforms
+from hpo.training.metric import METRICS
 
 MAX_CLASS_NAMES = 20  # that the card lists; labels.txt has all of them
 
@@ -50,24 +51,37 @@ print(open("labels.txt", encoding="utf-8").read().splitlines()[probabilities.arg
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """The content of ``metrics.json``: the accuracy of an exported model, how it was measured, the cost."""
+    """How good an exported model is, how that was measured, and what it cost."""
 
     study: str
     trial: int
     state: str  # of the trial
-    accuracy: float  # of these weights, 0 to 1
-    split: str  # that accuracy was measured on: valid or test
+    metric: str  # one of ``METRICS``
+    value: float  # of these weights
+    split: str  # that it was measured on: valid or test
     images: int  # in that split
-    baseline: float | None = None  # accuracy of always answering with the largest class; None: not known
+    baseline: float | None = None  # the value that guessing gives; None: not known
     note: str  # on the split, for readers
     chosen: str  # why this trial, for readers
     optimistic: bool  # the trial was chosen on the test split
     epoch: int  # after which the weights were saved
     epochs: int  # that the trial ran
-    accuracies: Sequence[float]  # after each epoch; for ``hpo finish`` only after the last
+    values: Sequence[float]  # after each epoch; for ``hpo finish`` only after the last
     wall_time_seconds: float | None  # training and evaluation; None: not known
     epoch_seconds: Sequence[float] | None  # of each epoch; None: not known
     hardware: Mapping[str, Any]  # without the name of the host; empty if not known
+
+    def document(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``: all fields, and ``accuracy`` where that is the metric."""
+        fields = asdict(self)
+        if self.metric != "accuracy":
+            return fields
+        return fields | {"accuracy": self.value, "accuracies": list(self.values)}
+
+    @property
+    def label(self) -> str:
+        """The name of the metric in words."""
+        return METRICS[self.metric].label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +99,7 @@ def model_card(description: Description, metrics: Metrics, trained: TrainingFact
 
     Args:
         description: The content of ``config.json``.
-        metrics: The content of ``metrics.json``.
+        metrics: How good the model is.
         trained: Facts on the data and on the study's parameters.
     """
     block = yaml.safe_dump(_card_metadata(description, metrics), sort_keys=False, allow_unicode=True)
@@ -120,24 +134,31 @@ def _card_metadata(description: Description, metrics: Metrics) -> dict[str, Any]
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"name": dataset, "type": HUB_NAMES.get(dataset, "images"), "split": split},
-        "metrics": [{"type": "accuracy", "value": metrics.accuracy, "name": f"Accuracy {metrics.note}"}],
+        "metrics": [
+            {
+                "type": metrics.metric,
+                "value": metrics.value,
+                "name": f"{metrics.label.capitalize()} {metrics.note}",
+            }
+        ],
     }
     return {
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "torchvision", description.model, "hpo"],
         **({"datasets": [HUB_NAMES[dataset]]} if dataset in HUB_NAMES else {}),
-        "metrics": ["accuracy"],
+        "metrics": [metrics.metric],
         "model-index": [{"name": f"{metrics.study}-{metrics.trial}", "results": [result]}],
     }
 
 
 def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
-    yield "accuracy", f"{metrics.accuracy:.4f} {metrics.note} ({metrics.images} images)"
+    yield metrics.label, f"{metrics.value:.4f} {metrics.note} ({metrics.images} images)"
     if metrics.baseline is not None:
-        yield "baseline", baseline_doubt(metrics) or results.describe_guessing(metrics.baseline)
+        guessing = results.describe_guessing(METRICS[metrics.metric], metrics.baseline)
+        yield "baseline", baseline_doubt(metrics) or guessing
     if metrics.state != "complete":
         yield "trial", f"{metrics.state}: it did not run all of its epochs"
-    once = len(metrics.accuracies) < metrics.epochs
+    once = len(metrics.values) < metrics.epochs
     yield "epoch", f"{metrics.epoch}, the {'last' if once else 'best'} of {metrics.epochs}"
     if metrics.wall_time_seconds is not None:
         yield "training and evaluation", f"{metrics.wall_time_seconds:.0f} seconds"
@@ -147,9 +168,11 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
 
 
 def baseline_doubt(metrics: Metrics) -> str:
-    """Return a phrase if the accuracy does not beat always answering with the largest class; else ""."""
-    interval = intervals.fraction_interval(metrics.accuracy, metrics.images)
-    return results.compare_baseline(metrics.accuracy, metrics.baseline, interval)
+    """Return a phrase if the model does not beat guessing; else ""."""
+    metric = METRICS[metrics.metric]
+    counted = metric.counts_images
+    interval = intervals.fraction_interval(metrics.value, metrics.images) if counted else None
+    return results.compare_baseline(metric, metrics.value, metrics.baseline, interval)
 
 
 def _data(description: Description, trained: TrainingFacts) -> str:

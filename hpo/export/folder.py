@@ -6,7 +6,7 @@ names of machines or of their folders, since it is meant to be shared.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -76,7 +76,7 @@ def export_trial(
         target: The folder to write: a new or an empty one.
 
     Returns:
-        What ``metrics.json`` contains.
+        What ``metrics.json`` says.
 
     Raises:
         StoreError: There is no such study or trial, another tool made the study, it has no complete trial,
@@ -136,7 +136,7 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
     if epoch not in trial.intermediate_values:
         raise StoreError(
             f"trial {number} of study '{name}': its weights are those of epoch {epoch}, for which it has "
-            f"reported no accuracy; with weights: {_trials_with_weights(trials)}"
+            f"reported no value; with weights: {_trials_with_weights(trials)}"
         )
     return ChosenTrial(
         trial=trial, definition=definition, config=config, why=why, weights=weights, epoch=epoch
@@ -162,7 +162,7 @@ def _training_data(choice: ChosenTrial, artifacts: Artifacts) -> TrainingData:
 
 
 def _measured_split(config: Config) -> str:
-    """Return the split that a trial's accuracy was measured on."""
+    """Return the split that a trial was measured on."""
     return "test" if isinstance(config, FinalConfig) else config.selection
 
 
@@ -173,7 +173,8 @@ def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
         study=choice.definition.name,
         trial=found.number,
         state=found.state,
-        accuracy=found.curve[choice.epoch],
+        metric=found.metric.name,
+        value=found.curve[choice.epoch],
         split=split,
         images=found.images or data.images[split],
         baseline=found.baseline,
@@ -182,7 +183,7 @@ def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
         optimistic=selection == "test",
         epoch=choice.epoch,
         epochs=found.epochs,
-        accuracies=list(found.curve.values()),
+        values=list(found.curve.values()),
         wall_time_seconds=found.wall_seconds or None,
         epoch_seconds=list(found.epoch_seconds) or None,
         hardware={key: value for key, value in (found.hardware_facts or {}).items() if key != "host"},
@@ -211,7 +212,7 @@ def _write_files(
     contents = {
         predict.CONFIG: description.model_dump_json(indent=2),
         predict.LABELS: "".join(f"{label}\n" for label in labels),
-        "metrics.json": json.dumps(asdict(metrics), indent=2),
+        "metrics.json": json.dumps(metrics.document(), indent=2),
         "README.md": card.model_card(description, metrics, trained),
     }
     for name, content in contents.items():

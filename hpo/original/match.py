@@ -30,7 +30,7 @@ class MatchedPoint:
 
         Several trials with one seed are one run, repeated: only the first counts.
         """
-        return [each.accuracy for each in self._first_of_each_seed() if each.accuracy is not None]
+        return [each.value for each in self._first_of_each_seed() if each.value is not None]
 
     @property
     def curves(self) -> list[Mapping[int, float]]:

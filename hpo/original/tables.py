@@ -121,7 +121,7 @@ def format_accuracy(matched: MatchedPoint, images: int | None) -> str | None:
     accuracies = matched.accuracies
     if len(accuracies) < 2:
         return f"{accuracies[0]:.4f}" if accuracies else None
-    known = intervals.accuracy_interval(accuracies, images)
+    known = intervals.seeds_interval(accuracies, intervals.accuracy_step(images), intervals.FRACTION)
     limits = f"{known.low:.4f} to {known.high:.4f}, " if known else ""
     return f"{statistics.fmean(accuracies):.4f} ({limits}{len(accuracies)} seeds)"
 
@@ -238,7 +238,10 @@ def _curve_trace(matched: MatchedPoint, name: str, color: str, images: int | Non
 
 def _error_bars(groups: Iterable[Sequence[float]], images: int | None) -> dict[str, Any] | None:
     """Return Plotly's error bars for the means of groups; None if no group has an interval."""
-    known = [intervals.accuracy_interval(accuracies, images) for accuracies in groups]
+    known = [
+        intervals.seeds_interval(accuracies, intervals.accuracy_step(images), intervals.FRACTION)
+        for accuracies in groups
+    ]
     if not any(known):
         return None
     above = [each.high - each.value if each else 0.0 for each in known]

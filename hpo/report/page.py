@@ -6,6 +6,7 @@ element.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from hpo.analysis import records, results
+from hpo.analysis.records import TrialRecord
 from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
 from hpo.artifacts import durable
 from hpo.errors import ArtifactError, StoreError
@@ -28,7 +30,8 @@ from hpo.original.claims import ReportClaim
 from hpo.report import parameter_axis, parameter_plots, study_plots, summary
 from hpo.store import failures, status, studies
 from hpo.store.storage import Storage
-from hpo.training import config
+from hpo.study.definition import Definition
+from hpo.training.metric import METRICS, Metric
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 CLAIM_RULES = (
@@ -46,15 +49,16 @@ class Report:
     """The content of the page.
 
     The sections on the original report come first if a trial matches one of its points, else last. A custom
-    objective has none of them.
+    objective has none of them, nor does a study with another metric than accuracy.
     """
 
     study: str  # its name
-    measure: str  # accuracy, or test accuracy
+    metric: Metric
+    measure: str  # its name in words, such as test accuracy
     summary: summary.Summary
     early_ends: Sequence[str]  # lines on the trials that failed or were pruned
     fixed: Sequence[tuple[str, str]]  # options that are the same in all trials, with their values
-    claims: Sequence[ReportClaim]  # none for a custom objective
+    claims: Sequence[ReportClaim]  # none for a custom objective or another metric
     sections: Sequence[Section]  # in the order of the page
 
 
@@ -75,14 +79,10 @@ def read_report(storage: Storage, name: str) -> Report:
     settings = results.all_settings(definition, found)
     if not settings:
         raise StoreError(results.no_complete_trial_message(name, found))
-    measure, images = status.metric_name(definition), records.count_images(found)
-    replayed = match.match_trials(found)
-    own = definition.option_table is config.CUSTOM_OPTIONS  # the original report has no points of those
-    judged = [] if own else claims.check_claims(replayed, images)
-    original = [] if own else [tables.original_section(replayed, images, measure), _claims_section(judged)]
-    mirrors = any(each.trials for each in replayed.values())
+    metric, measure = definition.metric, status.metric_name(definition)
+    judged, original, mirrors = _original_sections(definition, found, measure)
     parameters = parameter_axis.varying_parameters([each.trial for each in settings])
-    mattered, ranked = parameter_plots.importance_section(trials, parameters)
+    mattered, ranked = parameter_plots.importance_section(trials, parameters, metric)
     sections = (
         *(original if mirrors else ()),
         mattered,
@@ -101,6 +101,7 @@ def read_report(storage: Storage, name: str) -> Report:
     now = status.read_status(storage, name)
     return Report(
         study=name,
+        metric=metric,
         measure=measure,
         summary=summary.summarize(found, results.best_settings(definition, found, 1)[0], now.state),
         early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
@@ -108,6 +109,21 @@ def read_report(storage: Storage, name: str) -> Report:
         claims=judged,
         sections=sections,
     )
+
+
+def _original_sections(
+    definition: Definition, found: Sequence[TrialRecord], measure: str
+) -> tuple[list[ReportClaim], list[Section], bool]:
+    """Return the original's conclusions, the sections on it, and whether a trial is one of its points.
+
+    There are none for a custom objective, or another metric than the accuracy of images.
+    """
+    if definition.metric != METRICS["accuracy"]:
+        return [], [], False
+    replayed, images = match.match_trials(found), records.count_images(found)
+    judged = claims.check_claims(replayed, images)
+    shown = [tables.original_section(replayed, images, measure), _claims_section(judged)]
+    return judged, shown, any(each.trials for each in replayed.values())
 
 
 def _claims_section(judged: Sequence[ReportClaim]) -> Section:
@@ -165,7 +181,9 @@ def render_html(report: Report) -> str:
         report: The content of the page.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": _format_cell, "json": _figure_json, "slug": _element_id}
+    precise = ("best so far", "best value", report.metric.name, report.metric.label, "accuracy")
+    cell = functools.partial(_format_cell, precise=precise)
+    environment.filters |= {"cell": cell, "json": _figure_json, "slug": _element_id}
     environment.globals |= {"numeric": _is_numeric}
     return environment.from_string(TEMPLATE.read_text()).render(
         report=report,
@@ -176,9 +194,15 @@ def render_html(report: Report) -> str:
     )
 
 
-def _format_cell(value: Any, column: str) -> str:
-    """Return a table's value as text: accuracies with four decimal places, seconds with one."""
-    if isinstance(value, float) and ("accuracy" in column or column == "best so far"):
+def _format_cell(value: Any, column: str, precise: Sequence[str]) -> str:
+    """Return a table's value as text: values of the metric with four decimal places, seconds with one.
+
+    Args:
+        value: The value.
+        column: The name of its column.
+        precise: What is in the names of columns that hold values of the metric.
+    """
+    if isinstance(value, float) and any(part in column for part in precise):
         return f"{value:.4f}"
     if isinstance(value, float) and "seconds" in column:
         return f"{value:.1f}"

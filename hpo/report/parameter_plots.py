@@ -19,12 +19,13 @@ from hpo.analysis.sections import Plot, Section, Table
 from hpo.errors import StoreError
 from hpo.report import setting_marks
 from hpo.report.parameter_axis import ParameterAxis
+from hpo.training.metric import Metric
 
 MAX_COMBINED = 3  # every two of so many parameters are shown together
 
 
 def importance_section(
-    all_trials: list[FrozenTrial], parameters: Sequence[ParameterAxis]
+    all_trials: list[FrozenTrial], parameters: Sequence[ParameterAxis], metric: Metric
 ) -> tuple[Section, list[str]]:
     """Return the section on parameter importance by every evaluator.
 
@@ -33,12 +34,13 @@ def importance_section(
     Args:
         all_trials: All trials of the study.
         parameters: The parameters that vary among the complete trials.
+        metric: What the trials are compared by.
 
     Returns:
         The section, and the names of the parameters: most important first by the mean over the evaluators,
         or in the given order if none has a result.
     """
-    trials = importance.complete_settings(all_trials)
+    trials, maximize = importance.complete_settings(all_trials), not metric.is_minimized
     noun = (
         "settings, each with the mean of its seeds"
         if importance.first_of_seeds(all_trials)
@@ -50,22 +52,24 @@ def importance_section(
         enough = "Importance needs two complete trials that differ in a parameter"
         few = f"{enough}; {_trial_count_text(len(trials))}."
         return replace(section, text=(few,)), names
-    if doubt := importance.explain_doubt(trials):
+    if doubt := importance.explain_doubt(trials, maximize=maximize):
         return replace(section, text=(f"Parameter importance cannot be told: {doubt}.",)), names
     notes: list[str] = []
     found: list[tuple[Importance, Mapping[str, tuple[float, float]]]] = []
     for evaluator in importance.EVALUATORS:
         try:
-            over = importance.importance_of_trials(trials, evaluator)
+            over = importance.importance_of_trials(trials, evaluator, maximize=maximize)
         except StoreError as error:
             notes.append(f"{evaluator} gives no result: {error}.")
             continue
-        found.append((over, importance.bootstrap_intervals(trials, evaluator)))
+        found.append((over, importance.bootstrap_intervals(trials, evaluator, maximize=maximize)))
     if not found:
         return replace(section, text=tuple(notes)), names
     shares = {name: fmean(each.importances.get(name, 0.0) for each, _ in found) for name in names}
     ranked = sorted(names, key=lambda name: -shares[name])
-    return replace(section, text=tuple(notes), parts=(_importance_plot(found, ranked, noun),)), ranked
+    return replace(
+        section, text=tuple(notes), parts=(_importance_plot(found, ranked, noun, metric),)
+    ), ranked
 
 
 def _trial_count_text(trials: int) -> str:
@@ -73,7 +77,10 @@ def _trial_count_text(trials: int) -> str:
 
 
 def _importance_plot(
-    found: Sequence[tuple[Importance, Mapping[str, tuple[float, float]]]], ranked: Sequence[str], noun: str
+    found: Sequence[tuple[Importance, Mapping[str, tuple[float, float]]]],
+    ranked: Sequence[str],
+    noun: str,
+    metric: Metric,
 ) -> Plot:
     traces, rows = [], []
     for index, (each, intervals) in enumerate(found):
@@ -95,10 +102,8 @@ def _importance_plot(
             (each.evaluator, name, share, *limit, each.trials)
             for name, share, limit in zip(shown[::-1], shares[::-1], limits[::-1], strict=True)
         ]
-    marks = {
-        "tickvals": list(range(len(ranked))),
-        "ticktext": [sections.figure_text(n) for n in reversed(ranked)],
-    }
+    names = [sections.figure_text(name) for name in reversed(ranked)]
+    marks = {"tickvals": list(range(len(ranked))), "ticktext": names}
     made = sections.make_figure(traces, x="share of importance", y=marks, height=150 + 62 * len(ranked))
     made.update_layout(barmode="group", legend={"traceorder": "reversed"})
     made.update_xaxes(rangemode="tozero")
@@ -116,7 +121,7 @@ def _importance_plot(
     columns = ("evaluator", "parameter", "importance", "low", "high", "trials")
     return Plot(
         name="importance",
-        title="How strongly each parameter influences accuracy",
+        title=f"How strongly each parameter influences the {metric.label}",
         figure=made,
         table=sections.make_table(columns, rows),
         caption=caption,
@@ -126,7 +131,7 @@ def _importance_plot(
 def slice_section(
     settings: Sequence[SettingResult], parameters: Sequence[ParameterAxis], measure: str
 ) -> Section:
-    """Return the section that plots accuracy against each parameter; a sentence if none varies.
+    """Return the section that plots the metric against each parameter; a sentence if none varies.
 
     Args:
         settings: The study's settings, by number.
@@ -169,7 +174,7 @@ def _slice_plot(settings: Sequence[SettingResult], axis: ParameterAxis, index: i
         name=f"slice-{index}-{file_slug(axis.name)}",
         title=f"{measure.capitalize()} by {axis.name}",
         figure=sections.make_figure([dots], x=axis.layout(), y=measure, height=300),
-        table=setting_marks.setting_table(("trial", axis.name, "accuracy"), rows),
+        table=setting_marks.setting_table(("trial", axis.name, settings[0].metric.name), rows),
     )
 
 
@@ -253,7 +258,7 @@ def _rank_plot(pair: ParameterPair, count: int, index: int) -> Plot:
 
 
 def _pair_table(pair: ParameterPair, *more: tuple[str, Callable[[SettingResult], Any]]) -> Table:
-    """Return the table of two parameters: their values, the accuracy, and more columns."""
+    """Return the table of two parameters: their values, the metric, and more columns."""
     a, b, having = pair
     rows = [
         (
@@ -268,7 +273,7 @@ def _pair_table(pair: ParameterPair, *more: tuple[str, Callable[[SettingResult],
         )
         for e in having
     ]
-    columns = ("trial", a.name, b.name, "accuracy", *(name for name, _ in more))
+    columns = ("trial", a.name, b.name, having[0].metric.name, *(name for name, _ in more))
     return setting_marks.setting_table(columns, rows)
 
 
@@ -278,7 +283,7 @@ def contour_section(
     ranked: Sequence[str],
     measure: str,
 ) -> Section:
-    """Return the section with accuracy over every two of the three most important parameters.
+    """Return the section with the metric over every two of the three most important parameters.
 
     It has a plot for every two that vary together, interpolated by Optuna; a sentence if no two do.
 
@@ -306,7 +311,11 @@ def _contour_plot(pair: ParameterPair, index: int, measure: str) -> Plot:
     made = sections.make_figure(drawn.data, x=a.layout() | _axis_range(drawn.layout.xaxis), height=340)
     made.update_layout(yaxis=sections.style_axis(b.layout() | _axis_range(drawn.layout.yaxis)))
     bar = {"thickness": 10, "title": {"text": ""}}
-    surface = {"colorscale": sections.COLOR_SCALE, "reversescale": False, "colorbar": bar}
+    surface = {
+        "colorscale": sections.COLOR_SCALE,
+        "reversescale": pair[2][0].metric.is_minimized,
+        "colorbar": bar,
+    }
     made.update_traces(surface, selector={"type": "contour"})
     made.update_traces(showlegend=False, hoverinfo="x+y", selector={"type": "scatter"})
     return Plot(
@@ -338,4 +347,4 @@ def _numeric_study(pair: ParameterPair) -> optuna.Study:
             for key, axis in named.items()
         }
         trials.append(create_trial(value=each.value, params=params, distributions=distributions))
-    return importance.in_memory_study(trials)
+    return importance.in_memory_study(trials, maximize=not pair[2][0].metric.is_minimized)

@@ -17,7 +17,7 @@ def seeds_note(settings: Iterable[SettingResult], text: str = "") -> str:
     """Return a sentence on what settings with several seeds are drawn as, before a text; else the text."""
     if not any(each.is_repeated for each in settings):
         return text
-    note = "A setting is called by its first trial, and has the mean accuracy over its seeds."
+    note = "A setting is called by its first trial, and has the mean over its seeds."
     return f"{note} {text}".strip()
 
 

@@ -23,10 +23,10 @@ FIFTHS = ("worst fifth", "fourth fifth", "middle fifth", "second fifth", "best f
 def history_section(
     found: Sequence[TrialRecord], settings: Sequence[SettingResult], measure: str
 ) -> Section:
-    """Return the section that shows the accuracy of settings and pruned trials, and the best so far.
+    """Return the section that shows the values of settings and pruned trials, and the best so far.
 
     The best so far is what ``hpo best`` would show of the settings up to there. A pruned trial is shown
-    with its last accuracy and does not count for it; pruned replicates are left out.
+    with its last value and does not count for it; pruned replicates are left out.
 
     Args:
         found: All trials of the study.
@@ -35,7 +35,7 @@ def history_section(
     """
     section = Section(name="history", title="History")
     best = list(itertools.accumulate(settings, _better))
-    pruned = [e for e in found if e.state == "pruned" and e.accuracy is not None and e.replicate_of is None]
+    pruned = [e for e in found if e.state == "pruned" and e.value is not None and e.replicate_of is None]
     numbers = [each.trial.number for each in settings]
     traces = [_setting_dots(settings, numbers, "complete", sections.STATE_COLORS["complete"])]
     traces += [_pruned_dots(pruned)] if pruned else []
@@ -47,8 +47,8 @@ def history_section(
         (each.trial.number, "complete", each.value, so_far, *([len(each.runs)] * repeated))
         for each, so_far in zip(settings, values, strict=True)
     ]
-    rows += [(each.number, each.state, each.accuracy, None, *([1] * repeated)) for each in pruned]
-    columns = ("trial", "state", "accuracy", "best so far", *(["seeds"] * repeated))
+    rows += [(each.number, each.state, each.value, None, *([1] * repeated)) for each in pruned]
+    columns = ("trial", "state", settings[0].metric.name, "best so far", *(["seeds"] * repeated))
     caption = _PRUNED_CAPTION if pruned else ""
     plot = Plot(
         name="history",
@@ -64,7 +64,7 @@ def _better(a: SettingResult, b: SettingResult) -> SettingResult:
     return b if b.rank < a.rank else a
 
 
-_PRUNED_CAPTION = "A pruned trial is shown with its last accuracy; it does not count for the best so far."
+_PRUNED_CAPTION = "A pruned trial is shown with its last value; it does not count for the best so far."
 _RANKS_CAPTION = (
     "The best so far is chosen as by hpo best: settings that ran with several seeds come first."
 )
@@ -83,8 +83,8 @@ def _setting_dots(
 
 
 def _pruned_dots(pruned: Sequence[TrialRecord]) -> go.Scatter:
-    numbers, accuracies = [each.number for each in pruned], [each.accuracy for each in pruned]
-    return _dots(numbers, accuracies, map(_hover_text, pruned), "pruned", sections.STATE_COLORS["pruned"])
+    numbers, values = [each.number for each in pruned], [each.value for each in pruned]
+    return _dots(numbers, values, map(_hover_text, pruned), "pruned", sections.STATE_COLORS["pruned"])
 
 
 def _dots(
@@ -96,12 +96,12 @@ def _dots(
 
 def _hover_text(each: TrialRecord) -> str:
     """Return the hover text of a trial: escaped, one parameter per line."""
-    accuracy = "" if each.accuracy is None else f": {each.accuracy:.4f}"
-    return setting_marks.mark_text(f"trial {each.number}, {each.state}{accuracy}", each.params)
+    value = "" if each.value is None else f": {each.value:.4f}"
+    return setting_marks.mark_text(f"trial {each.number}, {each.state}{value}", each.params)
 
 
 def curve_section(found: Sequence[TrialRecord], settings: Sequence[SettingResult], measure: str) -> Section:
-    """Return the section that shows accuracy after each epoch; the best settings are highlighted.
+    """Return the section that shows the metric after each epoch; the best settings are highlighted.
 
     Each trial is a curve, also each seed of a setting. If no trial has reported two epochs, there is a
     sentence instead.
@@ -115,9 +115,7 @@ def curve_section(found: Sequence[TrialRecord], settings: Sequence[SettingResult
     reported = [each for each in found if each.curve]
     most = max((len(each.curve) for each in reported), default=0)
     if most < 2:
-        reason = (
-            "No trial has reported two epochs, so there are no curves. History shows the final accuracies."
-        )
+        reason = "No trial has reported two epochs, so there are no curves. History shows the final values."
         return _with_text(section, reason)
     ranked = [each.trial for each in sorted(settings, key=lambda each: each.rank) if each.trial.curve]
     best = ranked[:HIGHLIGHTED]
@@ -131,12 +129,12 @@ def curve_section(found: Sequence[TrialRecord], settings: Sequence[SettingResult
         _joined_curves(f"trial {each.number}", [each], color, "solid", 2.5)
         for each, color in zip(best, sections.COLORS, strict=False)
     ]
-    rows = [(e.number, e.state, epoch, accuracy) for e in reported for epoch, accuracy in e.curve.items()]
+    rows = [(e.number, e.state, epoch, value) for e in reported for epoch, value in e.curve.items()]
     plot = Plot(
         name="curves",
         title=f"{measure.capitalize()} after each epoch",
         figure=sections.make_figure(traces, x=sections.epoch_axis(most), y=measure, height=440),
-        table=sections.make_table(("trial", "state", "epoch", "accuracy"), rows),
+        table=sections.make_table(("trial", "state", "epoch", settings[0].metric.name), rows),
         caption="Each curve is a trial with one seed. The first trials of the best settings are colored."
         if setting_marks.noun(settings) == "setting"
         else "",
@@ -175,20 +173,20 @@ def parallel_section(
     section = Section(name="parallel", title="Parallel coordinates")
     if not parameters:
         return _with_text(section, "No parameter has two values among the complete trials.")
-    accuracies = ParameterAxis.of_numbers(measure, [each.value for each in settings])
+    values = ParameterAxis.of_numbers(measure, [each.value for each in settings])
     count = len(settings)
     fifths = [math.ceil(5 * (count + 1 - each.rank) / count) - 1 for each in settings]
     traces = []
     for index, name in enumerate(FIFTHS):
         these = [each for each, fifth in zip(settings, fifths, strict=True) if fifth == index]
         color = ("#d5dce3", "#b3c4d8", "#7ea3cc", "#3f74ae", "#0b2f5c")[index]
-        traces.append(_parallel_lines(these, [*parameters, accuracies], name, color))
-    columns = ("trial", *(each.name for each in parameters), "accuracy")
+        traces.append(_parallel_lines(these, [*parameters, values], name, color))
+    columns = ("trial", *(each.name for each in parameters), settings[0].metric.name)
     rows = [
         (e, (e.trial.number, *(e.trial.params.get(a.name) for a in parameters), e.value)) for e in settings
     ]
     made = sections.make_figure([trace for trace in traces if trace.x], height=440)
-    _draw_parallel_frame(made, [*parameters, accuracies])
+    _draw_parallel_frame(made, [*parameters, values])
     noun = setting_marks.noun(settings)
     caption = f"Each line is a {noun}. The darker the line, the better its rank."
     if any(axis.name not in each.trial.params for axis in parameters for each in settings):
@@ -282,7 +280,7 @@ def timeline_section(found: Sequence[TrialRecord]) -> Section:
 
 
 def pareto_section(settings: Sequence[SettingResult], measure: str) -> Section:
-    """Return the section that shows accuracy against wall time, with a Pareto front for each hardware.
+    """Return the section that shows the metric against wall time, with a Pareto front for each hardware.
 
     It shows settings whose hardware is recorded; a sentence if there is none. A setting's time is the mean
     over its seeds on that hardware.
@@ -291,16 +289,19 @@ def pareto_section(settings: Sequence[SettingResult], measure: str) -> Section:
         settings: The study's settings, by number.
         measure: The name of the metric.
     """
-    section = Section(name="pareto", title="Accuracy against wall time")
+    section = Section(name="pareto", title=f"{measure.capitalize()} against wall time")
     runs = [run for each in settings for run in each.runs]
     kinds, mixed = records.hardware_kinds(runs), records.mixed_hardware_note(runs)
     if not kinds:
         reason = "No complete trial has recorded its hardware, so wall times cannot be compared."
         return _with_text(section, mixed or reason)
     traces, rows = [], []
+    metric = settings[0].metric
     for index, kind in enumerate(kinds):
-        these = sorted(_timed_settings(settings, kind), key=lambda pair: (pair[0], -pair[1].value))
-        is_best = pareto_front([(seconds, each.value) for seconds, each in these])
+        timed = [(seconds, metric.score(e.value), e) for seconds, e in _timed_settings(settings, kind)]
+        timed.sort(key=lambda each: (each[0], -each[1]))
+        is_best = pareto_front([(seconds, score) for seconds, score, _ in timed])
+        these = [(seconds, each) for seconds, _, each in timed]
         ends = [place for place, best in zip(these, is_best, strict=True) if best]
         color = sections.COLORS[index % len(sections.COLORS)]
         name = sections.wrap_figure_text(kind)
@@ -312,11 +313,11 @@ def pareto_section(settings: Sequence[SettingResult], measure: str) -> Section:
             (each, (each.trial.number, kind, seconds, each.value, best))
             for (seconds, each), best in zip(these, is_best, strict=True)
         ]
-    columns = ("trial", "hardware", "wall_time_seconds", "accuracy", "on the front")
+    columns = ("trial", "hardware", "wall_time_seconds", metric.name, "on the front")
     noun = setting_marks.noun(settings)
     caption = (
         f"A {noun} is on the Pareto front if no other {noun} on the same kind of hardware is at least as "
-        f"fast and as accurate, and better in one of the two. {mixed}"
+        f"fast and as good, and better in one of the two. {mixed}"
     )
     if noun == "setting":
         caption = f"A setting's time is the mean over its seeds. {caption}"
@@ -341,13 +342,13 @@ def pareto_front(ordered: Sequence[tuple[float, float]]) -> list[bool]:
     """Return which pairs are on the Pareto front; equal ones all are.
 
     Args:
-        ordered: Seconds and accuracies, by ascending seconds; of equally fast ones the most accurate first.
+        ordered: Seconds and scores, by ascending seconds; of equally fast ones the best first.
     """
     found: list[bool] = []
     last: tuple[float, float] | None = None
-    for seconds, accuracy in ordered:
-        found.append(last is None or accuracy > last[1] or (seconds, accuracy) == last)
-        last = (seconds, accuracy) if found[-1] else last
+    for seconds, score in ordered:
+        found.append(last is None or score > last[1] or (seconds, score) == last)
+        last = (seconds, score) if found[-1] else last
     return found
 
 

@@ -26,15 +26,15 @@ SAVED_USE = "saved by pruning, estimated"
 class Summary:
     """The first section of the page."""
 
-    accuracy: str  # of the best setting
+    value: str  # of the best setting
     split: str  # a phrase on what it was measured on
     facts: tuple[tuple[str, str], ...]  # labels and texts; what is unknown is left out
     uncertainty: tuple[str, ...]  # sentences
 
 
-def _accuracy(each: TrialRecord) -> float:
-    assert each.accuracy is not None, "of complete trials only"
-    return each.accuracy
+def _value(each: TrialRecord) -> float:
+    assert each.value is not None, "of complete trials only"
+    return each.value
 
 
 def summarize(found: Sequence[TrialRecord], best: SettingResult, state: str) -> Summary:
@@ -58,7 +58,7 @@ def summarize(found: Sequence[TrialRecord], best: SettingResult, state: str) -> 
         "study": f"{state}: {state_counts}",
     }
     return Summary(
-        accuracy=f"{best.value:.4f}",
+        value=f"{best.value:.4f}",
         split=f"{f'mean of {len(best.runs)} seeds ' if len(best.runs) > 1 else ''}"
         f"{describe_split(best.selection)}",
         facts=tuple((name, value) for name, value in facts.items() if value),
@@ -67,26 +67,30 @@ def summarize(found: Sequence[TrialRecord], best: SettingResult, state: str) -> 
 
 
 def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]:
-    winner, images, selection = best.trial, best.images, best.selection
-    accuracy, done = _accuracy(winner), records.complete_records(found)
+    winner, images, selection, metric = best.trial, best.images, best.selection, best.metric
+    value, done = _value(winner), records.complete_records(found)
     text = []
+    extreme, worse = ("lowest", "more") if metric.is_minimized else ("highest", "less")
     if len(best.runs) > 1:
         text.append("The intervals of a mean say what other seeds would give, not what other images would.")
+    elif selection and not metric.counts_images:
+        text.append(
+            f"How much the {metric.label} of a single run would differ on other images is not known."
+        )
     elif images is None:
         who = "The store does not record" if selection else "A custom objective does not say"
-        text.append(f"{who} how many images accuracy was measured on, so there is no interval.")
+        text.append(f"{who} how many images it was measured on, so there is no interval.")
     else:
-        between = intervals.fraction_interval(accuracy, images)
+        between = intervals.fraction_interval(value, images)
         text.append(
-            f"On {images} images, {accuracy:.4f} has the 95 % interval "
+            f"On {images} images, {value:.4f} has the 95 % interval "
             f"{between.low:.4f} to {between.high:.4f} (Wilson)."
         )
         text.append(_close_trials_note(winner, done, images))
-    possible = intervals.ANY if selection is None else intervals.FRACTION
-    text.append(_seeds_note(winner, done, images, possible))
+    text.append(_seeds_note(winner, done, best.least_step))
     if (noise := replicates.estimate_noise(results.rank_settings(found))) is not None:
         gap = intervals.seed_noise_bound(noise.deviation, noise.freedom)
-        known = noise.freedom > 1 and (gap < 1 or selection is None)
+        known = noise.freedom > 1 and gap < metric.limits[1] - metric.limits[0]
         text.append(
             f"In this study {noise}: a difference below {gap:.4f} between two single trials may come from "
             "their seeds alone (95 %)."
@@ -94,15 +98,15 @@ def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]
             else f"In this study {noise}: too few seeds to say which differences come from seeds alone."
         )
     if len(best.runs) > 1 and (settings := len(results.rank_settings(found))) > 1:
-        text.append(f"It is the highest of the means of {settings} settings: expect somewhat less.")
+        text.append(f"It is the {extreme} of the means of {settings} settings: expect somewhat {worse}.")
     elif len(done) > 1 and selection == "final":
-        text.append(f"It is the highest of {len(done)} complete trials: expect somewhat less.")
+        text.append(f"It is the {extreme} of {len(done)} complete trials: expect somewhat {worse}.")
     elif len(done) > 1:
         also = ", and the split is the test split" if selection == "test" else ""
         what = "images" if selection else "data"
         text.append(
-            f"It is the highest of {len(done)} complete trials and of its epochs, chosen on the {what} it "
-            f"was measured on{also}: expect less on new {what}."
+            f"It is the {extreme} of {len(done)} complete trials and of its epochs, chosen on the {what} "
+            f"it was measured on{also}: expect {worse} on new {what}."
         )
     return text
 
@@ -111,11 +115,11 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
     """Say which trials are too close to the best one to be distinguished from it."""
 
     def is_close(each: TrialRecord) -> bool:
-        gap = _accuracy(winner) - _accuracy(each)
-        return gap <= intervals.image_noise_bound(_accuracy(winner), _accuracy(each), images)
+        gap = _value(winner) - _value(each)
+        return gap <= intervals.image_noise_bound(_value(winner), _value(each), images)
 
     others = [each for each in done if each is not winner]
-    close = sorted(filter(is_close, others), key=lambda each: (-_accuracy(each), each.number))
+    close = sorted(filter(is_close, others), key=lambda each: (-_value(each), each.number))
     if not others:
         return "There is no other complete trial to compare with."
     if not close:
@@ -128,21 +132,17 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
     )
 
 
-def _seeds_note(
-    winner: TrialRecord, done: Sequence[TrialRecord], images: int | None, possible: intervals.Limits
-) -> str:
+def _seeds_note(winner: TrialRecord, done: Sequence[TrialRecord], least: float) -> str:
     """Say what other seeds of the best setting reached."""
     same = {
         each.setting.get("seed"): each for each in reversed(done) if each.setting_key == winner.setting_key
     }
     if len(same) < 2:
-        return (
-            "Its setting ran with one seed only. Other seeds give other accuracies; the spread is unknown."
-        )
-    accuracies = [_accuracy(each) for each in same.values()]
-    found = intervals.accuracy_interval(accuracies, images, possible)
+        return "Its setting ran with one seed only. Other seeds give other values; the spread is unknown."
+    values = [_value(each) for each in same.values()]
+    found = intervals.seeds_interval(values, least, winner.metric.limits)
     limits = f"({found.low:.4f} to {found.high:.4f}, 95 %)" if found else "(two seeds give no interval)"
-    mean = f"{statistics.fmean(accuracies):.4f}"
+    mean = f"{statistics.fmean(values):.4f}"
     return f"Over {len(same)} seeds, its setting reaches {mean} on average {limits}."
 
 
@@ -294,11 +294,12 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     """
     begun = [each for each in found if each.state != "waiting" or each.started or each.curve]
     names = list(dict.fromkeys(name for each in begun for name in each.params))
-    first = ("trial", "state", "accuracy")
+    metric = found[0].metric
+    first = ("trial", "state", metric.name)
     given = dict.fromkeys(name for each in begun for name in each.attributes)
     attributes = list(dict.fromkeys((*ALIASES, *given)))  # an alias has its column in every study
     last = (
-        "best accuracy",
+        f"best {metric.label}",
         "best epoch",
         "epochs",
         "wall_time_seconds",
@@ -309,9 +310,9 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     )
     rows = [
         (
-            *(each.number, each.state, each.accuracy),
+            *(each.number, each.state, each.value),
             *(each.params.get(name) for name in names),
-            *(each.best_accuracy, each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
+            *(each.best_value, each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
             each.attempts,
             *(each.attributes.get(name) for name in attributes),
             *(each.hardware, each.end_reason),
@@ -329,13 +330,14 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
 
 def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable[str]) -> sections.Table:
     """Return the table of trials without columns that are the same in all of them."""
+    best = f"best {begun[0].metric.label}" if begun else "best"
     columns: dict[str, Callable[[TrialRecord], Any]] = {
         "trial": lambda each: each.number,
         "state": lambda each: each.state,
-        measure: lambda each: each.accuracy,
+        measure: lambda each: each.value,
         "settings": lambda each: sections.format_setting(each.params),
         **{name: functools.partial(_attribute, name) for name in attributes},
-        "best accuracy": lambda each: each.best_accuracy,
+        best: lambda each: each.best_value,
         "best epoch": lambda each: f"{each.best_epoch} of {each.epochs}" if each.curve else "",
         "seconds": lambda each: each.wall_seconds,
         "attempts": lambda each: each.attempts,
@@ -345,8 +347,8 @@ def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable
     always = ("trial", "state", measure, "settings", "best epoch", "seconds")
     values = {name: [value(each) for each in begun] for name, value in columns.items()}
     kept = {name: column for name, column in values.items() if name in always or len(set(column)) > 1}
-    if kept.get("best accuracy") == kept[measure]:
-        del kept["best accuracy"]
+    if kept.get(best) == kept[measure]:
+        del kept[best]
     return sections.make_table(kept, zip(*kept.values(), strict=True))
 
 

@@ -4,7 +4,7 @@ Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 1810.05934, algorithm 2. The rungs of a study are epochs at which it compares its trials and lets only the
 best continue:
 
-1. A trial reaches a rung when it reports that epoch. Its value there is its best accuracy up to that epoch.
+1. A trial reaches a rung when it reports that epoch. Its value there is its best one up to that epoch.
    Trials that reached the rung are ranked by this value; of equal ones the earlier trial is ahead.
 2. The best ``floor(n / factor)`` of the n trials that reached the rung are promoted: they train on. Any
    other is paused: it keeps its checkpoint and gives its worker back.
@@ -31,6 +31,7 @@ from sortedcontainers import SortedKeyList
 from hpo.search.replicates import REPLICATE_OF
 from hpo.study.definition import Definition
 from hpo.training.config import Config
+from hpo.training.metric import Metric
 
 PAUSED_AT_RUNG, PROMOTED_PAST_RUNG = "hpo:paused", "hpo:promoted"
 LISTED_ATTRIBUTES = {"grid_id", "fixed_params"}  # system attributes of trials that no sampler proposed
@@ -53,6 +54,7 @@ class RungDecision:
 class Rungs:
     """The rungs of a study, and which trials are compared at them."""
 
+    metric: Metric
     epochs: tuple[int, ...]  # ascending
     factor: int  # one trial in ``factor`` is promoted
     max_trials: int  # upper bound of the compared trials that can ever begin
@@ -67,18 +69,18 @@ class Rungs:
         """Return whether a trial is compared with others; replicates never are, listed points may be."""
         return is_prunable(trial, self.includes_points)
 
-    def best_accuracy(self, rung: int, trial: FrozenTrial) -> float | None:
-        """Return a trial's best accuracy up to a rung; None if it is not compared or has not reached it."""
+    def best_value(self, rung: int, trial: FrozenTrial) -> float | None:
+        """Return a trial's best value up to a rung; None if it is not compared or has not reached it."""
         if (trial.last_step or 0) < rung or not self.is_compared(trial):
             return None
         reached = (value for step, value in trial.intermediate_values.items() if step <= rung)
-        return max(reached, default=None)
+        return self.metric.best(reached)
 
     def as_sampler_sees(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that a sampler is shown, in the form in which it sees them.
 
         Ended trials stay as they are, failed ones too. An unfinished trial that reached the first rung
-        appears as a copy that is pruned, with its last accuracy; others are left out. With
+        appears as a copy that is pruned, with its last value; others are left out. With
         ``shows_running``, every RUNNING trial stays as it is instead, whatever rung it reached.
 
         The reason: TPE treats a running trial as a bad one, to keep other workers from similar settings.
@@ -107,7 +109,7 @@ class RungTable:
 
     def __init__(self, rungs: Rungs, trials: Iterable[FrozenTrial] = ()) -> None:
         self.rungs = rungs
-        # By rung: the best accuracy of each trial that has reached it, and its number in order of rank.
+        # By rung: the score of each trial that has reached it, and its number in order of rank.
         self._best: dict[int, dict[int, float]] = {rung: {} for rung in rungs.epochs}
         self._reached = {rung: self._ranking(rung) for rung in rungs.epochs}
         self._paused = {rung: self._ranking(rung) for rung in rungs.epochs}  # those of them that wait there
@@ -126,13 +128,13 @@ class RungTable:
         number, waits_at = trial.number, paused_rung(trial)
         self._unranked.discard(number)
         for rung, best in self._best.items():
-            if number in best:  # leaves the rankings first: the accuracy that it had finds it there
+            if number in best:  # leaves the rankings first: the score that it had finds it there
                 self._reached[rung].remove(number)
                 self._paused[rung].discard(number)
                 del best[number]
-            accuracy = self.rungs.best_accuracy(rung, trial)
-            if accuracy is not None:
-                best[number] = accuracy
+            value = self.rungs.best_value(rung, trial)
+            if value is not None:
+                best[number] = self.rungs.metric.score(value)
                 self._reached[rung].add(number)
                 if waits_at == rung:
                     self._paused[rung].add(number)
@@ -229,6 +231,7 @@ def rungs_of(definition: Definition) -> Rungs | None:
         return None
     includes_points = definition.search.prune_points
     return Rungs(
+        metric=definition.metric,
         epochs=epochs,
         factor=settings.reduction_factor,
         max_trials=definition.searched_trials + len(definition.listed_points) * includes_points,

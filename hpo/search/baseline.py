@@ -1,91 +1,148 @@
 """The baseline rule: prune a trial that is no better than guessing.
 
-A comparison with other trials cannot tell this so early. A model that always names the largest class has
-the accuracy p on the selection split, where p is the share of that class among its n images. A trial is no
-better than guessing while every accuracy that it has reported is at most ::
+A comparison with other trials cannot tell this so early. ``guess`` says what a model reaches that has
+learned nothing but how large the classes are. A trial is no better than guessing while none of its values
+is better than ::
 
-    ceiling = p + 2 * sqrt(p * (1 - p) / n) + min(0.02, p / 5, (1 - p) / 5)
+    ceiling = p + 2 * s + min(0.02, p / 5, (1 - p) / 5)
 
-The second term is two standard errors of an accuracy of p on n images (normal approximation of the binomial
-distribution). The third is what a trial that learns gains at least in its first epochs: 0.02 at ten
-classes, and less where guessing is almost never, or almost always, right. Where the sum reaches 1 the split
-is too small to tell luck from skill. The ceiling is p itself then: a trial is pruned only if it was never
-better than the largest class.
+where p is the value of guessing and s its standard error on the n images of the selection split. The third
+term is what a trial that learns gains at least in its first epochs: 0.02 at ten classes, and less where
+guessing is almost never, or almost always, right. Where the sum reaches 1 the split is too small to tell
+luck from skill. The ceiling is p itself then: a trial is pruned only if it was never better than guessing.
+For a loss, which is better the lower it is, the ceiling is p - min(0.02, p / 5).
 
 The rule is applied after ``search.chance_epochs`` epochs after the warm-up, and not before the pruner's
 ``min_epochs``.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from hpo.study.definition import Search
 from hpo.training import schedules
 from hpo.training.config import Config
+from hpo.training.evaluation import TOP
+from hpo.training.metric import METRICS, Metric
+
+LEARNED = 0.02  # what a trial that learns gains at least in its first epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """What a model reaches on a split that knows only how large its classes are."""
+
+    value: float
+    error: float  # the standard error of the value of random answers
+
+
+def guess(config: Config, counts_K: Sequence[int]) -> Guess | None:
+    """Return what guessing gives on a split, as a study's metric measures it.
+
+    It is the best of these: for ``accuracy``, always answering with the largest class; for
+    ``top5_accuracy``, always naming the five largest ones; for ``balanced_accuracy``, ``auroc`` and ``f1``,
+    random answers (``f1`` also always the largest class, if that is better); for ``loss``, always
+    predicting the shares of the classes, whose cross entropy is their entropy.
+
+    Standard errors: of a fraction of images sqrt(p (1 - p) / n); of a mean of recalls the root of the sum
+    of their variances, divided by their number; of an area under the ROC curve that of the Mann-Whitney
+    statistic without ties, sqrt((a + b + 1) / (12 a b)).
+
+    Args:
+        config: The trial's settings.
+        counts_K: The number of images of each class of the split; at least one image in all.
+
+    Returns:
+        The guess; None if it is not known, which is so for a loss other than plain cross entropy.
+    """
+    images, present = sum(counts_K), [count for count in counts_K if count]
+    shares, classes = [count / images for count in present], len(present)
+    of_recalls = math.sqrt(sum((1 - 1 / classes) / classes / count for count in present)) / classes
+    if config.metric == "accuracy":
+        return _guess_fraction(max(shares), images)
+    if config.metric == "top5_accuracy":
+        return _guess_fraction(math.fsum(sorted(shares)[-TOP:]), images)
+    if config.metric == "balanced_accuracy":
+        return Guess(value=1 / classes, error=of_recalls)
+    if config.metric == "f1":
+        largest = 2 * max(shares) / (1 + max(shares)) / classes
+        random_answers = math.fsum(2 * share / (classes * share + 1) for share in shares) / classes
+        return Guess(value=max(largest, random_answers), error=of_recalls)
+    if config.metric == "auroc":
+        areas = [math.sqrt((images + 1) / (12 * a * (images - a))) for a in present if a < images]
+        return Guess(value=0.5, error=math.fsum(areas) / max(len(areas), 1))
+    if config.loss != "cross_entropy" or config.label_smoothing:
+        return None
+    return Guess(value=-math.fsum(share * math.log(share) for share in shares), error=0.0)
+
+
+def _guess_fraction(share: float, images: int) -> Guess:
+    share = min(share, 1.0)
+    return Guess(value=share, error=math.sqrt(share * (1 - share) / images))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """The accuracy of guessing on a trial's selection split, and when a trial must exceed it."""
+    """What guessing gives on a trial's selection split, and when a trial must be better than that."""
 
-    largest_class_share: float  # of the images of the split, above 0 and at most 1
-    images: int  # in the split
+    metric: Metric
+    guess: Guess
     min_epochs: int  # a trial has so many, its warm-up included, before it can be pruned
 
     @property
     def ceiling(self) -> float:
-        """The highest accuracy that is no better than guessing."""
-        share = self.largest_class_share
-        error = math.sqrt(share * (1 - share) / self.images)
-        ceiling = share + 2 * error + min(0.02, share / 5, (1 - share) / 5)
-        return ceiling if ceiling < 1 else share
+        """The best value that is no better than guessing."""
+        value = self.guess.value
+        if self.metric.is_minimized:
+            return value - min(LEARNED, value / 5)
+        ceiling = value + 2 * self.guess.error + min(LEARNED, value / 5, (1 - value) / 5)
+        return ceiling if ceiling < 1 else value
 
-    def prune_reason(self, accuracies: Iterable[float]) -> str | None:
+    @property
+    def can_tell(self) -> bool:
+        """Whether a value can be better than guessing; not if the split has one class only."""
+        return self.guess.value != (0.0 if self.metric.is_minimized else 1.0)
+
+    def prune_reason(self, values: Iterable[float]) -> str | None:
         """Return why a trial is pruned by the baseline rule; None if it is not.
 
         It is not before ``min_epochs``, nor if the split has one class only.
 
         Args:
-            accuracies: The trial's accuracies on the selection split, one of each epoch, in [0, 1].
+            values: The trial's values, one of each epoch.
         """
-        reported = list(accuracies)
-        if len(reported) < self.min_epochs or self.largest_class_share == 1 or max(reported) > self.ceiling:
+        reported = list(values)
+        if len(reported) < self.min_epochs or not self.can_tell:
             return None
+        best = max(reported, key=self.metric.score)
+        if self.metric.score(best) > self.metric.score(self.ceiling):
+            return None
+        gives = "the largest class alone" if self.metric.name == "accuracy" else "guessing"
+        reach = "down" if self.metric.is_minimized else "up"
         return (
-            f"no better than guessing in {len(reported)} epochs: accuracy {max(reported):.4f} at best, "
-            f"where the largest class alone gives {self.largest_class_share:.4f} "
-            f"(no better: up to {self.ceiling:.4f})"
+            f"no better than guessing in {len(reported)} epochs: {self.metric.label} {best:.4f} at best, "
+            f"where {gives} gives {self.guess.value:.4f} (no better: {reach} to {self.ceiling:.4f})"
         )
 
 
-def largest_class_share(labels: Tensor) -> float:
-    """Return the accuracy of a model that always answers with the largest class.
-
-    Args:
-        labels: The class indices of a split, int64 of shape (N,), N > 0, on any device.
-    """
-    return int(labels.cpu().bincount().max()) / len(labels)
-
-
-def baseline_of(labels: Tensor, config: Config, search: Search) -> Baseline | None:
+def baseline_of(guessing: Guess | None, config: Config, search: Search) -> Baseline | None:
     """Return the baseline of a trial.
 
     Args:
-        labels: The class indices of the selection split, int64 of shape (N,), N > 0, on any device.
+        guessing: What guessing gives on its selection split; None if that is not known.
         config: The settings of the trial, which say how long it warms up.
         search: The settings of the study's search.
 
     Returns:
-        The baseline, or None if the study prunes nothing or has switched the rule off.
+        The baseline, or None if guessing is not known, or if the study prunes nothing or has switched the
+        rule off.
     """
-    if not search.chance_epochs or search.pruner.name == "none":
+    if guessing is None or not search.chance_epochs or search.pruner.name == "none":
         return None
     return Baseline(
-        largest_class_share=largest_class_share(labels),
-        images=len(labels),
+        metric=METRICS[config.metric],
+        guess=guessing,
         min_epochs=max(
             search.chance_epochs + schedules.warmup_epoch_count(config), search.pruner.min_epochs
         ),

@@ -1,4 +1,4 @@
-"""Replicates: one setting trained with several seeds and counted once, by the mean accuracy.
+"""Replicates: one setting trained with several seeds and counted once, by the mean of their values.
 
 With ``[search] replicates = S`` the first trial of a setting is followed, once it is complete, by S - 1
 replicates that differ from it in the seed alone. Their rules:
@@ -8,7 +8,7 @@ replicates that differ from it in the seed alone. Their rules:
   complete; points that no pruner may end always get them.
 * They run to their last epoch and no pruner sees them: a mean over those seeds that did well would say
   nothing.
-* To a sampler the first trial stands for all of them, with their mean accuracy.
+* To a sampler the first trial stands for all of them, with the mean of their values.
 * A setting of which a seed diverged ranks behind all others. A sampler sees it as a pruned trial.
 """
 
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.training.metric import Metric
+
 REPLICATE_OF = "hpo:repeats"  # system attribute of a replicate: the number of its setting's first trial
 
 
@@ -27,19 +29,20 @@ REPLICATE_OF = "hpo:repeats"  # system attribute of a replicate: the number of i
 class ReplicatedSetting:
     """The complete trials of one setting, one per seed; without replicates, one trial."""
 
-    trials: tuple[int, ...]  # numbers, the most accurate trial first
-    accuracies: tuple[float, ...]  # of each trial
+    metric: Metric
+    trials: tuple[int, ...]  # numbers, the best trial first
+    values: tuple[float, ...]  # of each trial
     diverged: int = 0  # number of replicates that diverged
 
     @property
     def mean(self) -> float:
-        """The mean accuracy."""
-        return statistics.fmean(self.accuracies)
+        """The mean of the values."""
+        return statistics.fmean(self.values)
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
         """What settings are ranked by, the best having the least; see ``rank_settings``."""
-        return self.diverged > 0, len(self.trials) == 1, -self.mean
+        return self.diverged > 0, len(self.trials) == 1, -self.metric.score(self.mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,33 +67,43 @@ def first_trial_numbers(trials: Iterable[FrozenTrial]) -> dict[int, int]:
 
 
 def rank_settings(
-    accuracies: Mapping[int, float], first_of: Mapping[int, int], pruned: Iterable[int] = ()
+    metric: Metric,
+    values: Mapping[int, float],
+    first_of: Mapping[int, int],
+    pruned: Iterable[int] = (),
 ) -> list[ReplicatedSetting]:
-    """Rank settings by their mean accuracy, the best first; of equal ones the earlier is ahead.
+    """Rank settings by the mean of their values, the best first; of equal ones the earlier is ahead.
 
     A setting with a pruned replicate ranks behind all others: only divergence ends a replicate early. Among
     the rest, one that ran with one seed alone ranks behind all that ran with more: it was not worth
     replicating, or its replicates are still to come. A setting without a complete trial is left out.
 
     Args:
-        accuracies: By number, the accuracies of the complete trials.
+        metric: What the values are of.
+        values: By number, the values of the complete trials.
         first_of: What ``first_trial_numbers`` returns.
         pruned: Numbers of the pruned trials; those that are no replicates do not matter.
     """
     diverged = Counter(first_of[number] for number in pruned if number in first_of)
     groups: dict[int, list[int]] = defaultdict(list)
-    for number in accuracies:
+    for number in values:
         groups[first_of.get(number, number)].append(number)
     found = []
     for first, numbers in groups.items():
-        order = sorted(numbers, key=lambda number: (-accuracies[number], number))
-        values = tuple(accuracies[number] for number in order)
-        found.append(ReplicatedSetting(trials=tuple(order), accuracies=values, diverged=diverged[first]))
+        order = sorted(numbers, key=lambda number: (-metric.score(values[number]), number))
+        found.append(
+            ReplicatedSetting(
+                metric=metric,
+                trials=tuple(order),
+                values=tuple(values[number] for number in order),
+                diverged=diverged[first],
+            )
+        )
     return sorted(found, key=lambda each: (each.rank, min(each.trials)))
 
 
 def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
-    """Estimate how much the seed changes the accuracy, as a pooled standard deviation.
+    """Estimate how much the seed changes the value, as a pooled standard deviation.
 
     Args:
         settings: The settings; those with one complete trial do not count.
@@ -98,7 +111,7 @@ def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
     Returns:
         The estimate, or None if no setting has two complete trials.
     """
-    several = [each.accuracies for each in settings if len(each.accuracies) > 1]
+    several = [each.values for each in settings if len(each.values) > 1]
     freedom = sum(len(values) - 1 for values in several)
     if not freedom:
         return None
@@ -107,9 +120,9 @@ def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
 
 
 def merge_replicates(trials: list[FrozenTrial], first_of: Mapping[int, int]) -> list[FrozenTrial]:
-    """Return one trial for each setting: its first, with the mean accuracy of those that have ended.
+    """Return one trial for each setting: its first, with the mean value of those that have ended.
 
-    Only a complete first trial changes. The mean also counts the last accuracy of a pruned replicate,
+    Only a complete first trial changes. The mean also counts the last value of a pruned replicate,
     which makes the merged trial a pruned one. Replicates that are unfinished, failed or without a value do
     not count.
 

@@ -22,13 +22,14 @@ from typing import Any
 import optuna
 from optuna import samplers
 from optuna.distributions import BaseDistribution
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import LISTED_ATTRIBUTES
 from hpo.search.pruners import ignore_experimental_warnings
 from hpo.study.definition import Definition
 from hpo.study.space import Value
+from hpo.training.metric import Metric
 
 BEST_TRIALS = 150  # of the informative trials, so many of the best are shown to a sampler
 NEWEST_TRIALS = 150  # and so many of the newest
@@ -88,26 +89,31 @@ def is_informative(trial: FrozenTrial) -> bool:
     return trial.state not in (TrialState.RUNNING, TrialState.FAIL)
 
 
-def rank_key(trial: FrozenTrial) -> tuple[float, float]:
+def rank_key(trial: FrozenTrial, metric: Metric) -> tuple[float, float]:
     """Return the key by which TPE ranks trials, the best highest.
 
+    Args:
+        trial: The trial.
+        metric: What its values are of.
+
     Returns:
-        For a complete trial infinity and its value; for others the number of epochs and the last accuracy,
-        each 0 if nothing was reported.
+        For a complete trial infinity and the score of its value; for others the number of epochs and the
+        score of the last value, each 0 if nothing was reported.
     """
     step = trial.last_step or 0
     if trial.state == TrialState.COMPLETE:
-        return math.inf, trial.values[0]
-    return step, trial.intermediate_values.get(step, 0.0)
+        return math.inf, metric.score(trial.values[0])
+    return step, metric.score(trial.intermediate_values.get(step, 0.0))
 
 
 def select_trials(
-    trials: list[FrozenTrial], ranked: Iterable[FrozenTrial] | None = None
+    trials: list[FrozenTrial], metric: Metric, ranked: Iterable[FrozenTrial] | None = None
 ) -> list[FrozenTrial]:
     """Return the trials that a sampler sees: the best, the newest and the running ones.
 
     Args:
         trials: A study's trials, by number.
+        metric: What their values are of.
         ranked: The informative ones of them, by descending ``rank_key``; sorted here if None.
 
     Returns:
@@ -119,7 +125,9 @@ def select_trials(
         return trials
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     if ranked is None:
-        ranked = sorted(filter(is_informative, trials), key=rank_key, reverse=True)
+        ranked = sorted(
+            filter(is_informative, trials), key=lambda each: rank_key(each, metric), reverse=True
+        )
     newest = list(itertools.islice(filter(is_informative, reversed(trials)), NEWEST_TRIALS))
     selected = set(map(id, newest))
     older = (trial for trial in ranked if id(trial) not in selected)
@@ -129,11 +137,11 @@ def select_trials(
 
 
 class PrunedAwareGPSampler(samplers.GPSampler):
-    """Optuna's Gaussian process sampler, but pruned trials count as complete, with their last accuracy.
+    """Optuna's Gaussian process sampler, but pruned trials count as complete, with their last value.
 
-    One that reported none counts with 0. Optuna's own learns from complete trials alone. In a study whose
-    pruner lets one trial in sixteen run to its last epoch it would know next to nothing, and propose at
-    random.
+    One that reported none counts with the worst. Optuna's own learns from complete trials alone. In a study
+    whose pruner lets one trial in sixteen run to its last epoch it would know next to nothing, and propose
+    at random.
     """
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -156,15 +164,18 @@ class _PrunedAsCompleteStudy(Study):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        found = map(_as_complete, super()._get_trials(deepcopy=False))
-        return [trial for trial in found if states is None or trial.state in states]
+        found = super()._get_trials(deepcopy=False)
+        worst = max if self.direction == StudyDirection.MINIMIZE else min
+        value = worst((trial.value for trial in found if trial.value is not None), default=0.0)
+        shown = (_as_complete(trial, value) for trial in found)
+        return [trial for trial in shown if states is None or trial.state in states]
 
 
-def _as_complete(trial: FrozenTrial) -> FrozenTrial:
+def _as_complete(trial: FrozenTrial, worst: float) -> FrozenTrial:
     if trial.state != TrialState.PRUNED:
         return trial
     complete = copy.copy(trial)
-    complete.state, complete.value = TrialState.COMPLETE, 0.0 if trial.value is None else trial.value
+    complete.state, complete.value = TrialState.COMPLETE, worst if trial.value is None else trial.value
     return complete
 
 

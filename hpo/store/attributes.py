@@ -99,10 +99,6 @@ def _is_positive(value: Any) -> bool:
     return is_count(value) and value > 0
 
 
-def _is_share(value: Any) -> bool:
-    return is_seconds(value) and 0 < value <= 1
-
-
 _USER: Mapping[str, Check] = {
     "point": is_count,
     "repeats": is_count,
@@ -110,7 +106,7 @@ _USER: Mapping[str, Check] = {
     "epochs": is_count,
     "best_epoch": _is_positive,
     "images": _is_positive,
-    "baseline": _is_share,
+    "baseline": is_seconds,
     "wall_time_seconds": is_seconds,
     "epoch_seconds": _is_list_of_seconds,
     "metrics": _is_metrics,

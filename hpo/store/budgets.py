@@ -2,12 +2,12 @@
 
 All workers share them, through the database alone. What counts as used:
 
-* ``epochs``: the epochs whose accuracy trials have reported. One trained again after a crash counts once.
+* ``epochs``: the epochs that trials have reported. One trained again after a crash counts once.
 * ``device_hours``: the wall time of training and evaluation that trials have reported (their attribute
   ``wall_time_seconds``), over all workers. The running epoch, the loading of data, and what a crash lost
   are not included.
 * ``deadline``: the database's time, which is the same for all.
-* ``target``: the best accuracy that a trial has reported; 0 before the first.
+* ``target``: the best value that a trial has reported; before the first the worst that there can be.
 
 They are checked in the transaction that claims a trial and in the one that commits an epoch. So no further
 transaction is needed, and a study without budgets pays nothing. Each lease that has not expired counts as a
@@ -17,7 +17,7 @@ other budgets are exceeded by what was running.
 """
 
 import functools
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -29,8 +29,8 @@ from hpo.store import attributes
 from hpo.store.lease_table import database_time, leases
 from hpo.store.rows import dialect_of, reports, trials, user_attributes
 from hpo.store.storage import Storage, retrying
-
-Limits = Mapping[str, float]  # by option of [search]; a deadline in seconds since 1970
+from hpo.study.definition import BudgetLimits
+from hpo.training.metric import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +39,30 @@ class Budget:
 
     Attributes:
         name: The budget's option of ``[search]``.
-        used: How much is used, in the unit of the limit; for a deadline the time now.
-        limit: The limit: a number of epochs, hours, seconds since 1970, or an accuracy.
+        used: How much is used, in the unit of the limit; for a deadline the time now. It is
+            infinite for a target before the first report, if there is no worst value.
+        limit: The limit: a number of epochs, hours, seconds since 1970, or a value.
+        metric: What the values are of.
     """
 
     name: str
     used: float
     limit: float
+    metric: Metric
 
     @property
     def is_used_up(self) -> bool:
         """Whether ``used`` has reached ``limit``: nothing is left, or the target is met."""
+        if self.name == "target":
+            return self.metric.score(self.used) >= self.metric.score(self.limit)
         return self.used >= self.limit
 
     def __str__(self) -> str:
         if self.name == "deadline":
             return f"deadline {_format_time(self.limit)}, now {_format_time(self.used)}"
         if self.name == "target":
-            return f"accuracy {self.used:.4f} of {self.limit:g}"
+            reached = f"{self.used:.4f}" if math.isfinite(self.used) else "none"
+            return f"{self.metric.label} {reached} of {self.limit:g}"
         if self.name == "device_hours":
             return f"{self.used:.4g} of {self.limit:g} device hours"
         return f"{self.used} of {self.limit} epochs"
@@ -75,7 +81,7 @@ class Budget:
         """Return ``used`` and ``limit`` for JSON; for a deadline as ISO 8601 texts in UTC."""
         if self.name == "deadline":
             return {"used": _format_time(self.used), "limit": _format_time(self.limit)}
-        return {"used": self.used, "limit": self.limit}
+        return {"used": self.used if math.isfinite(self.used) else None, "limit": self.limit}
 
 
 def _format_time(seconds: float) -> str:
@@ -83,13 +89,13 @@ def _format_time(seconds: float) -> str:
 
 
 @retrying(reads=True)
-def read_budgets(storage: Storage, study_id: int, limits: Limits) -> tuple[Budget, ...]:
+def read_budgets(storage: Storage, study_id: int, limits: BudgetLimits | None) -> tuple[Budget, ...]:
     """Read how much of a study's budgets is used.
 
     Args:
         storage: The storage that the study is in.
         study_id: Optuna's id of the study.
-        limits: The limits, by option of ``[search]``.
+        limits: The limits; None if the study has no budgets.
 
     Returns:
         The budgets, in the order of ``limits``; none, without a look at the database, if there are none.
@@ -98,19 +104,21 @@ def read_budgets(storage: Storage, study_id: int, limits: Limits) -> tuple[Budge
         StoreUnavailable: The database stays unavailable.
         StoreError: The database refuses the request.
     """
-    if not limits:
+    if limits is None:
         return ()
     with storage.transaction() as session:
         return _as_budgets(_read_usage(session, study_id, limits), limits)
 
 
-def blocking_reason(session: Session, study_id: int, limits: Limits, *, has_lease: bool) -> str | None:
+def blocking_reason(
+    session: Session, study_id: int, limits: BudgetLimits | None, *, has_lease: bool
+) -> str | None:
     """Return the reason why no epoch may begin, as of the caller's transaction.
 
     Args:
         session: The session of the caller's transaction.
         study_id: Optuna's id of the study.
-        limits: The limits, by option of ``[search]``.
+        limits: The limits; None if the study has no budgets.
         has_lease: The caller has renewed a lease of the study in this transaction, and so already counts
             as a running epoch.
 
@@ -118,27 +126,33 @@ def blocking_reason(session: Session, study_id: int, limits: Limits, *, has_leas
         A text about the first such budget, such as ``at its limit, 12 of 12 epochs``; None if an epoch may
         begin.
     """
-    if not limits:
+    if limits is None:
         return None
     used = _read_usage(session, study_id, limits)
     for budget in _as_budgets(used, limits):
         running = used.running + (not has_lease) if budget.name == "epochs" else 0
-        if budget.is_used_up or budget.used + running > budget.limit:
+        if budget.is_used_up or (running and budget.used + running > budget.limit):
             return f"at its limit, {budget}"
     return None
 
 
-def _as_budgets(used: sa.Row[Any], limits: Limits) -> tuple[Budget, ...]:
-    return tuple(Budget(name=n, used=used._mapping[n], limit=limit) for n, limit in limits.items())
+def _as_budgets(used: sa.Row[Any], limits: BudgetLimits) -> tuple[Budget, ...]:
+    worst = limits.metric.limits[limits.metric.is_minimized]  # before the first report
+    known = {name: value for name, value in used._mapping.items() if value is not None}
+    return tuple(
+        Budget(name=name, used=known.get(name, worst), limit=limit, metric=limits.metric)
+        for name, limit in limits.values.items()
+    )
 
 
-def _read_usage(session: Session, study_id: int, limits: Limits) -> sa.Row[Any]:
+def _read_usage(session: Session, study_id: int, limits: BudgetLimits) -> sa.Row[Any]:
     """Read what is used of each budget, by name, and how many epochs are ``running``."""
-    return session.execute(_usage_statement(dialect_of(session), tuple(limits)), {"study": study_id}).one()
+    statement = _usage_statement(dialect_of(session), tuple(limits.values), limits.metric.is_minimized)
+    return session.execute(statement, {"study": study_id}).one()
 
 
 @functools.cache
-def _usage_statement(dialect: str, names: tuple[str, ...]) -> Any:
+def _usage_statement(dialect: str, names: tuple[str, ...], is_minimized: bool) -> Any:
     study: Any = sa.bindparam("study")
     ours, clock = trials.c.study_id == study, database_time(dialect)
     reported = reports.join(trials, trials.c.trial_id == reports.c.trial_id)
@@ -154,7 +168,7 @@ def _usage_statement(dialect: str, names: tuple[str, ...]) -> Any:
         .select_from(attributed)
         .where(ours, timed),
         "deadline": sa.select(clock),
-        "target": sa.select(sa.func.coalesce(sa.func.max(reports.c.intermediate_value), 0.0))
+        "target": sa.select((sa.func.min if is_minimized else sa.func.max)(reports.c.intermediate_value))
         .select_from(reported)
         .where(ours),
         "running": sa.select(count)

@@ -40,6 +40,7 @@ from hpo.store import rows
 from hpo.store.lease_table import leases
 from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, Parameters, trials
 from hpo.store.storage import Storage, retrying
+from hpo.training.metric import Metric
 
 R = TypeVar("R")
 
@@ -82,6 +83,7 @@ class History(_CachedStorage):
         storage: The storage that the study is in.
         study_id: Optuna's id of the study.
         name: The study's name.
+        metric: What the study's trials are compared by.
         unwritten_parameters: Parameters of the own trial that are held back: internal value and
             distribution, by name.
         unwritten_attributes: System attributes of the own trial that are held back.
@@ -89,10 +91,10 @@ class History(_CachedStorage):
         rung_table: The study's rungs, and the trials that reached them; None if it has no rungs.
     """
 
-    def __init__(self, storage: Storage, study_id: int, name: str) -> None:
+    def __init__(self, storage: Storage, study_id: int, name: str, metric: Metric) -> None:
         """Start with an empty cache; nothing is read yet."""
         super().__init__(storage)
-        self.storage, self.study_id, self.name = storage, study_id, name
+        self.storage, self.study_id, self.name, self.metric = storage, study_id, name, metric
         self.unwritten_parameters: dict[str, tuple[float, BaseDistribution]] = {}
         self.unwritten_attributes: dict[str, Any] = {}
         self.warm_start_trials: list[FrozenTrial] = []
@@ -240,10 +242,10 @@ class History(_CachedStorage):
         """Return the trials that a sampler sees, one for each setting."""
         ranked = (self.trial(number) for number in self._ranking)
         if not self._replicates:
-            return samplers.select_trials(found, ranked)
+            return samplers.select_trials(found, self.metric, ranked)
         firsts = [trial for trial in found if trial.number not in self._replicates]
         others = [trial for trial in found if trial.number in self._replicates]
-        chosen = samplers.select_trials(firsts, ranked)
+        chosen = samplers.select_trials(firsts, self.metric, ranked)
         return replicates.merge_replicates([*chosen, *others], self._replicates)
 
     def trials(self) -> list[FrozenTrial]:
@@ -282,8 +284,8 @@ class History(_CachedStorage):
             self._ranking.remove(number)
             del self._rank_keys[number]
         if samplers.is_informative(trial) and number not in self._replicates:
-            epochs, accuracy = samplers.rank_key(trial)
-            self._rank_keys[number] = -epochs, -accuracy
+            epochs, score = samplers.rank_key(trial, self.metric)
+            self._rank_keys[number] = -epochs, -score
             self._ranking.add(number)
 
     def _read_changes(self, session: Session) -> None:
@@ -359,8 +361,8 @@ class History(_CachedStorage):
         return self.name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the one direction of every study of ours, whatever the id: accuracy is maximized."""
-        return [StudyDirection.MAXIMIZE]
+        """Return the direction of this history's study, whatever the id."""
+        return [StudyDirection[self.metric.direction.upper()]]
 
 
 @retrying(reads=True)

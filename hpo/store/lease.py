@@ -65,10 +65,10 @@ from sqlalchemy.orm import Session
 
 from hpo.retry import STOPPING_WAIT_SECONDS
 from hpo.store import attributes, budgets, lease_table, plan, rows
-from hpo.store.budgets import Limits
 from hpo.store.process import Owner
 from hpo.store.rows import Parameters, dialect_of
 from hpo.store.storage import Storage
+from hpo.study.definition import BudgetLimits
 
 log = logging.getLogger("hpo")
 
@@ -105,7 +105,7 @@ class Claim:
         lease_seconds: How long a renewal of the lease lasts.
         checkpoint: Name of the trial's last committed checkpoint, where this attempt starts; None if there
             is none.
-        limits: The budgets of the study, by option of ``[search]``; empty if it has none.
+        limits: The budgets of the study; None if it has none.
         last_renewal: When a transaction of ours last renewed the lease.
     """
 
@@ -117,7 +117,7 @@ class Claim:
     owner: Owner
     lease_seconds: float
     checkpoint: str | None
-    limits: Limits = field(default_factory=dict)
+    limits: BudgetLimits | None = None
     last_renewal: LastRenewal = field(default_factory=LastRenewal)
 
     def fence(

@@ -27,6 +27,7 @@ from hpo.search.samplers import PointSampler
 from hpo.store import attributes, rows
 from hpo.store.rows import Parameters
 from hpo.study.definition import Definition, dump_definition, load_definition
+from hpo.training.metric import Metric
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
 PLAN = "hpo:plan"  # system attribute of a trial: its part of the budget, such as "point 3"
@@ -121,7 +122,7 @@ def add_replicates(session: Session, study_id: int, first: FrozenTrial, definiti
         return
     stored = lock_definition(session, study_id)  # the caller may know it from before it was extended
     prunes = search.pruner.name != "none" and is_prunable(first, search.prune_points)
-    if prunes and not _is_in_better_half(session, study_id, first._trial_id):
+    if prunes and not _is_in_better_half(session, study_id, first._trial_id, stored.metric):
         return
     run = first.system_attrs.get(RUN_OPTIONS, {})
     seed = run.get("seed", definition.trial_config({}).seed)
@@ -135,11 +136,11 @@ def add_replicates(session: Session, study_id: int, first: FrozenTrial, definiti
     )
 
 
-def _is_in_better_half(session: Session, study_id: int, trial_id: int) -> bool:
-    accuracies = session.execute(_COMPLETE, {"study": study_id}).all()
-    own = next(row.value for row in accuracies if row.trial_id == trial_id)
-    better = sum(1 for row in accuracies if row.value > own)
-    return better < (len(accuracies) + 1) // 2
+def _is_in_better_half(session: Session, study_id: int, trial_id: int, metric: Metric) -> bool:
+    complete = session.execute(_COMPLETE, {"study": study_id}).all()
+    scores = {row.trial_id: metric.score(row.value) for row in complete}
+    better = sum(1 for score in scores.values() if score > scores[trial_id])
+    return better < (len(scores) + 1) // 2
 
 
 def _add_waiting_trials(

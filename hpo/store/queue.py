@@ -15,12 +15,12 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.store import budgets, lease_table, plan, process, rows, trial_numbers
-from hpo.store.budgets import Limits
 from hpo.store.lease import Claim, LeaseLost
 from hpo.store.lease_table import leases
 from hpo.store.process import Owner
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
+from hpo.study.definition import BudgetLimits
 
 # Selects a trial that is paused at a rung and may continue. It gets the session of the claim, the ids of
 # trials to skip, and whether another trial waits; it returns None if no paused trial is to continue.
@@ -36,7 +36,7 @@ class _Request:
     owner: Owner
     lease_seconds: float
     max_attempts: int
-    limits: Limits
+    limits: BudgetLimits | None
     promote: Promote | None
     rungs: Collection[int]
 
@@ -48,7 +48,7 @@ def claim_trial(
     *,
     lease_seconds: float,
     max_attempts: int,
-    limits: Limits | None = None,
+    limits: BudgetLimits | None = None,
     promote: Promote | None = None,
     rungs: Collection[int] = (),
 ) -> Claim | None:
@@ -66,7 +66,7 @@ def claim_trial(
         owner: Who claims.
         lease_seconds: How long the owner may be silent before another worker takes the trial.
         max_attempts: Attempts in a row without a new checkpoint after which a trial fails.
-        limits: The study's budgets, by option of ``[search]``; None for a study without budgets.
+        limits: The study's budgets; None if it has none.
         promote: Selects the trials that continue after a pause at a rung; None if the study has no rungs.
         rungs: The study's rungs, in epochs: only there a trial waits to be promoted.
 
@@ -84,7 +84,7 @@ def claim_trial(
         owner=owner,
         lease_seconds=lease_seconds,
         max_attempts=max_attempts,
-        limits=limits or {},
+        limits=limits,
         promote=promote,
         rungs=rungs,
     )

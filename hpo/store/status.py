@@ -147,7 +147,7 @@ def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) 
     counts = Counter(STATE_NAMES[trial.state] for trial in trials)
     alive = sum(worker.is_alive for worker in workers)
     order = control.read_order(storage, study_id)
-    budgets = read_budgets(storage, study_id, definition.search.budget_limits)
+    budgets = read_budgets(storage, study_id, definition.budget_limits)
     used_up = next((each for each in budgets if each.is_used_up), None)
     now = Status(
         study=name,
@@ -252,11 +252,15 @@ def selection_of(definition: Definition) -> str | None:
 
 
 def metric_name(definition: Definition) -> str:
-    """Return the name of what a study measures: ``accuracy``, or ``test accuracy`` on the test split.
+    """Return the name of what a study's trials are compared by, in words.
 
-    It is ``accuracy`` for a custom objective, too.
+    On the test split it begins with ``test``. A loss names its split in any case, since there is one of the
+    training images, too.
     """
-    return "test accuracy" if selection_of(definition) in ("test", "final") else "accuracy"
+    name, split = definition.metric.label, selection_of(definition)
+    if split in ("test", "final"):
+        return f"test {name}"
+    return f"validation {name}" if split is not None and name == "loss" else name
 
 
 @retrying(reads=True)

@@ -224,10 +224,12 @@ def _add_study(session: Session, definition: Definition) -> int:
 def _describe_study(session: Session, study_id: int, definition: Definition) -> None:
     """Write what plain Optuna's tools show of a study: direction, metric and selection."""
     kind: Any = models.StudyDirectionModel
-    session.add(kind(study_id=study_id, objective=0, direction=StudyDirection.MAXIMIZE))
+    metric = definition.metric
+    direction = StudyDirection[metric.direction.upper()]
+    session.add(kind(study_id=study_id, objective=0, direction=direction))
     selection = {"selection": definition.train.get("selection")}
     plan.set_study_attributes(session, study_id, selection, system=False)
-    plan.set_study_attributes(session, study_id, {"study:metric_names": ["accuracy"]}, system=True)
+    plan.set_study_attributes(session, study_id, {"study:metric_names": [metric.name]}, system=True)
 
 
 @retrying(max_wait_seconds=0)

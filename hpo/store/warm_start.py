@@ -143,7 +143,12 @@ def _chosen_precision(storage: Storage, name: str) -> str | None:
 
 def _differences(new: Definition, old: Definition, precision: str | None) -> Iterator[str]:
     """Yield the options that make the accuracies of two studies not comparable."""
+    if old.metric != new.metric:
+        there, here = (f"{each.metric.name} ({each.metric.direction}d)" for each in (old, new))
+        yield f"the metric is {there} there and {here} here"
     for option in dict.fromkeys(("objective", *new.option_table.study_wide)):
+        if option == "metric":
+            continue
         before, now = old.train.get(option), new.train.get(option)
         is_chosen = option == "precision" and precision == now
         if before != now and not is_chosen:

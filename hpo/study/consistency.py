@@ -11,8 +11,11 @@ from hpo.study.definition import Definition, Point
 from hpo.study.option_checks import check_trainable
 from hpo.study.space import Range, combinations, is_active
 from hpo.training import config, custom
+from hpo.training.metric import METRICS
+from hpo.training.yielded import RESERVED_NAMES
 
 LEARNING_SAMPLERS = ("tpe", "gp")  # samplers that learn from earlier trials
+LOSS_OPTIONS = {"loss", "label_smoothing", "focal_gamma"}  # that decide what a loss is
 LONG_NAME = 5  # characters of an option from which on a similar one is taken for a misspelling
 SEED_WITH_REPLICATES = (
     "search.replicates gives each setting its seeds, from train.seed on; leave this one out"
@@ -57,8 +60,8 @@ def check_definition(found: Definition, where: str) -> None:
 
     Raises:
         DefinitionError: If there is nothing to run or to search, a seed is searched or listed beside
-            replicates, the sampler cannot learn from other studies, a point is outside of what is searched,
-            or an option of a point is misspelt.
+            replicates, the sampler cannot learn from other studies, an option does not fit to the metric, a
+            point is outside of what is searched, or an option of a point is misspelt.
     """
     search = found.search
     if found.setting_count == 0:
@@ -79,6 +82,8 @@ def check_definition(found: Definition, where: str) -> None:
             f"trials; leave it out, or use {' or '.join(LEARNING_SAMPLERS)}"
         )
     problems = Problems(where)
+    with problems.collect():
+        _check_metric(found, where)
     for index, listed in enumerate(found.points, 1):
         with problems.collect():
             check_point_in_space(found, listed, where, f"points[{index}]")
@@ -86,6 +91,36 @@ def check_definition(found: Definition, where: str) -> None:
         with problems.collect():
             _check_spelling(found, where)
     problems.report()
+
+
+def _check_metric(found: Definition, where: str) -> None:
+    """Refuse what does not fit to the metric: options of the other kind of objective, a target, a loss."""
+    search, metric = found.search, found.metric
+    if found.option_table is not config.CUSTOM_OPTIONS:
+        for option, default in (("direction", "maximize"), ("metric_name", "accuracy")):
+            if getattr(search, option) != default:
+                raise DefinitionError(
+                    f"{where}: search.{option}: is for a custom objective; built-in training has "
+                    f"train.metric, one of {', '.join(METRICS)}"
+                )
+        settings = {parameter.name for parameter in found.space}
+        settings |= {option for point in found.listed_points for option in point.setting}
+        if metric.name == "loss" and (varied := settings & LOSS_OPTIONS):
+            raise DefinitionError(
+                f"{where}: train.metric: losses with different {' and '.join(sorted(varied))} cannot be "
+                "compared; choose another metric, or fix the option in [train]"
+            )
+    elif metric.name in RESERVED_NAMES:
+        raise DefinitionError(
+            f"{where}: search.metric_name: {quote_value(metric.name)} names something else in the results; "
+            f"want another name than {', '.join(sorted(RESERVED_NAMES))}"
+        )
+    low, high = metric.limits
+    if search.target is not None and not low < search.target <= high:
+        raise DefinitionError(
+            f"{where}: search.target: want a value of {metric.name}, above {low:g} and at most {high:g}, "
+            f"found {search.target:g}"
+        )
 
 
 def _check_spelling(found: Definition, where: str) -> None:

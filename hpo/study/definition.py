@@ -7,6 +7,7 @@ extends a stored definition by a changed file.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -33,9 +34,12 @@ from hpo.study.space import (
 )
 from hpo.training import config
 from hpo.training.config import Config, CustomConfig
+from hpo.training.metric import METRICS, Metric, custom_metric
 
 # Options of [search] that end a study early.
 BUDGETS = ("epochs", "device_hours", "deadline", "target")
+# What a metric may be called: no separators of paths or tables.
+METRIC_NAME = r"^[A-Za-z_][\w.-]*$"
 # Options that decide whether a model can be trained at all.
 MODEL_OPTIONS = ("model", "image_size", "weights", "dropout", "batch_size")
 # User attributes of a trial that hpo writes, which the attributes of a point must not replace.
@@ -113,8 +117,20 @@ class Search(BaseModel):
         Field(description="date and time after which no epoch begins; without an offset, UTC"),
     ] = None
     target: Annotated[
-        float | None, Field(gt=0, le=1, description="accuracy that is enough, as a fraction")
+        float | None, Field(allow_inf_nan=False, description="value of the metric that is enough")
     ] = None
+    direction: Annotated[
+        Literal["maximize", "minimize"],
+        Field(description="custom objective: whether higher or lower values are better"),
+    ] = "maximize"
+    metric_name: Annotated[
+        str,
+        Field(
+            pattern=METRIC_NAME,
+            max_length=100,
+            description="custom objective: the name of the value that it yields",
+        ),
+    ] = "accuracy"
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     prune_points: Annotated[bool, Field(description="prune listed points, too")] = False
@@ -139,15 +155,18 @@ class Search(BaseModel):
         Field(description="ended studies of the same store whose trials the sampler learns from"),
     ] = ()
 
-    @property
-    def budget_limits(self) -> dict[str, float]:
-        """The budgets that are set, by option; a deadline in seconds since 1970."""
-        given = {name: getattr(self, name) for name in BUDGETS}
-        return {
-            name: value.timestamp() if isinstance(value, datetime) else value
-            for name, value in given.items()
-            if value is not None
-        }
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetLimits:
+    """The budgets of a study.
+
+    Attributes:
+        values: The limits that are set, by option of ``[search]``; a deadline in seconds since 1970.
+        metric: What the target is a value of.
+    """
+
+    values: Mapping[str, float]
+    metric: Metric
 
 
 class Point(BaseModel):
@@ -193,6 +212,24 @@ class Definition(BaseModel):
     enqueued: tuple[Point, ...] = ()  # queued later by ``hpo enqueue``; no study file lists them
     left_out_trials: int = 0  # searched trials that were removed, since every possible setting had run
     finishes: str | None = None  # in a study made by ``hpo finish``: the study whose best settings it runs
+
+    @property
+    def metric(self) -> Metric:
+        """What its trials are compared by."""
+        if self.option_table is config.CUSTOM_OPTIONS:
+            return custom_metric(self.search.metric_name, self.search.direction)
+        return METRICS[str(self.train["metric"])]
+
+    @property
+    def budget_limits(self) -> BudgetLimits | None:
+        """The study's budgets; None if it has none."""
+        given = {name: getattr(self.search, name) for name in BUDGETS}
+        values = {
+            name: value.timestamp() if isinstance(value, datetime) else value
+            for name, value in given.items()
+            if value is not None
+        }
+        return BudgetLimits(values=values, metric=self.metric) if values else None
 
     @property
     def searches(self) -> bool:

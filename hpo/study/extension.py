@@ -35,7 +35,7 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
         *_list_differences(
             _fixed_search_options(stored.search), _fixed_search_options(new.search), "search"
         ),
-        *_lowered_budgets(stored.search, new.search),
+        *_lowered_budgets(stored, new),
     ]
     if stored.searches and new.search.trials < stored.search.trials:
         differences.append(f"search.trials: {stored.search.trials} -> {new.search.trials}")
@@ -75,11 +75,14 @@ def _fixed_search_options(search: Search) -> dict[str, Any]:
     return search.model_dump(exclude={"trials", *BUDGETS})
 
 
-def _lowered_budgets(stored: Search, new: Search) -> Iterator[str]:
+def _lowered_budgets(stored: Definition, new: Definition) -> Iterator[str]:
     """Describe the budgets that are smaller than before; removing a budget enlarges it."""
     for name in BUDGETS:
-        before, after = getattr(stored, name), getattr(new, name)
-        if after is not None and (before is None or after < before):
+        before, after = getattr(stored.search, name), getattr(new.search, name)
+        if after is None:
+            continue
+        grows_downwards = name == "target" and stored.metric.is_minimized
+        if before is None or (after > before if grows_downwards else after < before):
             yield f"search.{name}: {quote_value(before)} -> {quote_value(after)}"
 
 

@@ -18,10 +18,10 @@ DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
-# Options that decide on which images accuracy is measured and how it is computed. Trials that differ in
-# one of them cannot be compared, so each study fixes them.
+# Options that decide what is measured, on which images, and how it is computed. Trials that differ in one
+# of them cannot be compared, so each study fixes them.
 STUDY_WIDE = (
-    *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection"),
+    *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection", "metric"),
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
@@ -82,8 +82,12 @@ class Config(BaseModel):
         Literal["refuse", "skip"], Field(description="what to do about an unreadable image in a folder")
     ] = "refuse"
     selection: Annotated[
-        Literal["valid", "test"], Field(description="split on which accuracy is measured")
+        Literal["valid", "test"], Field(description="split on which trials are measured")
     ] = "valid"
+    metric: Annotated[
+        Literal["accuracy", "balanced_accuracy", "f1", "auroc", "top5_accuracy", "loss"],
+        Field(description="what trials are compared by; loss is minimized, the others maximized"),
+    ] = "accuracy"
     augmentation: Annotated[
         Literal["none", "flip", "crop+flip"], Field(description="random changes to training images")
     ] = "none"

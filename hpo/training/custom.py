@@ -38,6 +38,7 @@ from hpo.errors import HpoError
 from hpo.training import events, user_code
 from hpo.training.config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
+from hpo.training.metric import METRICS, Metric
 from hpo.training.seeds import seed_generators
 from hpo.training.yielded import Yielded, epoch_of, parse_yielded
 
@@ -89,7 +90,7 @@ class CustomRun:
 
     Args:
         config: The trial's settings.
-        metric: The name of the study's metric, of which the function yields the value.
+        metric: The study's metric, of which the function yields the value.
         place: Where the trial runs; None: the objective cannot ask for it.
         state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
         stop: When set, ``epochs()`` ends after the epoch that is running, or starts none.
@@ -103,7 +104,7 @@ class CustomRun:
         self,
         config: CustomConfig,
         *,
-        metric: str = "accuracy",
+        metric: Metric = METRICS["accuracy"],
         place: TrialPlace | None = None,
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
@@ -114,7 +115,7 @@ class CustomRun:
         self.final = final
         self.stop = stop or threading.Event()
         self.objective = import_objective(config.objective)
-        self.history = [Epoch(**epoch) for epoch in state["history"]] if state else []
+        self.history = [events.restore_epoch(epoch) for epoch in state["history"]] if state else []
         self.own_state: Any = state["own"] if state else None
         self.exhausted = bool(state and state["exhausted"])
         if self.history and self.own_state is None and not self.finished:
@@ -133,11 +134,11 @@ class CustomRun:
 
     @property
     def best_epoch(self) -> Epoch:
-        """The first epoch with the highest accuracy; in a final run the last epoch.
+        """The first epoch with the best value; in a final run the last epoch.
 
         At least one epoch must be done.
         """
-        return self.history[-1] if self.final else events.best_epoch(self.history)
+        return self.history[-1] if self.final else events.best_epoch(self.history, self.metric)
 
     def epochs(self) -> Iterator[Epoch]:
         """Run the objective, and yield each epoch when it ends, until it is finished or ``stop`` is set.
@@ -165,7 +166,7 @@ class CustomRun:
             self.own_state = parsed.state
             epoch = Epoch(
                 number=len(self.history) + 1,
-                accuracy=parsed.value,
+                value=parsed.value,
                 train_seconds=time.perf_counter() - started,
                 own_metrics=parsed.own_metrics,
                 **parsed.known_metrics,
@@ -218,7 +219,7 @@ class CustomRun:
     def _parse_yielded(self, yielded: Any) -> Yielded:
         """Return what the function yielded; ValueError if that is malformed, or does not follow."""
         try:
-            parsed = parse_yielded(yielded, self.metric)
+            parsed = parse_yielded(yielded, self.metric.name)
         except ValueError as error:
             raise ValueError(f"{self.config.objective} {error}") from None
         epoch, before = epoch_of(parsed.state), self._resumed_after

@@ -21,6 +21,7 @@ from torch import Tensor
 from hpo import errors
 from hpo.training import sources, splits, transforms
 from hpo.training.config import DATASETS, Config, FinalConfig
+from hpo.training.evaluation import TOP
 from hpo.training.shapes import DatasetShape, known_shape
 
 logger = logging.getLogger(__name__)
@@ -154,13 +155,15 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     Raises:
         DataError: If the data set is unknown, not available, damaged, or too small to split; if a folder
             has another structure than ``sources.list_folder`` allows; if an image is unreadable, or with
-            ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
+            ``corrupt = "skip"`` all images of a split are, or all of a class to train on; or if the study's
+            metric has no value on these images.
     """
     kind, colon, folder_path = config.dataset.partition(":")
     if kind == "folder" and colon:
         source = sources.list_folder(folder_path)
         dataset = _draw_splits(source, config)
         _warn_about_folder(source, dataset, config)
+        _check_metric(config.metric, dataset)
         return dataset
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
@@ -169,6 +172,25 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     if config.dataset == "digits":
         return _draw_splits(sources.read_digits(), config)
     return _draw_splits(sources.read_published(config.dataset, root), config)
+
+
+def _check_metric(metric: str, dataset: Dataset) -> None:
+    """Raise DataError if a metric has no value on the images that trials are measured on."""
+    classes, present = (
+        len(dataset.classes),
+        int((dataset.selection.count_classes(len(dataset.classes)) > 0).sum()),
+    )
+    found = {
+        "auroc": (present < 2, "two classes or more in the split that trials are measured on"),
+        "top5_accuracy": (classes <= TOP, f"more than {TOP} classes"),
+    }
+    lacks, wanted = found.get(metric, (False, ""))
+    if lacks:
+        count = present if metric == "auroc" else classes
+        raise errors.DataError(
+            f"train.metric: {metric} needs {wanted}; '{dataset.name}' has {count}; choose another metric, "
+            "such as balanced_accuracy"
+        )
 
 
 def dataset_shape(config: Config, root: Path) -> DatasetShape:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# What an epoch measures on the selection split besides its accuracy.
-OTHER_METRICS = ("loss", "balanced_accuracy", "f1", "auroc", "top5_accuracy")
+from hpo.training.metric import METRICS, Metric
 
 
 class Diverged(Exception):
@@ -24,7 +23,8 @@ class Epoch:
     """
 
     number: int  # from 1
-    accuracy: float | None  # fraction of the selection split, after the epoch; None: not measured
+    value: float | None  # what trials are compared by, after the epoch; None: not measured
+    accuracy: float | None = None  # fraction of the selection split; None: not measured, or no such thing
     train_seconds: float
     evaluation_seconds: float = 0.0
     # A custom objective does not report the following fields.
@@ -46,23 +46,34 @@ class Epoch:
         return self.train_seconds + self.evaluation_seconds
 
 
-def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """Return the first epoch with the highest accuracy, or the last epoch if no accuracy was measured.
+def restore_epoch(stored: Mapping[str, Any]) -> Epoch:
+    """Return an epoch from its fields in a checkpoint; in older ones the accuracy is the value."""
+    return Epoch(**{"value": stored.get("accuracy"), **stored})
+
+
+def best_epoch(history: Sequence[Epoch], metric: Metric) -> Epoch:
+    """Return the first epoch with the best value, or the last epoch if none was measured.
 
     Args:
         history: At least one epoch.
+        metric: What the values are of.
     """
-    measured = [epoch for epoch in history if epoch.accuracy is not None]
-    return max(measured, key=lambda epoch: epoch.accuracy or 0.0) if measured else history[-1]
+    measured = [(metric.score(epoch.value), epoch) for epoch in history if epoch.value is not None]
+    return max(measured, key=lambda pair: pair[0])[1] if measured else history[-1]
 
 
-def other_metrics(history: Sequence[Epoch]) -> dict[str, list[float | None]]:
-    """Return the metrics besides accuracy by name: one value of each epoch, to six decimals.
+def other_metrics(history: Sequence[Epoch], metric: Metric) -> dict[str, list[float | None]]:
+    """Return the metrics besides the trial's value by name: one value of each epoch, to six decimals.
 
     A value is None where the epoch did not measure it, or where it is not finite. A metric that no epoch
     measured is left out.
+
+    Args:
+        history: The epochs of a trial.
+        metric: What their values are of.
     """
-    values = {name: [_rounded(getattr(epoch, name)) for epoch in history] for name in OTHER_METRICS}
+    others = [name for name in METRICS if name != metric.name]
+    values = {name: [_rounded(getattr(epoch, name)) for epoch in history] for name in others}
     own = dict.fromkeys(name for epoch in history for name in epoch.own_metrics)
     values |= {name: [_rounded(epoch.own_metrics.get(name)) for epoch in history] for name in own}
     return {name: each for name, each in values.items() if any(value is not None for value in each)}
@@ -97,7 +108,7 @@ class EpochReported:
     trial: int
     epoch: Epoch
     epochs: int  # at most, of the trial
-    metric: str = "accuracy"  # or "test accuracy"
+    metric: str  # the name of its value, such as "accuracy" or "test accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +117,8 @@ class TrialEnded:
 
     trial: int
     state: str  # complete, pruned, failed, removed; left to another worker: paused, released, lost
-    accuracy: float | None = None  # None: the trial has none, or failed, or was left
-    metric: str = "accuracy"  # or "test accuracy"
+    value: float | None = None  # None: the trial has none, or failed, or was left
+    metric: str = "accuracy"  # the name of the value
     reason: str = ""  # why it did not complete
 
 

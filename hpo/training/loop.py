@@ -15,6 +15,7 @@ bit-identical to one that was never interrupted.
 Shape suffixes: N images of a batch, C channels, H rows, W columns, K classes.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from hpo.training.config import Config, FinalConfig
 from hpo.training.datasets import Dataset, Split
 from hpo.training.evaluation import Answers, Metrics
 from hpo.training.events import Diverged, Epoch
+from hpo.training.metric import METRICS
 from hpo.training.precision import ComputeSettings
 from hpo.training.seeds import derive_seed
 
@@ -86,6 +88,7 @@ class TrainingRun:
         feature_cache: features.FeatureCache | None = None,
     ) -> None:
         self.config = config
+        self.metric = METRICS[config.metric]
         self.device = device
         self.stop = stop or threading.Event()
         self.wants_pause = wants_pause
@@ -129,11 +132,11 @@ class TrainingRun:
 
     @property
     def best_epoch(self) -> Epoch:
-        """The first epoch with the highest accuracy; the last one if none was measured.
+        """The first epoch with the best value; the last one if none was measured.
 
         At least one epoch must be done.
         """
-        return events.best_epoch(self.history)
+        return events.best_epoch(self.history, self.metric)
 
     def epochs(self) -> Iterator[Epoch | None]:
         """Train, until all epochs are done or, at the end of a step, ``stop`` is set.
@@ -166,9 +169,12 @@ class TrainingRun:
         self._raise_if_diverged(number, bad=int(self._first_bad_step))
         started = time.perf_counter()
         is_measured = number == self.config.epochs or not isinstance(self.config, FinalConfig)
-        measured = self.evaluate(self.selection_split).figures() if is_measured else {"accuracy": None}
+        measured: dict[str, Any] = {}
+        if is_measured:
+            measured = self.evaluate(self.selection_split).figures()
         epoch = Epoch(
             number=number,
+            value=self._checked_value(measured, number),
             train_loss=loss_sum / count,
             train_accuracy=correct / count,
             lr=self._learning_rate(0),
@@ -181,6 +187,13 @@ class TrainingRun:
         self.step, self.seconds = 0, 0.0
         self._sums.zero_()
         return epoch
+
+    def _checked_value(self, measured: Mapping[str, float | None], number: int) -> float | None:
+        """Return what trials are compared by; raise Diverged if it is a loss that is not finite."""
+        value = measured.get(self.metric.name)
+        if value is not None and not math.isfinite(value):
+            raise Diverged(f"loss on the selection split not finite after epoch {number}")
+        return value
 
     def _use_features(self) -> None:
         """Replace images by features, if the frozen layers always give the same output for an image.
@@ -337,7 +350,7 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.history = [events.restore_epoch(epoch) for epoch in state["history"]]
         self.step = state["step"]
         self.seconds = state["seconds"]
         self._sums = state["sums"].to(self.device)

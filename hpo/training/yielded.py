@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hpo.training.events import OTHER_METRICS, Epoch
+from hpo.training.events import Epoch
+from hpo.training.metric import METRICS
 
 # Other metrics that an epoch's record has a field for. They are stored as those of the built-in training.
-KNOWN_METRICS = (*OTHER_METRICS, "train_loss", "train_accuracy", "lr", "images_per_second")
+KNOWN_METRICS = (*METRICS, "train_loss", "train_accuracy", "lr", "images_per_second")
 # Names that no other metric may have, since an epoch is recorded under them.
-RESERVED_NAMES = {"epoch", *(field.name for field in fields(Epoch))}.difference(KNOWN_METRICS, ["accuracy"])
+RESERVED_NAMES = {"epoch", *(field.name for field in fields(Epoch))}.difference(KNOWN_METRICS)
 QUOTED_LENGTH = 80  # characters of a value that a message quotes
 
 

@@ -25,5 +25,5 @@ class WorkerContext:
     stop: threading.Event  # set when the worker is asked to stop
 
     def metric_name(self) -> str:
-        """Return the name of the metric that the study maximizes: ``accuracy`` or ``test accuracy``."""
+        """Return the name of what the study's trials are compared by, as ``status.metric_name`` does."""
         return status.metric_name(self.definition)

@@ -17,43 +17,57 @@ from tensorboard.plugins.hparams import summary_v2  # the public module, api, im
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from hpo.artifacts import durable
-from hpo.training.events import OTHER_METRICS, Epoch
+from hpo.training.events import Epoch
+from hpo.training.metric import METRICS, Metric
 
 CSV_NAME = "epochs.csv"
 _file_numbers = itertools.count()  # of this process; they keep the names of its event files apart
 # By the field of an epoch's record: its column.
 CSV_COLUMNS = {field.name: field.name for field in fields(Epoch)} | {"number": "epoch"}
-del CSV_COLUMNS["own_metrics"]  # each of them has a column of its own
+del CSV_COLUMNS["value"], CSV_COLUMNS["own_metrics"]  # they have columns under their metrics' names
+CurveRow = Mapping[str, Any]  # a row of ``epochs.csv``, by column
 
 
-def write_csv(folder: Path, history: Sequence[Epoch]) -> None:
+def curve_rows(history: Sequence[Epoch], metric: Metric) -> list[CurveRow]:
+    """Return the rows of a trial's curves, one for each epoch.
+
+    Args:
+        history: All epochs of the trial, from the first.
+        metric: What their values are of.
+    """
+    return [
+        {column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()}
+        | {metric.name: epoch.value}
+        | dict(epoch.own_metrics)
+        for epoch in history
+    ]
+
+
+def write_csv(folder: Path, rows: Sequence[CurveRow]) -> None:
     """Write the curves of all epochs durably to ``epochs.csv``, in place of an earlier file.
 
     Writing the whole file lets a resumed trial drop epochs that were never committed.
 
     Args:
         folder: The folder of the trial.
-        history: All epochs of the trial, from the first.
+        rows: What ``curve_rows`` returns for all its epochs.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    rows = [
-        {column: getattr(epoch, name) for name, column in CSV_COLUMNS.items()} | dict(epoch.own_metrics)
-        for epoch in history
-    ]
     _write(folder, rows)
 
 
-def add_missing_epochs(folder: Path, reported: Mapping[int, float]) -> None:
+def add_missing_epochs(folder: Path, reported: Mapping[int, float], metric: Metric) -> None:
     """Add committed epochs that a crash kept out of ``epochs.csv``; create the file if it is missing.
 
-    Of these only the accuracy is known; their other columns stay empty. If no epoch is missing, nothing is
+    Of these only the value is known; their other columns stay empty. If no epoch is missing, nothing is
     written.
 
     Args:
         folder: The folder of the trial.
-        reported: By epoch, the accuracies that the database has.
+        reported: By epoch, the values that the database has.
+        metric: What they are of.
 
     Raises:
         OSError: If the file cannot be read or written.
@@ -63,7 +77,7 @@ def add_missing_epochs(folder: Path, reported: Mapping[int, float]) -> None:
     present = {row.get("epoch") for row in rows}
     missing = [number for number in sorted(reported) if str(number) not in present]
     if missing:
-        _write(folder, [*rows, *({"epoch": number, "accuracy": reported[number]} for number in missing)])
+        _write(folder, [*rows, *({"epoch": number, metric.name: reported[number]} for number in missing)])
 
 
 def _write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +122,7 @@ class TensorBoardEvents:
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
 
-    def write_epoch(self, epoch: Epoch, best: Epoch) -> None:
+    def write_epoch(self, epoch: Epoch, best: Epoch, metric: Metric) -> None:
         """Write the scalars of an epoch, leaving out those that were not measured.
 
         All go into one event: with an event each, writing would take as long as training a head for an
@@ -116,14 +130,15 @@ class TensorBoardEvents:
 
         Args:
             epoch: The epoch.
-            best: The best epoch so far, whose accuracy is the trial's value.
+            best: The best epoch so far, whose value is the trial's.
+            metric: What the values of epochs are of.
         """
         tags = {
             "loss/train": epoch.train_loss,
             "accuracy/train": epoch.train_accuracy,
-            "accuracy/selection": epoch.accuracy,
-            "accuracy/best": best.accuracy,
-            **{f"{name}/selection": getattr(epoch, name) for name in OTHER_METRICS},
+            **{f"{name}/selection": getattr(epoch, name) for name in METRICS},
+            f"{metric.name}/selection": epoch.value,
+            f"{metric.name}/best": best.value,
             "lr": epoch.lr,
             "seconds/train": epoch.train_seconds,
             "seconds/evaluation": epoch.evaluation_seconds,

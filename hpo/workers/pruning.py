@@ -73,15 +73,15 @@ class TrialPruner:
         rungs = self.history.rungs
         return self._is_prunable and rungs is not None and epoch in rungs.epochs
 
-    def note_report(self, epoch: int, accuracy: float) -> None:
+    def note_report(self, epoch: int, value: float) -> None:
         """Take in a report that is about to be committed.
 
         Args:
             epoch: The number of the epoch, from 1.
-            accuracy: The accuracy on the selection split, in [0, 1].
+            value: What trials are compared by, after the epoch.
         """
         self._epoch = epoch
-        self.history.own_trial.intermediate_values[epoch] = accuracy
+        self.history.own_trial.intermediate_values[epoch] = value
 
     def decide(self, session: Session) -> Mapping[str, Any]:
         """Decide on the trial within the transaction that commits its report.

@@ -2,7 +2,7 @@
 
 The thread does its tasks in the order in which training submits them. There are two kinds::
 
-    report:  one fenced transaction (accuracy, attributes, the pruner's decision) -> curves durable
+    report:  one fenced transaction (value, attributes, the pruner's decision) -> curves durable
     save:    weights durable -> checkpoint durable -> one fenced transaction (their names)
              -> remove the files that this transaction made old
 
@@ -40,7 +40,7 @@ tasks, and ``handle_pending`` raises the error in the training thread, which ask
 
 import concurrent.futures
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ class Recorder:
         claim: The claim on the trial.
         folder: The folder of the trial in the artifacts.
         facts: User attributes to store with each report and each save: what the trial runs on, and what
-            its accuracy is measured on.
+            its value is measured on.
         pruner: Decides on each report, in the recorder's thread.
         save_cost_seconds: What a save of such a trial is known to cost; 0 if unknown, then the first save
             is made at once to find out.
@@ -155,19 +155,20 @@ class Recorder:
         """
         epoch = run.history[-1]
         self._pending_weights = self._unwritten()
-        if run.best_epoch is epoch and epoch.accuracy is not None:
+        if run.best_epoch is epoch and epoch.value is not None:
             self._pending_weights = [*self._pending_weights[:MAX_EARLIER_WEIGHTS], Weights.copy_from(run)]
         attributes = {
             "epochs": epoch.number,
             "best_epoch": run.best_epoch.number,
             "epoch_seconds": [round(e.seconds, 4) for e in run.history],
-            **({"metrics": metrics_so_far} if (metrics_so_far := other_metrics(run.history)) else {}),
+            **({"metrics": others} if (others := other_metrics(run.history, run.metric)) else {}),
             **self._attributes(run),
         }
         self._report_is_late = self._last_task is not None and not self._last_task.done()
         # After the last epoch no decision is waited for, and the weights' name goes with the report.
         weights = self._unwritten() if run.finished else []
-        self._submit(self._write_report, list(run.history), attributes, run.finished, weights)
+        curves = metrics.curve_rows(run.history, run.metric)
+        self._submit(self._write_report, epoch, curves, attributes, run.finished, weights)
 
     def handle_pending(self, run: "Run") -> None:
         """Raise the error of a failed task, and save if that is due.
@@ -242,23 +243,27 @@ class Recorder:
                 self.error = error
 
     def _write_report(
-        self, history: list[Epoch], attributes: dict[str, Any], finished: bool, weights: list[Weights]
+        self,
+        epoch: Epoch,
+        curves: Sequence[metrics.CurveRow],
+        attributes: dict[str, Any],
+        finished: bool,
+        weights: list[Weights],
     ) -> None:
         if weights:
             self._write_weights(weights)
             self.folder.publish()
-        epoch = history[-1]
-        if epoch.accuracy is not None:
-            self.pruner.note_report(epoch.number, epoch.accuracy)
+        if epoch.value is not None:
+            self.pruner.note_report(epoch.number, epoch.value)
         self.order = self.claim.commit(
-            report=(epoch.number, epoch.accuracy),
+            report=(epoch.number, epoch.value),
             checkpoint=self._uncommitted_names.get("checkpoint"),
             user_attributes=attributes | self._uncommitted_names,
             ask_pruner=None if finished else self.pruner.decide,
         )
         self._committed_epoch = epoch.number
         self._remove_old()
-        metrics.write_csv(self.folder.path, history)
+        metrics.write_csv(self.folder.path, curves)
         if not finished:
             self.pruner.raise_if_pruned()
             self.pause_decision = self.pause_decision or self.pruner.pause_decision

@@ -23,9 +23,12 @@ from hpo.errors import ArtifactError
 from hpo.search import replicates
 from hpo.store import attributes
 from hpo.store.storage import Storage, retrying
+from hpo.training.metric import Metric
 
 
-def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, folder: str, keep: int) -> None:
+def prune_weights(
+    storage: Storage, study_id: int, artifacts: Artifacts, folder: str, keep: int, metric: Metric
+) -> None:
     """Remove the weights of complete and pruned trials, except those of the best ones.
 
     A trial that failed or diverged keeps its weights: it can be retried. The attribute ``weights`` of the
@@ -38,18 +41,19 @@ def prune_weights(storage: Storage, study_id: int, artifacts: Artifacts, folder:
         artifacts: Where the files are.
         folder: The study's own folder in the artifacts.
         keep: How many trials keep their weights; with replicates, how many settings.
+        metric: What the study's trials are compared by.
 
     Raises:
         StoreError: If the database stays unavailable, or refuses the write.
     """
-    for number, name in _forget_weights(storage, study_id, keep).items():
+    for number, name in _forget_weights(storage, study_id, keep, metric).items():
         if names.is_weights_of(name, folder, number):
             with contextlib.suppress(OSError, ArtifactError):  # a file too many does no harm
                 artifacts.remove(name)
 
 
 @retrying()
-def _forget_weights(storage: Storage, study_id: int, keep: int) -> dict[int, Any]:
+def _forget_weights(storage: Storage, study_id: int, keep: int, metric: Metric) -> dict[int, Any]:
     """Remove the names of weights that are not kept from the database, and return them by trial number."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
     failed = sa.select(attribute.trial_id).where(attribute.key == "failure")
@@ -66,7 +70,7 @@ def _forget_weights(storage: Storage, study_id: int, keep: int) -> dict[int, Any
     )
     with storage.transaction() as session:
         found = session.execute(ended).all()  # read first: a trial that ends meanwhile may be the best
-        kept = trials_to_keep(session, study_id, keep)
+        kept = trials_to_keep(session, study_id, keep, metric)
         others = [row for row in found if row.number not in kept]
         if others:
             named = attribute.trial_id.in_([row.trial_id for row in others]) & (attribute.key == "weights")
@@ -74,7 +78,7 @@ def _forget_weights(storage: Storage, study_id: int, keep: int) -> dict[int, Any
         return {row.number: attributes.parse_json(row.value_json) for row in others}
 
 
-def trials_to_keep(session: Session, study_id: int, keep: int) -> set[int]:
+def trials_to_keep(session: Session, study_id: int, keep: int, metric: Metric) -> set[int]:
     """Return the numbers of the complete trials that keep their weights.
 
     Args:
@@ -82,6 +86,7 @@ def trials_to_keep(session: Session, study_id: int, keep: int) -> set[int]:
         study_id: The id of the study.
         keep: The number of settings whose best trial keeps its weights. A setting whose replicates are not
             all done does not count; all its complete trials are returned.
+        metric: What the study's trials are compared by.
     """
     trial, value, attribute = models.TrialModel, models.TrialValueModel, models.TrialSystemAttributeModel
     is_mark = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPLICATE_OF)
@@ -96,7 +101,8 @@ def trials_to_keep(session: Session, study_id: int, keep: int) -> set[int]:
     unfinished = {first_of[r.number] for r in rows if r.number in first_of and not r.state.is_finished()}
     complete = (row for row in rows if row.state == TrialState.COMPLETE and row.value is not None)
     pruned = [row.number for row in rows if row.state == TrialState.PRUNED]
-    ranked = replicates.rank_settings({row.number: row.value for row in complete}, first_of, pruned)
+    values = {row.number: row.value for row in complete}
+    ranked = replicates.rank_settings(metric, values, first_of, pruned)
     best: list[int] = []
     kept: set[int] = set()
     for setting in ranked:

@@ -31,13 +31,14 @@ from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.errors import ArtifactError, HpoError, error_text
 from hpo.search.asha import PAUSED_AT_RUNG
-from hpo.search.baseline import Baseline, baseline_of, largest_class_share
+from hpo.search.baseline import Baseline, baseline_of, guess
 from hpo.store import lease
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
 from hpo.training.config import Config, CustomConfig, TrialPlace, settings_of
 from hpo.training.custom import CustomRun
 from hpo.training.events import DataLoaded, Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
+from hpo.training.metric import Metric
 from hpo.training.precision import ComputeSettings
 from hpo.workers import metrics
 from hpo.workers.context import WorkerContext
@@ -140,7 +141,7 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
             epochs_done=done,
         )
         if own.intermediate_values and not run.finished:
-            _finish_last_report(claim, folder, recorder, own.intermediate_values)
+            _finish_last_report(claim, folder, recorder, own.intermediate_values, run.metric)
         with contextlib.closing(
             metrics.TensorBoardEvents(folder.path, done, folder.name, trial.params)
         ) as events:
@@ -149,11 +150,11 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
             recorder.save(run)
     context.cache.note_save_seconds(config, recorder.save_cost_seconds)
     if run.finished:
-        accuracy = run.best_epoch.accuracy
-        complete_trial(claim, context.history, context.definition, accuracy)
+        value = run.best_epoch.value
+        complete_trial(claim, context.history, context.definition, value)
         remove_old_files(claim, context, folder)
         metric = context.metric_name()
-        yield TrialEnded(trial=claim.number, state="complete", accuracy=accuracy, metric=metric)
+        yield TrialEnded(trial=claim.number, state="complete", value=value, metric=metric)
     else:
         yield release_trial(claim, recorder)
 
@@ -169,7 +170,7 @@ def _train_epochs(
     metric = context.metric_name()
     for epoch in run.epochs():
         if epoch is not None:
-            events.write_epoch(epoch, run.best_epoch)
+            events.write_epoch(epoch, run.best_epoch, run.metric)
             recorder.report(run)
             yield EpochReported(trial=claim.number, epoch=epoch, epochs=run.config.epochs, metric=metric)
         recorder.handle_pending(run)
@@ -181,7 +182,7 @@ def _prune_if_never_promoted(context: WorkerContext) -> None:
     """Raise TrialPruned for a trial that still waits at its rung: it was claimed only to be ended."""
     own, rungs = context.history.own_trial, context.history.rungs
     rung = own.system_attrs.get(PAUSED_AT_RUNG)
-    if rungs is not None and rung in rungs.epochs and rungs.best_accuracy(rung, own) is not None:
+    if rungs is not None and rung in rungs.epochs and rungs.best_value(rung, own) is not None:
         name = context.definition.search.pruner.name
         raise optuna.TrialPruned(f"by {name}: not promoted from epoch {rung}")
 
@@ -206,15 +207,17 @@ def _describe_data(
     """Describe the data set of a trial; a custom objective has none.
 
     Returns:
-        The baseline rule's baseline; the data set, for ``settings.json``; and what accuracy is measured on,
-        as user attributes: ``images`` and ``baseline``, the accuracy of the largest class alone.
+        The baseline rule's baseline; the data set, for ``settings.json``; and what the trial is measured
+        on, as user attributes: ``images`` and ``baseline``, the value that guessing gives.
     """
     if isinstance(config, CustomConfig):
         return None, {}, {}
     dataset = context.cache.load_dataset(config)
-    labels = dataset.selection.labels
-    measured = {"images": len(labels), "baseline": largest_class_share(labels)}
-    return baseline_of(labels, config, context.definition.search), {"data": dataset.describe()}, measured
+    counts_K = dataset.selection.count_classes(len(dataset.classes)).tolist()
+    guessing = guess(config, counts_K)
+    measured = {"images": sum(counts_K), **({"baseline": guessing.value} if guessing else {})}
+    baseline = baseline_of(guessing, config, context.definition.search)
+    return baseline, {"data": dataset.describe()}, measured
 
 
 def _build_run(
@@ -231,7 +234,14 @@ def _build_run(
             trial=recorder.claim.number,
             folder=recorder.folder.path.absolute(),
         )
-        return CustomRun(config, place=place, state=state, stop=context.stop, final=final)
+        return CustomRun(
+            config,
+            place=place,
+            state=state,
+            stop=context.stop,
+            final=final,
+            metric=context.definition.metric,
+        )
     from hpo.training.loop import TrainingRun
 
     return TrainingRun(
@@ -253,11 +263,11 @@ def _build_run(
 
 
 def _finish_last_report(
-    claim: Claim, folder: TrialFolder, recorder: Recorder, accuracies: Mapping[int, float]
+    claim: Claim, folder: TrialFolder, recorder: Recorder, values: Mapping[int, float], metric: Metric
 ) -> None:
     """Do what an attempt that crashed after its last report may have left undone: pruning and curves."""
     pruner = recorder.pruner
     claim.commit(ask_pruner=pruner.decide)
-    metrics.add_missing_epochs(folder.path, accuracies)
+    metrics.add_missing_epochs(folder.path, values, metric)
     pruner.raise_if_pruned()
     recorder.pause_decision = pruner.pause_decision

@@ -29,7 +29,7 @@ from hpo.workers.recorder import Recorder
 log = logging.getLogger("hpo")
 
 
-def complete_trial(claim: Claim, history: History, definition: Definition, accuracy: float | None) -> None:
+def complete_trial(claim: Claim, history: History, definition: Definition, value: float | None) -> None:
     """End a trial that has trained its last epoch.
 
     The same transaction adds the replicates of its setting, if the study wants them.
@@ -38,7 +38,7 @@ def complete_trial(claim: Claim, history: History, definition: Definition, accur
         claim: The claim on the trial.
         history: The study's trials, whose own trial it is.
         definition: The study.
-        accuracy: The value of the trial; None if it has none.
+        value: The value of the trial; None if it has none.
 
     Raises:
         LeaseLost: If another worker has claimed the trial meanwhile; nothing is written.
@@ -48,7 +48,7 @@ def complete_trial(claim: Claim, history: History, definition: Definition, accur
     def add_replicates(session: Session) -> None:
         plan.add_replicates(session, history.study_id, history.own_trial, definition)
 
-    claim.end(TrialState.COMPLETE, value=accuracy, forget_checkpoint=True, in_transaction=add_replicates)
+    claim.end(TrialState.COMPLETE, value=value, forget_checkpoint=True, in_transaction=add_replicates)
 
 
 def release_trial(claim: Claim, recorder: Recorder) -> TrialEnded:
@@ -78,7 +78,7 @@ def end_pruned(
     attributes: dict[str, Any],
     system_attributes: Mapping[str, Any] | None = None,
 ) -> TrialEnded:
-    """End a trial as pruned; as in Optuna, its value is its last accuracy, or None if it reported none.
+    """End a trial as pruned; as in Optuna, its value is the last one reported, or None without a report.
 
     Its checkpoints are removed, and the weights that the study no longer keeps. One that diverged keeps its
     files, since it can be retried.
@@ -114,7 +114,7 @@ def end_pruned(
     return TrialEnded(
         trial=claim.number,
         state="pruned",
-        accuracy=value,
+        value=value,
         metric=context.metric_name(),
         reason=attributes["pruned"],
     )
@@ -199,6 +199,7 @@ def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) 
     if keep := context.definition.search.keep_weights:
         study_id, folder_name = context.history.study_id, context.study_folder
         try:
-            retention.prune_weights(claim.storage, study_id, context.artifacts, folder_name, keep)
+            metric = context.definition.metric
+            retention.prune_weights(claim.storage, study_id, context.artifacts, folder_name, keep, metric)
         except StoreError as error:  # the trial has ended well, whatever happens to the weights of others
             log.warning("weights that the study no longer keeps stay for now: %s", error)

@@ -14,7 +14,7 @@ from hpo.store import budgets, control, folders, lease, plan, process, queue, st
 from hpo.store.history import History
 from hpo.store.process import Owner
 from hpo.store.storage import Storage
-from hpo.study.definition import Definition, Search
+from hpo.study.definition import Definition
 from hpo.training import precision
 from hpo.training.events import TrialEvent
 from hpo.workers.cache import WorkerCache
@@ -72,7 +72,7 @@ def run_worker(
         definition = studies.read_definition(storage, name)
         context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
         history.rungs = asha.rungs_of(definition)
-        claim = claim_next(storage, history, owner, settings.lease_seconds, definition.search)
+        claim = claim_next(storage, history, owner, settings.lease_seconds, definition)
         if claim is None:
             if _is_over(storage, history.study_id, definition):
                 return
@@ -103,9 +103,11 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
     settings.artifacts.remove_abandoned()
-    history = History(storage, studies.find_study_id(storage, name), name)
     definition = studies.read_definition(storage, name)
-    history.warm_start_trials = samplers.select_trials(warm_start.usable_trials(storage, definition))
+    history = History(storage, studies.find_study_id(storage, name), name, definition.metric)
+    history.warm_start_trials = samplers.select_trials(
+        warm_start.usable_trials(storage, definition), definition.metric
+    )
     device = find_device(settings.device)
     if device.type == "cpu":
         precision.keep_freed_memory()
@@ -121,7 +123,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
 
 
 def claim_next(
-    storage: Storage, history: History, owner: Owner, lease_seconds: float, search: Search
+    storage: Storage, history: History, owner: Owner, lease_seconds: float, definition: Definition
 ) -> lease.Claim | None:
     """Claim the next trial of a study and set it RUNNING: a paused one that is promoted, or one that waits.
 
@@ -130,7 +132,7 @@ def claim_next(
         history: The trials of the study, and its rungs.
         owner: This worker.
         lease_seconds: From one renewal of the lease to its expiry.
-        search: The settings of the study's search.
+        definition: The study.
 
     Returns:
         The claim, or None if no trial can be claimed now, the study is paused or stopped, or a budget
@@ -145,8 +147,8 @@ def claim_next(
         history.study_id,
         owner,
         lease_seconds=lease_seconds,
-        max_attempts=search.max_attempts,
-        limits=search.budget_limits,
+        max_attempts=definition.search.max_attempts,
+        limits=definition.budget_limits,
         promote=None if table is None else Promotions(history, table).lock_next_trial,
         rungs=() if table is None else table.rungs.epochs,
     )
@@ -154,7 +156,7 @@ def claim_next(
 
 def _is_over(storage: Storage, study_id: int, definition: Definition) -> bool:
     """Return whether there is nothing left to wait for."""
-    limits = definition.search.budget_limits
+    limits = definition.budget_limits
     return (
         control.read_order(storage, study_id) == plan.ORDER_STOPPED
         or not queue.has_open_trials(storage, study_id)

@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpo.artifacts import checkpoint
-from hpo.training.events import OTHER_METRICS
+from hpo.training.metric import METRICS
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import artifact, epochs_reported, load, workplace_in
 
@@ -172,7 +172,7 @@ def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
     assert logged == pytest.approx(trial.intermediate_values)
     with (folder / "epochs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert trial.user_attrs["metrics"].keys() == set(OTHER_METRICS)
+    assert trial.user_attrs["metrics"].keys() == set(METRICS) - {"accuracy"}
     for name, values in trial.user_attrs["metrics"].items():
         assert [float(row[name]) for row in rows] == pytest.approx(values, abs=1e-6)
         assert [event.value for event in events.Scalars(f"{name}/selection")] == pytest.approx(

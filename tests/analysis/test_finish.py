@@ -258,7 +258,7 @@ def test_a_built_in_study_is_scored_once_on_its_test_images_after_a_kill(
         )
         assert stored["data"]["images"] == {"train": len(images.train), "test": len(images.test)}
         plain = loop.TrainingRun(config, images, torch.device("cpu"))
-        assert [epoch.accuracy for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
+        assert [epoch.value for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
 
     done = workplace.here("finish", "small", "--top", "1", "--seeds", "2")
     assert "scored on the 30 test images once" in done.out

@@ -3,16 +3,15 @@
 from hpo.analysis import finish_result, intervals
 from hpo.analysis.finish import ChosenSetting, FinishPlan
 from hpo.analysis.finish_result import FinishResult, SettingRuns
+from hpo.training.metric import METRICS
 
 
 def result(*accuracies: tuple[float, ...]) -> FinishResult:
     """Return the result of settings with these accuracies by seed, on 20 images, 18 of one class."""
     runs = tuple(
         SettingRuns(
-            setting=ChosenSetting(
-                trial=trial, best_run=trial, accuracy=0.9, params={}, options={"epochs": 1}
-            ),
-            accuracies=dict(enumerate(values)),
+            setting=ChosenSetting(trial=trial, best_run=trial, value=0.9, params={}, options={"epochs": 1}),
+            values=dict(enumerate(values)),
             trials={},
             interval=None,
         )
@@ -24,6 +23,7 @@ def result(*accuracies: tuple[float, ...]) -> FinishResult:
         plan=FinishPlan(
             study="s", name="s-finish", settings=tuple(each.setting for each in runs), seeds=seeds, notes=()
         ),
+        metric=METRICS["accuracy"],
         measure="test accuracy",
         is_test=True,
         runs=runs,

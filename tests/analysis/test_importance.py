@@ -15,6 +15,7 @@ from hpo.dashboard import notes
 from hpo.report import parameter_axis, parameter_plots
 from hpo.store.attributes import RUN_OPTIONS
 from hpo.study import file
+from hpo.training.metric import METRICS
 
 
 def create_trials(values: Sequence[float]) -> list[FrozenTrial]:
@@ -92,7 +93,9 @@ def test_the_report_and_the_dashboard_show_the_doubt_of_the_command(tmp_path):
     tied = create_trials([0.9, 0.5, 0.5, 0.5])
     definition = file.load_study_file(tmp_path / "s.toml")
     done = records.trial_records(definition, tied)
-    section, _ = parameter_plots.importance_section(tied, parameter_axis.varying_parameters(done))
+    section, _ = parameter_plots.importance_section(
+        tied, parameter_axis.varying_parameters(done), METRICS["accuracy"]
+    )
     said = f"Parameter importance cannot be told: {importance.MOST_SAME}."
     assert (section.text, section.parts) == ((said,), ())
     note = notes.study_note(definition, "", None, importance.explain_doubt(tied))

@@ -83,11 +83,11 @@ def test_a_recorded_setting_has_its_curve_and_others_resemble_their_neighbours(s
         assert surrogate.predict_curve(setting) == curve
     near = surrogate.predict_curve({"x": 0.7001, "optimizer": "sgd", "momentum": 0.5})
     far = surrogate.predict_curve({"x": 0.05, "optimizer": "adam"})
-    assert max(near.accuracies) > 0.85
-    assert max(far.accuracies) < 0.55
+    assert max(near.values) > 0.85
+    assert max(far.values) < 0.55
     assert near.total_seconds == far.total_seconds == pytest.approx(18)
     assert surrogate.explained_variance > 0.9
-    assert surrogate.best_accuracy == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
+    assert surrogate.best_value == pytest.approx(0.9 - 0.3 / EPOCHS, abs=0.01)
 
 
 def encode(surrogate: Surrogate, setting: Setting) -> list[float]:
@@ -103,12 +103,12 @@ def encode(surrogate: Surrogate, setting: Setting) -> list[float]:
 
 def test_the_curve_of_a_setting_is_the_prediction_of_a_random_forest(surrogate):
     setting = {"x": 0.123, "optimizer": "sgd", "momentum": 0.4}
-    targets = [[*curve.accuracies, curve.total_seconds] for curve in surrogate.recorded.curves]
+    targets = [[*curve.values, curve.total_seconds] for curve in surrogate.recorded.curves]
     forest = RandomForestRegressor(TREES, random_state=0)
     forest.fit([encode(surrogate, each) for each in surrogate.recorded.settings], targets)
     expected = forest.predict([encode(surrogate, setting)])[0]
     curve = surrogate.predict_curve(setting)
-    assert [*curve.accuracies, curve.total_seconds] == pytest.approx(list(expected), abs=1e-9)
+    assert [*curve.values, curve.total_seconds] == pytest.approx(list(expected), abs=1e-9)
 
 
 def test_the_shipped_curves_are_whole_and_valid():
@@ -118,5 +118,5 @@ def test_the_shipped_curves_are_whole_and_valid():
     assert {each.name for each in recorded.definition.space} >= {"model", "optimizer", "lr", "momentum"}
     momentum = next(each for each in recorded.definition.space if each.name == "momentum")
     assert momentum.condition() == {"optimizer": ("sgd",)}
-    accuracies = list(itertools.chain.from_iterable(curve.accuracies for curve in recorded.curves))
+    accuracies = list(itertools.chain.from_iterable(curve.values for curve in recorded.curves))
     assert all(0 <= accuracy <= 1 and math.isfinite(accuracy) for accuracy in accuracies)

@@ -41,7 +41,7 @@ def test_one_worker_runs_whole_trainings_in_sequence(surrogate):
     found = simulate(surrogate, hpo_strategy(surrogate, "none"), most=40)
     assert [each.epochs for each in found] == list(range(1, 41))
     assert [each.seconds for each in found] == pytest.approx([2.0 * epoch for epoch in range(1, 41)])
-    best = [each.accuracy for each in found]
+    best = [each.value for each in found]
     assert best == sorted(best)
 
 
@@ -102,7 +102,7 @@ def small_space(worst: float) -> RecordedCurves:
     definition = file.parse_document({"name": "study", **tomllib.loads(text)}, "f.toml")
     settings = tuple({"a": a, "b": b} for a in "xyz" for b in (1, 2, 3, 4))
     curves = tuple(
-        Curve(accuracies=tuple(worst + place / 100 - 0.1 / e for e in (1, 2, 3)), total_seconds=3.0)
+        Curve(values=tuple(worst + place / 100 - 0.1 / e for e in (1, 2, 3)), total_seconds=3.0)
         for place in range(len(settings))
     )
     return RecordedCurves(definition=definition, settings=settings, curves=curves)
@@ -121,12 +121,12 @@ def test_hpo_runs_each_setting_of_a_small_space_once(sampler, worst):
     params = [trial.params for trial in simulated.stored_trials()]
     assert sorted(params, key=str) == sorted(surrogate.recorded.settings, key=str)
     assert len(found) == 12 * 3, "no trial is left, though the budget is larger"
-    values = [max(curve.accuracies) for curve in surrogate.recorded.curves]
+    values = [max(curve.values) for curve in surrogate.recorded.curves]
     assert [trial.value for trial in simulated.stored_trials()] == [
         values[surrogate.recorded.settings.index(each)] for each in params
     ]
-    assert (found[-1].accuracy, surrogate.best_accuracy) == (max(values), max(values))
-    assert found[0].accuracy in [curve.accuracies[0] for curve in surrogate.recorded.curves]
+    assert (found[-1].value, surrogate.best_value) == (max(values), max(values))
+    assert found[0].value in [curve.values[0] for curve in surrogate.recorded.curves]
 
 
 # Results of strategies
@@ -173,7 +173,7 @@ def test_the_interval_of_a_median_has_its_nominal_coverage(count):
 def grid(*finals: float) -> RecordedCurves:
     """Return a grid whose points reach these accuracies after 9 epochs, in the same order in all epochs."""
     curves = tuple(
-        Curve(accuracies=tuple(best - 0.3 / epoch for epoch in range(1, EPOCHS + 1)), total_seconds=9.0)
+        Curve(values=tuple(best - 0.3 / epoch for epoch in range(1, EPOCHS + 1)), total_seconds=9.0)
         for best in finals
     )
     settings = tuple({"x": float(index)} for index in range(len(finals)))
@@ -208,7 +208,7 @@ def test_a_sampler_is_refused_for_a_study_that_lists_its_points():
 
 def test_a_winner_that_rises_late_is_lost_to_pruning_and_reported():
     complete = grid(*(0.5 + number / 100 for number in range(14)))
-    late = Curve(accuracies=(*[0.0] * (EPOCHS - 1), 0.99), total_seconds=9.0)
+    late = Curve(values=(*[0.0] * (EPOCHS - 1), 0.99), total_seconds=9.0)
     surrogate = Surrogate(
         RecordedCurves(
             definition=complete.definition, settings=complete.settings, curves=(*complete.curves[:-1], late)

@@ -211,7 +211,7 @@ def test_a_trial_resumes_from_a_checkpoint_at_a_url(place, tmp_path, monkeypatch
     started, *_, last = worker.run_worker(storage, "own", settings, threading.Event())
     assert (started.attempt, started.epochs_done) == (2, 2)
     assert not abandoned.path.exists()
-    assert (last.state, last.accuracy) == ("complete", 0.4)
+    assert (last.state, last.value) == ("complete", 0.4)
     (trial,) = storage.get_all_trials(studies.find_study_id(storage, "own"))
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
     artifacts = Artifacts(root)

@@ -63,6 +63,6 @@ def test_a_slow_view_is_redrawn_less_often():
 
 @pytest.mark.parametrize(("metric", "split"), [("accuracy", "validation"), ("test accuracy", "test")])
 def test_a_printed_loss_names_its_split(metric, split):
-    epoch = Epoch(number=1, accuracy=0.5, train_seconds=1.0, train_loss=0.25, loss=1492629.75)
+    epoch = Epoch(number=1, value=0.5, train_seconds=1.0, train_loss=0.25, loss=1492629.75)
     line = console.event_line(EpochReported(trial=0, epoch=epoch, epochs=2, metric=metric))
     assert f"{split} loss 1492629.7500, training loss 0.2500" in line

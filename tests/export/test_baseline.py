@@ -10,7 +10,8 @@ METRICS = card.Metrics(
     study="s",
     trial=0,
     state="complete",
-    accuracy=0.9,
+    metric="accuracy",
+    value=0.9,
     split="valid",
     images=20,
     baseline=0.9,
@@ -19,7 +20,7 @@ METRICS = card.Metrics(
     optimistic=False,
     epoch=1,
     epochs=1,
-    accuracies=[0.9],
+    values=[0.9],
     wall_time_seconds=None,
     epoch_seconds=None,
     hardware={},
@@ -45,7 +46,7 @@ GIVES = "0.9000, which always answering with the largest class gives"
     ],
 )
 def test_an_accuracy_that_does_not_beat_the_largest_class_is_marked(accuracy, images, doubt):
-    metrics = replace(METRICS, accuracy=accuracy, images=images)
+    metrics = replace(METRICS, value=accuracy, images=images)
     assert card.baseline_doubt(metrics) == doubt
     assert f"| baseline | {doubt or GIVES} |" in card.model_card(DESCRIPTION, metrics, FACTS)
 

@@ -144,7 +144,7 @@ def test_a_trial_with_artifacts_at_a_url_is_exported(finished, tmp_path):
     artifacts = finished.path / "storage/artifacts"
     fsspec.filesystem("memory").put(f"{artifacts}/", f"{root}/", recursive=True)
     found = export(finished, "digits", tmp_path / "winner", 1, root)
-    assert found.accuracy == trials_of(finished, "digits")[1].value
+    assert found.value == trials_of(finished, "digits")[1].value
     assert predict.Predictor(tmp_path / "winner").description.model == "squeezenet1_1"
     refused = export_error(finished, "digits", tmp_path / "other", 1, "memory://nowhere")
     assert refused.startswith("memory:///nowhere/digits-")

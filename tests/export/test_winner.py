@@ -64,7 +64,7 @@ def test_the_setting_that_finish_ranks_first_is_exported_and_best_says_so(place)
 
     listed = place.here("best", "small", "-n", "2", "--json").json()
     assert [(each["trial"], each["value"]) for each in listed] == [
-        (each.trial, each.accuracy) for each in planned.settings
+        (each.trial, each.value) for each in planned.settings
     ]
     shown = place.here("best", "small").out
     assert "best trial 1 of study small" in shown

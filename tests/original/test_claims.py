@@ -225,19 +225,19 @@ def test_the_interval_of_paired_values_is_that_of_the_paired_t_test():
 
 
 def test_an_interval_ends_where_an_accuracy_or_a_difference_of_two_cannot_be():
-    mean = intervals.accuracy_interval([0.1, 0.9, 0.95], 100)
+    mean = intervals.seeds_interval([0.1, 0.9, 0.95], 1 / 100, intervals.FRACTION)
     assert (mean.low, mean.high) == (0.0, 1.0)
     gap = intervals.accuracy_difference([0.1, 0.9, 0.95], [0.5, 0.6, 0.7], 100)
     assert -1 <= gap.low < 0 < gap.high == 1.0
     paired = intervals.paired_difference([(0.9, 0.1), (0.1, 0.9), (0.9, 0.2)])
     assert (paired.low, paired.high, paired.how) == (-1.0, 1.0, "three seeds cannot tell")
-    own = intervals.accuracy_interval([-3.0, 5.0, 9.0], None, intervals.ANY)
+    own = intervals.seeds_interval([-3.0, 5.0, 9.0], 0.0, intervals.ANY)
     assert own.low < -3
     assert own.high > 9
 
 
 def test_two_seeds_have_no_interval_and_cannot_tell_a_small_gap():
-    assert intervals.accuracy_interval([0.1, 0.9], 100) is None
+    assert intervals.seeds_interval([0.1, 0.9], 1 / 100, intervals.FRACTION) is None
     found = [trial(8, best=best, seed=seed) for seed, best in enumerate((0.95, 0.96))]
     assert tables.format_accuracy(match.match_trials(found)[8], IMAGES) == "0.9550 (2 seeds)"
     text = uncertainty(found)

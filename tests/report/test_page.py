@@ -219,7 +219,7 @@ def test_a_setting_with_several_seeds_is_one_mark_with_their_mean(reported):
     assert "Each curve is a trial with one seed." in page.text
     names = [trace["name"] for trace in page.figures["plot-curves"]["data"]]
     assert [name for name in names if name.startswith("trial ")] == ["trial 1", "trial 0", "trial 2"]
-    assert "has the mean accuracy over its seeds" not in reported(store_search).page.text
+    assert "has the mean over its seeds" not in reported(store_search).page.text
 
 
 def test_differences_from_the_original_conditions_are_shown(reported):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import PAUSED_AT_RUNG, Rungs, RungTable
+from hpo.training.metric import METRICS
 
 RUNGS = (2, 4, 8)
 ACCURACIES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])  # few, so that there are ties
@@ -14,7 +15,13 @@ FACTORS = st.integers(2, 4)
 
 
 def rungs(factor: int, max_trials: int = 100) -> Rungs:
-    return Rungs(epochs=RUNGS, factor=factor, max_trials=max_trials, includes_points=False)
+    return Rungs(
+        metric=METRICS["accuracy"],
+        epochs=RUNGS,
+        factor=factor,
+        max_trials=max_trials,
+        includes_points=False,
+    )
 
 
 def trial(number: int, curve: list[float], *, paused: bool = False) -> FrozenTrial:

@@ -7,27 +7,34 @@ import pytest
 import torch
 
 from hpo.search import baseline
-from hpo.search.baseline import Baseline
+from hpo.search.baseline import Baseline, Guess
 from hpo.store import process, queue, studies
 from hpo.store.history import History
 from hpo.study import file
 from hpo.study.definition import Pruner, Search
 from hpo.training.config import Config
+from hpo.training.metric import METRICS
 from hpo.workers.pruning import TrialPrunedByRule, TrialPruner
 from hpo.workers.setting import choose_setting
 
-TEN = Baseline(largest_class_share=0.1, images=5000, min_epochs=3)
+
+def of_accuracy(share: float, images: int) -> Baseline:
+    guess = Guess(value=share, error=math.sqrt(share * (1 - share) / images))
+    return Baseline(metric=METRICS["accuracy"], guess=guess, min_epochs=3)
 
 
-def labels(*counts: int) -> torch.Tensor:
-    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+TEN = of_accuracy(0.1, 5000)
+
+
+def baseline_of(counts: list[int], config: Config, search: Search) -> Baseline | None:
+    return baseline.baseline_of(baseline.guess(config, counts), config, search)
 
 
 def test_the_ceiling_is_the_largest_class_plus_two_standard_errors_and_a_margin():
-    found = baseline.baseline_of(labels(50, 30, 20), Config(), Search())
-    assert found == Baseline(largest_class_share=0.5, images=100, min_epochs=3)
+    found = baseline_of([50, 30, 20], Config(), Search())
+    assert found == of_accuracy(0.5, 100)
     assert found.ceiling == pytest.approx(0.5 + 2 * math.sqrt(0.25 / 100) + 0.02)
-    hundred = baseline.baseline_of(labels(*[50] * 100), Config(), Search())
+    hundred = baseline_of([50] * 100, Config(), Search())
     assert hundred.ceiling == pytest.approx(0.01 + 2 * math.sqrt(0.0099 / 5000) + 0.002)
 
 
@@ -53,20 +60,20 @@ def test_a_curve_that_never_rises_above_the_ceiling_is_pruned_after_min_epochs(c
 def test_guessing_stays_below_the_ceiling_for_three_epochs(share, images):
     chances = torch.full((1000, 3, images), share)
     guesses = torch.bernoulli(chances, generator=torch.Generator().manual_seed(0)).mean(2).amax(1)
-    ceiling = Baseline(largest_class_share=share, images=images, min_epochs=3).ceiling
+    ceiling = of_accuracy(share, images).ceiling
     assert (guesses <= ceiling).float().mean() > 0.95
     assert ceiling < share + (1 - share) / 2, "a model that is halfway to perfect is above it"
 
 
 def test_on_a_small_split_a_trial_is_pruned_that_was_never_better_than_the_largest_class():
-    small = Baseline(largest_class_share=0.9, images=20, min_epochs=3)
+    small = of_accuracy(0.9, 20)
     assert "the largest class alone gives 0.9000" in (small.prune_reason([0.9, 0.85, 0.9]) or "")
     assert small.prune_reason([0.9, 0.95, 0.9]) is None, "one image more than the largest class"
     assert small.prune_reason([0.9, 0.9]) is None, "too early"
 
 
 def test_a_split_of_one_class_prunes_nothing():
-    assert Baseline(largest_class_share=1.0, images=40, min_epochs=3).prune_reason([1.0] * 9) is None
+    assert of_accuracy(1.0, 40).prune_reason([1.0] * 9) is None
 
 
 @pytest.mark.parametrize(
@@ -78,12 +85,12 @@ def test_a_split_of_one_class_prunes_nothing():
     ],
 )
 def test_warm_up_and_the_pruners_first_epochs_raise_min_epochs(settings, search, epochs):
-    assert baseline.baseline_of(labels(5, 5), settings, search).min_epochs == epochs
+    assert baseline_of([5, 5], settings, search).min_epochs == epochs
 
 
 def test_the_baseline_can_be_switched_off():
-    assert baseline.baseline_of(labels(5, 5), Config(), Search(chance_epochs=0)) is None
-    assert baseline.baseline_of(labels(5, 5), Config(), Search(pruner=Pruner(name="none"))) is None
+    assert baseline_of([5, 5], Config(), Search(chance_epochs=0)) is None
+    assert baseline_of([5, 5], Config(), Search(pruner=Pruner(name="none"))) is None
 
 
 def test_the_originals_vgg16_with_adam_would_have_been_pruned_after_three_epochs(url):
@@ -93,7 +100,7 @@ def test_the_originals_vgg16_with_adam_would_have_been_pruned_after_three_epochs
     storage = studies.open_storage(url, create=True)
     studies.create_study(storage, definition, "text")
     study_id = studies.find_study_id(storage, definition.name)
-    history = History(storage, study_id, definition.name)
+    history = History(storage, study_id, definition.name, definition.metric)
     curves = {"vgg16": [0.10, 0.1201, 0.11, 0.10], "alexnet": [0.35, 0.45, 0.5, 0.52]}
     ends = {}
     for _ in definition.points:
@@ -103,9 +110,7 @@ def test_the_originals_vgg16_with_adam_would_have_been_pruned_after_three_epochs
         trial, config, study = choose_setting(claim, history, definition)
         if trial.params["optimizer"] != "adam" or config.model not in curves:
             continue
-        pruner = TrialPruner(
-            study, history, definition, baseline.baseline_of(labels(*[500] * 10), config, definition.search)
-        )
+        pruner = TrialPruner(study, history, definition, baseline_of([500] * 10, config, definition.search))
         for epoch, accuracy in enumerate(curves[config.model], 1):
             pruner.note_report(epoch, accuracy)
             claim.commit(report=(epoch, accuracy), ask_pruner=pruner.decide)

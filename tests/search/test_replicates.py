@@ -18,6 +18,7 @@ from hpo.store import lease, process, queue, status, studies, warm_start
 from hpo.store.history import History
 from hpo.study.definition import Definition, Pruner, Sampler
 from hpo.study.file import load_study_file
+from hpo.training.metric import METRICS
 from hpo.workers import retention
 from hpo.workers.setting import choose_setting
 from hpo.workers.trial_end import complete_trial
@@ -75,7 +76,7 @@ class Worker:
         studies.create_study(self.storage, definition, "text")
         self.study_id = studies.find_study_id(self.storage, NAME)
         self.folder = studies.artifacts_folder(self.storage, NAME)
-        self.history = History(self.storage, self.study_id, NAME)
+        self.history = History(self.storage, self.study_id, NAME, METRICS["accuracy"])
         self.definition = definition
 
     def begin(self) -> tuple[lease.Claim, object] | None:
@@ -93,15 +94,22 @@ class Worker:
 
 def test_settings_are_ranked_by_their_means_and_those_with_one_run_come_last():
     accuracies = {0: 0.90, 1: 0.80, 2: 0.99, 3: 0.70, 4: 0.86, 5: 0.90}
-    found = replicates.rank_settings(accuracies, {3: 0, 4: 1})
+    found = replicates.rank_settings(METRICS["accuracy"], accuracies, {3: 0, 4: 1})
     assert [each.trials for each in found] == [(4, 1), (0, 3), (2,), (5,)]
     assert [round(each.mean, 2) for each in found] == [0.83, 0.8, 0.99, 0.9]
-    assert [each.trials[0] for each in replicates.rank_settings(accuracies, {})] == [2, 0, 5, 4, 1, 3]
+    assert [each.trials[0] for each in replicates.rank_settings(METRICS["accuracy"], accuracies, {})] == [
+        2,
+        0,
+        5,
+        4,
+        1,
+        3,
+    ]
 
 
 def test_a_setting_with_a_diverged_seed_comes_last():
     accuracies = {0: 0.95, 1: 0.9, 2: 0.8, 3: 0.94, 4: 0.9}
-    found = replicates.rank_settings(accuracies, {3: 0, 4: 1, 5: 0}, pruned=[5, 6])
+    found = replicates.rank_settings(METRICS["accuracy"], accuracies, {3: 0, 4: 1, 5: 0}, pruned=[5, 6])
     assert [(each.trials, each.diverged) for each in found] == [((1, 4), 0), ((2,), 0), ((0, 3), 1)]
 
 
@@ -113,10 +121,10 @@ def test_noise_is_the_deviation_between_seeds_whatever_the_settings_reach():
         for number in range(first, first + 3):
             accuracies[number] = level + chance.gauss(0, 0.02)
             repeats |= {number: first} if number > first else {}
-    found = replicates.estimate_noise(replicates.rank_settings(accuracies, repeats))
+    found = replicates.estimate_noise(replicates.rank_settings(METRICS["accuracy"], accuracies, repeats))
     assert found.deviation == pytest.approx(0.02, rel=0.1)
     assert (found.settings, found.freedom) == (300, 600)
-    assert replicates.estimate_noise(replicates.rank_settings(accuracies, {})) is None
+    assert replicates.estimate_noise(replicates.rank_settings(METRICS["accuracy"], accuracies, {})) is None
 
 
 def test_each_complete_setting_runs_with_all_seeds_before_a_new_setting_starts(url):
@@ -256,8 +264,10 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     assert document["mean"] == pytest.approx(0.75)
     assert document["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)
     settings = finish.plan_finish(worker.storage, NAME, 2, 2).settings
-    assert [(each.trial, round(each.accuracy, 3)) for each in settings] == [(1, 0.75), (2, 0.725)]
-    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 2)
+    assert [(each.trial, round(each.value, 3)) for each in settings] == [(1, 0.75), (2, 0.725)]
+    retention.prune_weights(
+        worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 2, METRICS["accuracy"]
+    )
     assert sorted(path.parent.name for path in tmp_path.rglob("weights-*")) == ["0001", "0005"]
 
 
@@ -268,7 +278,9 @@ def test_weights_are_kept_until_all_replicates_of_their_setting_have_ended(url, 
         claim.commit(user_attributes={"weights": f"{worker.folder}/{claim.number:04d}/weights-0001-001.pt"})
         worker.end(claim, accuracy)
     # Trial 0 has 0.85 with its replicate. Trial 1 has 0.3, and its replicate may reach any accuracy.
-    retention.prune_weights(worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 1)
+    retention.prune_weights(
+        worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 1, METRICS["accuracy"]
+    )
     there = worker.storage.get_all_trials(worker.study_id)
     kept = [trial.number for trial in there if trial.user_attrs.get("weights")]
     assert kept == [0, 1]

@@ -10,6 +10,7 @@ from optuna.trial import TrialState, create_trial
 from hpo.search import samplers
 from hpo.study import space
 from hpo.study.definition import Definition, Sampler
+from hpo.training.metric import METRICS
 from tests.support.searched_study import SPACE, ask, maximizing, run, study_of
 
 pytestmark = pytest.mark.usefixtures("optuna_warnings")
@@ -120,19 +121,21 @@ def test_a_sampler_sees_the_best_the_newest_and_the_running_trials(monkeypatch):
     for number in (5, 899):
         trials[number].state = TrialState.RUNNING
     ended = [t for t in trials if t.state not in (TrialState.RUNNING, TrialState.FAIL)]
-    selected = [trial.number for trial in samplers.select_trials(trials)]
-    best = sorted(ended[: -samplers.NEWEST_TRIALS], key=samplers.rank_key)[-samplers.BEST_TRIALS :]
+    selected = [trial.number for trial in samplers.select_trials(trials, METRICS["accuracy"])]
+    best = sorted(
+        ended[: -samplers.NEWEST_TRIALS], key=lambda each: samplers.rank_key(each, METRICS["accuracy"])
+    )[-samplers.BEST_TRIALS :]
     wanted = [*best, *ended[-samplers.NEWEST_TRIALS :], trials[5], trials[899]]
     assert selected == sorted(trial.number for trial in wanted)
     few = trials[: samplers.BEST_TRIALS + samplers.NEWEST_TRIALS]
-    assert samplers.select_trials(few) is few
+    assert samplers.select_trials(few, METRICS["accuracy"]) is few
 
 
 def test_tpe_splits_off_the_same_best_trials_from_the_selected_ones():
     trials, study = random_trials(2000), maximizing()
     finished = (TrialState.COMPLETE, TrialState.PRUNED)
     good = []
-    for seen in (trials, samplers.select_trials(trials)):
+    for seen in (trials, samplers.select_trials(trials, METRICS["accuracy"])):
         known = [trial for trial in seen if trial.state in finished]
         below, _ = _split_trials(study, known, default_gamma(len(known)))
         good.append([trial.number for trial in below])

@@ -12,6 +12,7 @@ from hpo.store import process, queue, status, studies, untried_settings
 from hpo.store.history import History
 from hpo.study import file
 from hpo.study.definition import Definition
+from hpo.training.metric import METRICS
 from hpo.workers.setting import choose_setting
 from tests.support.databases import plain_sql
 from tests.support.workplace import load
@@ -103,11 +104,9 @@ def test_workers_that_propose_at_once_get_different_settings(url):
     def work() -> None:
         try:
             storage = studies.open_storage(url, create=False)
-            history = History(storage, study_id, "study")
+            history = History(storage, study_id, "study", METRICS["accuracy"])
             owner = process.current_owner("cpu")
-            while claim := queue.claim_trial(
-                storage, study_id, owner, lease_seconds=60, max_attempts=9, limits={}
-            ):
+            while claim := queue.claim_trial(storage, study_id, owner, lease_seconds=60, max_attempts=9):
                 try:
                     trial, config, _ = choose_setting(claim, history, definition)
                     assert trial.params == {"a": config.a, "b": config.b}
@@ -142,7 +141,7 @@ def test_a_trial_whose_worker_died_before_its_setting_gets_one_of_its_own(tmp_pa
     storage = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     studies.create_study(storage, definition, "text")
     study_id = studies.find_study_id(storage, "study")
-    history, owner = History(storage, study_id, "study"), process.current_owner("cpu")
+    history, owner = History(storage, study_id, "study", METRICS["accuracy"]), process.current_owner("cpu")
 
     def claim(seconds: float):
         return queue.claim_trial(storage, study_id, owner, lease_seconds=seconds, max_attempts=9)

@@ -7,6 +7,8 @@ from optuna.trial import TrialState
 from hpo.errors import DefinitionError, StoreError
 from hpo.store import attributes, budgets, control, folders, plan, status, studies
 from hpo.store.studies import open_storage
+from hpo.study.definition import BudgetLimits
+from hpo.training.metric import METRICS
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
 
@@ -44,7 +46,7 @@ WRONG = [
     ("best_epoch", 0),
     ("attempts", None),
     ("images", -3),
-    ("baseline", 2),
+    ("baseline", -1),
     ("hardware", []),
     ("hardware", {"device": 3}),
     ("hardware", {"device": "cpu", "host": {}}),
@@ -103,7 +105,9 @@ def test_a_time_that_is_no_number_counts_as_none_in_a_budget(url, stored):
     trials = storage.get_all_trials(study_id)
     storage.set_trial_user_attr(trials[0]._trial_id, "wall_time_seconds", 1800.5)
     storage.set_trial_user_attr(trials[1]._trial_id, "wall_time_seconds", stored)
-    (used,) = budgets.read_budgets(storage, study_id, {"device_hours": 1.0})
+    (used,) = budgets.read_budgets(
+        storage, study_id, BudgetLimits(values={"device_hours": 1.0}, metric=METRICS["accuracy"])
+    )
     assert used.used == pytest.approx(1800.5 / 3600)
 
 

@@ -149,8 +149,8 @@ def definition_with(**budgets: object) -> Definition:
 def test_a_budget_can_be_raised_or_removed_but_not_lowered_or_added_later(name, lower, higher):
     low, high, none = definition_with(**{name: lower}), definition_with(**{name: higher}), definition_with()
     assert extension.extend_definition(low, low) == low
-    assert extension.extend_definition(low, high).search.budget_limits == high.search.budget_limits
-    assert extension.extend_definition(low, none).search.budget_limits == {}
+    assert extension.extend_definition(low, high).budget_limits == high.budget_limits
+    assert extension.extend_definition(low, none).budget_limits is None
     for stored, new in ((high, low), (none, low)):
         with pytest.raises(DefinitionError, match=rf"\(search.{name}: [^;]* -> [^;]*\); only more"):
             extension.extend_definition(stored, new)

@@ -13,6 +13,7 @@ from hpo.search import samplers
 from hpo.store import control, history, lease, rows, studies
 from hpo.store.lease_table import leases
 from hpo.store.storage import Storage
+from hpo.training.metric import METRICS
 from tests.support.history_workers import EPOCHS, OptunaWorker, Worker, accuracy, study_of
 from tests.support.lease_worker import NAME
 
@@ -295,7 +296,7 @@ def test_a_sampler_sees_the_best_and_newest_trials_and_a_pruner_sees_all(url, de
     worker.start()
     finished = (TrialState.COMPLETE, TrialState.PRUNED)
     seen = worker.history.get_all_trials(1, states=finished)
-    best = max(worker.history.trials()[:3], key=samplers.rank_key)
+    best = max(worker.history.trials()[:3], key=lambda each: samplers.rank_key(each, METRICS["accuracy"]))
     assert [trial.number for trial in seen] == [best.number, 3, 4]
     with worker.storage.transaction() as session, worker.history.read_within(session):
         assert len(worker.history.get_all_trials(1, states=finished)) == 5

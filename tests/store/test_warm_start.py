@@ -55,7 +55,9 @@ def study_of(
 
 
 def history_of(storage: Storage, definition: Definition) -> History:
-    history = History(storage, studies.find_study_id(storage, definition.name), definition.name)
+    history = History(
+        storage, studies.find_study_id(storage, definition.name), definition.name, definition.metric
+    )
     history.warm_start_trials = warm_start.usable_trials(storage, definition)
     return history
 

@@ -54,7 +54,9 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.storage = studies.open_storage(self.url, create=False)
-        self.history = History(self.storage, studies.find_study_id(self.storage, NAME), NAME)
+        self.history = History(
+            self.storage, studies.find_study_id(self.storage, NAME), NAME, self.definition.metric
+        )
 
     def start(self) -> None:
         owner = process.current_owner("cpu")

@@ -36,8 +36,8 @@ WRONG_OPTIONS: dict[str, tuple[str, str]] = {  # keys
     "unknown key in search": (
         in_search("trails = 3"),
         "search.trails is not an option; did you mean 'trials'? "
-        "options: chance_epochs, deadline, device_hours, epochs, keep_weights, max_attempts, "
-        "prune_points, pruner, replicates, sampler, start_from, target, trials",
+        "options: chance_epochs, deadline, device_hours, direction, epochs, keep_weights, max_attempts, "
+        "metric_name, prune_points, pruner, replicates, sampler, start_from, target, trials",
     ),
     "unknown key of the sampler": (
         in_search("sampler = { sed = 3 }"),
@@ -146,7 +146,7 @@ WRONG_OPTIONS |= {  # types and ranges
     ),
     "percentage for a target": (
         in_search("target = 95"),
-        "search.target: want a number, above 0 and at most 1, found 95",
+        "search.target: want a value of accuracy, above 0 and at most 1, found 95",
     ),
     "deadline in words": (
         in_search('deadline = "tomorrow"'),

@@ -13,6 +13,7 @@ from hpo.store import process, queue, studies
 from hpo.store.history import History
 from hpo.training import custom
 from hpo.training.config import CustomConfig
+from hpo.training.metric import METRICS
 from hpo.workers import pruning
 from tests.support.workplace import artifact, load
 
@@ -322,7 +323,7 @@ def test_an_accuracy_of_nan_is_refused(tmp_path, monkeypatch):
     run = custom.CustomRun(CustomConfig(objective="nan_objective:run"))
     with pytest.raises(ValueError, match="nan_objective:run yielded nan as the accuracy; want a finite"):
         list(run.epochs())
-    assert not any(math.isnan(epoch.accuracy) for epoch in run.history)
+    assert not any(math.isnan(epoch.value) for epoch in run.history)
 
 
 def test_an_import_error_inside_the_objectives_module_is_kept(tmp_path, monkeypatch):
@@ -341,7 +342,7 @@ def test_a_trial_whose_worker_dies_after_the_decision_is_pruned_by_the_next_work
     study_id = studies.find_study_id(storage, "small")
     owner = process.current_owner("cpu")
     definition = studies.read_definition(storage, "small")
-    history = History(storage, study_id, "small")
+    history = History(storage, study_id, "small", METRICS["accuracy"])
     study = optuna.Study("small", history, pruner=pruners.build_pruner(definition))
     decisions = []
     for accuracy in (0.0, 0.9, 0.8, 0.1):  # the first is the point, which is never pruned

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hpo.training import custom, events
 from hpo.training.config import CustomConfig
+from hpo.training.metric import METRICS
 from tests.support.workplace import artifact, load
 
 OWN = """
@@ -108,10 +109,13 @@ def test_a_metric_of_another_form_fails_its_trial(place, kind, message):
 
 def test_a_metric_that_is_not_finite_or_not_measured_is_none_in_the_attribute():
     history = [
-        events.Epoch(number=1, accuracy=0.5, train_seconds=1.0, own_metrics={"a": math.inf}),
-        events.Epoch(number=2, accuracy=0.5, train_seconds=1.0, loss=0.12345678, own_metrics={"a": 2.0}),
+        events.Epoch(number=1, value=0.5, train_seconds=1.0, own_metrics={"a": math.inf}),
+        events.Epoch(number=2, value=0.5, train_seconds=1.0, loss=0.12345678, own_metrics={"a": 2.0}),
     ]
-    assert events.other_metrics(history) == {"loss": [None, 0.123457], "a": [None, 2.0]}
+    assert events.other_metrics(history, METRICS["accuracy"]) == {
+        "loss": [None, 0.123457],
+        "a": [None, 2.0],
+    }
 
 
 def test_generators_are_seeded_from_the_trials_seed_and_its_epochs(place, monkeypatch):
@@ -119,7 +123,7 @@ def test_generators_are_seeded_from_the_trials_seed_and_its_epochs(place, monkey
     config = CustomConfig(objective="own:drawing", epochs=2, seed=3)
 
     def accuracies(run: custom.CustomRun) -> list[float | None]:
-        return [epoch.accuracy for epoch in run.epochs()]
+        return [epoch.value for epoch in run.epochs()]
 
     whole = accuracies(custom.CustomRun(config))
     for generator in (random.random, np.random.rand, torch.rand):

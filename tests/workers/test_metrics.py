@@ -7,25 +7,27 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from hpo.training.events import Epoch
+from hpo.training.metric import METRICS
 from hpo.workers import metrics
 from hpo.workers.metrics import TensorBoardEvents
 
+ACCURACY = METRICS["accuracy"]
 PARAMS = {"lr": 0.25, "batch_size": 16, "optimizer": "sgd", "nesterov": True, "dropout": None}
 
 
 def epoch(number: int, accuracy: float) -> Epoch:
-    return Epoch(number=number, accuracy=accuracy, train_seconds=1.0)
+    return Epoch(number=number, value=accuracy, accuracy=accuracy, train_seconds=1.0)
 
 
 def test_a_resumed_trial_is_one_row_of_hyperparameters_with_its_accuracy_as_a_metric(tmp_path):
     first = TensorBoardEvents(tmp_path, 0, "study-1/0003", PARAMS)
     for each in (epoch(1, 0.5), epoch(2, 0.375)):
-        first.write_epoch(each, epoch(1, 0.5))
+        first.write_epoch(each, epoch(1, 0.5), ACCURACY)
     first.close()
     # The first attempt was killed before epoch 2 was committed.
     second = TensorBoardEvents(tmp_path, 1, "study-1/0003", PARAMS)
     for each, best in ((epoch(2, 0.25), epoch(1, 0.5)), (epoch(3, 0.125), epoch(1, 0.5))):
-        second.write_epoch(each, best)
+        second.write_epoch(each, best, ACCURACY)
     second.close()
     found = EventAccumulator(str(tmp_path)).Reload()
     content = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
@@ -48,7 +50,7 @@ def test_a_trial_that_starts_again_from_its_first_epoch_has_each_epoch_once(tmp_
     for values in ((0.5, 0.375), (0.25, 0.125)):
         events = TensorBoardEvents(tmp_path, 0, "study-1/0003", PARAMS)
         for number, accuracy in enumerate(values, 1):
-            events.write_epoch(epoch(number, accuracy), epoch(1, accuracy))
+            events.write_epoch(epoch(number, accuracy), epoch(1, accuracy), ACCURACY)
         events.close()
     found = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in found.Scalars("accuracy/selection")] == [(1, 0.25), (2, 0.125)]
@@ -62,7 +64,7 @@ def test_events_that_cannot_be_written_raise_in_the_thread_that_writes_them(tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # bytes of a file
     try:
         with pytest.raises(OSError, match="File too large"):
-            events.write_epoch(epoch(1, 0.5), epoch(1, 0.5))
+            events.write_epoch(epoch(1, 0.5), epoch(1, 0.5), ACCURACY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     events.close()
@@ -70,11 +72,11 @@ def test_events_that_cannot_be_written_raise_in_the_thread_that_writes_them(tmp_
 
 
 def test_epochs_missing_from_the_csv_after_a_crash_are_added_from_the_reports(tmp_path):
-    metrics.add_missing_epochs(tmp_path, {1: 0.5})
-    metrics.write_csv(tmp_path, [epoch(1, 0.5), epoch(2, 0.375)])
+    metrics.add_missing_epochs(tmp_path, {1: 0.5}, ACCURACY)
+    metrics.write_csv(tmp_path, metrics.curve_rows([epoch(1, 0.5), epoch(2, 0.375)], ACCURACY))
     whole = (tmp_path / "epochs.csv").read_text().splitlines()
-    metrics.add_missing_epochs(tmp_path, {1: 0.5, 2: 0.375})
+    metrics.add_missing_epochs(tmp_path, {1: 0.5, 2: 0.375}, ACCURACY)
     assert (tmp_path / "epochs.csv").read_text().splitlines() == whole
-    metrics.add_missing_epochs(tmp_path, {1: 0.5, 2: 0.375, 3: 0.25})
+    metrics.add_missing_epochs(tmp_path, {1: 0.5, 2: 0.375, 3: 0.25}, ACCURACY)
     third = "3,0.25" + "," * (len(metrics.CSV_COLUMNS) - 2)
     assert (tmp_path / "epochs.csv").read_text().splitlines() == [*whole, third]

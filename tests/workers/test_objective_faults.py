@@ -191,7 +191,7 @@ def resumed(place, monkeypatch, objective: str, own: object, first: int = 1) -> 
     config = CustomConfig.model_validate({"objective": f"own:{objective}", "epochs": 5, "first": first})
     run = custom.CustomRun(config)
     epochs = run.epochs()
-    assert [next(epochs).accuracy, next(epochs).accuracy] == [0.1, 0.2]
+    assert [next(epochs).value, next(epochs).value] == [0.1, 0.2]
     assert run.own_state == own
     return custom.CustomRun(config, state=run.state())
 
@@ -217,12 +217,12 @@ def test_a_state_whose_epoch_does_not_follow_fails_its_trial(place, monkeypatch,
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_state_whose_epoch_follows_continues_its_trial(place, monkeypatch, first):
     run = resumed(place, monkeypatch, "continues", {"epoch": first + 1}, first)
-    assert [epoch.accuracy for epoch in run.epochs()] == [0.3, 0.4, 0.5]
+    assert [epoch.value for epoch in run.epochs()] == [0.3, 0.4, 0.5]
 
 
 def test_a_function_without_a_state_starts_again_from_its_first_epoch(place, monkeypatch, caplog):
     run = resumed(place, monkeypatch, "stateless", None)
-    assert [epoch.accuracy for epoch in run.epochs()] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert [epoch.value for epoch in run.epochs()] == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert [epoch.number for epoch in run.history] == [1, 2, 3, 4, 5]
     assert "own:stateless yields no state, so the trial starts again from its first epoch" in caplog.text
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from hpo.artifacts.folders import Artifacts
 from hpo.store import lease, process, queue, studies
 from hpo.store.storage import Storage
+from hpo.training.metric import METRICS
 from hpo.workers import retention
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
@@ -53,13 +54,13 @@ def test_the_best_trials_and_those_that_can_be_retried_keep_their_weights(storag
             claim.end(state, value=value, user_attributes={"failure": failure} if failure else {})
     kept = {1: [1, 5, 6, 7], 2: [0, 1, 5, 6, 7], 9: [0, 1, 3, 4, 5, 6, 7]}
     for count in sorted(kept, reverse=True):
-        retention.prune_weights(storage, study_id, artifacts, FOLDER, count)
+        retention.prune_weights(storage, study_id, artifacts, FOLDER, count, METRICS["accuracy"])
         trials = storage.get_all_trials(study_id)
         assert [trial.number for trial in trials if trial.user_attrs["weights"]] == kept[count]
         assert sorted(int(path.parent.name) for path in tmp_path.rglob(WEIGHTS)) == kept[count]
     (tmp_path / FOLDER / "0001" / WEIGHTS).unlink()
     retention.prune_weights(
-        storage, study_id, artifacts, FOLDER, 1
+        storage, study_id, artifacts, FOLDER, 1, METRICS["accuracy"]
     )  # a file that is missing is not an error
 
 

@@ -5,13 +5,16 @@ Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 best continue:
 
 1. A trial reaches a rung when it reports that epoch. Its value there is its best one up to that epoch.
-   Trials that reached the rung are ranked by this value; of equal ones the earlier trial is ahead.
+   Trials that reached the rung are ranked by this value; of equal ones the earlier trial is ahead. With
+   several objectives a trial's values there are those of ``Objectives.losses``, and trials are ranked by
+   dominance (``pareto_order``; Schmucker et al. 2021, "Multi-objective Asynchronous Successive Halving",
+   arXiv 2106.12639).
 2. The best ``floor(n / factor)`` of the n trials that reached the rung are promoted: they train on. Any
    other is paused: it keeps its checkpoint and gives its worker back.
 3. More trials reach the rung later, so a paused trial may turn out to be among the best after all. A free
    worker takes such a trial, from the highest rung down, before it begins a new one.
-4. A trial is pruned at once, instead of paused, if so many are ahead of it that it could not be promoted
-   even after all trials that are still to come.
+4. A trial is pruned at once, instead of paused, if so many are ahead of it for good that it could not be
+   promoted even after all trials that are still to come.
 5. When nothing but paused trials is left and no trial has completed, the best trial of the highest rung is
    promoted, so that one completes. All others that are still paused are ended.
 
@@ -22,16 +25,17 @@ answer in two system attributes of the trial: ``PAUSED_AT_RUNG`` is the rung at 
 """
 
 import copy
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
-from sortedcontainers import SortedKeyList
 
+from hpo.search.objectives import Objectives
+from hpo.search.rankings import DominanceRanking, Losses, LossRanking, Ranking
 from hpo.search.replicates import REPLICATE_OF
 from hpo.study.definition import Definition
 from hpo.training.config import Config
-from hpo.training.metric import Metric
 
 PAUSED_AT_RUNG, PROMOTED_PAST_RUNG = "hpo:paused", "hpo:promoted"
 LISTED_ATTRIBUTES = {"grid_id", "fixed_params"}  # system attributes of trials that no sampler proposed
@@ -54,7 +58,7 @@ class RungDecision:
 class Rungs:
     """The rungs of a study, and which trials are compared at them."""
 
-    metric: Metric
+    objectives: Objectives
     epochs: tuple[int, ...]  # ascending
     factor: int  # one trial in ``factor`` is promoted
     max_trials: int  # upper bound of the compared trials that can ever begin
@@ -69,12 +73,11 @@ class Rungs:
         """Return whether a trial is compared with others; replicates never are, listed points may be."""
         return is_prunable(trial, self.includes_points)
 
-    def best_value(self, rung: int, trial: FrozenTrial) -> float | None:
-        """Return a trial's best value up to a rung; None if it is not compared or has not reached it."""
+    def losses(self, rung: int, trial: FrozenTrial) -> Losses | None:
+        """Return what a trial had reached at a rung; None if it is not compared or has not reached it."""
         if (trial.last_step or 0) < rung or not self.is_compared(trial):
             return None
-        reached = (value for step, value in trial.intermediate_values.items() if step <= rung)
-        return self.metric.best(reached)
+        return self.objectives.losses(trial, rung)
 
     def as_sampler_sees(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that a sampler is shown, in the form in which it sees them.
@@ -99,8 +102,9 @@ class Rungs:
 class RungTable:
     """The ranking of a study's trials at each rung, updated as trials change.
 
-    Call ``update`` for every trial that is new or has changed. An update or a query costs logarithmic time
-    in the number of trials; only ``first_paused`` takes linear time in that of paused ones.
+    Call ``update`` for every trial that is new or has changed. With one objective an update or a query
+    costs logarithmic time in the number of trials; only ``first_paused`` takes linear time in that of
+    paused ones. With several, a query sorts the trials of a rung again if they have changed.
 
     Args:
         rungs: The rungs of the study.
@@ -109,35 +113,24 @@ class RungTable:
 
     def __init__(self, rungs: Rungs, trials: Iterable[FrozenTrial] = ()) -> None:
         self.rungs = rungs
-        # By rung: the score of each trial that has reached it, and its number in order of rank.
-        self._best: dict[int, dict[int, float]] = {rung: {} for rung in rungs.epochs}
-        self._reached = {rung: self._ranking(rung) for rung in rungs.epochs}
-        self._paused = {rung: self._ranking(rung) for rung in rungs.epochs}  # those of them that wait there
+        kind = LossRanking if len(rungs.objectives.metrics) == 1 else DominanceRanking
+        self._reached: dict[int, Ranking] = {rung: kind() for rung in rungs.epochs}
         self._unranked: set[int] = set()  # trials that wait at a rung without having reached it
         self._pruned_below: dict[int, set[int]] = {rung: set() for rung in rungs.epochs}
         self._completed: set[int] = set()
         for trial in trials:
             self.update(trial)
 
-    def _ranking(self, rung: int) -> "SortedKeyList[int, tuple[float, int]]":
-        best = self._best[rung]
-        return SortedKeyList(key=lambda number: (-best[number], number))
-
     def update(self, trial: FrozenTrial) -> None:
         """Take in the present state of a trial; one that is not compared is left out of all rankings."""
         number, waits_at = trial.number, paused_rung(trial)
+        passed = trial.system_attrs.get(PROMOTED_PAST_RUNG, 0)
         self._unranked.discard(number)
-        for rung, best in self._best.items():
-            if number in best:  # leaves the rankings first: the score that it had finds it there
-                self._reached[rung].remove(number)
-                self._paused[rung].discard(number)
-                del best[number]
-            value = self.rungs.best_value(rung, trial)
-            if value is not None:
-                best[number] = self.rungs.metric.score(value)
-                self._reached[rung].add(number)
-                if waits_at == rung:
-                    self._paused[rung].add(number)
+        for rung, reached in self._reached.items():
+            reached.remove(number)
+            losses = self.rungs.losses(rung, trial)
+            if losses is not None:
+                reached.put(number, losses, waits=waits_at == rung, passed=passed >= rung)
             elif waits_at == rung:
                 self._unranked.add(number)
         self._update_ended(trial)
@@ -157,9 +150,9 @@ class RungTable:
 
         It is promoted if it is among the best ``floor(n / factor)`` of the n trials that reached the rung,
         or was promoted past this rung before. It is pruned if it could not be promoted even after all
-        trials that can still reach the rung; the best one there is never pruned. These are all trials but
-        those pruned below it: early on, more trials are promoted from a lower rung than that rung would
-        promote in the end. Otherwise it is paused.
+        trials that can still reach the rung; one that none is ahead of for good is never pruned. These are
+        all trials but those pruned below it: early on, more trials are promoted from a lower rung than that
+        rung would promote in the end. Otherwise it is paused.
 
         Args:
             own: The trial; ``Rungs.is_at_rung`` must hold for it. ``update`` is called for it here.
@@ -168,12 +161,12 @@ class RungTable:
         assert rung in self._reached
         self.update(own)
         reached, factor = self._reached[rung], self.rungs.factor
-        rank = 1 + reached.index(own.number)
+        rank = 1 + reached.place(own.number)
         may_reach = self.rungs.max_trials - len(self._pruned_below[rung])
         if rank <= len(reached) // factor or own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung:
             kind = "promoted"
         else:
-            kind = "pruned" if rank > max(may_reach // factor, 1) else "paused"
+            kind = "pruned" if reached.always_ahead(own.number) >= max(may_reach // factor, 1) else "paused"
         return RungDecision(kind=kind, rung=rung, rank=rank, trials=len(reached))
 
     def next_promotion(self, *, taken: Collection[int] = (), last: bool = False) -> tuple[int, int] | None:
@@ -189,18 +182,19 @@ class RungTable:
         """
         for rung in reversed(self.rungs.epochs):
             reached = self._reached[rung]
-            best = next((number for number in self._paused[rung] if number not in taken), None)
-            if best is not None and reached.index(best) < len(reached) // self.rungs.factor:
+            best = next((number for number in reached.waiting() if number not in taken), None)
+            if best is not None and reached.place(best) < len(reached) // self.rungs.factor:
                 return best, rung
         if last and not self._completed:
             for rung in reversed(self.rungs.epochs):
-                for number in self._paused[rung]:
+                for number in self._reached[rung].waiting():
                     return number, rung
         return None
 
     def first_paused(self) -> int | None:
         """Return the lowest number of a trial that waits at a rung; None if no trial does."""
-        return min((min(each) for each in (*self._paused.values(), self._unranked) if each), default=None)
+        waiting = (reached.waiting() for reached in self._reached.values())
+        return min(itertools.chain(self._unranked, *waiting), default=None)
 
 
 def is_prunable(trial: FrozenTrial, include_points: bool) -> bool:
@@ -231,7 +225,7 @@ def rungs_of(definition: Definition) -> Rungs | None:
         return None
     includes_points = definition.search.prune_points
     return Rungs(
-        metric=definition.metric,
+        objectives=Objectives((definition.metric,)),
         epochs=epochs,
         factor=settings.reduction_factor,
         max_trials=definition.searched_trials + len(definition.listed_points) * includes_points,

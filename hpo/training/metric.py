@@ -55,6 +55,13 @@ METRICS = {
 }
 
 
+# What else a study may compare its trials by, beside a metric: all of them are minimized.
+COSTS = {
+    each: Metric(name=each, is_minimized=True, limits=(0.0, math.inf))
+    for each in ("epoch_seconds", "parameters", "latency_ms")
+}
+
+
 def custom_metric(name: str, direction: str) -> Metric:
     """Return the metric of a custom objective, whose values can be any numbers and count no images.
 

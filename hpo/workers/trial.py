@@ -182,7 +182,7 @@ def _prune_if_never_promoted(context: WorkerContext) -> None:
     """Raise TrialPruned for a trial that still waits at its rung: it was claimed only to be ended."""
     own, rungs = context.history.own_trial, context.history.rungs
     rung = own.system_attrs.get(PAUSED_AT_RUNG)
-    if rungs is not None and rung in rungs.epochs and rungs.best_value(rung, own) is not None:
+    if rungs is not None and rung in rungs.epochs and rungs.losses(rung, own) is not None:
         name = context.definition.search.pruner.name
         raise optuna.TrialPruned(f"by {name}: not promoted from epoch {rung}")
 

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.analysis.formatting import end_reason
 from hpo.search import asha
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RungDecision, Rungs, RungTable
+from hpo.search.objectives import Objectives
 from hpo.store import studies
 from hpo.study import space
 from hpo.study.definition import Definition, Point, Pruner, Search
@@ -20,7 +21,8 @@ from hpo.training import config
 from hpo.training.metric import METRICS
 from tests.support.processes import descendants, wait_for
 
-RUNGS = Rungs(metric=METRICS["accuracy"], epochs=(2, 6), factor=3, max_trials=12, includes_points=False)
+ACCURACY = Objectives((METRICS["accuracy"],))
+RUNGS = Rungs(objectives=ACCURACY, epochs=(2, 6), factor=3, max_trials=12, includes_points=False)
 WAITING, RUNNING, COMPLETE = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE
 
 OWN = """
@@ -146,7 +148,7 @@ def test_the_best_third_is_promoted_and_a_trial_that_cannot_reach_it_is_pruned(o
 
 def test_more_trials_may_reach_a_higher_rung_than_the_lower_one_finally_promotes():
     """Of 24 trials, 9 reached the second rung: early ones were promoted when few had reported."""
-    rungs = Rungs(metric=METRICS["accuracy"], epochs=(2, 6), factor=3, max_trials=24, includes_points=False)
+    rungs = Rungs(objectives=ACCURACY, epochs=(2, 6), factor=3, max_trials=24, includes_points=False)
     six = [0.1] * 5
     there = [trial(number, *six, best) for number, best in enumerate((0.9, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1))]
     below = [trial(number, 0.1, 0.1, state=TrialState.PRUNED) for number in range(10, 18)]
@@ -156,7 +158,7 @@ def test_more_trials_may_reach_a_higher_rung_than_the_lower_one_finally_promotes
 
 
 def test_a_diverged_listed_point_does_not_count_at_a_rung():
-    rungs = Rungs(metric=METRICS["accuracy"], epochs=(2, 6), factor=3, max_trials=6, includes_points=False)
+    rungs = Rungs(objectives=ACCURACY, epochs=(2, 6), factor=3, max_trials=6, includes_points=False)
     others, own = [trial(0, 0.1, 0.9)], trial(1, 0.1, 0.8)
     listed = trial(2, 0.1, state=TrialState.PRUNED)
     assert decide(own, [*others, listed], rungs).kind == "pruned", "one of five can still be promoted"
@@ -230,9 +232,7 @@ def test_a_sampler_sees_an_unfinished_trial_with_its_last_accuracy():
 def test_in_any_order_all_trials_end_and_the_best_of_each_rung_are_promoted(workers):
     """The rules alone, without a store: as in a study, but one step of a random worker at a time."""
     order = random.Random(workers)
-    rungs = Rungs(
-        metric=METRICS["accuracy"], epochs=(1, 3, 9), factor=3, max_trials=40, includes_points=False
-    )
+    rungs = Rungs(objectives=ACCURACY, epochs=(1, 3, 9), factor=3, max_trials=40, includes_points=False)
     table = RungTable(rungs)
     trials: list[FrozenTrial] = []
     busy: list[FrozenTrial] = []

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import PAUSED_AT_RUNG, Rungs, RungTable
+from hpo.search.objectives import Objectives
 from hpo.training.metric import METRICS
 
+ACCURACY = Objectives((METRICS["accuracy"],))
 RUNGS = (2, 4, 8)
 ACCURACIES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])  # few, so that there are ties
 CURVES = st.lists(st.lists(ACCURACIES, min_size=1, max_size=8), min_size=1, max_size=20)
@@ -16,7 +18,7 @@ FACTORS = st.integers(2, 4)
 
 def rungs(factor: int, max_trials: int = 100) -> Rungs:
     return Rungs(
-        metric=METRICS["accuracy"],
+        objectives=ACCURACY,
         epochs=RUNGS,
         factor=factor,
         max_trials=max_trials,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import re
 import signal
 import sys
@@ -32,7 +33,9 @@ Supervise = Callable[[Callable[[str], None]], Iterator[None]]
 _MORE_WORKERS = (
     f"auto counts {devices.WORKER_MEMORY_BYTES / 1e9:.1f} GB for each, --devices cpu:N starts N anyway"
 )
-TRIAL_EVENT = re.compile(r"trial \d+(?! failed)\b")
+# The events of trials that a live view shows by itself. What an objective prints begins "trial N: ".
+TRIAL_EVENT = re.compile(r"trial \d+ (starts:|epoch \d|complete|pruned|paused|removed|lost|released \()")
+LINES_AT_ONCE = 2000  # that a live view prints at a time, which takes about 0.1 s
 DUPLICATE_SIGTERM_SECONDS = 3.0  # a second SIGTERM within this time is the first one again
 
 
@@ -300,22 +303,30 @@ def _follow_live(
 ) -> None:
     storage.max_wait_seconds = 0.0  # never wait for the store here: workers must be supervised meanwhile
     study = _LiveStudy(storage, name)
+    # The view is drawn again below whatever is printed. Line by line, that would slow down the workers.
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     with _no_echo(), Live(console=console, refresh_per_second=4) as screen:
-
-        def tell(line: str) -> None:
-            if is_news(line):
-                console.print(line)
-
         next_draw = 0.0
-        for _ in supervise(tell):
-            if (began := time.monotonic()) >= next_draw:
-                with contextlib.suppress(StoreUnavailable):
-                    screen.update(_follow_view(study, console, stop))
-                ended = time.monotonic()
-                next_draw = ended + redraw_pause(ended - began)
+        try:
+            for _ in supervise(lines.put):
+                _print_news(console, lines)
+                if (began := time.monotonic()) >= next_draw:
+                    with contextlib.suppress(StoreUnavailable):
+                        screen.update(_follow_view(study, console, stop))
+                    ended = time.monotonic()
+                    next_draw = ended + redraw_pause(ended - began)
+        finally:
+            _print_news(console, lines, lines.qsize())
         with contextlib.suppress(StoreUnavailable):
             screen.update(_follow_view(study, console, stop))
     storage.max_wait_seconds = MAX_WAIT_SECONDS
+
+
+def _print_news(console: Console, lines: "queue.SimpleQueue[str]", most: int = LINES_AT_ONCE) -> None:
+    """Print the lines that have come meanwhile, together."""
+    news = [line for line in (lines.get() for _ in range(min(lines.qsize(), most))) if is_news(line)]
+    if news:
+        console.print("\n".join(news), soft_wrap=True)  # rich takes four times as long to wrap them
 
 
 def is_news(line: str) -> bool:

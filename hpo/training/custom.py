@@ -20,14 +20,12 @@ under "epoch", which has to be higher in the first state after a resume::
 
 The generators of torch, numpy and random are seeded from the trial's seed, and from the number of epochs
 done, before the function is called. Whatever the function raises fails its trial alone, also SystemExit and
-KeyboardInterrupt. What it prints goes to stderr.
+KeyboardInterrupt. What it prints and logs goes to stderr, with the number of its trial.
 """
 
-import contextlib
 import dis
 import inspect
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,6 +37,7 @@ from hpo.training import events, user_code
 from hpo.training.config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
 from hpo.training.metric import METRICS, Metric
+from hpo.training.objective_output import TrialOutput
 from hpo.training.seeds import seed_generators
 from hpo.training.yielded import Yielded, epoch_of, parse_yielded
 
@@ -114,7 +113,9 @@ class CustomRun:
         self.metric = metric
         self.final = final
         self.stop = stop or threading.Event()
-        self.objective = import_objective(config.objective)
+        self.output = TrialOutput(None if place is None else place.trial)
+        with self.output.redirect(), self.output.call():
+            self.objective = import_objective(config.objective)
         self.history = [events.restore_epoch(epoch) for epoch in state["history"]] if state else []
         self.own_state: Any = state["own"] if state else None
         self.exhausted = bool(state and state["exhausted"])
@@ -153,8 +154,11 @@ class CustomRun:
             KeyboardInterrupt: If the user presses Ctrl-C again after ``stop`` was set, or the supervisor is
                 gone while the function prints.
         """
-        if self.finished:
-            return
+        if not self.finished:
+            with self.output.redirect():
+                yield from self._run()
+
+    def _run(self) -> Iterator[Epoch]:
         yields = self._call_objective(self._start)
         while not self.finished and not self.stop.is_set():
             started = time.perf_counter()
@@ -204,7 +208,7 @@ class CustomRun:
         what the function prints any more: the supervisor is gone, and ``stop`` is set or about to be.
         """
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with self.output.call():
                 return function(*args)
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, OSError | HpoError):

@@ -7,11 +7,12 @@ from hpo.analysis import records
 from hpo.cli import console, progress
 from hpo.study.definition import Definition, Point
 from hpo.training.config import Config
-from hpo.training.events import Epoch, EpochReported
+from hpo.training.events import Epoch, EpochReported, TrialEnded, TrialStarted
 
 STUDY = Definition(
     name="study", train=Config().model_dump(), points=(Point(setting={}, attributes={"site": "C"}),)
 )
+EPOCH = Epoch(number=1, value=0.5, train_seconds=1.0)
 
 
 def waiting_trial(number: int, **attributes: str) -> FrozenTrial:
@@ -46,14 +47,37 @@ def test_a_narrow_terminal_shows_every_column(monkeypatch, capsys):
         assert text in shown
 
 
-def test_a_live_view_lets_the_reason_of_a_failure_through():
-    shown = ("trial 3 failed (no such file)", "hpo: the store is away", "trial and error")
-    hidden = (
-        "trial 3 starts: lr 0.1, 2 epochs",
-        "trial 3 epoch 1/2: 1.0 s",
-        "trial 3 complete, accuracy 1",
-    )
-    assert [progress.is_news(line) for line in (*shown, *hidden)] == [True] * 3 + [False] * 3
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("trial 3 failed (no such file)", "hpo: the store is away", "trial and error"),
+        *(
+            "trial 3: printed by the objective",
+            "trial 3: epoch 1",
+            "trial 3 starts again from its first",
+        ),
+        *("trial 3 released: no space left on device; trying again", "trial 3: its traceback is in a file"),
+    ],
+)
+def test_a_live_view_shows_what_it_does_not_say_itself(line):
+    assert progress.is_news(line)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TrialStarted(trial=3, attempt=1, params={"lr": 0.1}, epochs=2, epochs_done=0),
+        EpochReported(trial=3, epoch=EPOCH, epochs=2, metric="accuracy"),
+        *(TrialEnded(trial=3, state=state, value=0.5, metric="f1") for state in ("complete", "pruned")),
+        *(
+            TrialEnded(trial=3, state=state, reason="why")
+            for state in ("paused", "released", "removed", "lost")
+        ),
+    ],
+    ids=lambda event: getattr(event, "state", type(event).__name__),
+)
+def test_a_live_view_leaves_out_the_progress_of_trials(event):
+    assert not progress.is_news(console.event_line(event))
 
 
 def test_a_slow_view_is_redrawn_less_often():

@@ -306,7 +306,7 @@ def test_what_an_objective_prints_is_not_in_the_json_of_a_plan(place):
     )
     done = place.here("plan", place.study(STUDY.replace("own:climb", "prints:climb")), "--json")
     assert done.json()["parts"]
-    assert "imported\nan epoch\n" in done.err
+    assert "imported\ntrial 0: an epoch\n" in done.err
 
 
 def test_settings_are_read_as_attributes_and_as_items():

@@ -30,8 +30,8 @@ def test_the_studys_metric_is_taken_out_of_a_dict_of_metrics(kind):
     metrics = kind({"f1": 0.75, "accuracy": 0.5, "auroc": 0.25, "ece": math.inf})
     found = parse_yielded([metrics, None, {"recall": 1}], "f1")
     assert (found.value, found.state) == (0.75, None)
-    assert found.known_metrics == {"auroc": 0.25}
-    assert found.own_metrics == {"accuracy": 0.5, "ece": math.inf, "recall": 1.0}
+    assert found.known_metrics == {"accuracy": 0.5, "auroc": 0.25}
+    assert found.own_metrics == {"ece": math.inf, "recall": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -99,11 +99,23 @@ def _failure(trial: FrozenTrial) -> tuple[str, str]:
 
 def _reason(trial: FrozenTrial) -> str:
     """Return why a trial was pruned or failed, as one line; the message of an exception with its class."""
-    kind, message = _failure(trial)
     text = trial.user_attrs.get("pruned") if trial.state == TrialState.PRUNED else None
-    if text is None:
-        text = message if kind in _WITHOUT_TRACEBACK else f"{kind}: {message}" if message else kind
-    line = str(text).strip().partition("\n")[0]
+    return describe_failure(*_failure(trial)) if text is None else _first_line(str(text))
+
+
+def describe_failure(kind: str, message: str) -> str:
+    """Return why a trial failed, as one line: the first one of its message, an exception's after its class.
+
+    Args:
+        kind: The ``class`` of the failure, as it is stored.
+        message: Its message.
+    """
+    line = _first_line(message)
+    return line if kind in _WITHOUT_TRACEBACK else _first_line(f"{kind}: {line}" if line else kind)
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
     return line if len(line) <= MAX_REASON_LENGTH else f"{line[: MAX_REASON_LENGTH - 3]}..."
 
 

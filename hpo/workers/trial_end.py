@@ -18,6 +18,7 @@ from hpo.artifacts.folders import TrialFolder
 from hpo.errors import ArtifactError, StoreError, escape_surrogates
 from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.store import lease, plan, untried_settings
+from hpo.store.failures import describe_failure
 from hpo.store.history import History
 from hpo.store.lease import Claim
 from hpo.study.definition import Definition
@@ -139,7 +140,7 @@ def end_failed(claim: Claim, kind: str, message: str) -> TrialEnded:
         claim.end(TrialState.FAIL, user_attributes={"failure": failure})
     except lease.LeaseLost:
         return lost_event(claim)
-    return TrialEnded(trial=claim.number, state="failed", reason=message)
+    return TrialEnded(trial=claim.number, state="failed", reason=describe_failure(kind, message))
 
 
 def remove_waiting_trials(claim: Claim) -> TrialEnded:

@@ -13,7 +13,7 @@ import optuna
 
 def fragile(config, state):
     if config.x in config.broken:
-        raise ValueError(f"no picture {config.x} in this folder")
+        raise ValueError(f"no picture {config.x} in this folder\\nor below it")
     if config.x == 5:
         raise optuna.TrialPruned("no better than guessing")
     yield config.x / 10, None
@@ -31,13 +31,13 @@ pruner = "none"
 POINTS = "".join(f"[[points]]\nx = {x}\n" for x in range(6))
 
 
-def run_points(path: Path, broken: list[int]) -> None:
-    """Run six trials in a folder, of which those of ``broken`` fail."""
+def run_points(path: Path, broken: list[int]) -> str:
+    """Run six trials in a folder, of which those of ``broken`` fail; return what their worker prints."""
     place = workplace_in(path)
     (path / "own.py").write_text(OWN.replace("config.broken", str(broken)))
     study = place.study(STUDY.replace("broken = {broken}\n", "") + POINTS)
     place.here("create", study)
-    place.here("worker", "small")
+    return place.here("worker", "small").err
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,8 @@ def all_failed(once) -> Workplace:
 
 
 def test_a_worker_says_where_a_traceback_is_and_prints_none(tmp_path, caplog):
-    run_points(tmp_path, [3])
+    printed = run_points(tmp_path, [3])
+    assert "\ntrial 3 failed (ValueError: no picture 3 in this folder)\n" in printed
     (file,) = tmp_path.glob("storage/artifacts/*/0003/traceback.txt")
     assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == [
         f"trial 3: its traceback is in {file}"

@@ -1,4 +1,5 @@
 import optuna
+import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.store import failures
@@ -18,6 +19,21 @@ def failed(number: int, kind: str, message: str) -> FrozenTrial:
 def test_nothing_is_said_of_a_study_without_early_ends():
     trials = [make_trial(0, TrialState.COMPLETE), make_trial(1, TrialState.WAITING)]
     assert failures.find_early_ends(trials) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "line"),
+    [
+        ("KeyError", "'lr'", "KeyError: 'lr'"),
+        ("ValueError", "first\nsecond", "ValueError: first"),
+        ("AssertionError", "", "AssertionError"),
+        ("out_of_memory", "too large\nmore", "too large"),
+        ("lost", "3 attempts ended", "3 attempts ended"),
+        ("ValueError", "x" * 300, f"ValueError: {'x' * 185}..."),
+    ],
+)
+def test_a_failure_is_one_line_with_the_class_of_an_exception(kind, message, line):
+    assert failures.describe_failure(kind, message) == line
 
 
 def test_reasons_that_differ_in_numbers_only_are_the_same():

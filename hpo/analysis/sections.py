@@ -72,13 +72,31 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureRow:
+    """Pictures with one label."""
+
+    label: str
+    pngs: tuple[bytes, ...]  # PNG files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures that the page shows; they have no table and no CSV file."""
+
+    name: str
+    title: str
+    rows: tuple[PictureRow, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of the page. If it has no figures and no tables, ``text`` says why."""
 
     name: str
     title: str
     text: tuple[str, ...] = ()
-    parts: tuple[Plot | Listing, ...] = ()
+    parts: tuple[Plot | Listing | Pictures, ...] = ()
     narrow: bool = False  # its figures are placed side by side
 
 
@@ -180,6 +198,7 @@ def write_csv_files(folder: Path, sections: Iterable[Section]) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for part in (part for section in sections for part in section.parts):
-        names.append(f"{part.name}.csv")
-        durable.write_file(folder / names[-1], part.table.to_csv())
+        if not isinstance(part, Pictures):
+            names.append(f"{part.name}.csv")
+            durable.write_file(folder / names[-1], part.table.to_csv())
     return names

@@ -164,15 +164,15 @@ class Artifacts:
 
         self.retry("", write_and_remove)
 
-    def read(self, name: str) -> bytes:
-        """Return the content of a file.
+    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return the content of a file, or a part of it, as ``read_or_none`` does.
 
         Raises:
             ArtifactsUnavailable: As ``retry`` does.
             ArtifactError: If there is no such file or it cannot be read, also in a local folder.
         """
         try:
-            content = self.read_or_none(name)
+            content = self.read_or_none(name, start, end)
         except OSError as error:
             raise ArtifactError(f"{self.path(name)}: {error}") from error
         if content is None:
@@ -181,18 +181,24 @@ class Artifacts:
             )
         return content
 
-    def read_or_none(self, name: str) -> bytes | None:
-        """Return the content of a file; None if there is no such file.
+    def read_or_none(self, name: str, start: int = 0, end: int | None = None) -> bytes | None:
+        """Return the content of a file, or a part of it; None if there is no such file.
+
+        Args:
+            name: Path relative to the artifacts.
+            start: The first byte to read, within the file.
+            end: The byte after the last one; None, or a number behind the end, reads to the end.
 
         Raises:
             ArtifactError: As ``retry`` does, if the file cannot be read behind a URL.
             OSError: If it cannot be read in a local folder.
         """
         path = self.locate(name)
+        part = {} if (start, end) == (0, None) else {"start": start, "end": end}
 
         def read() -> bytes | None:
             try:
-                content: bytes = self.filesystem.cat_file(path)
+                content: bytes = self.filesystem.cat_file(path, **part)
                 return content
             except FileNotFoundError:
                 return None

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.artifacts import checkpoint, optuna_store
 from hpo.artifacts.folders import LOGS, Artifacts
+from hpo.training import data_facts
 from hpo.workers import metrics
 
 ALWAYS_KNOWN = ("settings.json", "traceback.txt", metrics.CSV_NAME)
@@ -40,7 +41,8 @@ def unknown_folders(artifacts: Artifacts, folders: Iterable[str]) -> list[str]:
 def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTrial]) -> list[str]:
     """Return the files and trial folders in a study's folder that none of its trials refers to.
 
-    Files of running trials are not reported, because they come and go. Nor are logs.
+    Files of running trials are not reported, because they come and go. Nor are logs, and what is known
+    about the study's images.
 
     Args:
         artifacts: The artifacts.
@@ -58,7 +60,7 @@ def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTria
     unknown = []
     for name in artifacts.list_names(folder):
         trial = by_number.get(name)
-        if name == LOGS:
+        if name in (LOGS, data_facts.FILE_NAME):
             continue
         if trial is None:
             unknown.append(f"{folder}/{name}")

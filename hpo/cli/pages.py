@@ -27,16 +27,19 @@ def write_report(
         ),
     ] = None,
     store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
     """Write a report of a study: one HTML page with every table and plot, readable offline.
 
     Example: hpo report my-study -o report.html --csv tables
     """
+    from hpo.artifacts.folders import Artifacts
     from hpo.report import page
     from hpo.store import studies
 
     storage = studies.open_storage(store_url, create=False)
-    tables = page.write_report(page.read_report(storage, name), output, csv)
+    found = page.read_report(storage, name, Artifacts(artifacts))
+    tables = page.write_report(found, output, csv)
     print(f"report of study {name}: {output}")
     if csv is not None:
         print(f"{len(tables)} tables as CSV: {csv}")

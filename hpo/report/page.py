@@ -5,6 +5,7 @@ The template escapes everything that comes from the store (names, values, messag
 element.
 """
 
+import base64
 import contextlib
 import functools
 import importlib.metadata
@@ -19,18 +20,29 @@ import jinja2
 import markupsafe
 import plotly.graph_objects as go
 import plotly.offline
+from optuna.trial import FrozenTrial
 
-from hpo.analysis import records, results
+from hpo.analysis import by_class, class_tables, records, results
 from hpo.analysis.records import TrialRecord
+from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
 from hpo.artifacts import durable
+from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, StoreError
 from hpo.original import claims, match, tables
 from hpo.original.claims import ReportClaim
-from hpo.report import parameter_axis, parameter_plots, study_plots, summary
-from hpo.store import failures, status, studies
+from hpo.report import (
+    class_section,
+    data_section,
+    parameter_axis,
+    parameter_plots,
+    study_plots,
+    summary,
+)
+from hpo.store import failures, folders, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
+from hpo.training import config
 from hpo.training.metric import METRICS, Metric
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -62,12 +74,13 @@ class Report:
     sections: Sequence[Section]  # in the order of the page
 
 
-def read_report(storage: Storage, name: str) -> Report:
+def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     """Read the content of a study's report from the store.
 
     Args:
         storage: The store.
         name: The study.
+        artifacts: Where the study's files are; what is missing there is missing on the page.
 
     Raises:
         StoreError: There is no such study, it is another tool's, or it has no complete trial.
@@ -79,12 +92,40 @@ def read_report(storage: Storage, name: str) -> Report:
     settings = results.all_settings(definition, found)
     if not settings:
         raise StoreError(results.no_complete_trial_message(name, found))
-    metric, measure = definition.metric, status.metric_name(definition)
+    measure = status.metric_name(definition)
     judged, original, mirrors = _original_sections(definition, found, measure)
-    parameters = parameter_axis.varying_parameters([each.trial for each in settings])
-    mattered, ranked = parameter_plots.importance_section(trials, parameters, metric)
+    best = results.best_settings(definition, found, 1)[0]
+    has_images = definition.option_table is not config.CUSTOM_OPTIONS
     sections = (
         *(original if mirrors else ()),
+        *(_image_sections(storage, name, best, artifacts) if has_images else ()),
+        *_search_sections(trials, found, settings, definition),
+        *(() if mirrors else original),
+    )
+    now = status.read_status(storage, name)
+    return Report(
+        study=name,
+        metric=definition.metric,
+        measure=measure,
+        summary=summary.summarize(found, best, now.state),
+        early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
+        fixed=summary.fixed_options(definition.train, found),
+        claims=judged,
+        sections=sections,
+    )
+
+
+def _search_sections(
+    trials: list[FrozenTrial],
+    found: Sequence[TrialRecord],
+    settings: Sequence[SettingResult],
+    definition: Definition,
+) -> tuple[Section, ...]:
+    """Return the sections on what the search found, from parameter importance to the table of trials."""
+    metric, measure = definition.metric, status.metric_name(definition)
+    parameters = parameter_axis.varying_parameters([each.trial for each in settings])
+    mattered, ranked = parameter_plots.importance_section(trials, parameters, metric)
+    return (
         mattered,
         study_plots.history_section(found, settings, measure),
         study_plots.curve_section(found, settings, measure),
@@ -96,18 +137,27 @@ def read_report(storage: Storage, name: str) -> Report:
         study_plots.pareto_section(settings, measure),
         summary.device_time_section(found),
         summary.trials_section(found, measure),
-        *(() if mirrors else original),
     )
-    now = status.read_status(storage, name)
-    return Report(
-        study=name,
-        metric=metric,
-        measure=measure,
-        summary=summary.summarize(found, results.best_settings(definition, found, 1)[0], now.state),
-        early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
-        fixed=summary.fixed_options(definition.train, found),
-        claims=judged,
-        sections=sections,
+
+
+def _image_sections(
+    storage: Storage, name: str, best: SettingResult, artifacts: Artifacts
+) -> tuple[Section, Section]:
+    """Return the sections on the images, and on the classes of the trial whose weights are exported."""
+    folder = folders.stored_folder(storage, studies.find_study_id(storage, name))
+    trial, weights = best.runs[0].number, best.weights
+    return (
+        data_section.data_section(
+            "The study has no folder in the artifacts, so nothing is known about its images."
+            if folder is None
+            else by_class.read_data_facts(artifacts, folder)
+        ),
+        class_section.class_section(
+            trial,
+            f"Trial {trial} has no weights that were kept, so how it answered each class is not known."
+            if weights is None
+            else by_class.read_confusion(artifacts, weights),
+        ),
     )
 
 
@@ -182,8 +232,10 @@ def render_html(report: Report) -> str:
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     precise = ("best so far", "best value", report.metric.name, report.metric.label, "accuracy")
+    precise = (*precise, *class_tables.FRACTIONS)
     cell = functools.partial(_format_cell, precise=precise)
     environment.filters |= {"cell": cell, "json": _figure_json, "slug": _element_id}
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     environment.globals |= {"numeric": _is_numeric}
     return environment.from_string(TEMPLATE.read_text()).render(
         report=report,
@@ -195,12 +247,12 @@ def render_html(report: Report) -> str:
 
 
 def _format_cell(value: Any, column: str, precise: Sequence[str]) -> str:
-    """Return a table's value as text: values of the metric with four decimal places, seconds with one.
+    """Return a table's value as text: values of a metric with four decimal places, seconds with one.
 
     Args:
         value: The value.
         column: The name of its column.
-        precise: What is in the names of columns that hold values of the metric.
+        precise: What is in the names of columns that hold values of a metric.
     """
     if isinstance(value, float) and any(part in column for part in precise):
         return f"{value:.4f}"

@@ -21,6 +21,7 @@ from torch import Tensor
 from hpo import errors
 from hpo.training import sources, splits, transforms
 from hpo.training.config import DATASETS, Config, FinalConfig
+from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.evaluation import TOP
 from hpo.training.shapes import DatasetShape, known_shape
 
@@ -86,10 +87,14 @@ class Dataset:
         return self.test if self.valid is None else self.valid
 
     @property
+    def selection_name(self) -> SplitName:
+        """The name of the split on which accuracy is measured."""
+        return "test" if self.valid is None else "valid"
+
+    @property
     def nbytes(self) -> int:
         """The size of the images of all splits in bytes."""
-        present = (split for split in (self.train, self.valid, self.test) if split is not None)
-        return sum(split.images.nbytes for split in present)
+        return sum(split.images.nbytes for split in self.splits.values())
 
     def to_if_it_fits(self, device: torch.device) -> "Dataset":
         """Return the data set on ``device``; unmoved if it needs over half of a GPU's free memory."""
@@ -102,13 +107,25 @@ class Dataset:
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), valid=valid, test=self.test.to(device))
 
+    @property
+    def splits(self) -> dict[SplitName, Split]:
+        """The splits that exist, by name."""
+        by_name: dict[SplitName, Split | None] = {
+            "train": self.train,
+            "valid": self.valid,
+            "test": self.test,
+        }
+        return {name: split for name, split in by_name.items() if split is not None}
+
+    def count_images(self) -> dict[SplitName, Tensor]:
+        """Return the number of images of each class by split, int64 [K] on the CPU."""
+        return {name: split.count_classes(len(self.classes)) for name, split in self.splits.items()}
+
     def summary(self) -> str:
         """Return in one line the number of images, how unequal classes are, and what guessing gives."""
-        by_name = {"training": self.train, "validation": self.valid, "test": self.test}
-        present = {name: split for name, split in by_name.items() if split is not None}
-        *others, last = (f"{len(split)} {name}" for name, split in present.items())
-        by_split = [split.count_classes(len(self.classes)) for split in present.values()]
-        counts_K, selected_K = torch.stack(by_split).sum(0), self.selection.count_classes(len(self.classes))
+        counts = self.count_images()
+        counts_K, selected_K = torch.stack([*counts.values()]).sum(0), counts[self.selection_name]
+        *others, last = (f"{int(each.sum())} {SPLIT_WORDS[name]}" for name, each in counts.items())
         names = [errors.quote_value(name) for name in self.classes]
         smallest, largest = (
             f"{names[k]} with {int(counts_K[k])}" for k in (int(counts_K.argmin()), int(counts_K.argmax()))
@@ -118,7 +135,7 @@ class Dataset:
             f"{', '.join(others)} and {last} images in {len(names)} classes, the smallest {smallest}, the "
             f"largest {largest}; always answering {names[guess]} gives accuracy "
             f"{int(selected_K[guess]) / len(self.selection):.4f} on the "
-            f"{'test' if self.valid is None else 'validation'} split"
+            f"{SPLIT_WORDS[self.selection_name]} split"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -129,13 +146,12 @@ class Dataset:
             ``pixels`` (the side of the square images), ``images`` (their number by split, without the
             splits that do not exist) and ``skipped`` (the number of unreadable files).
         """
-        by_name = {"train": self.train, "valid": self.valid, "test": self.test}
         _, channels, pixels, _ = self.train.images.shape
         return {
             "classes": list(self.classes),
             "channels": channels,
             "pixels": pixels,
-            "images": {name: len(split) for name, split in by_name.items() if split is not None},
+            "images": {name: len(split) for name, split in self.splits.items()},
             "skipped": len(self.skipped),
         }
 

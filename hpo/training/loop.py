@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from hpo.training import events, features, models, optimizers, schedules, transforms
 from hpo.training.config import Config, FinalConfig
+from hpo.training.confusion import Confusion
 from hpo.training.datasets import Dataset, Split
 from hpo.training.evaluation import Answers, Metrics
 from hpo.training.events import Diverged, Epoch
@@ -108,6 +109,7 @@ class TrainingRun:
             self._balance_classes(self.train_split.labels.cpu())
         self.batches = batch_bounds(len(self.train_split), config.batch_size)
         self.history: list[Epoch] = []
+        self.confusion: Confusion | None = None  # of the last evaluation in ``epochs()``; None before it
         self.step = 0  # finished steps of the current epoch
         self.seconds = 0.0  # spent on them
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct predictions
@@ -169,9 +171,7 @@ class TrainingRun:
         self._raise_if_diverged(number, bad=int(self._first_bad_step))
         started = time.perf_counter()
         is_measured = number == self.config.epochs or not isinstance(self.config, FinalConfig)
-        measured: dict[str, Any] = {}
-        if is_measured:
-            measured = self.evaluate(self.selection_split).figures()
+        measured: dict[str, Any] = self._measure_selection() if is_measured else {}
         epoch = Epoch(
             number=number,
             value=self._checked_value(measured, number),
@@ -187,6 +187,14 @@ class TrainingRun:
         self.step, self.seconds = 0, 0.0
         self._sums.zero_()
         return epoch
+
+    def _measure_selection(self) -> dict[str, float | None]:
+        """Evaluate the selection split, and return the metrics by name."""
+        found = self.evaluate(self.selection_split)
+        self.confusion = Confusion.from_matrix(
+            self._dataset.selection_name, self._dataset.classes, found.confusion
+        )
+        return found.figures()
 
     def _checked_value(self, measured: Mapping[str, float | None], number: int) -> float | None:
         """Return what trials are compared by; raise Diverged if it is a loss that is not finite."""

@@ -19,7 +19,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.store import plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import devices, features, precision
+from hpo.training import data_facts, devices, features, precision
 from hpo.training.config import PRECISIONS, Config, CustomConfig
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class WorkerCache:
         self._templates: InitialModels | None = None
         self._formats: dict[str, str] = {}  # by what decides it, as JSON: the memory format
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
+        self._described: set[str] = set()  # names of files about a study's images that exist
         self._images: dict[int, str] = {}  # by study: which images its folder had when last checked
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
@@ -128,6 +129,30 @@ class WorkerCache:
         if key not in self._datasets:
             self._datasets[key] = datasets.load_dataset(config, self.data).to_if_it_fits(self.device)
         return self._datasets[key]
+
+    def write_data_facts(self, study_folder: str, config: Config) -> None:
+        """Write what a report says about a study's images to its folder, unless it is there.
+
+        Each worker asks for the file once.
+
+        Args:
+            study_folder: The folder of the study in the artifacts.
+            config: The settings of a trial of the study.
+
+        Raises:
+            ArtifactError: If artifacts behind a URL cannot be read or written.
+            OSError: If local artifacts cannot be read or written.
+            DataError: If the data set cannot be loaded.
+        """
+        from hpo.training import samples
+
+        name = f"{study_folder}/{data_facts.FILE_NAME}"
+        if name in self._described:
+            return
+        if self.artifacts.read_or_none(name, end=1) is None:
+            facts = samples.describe_images(self.load_dataset(config), config)
+            self.artifacts.write(name, facts.model_dump_json().encode())
+        self._described.add(name)
 
     @property
     def templates(self) -> "InitialModels":

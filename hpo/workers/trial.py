@@ -127,6 +127,8 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     baseline, data, measured = _describe_data(config, context)
     if isinstance(config, Config) and (claim.number, claim.token) == (0, 1):
         yield DataLoaded(summary=context.cache.load_dataset(config).summary())
+    if isinstance(config, Config):
+        context.cache.write_data_facts(context.study_folder, config)
     durable.write_file(folder.path / "settings.json", json.dumps(facts | data, indent=2).encode())
     pruner = TrialPruner(study, context.history, context.definition, baseline)
     save_cost = context.cache.expected_save_seconds(config)

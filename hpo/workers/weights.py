@@ -1,5 +1,10 @@
-"""The weights of a best epoch: a copy that training does not change, and the file that it goes to."""
+"""The weights of a best epoch: a copy that training does not change, and the file that it goes to.
 
+The header of a weights file also contains the confusion matrix of the evaluation by which the epoch was
+chosen, as JSON (``hpo.training.confusion``). So the weights and how good they are appear together.
+"""
+
+import json
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -7,6 +12,7 @@ import safetensors.torch
 from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder
 from hpo.training import custom
+from hpo.training.confusion import HEADER_KEY, Confusion
 
 if TYPE_CHECKING:
     from hpo.training import loop
@@ -23,10 +29,18 @@ class Weights:
         epoch: The number of the epoch, from 1.
         content: Tensors by name, or the state of a custom objective.
         objective: The name of the custom objective; None for built-in training.
+        confusion: Of the evaluation after the epoch; None if there was none.
     """
 
-    def __init__(self, epoch: int, content: Any, objective: str | None = None) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        content: Any,
+        objective: str | None = None,
+        confusion: Confusion | None = None,
+    ) -> None:
         self.epoch, self.content, self.objective = epoch, content, objective
+        self.confusion = confusion
 
     @classmethod
     def copy_from(cls, run: "Run") -> "Weights":
@@ -36,7 +50,8 @@ class Weights:
             return cls(epoch, checkpoint.snapshot(weights), run.config.objective)
         frozen = run.frozen_weights()
         changing = {name: tensor for name, tensor in weights.items() if name not in frozen}
-        return cls(epoch, {**weights, **checkpoint.snapshot(changing)})
+        content = {**weights, **checkpoint.snapshot(changing)}
+        return cls(epoch, content, confusion=run.confusion)
 
     @staticmethod
     def attempt_of(name: str) -> int:
@@ -68,6 +83,22 @@ class Weights:
                 checkpoint.check_loadable(draft, self.objective)
             else:
                 draft.name = f"{stem}.safetensors"
-                tensors = {key: tensor.contiguous() for key, tensor in self.content.items()}
-                draft.file.write(safetensors.torch.save(tensors, {"format": "pt"}))
+                for part in self._safetensors():
+                    draft.file.write(part)
         return f"{folder.name}/{draft.name}"
+
+    def _safetensors(self) -> tuple[bytes | memoryview, ...]:
+        """Return the content of a safetensors file in parts: the header's length, the header, the tensors.
+
+        The matrix is added here and not by the library, which writes several facts in random order
+        (safetensors issue 584): equal weights would then have different files.
+        """
+        tensors = {key: tensor.contiguous() for key, tensor in self.content.items()}
+        plain = safetensors.torch.save(tensors, {"format": "pt"})
+        start = 8 + int.from_bytes(plain[:8], "little")
+        header = json.loads(plain[8:start])
+        if self.confusion is not None:
+            header["__metadata__"][HEADER_KEY] = self.confusion.model_dump_json()
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # the tensors are aligned to 8 bytes
+        return len(text).to_bytes(8, "little"), text, memoryview(plain)[start:]

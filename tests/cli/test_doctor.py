@@ -73,6 +73,7 @@ def test_orphaned_files_are_reported_except_those_of_running_trials(storage, url
         trial.mkdir(parents=True)
         for name in (*names, "epochs.csv", "settings.json", "events.out.tfevents.1.host"):
             (trial / name).touch()
+    (folder / "data.json").touch()
     ended, _running = claim_trial(storage), claim_trial(storage)
     ended.commit(user_attributes={"weights": f"{folder.name}/0000/weights-0001-001.safetensors"})
     ended.end(TrialState.COMPLETE, value=0.5)

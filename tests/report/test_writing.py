@@ -2,6 +2,7 @@
 
 import hashlib
 
+from hpo.artifacts.folders import Artifacts
 from hpo.report.page import read_report
 from hpo.store import studies
 from tests.support.report_page import write_and_parse
@@ -17,11 +18,13 @@ from tests.support.workplace import Workplace
 
 def test_every_section_has_content_or_states_why_not(url, tmp_path):
     storage = store_single_trial(url)
-    found = read_report(storage, "quickstart")
+    found = read_report(storage, "quickstart", Artifacts(str(tmp_path / "artifacts")))
     for section in found.sections:
         assert section.parts or len(section.text) == 1, section.name
     empty = {section.name for section in found.sections if not section.parts}
-    assert empty == {"original", "importance", "curves", "parallel", "slices", "contours", "ranks"}
+    assert empty == {
+        *("data", "classes", "original", "importance", "curves", "parallel", "slices", "contours", "ranks")
+    }
     assert set(found.sections[-2].text[0].split()) >= {"No", "14", "points"}
     page, _ = write_and_parse(storage, "quickstart", tmp_path)
     axes = [

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.artifacts.folders import Artifacts
 from hpo.report.page import read_report, write_report
 from hpo.store.storage import Storage
 
@@ -69,10 +70,11 @@ class Page(HTMLParser):
 
 
 def write_and_parse(
-    storage: Storage, name: str, folder: Path
+    storage: Storage, name: str, folder: Path, artifacts: Path | None = None
 ) -> tuple[Page, dict[str, list[dict[str, str]]]]:
     """Write a report; return its page, and the rows of its CSV files by name."""
-    files = write_report(read_report(storage, name), folder / "page.html", folder / "csv")
+    found = read_report(storage, name, Artifacts(str(artifacts or folder / "artifacts")))
+    files = write_report(found, folder / "page.html", folder / "csv")
     tables = {}
     for file in files:
         with (folder / "csv" / file).open(newline="") as lines:

@@ -11,6 +11,7 @@ from hpo.store import studies
 from hpo.study.definition import Definition
 from hpo.training import catalog, datasets, devices, models, precision
 from hpo.training.config import Config
+from hpo.training.data_facts import DataFacts
 from hpo.workers import cache
 
 CPU = torch.device("cpu")
@@ -161,3 +162,21 @@ def test_data_that_does_not_fit_on_the_gpu_stays_pinned_and_has_the_same_batches
     images, _ = placed.train.batch(torch.tensor([3, 1]), gpu)
     assert torch.equal(images.cpu(), dataset.train.images[[3, 1]])
     assert isinstance(placed, datasets.Dataset)
+
+
+def test_what_is_known_of_the_images_is_written_once_by_whoever_finds_it_missing(worker_cache, tmp_path):
+    file = tmp_path / "artifacts/study-0123abcd/data.json"
+    worker_cache.write_data_facts("study-0123abcd", settings())
+    written = file.read_bytes()
+    assert len(DataFacts.model_validate_json(written).samples) == 40
+    file.write_text("kept")
+    other = cache.WorkerCache(tmp_path, Artifacts(str(tmp_path / "artifacts")), CPU)
+    other.write_data_facts("study-0123abcd", settings())
+    assert file.read_text() == "kept"
+    file.unlink()
+    another = cache.WorkerCache(tmp_path, Artifacts(str(tmp_path / "artifacts")), CPU)
+    another.write_data_facts("study-0123abcd", settings())
+    assert file.read_bytes() == written
+    file.unlink()
+    another.write_data_facts("study-0123abcd", settings(image_size=64))
+    assert not file.exists(), "each trial of a worker looks for the file"

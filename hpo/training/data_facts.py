@@ -1,0 +1,54 @@
+"""What a report says about a study's images: how many each class has, and some of them as pictures.
+
+A worker writes this once per study, as ``data.json`` in the study's folder of the artifacts: whoever makes
+the report may not have the images. This module does not import torch; ``samples`` makes the facts.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+
+FILE_NAME = "data.json"
+
+SplitName = Literal["train", "valid", "test"]
+SPLIT_WORDS: Mapping[str, str] = {"train": "training", "valid": "validation", "test": "test"}
+
+
+class Sample(BaseModel):
+    """A picture of a class."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: NonNegativeInt  # index of its class
+    png: Base64Bytes
+
+
+class DataFacts(BaseModel):
+    """The images of a study."""
+
+    model_config = ConfigDict(frozen=True)
+
+    classes: tuple[str, ...] = Field(min_length=1)
+    images: Mapping[SplitName, tuple[NonNegativeInt, ...]] = Field(min_length=1)  # number by class
+    selection: SplitName  # the split that accuracy is measured on
+    skipped: NonNegativeInt  # unreadable files that were left out
+    image_size: int = Field(ge=1)  # side that the model gets, in pixels, in the trial of the samples
+    augmentation: str  # in that trial
+    samples: tuple[Sample, ...]  # training images, sorted by class
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        classes = len(self.classes)
+        if self.selection not in self.images or {len(each) for each in self.images.values()} != {classes}:
+            raise ValueError("the counts are not those of the classes")
+        if any(each.label >= classes for each in self.samples):
+            raise ValueError("a sample's class does not exist")
+        return self
+
+    def describe_samples(self) -> str:
+        """Return a sentence on what was done to the samples."""
+        size = f"resized to {self.image_size} by {self.image_size} pixels (image_size)"
+        if self.augmentation == "none":
+            return f"Each is {size}, without augmentation."
+        return f"Each is augmented as in training (augmentation {self.augmentation}), then {size}."

@@ -58,6 +58,7 @@ class Plot:
     table: Table
     caption: str = ""
     is_listed: bool = False  # the page shows the table unfolded
+    min_width: int = 0  # pixels; on a narrower screen the figure scrolls
 
 
 @dataclass(frozen=True, kw_only=True)

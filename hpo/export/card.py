@@ -1,16 +1,20 @@
 """The model card of an exported model: a YAML block, then Markdown, in the format of Hugging Face."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
 
-from hpo.analysis import intervals, results
+from hpo.analysis import class_tables, intervals, results
 from hpo.analysis.formatting import describe_device
+from hpo.analysis.sections import Table
+from hpo.export import sheet
 from hpo.export.predict import Description
 from hpo.training import transforms
+from hpo.training.confusion import Confusion
+from hpo.training.data_facts import SPLIT_WORDS, DataFacts
 from hpo.training.metric import METRICS
 
 MAX_CLASS_NAMES = 20  # that the card lists; labels.txt has all of them
@@ -92,6 +96,8 @@ class TrainingFacts:
     images: Mapping[str, int]  # per split
     skipped: int  # unreadable files that were left out
     params: Mapping[str, Any]  # searched or listed by the study, with this trial's values
+    facts: DataFacts | None = None  # on the images of each class; None: not known
+    confusion: Confusion | None = None  # of the evaluation that chose the weights; None: not known
 
 
 def model_card(description: Description, metrics: Metrics, trained: TrainingFacts) -> str:
@@ -117,8 +123,10 @@ def model_card(description: Description, metrics: Metrics, trained: TrainingFact
         _loader_code(description),
         "## How good it is",
         _table(("what", "value"), _results(metrics)),
+        *(_classes(trained.confusion) if trained.confusion is not None else ()),
         "## Data",
         _data(description, trained),
+        *(_images(trained.facts) if trained.facts is not None else ()),
         "## Preprocessing",
         _preprocessing(description),
         "## Settings",
@@ -185,6 +193,47 @@ def _data(description: Description, trained: TrainingFacts) -> str:
         f"{f' and {more} more (labels.txt)' if more > 0 else ''}. "
         "The model always answers with one of these classes, whatever an image shows."
     )
+
+
+def _classes(confusion: Confusion) -> Iterator[str]:
+    """Yield the paragraphs on how the model answers each class; of many classes, on the worst."""
+    split, table = SPLIT_WORDS[confusion.split], class_tables.class_table(confusion)
+    is_small = len(table.rows) <= MAX_CLASS_NAMES
+    yield "### Each class"
+    yield (
+        f"On the {split} split. {class_tables.FIGURES_TEXT}"
+        f"{'' if is_small else f' These are the {MAX_CLASS_NAMES} classes with the lowest F1.'}"
+    )
+    yield _class_table(table if is_small else class_tables.lowest_f1(table, MAX_CLASS_NAMES))
+    yield "### Confusion matrix" if is_small else "### Classes that are most often confused"
+    if is_small:
+        yield "A row is a class, a column an answer; the cells are numbers of images."
+        yield _class_table(class_tables.matrix_table(confusion))
+    else:
+        yield _class_table(class_tables.pair_table(confusion, MAX_CLASS_NAMES))
+
+
+def _images(facts: DataFacts) -> Iterator[str]:
+    """Yield the paragraphs on the images of each class; of many classes, on the largest and smallest."""
+    table = class_tables.count_table(facts)
+    if len(table.rows) > MAX_CLASS_NAMES:
+        each = MAX_CLASS_NAMES // 2
+        yield f"Images of the {each} largest and the {each} smallest classes:"
+        table = class_tables.largest_and_smallest(table, each)
+    else:
+        yield "Images of each class:"
+    yield _class_table(table)
+    if facts.samples:
+        how, names = sheet.describe_sheet(facts)
+        yield f"Training images as the model sees them, {how}: {', '.join(map(_escape, names))}."
+        yield facts.describe_samples()
+        yield f"![Training images]({sheet.FILE_NAME})"
+
+
+def _class_table(table: Table) -> str:
+    """Return a table of classes as Markdown; fractions have four decimal places."""
+    rows = [[f"{each:.4f}" if isinstance(each, float) else each for each in row] for row in table.rows]
+    return _table([_escape(column) for column in table.columns], rows)
 
 
 def _preprocessing(description: Description) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hpo.analysis import records
+from hpo.analysis import by_class, records
 from hpo.analysis.formatting import describe_split
 from hpo.artifacts import durable, names
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, StoreError, join_names, quote_value
-from hpo.export import card, predict
+from hpo.export import card, predict, sheet
 from hpo.export.card import Metrics
 from hpo.export.predict import Description, Preprocessing
 from hpo.export.winner import choose_winner
@@ -66,7 +66,8 @@ def export_trial(
     ``hpo best`` shows.
 
     Writes ``config.json``, ``labels.txt``, ``model.safetensors``, ``metrics.json`` and ``README.md``, the
-    model card. The weights are the saved ones: of the best epoch so far, or of the last in ``hpo finish``.
+    model card; and ``samples.png``, unless nothing is known of the study's images. The weights are the
+    saved ones: of the best epoch so far, or of the last in ``hpo finish``.
 
     Args:
         storage: The store; it is only read.
@@ -206,8 +207,15 @@ def _write_files(
         trial=metrics.trial,
     )
     labels = [" ".join(name.splitlines()) for name in data.classes]
+    facts = by_class.read_data_facts(artifacts, choice.folder.rpartition("/")[0])
+    confusion = by_class.read_confusion(artifacts, choice.weights)
     trained = card.TrainingFacts(
-        labels=labels, images=data.images, skipped=data.skipped, params=choice.trial.params
+        labels=labels,
+        images=data.images,
+        skipped=data.skipped,
+        params=choice.trial.params,
+        facts=None if isinstance(facts, str) else facts,
+        confusion=None if isinstance(confusion, str) else confusion,
     )
     contents = {
         predict.CONFIG: description.model_dump_json(indent=2),
@@ -218,6 +226,8 @@ def _write_files(
     for name, content in contents.items():
         durable.write_file(draft / name, content.encode(errors="replace"))
     durable.write_file(draft / predict.WEIGHTS, artifacts.read(choice.weights))
+    if trained.facts is not None and trained.facts.samples:
+        durable.write_file(draft / sheet.FILE_NAME, sheet.draw_sheet(trained.facts))
     try:
         predict.Predictor(draft)
     except ArtifactError as error:

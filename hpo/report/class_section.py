@@ -11,7 +11,9 @@ from hpo.training.data_facts import SPLIT_WORDS
 
 MAX_MATRIX_CLASSES = 30  # of a confusion matrix that the page shows
 MAX_ROWS = 20  # of classes and of confused pairs that the page lists where there are more classes
-CELL_PIXELS = 28
+CELL_PIXELS = 28  # the height of a cell
+MIN_CELL_PIXELS = 22  # on narrow screens
+NAMES_PIXELS = 150  # beside the matrix
 # Even one image of many in a wrong cell has a colour that stands out from that of an empty cell.
 CELL_COLORS = [[0.0, "#f4f7f9"], [0.001, "#cfdff0"], [0.5, "#5d93c8"], [1.0, "#0b2f5c"]]
 
@@ -63,6 +65,7 @@ def _matrix_plot(confusion: Confusion) -> Plot:
         title="Confusion matrix",
         figure=figure,
         table=class_tables.matrix_table(confusion),
+        min_width=NAMES_PIXELS + MIN_CELL_PIXELS * len(names),
         caption="A row is a class, a column an answer. A darker cell is a larger part of its class.",
     )
 

@@ -64,7 +64,7 @@ def test_a_pruned_trial_is_exported_with_the_accuracy_of_its_weights_epoch(finis
 
 
 def test_the_folder_is_complete_and_its_files_agree(finished, winner, labels):
-    names = {"README.md", "config.json", "labels.txt", "metrics.json", "model.safetensors"}
+    names = {"README.md", "config.json", "labels.txt", "metrics.json", "model.safetensors", "samples.png"}
     assert set(os.listdir(winner)) == names
     assert (winner / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
     assert not [name for name in os.listdir(finished.path) if "draft" in name]

@@ -216,8 +216,7 @@ def check_models(found: Definition, where: str) -> None:
 
     Raises:
         DefinitionError: If a model cannot be trained as the settings say, there are too many kinds of
-            settings, or the objective is not there.
-        Exception: What the objective's module raises while it is imported, unchanged.
+            settings, or the objective cannot be imported.
     """
     if found.option_table is config.CUSTOM_OPTIONS:
         custom.import_objective(str(found.train["objective"]))

@@ -84,8 +84,7 @@ def reads_state(objective: Objective) -> bool:
 class CustomRun:
     """One run of a custom objective, from its start or from a state.
 
-    It has the part of ``loop.TrainingRun``'s interface that a trial needs. Errors that the objective's
-    module raises while it is imported pass through.
+    It has the part of ``loop.TrainingRun``'s interface that a trial needs.
 
     Args:
         config: The trial's settings.
@@ -96,7 +95,7 @@ class CustomRun:
         final: Whether this is a run of ``hpo finish``, whose result is the last epoch, not the best one.
 
     Raises:
-        DefinitionError: If the objective does not exist or is not callable.
+        DefinitionError: If the objective cannot be imported.
     """
 
     def __init__(

@@ -11,22 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import DefinitionError, escape_surrogates
+from hpo.errors import DefinitionError, error_text, escape_surrogates, suggestion
 
 
 def import_function(option: str, name: str) -> Callable[..., Any]:
     """Import a function; the working directory is put first in ``sys.path`` if it is not in it.
 
-    What the module prints goes to stderr. Errors that it raises while it is imported pass through, except
-    OSError and those that are no ``Exception``.
+    What the module prints goes to stderr. KeyboardInterrupt passes through.
 
     Args:
         option: The option that names the function, for error messages: ``train.objective``.
         name: ``package.module:function``.
 
     Raises:
-        DefinitionError: If the module does not exist, has no callable of this name, or raises an OSError or
-            SystemExit.
+        DefinitionError: If the module does not exist, raises an error while it is imported, or has no
+            callable of this name.
     """
     module_name, _, function_name = name.partition(":")
     if module_name == "__main__":
@@ -40,26 +39,35 @@ def import_function(option: str, name: str) -> Callable[..., Any]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists, but one of its own imports does not
-        raise DefinitionError(
-            f"{option}: no module '{error.name}' in {Path.cwd()} or in the environment; "
-            "want package.module:function"
-        ) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, OSError):
-            raise
-        raise DefinitionError(
-            f"{option}: importing module '{module_name}' raised {describe_error(error)}; let it define "
-            "the function only, and do its work when it is called"
-        ) from error
+        raise DefinitionError(f"{option}: {_explain(error, module_name)}") from error
     function: Callable[..., Any] | None = getattr(module, function_name, None)
     if not callable(function):
-        raise DefinitionError(f"{option}: module '{module_name}' has no function '{function_name}'")
+        meant = suggestion(function_name, [each for each, value in vars(module).items() if callable(value)])
+        raise DefinitionError(f"{option}: module '{module_name}' has no function '{function_name}'{meant}")
     return function
+
+
+def _explain(error: BaseException, module_name: str) -> str:
+    """Return why a module cannot be imported, as one line: what it raised, and where."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{module_name}.".startswith(f"{missing}."):
+        return f"no module '{missing}' in {Path.cwd()} or in the environment; want package.module:function"
+    raised = f"{type(error).__name__}: {error_text(error)}".partition("\n")[0]
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if _is_users(each.filename)]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, Exception) and not isinstance(error, OSError):
+        advice = f"for its traceback run: python -c 'import {module_name}'"
+    else:
+        advice = "let it define the function only, and do its work when it is called"
+    return f"importing module '{module_name}' raised {raised}{where}; {advice}"
+
+
+def _is_users(file: str) -> bool:
+    """Return whether a frame of a traceback is neither ours nor one of Python's import system."""
+    return not file.startswith("<frozen ") and Path(file) not in (Path(__file__), Path(importlib.__file__))
 
 
 def describe_error(error: BaseException) -> str:

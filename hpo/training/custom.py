@@ -193,7 +193,7 @@ class CustomRun:
         if isinstance(returned, str | tuple) or not isinstance(returned, Iterable):
             raise ValueError(
                 f"{self.config.objective} returned {repr(returned)[:80]}; want a generator: "
-                "'yield accuracy, state' after each epoch, not 'return'"
+                f"'yield {self.metric.name}, state' after each epoch, not 'return'"
             )
         return iter(returned)
 

@@ -78,12 +78,25 @@ def test_other_metrics_are_in_the_csv_in_tensorboard_and_in_an_attribute(place):
         assert [event.value for event in logged.Scalars(name)] == values
 
 
-def test_a_dict_of_metrics_is_a_value_and_other_metrics(place):
-    place.here("create", place.study(STUDY.replace("own:measured", "own:many")))
+@pytest.mark.parametrize(
+    ("search", "values", "others"),
+    [
+        ("", [0.25, 0.5], {"loss": [2.0, 1.0], "recall": [0.25, 0.5]}),
+        (
+            'metric_name = "loss"\ndirection = "minimize"\n',
+            [2.0, 1.0],
+            {"accuracy": [0.25, 0.5], "recall": [0.25, 0.5]},
+        ),
+    ],
+)
+def test_a_dict_of_metrics_is_a_value_and_other_metrics(place, search, values, others):
+    text = STUDY.replace("own:measured", "own:many").replace("[search]\n", f"[search]\n{search}")
+    place.here("create", place.study(text))
     place.here("worker", "small")
     (trial,) = load(place).trials
-    assert trial.intermediate_values == {1: 0.25, 2: 0.5}
-    assert trial.user_attrs["metrics"] == {"loss": [2.0, 1.0], "recall": [0.25, 0.5]}
+    assert trial.intermediate_values == {1: values[0], 2: values[1]}
+    assert (trial.value, trial.user_attrs["best_epoch"]) == (values[1], 2)
+    assert trial.user_attrs["metrics"] == others
     folder = artifact(place, load(place).user_attrs["folder"]) / "0000"
     with (folder / "epochs.csv").open() as file:
         rows = [(row["accuracy"], row["loss"], row["recall"]) for row in csv.DictReader(file)]

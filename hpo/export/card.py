@@ -1,5 +1,6 @@
 """The model card of an exported model: a YAML block, then Markdown, in the format of Hugging Face."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from hpo.analysis.formatting import describe_device
 from hpo.analysis.sections import Table
 from hpo.export import sheet
 from hpo.export.predict import Description
-from hpo.training import transforms
+from hpo.training import catalog, transforms
 from hpo.training.confusion import Confusion
 from hpo.training.data_facts import SPLIT_WORDS, DataFacts
 from hpo.training.metric import METRICS
@@ -36,14 +37,22 @@ TENSORS_CODE = (
 )
 LOAD_CODE = f"model.load_state_dict({TENSORS_CODE})"
 
+# Types of tensors in torchvision's models, and others that a network of the user's own may have.
+TYPES = {"F32": "float32", "I64": "int64"}
+OTHER_TYPES = {"F64": "float64", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "I16": "int16"} | {
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
 # MNASNet refuses a state dict without a version, and such a file cannot hold one.
 COPY_CODE = f"for name, tensor in {TENSORS_CODE}.items(): model.state_dict()[name].copy_(tensor)"
 
 LOADER_TEMPLATE = """```python
-import json, math, PIL.Image, PIL.ImageOps, torch, torchvision
+import {modules}
 raw = bytearray(open("model.safetensors", "rb").read())
-start, types = 8 + int.from_bytes(raw[:8], "little"), {{"F32": "float32", "I64": "int64"}}
-model = torchvision.models.get_model({arguments}).eval()
+start, types = 8 + int.from_bytes(raw[:8], "little"), {types}
+model = {builder}({arguments}).eval()
 {loading}
 image = PIL.ImageOps.exif_transpose(PIL.Image.open("image.png", formats={formats}))
 image = image.convert("I").point(lambda grey: grey / 256) if image.mode[:4] == "I;16" else image
@@ -111,6 +120,13 @@ def model_card(description: Description, metrics: Metrics, trained: TrainingFact
     block = yaml.safe_dump(_card_metadata(description, metrics), sort_keys=False, allow_unicode=True)
     settings = description.settings
     how = "trained from scratch" if settings.get("weights") == "none" else "fine-tuned"
+    needed = ""
+    if catalog.is_user_network(description.model):
+        how = "trained"  # its function may load weights
+        needed = (
+            f" Either way Python must find the function `{description.model}`, which builds the network: "
+            "this folder does not contain its code. Put the folder that does on PYTHONPATH."
+        )
     marks = dict.fromkeys(trained.params, "varied")
     rows = [(name, value, marks.get(name, "")) for name, value in settings.items() if value is not None]
     sections = [
@@ -119,7 +135,7 @@ def model_card(description: Description, metrics: Metrics, trained: TrainingFact
         f"An image classifier for {len(trained.labels)} classes: trial {metrics.trial} of the study "
         f"{_escape(metrics.study)}, {how} and chosen with hpo.",
         "## Use it",
-        "With hpo: `hpo predict FOLDER image.png`. Without hpo, in this folder:",
+        f"With hpo: `hpo predict FOLDER image.png`.{needed} Without hpo, in this folder:",
         _loader_code(description),
         "## How good it is",
         _table(("what", "value"), _results(metrics)),
@@ -150,9 +166,10 @@ def _card_metadata(description: Description, metrics: Metrics) -> dict[str, Any]
             }
         ],
     }
+    library = [] if catalog.is_user_network(description.model) else ["torchvision"]
     return {
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "torchvision", description.model, "hpo"],
+        "tags": ["image-classification", *library, description.model, "hpo"],
         **({"datasets": [HUB_NAMES[dataset]]} if dataset in HUB_NAMES else {}),
         "metrics": [metrics.metric],
         "model-index": [{"name": f"{metrics.study}-{metrics.trial}", "results": [result]}],
@@ -260,8 +277,18 @@ def _loader_code(description: Description) -> str:
         steps.append(f"Resize(({seen.image_size}, {seen.image_size}))")
     steps += ["ToTensor()", f"Normalize({list(seen.mean)}, {list(seen.std)})"]
     arguments = [f"{name}={value}" for name, value in description.arguments.items()]
+    modules, types = "json, math, PIL.Image, PIL.ImageOps, torch, torchvision", TYPES
+    if catalog.is_user_network(description.model):
+        module, _, function = description.model.partition(":")
+        builder = f'importlib.import_module("{module}").{function}'
+        modules, types = f"importlib, {modules}", TYPES | OTHER_TYPES
+    else:
+        builder, arguments = "torchvision.models.get_model", [f'"{description.model}"', *arguments]
     return LOADER_TEMPLATE.format(
-        arguments=", ".join([f'"{description.model}"', *arguments]),
+        modules=modules,
+        types=json.dumps(types),
+        builder=builder,
+        arguments=", ".join(arguments),
         formats=transforms.IMAGE_FORMATS,
         loading=COPY_CODE if description.model.startswith("mnasnet") else LOAD_CODE,
         steps=", ".join(f"torchvision.transforms.{step}" for step in steps),

@@ -85,6 +85,7 @@ def export_trial(
         StoreUnavailable: The database stays unavailable.
         ArtifactError: Files of the trial are missing or damaged, or the folder cannot be written.
         ArtifactsUnavailable: The artifacts are behind a URL and unavailable.
+        DefinitionError: The model is a network of the user's own that cannot be built here.
     """
     choice = _choose_trial(storage, name, number, artifacts)
     try:
@@ -128,7 +129,7 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
             f"study '{name}' has a custom objective ({config.objective}), so there is no image model to "
             f"export; its state at the best epoch, for torch.load, is {artifacts.path(weights)}"
         )
-    if config.model not in catalog.model_names():
+    if not catalog.is_user_network(config.model) and config.model not in catalog.model_names():
         found = quote_value(config.model)
         raise StoreError(
             f"trial {number} of study '{name}': torchvision has no model {found} to classify with"

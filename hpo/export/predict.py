@@ -1,11 +1,16 @@
 """Load an exported model from its folder and predict with it.
 
 The folder contains ``config.json`` (a ``Description``), ``labels.txt``, ``model.safetensors`` and, for
-readers, ``README.md`` and ``metrics.json``.
+readers, ``README.md`` and ``metrics.json``. It contains no code. A network of the user's own is built by
+the function that ``config.json`` names, which must be in the working directory or in the environment, but
+not in the folder: to predict with somebody else's model must not run code that came with it.
 
 Shape suffixes: N images, C channels, H rows, W columns, S side length of a square image, K classes.
 """
 
+import importlib.machinery
+import re
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +27,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hpo.errors import ArtifactError, DataError, quote_value
-from hpo.training import catalog, transforms
+from hpo.training import catalog, transforms, user_network
+from hpo.training.config import FUNCTION_PATTERN
 
 CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
 MAX_SIDE_PIXELS = 16_384  # of an image that a model takes; a larger one would not fit into memory
@@ -53,8 +59,8 @@ class Description(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    model: str  # name in torchvision
-    arguments: Mapping[str, bool | int]  # of torchvision's model builder
+    model: str  # name in torchvision, or package.module:function
+    arguments: Mapping[str, bool | int]  # of torchvision's model builder, or of the function
     preprocessing: Preprocessing
     settings: Mapping[str, Any]  # every option of the trial
     study: str
@@ -63,8 +69,10 @@ class Description(BaseModel):
     @field_validator("model")
     @classmethod
     def _check_model(cls, model: str) -> str:
-        if model not in catalog.model_names():
-            raise ValueError("want the name of a classification model in torchvision")
+        if not re.fullmatch(FUNCTION_PATTERN, model) and model not in catalog.model_names():
+            raise ValueError(
+                "want the name of a classification model in torchvision, or package.module:function"
+            )
         return model
 
     @field_validator("arguments")
@@ -93,13 +101,15 @@ class Predictor:
         folder: A folder that ``hpo export`` wrote.
 
     Raises:
-        ArtifactError: The folder does not contain a complete model, or its files do not fit together.
+        ArtifactError: The folder does not contain a complete model, its files do not fit together, or the
+            code of its network is in the folder itself.
+        DefinitionError: The model is a network of the user's own that cannot be built here.
     """
 
     def __init__(self, folder: Path) -> None:
         self.description = _read_description(folder)
         try:
-            self.model = _load_model(self.description, folder / WEIGHTS)
+            self.model = _load_model(self.description, folder)
             self.labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
         except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -163,14 +173,32 @@ def _is_folder(path: Path) -> bool:
         raise DataError(f"{quote_value(str(path))}: {error.strerror}") from error
 
 
-def _load_model(description: Description, weights: Path) -> nn.Module:
-    """Build the model with torchvision only, as the model card does."""
-    model: nn.Module = torchvision.models.get_model(description.model, **description.arguments)
-    state = OrderedDict(safetensors.torch.load_file(weights))
+def _load_model(description: Description, folder: Path) -> nn.Module:
+    """Build the model with torchvision only or with the user's own function, as the model card does."""
+    model: nn.Module
+    if catalog.is_user_network(description.model):
+        _refuse_code_in(folder, description.model)
+        classes = description.arguments["num_classes"]
+        model = user_network.build_user_network(description.model, classes, f"{folder / CONFIG}: model")
+    else:
+        model = torchvision.models.get_model(description.model, **description.arguments)
+    state = OrderedDict(safetensors.torch.load_file(folder / WEIGHTS))
     # MNASNet requires the version metadata, which such a file cannot hold.
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(state)
     return model.eval()
+
+
+def _refuse_code_in(folder: Path, model: str) -> None:
+    package = model.partition(":")[0].partition(".")[0]
+    spec = importlib.machinery.PathFinder.find_spec(package, [str(Path.cwd()), *sys.path])
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    for place in places:
+        if place and Path(place).resolve().is_relative_to(folder.resolve()):
+            raise ArtifactError(
+                f"{folder}: contains {Path(place).name}, the code of its network, which is not run from "
+                "there; if you trust it, copy it into another folder and run this command there"
+            )
 
 
 def _read_description(folder: Path) -> Description:

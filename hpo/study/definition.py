@@ -41,7 +41,7 @@ BUDGETS = ("epochs", "device_hours", "deadline", "target")
 # What a metric may be called: no separators of paths or tables.
 METRIC_NAME = r"^[A-Za-z_][\w.-]*$"
 # Options that decide whether a model can be trained at all.
-MODEL_OPTIONS = ("model", "image_size", "weights", "dropout", "batch_size")
+MODEL_OPTIONS = ("model", "image_size", "weights", "tune", "dropout", "batch_size")
 # User attributes of a trial that hpo writes, which the attributes of a point must not replace.
 TRIAL_ATTRIBUTES = (
     *("point", "enqueued", "repeats", "attempts", "failure", "pruned", "weights", "checkpoint"),
@@ -290,6 +290,16 @@ class Definition(BaseModel):
         active = [p.name for p in self.space if is_active(p, whole)]
         searched = {name: whole[name] for name in active if name in whole}
         return (searched if self.searches else {}) | point.hyperparameters()
+
+    def models(self) -> set[str]:
+        """Return the names of all models that trials may have; none for a custom objective."""
+        if self.option_table is config.CUSTOM_OPTIONS:
+            return set()
+        searched = [
+            value for each in self.space if each.name == "model" for value in each.choices_or_bounds()
+        ]
+        listed = [point.setting["model"] for point in self.listed_points if "model" in point.setting]
+        return {str(name) for name in (self.train["model"], *searched, *listed)}
 
     def model_configs(self) -> Iterator[tuple[str, Config]]:
         """Yield complete settings for every kind of model that the study can train.

@@ -105,12 +105,20 @@ def _check_dataset(name: str, where: str, key: str) -> None:
 
 
 def _check_model_name(name: str, where: str, key: str) -> None:
+    if catalog.is_user_network(name):
+        if not re.fullmatch(config.FUNCTION_PATTERN, name):
+            raise DefinitionError(
+                f"{where}: {key}: found {quote_value(name)}; a network of your own is named "
+                "package.module:function"
+            )
+        return  # check_trainable imports it
     # The first condition alone is enough for most studies and does not import torchvision.
     if name not in catalog.SMALLEST_IMAGE_SIZES and name not in catalog.model_names():
         raise DefinitionError(
             f"{where}: {key}: torchvision has no classification model {quote_value(name)}"
             f"{suggestion(name, catalog.model_names()) or ';'} some it has: alexnet, vgg16, resnet18, "
-            "resnet50, mobilenet_v3_small, efficientnet_b0, vit_b_16"
+            "resnet50, mobilenet_v3_small, efficientnet_b0, vit_b_16; a network of your own is named "
+            "package.module:function"
         )
 
 
@@ -146,7 +154,8 @@ def value_schemas(options: OptionTable) -> dict[str, dict[str, Any]]:
     schemas = {name: field_schema(field) for name, field in options.config_class.model_fields.items()}
     if options is config.BUILT_IN_OPTIONS:
         schemas["dataset"]["pattern"] = DATASET_PATTERN
-        schemas["model"]["enum"] = list(catalog.model_names())
+        names = {"enum": list(catalog.model_names())}
+        schemas["model"]["anyOf"] = [names, {"pattern": config.FUNCTION_PATTERN}]
     return schemas
 
 
@@ -182,7 +191,8 @@ def unused_option_message(name: str, *values: Any) -> str:
 def check_trainable(settings: Config, where: str, section: str) -> None:
     """Check that a model can be trained with these settings.
 
-    For models that are not known beforehand, or with dropout, this imports torch, which takes seconds.
+    For models that are not known beforehand, or with dropout, this imports torch, which takes seconds. A
+    network of the user's own is imported, built and run on two images, which runs the user's code.
 
     Args:
         settings: The complete settings of a trial.
@@ -191,16 +201,17 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
 
     Raises:
         DefinitionError: If the model lacks dropout or ImageNet weights that the settings ask for, or does
-            not accept their image size, or batches of one image.
+            not accept their image size, or batches of one image; or if it is a network of the user's own
+            that cannot be built, or does not say which layer ``tune = "head"`` trains.
     """
     model, size = settings.model, settings.image_size
+    if catalog.is_user_network(model):
+        _check_user_network(settings, where, section)
+        return
     if settings.dropout is None and catalog.is_known_to_train(model, size, settings.batch_size):
         return
     if settings.dropout is not None and not catalog.has_dropout(model):
-        raise DefinitionError(
-            f"{where}: {dotted_key(section, 'dropout')}: model '{model}' has no dropout; leave it out, or "
-            'search it with when = { model = "..." } for a model that has'
-        )
+        raise _no_dropout(model, where, section)
     if settings.weights == "imagenet" and not catalog.has_imagenet_weights(model):
         raise DefinitionError(
             f"{where}: {dotted_key(section, 'weights')}: model '{model}' has no ImageNet weights; "
@@ -208,13 +219,57 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
         )
     if reason := catalog.image_size_problem(model, size):
         fits = catalog.first_accepted_image_size(model)
-        instead = f"; use {fits}, for example" if fits else ""
-        raise DefinitionError(
-            f"{where}: {dotted_key(section, 'image_size')}: model '{model}' does not accept images of "
-            f"{size} x {size} pixels ({reason}){instead}"
-        )
+        raise _image_size_refused(settings, reason, fits, where, section)
     if settings.batch_size == 1 and (reason := catalog.image_size_problem(model, size, 1)):
+        raise _single_images_refused(settings, reason, where, section)
+
+
+def _check_user_network(settings: Config, where: str, section: str) -> None:
+    """Do what ``check_trainable`` does, for a network of the user's own."""
+    from hpo.training import user_network  # imports torch, which verbs that read a study need not do
+
+    model, size = settings.model, settings.image_size
+    if settings.weights == "imagenet":
         raise DefinitionError(
-            f"{where}: {dotted_key(section, 'batch_size')}: model '{model}' cannot be trained on batches "
-            f"of one image of {size} x {size} pixels ({reason}); use 2 or more"
+            f"{where}: {dotted_key(section, 'weights')}: there are no ImageNet weights for '{model}', a "
+            "network of your own; use 'none' or a file. Beside models of torchvision, search weights = "
+            f'{{ choices = ["none"], when = {{ model = "{model}" }} }}'
         )
+    option = f"{where}: {dotted_key(section, 'model')}"
+    probe = user_network.probe_network(model, option)
+    if settings.dropout is not None and not probe.has_dropout():
+        raise _no_dropout(model, where, section)
+    if settings.tune == "head" and user_network.find_head(probe.module, model, option) is None:
+        problem = user_network.describe_missing_head(model)
+        raise DefinitionError(f"{where}: {dotted_key(section, 'tune')}: {problem}")
+    if reason := probe.image_size_problem(size, 2, option):
+        fits = probe.first_accepted_image_size(option)
+        raise _image_size_refused(settings, reason, fits, where, section)
+    if settings.batch_size == 1 and (reason := probe.image_size_problem(size, 1, option)):
+        raise _single_images_refused(settings, reason, where, section)
+
+
+def _no_dropout(model: str, where: str, section: str) -> DefinitionError:
+    return DefinitionError(
+        f"{where}: {dotted_key(section, 'dropout')}: model '{model}' has no dropout; leave it out, or "
+        'search it with when = { model = "..." } for a model that has'
+    )
+
+
+def _image_size_refused(
+    settings: Config, reason: str, fits: int | None, where: str, section: str
+) -> DefinitionError:
+    size = settings.image_size
+    instead = f"; use {fits}, for example" if fits else ""
+    return DefinitionError(
+        f"{where}: {dotted_key(section, 'image_size')}: model '{settings.model}' does not accept images of "
+        f"{size} x {size} pixels ({reason}){instead}"
+    )
+
+
+def _single_images_refused(settings: Config, reason: str, where: str, section: str) -> DefinitionError:
+    size = settings.image_size
+    return DefinitionError(
+        f"{where}: {dotted_key(section, 'batch_size')}: model '{settings.model}' cannot be trained on "
+        f"batches of one image of {size} x {size} pixels ({reason}); use 2 or more"
+    )

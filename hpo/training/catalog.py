@@ -1,13 +1,17 @@
 """Facts about torchvision's classification models, which a study file is checked against.
 
+``user_network`` is its counterpart for networks of the user's own.
+
 torchvision is imported inside the functions, because importing it takes seconds and ``hpo --help`` or a
 command that only reads a store must not wait for it. Models are inspected on torch's meta device, where
 tensors have shapes but no data: that takes a tenth of a second and no memory, even for a model with 600
 million parameters. Every argument ``model`` must be one of ``model_names()``; this is not checked here.
 """
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +29,11 @@ SMALLEST_IMAGE_SIZES = {
 }
 # Sizes that are tried in order to suggest one to the user, in pixels.
 USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
+
+
+def is_user_network(model: str) -> bool:
+    """Return whether a model is a network of the user's own, named ``package.module:function``."""
+    return ":" in model
 
 
 @functools.cache
@@ -122,6 +131,14 @@ def build_on_meta(model: str) -> "nn.Module":
 
     Draws no random numbers.
     """
+    with meta_device():
+        module = build_torchvision_model(model)
+    return module.to("meta")  # Swin keeps a table that arange made
+
+
+@contextlib.contextmanager
+def meta_device() -> Iterator[None]:
+    """Create tensors on the meta device within the block, except small ones that a model reads back."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -134,8 +151,7 @@ def build_on_meta(model: str) -> "nn.Module":
             return func(*args, **device | (kwargs or {}))
 
     with torch.device("meta"), SmallTensorsOnCpu():
-        module = build_torchvision_model(model)
-    return module.to("meta")  # Swin keeps a table that arange made
+        yield
 
 
 def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Module":
@@ -166,13 +182,13 @@ def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Modul
 
 
 def builder_arguments(model: str, classes: int) -> dict[str, bool | int]:
-    """Return the arguments with which torchvision's builder makes the same layers as this package.
+    """Return the arguments with which the model's builder makes the same layers as this package.
 
     That is ``num_classes``; for GoogLeNet and Inception also no auxiliary heads, the rescaled input and no
     initialisation of weights.
 
     Args:
-        model: Name of the model.
+        model: Name of the model, or of a network of the user's own.
         classes: Number of outputs of the new head.
     """
     options: dict[str, bool | int] = {"num_classes": classes}

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
 
+# A function that workers import: package.module:function.
+FUNCTION_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+
 # How a trial can compute, apart from "auto".
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
@@ -107,7 +110,13 @@ class Config(BaseModel):
         bool, Field(description="on a GPU: compile training steps and launch each as one CUDA graph")
     ] = False
 
-    model: Annotated[str, Field(description="name of any classification model of torchvision")] = "resnet18"
+    model: Annotated[
+        str,
+        Field(
+            description="name of any classification model of torchvision, or package.module:function, "
+            "which takes num_classes and returns a torch.nn.Module"
+        ),
+    ] = "resnet18"
     weights: Annotated[str, Field(min_length=1, description="imagenet, none, or a file of weights")] = (
         "imagenet"
     )
@@ -197,7 +206,7 @@ class CustomConfig(BaseModel):
     objective: Annotated[
         str,
         Field(
-            pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+            pattern=FUNCTION_PATTERN,
             description="package.module:function, which yields (accuracy, state) after each epoch",
         ),
     ]

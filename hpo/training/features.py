@@ -10,7 +10,7 @@ file in the artifacts, so that a worker that is stopped loses only the part it i
 **Validity.** The key is the SHA-256 of everything that determines the features: the split's pixels, the
 image size, the frozen layers with their weights, the precision. So a file never becomes outdated, and the
 folder may be deleted at any time. A file contains a hash of its own content; a damaged file is computed
-again.
+again. The code of a network of the user's own may change at any time: its features have no files.
 
 **Concurrency.** Workers that compute the same features at the same time start at different random parts,
 and take parts that others have finished meanwhile from the files. If two workers write the same file,
@@ -37,7 +37,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -45,7 +45,7 @@ from torch import Tensor, nn
 
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError
-from hpo.training import devices, frozen
+from hpo.training import catalog, devices, frozen
 from hpo.training.config import Config
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class FeatureCache:
         self.artifacts = artifacts
         self.max_bytes = max_bytes
         self.in_memory: OrderedDict[str, Tensor] = OrderedDict()  # by key, on the device; used last is last
-        self._frozen_parts: dict[tuple[str, float | None, int], frozen.FrozenPart | None] = {}
+        self._frozen_parts: dict[tuple[Any, ...], frozen.FrozenPart | None] = {}
         self._weight_digests: dict[tuple[str, str, int | None, str], str] = {}
         self._pixel_digests: weakref.WeakKeyDictionary[Split, str] = weakref.WeakKeyDictionary()
 
@@ -143,7 +143,7 @@ class FeatureCache:
         for split in splits:
             key = self._features_key(config, frozen_part, layers_digest, split, precision)
             computation = _FeatureComputation(split.images, frozen_layers, preprocess, device, stop)
-            features = self._split_features(key, computation)
+            features = self._split_features(config, key, computation)
             if features is None:
                 return None
             feature_splits.append(replace(split, images=features, labels=split.labels.to(device)))
@@ -154,7 +154,9 @@ class FeatureCache:
     def _frozen_part(
         self, config: Config, module: nn.Module, preprocess: Preprocess, device: torch.device
     ) -> frozen.FrozenPart | None:
-        key = (config.model, config.dropout, config.image_size)
+        # A function of the user's own may draw the form of its network at random.
+        seed = config.seed if catalog.is_user_network(config.model) else None
+        key = (config.model, config.dropout, config.image_size, seed)
         if key not in self._frozen_parts:
             images_NCHW = torch.zeros(2, 3, *2 * [config.image_size], dtype=torch.uint8, device=device)
             self._frozen_parts[key] = frozen.find_frozen_part(module, config, preprocess(images_NCHW))
@@ -186,11 +188,13 @@ class FeatureCache:
     ) -> str:
         """Return a digest of the frozen layers' weights.
 
-        It is remembered only for weights that their name determines. A file of weights may change.
+        It is remembered only for weights that their name determines. A file of weights may change, and a
+        function of the user's own may return any weights.
         """
         seed = config.seed if config.weights == "none" else None
         key = (config.model, config.weights, seed, frozen_part.name)
         is_determined = is_initial and config.weights in ("imagenet", "none")
+        is_determined = is_determined and not catalog.is_user_network(config.model)
         if is_determined and key in self._weight_digests:
             return self._weight_digests[key]
         digest = hashlib.sha256()
@@ -200,18 +204,22 @@ class FeatureCache:
             self._weight_digests[key] = digest.hexdigest()
         return digest.hexdigest()
 
-    def _split_features(self, key: str, computation: "_FeatureComputation") -> Tensor | None:
+    def _split_features(
+        self, config: Config, key: str, computation: "_FeatureComputation"
+    ) -> Tensor | None:
         """Return a split's features from memory, from files, or by computing them; None once stopped."""
+        has_files = not catalog.is_user_network(config.model)
         if key not in self.in_memory:
             whole = torch.empty(0)
             first = random.randrange(computation.parts)
             for part in (*range(first, computation.parts), *range(first)):
-                features = self._read_part(key, part)
+                features = self._read_part(key, part) if has_files else None
                 if features is None:
                     features = computation.compute_part(part)
                     if features is None:
                         return None
-                    self._write_part(key, part, features)
+                    if has_files:
+                        self._write_part(key, part, features)
                 if part == first:
                     size = (len(computation.images_NCHW), *features.shape[1:])
                     whole = torch.empty(size, dtype=features.dtype, device=computation.device)

@@ -16,20 +16,25 @@ or useless:
 * if the model cannot be traced,
 * if the sequence of operations depends on the mode: EfficientNet, ConvNeXt, Swin and MaxViT use stochastic
   depth, which is random from nearly the start,
-* if less than ``MIN_WORK_SHARE`` of the arithmetic lies before the cut (ViT with dropout).
+* if less than ``MIN_WORK_SHARE`` of the arithmetic lies before the cut (ViT with dropout),
+* if a trace does not do what the model does. Code of the user's own may draw random numbers while it is
+  traced, change its buffers in every step, or have hooks; its two parts are compared with the whole.
 
 Shape suffixes: N images, F... the dimensions of one image's features, K classes.
 """
 
 import copy
 import logging
+import pickle
+import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from hpo.training import models
+from hpo.training import catalog, models
 from hpo.training.config import Config
 
 log = logging.getLogger(__name__)
@@ -61,7 +66,7 @@ class FrozenPart:
 def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> FrozenPart | None:
     """Find the part of a model that is neither trained nor random.
 
-    The module is run once on ``inputs`` in train mode; it may be left in either mode. The states of torch's
+    The module is run on ``inputs``; it may be left in either mode. Its buffers and the states of torch's
     random generators do not change.
 
     Args:
@@ -73,30 +78,72 @@ def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> Froze
     Returns:
         The frozen part, or None if there is no cut, as described at the top of this file.
     """
-    graphs = []
-    for mode in ("eval", "train"):
-        module.eval() if mode == "eval" else models.set_train_mode(module, config)
-        try:
-            graphs.append(fx.Tracer().trace(module))
-        except Exception as error:  # a forward that cannot be traced may raise anything
-            log.debug("%s cannot be cut: %s", config.model, error)
-            return None
-    graph = graphs[-1]
-    if len({str(each) for each in graphs}) > 1:
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    graph = _trace(module, config)
+    if graph is None:
         return None
     profiler = _Profiler(_graph_module(module, graph))
     profiler.profile(inputs)
+    if not _restore_buffers(module, before):
+        return None
     nodes = list(graph.nodes)
     cut = _cut_index(nodes, module, profiler, len(inputs))
     if cut is None or profiler.flops[nodes[cut].name] < MIN_WORK_SHARE * profiler.flops[nodes[-1].name]:
         return None
     features = profiler.outputs[nodes[cut].name]
-    return FrozenPart(
+    part = FrozenPart(
         name=nodes[cut].name,
         frozen_graph=_graph_up_to(nodes, cut),
         remaining_graph=_graph_after(nodes, cut),
         bytes_per_image=features.numel() // len(inputs) * features.element_size(),
     )
+    if catalog.is_user_network(config.model) and not _does_the_same(part, module, inputs):
+        return None
+    return part
+
+
+def _trace(module: nn.Module, config: Config) -> fx.Graph | None:
+    """Return the module's operations in train mode; None if they cannot be traced, or differ by mode."""
+    graphs = []
+    for mode in ("eval", "train"):
+        module.eval() if mode == "eval" else models.set_train_mode(module, config)
+        generators = _generators()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                graphs.append(fx.Tracer().trace(module))
+                is_random = _generators() != generators
+        except Exception as error:  # a forward that cannot be traced may raise anything
+            log.debug("%s cannot be cut: %s", config.model, error)
+            return None
+        if is_random:
+            return None
+    return graphs[-1] if str(graphs[0]) == str(graphs[1]) else None
+
+
+def _generators() -> bytes:
+    """Return the states of the random generators that code may draw from while it is traced."""
+    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()))
+
+
+def _restore_buffers(module: nn.Module, before: dict[str, Tensor]) -> bool:
+    """Set the buffers back that a forward pass has changed; return whether it changed none."""
+    changed = [
+        (buffer, before[name])
+        for name, buffer in module.named_buffers()
+        if name not in before or not torch.equal(buffer, before[name])
+    ]
+    for buffer, old in changed:
+        buffer.copy_(old)
+    return not changed
+
+
+def _does_the_same(part: FrozenPart, module: nn.Module, inputs: Tensor) -> bool:
+    """Return whether the two parts of a model do in eval mode what the whole does, but for rounding."""
+    frozen_layers, remaining_layers = part.split_module(module.eval())
+    with torch.no_grad(), torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+        probe = torch.randn_like(inputs)
+        expected, found = module(probe), remaining_layers(frozen_layers(probe))
+    return torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
 
 
 def _graph_module(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:

@@ -72,6 +72,7 @@ class TrainingRun:
             whole model.
 
     Raises:
+        DefinitionError: If a network of the user's own cannot be built, or has changed since ``state``.
         WeightsError: If the initial weights cannot be found, downloaded or read.
     """
 
@@ -334,11 +335,10 @@ class TrainingRun:
         return self.model.state_dict()
 
     def frozen_weights(self) -> set[str]:
-        """Return the names in ``weights()`` that training does not change; none with ``tune = "all"``."""
+        """Return the names of parameters that training does not change; none with ``tune = "all"``."""
         if self.config.tune == "all":
             return set()
-        trained = {name for name, each in self.model.named_parameters() if each.requires_grad}
-        return self.weights().keys() - trained
+        return {name for name, each in self.model.named_parameters() if not each.requires_grad}
 
     def state(self) -> dict[str, Any]:
         """Return everything that is needed to resume: tensors (not copies) and plain values."""
@@ -355,7 +355,7 @@ class TrainingRun:
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        models.load_saved_weights(self.model, state["model"], self.config)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = [events.restore_epoch(epoch) for epoch in state["history"]]

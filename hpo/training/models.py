@@ -1,4 +1,6 @@
-"""Build a torchvision model with a new last layer, initial weights, and partly frozen layers.
+"""Build a model with a new last layer, initial weights, and partly frozen layers.
+
+The model is one of torchvision's, or a network of the user's own, which ``user_network`` builds.
 
 Initial weights come from ``weights``, which downloads ImageNet weights and reads files.
 
@@ -7,14 +9,16 @@ Shape suffixes: N images of a batch, C channels, H rows, W columns, K classes.
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hpo.training import catalog, weights
+from hpo.errors import DefinitionError
+from hpo.training import catalog, user_network, weights
 from hpo.training.config import Config
+from hpo.training.seeds import set_seed
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -24,7 +28,7 @@ def build_model(config: Config, classes: int) -> nn.Module:
 
     Random weights are drawn from torch's global generator, so seed it before. The new last layer has
     torch's default initialisation, unless ``config.weights`` is a file that has one with ``classes``
-    outputs. May download a file into torch's folder.
+    outputs. May download a file into torch's folder. A network of the user's own has its own last layer.
 
     Args:
         config: The trial's settings.
@@ -34,13 +38,15 @@ def build_model(config: Config, classes: int) -> nn.Module:
         A module from preprocessed images float [N, 3, H, W] to logits [N, K].
 
     Raises:
+        DefinitionError: If it is a network of the user's own that cannot be built, or does not say which
+            layer ``tune = "head"`` trains.
         WeightsError: If the weights cannot be found, downloaded or read, or belong to another model.
     """
     return _apply_settings(_build_initial_model(config, classes), config)
 
 
 def build_seeded_model(config: Config, classes: int, seed: int) -> nn.Module:
-    """Build a model as ``build_model`` does, after seeding torch's generators on all devices.
+    """Build a model as ``build_model`` does, after seeding the generators of Python, numpy and torch.
 
     Args:
         config: The trial's settings.
@@ -48,9 +54,9 @@ def build_seeded_model(config: Config, classes: int, seed: int) -> nn.Module:
         seed: Seed of the random weights.
 
     Raises:
-        WeightsError: As ``build_model`` does.
+        DefinitionError, WeightsError: As ``build_model`` does.
     """
-    torch.manual_seed(seed)
+    set_seed(seed)
     return build_model(config, classes)
 
 
@@ -58,6 +64,8 @@ class InitialModels:
     """A cache of initial models in the host's memory, so that a trial starts by copying one.
 
     The model used last is always kept, older ones only while all together take at most ``max_bytes``.
+    Networks of the user's own are not kept: a copy of one may not work as it does, for example if a hook
+    or a method that was set on the original refers to it.
     """
 
     def __init__(self, max_bytes: int = 2 * 2**30) -> None:
@@ -67,7 +75,7 @@ class InitialModels:
     def build_seeded(self, config: Config, classes: int, seed: int) -> nn.Module:
         """Return a model equal to that of ``build_seeded_model``; the caller may change it.
 
-        torch's generators are seeded only if the model is not cached. A file of weights that has changed is
+        The generators are seeded only if the model is not cached. A file of weights that has changed is
         read again.
 
         Args:
@@ -76,11 +84,13 @@ class InitialModels:
             seed: Seed of the random weights.
 
         Raises:
-            WeightsError: As ``build_model`` does.
+            DefinitionError, WeightsError: As ``build_model`` does.
         """
+        if catalog.is_user_network(config.model):
+            return build_seeded_model(config, classes, seed)
         key = (config.model, _weights_identity(config.weights), classes, seed)
         if key not in self.cached:
-            torch.manual_seed(seed)
+            set_seed(seed)
             self.cached[key] = _build_initial_model(config, classes)
         self.cached.move_to_end(key)
         while len(self.cached) > 1 and sum(map(_module_nbytes, self.cached.values())) > self.max_bytes:
@@ -102,6 +112,13 @@ def _module_nbytes(module: nn.Module) -> int:
 
 def _build_initial_model(config: Config, classes: int) -> nn.Module:
     """Build the model with its initial weights, before the settings that do not change the weights."""
+    if catalog.is_user_network(config.model):
+        module = user_network.build_user_network(config.model, classes)
+        if config.weights != "none":
+            head = user_network.find_head(module, config.model)
+            path = Path(config.weights).expanduser()
+            weights.load_weights_file(module, config.model, head and head[0], path)
+        return module
     if config.weights == "imagenet":
         module = weights.build_with_imagenet_weights(config.model)
     else:
@@ -118,12 +135,21 @@ def _apply_settings(module: nn.Module, config: Config) -> nn.Module:
     _set_dropout(module, config.dropout)
     if config.tune == "head":
         module.requires_grad_(False)
-        get_head(module)[1].requires_grad_(True)
+        _tuned_head(module, config).requires_grad_(True)
     return module
 
 
+def _tuned_head(module: nn.Module, config: Config) -> nn.Module:
+    if not catalog.is_user_network(config.model):
+        return get_head(module)[1]
+    head = user_network.find_head(module, config.model)
+    if head is None:
+        raise DefinitionError(f"train.tune: {user_network.describe_missing_head(config.model)}")
+    return head[1]
+
+
 def get_head(module: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
-    """Return the name and the module of the last layer, which has one output per class.
+    """Return the name and the module of a torchvision model's last layer, which has one output per class.
 
     It is the last ``Linear``. Only SqueezeNet has none; it ends in a ``Conv2d``.
     """
@@ -149,6 +175,28 @@ def set_train_mode(module: nn.Module, config: Config) -> None:
         for layer in module.modules():
             if isinstance(layer, BATCH_NORMS):
                 layer.eval()
+
+
+def load_saved_weights(module: nn.Module, state: Mapping[str, Tensor], config: Config) -> None:
+    """Load the weights of an earlier attempt of the same trial.
+
+    Args:
+        module: What ``build_model`` returned for ``config``.
+        state: The state dict of the earlier attempt's model.
+        config: The trial's settings.
+
+    Raises:
+        DefinitionError: If they belong to another network of the user's own: its function has changed.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        if not catalog.is_user_network(config.model):
+            raise
+        raise DefinitionError(
+            f"train.model: '{config.model}' returns another network than when the trial was saved "
+            f"({' '.join(str(error).split())[:200]}); restore its code, or begin a new study"
+        ) from error
 
 
 def _replace_head(module: nn.Module, classes: int) -> None:

@@ -23,9 +23,17 @@ def seed_generators(*parts: int) -> None:
     Args:
         parts: As for ``derive_seed``.
     """
+    set_seed(derive_seed(*parts))
+
+
+def set_seed(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch, on all devices.
+
+    Args:
+        seed: What ``derive_seed`` returned.
+    """
     import torch  # here, because verbs that read study files import this module, and torch takes seconds
 
-    seed = derive_seed(*parts)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # numpy's old generator takes no larger one
     torch.manual_seed(seed)

@@ -17,7 +17,7 @@ import http.client
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,13 @@ def _hash_prefix(path: Path) -> str:
     return path.stem.rpartition("-")[2]
 
 
+NO_HEAD_HINT = "let the network have get_classifier(), so that a file may have another last layer"
+
 # torch names so the first type in a file that only a pickle that may run code can load.
 _REFUSED_TYPE = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
 
-def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path) -> None:
+def load_weights_file(module: nn.Module, model: str, head_name: str | None, path: Path) -> None:
     """Load a state dict into a module, but for a last layer that is missing or has other outputs.
 
     The module's last layer then keeps its new weights.
@@ -103,35 +105,37 @@ def load_weights_file(module: nn.Module, model: str, head_name: str, path: Path)
     Args:
         module: The model, with a last layer for its own number of classes; not to be used after an error.
         model: Name of the model, for messages.
-        head_name: Name of the last layer within ``module``.
+        head_name: Name of the last layer within ``module``; None if it is not known: the file must then
+            have all tensors.
         path: A file of weights.
 
     Raises:
         WeightsError: If the file does not exist, cannot be read, or holds no state dict; or if this lacks
             or adds tensors, or has other shapes.
     """
-    state = _read_state_dict(path)
     own = module.state_dict()
-    weight, bias = f"{head_name}.weight", f"{head_name}.bias"
-    has_head = weight in state or bias in state
-    if not has_head or (weight in state and state[weight].shape[:1] != own[weight].shape[:1]):
-        state.update({key: own[key] for key in (weight, bias) if key in own})
+    state = _read_state_dict(path, own.keys())
+    head = {key: tensor for key, tensor in own.items() if head_name and key.startswith(f"{head_name}.")}
+    shared = [key for key in head if key in state]
+    if not shared or any(state[key].shape[:1] != own[key].shape[:1] for key in shared):
+        state.update(head)
     wrong = [
         f"{key} is {_shape_text(tensor)} instead of {_shape_text(own[key])}"
         for key, tensor in state.items()
         if key in own and tensor.shape != own[key].shape
     ]
+    hint = "" if head_name else f"; {NO_HEAD_HINT}"
     if wrong:
-        raise errors.WeightsError(f"{path} does not fit {model}: {errors.join_names(wrong)}")
+        raise errors.WeightsError(f"{path} does not fit {model}: {errors.join_names(wrong)}{hint}")
     missing, unexpected = module.load_state_dict(state, strict=False)
     faults = [f"it lacks {errors.join_names(missing)}"] if missing else []
     faults += [f"it has unexpected {errors.join_names(unexpected)}"] if unexpected else []
     if faults:
-        raise errors.WeightsError(f"{path} does not fit {model}: {'; '.join(faults)}")
+        raise errors.WeightsError(f"{path} does not fit {model}: {'; '.join(faults)}{hint}")
 
 
-def _read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
-    """Read a state dict and rename its keys to those of the current torchvision."""
+def _read_state_dict(path: Path, own_keys: Collection[str]) -> OrderedDict[str, Tensor]:
+    """Read a state dict, and rename keys that the model lacks to those of the current torchvision."""
     if not path.is_file():
         near = errors.suggestion(str(path), ("imagenet", "none")) or ";"
         raise errors.WeightsError(f"weights: no file {path}{near} allowed: imagenet, none, or a file")
@@ -151,7 +155,10 @@ def _read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
         raise errors.WeightsError(
             f"{path} holds no state dict: it must be one, or a dict with one as 'state_dict' or 'model'"
         )
-    state = OrderedDict((DENSENET_KEY.sub(r"\1\2", key), tensor) for key, tensor in content.items())
+    state = OrderedDict(
+        (key if key in own_keys else DENSENET_KEY.sub(r"\1\2", key), tensor)
+        for key, tensor in content.items()
+    )
     # Layers recognise old files by a version. MNASNet rejects a state dict without one, and .safetensors
     # cannot contain any: such a file is assumed to have version 2, that of torchvision's own files.
     state._metadata = getattr(content, "_metadata", {"": {"version": 2}})  # type: ignore[attr-defined]

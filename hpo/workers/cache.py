@@ -19,7 +19,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.store import plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import data_facts, devices, features, precision
+from hpo.training import catalog, data_facts, devices, features, precision
 from hpo.training.config import PRECISIONS, Config, CustomConfig
 
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ class WorkerCache:
         The first worker of a study with the precision ``auto`` chooses one, and stores it for all as an
         attribute of the study. Of a folder of images only the class folders are checked, and that it still
         has the images that the study began with: images are read at each trial's own size. For a custom
-        objective nothing is done.
+        objective nothing is done. Networks of the user's own are imported.
 
         Raises:
+            DefinitionError: If a network of the user's own cannot be imported here.
             DataError: If the data set cannot be loaded, or a folder has other images than before.
             DeviceError: If the device does not support the study's precision, or compiling.
             StoreError: If the chosen precision cannot be stored.
@@ -71,6 +72,10 @@ class WorkerCache:
         settings = definition.trial_config({})
         if isinstance(settings, CustomConfig):
             return
+        for model in sorted(filter(catalog.is_user_network, definition.models())):
+            from hpo.training import user_network
+
+            user_network.check_importable(model)
         self.precision = self._study_precision(storage, study_id, settings)
         precision.check_precision(self.precision, self.device)
         precision.check_compile(settings, self.device)

@@ -9,6 +9,8 @@ from torch import nn
 
 from hpo.training import frozen, models, transforms
 from hpo.training.config import Config
+from tests.support import networks
+from tests.support.models import has_state
 
 
 def build(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, torch.Tensor]:
@@ -166,3 +168,19 @@ def test_a_cut_keeps_no_module_in_memory():
     del module
     gc.collect()
     assert reference() is None
+
+
+def test_a_network_of_the_users_own_is_cut_before_its_dropout():
+    module, config, inputs = build(networks.name(networks.WithHead), 32)
+    frozen_part = frozen.find_frozen_part(module, config, inputs)
+    assert (frozen_part.name, frozen_part.bytes_per_image) == ("mean", 4 * 16)
+
+
+@pytest.mark.parametrize(
+    "function", [networks.CountsSteps, networks.DrawsInPython, networks.with_hook, networks.ReadsValues]
+)
+def test_a_network_whose_trace_would_do_something_else_is_not_cut(function):
+    module, config, inputs = build(networks.name(function), 32)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert frozen.find_frozen_part(module, config, inputs) is None
+    assert has_state(module, before)

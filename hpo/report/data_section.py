@@ -1,29 +1,44 @@
 """The section on a study's images: how many each class has, and some of them as the model sees them."""
 
 import itertools
+from collections.abc import Iterator
 
 import plotly.graph_objects as go
 
 from hpo.analysis import class_tables, sections
 from hpo.analysis.sections import Listing, PictureRow, Pictures, Plot, Section
 from hpo.errors import quote_value
+from hpo.search import baseline
+from hpo.study.definition import Definition
+from hpo.training.config import Config
 from hpo.training.data_facts import SPLIT_WORDS, DataFacts
 
 MAX_FIGURE_CLASSES = 30  # that a figure shows one by one
 MAX_EXTREME_CLASSES = 10  # the largest and the smallest ones that the page lists of more than these
 
 
-def data_section(facts: DataFacts | str) -> Section:
+def data_section(facts: DataFacts | str, definition: Definition) -> Section:
     """Return the section on a study's images.
 
     Args:
         facts: What is known of them; or why nothing is, as a sentence.
+        definition: The study.
     """
     name, title = "data", "Data"
     if isinstance(facts, str):
         return Section(name=name, title=title, text=(facts,))
     part = _counts_plot(facts) if len(facts.classes) <= MAX_FIGURE_CLASSES else _counts_listing(facts)
-    return Section(name=name, title=title, text=(_summary(facts),), parts=(part, _samples(facts)))
+    text = (_summary(facts), *_limits(facts, definition))
+    return Section(name=name, title=title, text=text, parts=(part, _samples(facts)))
+
+
+def _limits(facts: DataFacts, definition: Definition) -> Iterator[str]:
+    """Yield a sentence if these images keep the rule against guessing from applying to trials."""
+    settings = definition.trial_config({})
+    if isinstance(settings, Config):
+        guessing = baseline.guess(settings, facts.images[facts.selection])
+        if limits := baseline.describe_limits(guessing, settings, definition.search):
+            yield f"{limits[0].upper()}{limits[1:]}."
 
 
 def _summary(facts: DataFacts) -> str:
@@ -33,7 +48,7 @@ def _summary(facts: DataFacts) -> str:
     largest = max(range(len(selected)), key=lambda label: selected[label])
     guess = (
         f" Always answering {quote_value(facts.classes[largest])} gives accuracy "
-        f"{selected[largest] / max(sum(selected), 1):.4f} on the {SPLIT_WORDS[facts.selection]} split."
+        f"{selected[largest] / sum(selected):.4f} on the {SPLIT_WORDS[facts.selection]} split."
     )
     files = "1 unreadable file was" if facts.skipped == 1 else f"{facts.skipped} unreadable files were"
     left_out = f" {files} left out." if facts.skipped else ""

@@ -98,7 +98,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     has_images = definition.option_table is not config.CUSTOM_OPTIONS
     sections = (
         *(original if mirrors else ()),
-        *(_image_sections(storage, name, best, artifacts) if has_images else ()),
+        *(_image_sections(storage, definition, best, artifacts) if has_images else ()),
         *_search_sections(trials, found, settings, definition),
         *(() if mirrors else original),
     )
@@ -141,16 +141,17 @@ def _search_sections(
 
 
 def _image_sections(
-    storage: Storage, name: str, best: SettingResult, artifacts: Artifacts
+    storage: Storage, definition: Definition, best: SettingResult, artifacts: Artifacts
 ) -> tuple[Section, Section]:
     """Return the sections on the images, and on the classes of the trial whose weights are exported."""
-    folder = folders.stored_folder(storage, studies.find_study_id(storage, name))
+    folder = folders.stored_folder(storage, studies.find_study_id(storage, definition.name))
     trial, weights = best.runs[0].number, best.weights
     return (
         data_section.data_section(
             "The study has no folder in the artifacts, so nothing is known about its images."
             if folder is None
-            else by_class.read_data_facts(artifacts, folder)
+            else by_class.read_data_facts(artifacts, folder),
+            definition,
         ),
         class_section.class_section(
             trial,

@@ -93,11 +93,20 @@ class Baseline:
     @property
     def ceiling(self) -> float:
         """The best value that is no better than guessing."""
+        return self.guess.value if self.is_split_small else self._lucky_value
+
+    @property
+    def is_split_small(self) -> bool:
+        """Whether the split has too few images to tell luck from skill: luck may reach any value."""
+        return not self.metric.is_minimized and self._lucky_value >= 1
+
+    @property
+    def _lucky_value(self) -> float:
+        """What luck and the first epochs of a trial that learns may reach; above 1 on a small split."""
         value = self.guess.value
         if self.metric.is_minimized:
             return value - min(LEARNED, value / 5)
-        ceiling = value + 2 * self.guess.error + min(LEARNED, value / 5, (1 - value) / 5)
-        return ceiling if ceiling < 1 else value
+        return value + 2 * self.guess.error + min(LEARNED, value / 5, (1 - value) / 5)
 
     @property
     def can_tell(self) -> bool:
@@ -147,3 +156,31 @@ def baseline_of(guessing: Guess | None, config: Config, search: Search) -> Basel
             search.chance_epochs + schedules.warmup_epoch_count(config), search.pruner.min_epochs
         ),
     )
+
+
+def describe_limits(guessing: Guess | None, config: Config, search: Search) -> str:
+    """Return a phrase if the baseline rule cannot apply to trials, or only in part, and why; else "".
+
+    It is empty, too, for a study that prunes nothing or has switched the rule off.
+
+    Args:
+        guessing: What guessing gives on the selection split; None if that is not known.
+        config: The settings of a trial.
+        search: The settings of the study's search.
+    """
+    if not search.chance_epochs or search.pruner.name == "none":
+        return ""
+    never = "no trial is pruned for guessing:"
+    baseline = baseline_of(guessing, config, search)
+    if baseline is None:
+        return f"{never} it is not known what guessing gives for this loss"
+    if not baseline.can_tell:
+        return f"{never} the images to measure it on have one class only"
+    if baseline.min_epochs >= config.epochs:
+        return f"{never} the rule begins after epoch {baseline.min_epochs}, and trials have {config.epochs}"
+    if baseline.is_split_small:
+        return (
+            f"a trial is pruned for guessing only if it is never better than {baseline.guess.value:.4f}: "
+            "the images to measure it on are too few to tell luck from skill"
+        )
+    return ""

@@ -42,6 +42,8 @@ class DataFacts(BaseModel):
         classes = len(self.classes)
         if self.selection not in self.images or {len(each) for each in self.images.values()} != {classes}:
             raise ValueError("the counts are not those of the classes")
+        if not sum(self.images[self.selection]):
+            raise ValueError("a class of the selection split must have images")
         if any(each.label >= classes for each in self.samples):
             raise ValueError("a sample's class does not exist")
         return self

@@ -107,7 +107,7 @@ class TrainingRun:
         self.loss = self.selection_loss = optimizers.loss_function(config)
         self._chances_N: Tensor | None = None  # how likely an image is drawn; None: each once an epoch
         if "balanced" in (config.class_weights, config.sampling):
-            self._balance_classes(self.train_split.labels.cpu())
+            self._balance_classes()
         self.batches = batch_bounds(len(self.train_split), config.batch_size)
         self.history: list[Epoch] = []
         self.confusion: Confusion | None = None  # of the last evaluation in ``epochs()``; None before it
@@ -120,13 +120,14 @@ class TrainingRun:
         if state is not None:
             self._restore(state)
 
-    def _balance_classes(self, labels_N: Tensor) -> None:
+    def _balance_classes(self) -> None:
         """Weight or sample the classes of the training images; ``selection_loss`` stays unweighted."""
-        weights_K = optimizers.balanced_class_weights(labels_N, len(self._dataset.classes))
+        counts_K = self.train_split.count_classes(len(self._dataset.classes))
+        weights_K = optimizers.balanced_class_weights(counts_K)
         if self.config.class_weights == "balanced":
             self.loss = optimizers.loss_function(self.config, weights_K.to(self.device))
         if self.config.sampling == "balanced":
-            self._chances_N = weights_K[labels_N]
+            self._chances_N = weights_K[self.train_split.labels.cpu()]
 
     @property
     def finished(self) -> bool:

@@ -95,16 +95,14 @@ def focal_loss(
     return (weights_N * losses_N).sum() / weights_N.sum()
 
 
-def balanced_class_weights(labels_N: Tensor, classes: int) -> Tensor:
+def balanced_class_weights(counts_K: Tensor) -> Tensor:
     """Return the weights with which every class counts the same, as scikit-learn's "balanced".
 
     Args:
-        labels_N: Class indices of the training images, int64, on any device.
-        classes: Number of classes, K.
+        counts_K: The number of training images of each class, int64.
 
     Returns:
         Float32 [K], N / (K' * images of the class), where K' classes have images; 0 for the others.
     """
-    counts_K = torch.bincount(labels_N, minlength=classes)
     present = int((counts_K > 0).sum())
-    return torch.where(counts_K > 0, len(labels_N) / (present * counts_K.clamp(min=1)), 0.0).float()
+    return torch.where(counts_K > 0, int(counts_K.sum()) / (present * counts_K.clamp(min=1)), 0.0).float()

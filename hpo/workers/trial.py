@@ -31,7 +31,7 @@ from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.errors import ArtifactError, HpoError, error_text
 from hpo.search.asha import PAUSED_AT_RUNG
-from hpo.search.baseline import Baseline, baseline_of, guess
+from hpo.search.baseline import Baseline, baseline_of, describe_limits, guess
 from hpo.store import lease
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
@@ -126,7 +126,7 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     facts = {"trial": claim.number, "params": trial.params, "settings": settings_of(config)}
     baseline, data, measured = _describe_data(config, context)
     if isinstance(config, Config) and (claim.number, claim.token) == (0, 1):
-        yield DataLoaded(summary=context.cache.load_dataset(config).summary())
+        yield DataLoaded(summary=_summarize_data(config, context))
     if isinstance(config, Config):
         context.cache.write_data_facts(context.study_folder, config)
     durable.write_file(folder.path / "settings.json", json.dumps(facts | data, indent=2).encode())
@@ -220,6 +220,14 @@ def _describe_data(
     measured = {"images": sum(counts_K), **({"baseline": guessing.value} if guessing else {})}
     baseline = baseline_of(guessing, config, context.definition.search)
     return baseline, {"data": dataset.describe()}, measured
+
+
+def _summarize_data(config: Config, context: WorkerContext) -> str:
+    """Return one line on a study's images, and on what the baseline rule cannot do with them."""
+    dataset = context.cache.load_dataset(config)
+    guessing = guess(config, dataset.selection.count_classes(len(dataset.classes)).tolist())
+    limits = describe_limits(guessing, config, context.definition.search)
+    return f"{dataset.summary()}{f'; {limits}' if limits else ''}"
 
 
 def _build_run(

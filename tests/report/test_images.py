@@ -11,6 +11,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.report import class_section, data_section
 from hpo.report.page import read_report, render_html, write_report
 from hpo.store import studies
+from hpo.study.definition import Search
 from hpo.training.confusion import Confusion
 from hpo.training.data_facts import DataFacts, Sample
 from tests.support.databases import closed_engines
@@ -87,6 +88,12 @@ def test_the_images_are_counted_and_shown(finished, storage_of, tmp_path):
     assert page.tags.count("img") == 12
 
 
+def test_the_data_section_says_where_guessing_cannot_be_told_from_learning(storage_of):
+    definition = studies.read_definition(storage_of, "digits").model_copy(update={"search": Search()})
+    (_, limits) = data_section.data_section(facts(2), definition).text
+    assert limits == "No trial is pruned for guessing: the rule begins after epoch 3, and trials have 2."
+
+
 def test_a_report_without_the_artifacts_says_what_is_missing(finished, storage_of, tmp_path):
     page, tables = write_and_parse(storage_of, "digits", tmp_path)
     assert "What the images are is not stored: there is no file" in page.text
@@ -101,8 +108,9 @@ def test_a_browser_shows_few_and_many_classes_with_names_of_any_kind(
     finished, storage_of, tmp_path, classes, width, chromium
 ):
     artifacts = Artifacts(str(finished.path / "storage/artifacts"))
+    definition = studies.read_definition(storage_of, "shapes")
     shown = (
-        data_section.data_section(facts(classes)),
+        data_section.data_section(facts(classes), definition),
         class_section.class_section(0, confusion(classes)),
     )
     report = dataclasses.replace(read_report(storage_of, "shapes", artifacts), sections=shown)

@@ -93,6 +93,27 @@ def test_the_baseline_can_be_switched_off():
     assert baseline_of([5, 5], Config(), Search(pruner=Pruner(name="none"))) is None
 
 
+@pytest.mark.parametrize(
+    ("counts", "options", "limits"),
+    [
+        ([90, 10, 10], {}, ""),
+        ([18, 2], {}, "only if it is never better than 0.9000: the images to measure it on are too few"),
+        ([18, 2], {"metric": "loss"}, ""),  # luck changes a loss only a little
+        ([20, 0], {}, "the images to measure it on have one class only"),
+        ([90, 10, 10], {"epochs": 3}, "the rule begins after epoch 3, and trials have 3"),
+        ([9, 9], {"metric": "loss", "label_smoothing": 0.1}, "not known what guessing gives for this loss"),
+    ],
+)
+def test_it_is_said_where_the_rule_cannot_apply(counts, options, limits):
+    settings = Config(**options)
+    found = baseline.describe_limits(baseline.guess(settings, counts), settings, Search())
+    assert limits in found
+    assert bool(found) == bool(limits)
+    assert "\n" not in found
+    off = Search(chance_epochs=0)
+    assert baseline.describe_limits(baseline.guess(settings, counts), settings, off) == ""
+
+
 def test_the_originals_vgg16_with_adam_would_have_been_pruned_after_three_epochs(url):
     """Its accuracy never left 0.12 in 30 epochs, a third of all GPU time; AlexNet's rose to 0.62."""
     sets = ["search.prune_points=true", "search.pruner=asha"]

@@ -86,7 +86,12 @@ def test_the_facts_survive_their_json_with_names_of_any_kind(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"selection": "valid"}, {"images": {"train": (1,)}}, {"samples": ({"label": 2, "png": "AA=="},)}],
+    [
+        {"selection": "valid"},
+        {"images": {"train": (1,)}},
+        {"images": {"train": (0, 0)}},
+        {"samples": ({"label": 2, "png": "AA=="},)},
+    ],
 )
 def test_facts_that_contradict_each_other_are_refused(change):
     document = {

@@ -19,6 +19,9 @@ from hpo.study.points import ALIASES
 def best_trial_document(found: SettingResult) -> dict[str, Any]:
     """Return a setting's result for JSON.
 
+    With several objectives it has ``values`` and ``directions`` by objective in place of ``value`` and
+    ``metric``, and says whether the setting is on the front, and its knee. Otherwise:
+
     ``value`` is the mean over ``seeds`` seeds of what ``metric`` names; ``direction`` says whether that is
     maximized or minimized. ``accuracy`` is the same value where that is the metric. ``low`` and ``high``
     are its 95 % interval, null if unknown. ``trial`` is the setting's first trial, and the facts on one run
@@ -33,9 +36,7 @@ def best_trial_document(found: SettingResult) -> dict[str, Any]:
     document = {
         "study": found.study,
         "trial": trial.number,
-        "metric": found.metric.name,
-        "direction": found.metric.direction,
-        "value": found.value,
+        **_value_fields(found),
         **({"accuracy": found.value} if found.metric.name == "accuracy" else {}),
         "images": found.images,
         "seeds": len(found.runs),
@@ -61,6 +62,20 @@ def best_trial_document(found: SettingResult) -> dict[str, Any]:
             "mean": found.value,
             "noise": found.noise and found.noise.deviation,
         }
+    }
+
+
+def _value_fields(found: SettingResult) -> dict[str, Any]:
+    """Return what a setting is compared by: its value, or with several objectives the value of each."""
+    if not found.front:
+        metric = found.metric
+        return {"metric": metric.name, "direction": metric.direction, "value": found.value}
+    names = [each.name for each in found.goals]
+    return {
+        "directions": {each.name: each.direction for each in found.goals},
+        "values": dict(zip(names, found.objectives, strict=True)),
+        "on_front": found.is_on_front,
+        "knee": found.is_knee,
     }
 
 
@@ -108,11 +123,15 @@ def unreadable_document(name: str, reason: str) -> dict[str, Any]:
 
 
 def trial_document(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial for JSON: number, state, value, parameters, user attributes, values by epoch."""
+    """Return a trial for JSON: number, state, value, parameters, user attributes, values by epoch.
+
+    With several objectives it has ``values``, a list in their order, in place of ``value``.
+    """
+    several = trial.values is not None and len(trial.values) > 1
     return {
         "number": trial.number,
         "state": STATE_NAMES[trial.state],
-        "value": trial.value,
+        **({"values": trial.values} if several else {"value": trial.value}),
         "params": trial.params,
         "user_attrs": trial.user_attrs,
         "intermediate_values": trial.intermediate_values,

@@ -225,6 +225,7 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
             keep_weights=definition.search.keep_weights,
             direction=definition.search.direction,
             metric_name=definition.search.metric_name,
+            objectives=definition.search.objectives,
         ),
         points=(*points, *(point for point in listed if point not in points)),
         finishes=plan.study,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
@@ -14,9 +15,10 @@ from hpo.analysis.formatting import end_reason, format_params
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError, join_names
+from hpo.search import pareto, replicates
 from hpo.store import status, studies
 from hpo.store.storage import Storage
-from hpo.study.definition import Point
+from hpo.study.definition import Definition, Point
 from hpo.training import config
 from hpo.training.metric import Metric
 
@@ -28,6 +30,7 @@ class SettingRuns:
     setting: ChosenSetting
     values: Mapping[int, float]  # of the complete runs, by seed
     trials: Mapping[int, int]  # their numbers in the plan's study, by seed
+    objectives: tuple[float, ...]  # the mean of each objective; empty without a complete run
     interval: Interval | None  # of their mean; None below three runs
 
     @property
@@ -47,10 +50,11 @@ class FinishResult:
 
     plan: FinishPlan
     metric: Metric
+    goals: tuple[Metric, ...]  # what settings are compared by: several objectives, or the one metric
     measure: str  # the name of what is measured, such as test accuracy
     is_test: bool  # measured on the test split; else as a custom objective measures it
     runs: tuple[SettingRuns, ...]
-    difference: Interval | None  # of the first two, seed by seed; None below two seeds in common
+    difference: Interval | None  # of the first two, by seed; None below two common seeds, or several goals
     missing: tuple[str, ...]  # a sentence for each run that is not complete
     images: int | None = None  # that each run was scored on; None if unknown
     baseline: float | None = None  # the value that guessing gives
@@ -82,7 +86,7 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
         keys = {seed: _point_key(setting.point(seed)) for seed in plan.seeds}
         by_seed = {seed: by_point[key] for seed, key in keys.items() if key in by_point}
         planned |= {trial.number for trial in by_seed.values()}
-        runs.append(_setting_runs(setting, by_seed, least, metric))
+        runs.append(_setting_runs(setting, by_seed, least, definition))
         missing += [
             _describe_missing(plan, setting, seed, trial)
             for seed, trial in by_seed.items()
@@ -90,14 +94,15 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
         ]
     if not any(each.values for each in runs):
         raise StoreError(f"study '{plan.name}' has no complete trial; 'hpo trials {plan.name}' says why")
-    ranked = _rank(runs, [each for each in found if each.number in planned])
+    ranked = _rank(definition, runs, [each for each in found if each.number in planned])
     return FinishResult(
         plan=plan,
         metric=metric,
+        goals=definition.objectives,
         measure=status.metric_name(definition),
         is_test=is_test,
         runs=ranked,
-        difference=_difference(ranked, least, metric),
+        difference=_difference(ranked, least, metric) if len(definition.objectives) == 1 else None,
         missing=tuple(missing),
         images=images,
         baseline=next((each.baseline for each in found if each.baseline is not None), None),
@@ -156,13 +161,19 @@ def _point_key(point: Point) -> str:
 
 
 def _setting_runs(
-    setting: ChosenSetting, by_seed: Mapping[int, FrozenTrial], least: float, metric: Metric
+    setting: ChosenSetting, by_seed: Mapping[int, FrozenTrial], least: float, definition: Definition
 ) -> SettingRuns:
-    complete = {seed: trial.value for seed, trial in by_seed.items() if trial.state == TrialState.COMPLETE}
-    values = {seed: value for seed, value in complete.items() if value is not None}
-    interval = intervals.seeds_interval(list(values.values()), least, metric.limits)
-    numbers = {seed: by_seed[seed].number for seed in values}
-    return SettingRuns(setting=setting, values=values, trials=numbers, interval=interval)
+    own = definition.objectives.index(definition.metric)
+    complete = {seed: trial for seed, trial in by_seed.items() if trial.state == TrialState.COMPLETE}
+    measured = {seed: trial.values for seed, trial in complete.items() if trial.values is not None}
+    values = {seed: each[own] for seed, each in measured.items()}
+    return SettingRuns(
+        setting=setting,
+        values=values,
+        trials={seed: by_seed[seed].number for seed in values},
+        objectives=tuple(replicates.mean_values(list(measured.values()))),
+        interval=intervals.seeds_interval(list(values.values()), least, definition.metric.limits),
+    )
 
 
 def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial: FrozenTrial) -> str:
@@ -173,9 +184,11 @@ def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial
     return f"trial {setting.trial}'s setting lacks seed {seed}: its run is {state}{because}{retry}"
 
 
-def _rank(runs: Sequence[SettingRuns], found: Sequence[TrialRecord]) -> tuple[SettingRuns, ...]:
+def _rank(
+    definition: Definition, runs: Sequence[SettingRuns], found: Sequence[TrialRecord]
+) -> tuple[SettingRuns, ...]:
     """Rank settings as every other place ranks those of a study; ``found`` are the runs of the plan."""
-    ranked = results.rank_settings(found)
+    ranked = results.rank_settings(definition, found)
     places = {number: place for place, each in enumerate(ranked) for number in each.trials}
     return tuple(
         sorted(runs, key=lambda each: min((places[n] for n in each.trials.values()), default=len(places)))
@@ -228,6 +241,7 @@ def _runs_document(runs: SettingRuns, metric: Metric) -> dict[str, Any]:
         "epochs": runs.setting.options["epochs"],
         "chosen_by": runs.setting.value,
         "values": by_seed,
+        "objectives": list(runs.objectives),
         **({"accuracies": by_seed} if metric.name == "accuracy" else {}),
         "mean": runs.mean,
         "low": runs.interval and runs.interval.low,
@@ -238,7 +252,9 @@ def _runs_document(runs: SettingRuns, metric: Metric) -> dict[str, Any]:
 def make_table(found: FinishResult) -> Table:
     """Return the settings as a table for the terminal, best first."""
     table = Table(box=None, padding=(0, 1))
-    for column in ("setting of", found.measure, "95 % interval", "runs", "chosen by", "epochs"):
+    others = [index for index, goal in enumerate(found.goals) if goal != found.metric]
+    costs = [found.goals[index].name for index in others]
+    for column in ("setting of", found.measure, "95 % interval", *costs, "runs", "chosen by", "epochs"):
         table.add_column(column, no_wrap=True)
     table.add_column("settings")
     for runs in found.runs:
@@ -247,12 +263,17 @@ def make_table(found: FinishResult) -> Table:
             f"trial {runs.setting.trial}",
             "" if runs.mean is None else f"{runs.mean:.4f}",
             limits,
+            *(_objective_text(found, runs, index) for index in others),
             str(len(runs.values)),
             f"{runs.setting.value:.4f}",
             str(runs.setting.options["epochs"]),
             format_params(runs.setting.params),
         )
     return table
+
+
+def _objective_text(found: FinishResult, runs: SettingRuns, index: int) -> str:
+    return results.format_objective(found.goals[index], runs.objectives[index]) if runs.objectives else ""
 
 
 def summary_lines(found: FinishResult) -> Iterator[str]:
@@ -291,8 +312,11 @@ def _baseline_note(found: FinishResult) -> Iterator[str]:
 def conclusion(found: FinishResult) -> str:
     """Return a sentence on which of the first two settings is better, and how sure that is.
 
-    It says so, too, if there is one setting only, or if the two have fewer than two seeds in common.
+    It says so, too, if there is one setting only, or if the two have fewer than two seeds in common. With
+    several objectives it says which settings are on the Pareto front.
     """
+    if len(found.goals) > 1:
+        return _front_conclusion(found)
     if len(found.runs) < 2:
         return "There is one setting, and nothing to compare it with."
     first, second = (f"trial {each.setting.trial}'s setting" for each in found.runs[:2])
@@ -314,3 +338,17 @@ def conclusion(found: FinishResult) -> str:
     if not gap.is_known:
         return f"{undecided} {lead} {gap.how}; raise --seeds."
     return f"{undecided} {lead} the interval contains 0 {limits}; more --seeds may tell."
+
+
+def _front_conclusion(found: FinishResult) -> str:
+    """Return a sentence on which settings are on the Pareto front of their means."""
+    complete = [each for each in found.runs if each.objectives]
+    losses = np.array([replicates.losses_of(found.goals, each.objectives) for each in complete])
+    fronts = pareto.front_numbers(losses)
+    on_it = [each for each, front in zip(complete, fronts, strict=True) if front == 0]
+    named = join_names([f"trial {each.setting.trial}" for each in on_it], len(on_it))
+    names = " and ".join(goal.name for goal in found.goals)
+    return (
+        f"By the means of {names}, {len(on_it)} of {len(complete)} settings are on the Pareto front: "
+        f"those of {named}."
+    )

@@ -1,5 +1,6 @@
 """How much each parameter mattered, by several evaluators, with bootstrap intervals for small studies."""
 
+import copy
 import math
 import random
 import warnings
@@ -40,33 +41,50 @@ class Importance:
 def study_importance(storage: Storage, name: str, evaluator: str) -> Importance:
     """Evaluate the importance of the parameters over a study's complete trials, one for each setting.
 
+    With several objectives it is that for the first metric among them.
+
     Args:
         storage: Where the study is stored.
         name: The study's name.
         evaluator: One of ``EVALUATORS``.
 
     Raises:
-        StoreError: The study does not exist, has several objectives or fewer than two complete settings, or
-            the evaluator fails.
+        StoreError: The study does not exist, is another tool's and has several objectives, or has fewer
+            than two complete settings; or the evaluator fails.
         StoreUnavailable: The database cannot be reached.
     """
     directions = storage.get_study_directions(studies.find_study_id(storage, name))
+    chosen = 0
     if len(directions) > 1:
-        raise StoreError(f"study '{name}' has {len(directions)} objectives; importance needs exactly 1")
-    trials = complete_settings(status.read_trials(storage, name))
+        definition = studies.read_definition(storage, name)
+        chosen = definition.objectives.index(definition.metric)
+    trials = complete_settings(status.read_trials(storage, name), chosen)
     if len(trials) < 2:
         raise StoreError(f"study '{name}' has {len(trials)} complete trials; importance needs at least 2")
-    return importance_of_trials(trials, evaluator, maximize=directions[0] != StudyDirection.MINIMIZE)
+    return importance_of_trials(trials, evaluator, maximize=directions[chosen] != StudyDirection.MINIMIZE)
 
 
-def complete_settings(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials that have a value, one for each setting.
+def complete_settings(trials: list[FrozenTrial], objective: int = 0) -> list[FrozenTrial]:
+    """Return the complete trials that have a value, one for each setting, with one objective.
 
     A setting that was run with several seeds is one trial with the mean: copies would count several times.
     A setting of which a seed diverged is left out.
+
+    Args:
+        trials: All trials of a study.
+        objective: The index of the objective whose values the trials get.
     """
     merged = replicates.merge_replicates(trials, first_of_seeds(trials))
-    return [each for each in merged if each.state == TrialState.COMPLETE and each.value is not None]
+    done = [each for each in merged if each.state == TrialState.COMPLETE and each.values is not None]
+    return [_with_objective(each, objective) for each in done]
+
+
+def _with_objective(trial: FrozenTrial, objective: int) -> FrozenTrial:
+    if len(trial.values) == 1:
+        return trial
+    single = copy.copy(trial)
+    single.values = [trial.values[objective]]
+    return single
 
 
 def first_of_seeds(trials: Iterable[FrozenTrial]) -> dict[int, int]:

@@ -34,6 +34,7 @@ class TrialRecord:
     state: str  # one of status.STATE_NAMES
     metric: Metric  # what its values are of
     value: float | None  # None before it ends, if it failed or reported none
+    values: tuple[float, ...]  # one for each objective; empty before it ends, or where there is none
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used
@@ -138,13 +139,14 @@ def trial_records(
 def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int | None) -> TrialRecord:
     stored, setting = trial.user_attrs, definition.train | trial.params
     setting |= trial.system_attrs.get(plan.RUN_OPTIONS, {})
-    epochs = setting.get("epochs", 0)
+    epochs, values = setting.get("epochs", 0), tuple(trial.values or ())
     return TrialRecord(
         number=trial.number,
         replicate_of=trial.system_attrs.get(REPLICATE_OF),
         state=status.STATE_NAMES[trial.state],
         metric=definition.metric,
-        value=trial.value,
+        value=values[definition.objectives.index(definition.metric)] if values else None,
+        values=values,
         params=trial.params,
         distributions=trial.distributions,
         setting={n: value for n, value in setting.items() if is_used(n, setting, definition.option_table)},

@@ -9,17 +9,19 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hpo.analysis import intervals, records
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import join_names
-from hpo.search import replicates
+from hpo.search import pareto, replicates
 from hpo.search.replicates import Noise, ReplicatedSetting
 from hpo.store import status, studies
 from hpo.store.status import Snapshot
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training.metric import Metric
+from hpo.training.metric import COSTS, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,10 @@ class SettingResult:
         noise: How much the seed alone changes values in the study; None if it is not known.
         selection: The split that it is measured on; None for a custom objective.
         measure: The name of what it is measured by, in words.
+        goals: What settings are compared by: several objectives, or the one metric.
+        front: With several objectives, the number of settings on the Pareto front; else 0.
+        is_on_front: With several objectives, whether it is one of these.
+        is_knee: Whether it is the knee of the front (``pareto.knee``).
     """
 
     study: str
@@ -52,6 +58,10 @@ class SettingResult:
     noise: Noise | None
     selection: str | None
     measure: str
+    goals: tuple[Metric, ...]
+    front: int = 0
+    is_on_front: bool = False
+    is_knee: bool = False
 
     @property
     def metric(self) -> Metric:
@@ -67,6 +77,11 @@ class SettingResult:
     def value(self) -> float:
         """The mean of its values over its seeds."""
         return statistics.fmean(self.values)
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """The mean of each objective over its seeds; with one objective that is its value."""
+        return tuple(replicates.mean_values([each.values for each in self.runs]))
 
     @property
     def weights(self) -> str | None:
@@ -97,31 +112,29 @@ class SettingResult:
         return intervals.least_step(self.metric, self.images)
 
 
-def rank_settings(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
-    """Rank the settings of the complete trials, best first, as ``replicates.rank_settings`` does.
+def rank_settings(definition: Definition, found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
+    """Rank the settings of the complete trials, best first, as ``replicates.rank_by_dominance`` does.
 
     A setting that several trials ran without being replicates of each other is listed once, where the best
     of them ranks.
 
     Args:
-        found: All trials of a study.
+        definition: The study's definition.
+        found: All its trials.
     """
     by_number = {each.number: each for each in found}
     best: dict[str, ReplicatedSetting] = {}
-    for each in _rank_replicated(found):
+    for each in _rank_replicated(definition, found):
         best.setdefault(by_number[each.trials[0]].setting_key, each)
     return list(best.values())
 
 
-def _rank_replicated(found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
+def _rank_replicated(definition: Definition, found: Sequence[TrialRecord]) -> list[ReplicatedSetting]:
     """Rank every complete trial, each together with its replicates, best first."""
-    if not found:
-        return []
-    values = {each.number: each.value for each in found if each.value is not None}
-    complete = {each.number: values[each.number] for each in records.complete_records(found)}
+    values = {each.number: each.values for each in records.complete_records(found)}
     repeats = {each.number: each.replicate_of for each in found if each.replicate_of is not None}
     pruned = [each.number for each in found if each.state == "pruned"]
-    return replicates.rank_settings(found[0].metric, complete, repeats, pruned)
+    return replicates.rank_by_dominance(definition.objectives, definition.metric, values, repeats, pruned)
 
 
 def best_settings(
@@ -137,7 +150,9 @@ def best_settings(
     Returns:
         The settings; empty if no trial is complete.
     """
-    return list(itertools.islice(_setting_results(definition, found, rank_settings(found)), count))
+    return list(
+        itertools.islice(_setting_results(definition, found, rank_settings(definition, found)), count)
+    )
 
 
 def all_settings(definition: Definition, found: Sequence[TrialRecord]) -> list[SettingResult]:
@@ -150,7 +165,7 @@ def all_settings(definition: Definition, found: Sequence[TrialRecord]) -> list[S
         definition: The study's definition.
         found: All its trials.
     """
-    every = _setting_results(definition, found, _rank_replicated(found))
+    every = _setting_results(definition, found, _rank_replicated(definition, found))
     return sorted(every, key=lambda each: each.trial.number)
 
 
@@ -160,6 +175,9 @@ def _setting_results(
     """Yield the results of ranked settings, in their order."""
     by_number = {each.number: each for each in found}
     noise, ahead = replicates.estimate_noise(ranked), 0
+    goals = definition.objectives
+    front = [each for each in ranked if each.is_on_front] if len(goals) > 1 else []
+    knee = _find_knee(goals, [[by_number[number] for number in each.trials] for each in front])
     for _, group in itertools.groupby(ranked, key=lambda each: each.rank):
         same = list(group)
         tied = tuple(sorted(min(each.trials) for each in same)) if len(same) > 1 else ()
@@ -175,17 +193,29 @@ def _setting_results(
                 noise=noise,
                 selection=status.selection_of(definition),
                 measure=status.metric_name(definition),
+                goals=goals,
+                front=len(front),
+                is_on_front=each in front,
+                is_knee=min(each.trials) == knee,
             )
         ahead += len(same)
 
 
-def read_best(storage: Storage, name: str, count: int) -> list[SettingResult]:
-    """Read the best settings of a study.
+def _find_knee(goals: Sequence[Metric], front: Sequence[Sequence[TrialRecord]]) -> int | None:
+    """Return the number of the trial by which the knee of a front is called; None without a front."""
+    if not front:
+        return None
+    means = [replicates.mean_values([each.values for each in runs]) for runs in front]
+    losses = np.array([replicates.losses_of(goals, each) for each in means])
+    return min(each.number for each in front[pareto.knee(losses)])
+
+
+def read_best(storage: Storage, name: str) -> list[SettingResult]:
+    """Read the settings of a study, best first.
 
     Args:
         storage: The storage that the study is in.
         name: The study's name.
-        count: How many to return at most.
 
     Raises:
         StoreUnavailable: The database stays unavailable.
@@ -194,7 +224,7 @@ def read_best(storage: Storage, name: str, count: int) -> list[SettingResult]:
     """
     definition = studies.read_definition(storage, name)
     found = records.trial_records(definition, status.read_trials(storage, name))
-    return best_settings(definition, found, count)
+    return best_settings(definition, found)
 
 
 def best_of(found: Snapshot) -> SettingResult | None:
@@ -204,9 +234,38 @@ def best_of(found: Snapshot) -> SettingResult | None:
 
 
 def describe_value(found: SettingResult) -> str:
-    """Return the value as text, with the number of seeds that it is the mean of if there are several."""
-    seeds = len(found.runs)
-    return f"{found.value:.4f}{f', mean of {seeds} seeds' if seeds > 1 else ''}"
+    """Return the value as text, with the number of seeds that it is the mean of if there are several.
+
+    With several objectives it is the value of each, by name.
+    """
+    seeds, text = len(found.runs), f"{found.value:.4f}"
+    if found.front:
+        text = ", ".join(describe_objectives(found))
+    return f"{text}{f', mean of {seeds} seeds' if seeds > 1 else ''}"
+
+
+def describe_objectives(found: SettingResult) -> Iterator[str]:
+    """Yield the value of each objective with its name."""
+    for goal, value in zip(found.goals, found.objectives, strict=True):
+        yield f"{goal.name} {format_objective(goal, value)}"
+
+
+def format_objective(goal: Metric, value: float) -> str:
+    """Return the value of an objective as text: metrics with four decimals, costs with four digits."""
+    return (
+        f"{value:.4f}" if goal.name not in COSTS else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    )
+
+
+def describe_front(found: SettingResult) -> str:
+    """Return a phrase on the Pareto front; "" if the study has one objective."""
+    if not found.front:
+        return ""
+    if not found.is_on_front:
+        return "not on the Pareto front"
+    knee = ", its knee" if found.is_knee else ""
+    many = f"one of {found.front} settings" if found.front > 1 else "the only setting"
+    return f"{many} on the Pareto front{knee}; 'hpo best {found.study}' shows all"
 
 
 def describe_precision(found: SettingResult) -> str:
@@ -281,6 +340,7 @@ def caveats(found: SettingResult) -> Iterator[tuple[str, str]]:
         "images": describe_precision(found),
         "baseline": describe_baseline(found),
         "tied": describe_ties(found),
+        "front": describe_front(found),
     }
     yield from ((label, text) for label, text in facts.items() if text)
 

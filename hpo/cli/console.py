@@ -15,7 +15,7 @@ from rich.text import Text
 from hpo.analysis.formatting import describe_device, describe_split, format_params, format_seconds
 from hpo.analysis.importance import Importance
 from hpo.analysis.records import TrialRecord
-from hpo.analysis.results import SettingResult, caveats, describe_value
+from hpo.analysis.results import SettingResult, caveats, describe_value, format_objective
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
@@ -104,6 +104,28 @@ def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 
     lines = [f"  {name:<{width}} {text}" for name, text in {**rows, **where}.items()]
     headline = f"best trial {trial.number}" if rank == 1 else f"number {rank}: trial {trial.number}"
     return "\n".join([f"{headline} of study {found.study}", *lines])
+
+
+def front_table(found: Sequence[SettingResult]) -> Table:
+    """Return settings of a study with several objectives as a table, with a column for each objective.
+
+    Args:
+        found: The settings, in the order of the rows; at least one.
+    """
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("trial", justify="right")
+    for goal in found[0].goals:
+        table.add_column(f"{goal.name} ({goal.direction[:3]})", justify="right", no_wrap=True)
+    if found[0].is_repeated:
+        table.add_column("seeds", justify="right")
+    table.add_column("front", no_wrap=True)
+    table.add_column("settings")
+    for each in found:
+        values = (format_objective(*pair) for pair in zip(each.goals, each.objectives, strict=True))
+        place = "knee" if each.is_knee else "on it" if each.is_on_front else ""
+        seeds = [str(len(each.runs))] if each.is_repeated else []
+        table.add_row(str(each.trial.number), *values, *seeds, place, format_params(each.trial.params))
+    return table
 
 
 def _test_split_note(selection: str | None) -> str:

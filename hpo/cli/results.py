@@ -149,7 +149,10 @@ def list_trials(
 @app.command("best", rich_help_panel=RESULTS)
 def show_best(
     name: StudyName,
-    count: Annotated[int, typer.Option("-n", metavar="K", min=1, help="How many trials to show.")] = 1,
+    count: Annotated[
+        int | None,
+        typer.Option("-n", metavar="K", min=1, help="How many trials to show. [default: 1, or the front]"),
+    ] = None,
     as_json: Json = False,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
@@ -157,27 +160,33 @@ def show_best(
     """Show the best trial of a study, or the K best, with what its value rests on.
 
     A setting with several seeds counts once, with the mean over its seeds.
+    With several objectives, shows the Pareto front.
     After 'hpo finish', also says which setting that ranks first.
 
     Example: hpo best my-study -n 3
     """
     from hpo.analysis import documents, finish_result, records, results
     from hpo.artifacts.folders import Artifacts
+    from hpo.cli import console
     from hpo.errors import StoreError
     from hpo.store import status, studies
 
     storage = studies.open_storage(store_url, create=False)
     definition = studies.read_definition(storage, name)
     trials = records.trial_records(definition, status.read_trials(storage, name))
-    found = results.best_settings(definition, trials, count)
+    found = results.best_settings(definition, trials)
     if not found:
         print_early_ends(storage, name, artifacts)
         raise StoreError(results.no_complete_trial_message(name, trials))
+    selected = found[: count or max(found[0].front, 1)]
     if as_json:
-        selected = [documents.best_trial_document(each) for each in found]
-        print_json(selected[0] if count == 1 else selected)
+        shown = [documents.best_trial_document(each) for each in selected]
+        print_json(shown if found[0].front or len(shown) > 1 or (count or 1) > 1 else shown[0])
         return
-    _print_trials(storage, found, Artifacts(artifacts), store_url)
+    if found[0].front:
+        console.table_console().print(console.front_table(selected))
+    else:
+        _print_trials(storage, selected, Artifacts(artifacts), store_url)
     if found[0].noise is not None:
         print(found[0].noise)
     if (finished := finish_result.stored_result(storage, name)) is not None:
@@ -215,7 +224,7 @@ def show_importance(
 
 
 def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) -> None:
-    """Print the best trial of a study, where its files are, and what failed or was pruned.
+    """Print the best trial of a study and where its files are, or its Pareto front; and what ended early.
 
     Args:
         storage: The store.
@@ -230,13 +239,17 @@ def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) ->
     """
     from hpo.analysis import results
     from hpo.artifacts.folders import Artifacts
+    from hpo.cli import console
     from hpo.errors import StoreError
 
-    found = results.read_best(storage, name, 1)
+    found = results.read_best(storage, name)
     if not found:
         print_early_ends(storage, name, artifacts)
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
-    _print_trials(storage, found, Artifacts(artifacts), store_url)
+    if front := found[0].front:
+        console.table_console().print(console.front_table(found[:front]))
+    else:
+        _print_trials(storage, found[:1], Artifacts(artifacts), store_url)
     print_early_ends(storage, name, artifacts, sys.stdout)
 
 

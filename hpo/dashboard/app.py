@@ -167,7 +167,11 @@ class _HpoPlugin:
         text = self.cached_storage.get_study_system_attrs(study_id).get("hpo:file", "")
         found = records.trial_records(definition, trials.values())
         best = next(iter(results.best_settings(definition, found, 1)), None)
-        doubt = importance.explain_doubt(importance.complete_settings(list(trials.values())))
+        doubt = importance.explain_doubt(
+            importance.complete_settings(
+                list(trials.values()), definition.objectives.index(definition.metric)
+            )
+        )
         _set_note(document, notes.study_note(definition, text if is_text(text) else "", best, doubt))
         for shown in (*document["trials"], *document["best_trials"]):
             if trial := trials.get(shown["trial_id"]):

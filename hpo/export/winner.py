@@ -25,8 +25,9 @@ def choose_winner(storage: Storage, name: str) -> Winner:
 
     If ``hpo finish`` has run, it is a run of the setting that this ranks first: of the first seed whose
     weights were kept, since the highest of several scores on the test split would be too high. Where no
-    weights of that setting were kept, it is the setting's most accurate trial in the search. Without ``hpo
-    finish`` it is the most accurate trial of the setting that ``hpo best`` shows.
+    weights of that setting were kept, it is the setting's best trial in the search. Without ``hpo finish``
+    it is the best trial of the setting that ``hpo best`` shows first; with several objectives, of the knee
+    of the front.
 
     Args:
         storage: The store; it is only read.
@@ -43,13 +44,16 @@ def choose_winner(storage: Storage, name: str) -> Winner:
         return _finish_winner(found, status.read_trials(storage, found.plan.name))
     definition = studies.read_definition(storage, name)
     trials = records.trial_records(definition, status.read_trials(storage, name))
-    ranked = results.best_settings(definition, trials, 1)
+    ranked = results.best_settings(definition, trials)
     if not ranked:
         raise StoreError(results.no_complete_trial_message(name, trials))
-    first, run = ranked[0].trial.number, ranked[0].runs[0].number
+    chosen = next((each for each in ranked if each.is_knee), ranked[0])
+    first, run = chosen.trial.number, chosen.runs[0].number
     what = "the best of the search"
+    if chosen.front:
+        what = f"the knee of the Pareto front; 'hpo best {name}' shows all {chosen.front}, for --trial"
     if run != first:
-        what = f"the most accurate of the {len(ranked[0].runs)} seeds of trial {first}'s setting, {what}"
+        what = f"the best of the {len(chosen.runs)} seeds of trial {first}'s setting, {what}"
     why = f"{what}; 'hpo finish {name}' compares the best settings over several seeds"
     return Winner(study=name, trial=run, why=why)
 

@@ -94,11 +94,12 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
         raise StoreError(results.no_complete_trial_message(name, found))
     measure = status.metric_name(definition)
     judged, original, mirrors = _original_sections(definition, found, measure)
-    best = results.best_settings(definition, found, 1)[0]
+    ordered = results.best_settings(definition, found)
+    shown = next((each for each in ordered if each.is_knee), ordered[0])
     has_images = definition.option_table is not config.CUSTOM_OPTIONS
     sections = (
         *(original if mirrors else ()),
-        *(_image_sections(storage, definition, best, artifacts) if has_images else ()),
+        *(_image_sections(storage, definition, shown, artifacts) if has_images else ()),
         *_search_sections(trials, found, settings, definition),
         *(() if mirrors else original),
     )
@@ -107,7 +108,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
         study=name,
         metric=definition.metric,
         measure=measure,
-        summary=summary.summarize(found, best, now.state),
+        summary=summary.summarize(found, ordered, now.state),
         early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
         fixed=summary.fixed_options(definition.train, found),
         claims=judged,
@@ -122,9 +123,9 @@ def _search_sections(
     definition: Definition,
 ) -> tuple[Section, ...]:
     """Return the sections on what the search found, from parameter importance to the table of trials."""
-    metric, measure = definition.metric, status.metric_name(definition)
+    measure = status.metric_name(definition)
     parameters = parameter_axis.varying_parameters([each.trial for each in settings])
-    mattered, ranked = parameter_plots.importance_section(trials, parameters, metric)
+    mattered, ranked = parameter_plots.importance_section(trials, parameters, definition)
     return (
         mattered,
         study_plots.history_section(found, settings, measure),

@@ -19,13 +19,16 @@ from hpo.analysis.sections import Plot, Section, Table
 from hpo.errors import StoreError
 from hpo.report import setting_marks
 from hpo.report.parameter_axis import ParameterAxis
+from hpo.study.definition import Definition
 from hpo.training.metric import Metric
 
 MAX_COMBINED = 3  # every two of so many parameters are shown together
 
 
 def importance_section(
-    all_trials: list[FrozenTrial], parameters: Sequence[ParameterAxis], metric: Metric
+    all_trials: list[FrozenTrial],
+    parameters: Sequence[ParameterAxis],
+    definition: Definition,
 ) -> tuple[Section, list[str]]:
     """Return the section on parameter importance by every evaluator.
 
@@ -34,18 +37,16 @@ def importance_section(
     Args:
         all_trials: All trials of the study.
         parameters: The parameters that vary among the complete trials.
-        metric: What the trials are compared by.
+        definition: The study; with several objectives the importance is for the first metric.
 
     Returns:
         The section, and the names of the parameters: most important first by the mean over the evaluators,
         or in the given order if none has a result.
     """
-    trials, maximize = importance.complete_settings(all_trials), not metric.is_minimized
-    noun = (
-        "settings, each with the mean of its seeds"
-        if importance.first_of_seeds(all_trials)
-        else "complete trials"
-    )
+    metric, maximize = definition.metric, not definition.metric.is_minimized
+    trials = importance.complete_settings(all_trials, definition.objectives.index(metric))
+    repeated = importance.first_of_seeds(all_trials)
+    noun = "settings, each with the mean of its seeds" if repeated else "complete trials"
     section = Section(name="importance", title="Parameter importance")
     names = [axis.name for axis in parameters]
     if len(trials) < 2 or not names:

@@ -15,7 +15,6 @@ from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Plot, Section
 from hpo.errors import join_names
-from hpo.search import replicates
 from hpo.study.points import ALIASES
 
 LOST_USE = "repeated or waited for, at most"
@@ -37,15 +36,15 @@ def _value(each: TrialRecord) -> float:
     return each.value
 
 
-def summarize(found: Sequence[TrialRecord], best: SettingResult, state: str) -> Summary:
+def summarize(found: Sequence[TrialRecord], ranked: Sequence[SettingResult], state: str) -> Summary:
     """Summarize a study that has a complete trial.
 
     Args:
         found: All trials of the study.
-        best: Its best setting.
+        ranked: Its settings, best first.
         state: The state of the study.
     """
-    winner = best.trial
+    best, winner = ranked[0], ranked[0].trial
     counts = Counter(each.state for each in found)
     state_counts = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
     facts = {
@@ -62,11 +61,11 @@ def summarize(found: Sequence[TrialRecord], best: SettingResult, state: str) -> 
         split=f"{f'mean of {len(best.runs)} seeds ' if len(best.runs) > 1 else ''}"
         f"{describe_split(best.selection)}",
         facts=tuple((name, value) for name, value in facts.items() if value),
-        uncertainty=tuple(_uncertainty(best, found)),
+        uncertainty=tuple(_uncertainty(best, len(ranked), found)),
     )
 
 
-def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]:
+def _uncertainty(best: SettingResult, settings: int, found: Sequence[TrialRecord]) -> list[str]:
     winner, images, selection, metric = best.trial, best.images, best.selection, best.metric
     value, done = _value(winner), records.complete_records(found)
     text = []
@@ -79,7 +78,7 @@ def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]
         )
     elif images is None:
         who = "The store does not record" if selection else "A custom objective does not say"
-        text.append(f"{who} how many images it was measured on, so there is no interval.")
+        text.append(f"{who} how many images {metric.label} was measured on, so there is no interval.")
     else:
         between = intervals.fraction_interval(value, images)
         text.append(
@@ -88,7 +87,7 @@ def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]
         )
         text.append(_close_trials_note(winner, done, images))
     text.append(_seeds_note(winner, done, best.least_step))
-    if (noise := replicates.estimate_noise(results.rank_settings(found))) is not None:
+    if (noise := best.noise) is not None:
         gap = intervals.seed_noise_bound(noise.deviation, noise.freedom)
         known = noise.freedom > 1 and gap < metric.limits[1] - metric.limits[0]
         text.append(
@@ -97,7 +96,7 @@ def _uncertainty(best: SettingResult, found: Sequence[TrialRecord]) -> list[str]
             if known
             else f"In this study {noise}: too few seeds to say which differences come from seeds alone."
         )
-    if len(best.runs) > 1 and (settings := len(results.rank_settings(found))) > 1:
+    if len(best.runs) > 1 and settings > 1:
         text.append(f"It is the {extreme} of the means of {settings} settings: expect somewhat {worse}.")
     elif len(done) > 1 and selection == "final":
         text.append(f"It is the {extreme} of {len(done)} complete trials: expect somewhat {worse}.")

@@ -225,7 +225,7 @@ def rungs_of(definition: Definition) -> Rungs | None:
         return None
     includes_points = definition.search.prune_points
     return Rungs(
-        objectives=Objectives((definition.metric,)),
+        objectives=Objectives(definition.objectives),
         epochs=epochs,
         factor=settings.reduction_factor,
         max_trials=definition.searched_trials + len(definition.listed_points) * includes_points,

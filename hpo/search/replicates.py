@@ -16,10 +16,12 @@ import copy
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search import pareto
 from hpo.training.metric import Metric
 
 REPLICATE_OF = "hpo:repeats"  # system attribute of a replicate: the number of its setting's first trial
@@ -33,6 +35,8 @@ class ReplicatedSetting:
     trials: tuple[int, ...]  # numbers, the best trial first
     values: tuple[float, ...]  # of each trial
     diverged: int = 0  # number of replicates that diverged
+    place: int = 0  # with several objectives: its place in the order of ``rank_by_dominance``
+    is_on_front: bool = True  # whether no other setting is better in every objective
 
     @property
     def mean(self) -> float:
@@ -40,9 +44,9 @@ class ReplicatedSetting:
         return statistics.fmean(self.values)
 
     @property
-    def rank(self) -> tuple[bool, bool, float]:
+    def rank(self) -> tuple[bool, int, bool, float]:
         """What settings are ranked by, the best having the least; see ``rank_settings``."""
-        return self.diverged > 0, len(self.trials) == 1, -self.metric.score(self.mean)
+        return self.diverged > 0, self.place, len(self.trials) == 1, -self.metric.score(self.mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,51 @@ def rank_settings(
     return sorted(found, key=lambda each: (each.rank, min(each.trials)))
 
 
+def rank_by_dominance(
+    objectives: Sequence[Metric],
+    metric: Metric,
+    values: Mapping[int, Sequence[float]],
+    first_of: Mapping[int, int],
+    pruned: Iterable[int] = (),
+) -> list[ReplicatedSetting]:
+    """Rank settings by several objectives: front by front, and within a front so that the first cover it.
+
+    With a single objective it is ``rank_settings``. The objectives of a setting are the means over its
+    complete trials. A setting of which a seed diverged ranks behind all others, and is on no front.
+
+    Args:
+        objectives: What trials are compared by.
+        metric: The first metric among them; a setting's values are of it.
+        values: By number, the values of the complete trials, one for each objective.
+        first_of: What ``first_trial_numbers`` returns.
+        pruned: Numbers of the pruned trials; those that are no replicates do not matter.
+    """
+    own = objectives.index(metric)
+    found = rank_settings(metric, {n: each[own] for n, each in values.items()}, first_of, pruned)
+    if not found or len(objectives) == 1:
+        return found
+    means = [mean_values([values[number] for number in each.trials]) for each in found]
+    losses_NK = np.array([losses_of(objectives, each) for each in means])
+    losses_NK[[each.diverged > 0 for each in found]] = np.inf
+    places = {index: place for place, index in enumerate(pareto.pareto_order(losses_NK))}
+    fronts = pareto.front_numbers(losses_NK)
+    placed = [
+        replace(each, place=places[index], is_on_front=fronts[index] == 0 and not each.diverged)
+        for index, each in enumerate(found)
+    ]
+    return sorted(placed, key=lambda each: each.rank)
+
+
+def losses_of(objectives: Sequence[Metric], values: Sequence[float]) -> list[float]:
+    """Return the values of objectives with the sign with which lower is better."""
+    return [-objective.score(value) for objective, value in zip(objectives, values, strict=True)]
+
+
+def mean_values(values: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean of each objective over trials, each of which has a value for every objective."""
+    return [statistics.fmean(column) for column in zip(*values, strict=True)]
+
+
 def estimate_noise(settings: Sequence[ReplicatedSetting]) -> Noise | None:
     """Estimate how much the seed changes the value, as a pooled standard deviation.
 
@@ -147,7 +196,7 @@ def _with_mean(trial: FrozenTrial, replicates: Sequence[FrozenTrial]) -> FrozenT
     if trial.state != TrialState.COMPLETE or not replicates:
         return trial
     merged = copy.copy(trial)
-    merged.value = statistics.fmean(each.value for each in (trial, *replicates) if each.value is not None)
+    merged.values = mean_values([each.values for each in (trial, *replicates) if each.values])
     if any(each.state == TrialState.PRUNED for each in replicates):
         merged.state = TrialState.PRUNED
     return merged

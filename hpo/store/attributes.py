@@ -110,6 +110,8 @@ _USER: Mapping[str, Check] = {
     "wall_time_seconds": is_seconds,
     "epoch_seconds": _is_list_of_seconds,
     "metrics": _is_metrics,
+    "parameters": is_count,
+    "latency_ms": is_seconds,
     "hardware": _is_hardware,
     "failure": _is_failure,
     "pruned": is_text,

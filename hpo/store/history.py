@@ -10,7 +10,7 @@ same trials at the cost of what is new:
   renewed since the last read. State, attempt and epoch then tell what is new about a trial; its parameters
   are read once. Every ``FULL_READ_SECONDS`` the whole study is read, which also shows what other tools did.
 * A trial that waits and was never claimed has nothing to learn from, and is left out. So are user
-  attributes, which no sampler or pruner reads.
+  attributes in a study with one objective, where no sampler or pruner reads them.
 * A sampler sees no more trials than ``samplers.select_trials`` selects, however many there are. Their
   ranking, and that at the study's rungs, is kept in order as the trials change.
 * The worker's own trial is kept in memory, because only the worker writes about it. What a sampler or
@@ -83,7 +83,8 @@ class History(_CachedStorage):
         storage: The storage that the study is in.
         study_id: Optuna's id of the study.
         name: The study's name.
-        metric: What the study's trials are compared by.
+        metric: What the study's trials report.
+        objectives: What they are compared by.
         unwritten_parameters: Parameters of the own trial that are held back: internal value and
             distribution, by name.
         unwritten_attributes: System attributes of the own trial that are held back.
@@ -91,10 +92,18 @@ class History(_CachedStorage):
         rung_table: The study's rungs, and the trials that reached them; None if it has no rungs.
     """
 
-    def __init__(self, storage: Storage, study_id: int, name: str, metric: Metric) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        study_id: int,
+        name: str,
+        metric: Metric,
+        objectives: Sequence[Metric] = (),
+    ) -> None:
         """Start with an empty cache; nothing is read yet."""
         super().__init__(storage)
         self.storage, self.study_id, self.name, self.metric = storage, study_id, name, metric
+        self.objectives = tuple(objectives) or (metric,)
         self.unwritten_parameters: dict[str, tuple[float, BaseDistribution]] = {}
         self.unwritten_attributes: dict[str, Any] = {}
         self.warm_start_trials: list[FrozenTrial] = []
@@ -145,7 +154,9 @@ class History(_CachedStorage):
             StoreUnavailable: The database stays unavailable.
             StoreError: The study was deleted meanwhile, or the database refuses the request.
         """
-        found = _read(self.storage, lambda session: rows.read_trials(session, [trial_id]))
+        found = _read(
+            self.storage, lambda session: rows.read_trials(session, [trial_id], len(self.objectives))
+        )
         if not found:
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
         self._leave_own_trial()
@@ -298,14 +309,23 @@ class History(_CachedStorage):
             values |= {"since": since, "left": self._left_trial_id}
         found = session.execute(_ALL_STARTED if is_full else _CHANGED, values).all()
         changed, versions, known = self._find_changes(found)
-        for trial in rows.build_trials(session, changed, known=known):
-            if trial.state == TrialState.COMPLETE and trial.value is None:
+        for trial in self._build_trials(session, changed, known):
+            if trial.state == TrialState.COMPLETE and trial.values is None:
                 trial.state = TrialState.FAIL  # another tool's, or changed: no sampler can learn from it
             self._put_trial(trial)
         self._versions |= versions
         self._newest_renewal = max([self._newest_renewal, *(row.renewed or 0.0 for row in found)])
         self._last_full_read = now if is_full else self._last_full_read
         self._left_trial_id, self._is_current = 0, True
+
+    def _build_trials(
+        self, session: Session, changed: Sequence[Any], known: dict[int, FrozenTrial]
+    ) -> list[FrozenTrial]:
+        """Read the rest of trials. With several objectives what they reached is in user attributes, too."""
+        count = len(self.objectives)
+        return rows.build_trials(
+            session, changed, known=known, with_user_attributes=count > 1, objectives=count
+        )
 
     def _find_changes(
         self, found: Sequence[Any]
@@ -361,8 +381,8 @@ class History(_CachedStorage):
         return self.name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the direction of this history's study, whatever the id."""
-        return [StudyDirection[self.metric.direction.upper()]]
+        """Return the directions of this history's study, whatever the id."""
+        return [StudyDirection[each.direction.upper()] for each in self.objectives]
 
 
 @retrying(reads=True)

@@ -56,7 +56,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,7 +177,7 @@ class Claim:
         Without arguments it renews the lease.
 
         Args:
-            report: Epoch, counted from 1, and its accuracy. If that is None, as it was not measured, only
+            report: Epoch, counted from 1, and its value. If that is None, as it was not measured, only
                 the lease gets the epoch.
             checkpoint: Name of a checkpoint whose file is durable.
             user_attributes: User attributes of the trial.
@@ -233,7 +233,7 @@ class Claim:
         self,
         state: TrialState,
         *,
-        value: float | None = None,
+        value: float | Sequence[float] | None = None,
         user_attributes: Mapping[str, Any] | None = None,
         system_attributes: Mapping[str, Any] | None = None,
         forget_checkpoint: bool = False,
@@ -245,7 +245,7 @@ class Claim:
 
         Args:
             state: A finished state: COMPLETE, PRUNED or FAIL.
-            value: The trial's value, its accuracy; None leaves it without one.
+            value: The trial's value, or one for each objective; None leaves it without one.
             user_attributes: User attributes to write with it.
             system_attributes: System attributes to write with it.
             forget_checkpoint: Remove the checkpoint's name from the database, so that its file may go.

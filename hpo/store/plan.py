@@ -11,9 +11,11 @@ Everything here happens in the transaction of the caller, who has locked the stu
 import contextlib
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from optuna import distributions
 from optuna.distributions import BaseDistribution
@@ -21,13 +23,13 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
+from hpo.search import pareto
 from hpo.search.asha import is_prunable
 from hpo.search.replicates import REPLICATE_OF
 from hpo.search.samplers import PointSampler
 from hpo.store import attributes, rows
 from hpo.store.rows import Parameters
 from hpo.study.definition import Definition, dump_definition, load_definition
-from hpo.training.metric import Metric
 
 DEFINITION = "hpo:definition"  # system attribute of a study: its definition as JSON
 PLAN = "hpo:plan"  # system attribute of a trial: its part of the budget, such as "point 3"
@@ -122,7 +124,7 @@ def add_replicates(session: Session, study_id: int, first: FrozenTrial, definiti
         return
     stored = lock_definition(session, study_id)  # the caller may know it from before it was extended
     prunes = search.pruner.name != "none" and is_prunable(first, search.prune_points)
-    if prunes and not _is_in_better_half(session, study_id, first._trial_id, stored.metric):
+    if prunes and not _is_in_better_half(session, study_id, first._trial_id, stored):
         return
     run = first.system_attrs.get(RUN_OPTIONS, {})
     seed = run.get("seed", definition.trial_config({}).seed)
@@ -136,11 +138,15 @@ def add_replicates(session: Session, study_id: int, first: FrozenTrial, definiti
     )
 
 
-def _is_in_better_half(session: Session, study_id: int, trial_id: int, metric: Metric) -> bool:
-    complete = session.execute(_COMPLETE, {"study": study_id}).all()
-    scores = {row.trial_id: metric.score(row.value) for row in complete}
-    better = sum(1 for score in scores.values() if score > scores[trial_id])
-    return better < (len(scores) + 1) // 2
+def _is_in_better_half(session: Session, study_id: int, trial_id: int, definition: Definition) -> bool:
+    """Return whether fewer than half of the complete trials are better; those on better fronts."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in session.execute(_COMPLETE, {"study": study_id}):
+        found[row.trial_id].append(-definition.objectives[row.objective].score(row.value))
+    losses = {each: of_it for each, of_it in found.items() if len(of_it) == len(definition.objectives)}
+    fronts = dict(zip(losses, pareto.front_numbers(np.array(list(losses.values()))), strict=True))
+    better = sum(1 for front in fronts.values() if front < fronts[trial_id])
+    return better < (len(fronts) + 1) // 2
 
 
 def _add_waiting_trials(
@@ -220,7 +226,7 @@ _STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindpara
 _LOCK = _STUDY.with_for_update(read=True)
 # The complete trials of a study with their values, without replicates.
 _COMPLETE = (
-    sa.select(rows.values.c.trial_id, rows.values.c.value)
+    sa.select(rows.values.c.trial_id, rows.values.c.objective, rows.values.c.value)
     .join(rows.trials, rows.trials.c.trial_id == rows.values.c.trial_id)
     .where(
         rows.trials.c.study_id == sa.bindparam("study"),

@@ -52,19 +52,24 @@ def _upsert_statement(dialect: str, table: Any, key: str) -> Any:
     return insert.on_conflict_do_update(index_elements=["trial_id", key], set_=changed, where=differs)
 
 
-def write_report(session: Session, trial_id: int, step: int, accuracy: float | None) -> None:
-    """Write a trial's accuracy after an epoch.
+def write_report(session: Session, trial_id: int, step: int, value: float | None) -> None:
+    """Write a trial's value after an epoch.
 
     Args:
         session: The session of the fenced transaction.
         trial_id: Optuna's id of the trial.
         step: The epoch, from 1.
-        accuracy: The accuracy, 0 to 1; None, which was not measured, writes nothing.
+        value: The value; None, which was not measured, writes nothing.
     """
-    if accuracy is None:
+    if value is None:
         return
-    value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(accuracy)
-    row = {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
+    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+    row = {
+        "trial_id": trial_id,
+        "step": step,
+        "intermediate_value": stored,
+        "intermediate_value_type": kind,
+    }
     session.execute(_upsert_statement(dialect_of(session), reports, "step"), row)
 
 
@@ -106,7 +111,9 @@ def write_parameters(session: Session, trial_id: int, parameters: Parameters) ->
         session.execute(_upsert_statement(dialect_of(session), params, "param_name"), rows)
 
 
-def write_state(session: Session, trial_id: int, state: TrialState, value: float | None = None) -> None:
+def write_state(
+    session: Session, trial_id: int, state: TrialState, value: float | Sequence[float] | None = None
+) -> None:
     """Write a trial's state and value, and the time at which it starts or ends.
 
     Args:
@@ -114,11 +121,12 @@ def write_state(session: Session, trial_id: int, state: TrialState, value: float
         trial_id: Optuna's id of the trial.
         state: The new state. RUNNING sets the start time if there is none, a finished state the end time;
             both in UTC, by this machine's clock.
-        value: The trial's value; None leaves it as it is.
+        value: The trial's value, or one for each objective; None leaves it as it is.
     """
-    if value is not None:
-        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-        row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
+    given_values = () if value is None else value if isinstance(value, Sequence) else (value,)
+    for index, each in enumerate(given_values):
+        stored, kind = models.TrialValueModel.value_to_stored_repr(each)
+        row = {"trial_id": trial_id, "objective": index, "value": stored, "value_type": kind}
         session.execute(_upsert_statement(dialect_of(session), values, "objective"), row)
     moment = datetime.now(UTC).replace(tzinfo=None)
     given = {"trial": trial_id, "to": state, "moment": moment}
@@ -155,22 +163,34 @@ DETAIL_COLUMNS: Mapping[Any, tuple[str, ...]] = {
     reports: ("step", "intermediate_value", "intermediate_value_type"),
     system_attributes: ("key", "value_json"),
     user_attributes: ("key", "value_json"),
+    values: ("objective", "value", "value_type"),
 }
 
 
-def read_trials(session: Session, trial_ids: Sequence[int]) -> list[FrozenTrial]:
-    """Read whole trials with one objective as Optuna's records, in the order of their ids.
+def read_trials(session: Session, trial_ids: Sequence[int], objectives: int = 1) -> list[FrozenTrial]:
+    """Read whole trials as Optuna's records, in the order of their ids.
 
     Ids of trials that do not exist are left out.
+
+    Args:
+        session: The session to read with.
+        trial_ids: Optuna's ids of the trials.
+        objectives: How many objectives their study has.
     """
     heads = session.execute(_heads_statement(dialect_of(session)), {"ids": trial_ids}).all()
-    return build_trials(session, heads, with_user_attributes=True)
+    return build_trials(session, heads, with_user_attributes=True, objectives=objectives)
 
 
-def read_study(session: Session, study_id: int) -> list[FrozenTrial]:
-    """Read all trials of a study with one objective as Optuna's records, in the order of their ids."""
+def read_study(session: Session, study_id: int, objectives: int = 1) -> list[FrozenTrial]:
+    """Read all trials of a study as Optuna's records, in the order of their ids.
+
+    Args:
+        session: The session to read with.
+        study_id: Optuna's id of the study.
+        objectives: How many objectives it has.
+    """
     heads = session.execute(_STUDY_HEADS, {"study": study_id}).all()
-    return build_trials(session, heads, with_user_attributes=True)
+    return build_trials(session, heads, with_user_attributes=True, objectives=objectives)
 
 
 def build_trials(
@@ -179,6 +199,7 @@ def build_trials(
     *,
     known: Mapping[int, FrozenTrial] = MappingProxyType({}),
     with_user_attributes: bool = False,
+    objectives: int = 1,
 ) -> list[FrozenTrial]:
     """Read the rest of trials, and build Optuna's records of them.
 
@@ -188,6 +209,7 @@ def build_trials(
         known: Trials read before, by id. Their parameters and distributions are taken over, since the
             values never change once they are written.
         with_user_attributes: Read user attributes too; without it the records have none.
+        objectives: How many objectives the trials' study has; the first one's value is in ``heads``.
 
     Returns:
         The trials, in the order of ``heads``.
@@ -199,8 +221,9 @@ def build_trials(
         wanted = dict.fromkeys(DETAIL_COLUMNS, ids)
         wanted[params] = [trial_id for trial_id in ids if trial_id not in known]
         wanted[user_attributes] = ids if with_user_attributes else []
+        wanted[values] = ids if objectives > 1 else []
         details = {table: _read_details(session, table, wanted[table]) for table in wanted}
-        built += [_build_trial(head, known.get(head.trial_id), details) for head in chunk]
+        built += [_build_trial(head, known.get(head.trial_id), details, objectives) for head in chunk]
     return built
 
 
@@ -237,14 +260,18 @@ def _where_trial_in_ids(dialect: str, chosen: Any, table: Any) -> Any:
 
 
 def _build_trial(
-    head: Any, known: FrozenTrial | None, details: Mapping[Any, Mapping[int, Iterable[Any]]]
+    head: Any,
+    known: FrozenTrial | None,
+    details: Mapping[Any, Mapping[int, Iterable[Any]]],
+    objectives: int,
 ) -> FrozenTrial:
     part = {table: found.get(head.trial_id, ()) for table, found in details.items()}
     given, kinds = parse_parameters(part[params]) if known is None else (known.params, known.distributions)
     return FrozenTrial(
         number=head.number,
         state=head.state,
-        value=attributes.check_value(parse_value(head.value, head.value_type)),
+        value=None,
+        values=_parse_trial_values(head, part[values], objectives),
         datetime_start=_local_time(head.datetime_start),
         datetime_complete=_local_time(head.datetime_complete),
         params=given,
@@ -256,6 +283,14 @@ def _build_trial(
         intermediate_values=parse_reports(part[reports]),
         trial_id=head.trial_id,
     )
+
+
+def _parse_trial_values(head: Any, found: Iterable[Any], objectives: int) -> list[float] | None:
+    """Return the values of a trial; None if one of them is missing, or cannot be computed with."""
+    stored = {0: (head.value, head.value_type)} | {objective: value for objective, *value in found}
+    parsed = (attributes.check_value(parse_value(*stored.get(i, (None, None)))) for i in range(objectives))
+    known = [each for each in parsed if each is not None]
+    return known if head.value_type is not None and len(known) == objectives else None
 
 
 def _parse_values(found: Iterable[Any]) -> dict[str, Any]:

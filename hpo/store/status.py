@@ -92,18 +92,15 @@ def read_trials(storage: Storage, name: str) -> list[FrozenTrial]:
     """
     study_id = studies.find_study_id(storage, name)
     folder = folders.stored_folder(storage, study_id)
-    if len(storage.get_study_directions(study_id)) > 1:  # another tool's
-        trials = storage.get_all_trials(study_id, deepcopy=False)
-    else:
-        trials = _read_all(storage, study_id)
+    trials = _read_all(storage, study_id, len(storage.get_study_directions(study_id)))
     return [check_trial(trial, folder) for trial in separate_numbers(trials)]
 
 
 @retrying(reads=True)
-def _read_all(storage: Storage, study_id: int) -> list[FrozenTrial]:
+def _read_all(storage: Storage, study_id: int, objectives: int) -> list[FrozenTrial]:
     """Read all trials of a study; Optuna's own reader takes six times as long."""
     with storage.transaction() as session:
-        return rows.read_study(session, study_id)
+        return rows.read_study(session, study_id, objectives)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -222,14 +222,15 @@ def _add_study(session: Session, definition: Definition) -> int:
 
 
 def _describe_study(session: Session, study_id: int, definition: Definition) -> None:
-    """Write what plain Optuna's tools show of a study: direction, metric and selection."""
+    """Write what plain Optuna's tools show of a study: directions, metrics and selection."""
     kind: Any = models.StudyDirectionModel
-    metric = definition.metric
-    direction = StudyDirection[metric.direction.upper()]
-    session.add(kind(study_id=study_id, objective=0, direction=direction))
+    for index, each in enumerate(definition.objectives):
+        direction = StudyDirection[each.direction.upper()]
+        session.add(kind(study_id=study_id, objective=index, direction=direction))
+    names_shown = [each.name for each in definition.objectives]
     selection = {"selection": definition.train.get("selection")}
     plan.set_study_attributes(session, study_id, selection, system=False)
-    plan.set_study_attributes(session, study_id, {"study:metric_names": [metric.name]}, system=True)
+    plan.set_study_attributes(session, study_id, {"study:metric_names": names_shown}, system=True)
 
 
 @retrying(max_wait_seconds=0)

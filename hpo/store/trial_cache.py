@@ -57,24 +57,32 @@ class TrialCache:
         """
         if self._study != (study_id, definition):
             self._study, self._known = (study_id, definition), {}
-        self._known = _read(storage, study_id, folder, self._known)
+        self._known = _read(storage, study_id, folder, self._known, len(definition.objectives))
         return separate_numbers([trial for _, trial in self._known.values()])
 
 
 @retrying(reads=True)
 def _read(
-    storage: Storage, study_id: int, folder: str | None, known: dict[int, tuple[Any, FrozenTrial]]
+    storage: Storage,
+    study_id: int,
+    folder: str | None,
+    known: dict[int, tuple[Any, FrozenTrial]],
+    objectives: int,
 ) -> dict[int, tuple[Any, FrozenTrial]]:
     with storage.transaction() as session:
-        return _read_changes(session, study_id, folder, known)
+        return _read_changes(session, study_id, folder, known, objectives)
 
 
 def _read_changes(
-    session: Session, study_id: int, folder: str | None, known: dict[int, tuple[Any, FrozenTrial]]
+    session: Session,
+    study_id: int,
+    folder: str | None,
+    known: dict[int, tuple[Any, FrozenTrial]],
+    objectives: int,
 ) -> dict[int, tuple[Any, FrozenTrial]]:
     found = session.execute(_ALL, {"study": study_id}).all()
     changed = [row for row in found if _is_changed(row, known)]
-    read = rows.build_trials(session, changed, with_user_attributes=True)
+    read = rows.build_trials(session, changed, with_user_attributes=True, objectives=objectives)
     new = {
         row.trial_id: (row, check_trial(trial, folder)) for row, trial in zip(changed, read, strict=True)
     }

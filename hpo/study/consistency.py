@@ -11,11 +11,12 @@ from hpo.study.definition import Definition, Point
 from hpo.study.option_checks import check_trainable
 from hpo.study.space import Range, combinations, is_active
 from hpo.training import config, custom
-from hpo.training.metric import METRICS
+from hpo.training.metric import COSTS, METRICS
 from hpo.training.yielded import RESERVED_NAMES
 
 LEARNING_SAMPLERS = ("tpe", "gp")  # samplers that learn from earlier trials
 LOSS_OPTIONS = {"loss", "label_smoothing", "focal_gamma"}  # that decide what a loss is
+MANY_OBJECTIVES_PRUNERS = ("asha", "none")  # that rank by dominance, or not at all
 LONG_NAME = 5  # characters of an option from which on a similar one is taken for a misspelling
 SEED_WITH_REPLICATES = (
     "search.replicates gives each setting its seeds, from train.seed on; leave this one out"
@@ -115,11 +116,36 @@ def _check_metric(found: Definition, where: str) -> None:
             f"{where}: search.metric_name: {quote_value(metric.name)} names something else in the results; "
             f"want another name than {', '.join(sorted(RESERVED_NAMES))}"
         )
+    if search.objectives:
+        _check_objectives(found, where)
     low, high = metric.limits
     if search.target is not None and not low < search.target <= high:
         raise DefinitionError(
             f"{where}: search.target: want a value of {metric.name}, above {low:g} and at most {high:g}, "
             f"found {search.target:g}"
+        )
+
+
+def _check_objectives(found: Definition, where: str) -> None:
+    """Refuse objectives that are unknown or listed twice, and what cannot be used with several."""
+    search, is_custom = found.search, found.option_table is config.CUSTOM_OPTIONS
+    given = search.objectives
+    known = [found.metric.name, "epoch_seconds"] if is_custom else [*METRICS, *COSTS]
+    if len(given) < 2 or len(set(given)) < len(given) or not set(given) <= set(known):
+        raise DefinitionError(
+            f"{where}: search.objectives: want two or more of {', '.join(known)}, each once, found "
+            f"{quote_value(list(given))}"
+        )
+    if found.metric.name not in given:
+        raise DefinitionError(f"{where}: search.objectives: lacks {quote_value(found.metric.name)}; add it")
+    if search.target is not None:
+        raise DefinitionError(f"{where}: search.target: is for a single objective; leave it out")
+    if search.start_from:
+        raise DefinitionError(f"{where}: search.start_from: is for a single objective; leave it out")
+    if search.pruner.name not in MANY_OBJECTIVES_PRUNERS:
+        raise DefinitionError(
+            f"{where}: search.pruner: {quote_value(search.pruner.name)} compares a single objective; with "
+            f"several, want {' or '.join(MANY_OBJECTIVES_PRUNERS)}"
         )
 
 

@@ -34,18 +34,17 @@ from hpo.study.space import (
 )
 from hpo.training import config
 from hpo.training.config import Config, CustomConfig
-from hpo.training.metric import METRICS, Metric, custom_metric
+from hpo.training.metric import COSTS, METRICS, Metric, custom_metric
 
 # Options of [search] that end a study early.
 BUDGETS = ("epochs", "device_hours", "deadline", "target")
-# What a metric may be called: no separators of paths or tables.
-METRIC_NAME = r"^[A-Za-z_][\w.-]*$"
 # Options that decide whether a model can be trained at all.
 MODEL_OPTIONS = ("model", "image_size", "weights", "tune", "dropout", "batch_size")
 # User attributes of a trial that hpo writes, which the attributes of a point must not replace.
 TRIAL_ATTRIBUTES = (
     *("point", "enqueued", "repeats", "attempts", "failure", "pruned", "weights", "checkpoint"),
     *("epochs", "best_epoch", "epoch_seconds", "wall_time_seconds", "hardware"),
+    *("parameters", "latency_ms"),
 )
 
 
@@ -126,13 +125,18 @@ class Search(BaseModel):
     metric_name: Annotated[
         str,
         Field(
-            pattern=METRIC_NAME,
+            pattern=r"^[A-Za-z_][\w.-]*$",
             max_length=100,
             description="custom objective: the name of the value that it yields",
         ),
     ] = "accuracy"
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
+    objectives: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_list_to_tuple),
+        Field(description="metrics and costs (epoch_seconds, parameters, latency_ms) to compare by"),
+    ] = ()
     prune_points: Annotated[bool, Field(description="prune listed points, too")] = False
     chance_epochs: Annotated[
         int,
@@ -215,10 +219,16 @@ class Definition(BaseModel):
 
     @property
     def metric(self) -> Metric:
-        """What its trials are compared by."""
+        """What its trials are compared by; with several objectives the first metric among them."""
         if self.option_table is config.CUSTOM_OPTIONS:
             return custom_metric(self.search.metric_name, self.search.direction)
         return METRICS[str(self.train["metric"])]
+
+    @property
+    def objectives(self) -> tuple[Metric, ...]:
+        """What its trials are compared by: several metrics and costs, or the one metric."""
+        known = METRICS | COSTS | {self.metric.name: self.metric}
+        return tuple(known[name] for name in self.search.objectives or (self.metric.name,))
 
     @property
     def budget_limits(self) -> BudgetLimits | None:

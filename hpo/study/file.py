@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hpo.study.option_checks import is_file, validate_options
 from hpo.study.overrides import apply_set, expand_names, parse_value
 from hpo.study.points import parse_point, parse_points
 from hpo.training import config
+from hpo.training.metric import METRICS
 
 PACKAGE_FOLDER = Path(__file__).parents[1]
 NAME_PATTERN = r"^[^-\s/\x00-\x1f]([^/\x00-\x1f]{0,98}[^\s/\x00-\x1f])?$"  # and printable
@@ -197,6 +198,8 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     with problems.collect():
         how = validate_record(Search, expand_names(search), where, "search")
     problems.report()
+    if how.objectives and options is not config.CUSTOM_OPTIONS:
+        checked = {"metric": _first_metric(how.objectives, checked, where), **checked}
     train = config.settings_of(options.config_class.model_validate(checked))
     parameters = space_table.check_space(parsed, train, where, options)
     for parameter in parameters:
@@ -215,6 +218,22 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
         found = found.model_copy(update={"points": tuple(grid_points(found, where))})
     check_definition(found, where)
     return found
+
+
+def _first_metric(objectives: Sequence[str], train: Mapping[str, Any], where: str) -> str:
+    """Return the first metric among the objectives, which trials report; [train] may give no other."""
+    first = next((name for name in objectives if name in METRICS), None)
+    if first is None:
+        raise DefinitionError(
+            f"{where}: search.objectives: want at least one metric, of {', '.join(METRICS)}; found "
+            f"{quote_value(list(objectives))}"
+        )
+    if train.get("metric", first) != first:
+        raise DefinitionError(
+            f"{where}: train.metric: {quote_value(train['metric'])} is not {quote_value(first)}, the first "
+            "metric of search.objectives, which trials report after each epoch; leave it out"
+        )
+    return first
 
 
 def _check_name(given: Any, where: str) -> str:

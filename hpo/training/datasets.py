@@ -171,15 +171,13 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     Raises:
         DataError: If the data set is unknown, not available, damaged, or too small to split; if a folder
             has another structure than ``sources.list_folder`` allows; if an image is unreadable, or with
-            ``corrupt = "skip"`` all images of a split are, or all of a class to train on; or if the study's
-            metric has no value on these images.
+            ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
     """
     kind, colon, folder_path = config.dataset.partition(":")
     if kind == "folder" and colon:
         source = sources.list_folder(folder_path)
         dataset = _draw_splits(source, config)
         _warn_about_folder(source, dataset, config)
-        _check_metric(config.metric, dataset)
         return dataset
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
@@ -190,8 +188,12 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     return _draw_splits(sources.read_published(config.dataset, root), config)
 
 
-def _check_metric(metric: str, dataset: Dataset) -> None:
-    """Raise DataError if a metric has no value on the images that trials are measured on."""
+def check_metric(metric: str, dataset: Dataset) -> None:
+    """Check that a metric has a value on the images that trials are measured on.
+
+    Raises:
+        DataError: If it has none.
+    """
     classes, present = (
         len(dataset.classes),
         int((dataset.selection.count_classes(len(dataset.classes)) > 0).sum()),

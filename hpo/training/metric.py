@@ -54,11 +54,10 @@ METRICS = {
     )
 }
 
-
-# What else a study may compare its trials by, beside a metric: all of them are minimized.
+# What else a study may compare trials by, beside a metric, by name; see ``training.costs``.
 COSTS = {
-    each: Metric(name=each, is_minimized=True, limits=(0.0, math.inf))
-    for each in ("epoch_seconds", "parameters", "latency_ms")
+    name: Metric(name=name, is_minimized=True, limits=(0.0, math.inf))
+    for name in ("epoch_seconds", "parameters", "latency_ms")
 }
 
 

@@ -7,6 +7,7 @@ tells a free worker which paused trial continues, within the transaction that cl
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -73,14 +74,18 @@ class TrialPruner:
         rungs = self.history.rungs
         return self._is_prunable and rungs is not None and epoch in rungs.epochs
 
-    def note_report(self, epoch: int, value: float) -> None:
+    def note_report(
+        self, epoch: int, value: float, attributes: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         """Take in a report that is about to be committed.
 
         Args:
             epoch: The number of the epoch, from 1.
             value: What trials are compared by, after the epoch.
+            attributes: The user attributes that are committed with it, among them other metrics.
         """
         self._epoch = epoch
+        self.history.own_trial.user_attrs.update(attributes)
         self.history.own_trial.intermediate_values[epoch] = value
 
     def decide(self, session: Session) -> Mapping[str, Any]:

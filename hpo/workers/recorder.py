@@ -254,7 +254,7 @@ class Recorder:
             self._write_weights(weights)
             self.folder.publish()
         if epoch.value is not None:
-            self.pruner.note_report(epoch.number, epoch.value)
+            self.pruner.note_report(epoch.number, epoch.value, attributes)
         self.order = self.claim.commit(
             report=(epoch.number, epoch.value),
             checkpoint=self._uncommitted_names.get("checkpoint"),

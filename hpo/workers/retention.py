@@ -10,6 +10,7 @@ row names, which is garbage.
 """
 
 import contextlib
+from collections import defaultdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,11 +24,11 @@ from hpo.errors import ArtifactError
 from hpo.search import replicates
 from hpo.store import attributes
 from hpo.store.storage import Storage, retrying
-from hpo.training.metric import Metric
+from hpo.study.definition import Definition
 
 
 def prune_weights(
-    storage: Storage, study_id: int, artifacts: Artifacts, folder: str, keep: int, metric: Metric
+    storage: Storage, study_id: int, artifacts: Artifacts, folder: str, keep: int, definition: Definition
 ) -> None:
     """Remove the weights of complete and pruned trials, except those of the best ones.
 
@@ -41,19 +42,19 @@ def prune_weights(
         artifacts: Where the files are.
         folder: The study's own folder in the artifacts.
         keep: How many trials keep their weights; with replicates, how many settings.
-        metric: What the study's trials are compared by.
+        definition: The study.
 
     Raises:
         StoreError: If the database stays unavailable, or refuses the write.
     """
-    for number, name in _forget_weights(storage, study_id, keep, metric).items():
+    for number, name in _forget_weights(storage, study_id, keep, definition).items():
         if names.is_weights_of(name, folder, number):
             with contextlib.suppress(OSError, ArtifactError):  # a file too many does no harm
                 artifacts.remove(name)
 
 
 @retrying()
-def _forget_weights(storage: Storage, study_id: int, keep: int, metric: Metric) -> dict[int, Any]:
+def _forget_weights(storage: Storage, study_id: int, keep: int, definition: Definition) -> dict[int, Any]:
     """Remove the names of weights that are not kept from the database, and return them by trial number."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
     failed = sa.select(attribute.trial_id).where(attribute.key == "failure")
@@ -70,7 +71,7 @@ def _forget_weights(storage: Storage, study_id: int, keep: int, metric: Metric) 
     )
     with storage.transaction() as session:
         found = session.execute(ended).all()  # read first: a trial that ends meanwhile may be the best
-        kept = trials_to_keep(session, study_id, keep, metric)
+        kept = trials_to_keep(session, study_id, keep, definition)
         others = [row for row in found if row.number not in kept]
         if others:
             named = attribute.trial_id.in_([row.trial_id for row in others]) & (attribute.key == "weights")
@@ -78,7 +79,7 @@ def _forget_weights(storage: Storage, study_id: int, keep: int, metric: Metric) 
         return {row.number: attributes.parse_json(row.value_json) for row in others}
 
 
-def trials_to_keep(session: Session, study_id: int, keep: int, metric: Metric) -> set[int]:
+def trials_to_keep(session: Session, study_id: int, keep: int, definition: Definition) -> set[int]:
     """Return the numbers of the complete trials that keep their weights.
 
     Args:
@@ -86,7 +87,7 @@ def trials_to_keep(session: Session, study_id: int, keep: int, metric: Metric) -
         study_id: The id of the study.
         keep: The number of settings whose best trial keeps its weights. A setting whose replicates are not
             all done does not count; all its complete trials are returned.
-        metric: What the study's trials are compared by.
+        definition: The study.
     """
     trial, value, attribute = models.TrialModel, models.TrialValueModel, models.TrialSystemAttributeModel
     is_mark = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPLICATE_OF)
@@ -95,14 +96,19 @@ def trials_to_keep(session: Session, study_id: int, keep: int, metric: Metric) -
         .outerjoin(value, value.trial_id == trial.trial_id)
         .outerjoin(attribute, is_mark)
         .where(trial.study_id == study_id)
+        .order_by(value.objective)
     ).all()
     parsed = {row.number: attributes.parse_first_trial(row.value_json, row.number) for row in rows}
     first_of = {number: first for number, first in parsed.items() if first is not None}
     unfinished = {first_of[r.number] for r in rows if r.number in first_of and not r.state.is_finished()}
-    complete = (row for row in rows if row.state == TrialState.COMPLETE and row.value is not None)
-    pruned = [row.number for row in rows if row.state == TrialState.PRUNED]
-    values = {row.number: row.value for row in complete}
-    ranked = replicates.rank_settings(metric, values, first_of, pruned)
+    values: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.state == TrialState.COMPLETE and row.value is not None:
+            values[row.number].append(row.value)
+    pruned = {row.number for row in rows if row.state == TrialState.PRUNED}
+    objectives, metric = definition.objectives, definition.metric
+    whole = {number: each for number, each in values.items() if len(each) == len(objectives)}
+    ranked = replicates.rank_by_dominance(objectives, metric, whole, first_of, pruned)
     best: list[int] = []
     kept: set[int] = set()
     for setting in ranked:

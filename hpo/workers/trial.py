@@ -21,7 +21,7 @@ How a trial ends:
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -38,7 +38,7 @@ from hpo.store.untried_settings import AllSettingsTried
 from hpo.training.config import Config, CustomConfig, TrialPlace, settings_of
 from hpo.training.custom import CustomRun
 from hpo.training.events import DataLoaded, Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
-from hpo.training.metric import Metric
+from hpo.training.metric import COSTS, Metric
 from hpo.training.precision import ComputeSettings
 from hpo.workers import metrics
 from hpo.workers.context import WorkerContext
@@ -134,6 +134,7 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     save_cost = context.cache.expected_save_seconds(config)
     with Recorder(claim, folder, {"hardware": hardware, **measured}, pruner, save_cost) as recorder:
         run = _build_run(config, context, state, recorder, hardware)
+        costs = _measure_costs(claim, context, run)
         done = len(run.history)
         yield TrialStarted(
             trial=claim.number,
@@ -153,7 +154,8 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     context.cache.note_save_seconds(config, recorder.save_cost_seconds)
     if run.finished:
         value = run.best_epoch.value
-        complete_trial(claim, context.history, context.definition, value)
+        values = _objective_values(run, context.definition.objectives, costs)
+        complete_trial(claim, context.history, context.definition, values)
         remove_old_files(claim, context, folder)
         metric = context.metric_name()
         yield TrialEnded(trial=claim.number, state="complete", value=value, metric=metric)
@@ -214,7 +216,11 @@ def _describe_data(
     """
     if isinstance(config, CustomConfig):
         return None, {}, {}
+    from hpo.training.datasets import check_metric
+
     dataset = context.cache.load_dataset(config)
+    for objective in context.definition.objectives:
+        check_metric(objective.name, dataset)
     counts_K = dataset.selection.count_classes(len(dataset.classes)).tolist()
     guessing = guess(config, counts_K)
     measured = {"images": sum(counts_K), **({"baseline": guessing.value} if guessing else {})}
@@ -228,6 +234,35 @@ def _summarize_data(config: Config, context: WorkerContext) -> str:
     guessing = guess(config, dataset.selection.count_classes(len(dataset.classes)).tolist())
     limits = describe_limits(guessing, config, context.definition.search)
     return f"{dataset.summary()}{f'; {limits}' if limits else ''}"
+
+
+def _measure_costs(claim: Claim, context: WorkerContext, run: "Run") -> Mapping[str, float]:
+    """Return the costs of a trial's model that are objectives, and commit those that are not known yet."""
+    names = [each.name for each in context.definition.objectives if each.name in COSTS]
+    known = context.history.own_trial.user_attrs
+    if names and not isinstance(run, CustomRun):
+        from hpo.training.costs import measure_costs
+
+        if new := measure_costs(run, names, known):
+            claim.commit(user_attributes=new)
+            known.update(new)
+    return {name: known[name] for name in names if name in known and name != "epoch_seconds"}
+
+
+def _objective_values(
+    run: "Run", objectives: Sequence[Metric], costs: Mapping[str, float]
+) -> float | list[float] | None:
+    """Return the value of a finished run, or with several objectives one for each.
+
+    Metrics are those of the best epoch, and ``epoch_seconds`` is the mean over all epochs. None: the run
+    has measured nothing.
+    """
+    best = run.best_epoch
+    if len(objectives) == 1 or best.value is None:
+        return best.value
+    seconds = sum(epoch.seconds for epoch in run.history) / len(run.history)
+    known = {"epoch_seconds": seconds, **costs, run.metric.name: best.value}
+    return [known[each.name] if each.name in known else getattr(best, each.name) for each in objectives]
 
 
 def _build_run(

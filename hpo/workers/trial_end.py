@@ -7,7 +7,7 @@ needed are removed after it. A crash between the two leaves files that no row na
 import contextlib
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import TrialState
@@ -30,7 +30,9 @@ from hpo.workers.recorder import Recorder
 log = logging.getLogger("hpo")
 
 
-def complete_trial(claim: Claim, history: History, definition: Definition, value: float | None) -> None:
+def complete_trial(
+    claim: Claim, history: History, definition: Definition, value: float | Sequence[float] | None
+) -> None:
     """End a trial that has trained its last epoch.
 
     The same transaction adds the replicates of its setting, if the study wants them.
@@ -39,7 +41,7 @@ def complete_trial(claim: Claim, history: History, definition: Definition, value
         claim: The claim on the trial.
         history: The study's trials, whose own trial it is.
         definition: The study.
-        value: The value of the trial; None if it has none.
+        value: The value of the trial, or one for each objective; None if it has none.
 
     Raises:
         LeaseLost: If another worker has claimed the trial meanwhile; nothing is written.
@@ -81,6 +83,8 @@ def end_pruned(
 ) -> TrialEnded:
     """End a trial as pruned; as in Optuna, its value is the last one reported, or None without a report.
 
+    Nor has it values in a study with several objectives.
+
     Its checkpoints are removed, and the weights that the study no longer keeps. One that diverged keeps its
     files, since it can be retried.
 
@@ -103,7 +107,7 @@ def end_pruned(
     try:
         claim.end(
             TrialState.PRUNED,
-            value=value,
+            value=value if len(context.definition.objectives) == 1 else None,
             user_attributes=attributes,
             system_attributes=system_attributes,
             forget_checkpoint=not diverged,
@@ -200,7 +204,8 @@ def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) 
     if keep := context.definition.search.keep_weights:
         study_id, folder_name = context.history.study_id, context.study_folder
         try:
-            metric = context.definition.metric
-            retention.prune_weights(claim.storage, study_id, context.artifacts, folder_name, keep, metric)
+            retention.prune_weights(
+                claim.storage, study_id, context.artifacts, folder_name, keep, context.definition
+            )
         except StoreError as error:  # the trial has ended well, whatever happens to the weights of others
             log.warning("weights that the study no longer keeps stay for now: %s", error)

@@ -104,7 +104,9 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
     settings.artifacts.remove_abandoned()
     definition = studies.read_definition(storage, name)
-    history = History(storage, studies.find_study_id(storage, name), name, definition.metric)
+    history = History(
+        storage, studies.find_study_id(storage, name), name, definition.metric, definition.objectives
+    )
     history.warm_start_trials = samplers.select_trials(
         warm_start.usable_trials(storage, definition), definition.metric
     )

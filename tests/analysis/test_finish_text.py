@@ -13,6 +13,7 @@ def result(*accuracies: tuple[float, ...]) -> FinishResult:
             setting=ChosenSetting(trial=trial, best_run=trial, value=0.9, params={}, options={"epochs": 1}),
             values=dict(enumerate(values)),
             trials={},
+            objectives=(),
             interval=None,
         )
         for trial, values in enumerate(accuracies)
@@ -24,6 +25,7 @@ def result(*accuracies: tuple[float, ...]) -> FinishResult:
             study="s", name="s-finish", settings=tuple(each.setting for each in runs), seeds=seeds, notes=()
         ),
         metric=METRICS["accuracy"],
+        goals=(METRICS["accuracy"],),
         measure="test accuracy",
         is_test=True,
         runs=runs,

@@ -15,7 +15,6 @@ from hpo.dashboard import notes
 from hpo.report import parameter_axis, parameter_plots
 from hpo.store.attributes import RUN_OPTIONS
 from hpo.study import file
-from hpo.training.metric import METRICS
 
 
 def create_trials(values: Sequence[float]) -> list[FrozenTrial]:
@@ -72,7 +71,7 @@ def test_fewer_bootstrap_samples_are_drawn_of_many_trials_but_at_least_20():
 def test_an_interval_is_the_central_90_percent_of_100_small_forests(monkeypatch):
     counted: list[int] = []
 
-    def importance_of_trials(trials, evaluator, trees=importance.TREES):
+    def importance_of_trials(trials, evaluator, trees=importance.TREES, *, maximize=True):
         counted.append(trees)
         shares = {"lr": len(counted) / 1000, "momentum": 1 - len(counted) / 1000}
         return importance.Importance(
@@ -94,7 +93,7 @@ def test_the_report_and_the_dashboard_show_the_doubt_of_the_command(tmp_path):
     definition = file.load_study_file(tmp_path / "s.toml")
     done = records.trial_records(definition, tied)
     section, _ = parameter_plots.importance_section(
-        tied, parameter_axis.varying_parameters(done), METRICS["accuracy"]
+        tied, parameter_axis.varying_parameters(done), definition
     )
     said = f"Parameter importance cannot be told: {importance.MOST_SAME}."
     assert (section.text, section.parts) == ((said,), ())

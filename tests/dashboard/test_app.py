@@ -269,4 +269,4 @@ def test_attached_files_are_removed_only_with_the_study_that_has_them(
 def test_a_trial_of_which_only_the_images_are_known_is_shown(read_only_app, url):
     set_attributes(url, trial=0, images=100)
     app = behind_gate(url, Artifacts("artifacts"), read_only=True)
-    assert "accuracy is of 100 images\n" in detail(app)["trials"][0]["note"]["body"]
+    assert "measured on 100 images\n" in detail(app)["trials"][0]["note"]["body"]

@@ -59,7 +59,7 @@ def test_the_setting_that_finish_ranks_first_is_exported_and_best_says_so(place)
                 "of 2 seeds; this is its run with seed 3"
             )
         assert (before.trial, lucky.trial, lucky.best_run) == (5, 1, 5)
-        assert before.why.startswith("the most accurate of the 3 seeds of trial 1's setting, the best of")
+        assert before.why.startswith("the best of the 3 seeds of trial 1's setting, the best of")
         assert plan_finish(storage, "small", 2, 3).seeds == (3, 4, 5)
 
     listed = place.here("best", "small", "-n", "2", "--json").json()

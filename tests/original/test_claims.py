@@ -16,6 +16,7 @@ from hpo.original import claims, facts, match, tables
 from hpo.original.comparisons import Comparison
 from hpo.report import summary
 from hpo.study import file
+from hpo.training.metric import METRICS
 from tests.support.workplace import ROOT
 
 IMAGES = 10_000
@@ -52,7 +53,9 @@ def trial(
         replicate_of=None,
         number=number,
         state="complete",
-        accuracy=best,
+        metric=METRICS["accuracy"],
+        value=best,
+        values=(best,),
         params=params,
         distributions={},
         setting=setting,
@@ -85,8 +88,8 @@ def check_by_number(
 def uncertainty(found: Sequence[TrialRecord]) -> str:
     """Return what the report says about the uncertainty of the best result."""
     definition = file.load_study_file(ROOT / "studies/original-grid.toml")
-    best = results.best_settings(definition, found, 1)[0]
-    return " ".join(summary.summarize(found, best, "complete").uncertainty)
+    ranked = results.best_settings(definition, found)
+    return " ".join(summary.summarize(found, ranked, "complete").uncertainty)
 
 
 def verdicts(found: Sequence[TrialRecord]) -> dict[int, str]:

@@ -202,7 +202,7 @@ def test_a_setting_with_a_diverged_seed_ranks_below_complete_ones(url):
             claim.end(TrialState.PRUNED)
         else:
             worker.end(claim, accuracy)
-    first, second = results.read_best(worker.storage, NAME, 9)
+    first, second = results.read_best(worker.storage, NAME)
     assert (first.trial.number, first.runs[0].number, first.value) == (1, 3, pytest.approx(0.6))
     assert documents.best_trial_document(second)["replicates"]["diverged"] == 1
     assert "one complete run; 1 more diverged" in console.best_trial_text(second, {})
@@ -253,7 +253,7 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
             (tmp_path / weights).parent.mkdir(parents=True)
             (tmp_path / weights).touch()
             worker.end(claim, accuracy)
-    found = results.read_best(worker.storage, NAME, 9)
+    found = results.read_best(worker.storage, NAME)
     # Trials 0, 1 and 2 are the first ones of their settings; 3, 4 and 5 are their replicates, in order.
     assert [(each.trial.number, each.runs[0].number) for each in found] == [(1, 1), (2, 5), (0, 0)]
     shown = documents.best_trial_document(found[1])

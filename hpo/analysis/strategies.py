@@ -189,7 +189,9 @@ def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str
     search = recorded.definition.search
     tried = search.sampler if sampler is None else _parse_option(Sampler, sampler, "sampler")
     if recorded.definition.searches and tried.name == "grid":
-        raise DefinitionError("--sampler grid: runs listed points only; want tpe, gp, qmc or random")
+        raise DefinitionError(
+            "--sampler grid: runs listed points only; want tpe, gp, nsgaii, qmc or random"
+        )
     if not recorded.definition.searches and tried.name != "grid":
         raise DefinitionError(
             f"--sampler {tried.name}: this study runs its listed points, in whatever order; leave it out"

@@ -124,13 +124,12 @@ class RungTable:
     def update(self, trial: FrozenTrial) -> None:
         """Take in the present state of a trial; one that is not compared is left out of all rankings."""
         number, waits_at = trial.number, paused_rung(trial)
-        passed = trial.system_attrs.get(PROMOTED_PAST_RUNG, 0)
         self._unranked.discard(number)
         for rung, reached in self._reached.items():
             reached.remove(number)
             losses = self.rungs.losses(rung, trial)
             if losses is not None:
-                reached.put(number, losses, waits=waits_at == rung, passed=passed >= rung)
+                reached.put(number, losses, waits=waits_at == rung)
             elif waits_at == rung:
                 self._unranked.add(number)
         self._update_ended(trial)

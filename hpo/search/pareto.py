@@ -42,48 +42,42 @@ def dominator_counts(losses_NK: Losses, own: int) -> int:
     return int((nowhere_worse & somewhere_better).sum())
 
 
-def pareto_order(losses_NK: Losses, taken_N: npt.NDArray[np.bool_] | None = None) -> list[int]:
+def pareto_order(losses_NK: Losses) -> list[int]:
     """Return the indices of points from best to worst: front by front, within a front by ``spread_order``.
 
     Args:
         losses_NK: N points with K losses each, without NaN.
-        taken_N: The points that have been taken already; None: none.
     """
-    taken_N = np.zeros(len(losses_NK), dtype=bool) if taken_N is None else taken_N
     fronts = front_numbers(losses_NK)
     by_front = np.argsort(fronts, kind="stable")
     starts = np.flatnonzero(np.diff(fronts[by_front])) + 1
     members = np.split(by_front, starts)
-    return [
-        int(index[each]) for index in members for each in spread_order(losses_NK[index], taken_N[index])
-    ]
+    return [int(index[each]) for index in members for each in spread_order(losses_NK[index])]
 
 
-def spread_order(losses_NK: Losses, taken_N: npt.NDArray[np.bool_]) -> list[int]:
+def spread_order(losses_NK: Losses) -> list[int]:
     """Return the indices of a front's points so that the first ones cover it, however many are taken.
 
-    Those that are taken already come first; if there are none, the best in the first objective does. Each
-    one that follows is the farthest from all before it, measured after each objective is scaled to the
-    front's range. Of equal ones the earlier is first, and repeated points are last.
+    The first is the best in the first objective. Each one that follows is the farthest from all before it,
+    measured after each objective is scaled to the front's range. Of equal ones the earlier is first, and
+    repeated points are last.
 
     Source: the greedy permutation of Clarkson 2006, "Nearest-Neighbor Searching and Metric Space
     Dimensions", section 4.
 
     Args:
         losses_NK: N points with K losses each, without NaN.
-        taken_N: The points that have been taken already.
     """
     if not len(losses_NK):
         return []
     scaled_NK = scale_to_range(losses_NK)
-    first = np.flatnonzero(taken_N).tolist() or [int(np.argmin(losses_NK[:, 0]))]
-    order: list[int] = []
+    order = [int(np.argmin(losses_NK[:, 0]))]
     distances_N = np.full(len(losses_NK), np.inf)  # of each point from the nearest one in the order
     while len(order) < len(losses_NK):
-        chosen = first[len(order)] if len(order) < len(first) else int(np.argmax(distances_N))
-        order.append(chosen)
-        distances_N = np.minimum(distances_N, np.linalg.norm(scaled_NK - scaled_NK[chosen], axis=1))
-        distances_N[chosen] = -1.0  # behind all others, which are at least 0 away
+        last = order[-1]
+        distances_N = np.minimum(distances_N, np.linalg.norm(scaled_NK - scaled_NK[last], axis=1))
+        distances_N[last] = -1.0  # behind all others, which are at least 0 away
+        order.append(int(np.argmax(distances_N)))
     return order
 
 

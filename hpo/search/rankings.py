@@ -23,15 +23,8 @@ class Ranking(Protocol):
     Trials are named by their numbers. Of equally good ones the earlier is ahead.
     """
 
-    def put(self, number: int, losses: Losses, *, waits: bool, passed: bool) -> None:
-        """Add a trial that is not in the ranking.
-
-        Args:
-            number: The trial.
-            losses: What it had reached at the rung.
-            waits: Whether it waits at the rung.
-            passed: Whether it has been promoted from the rung.
-        """
+    def put(self, number: int, losses: Losses, *, waits: bool) -> None:
+        """Add a trial that is not in the ranking; ``waits`` says whether it waits at the rung."""
 
     def remove(self, number: int) -> None:
         """Remove a trial, if it is in the ranking."""
@@ -60,8 +53,8 @@ class LossRanking:
     def _new_order(self) -> "SortedKeyList[int, tuple[float, int]]":
         return SortedKeyList(key=lambda number: (self._losses[number], number))
 
-    def put(self, number: int, losses: Losses, *, waits: bool, passed: bool) -> None:
-        """Add a trial; whether it has passed does not matter."""
+    def put(self, number: int, losses: Losses, *, waits: bool) -> None:
+        """Add a trial."""
         (self._losses[number],) = losses
         self._order.add(number)
         if waits:
@@ -96,16 +89,13 @@ class DominanceRanking:
     def __init__(self) -> None:
         self._losses: dict[int, Losses] = {}
         self._waiting: set[int] = set()
-        self._passed: set[int] = set()
         self._order: list[int] | None = None  # None: to be sorted again
 
-    def put(self, number: int, losses: Losses, *, waits: bool, passed: bool) -> None:
+    def put(self, number: int, losses: Losses, *, waits: bool) -> None:
         """Add a trial."""
         self._losses[number], self._order = losses, None
         if waits:
             self._waiting.add(number)
-        if passed:
-            self._passed.add(number)
 
     def remove(self, number: int) -> None:
         """Remove a trial, if it is there."""
@@ -113,7 +103,6 @@ class DominanceRanking:
             del self._losses[number]
             self._order = None
             self._waiting.discard(number)
-            self._passed.discard(number)
 
     def place(self, number: int) -> int:
         """Return how many trials are ahead of a trial."""
@@ -137,9 +126,7 @@ class DominanceRanking:
     def _sorted(self) -> list[int]:
         if self._order is None:
             numbers = sorted(self._losses)
-            passed = np.array([number in self._passed for number in numbers], dtype=bool)
-            order = pareto.pareto_order(self._array(numbers), passed)
-            self._order = [numbers[index] for index in order]
+            self._order = [numbers[index] for index in pareto.pareto_order(self._array(numbers))]
         return self._order
 
     def _array(self, numbers: list[int]) -> pareto.Losses:

@@ -11,12 +11,11 @@ takes the best tenth, at most 25 trials by the order of ``rank_key``, as good on
 less weight the older they are.
 """
 
-import copy
 import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -25,14 +24,19 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search import sampler_views
 from hpo.search.asha import LISTED_ATTRIBUTES
+from hpo.search.genetic import SteadyNSGAIISampler
+from hpo.search.objectives import Objectives
 from hpo.search.pruners import ignore_experimental_warnings
+from hpo.search.sampler_views import ViewingSampler
 from hpo.study.definition import Definition
 from hpo.study.space import Value
 from hpo.training.metric import Metric
 
 BEST_TRIALS = 150  # of the informative trials, so many of the best are shown to a sampler
 NEWEST_TRIALS = 150  # and so many of the newest
+POPULATION = 10  # of NSGA-II: so many random settings come first, and so many of the best have children
 
 
 def derive_seed(seed: int, number: int) -> int:
@@ -55,7 +59,7 @@ def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
         number: The trial's number.
     """
     name, study_seed = definition.search.sampler.name, definition.search.sampler.seed
-    seed = derive_seed(study_seed, number)
+    seed, objectives = derive_seed(study_seed, number), Objectives(definition.objectives)
     if name == "tpe":
         # Fast trials reach their rungs first, and TPE would propose nothing else. So one trial in three is
         # random, as in BOHB (Falkner et al. 2018, arXiv 1807.01774).
@@ -63,10 +67,17 @@ def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
             return samplers.RandomSampler(seed=seed)
         # Each parameter by itself: a joint model leaves out those that only some trials have (momentum),
         # and on recorded curves needed a third more epochs.
-        return samplers.TPESampler(seed=seed, multivariate=False)
+        tpe = samplers.TPESampler(seed=seed, multivariate=False)
+        if len(objectives.metrics) == 1:
+            return tpe
+        return ViewingSampler(tpe, sampler_views.ranked, objectives, [StudyDirection.MINIMIZE])
+    if name == "nsgaii":
+        nsgaii = SteadyNSGAIISampler(population_size=POPULATION, seed=seed)
+        return ViewingSampler(nsgaii, sampler_views.pruned_as_complete, objectives)
     # We offer conditional parameters ourselves. GP and QMC hand them to an independent sampler, and warn.
     if name == "gp":
-        return PrunedAwareGPSampler(seed=seed, warn_independent_sampling=False)
+        gp = samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+        return ViewingSampler(gp, sampler_views.pruned_as_complete, objectives)
     if name == "random":
         return samplers.RandomSampler(seed=seed)
     if name == "qmc":
@@ -134,49 +145,6 @@ def select_trials(
     return sorted(
         [*itertools.islice(older, BEST_TRIALS), *newest, *running], key=lambda trial: trial.number
     )
-
-
-class PrunedAwareGPSampler(samplers.GPSampler):
-    """Optuna's Gaussian process sampler, but pruned trials count as complete, with their last value.
-
-    One that reported none counts with the worst. Optuna's own learns from complete trials alone. In a study
-    whose pruner lets one trial in sixteen run to its last epoch it would know next to nothing, and propose
-    at random.
-    """
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters that all complete and pruned trials have."""
-        return super().infer_relative_search_space(_PrunedAsCompleteStudy(study), trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Propose values for the parameters that all complete and pruned trials have."""
-        return super().sample_relative(_PrunedAsCompleteStudy(study), trial, search_space)
-
-
-class _PrunedAsCompleteStudy(Study):
-    """A view of a study in which every pruned trial is complete."""
-
-    def __init__(self, study: Study) -> None:
-        super().__init__(study.study_name, study._storage, sampler=study.sampler, pruner=study.pruner)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        found = super()._get_trials(deepcopy=False)
-        worst = max if self.direction == StudyDirection.MINIMIZE else min
-        value = worst((trial.value for trial in found if trial.value is not None), default=0.0)
-        shown = (_as_complete(trial, value) for trial in found)
-        return [trial for trial in shown if states is None or trial.state in states]
-
-
-def _as_complete(trial: FrozenTrial, worst: float) -> FrozenTrial:
-    if trial.state != TrialState.PRUNED:
-        return trial
-    complete = copy.copy(trial)
-    complete.state, complete.value = TrialState.COMPLETE, worst if trial.value is None else trial.value
-    return complete
 
 
 class PointSampler(samplers.GridSampler):

@@ -14,7 +14,7 @@ from hpo.training import config, custom
 from hpo.training.metric import COSTS, METRICS
 from hpo.training.yielded import RESERVED_NAMES
 
-LEARNING_SAMPLERS = ("tpe", "gp")  # samplers that learn from earlier trials
+LEARNING_SAMPLERS = ("tpe", "gp", "nsgaii")  # samplers that learn from earlier trials
 LOSS_OPTIONS = {"loss", "label_smoothing", "focal_gamma"}  # that decide what a loss is
 MANY_OBJECTIVES_PRUNERS = ("asha", "none")  # that rank by dominance, or not at all
 LONG_NAME = 5  # characters of an option from which on a similar one is taken for a misspelling

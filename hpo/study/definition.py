@@ -54,7 +54,7 @@ class Sampler(BaseModel):
     model_config = STRICT_CONFIG
 
     name: Annotated[
-        Literal["tpe", "gp", "qmc", "random", "grid"],
+        Literal["tpe", "gp", "nsgaii", "qmc", "random", "grid"],
         Field(description="grid runs the listed points, or every combination of the lists in [space]"),
     ] = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -269,7 +269,10 @@ def test_a_study_of_a_custom_objective_is_simulated(place):
         (["small", "--pruner", "ashes"], "--pruner: pruner.name: found 'ashes'; did you mean 'asha'?"),
         (["small", "--pruner", "{ name = 'asha', min_epoch = 2 }"], "did you mean 'min_epochs'"),
         (["--curves", "none.csv"], "none.csv: No such file"),
-        (["small", "--sampler", "grid"], "--sampler grid: runs listed points only; want tpe, gp, qmc or"),
+        (
+            ["small", "--sampler", "grid"],
+            "--sampler grid: runs listed points only; want tpe, gp, nsgaii, qmc or",
+        ),
         (["smal"], "no study 'smal' in the store; did you mean 'small'?"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import pareto
-from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs, RungTable
+from hpo.search.asha import PAUSED_AT_RUNG, Rungs, RungTable
 from hpo.search.objectives import Objectives
 from hpo.training.metric import COSTS, METRICS
 
@@ -23,17 +23,13 @@ def rungs(factor: int = 4, max_trials: int = 100) -> Rungs:
     )
 
 
-def trial(
-    number: int, accuracy: float, seconds: float, *, paused: bool = False, promoted: bool = False
-) -> FrozenTrial:
+def trial(number: int, accuracy: float, seconds: float, *, paused: bool = False) -> FrozenTrial:
     """Return a trial that is at rung 2."""
     attributes = {"epoch_seconds": [seconds, seconds]}
     created = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
     created.number, created.intermediate_values = number, {1: 0.0, 2: accuracy}
     if paused:
         created.state, created.system_attrs = TrialState.WAITING, {PAUSED_AT_RUNG: 2}
-    if promoted:
-        created.system_attrs = {PROMOTED_PAST_RUNG: 2}
     return created
 
 
@@ -80,17 +76,6 @@ def test_a_table_does_not_depend_on_the_order_of_its_updates(points, data):
     at_once = RungTable(rungs(), trials(points))
     for each in trials(points):
         assert table.decide(each) == at_once.decide(each)
-
-
-def test_a_promoted_trial_keeps_its_place_while_others_join_its_front():
-    """So the places of one front are given once, not again to whoever joins it."""
-    points = [(0.9, 5.0), (0.5, 1.0), (0.7, 3.0), (0.6, 2.0)]
-    promoted, *others = trials(points)
-    table = RungTable(rungs(4), [trial(2, 0.7, 3.0, promoted=True)])
-    for each in (promoted, *others):
-        if each.number != 2:
-            assert table.decide(each).kind == "paused"
-    assert table.next_promotion() is None
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -69,7 +69,7 @@ def test_the_order_goes_front_by_front_and_has_each_point_once(losses):
 
 @given(losses=points(values=COARSE))
 def test_the_next_point_of_a_front_is_the_farthest_from_all_before_it(losses):
-    order = pareto.spread_order(losses, np.zeros(len(losses), dtype=bool))
+    order = pareto.spread_order(losses)
     scaled = pareto.scale_to_range(losses)
     assert losses[order[0], 0] == losses[:, 0].min()
     for count in range(1, len(order)):
@@ -90,7 +90,7 @@ def test_the_unit_of_an_objective_does_not_matter(losses, data):
 
 def test_a_front_is_covered_from_its_ends_inwards():
     losses = np.array([[0.0, 4.0], [1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [4.0, 0.0], [2.0, 2.0]])
-    assert pareto.spread_order(losses, np.zeros(len(losses), dtype=bool)) == [0, 4, 2, 1, 3, 5]
+    assert pareto.spread_order(losses) == [0, 4, 2, 1, 3, 5]
 
 
 def test_points_with_an_unknown_value_come_last_in_their_objective():

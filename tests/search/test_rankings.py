@@ -14,7 +14,7 @@ POINTS = st.lists(st.tuples(LOSSES, LOSSES), min_size=1, max_size=10)
 
 def put_all(ranking, trials):
     for number, (losses, waits) in trials.items():
-        ranking.put(number, losses, waits=waits, passed=False)
+        ranking.put(number, losses, waits=waits)
 
 
 @given(trials=TRIALS, gone=st.sets(st.integers(0, 9)))
@@ -38,10 +38,10 @@ def test_with_one_objective_dominance_ranks_by_the_loss(trials, gone):
 def test_a_place_is_that_of_the_pareto_order_whatever_came_first(points, data):
     ranking = DominanceRanking()
     for number in data.draw(st.permutations(range(len(points)))):
-        ranking.put(number, (9.0, 9.0), waits=True, passed=True)
+        ranking.put(number, (9.0, 9.0), waits=True)
         assert ranking.place(number) >= 0  # sorts what is there
         ranking.remove(number)
-        ranking.put(number, points[number], waits=False, passed=False)
+        ranking.put(number, points[number], waits=False)
     order = pareto.pareto_order(np.array(points))
     assert [ranking.place(number) for number in order] == list(range(len(points)))
     assert list(ranking.waiting()) == []
@@ -51,17 +51,9 @@ def test_a_place_is_that_of_the_pareto_order_whatever_came_first(points, data):
 def test_trials_that_are_always_ahead_stay_ahead(points, later):
     ranking = DominanceRanking()
     for number, losses in enumerate(points):
-        ranking.put(number, losses, waits=False, passed=False)
+        ranking.put(number, losses, waits=False)
     before = [ranking.always_ahead(number) for number in range(len(points))]
     for number, losses in enumerate(later, len(points)):
-        ranking.put(number, losses, waits=False, passed=False)
+        ranking.put(number, losses, waits=False)
     for number, ahead in enumerate(before):
         assert ranking.place(number) >= ahead
-
-
-def test_those_that_have_passed_are_ahead_in_their_front_and_cover_it():
-    ranking = DominanceRanking()
-    for number, first in enumerate([0.0, 1.0, 2.0, 3.0, 4.0]):  # one front, evenly spaced
-        ranking.put(number, (first, 4.0 - first), waits=number != 1, passed=number == 1)
-    assert ranking.place(1) == 0
-    assert list(ranking.waiting()) == [4, 0, 2, 3]  # the farthest from what is taken first

@@ -15,7 +15,7 @@ from tests.support.searched_study import SPACE, ask, maximizing, run, study_of
 
 pytestmark = pytest.mark.usefixtures("optuna_warnings")
 
-SAMPLERS = ("tpe", "gp", "qmc", "random")
+SAMPLERS = ("tpe", "gp", "nsgaii", "qmc", "random")
 
 
 def proposals(definition: Definition, numbers: range) -> list[dict[str, space.Value]]:
@@ -39,7 +39,8 @@ def test_a_sampler_searches_a_space_with_conditions(name):
         assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
         definition.trial_config(trial.params)  # raises if a value is outside of its option's range
     assert {trial.params["optimizer"] for trial in study.trials} == {"sgd", "adam"}
-    assert len({trial.params["lr"] for trial in study.trials}) == 13
+    different = {trial.params["lr"] for trial in study.trials}
+    assert len(different) == 13 or name == "nsgaii"  # a child may have a parent's value
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -268,7 +268,7 @@ WRONG_SEARCHES |= {  # whole studies
     "sampler that is a number": (in_search("sampler = 3"), "search.sampler: want a table, found 3"),
     "CMA-ES": (
         in_search("sampler = 'cmaes'"),
-        "search.sampler.name: found 'cmaes'; allowed: tpe, gp, qmc, random, grid",
+        "search.sampler.name: found 'cmaes'; allowed: tpe, gp, nsgaii, qmc, random, grid",
     ),
     "unknown pruner": (
         in_search("pruner = { name = 'hyperbnd' }"),

@@ -1,0 +1,172 @@
+"""What a sampler sees of a study in which most trials end early.
+
+Optuna's samplers learn from complete trials; only TPE with one objective learns from pruned ones too. In a
+study whose pruner lets one trial in sixteen run to its last epoch they would know next to nothing, and
+propose at random. So a ``ViewingSampler`` shows such trials to another sampler in a form from which it
+learns:
+
+* ``pruned_as_complete``: pruned trials are complete, with the values that they had. The Gaussian process
+  and NSGA-II get it.
+* ``ranked``: a trial's only value is its place among those that ran as long. TPE gets it if there are
+  several objectives. All it does with values is to tell the best tenth of the trials from the others; it
+  then takes the places of complete trials first, and of others those that ran longest, as with one
+  objective.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+import numpy as np
+from optuna import samplers
+from optuna.distributions import BaseDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.search import pareto
+from hpo.search.objectives import Objectives
+
+View = Callable[[Objectives, list[FrozenTrial]], list[FrozenTrial]]
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class ViewingSampler(samplers.BaseSampler):
+    """A sampler that sees a view of each study.
+
+    Args:
+        inner: The sampler.
+        view: Returns the trials that it sees instead of a study's own.
+        objectives: The study's objectives.
+        directions: The directions of what it sees; None: the study's own.
+    """
+
+    def __init__(
+        self,
+        inner: samplers.BaseSampler,
+        view: View,
+        objectives: Objectives,
+        directions: Sequence[StudyDirection] | None = None,
+    ) -> None:
+        self.inner, self.view, self.objectives = inner, view, objectives
+        self.directions = directions
+        self._seen: tuple[int, Study] | None = None  # a trial's number, and what was seen for it
+
+    def _view_of(self, study: Study, trial: FrozenTrial) -> Study:
+        """Return what is seen for a trial: the same for each of its parameters."""
+        if self._seen is None or self._seen[0] != trial.number:
+            shown = self.view(self.objectives, study._get_trials(deepcopy=False))
+            self._seen = trial.number, _ViewedStudy(study, shown, self.directions)
+        return self._seen[1]
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that are proposed together."""
+        self._seen = None
+        return self.inner.infer_relative_search_space(self._view_of(study, trial), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose values for parameters together."""
+        return self.inner.sample_relative(self._view_of(study, trial), trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Propose a value for one parameter."""
+        seen = self._view_of(study, trial)
+        return self.inner.sample_independent(seen, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Take another seed."""
+        self.inner.reseed_rng()
+
+
+class _ViewedStudy(Study):
+    """A study with other trials, and perhaps with other objectives."""
+
+    def __init__(
+        self, study: Study, shown: list[FrozenTrial], directions: Sequence[StudyDirection] | None
+    ) -> None:
+        super().__init__(study.study_name, study._storage, sampler=study.sampler, pruner=study.pruner)
+        self._shown = shown
+        self._directions = self._directions if directions is None else list(directions)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._shown if states is None or trial.state in states]
+
+
+def pruned_as_complete(objectives: Objectives, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return trials of which the pruned ones are complete, with the values that they had.
+
+    An unknown value counts as the worst one that any of the trials has.
+
+    Args:
+        objectives: The study's objectives.
+        trials: The study's trials.
+    """
+    ended = [trial for trial in trials if trial.state in ENDED]
+    if not ended:
+        return trials
+    losses_NK = _losses(objectives, ended)
+    known = np.isfinite(losses_NK)
+    worst_K = np.max(losses_NK, axis=0, where=known, initial=-np.inf)
+    filled_NK = np.where(known, losses_NK, np.where(np.isfinite(worst_K), worst_K, 0.0))
+    complete = {
+        id(trial): _changed(trial, TrialState.COMPLETE, objectives.values(losses))
+        for trial, losses in zip(ended, filled_NK.tolist(), strict=True)
+        if trial.state == TrialState.PRUNED
+    }
+    return [complete.get(id(trial), trial) for trial in trials]
+
+
+def ranked(objectives: Objectives, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return trials with one objective to minimize: their places among those that ran as long.
+
+    Complete trials are compared with each other, pruned ones with those that had as many epochs.
+
+    Args:
+        objectives: The study's objectives.
+        trials: The study's trials.
+    """
+    groups: dict[int | None, list[FrozenTrial]] = defaultdict(list)
+    for trial in trials:
+        if trial.state in ENDED and (trial.state == TrialState.COMPLETE or trial.intermediate_values):
+            groups[None if trial.state == TrialState.COMPLETE else trial.last_step].append(trial)
+    places = {
+        id(group[index]): float(place)
+        for group in groups.values()
+        for place, index in enumerate(pareto.pareto_order(_losses(objectives, group)))
+    }
+    return [_with_place(trial, places.get(id(trial))) for trial in trials]
+
+
+def _with_place(trial: FrozenTrial, place: float | None) -> FrozenTrial:
+    complete = trial.state == TrialState.COMPLETE
+    seen = _changed(trial, trial.state, [place] if complete and place is not None else None)
+    seen.intermediate_values = {} if place is None else {trial.last_step or 0: place}
+    return seen
+
+
+def _changed(trial: FrozenTrial, state: TrialState, values: list[float] | None) -> FrozenTrial:
+    changed = copy.copy(trial)
+    changed.state, changed.values = state, values
+    return changed
+
+
+def _losses(objectives: Objectives, ended: Sequence[FrozenTrial]) -> pareto.Losses:
+    """Return the losses of ended trials as rows; infinite where one is not known."""
+    unknown = (np.inf,) * len(objectives.metrics)
+    found = []
+    for trial in ended:
+        if trial.values is not None and len(trial.values) == len(unknown):
+            found.append(objectives.losses_of(trial.values))
+        elif len(unknown) == 1:
+            found.append(unknown)
+        else:
+            found.append(objectives.losses(trial, trial.last_step or 0) or unknown)
+    losses_NK: pareto.Losses = np.array(found, dtype=float)
+    losses_NK[~np.isfinite(losses_NK)] = np.inf
+    return losses_NK

@@ -83,6 +83,7 @@ bench-load: install  ## measure what 1 to 64 workers cost a Postgres, six minute
 
 bench-search: install  ## compare search strategies on recorded curves
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.fronts
 
 format: install  ## fix style and format
 	$(BIN)/ruff check --fix .

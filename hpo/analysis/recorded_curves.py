@@ -67,12 +67,18 @@ def curves_of_study(storage: Storage, name: str) -> RecordedCurves:
         StoreError: There is no such study, or another tool made it.
         StoreUnavailable: The database cannot be reached.
         CurvesError: It has fewer than ``MIN_CURVES`` whole curves, or ``MIN_GRID_CURVES`` of listed points;
-            or ``hpo finish`` made it, whose runs report their last epoch alone.
+            or ``hpo finish`` made it, whose runs report their last epoch alone; or it has several
+            objectives.
     """
     definition = studies.read_definition(storage, name)
     if definition.finishes is not None:
         source = definition.finishes
         raise CurvesError(f"study '{name}' has no curves, since 'hpo finish' made it; simulate '{source}'")
+    if definition.search.objectives:
+        raise CurvesError(
+            f"study '{name}' has several objectives, and 'hpo simulate' compares strategies by one; run a "
+            "study without search.objectives, or name a file with --curves"
+        )
     found = records.complete_records(records.trial_records(definition, status.read_trials(storage, name)))
     whole = [each for each in found if each.replicate_of is None and _is_finite(each)]
     longest = max((len(each.curve) for each in whole), default=0)

@@ -26,6 +26,8 @@ from hpo.analysis.recorded_curves import Curve
 from hpo.analysis.surrogate import Surrogate
 from hpo.search import asha, pruners, samplers, untried
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs, RungTable
+from hpo.search.objectives import Objectives
+from hpo.search.rankings import Losses
 from hpo.search.untried import SettingKey
 from hpo.study import space
 from hpo.study.definition import Definition, Pruner, Sampler
@@ -45,6 +47,16 @@ class Strategy:
     rungs: Rungs | None = None
     screening_epochs: int | None = None  # every trial runs these before the best FINALISTS continue
     repeats: bool = True  # a setting may run again; hpo replaces it by the nearest that has not run
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """The end of an epoch in a simulated study."""
+
+    epochs: int  # of all trials together
+    seconds: float  # virtual
+    trial: int  # its number
+    epoch: int  # of the trial, from 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +178,9 @@ class _SimulatedTrial:
 
 
 class Simulation:
-    """One simulated study of one strategy; ``run`` simulates it, once.
+    """One simulated study of one strategy; ``run`` or ``epoch_ends`` simulates it, once.
+
+    With several objectives these are the metric and ``epoch_seconds``; a curve has no others.
 
     Args:
         surrogate: Gives the curve of each setting.
@@ -181,13 +195,14 @@ class Simulation:
     ) -> None:
         self.surrogate, self.strategy, self.seed, self.workers = surrogate, strategy, seed, workers
         self.max_epochs = max_epochs
+        self.objectives = Objectives(surrogate.recorded.definition.objectives)
         self.storage = _SimulatedStorage(strategy.rungs)
         self.rung_table = None if strategy.rungs is None else RungTable(strategy.rungs)
         pruner = strategy.pruner(surrogate.recorded.epochs)
         self.study = optuna.create_study(
             storage=self.storage,
             study_name=f"simulated-{seed}",  # hyperband hashes the name to assign brackets
-            direction=surrogate.recorded.metric.direction,
+            directions=[each.direction for each in self.objectives.metrics],
             pruner=pruner,
         )
         self.started: list[_SimulatedTrial] = []  # by number
@@ -211,16 +226,32 @@ class Simulation:
         return self.max_epochs if every is None else len(every)
 
     def run(self) -> Iterator[BestSoFar]:
+        """Simulate a study with one objective.
+
+        Yields:
+            The best so far, at the end of each epoch.
+        """
+        metric = self.surrogate.recorded.metric
+        best_score, best_curve = -math.inf, self.surrogate.recorded.curves[0]
+        for end in self.epoch_ends():
+            curve = self.started[end.trial].curve
+            score = metric.score(curve.values[end.epoch - 1])
+            if score > best_score:
+                best_score, best_curve = score, curve
+            yield BestSoFar(
+                epochs=end.epochs, seconds=end.seconds, value=metric.score(best_score), curve=best_curve
+            )
+
+    def epoch_ends(self) -> Iterator[EpochEnd]:
         """Simulate the study.
 
         Yields:
-            The best so far, at the end of each epoch, until the budget is used up or no trial is left.
+            The end of each epoch, once it is reported, until the budget is used up or no trial is left.
         """
         epoch_ends: list[tuple[float, int]] = []  # a heap of virtual times, each with a worker
         running: dict[int, _SimulatedTrial] = {}
         idle = list(range(self.workers))
-        metric = self.surrogate.recorded.metric
-        now, used, best_score, best_number = 0.0, 0, -math.inf, 0
+        now, used = 0.0, 0
         while used < self.max_epochs:
             while idle and (taken := self._next_trial(last=not running)):
                 worker = idle.pop(0)
@@ -232,12 +263,9 @@ class Simulation:
             current = running[worker]
             current.epoch += 1
             used += 1
-            value = current.curve.values[current.epoch - 1]
-            if metric.score(value) > best_score:
-                best_score, best_number = metric.score(value), current.trial.number
-            curve = self.started[best_number].curve
-            yield BestSoFar(epochs=used, seconds=now, value=metric.score(best_score), curve=curve)
-            if self._report_epoch(current, value):
+            continues = self._report_epoch(current)
+            yield EpochEnd(epochs=used, seconds=now, trial=current.trial.number, epoch=current.epoch)
+            if continues:
                 heapq.heappush(epoch_ends, (now + current.epoch_seconds, worker))
             else:
                 del running[worker]
@@ -247,17 +275,24 @@ class Simulation:
         """Return all trials by number, as they are stored (no copies), not as a sampler sees them."""
         return InMemoryStorage.get_all_trials(self.storage, self.study._study_id, deepcopy=False)
 
-    def _report_epoch(self, current: _SimulatedTrial, value: float) -> bool:
+    def reached(self, number: int) -> Losses:
+        """Return what a trial that has reported has reached so far: its loss in each objective."""
+        trial = self.stored_trials()[number]
+        losses = self.objectives.losses(trial, trial.last_step or 0)
+        assert losses is not None
+        return losses
+
+    def _report_epoch(self, current: _SimulatedTrial) -> bool:
         """Report an epoch, and store what follows from it; return whether the trial continues."""
-        current.trial.report(value, current.epoch)
-        number, rung_table = current.trial.number, self.rung_table
+        number, trial_id, rung_table = current.trial.number, current.trial._trial_id, self.rung_table
+        value = current.curve.values[current.epoch - 1]
+        self.storage.set_trial_intermediate_value(trial_id, current.epoch, value)
+        if len(self.objectives.metrics) > 1:
+            seconds = [current.epoch_seconds] * current.epoch
+            self.storage.set_trial_user_attr(trial_id, "epoch_seconds", seconds)
         trial = self.stored_trials()[number]
         if current.epoch == len(current.curve.values):
-            self._set_state(
-                number,
-                TrialState.COMPLETE,
-                [max(current.curve.values, key=self.surrogate.recorded.metric.score)],
-            )
+            self._set_state(number, TrialState.COMPLETE, self.objectives.values(self.reached(number)))
         elif rung_table is not None and rung_table.rungs.is_at_rung(trial):
             decision = rung_table.decide(trial)
             if decision.kind == "promoted":
@@ -268,7 +303,7 @@ class Simulation:
             current.epoch == self.strategy.screening_epochs and PROMOTED_PAST_RUNG not in trial.system_attrs
         ):
             self._pause(number, current.epoch)
-        elif current.trial.should_prune():
+        elif self.study.pruner.prune(self.study, trial):
             self._set_state(number, TrialState.PRUNED, [value])
         else:
             return True

@@ -14,8 +14,9 @@ learns:
 """
 
 import copy
+import math
 from collections import defaultdict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,16 +132,32 @@ def ranked(objectives: Objectives, trials: list[FrozenTrial]) -> list[FrozenTria
         objectives: The study's objectives.
         trials: The study's trials.
     """
-    groups: dict[int | None, list[FrozenTrial]] = defaultdict(list)
-    for trial in trials:
-        if trial.state in ENDED and (trial.state == TrialState.COMPLETE or trial.intermediate_values):
-            groups[None if trial.state == TrialState.COMPLETE else trial.last_step].append(trial)
-    places = {
-        id(group[index]): float(place)
-        for group in groups.values()
-        for place, index in enumerate(pareto.pareto_order(_losses(objectives, group)))
-    }
+    ended = [trial for trial in trials if trial.state in ENDED]
+    groups = _ordered_groups(objectives, ended)
+    places = {id(trial): float(place) for group in groups for place, trial in enumerate(group)}
     return [_with_place(trial, places.get(id(trial))) for trial in trials]
+
+
+def best_first(objectives: Objectives, trials: list[FrozenTrial]) -> Iterator[FrozenTrial]:
+    """Yield trials of a study with several objectives, the best first, in the order of ``ranked``.
+
+    Args:
+        objectives: The study's objectives.
+        trials: The trials; those that have neither completed nor reported are left out.
+    """
+    for group in _ordered_groups(objectives, trials):
+        yield from group
+
+
+def _ordered_groups(objectives: Objectives, trials: list[FrozenTrial]) -> Iterator[list[FrozenTrial]]:
+    """Yield the complete trials, then the others by epochs, each group from best to worst."""
+    groups: dict[float, list[FrozenTrial]] = defaultdict(list)
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE or trial.intermediate_values:
+            groups[math.inf if trial.state == TrialState.COMPLETE else trial.last_step or 0].append(trial)
+    for epochs in sorted(groups, reverse=True):
+        group = groups[epochs]
+        yield [group[index] for index in pareto.pareto_order(_losses(objectives, group))]
 
 
 def _with_place(trial: FrozenTrial, place: float | None) -> FrozenTrial:
@@ -156,11 +173,11 @@ def _changed(trial: FrozenTrial, state: TrialState, values: list[float] | None) 
     return changed
 
 
-def _losses(objectives: Objectives, ended: Sequence[FrozenTrial]) -> pareto.Losses:
-    """Return the losses of ended trials as rows; infinite where one is not known."""
+def _losses(objectives: Objectives, trials: Sequence[FrozenTrial]) -> pareto.Losses:
+    """Return the losses of trials as rows; infinite where one is not known."""
     unknown = (np.inf,) * len(objectives.metrics)
     found = []
-    for trial in ended:
+    for trial in trials:
         if trial.values is not None and len(trial.values) == len(unknown):
             found.append(objectives.losses_of(trial.values))
         elif len(unknown) == 1:

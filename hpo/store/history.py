@@ -34,8 +34,9 @@ from sortedcontainers import SortedKeyList
 from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError
-from hpo.search import replicates, samplers
+from hpo.search import replicates, sampler_views, samplers
 from hpo.search.asha import Rungs, RungTable
+from hpo.search.objectives import Objectives
 from hpo.store import rows
 from hpo.store.lease_table import leases
 from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, Parameters, trials
@@ -251,7 +252,10 @@ class History(_CachedStorage):
 
     def _choose_for_sampler(self, found: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that a sampler sees, one for each setting."""
-        ranked = (self.trial(number) for number in self._ranking)
+        ranked: Iterator[FrozenTrial] = map(self.trial, self._ranking)
+        if len(self.objectives) > 1:
+            informative = list(filter(samplers.is_informative, found))
+            ranked = sampler_views.best_first(Objectives(self.objectives), informative)
         if not self._replicates:
             return samplers.select_trials(found, self.metric, ranked)
         firsts = [trial for trial in found if trial.number not in self._replicates]

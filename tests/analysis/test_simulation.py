@@ -6,6 +6,7 @@ import random
 import tomllib
 
 import pytest
+from optuna.trial import TrialState
 
 from hpo.analysis import intervals, simulation, strategies
 from hpo.analysis.recorded_curves import Curve, RecordedCurves
@@ -62,6 +63,27 @@ def test_asha_continues_one_trial_in_three(surrogate, workers):
     assert reached[0] > 60  # 300 epochs are only 33 whole trainings
     assert reached[1] == pytest.approx(reached[0] / 3, abs=workers + reached[0] / 10)
     assert reached[2] < reached[1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsgaii"])
+def test_with_two_objectives_asha_continues_the_trials_of_the_front(surrogate, sampler):
+    """An epoch of any setting takes two seconds, so the most accurate trial is the front."""
+    recorded = surrogate.recorded
+    search = recorded.definition.search.model_copy(update={"objectives": ("accuracy", "epoch_seconds")})
+    definition = recorded.definition.model_copy(update={"search": search})
+    known = Surrogate(dataclasses.replace(recorded, definition=definition))
+    simulated = Simulation(known, hpo_strategy(known, "asha", sampler), seed=1, workers=3, max_epochs=200)
+    ends = list(simulated.epoch_ends())
+    assert [end.epochs for end in ends] == list(range(1, 201))
+    trials = simulated.stored_trials()
+    reached = [sum((trial.last_step or 0) > rung for trial in trials) for rung in (0, 1, 3)]
+    assert reached[0] > 40
+    assert reached[2] < reached[1] < reached[0] / 2
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert complete
+    for trial in complete:
+        assert trial.values == pytest.approx([max(trial.intermediate_values.values()), 2.0])
+        assert simulated.reached(trial.number) == pytest.approx((-trial.values[0], 2.0))
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])

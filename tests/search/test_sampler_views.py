@@ -124,6 +124,14 @@ def test_tpe_takes_complete_trials_for_good_first_and_then_those_that_ran_longes
         assert len(below) + len(above) == len(ended)
 
 
+def test_the_best_trials_come_first_and_trials_that_only_wait_are_left_out():
+    trials = random_trials(80)
+    ended = [each for each in trials if each.state in (COMPLETE, PRUNED)]
+    waiting = create_trial(state=TrialState.WAITING)
+    found = sampler_views.best_first(OBJECTIVES, [*ended, waiting])
+    assert [each.number for each in found] == expected_best(trials)
+
+
 def expected_best(trials: list[FrozenTrial]) -> list[int]:
     """Return the numbers of ended trials: complete ones by dominance, then by epochs and dominance."""
     found: list[int] = []

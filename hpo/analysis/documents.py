@@ -67,7 +67,7 @@ def best_trial_document(found: SettingResult) -> dict[str, Any]:
 
 def _value_fields(found: SettingResult) -> dict[str, Any]:
     """Return what a setting is compared by: its value, or with several objectives the value of each."""
-    if not found.front:
+    if not found.has_several_goals:
         metric = found.metric
         return {"metric": metric.name, "direction": metric.direction, "value": found.value}
     names = [each.name for each in found.goals]
@@ -145,7 +145,8 @@ def trials_csv(
 
     The columns are number, state, value; the parameters by name; epochs, best_epoch, wall_time_seconds,
     attempts, point; the aliases of attributes (``points.ALIASES``); the other attributes; then best_value,
-    images and baseline. A trial that lacks a value has an empty cell.
+    images and baseline. A trial that lacks a value has an empty cell. With several objectives there is last
+    a column for each, ``values_accuracy`` and so on, with what the trial has reached by its last epoch.
 
     Args:
         trials: The trials, in the order of the rows.
@@ -160,7 +161,9 @@ def trials_csv(
     columns = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", *facts)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["number", "state", "value", *parameters, *columns, "best_value", "images", "baseline"])
+    objectives = list(dict.fromkeys(name for each in found for name in each.reached))
+    last = ("best_value", "images", "baseline", *(f"values_{name}" for name in objectives))
+    writer.writerow(["number", "state", "value", *parameters, *columns, *last])
     for trial, each in zip(trials, found, strict=True):
         writer.writerow(
             [
@@ -169,6 +172,7 @@ def trials_csv(
                 *(each.epochs or None, each.best_epoch, each.wall_seconds or None, each.attempts or None),
                 *(trial.user_attrs.get(name) for name in ("point", *facts)),
                 *(each.best_value, each.images if each.curve else None, each.baseline),
+                *(each.reached.get(name) for name in objectives),
             ]
         )
     return text.getvalue()

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hpo.analysis import finish, intervals, records, results
 from hpo.analysis.finish import ChosenSetting, FinishPlan
-from hpo.analysis.formatting import end_reason, format_params
+from hpo.analysis.formatting import end_reason, format_objective, format_params
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError, join_names
@@ -58,6 +58,23 @@ class FinishResult:
     missing: tuple[str, ...]  # a sentence for each run that is not complete
     images: int | None = None  # that each run was scored on; None if unknown
     baseline: float | None = None  # the value that guessing gives
+
+    @property
+    def front(self) -> tuple[SettingRuns, ...]:
+        """With several objectives, the settings on the Pareto front of their means, best first."""
+        if len(self.goals) == 1:
+            return ()
+        complete = [each for each in self.runs if each.objectives]
+        numbers = pareto.front_numbers(self._losses(complete))
+        return tuple(each for each, number in zip(complete, numbers, strict=True) if number == 0)
+
+    @property
+    def winner(self) -> SettingRuns:
+        """The first setting, or with several objectives the knee of the front; it has a complete run."""
+        return self.front[pareto.knee(self._losses(self.front))] if self.front else self.runs[0]
+
+    def _losses(self, runs: Sequence[SettingRuns]) -> pareto.Losses:
+        return np.array([replicates.losses_of(self.goals, each.objectives) for each in runs])
 
 
 def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
@@ -141,6 +158,9 @@ def stored_result(storage: Storage, study: str) -> FinishResult | None:
 
 def winner_text(found: FinishResult) -> str:
     """Return a phrase on which setting the final evaluation ranks first, and on what grounds."""
+    if front := found.front:
+        knee = f"; the knee is trial {found.winner.setting.trial}'s" if len(front) > 1 else ""
+        return f"'hpo finish {found.plan.study}' puts {_name_settings(front)} on the Pareto front{knee}"
     first = found.runs[0]
     mean, seeds = first.mean, len(first.values)
     text = (
@@ -213,7 +233,8 @@ def document(found: FinishResult) -> dict[str, Any]:
 
     ``split`` is null for a custom objective. ``difference`` says by how much the first setting is better
     than the second, and ``decided`` whether its interval lies above zero. A setting's ``values`` by seed
-    are also its ``accuracies`` where that is the metric.
+    are also its ``accuracies`` where that is the metric. With several objectives a setting has the mean of
+    each (``objectives``) and says whether it is on the front, and its knee.
     """
     gap = found.difference
     return {
@@ -222,7 +243,8 @@ def document(found: FinishResult) -> dict[str, Any]:
         "split": "test" if found.is_test else None,
         "seeds": list(found.plan.seeds),
         "metric": found.metric.name,
-        "settings": [_runs_document(each, found.metric) for each in found.runs],
+        **({"directions": {goal.name: goal.direction for goal in found.goals}} if found.front else {}),
+        "settings": [_runs_document(found, each) for each in found.runs],
         "difference": gap and {"mean": gap.value, "low": gap.low, "high": gap.high},
         "decided": _is_decided(found),
         "conclusion": conclusion(found),
@@ -233,16 +255,22 @@ def document(found: FinishResult) -> dict[str, Any]:
     }
 
 
-def _runs_document(runs: SettingRuns, metric: Metric) -> dict[str, Any]:
+def _runs_document(found: FinishResult, runs: SettingRuns) -> dict[str, Any]:
     by_seed = {str(seed): value for seed, value in runs.values.items()}
+    names = [goal.name for goal in found.goals]
+    several = {
+        "objectives": dict(zip(names, runs.objectives, strict=True)) if runs.objectives else {},
+        "on_front": runs in found.front,
+        "knee": runs is found.winner,
+    }
     return {
         "trial": runs.setting.trial,
         "params": dict(runs.setting.params),
         "epochs": runs.setting.options["epochs"],
         "chosen_by": runs.setting.value,
         "values": by_seed,
-        "objectives": list(runs.objectives),
-        **({"accuracies": by_seed} if metric.name == "accuracy" else {}),
+        **(several if found.front else {}),
+        **({"accuracies": by_seed} if found.metric.name == "accuracy" else {}),
         "mean": runs.mean,
         "low": runs.interval and runs.interval.low,
         "high": runs.interval and runs.interval.high,
@@ -253,8 +281,9 @@ def make_table(found: FinishResult) -> Table:
     """Return the settings as a table for the terminal, best first."""
     table = Table(box=None, padding=(0, 1))
     others = [index for index, goal in enumerate(found.goals) if goal != found.metric]
-    costs = [found.goals[index].name for index in others]
-    for column in ("setting of", found.measure, "95 % interval", *costs, "runs", "chosen by", "epochs"):
+    names = [found.goals[index].name for index in others]
+    several = [*names, "front"] if found.front else []
+    for column in ("setting of", found.measure, "95 % interval", *several, "runs", "chosen by", "epochs"):
         table.add_column(column, no_wrap=True)
     table.add_column("settings")
     for runs in found.runs:
@@ -264,6 +293,7 @@ def make_table(found: FinishResult) -> Table:
             "" if runs.mean is None else f"{runs.mean:.4f}",
             limits,
             *(_objective_text(found, runs, index) for index in others),
+            *([_place_text(found, runs)] if found.front else []),
             str(len(runs.values)),
             f"{runs.setting.value:.4f}",
             str(runs.setting.options["epochs"]),
@@ -273,7 +303,11 @@ def make_table(found: FinishResult) -> Table:
 
 
 def _objective_text(found: FinishResult, runs: SettingRuns, index: int) -> str:
-    return results.format_objective(found.goals[index], runs.objectives[index]) if runs.objectives else ""
+    return format_objective(found.goals[index].name, runs.objectives[index]) if runs.objectives else ""
+
+
+def _place_text(found: FinishResult, runs: SettingRuns) -> str:
+    return "knee" if runs is found.winner else "on it" if runs in found.front else ""
 
 
 def summary_lines(found: FinishResult) -> Iterator[str]:
@@ -315,7 +349,7 @@ def conclusion(found: FinishResult) -> str:
     It says so, too, if there is one setting only, or if the two have fewer than two seeds in common. With
     several objectives it says which settings are on the Pareto front.
     """
-    if len(found.goals) > 1:
+    if found.front:
         return _front_conclusion(found)
     if len(found.runs) < 2:
         return "There is one setting, and nothing to compare it with."
@@ -342,13 +376,19 @@ def conclusion(found: FinishResult) -> str:
 
 def _front_conclusion(found: FinishResult) -> str:
     """Return a sentence on which settings are on the Pareto front of their means."""
-    complete = [each for each in found.runs if each.objectives]
-    losses = np.array([replicates.losses_of(found.goals, each.objectives) for each in complete])
-    fronts = pareto.front_numbers(losses)
-    on_it = [each for each, front in zip(complete, fronts, strict=True) if front == 0]
-    named = join_names([f"trial {each.setting.trial}" for each in on_it], len(on_it))
-    names = " and ".join(goal.name for goal in found.goals)
+    count, complete = len(found.front), sum(bool(each.objectives) for each in found.runs)
+    names = ", ".join(goal.name for goal in found.goals)
+    knee = f" Its knee is trial {found.winner.setting.trial}'s setting." if count > 1 else ""
     return (
-        f"By the means of {names}, {len(on_it)} of {len(complete)} settings are on the Pareto front: "
-        f"those of {named}."
+        f"By the means of {names}, {count} of {complete} settings {'is' if count == 1 else 'are'} on the "
+        f"Pareto front: {_name_settings(found.front)}.{knee}"
+    )
+
+
+def _name_settings(runs: Sequence[SettingRuns]) -> str:
+    numbers = [str(each.setting.trial) for each in runs]
+    return (
+        f"trial {numbers[0]}'s setting"
+        if len(runs) == 1
+        else f"the settings of trials {join_names(numbers, len(numbers))}"
     )

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.search import asha
+from hpo.training.metric import COSTS
 
 
 def format_params(params: Mapping[str, Any]) -> str:
@@ -61,3 +62,15 @@ def end_reason(trial: FrozenTrial) -> str:
         return f"waits at the rung of epoch {rung}"
     failure = trial.user_attrs.get("failure") or {}
     return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]
+
+
+def format_objective(name: str, value: float) -> str:
+    """Return the value of an objective as text: metrics with four decimals, costs with four digits.
+
+    Args:
+        name: The name of the objective.
+        value: Its value.
+    """
+    if name not in COSTS:
+        return f"{value:.4f}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from hpo.analysis.formatting import describe_device, end_reason
 from hpo.errors import join_names
 from hpo.search import asha
+from hpo.search.objectives import Objectives
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import plan, status
 from hpo.store.attributes import is_count, is_scalar
@@ -27,7 +28,11 @@ MAX_NAMED_TRIALS = 10  # that a sentence lists
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial of a study."""
+    """One trial of a study.
+
+    ``reached`` is empty in a study with one objective. With several it has what the trial has reached in
+    each of them, by name: before it ends, what is known after its last epoch, else None.
+    """
 
     number: int
     replicate_of: int | None  # the number of the first trial of its setting; None if it is the first
@@ -51,6 +56,7 @@ class TrialRecord:
     attempts: int
     started: datetime | None  # UTC, without a time zone
     ended: datetime | None  # UTC, without a time zone
+    reached: Mapping[str, float | None] = field(default_factory=dict)
     planned_epochs: int  # 0 if unknown
     end_reason: str  # why it was pruned or failed, or at which rung it waits; empty otherwise
 
@@ -147,6 +153,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         metric=definition.metric,
         value=values[definition.objectives.index(definition.metric)] if values else None,
         values=values,
+        reached=_reached(definition, trial),
         params=trial.params,
         distributions=trial.distributions,
         setting={n: value for n, value in setting.items() if is_used(n, setting, definition.option_table)},
@@ -166,6 +173,20 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         planned_epochs=epochs if is_count(epochs) else 0,
         end_reason=end_reason(trial),
     )
+
+
+def _reached(definition: Definition, trial: FrozenTrial) -> dict[str, float | None]:
+    """Return what a trial has reached in each of several objectives, by name; see ``TrialRecord``."""
+    goals = definition.objectives
+    if len(goals) == 1:
+        return {}
+    values = trial.values
+    if not values:
+        every = Objectives(goals)
+        losses = every.losses(trial, max(trial.intermediate_values, default=0))
+        values = [math.inf] * len(goals) if losses is None else every.values(losses)
+    named = zip(goals, values, strict=True)
+    return {goal.name: value if math.isfinite(value) else None for goal, value in named}
 
 
 def _with_seeds_joined(found: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -217,6 +238,15 @@ def mixed_hardware_note(found: Iterable[TrialRecord]) -> str:
 def complete_records(found: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Return the complete trials that have a value, in the same order."""
     return [each for each in found if each.state == "complete" and each.value is not None]
+
+
+def other_objectives(found: Iterable[TrialRecord]) -> list[str]:
+    """Return the names of a study's objectives besides the metric that its trials report.
+
+    Args:
+        found: Trials of the study.
+    """
+    return list(dict.fromkeys(name for e in found for name in e.reached if name != e.metric.name))
 
 
 def _known_images(definition: Definition) -> int | None:

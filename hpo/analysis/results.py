@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.analysis import intervals, records
+from hpo.analysis.formatting import format_objective
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import join_names
@@ -21,7 +22,7 @@ from hpo.store import status, studies
 from hpo.store.status import Snapshot
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training.metric import COSTS, Metric
+from hpo.training.metric import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,11 @@ class SettingResult:
     def metric(self) -> Metric:
         """What its value is of."""
         return self.trial.metric
+
+    @property
+    def has_several_goals(self) -> bool:
+        """Whether settings are compared by several objectives."""
+        return len(self.goals) > 1
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -228,9 +234,30 @@ def read_best(storage: Storage, name: str) -> list[SettingResult]:
 
 
 def best_of(found: Snapshot) -> SettingResult | None:
-    """Return the best setting of a study that has been read; None if no trial is complete."""
-    of_trials = records.trial_records(found.definition, found.trials)
-    return next(iter(best_settings(found.definition, of_trials, 1)), None)
+    """Return the setting that stands for a study; None if no trial is complete.
+
+    It is the best one; with several objectives the knee of the Pareto front.
+    """
+    return best_setting(found.definition, records.trial_records(found.definition, found.trials))
+
+
+def best_setting(definition: Definition, found: Sequence[TrialRecord]) -> SettingResult | None:
+    """Return the setting that stands for a study, as ``best_of`` does.
+
+    Args:
+        definition: The study's definition.
+        found: All its trials.
+    """
+    return choose_one(best_settings(definition, found, 1 if len(definition.objectives) == 1 else None))
+
+
+def choose_one(ranked: Sequence[SettingResult]) -> SettingResult | None:
+    """Return the setting that stands for all: the knee of the Pareto front, or the best if there is none.
+
+    Args:
+        ranked: All settings of a study, best first.
+    """
+    return next((each for each in ranked if each.is_knee), next(iter(ranked), None))
 
 
 def describe_value(found: SettingResult) -> str:
@@ -239,7 +266,7 @@ def describe_value(found: SettingResult) -> str:
     With several objectives it is the value of each, by name.
     """
     seeds, text = len(found.runs), f"{found.value:.4f}"
-    if found.front:
+    if found.has_several_goals:
         text = ", ".join(describe_objectives(found))
     return f"{text}{f', mean of {seeds} seeds' if seeds > 1 else ''}"
 
@@ -247,25 +274,24 @@ def describe_value(found: SettingResult) -> str:
 def describe_objectives(found: SettingResult) -> Iterator[str]:
     """Yield the value of each objective with its name."""
     for goal, value in zip(found.goals, found.objectives, strict=True):
-        yield f"{goal.name} {format_objective(goal, value)}"
-
-
-def format_objective(goal: Metric, value: float) -> str:
-    """Return the value of an objective as text: metrics with four decimals, costs with four digits."""
-    return (
-        f"{value:.4f}" if goal.name not in COSTS else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-    )
+        yield f"{goal.name} {format_objective(goal.name, value)}"
 
 
 def describe_front(found: SettingResult) -> str:
     """Return a phrase on the Pareto front; "" if the study has one objective."""
-    if not found.front:
+    if not found.has_several_goals:
         return ""
     if not found.is_on_front:
         return "not on the Pareto front"
+    if found.front == 1:
+        return "the only setting on the Pareto front"
     knee = ", its knee" if found.is_knee else ""
-    many = f"one of {found.front} settings" if found.front > 1 else "the only setting"
-    return f"{many} on the Pareto front{knee}; 'hpo best {found.study}' shows all"
+    return f"one of {found.front} settings on the Pareto front{knee}; 'hpo best {found.study}' shows all"
+
+
+def name_place(found: SettingResult) -> str:
+    """Return what ``choose_one`` has chosen, as a word: the knee of a front of several, or the best."""
+    return "knee" if found.is_knee and found.front > 1 else "best"
 
 
 def describe_precision(found: SettingResult) -> str:

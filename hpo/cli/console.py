@@ -12,10 +12,16 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.formatting import describe_device, describe_split, format_params, format_seconds
+from hpo.analysis.formatting import (
+    describe_device,
+    describe_split,
+    format_objective,
+    format_params,
+    format_seconds,
+)
 from hpo.analysis.importance import Importance
-from hpo.analysis.records import TrialRecord
-from hpo.analysis.results import SettingResult, caveats, describe_value, format_objective
+from hpo.analysis.records import TrialRecord, other_objectives
+from hpo.analysis.results import SettingResult, caveats, describe_value, name_place
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
@@ -109,9 +115,13 @@ def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 
 def front_table(found: Sequence[SettingResult]) -> Table:
     """Return settings of a study with several objectives as a table, with a column for each objective.
 
+    Those on the front come first, the best in the first objective on top.
+
     Args:
-        found: The settings, in the order of the rows; at least one.
+        found: The settings, at least one.
     """
+    best = found[0].goals[0]
+    rows = sorted(found, key=lambda each: (not each.is_on_front, -best.score(each.objectives[0])))
     table = Table(box=None, padding=(0, 1))
     table.add_column("trial", justify="right")
     for goal in found[0].goals:
@@ -120,8 +130,9 @@ def front_table(found: Sequence[SettingResult]) -> Table:
         table.add_column("seeds", justify="right")
     table.add_column("front", no_wrap=True)
     table.add_column("settings")
-    for each in found:
-        values = (format_objective(*pair) for pair in zip(each.goals, each.objectives, strict=True))
+    for each in rows:
+        named = zip(each.goals, each.objectives, strict=True)
+        values = (format_objective(goal.name, value) for goal, value in named)
         place = "knee" if each.is_knee else "on it" if each.is_on_front else ""
         seeds = [str(len(each.runs))] if each.is_repeated else []
         table.add_row(str(each.trial.number), *values, *seeds, place, format_params(each.trial.params))
@@ -155,7 +166,7 @@ def live_view(
     parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
     if best is not None:
         split = _test_split_note(status.selection)
-        parts.append(f"best {describe_value(best)}{split} (trial {best.trial.number})")
+        parts.append(f"{name_place(best)} {describe_value(best)}{split} (trial {best.trial.number})")
     if status.seconds_left:
         parts.append(f"about {format_seconds(status.seconds_left)} left")
     if stopping:
@@ -194,7 +205,8 @@ def trials_table(
     """Return trials as a table.
 
     A trial without a value shows the last one that it reported, dimmed. Where the best of its epochs is
-    another one, it is added. A replicate's settings include its seed.
+    another one, it is added. A replicate's settings include its seed. With several objectives, the others
+    have a column each, with what a trial has reached by its last epoch.
 
     Args:
         trials: The trials, in the order of the rows.
@@ -205,7 +217,8 @@ def trials_table(
     """
     table = Table(box=None, padding=(0, 1))
     attributes = [name for name in attributes if any(name in each.attributes for each in found)]
-    for name in ("trial", "state", measure, "epochs", "seconds", *attributes):
+    others = other_objectives(found)
+    for name in ("trial", "state", measure, *others, "epochs", "seconds", *attributes):
         table.add_column(name, no_wrap=True)
     table.add_column("settings")
     table.add_column("why it ended early")
@@ -215,6 +228,10 @@ def trials_table(
             str(each.number),
             Text(each.state, style=COLORS[each.state]),
             Text(each.value_text, style="dim" if each.value is None else ""),
+            *(
+                Text(_reached_text(each, name), style="dim" if each.value is None else "")
+                for name in others
+            ),
             str(each.epochs or ""),
             f"{each.wall_seconds:.1f}" if each.wall_seconds else "",
             *(str(each.attributes.get(name, "")) for name in attributes),
@@ -222,6 +239,11 @@ def trials_table(
             each.end_reason,
         )
     return table
+
+
+def _reached_text(each: TrialRecord, objective: str) -> str:
+    value = each.reached.get(objective)
+    return "" if value is None else format_objective(objective, value)
 
 
 def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
@@ -247,7 +269,9 @@ def status_view(found: Status, best: SettingResult | None, files: str | None) ->
     lines = [status_headline(found), *(f"note: {note}" for note in found.notes)]
     if best is not None:
         note = describe_split(found.selection)
-        lines.append(f"best: trial {best.trial.number}, {best.metric.label} {describe_value(best)} {note}")
+        label = "" if best.has_several_goals else f"{best.metric.label} "
+        place = name_place(best)
+        lines.append(f"{place}: trial {best.trial.number}, {label}{describe_value(best)} {note}".rstrip())
         lines.append(f"      {format_params(best.trial.params)}")
         lines += [f"      {label}: {text}" for label, text in caveats(best)]
     if found.budgets:
@@ -314,7 +338,9 @@ def trial_table(trial: FrozenTrial, found: TrialRecord, measure: str) -> Table:
     table.add_column(overflow="fold")
     table.add_row("trial", str(found.number))
     table.add_row("state", found.state)
-    table.add_row(measure, found.value_text if found.value is not None else "")
+    table.add_row(measure, found.value_text if found.value is not None or found.reached else "")
+    for name in other_objectives([found]):
+        table.add_row(name, _reached_text(found, name))
     for name, value in (*trial.params.items(), *trial.user_attrs.items()):
         table.add_row(name, json.dumps(value))
     for step, value in found.curve.items():

@@ -284,7 +284,7 @@ class _LiveStudy:
         read = status.read_snapshot(self._storage, self._name, self._cache)
         self.status = read.status
         self.records = records.trial_records(read.definition, read.trials, self._made)
-        self.best = next(iter(results.best_settings(read.definition, self.records, 1)), None)
+        self.best = results.best_setting(read.definition, self.records)
 
 
 def _watch_view(study: _LiveStudy, console: Console) -> RenderableType:

@@ -166,7 +166,7 @@ class _HpoPlugin:
         }
         text = self.cached_storage.get_study_system_attrs(study_id).get("hpo:file", "")
         found = records.trial_records(definition, trials.values())
-        best = next(iter(results.best_settings(definition, found, 1)), None)
+        best = results.best_setting(definition, found)
         doubt = importance.explain_doubt(
             importance.complete_settings(
                 list(trials.values()), definition.objectives.index(definition.metric)

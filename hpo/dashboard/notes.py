@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis import records, results
-from hpo.analysis.formatting import describe_device, describe_split, format_seconds
+from hpo.analysis.formatting import describe_device, describe_split, format_objective, format_seconds
 from hpo.analysis.results import SettingResult
 from hpo.store import status
 from hpo.study.definition import Definition
@@ -25,6 +25,9 @@ def study_note(definition: Definition, text: str, best: SettingResult | None, im
     split, metric = status.selection_of(definition), definition.metric
     how = "measured " if split else ""
     goal = f" and {metric.direction}d" if metric.name != "accuracy" or metric.is_minimized else ""
+    if len(definition.objectives) > 1:
+        goals = (f"{_escape_inline(each.label)} {each.direction}d" for each in definition.objectives)
+        goal = f". The objectives are: {', '.join(goals)}"
     return "\n".join(
         [
             f"{_label(definition).capitalize()} is {how}{describe_split(split)}{goal}.",
@@ -44,7 +47,9 @@ def _label(definition: Definition) -> str:
 
 def _best_result(best: SettingResult) -> Iterator[str]:
     """Yield the lines on the best setting; what optuna-dashboard calls best is the best single trial."""
-    yield f"The best setting so far is that of trial {best.trial.number}: {results.describe_value(best)}."
+    title = "knee of the Pareto front" if results.name_place(best) == "knee" else "best setting"
+    value = _escape_inline(results.describe_value(best))
+    yield f"The {title} so far is that of trial {best.trial.number}: {value}."
     yield ""
     yield from (f"- {label}: {text}" for label, text in results.caveats(best))
     yield ""
@@ -73,7 +78,12 @@ def _headline(found: FrozenTrial, definition: Definition) -> str:
     if found.state == TrialState.COMPLETE and record.value is not None:
         best = f" after epoch {record.best_epoch} of {record.epochs}," if record.curve else ""
         measured = describe_split(status.selection_of(definition))
-        return f"**{state}**: {_label(definition)} {record.value:.4f}{best} {measured}"
+        others = "".join(
+            f", {_escape_inline(name.replace('_', ' '))} {format_objective(name, value)}"
+            for name, value in record.reached.items()
+            if name != record.metric.name and value is not None
+        )
+        return f"**{state}**: {_label(definition)} {record.value:.4f}{best} {measured}{others}"
     if found.state == TrialState.PRUNED and "pruned" in seen:
         reached = f": {_label(definition)} {record.value_text}" if record.value is not None else ""
         return f"**{state}** {_escape_inline(str(seen['pruned']))}{reached}"

@@ -44,14 +44,15 @@ def choose_winner(storage: Storage, name: str) -> Winner:
         return _finish_winner(found, status.read_trials(storage, found.plan.name))
     definition = studies.read_definition(storage, name)
     trials = records.trial_records(definition, status.read_trials(storage, name))
-    ranked = results.best_settings(definition, trials)
-    if not ranked:
+    chosen = results.best_setting(definition, trials)
+    if chosen is None:
         raise StoreError(results.no_complete_trial_message(name, trials))
-    chosen = next((each for each in ranked if each.is_knee), ranked[0])
     first, run = chosen.trial.number, chosen.runs[0].number
     what = "the best of the search"
-    if chosen.front:
+    if chosen.front > 1:
         what = f"the knee of the Pareto front; 'hpo best {name}' shows all {chosen.front}, for --trial"
+    elif chosen.front:
+        what = "the only setting on the Pareto front"
     if run != first:
         what = f"the best of the {len(chosen.runs)} seeds of trial {first}'s setting, {what}"
     why = f"{what}; 'hpo finish {name}' compares the best settings over several seeds"
@@ -59,7 +60,7 @@ def choose_winner(storage: Storage, name: str) -> Winner:
 
 
 def _finish_winner(found: FinishResult, trials: list[FrozenTrial]) -> Winner:
-    first, why = found.runs[0], finish_result.winner_text(found)
+    first, why = found.winner, finish_result.winner_text(found)
     with_weights = {trial.number for trial in trials if trial.user_attrs.get("weights")}
     kept = [(seed, number) for seed, number in sorted(first.trials.items()) if number in with_weights]
     if not kept:

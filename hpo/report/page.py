@@ -95,7 +95,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     measure = status.metric_name(definition)
     judged, original, mirrors = _original_sections(definition, found, measure)
     ordered = results.best_settings(definition, found)
-    shown = next((each for each in ordered if each.is_knee), ordered[0])
+    shown = results.choose_one(ordered) or ordered[0]
     has_images = definition.option_table is not config.CUSTOM_OPTIONS
     sections = (
         *(original if mirrors else ()),

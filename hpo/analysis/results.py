@@ -318,8 +318,12 @@ def describe_seeds(found: SettingResult) -> str:
 
 
 def describe_baseline(found: SettingResult) -> str:
-    """Return a phrase if a value does not beat guessing; else ""."""
-    return compare_baseline(found.metric, found.value, found.trial.baseline, found.interval)
+    """Return what guessing gives, as a phrase that says if the value is not better; "" if unknown."""
+    baseline = found.trial.baseline
+    if baseline is None:
+        return ""
+    doubt = compare_baseline(found.metric, found.value, baseline, found.interval)
+    return doubt or describe_guessing(found.metric, baseline)
 
 
 def describe_guessing(metric: Metric, baseline: float) -> str:

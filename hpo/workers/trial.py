@@ -233,7 +233,11 @@ def _summarize_data(config: Config, context: WorkerContext) -> str:
     dataset = context.cache.load_dataset(config)
     guessing = guess(config, dataset.selection.count_classes(len(dataset.classes)).tolist())
     limits = describe_limits(guessing, config, context.definition.search)
-    return f"{dataset.summary()}{f'; {limits}' if limits else ''}"
+    metric = context.definition.metric
+    parts = [dataset.summary()]  # which names the accuracy of guessing
+    if guessing is not None and metric.name != "accuracy":
+        parts.append(f"guessing gives {metric.label} {guessing.value:.4f}")
+    return "; ".join([*parts, limits] if limits else parts)
 
 
 def _measure_costs(claim: Claim, context: WorkerContext, run: "Run") -> Mapping[str, float]:

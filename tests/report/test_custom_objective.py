@@ -28,6 +28,6 @@ def test_the_summary_of_a_custom_objective_names_no_images(place):
     summary = re.sub(
         r"<[^>]+>", " ", page[page.index('<section id="summary">') : page.index('id="history"')]
     )
-    assert "A custom objective does not say how many images it was measured on" in summary
+    assert "A custom objective does not say how many images accuracy was measured on" in summary
     assert "chosen on the data it was measured on: expect less on new data." in summary
     assert "2 trials cannot tell what one parameter does" in summary

@@ -266,7 +266,7 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     settings = finish.plan_finish(worker.storage, NAME, 2, 2).settings
     assert [(each.trial, round(each.value, 3)) for each in settings] == [(1, 0.75), (2, 0.725)]
     retention.prune_weights(
-        worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 2, METRICS["accuracy"]
+        worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 2, worker.definition
     )
     assert sorted(path.parent.name for path in tmp_path.rglob("weights-*")) == ["0001", "0005"]
 
@@ -279,7 +279,7 @@ def test_weights_are_kept_until_all_replicates_of_their_setting_have_ended(url, 
         worker.end(claim, accuracy)
     # Trial 0 has 0.85 with its replicate. Trial 1 has 0.3, and its replicate may reach any accuracy.
     retention.prune_weights(
-        worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 1, METRICS["accuracy"]
+        worker.storage, worker.study_id, Artifacts(str(tmp_path)), worker.folder, 1, worker.definition
     )
     there = worker.storage.get_all_trials(worker.study_id)
     kept = [trial.number for trial in there if trial.user_attrs.get("weights")]

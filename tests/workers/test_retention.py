@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 from hpo.artifacts.folders import Artifacts
 from hpo.store import lease, process, queue, studies
 from hpo.store.storage import Storage
-from hpo.training.metric import METRICS
 from hpo.workers import retention
 from tests.support import lease_worker
 from tests.support.lease_worker import NAME
@@ -24,12 +23,13 @@ OUTCOMES = [  # state, value, failure
     (TrialState.PRUNED, None, {"class": "diverged"}),
     (TrialState.FAIL, None, {"class": "RuntimeError"}),
 ]
+STUDY = lease_worker.definition(len(OUTCOMES) + 1)
 
 
 @pytest.fixture
 def storage(url):
     storage = studies.open_storage(url, create=True)
-    studies.create_study(storage, lease_worker.definition(len(OUTCOMES) + 1), "text")
+    studies.create_study(storage, STUDY, "text")
     return storage
 
 
@@ -54,13 +54,13 @@ def test_the_best_trials_and_those_that_can_be_retried_keep_their_weights(storag
             claim.end(state, value=value, user_attributes={"failure": failure} if failure else {})
     kept = {1: [1, 5, 6, 7], 2: [0, 1, 5, 6, 7], 9: [0, 1, 3, 4, 5, 6, 7]}
     for count in sorted(kept, reverse=True):
-        retention.prune_weights(storage, study_id, artifacts, FOLDER, count, METRICS["accuracy"])
+        retention.prune_weights(storage, study_id, artifacts, FOLDER, count, STUDY)
         trials = storage.get_all_trials(study_id)
         assert [trial.number for trial in trials if trial.user_attrs["weights"]] == kept[count]
         assert sorted(int(path.parent.name) for path in tmp_path.rglob(WEIGHTS)) == kept[count]
     (tmp_path / FOLDER / "0001" / WEIGHTS).unlink()
     retention.prune_weights(
-        storage, study_id, artifacts, FOLDER, 1, METRICS["accuracy"]
+        storage, study_id, artifacts, FOLDER, 1, STUDY
     )  # a file that is missing is not an error
 
 
@@ -80,9 +80,9 @@ def test_a_trial_that_ends_while_weights_are_pruned_keeps_its_own(storage, url, 
         return found
 
     monkeypatch.setattr(retention, "trials_to_keep", meanwhile)
-    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1)
+    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1, STUDY)
     monkeypatch.setattr(retention, "trials_to_keep", best)
-    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1)
+    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1, STUDY)
     assert [path.parent.name for path in tmp_path.rglob(WEIGHTS)] == ["0001"]
 
 
@@ -105,7 +105,7 @@ def test_only_weights_in_the_trials_own_folder_are_removed(storage, tmp_path):
     for claim, name in zip(claims, [*victims, victims[0]], strict=True):
         claim.commit(user_attributes={"weights": name})
         claim.end(TrialState.COMPLETE, value=claim.number / 10)
-    retention.prune_weights(storage, study_id, Artifacts(str(root)), FOLDER, 1)
+    retention.prune_weights(storage, study_id, Artifacts(str(root)), FOLDER, 1, STUDY)
     assert all((root / name).exists() for name in victims)
     assert [bool(each.user_attrs.get("weights")) for each in storage.get_all_trials(study_id)[:5]] == [
         *[False] * 4,

@@ -23,6 +23,25 @@ from tests.support.launched_study import (
     prepare_workplace,
 )
 
+FRONT_STUDY = """
+[train]
+dataset = "digits"
+image_size = 32
+limit = 200
+weights = "none"
+epochs = 6
+
+[space]
+model = ["shufflenet_v2_x0_5", "squeezenet1_1", "resnet18"]
+lr = { low = 1e-4, high = 1e-1, log = true }
+
+[search]
+trials = 40
+objectives = ["accuracy", "parameters"]
+pruner = { name = "asha", min_epochs = 1, reduction_factor = 3 }
+max_attempts = 1000
+"""
+
 
 @pytest.fixture(scope="module")
 def hashes(once: Callable[[str, Callable[[Path], None]], Path]) -> list[str]:
@@ -44,6 +63,29 @@ def test_fourteen_points_survive_twenty_kills_with_the_same_bits(url, tmp_path, 
     assert sum(launched.kills.values()) == KILLS
     assert launched.kills.keys() == {"claim", "epoch", "checkpoint", "end"}
     assert "continues after epoch" in launched.stderr_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
+def test_forty_trials_with_two_objectives_survive_ten_kills_and_have_optunas_front(url, tmp_path):
+    with LaunchedStudy(tmp_path, url, seed=2, study=FRONT_STUDY) as launched:
+        while sum(launched.kills.values()) < 10 and launched.launcher.poll() is None:
+            launched.kill()
+        assert launched.launcher.wait(900) == 0, launched.stderr_text()
+    assert sum(launched.kills.values()) == 10
+    study = optuna.load_study(study_name="small", storage=url)
+    assert [trial.number for trial in study.trials] == list(range(40))
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}
+    for trial in study.trials:
+        epochs = len(trial.intermediate_values)
+        assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
+        assert epochs == (trial.user_attrs["epochs"] if trial.state.name == "PRUNED" else 6)
+        if trial.state.name == "COMPLETE":
+            best, parameters = max(trial.intermediate_values.values()), trial.user_attrs["parameters"]
+            assert trial.values == [best, parameters]
+    assert launched.sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)]
+    front = launched.place.here("best", "small", "--json", HPO_STORE=url).json()
+    assert {each["trial"] for each in front} == {trial.number for trial in study.best_trials}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A launched study of fourteen points, into which tests inject faults."""
+"""A launched study, by default of fourteen points, into which tests inject faults."""
 
 import contextlib
 import fcntl
@@ -68,7 +68,7 @@ class LaunchedStudy:
 
     signals: ClassVar[list[int]] = []  # for launchers, still to be sent; shared by all studies
 
-    def __init__(self, path: Path, url: str, seed: int) -> None:
+    def __init__(self, path: Path, url: str, seed: int, study: str = STUDY) -> None:
         self.place, self.url, self.random = prepare_workplace(path), url, random.Random(seed)
         self.sql = plain_sql(url)
         self.kills: Counter[str] = Counter()
@@ -77,7 +77,7 @@ class LaunchedStudy:
             str, str
         ] = {}  # more environment variables of the launcher; empty ones are unset
         self.columns = 0  # width of the launcher's terminal; 0 for none
-        self.place.here("create", self.place.study(STUDY), HPO_STORE=url)
+        self.place.here("create", self.place.study(study), HPO_STORE=url)
 
     def __enter__(self) -> "LaunchedStudy":
         self.mounts = contextlib.ExitStack()

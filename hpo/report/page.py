@@ -34,6 +34,7 @@ from hpo.original.claims import ReportClaim
 from hpo.report import (
     class_section,
     data_section,
+    front_section,
     parameter_axis,
     parameter_plots,
     study_plots,
@@ -127,6 +128,7 @@ def _search_sections(
     parameters = parameter_axis.varying_parameters([each.trial for each in settings])
     mattered, ranked = parameter_plots.importance_section(trials, parameters, definition)
     return (
+        *((front_section.front_section(settings),) if len(definition.objectives) > 1 else ()),
         mattered,
         study_plots.history_section(found, settings, measure),
         study_plots.curve_section(found, settings, measure),
@@ -250,6 +252,8 @@ def render_html(report: Report) -> str:
 def _format_cell(value: Any, column: str, precise: Sequence[str]) -> str:
     """Return a table's value as text: values of a metric with four decimal places, seconds with one.
 
+    The seconds of an epoch may be few: they have four digits.
+
     Args:
         value: The value.
         column: The name of its column.
@@ -257,7 +261,7 @@ def _format_cell(value: Any, column: str, precise: Sequence[str]) -> str:
     """
     if isinstance(value, float) and any(part in column for part in precise):
         return f"{value:.4f}"
-    if isinstance(value, float) and "seconds" in column:
+    if isinstance(value, float) and "seconds" in column and column != "epoch_seconds":
         return f"{value:.1f}"
     if isinstance(value, bool):
         return "yes" if value else ""

@@ -1,4 +1,4 @@
-"""Figures of a whole study: history, curves, parallel coordinates, timeline and Pareto front."""
+"""Figures of a whole study: history, curves, parallel coordinates, timeline, metric against time."""
 
 import itertools
 import math

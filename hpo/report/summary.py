@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hpo.analysis import intervals, records, results, sections
-from hpo.analysis.formatting import describe_split, format_seconds
+from hpo.analysis.formatting import describe_split, format_objective, format_seconds
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Plot, Section
@@ -25,7 +25,8 @@ SAVED_USE = "saved by pruning, estimated"
 class Summary:
     """The first section of the page."""
 
-    value: str  # of the best setting
+    value: str  # of the setting that stands for the study
+    title: str  # what the value is
     split: str  # a phrase on what it was measured on
     facts: tuple[tuple[str, str], ...]  # labels and texts; what is unknown is left out
     uncertainty: tuple[str, ...]  # sentences
@@ -44,11 +45,13 @@ def summarize(found: Sequence[TrialRecord], ranked: Sequence[SettingResult], sta
         ranked: Its settings, best first.
         state: The state of the study.
     """
-    best, winner = ranked[0], ranked[0].trial
+    best = results.choose_one(ranked) or ranked[0]
+    winner = best.trial
     counts = Counter(each.state for each in found)
     state_counts = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
     facts = {
         "trial": str(winner.number),
+        **_other_objectives(best),
         **dict(results.caveats(best)),
         "settings": sections.format_setting(winner.params),
         "epoch": f"{winner.best_epoch} of {winner.epochs}" if winner.curve else "",
@@ -58,11 +61,20 @@ def summarize(found: Sequence[TrialRecord], ranked: Sequence[SettingResult], sta
     }
     return Summary(
         value=f"{best.value:.4f}",
+        title=f"{best.metric.label} of the knee of the Pareto front"
+        if results.name_place(best) == "knee"
+        else f"best {best.metric.label}",
         split=f"{f'mean of {len(best.runs)} seeds ' if len(best.runs) > 1 else ''}"
         f"{describe_split(best.selection)}",
         facts=tuple((name, value) for name, value in facts.items() if value),
         uncertainty=tuple(_uncertainty(best, len(ranked), found)),
     )
+
+
+def _other_objectives(found: SettingResult) -> dict[str, str]:
+    """Return the other objectives of a setting in words, with their values as text."""
+    named = zip(found.goals, found.objectives, strict=True)
+    return {goal.label: format_objective(goal.name, value) for goal, value in named if goal != found.metric}
 
 
 def _uncertainty(best: SettingResult, settings: int, found: Sequence[TrialRecord]) -> list[str]:
@@ -85,7 +97,7 @@ def _uncertainty(best: SettingResult, settings: int, found: Sequence[TrialRecord
             f"On {images} images, {value:.4f} has the 95 % interval "
             f"{between.low:.4f} to {between.high:.4f} (Wilson)."
         )
-        text.append(_close_trials_note(winner, done, images))
+        text += [] if best.has_several_goals else [_close_trials_note(winner, done, images)]
     text.append(_seeds_note(winner, done, best.least_step))
     if (noise := best.noise) is not None:
         gap = intervals.seed_noise_bound(noise.deviation, noise.freedom)
@@ -96,7 +108,12 @@ def _uncertainty(best: SettingResult, settings: int, found: Sequence[TrialRecord
             if known
             else f"In this study {noise}: too few seeds to say which differences come from seeds alone."
         )
-    if len(best.runs) > 1 and settings > 1:
+    if best.has_several_goals:
+        text.append(
+            f"The Pareto front is that of {settings} settings, chosen on the "
+            f"{'images' if selection else 'data'} they were measured on: expect somewhat worse values."
+        )
+    elif len(best.runs) > 1 and settings > 1:
         text.append(f"It is the {extreme} of the means of {settings} settings: expect somewhat {worse}.")
     elif len(done) > 1 and selection == "final":
         text.append(f"It is the {extreme} of {len(done)} complete trials: expect somewhat {worse}.")
@@ -294,7 +311,8 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     begun = [each for each in found if each.state != "waiting" or each.started or each.curve]
     names = list(dict.fromkeys(name for each in begun for name in each.params))
     metric = found[0].metric
-    first = ("trial", "state", metric.name)
+    others = records.other_objectives(begun)
+    first = ("trial", "state", metric.name, *others)
     given = dict.fromkeys(name for each in begun for name in each.attributes)
     attributes = list(dict.fromkeys((*ALIASES, *given)))  # an alias has its column in every study
     last = (
@@ -309,7 +327,7 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     )
     rows = [
         (
-            *(each.number, each.state, each.value),
+            *(each.number, each.state, each.value, *(each.reached.get(name) for name in others)),
             *(each.params.get(name) for name in names),
             *(each.best_value, each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
             each.attempts,
@@ -334,6 +352,7 @@ def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable
         "trial": lambda each: each.number,
         "state": lambda each: each.state,
         measure: lambda each: each.value,
+        **{name: functools.partial(_reached, name) for name in records.other_objectives(begun)},
         "settings": lambda each: sections.format_setting(each.params),
         **{name: functools.partial(_attribute, name) for name in attributes},
         best: lambda each: each.best_value,
@@ -349,6 +368,11 @@ def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable
     if kept.get(best) == kept[measure]:
         del kept[best]
     return sections.make_table(kept, zip(*kept.values(), strict=True))
+
+
+def _reached(name: str, each: TrialRecord) -> str | None:
+    value = each.reached.get(name)
+    return None if value is None else format_objective(name, value).replace(",", "")
 
 
 def _attribute(name: str, each: TrialRecord) -> Any:

@@ -5,27 +5,8 @@ import io
 
 import pytest
 
+from tests.support.several_objectives import OWN, STUDY
 from tests.support.workplace import Workplace, load, workplace_in
-
-OWN = """
-def hill(config, state):
-    done = state or 0
-    while done < config.epochs:
-        done += 1
-        yield config.x * done / config.epochs, done
-"""
-STUDY = """
-[train]
-objective = "own:hill"
-epochs = 2
-[space]
-x = { low = 0.1, high = 1.0 }
-[search]
-trials = 5
-sampler = "random"
-pruner = "none"
-objectives = ["accuracy", "epoch_seconds"]
-"""
 
 
 @pytest.fixture(scope="module")

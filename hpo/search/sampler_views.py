@@ -2,62 +2,45 @@
 
 Optuna's samplers learn from complete trials; only TPE with one objective learns from pruned ones too. In a
 study whose pruner lets one trial in sixteen run to its last epoch they would know next to nothing, and
-propose at random. So a ``ViewingSampler`` shows such trials to another sampler in a form from which it
-learns:
-
-* ``pruned_as_complete``: pruned trials are complete, with the values that they had. The Gaussian process
-  and NSGA-II get it.
-* ``ranked``: a trial's only value is its place among those that ran as long. TPE gets it if there are
-  several objectives. All it does with values is to tell the best tenth of the trials from the others; it
-  then takes the places of complete trials first, and of others those that ran longest, as with one
-  objective.
+propose at random. So a ``ViewingSampler`` shows pruned trials to another sampler as complete ones, with the
+values that they had.
 """
 
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from optuna import samplers
 from optuna.distributions import BaseDistribution
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import pareto
 from hpo.search.objectives import Objectives
 
-View = Callable[[Objectives, list[FrozenTrial]], list[FrozenTrial]]
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class ViewingSampler(samplers.BaseSampler):
-    """A sampler that sees a view of each study.
+    """A sampler to which pruned trials look complete (``pruned_as_complete``).
 
     Args:
         inner: The sampler.
-        view: Returns the trials that it sees instead of a study's own.
         objectives: The study's objectives.
-        directions: The directions of what it sees; None: the study's own.
     """
 
-    def __init__(
-        self,
-        inner: samplers.BaseSampler,
-        view: View,
-        objectives: Objectives,
-        directions: Sequence[StudyDirection] | None = None,
-    ) -> None:
-        self.inner, self.view, self.objectives = inner, view, objectives
-        self.directions = directions
+    def __init__(self, inner: samplers.BaseSampler, objectives: Objectives) -> None:
+        self.inner, self.objectives = inner, objectives
         self._seen: tuple[int, Study] | None = None  # a trial's number, and what was seen for it
 
     def _view_of(self, study: Study, trial: FrozenTrial) -> Study:
         """Return what is seen for a trial: the same for each of its parameters."""
         if self._seen is None or self._seen[0] != trial.number:
-            shown = self.view(self.objectives, study._get_trials(deepcopy=False))
-            self._seen = trial.number, _ViewedStudy(study, shown, self.directions)
+            shown = pruned_as_complete(self.objectives, study._get_trials(deepcopy=False))
+            self._seen = trial.number, _ViewedStudy(study, shown)
         return self._seen[1]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -84,14 +67,11 @@ class ViewingSampler(samplers.BaseSampler):
 
 
 class _ViewedStudy(Study):
-    """A study with other trials, and perhaps with other objectives."""
+    """A study with other trials."""
 
-    def __init__(
-        self, study: Study, shown: list[FrozenTrial], directions: Sequence[StudyDirection] | None
-    ) -> None:
+    def __init__(self, study: Study, shown: list[FrozenTrial]) -> None:
         super().__init__(study.study_name, study._storage, sampler=study.sampler, pruner=study.pruner)
         self._shown = shown
-        self._directions = self._directions if directions is None else list(directions)
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -115,62 +95,31 @@ def pruned_as_complete(objectives: Objectives, trials: list[FrozenTrial]) -> lis
     known = np.isfinite(losses_NK)
     worst_K = np.max(losses_NK, axis=0, where=known, initial=-np.inf)
     filled_NK = np.where(known, losses_NK, np.where(np.isfinite(worst_K), worst_K, 0.0))
-    complete = {
-        id(trial): _changed(trial, TrialState.COMPLETE, objectives.values(losses))
-        for trial, losses in zip(ended, filled_NK.tolist(), strict=True)
-        if trial.state == TrialState.PRUNED
-    }
+    complete = {}
+    for trial, losses in zip(ended, filled_NK.tolist(), strict=True):
+        if trial.state == TrialState.PRUNED:
+            complete[id(trial)] = shown = copy.copy(trial)
+            shown.state, shown.values = TrialState.COMPLETE, objectives.values(losses)
     return [complete.get(id(trial), trial) for trial in trials]
 
 
-def ranked(objectives: Objectives, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return trials with one objective to minimize: their places among those that ran as long.
-
-    Complete trials are compared with each other, pruned ones with those that had as many epochs.
-
-    Args:
-        objectives: The study's objectives.
-        trials: The study's trials.
-    """
-    ended = [trial for trial in trials if trial.state in ENDED]
-    groups = _ordered_groups(objectives, ended)
-    places = {id(trial): float(place) for group in groups for place, trial in enumerate(group)}
-    return [_with_place(trial, places.get(id(trial))) for trial in trials]
-
-
 def best_first(objectives: Objectives, trials: list[FrozenTrial]) -> Iterator[FrozenTrial]:
-    """Yield trials of a study with several objectives, the best first, in the order of ``ranked``.
+    """Yield the trials of a study with several objectives, the best first.
+
+    Complete trials come first, then those that had the most epochs; those that ran as long are ordered by
+    dominance.
 
     Args:
         objectives: The study's objectives.
         trials: The trials; those that have neither completed nor reported are left out.
     """
-    for group in _ordered_groups(objectives, trials):
-        yield from group
-
-
-def _ordered_groups(objectives: Objectives, trials: list[FrozenTrial]) -> Iterator[list[FrozenTrial]]:
-    """Yield the complete trials, then the others by epochs, each group from best to worst."""
     groups: dict[float, list[FrozenTrial]] = defaultdict(list)
     for trial in trials:
         if trial.state == TrialState.COMPLETE or trial.intermediate_values:
             groups[math.inf if trial.state == TrialState.COMPLETE else trial.last_step or 0].append(trial)
     for epochs in sorted(groups, reverse=True):
         group = groups[epochs]
-        yield [group[index] for index in pareto.pareto_order(_losses(objectives, group))]
-
-
-def _with_place(trial: FrozenTrial, place: float | None) -> FrozenTrial:
-    complete = trial.state == TrialState.COMPLETE
-    seen = _changed(trial, trial.state, [place] if complete and place is not None else None)
-    seen.intermediate_values = {} if place is None else {trial.last_step or 0: place}
-    return seen
-
-
-def _changed(trial: FrozenTrial, state: TrialState, values: list[float] | None) -> FrozenTrial:
-    changed = copy.copy(trial)
-    changed.state, changed.values = state, values
-    return changed
+        yield from (group[index] for index in pareto.pareto_order(_losses(objectives, group)))
 
 
 def _losses(objectives: Objectives, trials: Sequence[FrozenTrial]) -> pareto.Losses:

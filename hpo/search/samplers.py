@@ -21,10 +21,9 @@ from typing import Any
 import optuna
 from optuna import samplers
 from optuna.distributions import BaseDistribution
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search import sampler_views
 from hpo.search.asha import LISTED_ATTRIBUTES
 from hpo.search.genetic import SteadyNSGAIISampler
 from hpo.search.objectives import Objectives
@@ -70,14 +69,14 @@ def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
         tpe = samplers.TPESampler(seed=seed, multivariate=False)
         if len(objectives.metrics) == 1:
             return tpe
-        return ViewingSampler(tpe, sampler_views.ranked, objectives, [StudyDirection.MINIMIZE])
+        return ViewingSampler(tpe, objectives)
     if name == "nsgaii":
         nsgaii = SteadyNSGAIISampler(population_size=POPULATION, seed=seed)
-        return ViewingSampler(nsgaii, sampler_views.pruned_as_complete, objectives)
+        return ViewingSampler(nsgaii, objectives)
     # We offer conditional parameters ourselves. GP and QMC hand them to an independent sampler, and warn.
     if name == "gp":
         gp = samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-        return ViewingSampler(gp, sampler_views.pruned_as_complete, objectives)
+        return ViewingSampler(gp, objectives)
     if name == "random":
         return samplers.RandomSampler(seed=seed)
     if name == "qmc":

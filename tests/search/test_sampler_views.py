@@ -5,8 +5,6 @@ import random
 import numpy as np
 import optuna
 import pytest
-from optuna.samplers._tpe.sampler import _split_trials, default_gamma
-from optuna.study import StudyDirection
 from optuna.testing.pytest_samplers import MultiObjectiveSamplerTestCase
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -63,18 +61,9 @@ def two_objectives(trials=()) -> optuna.Study:
 
 def inner_samplers() -> dict[str, optuna.samplers.BaseSampler]:
     return {
-        "tpe": ViewingSampler(
-            optuna.samplers.TPESampler(seed=1, multivariate=False),
-            sampler_views.ranked,
-            OBJECTIVES,
-            [StudyDirection.MINIMIZE],
-        ),
-        "gp": ViewingSampler(
-            optuna.samplers.GPSampler(seed=1), sampler_views.pruned_as_complete, OBJECTIVES
-        ),
-        "nsgaii": ViewingSampler(
-            SteadyNSGAIISampler(population_size=10, seed=1), sampler_views.pruned_as_complete, OBJECTIVES
-        ),
+        "tpe": ViewingSampler(optuna.samplers.TPESampler(seed=1, multivariate=False), OBJECTIVES),
+        "gp": ViewingSampler(optuna.samplers.GPSampler(seed=1), OBJECTIVES),
+        "nsgaii": ViewingSampler(SteadyNSGAIISampler(population_size=10, seed=1), OBJECTIVES),
     }
 
 
@@ -110,18 +99,6 @@ def test_with_one_objective_pruned_trials_keep_their_last_value():
     shown = sampler_views.pruned_as_complete(one, [pruned, unknown, create_trial(value=0.8)])
     assert [each.value for each in shown] == [0.5, 0.8, 0.8]
     assert [each.value for each in sampler_views.pruned_as_complete(one, [unknown])] == [0.0]
-
-
-def test_tpe_takes_complete_trials_for_good_first_and_then_those_that_ran_longest():
-    trials = random_trials(200)
-    shown = sampler_views.ranked(OBJECTIVES, trials)
-    ended = [each for each in shown if each.state in (COMPLETE, PRUNED)]
-    study = optuna.create_study(direction="minimize")
-    for count in (default_gamma(len(ended)), 60, 100):
-        below, above = _split_trials(study, ended, count)
-        wanted = expected_best(trials)[:count]
-        assert {each.number for each in below} == set(wanted)
-        assert len(below) + len(above) == len(ended)
 
 
 def test_the_best_trials_come_first_and_trials_that_only_wait_are_left_out():

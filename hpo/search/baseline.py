@@ -10,7 +10,8 @@ where p is the value of guessing and s its standard error on the n images of the
 term is what a trial that learns gains at least in its first epochs: 0.02 at ten classes, and less where
 guessing is almost never, or almost always, right. Where the sum reaches 1 the split is too small to tell
 luck from skill. The ceiling is p itself then: a trial is pruned only if it was never better than guessing.
-For a loss, which is better the lower it is, the ceiling is p - min(0.02, p / 5).
+For a loss, which is better the lower it is, the ceiling is p - 2 * s - min(0.02, p / 5); p if that is not
+above 0.
 
 The rule is applied after ``search.chance_epochs`` epochs after the warm-up, and not before the pruner's
 ``min_epochs``.
@@ -41,13 +42,18 @@ def guess(config: Config, counts_K: Sequence[int]) -> Guess | None:
     """Return what guessing gives on a split, as a study's metric measures it.
 
     It is the best of these: for ``accuracy``, always answering with the largest class; for
-    ``top5_accuracy``, always naming the five largest ones; for ``balanced_accuracy``, ``auroc`` and ``f1``,
-    random answers (``f1`` also always the largest class, if that is better); for ``loss``, always
-    predicting the shares of the classes, whose cross entropy is their entropy.
+    ``top5_accuracy``, always naming the five largest ones; for ``balanced_accuracy`` and ``auroc``, random
+    answers; for ``f1``, random answers that have the shares of the classes, with which precision and recall
+    of a class are its share, and so F1; for ``loss``, always predicting the shares of the classes, whose
+    cross entropy is their entropy.
 
     Standard errors: of a fraction of images sqrt(p (1 - p) / n); of a mean of recalls the root of the sum
-    of their variances, divided by their number; of an area under the ROC curve that of the Mann-Whitney
-    statistic without ties, sqrt((a + b + 1) / (12 a b)).
+    of their variances, divided by their number; of F1 the same, which is a little too large. An area under
+    the ROC curve has the variance of the Mann-Whitney statistic without ties, (a + b + 1) / (12 a b). The
+    areas of K classes by one score sum to K / 2, so two of them correlate by -1 / (K - 1). The mean over
+    classes whose scores have either sign then has, at worst, their mean variance divided by K - 1. A cross
+    entropy whose logarithms vary by chance from image to image, with variance v, is v / 2 too large on
+    average, and two standard errors below that at 2 sqrt(v / n) - v / 2, which is at most 2 / n.
 
     Args:
         config: The trial's settings.
@@ -63,18 +69,14 @@ def guess(config: Config, counts_K: Sequence[int]) -> Guess | None:
         return _guess_fraction(max(shares), images)
     if config.metric == "top5_accuracy":
         return _guess_fraction(math.fsum(sorted(shares)[-TOP:]), images)
-    if config.metric == "balanced_accuracy":
+    if config.metric in ("balanced_accuracy", "f1"):
         return Guess(value=1 / classes, error=of_recalls)
-    if config.metric == "f1":
-        largest = 2 * max(shares) / (1 + max(shares)) / classes
-        random_answers = math.fsum(2 * share / (classes * share + 1) for share in shares) / classes
-        return Guess(value=max(largest, random_answers), error=of_recalls)
     if config.metric == "auroc":
-        areas = [math.sqrt((images + 1) / (12 * a * (images - a))) for a in present if a < images]
-        return Guess(value=0.5, error=math.fsum(areas) / max(len(areas), 1))
+        variances = [(images + 1) / (12 * a * (images - a)) for a in present if a < images]
+        return Guess(value=0.5, error=math.sqrt(math.fsum(variances) / classes / max(classes - 1, 1)))
     if config.loss != "cross_entropy" or config.label_smoothing:
         return None
-    return Guess(value=-math.fsum(share * math.log(share) for share in shares), error=0.0)
+    return Guess(value=-math.fsum(share * math.log(share) for share in shares), error=1 / images)
 
 
 def _guess_fraction(share: float, images: int) -> Guess:
@@ -98,20 +100,25 @@ class Baseline:
     @property
     def is_split_small(self) -> bool:
         """Whether the split has too few images to tell luck from skill: luck may reach any value."""
-        return not self.metric.is_minimized and self._lucky_value >= 1
+        return self.metric.score(self._lucky_value) >= self.metric.score(self._perfect)
+
+    @property
+    def _perfect(self) -> float:
+        """The value that none is better than."""
+        return 0.0 if self.metric.is_minimized else 1.0
 
     @property
     def _lucky_value(self) -> float:
-        """What luck and the first epochs of a trial that learns may reach; above 1 on a small split."""
-        value = self.guess.value
+        """What luck and the first epochs of a trial that learns may reach; on a small split any value."""
+        value, luck = self.guess.value, 2 * self.guess.error
         if self.metric.is_minimized:
-            return value - min(LEARNED, value / 5)
-        return value + 2 * self.guess.error + min(LEARNED, value / 5, (1 - value) / 5)
+            return value - luck - min(LEARNED, value / 5)
+        return value + luck + min(LEARNED, value / 5, (1 - value) / 5)
 
     @property
     def can_tell(self) -> bool:
         """Whether a value can be better than guessing; not if the split has one class only."""
-        return self.guess.value != (0.0 if self.metric.is_minimized else 1.0)
+        return self.guess.value != self._perfect
 
     def prune_reason(self, values: Iterable[float]) -> str | None:
         """Return why a trial is pruned by the baseline rule; None if it is not.

@@ -91,7 +91,8 @@ print("torch" in sys.modules)
 def test_best_as_json_has_the_specified_fields(completed):
     best = completed.here("best", "small", "--json").json()
     assert list(best) == [
-        *("study", "trial", "metric", "value", "accuracy", "images", "seeds", "best_epoch", "epochs"),
+        *("study", "trial", "metric", "direction", "value", "accuracy", "images", "seeds"),
+        *("best_epoch", "epochs"),
         *("params", "wall_time_seconds", "hardware", "weights", "low", "high", "baseline", "tied"),
     ]
     expected = load_study(completed).best_trial

@@ -11,11 +11,14 @@ from collections.abc import Container, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna import pruners
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search import pareto
+from hpo.search.objectives import Objectives
 from hpo.study.definition import Definition
 
 
@@ -30,11 +33,10 @@ def build_pruner(definition: Definition) -> pruners.BasePruner:
     if settings.name in ("none", "asha") or settings.min_epochs >= last_epoch:
         return pruners.NopPruner()
     if settings.name == "hyperband":
-        return CachedHyperbandPruner(
-            min_resource=settings.min_epochs,
-            max_resource=last_epoch,
-            reduction_factor=settings.reduction_factor,
-        )
+        options = (settings.min_epochs, last_epoch, settings.reduction_factor)
+        if len(definition.objectives) > 1:
+            return DominanceHyperbandPruner(Objectives(definition.objectives), *options)
+        return CachedHyperbandPruner(*options)
     if settings.name == "patient":
         with ignore_experimental_warnings():
             return pruners.PatientPruner(_MinEpochsPruner(settings.min_epochs), patience=settings.patience)
@@ -96,6 +98,43 @@ class CachedHyperbandPruner(pruners.HyperbandPruner):
 
     def _create_bracket_study(self, study: Study, bracket_id: int) -> Study:
         return _BracketStudy(study, self, bracket_id)
+
+
+class DominanceHyperbandPruner(CachedHyperbandPruner):
+    """Hyperband for several objectives: in each bracket, a rung ranks by dominance (``pareto_order``).
+
+    The brackets and their rungs are those of Optuna's pruner. At a rung, a trial goes on if it is among the
+    best 1/``reduction_factor`` of the bracket's trials that have reached it, or is the best of them.
+
+    Args:
+        objectives: What trials are compared by.
+        min_resource: The epoch of the first rung of the first bracket.
+        max_resource: The last epoch.
+        reduction_factor: The ratio between two rungs, and the share of trials that goes on.
+    """
+
+    def __init__(
+        self, objectives: Objectives, min_resource: int, max_resource: int, reduction_factor: int
+    ) -> None:
+        super().__init__(min_resource, max_resource, reduction_factor)
+        self._objectives, self._first_epoch, self._factor = objectives, min_resource, reduction_factor
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return whether a trial that has just reported ends at a rung."""
+        if not self._pruners:
+            self._try_initialization(study)
+        epoch, bracket = trial.last_step or 0, self._get_bracket_id(study, trial)
+        rung = self._first_epoch * self._factor**bracket
+        while rung < epoch:
+            rung *= self._factor
+        if rung != epoch:
+            return False
+        others = self._create_bracket_study(study, bracket).get_trials(deepcopy=False)
+        reached = {t.number: t for t in others if (t.last_step or 0) >= epoch} | {trial.number: trial}
+        losses = {number: self._objectives.losses(each, epoch) for number, each in reached.items()}
+        known = {number: each for number, each in sorted(losses.items()) if each is not None}
+        order = [list(known)[index] for index in pareto.pareto_order(np.array(list(known.values())))]
+        return order.index(trial.number) >= max(len(order) // self._factor, 1)
 
 
 @functools.lru_cache(maxsize=16)

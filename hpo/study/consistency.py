@@ -16,7 +16,7 @@ from hpo.training.yielded import RESERVED_NAMES
 
 LEARNING_SAMPLERS = ("tpe", "gp", "nsgaii")  # samplers that learn from earlier trials
 LOSS_OPTIONS = {"loss", "label_smoothing", "focal_gamma"}  # that decide what a loss is
-MANY_OBJECTIVES_PRUNERS = ("asha", "none")  # that rank by dominance, or not at all
+MANY_OBJECTIVES_PRUNERS = ("asha", "hyperband", "none")  # that rank by dominance, or not at all
 LONG_NAME = 5  # characters of an option from which on a similar one is taken for a misspelling
 SEED_WITH_REPLICATES = (
     "search.replicates gives each setting its seeds, from train.seed on; leave this one out"
@@ -145,7 +145,7 @@ def _check_objectives(found: Definition, where: str) -> None:
     if search.pruner.name not in MANY_OBJECTIVES_PRUNERS:
         raise DefinitionError(
             f"{where}: search.pruner: {quote_value(search.pruner.name)} compares a single objective; with "
-            f"several, want {' or '.join(MANY_OBJECTIVES_PRUNERS)}"
+            f"several, want one of {', '.join(MANY_OBJECTIVES_PRUNERS)}"
         )
 
 

@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.search import pruners
+from hpo.search import pareto, pruners
+from hpo.search.objectives import Objectives
 from hpo.study.definition import Pruner
+from hpo.training.metric import COSTS, METRICS
 from tests.support.searched_study import maximizing, run, study_of
 
 pytestmark = pytest.mark.usefixtures("optuna_warnings")
@@ -107,3 +110,33 @@ def test_hyperband_has_brackets_up_to_the_longest_trial(searched, longest):
     pruner.prune(study, study.trials[0])
     # With factor 3 there are as many brackets as powers of 3 up to the longest trial.
     assert len(pruner._pruners) == 1 + int(math.log(longest, 3))
+
+
+def test_hyperband_ranks_by_dominance_within_each_bracket_if_there_are_several_objectives():
+    objectives = Objectives((METRICS["accuracy"], COSTS["parameters"]))
+    pruner = pruners.DominanceHyperbandPruner(objectives, 2, 18, 3)
+    study = optuna.create_study(directions=["maximize", "minimize"], study_name="several")
+    pruned = []
+    for number in range(60):
+        size, accuracy = number * 7 % 10, number * 3 % 10
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                intermediate_values=dict.fromkeys(range(1, 7), accuracy / 10),
+                user_attrs={"parameters": float(size)},
+            )
+        )
+        if pruner.prune(study, study.trials[number]):
+            pruned.append(number)
+    brackets = pruner.brackets(study, 60)
+    for number in range(60):
+        # Epoch 6 is a rung of the brackets that begin at epoch 2 and at epoch 6, not of that at 18.
+        if brackets[number] == 2:
+            assert number not in pruned
+            continue
+        reached = [t for t in study.trials[: number + 1] if brackets[t.number] == brackets[number]]
+        losses = np.array([objectives.losses(trial, 6) for trial in reached])
+        place = pareto.pareto_order(losses).index(len(reached) - 1)
+        assert (number in pruned) == (place >= max(len(reached) // 3, 1))
+    assert pruned
+    assert {brackets[number] for number in range(60)} == {0, 1, 2}

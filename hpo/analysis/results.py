@@ -9,14 +9,12 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from hpo.analysis import intervals, records
 from hpo.analysis.formatting import format_objective
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import join_names
-from hpo.search import pareto, replicates
+from hpo.search import replicates
 from hpo.search.replicates import Noise, ReplicatedSetting
 from hpo.store import status, studies
 from hpo.store.status import Snapshot
@@ -183,7 +181,7 @@ def _setting_results(
     noise, ahead = replicates.estimate_noise(ranked), 0
     goals = definition.objectives
     front = [each for each in ranked if each.is_on_front] if len(goals) > 1 else []
-    knee = _find_knee(goals, [[by_number[number] for number in each.trials] for each in front])
+    knee = replicates.find_knee(goals, {each.number: each.values for each in found}, ranked)
     for _, group in itertools.groupby(ranked, key=lambda each: each.rank):
         same = list(group)
         tied = tuple(sorted(min(each.trials) for each in same)) if len(same) > 1 else ()
@@ -202,18 +200,9 @@ def _setting_results(
                 goals=goals,
                 front=len(front),
                 is_on_front=each in front,
-                is_knee=min(each.trials) == knee,
+                is_knee=each is knee,
             )
         ahead += len(same)
-
-
-def _find_knee(goals: Sequence[Metric], front: Sequence[Sequence[TrialRecord]]) -> int | None:
-    """Return the number of the trial by which the knee of a front is called; None without a front."""
-    if not front:
-        return None
-    means = [replicates.mean_values([each.values for each in runs]) for runs in front]
-    losses = np.array([replicates.losses_of(goals, each) for each in means])
-    return min(each.number for each in front[pareto.knee(losses)])
 
 
 def read_best(storage: Storage, name: str) -> list[SettingResult]:

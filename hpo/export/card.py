@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hpo.analysis import class_tables, intervals, results
-from hpo.analysis.formatting import describe_device
+from hpo.analysis.formatting import describe_device, format_objective
 from hpo.analysis.sections import Table
 from hpo.export import sheet
 from hpo.export.predict import Description
@@ -74,6 +74,7 @@ class Metrics:
     split: str  # that it was measured on: valid or test
     images: int  # in that split
     baseline: float | None = None  # the value that guessing gives; None: not known
+    objectives: Mapping[str, float | None] | None = None  # of the trial, if the study has several
     note: str  # on the split, for readers
     chosen: str  # why this trial, for readers
     optimistic: bool  # the trial was chosen on the test split
@@ -85,8 +86,13 @@ class Metrics:
     hardware: Mapping[str, Any]  # without the name of the host; empty if not known
 
     def document(self) -> dict[str, Any]:
-        """Return the content of ``metrics.json``: all fields, and ``accuracy`` where that is the metric."""
+        """Return the content of ``metrics.json``: all fields, and ``accuracy`` where that is the metric.
+
+        With one objective there is no ``objectives``.
+        """
         fields = asdict(self)
+        if self.objectives is None:
+            del fields["objectives"]
         if self.metric != "accuracy":
             return fields
         return fields | {"accuracy": self.value, "accuracies": list(self.values)}
@@ -181,6 +187,9 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     if metrics.baseline is not None:
         guessing = results.describe_guessing(METRICS[metrics.metric], metrics.baseline)
         yield "baseline", baseline_doubt(metrics) or guessing
+    for name, value in (metrics.objectives or {}).items():
+        if name != metrics.metric and value is not None:
+            yield name.replace("_", " "), format_objective(name, value)
     if metrics.state != "complete":
         yield "trial", f"{metrics.state}: it did not run all of its epochs"
     once = len(metrics.values) < metrics.epochs

@@ -180,6 +180,7 @@ def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
         split=split,
         images=found.images or data.images[split],
         baseline=found.baseline,
+        objectives=found.reached or None,
         note=describe_split(selection),
         chosen=choice.why,
         optimistic=selection == "test",

@@ -141,6 +141,25 @@ def rank_by_dominance(
     return sorted(placed, key=lambda each: each.rank)
 
 
+def find_knee(
+    objectives: Sequence[Metric],
+    values: Mapping[int, Sequence[float]],
+    ranked: Sequence[ReplicatedSetting],
+) -> ReplicatedSetting | None:
+    """Return the knee of the Pareto front (``pareto.knee``); None with one objective, or without a front.
+
+    Args:
+        objectives: What trials are compared by.
+        values: By number, the values of the complete trials, one for each objective.
+        ranked: The settings, as ``rank_by_dominance`` returns them.
+    """
+    front = [each for each in ranked if each.is_on_front]
+    if len(objectives) == 1 or not front:
+        return None
+    means = [mean_values([values[number] for number in each.trials]) for each in front]
+    return front[pareto.knee(np.array([losses_of(objectives, each) for each in means]))]
+
+
 def losses_of(objectives: Sequence[Metric], values: Sequence[float]) -> list[float]:
     """Return the values of objectives with the sign with which lower is better."""
     return [-objective.score(value) for objective, value in zip(objectives, values, strict=True)]

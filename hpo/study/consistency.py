@@ -132,21 +132,25 @@ def _check_objectives(found: Definition, where: str) -> None:
     given = search.objectives
     known = [found.metric.name, "epoch_seconds"] if is_custom else [*METRICS, *COSTS]
     if len(given) < 2 or len(set(given)) < len(given) or not set(given) <= set(known):
+        single = "; a single metric is " + ("search.metric_name" if is_custom else "train.metric")
         raise DefinitionError(
             f"{where}: search.objectives: want two or more of {', '.join(known)}, each once, found "
-            f"{quote_value(list(given))}"
+            f"{quote_value(list(given))}{single if len(given) == 1 else ''}"
         )
     if found.metric.name not in given:
         raise DefinitionError(f"{where}: search.objectives: lacks {quote_value(found.metric.name)}; add it")
-    if search.target is not None:
-        raise DefinitionError(f"{where}: search.target: is for a single objective; leave it out")
-    if search.start_from:
-        raise DefinitionError(f"{where}: search.start_from: is for a single objective; leave it out")
-    if search.pruner.name not in MANY_OBJECTIVES_PRUNERS:
-        raise DefinitionError(
-            f"{where}: search.pruner: {quote_value(search.pruner.name)} compares a single objective; with "
-            f"several, want one of {', '.join(MANY_OBJECTIVES_PRUNERS)}"
-        )
+    problems = Problems(where)
+    misplaced = {
+        "target: is for a single objective; leave it out": search.target is not None,
+        "start_from: is for a single objective; leave it out": bool(search.start_from),
+        f"pruner: {quote_value(search.pruner.name)} compares a single objective; with several, want one "
+        f"of {', '.join(MANY_OBJECTIVES_PRUNERS)}": search.pruner.name not in MANY_OBJECTIVES_PRUNERS,
+    }
+    for text, is_wrong in misplaced.items():
+        with problems.collect():
+            if is_wrong:
+                raise DefinitionError(f"{where}: search.{text}")
+    problems.report()
 
 
 def _check_spelling(found: Definition, where: str) -> None:

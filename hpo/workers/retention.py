@@ -85,8 +85,9 @@ def trials_to_keep(session: Session, study_id: int, keep: int, definition: Defin
     Args:
         session: The transaction to read in.
         study_id: The id of the study.
-        keep: The number of settings whose best trial keeps its weights. A setting whose replicates are not
-            all done does not count; all its complete trials are returned.
+        keep: The number of settings whose best trial keeps its weights; with several objectives the knee
+            of the Pareto front, which ``hpo export`` takes, is the first of them. A setting whose
+            replicates are not all done does not count; all its complete trials are returned.
         definition: The study.
     """
     trial, value, attribute = models.TrialModel, models.TrialValueModel, models.TrialSystemAttributeModel
@@ -109,9 +110,10 @@ def trials_to_keep(session: Session, study_id: int, keep: int, definition: Defin
     objectives, metric = definition.objectives, definition.metric
     whole = {number: each for number, each in values.items() if len(each) == len(objectives)}
     ranked = replicates.rank_by_dominance(objectives, metric, whole, first_of, pruned)
+    knee = replicates.find_knee(objectives, whole, ranked)
     best: list[int] = []
     kept: set[int] = set()
-    for setting in ranked:
+    for setting in sorted(ranked, key=lambda each: each is not knee):
         if first_of.get(setting.trials[0], setting.trials[0]) in unfinished:
             kept.update(setting.trials)
         else:

@@ -1,6 +1,7 @@
 """The section on the Pareto front: its tables, its figures, and the headline that names the knee."""
 
 import csv
+import json
 
 import pytest
 
@@ -86,3 +87,15 @@ def test_each_objective_has_a_figure_against_the_first_metric_and_its_interval(t
         interval = objective_interval(each, 2)
         assert interval is not None
         assert interval.low < each.objectives[2] < interval.high or each.objectives[2] in (0, 1)
+
+
+def test_the_knee_keeps_its_weights_and_its_card_names_every_objective(tmp_path):
+    place = workplace_in(tmp_path)
+    place.here("create", place.study(THREE), "--set", "search.keep_weights=1")
+    place.here("worker", "small")
+    (knee,) = (each for each in place.here("best", "small", "--json").json() if each["knee"])
+    place.here("export", "small", "--to", "model")
+    written = json.loads((tmp_path / "model/metrics.json").read_text())
+    assert (written["trial"], written["objectives"]) == (knee["trial"], knee["values"])
+    card = (tmp_path / "model/README.md").read_text()
+    assert f"| parameters | {knee['values']['parameters']:,.0f} |" in card

@@ -301,3 +301,36 @@ WRONG_SEARCHES |= {  # whole studies
     "name on two lines": ('name = "a\\nb"', f"{NAME}, found 'a\\nb'"),
     "name without end": (f"name = '{101 * 'x'}'", f"{NAME}, found '{76 * 'x'}..."),
 }
+
+KNOWN = "accuracy, balanced_accuracy, f1, auroc, top5_accuracy, loss"
+WANTED = f"search.objectives: want two or more of {KNOWN}, epoch_seconds, parameters, latency_ms, each once"
+WRONG_SEARCHES |= {  # several objectives
+    "unknown objective": (
+        in_search("objectives = ['accuracy', 'paramters']"),
+        f"{WANTED}, found ['accuracy', 'paramters']",
+    ),
+    "one objective": (
+        in_search("objectives = ['accuracy']"),
+        f"{WANTED}, found ['accuracy']; a single metric is train.metric",
+    ),
+    "objective twice": (
+        in_search("objectives = ['f1', 'f1']"),
+        f"{WANTED}, found ['f1', 'f1']",
+    ),
+    "objectives without a metric": (
+        in_search("objectives = ['parameters', 'latency_ms']"),
+        f"search.objectives: want at least one metric, of {KNOWN}; found ['parameters', 'latency_ms']",
+    ),
+    "metric that is not the first of the objectives": (
+        f"{TRAIN}metric = 'f1'\n{SPACE}[search]\nobjectives = ['accuracy', 'f1']",
+        "train.metric: 'f1' is not 'accuracy', the first metric of search.objectives, which trials report "
+        "after each epoch; leave it out",
+    ),
+    "options of a single objective": (
+        in_search(
+            "objectives = ['accuracy', 'parameters']\ntarget = 0.9\nstart_from = ['a']\npruner = 'median'"
+        ),
+        "3 problems: (1) search.target: is for a single objective; leave it out; (2) search.start_from: "
+        "is for a single objective; leave it out; (3) search.pruner: 'median' compares ...",
+    ),
+}

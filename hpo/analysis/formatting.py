@@ -31,7 +31,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def describe_split(selection: str | None) -> str:
-    """Return a phrase: on which split accuracy was measured and, of the test split, what that means.
+    """Return a phrase: on which split a value was measured and, of the test split, what that means.
 
     Args:
         selection: The study's ``train.selection``: ``valid``, ``test`` or ``final``. None for a custom

@@ -41,7 +41,7 @@ class Status:
         budgets: The budgets that are set besides the number of trials.
         early_ends: The trials that failed and those that were pruned, with the commonest reasons.
         workers: The leases of the running trials, also expired ones.
-        selection: The split that accuracy is measured on; None for a custom objective.
+        selection: The split that trials are measured on; None for a custom objective.
         waits: A phrase for everything that waits, saying what it waits for.
         seconds_left: An estimate; None if no trial has ended yet, or no lease is alive.
         left_out_trials: The number of searched trials that were removed: every setting has a trial.
@@ -238,7 +238,7 @@ def _wall_time_seconds(trial: FrozenTrial) -> float:
 
 
 def selection_of(definition: Definition) -> str | None:
-    """Return the split that a study's accuracy is measured on.
+    """Return the split that a study's trials are measured on.
 
     Returns:
         ``valid``, ``test`` or ``final``, which is the test split as ``hpo finish`` measures it: once, after

@@ -31,7 +31,7 @@ class DataFacts(BaseModel):
 
     classes: tuple[str, ...] = Field(min_length=1)
     images: Mapping[SplitName, tuple[NonNegativeInt, ...]] = Field(min_length=1)  # number by class
-    selection: SplitName  # the split that accuracy is measured on
+    selection: SplitName  # the split that trials are measured on
     skipped: NonNegativeInt  # unreadable files that were left out
     image_size: int = Field(ge=1)  # side that the model gets, in pixels, in the trial of the samples
     augmentation: str  # in that trial

@@ -77,18 +77,18 @@ class Dataset:
     name: str
     classes: tuple[str, ...]
     train: Split
-    valid: Split | None = None  # None where accuracy is measured on test
+    valid: Split | None = None  # None where trials are measured on test
     test: Split
     skipped: tuple[str, ...] = ()  # paths of image files that were left out as unreadable
 
     @property
     def selection(self) -> Split:
-        """The split on which accuracy is measured: ``valid``, or ``test`` if there is none."""
+        """The split on which trials are measured: ``valid``, or ``test`` if there is none."""
         return self.test if self.valid is None else self.valid
 
     @property
     def selection_name(self) -> SplitName:
-        """The name of the split on which accuracy is measured."""
+        """The name of the split on which trials are measured."""
         return "test" if self.valid is None else "valid"
 
     @property
@@ -160,7 +160,7 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
     Images keep their size, except those of a folder: they become squares of ``image_size``. For a folder,
-    ignored files and classes without an image to measure accuracy on are logged, as are files that
+    ignored files and classes without an image to measure trials on are logged, as are files that
     ``corrupt = "skip"`` leaves out.
 
     Args:
@@ -276,7 +276,7 @@ def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config)
     missing = [name for label, name in enumerate(dataset.classes) if label not in measured]
     if missing and config.limit is None:
         logger.warning(
-            "%s: accuracy is measured without %s: too few images; put in ten or more of each class",
+            "%s: trials are measured without %s: too few images; put in ten or more of each class",
             *(dataset.name, errors.join_names([f"'{name}'" for name in missing], 10)),
         )
 

@@ -20,7 +20,7 @@ class DatasetShape:
     """The size of a data set as a trial uses it."""
 
     train: int  # images
-    selection: int  # images that accuracy is measured on
+    selection: int  # images that trials are measured on
     pixels: int  # side of an image
     channels: int
     classes: int

@@ -268,5 +268,5 @@ def test_a_class_with_too_few_images_to_be_measured_is_named(tmp_path, caplog):
     draw_images(tmp_path, ("cats", "dogs"), 12)
     draw_images(tmp_path, ("one",), 1)
     datasets.load_dataset(Config(dataset=f"folder:{tmp_path}", image_size=16), tmp_path)
-    assert "accuracy is measured without 'one': too few images" in caplog.text
+    assert "trials are measured without 'one': too few images" in caplog.text
     assert "ignored" not in caplog.text

@@ -16,6 +16,7 @@ from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError, join_names
 from hpo.search import pareto, replicates
+from hpo.search.objectives import Objectives
 from hpo.store import status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Point
@@ -74,7 +75,7 @@ class FinishResult:
         return self.front[pareto.knee(self._losses(self.front))] if self.front else self.runs[0]
 
     def _losses(self, runs: Sequence[SettingRuns]) -> pareto.Losses:
-        return np.array([replicates.losses_of(self.goals, each.objectives) for each in runs])
+        return np.array([Objectives(self.goals).losses_of(each.objectives) for each in runs])
 
 
 def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:

@@ -22,6 +22,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import pareto
+from hpo.search.objectives import Objectives
 from hpo.training.metric import Metric
 
 REPLICATE_OF = "hpo:repeats"  # system attribute of a replicate: the number of its setting's first trial
@@ -130,7 +131,7 @@ def rank_by_dominance(
     if not found or len(objectives) == 1:
         return found
     means = [mean_values([values[number] for number in each.trials]) for each in found]
-    losses_NK = np.array([losses_of(objectives, each) for each in means])
+    losses_NK = np.array([Objectives(tuple(objectives)).losses_of(each) for each in means])
     losses_NK[[each.diverged > 0 for each in found]] = np.inf
     places = {index: place for place, index in enumerate(pareto.pareto_order(losses_NK))}
     fronts = pareto.front_numbers(losses_NK)
@@ -157,12 +158,7 @@ def find_knee(
     if len(objectives) == 1 or not front:
         return None
     means = [mean_values([values[number] for number in each.trials]) for each in front]
-    return front[pareto.knee(np.array([losses_of(objectives, each) for each in means]))]
-
-
-def losses_of(objectives: Sequence[Metric], values: Sequence[float]) -> list[float]:
-    """Return the values of objectives with the sign with which lower is better."""
-    return [-objective.score(value) for objective, value in zip(objectives, values, strict=True)]
+    return front[pareto.knee(np.array([Objectives(tuple(objectives)).losses_of(each) for each in means]))]
 
 
 def mean_values(values: Sequence[Sequence[float]]) -> list[float]:

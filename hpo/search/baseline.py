@@ -8,10 +8,10 @@ is better than ::
 
 where p is the value of guessing and s its standard error on the n images of the selection split. The third
 term is what a trial that learns gains at least in its first epochs: 0.02 at ten classes, and less where
-guessing is almost never, or almost always, right. Where the sum reaches 1 the split is too small to tell
-luck from skill. The ceiling is p itself then: a trial is pruned only if it was never better than guessing.
-For a loss, which is better the lower it is, the ceiling is p - 2 * s - min(0.02, p / 5); p if that is not
-above 0.
+guessing is almost never, or almost always, right. Where the sum is halfway from p to 1, or beyond, the
+split is too small to tell luck from skill. The ceiling is p itself then: a trial is pruned only if it was
+never better than guessing. For a loss, which is better the lower it is, the ceiling is
+p - 2 * s - min(0.02, p / 5), or p if that is half of p or less.
 
 The rule is applied after ``search.chance_epochs`` epochs after the warm-up, and not before the pruner's
 ``min_epochs``.
@@ -99,8 +99,9 @@ class Baseline:
 
     @property
     def is_split_small(self) -> bool:
-        """Whether the split has too few images to tell luck from skill: luck may reach any value."""
-        return self.metric.score(self._lucky_value) >= self.metric.score(self._perfect)
+        """Whether the split has too few images to tell luck from skill: luck is halfway to perfect."""
+        halfway = (self.guess.value + self._perfect) / 2
+        return self.metric.score(self._lucky_value) >= self.metric.score(halfway)
 
     @property
     def _perfect(self) -> float:

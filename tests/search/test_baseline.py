@@ -96,7 +96,7 @@ def test_the_baseline_can_be_switched_off():
 @pytest.mark.parametrize(
     ("counts", "options", "limits"),
     [
-        ([90, 10, 10], {}, ""),
+        ([900, 100, 100], {}, ""),
         ([18, 2], {}, "only if it is never better than 0.9000: the images to measure it on are too few"),
         ([18, 2], {"metric": "loss"}, ""),  # luck changes a loss only a little
         ([20, 0], {}, "the images to measure it on have one class only"),
@@ -184,3 +184,10 @@ def test_a_trial_that_learns_nothing_is_pruned_with_its_reason_and_a_listed_poin
     assert searched.user_attrs["pruned"].startswith("no better than guessing in 2 epochs: accuracy 0.")
     assert "failure" not in searched.user_attrs
     assert "no better than guessing" in workplace.here("trials", "small").out
+
+
+def test_on_18_and_2_images_half_of_the_small_class_is_not_called_guessing():
+    """Two standard errors of the balanced accuracy are 0.37 there: luck may reach 0.89."""
+    found = baseline_of([18, 2], Config(metric="balanced_accuracy"), Search())
+    assert found.prune_reason([0.5, 0.75, 0.4]) is None
+    assert "guessing gives 0.5000" in (found.prune_reason([0.5, 0.4, 0.5]) or "")

@@ -370,3 +370,18 @@ def test_any_custom_definition_survives_the_json_round_trip(data):
     back = definition.load_definition(definition.dump_definition(found))
     assert repr(back) == repr(found)
     assert extension.extend_definition(back, found) == found
+
+
+@pytest.mark.parametrize(
+    ("search", "name"),
+    [
+        ({}, "tpe"),
+        ({"objectives": ["accuracy", "parameters"]}, "nsgaii"),
+        ({"objectives": ["accuracy", "parameters"], "sampler": {"seed": 3}}, "nsgaii"),
+        ({"objectives": ["accuracy", "parameters"], "sampler": "tpe"}, "tpe"),
+    ],
+)
+def test_several_objectives_have_a_sampler_of_their_own_unless_the_file_names_one(search, name):
+    found = file.parse_document({"name": "s", "space": {"lr": [0.1, 0.2]}, "search": search}, "s.toml")
+    assert found.search.sampler.name == name
+    assert definition.load_definition(definition.dump_definition(found)) == found

@@ -70,8 +70,9 @@ def test_what_a_killed_attempt_began_to_write_is_removed_at_the_end(place, set_t
 
 
 def test_a_trial_added_by_an_extension_just_before_its_claim_runs_with_the_new_definition(
-    place, monkeypatch
+    place, monkeypatch, set_threads
 ):
+    set_threads(1)
     claim = queue.claim_trial
     small = place.study(STUDY)
     place.here("create", small)

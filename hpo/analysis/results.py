@@ -99,16 +99,24 @@ class SettingResult:
 
     @property
     def interval(self) -> Interval | None:
-        """The 95 % interval of its value; None if unknown.
+        """The 95 % interval of its value; see ``objective_interval``."""
+        return self.objective_interval(self.goals.index(self.metric))
+
+    def objective_interval(self, index: int) -> Interval | None:
+        """Return the 95 % interval of its mean in one objective; None if unknown.
 
         With three seeds or more it says what other seeds would give, with one what other images would. The
         latter is known only of fractions of images.
+
+        Args:
+            index: The place of the objective in ``goals``.
         """
-        if len(self.runs) > 1:
-            return intervals.seeds_interval(self.values, self.least_step, self.metric.limits)
-        if self.images is None or not self.metric.counts_images or not 0 <= self.value <= 1:
+        goal, values = self.goals[index], [run.values[index] for run in self.runs]
+        if len(values) > 1:
+            return intervals.seeds_interval(values, intervals.least_step(goal, self.images), goal.limits)
+        if self.images is None or not goal.counts_images or not 0 <= values[0] <= 1:
             return None
-        return intervals.fraction_interval(self.value, self.images)
+        return intervals.fraction_interval(values[0], self.images)
 
     @property
     def least_step(self) -> float:
@@ -180,7 +188,8 @@ def _setting_results(
     by_number = {each.number: each for each in found}
     noise, ahead = replicates.estimate_noise(ranked), 0
     goals = definition.objectives
-    front = [each for each in ranked if each.is_on_front] if len(goals) > 1 else []
+    has_front = len(goals) > 1
+    front = sum(each.is_on_front for each in ranked) if has_front else 0
     knee = replicates.find_knee(goals, {each.number: each.values for each in found}, ranked)
     for _, group in itertools.groupby(ranked, key=lambda each: each.rank):
         same = list(group)
@@ -198,8 +207,8 @@ def _setting_results(
                 selection=status.selection_of(definition),
                 measure=status.metric_name(definition),
                 goals=goals,
-                front=len(front),
-                is_on_front=each in front,
+                front=front,
+                is_on_front=has_front and each.is_on_front,
                 is_knee=each is knee,
             )
         ahead += len(same)

@@ -5,9 +5,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hpo.analysis import intervals, sections
+from hpo.analysis import sections
 from hpo.analysis.formatting import format_objective
-from hpo.analysis.intervals import Interval
 from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Plot, Section
 from hpo.report import setting_marks
@@ -42,25 +41,6 @@ def front_section(settings: Sequence[SettingResult]) -> Section:
     return Section(name="front", title="Pareto front", parts=(_listing(settings), *plots))
 
 
-def objective_interval(found: SettingResult, index: int) -> Interval | None:
-    """Return the 95 % interval of a setting's mean in one objective; None if unknown.
-
-    With three seeds or more it says what other seeds would give, with one what other images would. The
-    latter is known only of fractions of images.
-
-    Args:
-        found: The setting.
-        index: The place of the objective among all.
-    """
-    goal, values = found.goals[index], [run.values[index] for run in found.runs]
-    if len(values) > 1:
-        least = intervals.least_step(goal, found.images)
-        return intervals.seeds_interval(values, least, goal.limits)
-    if found.images is None or not goal.counts_images or not 0 <= values[0] <= 1:
-        return None
-    return intervals.fraction_interval(values[0], found.images)
-
-
 def _listing(settings: Sequence[SettingResult]) -> Listing:
     """Return the table of the front, best first in the first objective; its CSV has all settings."""
     goals = settings[0].goals
@@ -90,7 +70,7 @@ def _limits(each: SettingResult) -> list[float | None]:
     """Return each objective's value with the limits of its interval."""
     found: list[float | None] = []
     for index, value in enumerate(each.objectives):
-        interval = objective_interval(each, index)
+        interval = each.objective_interval(index)
         found += [value, *((interval.low, interval.high) if interval else (None, None))]
     return found
 
@@ -130,7 +110,7 @@ def _front_plot(settings: Sequence[SettingResult], x: int, y: int, number: int) 
         traces.insert(0, _front_line(front, x, y))
     columns = ("trial", "on the front", "knee", goals[x].name, goals[y].name)
     rows = [(each, (*_facts(each), each.objectives[x], each.objectives[y])) for each in settings]
-    has_bars = any(objective_interval(each, index) for each in settings for index in (x, y))
+    has_bars = any(each.objective_interval(index) for each in settings for index in (x, y))
     captions = (SEEN_CAPTION * (len(goals) > 2), BARS_CAPTION * has_bars)
     return Plot(
         name=f"front-{number}-{goals[x].name}",
@@ -160,7 +140,7 @@ def _marks(
 
 def _error_bars(settings: Sequence[SettingResult], index: int, color: str) -> dict[str, Any]:
     """Return Plotly's error bars of an objective; where the interval is unknown they have no length."""
-    found = [(each.objectives[index], objective_interval(each, index)) for each in settings]
+    found = [(each.objectives[index], each.objective_interval(index)) for each in settings]
     return {
         "type": "data",
         "symmetric": False,

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hpo.analysis import records, results
-from hpo.report.front_section import front_section, objective_interval
+from hpo.report.front_section import front_section
 from hpo.store import status, studies
 from tests.support.report_page import Page
 from tests.support.several_objectives import OWN, STUDY
@@ -82,9 +82,9 @@ def test_each_objective_has_a_figure_against_the_first_metric_and_its_interval(t
     assert (costs.name, accuracies.name) == ("front-1-parameters", "front-2-accuracy")
     assert not any(trace.mode == "lines" for trace in costs.figure.data), "a front of three is no line"
     for each in settings:
-        assert objective_interval(each, 0) is None
-        assert objective_interval(each, 1) is None
-        interval = objective_interval(each, 2)
+        assert each.objective_interval(0) is None
+        assert each.objective_interval(1) is None
+        interval = each.objective_interval(2)
         assert interval is not None
         assert interval.low < each.objectives[2] < interval.high or each.objectives[2] in (0, 1)
 

@@ -20,7 +20,7 @@ install: $(VENV)/installed  ## create .venv with everything in it
 demo: install  ## search on real images, on the CPU, in under four minutes
 	$(BIN)/hpo run quickstart
 
-quick: install  ## run the tests that start no process, server or browser (a minute and a half)
+quick: install  ## run the tests that start no process, server or browser (four minutes on two cores)
 	$(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal -m $(QUICK)
 
 test: install check tools  ## check, then run every test that is not slow

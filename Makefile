@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK := "not (processes or postgres or browser or slow or gpu or engines)"
 .DEFAULT_GOAL := help
-.PHONY: help install demo quick test test-all test-lowest coverage test-engines tools check format soak bench bench-load bench-search clean
+.PHONY: help install demo quick test test-all test-lowest coverage test-engines tools check format soak bench bench-load bench-search bench-search-peers clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -85,9 +85,16 @@ bench-search: install  ## compare search strategies on recorded curves
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.fronts
 
+PEERS := .venv-peers
+
+bench-search-peers:  ## compare search with SMAC3 and Syne Tune in an environment of their own
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --editable . "smac>=2.4,<2.5" "syne-tune>=0.16,<0.17"
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers
+
 format: install  ## fix style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## delete .venv and caches, but not the studies in storage/
-	rm -rf $(VENV) $(LOWEST) .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) $(LOWEST) $(PEERS) .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache dist

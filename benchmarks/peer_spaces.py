@@ -89,4 +89,7 @@ def _decode_value(parameter: Parameter, chosen: Any) -> Value:
         return values.choices[int(chosen)]
     if values.step is not None:
         return values.low + int(chosen) * values.step
-    return int(chosen) if parameter.kind == "int" else float(chosen)
+    if parameter.kind == "float":
+        return min(max(float(chosen), values.low), values.high)  # exp(log(high)) may be more than high
+    assert parameter.contains(int(chosen)), f"{chosen} is outside of the range of {parameter.name}"
+    return int(chosen)

@@ -33,7 +33,7 @@ from hpo.cli.console import open_console
 
 CURVES = Path(__file__).parent / "curves.csv"
 OWN = {"random": 0, "hpo": -1}  # places among hpo's own strategies; random search sets the target
-PEERS = {"SMAC3": "smac", "ASHABORE": "syne-tune", "BOHB": "syne-tune"}  # search -> its package
+PEERS = {"SMAC3": "smac", "ASHABORE": "syne-tune"}  # search -> its package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def _simulate_peer(known: Surrogate, search: str, *, workers: int, seed: int) ->
     if search == "SMAC3":
         scheduler = SmacScheduler(definition, epochs=epochs, max_epochs=budget, seed=seed)
     else:
-        scheduler = SyneTuneScheduler(definition, search, epochs=epochs, seed=seed)
+        scheduler = SyneTuneScheduler(definition, epochs=epochs, seed=seed)
     return PeerSimulation(known, scheduler, workers=workers, max_epochs=budget).run()
 
 

@@ -51,6 +51,7 @@ def test_range_of_a_parameter(parameter, expected):
         (span("x", "float", 0.1, 0.4, step=0.1), 2, pytest.approx(0.3)),
         (span("x", "int", 10, 30, step=10), 2, 30),
         (span("x", "int", 1, 9), 4.0, 4),
+        (span("x", "float", 0.1, 0.9), 0.9000000001, 0.9),
     ],
 )
 def test_value_of_what_a_tool_chose(parameter, chosen, expected):
@@ -88,3 +89,8 @@ def test_an_option_that_is_not_searched_decides_about_a_condition(optimizer, sea
     definition = study(MOMENTUM, optimizer=optimizer)
     assert list(searched_parameters(definition)) == searched
     assert list(decode_setting(definition, {"momentum": 0.5})) == searched
+
+
+def test_a_whole_number_outside_of_the_range_is_an_error_of_the_tool():
+    with pytest.raises(AssertionError, match="7 is outside of the range of x"):
+        decode_setting(study(span("x", "int", 16, 128)), {"x": 7})

@@ -25,7 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.analysis.recorded_curves import Curve
 from hpo.analysis.surrogate import Surrogate
 from hpo.search import asha, pruners, samplers, untried
-from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs, RungTable
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs
+from hpo.search.freeze_thaw import CurveTable, build_table
 from hpo.search.objectives import Objectives
 from hpo.search.rankings import Losses
 from hpo.search.untried import SettingKey
@@ -98,6 +99,8 @@ def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> 
 
 
 def _pruner_label(pruner: Pruner) -> str:
+    if pruner.name == "freeze_thaw":
+        return f"{pruner.name} from epoch {pruner.min_epochs}"
     if pruner.name in ("asha", "hyperband"):
         return f"{pruner.name} from epoch {pruner.min_epochs} by {pruner.reduction_factor}"
     return pruner.name
@@ -197,7 +200,7 @@ class Simulation:
         self.max_epochs = max_epochs
         self.objectives = Objectives(surrogate.recorded.definition.objectives)
         self.storage = _SimulatedStorage(strategy.rungs)
-        self.rung_table = None if strategy.rungs is None else RungTable(strategy.rungs)
+        self.rung_table = None if strategy.rungs is None else build_table(strategy.rungs)
         pruner = strategy.pruner(surrogate.recorded.epochs)
         self.study = optuna.create_study(
             storage=self.storage,
@@ -294,6 +297,8 @@ class Simulation:
         if current.epoch == len(current.curve.values):
             self._set_state(number, TrialState.COMPLETE, self.objectives.values(self.reached(number)))
         elif rung_table is not None and rung_table.rungs.is_at_rung(trial):
+            if isinstance(rung_table, CurveTable):
+                rung_table.prepare(trial)
             decision = rung_table.decide(trial)
             if decision.kind == "promoted":
                 self._set_attribute(number, PROMOTED_PAST_RUNG, decision.rung)
@@ -365,6 +370,8 @@ class Simulation:
         """Return the number of the paused trial that continues, and the epoch at which it paused."""
         screening = self.strategy.screening_epochs
         if self.rung_table is not None:
+            if isinstance(self.rung_table, CurveTable):
+                self.rung_table.prepare()
             return self.rung_table.next_promotion(last=last)
         if screening is None or is_left or any((trial.last_step or 0) < screening for trial in trials):
             return None

@@ -190,7 +190,7 @@ def choose_strategies(recorded: RecordedCurves, sampler: str | None, pruner: str
     tried = search.sampler if sampler is None else _parse_option(Sampler, sampler, "sampler")
     if recorded.definition.searches and tried.name == "grid":
         raise DefinitionError(
-            "--sampler grid: runs listed points only; want tpe, gp, nsgaii, qmc or random"
+            "--sampler grid: runs listed points only; want tpe, freeze_thaw, gp, nsgaii, qmc or random"
         )
     if not recorded.definition.searches and tried.name != "grid":
         raise DefinitionError(

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search.curve_forecast import CurveSpace, curve_space
 from hpo.search.objectives import Objectives
 from hpo.search.rankings import DominanceRanking, Losses, LossRanking, Ranking
 from hpo.search.replicates import REPLICATE_OF
@@ -38,6 +39,7 @@ from hpo.study.definition import Definition
 from hpo.training.config import Config
 
 PAUSED_AT_RUNG, PROMOTED_PAST_RUNG = "hpo:paused", "hpo:promoted"
+DENSE_RUNGS = 1.5  # the ratio of the epochs of two rungs where a model decides what continues
 LISTED_ATTRIBUTES = {"grid_id", "fixed_params"}  # system attributes of trials that no sampler proposed
 
 
@@ -48,10 +50,12 @@ class RungDecision:
     kind: str  # promoted, paused or pruned
     rung: int  # epochs
     rank: int  # among the trials that have reached the rung, from 1
-    trials: int  # number of trials that have reached the rung
+    trials: int  # number of trials that it was compared with, itself included
+    forecast: str = ""  # what a model expects of it; empty if ranks alone decide
 
     def __str__(self) -> str:
-        return f"place {self.rank} of {self.trials} after epoch {self.rung}"
+        place = f"place {self.rank} of {self.trials} after epoch {self.rung}"
+        return f"{place}; {self.forecast}" if self.forecast else place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,7 @@ class Rungs:
     max_trials: int  # upper bound of the compared trials that can ever begin
     includes_points: bool  # whether listed points are compared, too
     shows_running: bool = False  # whether the sampler can make use of running trials
+    curves: CurveSpace | None = None  # what a model of the curves is about; None if ranks alone decide
 
     def is_at_rung(self, trial: FrozenTrial) -> bool:
         """Return whether a trial is compared with others and its last report is at a rung."""
@@ -214,13 +219,15 @@ def paused_rung(trial: FrozenTrial) -> int | None:
 
 
 def rungs_of(definition: Definition) -> Rungs | None:
-    """Return the rungs of a study; None if its pruner is not ASHA or no rung lies below the last epoch.
+    """Return the rungs of a study; None if its pruner has none or no rung lies below the last epoch.
 
     The last epoch is the largest that a searched trial can have.
     """
     settings = definition.search.pruner
-    epochs = _rung_epochs(definition, settings.min_epochs, settings.reduction_factor)
-    if settings.name != "asha" or not epochs:
+    has_model = settings.name == "freeze_thaw"
+    factor = DENSE_RUNGS if has_model else settings.reduction_factor
+    epochs = _rung_epochs(definition, settings.min_epochs, factor)
+    if settings.name not in ("asha", "freeze_thaw") or not epochs:
         return None
     includes_points = definition.search.prune_points
     return Rungs(
@@ -229,11 +236,12 @@ def rungs_of(definition: Definition) -> Rungs | None:
         factor=settings.reduction_factor,
         max_trials=definition.searched_trials + len(definition.listed_points) * includes_points,
         includes_points=includes_points,
-        shows_running=definition.search.sampler.name == "gp",
+        shows_running=definition.search.sampler.name in ("gp", "freeze_thaw"),
+        curves=curve_space(definition) if has_model else None,
     )
 
 
-def _rung_epochs(definition: Definition, lowest: int, factor: int) -> tuple[int, ...]:
+def _rung_epochs(definition: Definition, lowest: int, factor: float) -> tuple[int, ...]:
     """Return epochs that grow by ``factor``, each moved behind a near decay of the learning rate.
 
     Accuracy leaps where a step schedule lowers the rate. Shortly before that, settings that began with a
@@ -247,12 +255,12 @@ def _rung_epochs(definition: Definition, lowest: int, factor: int) -> tuple[int,
     """
     last, found = definition.max_epochs(), []
     interval = _decay_interval(definition)
-    rung = lowest
-    while rung < last:
+    exact = float(lowest)
+    while (rung := round(exact)) < last:
         since = (rung - 1) % interval + 1 if interval else 0  # epochs since the last step
         moved = rung - since + interval + 1 if 2 * since > interval else rung
         found.append(moved if moved < last else rung)
-        rung *= factor
+        exact *= factor
     return tuple(dict.fromkeys(found))
 
 

@@ -26,11 +26,11 @@ def build_pruner(definition: Definition) -> pruners.BasePruner:
     """Build the pruner of a study.
 
     Returns:
-        The pruner. It prunes nothing if the study's is ``asha`` (see ``RungTable``) or ``none``, or could
-        not act before the last epoch of a searched trial.
+        The pruner. It prunes nothing if the study's is ``asha`` or ``freeze_thaw`` (see ``build_table``) or
+        ``none``, or could not act before the last epoch of a searched trial.
     """
     settings, last_epoch = definition.search.pruner, definition.max_epochs()
-    if settings.name in ("none", "asha") or settings.min_epochs >= last_epoch:
+    if settings.name in ("none", "asha", "freeze_thaw") or settings.min_epochs >= last_epoch:
         return pruners.NopPruner()
     if settings.name == "hyperband":
         options = (settings.min_epochs, last_epoch, settings.reduction_factor)

@@ -25,6 +25,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import LISTED_ATTRIBUTES
+from hpo.search.freeze_thaw import FreezeThawSampler
 from hpo.search.genetic import SteadyNSGAIISampler
 from hpo.search.objectives import Objectives
 from hpo.search.pruners import ignore_experimental_warnings
@@ -77,6 +78,8 @@ def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     if name == "gp":
         gp = samplers.GPSampler(seed=seed, warn_independent_sampling=False)
         return ViewingSampler(gp, objectives)
+    if name == "freeze_thaw":
+        return FreezeThawSampler(definition, seed)
     if name == "random":
         return samplers.RandomSampler(seed=seed)
     if name == "qmc":

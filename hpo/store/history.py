@@ -36,6 +36,7 @@ from sqlalchemy.orm import Session
 from hpo.errors import StoreError
 from hpo.search import replicates, sampler_views, samplers
 from hpo.search.asha import Rungs, RungTable
+from hpo.search.freeze_thaw import CurveTable, build_table
 from hpo.search.objectives import Objectives
 from hpo.store import rows
 from hpo.store.lease_table import leases
@@ -94,12 +95,7 @@ class History(_CachedStorage):
     """
 
     def __init__(
-        self,
-        storage: Storage,
-        study_id: int,
-        name: str,
-        metric: Metric,
-        objectives: Sequence[Metric] = (),
+        self, storage: Storage, study_id: int, name: str, metric: Metric, objectives: Sequence[Metric] = ()
     ) -> None:
         """Start with an empty cache; nothing is read yet."""
         super().__init__(storage)
@@ -108,7 +104,7 @@ class History(_CachedStorage):
         self.unwritten_parameters: dict[str, tuple[float, BaseDistribution]] = {}
         self.unwritten_attributes: dict[str, Any] = {}
         self.warm_start_trials: list[FrozenTrial] = []
-        self.rung_table: RungTable | None = None
+        self.rung_table: RungTable | CurveTable | None = None
         self._own_trial: FrozenTrial | None = None
         self._left_trial_id = 0  # id of the previous own trial, which is to be read again
         self._trials: list[FrozenTrial] = []  # as last read, by number
@@ -140,7 +136,7 @@ class History(_CachedStorage):
         if self.rung_table is not None and rungs is not None and rungs.epochs == known:
             self.rung_table.rungs = rungs
         else:
-            self.rung_table = None if rungs is None else RungTable(rungs, self._trials)
+            self.rung_table = None if rungs is None else build_table(rungs, self._trials)
 
     def begin_trial(self, trial_id: int) -> FrozenTrial:
         """Make a claimed trial the worker's own.
@@ -179,6 +175,13 @@ class History(_CachedStorage):
         """The worker's own trial, as the cache's own object; there must be one (``begin_trial``)."""
         assert self._own_trial is not None
         return self._own_trial
+
+    def read_again(self, *, leave_own: bool = False) -> None:
+        """Read the study's changes in a transaction of its own, maybe after leaving the own trial."""
+        if leave_own:
+            self._leave_own_trial()
+        self._is_current = False
+        self.trials()
 
     def read_between_trials(self, session: Session) -> None:
         """Leave the own trial, if there is one, and read the study's changes in a transaction."""

@@ -14,7 +14,7 @@ from hpo.training import config, custom
 from hpo.training.metric import COSTS, METRICS
 from hpo.training.yielded import RESERVED_NAMES
 
-LEARNING_SAMPLERS = ("tpe", "gp", "nsgaii")  # samplers that learn from earlier trials
+LEARNING_SAMPLERS = ("tpe", "freeze_thaw", "gp", "nsgaii")  # samplers that learn from earlier trials
 LOSS_OPTIONS = {"loss", "label_smoothing", "focal_gamma"}  # that decide what a loss is
 MANY_OBJECTIVES_PRUNERS = ("asha", "hyperband", "none")  # that rank by dominance, or not at all
 LONG_NAME = 5  # characters of an option from which on a similar one is taken for a misspelling
@@ -145,6 +145,8 @@ def _check_objectives(found: Definition, where: str) -> None:
         "start_from: is for a single objective; leave it out": bool(search.start_from),
         f"pruner: {quote_value(search.pruner.name)} compares a single objective; with several, want one "
         f"of {', '.join(MANY_OBJECTIVES_PRUNERS)}": search.pruner.name not in MANY_OBJECTIVES_PRUNERS,
+        "sampler: 'freeze_thaw' models a single objective; with several, want one of nsgaii, tpe, gp, qmc, "
+        "random": search.sampler.name == "freeze_thaw",
     }
     for text, is_wrong in misplaced.items():
         with problems.collect():

@@ -54,7 +54,7 @@ class Sampler(BaseModel):
     model_config = STRICT_CONFIG
 
     name: Annotated[
-        Literal["tpe", "gp", "nsgaii", "qmc", "random", "grid"],
+        Literal["tpe", "freeze_thaw", "gp", "nsgaii", "qmc", "random", "grid"],
         Field(description="grid runs the listed points, or every combination of the lists in [space]"),
     ] = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -65,7 +65,7 @@ class Pruner(BaseModel):
 
     model_config = STRICT_CONFIG
 
-    name: Literal["asha", "hyperband", "median", "percentile", "patient", "none"] = "asha"
+    name: Literal["asha", "freeze_thaw", "hyperband", "median", "percentile", "patient", "none"] = "asha"
     min_epochs: Annotated[
         int, Field(ge=1, le=100_000, description="epochs that every trial runs before it can be pruned")
     ] = 2

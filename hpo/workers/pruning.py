@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RungDecision, RungTable, is_prunable
 from hpo.search.baseline import Baseline
+from hpo.search.freeze_thaw import CurveTable
 from hpo.store.history import History
 from hpo.store.lease_table import HAS_UNPAUSED_OPEN_TRIALS, LOCK_PAUSED_TRIAL, PromotedTrial, rung_texts
 from hpo.study.definition import Definition
@@ -88,6 +89,13 @@ class TrialPruner:
         self.history.own_trial.user_attrs.update(attributes)
         self.history.own_trial.intermediate_values[epoch] = value
 
+    def prepare(self) -> None:
+        """Do before the transaction of a report what takes too long for it: fit a model of the curves."""
+        own, table = self.history.own_trial, self.history.rung_table
+        if self._is_prunable and isinstance(table, CurveTable) and table.rungs.is_at_rung(own):
+            self.history.read_again()
+            table.prepare(own)
+
     def decide(self, session: Session) -> Mapping[str, Any]:
         """Decide on the trial within the transaction that commits its report.
 
@@ -148,7 +156,7 @@ class Promotions:
     """
 
     history: History
-    rung_table: RungTable
+    rung_table: RungTable | CurveTable
 
     def lock_next_trial(
         self, session: Session, taken: Collection[int], waits: bool

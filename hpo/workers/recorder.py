@@ -255,6 +255,8 @@ class Recorder:
             self.folder.publish()
         if epoch.value is not None:
             self.pruner.note_report(epoch.number, epoch.value, attributes)
+            if not finished:
+                self.pruner.prepare()
         self.order = self.claim.commit(
             report=(epoch.number, epoch.value),
             checkpoint=self._uncommitted_names.get("checkpoint"),

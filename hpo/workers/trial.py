@@ -316,6 +316,7 @@ def _finish_last_report(
 ) -> None:
     """Do what an attempt that crashed after its last report may have left undone: pruning and curves."""
     pruner = recorder.pruner
+    pruner.prepare()
     claim.commit(ask_pruner=pruner.decide)
     metrics.add_missing_epochs(folder.path, values, metric)
     pruner.raise_if_pruned()

@@ -10,6 +10,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, DataError, HpoError
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
+from hpo.search.freeze_thaw import CurveTable
 from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.process import Owner
@@ -144,6 +145,9 @@ def claim_next(
         StoreError: If the database stays unavailable, or refuses the write.
     """
     table = history.rung_table
+    if isinstance(table, CurveTable):
+        history.read_again(leave_own=True)
+        table.prepare()
     return queue.claim_trial(
         storage,
         history.study_id,

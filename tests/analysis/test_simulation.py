@@ -293,7 +293,7 @@ def test_a_study_of_a_custom_objective_is_simulated(place):
         (["--curves", "none.csv"], "none.csv: No such file"),
         (
             ["small", "--sampler", "grid"],
-            "--sampler grid: runs listed points only; want tpe, gp, nsgaii, qmc or",
+            "--sampler grid: runs listed points only; want tpe, freeze_thaw, gp, nsgaii, qmc or",
         ),
         (["smal"], "no study 'smal' in the store; did you mean 'small'?"),
     ],

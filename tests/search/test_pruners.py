@@ -19,7 +19,11 @@ PRUNERS = ("hyperband", "median", "percentile", "patient", "none")
 
 
 def test_all_allowed_pruners_are_tested():
-    assert set(Pruner.model_json_schema()["properties"]["name"]["enum"]) == {*PRUNERS, "asha"}
+    assert set(Pruner.model_json_schema()["properties"]["name"]["enum"]) == {
+        *PRUNERS,
+        "asha",
+        "freeze_thaw",
+    }
 
 
 @pytest.mark.parametrize("name", PRUNERS)

@@ -15,7 +15,7 @@ from tests.support.searched_study import SPACE, ask, maximizing, run, study_of
 
 pytestmark = pytest.mark.usefixtures("optuna_warnings")
 
-SAMPLERS = ("tpe", "gp", "nsgaii", "qmc", "random")
+SAMPLERS = ("tpe", "freeze_thaw", "gp", "nsgaii", "qmc", "random")
 
 
 def proposals(definition: Definition, numbers: range) -> list[dict[str, space.Value]]:

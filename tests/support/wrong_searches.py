@@ -268,12 +268,12 @@ WRONG_SEARCHES |= {  # whole studies
     "sampler that is a number": (in_search("sampler = 3"), "search.sampler: want a table, found 3"),
     "CMA-ES": (
         in_search("sampler = 'cmaes'"),
-        "search.sampler.name: found 'cmaes'; allowed: tpe, gp, nsgaii, qmc, random, grid",
+        "search.sampler.name: found 'cmaes'; allowed: tpe, freeze_thaw, gp, nsgaii, qmc, random, grid",
     ),
     "unknown pruner": (
         in_search("pruner = { name = 'hyperbnd' }"),
         "search.pruner.name: found 'hyperbnd'; did you mean 'hyperband'? "
-        "allowed: asha, hyperband, median, percentile, patient, none",
+        "allowed: asha, freeze_thaw, hyperband, median, percentile, patient, none",
     ),
     "grid of ranges": (
         in_space("lr = { low = 0.1, high = 0.2 }", GRID),
@@ -328,9 +328,11 @@ WRONG_SEARCHES |= {  # several objectives
     ),
     "options of a single objective": (
         in_search(
-            "objectives = ['accuracy', 'parameters']\ntarget = 0.9\nstart_from = ['a']\npruner = 'median'"
+            "objectives = ['accuracy', 'parameters']\ntarget = 0.9\nstart_from = ['a']\npruner = 'median'\n"
+            "sampler = 'freeze_thaw'"
         ),
-        "3 problems: (1) search.target: is for a single objective; leave it out; (2) search.start_from: "
-        "is for a single objective; leave it out; (3) search.pruner: 'median' compares ...",
+        "4 problems: (1) search.target: is for a single objective; leave it out; (2) search.start_from: "
+        "is for a single objective; leave it out; (3) search.pruner: 'median' compares a single objective; "
+        "with several, want one of asha, hyperband, none; (4) search.sampler: 'freeze_thaw' models ...",
     ),
 }

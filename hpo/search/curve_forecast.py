@@ -1,0 +1,266 @@
+"""What a model of a study's curves forecasts: how good paused trials and new settings will be.
+
+A forecast is of a trial's best value after its last epoch. What a use of the next epochs promises is its
+expected improvement, by how much that value is expected to exceed the best so far, divided by the square
+root of the epochs that are left to the trial. The square root is a compromise: without the division too
+many trials would begin, with a whole division those that are nearly done would always win.
+
+The model (``curve_model``) learns from values at the epochs at which they were measured. They are replaced
+by the normal quantiles of their ranks (Salinas et al. 2020, "A Quantile-based Approach for Hyperparameter
+Transfer Learning", arXiv 1909.13595): most settings are far below the best, and the process would take
+their distances for important. Running trials count with the final values that the model predicts for them,
+so that other workers try something else.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtr, ndtri
+
+from hpo.search.curve_model import Array, CurveModel, Observations
+from hpo.search.encoding import SpaceEncoder
+from hpo.study.definition import Definition
+from hpo.study.space import Value
+from hpo.training.metric import Metric
+
+CANDIDATES = 600  # new settings that are compared; half of them random, the others near good ones
+GOOD_TRIALS = 10  # of which settings nearby are tried
+MUTATIONS = ((0.03, 0.3), (0.1, 0.3), (0.3, 0.5))  # how far a value moves, and which share of the values
+MAX_OBSERVATIONS = 300
+MIN_GROWTH = 1.15  # hyperparameters are fitted again once there are so many times the observations
+UNCERTAINTY = 1.5  # the model's deviations are multiplied by this: fitted processes are too sure
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveSpace:
+    """What a study's curves are about."""
+
+    encoder: SpaceEncoder
+    metric: Metric
+    last_epoch: int
+    seed: int
+
+
+def curve_space(definition: Definition) -> CurveSpace:
+    """Return what the curves of a study with one objective are about."""
+    return CurveSpace(
+        encoder=SpaceEncoder(definition.space, definition.train),
+        metric=definition.metric,
+        last_epoch=definition.max_epochs(),
+        seed=definition.search.sampler.seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The epochs of a trial and its best values up to each; scores, so that higher is better."""
+
+    row: list[float]
+    epochs: list[int]
+    scores: list[float]
+    is_running: bool
+
+    @classmethod
+    def of_trial(cls, trial: FrozenTrial, space: CurveSpace) -> "_Curve":
+        epochs = sorted(trial.intermediate_values)
+        scores, best = [], -math.inf
+        for epoch in epochs:
+            score = space.metric.score(trial.intermediate_values[epoch])
+            best = max(best, score) if math.isfinite(score) else best
+            scores.append(best)
+        row = space.encoder.encode(trial.params)
+        return cls(row, epochs, scores, trial.state == TrialState.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What the model believes of a trial's best value after its last epoch."""
+
+    promise: float  # the logarithm of its expected improvement by cost
+    chance: float  # of becoming the best
+    low: float  # the value that is exceeded with a probability of 90 %
+    value: float  # the median
+    high: float  # the value that is exceeded with a probability of 10 %
+
+
+class CurveForecaster:
+    """Fits the model to a study's trials, and tells what paused trials and new settings promise.
+
+    It keeps the hyperparameters, so that it need not fit them for each question.
+
+    Args:
+        space: What the curves are about.
+    """
+
+    def __init__(self, space: CurveSpace) -> None:
+        self.space = space
+        self._hyperparameters: Array | None = None
+        self._fitted_count = 0  # observations at the last fit
+
+    def fit(self, trials: Sequence[FrozenTrial], skipped: Collection[int] = ()) -> "FittedCurves | None":
+        """Fit the model; None if no trial has a finite value yet.
+
+        Args:
+            trials: The study's trials.
+            skipped: Numbers of running trials that are to be forecast, and not to count as done.
+        """
+        curves = [_Curve.of_trial(trial, self.space) for trial in trials if trial.params]
+        seen, warp = _observe(curves, self.space)
+        if seen is None:
+            return None
+        count = len(seen.values_N)
+        is_due = self._hyperparameters is None or count > MIN_GROWTH * self._fitted_count + 1
+        is_choice = self.space.encoder.is_choice
+        model = CurveModel(is_choice, seen, self._hyperparameters, fit=is_due)
+        if is_due:
+            self._hyperparameters, self._fitted_count = model.hyperparameters, count
+        numbered = [trial for trial in trials if trial.params]
+        running = [
+            index
+            for index, (curve, trial) in enumerate(zip(curves, numbered, strict=True))
+            if curve.is_running and trial.number not in skipped
+        ]
+        if running:
+            rows = np.array([curves[index].row for index in running])
+            ends, indices = np.ones(len(running)), np.array(running)
+            means, _ = model.predict(rows, ends, indices)
+            seen = Observations(
+                np.vstack([seen.rows_NP, rows]),
+                np.concatenate([seen.times_N, ends]),
+                np.concatenate([seen.trials_N, indices]),
+                np.concatenate([seen.values_N, means]),
+            )
+            model = CurveModel(is_choice, seen, self._hyperparameters, fit=False)
+        positions = {trial.number: index for index, trial in enumerate(numbered)}
+        return FittedCurves(self.space, curves, positions, model, warp)
+
+
+class _Warp:
+    """Replaces scores by normal quantiles of their ranks, and back; linear above the best score.
+
+    Args:
+        scores: The scores seen.
+    """
+
+    def __init__(self, scores: Array) -> None:
+        ordered = np.sort(scores)
+        quantiles = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
+        self._scores, first, counts = np.unique(ordered, return_index=True, return_counts=True)
+        self._quantiles = np.add.reduceat(quantiles, first) / counts
+        back = max(len(self._scores) - 4, 0)
+        rise = self._quantiles[-1] - self._quantiles[back]
+        self._slope = rise / (self._scores[-1] - self._scores[back]) if len(self._scores) > 1 else 1.0
+
+    def __call__(self, scores: Array) -> Array:
+        inside = np.interp(scores, self._scores, self._quantiles)
+        return np.asarray(inside + np.maximum(scores - self._scores[-1], 0.0) * self._slope)
+
+    def inverse(self, quantile: float) -> float:
+        """Return the score of a quantile."""
+        beyond = max(quantile - self._quantiles[-1], 0.0) / self._slope
+        return float(np.interp(quantile, self._quantiles, self._scores) + beyond)
+
+
+def _observe(curves: Sequence[_Curve], space: CurveSpace) -> tuple[Observations | None, _Warp]:
+    """Return what the model learns from: of each trial its last epoch, and some of those before it.
+
+    Of more than ``MAX_OBSERVATIONS`` it takes the last epochs of the best and of the newest trials, half of
+    each, before the earlier ones of the best.
+    """
+    kept = {2**power for power in range(32)}
+    found = [
+        (epoch == curve.epochs[-1], curve.scores[-1], index, epoch, score)
+        for index, curve in enumerate(curves)
+        for epoch, score in zip(curve.epochs, curve.scores, strict=True)
+        if math.isfinite(score) and (epoch in kept or epoch == curve.epochs[-1])
+    ]
+    if len(found) > MAX_OBSERVATIONS:
+        found.sort(key=lambda each: each[:3], reverse=True)
+        best, others = found[: MAX_OBSERVATIONS // 2], found[MAX_OBSERVATIONS // 2 :]
+        others.sort(key=lambda each: (each[0], each[2] if each[0] else each[1]), reverse=True)
+        found = best + others[: MAX_OBSERVATIONS - len(best)]
+    scores = np.array([each[4] for each in found])
+    if not found:
+        return None, _Warp(np.zeros(1))
+    warp = _Warp(scores)
+    return Observations(
+        np.array([curves[each[2]].row for each in found]),
+        np.array([_time(each[3], space) for each in found]),
+        np.array([each[2] for each in found]),
+        warp(scores),
+    ), warp
+
+
+def _time(epoch: int, space: CurveSpace) -> float:
+    return math.log(epoch) / max(math.log(space.last_epoch), 1.0)
+
+
+class FittedCurves:
+    """The fitted model of a study's trials."""
+
+    def __init__(
+        self,
+        space: CurveSpace,
+        curves: list[_Curve],
+        positions: dict[int, int],
+        model: CurveModel,
+        warp: _Warp,
+    ) -> None:
+        self._space, self._curves, self._positions = space, curves, positions
+        self._model, self._warp = model, warp
+        self._best = max(curve.scores[-1] for curve in curves if curve.scores)
+
+    def forecast(self, numbers: Sequence[int]) -> list[Forecast]:
+        """Return what the model believes of trials."""
+        if not numbers:
+            return []
+        indices = np.array([self._positions[number] for number in numbers])
+        curves = [self._curves[index] for index in indices]
+        rows = np.array([curve.row for curve in curves])
+        epochs = np.array([curve.epochs[-1] if curve.epochs else 0 for curve in curves])
+        means, deviations, improvements = self._improvements(rows, indices)
+        promises = self._promises(improvements, epochs)
+        score, best = self._space.metric.score, float(self._warp(np.array(self._best)))
+        return [
+            Forecast(
+                promise=float(promise),
+                chance=float(ndtr((mean - best) / deviation)),
+                low=score(self._warp.inverse(mean - 1.2816 * deviation)),
+                value=score(self._warp.inverse(mean)),
+                high=score(self._warp.inverse(mean + 1.2816 * deviation)),
+            )
+            for mean, deviation, promise in zip(means, deviations, promises, strict=True)
+        ]
+
+    def propose(self, rng: np.random.Generator) -> tuple[dict[str, Value], float]:
+        """Return the most promising of ``CANDIDATES`` new settings, and what it promises."""
+        encoder = self._space.encoder
+        ranked = sorted(
+            (curve for curve in self._curves if curve.scores), key=lambda curve: -curve.scores[-1]
+        )
+        good = np.array([curve.row for curve in ranked[:GOOD_TRIALS]])
+        parts = [encoder.random_rows(CANDIDATES // 2, rng)]
+        for scale, share in MUTATIONS:
+            parents = good[rng.integers(len(good), size=CANDIDATES // (2 * len(MUTATIONS)))]
+            parts.append(encoder.mutate_rows(parents, rng, scale=scale, share=share))
+        rows = np.vstack(parts)
+        _, _, improvements = self._improvements(rows, np.full(len(rows), -1))
+        promises = self._promises(improvements, np.zeros(len(rows)))
+        best = int(np.argmax(promises))
+        return encoder.decode(rows[best].tolist()), float(promises[best])
+
+    def _improvements(self, rows: Array, indices: Any) -> tuple[Array, Array, Array]:
+        """Return means and deviations after the last epoch, and the expected improvements."""
+        means, deviations = self._model.predict(rows, np.ones(len(rows)), indices)
+        deviations = deviations * UNCERTAINTY
+        above = (means - float(self._warp(np.array(self._best)))) / deviations
+        density = np.exp(-(above**2) / 2) / math.sqrt(2 * math.pi)
+        return means, deviations, deviations * (above * ndtr(above) + density)
+
+    def _promises(self, improvements: Array, epochs: Array) -> Array:
+        left = np.maximum(self._space.last_epoch - epochs, 0) + 1
+        return np.asarray(np.log(improvements + 1e-12) - 0.5 * np.log(left))

@@ -25,7 +25,7 @@ class SpaceEncoder:
 
     Args:
         parameters: The searched parameters, each after those that its condition names.
-        fallback: The values of options that are not searched, for the conditions.
+        fallback: The values of options that a setting does not have, for the conditions.
     """
 
     parameters: tuple[Parameter, ...]
@@ -50,16 +50,20 @@ class SpaceEncoder:
 
     def random_rows(self, count: int, rng: np.random.Generator) -> Array:
         """Return the rows of random settings: each value and each choice is equally likely."""
+        return self._without_inactive(self._draw_rows(count, rng))
+
+    def _draw_rows(self, count: int, rng: np.random.Generator) -> Array:
+        """Return random numbers for all parameters, also for those whose condition does not hold."""
         columns = [
             rng.integers(len(each.values.choices), size=count).astype(float)
             if isinstance(each.values, Choices)
             else rng.random(count)
             for each in self.parameters
         ]
-        return self._without_inactive(np.column_stack(columns))
+        return np.column_stack(columns)
 
     def mutate_rows(self, rows: Array, rng: np.random.Generator, *, scale: float, share: float) -> Array:
-        """Return rows near others.
+        """Return rows near others; a parameter that a change gives to a setting gets a random value.
 
         Args:
             rows: The others.
@@ -67,34 +71,33 @@ class SpaceEncoder:
             scale: Deviation of the normal number that is added to a position.
             share: The share of the values that change; at least one in each row does.
         """
-        made, changed = rows.copy(), rng.random(rows.shape) < share
+        changed = rng.random(rows.shape) < share
         changed[np.arange(len(rows)), rng.integers(rows.shape[1], size=len(rows))] = True
-        for column, parameter in enumerate(self.parameters):
-            if isinstance(parameter.values, Choices):
-                new = rng.integers(len(parameter.values.choices), size=len(rows)).astype(float)
-            else:
-                new = np.clip(rows[:, column] + rng.normal(0.0, scale, len(rows)), 0.0, 1.0)
-            made[:, column] = np.where(changed[:, column], new, rows[:, column])
-        return self._without_inactive(made)
+        drawn = self._draw_rows(len(rows), rng)
+        moved = np.clip(rows + rng.normal(0.0, scale, rows.shape), 0.0, 1.0)
+        new = np.where(self.is_choice, drawn, moved)
+        had = self._activity(rows) & (rows != ABSENT_CHOICE)
+        return self._without_inactive(np.where(had, np.where(changed, new, rows), drawn))
 
     def _without_inactive(self, rows: Array) -> Array:
-        """Mark the parameters whose condition does not hold in a row, and give the others a value."""
+        """Mark the parameters whose condition does not hold in a row."""
+        absent = np.where(self.is_choice, ABSENT_CHOICE, ABSENT_POSITION)
+        return np.where(self._activity(rows), rows, absent)
+
+    def _activity(self, rows: Array) -> NDArray[np.bool_]:
+        """Return for each number of the rows whether the condition of its parameter holds."""
         index = {each.name: column for column, each in enumerate(self.parameters)}
+        active = np.ones(rows.shape, dtype=bool)
         for column, parameter in enumerate(self.parameters):
-            active = np.ones(len(rows), dtype=bool)
             for other, wanted in parameter.condition().items():
+                holds = np.full(len(rows), self.fallback.get(other) in wanted)
                 if other in index:
                     values = self.parameters[index[other]].choices_or_bounds()
-                    allowed = [float(values.index(value)) for value in wanted if value in values]
-                    active &= np.isin(rows[:, index[other]], allowed)
-                else:
-                    active &= self.fallback.get(other) in wanted
-            absent = ABSENT_CHOICE if parameter.kind == "choice" else ABSENT_POSITION
-            rows[:, column] = np.where(active, rows[:, column], absent)
-            if parameter.kind == "choice" and active.any():
-                lost = active & (rows[:, column] == ABSENT_CHOICE)  # a mutation made it active
-                rows[lost, column] = 0.0
-        return rows
+                    allowed = [float(place) for place, value in enumerate(values) if value in wanted]
+                    chosen = np.isin(rows[:, index[other]], allowed)
+                    holds = np.where(active[:, index[other]], chosen, holds)
+                active[:, column] &= holds
+        return active
 
 
 def _encode_value(parameter: Parameter, setting: Setting) -> float:
@@ -104,22 +107,36 @@ def _encode_value(parameter: Parameter, setting: Setting) -> float:
         return float(values.choices.index(value)) if known else ABSENT_CHOICE
     if not isinstance(value, int | float):
         return ABSENT_POSITION
-    scale = math.log if values.log else float
-    low, high = scale(values.low), scale(values.high)
-    return (scale(value) - low) / (high - low) if high > low else ABSENT_POSITION
+    low, high = _bounds(parameter, values)
+    value = min(max(values.low, value), values.high)  # another tool's value may be outside
+    place = math.log(value) if values.log else value
+    return (place - low) / (high - low) if high > low else ABSENT_POSITION
 
 
 def _decode_value(parameter: Parameter, number: float) -> Value:
     values = parameter.values
     if isinstance(values, Choices):
         return values.choices[max(round(number), 0)]
-    assert isinstance(values, Range)
-    low, high = float(values.low), float(values.high)
+    low, high = _bounds(parameter, values)
     value = low + number * (high - low)
-    if values.log:
-        value = math.exp(math.log(low) + number * (math.log(high) - math.log(low)))
-    step = values.step or (1 if parameter.kind == "int" else None)
-    if step is not None:
-        value = low + round((value - low) / step) * step
-    value = min(max(value, low), high)
-    return int(value) if parameter.kind == "int" else value
+    value = math.exp(value) if values.log else value
+    if step := _step(parameter, values):
+        value = values.low + round((value - values.low) / step) * step
+    value = min(max(value, values.low), values.high)
+    return int(value) if parameter.kind == "int" else float(value)
+
+
+def _bounds(parameter: Parameter, values: Range) -> tuple[float, float]:
+    """Return the values of the positions 0 and 1, or their logarithms.
+
+    Of steps they are half a step outside of the range, so that the first and the last value have as much
+    room as each other one.
+    """
+    half = _step(parameter, values) / 2
+    low, high = values.low - half, values.high + half
+    return (math.log(low), math.log(high)) if values.log else (low, high)
+
+
+def _step(parameter: Parameter, values: Range) -> float:
+    """Return the distance of two values; 0 if there is none."""
+    return values.step or (1 if parameter.kind == "int" else 0)

@@ -51,11 +51,11 @@ class RungDecision:
     rung: int  # epochs
     rank: int  # among the trials that have reached the rung, from 1
     trials: int  # number of trials that it was compared with, itself included
-    forecast: str = ""  # what a model expects of it; empty if ranks alone decide
+    reason: str = ""  # why it pauses, by a model; empty if ranks alone decide
 
     def __str__(self) -> str:
         place = f"place {self.rank} of {self.trials} after epoch {self.rung}"
-        return f"{place}; {self.forecast}" if self.forecast else place
+        return f"after epoch {self.rung}: {self.reason}" if self.reason else place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import numpy as np
 from optuna import samplers
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import PROMOTED_PAST_RUNG, RungDecision, Rungs, RungTable, paused_rung
 from hpo.search.curve_forecast import CurveForecaster, CurveSpace, Forecast, curve_space
@@ -63,12 +63,15 @@ class CurveTable:
         self._forecasts: dict[int, Forecast] = {}  # of paused trials and the own one, the best first
         self._promise_of_new: float | None = None  # of the best new setting; None if none is left
         self._best: int | None = None  # number of the trial with the best value
+        self._has_model = False
+        self._max_trials_prepared: int | None = None  # None: a trial has changed since ``prepare``
         for trial in trials:
             self.update(trial)
 
     def update(self, trial: FrozenTrial) -> None:
         """Take in the present state of a trial."""
         self._trials[trial.number] = trial
+        self._max_trials_prepared = None
         rung = paused_rung(trial)
         if rung is not None and rung in self.rungs.epochs and self.rungs.is_compared(trial):
             self._paused[trial.number] = rung
@@ -76,22 +79,26 @@ class CurveTable:
             self._paused.pop(trial.number, None)
 
     def prepare(self, own: FrozenTrial | None = None) -> None:
-        """Fit the model, and forecast the paused trials.
+        """Fit the model, and forecast the paused trials, unless nothing has changed since.
 
         Args:
             own: The worker's own trial, which has just reported at a rung; None if it has none.
         """
         if own is not None:
             self.update(own)
+        elif self._max_trials_prepared == self.rungs.max_trials:
+            return
+        self._max_trials_prepared = self.rungs.max_trials if own is None else None
         begun = [trial for trial in self._trials.values() if trial.params]
         compared = sum(map(self.rungs.is_compared, begun))
-        self._forecasts, self._promise_of_new = {}, None
+        self._forecasts, self._promise_of_new, self._has_model = {}, None, False
         if len(begun) < RANDOM_TRIALS and compared < self.rungs.max_trials:
             return
         numbers = [*self._paused, *([] if own is None else [own.number])]
         fitted = self._forecaster.fit(begun, skipped=numbers)
         if fitted is None:
             return
+        self._has_model = True
         forecasts = dict(zip(numbers, fitted.forecast(numbers), strict=True))
         ranked = sorted(forecasts, key=lambda number: (-forecasts[number].promise, number))
         self._forecasts = {number: forecasts[number] for number in ranked}
@@ -110,13 +117,27 @@ class CurveTable:
         assert rung is not None
         order = [number for number in self._forecasts if number in self._paused or number == own.number]
         rank = 1 + order.index(own.number) if own.number in order else len(order) + 1
-        goes_on = rank == 1 and own.number in self._forecasts and self._is_worth(own.number)
-        if own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung:
-            goes_on = True
-        forecast = self._forecasts.get(own.number)
-        text = "" if forecast is None else _describe_forecast(forecast, self._space)
-        kind = "promoted" if goes_on else "paused"
-        return RungDecision(kind=kind, rung=rung, rank=rank, trials=max(len(order), rank), forecast=text)
+        next_use = next((number for number in order if self._is_worth(number)), None)
+        goes_on = next_use == own.number or own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung
+        return RungDecision(
+            kind="promoted" if goes_on else "paused",
+            rung=rung,
+            rank=rank,
+            trials=max(len(order), rank),
+            reason="" if goes_on else self._pause_reason(own.number, next_use),
+        )
+
+    def _pause_reason(self, number: int, next_use: int | None) -> str:
+        """Return why a trial pauses: what promises more, or that it promises too little itself."""
+        if number not in self._forecasts:
+            return f"{RANDOM_TRIALS} settings are to begin first"
+        forecast = self._forecasts[number]
+        expected = _describe_forecast(forecast, self._space)
+        if next_use is not None:
+            return f"trial {next_use} promises more; {expected}"
+        if self._promise_of_new is not None:
+            return f"a new setting promises more; {expected}"
+        return f"its chance to become the best is {100 * forecast.chance:.1f} %; {expected}"
 
     def _is_worth(self, number: int, *, is_new_left: bool = True) -> bool:
         """Return whether to continue a trial rather than to begin a new one or to end it."""
@@ -126,11 +147,16 @@ class CurveTable:
         return forecast.chance >= LEAST_CHANCE or number == self._best
 
     def _best_number(self) -> int | None:
-        """Return the number of the trial with the best value so far; of equal ones the first."""
+        """Return the number of the trial with the best value so far; of equal ones the first.
+
+        Trials that ended without completing cannot be continued, so they do not count.
+        """
+        ended = (TrialState.FAIL, TrialState.PRUNED)
         found = {
             number: losses
             for number, trial in self._trials.items()
-            if (losses := self.rungs.losses(self.rungs.epochs[0], trial)) is not None
+            if trial.state not in ended
+            and (losses := self.rungs.losses(trial.last_step or 0, trial)) is not None
         }
         return min(found, key=lambda number: (found[number], number), default=None)
 
@@ -151,14 +177,17 @@ class CurveTable:
                 and self._is_worth(number, is_new_left=not last)
             ):
                 return number, self._paused[number]
-        if last and not self._forecasts:  # without a model, in the order in which they began
+        if last and not self._has_model:  # without a model, in the order in which they began
             free = (number for number in sorted(self._paused) if number not in taken)
             return next(((number, self._paused[number]) for number in free), None)
         return None
 
     def first_paused(self) -> int | None:
-        """Return the lowest number of a trial that waits at a rung; None if no trial does."""
-        return min(self._paused, default=None)
+        """Return the lowest number of a trial that waits at a rung and has a forecast; None if none does.
+
+        One that has paused since ``prepare`` has none: it is not ended before it is forecast.
+        """
+        return min((number for number in self._paused if number in self._forecasts), default=None)
 
 
 def _describe_forecast(forecast: Forecast, space: CurveSpace) -> str:

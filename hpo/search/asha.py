@@ -230,6 +230,7 @@ def rungs_of(definition: Definition) -> Rungs | None:
     if settings.name not in ("asha", "freeze_thaw") or not epochs:
         return None
     includes_points = definition.search.prune_points
+    curves = curve_space(definition) if has_model else None
     return Rungs(
         objectives=Objectives(definition.objectives),
         epochs=epochs,
@@ -237,7 +238,7 @@ def rungs_of(definition: Definition) -> Rungs | None:
         max_trials=definition.searched_trials + len(definition.listed_points) * includes_points,
         includes_points=includes_points,
         shows_running=definition.search.sampler.name in ("gp", "freeze_thaw"),
-        curves=curve_space(definition) if has_model else None,
+        curves=curves if curves and curves.encoder.parameters else None,
     )
 
 

@@ -24,7 +24,7 @@ from scipy.special import ndtr, ndtri
 from hpo.search.curve_model import Array, CurveModel, Observations
 from hpo.search.encoding import SpaceEncoder
 from hpo.study.definition import Definition
-from hpo.study.space import Value
+from hpo.study.space import Choices, Parameter, Value
 from hpo.training.metric import Metric
 
 CANDIDATES = 600  # new settings that are compared; half of them random, the others near good ones
@@ -48,11 +48,28 @@ class CurveSpace:
 def curve_space(definition: Definition) -> CurveSpace:
     """Return what the curves of a study with one objective are about."""
     return CurveSpace(
-        encoder=SpaceEncoder(definition.space, definition.train),
+        encoder=SpaceEncoder(definition.space or _listed_parameters(definition), definition.train),
         metric=definition.metric,
         last_epoch=definition.max_epochs(),
         seed=definition.search.sampler.seed,
     )
+
+
+def _listed_parameters(definition: Definition) -> tuple[Parameter, ...]:
+    """Return the options that the listed points of a study without a space give, as lists of choices."""
+    settings = [point.setting for point in definition.listed_points]
+    values: dict[str, dict[Value, None]] = {}
+    for name, value in (each for setting in settings for each in setting.items()):
+        values.setdefault(name, {})[value] = None
+    return tuple(
+        Parameter(name=name, kind="choice", values=Choices(choices=tuple(found)))
+        for name, found in values.items()
+    )
+
+
+def has_begun(trial: FrozenTrial) -> bool:
+    """Return whether a trial's setting is known; a listed point may have no parameters."""
+    return bool(trial.params or trial.intermediate_values)
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,8 @@ class CurveForecaster:
             trials: The study's trials.
             skipped: Numbers of running trials that are to be forecast, and not to count as done.
         """
-        curves = [_Curve.of_trial(trial, self.space) for trial in trials if trial.params]
+        begun = list(filter(has_begun, trials))
+        curves = [_Curve.of_trial(trial, self.space) for trial in begun]
         seen, warp = _observe(curves, self.space)
         if seen is None:
             return None
@@ -118,10 +136,9 @@ class CurveForecaster:
         model = CurveModel(is_choice, seen, self._hyperparameters, fit=is_due)
         if is_due:
             self._hyperparameters, self._fitted_count = model.hyperparameters, count
-        numbered = [trial for trial in trials if trial.params]
         running = [
             index
-            for index, (curve, trial) in enumerate(zip(curves, numbered, strict=True))
+            for index, (curve, trial) in enumerate(zip(curves, begun, strict=True))
             if curve.is_running and trial.number not in skipped
         ]
         if running:
@@ -135,7 +152,7 @@ class CurveForecaster:
                 np.concatenate([seen.values_N, means]),
             )
             model = CurveModel(is_choice, seen, self._hyperparameters, fit=False)
-        positions = {trial.number: index for index, trial in enumerate(numbered)}
+        positions = {trial.number: index for index, trial in enumerate(begun)}
         return FittedCurves(self.space, curves, positions, model, warp)
 
 

@@ -25,7 +25,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import PROMOTED_PAST_RUNG, RungDecision, Rungs, RungTable, paused_rung
-from hpo.search.curve_forecast import CurveForecaster, CurveSpace, Forecast, curve_space
+from hpo.search.curve_forecast import CurveForecaster, CurveSpace, Forecast, curve_space, has_begun
 from hpo.study.definition import Definition
 
 RANDOM_TRIALS = 15
@@ -89,7 +89,7 @@ class CurveTable:
         elif self._max_trials_prepared == self.rungs.max_trials:
             return
         self._max_trials_prepared = self.rungs.max_trials if own is None else None
-        begun = [trial for trial in self._trials.values() if trial.params]
+        begun = list(filter(has_begun, self._trials.values()))
         compared = sum(map(self.rungs.is_compared, begun))
         self._forecasts, self._promise_of_new, self._has_model = {}, None, False
         if len(begun) < RANDOM_TRIALS and compared < self.rungs.max_trials:
@@ -222,7 +222,7 @@ class FreezeThawSampler(samplers.BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose a setting; nothing, and thus a random one, for the first trials."""
-        others = [each for each in study._get_trials(deepcopy=False) if each.params]
+        others = list(filter(has_begun, study._get_trials(deepcopy=False)))
         others = [each for each in others if each.number != trial.number]
         if len(others) < RANDOM_TRIALS:
             return {}

@@ -133,3 +133,30 @@ def test_the_model_is_not_fitted_again_while_nothing_has_changed(monkeypatch):
     table.update(paused(15, 0.3, 0.4))
     table.prepare()
     assert fits == [15, 16]
+
+
+def test_listed_points_without_a_space_are_compared_by_what_they_set():
+    points = [{}, *({"dropout": number / 20} for number in range(15))]
+    document = {
+        "name": "s",
+        "train": {"epochs": 9, "schedule": "constant"},
+        "search": {"sampler": "grid", "pruner": "freeze_thaw", "prune_points": True},
+        "points": points,
+    }
+    rungs = asha.rungs_of(file.parse_document(document, "s.toml"))
+    trials = [paused(number, 0.1, 0.1 + number / 100) for number in range(16)]
+    for each, point in zip(trials, points, strict=True):
+        each.params = point
+    table = freeze_thaw.build_table(rungs, trials)
+    table.prepare()
+    assert table.next_promotion(last=True) == (15, 2)
+    assert table.first_paused() == 0
+
+
+def test_a_single_point_without_options_of_its_own_is_ranked_without_a_model():
+    search = {"sampler": "grid", "pruner": "freeze_thaw", "prune_points": True}
+    document = {"name": "s", "train": {"epochs": 9}, "search": search, "points": [{}]}
+    rungs = asha.rungs_of(file.parse_document(document, "s.toml"))
+    only = paused(0, 0.1, 0.1)
+    only.params = {}
+    assert freeze_thaw.build_table(rungs, [only]).next_promotion(last=True) == (0, 2)

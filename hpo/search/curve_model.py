@@ -52,6 +52,9 @@ class Observations:
 class CurveModel:
     """The posterior of the process.
 
+    Attributes:
+        hyperparameters: Logarithms of the P length scales, then of what ``PRIORS`` names.
+
     Args:
         is_choice: For each parameter, whether it is a list of choices.
         seen: What it learns from, at least one observation.
@@ -104,8 +107,14 @@ class CurveModel:
         parts["slope"] = slope_NN * (math.exp(2 * quality) + math.exp(2 * shape) * t_NN)
         return kernel, parts
 
-    def _objective(self, theta: Array) -> tuple[float, Array]:
-        """Return the negative logarithm of the posterior density, and its gradient."""
+    def loss_and_gradient(self, theta: Array) -> tuple[float, Array]:
+        """Return the negative logarithm of the posterior density of hyperparameters, and its gradient.
+
+        The density is that of the values and of the prior, without constant factors.
+
+        Args:
+            theta: Logarithms of the P length scales, then of what ``PRIORS`` names.
+        """
         kernel, parts = self._kernel_of_seen(theta)
         try:
             factor = linalg.cholesky(kernel, lower=True, check_finite=False)
@@ -134,7 +143,7 @@ class CurveModel:
             zip(self._means - BOUND * self._deviations, self._means + BOUND * self._deviations, strict=True)
         )
         found = optimize.minimize(
-            self._objective,
+            self.loss_and_gradient,
             self.hyperparameters,
             jac=True,
             method="L-BFGS-B",

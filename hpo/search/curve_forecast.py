@@ -9,22 +9,22 @@ The model (``curve_model``) learns from values at the epochs at which they were 
 by the normal quantiles of their ranks (Salinas et al. 2020, "A Quantile-based Approach for Hyperparameter
 Transfer Learning", arXiv 1909.13595): most settings are far below the best, and the process would take
 their distances for important. Running trials count with the final values that the model predicts for them,
-so that other workers try something else.
+so that other workers try something else. A trial that failed, or was ended before its first report, counts
+as one that reached the worst value of all.
 """
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, ndtri
 
-from hpo.search.curve_model import Array, CurveModel, Observations
+from hpo.search.curve_model import Array, CurveModel, Indices, Observations
 from hpo.search.encoding import SpaceEncoder
 from hpo.study.definition import Definition
-from hpo.study.space import Choices, Parameter, Value
+from hpo.study.space import Choices, Parameter, Setting, Value
 from hpo.training.metric import Metric
 
 CANDIDATES = 600  # new settings that are compared; half of them random, the others near good ones
@@ -41,8 +41,17 @@ class CurveSpace:
 
     encoder: SpaceEncoder
     metric: Metric
-    last_epoch: int
+    last_epoch: int  # of the longest trial
     seed: int
+
+    def end_epoch(self, setting: Setting) -> int:
+        """Return the last epoch of a trial with a setting; the epochs may be searched."""
+        epochs = setting.get("epochs", self.encoder.fallback.get("epochs"))
+        return epochs if isinstance(epochs, int) else self.last_epoch
+
+    def time(self, epochs: Array) -> Array:
+        """Return epochs as the model takes them: logarithms, as a share of that of the last epoch."""
+        return np.asarray(np.log(np.maximum(epochs, 1)) / max(math.log(self.last_epoch), math.log(2)))
 
 
 def curve_space(definition: Definition) -> CurveSpace:
@@ -73,24 +82,37 @@ def has_begun(trial: FrozenTrial) -> bool:
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """The epochs of a trial and its best values up to each; scores, so that higher is better."""
+class TrialCurve:
+    """The epochs of a trial and its best values up to each; scores, so that higher is better.
+
+    A score is minus infinity as long as no value is finite. It then counts as the worst one of all trials.
+    """
 
     row: list[float]
     epochs: list[int]
     scores: list[float]
+    end: int  # its last epoch, if nothing ends it before
     is_running: bool
 
     @classmethod
-    def of_trial(cls, trial: FrozenTrial, space: CurveSpace) -> "_Curve":
-        epochs = sorted(trial.intermediate_values)
+    def of_trial(cls, trial: FrozenTrial, space: CurveSpace) -> "TrialCurve":
+        """Return the curve of a trial, which must have its setting."""
+        end, values = space.end_epoch(trial.params), trial.intermediate_values
+        if trial.state == TrialState.FAIL or (trial.state == TrialState.PRUNED and not values):
+            values = {end: math.nan}
+        epochs = sorted(values)
         scores, best = [], -math.inf
         for epoch in epochs:
-            score = space.metric.score(trial.intermediate_values[epoch])
+            score = space.metric.score(values[epoch])
             best = max(best, score) if math.isfinite(score) else best
             scores.append(best)
-        row = space.encoder.encode(trial.params)
-        return cls(row, epochs, scores, trial.state == TrialState.RUNNING)
+        row, end = space.encoder.encode(trial.params), max([end, *epochs])
+        return cls(row, epochs, scores, end, trial.state == TrialState.RUNNING)
+
+    @property
+    def best(self) -> float:
+        """The best score; minus infinity if there is none."""
+        return self.scores[-1] if self.scores else -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +148,8 @@ class CurveForecaster:
             skipped: Numbers of running trials that are to be forecast, and not to count as done.
         """
         begun = list(filter(has_begun, trials))
-        curves = [_Curve.of_trial(trial, self.space) for trial in begun]
-        seen, warp = _observe(curves, self.space)
+        curves = [TrialCurve.of_trial(trial, self.space) for trial in begun]
+        seen, warp = observe_curves(curves, self.space)
         if seen is None:
             return None
         count = len(seen.values_N)
@@ -143,7 +165,7 @@ class CurveForecaster:
         ]
         if running:
             rows = np.array([curves[index].row for index in running])
-            ends, indices = np.ones(len(running)), np.array(running)
+            ends, indices = _ends([curves[index] for index in running], self.space), np.array(running)
             means, _ = model.predict(rows, ends, indices)
             seen = Observations(
                 np.vstack([seen.rows_NP, rows]),
@@ -156,7 +178,7 @@ class CurveForecaster:
         return FittedCurves(self.space, curves, positions, model, warp)
 
 
-class _Warp:
+class RankWarp:
     """Replaces scores by normal quantiles of their ranks, and back; linear above the best score.
 
     Args:
@@ -170,9 +192,11 @@ class _Warp:
         self._quantiles = np.add.reduceat(quantiles, first) / counts
         back = max(len(self._scores) - 4, 0)
         rise = self._quantiles[-1] - self._quantiles[back]
-        self._slope = rise / (self._scores[-1] - self._scores[back]) if len(self._scores) > 1 else 1.0
+        distance = max(self._scores[-1] - self._scores[back], 1e-30)
+        self._slope = rise / distance if len(self._scores) > 1 else 1.0
 
     def __call__(self, scores: Array) -> Array:
+        """Return the quantiles of scores."""
         inside = np.interp(scores, self._scores, self._quantiles)
         return np.asarray(inside + np.maximum(scores - self._scores[-1], 0.0) * self._slope)
 
@@ -182,7 +206,7 @@ class _Warp:
         return float(np.interp(quantile, self._quantiles, self._scores) + beyond)
 
 
-def _observe(curves: Sequence[_Curve], space: CurveSpace) -> tuple[Observations | None, _Warp]:
+def observe_curves(curves: Sequence[TrialCurve], space: CurveSpace) -> tuple[Observations | None, RankWarp]:
     """Return what the model learns from: of each trial its last epoch, and some of those before it.
 
     Of more than ``MAX_OBSERVATIONS`` it takes the last epochs of the best and of the newest trials, half of
@@ -190,10 +214,10 @@ def _observe(curves: Sequence[_Curve], space: CurveSpace) -> tuple[Observations 
     """
     kept = {2**power for power in range(32)}
     found = [
-        (epoch == curve.epochs[-1], curve.scores[-1], index, epoch, score)
+        (epoch == curve.epochs[-1], curve.best, index, epoch, score)
         for index, curve in enumerate(curves)
         for epoch, score in zip(curve.epochs, curve.scores, strict=True)
-        if math.isfinite(score) and (epoch in kept or epoch == curve.epochs[-1])
+        if epoch in kept or epoch == curve.epochs[-1]
     ]
     if len(found) > MAX_OBSERVATIONS:
         found.sort(key=lambda each: each[:3], reverse=True)
@@ -201,19 +225,20 @@ def _observe(curves: Sequence[_Curve], space: CurveSpace) -> tuple[Observations 
         others.sort(key=lambda each: (each[0], each[2] if each[0] else each[1]), reverse=True)
         found = best + others[: MAX_OBSERVATIONS - len(best)]
     scores = np.array([each[4] for each in found])
-    if not found:
-        return None, _Warp(np.zeros(1))
-    warp = _Warp(scores)
+    if not np.isfinite(scores).any():
+        return None, RankWarp(np.zeros(1))
+    scores = np.maximum(scores, scores[np.isfinite(scores)].min())
+    warp = RankWarp(scores)
     return Observations(
         np.array([curves[each[2]].row for each in found]),
-        np.array([_time(each[3], space) for each in found]),
+        space.time(np.array([each[3] for each in found])),
         np.array([each[2] for each in found]),
         warp(scores),
     ), warp
 
 
-def _time(epoch: int, space: CurveSpace) -> float:
-    return math.log(epoch) / max(math.log(space.last_epoch), 1.0)
+def _ends(curves: Sequence[TrialCurve], space: CurveSpace) -> Array:
+    return space.time(np.array([curve.end for curve in curves]))
 
 
 class FittedCurves:
@@ -222,14 +247,14 @@ class FittedCurves:
     def __init__(
         self,
         space: CurveSpace,
-        curves: list[_Curve],
+        curves: list[TrialCurve],
         positions: dict[int, int],
         model: CurveModel,
-        warp: _Warp,
+        warp: RankWarp,
     ) -> None:
         self._space, self._curves, self._positions = space, curves, positions
         self._model, self._warp = model, warp
-        self._best = max(curve.scores[-1] for curve in curves if curve.scores)
+        self._best = max(curve.best for curve in curves)
 
     def forecast(self, numbers: Sequence[int]) -> list[Forecast]:
         """Return what the model believes of trials."""
@@ -238,9 +263,8 @@ class FittedCurves:
         indices = np.array([self._positions[number] for number in numbers])
         curves = [self._curves[index] for index in indices]
         rows = np.array([curve.row for curve in curves])
-        epochs = np.array([curve.epochs[-1] if curve.epochs else 0 for curve in curves])
-        means, deviations, improvements = self._improvements(rows, indices)
-        promises = self._promises(improvements, epochs)
+        left = np.array([curve.end - max([0, *curve.epochs]) for curve in curves])
+        means, deviations, promises = self._predict(rows, _ends(curves, self._space), indices, left)
         score, best = self._space.metric.score, float(self._warp(np.array(self._best)))
         return [
             Forecast(
@@ -256,28 +280,33 @@ class FittedCurves:
     def propose(self, rng: np.random.Generator) -> tuple[dict[str, Value], float]:
         """Return the most promising of ``CANDIDATES`` new settings, and what it promises."""
         encoder = self._space.encoder
-        ranked = sorted(
-            (curve for curve in self._curves if curve.scores), key=lambda curve: -curve.scores[-1]
-        )
+        ranked = sorted((curve for curve in self._curves if curve.best > -math.inf), key=lambda c: -c.best)
         good = np.array([curve.row for curve in ranked[:GOOD_TRIALS]])
         parts = [encoder.random_rows(CANDIDATES // 2, rng)]
         for scale, share in MUTATIONS:
             parents = good[rng.integers(len(good), size=CANDIDATES // (2 * len(MUTATIONS)))]
             parts.append(encoder.mutate_rows(parents, rng, scale=scale, share=share))
         rows = np.vstack(parts)
-        _, _, improvements = self._improvements(rows, np.full(len(rows), -1))
-        promises = self._promises(improvements, np.zeros(len(rows)))
+        settings = [encoder.decode(row) for row in rows.tolist()]
+        ends = np.array([self._space.end_epoch(setting) for setting in settings])
+        _, _, promises = self._predict(rows, self._space.time(ends), np.full(len(rows), -1), ends)
         best = int(np.argmax(promises))
-        return encoder.decode(rows[best].tolist()), float(promises[best])
+        return settings[best], float(promises[best])
 
-    def _improvements(self, rows: Array, indices: Any) -> tuple[Array, Array, Array]:
-        """Return means and deviations after the last epoch, and the expected improvements."""
-        means, deviations = self._model.predict(rows, np.ones(len(rows)), indices)
+    def _predict(
+        self, rows: Array, times: Array, indices: Indices, left: Indices
+    ) -> tuple[Array, Array, Array]:
+        """Return means and deviations at the ends of trials, and what the trials promise.
+
+        Args:
+            rows: Their settings.
+            times: Their ends.
+            indices: Of their curves; -1 for new ones.
+            left: Their epochs that are left.
+        """
+        means, deviations = self._model.predict(rows, times, indices)
         deviations = deviations * UNCERTAINTY
         above = (means - float(self._warp(np.array(self._best)))) / deviations
         density = np.exp(-(above**2) / 2) / math.sqrt(2 * math.pi)
-        return means, deviations, deviations * (above * ndtr(above) + density)
-
-    def _promises(self, improvements: Array, epochs: Array) -> Array:
-        left = np.maximum(self._space.last_epoch - epochs, 0) + 1
-        return np.asarray(np.log(improvements + 1e-12) - 0.5 * np.log(left))
+        improvements = deviations * (above * ndtr(above) + density)
+        return means, deviations, np.log(improvements + 1e-12) - 0.5 * np.log(left + 1)

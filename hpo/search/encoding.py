@@ -42,10 +42,11 @@ class SpaceEncoder:
 
     def decode(self, row: Sequence[float]) -> dict[str, Value]:
         """Return the setting that is nearest to a row."""
+        whole = dict(self.fallback)
         setting: dict[str, Value] = {}
         for parameter, number in zip(self.parameters, row, strict=True):
-            if is_active(parameter, {**self.fallback, **setting}):
-                setting[parameter.name] = _decode_value(parameter, float(number))
+            if is_active(parameter, whole):
+                whole[parameter.name] = setting[parameter.name] = _decode_value(parameter, float(number))
         return setting
 
     def random_rows(self, count: int, rng: np.random.Generator) -> Array:

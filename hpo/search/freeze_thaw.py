@@ -89,8 +89,8 @@ class CurveTable:
         elif self._max_trials_prepared == self.rungs.max_trials:
             return
         self._max_trials_prepared = self.rungs.max_trials if own is None else None
-        begun = list(filter(has_begun, self._trials.values()))
-        compared = sum(map(self.rungs.is_compared, begun))
+        begun = [trial for _, trial in sorted(self._trials.items()) if has_begun(trial)]
+        compared = sum(map(self.rungs.is_compared, self._trials.values()))
         self._forecasts, self._promise_of_new, self._has_model = {}, None, False
         if len(begun) < RANDOM_TRIALS and compared < self.rungs.max_trials:
             return

@@ -145,12 +145,13 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
         )
         if own.intermediate_values and not run.finished:
             _finish_last_report(claim, folder, recorder, own.intermediate_values, run.metric)
-        with contextlib.closing(
-            metrics.TensorBoardEvents(folder.path, done, folder.name, trial.params)
-        ) as events:
-            yield from _train_epochs(claim, context, run, recorder, events)
-        if not run.finished:
-            recorder.save(run)
+        if not recorder.must_release:
+            with contextlib.closing(
+                metrics.TensorBoardEvents(folder.path, done, folder.name, trial.params)
+            ) as events:
+                yield from _train_epochs(claim, context, run, recorder, events)
+            if not run.finished:
+                recorder.save(run)
     context.cache.note_save_seconds(config, recorder.save_cost_seconds)
     if run.finished:
         value = run.best_epoch.value

@@ -81,8 +81,9 @@ bench: install  ## compare hpo with named peers in the same run
 bench-load: install  ## measure what 1 to 64 workers cost a Postgres, six minutes
 	$(BIN)/python -m benchmarks.store_load $$(command -v pgbouncer >/dev/null && echo --pgbouncer)
 
-bench-search: install  ## compare search strategies on recorded curves
+bench-search: install  ## compare search strategies on recorded curves and synthetic studies
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.many_studies --seeds 3 --trainings 20
 	$(BIN)/python -m benchmarks.fronts
 
 PEERS := .venv-peers

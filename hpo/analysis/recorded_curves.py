@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from hpo.analysis import records
 from hpo.analysis.records import TrialRecord
@@ -51,6 +52,17 @@ class RecordedCurves:
     def epochs(self) -> int:
         """The number of epochs of each curve."""
         return len(self.curves[0].values)
+
+
+class CurveSource(Protocol):
+    """Gives the curve of any setting of a study: a ``Surrogate``, or a made-up study."""
+
+    @property
+    def recorded(self) -> RecordedCurves:
+        """The study's definition, and the curves that are known."""
+
+    def predict_curve(self, setting: Setting) -> Curve:
+        """Return the curve of a setting."""
 
 
 def curves_of_study(storage: Storage, name: str) -> RecordedCurves:

@@ -22,8 +22,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.analysis.recorded_curves import Curve
-from hpo.analysis.surrogate import Surrogate
+from hpo.analysis.recorded_curves import Curve, CurveSource
 from hpo.search import asha, pruners, samplers, untried
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs
 from hpo.search.freeze_thaw import CurveTable, build_table
@@ -194,7 +193,7 @@ class Simulation:
     """
 
     def __init__(
-        self, surrogate: Surrogate, strategy: Strategy, *, seed: int, workers: int, max_epochs: int
+        self, surrogate: CurveSource, strategy: Strategy, *, seed: int, workers: int, max_epochs: int
     ) -> None:
         self.surrogate, self.strategy, self.seed, self.workers = surrogate, strategy, seed, workers
         self.max_epochs = max_epochs
@@ -290,7 +289,7 @@ class Simulation:
         number, trial_id, rung_table = current.trial.number, current.trial._trial_id, self.rung_table
         value = current.curve.values[current.epoch - 1]
         self.storage.set_trial_intermediate_value(trial_id, current.epoch, value)
-        if len(self.objectives.metrics) > 1:
+        if len(self.objectives.metrics) > 1 or isinstance(rung_table, CurveTable):
             seconds = [current.epoch_seconds] * current.epoch
             self.storage.set_trial_user_attr(trial_id, "epoch_seconds", seconds)
         trial = self.stored_trials()[number]

@@ -2,8 +2,9 @@
 
 A forecast is of a trial's best value after its last epoch. What a use of the next epochs promises is its
 expected improvement, by how much that value is expected to exceed the best so far, divided by the square
-root of the epochs that are left to the trial. The square root is a compromise: without the division too
-many trials would begin, with a whole division those that are nearly done would always win.
+root of the seconds that are left to the trial. The square root is a compromise: without the division too
+many trials would begin, with a whole division those that are nearly done would always win. Seconds per
+epoch are forecast, too (``seconds_model``).
 
 The model (``curve_model``) learns from values at the epochs at which they were measured. They are replaced
 by the normal quantiles of their ranks (Salinas et al. 2020, "A Quantile-based Approach for Hyperparameter
@@ -23,6 +24,7 @@ from scipy.special import ndtr, ndtri
 
 from hpo.search.curve_model import Array, CurveModel, Indices, Observations
 from hpo.search.encoding import SpaceEncoder
+from hpo.search.seconds_model import SecondsModel
 from hpo.study.definition import Definition
 from hpo.study.space import Choices, Parameter, Setting, Value
 from hpo.training.metric import Metric
@@ -32,6 +34,8 @@ GOOD_TRIALS = 10  # of which settings nearby are tried
 MUTATIONS = ((0.03, 0.3), (0.1, 0.3), (0.3, 0.5))  # how far a value moves, and which share of the values
 MAX_OBSERVATIONS = 300
 MIN_GROWTH = 1.15  # hyperparameters are fitted again once there are so many times the observations
+COST_POWER = 0.5  # of the seconds that are left to a trial, by which an improvement is divided
+LEAST_IMPROVEMENT = 1e-12  # keeps logarithms finite
 UNCERTAINTY = 1.5  # the model's deviations are multiplied by this: fitted processes are too sure
 
 
@@ -48,6 +52,12 @@ class CurveSpace:
         """Return the last epoch of a trial with a setting; the epochs may be searched."""
         epochs = setting.get("epochs", self.encoder.fallback.get("epochs"))
         return epochs if isinstance(epochs, int) else self.last_epoch
+
+    def end_epochs(self, rows: Array) -> Array:
+        """Return the same for encoded settings."""
+        if not any(each.name == "epochs" for each in self.encoder.parameters):
+            return np.full(len(rows), float(self.end_epoch({})))
+        return np.array([self.end_epoch(self.encoder.decode(row)) for row in rows.tolist()], dtype=float)
 
     def time(self, epochs: Array) -> Array:
         """Return epochs as the model takes them: logarithms, as a share of that of the last epoch."""
@@ -93,6 +103,7 @@ class TrialCurve:
     scores: list[float]
     end: int  # its last epoch, if nothing ends it before
     is_running: bool
+    epoch_seconds: float | None  # mean; None if unknown
 
     @classmethod
     def of_trial(cls, trial: FrozenTrial, space: CurveSpace) -> "TrialCurve":
@@ -106,8 +117,15 @@ class TrialCurve:
             score = space.metric.score(values[epoch])
             best = max(best, score) if math.isfinite(score) else best
             scores.append(best)
-        row, end = space.encoder.encode(trial.params), max([end, *epochs])
-        return cls(row, epochs, scores, end, trial.state == TrialState.RUNNING)
+        seconds = trial.user_attrs.get("epoch_seconds")
+        return cls(
+            row=space.encoder.encode(trial.params),
+            epochs=epochs,
+            scores=scores,
+            end=max([end, *epochs]),
+            is_running=trial.state == TrialState.RUNNING,
+            epoch_seconds=sum(seconds) / len(seconds) if seconds else None,
+        )
 
     @property
     def best(self) -> float:
@@ -254,6 +272,12 @@ class FittedCurves:
     ) -> None:
         self._space, self._curves, self._positions = space, curves, positions
         self._model, self._warp = model, warp
+        timed = [curve for curve in curves if curve.epoch_seconds is not None]
+        self._seconds = SecondsModel(
+            space.encoder.is_choice,
+            np.array([curve.row for curve in timed]).reshape(-1, len(space.encoder.parameters)),
+            np.array([curve.epoch_seconds for curve in timed], dtype=float),
+        )
         self._best = max(curve.best for curve in curves)
 
     def forecast(self, numbers: Sequence[int]) -> list[Forecast]:
@@ -287,14 +311,13 @@ class FittedCurves:
             parents = good[rng.integers(len(good), size=CANDIDATES // (2 * len(MUTATIONS)))]
             parts.append(encoder.mutate_rows(parents, rng, scale=scale, share=share))
         rows = np.vstack(parts)
-        settings = [encoder.decode(row) for row in rows.tolist()]
-        ends = np.array([self._space.end_epoch(setting) for setting in settings])
+        ends = self._space.end_epochs(rows)
         _, _, promises = self._predict(rows, self._space.time(ends), np.full(len(rows), -1), ends)
         best = int(np.argmax(promises))
-        return settings[best], float(promises[best])
+        return encoder.decode(rows[best].tolist()), float(promises[best])
 
     def _predict(
-        self, rows: Array, times: Array, indices: Indices, left: Indices
+        self, rows: Array, times: Array, indices: Indices, left: Array
     ) -> tuple[Array, Array, Array]:
         """Return means and deviations at the ends of trials, and what the trials promise.
 
@@ -309,4 +332,5 @@ class FittedCurves:
         above = (means - float(self._warp(np.array(self._best)))) / deviations
         density = np.exp(-(above**2) / 2) / math.sqrt(2 * math.pi)
         improvements = deviations * (above * ndtr(above) + density)
-        return means, deviations, np.log(improvements + 1e-12) - 0.5 * np.log(left + 1)
+        seconds = np.log(left + 1) + self._seconds.log_seconds(rows)
+        return means, deviations, np.log(improvements + LEAST_IMPROVEMENT) - COST_POWER * seconds

@@ -328,10 +328,10 @@ class History(_CachedStorage):
     def _build_trials(
         self, session: Session, changed: Sequence[Any], known: dict[int, FrozenTrial]
     ) -> list[FrozenTrial]:
-        """Read the rest of trials. With several objectives what they reached is in user attributes, too."""
-        count = len(self.objectives)
+        """Read the rest of trials; user attributes have further objectives, and seconds for a model."""
+        count, has_model = len(self.objectives), isinstance(self.rung_table, CurveTable)
         return rows.build_trials(
-            session, changed, known=known, with_user_attributes=count > 1, objectives=count
+            session, changed, known=known, with_user_attributes=count > 1 or has_model, objectives=count
         )
 
     def _find_changes(

@@ -68,7 +68,7 @@ class Pruner(BaseModel):
     name: Literal["asha", "freeze_thaw", "hyperband", "median", "percentile", "patient", "none"] = "asha"
     min_epochs: Annotated[
         int, Field(ge=1, le=100_000, description="epochs that every trial runs before it can be pruned")
-    ] = 2
+    ] = Field(default_factory=lambda given: 1 if given.get("name") == "freeze_thaw" else 2)
     reduction_factor: Annotated[
         int, Field(ge=2, le=1000, description="hyperband and asha: one of this many trials continues")
     ] = 4

@@ -19,7 +19,11 @@ def table_of(trials: list[FrozenTrial], most: int = 16) -> CurveTable:
         "name": "s",
         "train": {"epochs": 9, "schedule": "constant"},
         "space": {"dropout": {"low": 0.0, "high": 0.9}},
-        "search": {"trials": most, "sampler": "freeze_thaw", "pruner": "freeze_thaw"},
+        "search": {
+            "trials": most,
+            "sampler": "freeze_thaw",
+            "pruner": {"name": "freeze_thaw", "min_epochs": 2},
+        },
     }
     rungs = asha.rungs_of(file.parse_document(document, "s.toml"))
     assert rungs.epochs == (2, 3, 4, 7)

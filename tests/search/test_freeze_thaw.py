@@ -26,7 +26,7 @@ def definition(trials: int) -> Definition:
         train={"schedule": "constant"},
         trials=trials,
         sampler={"name": "freeze_thaw"},
-        pruner={"name": "freeze_thaw"},
+        pruner={"name": "freeze_thaw", "min_epochs": 2},
     )
 
 

@@ -183,6 +183,12 @@ def test_a_sampler_and_a_pruner_may_be_given_as_a_name(tmp_path):
     assert short == load(tmp_path, in_search("sampler = { name = 'qmc' }\npruner = { name = 'asha' }"))
 
 
+def test_freeze_thaw_may_pause_trials_from_the_first_epoch_on(tmp_path):
+    found = load(tmp_path, in_search("pruner = 'freeze_thaw'")).search.pruner
+    later = load(tmp_path, in_search("pruner = { name = 'freeze_thaw', min_epochs = 4 }")).search.pruner
+    assert (found.min_epochs, later.min_epochs) == (1, 4)
+
+
 def test_whole_numbers_are_accepted_for_fractions(tmp_path):
     found = load(
         tmp_path,

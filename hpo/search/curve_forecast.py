@@ -10,8 +10,8 @@ The model (``curve_model``) learns from values at the epochs at which they were 
 by the normal quantiles of their ranks (Salinas et al. 2020, "A Quantile-based Approach for Hyperparameter
 Transfer Learning", arXiv 1909.13595): most settings are far below the best, and the process would take
 their distances for important. Running trials count with the final values that the model predicts for them,
-so that other workers try something else. A trial that failed, or was ended before its first report, counts
-as one that reached the worst value of all.
+so that other workers try something else. A trial that failed or diverged, or was ended before its first
+report, counts as one that ended with the worst value of all: the like would only fail again.
 """
 
 import math
@@ -109,7 +109,8 @@ class TrialCurve:
     def of_trial(cls, trial: FrozenTrial, space: CurveSpace) -> "TrialCurve":
         """Return the curve of a trial, which must have its setting."""
         end, values = space.end_epoch(trial.params), trial.intermediate_values
-        if trial.state == TrialState.FAIL or (trial.state == TrialState.PRUNED and not values):
+        has_failed = trial.state == TrialState.FAIL or "failure" in trial.user_attrs
+        if has_failed or (trial.state == TrialState.PRUNED and not values):
             values = {end: math.nan}
         epochs = sorted(values)
         scores, best = [], -math.inf
@@ -294,15 +295,18 @@ class FittedCurves:
             Forecast(
                 promise=float(promise),
                 chance=float(ndtr((mean - best) / deviation)),
-                low=score(self._warp.inverse(mean - 1.2816 * deviation)),
-                value=score(self._warp.inverse(mean)),
-                high=score(self._warp.inverse(mean + 1.2816 * deviation)),
+                low=score(max(self._warp.inverse(mean - 1.2816 * deviation), curve.best)),
+                value=score(max(self._warp.inverse(mean), curve.best)),
+                high=score(max(self._warp.inverse(mean + 1.2816 * deviation), curve.best)),
             )
-            for mean, deviation, promise in zip(means, deviations, promises, strict=True)
+            for curve, mean, deviation, promise in zip(curves, means, deviations, promises, strict=True)
         ]
 
     def propose(self, rng: np.random.Generator) -> tuple[dict[str, Value], float]:
-        """Return the most promising of ``CANDIDATES`` new settings, and what it promises."""
+        """Return the most promising of ``CANDIDATES`` settings, and what it promises.
+
+        It has no trial of this study yet, unless all candidates have one.
+        """
         encoder = self._space.encoder
         ranked = sorted((curve for curve in self._curves if curve.best > -math.inf), key=lambda c: -c.best)
         good = np.array([curve.row for curve in ranked[:GOOD_TRIALS]])
@@ -313,8 +317,13 @@ class FittedCurves:
         rows = np.vstack(parts)
         ends = self._space.end_epochs(rows)
         _, _, promises = self._predict(rows, self._space.time(ends), np.full(len(rows), -1), ends)
-        best = int(np.argmax(promises))
-        return encoder.decode(rows[best].tolist()), float(promises[best])
+        own = [index for number, index in self._positions.items() if number >= 0]
+        tried = {frozenset(encoder.decode(self._curves[index].row).items()) for index in own}
+        order = np.argsort(-promises)
+        settings = ((index, encoder.decode(rows[index].tolist())) for index in order)
+        untried = (each for each in settings if frozenset(each[1].items()) not in tried)
+        best, setting = next(untried, (order[0], encoder.decode(rows[order[0]].tolist())))
+        return setting, float(promises[best])
 
     def _predict(
         self, rows: Array, times: Array, indices: Indices, left: Array

@@ -128,7 +128,7 @@ def test_values_that_are_not_finite_count_as_the_worst_until_there_is_a_better_o
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
-def test_a_trial_that_failed_or_ended_before_its_first_report_counts_as_the_worst(metric):
+def test_a_trial_that_failed_diverged_or_ended_before_its_first_report_counts_as_the_worst(metric):
     trials = [
         trial(0, 0.1, [0.3, 0.6]),
         trial(1, 0.2, [0.9, 0.9], FAIL),
@@ -136,12 +136,13 @@ def test_a_trial_that_failed_or_ended_before_its_first_report_counts_as_the_wors
         trial(3, 0.4, (), RUNNING),
         trial(4, 0.5, (), WAITING),
         trial(5, 0.6, [0.4], PRUNED),
+        trial(6, 0.7, [0.9, 0.1], PRUNED),
     ]
+    trials[6].user_attrs = {"failure": {"class": "diverged", "message": ""}}
     numbers, scores = observed_values(trials, train={"metric": metric})
-    assert numbers == [0, 0, 1, 2, 5]
-    first, better = (0.3, 0.6) if metric == "accuracy" else (-0.3, -0.3)
-    worst = 0.3 if metric == "accuracy" else -0.4
-    assert scores == pytest.approx([first, better, worst, worst, 0.4 if metric == "accuracy" else -0.4])
+    assert numbers == [0, 0, 1, 2, 5, 6]
+    expected = [0.3, 0.6, 0.3, 0.3, 0.4, 0.3] if metric == "accuracy" else [-0.3, -0.3, *[-0.4] * 4]
+    assert scores == pytest.approx(expected)
 
 
 def test_without_a_finite_value_there_is_no_model():
@@ -176,6 +177,12 @@ def test_a_forecast_is_near_what_like_curves_reached():
     assert found.low < found.value < found.high
     assert found.chance < 0.05
     assert fitted.forecast([]) == []
+
+
+def test_a_trial_is_not_expected_to_reach_less_than_it_has():
+    reached = curve(0.95, 6)
+    (found,) = forecaster().fit([*whole(20), trial(20, 0.95, reached)]).forecast([20])
+    assert found.high >= found.value >= found.low >= reached[-1]
 
 
 def test_of_trials_that_improve_alike_the_one_with_fewer_epochs_left_promises_more():
@@ -260,6 +267,22 @@ def proposals(trials: list[FrozenTrial], count: int = 5) -> list[float]:
 
 def test_a_new_setting_is_where_values_are_best():
     assert min(proposals(whole(20))) > 0.8
+
+
+def test_a_new_setting_has_no_trial_yet():
+    """The only one that is left of a list is not where the values are best."""
+    tried = [x / 20 for x in range(20)]
+    listed = {"dropout": [0.99, *tried]}
+
+    def propose(trials: list[FrozenTrial]) -> float:
+        return forecaster(space=listed).fit(trials).propose(np.random.default_rng(0))[0]["dropout"]
+
+    trials = [trial(number, x, curve(x), COMPLETE) for number, x in enumerate(tried)]
+    assert propose(trials) == 0.99
+    lost = trial(20, 0.99, (), FAIL)
+    assert propose([*trials, lost]) >= 0.8, "none is left"
+    others = [trial(-1, x, curve(x), COMPLETE) for x in tried]
+    assert propose([*others, lost]) >= 0.8, "those of other studies may be tried again"
 
 
 def test_a_new_setting_avoids_those_that_failed_or_diverged_before_their_first_report():

@@ -304,6 +304,19 @@ def test_simulated_studies_are_the_same_and_reach_their_target():
     assert compared[0][0].epochs.value < strategies.epoch_budget(recorded_curves("minimize"))
 
 
+def test_a_model_of_curves_continues_the_same_trials():
+    found = []
+    for direction in DIRECTIONS:
+        known = Surrogate(recorded_curves(direction))
+        pruner = Pruner(name="freeze_thaw", min_epochs=1)
+        strategy = study_strategy(known.recorded.definition, Sampler(name="freeze_thaw"), pruner)
+        simulated = Simulation(known, strategy, seed=1, workers=2, max_epochs=45)
+        best = [mirrored(direction, each.value) for each in simulated.run()]
+        found.append((best, [(each.params, each.last_step) for each in simulated.stored_trials()]))
+    assert found[0] == found[1]
+    assert len({epochs for _, epochs in found[0][1]}) > 2, "trials continued after several rungs"
+
+
 def test_a_loss_of_seeds_has_an_interval_that_does_not_go_below_zero():
     found = intervals.seeds_interval([0.01, 0.5, 0.02], 0.0, METRICS["loss"].limits)
     assert found is not None

@@ -121,8 +121,9 @@ def test_a_custom_objective_is_searched_over_its_own_parameters(place):
     assert "trial 0 starts: speed 1, kind a, 4 epochs" in done.err
 
 
-def test_pruning_stops_poor_trials_but_no_points(place):
-    text = """
+@pytest.mark.parametrize("pruner", ["asha", "freeze_thaw"])
+def test_pruning_stops_poor_trials_but_no_points(place, pruner):
+    text = f"""
     [train]
     objective = "own:climb"
     epochs = 4
@@ -132,7 +133,7 @@ def test_pruning_stops_poor_trials_but_no_points(place):
     [search]
     trials = 6
     sampler = "random"
-    pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }
+    pruner = {{ name = "{pruner}", min_epochs = 1, reduction_factor = 2 }}
     [[points]]
     speed = 10.0
     [[points]]
@@ -148,7 +149,7 @@ def test_pruning_stops_poor_trials_but_no_points(place):
         last = max(trial.intermediate_values)
         assert last < 4
         assert trial.value == trial.intermediate_values[last]
-        assert trial.user_attrs["pruned"].startswith("by asha: ")
+        assert trial.user_attrs["pruned"].startswith(f"by {pruner}: ")
 
 
 def test_an_objective_may_end_before_its_last_epoch(place):

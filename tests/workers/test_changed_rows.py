@@ -66,7 +66,7 @@ def set_attribute(storage, number, key, value, *, name="small"):
         rows.write_attributes(session, trial._trial_id, {key: value}, system=True)
 
 
-@pytest.mark.parametrize("text", [ASHA, GRID])
+@pytest.mark.parametrize("text", [ASHA, ASHA.replace('"asha"', '"freeze_thaw"'), GRID])
 def test_a_pause_that_no_promotion_can_end_holds_no_trial_back(create, run, text):
     """One at an epoch that is no rung, one at a rung that the trial has not reached, and no epoch."""
     storage = create(text)

@@ -163,11 +163,10 @@ class CurveForecaster:
         """Fit the model; None if no trial has a finite value yet.
 
         Args:
-            trials: The study's trials.
+            trials: The study's trials that have begun.
             skipped: Numbers of running trials that are to be forecast, and not to count as done.
         """
-        begun = list(filter(has_begun, trials))
-        curves = [TrialCurve.of_trial(trial, self.space) for trial in begun]
+        curves = [TrialCurve.of_trial(trial, self.space) for trial in trials]
         seen, warp = observe_curves(curves, self.space)
         if seen is None:
             return None
@@ -179,7 +178,7 @@ class CurveForecaster:
             self._hyperparameters, self._fitted_count = model.hyperparameters, count
         running = [
             index
-            for index, (curve, trial) in enumerate(zip(curves, begun, strict=True))
+            for index, (curve, trial) in enumerate(zip(curves, trials, strict=True))
             if curve.is_running and trial.number not in skipped
         ]
         if running:
@@ -193,7 +192,7 @@ class CurveForecaster:
                 np.concatenate([seen.values_N, means]),
             )
             model = CurveModel(is_choice, seen, self._hyperparameters, fit=False)
-        positions = {trial.number: index for index, trial in enumerate(begun)}
+        positions = {trial.number: index for index, trial in enumerate(trials)}
         return FittedCurves(self.space, curves, positions, model, warp)
 
 

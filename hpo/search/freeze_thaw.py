@@ -62,7 +62,7 @@ class CurveTable:
         self._paused: dict[int, int] = {}  # the rung at which a trial waits, by number
         self._forecasts: dict[int, Forecast] = {}  # of paused trials and the own one, the best first
         self._promise_of_new: float | None = None  # of the best new setting; None if none is left
-        self._best: int | None = None  # number of the trial with the best value
+        self._best: int | None = None  # number of the trial with the best value; None until it is asked for
         self._has_model = False
         self._max_trials_prepared: int | None = None  # None: a trial has changed since ``prepare``
         for trial in trials:
@@ -71,12 +71,12 @@ class CurveTable:
     def update(self, trial: FrozenTrial) -> None:
         """Take in the present state of a trial."""
         self._trials[trial.number] = trial
-        self._max_trials_prepared = None
-        rung = paused_rung(trial)
+        self._max_trials_prepared = self._best = None
+        before, rung = self._paused.pop(trial.number, None), paused_rung(trial)
         if rung is not None and rung in self.rungs.epochs and self.rungs.is_compared(trial):
             self._paused[trial.number] = rung
-        else:
-            self._paused.pop(trial.number, None)
+        if self._paused.get(trial.number) != before:
+            self._forecasts.pop(trial.number, None)  # it was of an earlier epoch
 
     def prepare(self, own: FrozenTrial | None = None) -> None:
         """Fit the model, and forecast the paused trials, unless nothing has changed since.
@@ -89,7 +89,9 @@ class CurveTable:
         elif self._max_trials_prepared == self.rungs.max_trials:
             return
         self._max_trials_prepared = self.rungs.max_trials if own is None else None
-        begun = [trial for _, trial in sorted(self._trials.items()) if has_begun(trial)]
+        # Another tool may have a trial wait at a rung that has not even a setting.
+        known = sorted(self._trials.items())
+        begun = [trial for number, trial in known if has_begun(trial) or number in self._paused]
         compared = sum(map(self.rungs.is_compared, self._trials.values()))
         self._forecasts, self._promise_of_new, self._has_model = {}, None, False
         if len(begun) < RANDOM_TRIALS and compared < self.rungs.max_trials:
@@ -102,7 +104,6 @@ class CurveTable:
         forecasts = dict(zip(numbers, fitted.forecast(numbers), strict=True))
         ranked = sorted(forecasts, key=lambda number: (-forecasts[number].promise, number))
         self._forecasts = {number: forecasts[number] for number in ranked}
-        self._best = self._best_number()
         if compared < self.rungs.max_trials:
             _, self._promise_of_new = fitted.propose(np.random.default_rng([self._space.seed, len(begun)]))
 
@@ -144,13 +145,15 @@ class CurveTable:
         forecast = self._forecasts[number]
         if is_new_left and self._promise_of_new is not None:
             return forecast.promise >= self._promise_of_new
-        return forecast.chance >= LEAST_CHANCE or number == self._best
+        return forecast.chance >= LEAST_CHANCE or number == self._best_number()
 
     def _best_number(self) -> int | None:
-        """Return the number of the trial with the best value so far; of equal ones the first.
+        """Return the number of the trial with the best value by now; of equal ones the first.
 
         Trials that ended without completing cannot be continued, so they do not count.
         """
+        if self._best is not None:
+            return self._best
         ended = (TrialState.FAIL, TrialState.PRUNED)
         found = {
             number: losses
@@ -158,7 +161,8 @@ class CurveTable:
             if trial.state not in ended
             and (losses := self.rungs.losses(trial.last_step or 0, trial)) is not None
         }
-        return min(found, key=lambda number: (found[number], number), default=None)
+        self._best = min(found, key=lambda number: (found[number], number), default=None)
+        return self._best
 
     def next_promotion(self, *, taken: Collection[int] = (), last: bool = False) -> tuple[int, int] | None:
         """Return which paused trial continues next, by the model as ``prepare`` fitted it.
@@ -183,11 +187,12 @@ class CurveTable:
         return None
 
     def first_paused(self) -> int | None:
-        """Return the lowest number of a trial that waits at a rung and has a forecast; None if none does.
+        """Return the lowest number of a trial that waits at a rung; None if no trial does.
 
-        One that has paused since ``prepare`` has none: it is not ended before it is forecast.
+        Also None if one has paused since ``prepare``: it may be the best, and none is ended before a whole
+        training has won.
         """
-        return min((number for number in self._paused if number in self._forecasts), default=None)
+        return min(self._paused, default=None) if self._paused.keys() <= self._forecasts.keys() else None
 
 
 def _describe_forecast(forecast: Forecast, space: CurveSpace) -> str:

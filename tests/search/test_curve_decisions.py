@@ -82,13 +82,13 @@ def test_a_trial_goes_on_where_a_claim_would_continue_it():
     assert table.next_promotion() == (15, 4)
 
 
-def test_a_trial_that_paused_since_the_forecast_is_not_ended():
+def test_no_trial_is_ended_before_one_that_paused_since_is_forecast():
     table = table_of([*poor(15), trial(15, *[0.9] * 9, state=TrialState.COMPLETE)])
     table.update(trial(0))  # another worker has it
     table.prepare()
     assert table.first_paused() == 1
     table.update(paused(0, 0.1, 0.1, 0.1))
-    assert table.first_paused() == 1
+    assert table.first_paused() is None
     table.prepare()
     assert table.first_paused() == 0
 

@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search import asha, samplers
+from hpo.search import asha, freeze_thaw, samplers
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG
 from hpo.search.freeze_thaw import RANDOM_TRIALS, CurveTable, build_table
 from hpo.search.replicates import REPLICATE_OF
@@ -124,6 +124,29 @@ def test_a_trial_that_goes_on_by_now_does_not_continue_twice():
     assert table.next_promotion() == (18, 2)
 
 
+def test_a_forecast_of_an_earlier_epoch_does_not_end_a_trial():
+    """Another worker continued the trial meanwhile, and now it is the best one."""
+    done = [trial(number, 0.02 * number, EPOCHS, COMPLETE) for number in range(15)]
+    table = table_of([*done, trial(15, 0.0, 2, WAITING)], most=16)
+    table.prepare()
+    assert table.first_paused() == 15
+    table.update(trial(15, 0.0, 2))
+    table.update(trial(15, 0.9, 4, WAITING))
+    assert table.first_paused() is None
+    table.prepare()
+    assert table.next_promotion(last=True) == (15, 4)
+
+
+def test_the_best_trial_is_continued_when_a_better_one_has_failed_since_the_forecast(monkeypatch):
+    monkeypatch.setattr(freeze_thaw, "LEAST_CHANCE", 1.1)  # only the best one is worth its epochs
+    done = [trial(number, 0.02 * number, EPOCHS, COMPLETE) for number in range(15)]
+    table = table_of([*done, trial(15, 0.5, 4, WAITING), trial(16, 0.9, 4)], most=17)
+    table.prepare()
+    assert table.next_promotion(last=True) is None
+    table.update(trial(16, 0.9, 4, FAIL))
+    assert table.next_promotion(last=True) == (15, 4)
+
+
 def test_a_trial_that_went_on_from_a_rung_before_goes_on_again():
     """Its worker crashed after the rung, so it reports the same epoch again."""
     for marks, kind in (
@@ -135,6 +158,17 @@ def test_a_trial_that_went_on_from_a_rung_before_goes_on_again():
         table = table_of([*paused(20), own])
         table.prepare(own)
         assert table.decide(own).kind == kind
+
+
+def test_a_trial_that_waits_at_a_rung_without_a_setting_is_ended_too():
+    """Another tool may have deleted its parameters and reports."""
+    emptied = trial(0, 0.0, 2, WAITING)
+    emptied.params, emptied.distributions, emptied.intermediate_values = {}, {}, {}
+    done = [trial(number, 0.02 * number, EPOCHS, COMPLETE) for number in range(1, 20)]
+    table = table_of([emptied, *done], most=20)
+    table.prepare()
+    promotion = table.next_promotion(last=True)
+    assert (promotion, table.first_paused()) == ((0, 2), 0)
 
 
 def test_without_a_model_trials_continue_in_order_when_nothing_else_is_left():

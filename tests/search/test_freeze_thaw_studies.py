@@ -2,16 +2,20 @@
 
 import itertools
 import math
+import random
 from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.analysis.recorded_curves import Curve, RecordedCurves
 from hpo.analysis.simulation import Simulation, study_strategy
 from hpo.analysis.surrogate import Surrogate
-from hpo.search.asha import paused_rung
+from hpo.search import asha
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, paused_rung
+from hpo.search.curve_forecast import curve_space
 from hpo.search.freeze_thaw import CurveTable
 from hpo.study.definition import Pruner, Sampler
 from tests.support.searched_study import study_of
@@ -48,7 +52,7 @@ def simulation(curves: list[list[float]], workers: int, *, is_end_known: bool) -
 
 
 @given(curves=CURVES, workers=st.sampled_from([1, 3]), is_end_known=st.booleans())
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_every_trial_ends_and_the_best_one_is_complete(curves, workers, is_end_known):
     played = simulation(curves, workers, is_end_known=is_end_known)
     ends = [(end.trial, end.epoch) for end in played.epoch_ends()]
@@ -71,3 +75,92 @@ def test_every_trial_ends_and_the_best_one_is_complete(curves, workers, is_end_k
         trials[number].state = TrialState.PRUNED
         table.update(trials[number])
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+class Workers:
+    """Three workers that run the trials of one study, fail some, and act on old forecasts now and then."""
+
+    def __init__(self, count: int, rng: random.Random) -> None:
+        definition = study_of(
+            space={"dropout": {"low": 0.0, "high": 0.9}},
+            epochs=EPOCHS,
+            trials=count,
+            sampler="freeze_thaw",
+            pruner={"name": "freeze_thaw", "min_epochs": 1},
+        )
+        self.count, self.rng = count, rng
+        self.table = CurveTable(asha.rungs_of(definition), curve_space(definition))
+        self.trials: list[FrozenTrial] = []
+
+    def running(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    def claim(self) -> bool:
+        """Let a free worker continue, begin or end a trial; return whether there was one."""
+        is_left = len(self.trials) < self.count
+        last = not is_left and not self.running()
+        if (promotion := self.table.next_promotion(last=last)) is not None:
+            number, rung = promotion
+            assert self.trials[number].last_step == rung
+            self.change(number, TrialState.RUNNING, {PAUSED_AT_RUNG: None, PROMOTED_PAST_RUNG: rung})
+        elif is_left:
+            begun = create_trial(
+                state=TrialState.RUNNING,
+                params={"dropout": self.rng.uniform(0.0, 0.9)},
+                distributions={"dropout": FloatDistribution(0.0, 0.9)},
+            )
+            begun.number = len(self.trials)
+            self.trials.append(begun)
+            self.change(begun.number, TrialState.RUNNING, {})
+        elif last and (paused := self.table.first_paused()) is not None:
+            assert paused != self.best(), "the best one is ended"
+            self.change(paused, TrialState.PRUNED, {})
+        else:
+            return False
+        return True
+
+    def train(self, trial: FrozenTrial) -> None:
+        """Run an epoch of a trial, which may fail, and decide on the trial at a rung."""
+        epoch = (trial.last_step or 0) + 1
+        if self.rng.random() < 0.05:
+            return self.change(trial.number, TrialState.FAIL, {})
+        trial.intermediate_values[epoch] = self.rng.choice([0.1, 0.5, 0.9, self.rng.random()])
+        if epoch == EPOCHS:
+            return self.change(trial.number, TrialState.COMPLETE, {})
+        if not self.table.rungs.is_at_rung(trial):
+            return None
+        if self.rng.random() < 0.7:
+            self.table.prepare(trial)
+        if self.table.decide(trial).kind == "promoted":
+            return self.change(trial.number, TrialState.RUNNING, {PROMOTED_PAST_RUNG: epoch})
+        return self.change(trial.number, TrialState.WAITING, {PAUSED_AT_RUNG: epoch})
+
+    def change(self, number: int, state: TrialState, attributes: dict[str, int | None]) -> None:
+        trial = self.trials[number]
+        assert not trial.state.is_finished()
+        trial.state = state
+        trial.system_attrs |= attributes
+        self.table.update(trial)
+
+    def best(self) -> int:
+        """Return the number of the best trial that has not ended early."""
+        ended = (TrialState.FAIL, TrialState.PRUNED)
+        left = [each for each in self.trials if each.state not in ended and each.intermediate_values]
+        return min(left, key=lambda each: (-max(each.intermediate_values.values()), each.number)).number
+
+
+@given(count=st.sampled_from([1, 4, 17]), seed=st.integers(0, 10**6))
+@settings(max_examples=12)
+def test_a_study_ends_though_trials_fail_and_forecasts_are_old(count, seed):
+    workers, idle = Workers(count, random.Random(seed)), 0
+    while len(workers.trials) < count or not all(each.state.is_finished() for each in workers.trials):
+        if idle or workers.rng.random() < 0.5:
+            workers.table.prepare()
+        running = workers.running()
+        claimed = len(running) < 3 and workers.claim()
+        if running:
+            workers.train(workers.rng.choice(running))
+        idle = 0 if running or claimed else idle + 1
+        assert idle < 2, "nothing is left to do, but the study has not ended"
+    states = [trial.state for trial in workers.trials]
+    assert TrialState.COMPLETE in states or set(states) == {TrialState.FAIL}

@@ -33,7 +33,7 @@ from hpo.analysis.surrogate import Surrogate
 from hpo.cli.console import open_console
 from hpo.search import pareto
 from hpo.search.samplers import derive_seed
-from hpo.study.definition import Pruner, Sampler
+from hpo.study.search_options import Pruner, Sampler
 
 SHARE = 0.95  # of what the unpruned studies find
 MARGIN = 0.1  # the reference point lies so far beyond the front, as a share of its range

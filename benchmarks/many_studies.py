@@ -36,7 +36,8 @@ from hpo.analysis.recorded_curves import read_curves
 from hpo.analysis.simulation import Simulation, Strategy
 from hpo.analysis.surrogate import Surrogate
 from hpo.cli.console import open_console
-from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.study.definition import Definition
+from hpo.study.search_options import Pruner, Sampler
 
 HERE = Path(__file__).parent
 RECORDED = {"chosen": ("curves",), "reported": ("curves-icons",)}

@@ -43,7 +43,8 @@ from hpo.store import lease, process, queue, rows, studies
 from hpo.store.history import History
 from hpo.store.lease_table import leases
 from hpo.study import space
-from hpo.study.definition import Definition, Pruner, Sampler, Search
+from hpo.study.definition import Definition
+from hpo.study.search_options import Pruner, Sampler, Search
 from hpo.training.config import Config
 from hpo.workers import pruning
 from hpo.workers.setting import choose_setting

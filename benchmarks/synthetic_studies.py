@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from hpo.analysis.recorded_curves import Curve, RecordedCurves
 from hpo.study import space
-from hpo.study.definition import Definition, Search
+from hpo.study.definition import Definition
+from hpo.study.search_options import Search
 from hpo.study.space import Choices, Parameter, Range, Setting
 
 STUDIES = 60  # seeds 0 to 59; even ones are for choosing a strategy, odd ones for reporting on it

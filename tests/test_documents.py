@@ -5,7 +5,7 @@ import re
 import typer
 
 from hpo.cli.main import app
-from hpo.study.definition import Search
+from hpo.study.search_options import Search
 from hpo.training import config
 from tests.support.workplace import ROOT
 

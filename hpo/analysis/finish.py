@@ -22,7 +22,8 @@ from hpo.errors import StoreError
 from hpo.store import status, studies
 from hpo.store.plan import RUN_OPTIONS
 from hpo.store.storage import Storage
-from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
+from hpo.study.definition import Definition, Point
+from hpo.study.search_options import Pruner, Sampler, Search
 from hpo.study.space import Value
 from hpo.training import config
 

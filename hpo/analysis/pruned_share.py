@@ -7,7 +7,7 @@ What the pruner freeze_thaw stops follows from no rule; its share was measured.
 import math
 import statistics
 
-from hpo.study.definition import Pruner
+from hpo.study.search_options import Pruner
 
 # The shares of freeze_thaw: of the epochs after ``min_epochs``, and of trials that end whole. In simulated
 # studies of 20, 50 and 100 trials of 20 to 30 epochs (14 of benchmarks/synthetic_studies.py), which began

@@ -17,7 +17,8 @@ from hpo.errors import CurvesError, quote_value
 from hpo.store import status, studies
 from hpo.store.storage import Storage
 from hpo.study import space
-from hpo.study.definition import Definition, Search
+from hpo.study.definition import Definition
+from hpo.study.search_options import Search
 from hpo.study.space import Parameter, Setting, Value
 from hpo.training.metric import Metric
 

@@ -30,7 +30,8 @@ from hpo.search.objectives import Objectives
 from hpo.search.rankings import Losses
 from hpo.search.untried import SettingKey
 from hpo.study import space
-from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.study.definition import Definition
+from hpo.study.search_options import Pruner, Sampler
 from hpo.study.space import Setting
 from hpo.training.metric import Metric
 

@@ -24,8 +24,8 @@ from hpo.analysis.surrogate import Surrogate
 from hpo.errors import DefinitionError
 from hpo.search import untried
 from hpo.study.checks import validate_record
-from hpo.study.definition import Pruner, Sampler
 from hpo.study.overrides import parse_value
+from hpo.study.search_options import Pruner, Sampler
 from hpo.training.metric import Metric
 
 Record = TypeVar("Record", Sampler, Pruner)

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hpo.study.definition import Search
+from hpo.study.search_options import Search
 from hpo.training import schedules
 from hpo.training.config import Config
 from hpo.training.evaluation import TOP

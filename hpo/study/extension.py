@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hpo.errors import DefinitionError, quote_value
-from hpo.study.definition import BUDGETS, Definition, Point, Search
+from hpo.study.definition import BUDGETS, Definition, Point
+from hpo.study.search_options import Search
 from hpo.study.space import Choices, Parameter, Range
 
 

@@ -12,10 +12,11 @@ from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten, sug
 from hpo.study import space_table
 from hpo.study.checks import Problems, check_keys, check_storable, require_table, validate_record
 from hpo.study.consistency import check_definition, check_models, check_point_in_space, grid_points
-from hpo.study.definition import Definition, Point, Search
+from hpo.study.definition import Definition, Point
 from hpo.study.option_checks import is_file, validate_options
 from hpo.study.overrides import apply_set, expand_names, parse_value
 from hpo.study.points import parse_point, parse_points
+from hpo.study.search_options import Search
 from hpo.training import config
 from hpo.training.metric import METRICS
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten
 from hpo.study.checks import check_storable, inner_model
-from hpo.study.definition import Search
 from hpo.study.option_checks import is_used
+from hpo.study.search_options import Search
 from hpo.training import config
 from hpo.training.config import OptionTable
 

@@ -12,10 +12,11 @@ from typing import Any
 from hpo.study import file
 from hpo.study.checks import INT64, field_schema
 from hpo.study.consistency import LEARNING_SAMPLERS
-from hpo.study.definition import TRIAL_ATTRIBUTES, Search
+from hpo.study.definition import TRIAL_ATTRIBUTES
 from hpo.study.option_checks import CUSTOM_NAME_PATTERN, custom_value_schema, value_schemas
 from hpo.study.overrides import NAMED_TABLES
 from hpo.study.points import ALIASES, ATTRIBUTE_PATTERN
+from hpo.study.search_options import Search
 from hpo.study.space import Choices, FloatStep, IntStep, LogRange, Range
 from hpo.study.space_table import has_ranges
 from hpo.training import config

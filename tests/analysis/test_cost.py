@@ -10,8 +10,8 @@ from hpo.analysis import cost, step_timing
 from hpo.analysis.cost import CostPart, Forecast
 from hpo.analysis.pruned_share import run_share
 from hpo.original import prices
-from hpo.study.definition import Pruner
 from hpo.study.file import find_study_file, load_study_file
+from hpo.study.search_options import Pruner
 from hpo.training import datasets, loop, shapes
 from hpo.training.config import Config, FinalConfig
 from hpo.training.devices import WorkerDevice

@@ -14,7 +14,8 @@ from hpo.analysis.simulation import Simulation, Strategy
 from hpo.analysis.surrogate import Surrogate
 from hpo.errors import DefinitionError
 from hpo.study import file
-from hpo.study.definition import Definition, Point, Pruner, Sampler, Search
+from hpo.study.definition import Definition, Point
+from hpo.study.search_options import Pruner, Sampler, Search
 from tests.support.curve_file import EPOCHS, write_curve_file
 from tests.support.databases import plain_sql
 

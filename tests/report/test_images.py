@@ -11,7 +11,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.report import class_section, data_section
 from hpo.report.page import read_report, render_html, write_report
 from hpo.store import studies
-from hpo.study.definition import Search
+from hpo.study.search_options import Search
 from hpo.training.confusion import Confusion
 from hpo.training.data_facts import DataFacts, Sample
 from tests.support.databases import closed_engines

@@ -16,7 +16,8 @@ from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RungDecision, Ru
 from hpo.search.objectives import Objectives
 from hpo.store import studies
 from hpo.study import space
-from hpo.study.definition import Definition, Point, Pruner, Search
+from hpo.study.definition import Definition, Point
+from hpo.study.search_options import Pruner, Search
 from hpo.training import config
 from hpo.training.metric import METRICS
 from tests.support.processes import descendants, wait_for

@@ -11,7 +11,7 @@ from hpo.search.baseline import Baseline, Guess
 from hpo.store import process, queue, studies
 from hpo.store.history import History
 from hpo.study import file
-from hpo.study.definition import Pruner, Search
+from hpo.study.search_options import Pruner, Search
 from hpo.training.config import Config
 from hpo.training.metric import METRICS
 from hpo.workers.pruning import TrialPrunedByRule, TrialPruner

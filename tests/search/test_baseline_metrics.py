@@ -6,7 +6,7 @@ from scipy.stats import rankdata
 from sklearn import metrics
 
 from hpo.search import baseline
-from hpo.study.definition import Search
+from hpo.study.search_options import Search
 from hpo.training.config import Config
 from hpo.training.metric import METRICS
 

@@ -17,7 +17,7 @@ from hpo.search import asha
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, paused_rung
 from hpo.search.curve_forecast import curve_space
 from hpo.search.freeze_thaw import CurveTable
-from hpo.study.definition import Pruner, Sampler
+from hpo.study.search_options import Pruner, Sampler
 from tests.support.searched_study import study_of
 
 EPOCHS = 5

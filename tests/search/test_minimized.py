@@ -20,7 +20,7 @@ from hpo.search.replicates import REPLICATE_OF
 from hpo.store import process, queue, status, studies
 from hpo.store.history import History
 from hpo.study import file
-from hpo.study.definition import Pruner, Sampler
+from hpo.study.search_options import Pruner, Sampler
 from hpo.training.metric import METRICS, Metric, custom_metric
 from hpo.workers import retention
 from hpo.workers.pruning import TrialPrunedByRule, TrialPruner

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from hpo.search import pareto, pruners
 from hpo.search.objectives import Objectives
-from hpo.study.definition import Pruner
+from hpo.study.search_options import Pruner
 from hpo.training.metric import COSTS, METRICS
 from tests.support.searched_study import maximizing, run, study_of
 

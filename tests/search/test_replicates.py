@@ -16,8 +16,9 @@ from hpo.errors import DefinitionError
 from hpo.search import replicates
 from hpo.store import lease, process, queue, status, studies, warm_start
 from hpo.store.history import History
-from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.study.definition import Definition
 from hpo.study.file import load_study_file
+from hpo.study.search_options import Pruner, Sampler
 from hpo.training.metric import METRICS
 from hpo.workers import retention
 from hpo.workers.setting import choose_setting

@@ -9,7 +9,8 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.search import samplers
 from hpo.study import space
-from hpo.study.definition import Definition, Sampler
+from hpo.study.definition import Definition
+from hpo.study.search_options import Sampler
 from hpo.training.metric import METRICS
 from tests.support.searched_study import SPACE, ask, maximizing, run, study_of
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from hpo.errors import StoreError, StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import control, database, database_errors, studies, warm_start
-from hpo.study.definition import Search
+from hpo.study.search_options import Search
 from tests.support import lease_worker, postgres, two_trials
 from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME

@@ -13,15 +13,8 @@ from hpo.store import process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.storage import Storage
 from hpo.study import extension, space
-from hpo.study.definition import (
-    Definition,
-    Point,
-    Pruner,
-    Sampler,
-    Search,
-    dump_definition,
-    load_definition,
-)
+from hpo.study.definition import Definition, Point, dump_definition, load_definition
+from hpo.study.search_options import Pruner, Sampler, Search
 from hpo.training.config import Config
 from hpo.workers.setting import choose_setting
 from tests.support.workplace import load

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo import errors
-from hpo.study import definition, extension, file, space
+from hpo.study import definition, extension, file, search_options, space
 from hpo.study.definition import Definition, Point
 from hpo.training import config
 
@@ -57,8 +57,8 @@ def test_values_keep_their_types_in_json():
 def test_every_default_is_stored_so_that_new_defaults_do_not_change_stored_studies():
     stored = json.loads(definition.dump_definition(search_of()))
     assert stored["train"].keys() == set(config.OPTIONS)
-    assert stored["search"].keys() == definition.Search.model_fields.keys()
-    assert stored["search"]["pruner"].keys() == definition.Pruner.model_fields.keys()
+    assert stored["search"].keys() == search_options.Search.model_fields.keys()
+    assert stored["search"]["pruner"].keys() == search_options.Pruner.model_fields.keys()
 
 
 def test_a_setting_is_completed_with_stored_rather_than_current_defaults():

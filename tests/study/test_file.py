@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from hpo.study import definition, file
+from hpo.study import definition, file, search_options
 from hpo.training import config
 from tests.support.study_files import (
     BOTH,
@@ -110,8 +110,8 @@ def test_the_specified_example_is_loaded_as_specified(tmp_path):
         "batch_size": "8, 16, 32, 64",
     }
     assert found.search.trials == 50
-    assert found.search.sampler == definition.Sampler(name="tpe", seed=0)
-    assert found.search.pruner == definition.Pruner(name="hyperband", min_epochs=2, reduction_factor=3)
+    assert found.search.sampler == search_options.Sampler(name="tpe", seed=0)
+    assert found.search.pruner == search_options.Pruner(name="hyperband", min_epochs=2, reduction_factor=3)
     assert [point.setting for point in found.points] == [
         {"model": "resnet18", "optimizer": "sgd", "lr": 0.001, "momentum": 0.9, "batch_size": 16}
     ]

@@ -4,7 +4,7 @@ import tomllib
 import jsonschema
 import pytest
 
-from hpo.study import definition, file, schema
+from hpo.study import file, schema, search_options
 from hpo.training import config
 from tests.support.study_files import FINETUNE
 from tests.support.wrong_options import WRONG_OPTIONS
@@ -89,8 +89,8 @@ def test_the_schema_has_every_option_with_its_default():
 
 def test_the_schema_has_every_setting_of_a_search():
     search = SCHEMA["properties"]["search"]["properties"]
-    assert search.keys() == definition.Search.model_fields.keys()
-    for name, kind in (("sampler", definition.Sampler), ("pruner", definition.Pruner)):
+    assert search.keys() == search_options.Search.model_fields.keys()
+    for name, kind in (("sampler", search_options.Sampler), ("pruner", search_options.Pruner)):
         assert search[name]["anyOf"][1]["properties"].keys() == kind.model_fields.keys()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hpo import errors
-from hpo.study import definition, file, space
+from hpo.study import file, search_options, space
 from tests.support.study_files import (
     BOTH,
     FINETUNE,
@@ -80,11 +80,11 @@ def test_a_whole_grid_can_be_set_to_adam():
 @pytest.mark.parametrize(
     ("sets", "sampler"),
     [
-        (["search.sampler=random"], definition.Sampler(name="random")),
-        (["search.sampler.name=random"], definition.Sampler(name="random", seed=7)),
-        (["search.sampler.seed=3"], definition.Sampler(name="gp", seed=3)),
-        (["search.sampler=qmc", "search.sampler.seed=3"], definition.Sampler(name="qmc", seed=3)),
-        (["search.sampler={name='random', seed=2}"], definition.Sampler(name="random", seed=2)),
+        (["search.sampler=random"], search_options.Sampler(name="random")),
+        (["search.sampler.name=random"], search_options.Sampler(name="random", seed=7)),
+        (["search.sampler.seed=3"], search_options.Sampler(name="gp", seed=3)),
+        (["search.sampler=qmc", "search.sampler.seed=3"], search_options.Sampler(name="qmc", seed=3)),
+        (["search.sampler={name='random', seed=2}"], search_options.Sampler(name="random", seed=2)),
     ],
 )
 def test_a_sampler_is_set_by_name_or_by_part(tmp_path, sets, sampler):

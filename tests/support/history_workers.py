@@ -11,7 +11,8 @@ from hpo.store import lease, process, queue, studies
 from hpo.store.history import History
 from hpo.store.storage import Storage
 from hpo.study import space
-from hpo.study.definition import Definition, Pruner, Sampler
+from hpo.study.definition import Definition
+from hpo.study.search_options import Pruner, Sampler
 from hpo.workers import pruning
 from hpo.workers.setting import choose_setting
 from tests.support import lease_worker

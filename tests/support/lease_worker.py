@@ -21,7 +21,8 @@ from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import lease, process, queue, studies
 from hpo.store.storage import Storage
 from hpo.study import space
-from hpo.study.definition import Definition, Point, Pruner, Search
+from hpo.study.definition import Definition, Point
+from hpo.study.search_options import Pruner, Search
 from hpo.training.config import Config
 
 NAME = "study"

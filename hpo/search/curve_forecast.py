@@ -33,7 +33,7 @@ CANDIDATES = 600  # new settings that are compared; half of them random, the oth
 GOOD_TRIALS = 10  # of which settings nearby are tried
 MUTATIONS = ((0.03, 0.3), (0.1, 0.3), (0.3, 0.5))  # how far a value moves, and which share of the values
 MAX_OBSERVATIONS = 300
-MIN_GROWTH = 1.15  # hyperparameters are fitted again once there are so many times the observations
+MIN_GROWTH = 1.15  # hyperparameters are fitted again once there are so many times the reported epochs
 COST_POWER = 0.5  # of the seconds that are left to a trial, by which an improvement is divided
 LEAST_IMPROVEMENT = 1e-12  # keeps logarithms finite
 UNCERTAINTY = 1.5  # the model's deviations are multiplied by this: fitted processes are too sure
@@ -157,7 +157,7 @@ class CurveForecaster:
     def __init__(self, space: CurveSpace) -> None:
         self.space = space
         self._hyperparameters: Array | None = None
-        self._fitted_count = 0  # observations at the last fit
+        self._fitted_count = 0  # epochs reported by the last fit
 
     def fit(self, trials: Sequence[FrozenTrial], skipped: Collection[int] = ()) -> "FittedCurves | None":
         """Fit the model; None if no trial has a finite value yet.
@@ -170,7 +170,7 @@ class CurveForecaster:
         seen, warp = observe_curves(curves, self.space)
         if seen is None:
             return None
-        count = len(seen.values_N)
+        count = sum(len(curve.epochs) for curve in curves)
         is_due = self._hyperparameters is None or count > MIN_GROWTH * self._fitted_count + 1
         is_choice = self.space.encoder.is_choice
         model = CurveModel(is_choice, seen, self._hyperparameters, fit=is_due)

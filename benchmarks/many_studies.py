@@ -3,7 +3,8 @@
     python -m benchmarks.many_studies [--half chosen|reported] [--studies 12] [--seeds 5] [--workers 1 8]
 
 Strategies are chosen on one half of the studies and reported on the other. The chosen half has the even
-synthetic studies (``synthetic_studies``) and curves.csv, the other one the odd ones and curves-icons.csv.
+synthetic studies (``synthetic_studies``) and curves.csv, the other one the odd ones, curves-icons.csv and
+curves-clipart.csv.
 Each strategy searches each study ``--seeds`` times, for as many epochs as ``--trainings`` whole trainings
 have.
 
@@ -40,7 +41,7 @@ from hpo.study.definition import Definition
 from hpo.study.search_options import Pruner, Sampler
 
 HERE = Path(__file__).parent
-RECORDED = {"chosen": ("curves",), "reported": ("curves-icons",)}
+RECORDED = {"chosen": ("curves",), "reported": ("curves-icons", "curves-clipart")}
 TARGET_TRAININGS, TARGET_SEEDS = 40, 21
 SHOWN_TRAININGS = (2.5, 5, 10, 20, 40)  # whole trainings after which regret is shown
 REFERENCE = "hpo: tpe, asha from epoch 2 by 4"  # that ratios are to

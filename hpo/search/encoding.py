@@ -69,13 +69,14 @@ class SpaceEncoder:
         Args:
             rows: The others.
             rng: Draws the changes.
-            scale: Deviation of the normal number that is added to a position.
+            scale: Deviation of the normal number that is added to a position; one beyond an end of the
+                range is reflected there, since the corners of a space are seldom good.
             share: The share of the values that change; at least one in each row does.
         """
         changed = rng.random(rows.shape) < share
         changed[np.arange(len(rows)), rng.integers(rows.shape[1], size=len(rows))] = True
         drawn = self._draw_rows(len(rows), rng)
-        moved = np.clip(rows + rng.normal(0.0, scale, rows.shape), 0.0, 1.0)
+        moved = _reflect(rows + rng.normal(0.0, scale, rows.shape))
         new = np.where(self.is_choice, drawn, moved)
         had = self._activity(rows) & (rows != ABSENT_CHOICE)
         return self._without_inactive(np.where(had, np.where(changed, new, rows), drawn))
@@ -136,6 +137,12 @@ def _bounds(parameter: Parameter, values: Range) -> tuple[float, float]:
     half = _step(parameter, values) / 2
     low, high = values.low - half, values.high + half
     return (math.log(low), math.log(high)) if values.log else (low, high)
+
+
+def _reflect(positions: Array) -> Array:
+    """Return positions within a range, those beyond an end as far from it on the other side."""
+    within = 1.0 - np.abs(1.0 - np.abs(positions))
+    return np.clip(within, 0.0, 1.0)  # of one that is more than a whole range away
 
 
 def _step(parameter: Parameter, values: Range) -> float:

@@ -201,3 +201,11 @@ def test_a_nested_condition_falls_back_to_the_fixed_value():
     assert_in_space(space, rows)
     assert set(rows[rows[:, 0] == 0.0][:, 2]) == {0.0, 1.0}
     assert set(rows[rows[:, 1] == 0.0][:, 2]) == {ABSENT_CHOICE}
+
+
+def test_changes_beyond_an_end_of_a_range_do_not_pile_up_there():
+    space = SpaceEncoder((Parameter(name="x", kind="float", values=Range(low=0.0, high=1.0)),), {})
+    ends = np.repeat([[0.0], [1.0], [0.02]], 200, axis=0)
+    mutated = space.mutate_rows(ends, np.random.default_rng(0), scale=0.1, share=1.0)
+    assert ((mutated > 0) & (mutated < 1)).all()
+    assert np.abs(mutated - ends).max() < 0.5

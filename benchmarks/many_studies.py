@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from benchmarks.search import load_surrogate
 from benchmarks.synthetic_studies import STUDIES, SyntheticStudy
 from hpo.analysis import simulation
-from hpo.analysis.recorded_curves import read_curves
 from hpo.analysis.simulation import Simulation, Strategy
 from hpo.analysis.surrogate import Surrogate
 from hpo.cli.console import open_console
@@ -61,7 +61,7 @@ def load_study(name: str) -> Surrogate | SyntheticStudy:
     """Return a study by its name; it is built once per process."""
     if name.startswith("synthetic-"):
         return SyntheticStudy(int(name.removeprefix("synthetic-")))
-    return Surrogate(read_curves(HERE / f"{name}.csv"))
+    return load_surrogate(HERE / f"{name}.csv")
 
 
 def strategies_of(definition: Definition, epochs: int, with_gp: bool) -> Iterator[Strategy]:

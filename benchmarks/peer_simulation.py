@@ -3,15 +3,12 @@
 The other tool decides what to train and when to stop. It is asked through ``PeerScheduler``.
 """
 
-import heapq
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from hpo.analysis.recorded_curves import Curve
-from hpo.analysis.simulation import BestSoFar, EpochEnd
-from hpo.analysis.surrogate import Surrogate
+from hpo.analysis.recorded_curves import CurveSource
+from hpo.analysis.virtual_time import SimulatedTrial, VirtualStudy
 from hpo.study.space import Setting
 
 
@@ -40,8 +37,15 @@ class PeerScheduler(Protocol):
         """
 
 
-class PeerSimulation:
-    """One simulated study of another tool; ``run`` or ``epoch_ends`` simulates it, once.
+@dataclass(kw_only=True)
+class _PeerTrial(SimulatedTrial):
+    """A trial of another tool's study."""
+
+    loss: float = math.inf  # the lowest so far
+
+
+class PeerSimulation(VirtualStudy[_PeerTrial]):
+    """One simulated study of another tool.
 
     Args:
         known: Gives the curve of each setting.
@@ -51,73 +55,27 @@ class PeerSimulation:
     """
 
     def __init__(
-        self, known: Surrogate, scheduler: PeerScheduler, *, workers: int, max_epochs: int
+        self, known: CurveSource, scheduler: PeerScheduler, *, workers: int, max_epochs: int
     ) -> None:
-        self.known, self.scheduler, self.workers = known, scheduler, workers
-        self.max_epochs = max_epochs
-        self.curves: dict[int, Curve] = {}  # by the number of the trial, as all below
-        self.epochs: dict[int, int] = {}  # trained so far
-        self.losses: dict[int, float] = {}  # the lowest so far
+        super().__init__(known, workers=workers, max_epochs=max_epochs)
+        self.scheduler = scheduler
+        self.trials: dict[int, _PeerTrial] = {}  # by number
 
-    def run(self) -> Iterator[BestSoFar]:
-        """Simulate the study.
+    def next_trial(self, *, last: bool) -> _PeerTrial | None:
+        """Return the trial of the scheduler's next job: a new one, or one that continues."""
+        job = self.scheduler.next_job()
+        if job is None:
+            return None
+        if job.trial not in self.trials:
+            curve = self.known.predict_curve(job.setting)
+            self.trials[job.trial] = _PeerTrial(number=job.trial, curve=curve)
+        trial = self.trials[job.trial]
+        assert trial.epoch < len(trial.curve.values), "all its epochs have run"
+        return trial
 
-        Yields:
-            The best so far, at the end of each epoch.
-        """
-        metric = self.known.recorded.metric
-        best_score, best_curve = -math.inf, self.known.recorded.curves[0]
-        for end in self.epoch_ends():
-            curve = self.curves[end.trial]
-            score = metric.score(curve.values[end.epoch - 1])
-            if score > best_score:
-                best_score, best_curve = score, curve
-            yield BestSoFar(
-                epochs=end.epochs, seconds=end.seconds, value=metric.score(best_score), curve=best_curve
-            )
-
-    def epoch_ends(self) -> Iterator[EpochEnd]:
-        """Simulate the study.
-
-        Yields:
-            The end of each epoch, once it is reported, until the budget is used up or no trial is left.
-        """
-        ends: list[tuple[float, int]] = []  # a heap of virtual times, each with a worker
-        running: dict[int, int] = {}  # worker -> trial
-        idle = list(range(self.workers))
-        now = 0.0
-        for used in range(1, self.max_epochs + 1):
-            while idle and (job := self.scheduler.next_job()) is not None:
-                worker = idle.pop(0)
-                running[worker] = self._start(job)
-                heapq.heappush(ends, (now + self._epoch_seconds(job.trial), worker))
-            if not ends:
-                return
-            now, worker = heapq.heappop(ends)
-            trial = running[worker]
-            continues = self._report_epoch(trial)
-            yield EpochEnd(epochs=used, seconds=now, trial=trial, epoch=self.epochs[trial])
-            if continues:
-                heapq.heappush(ends, (now + self._epoch_seconds(trial), worker))
-            else:
-                del running[worker]
-                idle.append(worker)
-
-    def _start(self, job: Job) -> int:
-        """Start a trial, or let it continue, and return its number."""
-        if job.trial not in self.curves:
-            self.curves[job.trial] = self.known.predict_curve(job.setting)
-            self.epochs[job.trial], self.losses[job.trial] = 0, math.inf
-        assert self.epochs[job.trial] < len(self.curves[job.trial].values), "all its epochs have run"
-        return job.trial
-
-    def _report_epoch(self, trial: int) -> bool:
-        """Report the trial's next epoch, and return whether the trial continues."""
-        self.epochs[trial] += 1
-        epoch, curve = self.epochs[trial], self.curves[trial]
-        loss = -self.known.recorded.metric.score(curve.values[epoch - 1])
-        self.losses[trial] = min(self.losses[trial], loss)
-        return self.scheduler.report(trial, epoch, self.losses[trial]) and epoch < len(curve.values)
-
-    def _epoch_seconds(self, trial: int) -> float:
-        return self.curves[trial].total_seconds / len(self.curves[trial].values)
+    def report_epoch(self, current: _PeerTrial) -> bool:
+        """Report the epoch that a trial has just run; return whether the trial continues."""
+        loss = -self.known.recorded.metric.score(current.curve.values[current.epoch - 1])
+        current.loss = min(current.loss, loss)
+        continues = self.scheduler.report(current.number, current.epoch, current.loss)
+        return continues and current.epoch < len(current.curve.values)

@@ -9,7 +9,6 @@ search at the end.
 
 import argparse
 import concurrent.futures
-import functools
 import json
 import os
 import statistics
@@ -23,15 +22,15 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.peer_simulation import PeerSimulation
+from benchmarks.search import CURVES, load_surrogate
 from hpo.analysis import strategies
 from hpo.analysis.intervals import Interval
-from hpo.analysis.recorded_curves import read_curves
-from hpo.analysis.simulation import BestSoFar, Simulation
+from hpo.analysis.simulation import Simulation
 from hpo.analysis.strategies import SimulatedRuns
 from hpo.analysis.surrogate import Surrogate
+from hpo.analysis.virtual_time import BestSoFar
 from hpo.cli.console import open_console
 
-CURVES = Path(__file__).parent / "curves.csv"
 OWN = {"random": 0, "hpo": -1}  # places among hpo's own strategies; random search sets the target
 PEERS = {"SMAC3": "smac", "ASHABORE": "syne-tune"}  # search -> its package
 
@@ -44,26 +43,16 @@ class SimulatedStudy:
     cpu_seconds: float  # that the search took, real ones
 
 
-@functools.cache
-def load_study(name: str) -> Surrogate:
-    """Return what predicts the curves of a study; it is built once per process.
-
-    Args:
-        name: The file with the recorded curves.
-    """
-    return Surrogate(read_curves(Path(name)))
-
-
 def simulate(study: str, search: str, workers: int, seed: int) -> SimulatedStudy:
     """Simulate one study; called in a process of its own.
 
     Args:
-        study: What ``load_study`` loads.
+        study: The file with its recorded curves.
         search: A key of ``OWN`` or of ``PEERS``.
         workers: How many trials run at the same time.
         seed: Of the search.
     """
-    known = load_study(study)
+    known = load_surrogate(Path(study))
     begun = time.process_time()
     if search in OWN:
         strategy = strategies.choose_strategies(known.recorded, None, None)[OWN[search]]
@@ -93,12 +82,12 @@ def compare(
     """Print a table of the searches of a study, and return a record for each of them.
 
     Args:
-        study: What ``load_study`` loads.
+        study: The file with its recorded curves.
         studies: For each search, random search first, a simulated study for each seed.
         workers: Of each simulated study.
         console: Where the table goes.
     """
-    known = load_study(study)
+    known = load_surrogate(Path(study))
     budget, metric = strategies.epoch_budget(known.recorded), known.recorded.metric
     tried = [
         SimulatedRuns(strategy=name, runs=tuple(each.run for each in of)) for name, of in studies.items()

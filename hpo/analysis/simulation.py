@@ -1,17 +1,9 @@
-"""Search strategies, tried on recorded curves in virtual time.
-
-A simulated study has workers and a clock of virtual seconds. An epoch of a trial lasts as many virtual
-seconds as the trial's curve says (the seconds of its whole training, divided by its epochs); everything
-else takes no time. The simulation is a queue of events, one for each running trial: the end of its current
-epoch. At each event, the epoch's value is reported, and the trial continues, pauses or ends. A worker
-that becomes idle takes the next trial at once.
+"""Search strategies, tried on recorded curves in virtual time (``virtual_time``).
 
 The decisions are made by the same samplers, pruners and rungs that real workers use. Only the training is
 replaced, by a surrogate.
 """
 
-import heapq
-import math
 import random
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +15,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis.recorded_curves import Curve, CurveSource
+from hpo.analysis.virtual_time import SimulatedTrial, VirtualStudy
 from hpo.search import asha, pruners, samplers, untried
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs
 from hpo.search.freeze_thaw import CurveTable, build_table
@@ -48,26 +41,6 @@ class Strategy:
     rungs: Rungs | None = None
     screening_epochs: int | None = None  # every trial runs these before the best FINALISTS continue
     repeats: bool = True  # a setting may run again; hpo replaces it by the nearest that has not run
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochEnd:
-    """The end of an epoch in a simulated study."""
-
-    epochs: int  # of all trials together
-    seconds: float  # virtual
-    trial: int  # its number
-    epoch: int  # of the trial, from 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestSoFar:
-    """The best that a simulated study has found by the end of an epoch."""
-
-    epochs: int  # of all trials together
-    seconds: float  # virtual
-    value: float  # the best so far
-    curve: Curve  # of the trial with this value
 
 
 def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
@@ -166,22 +139,15 @@ class _SimulatedStorage(InMemoryStorage):
         return [trial for trial in found if states is None or trial.state in states]
 
 
-@dataclass
-class _SimulatedTrial:
-    """A trial of a simulated study, with the epochs that it has run."""
+@dataclass(kw_only=True)
+class _StoredTrial(SimulatedTrial):
+    """A simulated trial that Optuna's storage in memory has, too."""
 
     trial: optuna.Trial
-    curve: Curve
-    epoch: int = 0
-
-    @property
-    def epoch_seconds(self) -> float:
-        """The virtual seconds of each of its epochs."""
-        return self.curve.total_seconds / len(self.curve.values)
 
 
-class Simulation:
-    """One simulated study of one strategy; ``run`` or ``epoch_ends`` simulates it, once.
+class Simulation(VirtualStudy[_StoredTrial]):
+    """One simulated study of one strategy.
 
     With several objectives these are the metric and ``epoch_seconds``; a curve has no others.
 
@@ -196,8 +162,8 @@ class Simulation:
     def __init__(
         self, surrogate: CurveSource, strategy: Strategy, *, seed: int, workers: int, max_epochs: int
     ) -> None:
-        self.surrogate, self.strategy, self.seed, self.workers = surrogate, strategy, seed, workers
-        self.max_epochs = max_epochs
+        super().__init__(surrogate, workers=workers, max_epochs=max_epochs)
+        self.strategy, self.seed = strategy, seed
         self.objectives = Objectives(surrogate.recorded.definition.objectives)
         self.storage = _SimulatedStorage(strategy.rungs)
         self.rung_table = None if strategy.rungs is None else build_table(strategy.rungs)
@@ -208,13 +174,13 @@ class Simulation:
             directions=[each.direction for each in self.objectives.metrics],
             pruner=pruner,
         )
-        self.started: list[_SimulatedTrial] = []  # by number
+        self.started: list[_StoredTrial] = []  # by number
         self.tried: set[SettingKey] = set()  # of a search that repeats no setting
         self.planned = self._plan_trials()
 
     def _plan_trials(self) -> list[Curve] | int:
         """Return a grid's curves in the order in which they run; of a search, the number of trials."""
-        recorded, screening = self.surrogate.recorded, self.strategy.screening_epochs
+        recorded, screening = self.known.recorded, self.strategy.screening_epochs
         if not recorded.definition.searches:
             order = list(recorded.curves)
             if self.seed:
@@ -228,52 +194,6 @@ class Simulation:
             every = untried.possible_settings(recorded.definition, self.max_epochs)
         return self.max_epochs if every is None else len(every)
 
-    def run(self) -> Iterator[BestSoFar]:
-        """Simulate a study with one objective.
-
-        Yields:
-            The best so far, at the end of each epoch.
-        """
-        metric = self.surrogate.recorded.metric
-        best_score, best_curve = -math.inf, self.surrogate.recorded.curves[0]
-        for end in self.epoch_ends():
-            curve = self.started[end.trial].curve
-            score = metric.score(curve.values[end.epoch - 1])
-            if score > best_score:
-                best_score, best_curve = score, curve
-            yield BestSoFar(
-                epochs=end.epochs, seconds=end.seconds, value=metric.score(best_score), curve=best_curve
-            )
-
-    def epoch_ends(self) -> Iterator[EpochEnd]:
-        """Simulate the study.
-
-        Yields:
-            The end of each epoch, once it is reported, until the budget is used up or no trial is left.
-        """
-        epoch_ends: list[tuple[float, int]] = []  # a heap of virtual times, each with a worker
-        running: dict[int, _SimulatedTrial] = {}
-        idle = list(range(self.workers))
-        now, used = 0.0, 0
-        while used < self.max_epochs:
-            while idle and (taken := self._next_trial(last=not running)):
-                worker = idle.pop(0)
-                running[worker] = taken
-                heapq.heappush(epoch_ends, (now + taken.epoch_seconds, worker))
-            if not epoch_ends:
-                return
-            now, worker = heapq.heappop(epoch_ends)
-            current = running[worker]
-            current.epoch += 1
-            used += 1
-            continues = self._report_epoch(current)
-            yield EpochEnd(epochs=used, seconds=now, trial=current.trial.number, epoch=current.epoch)
-            if continues:
-                heapq.heappush(epoch_ends, (now + current.epoch_seconds, worker))
-            else:
-                del running[worker]
-                idle.append(worker)
-
     def stored_trials(self) -> list[FrozenTrial]:
         """Return all trials by number, as they are stored (no copies), not as a sampler sees them."""
         return InMemoryStorage.get_all_trials(self.storage, self.study._study_id, deepcopy=False)
@@ -285,9 +205,9 @@ class Simulation:
         assert losses is not None
         return losses
 
-    def _report_epoch(self, current: _SimulatedTrial) -> bool:
+    def report_epoch(self, current: _StoredTrial) -> bool:
         """Report an epoch, and store what follows from it; return whether the trial continues."""
-        number, trial_id, rung_table = current.trial.number, current.trial._trial_id, self.rung_table
+        number, trial_id, rung_table = current.number, current.trial._trial_id, self.rung_table
         value = current.curve.values[current.epoch - 1]
         self.storage.set_trial_intermediate_value(trial_id, current.epoch, value)
         if len(self.objectives.metrics) > 1 or isinstance(rung_table, CurveTable):
@@ -318,7 +238,7 @@ class Simulation:
         self._set_attribute(number, PAUSED_AT_RUNG, rung)
         self._set_state(number, TrialState.WAITING)
 
-    def _next_trial(self, *, last: bool) -> _SimulatedTrial | None:
+    def next_trial(self, *, last: bool) -> _StoredTrial | None:
         """Return the trial that an idle worker takes: a promoted one, or a new one; None if there is none.
 
         ``last`` says that no other worker runs a trial, so that none can be waited for.
@@ -334,7 +254,7 @@ class Simulation:
             return self.started[number]
         return self._start_trial(len(trials)) if is_left else None
 
-    def _start_trial(self, number: int) -> _SimulatedTrial:
+    def _start_trial(self, number: int) -> _StoredTrial:
         """Start a new trial: the grid's next point, or a setting that the sampler suggests."""
         is_grid = isinstance(self.planned, list)
         # A grid's points are listed, so its sampler has nothing to suggest.
@@ -344,13 +264,13 @@ class Simulation:
         if isinstance(self.planned, list):
             curve = self.planned[trial.number]
         else:
-            curve = self.surrogate.predict_curve(self._choose_setting(trial))
-        self.started.append(_SimulatedTrial(trial, curve))
+            curve = self.known.predict_curve(self._choose_setting(trial))
+        self.started.append(_StoredTrial(number=trial.number, curve=curve, trial=trial))
         return self.started[-1]
 
     def _choose_setting(self, trial: optuna.Trial) -> Setting:
         """Return the setting that the sampler suggests, or the nearest untried one if none may repeat."""
-        definition = self.surrogate.recorded.definition
+        definition = self.known.recorded.definition
         setting: Setting = space.suggest_setting(trial, definition.space, definition.train)
         if self.strategy.repeats or untried.setting_key(definition, setting) is None:
             return setting
@@ -375,7 +295,7 @@ class Simulation:
             return self.rung_table.next_promotion(last=last)
         if screening is None or is_left or any((trial.last_step or 0) < screening for trial in trials):
             return None
-        metric = self.surrogate.recorded.metric
+        metric = self.known.recorded.metric
         ranked = sorted(trials, key=lambda t: (-_best_score(t, screening, metric), t.number))[:FINALISTS]
         paused = [trial.number for trial in ranked if asha.paused_rung(trial) is not None]
         return (paused[0], screening) if paused else None

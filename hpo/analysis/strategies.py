@@ -19,8 +19,9 @@ from scipy import stats
 from hpo.analysis import intervals, simulation, surrogate
 from hpo.analysis.intervals import Interval
 from hpo.analysis.recorded_curves import RecordedCurves
-from hpo.analysis.simulation import BestSoFar, Simulation, Strategy
+from hpo.analysis.simulation import Simulation, Strategy
 from hpo.analysis.surrogate import Surrogate
+from hpo.analysis.virtual_time import BestSoFar
 from hpo.errors import DefinitionError
 from hpo.search import untried
 from hpo.study.checks import validate_record

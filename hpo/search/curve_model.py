@@ -75,7 +75,8 @@ class CurveModel:
         self.hyperparameters = self._means.copy() if start is None else start
         if fit:
             self.hyperparameters = self._fit()
-        self._factor = self._factorize(self._kernel_of_seen(self.hyperparameters)[0])
+        kernel, _ = self._kernel_of_seen(self.hyperparameters)
+        self._factor: Array = linalg.cholesky(kernel, lower=True)
         self._weights_N = linalg.cho_solve((self._factor, True), seen.values_N)
 
     def _square_distances(self, rows: Array) -> Array:
@@ -151,11 +152,6 @@ class CurveModel:
             options={"maxiter": 30},
         )
         return np.asarray(found.x)
-
-    @staticmethod
-    def _factorize(kernel: Array) -> Array:
-        factor: Array = linalg.cholesky(kernel, lower=True)
-        return factor
 
     def predict(self, rows: Array, times: Array, trials: Indices) -> tuple[Array, Array]:
         """Return the mean and the deviation of the values (without noise) of trials at times.

@@ -192,6 +192,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--read", type=Path)
     given = parser.parse_args()
+    if given.trainings < SHOWN_TRAININGS[0]:
+        parser.error(f"--trainings: want {SHOWN_TRAININGS[0]:g} or more, where regret is shown first")
     if given.read is not None:
         found = [json.loads(line) for line in given.read.read_text().splitlines()]
     else:

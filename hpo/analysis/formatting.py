@@ -59,7 +59,8 @@ def describe_device(hardware: Mapping[str, Any]) -> str:
 def end_reason(trial: FrozenTrial) -> str:
     """Return why a trial was pruned or failed, or at which rung it waits for its promotion; else ""."""
     if (rung := asha.paused_rung(trial)) is not None:
-        return f"waits at the rung of epoch {rung}"
+        why = [made.reason for made in asha.stored_decisions(trial) if made.rung == rung and made.reason]
+        return f"waits at the rung of epoch {rung}{f': {why[0]}' if why else ''}"
     failure = trial.user_attrs.get("failure") or {}
     return str(trial.user_attrs.get("pruned") or failure.get("message", "")).partition("\n")[0]
 

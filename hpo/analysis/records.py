@@ -53,6 +53,9 @@ class TrialRecord:
     hardware_facts: Mapping[str, Any] | None = None  # as the worker stored them
     weights: str | None = None  # their name in the artifacts; None if they were not kept
     paused_rung: int | None = None  # the rung at which it waits to be promoted
+    decisions: tuple[
+        asha.StoredDecision, ...
+    ] = ()  # at its rungs, in order, if a model of the curves made them
     attempts: int
     started: datetime | None  # UTC, without a time zone
     ended: datetime | None  # UTC, without a time zone
@@ -167,6 +170,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         hardware_facts=stored.get("hardware"),
         weights=stored.get("weights"),
         paused_rung=asha.paused_rung(trial),
+        decisions=asha.stored_decisions(trial),
         attempts=int(stored.get("attempts", 0)),
         started=_to_utc(trial.datetime_start),
         ended=_to_utc(trial.datetime_complete),

@@ -34,6 +34,7 @@ from hpo.original.claims import ReportClaim
 from hpo.report import (
     class_section,
     data_section,
+    forecast_section,
     front_section,
     parameter_axis,
     parameter_plots,
@@ -132,6 +133,7 @@ def _search_sections(
         mattered,
         study_plots.history_section(found, settings, measure),
         study_plots.curve_section(found, settings, measure),
+        *filter(None, (forecast_section.forecast_section(found, measure),)),
         study_plots.parallel_section(settings, parameters, measure),
         parameter_plots.slice_section(settings, parameters, measure),
         parameter_plots.contour_section(settings, parameters, ranked, measure),

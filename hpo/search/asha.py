@@ -20,14 +20,16 @@ best continue:
 
 Nothing here writes to the database. ``RungTable`` gets a study's trials as Optuna gives them, and answers
 what happens to a trial that has just reported, and which paused trial continues next. The caller stores the
-answer in two system attributes of the trial: ``PAUSED_AT_RUNG`` is the rung at which it waits, or null;
-``PROMOTED_PAST_RUNG`` is the highest rung that it may pass, whatever trials come later.
+answer in system attributes of the trial: ``PAUSED_AT_RUNG`` is the rung at which it waits, or null;
+``PROMOTED_PAST_RUNG`` is the highest rung that it may pass, whatever trials come later. Where a model
+decides, ``RUNG_DECISIONS`` has what it decided at each rung, and what it expected (``StoredDecision``).
 """
 
 import copy
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -38,9 +40,19 @@ from hpo.search.replicates import REPLICATE_OF
 from hpo.study.definition import Definition
 from hpo.training.config import Config
 
-PAUSED_AT_RUNG, PROMOTED_PAST_RUNG = "hpo:paused", "hpo:promoted"
+PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RUNG_DECISIONS = "hpo:paused", "hpo:promoted", "hpo:decisions"
 DENSE_RUNGS = 1.5  # the ratio of the epochs of two rungs where a model decides what continues
 LISTED_ATTRIBUTES = {"grid_id", "fixed_params"}  # system attributes of trials that no sampler proposed
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredDecision:
+    """What a model decided on a trial at a rung, as it is stored with the trial."""
+
+    rung: int  # epochs
+    kind: str  # promoted or paused
+    reason: str  # why it paused
+    expected: tuple[float, float, float] | None  # lower end, median and upper end of the forecast, if any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +64,15 @@ class RungDecision:
     rank: int  # among the trials that have reached the rung, from 1
     trials: int  # number of trials that it was compared with, itself included
     reason: str = ""  # why it pauses, by a model; empty if ranks alone decide
+    expected: tuple[float, float, float] | None = None  # as in ``StoredDecision``
 
     def __str__(self) -> str:
         place = f"place {self.rank} of {self.trials} after epoch {self.rung}"
         return f"after epoch {self.rung}: {self.reason}" if self.reason else place
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of a ``StoredDecision``."""
+        return {"rung": self.rung, "kind": self.kind, "reason": self.reason, "expected": self.expected}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +233,14 @@ def paused_rung(trial: FrozenTrial) -> int | None:
     """Return the rung at which a trial waits for its promotion; None if it does not wait."""
     rung: int | None = trial.system_attrs.get(PAUSED_AT_RUNG)
     return rung if trial.state == TrialState.WAITING else None
+
+
+def stored_decisions(trial: FrozenTrial) -> tuple[StoredDecision, ...]:
+    """Return what a model decided on a trial at its rungs, in their order."""
+    return tuple(
+        StoredDecision(**{**made, "expected": made["expected"] and tuple(made["expected"])})
+        for made in trial.system_attrs.get(RUNG_DECISIONS, ())
+    )
 
 
 def rungs_of(definition: Definition) -> Rungs | None:

@@ -22,7 +22,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, ndtri
 
-from hpo.search.curve_model import Array, CurveModel, Indices, Observations
+from hpo.search.curve_model import NEW_TRIAL, Array, CurveModel, Indices, Observations
 from hpo.search.encoding import SpaceEncoder
 from hpo.search.seconds_model import SecondsModel
 from hpo.study.definition import Definition
@@ -143,6 +143,11 @@ class Forecast:
     low: float  # the value that is exceeded with a probability of 90 %
     value: float  # the median
     high: float  # the value that is exceeded with a probability of 10 %
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """The lower end, the median and the upper end of where the value comes with 80 %."""
+        return min(self.low, self.high), self.value, max(self.low, self.high)
 
 
 class CurveForecaster:
@@ -289,14 +294,20 @@ class FittedCurves:
         rows = np.array([curve.row for curve in curves])
         left = np.array([curve.end - max([0, *curve.epochs]) for curve in curves])
         means, deviations, promises = self._predict(rows, _ends(curves, self._space), indices, left)
-        score, best = self._space.metric.score, float(self._warp(np.array(self._best)))
+        best, (lowest, highest) = float(self._warp(np.array(self._best))), self._space.metric.limits
+
+        def value_at(quantile: float, curve: TrialCurve) -> float:
+            """Return the value of a quantile: no worse than the trial's, and within the metric's limits."""
+            value = self._space.metric.score(max(self._warp.inverse(quantile), curve.best))
+            return min(max(value, lowest), highest)
+
         return [
             Forecast(
                 promise=float(promise),
                 chance=float(ndtr((mean - best) / deviation)),
-                low=score(max(self._warp.inverse(mean - 1.2816 * deviation), curve.best)),
-                value=score(max(self._warp.inverse(mean), curve.best)),
-                high=score(max(self._warp.inverse(mean + 1.2816 * deviation), curve.best)),
+                low=value_at(mean - 1.2816 * deviation, curve),
+                value=value_at(mean, curve),
+                high=value_at(mean + 1.2816 * deviation, curve),
             )
             for curve, mean, deviation, promise in zip(curves, means, deviations, promises, strict=True)
         ]
@@ -315,7 +326,7 @@ class FittedCurves:
             parts.append(encoder.mutate_rows(parents, rng, scale=scale, share=share))
         rows = np.vstack(parts)
         ends = self._space.end_epochs(rows)
-        _, _, promises = self._predict(rows, self._space.time(ends), np.full(len(rows), -1), ends)
+        _, _, promises = self._predict(rows, self._space.time(ends), np.full(len(rows), NEW_TRIAL), ends)
         own = [index for number, index in self._positions.items() if number >= 0]
         tried = {frozenset(encoder.decode(self._curves[index].row).items()) for index in own}
         order = np.argsort(-promises)
@@ -332,7 +343,7 @@ class FittedCurves:
         Args:
             rows: Their settings.
             times: Their ends.
-            indices: Of their curves; -1 for new ones.
+            indices: Of their curves; ``NEW_TRIAL`` for new ones.
             left: Their epochs that are left.
         """
         means, deviations = self._model.predict(rows, times, indices)

@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 JITTER = 1e-6
+NEW_TRIAL = -1  # the index of a trial that has not begun
 # Logarithms of the standard deviations of the terms, of the length scale over time and of the noise: the
 # mean and the deviation of their prior. The values of the trials have a deviation of about 1.
 PRIORS = {
@@ -159,7 +160,8 @@ class CurveModel:
         Args:
             rows: The settings, M x P.
             times: The times, M.
-            trials: The trials, M; -1 for one that has no observation.
+            trials: The trials, M; ``NEW_TRIAL`` for a new one. It is taken for an average run of its
+                setting: a lucky one would make any copy of the best setting look better than the best.
         """
         count = len(self._is_choice)
         theta = self.hyperparameters
@@ -170,7 +172,8 @@ class CurveModel:
         cross += math.exp(2 * run) * (self._seen.trials_N[:, None] == trials)
         mean = cross.T @ self._weights_N
         solved = linalg.solve_triangular(self._factor, cross, lower=True, check_finite=False)
-        prior = sum(math.exp(2 * each) for each in (trend, quality, shape, run))
+        prior = np.where(trials == NEW_TRIAL, 0.0, math.exp(2 * run))
+        prior += sum(math.exp(2 * each) for each in (trend, quality, shape))
         variance = np.maximum(prior - (solved**2).sum(axis=0), 1e-10)
         return mean, np.sqrt(variance)
 

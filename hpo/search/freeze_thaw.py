@@ -7,8 +7,10 @@ Bayesian optimization (Swersky et al. 2014, arXiv 1406.3896). Since a paused tri
 pause costs no more than a checkpoint.
 
 The first ``RANDOM_TRIALS`` settings are random. Until they have begun, every trial pauses at the first
-rung. When no new setting is left, paused trials continue while their chance to become the best is at least
-``LEAST_CHANCE``. The best trial so far continues in any case: the winner has to be a whole training.
+rung. Of the later settings one in ``RANDOM_SHARE`` is random, too: so a model that is wrong about a part of
+the space finds out. When no new setting is left, paused trials continue while their chance to become the
+best is at least ``LEAST_CHANCE``. The best trial so far continues in any case: the winner has to be a whole
+training.
 
 Fitting the model takes some tenths of a second. So it is fitted before the transaction that acts on it
 (``CurveTable.prepare``), and the transaction compares what the model said with the trials as they are then.
@@ -29,6 +31,7 @@ from hpo.search.curve_forecast import CurveForecaster, CurveSpace, Forecast, cur
 from hpo.study.definition import Definition
 
 RANDOM_TRIALS = 15
+RANDOM_SHARE = 4  # later on, one new setting in so many is random
 LEAST_CHANCE = 0.05
 
 
@@ -119,6 +122,7 @@ class CurveTable:
         order = [number for number in self._forecasts if number in self._paused or number == own.number]
         rank = 1 + order.index(own.number) if own.number in order else len(order) + 1
         next_use = next((number for number in order if self._is_worth(number)), None)
+        forecast = self._forecasts.get(own.number)
         goes_on = next_use == own.number or own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung
         return RungDecision(
             kind="promoted" if goes_on else "paused",
@@ -126,6 +130,7 @@ class CurveTable:
             rank=rank,
             trials=max(len(order), rank),
             reason="" if goes_on else self._pause_reason(own.number, next_use),
+            expected=None if forecast is None else forecast.interval,
         )
 
     def _pause_reason(self, number: int, next_use: int | None) -> str:
@@ -196,9 +201,9 @@ class CurveTable:
 
 
 def _describe_forecast(forecast: Forecast, space: CurveSpace) -> str:
-    low, high = sorted((forecast.low, forecast.high))
+    low, value, high = forecast.interval
     return (
-        f"{space.metric.label} after epoch {space.last_epoch} expected at {forecast.value:.4f} "
+        f"{space.metric.label} after epoch {space.last_epoch} expected at {value:.4f} "
         f"({low:.4f} to {high:.4f})"
     )
 
@@ -226,7 +231,9 @@ class FreezeThawSampler(samplers.BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Propose a setting; nothing, and thus a random one, for the first trials."""
+        """Propose a setting; nothing, and thus a random one, for the first trials and some later ones."""
+        if self._seed % RANDOM_SHARE == 0:
+            return {}
         others = list(filter(has_begun, study._get_trials(deepcopy=False)))
         others = [each for each in others if each.number != trial.number]
         if len(others) < RANDOM_TRIALS:

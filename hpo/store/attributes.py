@@ -19,7 +19,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.artifacts import names
-from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RUNG_DECISIONS
 from hpo.search.replicates import REPLICATE_OF
 from hpo.training.config import MEMORY_FORMATS, PRECISIONS
 
@@ -95,6 +95,23 @@ def _is_metrics(value: Any) -> bool:
     )
 
 
+def _are_decisions(value: Any) -> bool:
+    """Return whether a value is a list of the fields of a ``StoredDecision``."""
+    return isinstance(value, list) and all(map(_is_decision, value))
+
+
+def _is_decision(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"rung", "kind", "reason", "expected"}:
+        return False
+    expected = value["expected"]
+    numbers = expected is None or (
+        isinstance(expected, list)
+        and len(expected) == 3
+        and all(isinstance(each, int | float) and is_scalar(each) for each in expected)
+    )
+    return _is_positive(value["rung"]) and is_text(value["kind"]) and is_text(value["reason"]) and numbers
+
+
 def _is_positive(value: Any) -> bool:
     return is_count(value) and value > 0
 
@@ -123,6 +140,7 @@ _SYSTEM: Mapping[str, Check] = {
     REPLICATE_OF: is_count,
     PAUSED_AT_RUNG: lambda value: value is None or _is_positive(value),
     PROMOTED_PAST_RUNG: is_count,
+    RUNG_DECISIONS: _are_decisions,
 }
 
 

@@ -13,7 +13,14 @@ from typing import Any
 import optuna
 from sqlalchemy.orm import Session
 
-from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RungDecision, RungTable, is_prunable
+from hpo.search.asha import (
+    PAUSED_AT_RUNG,
+    PROMOTED_PAST_RUNG,
+    RUNG_DECISIONS,
+    RungDecision,
+    RungTable,
+    is_prunable,
+)
 from hpo.search.baseline import Baseline
 from hpo.search.freeze_thaw import CurveTable
 from hpo.store.history import History
@@ -125,9 +132,13 @@ class TrialPruner:
         return {} if self._prune_reason else self.history.unwritten_attributes
 
     def _apply_rung(self, decision: RungDecision) -> None:
+        own = self.history.own_trial
+        if isinstance(self.history.rung_table, CurveTable):
+            earlier = own.system_attrs.get(RUNG_DECISIONS, ())
+            made = [*(each for each in earlier if each["rung"] < decision.rung), decision.to_json()]
+            self.history.set_trial_system_attr(own._trial_id, RUNG_DECISIONS, made)
         if decision.kind == "promoted":
-            trial_id = self.history.own_trial._trial_id
-            self.history.set_trial_system_attr(trial_id, PROMOTED_PAST_RUNG, decision.rung)
+            self.history.set_trial_system_attr(own._trial_id, PROMOTED_PAST_RUNG, decision.rung)
         elif decision.kind == "pruned":
             self._prune_reason = f"by {self._pruner_name}: {decision}"
         else:

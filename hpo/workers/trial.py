@@ -32,6 +32,7 @@ from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.errors import ArtifactError, HpoError, error_text
 from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.search.baseline import Baseline, baseline_of, describe_limits, guess
+from hpo.search.freeze_thaw import LEAST_CHANCE
 from hpo.store import lease
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
@@ -188,8 +189,10 @@ def _prune_if_never_promoted(context: WorkerContext) -> None:
     own, rungs = context.history.own_trial, context.history.rungs
     rung = own.system_attrs.get(PAUSED_AT_RUNG)
     if rungs is not None and rung in rungs.epochs and rungs.losses(rung, own) is not None:
-        name = context.definition.search.pruner.name
-        raise optuna.TrialPruned(f"by {name}: not promoted from epoch {rung}")
+        has_model = rungs.curves is not None
+        why = f"its chance to become the best is below {100 * LEAST_CHANCE:g} %"
+        why = why if has_model else f"not promoted from epoch {rung}"
+        raise optuna.TrialPruned(f"by {context.definition.search.pruner.name}: {why}")
 
 
 def _fetch_checkpoint(claim: Claim, context: WorkerContext, folder: TrialFolder) -> checkpoint.State | None:

@@ -1,7 +1,6 @@
 """Studies whose trials a model of the curves pauses and continues, with real workers and databases."""
 
 import os
-import re
 import signal
 
 import optuna
@@ -9,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.search import asha
-from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG
+from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RUNG_DECISIONS
 from hpo.search.curve_forecast import CurveForecaster
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store import database, rows, studies
@@ -33,6 +32,11 @@ def climb(config, state):
             file.write(f"{config.x} {state['epoch']}\\n")
         height = 0.9 - (config.x - 0.3) ** 2 - (0.1 if config.kind == "b" else 0.0)
         yield height * (1 - 0.5 / state["epoch"]), state
+"""
+
+BROKEN = """
+    if config.kind == "b" and os.path.exists("broken"):
+        raise RuntimeError("not today")
 """
 
 STUDY = """
@@ -79,7 +83,7 @@ def check_ended(url: str, count: int) -> None:
         assert sorted(each.intermediate_values) == list(range(1, each.last_step + 1))
         assert each.user_attrs["checkpoint"] is None
         if each.state.name == "PRUNED":
-            assert re.fullmatch(r"by freeze_thaw: not promoted from epoch \d", each.user_attrs["pruned"])
+            assert each.user_attrs["pruned"] == "by freeze_thaw: its chance to become the best is below 5 %"
     best = max(found, key=lambda each: max(each.intermediate_values.values()))
     assert (best.state.name, best.last_step) == ("COMPLETE", 9)
 
@@ -116,6 +120,9 @@ def test_kills_and_a_pause_of_the_study_lose_no_trial(place, url, sql):
     assert launched.returncode == 0, err
     assert "paused (after epoch 1: 15 settings are to begin first)" in err
     check_ended(url, 18)
+    for each in trials(url):
+        made = [decision["rung"] for decision in each.system_attrs[RUNG_DECISIONS]]
+        assert made == [rung for rung in (1, 2, 3, 5, 8) if rung <= each.last_step]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +142,30 @@ def test_a_budget_holds_and_more_trials_continue_the_study(place, url):
     check_ended(url, 21)
     lines = epochs_run(place)
     assert len(set(lines)) == len(lines), "no epoch of a setting ran twice"
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+def test_failed_trials_are_retried_and_a_stopped_study_continues(place, url):
+    (place.path / "own.py").write_text(OWN.replace("    while", BROKEN + "    while"))
+    (place.path / "broken").touch()
+    file = place.study(with_search(max_attempts=1))
+    place.here("create", file, HPO_STORE=url)
+    place.here("worker", "small", HPO_STORE=url)
+    failed = [each.number for each in trials(url) if each.state.name == "FAIL"]
+    assert failed
+    (place.path / "broken").unlink()
+    place.here("retry", "small", "--failed", HPO_STORE=url)
+    place.here("stop", "small", HPO_STORE=url)
+    before = epochs_run(place)
+    place.here("worker", "small", HPO_STORE=url)
+    assert epochs_run(place) == before
+    assert [each.number for each in trials(url) if each.state.name == "WAITING"] == failed
+    place.here("resume", "small", HPO_STORE=url)
+    place.here("worker", "small", HPO_STORE=url)
+    check_ended(url, 18)
+    assert len(set(epochs_run(place))) == len(epochs_run(place)), "no epoch of a setting ran twice"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hpo.search.curve_model import BOUND, JITTER, LENGTH_PRIOR, PRIORS, CurveModel, Observations
+from hpo.search.curve_model import (
+    BOUND,
+    JITTER,
+    LENGTH_PRIOR,
+    NEW_TRIAL,
+    PRIORS,
+    CurveModel,
+    Observations,
+)
 
 IS_CHOICE = [False, False, True]
 TERMS = len(PRIORS)
@@ -70,7 +78,8 @@ def test_predictions_are_those_of_the_textbook(seed):
     asked = list(zip(rows, times, trials, strict=True))
     cross = covariances(theta, places(seen), asked)
     inverse = np.linalg.inv(covariance_of_values(theta, seen))
-    variances = np.diag(covariances(theta, asked, asked) - cross.T @ inverse @ cross)
+    of_runs = np.where(trials == NEW_TRIAL, math.exp(2 * theta[3 + list(PRIORS).index("run")]), 0)
+    variances = np.diag(covariances(theta, asked, asked) - cross.T @ inverse @ cross) - of_runs
     assert means == pytest.approx(cross.T @ inverse @ seen.values_N)
     assert deviations == pytest.approx(np.sqrt(variances), rel=1e-4)
 
@@ -129,7 +138,7 @@ def test_predictions_at_observed_places_are_near_the_values():
     others, far = model.predict(seen.rows_NP + 100, seen.times_N + 100, np.full(24, -1))
     terms = np.exp(model.hyperparameters[-TERMS:])
     assert others == pytest.approx(0, abs=1e-6)
-    assert far == pytest.approx(math.sqrt((terms[:4] ** 2).sum()))
+    assert far == pytest.approx(math.sqrt((terms[:3] ** 2).sum()))  # all but its run
     assert deviations.max() < far.min() / 3
 
 

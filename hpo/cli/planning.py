@@ -47,6 +47,7 @@ def plan_study(
     from hpo.cli import console, progress
     from hpo.original import prices
     from hpo.study import file
+    from hpo.study.strategy import describe_strategy
     from hpo.training.devices import worker_devices
     from hpo.workers.hardware import find_device
 
@@ -62,7 +63,7 @@ def plan_study(
         print_json(found.document())
         return
     console.table_console().print(cost.make_table(found))
-    print("\n".join(cost.summary_lines(found)))
+    print("\n".join([*cost.summary_lines(found), *filter(None, [describe_strategy(definition)])]))
 
 
 @app.command("simulate", rich_help_panel=PLANNING)

@@ -79,7 +79,7 @@ def run_study(
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
     _check_images(definition, needed_here=True)
     storage = studies.open_storage(store_url, create=True)
-    _report_warm_start(storage, definition)
+    _report_search(storage, definition)
     result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
     before = status.read_status(storage, definition.name)
     if result == studies.Stored.REPLACED:
@@ -120,12 +120,17 @@ def _check_images(definition: "Definition", *, needed_here: bool) -> None:
                 raise
 
 
-def _report_warm_start(storage: "Storage", definition: "Definition") -> None:
-    """Report what the sampler of a new study learns from; a stored study keeps its own."""
+def _report_search(storage: "Storage", definition: "Definition") -> None:
+    """Report how a new study searches, and what its sampler learns from; a stored study keeps its own."""
     from hpo.cli import progress
     from hpo.store import studies, warm_start
+    from hpo.study.strategy import describe_strategy
 
-    if definition.search.start_from and definition.name not in studies.study_names(storage):
+    if definition.name in studies.study_names(storage):
+        return
+    if chosen := describe_strategy(definition):
+        progress.print_stderr(f"hpo: {chosen}")
+    if definition.search.start_from:
         for found in warm_start.find_warm_starts(storage, definition):
             progress.print_stderr(f"hpo: {found}")
 
@@ -159,7 +164,7 @@ def create_study(
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
     _check_images(definition, needed_here=False)
     storage = studies.open_storage(store_url, create=True)
-    _report_warm_start(storage, definition)
+    _report_search(storage, definition)
     result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
     if result == studies.Stored.REPLACED:
         print(f"hpo: study '{definition.name}': {REPLACED}", file=sys.stderr)

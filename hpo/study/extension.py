@@ -18,7 +18,8 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
     """Return the stored definition extended by a changed file.
 
     The points keep their numbers, and new ones follow. A point is identified by its options and attributes,
-    not by its place in the file; one that is listed twice counts as two. Settings queued by hand stay.
+    not by its place in the file; one that is listed twice counts as two. Settings queued by hand stay. If
+    neither names a sampler or a pruner, what was chosen for the stored one stays, too.
 
     Args:
         stored: The definition in the store.
@@ -28,6 +29,10 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
         DefinitionError: If anything differs that does not extend a study; it lists all differences. A
             removed budget counts as larger, a new one as smaller.
     """
+    if stored.search.strategy is not None and new.search.strategy is not None:
+        sampler = new.search.sampler.model_copy(update={"name": stored.search.sampler.name})
+        chosen = {"sampler": sampler, "pruner": stored.search.pruner}
+        new = new.model_copy(update={"search": new.search.model_copy(update=chosen)})
     kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
     differences = [
         *_list_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
@@ -73,7 +78,7 @@ def _values_by_name(parameters: tuple[Parameter, ...]) -> dict[str, Choices | Ra
 
 
 def _fixed_search_options(search: Search) -> dict[str, Any]:
-    return search.model_dump(exclude={"trials", *BUDGETS})
+    return search.model_dump(exclude={"trials", "strategy", *BUDGETS})
 
 
 def _lowered_budgets(stored: Definition, new: Definition) -> Iterator[str]:

@@ -17,6 +17,7 @@ from hpo.study.option_checks import is_file, validate_options
 from hpo.study.overrides import apply_set, expand_names, parse_value
 from hpo.study.points import parse_point, parse_points
 from hpo.study.search_options import Search
+from hpo.study.strategy import with_strategy
 from hpo.training import config
 from hpo.training.metric import METRICS
 
@@ -197,7 +198,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     with problems.collect():
         parsed = space_table.parse_space(searched, where, options)
     with problems.collect():
-        how = validate_record(Search, _with_default_sampler(expand_names(search)), where, "search")
+        how = _parse_search(search, where)
     problems.report()
     if how.objectives and options is not config.CUSTOM_OPTIONS:
         checked = {"metric": _first_metric(how.objectives, checked, where), **checked}
@@ -217,8 +218,20 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     )
     if not found.searches and not found.points:
         found = found.model_copy(update={"points": tuple(grid_points(found, where))})
+    found = with_strategy(found)
     check_definition(found, where)
     return found
+
+
+def _parse_search(search: Mapping[str, Any], where: str) -> Search:
+    """Return what ``[search]`` says; without a strategy if it names a sampler or a pruner.
+
+    The seed of a sampler names none.
+    """
+    how = validate_record(Search, _with_default_sampler(expand_names(search)), where, "search")
+    sampler = search.get("sampler", {})
+    names_one = "pruner" in search or not isinstance(sampler, Mapping) or sampler.keys() - {"seed"}
+    return how.model_copy(update={"strategy": None}) if names_one else how
 
 
 def _with_default_sampler(search: dict[str, Any]) -> dict[str, Any]:

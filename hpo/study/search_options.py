@@ -90,6 +90,10 @@ class Search(BaseModel):
             description="custom objective: the name of the value that it yields",
         ),
     ] = "accuracy"
+    strategy: Annotated[
+        Literal["auto"] | None,
+        Field(description="auto chooses the sampler and the pruner where the file names neither"),
+    ] = "auto"
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     objectives: Annotated[

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from hpo.analysis import sections
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.sections import Listing, Plot, Section, Table
+from hpo.search.asha import StoredDecision
 
 COLUMNS = ("trial", "epoch", "decision", "why", "expected low", "expected", "expected high", "came")
 CAPTION = (
@@ -69,8 +70,13 @@ def _came(each: TrialRecord) -> float | None:
 def _rows(each: TrialRecord) -> Iterator[tuple[Any, ...]]:
     """Yield a row for each decision on a trial, by epoch."""
     for made in each.decisions:
-        kind = "continued" if made.kind == "promoted" else made.kind
+        kind = "paused, then resumed" if _was_resumed(each, made) else made.kind
+        kind = "continued" if kind == "promoted" else kind
         yield each.number, made.rung, kind, made.reason, *(made.expected or (None,) * 3), _came(each)
+
+
+def _was_resumed(each: TrialRecord, made: StoredDecision) -> bool:
+    return made.kind == "paused" and made.rung < max(each.curve, default=0)
 
 
 def _judged(each: TrialRecord) -> Iterator[_Judged]:
@@ -81,15 +87,11 @@ def _judged(each: TrialRecord) -> Iterator[_Judged]:
 
 
 def _describe_pauses(found: Sequence[TrialRecord]) -> str:
-    first_pauses = {
-        each.number: min(pauses)
-        for each in found
-        if (pauses := [made.rung for made in each.decisions if made.kind == "paused"])
-    }
-    resumed = [e for e in found if e.number in first_pauses and max(e.curve) > first_pauses[e.number]]
+    paused = sum(any(made.kind == "paused" for made in each.decisions) for each in found)
+    resumed = sum(any(_was_resumed(each, made) for made in each.decisions) for each in found)
     return (
-        f"Of {len(found)} trials {len(first_pauses)} paused at least once, since another use of the time "
-        f"promised more. Of these {len(resumed)} were resumed."
+        f"Of {len(found)} trials {paused} paused at least once, since another use of the time "
+        f"promised more. Of these {resumed} were resumed."
     )
 
 

@@ -237,7 +237,8 @@ def render_html(report: Report) -> str:
         report: The content of the page.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    names = ("best so far", "best value", report.metric.name, report.metric.label, "accuracy")
+    own = (report.metric.name, report.metric.label, "accuracy")
+    names = ("best so far", "best value", "expected", "came", *own)
     cell = functools.partial(_format_cell, precise=(*names, *class_tables.FRACTIONS))
     environment.filters |= {"cell": cell, "json": _figure_json, "slug": _element_id}
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()

@@ -134,9 +134,11 @@ class TrialPruner:
     def _apply_rung(self, decision: RungDecision) -> None:
         own = self.history.own_trial
         if isinstance(self.history.rung_table, CurveTable):
-            earlier = own.system_attrs.get(RUNG_DECISIONS, ())
-            made = [*(each for each in earlier if each["rung"] < decision.rung), decision.to_json()]
-            self.history.set_trial_system_attr(own._trial_id, RUNG_DECISIONS, made)
+            made = {each["rung"]: each for each in own.system_attrs.get(RUNG_DECISIONS, ())}
+            # A resumed trial passes its rung again; the pause, and why, stays known.
+            if made.get(decision.rung, {}).get("kind") != "paused":
+                made[decision.rung] = decision.to_json()
+                self.history.set_trial_system_attr(own._trial_id, RUNG_DECISIONS, [*made.values()])
         if decision.kind == "promoted":
             self.history.set_trial_system_attr(own._trial_id, PROMOTED_PAST_RUNG, decision.rung)
         elif decision.kind == "pruned":

@@ -55,13 +55,16 @@ def test_the_table_has_every_decision_with_its_reason_and_what_came(written):
         for made in trial.system_attrs[RUNG_DECISIONS]:
             row = next(rows)
             assert (int(row["trial"]), int(row["epoch"])) == (trial.number, made["rung"])
+            paused = "paused, then resumed" if trial.last_step > made["rung"] else "paused"
             assert (row["decision"], row["why"]) == (
-                ("paused", made["reason"]) if made["kind"] == "paused" else ("continued", "")
+                (paused, made["reason"]) if made["kind"] == "paused" else ("continued", "")
             )
             shown = [row[name] for name in ("expected low", "expected", "expected high")]
             assert [float(each) for each in shown if each] == (made["expected"] or [])
             assert row["came"] == ("" if came is None else str(came))
     assert not list(rows)
+    kinds = {row["decision"] for row in table_of(written, "decisions")}
+    assert kinds == {"paused", "paused, then resumed", "continued"}
 
 
 def test_the_figure_has_each_forecast_that_can_be_judged(written):

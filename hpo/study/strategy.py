@@ -5,6 +5,7 @@ Why it chooses so is measured: for one objective by ``benchmarks/many_studies.py
 """
 
 from hpo.study.definition import Definition
+from hpo.study.search_options import Pruner
 
 
 def with_strategy(found: Definition) -> Definition:
@@ -19,7 +20,7 @@ def with_strategy(found: Definition) -> Definition:
     sampler, pruner = ("nsgaii", "asha") if search.objectives else ("freeze_thaw", "freeze_thaw")
     chosen = {
         "sampler": search.sampler.model_copy(update={"name": sampler}),
-        "pruner": type(search.pruner).model_validate({"name": pruner}),
+        "pruner": Pruner.model_validate({"name": pruner}),
     }
     return found.model_copy(update={"search": search.model_copy(update=chosen)})
 

@@ -1,14 +1,12 @@
 """The section on pauses and forecasts: its table and its figure, and studies without a model."""
 
-import csv
-
 import pytest
 
 from hpo.analysis import records
 from hpo.report.forecast_section import forecast_section
 from hpo.search.asha import RUNG_DECISIONS
 from hpo.store import status, studies
-from tests.support.report_page import Page
+from tests.support.report_page import Page, table_of
 from tests.support.workplace import load, workplace_in
 
 OWN = """
@@ -41,11 +39,6 @@ def written(tmp_path_factory):
     place.here("worker", "small")
     place.here("report", "small", "-o", "page.html", "--csv", "tables")
     return place
-
-
-def table_of(place, name: str) -> list[dict[str, str]]:
-    with (place.path / f"tables/{name}.csv").open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def test_the_table_has_every_decision_with_its_reason_and_what_came(written):

@@ -1,6 +1,5 @@
 """The section on the Pareto front: its tables, its figures, and the headline that names the knee."""
 
-import csv
 import json
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from hpo.analysis import records, results
 from hpo.report.front_section import front_section
 from hpo.store import status, studies
-from tests.support.report_page import Page
+from tests.support.report_page import Page, table_of
 from tests.support.several_objectives import OWN, STUDY
 from tests.support.workplace import load, workplace_in
 
@@ -37,11 +36,6 @@ def written(tmp_path_factory):
     place.here("worker", "small")
     place.here("report", "small", "-o", "page.html", "--csv", "tables")
     return place
-
-
-def table_of(place, name: str) -> list[dict[str, str]]:
-    with (place.path / f"tables/{name}.csv").open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def test_the_front_of_the_report_is_that_of_plain_optuna(written):

@@ -91,6 +91,12 @@ def test_what_hpo_does_not_write_reads_as_absent(key, value):
         ("grid_id", "0"),
         ("hpo:paused", "x"),
         ("hpo:promoted", {}),
+        ("hpo:decisions", {}),
+        ("hpo:decisions", [{}]),
+        ("hpo:decisions", [{"rung": 0, "kind": "paused", "reason": "", "expected": None}]),
+        ("hpo:decisions", [{"rung": 1, "kind": "paused", "reason": 3, "expected": None}]),
+        ("hpo:decisions", [{"rung": 1, "kind": "paused", "reason": "", "expected": [0.1, 0.2]}]),
+        ("hpo:decisions", [{"rung": 1, "kind": "paused", "reason": "", "expected": [0.1, 0.2, "x"]}]),
     ],
 )
 def test_a_system_attribute_of_another_form_reads_as_absent(key, value):

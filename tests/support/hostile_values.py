@@ -106,7 +106,14 @@ TRIAL_USER = (
 )
 TRIAL_SYSTEM = (
     *("grid_id", "fixed_params", "search_space", "hpo:plan", "hpo:run", "hpo:repeats", "hpo:paused"),
-    *("hpo:promoted", "artifacts:{attached}", "artifacts:{foreign}", "artifacts:x", "constraints"),
+    *(
+        "hpo:promoted",
+        "hpo:decisions",
+        "artifacts:{attached}",
+        "artifacts:{foreign}",
+        "artifacts:x",
+        "constraints",
+    ),
     *("completed_rung_0", "failed_trial", "retry_history", "dashboard:note_ver"),
 )
 STUDY_USER = ("folder", "site", "other")

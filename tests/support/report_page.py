@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.artifacts.folders import Artifacts
 from hpo.report.page import read_report, write_report
 from hpo.store.storage import Storage
+from tests.support.workplace import Workplace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +94,9 @@ def points(page: Page, figure: str, name: str | None = None) -> list[tuple[Any, 
     return [
         pair for trace in traces for pair in zip(trace["x"], trace["y"], strict=True) if pair[1] is not None
     ]
+
+
+def table_of(place: Workplace, name: str) -> list[dict[str, str]]:
+    """Return the rows of a table that ``hpo report --csv tables`` wrote."""
+    with (place.path / f"tables/{name}.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))

@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--trainings", type=int, default=TARGET_TRAININGS)
-    parser.add_argument("--gp", action="store_true", help="also hpo's sampler gp, which takes minutes each")
+    parser.add_argument("--gp", action="store_true", help="also hpo's sampler gp")
     parser.add_argument("--only", default="", help="only strategies with this in their names")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--read", type=Path)

@@ -53,9 +53,7 @@ class TrialRecord:
     hardware_facts: Mapping[str, Any] | None = None  # as the worker stored them
     weights: str | None = None  # their name in the artifacts; None if they were not kept
     paused_rung: int | None = None  # the rung at which it waits to be promoted
-    decisions: tuple[
-        asha.StoredDecision, ...
-    ] = ()  # at its rungs, in order, if a model of the curves made them
+    decisions: tuple[asha.StoredDecision, ...] = ()  # of a model of the curves, in the order of its rungs
     attempts: int
     started: datetime | None  # UTC, without a time zone
     ended: datetime | None  # UTC, without a time zone

@@ -47,32 +47,28 @@ LISTED_ATTRIBUTES = {"grid_id", "fixed_params"}  # system attributes of trials t
 
 @dataclass(frozen=True, kw_only=True)
 class StoredDecision:
-    """What a model decided on a trial at a rung, as it is stored with the trial."""
-
-    rung: int  # epochs
-    kind: str  # promoted or paused
-    reason: str  # why it paused
-    expected: tuple[float, float, float] | None  # lower end, median and upper end of the forecast, if any
-
-
-@dataclass(frozen=True, kw_only=True)
-class RungDecision:
-    """What happens to a trial at a rung."""
+    """What happens to a trial at a rung, as it is stored with the trial if a model decided."""
 
     kind: str  # promoted, paused or pruned
     rung: int  # epochs
+    reason: str = ""  # why it pauses, by a model; empty if ranks alone decide
+    expected: tuple[float, float, float] | None = None  # lower end, median and upper end of a forecast
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is stored; ``stored_decisions`` reads it."""
+        return {"rung": self.rung, "kind": self.kind, "reason": self.reason, "expected": self.expected}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungDecision(StoredDecision):
+    """What happens to a trial at a rung, and its rank there."""
+
     rank: int  # among the trials that have reached the rung, from 1
     trials: int  # number of trials that it was compared with, itself included
-    reason: str = ""  # why it pauses, by a model; empty if ranks alone decide
-    expected: tuple[float, float, float] | None = None  # as in ``StoredDecision``
 
     def __str__(self) -> str:
         place = f"place {self.rank} of {self.trials} after epoch {self.rung}"
         return f"after epoch {self.rung}: {self.reason}" if self.reason else place
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of a ``StoredDecision``."""
-        return {"rung": self.rung, "kind": self.kind, "reason": self.reason, "expected": self.expected}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,9 +189,10 @@ def _prune_if_never_promoted(context: WorkerContext) -> None:
     own, rungs = context.history.own_trial, context.history.rungs
     rung = own.system_attrs.get(PAUSED_AT_RUNG)
     if rungs is not None and rung in rungs.epochs and rungs.losses(rung, own) is not None:
-        has_model = rungs.curves is not None
-        why = f"its chance to become the best is below {100 * LEAST_CHANCE:g} %"
-        why = why if has_model else f"not promoted from epoch {rung}"
+        if rungs.curves is None:
+            why = f"not promoted from epoch {rung}"
+        else:
+            why = f"its chance to become the best is below {100 * LEAST_CHANCE:g} %"
         raise optuna.TrialPruned(f"by {context.definition.search.pruner.name}: {why}")
 
 

@@ -185,6 +185,14 @@ def test_a_trial_is_not_expected_to_reach_less_than_it_has():
     assert found.high >= found.value >= found.low >= reached[-1]
 
 
+def test_a_forecast_stays_within_the_limits_of_the_metric():
+    trials = [*whole(20, most=0.97), trial(20, 0.99, curve(0.99, 2))]
+    for each in trials:
+        each.intermediate_values = {step: 1.04 * value for step, value in each.intermediate_values.items()}
+    (found,) = forecaster().fit(trials).forecast([20])
+    assert 0.95 < found.value <= found.high == 1.0
+
+
 def test_of_trials_that_improve_alike_the_one_with_fewer_epochs_left_promises_more():
     """Values do not depend on the epochs; the promise falls with the square root of those that are left."""
     space = DROPOUT | {"epochs": {"low": 2, "high": 8}}

@@ -198,7 +198,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     with problems.collect():
         parsed = space_table.parse_space(searched, where, options)
     with problems.collect():
-        how = _parse_search(search, where)
+        how = with_strategy(validate_record(Search, expand_names(search), where, "search"))
     problems.report()
     if how.objectives and options is not config.CUSTOM_OPTIONS:
         checked = {"metric": _first_metric(how.objectives, checked, where), **checked}
@@ -218,32 +218,8 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     )
     if not found.searches and not found.points:
         found = found.model_copy(update={"points": tuple(grid_points(found, where))})
-    found = with_strategy(found)
     check_definition(found, where)
     return found
-
-
-def _parse_search(search: Mapping[str, Any], where: str) -> Search:
-    """Return what ``[search]`` says; without a strategy if it names a sampler or a pruner.
-
-    The seed of a sampler names none.
-    """
-    how = validate_record(Search, _with_default_sampler(expand_names(search)), where, "search")
-    sampler = search.get("sampler", {})
-    names_one = "pruner" in search or not isinstance(sampler, Mapping) or sampler.keys() - {"seed"}
-    return how.model_copy(update={"strategy": None}) if names_one else how
-
-
-def _with_default_sampler(search: dict[str, Any]) -> dict[str, Any]:
-    """Return ``[search]`` with a sampler for several objectives, if it has those and names no sampler.
-
-    On recorded curves NSGA-II with pruning needed fewer epochs than TPE (``benchmarks/fronts.py``). Optuna
-    takes it for several objectives, too.
-    """
-    sampler = search.get("sampler", {})
-    if not search.get("objectives") or not isinstance(sampler, Mapping):
-        return search
-    return search | {"sampler": {"name": "nsgaii", **sampler}}
 
 
 def _first_metric(objectives: Sequence[str], train: Mapping[str, Any], where: str) -> str:

@@ -4,25 +4,32 @@ Why it chooses so is measured: for one objective by ``benchmarks/many_studies.py
 ``benchmarks/fronts.py``.
 """
 
+from typing import Any
+
 from hpo.study.definition import Definition
-from hpo.study.search_options import Pruner
+from hpo.study.search_options import Pruner, Search
 
 
-def with_strategy(found: Definition) -> Definition:
-    """Return a definition with the sampler and the pruner that suit it best; unchanged if it names some.
+def with_strategy(search: Search) -> Search:
+    """Return ``[search]`` with the sampler and the pruner that suit it best, where it names neither.
+
+    The seed of a sampler names none. If it names one of the two, its strategy is None. A study with several
+    objectives that names a pruner alone has the sampler NSGA-II, too, as in Optuna.
 
     Args:
-        found: The definition; the seed of its sampler is kept.
+        search: As it was read from a file, so that it knows what the file gave.
     """
-    search = found.search
-    if search.strategy is None:
-        return found
-    sampler, pruner = ("nsgaii", "asha") if search.objectives else ("freeze_thaw", "freeze_thaw")
-    chosen = {
-        "sampler": search.sampler.model_copy(update={"name": sampler}),
-        "pruner": Pruner.model_validate({"name": pruner}),
-    }
-    return found.model_copy(update={"search": search.model_copy(update=chosen)})
+    names_pruner = "pruner" in search.model_fields_set
+    if "name" in search.sampler.model_fields_set:
+        return search.model_copy(update={"strategy": None})
+    default = "tpe" if names_pruner else "freeze_thaw"
+    name = "nsgaii" if search.objectives else default
+    chosen: dict[str, Any] = {"sampler": search.sampler.model_copy(update={"name": name})}
+    if names_pruner:
+        chosen["strategy"] = None
+    else:
+        chosen["pruner"] = Pruner.model_validate({"name": "asha" if search.objectives else "freeze_thaw"})
+    return search.model_copy(update=chosen)
 
 
 def describe_strategy(found: Definition) -> str | None:

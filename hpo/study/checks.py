@@ -213,8 +213,8 @@ def _field_adapter(kind: type[BaseModel], name: str) -> TypeAdapter[Any]:
 
 def _raise_invalid_value(field: FieldInfo, found: Any, where: str, key: str) -> NoReturn:
     schema = field_schema(field)
-    if "enum" in schema:
-        names = schema["enum"]
+    if "enum" in schema or "const" in schema:  # one of several values, or the only one
+        names = schema["enum"] if "enum" in schema else [schema["const"]]
         raise DefinitionError(
             f"{where}: {key}: found {quote_value(found)}{suggestion(str(found), names) or ';'} "
             f"allowed: {', '.join(names)}"

@@ -264,6 +264,11 @@ WRONG_SEARCHES |= {  # whole studies
     ),
     "space that is no table": ("space = 3", "space: want a table, found 3"),
     "train that is a list": ("train = [1]", "train: want a table, found [1]"),
+    "unknown strategy": ("search = { strategy = 'best' }", "search.strategy: found 'best'; allowed: auto"),
+    "misspelt strategy": (
+        "search = { strategy = 'aut' }",
+        "search.strategy: found 'aut'; did you mean 'auto'? allowed: auto",
+    ),
     "search that is a word": ("search = 'tpe'", "search: want a table, found 'tpe'"),
     "sampler that is a number": (in_search("sampler = 3"), "search.sampler: want a table, found 3"),
     "CMA-ES": (

@@ -13,7 +13,7 @@ from hpo.analysis.formatting import describe_device, format_objective
 from hpo.analysis.sections import Table
 from hpo.export import sheet
 from hpo.export.predict import Description
-from hpo.training import catalog, transforms
+from hpo.training import catalog, image_files
 from hpo.training.confusion import Confusion
 from hpo.training.data_facts import SPLIT_WORDS, DataFacts
 from hpo.training.metric import METRICS
@@ -298,7 +298,7 @@ def _loader_code(description: Description) -> str:
         types=json.dumps(types),
         builder=builder,
         arguments=", ".join(arguments),
-        formats=transforms.IMAGE_FORMATS,
+        formats=image_files.IMAGE_FORMATS,
         loading=COPY_CODE if description.model.startswith("mnasnet") else LOAD_CODE,
         steps=", ".join(f"torchvision.transforms.{step}" for step in steps),
     )

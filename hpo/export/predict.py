@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hpo.errors import ArtifactError, DataError, quote_value
-from hpo.training import catalog, transforms, user_network
+from hpo.training import catalog, image_files, transforms, user_network
 from hpo.training.config import FUNCTION_PATTERN
 
 CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
@@ -126,7 +126,7 @@ class Predictor:
         """Return the most probable classes of an image, most probable first.
 
         Args:
-            file: The image, in a format that ``transforms.read_image`` reads.
+            file: The image, in a format that ``image_files.read_image`` reads.
             count: How many classes to return, at most; not negative.
 
         Raises:
@@ -156,7 +156,7 @@ class Predictor:
         if _is_folder(file):
             raise DataError(f"{file}: is a folder; give the images in it, for example {file}/*.jpg")
         try:
-            pixels = transforms.read_image(file, self.description.preprocessing.pixels).pixels
+            pixels = image_files.read_image(file, self.description.preprocessing.pixels).pixels
         except ValueError as error:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import sources, splits, transforms
+from hpo.training import image_files, sources, splits
 from hpo.training.config import DATASETS, Config, FinalConfig
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.evaluation import TOP
@@ -270,7 +270,7 @@ def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config)
         logger.warning(
             "%s: ignored %d file%s of other kinds, such as %s; supported are %s",
             *(dataset.name, len(ignored), "s" * (len(ignored) > 1), ignored[0]),
-            " ".join(transforms.IMAGE_SUFFIXES),
+            " ".join(image_files.IMAGE_SUFFIXES),
         )
     measured = set(dataset.selection.labels.tolist())
     missing = [name for label, name in enumerate(dataset.classes) if label not in measured]
@@ -289,7 +289,7 @@ class _Findings:
     transparent: list[Path] = field(default_factory=list)
     half_cropped: list[Path] = field(default_factory=list)
 
-    def add(self, file: Path, picture: transforms.Picture) -> None:
+    def add(self, file: Path, picture: image_files.Picture) -> None:
         if picture.is_transparent:
             self.transparent.append(file)
         if picture.is_half_cropped:
@@ -362,7 +362,7 @@ def _read_split(
     for position, index in enumerate(indices.tolist()):
         file = shipped.images[index]
         try:
-            picture = transforms.read_image(file, config.image_size)
+            picture = image_files.read_image(file, config.image_size)
             pixels[len(kept)] = torch.from_numpy(picture.pixels)
             kept.append(position)
             findings.add(file, picture)

@@ -32,7 +32,7 @@ from torchvision.datasets.utils import check_integrity
 
 from hpo import errors
 from hpo.errors import quote_value
-from hpo.training import transforms
+from hpo.training import image_files
 
 logger = logging.getLogger(__name__)
 
@@ -258,8 +258,8 @@ def _read_idx_copy(kind: type[datasets.MNIST], folders: list[Path]) -> Source | 
 
 def _read_idx_split(folder: Path, part: str) -> SourceSplit | None:
     try:
-        pixels = transforms.read_idx(folder / f"{part}-images-idx3-ubyte", dimensions=3)
-        labels = transforms.read_idx(folder / f"{part}-labels-idx1-ubyte", dimensions=1)
+        pixels = image_files.read_idx(folder / f"{part}-images-idx3-ubyte", dimensions=3)
+        labels = image_files.read_idx(folder / f"{part}-labels-idx1-ubyte", dimensions=1)
         if len(pixels) != len(labels) or labels.max(initial=0) > 9:
             raise ValueError(f"{part} labels that do not belong to the images")
     except FileNotFoundError:
@@ -368,7 +368,7 @@ def _visible_subfolders(path: Path) -> list[Path]:
     """Return the subfolders, sorted, also linked ones; a dead link that names no image is refused."""
     visible = [sub for sub in path.iterdir() if not sub.name.startswith(".")]
     for sub in visible:
-        if sub.suffix.lower() not in transforms.IMAGE_SUFFIXES and sub.is_symlink() and not sub.exists():
+        if sub.suffix.lower() not in image_files.IMAGE_SUFFIXES and sub.is_symlink() and not sub.exists():
             raise errors.DataError(
                 f"{sub}: a link to a folder or file that does not exist; repair or remove it"
             )
@@ -384,11 +384,11 @@ def _list_split(path: Path, classes: tuple[str, ...]) -> SourceSplit:
             raise errors.DataError(
                 f"{folder}: no such class in train, only {errors.join_names(classes, 20)}"
             )
-        files, others = transforms.list_images(folder)
+        files, others = image_files.list_images(folder)
         ignored += others
         if not files:
             raise errors.DataError(
-                f"{folder}: no images in it; supported are {' '.join(transforms.IMAGE_SUFFIXES)}"
+                f"{folder}: no images in it; supported are {' '.join(image_files.IMAGE_SUFFIXES)}"
             )
         found += [(file, classes.index(folder.name)) for file in files]
     if not found:

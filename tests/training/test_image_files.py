@@ -11,7 +11,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from hpo.training import transforms
+from hpo.training import image_files
 from tests.support.images import random_images
 
 
@@ -28,7 +28,7 @@ def test_reading_resizes_the_shorter_side_and_cuts_out_the_middle_as_torchvision
         ]
     )
     expected = np.asarray(reference(image)).transpose(2, 0, 1)
-    assert np.array_equal(transforms.read_image(tmp_path / "a.png", 32).pixels, expected)
+    assert np.array_equal(image_files.read_image(tmp_path / "a.png", 32).pixels, expected)
 
 
 def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path):
@@ -37,7 +37,7 @@ def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    rotated = transforms.read_image(tmp_path / "a.jpg", 32).pixels
+    rotated = image_files.read_image(tmp_path / "a.jpg", 32).pixels
     assert rotated[:, :, 17:].min() > 200
     assert rotated[:, :, :15].max() < 50
 
@@ -50,7 +50,7 @@ def test_images_of_every_mode_are_converted_to_rgb(tmp_path, mode):
     else:
         image = Image.new("RGB", (40, 40), (128, 128, 128)).convert(mode)
     image.save(tmp_path / f"a.{suffix}")
-    pixels = transforms.read_image(tmp_path / f"a.{suffix}", 16).pixels
+    pixels = image_files.read_image(tmp_path / f"a.{suffix}", 16).pixels
     assert pixels.shape == (3, 16, 16)
     assert pixels.dtype == np.uint8
     if mode != "1":  # dithered into black and white
@@ -63,13 +63,13 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image.save(tmp_path / "a.png", transparency=bytes([10, 200, 255]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert transforms.read_image(tmp_path / "a.png", 8).pixels[:, 0, 0].tolist() == [10, 20, 30]
+        assert image_files.read_image(tmp_path / "a.png", 8).pixels[:, 0, 0].tolist() == [10, 20, 30]
 
 
 def test_the_first_frame_of_an_animation_is_used(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert transforms.read_image(tmp_path / "a.gif", 8).pixels[:, 0, 0].tolist() == [255, 0, 0]
+    assert image_files.read_image(tmp_path / "a.gif", 8).pixels[:, 0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "gif", "tiff"])
@@ -79,7 +79,7 @@ def test_a_broken_image_of_any_format_raises_value_error(tmp_path, suffix):
     for content in (b"", b"not an image", whole.getvalue()[: len(whole.getvalue()) // 2]):
         (tmp_path / f"a.{suffix}").write_bytes(content)
         with pytest.raises(ValueError, match=r"\w"):
-            transforms.read_image(tmp_path / f"a.{suffix}", 16)
+            image_files.read_image(tmp_path / f"a.{suffix}", 16)
 
 
 def test_images_are_found_at_any_depth_except_hidden_ones(tmp_path):
@@ -94,7 +94,7 @@ def test_images_are_found_at_any_depth_except_hidden_ones(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found, others = transforms.list_images(tmp_path)
+    found, others = image_files.list_images(tmp_path)
     names = [str(file.relative_to(tmp_path)) for file in found]
     assert names == ["a.jpeg", "b.PNG", "e.png/f.gif", "sub/c.webp"]
     assert others == [tmp_path / "notes.txt"]
@@ -114,11 +114,11 @@ def test_linked_folders_are_followed_once_and_dead_links_are_listed(tmp_path):
     ):
         (folder / name).symlink_to(target)
     (folder / "dead.png").symlink_to(tmp_path / "gone.png")
-    found, others = transforms.list_images(folder)
+    found, others = image_files.list_images(folder)
     assert [str(file.relative_to(folder)) for file in found] == ["again/a.png", "dead.png", "sub/b.png"]
     assert others == []
     with pytest.raises(ValueError, match="a link to a file that does not exist"):
-        transforms.read_image(folder / "dead.png", 8)
+        image_files.read_image(folder / "dead.png", 8)
 
 
 @pytest.mark.parametrize("format_name", ["PPM", "TGA", "ICO", "DDS", "EPS"])
@@ -133,7 +133,7 @@ def test_formats_that_are_not_documented_are_refused_whatever_the_suffix(
     assert format_name != "EPS" or (tmp_path / "a").read_bytes().startswith(b"%!PS-Adobe")
     (tmp_path / "a").rename(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="none of the formats PNG, JPEG, BMP, WEBP, GIF, TIFF"):
-        transforms.read_image(tmp_path / "a.jpg", 16)
+        image_files.read_image(tmp_path / "a.jpg", 16)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_grey_of_which_the_white_is_not_known_is_refused_by_name(tmp_path, dtype
     grey = np.arange(256 + 17)[17:].reshape(16, 16).astype(dtype) * scale
     Image.fromarray(grey.astype(dtype)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=message):
-        transforms.read_image(tmp_path / "a.tif", 8)
+        image_files.read_image(tmp_path / "a.tif", 8)
 
 
 def test_signed_16_bit_grey_is_refused(tmp_path):
@@ -158,12 +158,12 @@ def test_signed_16_bit_grey_is_refused(tmp_path):
     head = b"II*\0" + struct.pack("<I", 8 + len(values)) + values
     (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(tags) + 1) + entries + bytes(4))
     with pytest.raises(ValueError, match="32-bit or signed grey"):
-        transforms.read_image(tmp_path / "a.tif", 8)
+        image_files.read_image(tmp_path / "a.tif", 8)
 
 
 def test_black_16_bit_grey_is_an_image_like_any_other(tmp_path):
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "a.png")
-    assert transforms.read_image(tmp_path / "a.png", 8).pixels.max() == 0
+    assert image_files.read_image(tmp_path / "a.png", 8).pixels.max() == 0
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,11 @@ def test_black_16_bit_grey_is_an_image_like_any_other(tmp_path):
 )
 def test_an_image_says_whether_transparency_is_dropped(tmp_path, mode, colour, transparent):
     Image.new(mode, (16, 40), colour).save(tmp_path / "a.png")
-    picture = transforms.read_image(tmp_path / "a.png", 8)
+    picture = image_files.read_image(tmp_path / "a.png", 8)
     assert picture.is_transparent is transparent
     assert picture.is_half_cropped
     Image.new("RGB", (16, 32)).save(tmp_path / "b.png")
-    assert not transforms.read_image(tmp_path / "b.png", 8).is_half_cropped
+    assert not image_files.read_image(tmp_path / "b.png", 8).is_half_cropped
 
 
 def test_no_warning_of_pil_reaches_the_user_or_refuses_an_image(tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_no_warning_of_pil_reaches_the_user_or_refuses_an_image(tmp_path, monkey
     Image.fromarray(random_images(32, 32, 3)).save(tmp_path / "a.jpg")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert transforms.read_image(tmp_path / "a.jpg", 8).pixels.shape == (3, 8, 8)
+        assert image_files.read_image(tmp_path / "a.jpg", 8).pixels.shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -200,7 +200,7 @@ def test_an_idx_file_is_read_compressed_or_not(tmp_path, compressed):
         (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(content))
     else:
         (tmp_path / "x-ubyte").write_bytes(content)
-    assert np.array_equal(transforms.read_idx(tmp_path / "x-ubyte", dimensions=3), expected)
+    assert np.array_equal(image_files.read_idx(tmp_path / "x-ubyte", dimensions=3), expected)
 
 
 def test_an_incomplete_idx_file_raises_value_error(tmp_path):
@@ -217,6 +217,6 @@ def test_an_incomplete_idx_file_raises_value_error(tmp_path):
     ):
         (tmp_path / "x-ubyte").write_bytes(broken)
         with pytest.raises(ValueError, match="x-ubyte"):
-            transforms.read_idx(tmp_path / "x-ubyte", dimensions=1)
+            image_files.read_idx(tmp_path / "x-ubyte", dimensions=1)
     with pytest.raises(FileNotFoundError):
-        transforms.read_idx(tmp_path / "y-ubyte", dimensions=1)
+        image_files.read_idx(tmp_path / "y-ubyte", dimensions=1)

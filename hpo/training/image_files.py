@@ -1,0 +1,158 @@
+"""Image files: found in folders, and read as the pixels that a model gets.
+
+Shape suffix: S side length of a square image.
+"""
+
+import gzip
+import math
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+# The only decoders that a file reaches, whatever its name. PIL has more; one of them starts Ghostscript.
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """An image as a model gets it, and what was lost on the way."""
+
+    pixels: NDArray[np.uint8]  # [3, S, S]
+    is_transparent: bool  # parts were transparent; now they have the colour that was hidden there
+    is_half_cropped: bool  # the centre crop cut off more than half of it
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the files in a folder and all folders below it, without hidden files and folders.
+
+    Linked folders are followed, each folder once. A link to a file that does not exist is listed.
+
+    Returns:
+        The files with a suffix of ``IMAGE_SUFFIXES``, in any case, and the other files, both sorted.
+
+    Raises:
+        OSError: If a folder cannot be listed.
+    """
+    found = sorted(_files_below(folder))
+    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    return images, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder; what is reached through links comes last, in the links' order."""
+    folders, links, seen = [folder], list[Path](), set[str]()
+    while folders or links:
+        place = folders.pop() if folders else links.pop(0)
+        if (real := os.path.realpath(place)) in seen:
+            continue
+        seen.add(real)
+        for entry in sorted(os.scandir(place), key=lambda each: each.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(place / entry.name)
+            elif entry.is_file() or entry.is_symlink():  # else a socket or a device; the link may be dead
+                yield place / entry.name
+
+
+def read_image(file: Path, size: int) -> Picture:
+    """Read an image upright (by its EXIF data), resize its shorter side to ``size``, and crop the centre.
+
+    Args:
+        file: PNG, JPEG, BMP, WebP, GIF (the first frame) or TIFF, of any mode but grey in 32 bits, signed
+            or floating-point grey, and grey that uses at most 12 of 16 bits.
+        size: Side of the result in pixels.
+
+    Returns:
+        Red, green and blue. Transparency is dropped; 16-bit grey is cut to its high byte.
+
+    Raises:
+        ValueError: If the file is no image, is damaged, cannot be opened, or has another mode.
+    """
+    try:
+        image, is_transparent = _open_upright_rgb(file)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as cause:
+        raise ValueError(f"none of the formats {', '.join(IMAGE_FORMATS)}") from cause
+    except FileNotFoundError as cause:
+        raise ValueError("a link to a file that does not exist" if file.is_symlink() else "gone") from cause
+    except Exception as cause:  # PIL's decoders raise nearly any exception for a damaged file
+        raise ValueError(str(cause)) from cause
+    short = min(image.size)
+    width, height = (size * side // short for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    return Picture(
+        pixels=np.array(scaled.crop((left, top, left + size, top + size))).transpose(2, 0, 1),
+        is_transparent=is_transparent,
+        is_half_cropped=max(image.size) > 2 * short,
+    )
+
+
+def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
+    """Read an IDX file, the format of MNIST's images and labels.
+
+    The format: a magic number (0x800 for bytes, plus the number of dimensions) and the size of each
+    dimension, each as four bytes in big-endian order; then the bytes.
+
+    Args:
+        file: Path without ``.gz``; if it does not exist, the file with ``.gz`` added is read.
+        dimensions: Expected number of dimensions.
+
+    Returns:
+        uint8, with the shape that the file states.
+
+    Raises:
+        FileNotFoundError: If neither file exists.
+        ValueError: If it is not an IDX file of bytes with these dimensions, or has another size.
+        OSError: If it cannot be read.
+    """
+    raw = (file if file.is_file() else file.with_name(f"{file.name}.gz")).read_bytes()
+    try:
+        if raw.startswith(b"\x1f\x8b"):
+            raw = gzip.decompress(raw)
+        magic, *shape = struct.unpack_from(f">I{dimensions}I", raw)
+    except (OSError, EOFError, struct.error, zlib.error) as cause:
+        raise ValueError(f"{file.name}: {cause}") from cause
+    if magic != 0x800 + dimensions or len(raw) != 4 + 4 * dimensions + math.prod(shape):
+        raise ValueError(f"{file.name}: its header and its size disagree")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+
+
+def _open_upright_rgb(file: Path) -> tuple[Image.Image, bool]:
+    """Open an image as RGB; also return whether parts of it are transparent."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd metadata, which pixels do not depend on
+        with Image.open(file, formats=IMAGE_FORMATS) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode == "F" or image.mode.startswith("I"):
+                image = _reduce_grey(image)
+            has_alpha = image.has_transparency_data
+            is_transparent = has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] != 255
+            return image.convert("RGB"), is_transparent
+
+
+def _reduce_grey(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey as its high byte; PIL clips it at 255, which turns most photographs white.
+
+    Raises:
+        ValueError: If it is not known which value is white: such an image would become blank.
+    """
+    advice = "save it as 8-bit or 16-bit unsigned grey that uses the whole range"
+    if not image.mode.startswith("I;16"):
+        kind = "floating-point" if image.mode == "F" else "32-bit or signed"
+        raise ValueError(f"{kind} grey, of which it is not known what is white; {advice}")
+    grey = np.asarray(image)
+    if 0 < grey.max() < 4096:
+        raise ValueError(f"16-bit grey with values of at most {grey.max()}, so almost black; {advice}")
+    return Image.fromarray((grey >> 8).astype(np.uint8))

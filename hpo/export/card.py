@@ -12,7 +12,7 @@ from hpo.analysis import class_tables, intervals, results
 from hpo.analysis.formatting import describe_device, format_objective
 from hpo.analysis.sections import Table
 from hpo.export import sheet
-from hpo.export.predict import Description
+from hpo.export.predict import Description, Preprocessing
 from hpo.training import catalog, image_files
 from hpo.training.confusion import Confusion
 from hpo.training.data_facts import SPLIT_WORDS, DataFacts
@@ -56,10 +56,16 @@ model = {builder}({arguments}).eval()
 {loading}
 image = PIL.ImageOps.exif_transpose(PIL.Image.open("image.png", formats={formats}))
 image = image.convert("I").point(lambda grey: grey / 256) if image.mode[:4] == "I;16" else image
-prepare = torchvision.transforms.Compose([{steps}])
+{background}prepare = torchvision.transforms.Compose([{steps}])
 probabilities = model(prepare(image.convert("RGB"))[None])[0].softmax(0)
 print(open("labels.txt", encoding="utf-8").read().splitlines()[probabilities.argmax()])
 ```"""
+
+# Puts transparent pixels on a colour. 16-bit grey is opaque: it has become "I" before.
+BACKGROUND_CODE = (
+    'image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "{color}"), '
+    'image.convert("RGBA")) if image.has_transparency_data and image.mode != "I" else image\n'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,9 +270,17 @@ def _class_table(table: Table) -> str:
 
 def _preprocessing(description: Description) -> str:
     seen = description.preprocessing
+    color, size = image_files.padding_color(seen.transparency), f"{seen.pixels} pixels"
+    dropped = seen.transparency == "drop"
+    behind = "without transparency" if dropped else f"with {seen.transparency} behind transparent pixels"
+    squares = {
+        "crop": f"resize the shorter side to {size} (bilinear, antialiased); crop the central square",
+        "pad": f"resize the longer side to {size} (bilinear, antialiased); fill the square with {color}",
+        "squash": f"resize both sides to {size} (bilinear, antialiased)",
+    }
     steps = [
-        "rotate by the EXIF tag; convert to RGB without transparency (16-bit grey: take the high byte)",
-        f"resize the shorter side to {seen.pixels} pixels (bilinear, antialiased); crop the central square",
+        f"rotate by the EXIF tag; convert to RGB {behind} (16-bit grey: take the high byte)",
+        squares[seen.resize],
     ]
     if seen.grey:
         steps.append("convert to grey, in three equal channels")
@@ -277,9 +291,9 @@ def _preprocessing(description: Description) -> str:
 
 
 def _loader_code(description: Description) -> str:
-    """Return ten lines of Python that load the model and classify an image without hpo."""
+    """Return ten or eleven lines of Python that load the model and classify an image without hpo."""
     seen = description.preprocessing
-    steps = [f"Resize({seen.pixels})", f"CenterCrop({seen.pixels})"]
+    steps = _square_code(seen)
     if seen.grey:
         steps.append("Grayscale(3)")
     if seen.image_size != seen.pixels:
@@ -301,7 +315,19 @@ def _loader_code(description: Description) -> str:
         formats=image_files.IMAGE_FORMATS,
         loading=COPY_CODE if description.model.startswith("mnasnet") else LOAD_CODE,
         steps=", ".join(f"torchvision.transforms.{step}" for step in steps),
+        background="" if seen.transparency == "drop" else BACKGROUND_CODE.format(color=seen.transparency),
     )
+
+
+def _square_code(seen: Preprocessing) -> list[str]:
+    """Return the transforms of torchvision that make an RGB image a square."""
+    if seen.resize == "squash":
+        return [f"Resize(({seen.pixels}, {seen.pixels}))"]
+    if seen.resize == "pad":
+        color = image_files.padding_color(seen.transparency)
+        arguments = f'({seen.pixels}, {seen.pixels}), PIL.Image.Resampling.BILINEAR, "{color}"'
+        return [f"Lambda(lambda image: PIL.ImageOps.pad(image, {arguments}))"]
+    return [f"Resize({seen.pixels})", f"CenterCrop({seen.pixels})"]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -202,7 +202,11 @@ def _write_files(
         model=config.model,
         arguments=catalog.builder_arguments(config.model, len(data.classes)),
         preprocessing=Preprocessing(
-            pixels=data.pixels, grey=data.channels == 1, image_size=config.image_size
+            transparency=config.transparency,
+            resize=config.resize,
+            pixels=data.pixels,
+            grey=data.channels == 1,
+            image_size=config.image_size,
         ),
         settings=config.model_dump(),
         study=metrics.study,

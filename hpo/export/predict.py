@@ -40,18 +40,24 @@ ARGUMENTS = ("num_classes", "aux_logits", "transform_input", "init_weights")  # 
 class Preprocessing(BaseModel):
     """How an image becomes the model's input, in this order; every resize is PIL's bilinear one.
 
-    Before these steps it is turned upright (EXIF) and converted to RGB, and 16-bit grey cut to its high
-    byte.
+    Before these steps it is turned upright (EXIF), 16-bit grey is cut to its high byte, transparent parts
+    get a background, and it is converted to RGB. The defaults are what folders without a field mean.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    # The shorter side is resized to this; then the central square is cropped.
-    pixels: int = Field(ge=1, le=MAX_SIDE_PIXELS)
+    transparency: image_files.Transparency = "drop"  # the background; drop: the colour that is hidden there
+    resize: image_files.Resize = "crop"  # how the image becomes a square
+    pixels: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # side of this square
     grey: bool  # convert to grey, because all images of the study were grey
     image_size: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # the square is resized to this
     mean: tuple[float, float, float] = transforms.IMAGENET_MEAN  # subtracted per channel, 0 to 1
     std: tuple[float, float, float] = transforms.IMAGENET_STD  # then divides each channel
+
+    @property
+    def reading(self) -> image_files.Reading:
+        """The steps up to the square."""
+        return image_files.Reading(size=self.pixels, resize=self.resize, transparency=self.transparency)
 
 
 class Description(BaseModel):
@@ -156,7 +162,7 @@ class Predictor:
         if _is_folder(file):
             raise DataError(f"{file}: is a folder; give the images in it, for example {file}/*.jpg")
         try:
-            pixels = image_files.read_image(file, self.description.preprocessing.pixels).pixels
+            pixels = image_files.read_image(file, self.description.preprocessing.reading).pixels
         except ValueError as error:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error

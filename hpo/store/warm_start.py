@@ -147,7 +147,7 @@ def _differences(new: Definition, old: Definition, precision: str | None) -> Ite
         there, here = (f"{each.metric.name} ({each.metric.direction}d)" for each in (old, new))
         yield f"the metric is {there} there and {here} here"
     for option in dict.fromkeys(("objective", *new.option_table.study_wide)):
-        if option == "metric":
+        if option in ("metric", *new.idle_options):
             continue
         before, now = old.train.get(option), new.train.get(option)
         is_chosen = option == "precision" and precision == now
@@ -194,7 +194,8 @@ def _why_unusable(
     searched = {parameter.name for parameter in new.space}
     for name, value in new.train.items():
         # One of the two precisions may be what "auto" chose; a seed is not part of a setting.
-        if name in (*searched, "seed", "precision") or not is_used(name, setting, new.option_table):
+        ignored = (*searched, "seed", "precision", *new.idle_options)
+        if name in ignored or not is_used(name, setting, new.option_table):
             continue
         if setting.get(name) != value:
             return f"{name} {quote_value(setting.get(name))}, where this study has {quote_value(value)}"

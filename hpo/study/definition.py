@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ValidationError,
     model_validator,
 )
@@ -101,6 +102,12 @@ class Definition(BaseModel):
     enqueued: tuple[Point, ...] = ()  # queued later by ``hpo enqueue``; no study file lists them
     left_out_trials: int = 0  # searched trials that were removed, since every possible setting had run
     finishes: str | None = None  # in a study made by ``hpo finish``: the study whose best settings it runs
+    # Options of ``train`` that have their default because the study file leaves them out; not stored.
+    left_out: frozenset[str] = Field(default=frozenset(), exclude=True, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both would be stored alike."""
+        return isinstance(other, Definition) and self.model_dump() == other.model_dump()
 
     @property
     def metric(self) -> Metric:
@@ -114,6 +121,13 @@ class Definition(BaseModel):
         """What its trials are compared by: several metrics and costs, or the one metric."""
         known = METRICS | COSTS | {self.metric.name: self.metric}
         return tuple(known[name] for name in self.search.objectives or (self.metric.name,))
+
+    @property
+    def idle_options(self) -> tuple[str, ...]:
+        """The options that change nothing about its trials: those of folders, unless it trains on one."""
+        is_custom = self.option_table is config.CUSTOM_OPTIONS
+        reads_folder = is_custom or str(self.train["dataset"]).startswith("folder:")
+        return () if reads_folder else config.FOLDER_OPTIONS
 
     @property
     def budget_limits(self) -> BudgetLimits | None:

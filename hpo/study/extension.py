@@ -12,6 +12,7 @@ from hpo.errors import DefinitionError, quote_value
 from hpo.study.definition import BUDGETS, Definition, Point
 from hpo.study.search_options import Search
 from hpo.study.space import Choices, Parameter, Range
+from hpo.training.config import VALUES_BEFORE
 
 
 def extend_definition(stored: Definition, new: Definition) -> Definition:
@@ -19,7 +20,8 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
 
     The points keep their numbers, and new ones follow. A point is identified by its options and attributes,
     not by its place in the file; one that is listed twice counts as two. Settings queued by hand stay. If
-    neither names a sampler or a pruner, what was chosen for the stored one stays, too.
+    neither names a sampler or a pruner, what was chosen for the stored one stays, too. So does the value of
+    an option that is newer than the stored study, if the file leaves it out.
 
     Args:
         stored: The definition in the store.
@@ -33,10 +35,11 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
         sampler = new.search.sampler.model_copy(update={"name": stored.search.sampler.name})
         chosen = {"sampler": sampler, "pruner": stored.search.pruner}
         new = new.model_copy(update={"search": new.search.model_copy(update=chosen)})
+    train = new.train | {name: stored.train[name] for name in _values_from_before(stored, new)}
     kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
     differences = [
         *_list_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
-        *_list_differences(stored.train, new.train, "train"),
+        *_list_differences(stored.train, train, "train"),
         *_list_differences(_values_by_name(stored.space), _values_by_name(new.space), "space"),
         *_list_differences(
             _fixed_search_options(stored.search), _fixed_search_options(new.search), "search"
@@ -59,6 +62,13 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
         more = new.search.trials - stored.search.trials
         changed["left_out_trials"] = stored.left_out_trials + more
     return stored.model_copy(update=changed)
+
+
+def _values_from_before(stored: Definition, new: Definition) -> Iterator[str]:
+    """Yield the options that the file leaves out, and that the stored study has as before they existed."""
+    for name, value in VALUES_BEFORE.items():
+        if name in new.left_out and stored.train.get(name) == value:
+            yield name
 
 
 def _new_points(points: Iterable[Point], left: Counter[str]) -> Iterator[Point]:

@@ -24,7 +24,7 @@ from hpo.training.metric import METRICS
 PACKAGE_FOLDER = Path(__file__).parents[1]
 NAME_PATTERN = r"^[^-\s/\x00-\x1f]([^/\x00-\x1f]{0,98}[^\s/\x00-\x1f])?$"  # and printable
 # The top-level keys of a study file are fields of its definition; the other fields are set elsewhere.
-_SET_ELSEWHERE = ("enqueued", "left_out_trials", "finishes")
+_SET_ELSEWHERE = ("enqueued", "left_out_trials", "finishes", "left_out")
 KEYS = tuple(name for name in Definition.model_fields if name not in _SET_ELSEWHERE)
 
 
@@ -215,6 +215,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
         space=parameters,
         search=how,
         points=tuple(parse_points(document.get("points", []), train, where)),
+        left_out=frozenset(train) - checked.keys(),
     )
     if not found.searches and not found.points:
         found = found.model_copy(update={"points": tuple(grid_points(found, where))})

@@ -25,8 +25,13 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 # of them cannot be compared, so each study fixes them.
 STUDY_WIDE = (
     *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection", "metric"),
+    *("resize", "transparency"),
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
+
+# Options that say how the files of a folder are read. They change nothing about the other data sets, and
+# how exported models read new images for all of them.
+FOLDER_OPTIONS = ("corrupt", "resize", "transparency")
 
 # Options of a point that say how its trial is run, not which setting it tries. They are stored as
 # attributes of the trial, so that importance plots do not show them as hyperparameters.
@@ -34,7 +39,7 @@ RUN_OPTIONS = ("epochs", "seed")
 
 # What hpo did before an option existed, where that differs from its default: studies stored then keep it.
 # Whoever adds an option whose default changes what hpo does adds a line here.
-VALUES_BEFORE: dict[str, bool | int | float | str | None] = {}
+VALUES_BEFORE: dict[str, bool | int | float | str | None] = {"transparency": "drop"}
 
 # Options that matter only for some values of another option: option -> (other option, those values).
 USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -84,6 +89,14 @@ class Config(BaseModel):
     corrupt: Annotated[
         Literal["refuse", "skip"], Field(description="what to do about an unreadable image in a folder")
     ] = "refuse"
+    resize: Annotated[
+        Literal["crop", "pad", "squash"],
+        Field(description="how an image becomes square: cut out its centre, pad it, or stretch it"),
+    ] = "crop"
+    transparency: Annotated[
+        Literal["white", "black", "drop"],
+        Field(description="what lies behind transparent pixels; drop: the colour that is hidden there"),
+    ] = "white"
     selection: Annotated[
         Literal["valid", "test"], Field(description="split on which trials are measured")
     ] = "valid"

@@ -35,6 +35,10 @@ class DataFacts(BaseModel):
     skipped: NonNegativeInt  # unreadable files that were left out
     image_size: int = Field(ge=1)  # side that the model gets, in pixels, in the trial of the samples
     augmentation: str  # in that trial
+    # How files became squares; the defaults are for facts that were written without them, and for data sets
+    # that are no folder.
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    transparency: Literal["white", "black", "drop"] = "drop"
     samples: tuple[Sample, ...]  # training images, sorted by class
 
     @model_validator(mode="after")
@@ -50,7 +54,10 @@ class DataFacts(BaseModel):
 
     def describe_samples(self) -> str:
         """Return a sentence on what was done to the samples."""
-        size = f"resized to {self.image_size} by {self.image_size} pixels (image_size)"
+        how = {"crop": "resized", "pad": "resized and padded", "squash": "stretched"}[self.resize]
+        color = self.transparency
+        behind = "" if color == "drop" else f", with {color} behind transparent parts"
+        size = f"{how} to {self.image_size} by {self.image_size} pixels (image_size){behind}"
         if self.augmentation == "none":
             return f"Each is {size}, without augmentation."
         return f"Each is augmented as in training (augmentation {self.augmentation}), then {size}."

@@ -299,8 +299,16 @@ class _Findings:
         """Log one line on each kind of picture that does not look to the model as it does to people."""
         total = sum(map(len, read))
         for files, what in (
-            (self.transparent, "transparent parts, which get the colour hidden there; put them on white"),
-            (self.half_cropped, "one side over twice the other, so over half is cut off; crop or pad them"),
+            (
+                self.transparent,
+                "transparent parts, which get the colour hidden there; to put them on white, set "
+                'train.transparency = "white"',
+            ),
+            (
+                self.half_cropped,
+                "one side over twice the other, so over half is cut off; to keep all of them, set "
+                'train.resize = "pad" or "squash"',
+            ),
         ):
             if files:
                 first = f"such as {files[0]}"
@@ -358,11 +366,14 @@ def _read_split(
     if isinstance(shipped.images, Tensor):
         return Split(images=shipped.images[indices], labels=labels)
     pixels = torch.empty((len(indices), 3, config.image_size, config.image_size), dtype=torch.uint8)
+    reading = image_files.Reading(
+        size=config.image_size, resize=config.resize, transparency=config.transparency
+    )
     kept: list[int] = []
     for position, index in enumerate(indices.tolist()):
         file = shipped.images[index]
         try:
-            picture = image_files.read_image(file, config.image_size)
+            picture = image_files.read_image(file, reading)
             pixels[len(kept)] = torch.from_numpy(picture.pixels)
             kept.append(position)
             findings.add(file, picture)

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # The only decoders that a file reaches, whatever its name. PIL has more; one of them starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+
+
+Resize = Literal["crop", "pad", "squash"]
+Transparency = Literal["white", "black", "drop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the content of a file becomes a square of pixels."""
+
+    size: int  # side of the square
+    resize: Resize = "crop"
+    transparency: Transparency = "white"  # what lies behind transparent pixels; drop: their hidden colour
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,22 +78,24 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 yield place / entry.name
 
 
-def read_image(file: Path, size: int) -> Picture:
-    """Read an image upright (by its EXIF data), resize its shorter side to ``size``, and crop the centre.
+def read_image(file: Path, reading: Reading) -> Picture:
+    """Read an image upright (by its EXIF data), as red, green and blue, and make it a square.
+
+    With ``crop`` the shorter side is resized to the square's side, and the centre is cut out. With ``pad``
+    the longer side is, and black or the colour behind transparent pixels fills the rest. With ``squash``
+    both sides are. PIL's bilinear filter resizes. 16-bit grey is cut to its high byte.
 
     Args:
         file: PNG, JPEG, BMP, WebP, GIF (the first frame) or TIFF, of any mode but grey in 32 bits, signed
             or floating-point grey, and grey that uses at most 12 of 16 bits.
-        size: Side of the result in pixels.
-
-    Returns:
-        Red, green and blue. Transparency is dropped; 16-bit grey is cut to its high byte.
+        reading: The square, and what happens to transparency.
 
     Raises:
-        ValueError: If the file is no image, is damaged, cannot be opened, or has another mode.
+        ValueError: If the file is no image, is damaged, cannot be opened, has another mode, or is so long
+            that nothing is left of its shorter side when it is padded.
     """
     try:
-        image, is_transparent = _open_upright_rgb(file)
+        image, is_transparent = _open_upright_rgb(file, reading.transparency)
     except MemoryError:
         raise
     except UnidentifiedImageError as cause:
@@ -88,14 +104,10 @@ def read_image(file: Path, size: int) -> Picture:
         raise ValueError("a link to a file that does not exist" if file.is_symlink() else "gone") from cause
     except Exception as cause:  # PIL's decoders raise nearly any exception for a damaged file
         raise ValueError(str(cause)) from cause
-    short = min(image.size)
-    width, height = (size * side // short for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
     return Picture(
-        pixels=np.array(scaled.crop((left, top, left + size, top + size))).transpose(2, 0, 1),
+        pixels=np.array(_to_square(image, reading)).transpose(2, 0, 1),
         is_transparent=is_transparent,
-        is_half_cropped=max(image.size) > 2 * short,
+        is_half_cropped=reading.resize == "crop" and max(image.size) > 2 * min(image.size),
     )
 
 
@@ -129,17 +141,44 @@ def read_idx(file: Path, *, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
 
 
-def _open_upright_rgb(file: Path) -> tuple[Image.Image, bool]:
-    """Open an image as RGB; also return whether parts of it are transparent."""
+def padding_color(transparency: Transparency) -> str:
+    """Return the color beside a padded image."""
+    return "black" if transparency == "drop" else transparency
+
+
+def _to_square(image: Image.Image, reading: Reading) -> Image.Image:
+    size, short = reading.size, min(image.size)
+    if reading.resize == "squash":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    if reading.resize == "pad":
+        if round(short / max(image.size) * size) == 0:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels: nothing is left of the shorter side when "
+                f"the longer one has {size}"
+            )
+        color = padding_color(reading.transparency)
+        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color)
+    width, height = (size * side // short for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    return scaled.crop((left, top, left + size, top + size))
+
+
+def _open_upright_rgb(file: Path, transparency: Transparency) -> tuple[Image.Image, bool]:
+    """Open an image as RGB; also return whether the hidden colour of transparent parts is seen now."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, which pixels do not depend on
         with Image.open(file, formats=IMAGE_FORMATS) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode == "F" or image.mode.startswith("I"):
                 image = _reduce_grey(image)
-            has_alpha = image.has_transparency_data
-            is_transparent = has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] != 255
-            return image.convert("RGB"), is_transparent
+            if not image.has_transparency_data:
+                return image.convert("RGB"), False
+            with_alpha = image.convert("RGBA")
+            if transparency == "drop":
+                return image.convert("RGB"), with_alpha.getchannel("A").getextrema()[0] != 255
+            behind = Image.new("RGBA", image.size, transparency)
+            return Image.alpha_composite(behind, with_alpha).convert("RGB"), False
 
 
 def _reduce_grey(image: Image.Image) -> Image.Image:

@@ -31,9 +31,10 @@ def describe_images(dataset: Dataset, config: Config) -> DataFacts:
 
     Args:
         dataset: The images, on any device.
-        config: The settings of a trial. Only its seed, image size and augmentation matter.
+        config: The settings of a trial. Only its seed and those that decide on pixels matter.
     """
     labels_N, images_NCHW = _draw_samples(dataset, config)
+    is_folder = config.dataset.startswith("folder:")
     return DataFacts(
         classes=tuple(map(escape_surrogates, dataset.classes)),
         images={name: tuple(counts_K.tolist()) for name, counts_K in dataset.count_images().items()},
@@ -41,6 +42,7 @@ def describe_images(dataset: Dataset, config: Config) -> DataFacts:
         skipped=len(dataset.skipped),
         image_size=config.image_size,
         augmentation=config.augmentation,
+        **(config.model_dump(include={"resize", "transparency"}) if is_folder else {}),
         samples=tuple(
             Sample(label=label, png=base64.b64encode(_to_png(image_CHW)))
             for label, image_CHW in zip(labels_N.tolist(), images_NCHW, strict=True)

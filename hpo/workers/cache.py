@@ -20,7 +20,7 @@ from hpo.store import plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog, data_facts, devices, features, precision
-from hpo.training.config import PRECISIONS, Config, CustomConfig
+from hpo.training.config import FOLDER_OPTIONS, PRECISIONS, Config, CustomConfig
 
 if TYPE_CHECKING:
     # torchvision takes a second or two to import. A worker with a custom objective does not need it.
@@ -122,15 +122,10 @@ class WorkerCache:
         """
         from hpo.training import datasets
 
-        size = config.image_size if config.dataset.startswith("folder:") else None
-        key = (
-            config.dataset,
-            config.limit,
-            config.valid_fraction,
-            config.split_seed,
-            config.selection,
-            size,
-        )
+        names = ["dataset", "limit", "valid_fraction", "split_seed", "selection"]
+        if config.dataset.startswith("folder:"):
+            names += ["image_size", *FOLDER_OPTIONS]
+        key = tuple(getattr(config, name) for name in names)
         if key not in self._datasets:
             self._datasets[key] = datasets.load_dataset(config, self.data).to_if_it_fits(self.device)
         return self._datasets[key]

@@ -215,6 +215,26 @@ def test_an_unusable_study_to_start_from_is_refused(storage):
     assert "is running; wait until it is complete" in refused(start_from=("empty",))
 
 
+def test_options_of_folders_matter_only_where_a_folder_is_read(storage):
+    changed = {"transparency": "drop", "resize": "pad", "corrupt": "skip"}
+    (found,) = warm_start.find_warm_starts(
+        storage, study_of("new", sampler="tpe", train=changed, start_from=("old",))
+    )
+    assert len(found.trials) == 30
+    run(storage, study_of("pictures", trials=3, train={"dataset": "folder:pets"}))
+    new = study_of(
+        "new", sampler="tpe", train={"dataset": "folder:pets"} | changed, start_from=("pictures",)
+    )
+    with pytest.raises(DefinitionError) as refused:
+        warm_start.find_warm_starts(storage, new)
+    for option, there, here in (
+        ("transparency", "white", "drop"),
+        ("resize", "crop", "pad"),
+        ("corrupt", "refuse", "skip"),
+    ):
+        assert f"{option} is '{there}' there and '{here}' here" in str(refused.value)
+
+
 def test_a_precision_chosen_by_auto_equals_the_same_precision_by_name(storage):
     studies.set_attribute_once(
         storage, studies.find_study_id(storage, "old"), "hpo:precision", "tf32", ("fp32", "tf32")

@@ -89,16 +89,6 @@ def test_a_definition_stored_by_another_version_is_refused_with_advice(part, new
     assert str(caught.value).endswith("); use the version of hpo that made the study")
 
 
-def test_an_option_that_a_stored_study_lacks_gets_the_value_from_before_it_existed(monkeypatch):
-    found = search_of()
-    stored = json.loads(definition.dump_definition(found))
-    del stored["train"]["corrupt"], stored["train"]["nesterov"]
-    assert extension.extend_definition(definition.load_definition(json.dumps(stored)), found) == found
-    monkeypatch.setitem(config.VALUES_BEFORE, "corrupt", "skip")
-    assert definition.load_definition(json.dumps(stored)).train["corrupt"] == "skip"
-    assert definition.load_definition(definition.dump_definition(found)).train["corrupt"] == "refuse"
-
-
 def test_the_last_epoch_is_that_of_the_longest_trial_that_can_be_pruned():
     point = {"optimizer": "adam", "lr": 0.01, "epochs": 9}
     assert search_of(points=[point]).max_epochs() == 3

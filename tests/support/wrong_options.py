@@ -100,6 +100,14 @@ WRONG_OPTIONS |= {  # types and ranges
         "[train]\noptimizer = 'adamax'",
         "train.optimizer: found 'adamax'; did you mean 'adam'? allowed: sgd, adam, adamw, rmsprop",
     ),
+    "way to resize": (
+        "[train]\nresize = 'letterbox'",
+        "train.resize: found 'letterbox'; allowed: crop, pad, squash",
+    ),
+    "colour behind transparent pixels": (
+        "[train]\ntransparency = 'grey'",
+        "train.transparency: found 'grey'; allowed: white, black, drop",
+    ),
     "empty word": ("[train]\nschedule = ''", "train.schedule: found ''; allowed: step, exponential, ..."),
     "no weights": (
         "[train]\nweights = ''",

@@ -5,6 +5,7 @@ import io
 import struct
 import subprocess
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torchvision
 from PIL import Image
 
 from hpo.training import image_files
+from hpo.training.image_files import Reading
 from tests.support.images import random_images
 
 
@@ -28,7 +30,7 @@ def test_reading_resizes_the_shorter_side_and_cuts_out_the_middle_as_torchvision
         ]
     )
     expected = np.asarray(reference(image)).transpose(2, 0, 1)
-    assert np.array_equal(image_files.read_image(tmp_path / "a.png", 32).pixels, expected)
+    assert np.array_equal(image_files.read_image(tmp_path / "a.png", Reading(size=32)).pixels, expected)
 
 
 def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path):
@@ -37,7 +39,7 @@ def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    rotated = image_files.read_image(tmp_path / "a.jpg", 32).pixels
+    rotated = image_files.read_image(tmp_path / "a.jpg", Reading(size=32)).pixels
     assert rotated[:, :, 17:].min() > 200
     assert rotated[:, :, :15].max() < 50
 
@@ -50,7 +52,7 @@ def test_images_of_every_mode_are_converted_to_rgb(tmp_path, mode):
     else:
         image = Image.new("RGB", (40, 40), (128, 128, 128)).convert(mode)
     image.save(tmp_path / f"a.{suffix}")
-    pixels = image_files.read_image(tmp_path / f"a.{suffix}", 16).pixels
+    pixels = image_files.read_image(tmp_path / f"a.{suffix}", Reading(size=16)).pixels
     assert pixels.shape == (3, 16, 16)
     assert pixels.dtype == np.uint8
     if mode != "1":  # dithered into black and white
@@ -63,13 +65,15 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image.save(tmp_path / "a.png", transparency=bytes([10, 200, 255]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert image_files.read_image(tmp_path / "a.png", 8).pixels[:, 0, 0].tolist() == [10, 20, 30]
+        picture = image_files.read_image(tmp_path / "a.png", Reading(size=8, transparency="drop"))
+        assert picture.pixels[:, 0, 0].tolist() == [10, 20, 30]
 
 
 def test_the_first_frame_of_an_animation_is_used(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert image_files.read_image(tmp_path / "a.gif", 8).pixels[:, 0, 0].tolist() == [255, 0, 0]
+    picture = image_files.read_image(tmp_path / "a.gif", Reading(size=8))
+    assert picture.pixels[:, 0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "gif", "tiff"])
@@ -79,7 +83,7 @@ def test_a_broken_image_of_any_format_raises_value_error(tmp_path, suffix):
     for content in (b"", b"not an image", whole.getvalue()[: len(whole.getvalue()) // 2]):
         (tmp_path / f"a.{suffix}").write_bytes(content)
         with pytest.raises(ValueError, match=r"\w"):
-            image_files.read_image(tmp_path / f"a.{suffix}", 16)
+            image_files.read_image(tmp_path / f"a.{suffix}", Reading(size=16))
 
 
 def test_images_are_found_at_any_depth_except_hidden_ones(tmp_path):
@@ -118,7 +122,7 @@ def test_linked_folders_are_followed_once_and_dead_links_are_listed(tmp_path):
     assert [str(file.relative_to(folder)) for file in found] == ["again/a.png", "dead.png", "sub/b.png"]
     assert others == []
     with pytest.raises(ValueError, match="a link to a file that does not exist"):
-        image_files.read_image(folder / "dead.png", 8)
+        image_files.read_image(folder / "dead.png", Reading(size=8))
 
 
 @pytest.mark.parametrize("format_name", ["PPM", "TGA", "ICO", "DDS", "EPS"])
@@ -133,7 +137,7 @@ def test_formats_that_are_not_documented_are_refused_whatever_the_suffix(
     assert format_name != "EPS" or (tmp_path / "a").read_bytes().startswith(b"%!PS-Adobe")
     (tmp_path / "a").rename(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="none of the formats PNG, JPEG, BMP, WEBP, GIF, TIFF"):
-        image_files.read_image(tmp_path / "a.jpg", 16)
+        image_files.read_image(tmp_path / "a.jpg", Reading(size=16))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_grey_of_which_the_white_is_not_known_is_refused_by_name(tmp_path, dtype
     grey = np.arange(256 + 17)[17:].reshape(16, 16).astype(dtype) * scale
     Image.fromarray(grey.astype(dtype)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=message):
-        image_files.read_image(tmp_path / "a.tif", 8)
+        image_files.read_image(tmp_path / "a.tif", Reading(size=8))
 
 
 def test_signed_16_bit_grey_is_refused(tmp_path):
@@ -158,12 +162,12 @@ def test_signed_16_bit_grey_is_refused(tmp_path):
     head = b"II*\0" + struct.pack("<I", 8 + len(values)) + values
     (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(tags) + 1) + entries + bytes(4))
     with pytest.raises(ValueError, match="32-bit or signed grey"):
-        image_files.read_image(tmp_path / "a.tif", 8)
+        image_files.read_image(tmp_path / "a.tif", Reading(size=8))
 
 
 def test_black_16_bit_grey_is_an_image_like_any_other(tmp_path):
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "a.png")
-    assert image_files.read_image(tmp_path / "a.png", 8).pixels.max() == 0
+    assert image_files.read_image(tmp_path / "a.png", Reading(size=8)).pixels.max() == 0
 
 
 @pytest.mark.parametrize(
@@ -177,11 +181,75 @@ def test_black_16_bit_grey_is_an_image_like_any_other(tmp_path):
 )
 def test_an_image_says_whether_transparency_is_dropped(tmp_path, mode, colour, transparent):
     Image.new(mode, (16, 40), colour).save(tmp_path / "a.png")
-    picture = image_files.read_image(tmp_path / "a.png", 8)
+    picture = image_files.read_image(tmp_path / "a.png", Reading(size=8, transparency="drop"))
     assert picture.is_transparent is transparent
     assert picture.is_half_cropped
     Image.new("RGB", (16, 32)).save(tmp_path / "b.png")
-    assert not image_files.read_image(tmp_path / "b.png", 8).is_half_cropped
+    assert not image_files.read_image(tmp_path / "b.png", Reading(size=8)).is_half_cropped
+
+
+def save_transparent(kind: str, file: Path) -> tuple[list[int], list[int]]:
+    """Write an image, and return the colour and alpha of each of its pixels but for the resize."""
+    if kind in ("RGBA", "LA"):
+        Image.new(kind, (40, 40), (100, 50, 200, 51) if kind == "RGBA" else (100, 51)).save(file)
+        return ([100, 50, 200] if kind == "RGBA" else [100] * 3), [51]
+    if kind == "grey":
+        Image.new("L", (40, 40), 100).save(file, transparency=100)
+        return [100] * 3, [0]
+    image = Image.new("P", (40, 40))
+    image.putpalette([100, 50, 200] * 4)
+    image.save(file, transparency=bytes([51]) if kind == "palette" else 0)
+    return [100, 50, 200], [51 if kind == "palette" else 0]
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "grey", "palette", "gif"])
+@pytest.mark.parametrize(("transparency", "behind"), [("white", 255), ("black", 0), ("drop", None)])
+def test_transparent_pixels_get_the_colour_behind_them(tmp_path, kind, transparency, behind):
+    file = tmp_path / ("a.gif" if kind == "gif" else "a.png")
+    colour, (alpha,) = save_transparent(kind, file)
+    picture = image_files.read_image(file, Reading(size=8, transparency=transparency))
+    expected = [
+        each if behind is None else (each * alpha + behind * (255 - alpha)) / 255 for each in colour
+    ]
+    assert np.abs(picture.pixels - np.reshape(expected, (3, 1, 1))).max() <= 1
+    assert picture.is_transparent is (behind is None)
+
+
+@pytest.mark.parametrize(("width", "height"), [(50, 80), (80, 50), (40, 40), (41, 333), (9, 20), (300, 5)])
+@pytest.mark.parametrize(("transparency", "fill"), [("white", 255), ("black", 0), ("drop", 0)])
+def test_padding_keeps_the_whole_image_in_the_middle(tmp_path, width, height, transparency, fill):
+    image = Image.fromarray(random_images(height, width, 3))
+    image.save(tmp_path / "a.png")
+    reading = Reading(size=32, resize="pad", transparency=transparency)
+    picture = image_files.read_image(tmp_path / "a.png", reading)
+    scale = 32 / max(width, height)
+    inner = [max(1, round(side * scale)) for side in (width, height)]
+    left, top = (round((32 - side) / 2) for side in inner)
+    expected = np.full((32, 32, 3), fill, np.uint8)
+    resized = np.asarray(image.resize(inner, Image.Resampling.BILINEAR))
+    expected[top : top + inner[1], left : left + inner[0]] = resized
+    assert np.array_equal(picture.pixels, expected.transpose(2, 0, 1))
+    assert not picture.is_half_cropped
+
+
+def test_squashing_stretches_both_sides_as_torchvision_does(tmp_path):
+    image = Image.fromarray(random_images(333, 41, 3))
+    image.save(tmp_path / "a.png")
+    picture = image_files.read_image(tmp_path / "a.png", Reading(size=32, resize="squash"))
+    expected = torchvision.transforms.Resize((32, 32))(image)
+    assert np.array_equal(picture.pixels, np.asarray(expected).transpose(2, 0, 1))
+    assert not picture.is_half_cropped
+
+
+def test_an_image_of_which_padding_leaves_nothing_is_refused(tmp_path):
+    Image.new("RGB", (400, 1)).save(tmp_path / "a.png")
+    for resize in ("crop", "squash"):
+        assert (
+            image_files.read_image(tmp_path / "a.png", Reading(size=32, resize=resize)).pixels.shape[1]
+            == 32
+        )
+    with pytest.raises(ValueError, match="400 x 1 pixels: nothing is left of the shorter side"):
+        image_files.read_image(tmp_path / "a.png", Reading(size=32, resize="pad"))
 
 
 def test_no_warning_of_pil_reaches_the_user_or_refuses_an_image(tmp_path, monkeypatch):
@@ -189,7 +257,7 @@ def test_no_warning_of_pil_reaches_the_user_or_refuses_an_image(tmp_path, monkey
     Image.fromarray(random_images(32, 32, 3)).save(tmp_path / "a.jpg")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert image_files.read_image(tmp_path / "a.jpg", 8).pixels.shape == (3, 8, 8)
+        assert image_files.read_image(tmp_path / "a.jpg", Reading(size=8)).pixels.shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -58,6 +58,27 @@ def test_pictures_are_training_images_resized_as_in_training(tmp_path):
     assert [each.label for each in found.samples] == sorted(list(range(10)) * 4)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "resized to 16 by 16 pixels (image_size), with white behind transparent parts"),
+        ({"resize": "squash", "transparency": "drop"}, "stretched to 16 by 16 pixels (image_size)"),
+        (
+            {"resize": "pad", "transparency": "black"},
+            "resized and padded to 16 by 16 pixels (image_size), with black behind transparent parts",
+        ),
+    ],
+)
+def test_the_facts_say_how_a_folders_pictures_became_squares(tmp_path, options, sentence):
+    write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
+    settings = config(dataset=f"folder:{tmp_path / 'pets'}", image_size=16, **options)
+    assert facts_of(settings, tmp_path).describe_samples() == f"Each is {sentence}, without augmentation."
+    digits = facts_of(config(limit=50, **options), tmp_path)
+    assert digits.describe_samples() == (
+        "Each is resized to 32 by 32 pixels (image_size), without augmentation."
+    )
+
+
 def test_pictures_are_augmented_as_in_training():
     dataset = synthetic(4, 32)
     dataset.train.images[:, :, :, 16:] = 0  # the left half of each image is bright

@@ -13,6 +13,7 @@ from hpo.training import catalog, datasets, devices, models, precision
 from hpo.training.config import Config
 from hpo.training.data_facts import DataFacts
 from hpo.workers import cache
+from tests.support.images import write_images
 
 CPU = torch.device("cpu")
 
@@ -31,6 +32,15 @@ def test_a_dataset_is_read_once_and_image_size_matters_only_for_folders(worker_c
         settings(image_size=64, batch_size=8)
     )
     assert worker_cache.load_dataset(settings()) is not worker_cache.load_dataset(settings(limit=65))
+
+
+def test_pictures_of_a_folder_are_read_anew_for_each_way_to_read_them(worker_cache, tmp_path):
+    write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
+    here = {"dataset": f"folder:{tmp_path / 'pets'}", "limit": None}
+    found = worker_cache.load_dataset(settings(**here))
+    assert worker_cache.load_dataset(settings(**here, batch_size=8)) is found
+    for option in ({"image_size": 16}, {"resize": "pad"}, {"transparency": "drop"}, {"corrupt": "skip"}):
+        assert worker_cache.load_dataset(settings(**(here | option))) is not found, option
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Definitions that were stored before an option existed."""
+
+import json
+
+import pytest
+
+from hpo import errors
+from hpo.study import definition, extension, file
+from hpo.study.definition import Definition
+from hpo.training import config
+
+DIGITS = {"dataset": "digits", "image_size": 32, "weights": "none", "epochs": 3}
+
+
+def search_of(trials=8, train=DIGITS) -> Definition:
+    document = {"name": "s", "train": train, "space": {"lr": [0.1, 0.2]}, "search": {"trials": trials}}
+    return file.parse_document(document, "s.toml")
+
+
+def refusal(stored: Definition, new: Definition) -> str:
+    with pytest.raises(errors.DefinitionError) as caught:
+        extension.extend_definition(stored, new)
+    return str(caught.value)
+
+
+def test_an_option_that_a_stored_study_lacks_gets_the_value_from_before_it_existed(monkeypatch):
+    found = search_of()
+    stored = json.loads(definition.dump_definition(found))
+    del stored["train"]["corrupt"], stored["train"]["nesterov"]
+    assert extension.extend_definition(definition.load_definition(json.dumps(stored)), found) == found
+    monkeypatch.setitem(config.VALUES_BEFORE, "corrupt", "skip")
+    assert definition.load_definition(json.dumps(stored)).train["corrupt"] == "skip"
+    assert definition.load_definition(definition.dump_definition(found)).train["corrupt"] == "refuse"
+
+
+def older(found: Definition) -> Definition:
+    """Return a definition as it is read if it was stored before transparency was an option."""
+    stored = json.loads(definition.dump_definition(found))
+    del stored["train"]["transparency"]
+    return definition.load_definition(json.dumps(stored))
+
+
+def test_an_option_that_the_file_leaves_out_is_no_change_of_an_older_study():
+    stored = older(search_of())
+    assert stored.train["transparency"] == "drop"
+    assert search_of().train["transparency"] == "white"
+    extended = extension.extend_definition(stored, search_of(trials=9))
+    assert extended.train["transparency"] == "drop"
+    assert extended.search.trials == 9
+    same = search_of(train=DIGITS | {"transparency": "drop"})
+    assert extension.extend_definition(stored, same) == stored
+    given = search_of(train=DIGITS | {"transparency": "white"})
+    assert "(train.transparency: 'drop' -> 'white')" in refusal(stored, given)
+    other = search_of(train=DIGITS | {"transparency": "black"})
+    assert "(train.transparency: 'black' -> 'white')" in refusal(other, search_of())
+
+
+def test_what_the_file_leaves_out_is_not_stored():
+    found = search_of()
+    assert "transparency" in found.left_out
+    assert "epochs" not in found.left_out
+    assert 'left_out"' not in definition.dump_definition(found)
+    assert found == found.model_copy(update={"left_out": frozenset()})

@@ -2,7 +2,7 @@
 
 A verb is a function that reads its options, calls the module that does the work, and shows the result.
 Results go to stdout; progress and errors go to stderr. The verbs are in ``run``, ``control``, ``results``,
-``pages`` and ``planning``.
+``pages``, ``data`` and ``planning``.
 
 Verbs import heavy modules inside their functions, so that ``hpo --help`` responds at once. The docstring of
 a verb is its help text, so it has no section for arguments: the options have help texts of their own.
@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 import hpo
-from hpo.cli import control, pages, planning, results, run
+from hpo.cli import control, data, pages, planning, results, run
 from hpo.errors import QUOTED_LENGTH, HpoError, quote_value, shorten
 from hpo.workers.supervisor import kill_descendants
 
@@ -58,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (run, control, results, pages, planning):
+for verbs in (run, control, results, pages, data, planning):
     app.add_typer(verbs.app)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo.cli.data import PLANNING, check_images
 from hpo.cli.options import (
     ARTIFACTS,
     DATA,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from hpo.analysis.recorded_curves import RecordedCurves
 
 app = typer.Typer()
-PLANNING = "Plan and check"  # heading in the help of hpo
 
 
 @app.command("plan", rich_help_panel=PLANNING)
@@ -52,6 +52,7 @@ def plan_study(
     from hpo.workers.hardware import find_device
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], None)
+    check_images(definition, needed_here=True)
     group = worker_devices(devices, 1, definition.setting_count)
     device = find_device(group[0].name)
     where = Console(stderr=True)

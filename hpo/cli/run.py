@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo.cli.data import check_images
 from hpo.cli.options import (
     ARTIFACTS,
     BACKOFF,
@@ -77,7 +78,7 @@ def run_study(
     stop = progress.StopSignal()
     worker_devices(devices, 1, 1)  # fails before anything is stored
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    _check_images(definition, needed_here=True)
+    check_images(definition, needed_here=True)
     storage = studies.open_storage(store_url, create=True)
     _report_search(storage, definition)
     result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
@@ -98,26 +99,6 @@ def run_study(
         print_best(storage, definition.name, artifacts, store_url)
     elif before.state not in ("paused", "stopped"):
         print_early_ends(storage, definition.name, artifacts)
-
-
-def _check_images(definition: "Definition", *, needed_here: bool) -> None:
-    """Fail if the study's image folder cannot be used.
-
-    Args:
-        definition: The study.
-        needed_here: Fail also if it is missing. Otherwise it may be on the workers' machine only.
-    """
-    from hpo.training.config import Config
-
-    settings = definition.trial_config({})
-    if isinstance(settings, Config) and settings.dataset.startswith("folder:"):
-        from hpo.training import datasets, sources
-
-        try:
-            datasets.describe_folder(settings)
-        except sources.MissingFolder:
-            if needed_here:
-                raise
 
 
 def _report_search(storage: "Storage", definition: "Definition") -> None:
@@ -162,7 +143,7 @@ def create_study(
     from hpo.study import file
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    _check_images(definition, needed_here=False)
+    check_images(definition, needed_here=False)
     storage = studies.open_storage(store_url, create=True)
     _report_search(storage, definition)
     result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))

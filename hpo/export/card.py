@@ -54,13 +54,15 @@ raw = bytearray(open("model.safetensors", "rb").read())
 start, types = 8 + int.from_bytes(raw[:8], "little"), {types}
 model = {builder}({arguments}).eval()
 {loading}
-image = PIL.ImageOps.exif_transpose(PIL.Image.open("image.png", formats={formats}))
+{limit}image = PIL.ImageOps.exif_transpose(PIL.Image.open("image.png", formats={formats}))
 image = image.convert("I").point(lambda grey: grey / 256) if image.mode[:4] == "I;16" else image
 {background}prepare = torchvision.transforms.Compose([{steps}])
 probabilities = model(prepare(image.convert("RGB"))[None])[0].softmax(0)
 print(open("labels.txt", encoding="utf-8").read().splitlines()[probabilities.argmax()])
 ```"""
 
+# PIL refuses an image of more than twice this number.
+LIMIT_CODE = "PIL.Image.MAX_IMAGE_PIXELS = {} // 2\n"
 # Puts transparent pixels on a colour. 16-bit grey is opaque: it has become "I" before.
 BACKGROUND_CODE = (
     'image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "{color}"), '
@@ -291,7 +293,7 @@ def _preprocessing(description: Description) -> str:
 
 
 def _loader_code(description: Description) -> str:
-    """Return ten or eleven lines of Python that load the model and classify an image without hpo."""
+    """Return ten to twelve lines of Python that load the model and classify an image without hpo."""
     seen = description.preprocessing
     steps = _square_code(seen)
     if seen.grey:
@@ -315,6 +317,7 @@ def _loader_code(description: Description) -> str:
         formats=image_files.IMAGE_FORMATS,
         loading=COPY_CODE if description.model.startswith("mnasnet") else LOAD_CODE,
         steps=", ".join(f"torchvision.transforms.{step}" for step in steps),
+        limit="" if seen.max_pixels == image_files.MAX_PIXELS else LIMIT_CODE.format(seen.max_pixels),
         background="" if seen.transparency == "drop" else BACKGROUND_CODE.format(color=seen.transparency),
     )
 

@@ -207,6 +207,7 @@ def _write_files(
             pixels=data.pixels,
             grey=data.channels == 1,
             image_size=config.image_size,
+            max_pixels=config.max_pixels,
         ),
         settings=config.model_dump(),
         study=metrics.study,

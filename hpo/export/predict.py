@@ -53,11 +53,17 @@ class Preprocessing(BaseModel):
     image_size: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # the square is resized to this
     mean: tuple[float, float, float] = transforms.IMAGENET_MEAN  # subtracted per channel, 0 to 1
     std: tuple[float, float, float] = transforms.IMAGENET_STD  # then divides each channel
+    max_pixels: int = Field(default=image_files.MAX_PIXELS, ge=1)  # a larger image is refused
 
     @property
     def reading(self) -> image_files.Reading:
         """The steps up to the square."""
-        return image_files.Reading(size=self.pixels, resize=self.resize, transparency=self.transparency)
+        return image_files.Reading(
+            size=self.pixels,
+            resize=self.resize,
+            transparency=self.transparency,
+            max_pixels=self.max_pixels,
+        )
 
 
 class Description(BaseModel):
@@ -113,6 +119,7 @@ class Predictor:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.description = _read_description(folder)
         try:
             self.model = _load_model(self.description, folder)
@@ -163,6 +170,10 @@ class Predictor:
             raise DataError(f"{file}: is a folder; give the images in it, for example {file}/*.jpg")
         try:
             pixels = image_files.read_image(file, self.description.preprocessing.reading).pixels
+        except image_files.ImageTooLarge as error:
+            raise DataError(
+                f"{file}: {error}; to predict it, raise that in {self.folder / CONFIG}"
+            ) from error
         except ValueError as error:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error

@@ -25,13 +25,13 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 # of them cannot be compared, so each study fixes them.
 STUDY_WIDE = (
     *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection", "metric"),
-    *("resize", "transparency"),
+    *("resize", "transparency", "max_pixels"),
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
 # Options that say how the files of a folder are read. They change nothing about the other data sets, and
 # how exported models read new images for all of them.
-FOLDER_OPTIONS = ("corrupt", "resize", "transparency")
+FOLDER_OPTIONS = ("corrupt", "resize", "transparency", "max_pixels")
 
 # Options of a point that say how its trial is run, not which setting it tries. They are stored as
 # attributes of the trial, so that importance plots do not show them as hyperparameters.
@@ -97,6 +97,12 @@ class Config(BaseModel):
         Literal["white", "black", "drop"],
         Field(description="what lies behind transparent pixels; drop: the colour that is hidden there"),
     ] = "white"
+    max_pixels: Annotated[
+        int,
+        Field(
+            ge=64, lt=2**31, description="width times height of the largest image that counts as readable"
+        ),
+    ] = 179_000_000
     selection: Annotated[
         Literal["valid", "test"], Field(description="split on which trials are measured")
     ] = "valid"

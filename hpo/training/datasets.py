@@ -9,8 +9,7 @@ Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 
 import hashlib
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import image_files, sources, splits
+from hpo.training import class_folders, folder_images, folder_scan, image_files, sources, splits
 from hpo.training.config import DATASETS, Config, FinalConfig
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.evaluation import TOP
@@ -160,7 +159,7 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
     Images keep their size, except those of a folder: they become squares of ``image_size``. For a folder,
-    ignored files and classes without an image to measure trials on are logged, as are files that
+    ignored files and classes without an image to measure trials on are logged, as is how many files
     ``corrupt = "skip"`` leaves out.
 
     Args:
@@ -170,22 +169,52 @@ def load_dataset(config: Config, root: Path) -> Dataset:
 
     Raises:
         DataError: If the data set is unknown, not available, damaged, or too small to split; if a folder
-            has another structure than ``sources.list_folder`` allows; if an image is unreadable, or with
+            has another structure than ``class_folders`` allows; if images are unreadable, or with
             ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
     """
+    source = _find_source(config, root)
+    drawn = draw_splits(source, config)
+    if config.dataset in DATASETS:
+        read = {name: _to_tensors(split) for name, split in drawn.items()}
+        return _make_dataset(config.dataset, source.classes, read)
+    dataset = _read_folder(source, drawn, config)
+    _warn_about_folder(source, dataset, config)
+    return dataset
+
+
+def _find_source(config: Config, root: Path) -> sources.Source:
+    """Return the images of a data set: pixels, or the files of a folder."""
     kind, colon, folder_path = config.dataset.partition(":")
     if kind == "folder" and colon:
-        source = sources.list_folder(folder_path)
-        dataset = _draw_splits(source, config)
-        _warn_about_folder(source, dataset, config)
-        return dataset
+        return class_folders.list_folder(folder_path)
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
         known = ", ".join((*DATASETS, "folder:PATH"))
         raise errors.DataError(f"train.dataset: no data set '{config.dataset}'{hint or ';'} known: {known}")
     if config.dataset == "digits":
-        return _draw_splits(sources.read_digits(), config)
-    return _draw_splits(sources.read_published(config.dataset, root), config)
+        return sources.read_digits()
+    return sources.read_published(config.dataset, root)
+
+
+def _to_tensors(split: sources.SourceSplit) -> Split:
+    assert isinstance(split.images, Tensor)
+    return Split(images=split.images, labels=torch.from_numpy(split.labels))
+
+
+def scan_folder(config: Config, progress: folder_scan.Progress | None = None) -> folder_scan.FolderScan:
+    """Read the headers of the files that a study uses, and look for files with the same content.
+
+    Args:
+        config: Its ``dataset`` must be a ``folder:PATH``.
+        progress: Is called now and then.
+
+    Raises:
+        DataError: If there is no such folder, it has another structure than ``class_folders`` allows, or it
+            is too small to split.
+    """
+    source = class_folders.list_folder(config.dataset.partition(":")[2])
+    drawn = draw_splits(source, config)
+    return folder_scan.scan_files(config, source.classes, drawn, compares_files=True, progress=progress)
 
 
 def check_metric(metric: str, dataset: Dataset) -> None:
@@ -214,7 +243,8 @@ def check_metric(metric: str, dataset: Dataset) -> None:
 def dataset_shape(config: Config, root: Path) -> DatasetShape:
     """Return the size of what ``load_dataset`` would return.
 
-    A data set that hpo knows by name is neither read nor downloaded for this; a folder is read.
+    A data set that hpo knows by name is neither read nor downloaded for this. Of a folder's images only the
+    headers are read, so images that are damaged further on count as readable.
 
     Args:
         config: The trial's settings.
@@ -225,14 +255,17 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     """
     if (known := known_shape(config)) is not None:
         return known
-    dataset = load_dataset(config, root)
-    _, channels, pixels, _ = dataset.train.images.shape
+    source = _find_source(config, root)
+    drawn = draw_splits(source, config)
+    scan = folder_scan.scan_files(config, source.classes, drawn, compares_files=False)
+    scan.check(config.corrupt)
+    counts = {name: sum(each) for name, each in scan.readable_images().items()}
     return DatasetShape(
-        train=len(dataset.train),
-        selection=len(dataset.selection),
-        pixels=pixels,
-        channels=channels,
-        classes=len(dataset.classes),
+        train=counts["train"],
+        selection=counts["valid" if "valid" in counts else "test"],
+        pixels=config.image_size,
+        channels=3,
+        classes=len(source.classes),
     )
 
 
@@ -246,11 +279,10 @@ def describe_folder(config: Config) -> str:
         The number of images by split, the number of classes, and a hash of all paths within the folder.
 
     Raises:
-        DataError: If there is no such folder, or it has another structure than ``sources.list_folder``
-            allows.
+        DataError: If there is no such folder, or it has another structure than ``class_folders`` allows.
     """
     place = config.dataset.partition(":")[2]
-    source = sources.list_folder(place)
+    source = class_folders.list_folder(place)
     root, names, counts = Path(place).expanduser(), hashlib.sha256(), list[str]()
     for name, split in (("train", source.train), ("valid", source.valid), ("test", source.test)):
         if split is not None and not isinstance(split.images, Tensor):
@@ -281,42 +313,13 @@ def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config)
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Findings:
-    """The files that were left out, and those of which the model does not see what a person sees."""
+def draw_splits(source: sources.Source, config: Config) -> dict[SplitName, sources.SourceSplit]:
+    """Draw the splits and limit them; no file is read.
 
-    skipped: list[str] = field(default_factory=list)
-    transparent: list[Path] = field(default_factory=list)
-    half_cropped: list[Path] = field(default_factory=list)
-
-    def add(self, file: Path, picture: image_files.Picture) -> None:
-        if picture.is_transparent:
-            self.transparent.append(file)
-        if picture.is_half_cropped:
-            self.half_cropped.append(file)
-
-    def warn(self, name: str, read: Iterable[Split]) -> None:
-        """Log one line on each kind of picture that does not look to the model as it does to people."""
-        total = sum(map(len, read))
-        for files, what in (
-            (
-                self.transparent,
-                "transparent parts, which get the colour hidden there; to put them on white, set "
-                'train.transparency = "white"',
-            ),
-            (
-                self.half_cropped,
-                "one side over twice the other, so over half is cut off; to keep all of them, set "
-                'train.resize = "pad" or "squash"',
-            ),
-        ):
-            if files:
-                first = f"such as {files[0]}"
-                logger.warning("%s: %d of %d images, %s, have %s", name, len(files), total, first, what)
-
-
-def _draw_splits(source: sources.Source, config: Config) -> Dataset:
-    """Draw the splits, limit them, and read the images in them."""
+    Returns:
+        The images of each split, in the source's order. For a ``FinalConfig`` those of "valid" come behind
+        those of "train".
+    """
     rng = np.random.default_rng(config.split_seed)
     shipped = (source.train, source.valid, source.test)
     train, valid, test = (_shuffle(split, len(source.classes), rng) for split in shipped)
@@ -325,24 +328,54 @@ def _draw_splits(source: sources.Source, config: Config) -> Dataset:
         test, train = splits.hold_out(train, held_out, config.dataset)
     if source.valid is None and config.selection != "test":
         valid, train = splits.hold_out(train, held_out, config.dataset)
-    drawn = [("train", source.train, train), ("test", source.test or source.train, test)]
-    if config.selection != "test":
-        drawn.insert(1, ("valid", source.valid or source.train, valid))
+    chosen: dict[SplitName, tuple[sources.SourceSplit, splits.ClassIndices]] = {
+        "train": (source.train, train),
+        "valid": (source.valid or source.train, valid),
+        "test": (source.test or source.train, test),
+    }
+    if config.selection == "test":
+        del chosen["valid"]
     total = sum(map(len, train))
     limit = min(config.limit or total, total)
-    findings = _Findings()
-    read = {
-        name: _read_split(split, splits.apply_limit(indices, limit, total), config, findings)
-        for name, split, indices in drawn
+    drawn = {
+        name: split.take(np.sort(np.concatenate(splits.apply_limit(indices, limit, total))))
+        for name, (split, indices) in chosen.items()
     }
     if isinstance(config, FinalConfig):
-        read["train"] = _concatenate(read["train"], read.pop("valid"))
-    lost = sorted(set(range(len(source.classes))) - set(read["train"].labels.tolist()))
-    if findings.skipped and lost and limit >= len(source.classes):
+        drawn["train"] = drawn["train"].extended_by(drawn.pop("valid"))
+    return drawn
+
+
+def _read_folder(
+    source: sources.Source, drawn: dict[SplitName, sources.SourceSplit], config: Config
+) -> Dataset:
+    """Scan the files of a folder, then read them."""
+    scan = folder_scan.scan_files(config, source.classes, drawn, compares_files=False)
+    images = folder_images.FolderImages(config=config, scan=scan)
+    read: dict[SplitName, Split] = {}
+    for name, split in drawn.items():
+        pixels, labels = images.read(name, split)
+        read[name] = Split(images=pixels, labels=labels)
+    images.check({name: split.labels for name, split in read.items()})
+    wanted, found = (set(labels.tolist()) for labels in (drawn["train"].labels, read["train"].labels))
+    if lost := sorted(wanted - found):
         raise errors.DataError(f"{config.dataset}: no readable {source.classes[lost[0]]} to train on")
-    findings.warn(config.dataset, read.values())
-    skipped = tuple(findings.skipped)
-    return Dataset(name=config.dataset, classes=source.classes, skipped=skipped, **read)
+    images.warn()
+    skipped = tuple(str(each.path) for each in images.unreadable)
+    return _make_dataset(config.dataset, source.classes, read, skipped)
+
+
+def _make_dataset(
+    name: str, classes: tuple[str, ...], read: dict[SplitName, Split], skipped: tuple[str, ...] = ()
+) -> Dataset:
+    return Dataset(
+        name=name,
+        classes=classes,
+        train=read["train"],
+        valid=read.get("valid"),
+        test=read["test"],
+        skipped=skipped,
+    )
 
 
 def _shuffle(
@@ -350,43 +383,3 @@ def _shuffle(
 ) -> splits.ClassIndices:
     labels = np.empty(0, dtype=np.int64) if split is None else split.labels
     return splits.shuffle_per_class(labels, classes, rng)
-
-
-def _concatenate(first: Split, second: Split) -> Split:
-    images_NCHW = torch.cat([first.images, second.images])
-    return Split(images=images_NCHW, labels=torch.cat([first.labels, second.labels]))
-
-
-def _read_split(
-    shipped: sources.SourceSplit, class_indices: splits.ClassIndices, config: Config, findings: _Findings
-) -> Split:
-    """Read the images of a split in the source's order; what is odd about them is added to ``findings``."""
-    indices = torch.from_numpy(np.sort(np.concatenate(class_indices)))
-    labels = torch.from_numpy(shipped.labels)[indices]
-    if isinstance(shipped.images, Tensor):
-        return Split(images=shipped.images[indices], labels=labels)
-    pixels = torch.empty((len(indices), 3, config.image_size, config.image_size), dtype=torch.uint8)
-    reading = image_files.Reading(
-        size=config.image_size, resize=config.resize, transparency=config.transparency
-    )
-    kept: list[int] = []
-    for position, index in enumerate(indices.tolist()):
-        file = shipped.images[index]
-        try:
-            picture = image_files.read_image(file, reading)
-            pixels[len(kept)] = torch.from_numpy(picture.pixels)
-            kept.append(position)
-            findings.add(file, picture)
-        except ValueError as cause:
-            reason = sources.short_message(cause)
-            if config.corrupt == "refuse":
-                raise errors.DataError(
-                    f"{file}: not a readable image ({reason}); repair or remove it, "
-                    'or set train.corrupt = "skip" to leave such files out'
-                ) from cause
-            logger.warning("%s: left out, not a readable image (%s)", file, reason)
-            findings.skipped.append(str(file))
-    if not kept:
-        last = findings.skipped[-1]
-        raise errors.DataError(f"{config.dataset}: a split has no readable image; see {last}")
-    return Split(images=pixels[: len(kept)], labels=labels[kept])

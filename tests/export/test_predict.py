@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.errors import ArtifactError, HpoError
+from hpo.errors import ArtifactError, DataError, HpoError
 from hpo.export import predict
 
 
@@ -132,3 +132,18 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     (tmp_path / "labels.txt").write_text("a\nb\n")
     assert "cannot build squeezenet1_1 from it; export it again" in refusal(tmp_path)
+
+
+def test_an_image_that_is_larger_than_allowed_is_refused_with_where_to_raise_that(winner, labels, tmp_path):
+    copy = tmp_path / "winner"
+    shutil.copytree(winner, copy)
+    settings = json.loads((copy / "config.json").read_text())
+    settings["preprocessing"]["max_pixels"] = 63
+    (copy / "config.json").write_text(json.dumps(settings))
+    file = next(iter(labels))
+    with pytest.raises(DataError) as refused:
+        predict.Predictor(copy).predict(Path(file), 1)
+    assert str(refused.value) == (
+        f"{file}: 8 x 8 pixels, more than the 63 of max_pixels; to predict it, raise that in "
+        f"{copy / 'config.json'}"
+    )

@@ -56,7 +56,7 @@ def card_pixels(described: predict.Description, file: Path) -> np.ndarray:
     """Return what the lines of the card that read and prepare an image make of a file, as bytes."""
     text = card.model_card(described, METRICS, TRAINING_FACTS)
     code = text.partition("```python\n")[2].partition("```")[0].splitlines()
-    lines = [line for line in code if line.startswith(("import", "image =", "prepare ="))]
+    lines = [line for line in code if line.startswith(("import", "PIL", "image =", "prepare ="))]
     names: dict[str, Any] = {}
     exec("\n".join(lines).replace("image.png", str(file)), names)
     prepared = names["prepare"](names["image"].convert("RGB"))
@@ -96,10 +96,22 @@ def test_training_reads_files_as_the_exported_folder_says(tmp_path):
         assert {image.numpy().tobytes() for image in trained} == expected
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_card_accepts_as_large_images_as_training_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.fromarray(random_images(40, 50, 3)).save(tmp_path / "a.png")
+    described = description(max_pixels=2000)
+    read = image_files.read_image(tmp_path / "a.png", described.preprocessing.reading)
+    assert np.array_equal(card_pixels(described, tmp_path / "a.png"), read.pixels)
+    with pytest.raises(Image.DecompressionBombError):
+        card_pixels(description(max_pixels=1998), tmp_path / "a.png")
+
+
 def test_a_folder_of_an_older_version_drops_transparency_and_crops():
     fields = {"pixels": 8, "grey": False, "image_size": 32}
     seen = predict.Preprocessing.model_validate(fields)
-    assert (seen.resize, seen.transparency) == ("crop", "drop")
+    assert (seen.resize, seen.transparency, seen.max_pixels) == ("crop", "drop", 179_000_000)
 
 
 def test_the_card_says_what_happens_to_an_image():

@@ -104,6 +104,10 @@ WRONG_OPTIONS |= {  # types and ranges
         "[train]\nresize = 'letterbox'",
         "train.resize: found 'letterbox'; allowed: crop, pad, squash",
     ),
+    "limit on pixels that no image keeps": (
+        "[train]\nmax_pixels = 0",
+        "train.max_pixels: want a whole number, at least 64 and below 2147483648, found 0",
+    ),
     "colour behind transparent pixels": (
         "[train]\ntransparency = 'grey'",
         "train.transparency: found 'grey'; allowed: white, black, drop",

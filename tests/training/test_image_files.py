@@ -6,6 +6,7 @@ import struct
 import subprocess
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ from PIL import Image
 from hpo.training import image_files
 from hpo.training.image_files import Reading
 from tests.support.images import random_images
+
+
+def read_square(file: Path, **reading: Any) -> np.ndarray:
+    return image_files.read_image(file, Reading(size=8, **reading)).pixels
 
 
 @pytest.mark.parametrize(("width", "height"), [(50, 80), (80, 50), (40, 40), (41, 333), (32, 32), (9, 20)])
@@ -155,12 +160,17 @@ def test_grey_of_which_the_white_is_not_known_is_refused_by_name(tmp_path, dtype
         image_files.read_image(tmp_path / "a.tif", Reading(size=8))
 
 
-def test_signed_16_bit_grey_is_refused(tmp_path):
-    values = struct.pack("<256h", *range(-128, 128))
-    tags = [(256, 16), (257, 16), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 512)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in (*tags, (339, 2)))
+def write_tiff(file: Path, values: bytes, layout: dict[int, int]) -> None:
+    """Write a grey TIFF of 16 by 16 pixels, whose other tags are given."""
+    tags = sorted(({256: 16, 257: 16, 259: 1, 262: 1, 277: 1} | layout).items())
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     head = b"II*\0" + struct.pack("<I", 8 + len(values)) + values
-    (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(tags) + 1) + entries + bytes(4))
+    file.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+def test_signed_16_bit_grey_is_refused(tmp_path):
+    layout = {258: 16, 273: 8, 278: 16, 279: 512, 339: 2}
+    write_tiff(tmp_path / "a.tif", struct.pack("<256h", *range(-128, 128)), layout)
     with pytest.raises(ValueError, match="32-bit or signed grey"):
         image_files.read_image(tmp_path / "a.tif", Reading(size=8))
 
@@ -258,6 +268,28 @@ def test_no_warning_of_pil_reaches_the_user_or_refuses_an_image(tmp_path, monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert image_files.read_image(tmp_path / "a.jpg", Reading(size=8)).pixels.shape == (3, 8, 8)
+
+
+def test_a_larger_image_is_refused_with_its_size_before_it_is_decoded(tmp_path, monkeypatch):
+    Image.new("RGB", (20_000, 50)).save(tmp_path / "a.png")
+    assert read_square(tmp_path / "a.png", max_pixels=1_000_000).shape == (3, 8, 8)
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(image_files.ImageTooLarge) as refused:
+        read_square(tmp_path / "a.png", max_pixels=999_999)
+    assert str(refused.value) == "20,000 x 50 pixels, more than the 999,999 of max_pixels"
+
+
+def test_a_tiff_whose_tiles_are_too_large_is_refused(tmp_path):
+    write_tiff(tmp_path / "a.tif", bytes(256), {258: 8, 322: 4096, 323: 4096, 324: 8, 325: 256})
+    with pytest.raises(image_files.ImageTooLarge, match="tiles of 4,096 x 4,096 pixels"):
+        read_square(tmp_path / "a.tif", max_pixels=1_000_000)
+
+
+def test_max_pixels_takes_the_place_of_pils_own_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 1024 pixels: PIL refuses to open the file
+    Image.fromarray(random_images(32, 32, 3)).save(tmp_path / "a.webp")
+    assert read_square(tmp_path / "a.webp").shape == (3, 8, 8)
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("compressed", [False, True])

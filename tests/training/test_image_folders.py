@@ -122,7 +122,7 @@ def test_linked_folders_count_and_dead_links_are_unreadable(tmp_path):
     dataset = datasets.load_dataset(folder_config(pets), tmp_path)
     assert sum(map(len, (dataset.train, dataset.valid, dataset.test))) == 20
     (pets / "dog/gone.jpg").symlink_to(tmp_path / "gone.jpg")
-    assert "gone.jpg: not a readable image (a link to a file" in load_error(folder_config(pets), tmp_path)
+    assert "gone.jpg (a link to a file that does not exist)" in load_error(folder_config(pets), tmp_path)
     (pets / "bird").symlink_to(tmp_path / "store/bird")
     assert "bird: a link to a folder or file that does not exist" in load_error(
         folder_config(pets), tmp_path
@@ -132,7 +132,7 @@ def test_linked_folders_count_and_dead_links_are_unreadable(tmp_path):
 def test_transparent_and_wide_pictures_are_counted_in_one_line_each(tmp_path, caplog):
     write_images(tmp_path, {"cat": 10, "dog": 10})
     for number in range(3):
-        Image.new("RGBA", (40, 30), (1, 2, 3, 4)).save(tmp_path / f"cat/clip{number}.png")
+        Image.new("RGBA", (40, 30), (1, 2, number, 4)).save(tmp_path / f"cat/clip{number}.png")
     Image.new("RGB", (90, 30)).save(tmp_path / "dog/wide.png")
     datasets.load_dataset(folder_config(tmp_path, transparency="drop"), tmp_path)
     lines = [record.getMessage() for record in caplog.records]
@@ -195,8 +195,42 @@ def test_corrupt_images_are_left_out_and_named_if_that_is_asked_for(tmp_path, ca
     splits = (dataset.train, dataset.valid, dataset.test)
     assert sum(map(len, splits)) == 19
     assert np.sum([counts(split, 2) for split in splits], axis=0).tolist() == [9, 10]
-    assert str(broken) in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "left out 1 of 20 images, which cannot be read" in line
+    assert str(broken) in line
     assert_well_formed(dataset, 3, 16)
+
+
+def test_all_unreadable_files_are_told_at_once(tmp_path):
+    broken = corrupt_folder(tmp_path)
+    (tmp_path / "dog/005.png").write_bytes(b"no image")
+    (tmp_path / "dog/gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    Image.new("F", (20, 20)).save(tmp_path / "dog/float.tif")
+    message = load_error(folder_config(tmp_path), tmp_path)
+    assert message.startswith(f"folder:{tmp_path}: 4 of 22 images cannot be read: ")
+    for name, reason in (
+        (broken, "image file is truncated"),
+        (tmp_path / "dog/005.png", "none of the formats"),
+        (tmp_path / "dog/gone.jpg", "a link to a file that does not exist"),
+        (tmp_path / "dog/float.tif", "floating-point grey"),
+    ):
+        assert f"{name} ({reason}" in message
+    assert message.endswith(
+        '; repair or remove them, or set train.corrupt = "skip" to leave such files out'
+    )
+    dataset = datasets.load_dataset(folder_config(tmp_path, corrupt="skip"), tmp_path)
+    assert len(dataset.skipped) == 4
+
+
+def test_a_picture_that_is_too_large_is_refused_with_the_option_that_allows_it(tmp_path):
+    write_images(tmp_path, {"cat": 10, "dog": 10})
+    Image.new("L", (400, 300)).save(tmp_path / "cat/large.png")
+    message = load_error(folder_config(tmp_path, max_pixels=119_999), tmp_path)
+    assert "cat/large.png" in message
+    assert "400 x 300 pixels, more than the 119,999 of max_pixels" in message
+    assert "raise train.max_pixels" in message
+    dataset = datasets.load_dataset(folder_config(tmp_path, max_pixels=119_999, corrupt="skip"), tmp_path)
+    assert dataset.skipped == (str(tmp_path / "cat/large.png"),)
 
 
 def test_a_class_without_a_readable_image_is_refused(tmp_path):

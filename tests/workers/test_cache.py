@@ -39,7 +39,14 @@ def test_pictures_of_a_folder_are_read_anew_for_each_way_to_read_them(worker_cac
     here = {"dataset": f"folder:{tmp_path / 'pets'}", "limit": None}
     found = worker_cache.load_dataset(settings(**here))
     assert worker_cache.load_dataset(settings(**here, batch_size=8)) is found
-    for option in ({"image_size": 16}, {"resize": "pad"}, {"transparency": "drop"}, {"corrupt": "skip"}):
+    others = {
+        "image_size": 16,
+        "resize": "pad",
+        "transparency": "drop",
+        "corrupt": "skip",
+        "max_pixels": 9999,
+    }
+    for option in ({name: value} for name, value in others.items()):
         assert worker_cache.load_dataset(settings(**(here | option))) is not found, option
 
 

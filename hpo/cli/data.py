@@ -1,0 +1,191 @@
+"""The images of a study before it runs: the verb data, and what run, create and plan check of a folder."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.cli.options import DATA, DataRoot, Json, Sets, StudyFile
+from hpo.cli.results import print_json
+from hpo.errors import ArtifactError, DefinitionError, escape_surrogates, join_names
+
+if TYPE_CHECKING:
+    from hpo.study.definition import Definition
+    from hpo.training.config import Config
+    from hpo.training.data_facts import DataFacts
+    from hpo.training.folder_scan import FolderScan, Progress
+
+app = typer.Typer()
+PLANNING = "Plan and check"  # heading in the help of hpo
+LONG_SCAN = 10_000  # files from which on a scan is announced, where no bar can show it
+
+
+def check_images(definition: "Definition", *, needed_here: bool) -> None:
+    """Scan the study's folder of images, and print what its user should know of.
+
+    Args:
+        definition: The study.
+        needed_here: Fail also if the folder is missing. Otherwise it may be on the workers' machine only.
+
+    Raises:
+        DataError: If the folder cannot be used, or the study refuses unreadable images and there are any.
+    """
+    from hpo.training.config import Config
+
+    settings = definition.trial_config({})
+    if not isinstance(settings, Config) or not settings.dataset.startswith("folder:"):
+        return
+    from hpo.training import class_folders
+
+    try:
+        scan = _scan(settings)
+    except class_folders.MissingFolder:
+        if needed_here:
+            raise
+        return
+    scan.check(settings.corrupt)
+    for note in scan.notes():
+        print(f"hpo: {escape_surrogates(note)}", file=sys.stderr)
+
+
+def _scan(settings: "Config") -> "FolderScan":
+    from hpo.training import datasets
+
+    with _scan_progress() as tell:
+        return datasets.scan_folder(settings, tell)
+
+
+@contextlib.contextmanager
+def _scan_progress() -> Iterator["Progress"]:
+    """Show how far a scan is: a bar on a terminal, elsewhere one line if it may take long."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    where, announced = Console(stderr=True), set[str]()
+    if not where.is_terminal:
+
+        def announce(what: str, done: int, total: int) -> None:
+            if total >= LONG_SCAN and what not in announced:
+                announced.add(what)
+                print(f"hpo: {what}: {total}", file=sys.stderr, flush=True)
+
+        yield announce
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=where, transient=True) as bar:
+        task = bar.add_task("reading headers", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+@app.command("data", rich_help_panel=PLANNING)
+def show_data(
+    study: StudyFile,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE.png", help="Also draw some pictures as the model sees them."
+        ),
+    ] = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    data: DataRoot = DATA,
+) -> None:
+    """Show what a study's images are: how many each class has, and what is odd about them.
+
+    Of a folder it reads the headers of all files, and compares files of the same size.
+    A published data set is downloaded if there is no copy.
+
+    Example: hpo data my-study.toml -o pictures.png
+    """
+    from hpo.study import file
+    from hpo.training.config import Config
+
+    definition = file.load_study_file(file.find_study_file(study), sets or [], None)
+    settings = definition.trial_config({})
+    if not isinstance(settings, Config):
+        raise DefinitionError(f"study '{definition.name}': its custom objective reads data of its own")
+    scan = _scan(settings) if settings.dataset.startswith("folder:") else None
+    facts = _facts(settings, data, scan, draws=output is not None)
+    if output is not None:
+        _draw(facts, output)
+    if as_json:
+        images = {name: dict(zip(facts.classes, each, strict=True)) for name, each in facts.images.items()}
+        document = {"dataset": settings.dataset, "images": images, "scan": scan and scan.document()}
+        print_json(json.loads(escape_surrogates(json.dumps(document, ensure_ascii=False))))
+        return
+    _print_facts(settings, facts, scan)
+    if output is not None:
+        print(f"{facts.describe_samples()} {output}")
+
+
+def _facts(settings: "Config", root: Path, scan: "FolderScan | None", *, draws: bool) -> "DataFacts":
+    """Return the counts by class and split, of a folder without decoding it unless samples are drawn."""
+    from hpo.training import datasets, samples
+    from hpo.training.data_facts import DataFacts
+
+    if scan is None or draws:
+        readable = settings.model_copy(update={"corrupt": "skip"})  # the scan tells what is left out
+        return samples.describe_images(datasets.load_dataset(readable, root), settings)
+    return DataFacts(
+        classes=tuple(map(escape_surrogates, scan.classes)),
+        images=scan.readable_images(),
+        selection="valid" if "valid" in scan.images else "test",
+        skipped=len(scan.unreadable),
+        image_size=settings.image_size,
+        augmentation=settings.augmentation,
+        samples=(),
+    )
+
+
+def _draw(facts: "DataFacts", output: Path) -> None:
+    from hpo.artifacts import durable
+    from hpo.export import sheet
+
+    try:
+        durable.write_file(output, sheet.draw_sheet(facts))
+    except OSError as error:
+        raise ArtifactError(f"-o {output}: {error.strerror or error}") from error
+
+
+def _print_facts(settings: "Config", facts: "DataFacts", scan: "FolderScan | None") -> None:
+    from rich.table import Table
+
+    from hpo.analysis.class_tables import count_table
+    from hpo.cli import console
+
+    found = count_table(facts)
+    table = Table(box=None, padding=(0, 1))
+    for index, column in enumerate(found.columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in found.rows:
+        table.add_row(*map(str, row))
+    table.add_row("all", *(str(sum(numbers)) for numbers in list(zip(*found.rows, strict=True))[1:]))
+    print(f"data set {escape_surrogates(settings.dataset)}")
+    console.table_console().print(table)
+    for name, text in _scan_lines(scan) if scan else ():
+        print(escape_surrogates(f"  {name:<12} {text}"))
+    for note in scan.notes() if scan else ():
+        print(escape_surrogates(note))
+
+
+def _scan_lines(scan: "FolderScan") -> Iterator[tuple[str, str]]:
+    """Yield what a scan found, as names and texts."""
+
+    def files(paths: tuple[Any, ...]) -> str:
+        return f"{len(paths)}: {join_names(map(str, paths))}"
+
+    yield "formats", ", ".join(f"{count} {name}" for name, count in scan.formats.items())
+    yield "modes", ", ".join(f"{count} {name}" for name, count in scan.modes.items())
+    if scan.sizes:
+        smallest, median, largest = (f"{width} x {height}" for width, height in scan.sizes)
+        yield "pixels", f"{smallest} smallest, {median} median, {largest} largest"
+    if scan.transparent:
+        yield "transparent", files(scan.transparent)
+    if scan.animated:
+        yield "animated", files(scan.animated)
+    if scan.unreadable:
+        yield "unreadable", files(tuple(f"{each.path} ({each.reason})" for each in scan.unreadable))

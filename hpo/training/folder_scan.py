@@ -1,0 +1,284 @@
+"""One scan of a folder of images before any is decoded: what its files are, and what is wrong with them.
+
+The headers are read by as many threads as there are cores. Files that a header shows to be unreadable are
+found here; a file that is damaged further on is found when it is decoded.
+"""
+
+import hashlib
+import itertools
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hpo.errors import DataError, join_names
+from hpo.training import image_files
+from hpo.training.config import Config
+from hpo.training.data_facts import SPLIT_WORDS, SplitName
+from hpo.training.devices import core_count
+from hpo.training.sources import SourceSplit, short_message
+
+FILES_AT_ONCE = 64  # that a thread reads before it reports
+NAMES_SHOWN = 5  # of the files of a kind, in a message
+
+Progress = Callable[[str, int, int], None]  # gets what is done, how many files are, and of how many
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedFile:
+    """A file, and what its place makes it."""
+
+    path: Path
+    split: SplitName
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A file that cannot be used, and why."""
+
+    file: ListedFile
+    reason: str
+    is_too_large: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.file.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderScan:
+    """What the image files of a folder are."""
+
+    name: str  # of the data set
+    classes: tuple[str, ...]
+    images: Mapping[SplitName, tuple[int, ...]]  # number of files by class, readable or not
+    formats: Mapping[str, int]  # number of files by format, most frequent first
+    modes: Mapping[str, int]  # the same by PIL's mode
+    sizes: Sizes | None  # width and height of the smallest, the median and the largest image, by pixels
+    transparent: tuple[Path, ...]  # with an alpha channel or a transparent colour
+    animated: tuple[Path, ...]  # of which the first picture counts
+    unreadable: tuple[Unreadable, ...]
+    across_classes: tuple[tuple[ListedFile, ...], ...]  # groups of files with the same content
+    across_splits: tuple[tuple[ListedFile, ...], ...]
+
+    @property
+    def total(self) -> int:
+        """The number of files."""
+        return sum(map(sum, self.images.values()))
+
+    def check(self, corrupt: str) -> None:
+        """Refuse unreadable files, all in one message, unless ``corrupt`` is ``skip``.
+
+        Raises:
+            DataError: If there are any.
+        """
+        if self.unreadable and corrupt == "refuse":
+            raise unreadable_error(self.name, self.unreadable, self.total)
+
+    def readable_images(self) -> dict[SplitName, tuple[int, ...]]:
+        """Return the number of readable files by class."""
+        lost = Counter((each.file.split, each.file.label) for each in self.unreadable)
+        return {
+            split: tuple(count - lost[split, label] for label, count in enumerate(counts))
+            for split, counts in self.images.items()
+        }
+
+    def notes(self) -> Iterator[str]:
+        """Yield a line on each kind of copies: in several classes, or in several splits."""
+        others = tuple(group for group in self.across_splits if group not in self.across_classes)
+        for groups, where, advice in (
+            (self.across_classes, "in different classes", "at most one class is right: remove the others"),
+            (
+                others,
+                "in different splits",
+                "a trial would be measured on images that it was trained on: remove the copies, or move "
+                "them into one split",
+            ),
+        ):
+            if groups:
+                first = " and ".join(f"'{_place(each, self.classes)}'" for each in groups[0][:2])
+                count = sum(map(len, groups))
+                yield (
+                    f"{self.name}: {count} of {self.total} files have the same content as another one "
+                    f"{where}, such as {first}; {advice}"
+                )
+
+    def document(self) -> dict[str, Any]:
+        """Return the scan as a JSON document."""
+        return {
+            "files": self.total,
+            "formats": dict(self.formats),
+            "modes": dict(self.modes),
+            "smallest": self.sizes and self.sizes[0],
+            "median": self.sizes and self.sizes[1],
+            "largest": self.sizes and self.sizes[2],
+            "transparent": list(map(str, self.transparent)),
+            "animated": list(map(str, self.animated)),
+            "unreadable": [
+                {"file": str(each.path), "reason": each.reason, "too_large": each.is_too_large}
+                for each in self.unreadable
+            ],
+            "same_in_several_classes": [
+                [str(each.path) for each in group] for group in self.across_classes
+            ],
+            "same_in_several_splits": [[str(each.path) for each in group] for group in self.across_splits],
+        }
+
+
+def unreadable_error(name: str, found: Sequence[Unreadable], total: int) -> DataError:
+    """Return the error that names how many files are unreadable, the first of them, and what to do."""
+    large = [each for each in found if each.is_too_large]
+    advice = ["repair or remove them"] if len(large) < len(found) else ["make them smaller"]
+    if large:
+        advice.append("raise train.max_pixels")
+    advice.append('set train.corrupt = "skip" to leave such files out')
+    return DataError(
+        f"{name}: {len(found)} of {total} images cannot be read: {_name_files(found)}; "
+        f"{', '.join(advice[:-1])}, or {advice[-1]}"
+    )
+
+
+def left_out_line(name: str, found: Sequence[Unreadable], total: int) -> str:
+    """Return a line on the unreadable files that are left out."""
+    return f"{name}: left out {len(found)} of {total} images, which cannot be read: {_name_files(found)}"
+
+
+def _name_files(found: Sequence[Unreadable]) -> str:
+    return join_names([f"{each.path} ({each.reason})" for each in found], NAMES_SHOWN)
+
+
+def _place(file: ListedFile, classes: Sequence[str]) -> str:
+    return f"{file.path} ({classes[file.label]}, {SPLIT_WORDS[file.split]})"
+
+
+def scan_files(
+    config: Config,
+    classes: tuple[str, ...],
+    drawn: Mapping[SplitName, SourceSplit],
+    *,
+    compares_files: bool,
+    progress: Progress | None = None,
+) -> FolderScan:
+    """Read the headers of files.
+
+    Args:
+        config: The data set's name, and ``max_pixels``.
+        classes: Their names.
+        drawn: The files by split.
+        compares_files: Whether to look for files with the same content. Only files of the same size are
+            read for this, and only where they are in different classes or splits.
+        progress: Is called now and then, in this thread.
+    """
+    listed = [file for split, each in drawn.items() for file in list_split(split, each)]
+    tell = progress or (lambda what, done, total: None)
+    headers: dict[ListedFile, image_files.Header] = {}
+    unreadable: list[Unreadable] = []
+    with image_files.without_pil_limits():
+        for file, found in _in_threads(
+            listed, lambda each: _read_header(each, config.max_pixels), "reading headers", tell
+        ):
+            if isinstance(found, Unreadable):
+                unreadable.append(found)
+            else:
+                headers[file] = found
+    groups = list(_equal_files(headers, tell)) if compares_files else []
+    return FolderScan(
+        name=config.dataset,
+        classes=classes,
+        images={name: _count(split, len(classes)) for name, split in drawn.items()},
+        formats=dict(Counter(each.format for each in headers.values()).most_common()),
+        modes=dict(Counter(each.mode for each in headers.values()).most_common()),
+        sizes=_sizes(headers.values()),
+        transparent=tuple(file.path for file, each in headers.items() if each.has_alpha),
+        animated=tuple(file.path for file, each in headers.items() if each.is_animated),
+        unreadable=tuple(unreadable),
+        across_classes=tuple(group for group in groups if len({each.label for each in group}) > 1),
+        across_splits=tuple(group for group in groups if len({each.split for each in group}) > 1),
+    )
+
+
+def list_split(name: SplitName, split: SourceSplit) -> list[ListedFile]:
+    """Return the files of a split."""
+    pairs = zip(split.files, split.labels.tolist(), strict=True)
+    return [ListedFile(path=path, split=name, label=label) for path, label in pairs]
+
+
+def _in_threads(
+    items: Sequence[Item], function: Callable[[Item], Result], what: str, tell: Progress
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with the function's result, in order, computed by as many threads as cores."""
+
+    def apply(batch: Sequence[Item]) -> list[tuple[Item, Result]]:
+        return [(item, function(item)) for item in batch]
+
+    batches = [items[first : first + FILES_AT_ONCE] for first in range(0, len(items), FILES_AT_ONCE)]
+    done = 0
+    with ThreadPoolExecutor(core_count()) as pool:
+        for results in pool.map(apply, batches):
+            done += len(results)
+            tell(what, done, len(items))
+            yield from results
+
+
+def _read_header(file: ListedFile, max_pixels: int) -> image_files.Header | Unreadable:
+    try:
+        return image_files.read_header(file.path, max_pixels)
+    except ValueError as cause:
+        return unreadable(file, cause)
+
+
+def unreadable(file: ListedFile, cause: ValueError) -> Unreadable:
+    """Return the record of a file that ``image_files`` could not read."""
+    is_too_large = isinstance(cause, image_files.ImageTooLarge)
+    return Unreadable(file=file, reason=short_message(cause), is_too_large=is_too_large)
+
+
+def _count(split: SourceSplit, classes: int) -> tuple[int, ...]:
+    counts = Counter(split.labels.tolist())
+    return tuple(counts[label] for label in range(classes))
+
+
+def _sizes(headers: Iterable[image_files.Header]) -> Sizes | None:
+    ordered = sorted(((each.width, each.height) for each in headers), key=lambda size: size[0] * size[1])
+    if not ordered:
+        return None
+    return ordered[0], ordered[statistics.median_low(range(len(ordered)))], ordered[-1]
+
+
+def _equal_files(
+    headers: Mapping[ListedFile, image_files.Header], tell: Progress
+) -> Iterator[tuple[ListedFile, ...]]:
+    """Yield the groups of files with the same content that are in several classes or splits."""
+    by_size: dict[int, list[ListedFile]] = defaultdict(list)
+    for file, header in headers.items():
+        by_size[header.nbytes].append(file)
+    candidates = [file for files in by_size.values() if _are_apart(files) for file in files]
+    by_content: dict[bytes, list[ListedFile]] = defaultdict(list)
+    for file, digest in _in_threads(candidates, lambda each: _digest(each.path), "comparing files", tell):
+        by_content[digest].append(file)
+    for digest, files in by_content.items():
+        if digest and _are_apart(files):
+            yield tuple(files)
+
+
+def _are_apart(files: Iterable[ListedFile]) -> bool:
+    """Return whether files are in several classes or splits."""
+    pairs = itertools.pairwise((file.label, file.split) for file in files)
+    return any(first != second for first, second in pairs)
+
+
+def _digest(path: Path) -> bytes:
+    """Return a hash of a file's content; nothing if the file is gone."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:
+        return b""

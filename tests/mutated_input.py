@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import faulthandler
 import functools
+import json
 import logging
 import os
 import random
@@ -210,10 +211,16 @@ def check_folder(rng: random.Random, place: Path) -> None:
         dataset=f"folder:{make_folder(rng, place)}",
         image_size=8,
         corrupt=rng.choice(("refuse", "skip")),
+        resize=rng.choice(("crop", "pad", "squash")),
+        transparency=rng.choice(("white", "black", "drop")),
+        max_pixels=rng.choice((64, 200, 179_000_000)),
         selection=rng.choice(("valid", "test")),
         limit=rng.choice((None, None, 2, 3)),
     )
     datasets.describe_folder(settings)
+    scan = datasets.scan_folder(settings)
+    json.dumps(scan.document())
+    list(scan.notes())
     datasets.load_dataset(settings, place)
 
 

@@ -66,6 +66,10 @@ class DataError(HpoError):
     """A data set cannot be found, downloaded or read."""
 
 
+class ImagesUnreadable(DataError):
+    """Image files are no images, damaged or too large, which reading them again cannot change."""
+
+
 class WeightsError(HpoError):
     """Pretrained weights cannot be found, downloaded or loaded."""
 

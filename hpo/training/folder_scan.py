@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hpo.errors import DataError, join_names
+from hpo.errors import DataError, ImagesUnreadable, join_names
 from hpo.training import image_files
 from hpo.training.config import Config
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
@@ -46,6 +46,7 @@ class Unreadable:
     file: ListedFile
     reason: str
     is_too_large: bool = False
+    may_pass: bool = False  # the file system failed, not the decoder
 
     @property
     def path(self) -> Path:
@@ -134,13 +135,17 @@ class FolderScan:
 
 
 def unreadable_error(name: str, found: Sequence[Unreadable], total: int) -> DataError:
-    """Return the error that names how many files are unreadable, the first of them, and what to do."""
+    """Return the error that names how many files are unreadable, the first of them, and what to do.
+
+    It is an ``ImagesUnreadable`` unless a file system may have failed for a moment.
+    """
     large = [each for each in found if each.is_too_large]
     advice = ["repair or remove them"] if len(large) < len(found) else ["make them smaller"]
     if large:
         advice.append("raise train.max_pixels")
     advice.append('set train.corrupt = "skip" to leave such files out')
-    return DataError(
+    kind = DataError if any(each.may_pass for each in found) else ImagesUnreadable
+    return kind(
         f"{name}: {len(found)} of {total} images cannot be read: {_name_files(found)}; "
         f"{', '.join(advice[:-1])}, or {advice[-1]}"
     )
@@ -237,8 +242,13 @@ def _read_header(file: ListedFile, max_pixels: int) -> image_files.Header | Unre
 
 def unreadable(file: ListedFile, cause: ValueError) -> Unreadable:
     """Return the record of a file that ``image_files`` could not read."""
-    is_too_large = isinstance(cause, image_files.ImageTooLarge)
-    return Unreadable(file=file, reason=short_message(cause), is_too_large=is_too_large)
+    failure = cause.__cause__
+    return Unreadable(
+        file=file,
+        reason=short_message(cause),
+        is_too_large=isinstance(cause, image_files.ImageTooLarge),
+        may_pass=isinstance(failure, OSError) and failure.errno is not None,  # PIL's own have no number
+    )
 
 
 def _count(split: SourceSplit, classes: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, DataError, HpoError
+from hpo.errors import ArtifactError, DataError, HpoError, ImagesUnreadable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
 from hpo.search.freeze_thaw import CurveTable
@@ -63,7 +63,7 @@ def run_worker(
         DefinitionError: If another version of hpo made the study, or it copies one; or no such objective.
         DeviceError: If the device is missing, lost, or without the study's precision or compiling.
         ArtifactError: If the artifacts fail at the start, or ``MAX_FAILURES`` trials in a row.
-        DataError: If the data set fails before a claim, or ``MAX_FAILURES`` trials in a row.
+        DataError: If images are unreadable, or the data fail before a claim or ``MAX_FAILURES`` trials.
         WeightsError: If a trial's initial weights cannot be loaded.
     """
     context = _set_up(storage, name, settings, stop)
@@ -85,7 +85,7 @@ def run_worker(
             yield from run_trial(claim, context)
             failures.clear()
         except (ArtifactError, DataError) as error:
-            if len(failures) == MAX_FAILURES - 1:
+            if len(failures) == MAX_FAILURES - 1 or isinstance(error, ImagesUnreadable):
                 raise
             if str(error) not in failures:  # else it has been told
                 _warn_of_release(claim, error, stop)

@@ -100,6 +100,24 @@ def test_unreadable_files_are_told_at_once_before_a_study_is_stored(pets, verb):
     assert not (pets.path / "storage").exists()
 
 
+def test_a_worker_tells_damaged_files_once_and_decodes_no_folder_twice(pets, caplog):
+    for name in ("train/cat/001.png", "valid/dog/000.png"):
+        file = pets.path / "pets" / name
+        file.write_bytes(file.read_bytes()[:300])
+    done = pets.here("create", pets.study(STUDY))
+    assert "cannot be read" not in done.err
+    done = pets.here("worker", "small", code=78)
+    (line,) = done.err.splitlines()
+    assert line.startswith("hpo: folder:pets: 2 of 15 images cannot be read: pets/train/cat/001.png (image")
+    assert "pets/valid/dog/000.png (image file is truncated" in line
+    assert "released" not in caplog.text
+    pets.here("delete", "small", "--yes")
+    pets.here("create", pets.study(STUDY), "--set", "train.corrupt=skip")
+    done = pets.here("worker", "small")
+    assert "trial 0 complete" in done.err
+    assert caplog.text.count("left out 2 of 15 images, which cannot be read") == 1
+
+
 def test_create_tells_of_copies_and_of_a_folder_on_another_machine_nothing(pets):
     shutil.copy(pets.path / "pets/train/cat/000.png", pets.path / "pets/train/dog/copy.png")
     done = pets.here("create", pets.study(STUDY))

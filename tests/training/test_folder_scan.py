@@ -79,6 +79,16 @@ def test_everything_that_headers_show_to_be_unreadable_is_told_at_once(pets):
     found.check("skip")
 
 
+def test_only_a_failing_file_system_may_be_worth_another_try(pets):
+    (pets / "train/cat/text.png").write_text("no image")
+    with pytest.raises(errors.ImagesUnreadable):
+        scan(pets).check("refuse")
+    (pets / "train/cat/gone.png").symlink_to(pets / "gone.png")  # its disk may be mounted later
+    with pytest.raises(errors.DataError) as refused:
+        scan(pets).check("refuse")
+    assert not isinstance(refused.value, errors.ImagesUnreadable)
+
+
 def test_many_unreadable_files_are_counted_and_the_first_are_named(pets):
     for number in range(50):
         (pets / f"train/cat/{number:03} broken.png").write_text("no image")

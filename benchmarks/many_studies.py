@@ -18,6 +18,7 @@ settings.
 
 import argparse
 import concurrent.futures
+import dataclasses
 import functools
 import json
 import os
@@ -32,11 +33,14 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.search import load_surrogate
-from benchmarks.synthetic_studies import STUDIES, SyntheticStudy
+from benchmarks.synthetic_studies import OTHER_STUDIES, STUDIES, SyntheticStudy
 from hpo.analysis import simulation
 from hpo.analysis.simulation import Simulation, Strategy
 from hpo.analysis.surrogate import Surrogate
 from hpo.cli.console import open_console
+from hpo.search.curve_forecast import has_begun
+from hpo.search.curve_model import Prior
+from hpo.search.rank_prior import learn_priors
 from hpo.study.definition import Definition
 from hpo.study.search_options import Pruner, Sampler
 
@@ -44,6 +48,7 @@ HERE = Path(__file__).parent
 RECORDED = {"chosen": ("curves", "curves-icons"), "reported": ("curves-clipart",)}
 TARGET_TRAININGS, TARGET_SEEDS = 40, 21
 SHOWN_TRAININGS = (2.5, 5, 10, 20, 40)  # whole trainings after which regret is shown
+AFTER = ", after another study: "  # in the name of a strategy that starts from ranks of another study
 REFERENCE = "hpo: tpe, asha from epoch 2 by 4"  # that ratios are to
 RESAMPLES = 2000  # of studies, for intervals
 
@@ -71,11 +76,36 @@ def strategies_of(definition: Definition, epochs: int, with_gp: bool) -> Iterato
         for each in simulation.reference_strategies(definition, epochs)
         if not each.name.startswith("1 epoch")
     )
-    pairs = [("freeze_thaw", Pruner.model_validate({"name": "freeze_thaw"}))]
-    pairs += [("tpe", Pruner()), ("random", Pruner())]
+    yield _freeze_thaw(definition)
+    pairs = [("tpe", Pruner()), ("random", Pruner())]
     pairs += [("gp", Pruner()), ("gp", Pruner(name="none"))] if with_gp else []
     for name, pruner in pairs:
         yield simulation.study_strategy(definition, Sampler.model_validate({"name": name}), pruner)
+
+
+def _find_strategy(known: Surrogate | SyntheticStudy, name: str) -> Strategy:
+    before, _, other = name.partition(AFTER)
+    definition, epochs = known.recorded.definition, known.recorded.epochs
+    if isinstance(known, SyntheticStudy) and other:
+        strategy = _freeze_thaw(definition, _learn_from(known.seed, other))
+        return dataclasses.replace(strategy, name=name)
+    return next(each for each in strategies_of(definition, epochs, with_gp=True) if each.name == before)
+
+
+def _freeze_thaw(definition: Definition, priors: tuple[Prior, ...] = ()) -> Strategy:
+    sampler = Sampler.model_validate({"name": "freeze_thaw"})
+    pruner = Pruner.model_validate({"name": "freeze_thaw"})
+    return simulation.study_strategy(definition, sampler, pruner, priors)
+
+
+@functools.lru_cache(maxsize=2)
+def _learn_from(seed: int, other: str) -> tuple[Prior, ...]:
+    """Return what a search of another study says after ten whole trainings."""
+    there = SyntheticStudy(seed, other)
+    definition = there.recorded.definition
+    run = Simulation(there, _freeze_thaw(definition), seed=0, workers=1, max_epochs=10 * there.epochs)
+    list(run.run())
+    return learn_priors(definition, [(definition, list(filter(has_begun, run.stored_trials())))])
 
 
 @functools.cache
@@ -103,8 +133,7 @@ def search(name: str, strategy_name: str, workers: int, seed: int, trainings: in
     known = load_study(name)
     epochs, score = known.recorded.epochs, known.recorded.metric.score
     target, median = target_of(name)
-    found = strategies_of(known.recorded.definition, epochs, with_gp=True)
-    strategy = next(each for each in found if each.name == strategy_name)
+    strategy = _find_strategy(known, strategy_name)
     began = time.process_time()
     run = list(Simulation(known, strategy, seed=seed, workers=workers, max_epochs=trainings * epochs).run())
     hit = next((each for each in run if score(each.value) >= target), None)
@@ -188,6 +217,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--trainings", type=int, default=TARGET_TRAININGS)
     parser.add_argument("--gp", action="store_true", help="also hpo's sampler gp")
+    parser.add_argument("--warm", action="store_true", help="also freeze_thaw with start_from, by ranks")
     parser.add_argument("--only", default="", help="only strategies with this in their names")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--read", type=Path)
@@ -208,11 +238,15 @@ def _simulate_all(given: argparse.Namespace) -> list[Search]:
     tasks = []
     for name in study_names(given.half, given.studies):
         recorded = load_study(name).recorded
-        for strategy in strategies_of(recorded.definition, recorded.epochs, given.gp):
-            if given.only in strategy.name or strategy.name == REFERENCE:
+        names = [each.name for each in strategies_of(recorded.definition, recorded.epochs, given.gp)]
+        if given.warm and name.startswith("synthetic-"):
+            model = next(each for each in names if "freeze_thaw" in each)
+            names += [f"{model}{AFTER}{other}" for other in OTHER_STUDIES]
+        for strategy in names:
+            if given.only in strategy or strategy == REFERENCE:
                 for workers in given.workers:
                     tasks += [
-                        (name, strategy.name, workers, seed, given.trainings) for seed in range(given.seeds)
+                        (name, strategy, workers, seed, given.trainings) for seed in range(given.seeds)
                     ]
     found = []
     with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -37,6 +37,7 @@ from hpo.study.search_options import Search
 from hpo.study.space import Choices, Parameter, Range, Setting
 
 STUDIES = 60  # seeds 0 to 59; even ones are for choosing a strategy, odd ones for reporting on it
+OTHER_STUDIES = ("alike", "unrelated")
 EPOCHS = (12, 20, 27, 30, 50, 81)
 KNOWN_SETTINGS = 2000  # random settings among which the best value is looked for
 RANGES = (
@@ -55,15 +56,24 @@ class SyntheticStudy:
 
     Args:
         seed: Decides the whole study.
+        other: One of ``OTHER_STUDIES`` gives another study with the same space. "alike" is as if it had
+            other pictures: the optimum is moved, and the lists' choices are worth somewhat less or more.
+            In an "unrelated" one all is drawn anew.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, other: str | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         rng = np.random.default_rng([20261130, seed])
         self.seed, self.epochs = seed, int(rng.choice(EPOCHS))
         self._draw_space(rng)
         self._draw_quality(rng)
         self._draw_curves(rng)
+        if other == "alike":
+            self._change_pictures(np.random.default_rng([20261201, seed]))
+        elif other == "unrelated":
+            rng = np.random.default_rng([20261202, seed])
+            self._draw_quality(rng)
+            self._draw_curves(rng)
 
     def _draw_space(self, rng: np.random.Generator) -> None:
         lists = [_choice("optimizer", rng), _choice("model", rng), _choice("augmentation", rng)]
@@ -127,6 +137,17 @@ class SyntheticStudy:
         costly = self.parameters[int(rng.integers(0, len(self._penalties)))]
         self._costly = costly.name, 8 ** rng.uniform(0.0, 1.0, len(costly.choices_or_bounds()))
         self._costly_range = str(rng.choice(names[len(self._penalties) :]))
+
+    def _change_pictures(self, rng: np.random.Generator) -> None:
+        """Become a study in which about the same settings do well."""
+        self._optima = {name: each + rng.normal(0.0, 0.1) for name, each in self._optima.items()}
+        self._penalties = {
+            name: each * np.exp(rng.normal(0.0, 0.5, len(each))) for name, each in self._penalties.items()
+        }
+        self._waves = self._waves[0], rng.uniform(0, 2 * math.pi, 6)
+        self._speed = self._speed[0] * 10 ** rng.normal(0.0, 0.2), *self._speed[1:]
+        self.guess = float(rng.choice([0.01, 0.1, 0.2, 0.5]))
+        self.top = float(rng.uniform(self.guess + 0.25 * (1 - self.guess), 0.99))
 
     def predict_curve(self, setting: Setting) -> Curve:
         """Return the curve of a setting; the same setting always has the same curve."""

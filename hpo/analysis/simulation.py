@@ -18,6 +18,7 @@ from hpo.analysis.recorded_curves import Curve, CurveSource
 from hpo.analysis.virtual_time import SimulatedTrial, VirtualStudy
 from hpo.search import asha, pruners, samplers, untried
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, Rungs
+from hpo.search.curve_model import Prior
 from hpo.search.freeze_thaw import CurveTable, build_table
 from hpo.search.objectives import Objectives
 from hpo.search.rankings import Losses
@@ -43,7 +44,9 @@ class Strategy:
     repeats: bool = True  # a setting may run again; hpo replaces it by the nearest that has not run
 
 
-def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> Strategy:
+def study_strategy(
+    definition: Definition, sampler: Sampler, pruner: Pruner, priors: tuple[Prior, ...] = ()
+) -> Strategy:
     """Return hpo's own strategy with a sampler and a pruner as a study file names them.
 
     The number of trials is not limited. In a grid, the pruner may stop the listed points, too, and the
@@ -53,6 +56,7 @@ def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> 
         definition: The study whose space is searched, or whose points are run.
         sampler: Its ``seed`` is replaced by the seed of each simulated study.
         pruner: How trials are stopped.
+        priors: What earlier studies say of the settings.
     """
     search = definition.search.model_copy(update={"sampler": sampler, "pruner": pruner, "trials": 10**6})
 
@@ -64,9 +68,9 @@ def study_strategy(definition: Definition, sampler: Sampler, pruner: Pruner) -> 
         search = search.model_copy(update={"prune_points": True, "trials": 0})
     return Strategy(
         name=f"hpo: {f'{sampler.name}, ' if definition.searches else ''}{_pruner_label(pruner)}",
-        sampler=lambda seed, number: samplers.build_sampler(with_seed(seed), number),
+        sampler=lambda seed, number: samplers.build_sampler(with_seed(seed), number, priors),
         pruner=lambda epochs: pruners.build_pruner(with_seed(0)),
-        rungs=asha.rungs_of(with_seed(0)),
+        rungs=asha.rungs_of(with_seed(0), priors),
         repeats=False,
     )
 

@@ -109,11 +109,10 @@ def _report_search(storage: "Storage", definition: "Definition") -> None:
 
     if definition.name in studies.study_names(storage):
         return
-    if chosen := describe_strategy(definition):
-        progress.print_stderr(f"hpo: {chosen}")
-    if definition.search.start_from:
-        for found in warm_start.find_warm_starts(storage, definition):
-            progress.print_stderr(f"hpo: {found}")
+    warm_starts = warm_start.find_warm_starts(storage, definition)
+    for line in (describe_strategy(definition), *warm_starts):
+        if line is not None:
+            progress.print_stderr(f"hpo: {line}")
 
 
 def _worker_environment(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:

@@ -34,6 +34,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.curve_forecast import CurveSpace, curve_space
+from hpo.search.curve_model import Prior
 from hpo.search.objectives import Objectives
 from hpo.search.rankings import DominanceRanking, Losses, LossRanking, Ranking
 from hpo.search.replicates import REPLICATE_OF
@@ -239,10 +240,14 @@ def stored_decisions(trial: FrozenTrial) -> tuple[StoredDecision, ...]:
     )
 
 
-def rungs_of(definition: Definition) -> Rungs | None:
+def rungs_of(definition: Definition, priors: tuple[Prior, ...] = ()) -> Rungs | None:
     """Return the rungs of a study; None if its pruner has none or no rung lies below the last epoch.
 
     The last epoch is the largest that a searched trial can have.
+
+    Args:
+        definition: The study.
+        priors: What earlier studies say of its settings, for a model of its curves.
     """
     settings = definition.search.pruner
     has_model = settings.name == "freeze_thaw"
@@ -251,7 +256,7 @@ def rungs_of(definition: Definition) -> Rungs | None:
     if settings.name not in ("asha", "freeze_thaw") or not epochs:
         return None
     includes_points = definition.search.prune_points
-    curves = curve_space(definition) if has_model else None
+    curves = curve_space(definition, priors) if has_model else None
     return Rungs(
         objectives=Objectives(definition.objectives),
         epochs=epochs,

@@ -22,7 +22,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, ndtri
 
-from hpo.search.curve_model import NEW_TRIAL, Array, CurveModel, Indices, Observations
+from hpo.search.curve_model import NEW_TRIAL, Array, CurveModel, Indices, Observations, Prior
 from hpo.search.encoding import SpaceEncoder
 from hpo.search.seconds_model import SecondsModel
 from hpo.study.definition import Definition
@@ -47,6 +47,7 @@ class CurveSpace:
     metric: Metric
     last_epoch: int  # of the longest trial
     seed: int
+    priors: tuple[Prior, ...] = ()  # what earlier studies say of settings
 
     def end_epoch(self, setting: Setting) -> int:
         """Return the last epoch of a trial with a setting; the epochs may be searched."""
@@ -64,13 +65,19 @@ class CurveSpace:
         return np.asarray(np.log(np.maximum(epochs, 1)) / max(math.log(self.last_epoch), math.log(2)))
 
 
-def curve_space(definition: Definition) -> CurveSpace:
-    """Return what the curves of a study with one objective are about."""
+def curve_space(definition: Definition, priors: tuple[Prior, ...] = ()) -> CurveSpace:
+    """Return what the curves of a study with one objective are about.
+
+    Args:
+        definition: The study.
+        priors: What earlier studies say of its settings.
+    """
     return CurveSpace(
         encoder=SpaceEncoder(definition.space or _listed_parameters(definition), definition.train),
         metric=definition.metric,
         last_epoch=definition.max_epochs(),
         seed=definition.search.sampler.seed,
+        priors=priors,
     )
 
 
@@ -177,8 +184,8 @@ class CurveForecaster:
             return None
         count = sum(len(curve.epochs) for curve in curves)
         is_due = self._hyperparameters is None or count > MIN_GROWTH * self._fitted_count + 1
-        is_choice = self.space.encoder.is_choice
-        model = CurveModel(is_choice, seen, self._hyperparameters, fit=is_due)
+        is_choice, priors = self.space.encoder.is_choice, self.space.priors
+        model = CurveModel(is_choice, seen, self._hyperparameters, fit=is_due, priors=priors)
         if is_due:
             self._hyperparameters, self._fitted_count = model.hyperparameters, count
         running = [
@@ -196,7 +203,7 @@ class CurveForecaster:
                 np.concatenate([seen.trials_N, indices]),
                 np.concatenate([seen.values_N, means]),
             )
-            model = CurveModel(is_choice, seen, self._hyperparameters, fit=False)
+            model = CurveModel(is_choice, seen, self._hyperparameters, fit=False, priors=priors)
         positions = {trial.number: index for index, trial in enumerate(trials)}
         return FittedCurves(self.space, curves, positions, model, warp)
 
@@ -311,6 +318,11 @@ class FittedCurves:
             )
             for curve, mean, deviation, promise in zip(curves, means, deviations, promises, strict=True)
         ]
+
+    def final_quantiles(self, rows: Array) -> Array:
+        """Return the normal quantiles that settings are expected to end at among the values seen."""
+        times = self._space.time(self._space.end_epochs(rows))
+        return self._model.predict(rows, times, np.full(len(rows), NEW_TRIAL))[0]
 
     def propose(self, rng: np.random.Generator) -> tuple[dict[str, Value], float]:
         """Return the most promising of ``CANDIDATES`` settings, and what it promises.

@@ -2,10 +2,11 @@
 
 The value of trial i after epoch t is modelled as
 
-    trend(t) + quality(x_i) + shape(x_i, t) + run_i + noise
+    trend(t) + quality(x_i) + shape(x_i, t) + weights . prior(x_i) + run_i + noise
 
 where x is the setting and t the logarithm of the epoch. Each term is a Gaussian process: ``trend`` over t,
-``quality`` over x, ``shape`` with the product of both kernels, ``run`` a constant of the trial. This is the
+``quality`` over x, ``shape`` with the product of both kernels, ``run`` a constant of the trial. ``prior``
+is what earlier studies say of a setting, a number for each; its weights are normal. This is the
 idea of freeze-thaw Bayesian optimization (Swersky et al. 2014, arXiv 1406.3896) with the kernel over
 settings and epochs of DyHPO (Wistuba et al. 2022, arXiv 2202.09774), without its network. So a value at
 epoch 2 informs about the last epoch as much as other curves say that it does.
@@ -15,6 +16,7 @@ a distance of 1. The hyperparameters maximise the posterior density (gradients b
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,8 @@ from scipy import linalg, optimize
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+Prior = Callable[[Array], Array]  # settings as rows, M x P, to what an earlier study says of each, M
 
 JITTER = 1e-6
 NEW_TRIAL = -1  # the index of a trial that has not begun
@@ -37,6 +41,7 @@ PRIORS = {
     "time": (math.log(0.6), 0.5),
 }
 LENGTH_PRIOR = (math.log(0.7), 0.9)  # of each parameter's length scale
+WEIGHT_PRIOR = (math.log(0.5), 1.0)  # of the standard deviation of each earlier study's weight
 BOUND = 3.0  # a hyperparameter stays within so many deviations of its prior's mean
 
 
@@ -54,22 +59,30 @@ class CurveModel:
     """The posterior of the process.
 
     Attributes:
-        hyperparameters: Logarithms of the P length scales, then of what ``PRIORS`` names.
+        hyperparameters: Logarithms of the P length scales, then of what ``PRIORS`` names, then of the
+            deviation of each earlier study's weight.
 
     Args:
         is_choice: For each parameter, whether it is a list of choices.
         seen: What it learns from, at least one observation.
         start: Hyperparameters to start the fit from; None for the means of their priors.
         fit: Whether to fit the hyperparameters; otherwise those of ``start`` are taken.
+        priors: What earlier studies say: each gives a number for each of some settings.
     """
 
     def __init__(
-        self, is_choice: list[bool], seen: Observations, start: Array | None = None, *, fit: bool = True
+        self,
+        is_choice: list[bool],
+        seen: Observations,
+        start: Array | None = None,
+        *,
+        fit: bool = True,
+        priors: Sequence[Prior] = (),
     ) -> None:
-        self._is_choice, self._seen = is_choice, seen
-        count = len(is_choice)
-        self._means = np.array([*[LENGTH_PRIOR[0]] * count, *(mean for mean, _ in PRIORS.values())])
-        self._deviations = np.array([*[LENGTH_PRIOR[1]] * count, *(each for _, each in PRIORS.values())])
+        self._is_choice, self._seen, self._priors = is_choice, seen, priors
+        known = [*[LENGTH_PRIOR] * len(is_choice), *PRIORS.values(), *[WEIGHT_PRIOR] * len(priors)]
+        self._means, self._deviations = np.array(known).T
+        self._said_SN = [prior(seen.rows_NP) for prior in priors]
         self._squares = self._square_distances(seen.rows_NP)
         self._time_squares = (seen.times_N[:, None] - seen.times_N[None, :]) ** 2
         self._same = (seen.trials_N[:, None] == seen.trials_N[None, :]).astype(float)
@@ -95,7 +108,7 @@ class CurveModel:
     def _kernel_of_seen(self, theta: Array) -> tuple[Array, dict[str, Array]]:
         """Return the covariance of the observations, and the parts that its gradient is made of."""
         count = len(self._is_choice)
-        trend, quality, shape, run, noise, time = theta[count:]
+        trend, quality, shape, run, noise, time = theta[count : count + len(PRIORS)]
         inverse_P = np.exp(-2 * theta[:count])
         x_NN, slope_NN = _matern(np.tensordot(inverse_P, self._squares, axes=1))
         t_NN = np.exp(-0.5 * self._time_squares * math.exp(-2 * time))
@@ -105,6 +118,10 @@ class CurveModel:
             "shape": math.exp(2 * shape) * x_NN * t_NN,
             "run": math.exp(2 * run) * self._same,
         }
+        for index, (weight, said_N) in enumerate(
+            zip(theta[count + len(PRIORS) :], self._said_SN, strict=True)
+        ):
+            parts[f"prior {index}"] = math.exp(2 * weight) * np.outer(said_N, said_N)
         kernel = sum(parts.values()) + (math.exp(2 * noise) + JITTER) * np.eye(len(x_NN))
         parts["slope"] = slope_NN * (math.exp(2 * quality) + math.exp(2 * shape) * t_NN)
         return kernel, parts
@@ -115,7 +132,7 @@ class CurveModel:
         The density is that of the values and of the prior, without constant factors.
 
         Args:
-            theta: Logarithms of the P length scales, then of what ``PRIORS`` names.
+            theta: As ``hyperparameters``.
         """
         kernel, parts = self._kernel_of_seen(theta)
         try:
@@ -136,6 +153,8 @@ class CurveModel:
         for index, name in enumerate(("trend", "quality", "shape", "run"), count):
             gradient[index] = 2 * (residual * parts[name]).sum()
         gradient[count + 4] = 2 * math.exp(2 * theta[count + 4]) * np.trace(residual)
+        for index in range(len(self._priors)):
+            gradient[count + len(PRIORS) + index] = 2 * (residual * parts[f"prior {index}"]).sum()
         timed = (parts["trend"] + parts["shape"]) * self._time_squares * math.exp(-2 * theta[count + 5])
         gradient[count + 5] = (residual * timed).sum()
         return float(loss), gradient + deviation / self._deviations
@@ -165,15 +184,21 @@ class CurveModel:
         """
         count = len(self._is_choice)
         theta = self.hyperparameters
-        trend, quality, shape, run, _, time = theta[count:]
+        trend, quality, shape, run, _, time = theta[count : count + len(PRIORS)]
         x, _ = _matern(np.tensordot(np.exp(-2 * theta[:count]), self._square_distances(rows), axes=1))
         t = np.exp(-0.5 * (self._seen.times_N[:, None] - times) ** 2 * math.exp(-2 * time))
         cross = math.exp(2 * trend) * t + x * (math.exp(2 * quality) + math.exp(2 * shape) * t)
         cross += math.exp(2 * run) * (self._seen.trials_N[:, None] == trials)
-        mean = cross.T @ self._weights_N
-        solved = linalg.solve_triangular(self._factor, cross, lower=True, check_finite=False)
         prior = np.where(trials == NEW_TRIAL, 0.0, math.exp(2 * run))
         prior += sum(math.exp(2 * each) for each in (trend, quality, shape))
+        for weight, said_N, say in zip(
+            theta[count + len(PRIORS) :], self._said_SN, self._priors, strict=True
+        ):
+            said_M = say(rows)
+            cross += math.exp(2 * weight) * np.outer(said_N, said_M)
+            prior += math.exp(2 * weight) * said_M**2
+        mean = cross.T @ self._weights_N
+        solved = linalg.solve_triangular(self._factor, cross, lower=True, check_finite=False)
         variance = np.maximum(prior - (solved**2).sum(axis=0), 1e-10)
         return mean, np.sqrt(variance)
 

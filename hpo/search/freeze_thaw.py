@@ -28,9 +28,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import PROMOTED_PAST_RUNG, RungDecision, Rungs, RungTable, paused_rung
 from hpo.search.curve_forecast import CurveForecaster, CurveSpace, Forecast, curve_space, has_begun
+from hpo.search.curve_model import Prior
+from hpo.search.rank_prior import propose_by_priors
 from hpo.study.definition import Definition
 
 RANDOM_TRIALS = 15
+PRIOR_SHARE = 4  # of the first settings one in so many is what earlier studies like best
 RANDOM_SHARE = 4  # later on, one new setting in so many is random
 LEAST_CHANCE = 0.05
 
@@ -218,10 +221,11 @@ class FreezeThawSampler(samplers.BaseSampler):
     Args:
         definition: The study.
         seed: Of the trial.
+        priors: What earlier studies say of settings.
     """
 
-    def __init__(self, definition: Definition, seed: int) -> None:
-        self._definition, self._seed = definition, seed
+    def __init__(self, definition: Definition, seed: int, priors: tuple[Prior, ...] = ()) -> None:
+        self._definition, self._seed, self._priors = definition, seed, priors
         self._random = samplers.RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -236,12 +240,15 @@ class FreezeThawSampler(samplers.BaseSampler):
             return {}
         others = list(filter(has_begun, study._get_trials(deepcopy=False)))
         others = [each for each in others if each.number != trial.number]
+        rng = np.random.default_rng(self._seed)
         if len(others) < RANDOM_TRIALS:
-            return {}
+            if not self._priors or self._seed % PRIOR_SHARE != 1:
+                return {}
+            return propose_by_priors(self._priors, curve_space(self._definition).encoder, rng)
         if study._storage not in _FORECASTERS:
-            _FORECASTERS[study._storage] = CurveForecaster(curve_space(self._definition))
+            _FORECASTERS[study._storage] = CurveForecaster(curve_space(self._definition, self._priors))
         fitted = _FORECASTERS[study._storage].fit(others)
-        return {} if fitted is None else fitted.propose(np.random.default_rng(self._seed))[0]
+        return {} if fitted is None else fitted.propose(rng)[0]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -25,6 +25,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import LISTED_ATTRIBUTES
+from hpo.search.curve_model import Prior
 from hpo.search.freeze_thaw import FreezeThawSampler
 from hpo.search.genetic import SteadyNSGAIISampler
 from hpo.search.objectives import Objectives
@@ -49,7 +50,9 @@ def derive_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
 
 
-def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
+def build_sampler(
+    definition: Definition, number: int, priors: tuple[Prior, ...] = ()
+) -> samplers.BaseSampler:
     """Build the sampler that proposes the setting of a trial.
 
     With TPE and the pruner ``asha``, one trial in three gets a random sampler.
@@ -57,6 +60,7 @@ def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
     Args:
         definition: The study.
         number: The trial's number.
+        priors: What studies of other data sets say of the settings, for the sampler ``freeze_thaw``.
     """
     name, study_seed = definition.search.sampler.name, definition.search.sampler.seed
     seed, objectives = derive_seed(study_seed, number), Objectives(definition.objectives)
@@ -79,7 +83,7 @@ def build_sampler(definition: Definition, number: int) -> samplers.BaseSampler:
         gp = samplers.GPSampler(seed=seed, warn_independent_sampling=False)
         return ViewingSampler(gp, objectives)
     if name == "freeze_thaw":
-        return FreezeThawSampler(definition, seed)
+        return FreezeThawSampler(definition, seed, priors)
     if name == "random":
         return samplers.RandomSampler(seed=seed)
     if name == "qmc":

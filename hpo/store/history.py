@@ -36,6 +36,7 @@ from sqlalchemy.orm import Session
 from hpo.errors import StoreError
 from hpo.search import replicates, sampler_views, samplers
 from hpo.search.asha import Rungs, RungTable
+from hpo.search.curve_model import Prior
 from hpo.search.freeze_thaw import CurveTable, build_table
 from hpo.search.objectives import Objectives
 from hpo.store import rows
@@ -87,10 +88,10 @@ class History(_CachedStorage):
         name: The study's name.
         metric: What the study's trials report.
         objectives: What they are compared by.
-        unwritten_parameters: Parameters of the own trial that are held back: internal value and
-            distribution, by name.
+        unwritten_parameters: Held back of the own trial: internal value and distribution, by name.
         unwritten_attributes: System attributes of the own trial that are held back.
         warm_start_trials: Other studies' trials, which a sampler sees before this study's.
+        priors: What the order of other studies' trials says of settings, to the sampler freeze_thaw.
         rung_table: The study's rungs, and the trials that reached them; None if it has no rungs.
     """
 
@@ -104,6 +105,7 @@ class History(_CachedStorage):
         self.unwritten_parameters: dict[str, tuple[float, BaseDistribution]] = {}
         self.unwritten_attributes: dict[str, Any] = {}
         self.warm_start_trials: list[FrozenTrial] = []
+        self.priors: tuple[Prior, ...] = ()
         self.rung_table: RungTable | CurveTable | None = None
         self._own_trial: FrozenTrial | None = None
         self._left_trial_id = 0  # id of the previous own trial, which is to be read again

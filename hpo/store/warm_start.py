@@ -1,18 +1,21 @@
 """Warm start: a new study's sampler learns from trials of earlier studies (``[search] start_from``).
 
-The accuracies of an earlier study must be comparable with those of the new one, so all options that decide
-this must be equal. Of its trials the sampler sees those whose settings the new study could try itself: what
-the new study fixes has the same value, and what it searches lies within its ranges, whether the earlier
-study searched it, listed it, or fixed it.
+If all options that decide whether accuracies can be compared are equal, the sampler sees the values of the
+earlier study's trials. It sees those whose settings the new study could try itself: what the new study
+fixes has the same value, and what it searches lies within its ranges, whether the earlier study searched
+it, listed it, or fixed it.
 
-A worker reads them once. They are copies with the new study's distributions. All have the number -1, which
-is below every real trial's; Optuna's intersection search space still counts trials of that number (it does
-not count those of -2 and below).
+Of any other study, such as one of another data set, or of fewer epochs, the sampler ``freeze_thaw`` learns
+the order of the settings (``search.rank_prior``). What the new study fixes may then have had another value.
+
+A worker reads the trials once. They are copies with the new study's distributions. All have the number -1,
+which is below every real trial's; Optuna's intersection search space still counts trials of that number (it
+does not count those of -2 and below).
 """
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +31,7 @@ from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
 from hpo.training.config import settings_of
 
+ORDER_SAMPLERS = ("freeze_thaw",)  # that learn from the order of another study's trials
 MAX_REASONS = 3  # how many reasons for leaving out trials a message names
 
 log = logging.getLogger("hpo")
@@ -39,17 +43,25 @@ class WarmStart:
 
     Attributes:
         study: The earlier study's name.
+        definition: The earlier study.
         trials: Copies of its usable trials, one for each setting.
         left_out: Number of other complete or pruned trials, by the reason why they are left out.
+        difference: Why only the order of the trials counts; None if their values do.
     """
 
     study: str
+    definition: Definition
     trials: tuple[FrozenTrial, ...]
     left_out: Mapping[str, int]
+    difference: str | None = None
 
     def __str__(self) -> str:
         count = len(self.trials)
-        text = f"the sampler starts from {count} trial{'s' * (count != 1)} of study '{self.study}'"
+        text = f"{count} trial{'s' * (count != 1)} of study '{self.study}'"
+        if self.difference is None:
+            text = f"the sampler starts from {text}"
+        else:
+            text = f"the sampler starts from the order of {text}, not from their values: {self.difference}"
         return f"{text}; left out: {self.reasons}" if self.left_out else text
 
     @property
@@ -73,7 +85,8 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
 
     Raises:
         DefinitionError: An earlier study does not exist, was made by another tool or another version of
-            hpo, is still running, is not comparable, or has no usable trial.
+            hpo, is still running, has no usable trial, or is not comparable and the sampler cannot learn
+            from the order of trials.
         StoreUnavailable: The database is unavailable.
         StoreError: The database refuses the request, or an earlier study was deleted meanwhile.
     """
@@ -82,34 +95,30 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
     ]
 
 
-def usable_trials(storage: Storage, definition: Definition) -> list[FrozenTrial]:
-    """Return the trials of earlier studies that a study's sampler learns from.
+def read_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart]:
+    """Return what a study's sampler learns from earlier studies.
 
     A study that cannot be read is left out, for example because it was deleted since the check; the log
-    names it. Whether studies are comparable is not checked again.
+    names it. Whether it is still running is not checked again.
 
     Args:
         storage: The storage that all the studies are in.
         definition: The definition of the study whose sampler it is.
 
-    Returns:
-        Copies of the usable trials, one for each setting, with the new study's distributions and the number
-        -1. Listed settings of the new study are left out.
-
     Raises:
         StoreUnavailable: The database stays unavailable. Without the trials it would be another search.
     """
-    trials: list[FrozenTrial] = []
+    found: list[WarmStart] = []
     for name in dict.fromkeys(definition.search.start_from):
         try:
-            trials += _read_warm_start(
-                storage, definition, name, studies.read_definition(storage, name)
-            ).trials
+            found.append(
+                _read_warm_start(storage, definition, name, studies.read_definition(storage, name))
+            )
         except StoreUnavailable:
             raise
         except HpoError as error:
             log.warning("search.start_from: %s; the sampler continues without it", error)
-    return trials
+    return found
 
 
 def _check_and_read(storage: Storage, definition: Definition, name: str) -> WarmStart:
@@ -124,11 +133,12 @@ def _check_and_read(storage: Storage, definition: Definition, name: str) -> Warm
         raise DefinitionError(f"{option}: {error}") from error
     if status.read_status(storage, name).state == "running":
         raise DefinitionError(f"{where} is running; wait until it is complete, or 'hpo stop {name}'")
-    if differences := list(_differences(definition, old, _chosen_precision(storage, name))):
-        raise DefinitionError(
-            f"{where} is not comparable ({'; '.join(differences)}); make them the same, or leave it out"
-        )
     found = _read_warm_start(storage, definition, name, old)
+    if found.difference is not None and definition.search.sampler.name not in ORDER_SAMPLERS:
+        raise DefinitionError(
+            f"{where} is not comparable ({found.difference}); make them the same, leave it out, or use the "
+            f"sampler {' or '.join(ORDER_SAMPLERS)}, which learns from the order of its trials"
+        )
     if not found.trials:
         why = f"this study could try the setting of none of its trials: {found.reasons}"
         raise DefinitionError(f"{where}: {why if found.left_out else 'it has no trial that ended'}")
@@ -156,21 +166,47 @@ def _differences(new: Definition, old: Definition, precision: str | None) -> Ite
 
 
 def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definition) -> WarmStart:
-    """Read the trials of an earlier study whose settings the new one could try itself."""
+    """Read an earlier study's trials: for their values if these can be compared, else for their order."""
+    there = status.read_trials(storage, name)
+    ended = [
+        trial
+        for trial in replicates.merge_replicates(there, replicates.first_trial_numbers(there))
+        # Without a value a complete one is another tool's; a pruned one diverged in its first epoch.
+        if trial.state == TrialState.PRUNED
+        or (trial.state == TrialState.COMPLETE and trial.value is not None)
+    ]
+    differences = list(_differences(new, old, _chosen_precision(storage, name)))
+    if differences:
+        return _select_trials(ended, new, name, old, difference="; ".join(differences))
+    found = _select_trials(ended, new, name, old)
+    if found.trials or not ended or new.search.sampler.name not in ORDER_SAMPLERS:
+        return found
+    return _select_trials(ended, new, name, old, difference=found.reasons)
+
+
+def _select_trials(
+    ended: Sequence[FrozenTrial], new: Definition, name: str, old: Definition, difference: str | None = None
+) -> WarmStart:
+    """Select the trials of an earlier study whose settings the new one could try itself.
+
+    Args:
+        ended: The trials of the earlier study that ended.
+        new: The new study.
+        name: The earlier study's name.
+        old: The earlier study.
+        difference: Why only the order counts. Then it does not matter what the new study fixes or lists.
+    """
     listed = [new.complete_hyperparameters(point) for point in new.listed_points]
     trials: list[FrozenTrial] = []
     left_out: Counter[str] = Counter()
-    there = status.read_trials(storage, name)
-    for trial in replicates.merge_replicates(there, replicates.first_trial_numbers(there)):
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-            continue
-        if trial.state == TrialState.COMPLETE and trial.value is None:
-            continue  # another tool's; a pruned trial without a value diverged in its first epoch
+    for trial in ended:
         setting = settings_of(old.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {})))
         active = {p.name: p for p in new.space if space.is_active(p, setting)}
-        why = _why_unusable(new, setting, active)
+        why = _why_outside(setting, active)
+        if difference is None:
+            why = _why_different(new, setting) or why
         params = {parameter: setting[parameter] for parameter in active if why is None}
-        if why is None and params in listed:
+        if why is None and difference is None and params in listed:
             why = "listed here too"
         if why is not None:
             left_out[why] += 1
@@ -184,13 +220,23 @@ def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definiti
                 intermediate_values=trial.intermediate_values,
             )
         )
-    return WarmStart(study=name, trials=tuple(trials), left_out=left_out)
+    return WarmStart(
+        study=name, definition=old, trials=tuple(trials), left_out=left_out, difference=difference
+    )
 
 
-def _why_unusable(
-    new: Definition, setting: Mapping[str, Any], active: Mapping[str, space.Parameter]
-) -> str | None:
-    """Return the reason why a study could not try a setting; None if it could."""
+def _why_outside(setting: Mapping[str, Any], active: Mapping[str, space.Parameter]) -> str | None:
+    """Return the reason why a setting is not within the parameters that are searched; None if it is."""
+    for name, parameter in active.items():
+        if name not in setting:
+            return f"without {name}"
+        if not parameter.contains(setting[name]):
+            return f"{name} outside of {parameter.values}"
+    return None
+
+
+def _why_different(new: Definition, setting: Mapping[str, Any]) -> str | None:
+    """Return what a setting has otherwise than a study fixes it; None if nothing."""
     searched = {parameter.name for parameter in new.space}
     for name, value in new.train.items():
         # One of the two precisions may be what "auto" chose; a seed is not part of a setting.
@@ -199,10 +245,5 @@ def _why_unusable(
             continue
         if setting.get(name) != value:
             return f"{name} {quote_value(setting.get(name))}, where this study has {quote_value(value)}"
-    for name, parameter in active.items():
-        if name not in setting:
-            return f"without {name}"
-        if not parameter.contains(setting[name]):
-            return f"{name} outside of {parameter.values}"
     unknown = setting.keys() - new.train.keys() - searched
     return f"with {min(unknown)}, which this study does not know" if unknown else None

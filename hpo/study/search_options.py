@@ -120,5 +120,5 @@ class Search(BaseModel):
     start_from: Annotated[
         tuple[str, ...],
         BeforeValidator(_list_to_tuple),
-        Field(description="ended studies of the same store whose trials the sampler learns from"),
+        Field(description="ended studies of the same store; the sampler learns from their trials"),
     ] = ()

@@ -47,7 +47,7 @@ def choose_setting(
     study = optuna.Study(
         definition.name,
         history,
-        sampler=samplers.build_sampler(definition, claim.number),
+        sampler=samplers.build_sampler(definition, claim.number, history.priors),
         pruner=pruners.build_pruner(definition),
     )
     trial = optuna.Trial(study, claim.trial_id)

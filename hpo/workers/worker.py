@@ -11,6 +11,7 @@ from hpo.errors import ArtifactError, DataError, HpoError, ImagesUnreadable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
 from hpo.search.freeze_thaw import CurveTable
+from hpo.search.rank_prior import learn_priors
 from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.process import Owner
@@ -72,7 +73,7 @@ def run_worker(
     while not stop.is_set():
         definition = studies.read_definition(storage, name)
         context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
-        history.rungs = asha.rungs_of(definition)
+        history.rungs = asha.rungs_of(definition, history.priors)
         claim = claim_next(storage, history, owner, settings.lease_seconds, definition)
         if claim is None:
             if _is_over(storage, history.study_id, definition):
@@ -108,8 +109,14 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     history = History(
         storage, studies.find_study_id(storage, name), name, definition.metric, definition.objectives
     )
+    warm_starts = warm_start.read_warm_starts(storage, definition)
     history.warm_start_trials = samplers.select_trials(
-        warm_start.usable_trials(storage, definition), definition.metric
+        [trial for each in warm_starts if each.difference is None for trial in each.trials],
+        definition.metric,
+    )
+    history.priors = learn_priors(
+        definition,
+        [(each.definition, each.trials) for each in warm_starts if each.difference is not None],
     )
     device = find_device(settings.device)
     if device.type == "cpu":

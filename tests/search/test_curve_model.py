@@ -13,6 +13,7 @@ from hpo.search.curve_model import (
     LENGTH_PRIOR,
     NEW_TRIAL,
     PRIORS,
+    WEIGHT_PRIOR,
     CurveModel,
     Observations,
 )
@@ -33,16 +34,33 @@ def observe(trials: int, epochs: int, seed: int = 0) -> Observations:
     return Observations(rows_NP, times_N, trials_N, values_N - values_N.mean())
 
 
-def hyperparameters(seed: int) -> np.ndarray:
-    """Draw the logarithms of three length scales and of the terms from their priors."""
+def rises(rows: np.ndarray) -> np.ndarray:
+    """Return what one earlier study says of settings."""
+    return 2 * rows[:, 1] - 1
+
+
+def has_waves(rows: np.ndarray) -> np.ndarray:
+    """Return what another one says."""
+    return np.sin(9 * rows[:, 0])
+
+
+EARLIER = ([], [rises], [rises, has_waves])
+
+
+def priors_of(earlier: list) -> np.ndarray:
+    return np.array([LENGTH_PRIOR] * 3 + list(PRIORS.values()) + [WEIGHT_PRIOR] * len(earlier))
+
+
+def hyperparameters(seed: int, earlier: list) -> np.ndarray:
+    """Draw the logarithms of three length scales, of the terms and of the weights from their priors."""
     rng = np.random.default_rng(seed)
-    priors = np.array([LENGTH_PRIOR] * 3 + list(PRIORS.values()))
+    priors = priors_of(earlier)
     return rng.normal(priors[:, 0], priors[:, 1] / 2)
 
 
-def covariance(theta: np.ndarray, one: tuple, other: tuple) -> float:
+def covariance(theta: np.ndarray, one: tuple, other: tuple, earlier: list) -> float:
     """Return the covariance of two values without noise; each is a setting, a time and a trial."""
-    lengths, term = np.exp(theta[:-TERMS]), dict(zip(PRIORS, np.exp(theta[-TERMS:]), strict=True))
+    lengths, term = np.exp(theta[:3]), dict(zip(PRIORS, np.exp(theta[3 : 3 + TERMS]), strict=True))
     (row, time, trial), (other_row, other_time, other_trial) = one, other
     distances = [
         float(a != b) if is_choice else a - b
@@ -52,6 +70,8 @@ def covariance(theta: np.ndarray, one: tuple, other: tuple) -> float:
     matern = (1 + r + r**2 / 3) * math.exp(-r)
     over_time = math.exp(-((time - other_time) ** 2) / (2 * term["time"] ** 2))
     found = term["trend"] ** 2 * over_time + term["quality"] ** 2 * matern
+    for weight, say in zip(np.exp(theta[3 + TERMS :]), earlier, strict=True):
+        found += weight**2 * say(row[None])[0] * say(other_row[None])[0]
     return found + term["shape"] ** 2 * matern * over_time + term["run"] ** 2 * (trial == other_trial)
 
 
@@ -59,46 +79,50 @@ def places(seen: Observations) -> list[tuple]:
     return list(zip(seen.rows_NP, seen.times_N, seen.trials_N, strict=True))
 
 
-def covariances(theta: np.ndarray, ones: list[tuple], others: list[tuple]) -> np.ndarray:
-    return np.array([[covariance(theta, one, other) for other in others] for one in ones])
+def covariances(theta: np.ndarray, ones: list[tuple], others: list[tuple], earlier: list) -> np.ndarray:
+    return np.array([[covariance(theta, one, other, earlier) for other in others] for one in ones])
 
 
-def covariance_of_values(theta: np.ndarray, seen: Observations) -> np.ndarray:
+def covariance_of_values(theta: np.ndarray, seen: Observations, earlier: list) -> np.ndarray:
     noise = math.exp(theta[3 + list(PRIORS).index("noise")]) ** 2 + JITTER
-    return covariances(theta, places(seen), places(seen)) + noise * np.eye(len(seen.values_N))
+    return covariances(theta, places(seen), places(seen), earlier) + noise * np.eye(len(seen.values_N))
 
 
+@pytest.mark.parametrize("earlier", EARLIER)
 @pytest.mark.parametrize("seed", range(3))
-def test_predictions_are_those_of_the_textbook(seed):
+def test_predictions_are_those_of_the_textbook(seed, earlier):
     """Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", equations 2.23 and 2.24."""
-    seen, theta = observe(5, 3, seed), hyperparameters(seed)
+    seen, theta = observe(5, 3, seed), hyperparameters(seed, earlier)
     rows = np.vstack([seen.rows_NP[:4], [[0.2, 0.9, 2.0], [0.2, 0.9, -1.0]]])
     times, trials = np.array([1.0, 0.3, 1.0, 1.0, 1.0, 0.5]), np.array([0, 0, 0, 1, -1, -1])
-    means, deviations = CurveModel(IS_CHOICE, seen, theta, fit=False).predict(rows, times, trials)
+    model = CurveModel(IS_CHOICE, seen, theta, fit=False, priors=earlier)
+    means, deviations = model.predict(rows, times, trials)
     asked = list(zip(rows, times, trials, strict=True))
-    cross = covariances(theta, places(seen), asked)
-    inverse = np.linalg.inv(covariance_of_values(theta, seen))
+    cross = covariances(theta, places(seen), asked, earlier)
+    inverse = np.linalg.inv(covariance_of_values(theta, seen, earlier))
     of_runs = np.where(trials == NEW_TRIAL, math.exp(2 * theta[3 + list(PRIORS).index("run")]), 0)
-    variances = np.diag(covariances(theta, asked, asked) - cross.T @ inverse @ cross) - of_runs
+    variances = np.diag(covariances(theta, asked, asked, earlier) - cross.T @ inverse @ cross) - of_runs
     assert means == pytest.approx(cross.T @ inverse @ seen.values_N)
     assert deviations == pytest.approx(np.sqrt(variances), rel=1e-4)
 
 
+@pytest.mark.parametrize("earlier", EARLIER)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_loss_is_the_density_of_the_values_and_of_the_priors(seed):
-    seen, theta = observe(4, 3, seed), hyperparameters(seed)
-    model = CurveModel(IS_CHOICE, seen, theta, fit=False)
-    priors = np.array([LENGTH_PRIOR] * 3 + list(PRIORS.values()))
-    expected = -stats.multivariate_normal(cov=covariance_of_values(theta, seen)).logpdf(seen.values_N)
+def test_the_loss_is_the_density_of_the_values_and_of_the_priors(seed, earlier):
+    seen, theta = observe(4, 3, seed), hyperparameters(seed, earlier)
+    model = CurveModel(IS_CHOICE, seen, theta, fit=False, priors=earlier)
+    priors, cov = priors_of(earlier), covariance_of_values(theta, seen, earlier)
+    expected = -stats.multivariate_normal(cov=cov).logpdf(seen.values_N)
     expected -= len(seen.values_N) / 2 * math.log(2 * math.pi)
     expected += (((theta - priors[:, 0]) / priors[:, 1]) ** 2).sum() / 2
     assert model.loss_and_gradient(theta)[0] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("earlier", EARLIER)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_gradient_is_that_of_finite_differences(seed):
-    seen, theta = observe(6, 4, seed), hyperparameters(seed)
-    model = CurveModel(IS_CHOICE, seen, theta, fit=False)
+def test_the_gradient_is_that_of_finite_differences(seed, earlier):
+    seen, theta = observe(6, 4, seed), hyperparameters(seed, earlier)
+    model = CurveModel(IS_CHOICE, seen, theta, fit=False, priors=earlier)
     expected = [
         (model.loss_and_gradient(theta + step)[0] - model.loss_and_gradient(theta - step)[0]) / 2e-5
         for step in 1e-5 * np.eye(len(theta))

@@ -309,7 +309,7 @@ def test_a_warm_start_waits_for_the_store_and_does_not_go_on_without_it(with_tab
         raise sa.exc.OperationalError("BEGIN", {}, sqlite3_error(sqlite3.SQLITE_BUSY))
 
     sa.event.listen(storage.engine, "begin", away)
-    for call in (warm_start.usable_trials, warm_start.find_warm_starts):
+    for call in (warm_start.read_warm_starts, warm_start.find_warm_starts):
         assert isinstance(error_of(lambda call=call: call(storage, new)), StoreUnavailable)
 
 

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.errors import DefinitionError, StoreError
+from hpo.search.rank_prior import learn_priors
 from hpo.store import process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.storage import Storage
@@ -51,7 +52,13 @@ def history_of(storage: Storage, definition: Definition) -> History:
     history = History(
         storage, studies.find_study_id(storage, definition.name), definition.name, definition.metric
     )
-    history.warm_start_trials = warm_start.usable_trials(storage, definition)
+    warm_starts = warm_start.read_warm_starts(storage, definition)
+    history.warm_start_trials = [
+        trial for each in warm_starts if each.difference is None for trial in each.trials
+    ]
+    history.priors = learn_priors(
+        definition, [(each.definition, each.trials) for each in warm_starts if each.difference]
+    )
     return history
 
 
@@ -188,6 +195,55 @@ def test_a_setting_that_the_new_study_lists_is_left_out(storage):
     assert len(found.trials) == 29
 
 
+DIFFERENT = (
+    ({"train": {"dataset": "mnist"}}, "dataset is 'digits' there and 'mnist' here"),
+    ({"train": {"epochs": 9}}, "30 (epochs 3, where this study has 9)"),
+    ({"train": {"metric": "loss"}}, "the metric is accuracy (maximized) there and loss (minimized) here"),
+)
+
+
+@pytest.mark.parametrize(("changes", "difference"), DIFFERENT)
+def test_freeze_thaw_starts_from_the_order_of_values_that_cannot_be_compared(storage, changes, difference):
+    definition = study_of("new", sampler="freeze_thaw", start_from=("old",), **changes)
+    (found,) = warm_start.find_warm_starts(storage, definition)
+    assert str(found) == (
+        "the sampler starts from the order of 30 trials of study 'old', not from their values: "
+        f"{difference}"
+    )
+    assert found.definition == studies.read_definition(storage, "old")
+    assert {trial.distributions["lr"] for trial in found.trials} == {LR.distribution()}
+    studies.create_study(storage, definition, "")
+    history = history_of(storage, definition)
+    assert (len(history.priors), history.warm_start_trials) == (1, [])
+
+
+def test_of_the_order_only_searched_parameters_matter(storage):
+    """A setting counts although the new study fixes an option otherwise, or lists it."""
+    first = optuna.load_study(study_name="old", storage=storage).trials[0].params
+    narrow = space.Parameter(name="lr", kind="float", values=space.Range(low=1e-4, high=0.1, log=True))
+    definition = study_of(
+        "new", sampler="freeze_thaw", start_from=("old",), space=(narrow,), train={"dataset": "mnist"}
+    )
+    (found,) = warm_start.find_warm_starts(storage, definition)
+    old = optuna.load_study(study_name="old", storage=storage).trials
+    assert [each.params["lr"] for each in found.trials] == [
+        each.params["lr"] for each in old if each.params["lr"] <= 0.1
+    ]
+    assert list(found.left_out) == ["lr outside of 0.0001 to 0.1, log"]
+    listing = study_of(
+        "new", sampler="freeze_thaw", start_from=("old",), points=(first,), train={"dataset": "mnist"}
+    )
+    assert len(warm_start.find_warm_starts(storage, listing)[0].trials) == 30
+
+
+def test_a_comparable_study_gives_its_values_to_freeze_thaw_too(storage):
+    (found,) = warm_start.find_warm_starts(
+        storage, study_of("new", sampler="freeze_thaw", start_from=("old",))
+    )
+    assert found.difference is None
+    assert str(found) == "the sampler starts from 30 trials of study 'old'"
+
+
 def test_an_unusable_study_to_start_from_is_refused(storage):
     def refused(**changes) -> str:
         with pytest.raises((DefinitionError, StoreError)) as caught:
@@ -198,6 +254,7 @@ def test_an_unusable_study_to_start_from_is_refused(storage):
     assert "study 'new': search.start_from: study 'old' is not comparable" in message
     assert "limit is nothing there and 100 here" in message
     assert "precision is 'auto' there and 'bf16' here" in message
+    assert "use the sampler freeze_thaw, which learns from the order of its trials" in message
     message = refused(train={"image_size": 32})
     assert "this study could try the setting of none of its trials" in message
     assert "30 (image_size 224, where this study has 32)" in message
@@ -249,7 +306,7 @@ def test_a_study_deleted_later_is_skipped_with_a_warning(storage, caplog):
     definition = study_of("new", start_from=("old",))
     studies.create_study(storage, definition, "")
     studies.delete_study(storage, "old")
-    assert warm_start.usable_trials(storage, definition) == []
+    assert warm_start.read_warm_starts(storage, definition) == []
     assert "no study 'old'" in caplog.text
 
 
@@ -290,6 +347,14 @@ def test_a_study_file_names_the_studies_to_start_from(place):
     again = place.here("run", "new.toml")
     assert "nothing to do" in again.err
 
+    longer = warm.replace("epochs = 1", "epochs = 2").replace('pruner = "none"', "").replace("= 3", "= 15")
+    done = place.hpo("run", place.study(longer, "longer"), "--devices", "cpu:1")
+    assert (
+        "hpo: the sampler starts from the order of 12 trials of study 'old', not from their values: "
+        "12 (epochs 1, where this study has 2)\n"
+    ) in done.err
+    assert sum(abs(trial.params["x"] - 0.7) < 0.1 for trial in load(place, "longer").trials) >= 5
+
     for text, message in (
         (warm.replace('["old"]', '["odl"]'), "no study 'odl' in the store; did you mean 'old'?"),
         (warm.replace('["old"]', '"old"'), "search.start_from: want a list of strings, found 'old'"),
@@ -299,6 +364,10 @@ def test_a_study_file_names_the_studies_to_start_from(place):
             "this study could try the setting of none of its trials",
         ),
         (warm.replace("epochs = 1", "epochs = 2"), "12 (epochs 1, where this study has 2)"),
+        (
+            warm.replace('pruner = "none"', "").replace("x = {", "y = { low = 0.0, high = 1.0 }\nx = {"),
+            "this study could try the setting of none of its trials: 12 (without y)",
+        ),
         (warm.replace("[space]", "width = 3\n[space]"), "12 (width nothing, where this study has 3)"),
     ):
         refused = place.here("create", place.study(text, "other"), code=1)

@@ -56,7 +56,7 @@ def test_settings_are_ordered_as_in_the_earlier_study():
         rates = np.geomspace(1e-4, 1.0, 31)
         said = say(np.array([encoder.encode({"lr": lr}) for lr in rates.tolist()]))
         assert distance(rates[said.argmax()]) < 0.3
-        assert said.argmin() in (0, len(said) - 1)
+        assert max(said[0], said[-1]) < said.max() - 0.5
         assert -3 < said.min() < said.max() < 3, "normal quantiles"
 
 
@@ -65,33 +65,32 @@ def test_a_study_that_says_nothing_is_left_out():
     assert learn_priors(study(), [(study(epochs=4), failed), (study(), [])]) == ()
 
 
-def test_of_the_first_settings_half_are_those_that_did_well_before():
+def test_of_the_first_settings_some_are_those_that_did_well_before():
     priors = learn_priors(study(), [(study(epochs=4), trials_of(lambda lr: -distance(lr), 4))])
     found = []
     for number in range(60):
         warm = samplers.build_sampler(study(), number, priors)
         setting = warm.sample_relative(maximizing(), FrozenTrial.__new__(FrozenTrial), {})
         found += [setting["lr"]] if setting else []
-    assert 20 < len(found) < 40
+    assert 8 < len(found) < 24, "one in four"
     assert max(map(distance, found)) < 0.3
 
 
-def order_found(best_before: float, own: list[FrozenTrial], *, is_warm: bool) -> float:
-    """Return how the model's forecasts of learning rates correlate with their true values."""
+def distance_found(best_before: float, own: list[FrozenTrial], *, is_warm: bool) -> float:
+    """Return how far from the best learning rate that one is of which the model expects most."""
     earlier = trials_of(lambda lr: -abs(math.log10(lr / best_before)), 4)
     priors = learn_priors(study(), [(study(epochs=4), earlier)]) if is_warm else ()
     fitted = CurveForecaster(curve_space(study(), priors)).fit(own)
     assert fitted is not None
     rates = np.geomspace(1e-4, 1.0, 41)
     rows = np.array([curve_space(study()).encoder.encode({"lr": lr}) for lr in rates.tolist()])
-    truth = [-distance(lr) for lr in rates]
-    return float(np.corrcoef(fitted.final_quantiles(rows), truth)[0, 1])
+    return distance(rates[fitted.final_quantiles(rows).argmax()])
 
 
 def test_an_order_that_holds_is_taken_over_and_another_one_is_not():
     own = trials_of(lambda lr: 0.9 - 0.2 * distance(lr), EPOCHS, RANDOM_TRIALS)
     for number, each in enumerate(own):
         each.number = number
-    few = own[:3]  # all far below the best learning rate
-    assert order_found(BEST, few, is_warm=True) > 0.9 > order_found(BEST, few, is_warm=False)
-    assert order_found(1e-4, own, is_warm=True) > 0.9
+    few = own[:2]  # far below the best learning rate
+    assert distance_found(BEST, few, is_warm=True) < 0.15 < distance_found(BEST, few, is_warm=False)
+    assert distance_found(1e-4, own, is_warm=True) < 0.3

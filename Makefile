@@ -83,7 +83,7 @@ bench-load: install  ## measure what 1 to 64 workers cost a Postgres, six minute
 
 bench-search: install  ## compare search strategies on recorded curves and synthetic studies
 	$(BIN)/python -m benchmarks.search
-	$(BIN)/python -m benchmarks.many_studies --seeds 3 --trainings 20
+	$(BIN)/python -m benchmarks.many_studies --seeds 3 --trainings 20 --warm
 	$(BIN)/python -m benchmarks.fronts
 
 PEERS := .venv-peers

@@ -10,12 +10,14 @@ The first ``RANDOM_TRIALS`` settings are random. Until they have begun, every tr
 rung. Of the later settings one in ``RANDOM_SHARE`` is random, too: so a model that is wrong about a part of
 the space finds out. When no new setting is left, paused trials continue while their chance to become the
 best is at least ``LEAST_CHANCE``. The best trial so far continues in any case: the winner has to be a whole
-training.
+training. So do the most promising ones until one trial in ``WHOLE_SHARE`` is whole: with few images the
+first epochs say little, and the model is too sure of itself.
 
 Fitting the model takes some tenths of a second. So it is fitted before the transaction that acts on it
 (``CurveTable.prepare``), and the transaction compares what the model said with the trials as they are then.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -36,6 +38,7 @@ RANDOM_TRIALS = 15
 PRIOR_SHARE = 4  # of the first settings one in so many is what earlier studies like best
 RANDOM_SHARE = 4  # later on, one new setting in so many is random
 LEAST_CHANCE = 0.05
+WHOLE_SHARE = 8  # one trial in so many runs to its last epoch
 
 
 def build_table(rungs: Rungs, trials: Iterable[FrozenTrial] = ()) -> "RungTable | CurveTable":
@@ -67,6 +70,7 @@ class CurveTable:
         self._trials: dict[int, FrozenTrial] = {}
         self._paused: dict[int, int] = {}  # the rung at which a trial waits, by number
         self._forecasts: dict[int, Forecast] = {}  # of paused trials and the own one, the best first
+        self._finalists: set[int] = set()  # that run to the end whatever their chance, as of ``prepare``
         self._promise_of_new: float | None = None  # of the best new setting; None if none is left
         self._best: int | None = None  # number of the trial with the best value; None until it is asked for
         self._has_model = False
@@ -100,6 +104,7 @@ class CurveTable:
         begun = [trial for number, trial in known if has_begun(trial) or number in self._paused]
         compared = sum(map(self.rungs.is_compared, self._trials.values()))
         self._forecasts, self._promise_of_new, self._has_model = {}, None, False
+        self._finalists = set()
         if len(begun) < RANDOM_TRIALS and compared < self.rungs.max_trials:
             return
         numbers = [*self._paused, *([] if own is None else [own.number])]
@@ -110,6 +115,7 @@ class CurveTable:
         forecasts = dict(zip(numbers, fitted.forecast(numbers), strict=True))
         ranked = sorted(forecasts, key=lambda number: (-forecasts[number].promise, number))
         self._forecasts = {number: forecasts[number] for number in ranked}
+        self._finalists = self._choose_finalists(compared)
         if compared < self.rungs.max_trials:
             _, self._promise_of_new = fitted.propose(np.random.default_rng([self._space.seed, len(begun)]))
 
@@ -153,7 +159,24 @@ class CurveTable:
         forecast = self._forecasts[number]
         if is_new_left and self._promise_of_new is not None:
             return forecast.promise >= self._promise_of_new
-        return forecast.chance >= LEAST_CHANCE or number == self._best_number()
+        is_certain = number in self._finalists or number == self._best_number()
+        return is_certain or forecast.chance >= LEAST_CHANCE
+
+    def _choose_finalists(self, compared: int) -> set[int]:
+        """Return the trials of which most is expected, as many as lack to one whole one in ``WHOLE_SHARE``.
+
+        Args:
+            compared: The number of trials that are compared.
+        """
+        whole = sum(
+            trial.state == TrialState.COMPLETE and self.rungs.is_compared(trial)
+            for trial in self._trials.values()
+        )
+        expected = {
+            number: self._space.metric.score(each.value) for number, each in self._forecasts.items()
+        }
+        ranked = sorted(expected, key=lambda number: (-expected[number], number))
+        return set(ranked[: max(math.ceil(compared / WHOLE_SHARE) - whole, 0)])
 
     def _best_number(self) -> int | None:
         """Return the number of the trial with the best value by now; of equal ones the first.

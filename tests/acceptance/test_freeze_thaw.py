@@ -29,7 +29,7 @@ def climb(config, state):
         time.sleep(config.seconds)
         state["epoch"] += 1
         with open("epochs", "a") as file:
-            file.write(f"{config.x} {state['epoch']}\\n")
+            file.write(f"{config.x} {config.kind} {state['epoch']}\\n")
         height = 0.9 - (config.x - 0.3) ** 2 - (0.1 if config.kind == "b" else 0.0)
         yield height * (1 - 0.5 / state["epoch"]), state
 """

@@ -4,11 +4,14 @@ import statistics
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks import many_studies
 from benchmarks.synthetic_studies import STUDIES, SyntheticStudy
 from hpo.search.encoding import SpaceEncoder
 from hpo.study.space import is_active
+
+MODEL = "hpo: freeze_thaw, freeze_thaw from epoch 1"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,29 @@ def test_the_highest_learning_rates_diverge_in_some_studies(studies):
         ends = [study.predict_curve(setting).values[-1] for setting in settings]
         lost += all(abs(end - study.guess) < 0.1 * (study.top - study.guess) for end in ends)
     assert STUDIES / 10 < lost < STUDIES
+
+
+def test_in_an_alike_study_about_the_same_settings_do_well(studies):
+    likeness = {"alike": [], "unrelated": []}
+    for study in studies[:20]:
+        settings = random_settings(study, 60)
+        ends = [max(study.predict_curve(each).values) for each in settings]
+        for other, found in likeness.items():
+            there = SyntheticStudy(study.seed, other)
+            assert there.parameters == study.parameters
+            found.append(
+                stats.spearmanr(ends, [max(there.predict_curve(each).values) for each in settings])[0]
+            )
+    assert statistics.fmean(likeness["alike"]) > 0.6
+    assert abs(statistics.fmean(likeness["unrelated"])) < 0.3
+
+
+def test_a_strategy_can_start_from_another_study():
+    cold = many_studies.search("synthetic-4", MODEL, 1, 0, 3)
+    name = f"{MODEL}{many_studies.AFTER}alike"
+    warm = many_studies.search("synthetic-4", name, 1, 0, 3)
+    assert warm["strategy"] == name
+    assert warm["regrets"] != cold["regrets"]
 
 
 def search(study, seed, trainings, all_trainings=40.0):

@@ -160,6 +160,20 @@ def test_a_trial_that_went_on_from_a_rung_before_goes_on_again():
         assert table.decide(own).kind == kind
 
 
+def test_one_trial_in_eight_is_whole_in_the_end_however_sure_the_model_is(monkeypatch):
+    monkeypatch.setattr(freeze_thaw, "LEAST_CHANCE", 1.1)
+    table = table_of([trial(0, 0.9, EPOCHS, COMPLETE), *paused(20)[1:]], most=20)
+    continued = []
+    while True:
+        table.prepare()
+        promotion = table.next_promotion(last=True)
+        if promotion is None:
+            break
+        continued.append(promotion[0])
+        table.update(trial(promotion[0], 0.8 * promotion[0] / 20, EPOCHS, COMPLETE))
+    assert sorted(continued) == [18, 19], "with the first one, three of 20"
+
+
 def test_a_trial_that_waits_at_a_rung_without_a_setting_is_ended_too():
     """Another tool may have deleted its parameters and reports."""
     emptied = trial(0, 0.0, 2, WAITING)

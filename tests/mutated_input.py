@@ -26,7 +26,7 @@ from PIL import Image
 
 from hpo.errors import MESSAGE_LENGTH, HpoError
 from hpo.study import file
-from hpo.training import datasets
+from hpo.training import datasets, own_images
 from hpo.training.config import Config
 from tests.support import mutated_documents
 
@@ -217,8 +217,8 @@ def check_folder(rng: random.Random, place: Path) -> None:
         selection=rng.choice(("valid", "test")),
         limit=rng.choice((None, None, 2, 3)),
     )
-    datasets.describe_folder(settings)
-    scan = datasets.scan_folder(settings)
+    own_images.describe_images(settings.dataset)
+    scan = datasets.scan_files(settings, place)
     json.dumps(scan.document())
     list(scan.notes())
     datasets.load_dataset(settings, place)

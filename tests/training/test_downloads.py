@@ -87,6 +87,23 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
         ),
         ("svhn", "train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ there"),
         ("mnist", "mnist/{train,t10k}-images-idx3-ubyte.gz"),
+        (
+            "stl10",
+            "put stl10_binary.tar.gz from http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz ",
+        ),
+        (
+            "oxford_pets",
+            "put oxford-iiit-pet/images.tar.gz and oxford-iiit-pet/annotations.tar.gz from "
+            "https://www.robots.ox.ac.uk/~vgg/data/pets/data/ there",
+        ),
+        ("food101", "put food-101.tar.gz from http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz there"),
+        (
+            "flowers102",
+            "and flowers-102/setid.mat from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ ",
+        ),
+        ("eurosat", "put eurosat/EuroSAT.zip from https://huggingface.co/datasets/torchgeo/eurosat/"),
+        ("dtd", "put dtd/dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-"),
+        ("imagenette", "put imagenette2.tgz from https://s3.amazonaws.com/fast-ai-imageclas/imagenette2"),
     ],
 )
 def test_without_a_copy_or_a_network_the_message_says_what_to_put_where(tmp_path, name, wanted, capfd):
@@ -172,5 +189,5 @@ def test_a_copy_in_a_folder_that_cannot_be_written_is_read(tmp_path):
 def test_unknown_data_sets_are_refused_with_a_suggestion(tmp_path):
     message = load_error(Config(dataset="cifar-10"), tmp_path)
     assert "did you mean 'cifar10'?" in message
-    assert "folder:PATH" in message
+    assert "folder:PATH, list:FILE.csv" in message
     assert "no data set 'folder'" in load_error(Config(dataset="folder"), tmp_path)

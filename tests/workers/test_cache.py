@@ -13,6 +13,7 @@ from hpo.training import catalog, datasets, devices, models, precision
 from hpo.training.config import Config
 from hpo.training.data_facts import DataFacts
 from hpo.workers import cache
+from tests.support.file_sets import write_file_set
 from tests.support.images import write_images
 
 CPU = torch.device("cpu")
@@ -34,9 +35,11 @@ def test_a_dataset_is_read_once_and_image_size_matters_only_for_folders(worker_c
     assert worker_cache.load_dataset(settings()) is not worker_cache.load_dataset(settings(limit=65))
 
 
-def test_pictures_of_a_folder_are_read_anew_for_each_way_to_read_them(worker_cache, tmp_path):
+@pytest.mark.parametrize("dataset", ["folder:{}/pets", "eurosat"])
+def test_image_files_are_read_anew_for_each_way_to_read_them(worker_cache, tmp_path, monkeypatch, dataset):
     write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
-    here = {"dataset": f"folder:{tmp_path / 'pets'}", "limit": None}
+    write_file_set("eurosat", tmp_path, monkeypatch)
+    here = {"dataset": dataset.format(tmp_path), "limit": None}
     found = worker_cache.load_dataset(settings(**here))
     assert worker_cache.load_dataset(settings(**here, batch_size=8)) is found
     others = {

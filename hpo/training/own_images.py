@@ -44,7 +44,7 @@ def describe_images(dataset: str) -> str:
             continue
         counts.append(f"{name} {len(split.files)}")
         for file, label in zip(split.files, split.labels, strict=True):
-            path = Path(os.path.relpath(file, root)).as_posix()
+            path = os.path.relpath(file, root)
             told = f"{name}/{path}" if kind == "folder" else f"{name}/{path}={source.classes[label]}"
             names.update(f"{told}\n".encode(errors="surrogateescape"))
     return f"{', '.join(counts)} images, {len(source.classes)} classes, names {names.hexdigest()[:8]}"

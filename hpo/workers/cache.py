@@ -60,6 +60,7 @@ class WorkerCache:
         self._formats: dict[str, str] = {}  # by what decides it, as JSON: the memory format
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
         self._described: set[str] = set()  # names of files about a study's images that exist
+        self._listed: set[str] = set()  # published sets of image files that have been found
         self._images: dict[int, str] = {}  # by study: which own images it had when last checked
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
@@ -92,7 +93,9 @@ class WorkerCache:
         from hpo.training import datasets, own_images
 
         if not has_own_images(settings.dataset):
-            datasets.find_source(settings, self.data)
+            if settings.dataset not in self._listed:
+                datasets.find_source(settings, self.data)
+                self._listed.add(settings.dataset)
             return
         found = own_images.describe_images(settings.dataset)
         if self._images.get(study_id) != found:  # asked once: it locks the study

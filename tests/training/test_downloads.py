@@ -1,21 +1,25 @@
 """Data sets that are missing are downloaded once, or the message says what to put where."""
 
 import contextlib
+import dataclasses
 import functools
 import http.server
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from torchvision.datasets import CIFAR10, MNIST
 
-from hpo.training import datasets
+from hpo.training import datasets, file_sets
 from hpo.training.config import Config
 from tests.support.data_sets import assert_well_formed, keys, load_error, md5, write_cifar10
+from tests.support.file_sets import pack_file_set, write_file_set
 from tests.support.images import write_idx
 from tests.support.workplace import ROOT
 
@@ -72,6 +76,30 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
     assert len(datasets.load_dataset(Config(dataset="cifar10"), tmp_path / "root").train) == 90
     assert requests.count("GET cifar-10-python.tar.gz") >= 1
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["flowers102", "oxford_pets", "eurosat"])
+def test_image_files_are_downloaded_once_and_kept(tmp_path, server, monkeypatch, capfd, name):
+    folder, url, requests = server
+    write_file_set(name, tmp_path / "made", monkeypatch)
+    pack_file_set(name, tmp_path / "made", monkeypatch)
+    known, archives = file_sets.FILE_SETS[name], []
+    for archive in known.archives:
+        file = (tmp_path / "made" / archive.path).rename(folder / Path(archive.path).name)
+        archives.append(dataclasses.replace(archive, url=url + file.name))
+    served = dataclasses.replace(known, archives=tuple(archives))
+    monkeypatch.setitem(file_sets.FILE_SETS, name, served)
+    config, root = Config(dataset=name, image_size=8), tmp_path / "new/root"
+    first = datasets.load_dataset(config, root)
+    assert sum(request.startswith("GET") for request in requests) >= len(archives)
+    downloaded = len(requests)
+    again = datasets.load_dataset(config, root)
+    assert len(requests) == downloaded
+    assert keys(first.train) == keys(again.train)
+    assert capfd.readouterr() == ("", "")
+    shutil.rmtree(root / known.folders[0])  # it is unpacked again
+    assert keys(datasets.load_dataset(config, root).train) == keys(first.train)
+    assert len(requests) == downloaded
 
 
 @pytest.mark.parametrize(

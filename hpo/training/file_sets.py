@@ -175,7 +175,7 @@ def list_copy(name: str, root: Path) -> tuple[tuple[str, ...], dict[SplitName, L
         The names of the classes, and the images of the splits that are published.
 
     Raises:
-        DataError: If images are missing, or what says their classes is damaged.
+        DataError: If images are missing, or what says their classes is damaged or cannot be read.
     """
     known = FILE_SETS[name]
     advice = f"remove {' and '.join(known.folders)} there; then the next trial makes a new copy"
@@ -184,15 +184,18 @@ def list_copy(name: str, root: Path) -> tuple[tuple[str, ...], dict[SplitName, L
             split: known.kind(root) if theirs is None else known.kind(root, split=theirs)
             for split, theirs in known.splits.items()
         }
+        listed: dict[SplitName, Listed] = {
+            split: [(Path(path), int(label)) for path, label in known.list_images(each)]
+            for split, each in found.items()
+        }
+        present = sum(path.is_file() for images in listed.values() for path, _ in images)
     except (RuntimeError, FileNotFoundError):  # torchvision: not there, or only a part of it
         return None
-    except (ValueError, LookupError) as cause:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except OSError as cause:
+        place = cause.filename or root
+        raise DataError(f"{name}: {place}: {cause.strerror}; hpo must be able to read it") from cause
+    except (ValueError, LookupError, AttributeError, TypeError) as cause:  # torchvision checks no format
         raise DataError(f"{name}: the copy in {root} is damaged ({cause}); {advice}") from cause
-    listed = {
-        split: [(Path(path), int(label)) for path, label in known.list_images(each)]
-        for split, each in found.items()
-    }
-    present = sum(path.is_file() for images in listed.values() for path, _ in images)
     if present != (published := KNOWN_SHAPES[name].images):
         raise DataError(
             f"{name}: the copy in {root} has {present:,} images, but {published:,} were published; {advice}"

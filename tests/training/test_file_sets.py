@@ -9,6 +9,7 @@ from hpo import errors
 from hpo.training import datasets, file_sets, shapes, sources
 from hpo.training.config import DATASETS, FILE_DATASETS, Config, FinalConfig
 from tests.support.data_sets import assert_well_formed, load_error
+from tests.support.disks import folder_without_rights
 from tests.support.file_sets import (
     CLASSES,
     COUNTS,
@@ -99,13 +100,22 @@ def test_a_copy_with_fewer_images_than_were_published_is_refused(tmp_path, monke
         ("dtd", "dtd/dtd/labels/val1.txt"),
     ],
 )
-@pytest.mark.parametrize("content", [b"half", b"\xff"])
+@pytest.mark.parametrize("content", [b"half", b"\xff", b"[]"])
 def test_damaged_annotations_are_told(tmp_path, monkeypatch, name, file, content):
     write_file_set(name, tmp_path, monkeypatch)
     (tmp_path / file).write_bytes(content)
     assert load_error(Config(dataset=name), tmp_path).startswith(
         f"{name}: the copy in {tmp_path} is damaged ("
     )
+
+
+def test_a_copy_that_may_not_be_read_is_told(monkeypatch):
+    with folder_without_rights() as root:
+        write_file_set("eurosat", root, monkeypatch)
+        (root / "eurosat/2750").chmod(0)
+        message = load_error(Config(dataset="eurosat"), root)
+        (root / "eurosat/2750").chmod(0o700)
+    assert message == f"eurosat: {root}/eurosat/2750: Permission denied; hpo must be able to read it"
 
 
 def test_a_damaged_archive_is_not_unpacked(tmp_path, monkeypatch):

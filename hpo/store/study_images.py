@@ -1,7 +1,7 @@
 """The images that a study began with: trials on other images cannot be compared with its first ones.
 
-The record is a system attribute of the study. It follows the folder until a trial has reported an epoch, so
-that unreadable files can be removed; from then on it stays.
+The record is a system attribute of the study. It follows the folder or list until a trial has reported
+an epoch, so that unreadable files can be removed; from then on it stays.
 """
 
 import json

@@ -26,7 +26,7 @@ from PIL import Image
 
 from hpo.errors import MESSAGE_LENGTH, HpoError
 from hpo.study import file
-from hpo.training import datasets
+from hpo.training import datasets, own_images
 from hpo.training.config import Config
 from tests.support import mutated_documents
 
@@ -205,10 +205,39 @@ def _make_file(rng: random.Random, folder: Path, index: int) -> None:
         path.chmod(0) if path.exists() else None
 
 
+def make_list(rng: random.Random, place: Path) -> Path:
+    """Make a list of the images of such a folder, with random faults, and return its path."""
+    root = make_folder(rng, place)
+    rows = [["path", "label", "split"]]
+    for image in sorted(path for path in root.rglob("*") if not path.is_dir()):
+        split = rng.choice(("train", "train", "train", "valid", "TEST"))
+        rows.append([str(image.relative_to(place)), image.parent.name, split])
+    width = rng.choice((2, 2, 3))
+    text = "".join(",".join(f'"{cell}"' for cell in row[:width]) + "\n" for row in rows)
+    content = bytearray(text.encode(errors="surrogateescape"))
+    for _ in range(rng.choice((0, 0, 1, 2, 9))):
+        at = rng.randrange(len(content) + 1)
+        content[at : at + rng.choice((0, 1, 30))] = rng.choice(
+            (b"", b",", b'"', b"\n", b"\r", b"\0", b"\xff")
+        )
+    path = place / rng.choice(("pets.csv", "pets.csv", "pets.CSV", "pets.csv", "pets.txt"))
+    path.write_bytes(content)
+    return path
+
+
+def check_list(rng: random.Random, place: Path) -> None:
+    """List, split and read the images of a list with random faults."""
+    _check_images(rng, place, f"list:{make_list(rng, place)}")
+
+
 def check_folder(rng: random.Random, place: Path) -> None:
     """List, split and read a folder of images with random faults."""
+    _check_images(rng, place, f"folder:{make_folder(rng, place)}")
+
+
+def _check_images(rng: random.Random, place: Path, dataset: str) -> None:
     settings = Config(
-        dataset=f"folder:{make_folder(rng, place)}",
+        dataset=dataset,
         image_size=8,
         corrupt=rng.choice(("refuse", "skip")),
         resize=rng.choice(("crop", "pad", "squash")),
@@ -217,8 +246,8 @@ def check_folder(rng: random.Random, place: Path) -> None:
         selection=rng.choice(("valid", "test")),
         limit=rng.choice((None, None, 2, 3)),
     )
-    datasets.describe_folder(settings)
-    scan = datasets.scan_folder(settings)
+    own_images.describe_images(settings.dataset)
+    scan = datasets.scan_files(settings, place)
     json.dumps(scan.document())
     list(scan.notes())
     datasets.load_dataset(settings, place)
@@ -229,6 +258,7 @@ CHECKS: dict[str, Callable[[random.Random, Path], None]] = {
     "--set": check_sets,
     "schema": check_agreement,
     "folder": check_folder,
+    "list": check_list,
 }
 
 
@@ -293,7 +323,7 @@ def main() -> None:
     parser.add_argument("--only", choices=CHECKS)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    shares = {"study file": 0.35, "--set": 0.25, "schema": 0.3, "folder": 0.1}
+    shares = {"study file": 0.35, "--set": 0.25, "schema": 0.25, "folder": 0.1, "list": 0.05}
     cases = {kind: round(options.cases * share) for kind, share in shares.items()}
     print(f"seed {options.seed}", flush=True)
     chosen = {kind: count for kind, count in cases.items() if options.only in (None, kind)}

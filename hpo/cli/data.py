@@ -1,4 +1,4 @@
-"""The images of a study before it runs: the verb data, and what run, create and plan check of a folder."""
+"""The images of a study before it runs: the verb data, and what run, create and plan check first."""
 
 import contextlib
 import json
@@ -25,25 +25,25 @@ LONG_SCAN = 10_000  # files from which on a scan is announced, where no bar can 
 
 
 def check_images(definition: "Definition", *, needed_here: bool) -> None:
-    """Scan the study's folder of images, and print what its user should know of.
+    """Scan the study's folder or list of images, and print what its user should know of.
 
     Args:
         definition: The study.
-        needed_here: Fail also if the folder is missing. Otherwise it may be on the workers' machine only.
+        needed_here: Fail also if it is missing. Otherwise it may be on the workers' machine only.
 
     Raises:
-        DataError: If the folder cannot be used, or the study refuses unreadable images and there are any.
+        DataError: If it cannot be used, or the study refuses unreadable images and there are any.
     """
-    from hpo.training.config import Config
+    from hpo.training.config import Config, has_own_images
 
     settings = definition.trial_config({})
-    if not isinstance(settings, Config) or not settings.dataset.startswith("folder:"):
+    if not isinstance(settings, Config) or not has_own_images(settings.dataset):
         return
     from hpo.training import class_folders
 
     try:
-        scan = _scan(settings)
-    except class_folders.MissingFolder:
+        scan = _scan(settings, Path())  # own images do not lie in the data folder
+    except class_folders.MissingImages:
         if needed_here:
             raise
         return
@@ -52,11 +52,11 @@ def check_images(definition: "Definition", *, needed_here: bool) -> None:
         print(f"hpo: {escape_surrogates(note)}", file=sys.stderr)
 
 
-def _scan(settings: "Config") -> "FolderScan":
+def _scan(settings: "Config", root: Path) -> "FolderScan":
     from hpo.training import datasets
 
     with _scan_progress() as tell:
-        return datasets.scan_folder(settings, tell)
+        return datasets.scan_files(settings, root, tell)
 
 
 @contextlib.contextmanager
@@ -96,19 +96,19 @@ def show_data(
 ) -> None:
     """Show what a study's images are: how many each class has, and what is odd about them.
 
-    Of a folder it reads the headers of all files, and compares files of the same size.
+    Of image files it reads the headers, and compares files of the same size.
     A published data set is downloaded if there is no copy.
 
     Example: hpo data my-study.toml -o pictures.png
     """
     from hpo.study import file
-    from hpo.training.config import Config
+    from hpo.training.config import Config, reads_files
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], None)
     settings = definition.trial_config({})
     if not isinstance(settings, Config):
         raise DefinitionError(f"study '{definition.name}': its custom objective reads data of its own")
-    scan = _scan(settings) if settings.dataset.startswith("folder:") else None
+    scan = _scan(settings, data) if reads_files(settings.dataset) else None
     facts = _facts(settings, data, scan, draws=output is not None)
     if output is not None:
         _draw(facts, output)
@@ -123,7 +123,7 @@ def show_data(
 
 
 def _facts(settings: "Config", root: Path, scan: "FolderScan | None", *, draws: bool) -> "DataFacts":
-    """Return the counts by class and split, of a folder without decoding it unless samples are drawn."""
+    """Return the counts by class and split, of files without decoding them unless samples are drawn."""
     from hpo.training import datasets, samples
     from hpo.training.data_facts import DataFacts
 

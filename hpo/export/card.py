@@ -27,6 +27,8 @@ HUB_NAMES = {
     "svhn": "ufldl-stanford/svhn",
     "mnist": "ylecun/mnist",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "food101": "ethz/food101",
+    "imagenette": "frgfm/imagenette",
 }
 
 # A safetensors file contains the length of the header, the header as JSON, and the bytes of the tensors.

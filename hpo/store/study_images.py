@@ -1,7 +1,7 @@
 """The images that a study began with: trials on other images cannot be compared with its first ones.
 
-The record is a system attribute of the study. It follows the folder until a trial has reported an epoch, so
-that unreadable files can be removed; from then on it stays.
+The record is a system attribute of the study. It follows the folder or list until a trial has reported
+an epoch, so that unreadable files can be removed; from then on it stays.
 """
 
 import json
@@ -15,7 +15,7 @@ from hpo.store.storage import Storage, retrying
 from hpo.store.study_rows import find_study
 from hpo.study.definition import Definition
 
-IMAGES = "hpo:images"  # system attribute of a study: which images its folder had, as one line
+IMAGES = "hpo:images"  # system attribute of a study: which images its folder or list had, as one line
 
 
 @retrying()
@@ -27,10 +27,10 @@ def check_images(storage: Storage, definition: Definition, found: str) -> None:
     Args:
         storage: The storage that the study is in.
         definition: The study.
-        found: What the folder has now, as ``datasets.describe_folder`` returns it.
+        found: What the folder or list has now, as ``own_images.describe_images`` returns it.
 
     Raises:
-        DataError: The folder has other images.
+        DataError: The folder or list has other images.
         StoreUnavailable: The database stays unavailable.
         StoreError: The study was deleted meanwhile, or the database refuses the write.
     """
@@ -52,5 +52,5 @@ def check_images(storage: Storage, definition: Definition, found: str) -> None:
         raise DataError(
             f"{definition.train['dataset']}: its images have changed since study '{study.study_name}' "
             f"began. Then: {quote_value(began)}; now: {quote_value(found)}. Results on different images "
-            "cannot be compared: restore the folder, or start a new study with --name"
+            "cannot be compared: restore the images, or start a new study with --name"
         )

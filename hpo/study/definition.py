@@ -124,10 +124,10 @@ class Definition(BaseModel):
 
     @property
     def idle_options(self) -> tuple[str, ...]:
-        """The options that change nothing about its trials: those of folders, unless it trains on one."""
+        """The options that change nothing about its trials: those of files, if its images are none."""
         is_custom = self.option_table is config.CUSTOM_OPTIONS
-        reads_folder = is_custom or str(self.train["dataset"]).startswith("folder:")
-        return () if reads_folder else config.FOLDER_OPTIONS
+        reads_files = is_custom or config.reads_files(str(self.train["dataset"]))
+        return () if reads_files else config.FILE_OPTIONS
 
     @property
     def budget_limits(self) -> BudgetLimits | None:

@@ -19,7 +19,7 @@ from hpo.study.space import Scalar, Setting
 from hpo.training import catalog, config
 from hpo.training.config import Config, OptionTable
 
-DATASET_PATTERN = rf"^(?:{'|'.join(config.DATASETS)}|folder:[\s\S]+)$"
+DATASET_PATTERN = rf"^(?:{'|'.join(config.DATASETS)}|(?:{'|'.join(config.OWN_DATASETS)})[\s\S]+)$"
 WEIGHTS = ("imagenet", "none")  # any other value is a file
 # ASCII identifiers; beyond ASCII, str.isidentifier decides.
 CUSTOM_NAME_PATTERN = r"^[^\x00-@\[-`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*$"
@@ -97,10 +97,10 @@ def _validate_custom_option(name: str, value: Any, where: str, key: str) -> Any:
 
 def _check_dataset(name: str, where: str, key: str) -> None:
     if not re.fullmatch(DATASET_PATTERN, name):
-        allowed = (*config.DATASETS, "folder:PATH")
+        allowed = (*config.DATASETS, *config.OWN_DATASETS.values())
+        hint = suggestion(config.OWN_DATASETS.get(name, name), allowed) or ";"
         raise DefinitionError(
-            f"{where}: {key}: found {quote_value(name)}{suggestion(name, allowed) or ';'} "
-            f"allowed: {', '.join(allowed)}"
+            f"{where}: {key}: found {quote_value(name)}{hint} allowed: {', '.join(allowed)}"
         )
 
 

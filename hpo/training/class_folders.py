@@ -37,7 +37,7 @@ def list_folder(folder_path: str) -> Source:
         folder_path: The PATH of ``folder:PATH``; ``~`` is expanded.
 
     Raises:
-        MissingFolder: If there is no such folder.
+        MissingImages: If there is no such folder.
         DataError: If it has fewer than two classes, a class folder without images, a class that train
             lacks, other folders beside train, valid and test, or folders that look like splits or folds but
             are not laid out so; if it, or a folder in it, cannot be read.
@@ -52,8 +52,8 @@ def list_folder(folder_path: str) -> Source:
         ) from cause
 
 
-class MissingFolder(errors.DataError):
-    """There is no folder of that name, on this machine."""
+class MissingImages(errors.DataError):
+    """There is no folder or list of that name, on this machine."""
 
 
 def _existing_folder(folder_path: str) -> Path:
@@ -64,7 +64,7 @@ def _existing_folder(folder_path: str) -> Path:
         user = quote_value(folder_path.split("/")[0])
         raise errors.DataError(f"{where}: there is no user {user}; give the folder's path") from error
     if not folder_path or not path.is_dir():
-        raise MissingFolder(f"{where}: there is no such folder")
+        raise MissingImages(f"{where}: there is no such folder")
     return path
 
 

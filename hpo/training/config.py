@@ -12,7 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
+# Data sets that hpo knows by name: small images of one size, and image files of any size.
+PIXEL_DATASETS = ("cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion_mnist", "digits")
+FILE_DATASETS = ("flowers102", "oxford_pets", "food101", "eurosat", "dtd", "imagenette")
+DATASETS = PIXEL_DATASETS + FILE_DATASETS
+# What the name of a data set of the user's own image files begins with, and how messages show such a name.
+OWN_DATASETS = {"folder:": "folder:PATH", "list:": "list:FILE.csv"}
 
 # A function that workers import: package.module:function.
 FUNCTION_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
@@ -29,9 +34,9 @@ STUDY_WIDE = (
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
-# Options that say how the files of a folder are read. They change nothing about the other data sets, and
-# how exported models read new images for all of them.
-FOLDER_OPTIONS = ("corrupt", "resize", "transparency", "max_pixels")
+# Options that say how image files are read (``reads_files``). They change nothing about the other data
+# sets, and how exported models read new images for all of them.
+FILE_OPTIONS = ("corrupt", "resize", "transparency", "max_pixels")
 
 # Options of a point that say how its trial is run, not which setting it tries. They are stored as
 # attributes of the trial, so that importance plots do not show them as hyperparameters.
@@ -53,6 +58,16 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+def has_own_images(dataset: str) -> bool:
+    """Return whether a data set is the user's own image files: ``folder:PATH`` or ``list:FILE.csv``."""
+    return dataset.startswith(tuple(OWN_DATASETS))
+
+
+def reads_files(dataset: str) -> bool:
+    """Return whether the images of a data set are files, so that ``FILE_OPTIONS`` apply to them."""
+    return has_own_images(dataset) or dataset in FILE_DATASETS
+
+
 class Config(BaseModel):
     """Everything that a training run depends on, except the device and what "auto" stands for.
 
@@ -64,7 +79,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dataset: Annotated[
-        str, Field(description="cifar10, cifar100, svhn, mnist, fashion_mnist, digits or folder:PATH")
+        str, Field(description=f"{', '.join((*DATASETS, 'folder:PATH'))} or list:FILE.csv")
     ] = "cifar10"
     image_size: Annotated[int, Field(ge=8, le=1024, description="side of the square images in pixels")] = (
         224
@@ -87,7 +102,7 @@ class Config(BaseModel):
     ] = 0.1
     split_seed: Annotated[int, Field(ge=0, lt=2**31, description="seed of the stratified splits")] = 0
     corrupt: Annotated[
-        Literal["refuse", "skip"], Field(description="what to do about an unreadable image in a folder")
+        Literal["refuse", "skip"], Field(description="what to do about an unreadable image file")
     ] = "refuse"
     resize: Annotated[
         Literal["crop", "pad", "squash"],

@@ -36,7 +36,7 @@ class DataFacts(BaseModel):
     image_size: int = Field(ge=1)  # side that the model gets, in pixels, in the trial of the samples
     augmentation: str  # in that trial
     # How files became squares; the defaults are for facts that were written without them, and for data sets
-    # that are no folder.
+    # that are no files.
     resize: Literal["crop", "pad", "squash"] = "crop"
     transparency: Literal["white", "black", "drop"] = "drop"
     samples: tuple[Sample, ...]  # training images, sorted by class

@@ -1,13 +1,12 @@
 """Data sets as uint8 tensors, in stratified splits that are the same in every worker.
 
 A source (``sources``) lists the images. They are shuffled per class with the seed ``split_seed``, divided
-into train, valid and test, and reduced to ``limit``. Only then are the files of a folder decoded, so a
-small limit on a large folder is fast. How the images are divided is in ``splits``.
+into train, valid and test, and reduced to ``limit``. Only then are image files decoded, so a small limit on
+a large folder is fast. How the images are divided is in ``splits``.
 
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
-import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import class_folders, folder_images, folder_scan, image_files, sources, splits
-from hpo.training.config import DATASETS, Config, FinalConfig
+from hpo.training import folder_images, folder_scan, image_files, own_images, sources, splits
+from hpo.training.config import DATASETS, OWN_DATASETS, Config, FinalConfig, has_own_images, reads_files
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.evaluation import TOP
 from hpo.training.shapes import DatasetShape, known_shape
@@ -158,7 +157,7 @@ class Dataset:
 def load_dataset(config: Config, root: Path) -> Dataset:
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
-    Images keep their size, except those of a folder: they become squares of ``image_size``. For a folder,
+    Images keep their size, except those in files: they become squares of ``image_size``. For these,
     ignored files and classes without an image to measure trials on are logged, as is how many files
     ``corrupt = "skip"`` leaves out.
 
@@ -168,28 +167,36 @@ def load_dataset(config: Config, root: Path) -> Dataset:
             from an archive in this folder, or downloaded, as in ``sources.read_published``.
 
     Raises:
-        DataError: If the data set is unknown, not available, damaged, or too small to split; if a folder
-            has another structure than ``class_folders`` allows; if images are unreadable, or with
+        DataError: If the data set is unknown, not available, damaged, or too small to split; if a folder or
+            list is not as ``class_folders`` or ``image_list`` allows; if images are unreadable, or with
             ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
     """
-    source = _find_source(config, root)
+    source = find_source(config, root)
     drawn = draw_splits(source, config)
-    if config.dataset in DATASETS:
+    if not reads_files(config.dataset):
         read = {name: _to_tensors(split) for name, split in drawn.items()}
         return _make_dataset(config.dataset, source.classes, read)
-    dataset = _read_folder(source, drawn, config)
-    _warn_about_folder(source, dataset, config)
+    dataset = _read_files(source, drawn, config)
+    _warn_about_files(source, dataset, config)
     return dataset
 
 
-def _find_source(config: Config, root: Path) -> sources.Source:
-    """Return the images of a data set: pixels, or the files of a folder."""
-    kind, colon, folder_path = config.dataset.partition(":")
-    if kind == "folder" and colon:
-        return class_folders.list_folder(folder_path)
+def find_source(config: Config, root: Path) -> sources.Source:
+    """Return the images of a data set: pixels, or files that have not been read.
+
+    Args:
+        config: Only ``dataset`` matters.
+        root: The data folder, as for ``load_dataset``; not used for the user's own images.
+
+    Raises:
+        DataError: If the data set is unknown or not available, or not as ``class_folders`` or
+            ``image_list`` allows.
+    """
+    if has_own_images(config.dataset):
+        return own_images.list_images(config.dataset)
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
-        known = ", ".join((*DATASETS, "folder:PATH"))
+        known = ", ".join((*DATASETS, *OWN_DATASETS.values()))
         raise errors.DataError(f"train.dataset: no data set '{config.dataset}'{hint or ';'} known: {known}")
     if config.dataset == "digits":
         return sources.read_digits()
@@ -201,18 +208,20 @@ def _to_tensors(split: sources.SourceSplit) -> Split:
     return Split(images=split.images, labels=torch.from_numpy(split.labels))
 
 
-def scan_folder(config: Config, progress: folder_scan.Progress | None = None) -> folder_scan.FolderScan:
+def scan_files(
+    config: Config, root: Path, progress: folder_scan.Progress | None = None
+) -> folder_scan.FolderScan:
     """Read the headers of the files that a study uses, and look for files with the same content.
 
     Args:
-        config: Its ``dataset`` must be a ``folder:PATH``.
+        config: Its ``dataset`` must be one of image files.
+        root: The data folder, as for ``load_dataset``; not used for the user's own images.
         progress: Is called now and then.
 
     Raises:
-        DataError: If there is no such folder, it has another structure than ``class_folders`` allows, or it
-            is too small to split.
+        DataError: As ``find_source``, or if there are too few images to split.
     """
-    source = class_folders.list_folder(config.dataset.partition(":")[2])
+    source = find_source(config, root)
     drawn = draw_splits(source, config)
     return folder_scan.scan_files(config, source.classes, drawn, compares_files=True, progress=progress)
 
@@ -243,7 +252,7 @@ def check_metric(metric: str, dataset: Dataset) -> None:
 def dataset_shape(config: Config, root: Path) -> DatasetShape:
     """Return the size of what ``load_dataset`` would return.
 
-    A data set that hpo knows by name is neither read nor downloaded for this. Of a folder's images only the
+    A data set that hpo knows by name is neither read nor downloaded for this. Of other images only the
     headers are read, so images that are damaged further on count as readable.
 
     Args:
@@ -255,7 +264,7 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     """
     if (known := known_shape(config)) is not None:
         return known
-    source = _find_source(config, root)
+    source = find_source(config, root)
     drawn = draw_splits(source, config)
     scan = folder_scan.scan_files(config, source.classes, drawn, compares_files=False)
     scan.check(config.corrupt)
@@ -269,33 +278,8 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     )
 
 
-def describe_folder(config: Config) -> str:
-    """Return which images a ``folder:PATH`` has, as one short line, without reading an image.
-
-    Args:
-        config: Its ``dataset`` must be a ``folder:PATH``.
-
-    Returns:
-        The number of images by split, the number of classes, and a hash of all paths within the folder.
-
-    Raises:
-        DataError: If there is no such folder, or it has another structure than ``class_folders`` allows.
-    """
-    place = config.dataset.partition(":")[2]
-    source = class_folders.list_folder(place)
-    root, names, counts = Path(place).expanduser(), hashlib.sha256(), list[str]()
-    for name, split in (("train", source.train), ("valid", source.valid), ("test", source.test)):
-        if split is not None and not isinstance(split.images, Tensor):
-            counts.append(f"{name} {len(split.images)}")
-            for file in split.images:
-                names.update(
-                    f"{name}/{file.relative_to(root).as_posix()}\n".encode(errors="surrogateescape")
-                )
-    return f"{', '.join(counts)} images, {len(source.classes)} classes, names {names.hexdigest()[:8]}"
-
-
-def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config) -> None:
-    """Log what the user who made the folder may not expect."""
+def _warn_about_files(source: sources.Source, dataset: Dataset, config: Config) -> None:
+    """Log what the user who made a folder or list may not expect."""
     shipped = [split for split in (source.train, source.valid, source.test) if split is not None]
     ignored = [file for split in shipped for file in split.ignored_files]
     if ignored:
@@ -346,10 +330,10 @@ def draw_splits(source: sources.Source, config: Config) -> dict[SplitName, sourc
     return drawn
 
 
-def _read_folder(
+def _read_files(
     source: sources.Source, drawn: dict[SplitName, sources.SourceSplit], config: Config
 ) -> Dataset:
-    """Scan the files of a folder, then read them."""
+    """Scan image files, then read them."""
     scan = folder_scan.scan_files(config, source.classes, drawn, compares_files=False)
     images = folder_images.FolderImages(config=config, scan=scan)
     read: dict[SplitName, Split] = {}

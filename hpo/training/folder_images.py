@@ -1,4 +1,4 @@
-"""Reading the images of a folder that a study uses, and telling what is odd about them.
+"""Reading the image files that a study uses, and telling what is odd about them.
 
 Shape suffixes: N images, S side length of a square image.
 """

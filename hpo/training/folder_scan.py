@@ -1,4 +1,4 @@
-"""One scan of a folder of images before any is decoded: what its files are, and what is wrong with them.
+"""One scan of image files before any is decoded: what they are, and what is wrong with them.
 
 The headers are read by as many threads as there are cores. Files that a header shows to be unreadable are
 found here; a file that is damaged further on is found when it is decoded.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpo.errors import escape_surrogates
 from hpo.training import transforms
-from hpo.training.config import Config
+from hpo.training.config import Config, reads_files
 from hpo.training.data_facts import DataFacts, Sample
 from hpo.training.datasets import Dataset
 from hpo.training.seeds import derive_seed
@@ -34,7 +34,6 @@ def describe_images(dataset: Dataset, config: Config) -> DataFacts:
         config: The settings of a trial. Only its seed and those that decide on pixels matter.
     """
     labels_N, images_NCHW = _draw_samples(dataset, config)
-    is_folder = config.dataset.startswith("folder:")
     return DataFacts(
         classes=tuple(map(escape_surrogates, dataset.classes)),
         images={name: tuple(counts_K.tolist()) for name, counts_K in dataset.count_images().items()},
@@ -42,7 +41,7 @@ def describe_images(dataset: Dataset, config: Config) -> DataFacts:
         skipped=len(dataset.skipped),
         image_size=config.image_size,
         augmentation=config.augmentation,
-        **(config.model_dump(include={"resize", "transparency"}) if is_folder else {}),
+        **(config.model_dump(include={"resize", "transparency"}) if reads_files(config.dataset) else {}),
         samples=tuple(
             Sample(label=label, png=base64.b64encode(_to_png(image_CHW)))
             for label, image_CHW in zip(labels_N.tolist(), images_NCHW, strict=True)

@@ -1,12 +1,13 @@
 """Where images come from: published data sets and scikit-learn's digits.
 
-The user's own folders are in ``class_folders``.
+Published sets of image files are in ``file_sets``. The user's own images are in ``class_folders`` and
+``image_list``.
 
 **Copies of published sets.** Several workers may start at once on a fresh machine. Each data set has a lock
 file in the data folder. A copy is read under a shared lock; the worker that comes first makes it under an
 exclusive one. A worker that dies while making a copy leaves a partial file, which is never mistaken for a
-complete one: torchvision checks the MD5 sums of CIFAR and SVHN at every start. It does not check IDX files
-(MNIST), so these are renamed into place when they are complete.
+complete one: torchvision checks the MD5 sums of CIFAR, SVHN and STL-10 at every start. It does not check
+IDX files (MNIST) and image files, so these are renamed into place when they are complete.
 
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
@@ -29,10 +30,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import datasets
-from torchvision.datasets.utils import check_integrity
 
 from hpo import errors
-from hpo.training import image_files
+from hpo.training import file_sets, image_files
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +42,32 @@ MANUAL_FILES = {
     "cifar10": "cifar-10-python.tar.gz",
     "cifar100": "cifar-100-python.tar.gz",
     "svhn": "train_32x32.mat and test_32x32.mat",
+    "stl10": "stl10_binary.tar.gz",
     "mnist": f"mnist/{_IDX_FILES}",
     "fashion_mnist": f"fashion_mnist/{_IDX_FILES} (or install Debian's dataset-fashion-mnist)",
+    **{
+        name: " and ".join(archive.path for archive in each.archives)
+        for name, each in file_sets.FILE_SETS.items()
+    },
 }
 # Where torchvision downloads them from.
 ORIGINS = {
     "cifar10": datasets.CIFAR10.url,
     "cifar100": datasets.CIFAR100.url,
     "svhn": datasets.SVHN.split_list["train"][0].rpartition("/")[0] + "/",
+    "stl10": datasets.STL10.url,
     "mnist": datasets.MNIST.mirrors[0],
     "fashion_mnist": datasets.FashionMNIST.mirrors[0],
+    **{name: each.origin for name, each in file_sets.FILE_SETS.items()},
 }
+
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+
+
+class LabelledSTL10(datasets.STL10):  # type: ignore[misc]  # torchvision has no types
+    """STL-10 without its 100,000 unlabelled images, whose 2.6 GB torchvision would check at every start."""
+
+    train_list = datasets.STL10.train_list[:2]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,8 +136,8 @@ def read_published(name: str, root: Path) -> Source:
         root: The data folder; created if a copy has to be made. To read one, it need not be writable.
 
     Raises:
-        DataError: If there is no complete copy and none can be made, or files of MNIST or Fashion-MNIST are
-            damaged.
+        DataError: If there is no complete copy and none can be made, files of MNIST or Fashion-MNIST are
+            damaged, or image files are missing in a copy that has been unpacked.
     """
     try:
         with _dataset_lock(root, name, fcntl.LOCK_SH):
@@ -140,29 +155,32 @@ def read_published(name: str, root: Path) -> Source:
 def has_copy(name: str, root: Path) -> bool:
     """Return whether there is a complete copy of a data set; always True for "digits".
 
-    The whole copy is read. An archive of CIFAR that is still to be unpacked is no copy (``is_packed``), nor
-    are damaged files of CIFAR or SVHN. A lock file is created in ``root`` if it is a writable folder.
+    The whole copy is read; of sets of image files only the list. An archive that is still to be unpacked is
+    no copy (``is_packed``), nor are damaged files of CIFAR, SVHN or STL-10. A lock file is created in
+    ``root`` if it is a writable folder.
 
     Args:
         name: One of ``MANUAL_FILES``, or "digits".
         root: The data folder.
 
     Raises:
-        DataError: If files of MNIST or Fashion-MNIST are damaged.
+        DataError: If files of MNIST or Fashion-MNIST are damaged, or image files are missing.
     """
     with _dataset_lock(root, name, fcntl.LOCK_SH):
         return name == "digits" or _read_copy(name, root) is not None
 
 
 def is_packed(name: str, root: Path) -> bool | None:
-    """Return whether ``root`` has the archive of a data set as published; False if another file is there.
+    """Return whether ``root`` has all archives of a data set as published; False if one is another file.
 
-    None if there is no such file, or the data set is used as it is packed. The whole archive is read.
+    None if one is missing, or the data set is used as it is packed. Each archive is read as a whole.
     """
-    if name not in ("cifar10", "cifar100") or not (root / MANUAL_FILES[name]).is_file():
-        return None
-    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    return bool(check_integrity(root / MANUAL_FILES[name], kind.tgz_md5))
+    if name in file_sets.FILE_SETS:
+        archives = [(each.path, each.md5) for each in file_sets.FILE_SETS[name].archives]
+    else:
+        kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}
+        archives = [(MANUAL_FILES[name], kinds[name].tgz_md5)] if name in kinds else []
+    return file_sets.are_packed(archives, root)
 
 
 def _download_and_read(name: str, root: Path) -> Source:
@@ -209,8 +227,13 @@ def _read_copy(name: str, root: Path, *, download: bool = False) -> Source | Non
             _download_idx(kind, root)
         debian = Path("/usr/share/datasets") / name.replace("_", "-")  # of dataset-fashion-mnist
         return _read_idx_copy(kind, [root / kind.__name__ / "raw", root / name, debian])
+    if name in file_sets.FILE_SETS:
+        if download:
+            file_sets.make_copy(name, root)
+        return _read_file_set(name, root)
+    readers = {"svhn": _read_svhn, "stl10": _read_stl10}
     try:
-        return _read_svhn(root, download) if name == "svhn" else _read_cifar(name, root, download)
+        return readers[name](root, download) if name in readers else _read_cifar(name, root, download)
     except RuntimeError:  # torchvision: not there, or with a wrong checksum
         if download:
             raise
@@ -249,6 +272,32 @@ def _read_svhn(root: Path, download: bool) -> Source:
     parts = [datasets.SVHN(root, split=split, download=download) for split in ("train", "test")]
     train, test = (_source_split(part.data, part.labels) for part in parts)
     return Source(classes=tuple("0123456789"), train=train, test=test)
+
+
+def _read_stl10(root: Path, download: bool) -> Source:
+    parts = [LabelledSTL10(root, split=split, download=download) for split in ("train", "test")]
+    train, test = (_source_split(part.data, part.labels) for part in parts)
+    return Source(classes=STL10_CLASSES, train=train, test=test)
+
+
+def _read_file_set(name: str, root: Path) -> Source | None:
+    """List the images of a copy; None if there is none."""
+    if (found := file_sets.list_copy(name, root)) is None:
+        return None
+    classes, listed = found
+    by_split = {
+        split: SourceSplit(
+            images=tuple(path for path, _ in images),
+            labels=np.array([label for _, label in images], dtype=np.int64),
+        )
+        for split, images in listed.items()
+    }
+    return Source(
+        classes=classes,
+        train=by_split["train"],
+        valid=by_split.get("valid"),
+        test=by_split.get("test"),
+    )
 
 
 def _read_idx_copy(kind: type[datasets.MNIST], folders: list[Path]) -> Source | None:

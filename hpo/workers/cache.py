@@ -20,7 +20,14 @@ from hpo.store import plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog, data_facts, devices, features, precision
-from hpo.training.config import FOLDER_OPTIONS, PRECISIONS, Config, CustomConfig
+from hpo.training.config import (
+    FILE_OPTIONS,
+    PRECISIONS,
+    Config,
+    CustomConfig,
+    has_own_images,
+    reads_files,
+)
 
 if TYPE_CHECKING:
     # torchvision takes a second or two to import. A worker with a custom objective does not need it.
@@ -53,19 +60,20 @@ class WorkerCache:
         self._formats: dict[str, str] = {}  # by what decides it, as JSON: the memory format
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
         self._described: set[str] = set()  # names of files about a study's images that exist
-        self._images: dict[int, str] = {}  # by study: which images its folder had when last checked
+        self._listed: set[str] = set()  # published sets of image files that have been found
+        self._images: dict[int, str] = {}  # by study: which own images it had when last checked
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
         """Check and load what all trials of a study share, before one is claimed.
 
         The first worker of a study with the precision ``auto`` chooses one, and stores it for all as an
-        attribute of the study. Of a folder of images only the class folders are checked, and that it still
-        has the images that the study began with: images are read at each trial's own size. For a custom
-        objective nothing is done. Networks of the user's own are imported.
+        attribute of the study. Image files are only listed: they are read at each trial's own size. If they
+        are the user's own, they must still be those that the study began with. For a custom objective
+        nothing is done. Networks of the user's own are imported.
 
         Raises:
             DefinitionError: If a network of the user's own cannot be imported here.
-            DataError: If the data set cannot be loaded, or a folder has other images than before.
+            DataError: If the data set cannot be loaded, or a folder or list has other images than before.
             DeviceError: If the device does not support the study's precision, or compiling.
             StoreError: If the chosen precision cannot be stored.
         """
@@ -79,15 +87,20 @@ class WorkerCache:
         self.precision = self._study_precision(storage, study_id, settings)
         precision.check_precision(self.precision, self.device)
         precision.check_compile(settings, self.device)
-        if settings.dataset.startswith("folder:"):
-            from hpo.training import datasets
-
-            found = datasets.describe_folder(settings)
-            if self._images.get(study_id) != found:  # asked once: it locks the study
-                study_images.check_images(storage, definition, found)
-                self._images[study_id] = found
-        else:
+        if not reads_files(settings.dataset):
             self.load_dataset(settings)
+            return
+        from hpo.training import datasets, own_images
+
+        if not has_own_images(settings.dataset):
+            if settings.dataset not in self._listed:
+                datasets.find_source(settings, self.data)
+                self._listed.add(settings.dataset)
+            return
+        found = own_images.describe_images(settings.dataset)
+        if self._images.get(study_id) != found:  # asked once: it locks the study
+            study_images.check_images(storage, definition, found)
+            self._images[study_id] = found
 
     def _study_precision(self, storage: Storage, study_id: int, settings: Config) -> str:
         if settings.precision != "auto":
@@ -123,8 +136,8 @@ class WorkerCache:
         from hpo.training import datasets
 
         names = ["dataset", "limit", "valid_fraction", "split_seed", "selection"]
-        if config.dataset.startswith("folder:"):
-            names += ["image_size", *FOLDER_OPTIONS]
+        if reads_files(config.dataset):
+            names += ["image_size", *FILE_OPTIONS]
         key = tuple(getattr(config, name) for name in names)
         if key not in self._datasets:
             self._datasets[key] = datasets.load_dataset(config, self.data).to_if_it_fits(self.device)

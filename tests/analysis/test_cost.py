@@ -100,7 +100,8 @@ def test_the_shape_of_a_data_set_known_by_name_is_that_of_the_loaded_one(tmp_pat
     labels = [index % 10 for index in range(200)]
     write_idx(tmp_path / "mnist", labels, test_labels=labels[:40])
     channels, pixels = datasets.load_dataset(Config(dataset="mnist"), tmp_path).train.images.shape[1:3]
-    monkeypatch.setitem(shapes.KNOWN_SHAPES, "mnist", (200, 40, pixels, channels, 10))
+    shape = shapes.KnownShape(train=200, test=40, pixels=pixels, channels=channels)
+    monkeypatch.setitem(shapes.KNOWN_SHAPES, "mnist", shape)
     final = FinalConfig(dataset="mnist", limit=90)
     cases = ({}, {"selection": "test"}, {"limit": 90}, {"selection": "test", "limit": 90}, {"limit": 7})
     configs = [Config(dataset=name, **case) for name in ("mnist", "digits") for case in cases]

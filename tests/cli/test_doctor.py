@@ -20,6 +20,7 @@ from hpo.store import database, process, queue, studies
 from tests.support import lease_worker
 from tests.support.databases import closed_engines
 from tests.support.disks import folder_without_rights, mount, mounted_disk
+from tests.support.file_sets import pack_file_set, write_file_set
 from tests.support.lease_worker import NAME
 from tests.support.network import require_root
 
@@ -252,6 +253,24 @@ def test_an_archive_that_is_still_to_be_unpacked_counts_as_present(tmp_path, mon
     assert one_finding("cifar100")[0] == "absent"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert one_finding("cifar10")[0] == "broken"
+
+
+def test_image_files_and_their_archives_are_present_or_not_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_file_set("oxford_pets", Path("data"), monkeypatch)
+    assert one_finding("oxford_pets")[:2] == ("works", "present")
+    pack_file_set("oxford_pets", Path("data"), monkeypatch)
+    archives = "oxford-iiit-pet/images.tar.gz and oxford-iiit-pet/annotations.tar.gz"
+    assert one_finding("oxford_pets")[:2] == ("works", f"present; the first trial unpacks {archives}")
+    Path("data/oxford-iiit-pet/annotations.tar.gz").write_bytes(b"half")
+    assert one_finding("oxford_pets")[0] == "doubtful"
+    Path("data/oxford-iiit-pet/annotations.tar.gz").unlink()
+    assert one_finding("oxford_pets")[0] == "absent"
+    write_file_set("eurosat", Path("data"), monkeypatch)
+    next(Path("data/eurosat/2750/Forest").iterdir()).unlink()
+    state, message, _ = one_finding("eurosat")
+    assert state == "broken"
+    assert "has 17 images, but 18 were published; remove eurosat/2750 there" in message
 
 
 def test_a_home_folder_that_does_not_exist_is_refused(workplace, monkeypatch):

@@ -272,16 +272,15 @@ def test_an_unusable_study_to_start_from_is_refused(storage):
     assert "is running; wait until it is complete" in refused(start_from=("empty",))
 
 
-def test_options_of_folders_matter_only_where_a_folder_is_read(storage):
+@pytest.mark.parametrize("dataset", ["folder:pets", "list:pets.csv", "oxford_pets"])
+def test_options_of_files_matter_only_where_files_are_read(storage, dataset):
     changed = {"transparency": "drop", "resize": "pad", "corrupt": "skip"}
     (found,) = warm_start.find_warm_starts(
         storage, study_of("new", sampler="tpe", train=changed, start_from=("old",))
     )
     assert len(found.trials) == 30
-    run(storage, study_of("pictures", trials=3, train={"dataset": "folder:pets"}))
-    new = study_of(
-        "new", sampler="tpe", train={"dataset": "folder:pets"} | changed, start_from=("pictures",)
-    )
+    run(storage, study_of("pictures", trials=3, train={"dataset": dataset}))
+    new = study_of("new", sampler="tpe", train={"dataset": dataset} | changed, start_from=("pictures",))
     with pytest.raises(DefinitionError) as refused:
         warm_start.find_warm_starts(storage, new)
     for option, there, here in (

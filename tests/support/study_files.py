@@ -10,7 +10,7 @@ FINETUNE = """\
 name = "finetune"                  # the study's name in the store
 
 [train]                            # fixes an option
-dataset = "cifar10"                # cifar10 cifar100 svhn mnist fashion_mnist digits, or folder:PATH
+dataset = "cifar10"                # cifar10, flowers102, ... or folder:PATH
 image_size = 224                   # pixels, square
 epochs = 20
 weights = "imagenet"               # imagenet, none, or a file

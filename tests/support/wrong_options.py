@@ -233,12 +233,21 @@ WRONG_OPTIONS |= {  # models, data and weights
     ),
     "unknown data set": (
         "[train]\ndataset = 'cifar-10'",
-        "train.dataset: found 'cifar-10'; did you mean 'cifar10'? allowed: cifar10, cifar100, svhn, mnist, "
-        "fashion_mnist, digits, folder:PATH",
+        "train.dataset: found 'cifar-10'; did you mean 'cifar10'? allowed: cifar10, cifar100, svhn, stl10, "
+        "mnist, fashion_mnist, digits, flowers102, oxford_pets, food101, eurosat, dtd, imagenette, "
+        "folder:PATH, list:FILE.csv",
     ),
     "folder without a path": (
         "[train]\ndataset = 'folder:'",
         "train.dataset: found 'folder:'; did you mean 'folder:PATH'? allowed: ...",
+    ),
+    "list without a path": (
+        "[train]\ndataset = 'list:'",
+        "train.dataset: found 'list:'; did you mean 'list:FILE.csv'? allowed: ...",
+    ),
+    "data set under torchvision's name": (
+        "[train]\ndataset = 'OxfordIIITPet'",
+        "train.dataset: found 'OxfordIIITPet'; did you mean 'oxford_pets'? allowed: ...",
     ),
     "weights that are no file": (
         "[space]\nweights = ['none', 'imagnet']",

@@ -1,10 +1,13 @@
 """Fixtures of the tests of training."""
 
+import dataclasses
+
 import pytest
 import torch
 import torchvision
-from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST
 
+from hpo.training import file_sets
 from tests.support.models import RESNET18
 
 
@@ -28,3 +31,9 @@ def no_network(monkeypatch):
         monkeypatch.setattr(kind, "mirrors", [nowhere])
     split_list = {split: [nowhere + name, name, md5] for split, (_, name, md5) in SVHN.split_list.items()}
     monkeypatch.setattr(SVHN, "split_list", split_list)
+    monkeypatch.setattr(STL10, "url", nowhere + STL10.filename)
+    for name, known in file_sets.FILE_SETS.items():
+        archives = tuple(
+            dataclasses.replace(each, url=nowhere + each.url.rpartition("/")[2]) for each in known.archives
+        )
+        monkeypatch.setitem(file_sets.FILE_SETS, name, dataclasses.replace(known, archives=archives))

@@ -1,21 +1,25 @@
 """Data sets that are missing are downloaded once, or the message says what to put where."""
 
 import contextlib
+import dataclasses
 import functools
 import http.server
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from torchvision.datasets import CIFAR10, MNIST
 
-from hpo.training import datasets
+from hpo.training import datasets, file_sets
 from hpo.training.config import Config
 from tests.support.data_sets import assert_well_formed, keys, load_error, md5, write_cifar10
+from tests.support.file_sets import pack_file_set, write_file_set
 from tests.support.images import write_idx
 from tests.support.workplace import ROOT
 
@@ -74,6 +78,30 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["flowers102", "oxford_pets", "eurosat"])
+def test_image_files_are_downloaded_once_and_kept(tmp_path, server, monkeypatch, capfd, name):
+    folder, url, requests = server
+    write_file_set(name, tmp_path / "made", monkeypatch)
+    pack_file_set(name, tmp_path / "made", monkeypatch)
+    known, archives = file_sets.FILE_SETS[name], []
+    for archive in known.archives:
+        file = (tmp_path / "made" / archive.path).rename(folder / Path(archive.path).name)
+        archives.append(dataclasses.replace(archive, url=url + file.name))
+    served = dataclasses.replace(known, archives=tuple(archives))
+    monkeypatch.setitem(file_sets.FILE_SETS, name, served)
+    config, root = Config(dataset=name, image_size=8), tmp_path / "new/root"
+    first = datasets.load_dataset(config, root)
+    assert sum(request.startswith("GET") for request in requests) >= len(archives)
+    downloaded = len(requests)
+    again = datasets.load_dataset(config, root)
+    assert len(requests) == downloaded
+    assert keys(first.train) == keys(again.train)
+    assert capfd.readouterr() == ("", "")
+    shutil.rmtree(root / known.folders[0])  # it is unpacked again
+    assert keys(datasets.load_dataset(config, root).train) == keys(first.train)
+    assert len(requests) == downloaded
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
@@ -87,6 +115,23 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server, monkeypatch, ca
         ),
         ("svhn", "train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ there"),
         ("mnist", "mnist/{train,t10k}-images-idx3-ubyte.gz"),
+        (
+            "stl10",
+            "put stl10_binary.tar.gz from http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz ",
+        ),
+        (
+            "oxford_pets",
+            "put oxford-iiit-pet/images.tar.gz and oxford-iiit-pet/annotations.tar.gz from "
+            "https://www.robots.ox.ac.uk/~vgg/data/pets/data/ there",
+        ),
+        ("food101", "put food-101.tar.gz from http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz there"),
+        (
+            "flowers102",
+            "and flowers-102/setid.mat from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ ",
+        ),
+        ("eurosat", "put eurosat/EuroSAT.zip from https://huggingface.co/datasets/torchgeo/eurosat/"),
+        ("dtd", "put dtd/dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-"),
+        ("imagenette", "put imagenette2.tgz from https://s3.amazonaws.com/fast-ai-imageclas/imagenette2"),
     ],
 )
 def test_without_a_copy_or_a_network_the_message_says_what_to_put_where(tmp_path, name, wanted, capfd):
@@ -172,5 +217,5 @@ def test_a_copy_in_a_folder_that_cannot_be_written_is_read(tmp_path):
 def test_unknown_data_sets_are_refused_with_a_suggestion(tmp_path):
     message = load_error(Config(dataset="cifar-10"), tmp_path)
     assert "did you mean 'cifar10'?" in message
-    assert "folder:PATH" in message
+    assert "folder:PATH, list:FILE.csv" in message
     assert "no data set 'folder'" in load_error(Config(dataset="folder"), tmp_path)

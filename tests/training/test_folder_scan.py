@@ -18,7 +18,7 @@ def names(paths) -> list[str]:
 
 
 def scan(path, **options):
-    return datasets.scan_folder(folder_config(path, **options))
+    return datasets.scan_files(folder_config(path, **options), path)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_progress_is_reported_until_every_file_is_read(tmp_path):
     write_images(tmp_path, {"cat": 80, "dog": 80})
     shutil.copy(tmp_path / "cat/000.png", tmp_path / "dog/copy.png")
     told: list[tuple[str, int, int]] = []
-    datasets.scan_folder(folder_config(tmp_path), lambda *each: told.append(each))
+    datasets.scan_files(folder_config(tmp_path), tmp_path, lambda *each: told.append(each))
     assert [each for each in told if each[0] == "reading headers"] == [
         ("reading headers", done, 161) for done in (64, 128, 161)
     ]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hpo import errors
-from hpo.training import datasets
+from hpo.training import datasets, own_images
 from hpo.training.config import Config
 from tests.support.data_sets import assert_well_formed, counts, folder_config, keys, load_error
 from tests.support.disks import folder_without_rights
@@ -288,7 +288,7 @@ def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
 )
 def test_a_folder_that_cannot_be_read_is_refused_in_one_line(path, reason):
     with pytest.raises(errors.DataError) as raised:
-        datasets.describe_folder(folder_config(path))
+        own_images.describe_images(f"folder:{path}")
     assert "train.dataset: 'folder:" in str(raised.value)
     assert reason in str(raised.value)
     assert len(str(raised.value)) < 500
@@ -299,7 +299,7 @@ def test_an_unreadable_subfolder_is_refused_by_its_name():
         write_images(folder, {"a": 3, "b": 3})
         (folder / "b" / "inner").mkdir(mode=0)
         with pytest.raises(errors.DataError, match=r"inner.*Permission denied"):
-            datasets.describe_folder(folder_config(folder))
+            own_images.describe_images(f"folder:{folder}")
 
 
 def test_a_class_with_too_few_images_to_be_measured_is_named(tmp_path, caplog):

@@ -1,6 +1,7 @@
 """What a worker caches between trials."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import DeviceError
 from hpo.store import studies
 from hpo.study.definition import Definition
-from hpo.training import catalog, datasets, devices, models, precision
+from hpo.training import catalog, datasets, devices, models, precision, sources
 from hpo.training.config import Config
 from hpo.training.data_facts import DataFacts
 from hpo.workers import cache
+from tests.support.file_sets import write_file_set
 from tests.support.images import write_images
 
 CPU = torch.device("cpu")
@@ -34,9 +36,11 @@ def test_a_dataset_is_read_once_and_image_size_matters_only_for_folders(worker_c
     assert worker_cache.load_dataset(settings()) is not worker_cache.load_dataset(settings(limit=65))
 
 
-def test_pictures_of_a_folder_are_read_anew_for_each_way_to_read_them(worker_cache, tmp_path):
+@pytest.mark.parametrize("dataset", ["folder:{}/pets", "eurosat"])
+def test_image_files_are_read_anew_for_each_way_to_read_them(worker_cache, tmp_path, monkeypatch, dataset):
     write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
-    here = {"dataset": f"folder:{tmp_path / 'pets'}", "limit": None}
+    write_file_set("eurosat", tmp_path, monkeypatch)
+    here = {"dataset": dataset.format(tmp_path), "limit": None}
     found = worker_cache.load_dataset(settings(**here))
     assert worker_cache.load_dataset(settings(**here, batch_size=8)) is found
     others = {
@@ -48,6 +52,23 @@ def test_pictures_of_a_folder_are_read_anew_for_each_way_to_read_them(worker_cac
     }
     for option in ({name: value} for name, value in others.items()):
         assert worker_cache.load_dataset(settings(**(here | option))) is not found, option
+
+
+def test_published_image_files_are_listed_once_and_not_decoded_to_prepare_a_study(
+    worker_cache, url, tmp_path, monkeypatch
+):
+    write_file_set("eurosat", tmp_path, monkeypatch)
+    storage = studies.open_storage(url, create=True)
+    definition = Definition(name="study", train=settings(dataset="eurosat").model_dump())
+    studies.create_study(storage, definition, "text")
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    for _ in range(2):
+        worker_cache.prepare_study(storage, studies.find_study_id(storage, "study"), definition)
+        shutil.rmtree(tmp_path / "eurosat", ignore_errors=True)
+    other = cache.WorkerCache(tmp_path, worker_cache.artifacts, CPU)
+    monkeypatch.setattr(sources, "read_published", lambda name, root: pytest.fail(f"{name} is looked for"))
+    with pytest.raises(pytest.fail.Exception, match="eurosat is looked for"):
+        other.prepare_study(storage, studies.find_study_id(storage, "study"), definition)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from hpo.errors import MESSAGE_LENGTH, HpoError
 from hpo.study import file
 from hpo.training import datasets
 from hpo.training.config import Config
+from hpo.training.used_files import ContentHashes
 from tests.support import mutated_documents
 
 SLOW_SECONDS = 10
@@ -217,7 +218,7 @@ def check_folder(rng: random.Random, place: Path) -> None:
         selection=rng.choice(("valid", "test")),
         limit=rng.choice((None, None, 2, 3)),
     )
-    datasets.describe_folder(settings)
+    datasets.list_used_files(settings, ContentHashes())
     scan = datasets.scan_folder(settings)
     json.dumps(scan.document())
     list(scan.notes())

@@ -7,7 +7,6 @@ small limit on a large folder is fast. How the images are divided is in ``splits
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
-import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import class_folders, folder_images, folder_scan, image_files, sources, splits
+from hpo.training import class_folders, folder_images, folder_scan, image_files, sources, splits, used_files
 from hpo.training.config import DATASETS, Config, FinalConfig
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.evaluation import TOP
@@ -269,29 +268,29 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     )
 
 
-def describe_folder(config: Config) -> str:
-    """Return which images a ``folder:PATH`` has, as one short line, without reading an image.
+def list_used_files(
+    config: Config, hashes: used_files.ContentHashes, progress: folder_scan.Progress | None = None
+) -> used_files.UsedFiles:
+    """Return which files of a folder a study uses, with a hash of each.
+
+    A trial of ``hpo finish`` uses those of the study's trials, so it has the same list.
 
     Args:
         config: Its ``dataset`` must be a ``folder:PATH``.
-
-    Returns:
-        The number of images by split, the number of classes, and a hash of all paths within the folder.
+        hashes: Knows the files that did not change since it last read them.
+        progress: Is called now and then.
 
     Raises:
-        DataError: If there is no such folder, or it has another structure than ``class_folders`` allows.
+        DataError: If there is no such folder, it has another structure than ``class_folders`` allows, it is
+            too small to split, or the file system fails.
     """
     place = config.dataset.partition(":")[2]
     source = class_folders.list_folder(place)
-    root, names, counts = Path(place).expanduser(), hashlib.sha256(), list[str]()
-    for name, split in (("train", source.train), ("valid", source.valid), ("test", source.test)):
-        if split is not None and not isinstance(split.images, Tensor):
-            counts.append(f"{name} {len(split.images)}")
-            for file in split.images:
-                names.update(
-                    f"{name}/{file.relative_to(root).as_posix()}\n".encode(errors="surrogateescape")
-                )
-    return f"{', '.join(counts)} images, {len(source.classes)} classes, names {names.hexdigest()[:8]}"
+    if isinstance(config, FinalConfig):
+        config = Config(**config.model_dump() | {"selection": "valid"})
+    drawn = draw_splits(source, config)
+    files = [file for name, split in drawn.items() for file in folder_scan.list_split(name, split)]
+    return hashes.list_files(Path(place).expanduser(), files, progress)
 
 
 def _warn_about_folder(source: sources.Source, dataset: Dataset, config: Config) -> None:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpo.artifacts.folders import Artifacts
-from hpo.store import plan, studies, study_images
+from hpo.errors import ArtifactError, ImagesChanged
+from hpo.store import folders, plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog, data_facts, devices, features, precision
 from hpo.training.config import FOLDER_OPTIONS, PRECISIONS, Config, CustomConfig
+from hpo.training.used_files import ContentHashes, UsedFiles
 
 if TYPE_CHECKING:
     # torchvision takes a second or two to import. A worker with a custom objective does not need it.
@@ -53,21 +55,24 @@ class WorkerCache:
         self._formats: dict[str, str] = {}  # by what decides it, as JSON: the memory format
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
         self._described: set[str] = set()  # names of files about a study's images that exist
-        self._images: dict[int, str] = {}  # by study: which images its folder had when last checked
+        self._hashes = ContentHashes()
+        self._files: UsedFiles | None = None  # that the study has, once they were checked
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
         """Check and load what all trials of a study share, before one is claimed.
 
         The first worker of a study with the precision ``auto`` chooses one, and stores it for all as an
-        attribute of the study. Of a folder of images only the class folders are checked, and that it still
-        has the images that the study began with: images are read at each trial's own size. For a custom
-        objective nothing is done. Networks of the user's own are imported.
+        attribute of the study. Of a folder of images the files are listed and compared with those that the
+        study began with, which the first worker stores if nobody has; they are decoded at each trial's own
+        size. For a custom objective nothing is done. Networks of the user's own are imported.
 
         Raises:
             DefinitionError: If a network of the user's own cannot be imported here.
-            DataError: If the data set cannot be loaded, or a folder has other images than before.
+            ImagesChanged: If a folder has other images than those that the study began with.
+            DataError: If the data set cannot be loaded.
             DeviceError: If the device does not support the study's precision, or compiling.
-            StoreError: If the chosen precision cannot be stored.
+            StoreError: If the chosen precision, or which images there are, cannot be stored.
+            ArtifactError: If the list of the images cannot be written.
         """
         settings = definition.trial_config({})
         if isinstance(settings, CustomConfig):
@@ -80,14 +85,36 @@ class WorkerCache:
         precision.check_precision(self.precision, self.device)
         precision.check_compile(settings, self.device)
         if settings.dataset.startswith("folder:"):
-            from hpo.training import datasets
-
-            found = datasets.describe_folder(settings)
-            if self._images.get(study_id) != found:  # asked once: it locks the study
-                study_images.check_images(storage, definition, found)
-                self._images[study_id] = found
+            self._check_files(storage, definition, settings)
         else:
             self.load_dataset(settings)
+
+    def _check_files(self, storage: Storage, definition: Definition, settings: Config) -> None:
+        """Compare the files of a folder with those that the study began with; list them if nobody has.
+
+        They are listed once. From then on ``load_dataset`` notices if they change.
+        """
+        from hpo.training import datasets
+
+        known = study_images.read_images(storage, definition)
+        if self._files is not None and known.fingerprint == self._files.fingerprint:
+            return
+        found = datasets.list_used_files(settings, self._hashes)
+        if known.fingerprint in (None, found.fingerprint) and known.study == definition.name:
+            self._write_list(folders.own_folder(storage, definition.name), found)
+        if known.fingerprint is None:
+            known = study_images.set_images_once(storage, definition, found.fingerprint)
+        if known.fingerprint != found.fingerprint:
+            raise study_images.changed_error(storage, self.artifacts, definition, found)
+        self._files = found
+
+    def _write_list(self, study_folder: str, files: UsedFiles) -> None:
+        name = study_images.list_name(study_folder, files.fingerprint)
+        try:
+            if self.artifacts.read_or_none(name, end=1) is None:
+                self.artifacts.write(name, files.dump())
+        except OSError as error:
+            raise ArtifactError(f"{self.artifacts.path(name)}: {error.strerror or error}") from error
 
     def _study_precision(self, storage: Storage, study_id: int, settings: Config) -> str:
         if settings.precision != "auto":
@@ -118,6 +145,7 @@ class WorkerCache:
         """Return a trial's data set, on the device if it fits there; it stays in memory for later trials.
 
         Raises:
+            ImagesChanged: If a folder's images changed since ``prepare_study``.
             DataError: If it cannot be loaded.
         """
         from hpo.training import datasets
@@ -127,8 +155,23 @@ class WorkerCache:
             names += ["image_size", *FOLDER_OPTIONS]
         key = tuple(getattr(config, name) for name in names)
         if key not in self._datasets:
-            self._datasets[key] = datasets.load_dataset(config, self.data).to_if_it_fits(self.device)
+            found = datasets.load_dataset(config, self.data)
+            if self._files is not None and config.dataset.startswith("folder:"):
+                self._check_unchanged(config, self._files)
+            self._datasets[key] = found.to_if_it_fits(self.device)
         return self._datasets[key]
+
+    def _check_unchanged(self, config: Config, before: UsedFiles) -> None:
+        """Refuse a folder of which a file changed since the check, so that what was read may be another."""
+        from hpo.training import datasets
+
+        now = datasets.list_used_files(config, self._hashes)
+        if now != before:
+            raise ImagesChanged(
+                f"{config.dataset}: its images changed while the study ran: "
+                f"{before.describe_changes(now)}. Results on different images cannot be compared: restore "
+                "the folder"
+            )
 
     def write_data_facts(self, study_folder: str, config: Config) -> None:
         """Write what a report says about a study's images to its folder, unless it is there.

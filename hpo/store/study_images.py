@@ -14,7 +14,7 @@ has no fingerprint: ``sources`` reads what was published, and checks what has pu
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna.storages._rdb import models
 from sqlalchemy.orm import Session
@@ -25,9 +25,7 @@ from hpo.store import attributes, plan
 from hpo.store.storage import Storage, retrying
 from hpo.store.study_rows import find_study, get_study, has_begun, stored_folder
 from hpo.study.definition import Definition
-
-if TYPE_CHECKING:
-    from hpo.training.used_files import UsedFiles  # imports numpy and PIL
+from hpo.training.used_files import UsedFiles
 
 IMAGES = "hpo:images"  # system attribute of a study: the fingerprint of its images
 LIST_PREFIX = "data-files-"  # of the name of a list in the study's folder of the artifacts
@@ -119,7 +117,7 @@ def _stored_fingerprint(session: Session, study: Any) -> str | None:
 
 
 def changed_error(
-    storage: Storage, artifacts: Artifacts, definition: Definition, found: "UsedFiles"
+    storage: Storage, artifacts: Artifacts, definition: Definition, found: UsedFiles
 ) -> ImagesChanged:
     """Return the error that says what differs between the images that a study must have and those it has.
 
@@ -147,10 +145,8 @@ def changed_error(
     )
 
 
-def _read_list(storage: Storage, artifacts: Artifacts, known: KnownImages) -> "UsedFiles | None":
+def _read_list(storage: Storage, artifacts: Artifacts, known: KnownImages) -> UsedFiles | None:
     """Return the files that a study began with; None if their list cannot be read."""
-    from hpo.training.used_files import UsedFiles
-
     assert known.fingerprint is not None
     try:
         folder = _read_folder(storage, known.study)

@@ -11,11 +11,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hpo.errors import DataError, join_names, quote_value
-from hpo.training import folder_scan
-from hpo.training.folder_scan import ListedFile, Progress
+
+if TYPE_CHECKING:
+    # It imports torchvision, which takes a second or two; not every worker needs it.
+    from hpo.training.folder_scan import ListedFile, Progress
 
 HASH_BYTES = 8  # of one file's content
 FINGERPRINT_BYTES = 16
@@ -82,7 +84,7 @@ class ContentHashes:
         self._known: dict[Path, tuple[tuple[int, ...], str]] = {}  # by path: what stat said, size and hash
 
     def list_files(
-        self, root: Path, files: Sequence[ListedFile], progress: Progress | None = None
+        self, root: Path, files: Sequence["ListedFile"], progress: "Progress | None" = None
     ) -> UsedFiles:
         """Return the list of files below a folder, hashed by as many threads as there are cores.
 
@@ -94,6 +96,8 @@ class ContentHashes:
         Raises:
             DataError: If the file system fails.
         """
+        from hpo.training import folder_scan
+
         tell = progress or (lambda what, done, total: None)
         try:
             found = folder_scan.in_threads(files, self._describe, "hashing files", tell)
@@ -102,21 +106,26 @@ class ContentHashes:
             place = quote_value(error.filename) if error.filename else str(root)
             raise DataError(f"{place}: {error.strerror or error}; its content must be readable") from error
 
-    def _describe(self, file: ListedFile) -> str:
+    def _describe(self, file: "ListedFile") -> str:
         """Return size and hash of a file's content."""
         try:
             stat = file.path.stat()
             state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
             before, described = self._known.get(file.path, ((), ""))
             if before != state:
-                content = file.path.read_bytes()
-                described = f"{len(content)} {hashlib.blake2b(content, digest_size=HASH_BYTES).hexdigest()}"
+                with file.path.open("rb") as content:
+                    digest = hashlib.file_digest(content, _new_hash).hexdigest()
+                described = f"{stat.st_size} {digest}"
                 self._known[file.path] = (state, described)
             return described
         except (FileNotFoundError, PermissionError):  # one more unreadable file, which the scan tells of
             return "-"
 
 
-def _entries(root: Path, found: Iterable[tuple[ListedFile, str]]) -> Iterable[tuple[str, str]]:
+def _new_hash() -> Any:  # typeshed has another type for what file_digest takes
+    return hashlib.blake2b(digest_size=HASH_BYTES)
+
+
+def _entries(root: Path, found: Iterable[tuple["ListedFile", str]]) -> Iterable[tuple[str, str]]:
     for file, described in found:
         yield file.path.relative_to(root).as_posix(), f"{file.split} {described}"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from hpo.training.models import InitialModels
 
 MIN_STEPS_TO_MEASURE = 1000  # a trial this long is worth the dozen steps that measure the memory formats
+LISTING_SHARE = 0.05  # of a waiting worker's time, at most, that goes into listing a folder again
+MAX_UNLISTED_SECONDS = 60.0
 
 log = logging.getLogger("hpo")
 
@@ -57,6 +60,7 @@ class WorkerCache:
         self._described: set[str] = set()  # names of files about a study's images that exist
         self._hashes = ContentHashes()
         self._files: UsedFiles | None = None  # that the study has, once they were checked
+        self._list_again_at = 0.0  # by the monotonic clock
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
         """Check and load what all trials of a study share, before one is claimed.
@@ -92,20 +96,26 @@ class WorkerCache:
     def _check_files(self, storage: Storage, definition: Definition, settings: Config) -> None:
         """Compare the files of a folder with those that the study began with; list them if nobody has.
 
-        They are listed once. From then on ``load_dataset`` notices if they change.
+        A waiting worker comes here twice a second. A large folder is not listed again each time; should it
+        change in between, ``load_dataset`` notices.
         """
         from hpo.training import datasets
 
-        known = study_images.read_images(storage, definition)
-        if self._files is not None and known.fingerprint == self._files.fingerprint:
+        known, began = study_images.read_images(storage, definition), time.monotonic()
+        is_known = self._files is not None and known.fingerprint == self._files.fingerprint
+        if is_known and began < self._list_again_at:
             return
         found = datasets.list_used_files(settings, self._hashes)
+        took = time.monotonic() - began
+        self._list_again_at = began + took + min(took / LISTING_SHARE, MAX_UNLISTED_SECONDS)
         if known.fingerprint in (None, found.fingerprint) and known.study == definition.name:
             self._write_list(folders.own_folder(storage, definition.name), found)
         if known.fingerprint is None:
             known = study_images.set_images_once(storage, definition, found.fingerprint)
         if known.fingerprint != found.fingerprint:
             raise study_images.changed_error(storage, self.artifacts, definition, found)
+        if not is_known:  # those that were read may be others, of which the study had run no epoch
+            self._datasets.clear()
         self._files = found
 
     def _write_list(self, study_folder: str, files: UsedFiles) -> None:

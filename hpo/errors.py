@@ -70,6 +70,10 @@ class ImagesUnreadable(DataError):
     """Image files are no images, damaged or too large, which reading them again cannot change."""
 
 
+class ImagesChanged(DataError):
+    """A folder has other images than those that a study began with."""
+
+
 class WeightsError(HpoError):
     """Pretrained weights cannot be found, downloaded or loaded."""
 

@@ -12,8 +12,8 @@ GRANT INSERT, UPDATE ON
   trial_user_attributes, trial_system_attributes TO hpo_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
 
--- It writes two of a study's attributes: the QMC sampler's count, and once the study's precision. For both it locks the
--- study's row. Locking a row needs the right to update one of its columns; this column is one that foreign keys keep from
+-- It writes three of a study's attributes: the QMC sampler's count, and once the study's precision and the fingerprint of
+-- its images. For all it locks the study's row. Locking a row needs the right to update one of its columns; this column is one that foreign keys keep from
 -- being changed.
 GRANT UPDATE (study_id) ON studies TO hpo_worker;
 GRANT INSERT, UPDATE (value_json) ON study_system_attributes TO hpo_worker;
@@ -23,6 +23,6 @@ DROP POLICY IF EXISTS counted ON study_system_attributes;
 DROP POLICY IF EXISTS recounted ON study_system_attributes;
 CREATE POLICY readable ON study_system_attributes FOR SELECT TO hpo_worker, hpo_viewer USING (true);
 CREATE POLICY counted ON study_system_attributes FOR INSERT TO hpo_worker
-  WITH CHECK (key LIKE 'qmc%' OR key = 'hpo:precision');
+  WITH CHECK (key LIKE 'qmc%' OR key IN ('hpo:precision', 'hpo:images'));
 CREATE POLICY recounted ON study_system_attributes FOR UPDATE TO hpo_worker
   USING (true) WITH CHECK (key LIKE 'qmc%');

@@ -26,8 +26,9 @@ from PIL import Image
 
 from hpo.errors import MESSAGE_LENGTH, HpoError
 from hpo.study import file
-from hpo.training import datasets, own_images
+from hpo.training import datasets
 from hpo.training.config import Config
+from hpo.training.used_files import ContentHashes
 from tests.support import mutated_documents
 
 SLOW_SECONDS = 10
@@ -246,7 +247,7 @@ def _check_images(rng: random.Random, place: Path, dataset: str) -> None:
         selection=rng.choice(("valid", "test")),
         limit=rng.choice((None, None, 2, 3)),
     )
-    own_images.describe_images(settings.dataset)
+    datasets.list_used_files(settings, ContentHashes())
     scan = datasets.scan_files(settings, place)
     json.dumps(scan.document())
     list(scan.notes())

@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from hpo.training.config import Config
     from hpo.training.data_facts import DataFacts
     from hpo.training.folder_scan import FolderScan, Progress
+    from hpo.training.used_files import UsedFiles
 
 app = typer.Typer()
 PLANNING = "Plan and check"  # heading in the help of hpo
 LONG_SCAN = 10_000  # files from which on a scan is announced, where no bar can show it
 
 
-def check_images(definition: "Definition", *, needed_here: bool) -> None:
+def check_images(definition: "Definition", *, needed_here: bool) -> "Config | None":
     """Scan the study's folder or list of images, and print what its user should know of.
 
     Args:
         definition: The study.
         needed_here: Fail also if it is missing. Otherwise it may be on the workers' machine only.
+
+    Returns:
+        The settings that say how the folder is used; None if the study has no folder, or it is not here.
 
     Raises:
         DataError: If it cannot be used, or the study refuses unreadable images and there are any.
@@ -38,7 +42,7 @@ def check_images(definition: "Definition", *, needed_here: bool) -> None:
 
     settings = definition.trial_config({})
     if not isinstance(settings, Config) or not has_own_images(settings.dataset):
-        return
+        return None
     from hpo.training import class_folders
 
     try:
@@ -46,10 +50,30 @@ def check_images(definition: "Definition", *, needed_here: bool) -> None:
     except class_folders.MissingImages:
         if needed_here:
             raise
-        return
+        return None
     scan.check(settings.corrupt)
     for note in scan.notes():
         print(f"hpo: {escape_surrogates(note)}", file=sys.stderr)
+    return settings
+
+
+def list_images(definition: "Definition", *, needed_here: bool) -> "UsedFiles | None":
+    """Check the study's images as ``check_images`` does, then hash the files that it uses.
+
+    Returns:
+        The files; None if the study has no folder, or it is not here.
+
+    Raises:
+        DataError: As ``check_images`` does, or if the file system fails.
+    """
+    settings = check_images(definition, needed_here=needed_here)
+    if settings is None:
+        return None
+    from hpo.training import datasets
+    from hpo.training.used_files import ContentHashes
+
+    with _scan_progress() as tell:
+        return datasets.list_used_files(settings, ContentHashes(), tell)
 
 
 def _scan(settings: "Config", root: Path) -> "FolderScan":

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.artifacts import checkpoint, optuna_store
 from hpo.artifacts.folders import LOGS, Artifacts
+from hpo.store.study_images import LIST_PREFIX
 from hpo.training import data_facts
 from hpo.workers import metrics
 
@@ -60,7 +61,7 @@ def unknown_files(artifacts: Artifacts, folder: str, trials: Iterable[FrozenTria
     unknown = []
     for name in artifacts.list_names(folder):
         trial = by_number.get(name)
-        if name in (LOGS, data_facts.FILE_NAME):
+        if name in (LOGS, data_facts.FILE_NAME) or name.startswith(LIST_PREFIX):
             continue
         if trial is None:
             unknown.append(f"{folder}/{name}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpo.cli.data import check_images
+from hpo.cli.data import list_images
 from hpo.cli.options import (
     ARTIFACTS,
     BACKOFF,
@@ -34,12 +34,21 @@ from hpo.cli.options import (
     Workers,
 )
 from hpo.cli.results import print_best, print_early_ends, print_finish
-from hpo.errors import ArtifactsUnavailable, DeviceLost, HpoError, StoreUnavailable, WorkerStartError
+from hpo.errors import (
+    ArtifactsUnavailable,
+    DeviceLost,
+    HpoError,
+    ImagesChanged,
+    StoreUnavailable,
+    WorkerStartError,
+)
 from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
     from hpo.store.storage import Storage
+    from hpo.store.studies import Stored
     from hpo.study.definition import Definition
+    from hpo.training.used_files import UsedFiles
 
 app = typer.Typer()
 RUN = "Run a study"  # heading in the help of hpo
@@ -78,10 +87,10 @@ def run_study(
     stop = progress.StopSignal()
     worker_devices(devices, 1, 1)  # fails before anything is stored
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    check_images(definition, needed_here=True)
+    images = list_images(definition, needed_here=True)
     storage = studies.open_storage(store_url, create=True)
-    _report_search(storage, definition)
-    result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
+    source = file.annotated_source(study, sets or [], name)
+    result = _store_study(storage, definition, source, images, artifacts)
     before = status.read_status(storage, definition.name)
     if result == studies.Stored.REPLACED:
         progress.print_stderr(f"hpo: study '{definition.name}': {REPLACED}")
@@ -101,7 +110,23 @@ def run_study(
         print_early_ends(storage, definition.name, artifacts)
 
 
-def _report_search(storage: "Storage", definition: "Definition") -> None:
+def _store_study(
+    storage: "Storage", definition: "Definition", source: str, images: "UsedFiles | None", artifacts: str
+) -> "Stored":
+    """Store a study, extend it or replace it; of other images than it began with, say which differ."""
+    from hpo.artifacts.folders import Artifacts
+    from hpo.store import studies, study_images
+
+    fingerprint = None if images is None else images.fingerprint
+    _report_search(storage, definition, fingerprint)
+    try:
+        return studies.create_study(storage, definition, source, fingerprint)
+    except ImagesChanged as error:
+        assert images is not None
+        raise study_images.changed_error(storage, Artifacts(artifacts), definition, images) from error
+
+
+def _report_search(storage: "Storage", definition: "Definition", images: str | None) -> None:
     """Report how a new study searches, and what its sampler learns from; a stored study keeps its own."""
     from hpo.cli import progress
     from hpo.store import studies, warm_start
@@ -109,7 +134,7 @@ def _report_search(storage: "Storage", definition: "Definition") -> None:
 
     if definition.name in studies.study_names(storage):
         return
-    warm_starts = warm_start.find_warm_starts(storage, definition)
+    warm_starts = warm_start.find_warm_starts(storage, definition, images)
     for line in (describe_strategy(definition), *warm_starts):
         if line is not None:
             progress.print_stderr(f"hpo: {line}")
@@ -127,12 +152,16 @@ def _worker_environment(store_url: str, artifacts: str, data: Path, lease_second
 
 @app.command("create", rich_help_panel=RUN)
 def create_study(
-    study: StudyFile, sets: Sets = None, name: NewName = None, store_url: StoreUrl = STORE
+    study: StudyFile,
+    sets: Sets = None,
+    name: NewName = None,
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
     """Store a study without running it, or extend a stored study.
 
     More trials, a larger budget or more points can be added.
-    Any other change is refused once a trial runs or was queued by hand.
+    Any other change, also of the images in its folder, is refused once a trial runs or was queued by hand.
     Before that, it replaces the stored study.
     Run the trials with 'hpo launch'.
 
@@ -142,10 +171,10 @@ def create_study(
     from hpo.study import file
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    check_images(definition, needed_here=False)
+    images = list_images(definition, needed_here=False)
     storage = studies.open_storage(store_url, create=True)
-    _report_search(storage, definition)
-    result = studies.create_study(storage, definition, file.annotated_source(study, sets or [], name))
+    source = file.annotated_source(study, sets or [], name)
+    result = _store_study(storage, definition, source, images, artifacts)
     if result == studies.Stored.REPLACED:
         print(f"hpo: study '{definition.name}': {REPLACED}", file=sys.stderr)
     waiting = status.count_waiting(storage, definition.name)

@@ -5,8 +5,8 @@ anything. This module says which values hpo itself could have written. Everythin
 no reader has to expect a text where a number belongs, or a path that leads elsewhere.
 
 Trials pass ``check_trial`` (``status.read_trials``, the dashboard) or its two parts (``rows``); a study's
-attributes are read by ``parse_folder`` and ``parse_order``. Attributes that hpo does not write stay as they
-are.
+attributes are read by ``parse_folder``, ``parse_images`` and ``parse_order``. Attributes that hpo does not
+write stay as they are.
 """
 
 import copy
@@ -34,6 +34,9 @@ SECONDS_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,30})?(e-[0-9]{1,3})?$"
 
 # A media type or an encoding, which become headers of a response.
 HEADER_TEXT = re.compile(r"[A-Za-z0-9!#$&^_.+*/;=\" -]{1,200}")
+
+# What ``used_files.UsedFiles.fingerprint`` returns.
+_IMAGES = re.compile(r"[0-9]{1,10} images, blake2b [0-9a-f]{32}")
 
 Check = Callable[[Any], bool]
 
@@ -213,6 +216,12 @@ def parse_folder(text: str | None) -> str | None:
     """
     folder = parse_json(text)
     return folder if names.is_study_folder(folder) else None
+
+
+def parse_images(text: str | None) -> str | None:
+    """Return the fingerprint of a study's images from its attribute, given as JSON; None if it has none."""
+    fingerprint = parse_json(text)
+    return fingerprint if isinstance(fingerprint, str) and _IMAGES.fullmatch(fingerprint) else None
 
 
 def parse_order(text: str | None) -> str | None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from hpo.artifacts import names
 from hpo.errors import DefinitionError, StoreError, StoreMissing
-from hpo.store import attributes, database, database_errors, plan, rows
+from hpo.store import attributes, database, database_errors, plan, rows, study_images
 from hpo.store.database import hide_password, parse_url
 from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
@@ -27,6 +27,7 @@ from hpo.store.study_rows import (
     delete_rows,
     find_study,
     get_study,
+    has_begun,
     lock_studies,
     lock_study_and_trials,
     parse_definition,
@@ -123,7 +124,7 @@ def _create_tables(url: sa.URL) -> None:
 
 
 @retrying(max_wait_seconds=0)
-def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
+def create_study(storage: Storage, definition: Definition, text: str, images: str | None = None) -> Stored:
     """Store a study, extend it or replace it, with its whole budget as WAITING trials.
 
     It is one transaction. Of several processes that create the same study at once, one does, and a crash
@@ -135,6 +136,7 @@ def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
         storage: The storage to write to.
         definition: The study's definition.
         text: The definition as its author wrote it.
+        images: The fingerprint of the files of its folder; None if it has none, or the folder is not here.
 
     Returns:
         ``created`` for a new study, ``replaced`` for another definition in place of a stored one, and
@@ -143,6 +145,7 @@ def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
     Raises:
         DefinitionError: A study of this name has another definition, which this one neither extends nor
             replaces, or another version of hpo made it.
+        ImagesChanged: The stored study began with other images.
         StoreUnavailable: The database is unavailable; the study may have been stored all the same.
         StoreError: Another tool made a study of this name, or the database refuses the write.
     """
@@ -155,12 +158,16 @@ def create_study(storage: Storage, definition: Definition, text: str) -> Stored:
             result, study_id, stored = Stored.KEPT, study.study_id, study_definition(session, study)
             try:
                 definition = extend_definition(stored, definition)
+                if images is not None:
+                    study_images.keep_images(session, study, images)
                 find_study(session, definition.name, lock=True)
             except DefinitionError:
                 if stored.enqueued or not _clear_without_results(session, study):
                     raise
                 result = Stored.REPLACED
                 _describe_study(session, study_id, definition)
+        if images is not None and result != Stored.KEPT:
+            plan.set_study_attributes(session, study_id, {study_images.IMAGES: images}, system=True)
         plan.set_study_attributes(session, study_id, {"hpo:file": text}, system=True)
         plan.write_plan(session, study_id, definition)
         return result
@@ -176,11 +183,7 @@ def _clear_without_results(session: Session, study: Any) -> bool:
     Returns:
         Whether it did so.
     """
-    if session.execute(_BEGUN, {"study": study.study_id}).first() is not None:
-        return False
-    lock_study_and_trials(session, study)
-    others = session.execute(_NOT_PLANNED, {"study": study.study_id}).first()
-    if others is not None or session.execute(_BEGUN, {"study": study.study_id}).first() is not None:
+    if has_begun(session, study) or session.execute(_NOT_PLANNED, {"study": study.study_id}).first():
         return False
     folder = {"folder": stored_folder(session, study)}
     delete_rows(session, study.study_id, keep_study=True)
@@ -188,14 +191,6 @@ def _clear_without_results(session: Session, study: Any) -> bool:
     return True
 
 
-# A trial that a worker has, or that a worker has trained. One that was released before its first epoch, as
-# for missing weights, is neither.
-_BEGUN = (
-    sa.select(leases.c.trial_id)
-    .where(leases.c.study_id == sa.bindparam("study"))
-    .where(leases.c.owner.is_not(None) | (leases.c.epoch > 0) | leases.c.checkpoint.is_not(None))
-    .limit(1)
-)
 # A trial that is not as the plan made it: begun, or added by another tool.
 _NOT_PLANNED = (
     sa.select(rows.trials.c.trial_id)

@@ -107,6 +107,28 @@ def lock_study_and_trials(session: Session, study: Any) -> None:
     find_study(session, study.study_name, lock=True)
 
 
+def has_begun(session: Session, study: Any) -> bool:
+    """Return whether a study has something to lose; if not, its rows are locked from now on.
+
+    That is a trial that a worker has, that has reported an epoch or saved a checkpoint. A claim in progress
+    is waited for: it has locked its trial.
+    """
+    if session.execute(_BEGUN, {"study": study.study_id}).first() is not None:
+        return True
+    lock_study_and_trials(session, study)
+    return session.execute(_BEGUN, {"study": study.study_id}).first() is not None
+
+
+# A trial that a worker has, or that a worker has trained. One that was released before its first epoch, as
+# for missing weights, is neither.
+_BEGUN = (
+    sa.select(leases.c.trial_id)
+    .where(leases.c.study_id == sa.bindparam("study"))
+    .where(leases.c.owner.is_not(None) | (leases.c.epoch > 0) | leases.c.checkpoint.is_not(None))
+    .limit(1)
+)
+
+
 def delete_rows(session: Session, study_id: int, *, keep_study: bool = False) -> None:
     """Delete all rows of a study, Optuna's and ours; the caller has locked its trials.
 

@@ -1,9 +1,10 @@
 """Warm start: a new study's sampler learns from trials of earlier studies (``[search] start_from``).
 
-If all options that decide whether accuracies can be compared are equal, the sampler sees the values of the
-earlier study's trials. It sees those whose settings the new study could try itself: what the new study
-fixes has the same value, and what it searches lies within its ranges, whether the earlier study searched
-it, listed it, or fixed it.
+If all options that decide whether accuracies can be compared are equal, and so are the images of a folder,
+the sampler sees the values of the earlier study's trials. Folders are compared by their fingerprints
+(``study_images``), or by their paths if one of the studies has none. The sampler sees the trials whose
+settings the new study could try itself: what the new study fixes has the same value, and what it searches
+lies within its ranges, whether the earlier study searched it, listed it, or fixed it.
 
 Of any other study, such as one of another data set, or of fewer epochs, the sampler ``freeze_thaw`` learns
 the order of the settings (``search.rank_prior``). What the new study fixes may then have had another value.
@@ -24,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import DefinitionError, HpoError, StoreError, StoreUnavailable, quote_value
 from hpo.search import replicates
-from hpo.store import plan, status, studies
+from hpo.store import plan, status, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
@@ -73,12 +74,15 @@ class WarmStart:
         return ", ".join(named + (more if len(ranked) > MAX_REASONS else []))
 
 
-def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart]:
+def find_warm_starts(
+    storage: Storage, definition: Definition, images: str | None = None
+) -> list[WarmStart]:
     """Check the studies that a new study starts from, and read what its sampler learns from them.
 
     Args:
         storage: The storage that the earlier studies are in.
         definition: The new study's definition; it need not be stored yet.
+        images: The fingerprint of the new study's images; None if it is not known.
 
     Returns:
         One record for each study of ``[search] start_from``, even if it is named twice.
@@ -90,9 +94,8 @@ def find_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
         StoreUnavailable: The database is unavailable.
         StoreError: The database refuses the request, or an earlier study was deleted meanwhile.
     """
-    return [
-        _check_and_read(storage, definition, name) for name in dict.fromkeys(definition.search.start_from)
-    ]
+    names = dict.fromkeys(definition.search.start_from)
+    return [_check_and_read(storage, definition, name, images) for name in names]
 
 
 def read_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart]:
@@ -109,11 +112,13 @@ def read_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
         StoreUnavailable: The database stays unavailable. Without the trials it would be another search.
     """
     found: list[WarmStart] = []
+    images = (
+        study_images.read_images(storage, definition).fingerprint if definition.search.start_from else None
+    )
     for name in dict.fromkeys(definition.search.start_from):
         try:
-            found.append(
-                _read_warm_start(storage, definition, name, studies.read_definition(storage, name))
-            )
+            old = studies.read_definition(storage, name)
+            found.append(_read_warm_start(storage, definition, name, old, images))
         except StoreUnavailable:
             raise
         except HpoError as error:
@@ -121,7 +126,7 @@ def read_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
     return found
 
 
-def _check_and_read(storage: Storage, definition: Definition, name: str) -> WarmStart:
+def _check_and_read(storage: Storage, definition: Definition, name: str, images: str | None) -> WarmStart:
     """Read what a sampler learns from one study; raise DefinitionError unless the study is usable."""
     option = f"study '{definition.name}': search.start_from"
     where = f"{option}: study '{name}'"
@@ -133,7 +138,7 @@ def _check_and_read(storage: Storage, definition: Definition, name: str) -> Warm
         raise DefinitionError(f"{option}: {error}") from error
     if status.read_status(storage, name).state == "running":
         raise DefinitionError(f"{where} is running; wait until it is complete, or 'hpo stop {name}'")
-    found = _read_warm_start(storage, definition, name, old)
+    found = _read_warm_start(storage, definition, name, old, images)
     if found.difference is not None and definition.search.sampler.name not in ORDER_SAMPLERS:
         raise DefinitionError(
             f"{where} is not comparable ({found.difference}); make them the same, leave it out, or use the "
@@ -151,13 +156,33 @@ def _chosen_precision(storage: Storage, name: str) -> str | None:
     return attributes.get(plan.PRECISION)
 
 
-def _differences(new: Definition, old: Definition, precision: str | None) -> Iterator[str]:
-    """Yield the options that make the accuracies of two studies not comparable."""
+DATA_OPTIONS = ("limit", "valid_fraction", "split_seed", "selection")  # that decide which files are used
+
+
+def _compare_images(storage: Storage, new: Definition, old: Definition, images: str | None) -> bool | None:
+    """Return whether two studies have the same images; None where only the data set's name tells.
+
+    That is so if one of them has no fingerprint, or they use other parts of what may be the same folder.
+    """
+    before = study_images.read_images(storage, old).fingerprint
+    if images is None or before is None:
+        return None
+    if any(old.train.get(option) != new.train.get(option) for option in DATA_OPTIONS):
+        return None
+    return before == images
+
+
+def _differences(
+    new: Definition, old: Definition, precision: str | None, same_images: bool | None
+) -> Iterator[str]:
+    """Yield what makes the accuracies of two studies not comparable."""
+    if same_images is False and old.train["dataset"] == new.train["dataset"]:
+        yield f"{quote_value(new.train['dataset'])} has other images now than it had there"
     if old.metric != new.metric:
         there, here = (f"{each.metric.name} ({each.metric.direction}d)" for each in (old, new))
         yield f"the metric is {there} there and {here} here"
     for option in dict.fromkeys(("objective", *new.option_table.study_wide)):
-        if option in ("metric", *new.idle_options):
+        if option in ("metric", *new.idle_options) or (option == "dataset" and same_images):
             continue
         before, now = old.train.get(option), new.train.get(option)
         is_chosen = option == "precision" and precision == now
@@ -165,7 +190,9 @@ def _differences(new: Definition, old: Definition, precision: str | None) -> Ite
             yield f"{option} is {quote_value(before)} there and {quote_value(now)} here"
 
 
-def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definition) -> WarmStart:
+def _read_warm_start(
+    storage: Storage, new: Definition, name: str, old: Definition, images: str | None
+) -> WarmStart:
     """Read an earlier study's trials: for their values if these can be compared, else for their order."""
     there = status.read_trials(storage, name)
     ended = [
@@ -175,9 +202,12 @@ def _read_warm_start(storage: Storage, new: Definition, name: str, old: Definiti
         if trial.state == TrialState.PRUNED
         or (trial.state == TrialState.COMPLETE and trial.value is not None)
     ]
-    differences = list(_differences(new, old, _chosen_precision(storage, name)))
+    same_images = _compare_images(storage, new, old, images)
+    differences = list(_differences(new, old, _chosen_precision(storage, name), same_images))
     if differences:
         return _select_trials(ended, new, name, old, difference="; ".join(differences))
+    if same_images:  # under whatever path
+        old = old.model_copy(update={"train": {**old.train, "dataset": new.train["dataset"]}})
     found = _select_trials(ended, new, name, old)
     if found.trials or not ended or new.search.sampler.name not in ORDER_SAMPLERS:
         return found

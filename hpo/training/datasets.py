@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import folder_images, folder_scan, image_files, own_images, sources, splits
+from hpo.training import folder_images, folder_scan, image_files, own_images, sources, splits, used_files
 from hpo.training.config import DATASETS, OWN_DATASETS, Config, FinalConfig, has_own_images, reads_files
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.evaluation import TOP
@@ -275,6 +275,33 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
         pixels=config.image_size,
         channels=3,
         classes=len(source.classes),
+    )
+
+
+def list_used_files(
+    config: Config, hashes: used_files.ContentHashes, progress: folder_scan.Progress | None = None
+) -> used_files.UsedFiles:
+    """Return which of the user's own files a study uses, with a hash of each.
+
+    A trial of ``hpo finish`` uses those of the study's trials, so it has the same list.
+
+    Args:
+        config: Its ``dataset`` must be a folder or a list (``config.has_own_images``).
+        hashes: Knows the files that did not change since it last read them.
+        progress: Is called now and then.
+
+    Raises:
+        DataError: As ``own_images.list_images``, or if there are too few images to split, or the file
+            system fails.
+    """
+    source = own_images.list_images(config.dataset)
+    if isinstance(config, FinalConfig):
+        config = Config(**config.model_dump() | {"selection": "valid"})
+    drawn = draw_splits(source, config)
+    files = [file for name, split in drawn.items() for file in folder_scan.list_split(name, split)]
+    is_list = config.dataset.startswith("list:")
+    return hashes.list_files(
+        own_images.root_of(config.dataset), files, progress, labels=source.classes if is_list else None
     )
 
 

@@ -187,7 +187,7 @@ def scan_files(
     headers: dict[ListedFile, image_files.Header] = {}
     unreadable: list[Unreadable] = []
     with image_files.without_pil_limits():
-        for file, found in _in_threads(
+        for file, found in in_threads(
             listed, lambda each: _read_header(each, config.max_pixels), "reading headers", tell
         ):
             if isinstance(found, Unreadable):
@@ -216,7 +216,7 @@ def list_split(name: SplitName, split: SourceSplit) -> list[ListedFile]:
     return [ListedFile(path=path, split=name, label=label) for path, label in pairs]
 
 
-def _in_threads(
+def in_threads(
     items: Sequence[Item], function: Callable[[Item], Result], what: str, tell: Progress
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with the function's result, in order, computed by as many threads as cores."""
@@ -272,7 +272,7 @@ def _equal_files(
         by_size[header.nbytes].append(file)
     candidates = [file for files in by_size.values() if _are_apart(files) for file in files]
     by_content: dict[bytes, list[ListedFile]] = defaultdict(list)
-    for file, digest in _in_threads(candidates, lambda each: _digest(each.path), "comparing files", tell):
+    for file, digest in in_threads(candidates, lambda each: _digest(each.path), "comparing files", tell):
         by_content[digest].append(file)
     for digest, files in by_content.items():
         if digest and _are_apart(files):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpo.artifacts.folders import Artifacts
-from hpo.store import plan, studies, study_images
+from hpo.errors import ArtifactError, ImagesChanged
+from hpo.store import folders, plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog, data_facts, devices, features, precision
@@ -28,6 +30,7 @@ from hpo.training.config import (
     has_own_images,
     reads_files,
 )
+from hpo.training.used_files import ContentHashes, UsedFiles
 
 if TYPE_CHECKING:
     # torchvision takes a second or two to import. A worker with a custom objective does not need it.
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from hpo.training.models import InitialModels
 
 MIN_STEPS_TO_MEASURE = 1000  # a trial this long is worth the dozen steps that measure the memory formats
+LISTING_SHARE = 0.05  # of a waiting worker's time, at most, that goes into listing a folder again
+MAX_UNLISTED_SECONDS = 60.0
 
 log = logging.getLogger("hpo")
 
@@ -61,21 +66,25 @@ class WorkerCache:
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
         self._described: set[str] = set()  # names of files about a study's images that exist
         self._listed: set[str] = set()  # published sets of image files that have been found
-        self._images: dict[int, str] = {}  # by study: which own images it had when last checked
+        self._hashes = ContentHashes()
+        self._files: UsedFiles | None = None  # that the study has, once they were checked
+        self._list_again_at = 0.0  # by the monotonic clock
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
         """Check and load what all trials of a study share, before one is claimed.
 
         The first worker of a study with the precision ``auto`` chooses one, and stores it for all as an
-        attribute of the study. Image files are only listed: they are read at each trial's own size. If they
-        are the user's own, they must still be those that the study began with. For a custom objective
-        nothing is done. Networks of the user's own are imported.
+        attribute of the study. Image files are only listed: they are read at each trial's own size. The
+        user's own are compared with those that the study began with, which the first worker stores if
+        nobody has. For a custom objective nothing is done. Networks of the user's own are imported.
 
         Raises:
             DefinitionError: If a network of the user's own cannot be imported here.
-            DataError: If the data set cannot be loaded, or a folder or list has other images than before.
+            ImagesChanged: If a folder or list has other images than those that the study began with.
+            DataError: If the data set cannot be loaded.
             DeviceError: If the device does not support the study's precision, or compiling.
-            StoreError: If the chosen precision cannot be stored.
+            StoreError: If the chosen precision, or which images there are, cannot be stored.
+            ArtifactError: If the list of the images cannot be written.
         """
         settings = definition.trial_config({})
         if isinstance(settings, CustomConfig):
@@ -89,18 +98,46 @@ class WorkerCache:
         precision.check_compile(settings, self.device)
         if not reads_files(settings.dataset):
             self.load_dataset(settings)
-            return
-        from hpo.training import datasets, own_images
+        elif has_own_images(settings.dataset):
+            self._check_files(storage, definition, settings)
+        elif settings.dataset not in self._listed:
+            from hpo.training import datasets
 
-        if not has_own_images(settings.dataset):
-            if settings.dataset not in self._listed:
-                datasets.find_source(settings, self.data)
-                self._listed.add(settings.dataset)
+            datasets.find_source(settings, self.data)
+            self._listed.add(settings.dataset)
+
+    def _check_files(self, storage: Storage, definition: Definition, settings: Config) -> None:
+        """Compare the user's own files with those that the study began with; list them if nobody has.
+
+        A waiting worker comes here twice a second. Many files are not listed again each time; should they
+        change in between, ``load_dataset`` notices.
+        """
+        from hpo.training import datasets
+
+        known, began = study_images.read_images(storage, definition), time.monotonic()
+        is_known = self._files is not None and known.fingerprint == self._files.fingerprint
+        if is_known and began < self._list_again_at:
             return
-        found = own_images.describe_images(settings.dataset)
-        if self._images.get(study_id) != found:  # asked once: it locks the study
-            study_images.check_images(storage, definition, found)
-            self._images[study_id] = found
+        found = datasets.list_used_files(settings, self._hashes)
+        took = time.monotonic() - began
+        self._list_again_at = began + took + min(took / LISTING_SHARE, MAX_UNLISTED_SECONDS)
+        if known.fingerprint in (None, found.fingerprint) and known.study == definition.name:
+            self._write_list(folders.own_folder(storage, definition.name), found)
+        if known.fingerprint is None:
+            known = study_images.set_images_once(storage, definition, found.fingerprint)
+        if known.fingerprint != found.fingerprint:
+            raise study_images.changed_error(storage, self.artifacts, definition, found)
+        if not is_known:  # those that were read may be others, of which the study had run no epoch
+            self._datasets.clear()
+        self._files = found
+
+    def _write_list(self, study_folder: str, files: UsedFiles) -> None:
+        name = study_images.list_name(study_folder, files.fingerprint)
+        try:
+            if self.artifacts.read_or_none(name, end=1) is None:
+                self.artifacts.write(name, files.dump())
+        except OSError as error:
+            raise ArtifactError(f"{self.artifacts.path(name)}: {error.strerror or error}") from error
 
     def _study_precision(self, storage: Storage, study_id: int, settings: Config) -> str:
         if settings.precision != "auto":
@@ -131,6 +168,7 @@ class WorkerCache:
         """Return a trial's data set, on the device if it fits there; it stays in memory for later trials.
 
         Raises:
+            ImagesChanged: If a folder's images changed since ``prepare_study``.
             DataError: If it cannot be loaded.
         """
         from hpo.training import datasets
@@ -140,8 +178,23 @@ class WorkerCache:
             names += ["image_size", *FILE_OPTIONS]
         key = tuple(getattr(config, name) for name in names)
         if key not in self._datasets:
-            self._datasets[key] = datasets.load_dataset(config, self.data).to_if_it_fits(self.device)
+            found = datasets.load_dataset(config, self.data)
+            if self._files is not None and has_own_images(config.dataset):
+                self._check_unchanged(config, self._files)
+            self._datasets[key] = found.to_if_it_fits(self.device)
         return self._datasets[key]
+
+    def _check_unchanged(self, config: Config, before: UsedFiles) -> None:
+        """Refuse a folder of which a file changed since the check, so that what was read may be another."""
+        from hpo.training import datasets
+
+        now = datasets.list_used_files(config, self._hashes)
+        if now != before:
+            raise ImagesChanged(
+                f"{config.dataset}: its images changed while the study ran: "
+                f"{before.describe_changes(now)}. Results on different images cannot be compared: restore "
+                "the folder"
+            )
 
     def write_data_facts(self, study_folder: str, config: Config) -> None:
         """Write what a report says about a study's images to its folder, unless it is there.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, DataError, HpoError, ImagesUnreadable
+from hpo.errors import ArtifactError, DataError, HpoError, ImagesChanged, ImagesUnreadable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha, samplers
 from hpo.search.freeze_thaw import CurveTable
@@ -64,7 +64,7 @@ def run_worker(
         DefinitionError: If another version of hpo made the study, or it copies one; or no such objective.
         DeviceError: If the device is missing, lost, or without the study's precision or compiling.
         ArtifactError: If the artifacts fail at the start, or ``MAX_FAILURES`` trials in a row.
-        DataError: If images are unreadable, or the data fail before a claim or ``MAX_FAILURES`` trials.
+        DataError: If images are unreadable, or changed, or ``MAX_FAILURES`` trials fail for the data.
         WeightsError: If a trial's initial weights cannot be loaded.
     """
     context = _set_up(storage, name, settings, stop)
@@ -86,7 +86,7 @@ def run_worker(
             yield from run_trial(claim, context)
             failures.clear()
         except (ArtifactError, DataError) as error:
-            if len(failures) == MAX_FAILURES - 1 or isinstance(error, ImagesUnreadable):
+            if len(failures) == MAX_FAILURES - 1 or isinstance(error, ImagesUnreadable | ImagesChanged):
                 raise
             if str(error) not in failures:  # else it has been told
                 _warn_of_release(claim, error, stop)
@@ -109,6 +109,11 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     history = History(
         storage, studies.find_study_id(storage, name), name, definition.metric, definition.objectives
     )
+    device = find_device(settings.device)
+    if device.type == "cpu":
+        precision.keep_freed_memory()
+    cache = WorkerCache(settings.data, settings.artifacts, device)
+    cache.prepare_study(storage, history.study_id, definition)  # first: a warm start compares the images
     warm_starts = warm_start.read_warm_starts(storage, definition)
     history.warm_start_trials = samplers.select_trials(
         [trial for each in warm_starts if each.difference is None for trial in each.trials],
@@ -118,15 +123,12 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
         definition,
         [(each.definition, each.trials) for each in warm_starts if each.difference is not None],
     )
-    device = find_device(settings.device)
-    if device.type == "cpu":
-        precision.keep_freed_memory()
     return WorkerContext(
         definition=definition,
         history=history,
         study_folder=folders.own_folder(storage, name),
         artifacts=settings.artifacts,
-        cache=WorkerCache(settings.data, settings.artifacts, device),
+        cache=cache,
         device=device,
         stop=stop,
     )

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 import trustme
 
+from hpo.store import studies, study_images
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.processes import wait_for
@@ -154,6 +155,18 @@ def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place
         assert quoted not in text
     place.here("delete", "small", "--yes", HPO_STORE=owner)
     assert rows(owner) == []
+
+
+def test_a_worker_stores_which_images_a_study_has_but_never_replaces_them(store_urls):
+    storage = studies.open_storage(store_urls["hpo_worker"], create=False)
+    definition = studies.read_definition(storage, "small")
+    first, second = (f"30 images, blake2b {digit * 32}" for digit in "01")
+    for fingerprint in (first, second):
+        assert study_images.set_images_once(storage, definition, fingerprint).fingerprint == first
+    with pytest.raises(sa.exc.DBAPIError, match=REFUSED):
+        plain_sql(store_urls["hpo_worker"])(
+            "UPDATE study_system_attributes SET value_json = '{}' WHERE key = 'hpo:images'"
+        )
 
 
 def command_lines(word: str) -> list[str]:

@@ -5,6 +5,7 @@ import pytest
 from hpo import errors
 from hpo.training import datasets, image_list, own_images
 from hpo.training.config import Config
+from hpo.training.used_files import ContentHashes
 from tests.support.data_sets import keys, load_error
 from tests.support.images import write_images
 
@@ -143,15 +144,18 @@ def test_unreadable_images_of_a_list_are_refused_or_skipped(pets):
     assert left.skipped == (f"{pets}/pictures/cat/002.png",)
 
 
-def test_the_description_of_a_list_depends_on_paths_labels_and_splits_alone(pets):
-    def describe(*lines, name="pets.csv"):
-        return own_images.describe_images(write_list(pets, *lines, name=name))
+def test_the_fingerprint_of_a_list_depends_on_paths_labels_splits_and_contents_alone(pets):
+    def used_files(*lines, name="pets.csv"):
+        config = Config(dataset=write_list(pets, *lines, name=name))
+        return datasets.list_used_files(config, ContentHashes())
 
     lines = pet_lines()
-    began = describe("path,label", *lines)
-    assert began.startswith("train 12 images, 2 classes, names ")
-    assert describe("path,label", *reversed(lines), name="other.csv") == began
+    began = used_files("path,label", *lines)
+    assert began.fingerprint.startswith("12 images, blake2b ")
+    assert used_files("path,label", *reversed(lines), name="other.csv") == began
     swapped = [lines[0].replace(",dog", ",cat"), *lines[1:]]
-    assert describe("path,label", *swapped) != began
+    assert "1 changed" in began.describe_changes(used_files("path,label", *swapped))
     moved = [f"{line},{'test' if number == 0 else 'train'}" for number, line in enumerate(lines)]
-    assert describe("path,label,split", *moved).startswith("train 11, test 1 images, 2 classes, names ")
+    assert used_files("path,label,split", *moved) != began
+    (pets / "pictures/cat/002.png").write_bytes((pets / "pictures/cat/001.png").read_bytes())
+    assert "1 changed ('pictures/cat/002.png')" in began.describe_changes(used_files("path,label", *lines))

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import DeviceError
+from hpo.errors import DeviceError, ImagesChanged
 from hpo.store import studies
 from hpo.study.definition import Definition
+from hpo.study.search_options import Search
 from hpo.training import catalog, datasets, devices, models, precision, sources
 from hpo.training.config import Config
 from hpo.training.data_facts import DataFacts
+from hpo.training.used_files import ContentHashes
 from hpo.workers import cache
 from tests.support.file_sets import write_file_set
 from tests.support.images import write_images
@@ -69,6 +71,30 @@ def test_published_image_files_are_listed_once_and_not_decoded_to_prepare_a_stud
     monkeypatch.setattr(sources, "read_published", lambda name, root: pytest.fail(f"{name} is looked for"))
     with pytest.raises(pytest.fail.Exception, match="eurosat is looked for"):
         other.prepare_study(storage, studies.find_study_id(storage, "study"), definition)
+
+
+def test_pictures_that_change_while_a_worker_runs_are_refused_when_they_are_read(
+    worker_cache, tmp_path, url
+):
+    write_images(tmp_path / "pets", {"cat": 5, "dog": 5})
+    config = settings(dataset=f"folder:{tmp_path / 'pets'}", limit=None)
+    definition = Definition(name="pets", train=config.model_dump(), search=Search(trials=1))
+    storage = studies.open_storage(url, create=True)
+    studies.create_study(storage, definition, "")
+    study_id = studies.find_study_id(storage, "pets")
+    worker_cache.prepare_study(storage, study_id, definition)
+    found = worker_cache.load_dataset(config)
+    (tmp_path / "pets/cat/002.png").write_bytes((tmp_path / "pets/cat/001.png").read_bytes())
+    assert worker_cache.load_dataset(config) is found  # read before the change
+    with pytest.raises(ImagesChanged, match=r"changed while the study ran: 1 changed \('cat/002.png'\)\."):
+        worker_cache.load_dataset(config.model_copy(update={"image_size": 16}))
+    other = cache.WorkerCache(worker_cache.data, worker_cache.artifacts, CPU)
+    with pytest.raises(ImagesChanged, match=r"study 'pets' began with: 1 changed \('cat/002.png'\)\."):
+        other.prepare_study(storage, study_id, definition)
+    images = datasets.list_used_files(config, ContentHashes())
+    studies.create_study(storage, definition, "", images.fingerprint)  # no trial has begun
+    worker_cache.prepare_study(storage, study_id, definition)
+    assert worker_cache.load_dataset(config) is not found
 
 
 @pytest.mark.parametrize(

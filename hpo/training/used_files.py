@@ -1,0 +1,140 @@
+"""The files of a folder that a study uses, with a hash of each: what makes two folders the same images.
+
+A file counts by its path within the folder, its split, its size and its content. The options that decide
+which files are used, and which pixels they become, are not in the list: they are part of the study's
+definition, and whoever compares two lists compares these, too.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from hpo.errors import DataError, join_names, quote_value
+
+if TYPE_CHECKING:
+    # It imports torchvision, which takes a second or two; not every worker needs it.
+    from hpo.training.folder_scan import ListedFile, Progress
+
+HASH_BYTES = 8  # of one file's content
+FINGERPRINT_BYTES = 16
+NAMES_SHOWN = 3  # of the files of a kind, in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedFiles:
+    """The files that a study uses.
+
+    Attributes:
+        files: By path within the folder: split, size in bytes and hash, such as ``train 812 93ab...``. A
+            file that is missing or may not be read has ``-`` in the place of size and hash.
+    """
+
+    files: Mapping[str, str]
+
+    def dump(self) -> bytes:
+        """Return the list as JSON in ASCII; equal lists give the same bytes."""
+        return json.dumps(self.files, sort_keys=True, indent=0).encode()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The number of files and a hash of the list."""
+        digest = hashlib.blake2b(self.dump(), digest_size=FINGERPRINT_BYTES).hexdigest()
+        return f"{len(self.files)} images, blake2b {digest}"
+
+    @classmethod
+    def load(cls, content: bytes, fingerprint: str) -> Self | None:
+        """Return the list that ``dump`` made; None unless it has this fingerprint."""
+        if hashlib.blake2b(content, digest_size=FINGERPRINT_BYTES).hexdigest() != fingerprint.split()[-1]:
+            return None
+        return cls(files=json.loads(content))
+
+    def describe_changes(self, now: "UsedFiles") -> str:
+        """Return how many files were added, changed and removed since, and the first of each.
+
+        Args:
+            now: The files now; they differ from these.
+        """
+        both = sorted(self.files.keys() & now.files.keys())
+        kinds = {
+            "added": sorted(now.files.keys() - self.files.keys()),
+            "changed": [name for name in both if _content(self.files[name]) != _content(now.files[name])],
+            "removed": sorted(self.files.keys() - now.files.keys()),
+        }
+        if not any(kinds.values()):  # else it follows from the others
+            kinds["in another split"] = [name for name in both if self.files[name] != now.files[name]]
+        return ", ".join(
+            f"{len(names)} {kind} ({join_names(map(quote_value, names), NAMES_SHOWN)})"
+            for kind, names in kinds.items()
+            if names
+        )
+
+
+def _content(entry: str) -> str:
+    return entry.partition(" ")[2]
+
+
+class ContentHashes:
+    """Hashes of files; a file is read again only if its size, times or place on the disk changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, ...], str]] = {}  # by path: what stat said, size and hash
+
+    def list_files(
+        self,
+        root: Path,
+        files: Sequence["ListedFile"],
+        progress: "Progress | None" = None,
+        labels: Sequence[str] | None = None,
+    ) -> UsedFiles:
+        """Return the list of files, hashed by as many threads as there are cores.
+
+        Args:
+            root: The folder that their paths begin at.
+            files: The files.
+            progress: Is called now and then, in this thread.
+            labels: The names of the classes, if a file's path does not tell its class.
+
+        Raises:
+            DataError: If the file system fails.
+        """
+        from hpo.training import folder_scan
+
+        tell = progress or (lambda what, done, total: None)
+        try:
+            found = folder_scan.in_threads(files, self._describe, "hashing files", tell)
+            return UsedFiles(files=dict(_entries(root, found, labels)))
+        except OSError as error:
+            place = quote_value(error.filename) if error.filename else str(root)
+            raise DataError(f"{place}: {error.strerror or error}; its content must be readable") from error
+
+    def _describe(self, file: "ListedFile") -> str:
+        """Return size and hash of a file's content."""
+        try:
+            stat = file.path.stat()
+            state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            before, described = self._known.get(file.path, ((), ""))
+            if before != state:
+                with file.path.open("rb") as content:
+                    digest = hashlib.file_digest(content, _new_hash).hexdigest()
+                described = f"{stat.st_size} {digest}"
+                self._known[file.path] = (state, described)
+            return described
+        except (FileNotFoundError, PermissionError):  # one more unreadable file, which the scan tells of
+            return "-"
+
+
+def _new_hash() -> Any:  # typeshed has another type for what file_digest takes
+    return hashlib.blake2b(digest_size=HASH_BYTES)
+
+
+def _entries(
+    root: Path, found: Iterable[tuple["ListedFile", str]], labels: Sequence[str] | None
+) -> Iterable[tuple[str, str]]:
+    for file, described in found:
+        label = "" if labels is None else f" {labels[file.label]}"
+        yield Path(os.path.relpath(file.path, root)).as_posix(), f"{file.split} {described}{label}"

@@ -193,7 +193,7 @@ class WorkerCache:
             raise ImagesChanged(
                 f"{config.dataset}: its images changed while the study ran: "
                 f"{before.describe_changes(now)}. Results on different images cannot be compared: restore "
-                "the folder"
+                "the images"
             )
 
     def write_data_facts(self, study_folder: str, config: Config) -> None:

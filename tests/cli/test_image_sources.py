@@ -89,10 +89,11 @@ def test_a_study_of_a_list_keeps_to_the_labels_that_it_began_with(pets):
     pets.here("worker", "small")
     images = facts_of_trained(pets, 1)["images"]
     assert {split: sum(counts) for split, counts in images.items()} == {"train": 10, "valid": 1, "test": 1}
+    pets.here("create", longer := pets.study(text.replace("trials = 1", "trials = 2")))
     write_list(pets, swapped=1)
-    pets.here("create", pets.study(text.replace("trials = 1", "trials = 2")))
-    err = pets.here("worker", "small", code=78).err
-    assert "list:lists/pets.csv: its images have changed since study 'small' began" in err
+    for args, code in ((("create", longer), 1), (("worker", "small"), 78)):
+        err = pets.here(*args, code=code).err
+        assert "list:lists/pets.csv: not the images that study 'small' began with: 1 changed (" in err
     write_list(pets)
     pets.here("worker", "small")
     assert pets.here("status", "small", "--json").json()["trials"]["complete"] == 2

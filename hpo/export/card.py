@@ -14,6 +14,7 @@ from hpo.analysis.sections import Table
 from hpo.export import sheet
 from hpo.export.predict import Description, Preprocessing
 from hpo.training import catalog, image_files
+from hpo.training.config import MAX_PIXELS
 from hpo.training.confusion import Confusion
 from hpo.training.data_facts import SPLIT_WORDS, DataFacts
 from hpo.training.metric import METRICS
@@ -319,7 +320,7 @@ def _loader_code(description: Description) -> str:
         formats=image_files.IMAGE_FORMATS,
         loading=COPY_CODE if description.model.startswith("mnasnet") else LOAD_CODE,
         steps=", ".join(f"torchvision.transforms.{step}" for step in steps),
-        limit="" if seen.max_pixels == image_files.MAX_PIXELS else LIMIT_CODE.format(seen.max_pixels),
+        limit="" if seen.max_pixels == MAX_PIXELS else LIMIT_CODE.format(seen.max_pixels),
         background="" if seen.transparency == "drop" else BACKGROUND_CODE.format(color=seen.transparency),
     )
 

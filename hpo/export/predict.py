@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from hpo.errors import ArtifactError, DataError, quote_value
 from hpo.training import catalog, image_files, transforms, user_network
-from hpo.training.config import FUNCTION_PATTERN
+from hpo.training.config import FUNCTION_PATTERN, MAX_PIXELS, Resize, Transparency
 
 CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
 MAX_SIDE_PIXELS = 16_384  # of an image that a model takes; a larger one would not fit into memory
@@ -46,14 +46,14 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    transparency: image_files.Transparency = "drop"  # the background; drop: the colour that is hidden there
-    resize: image_files.Resize = "crop"  # how the image becomes a square
+    transparency: Transparency = "drop"  # the background; drop: the colour that is hidden there
+    resize: Resize = "crop"  # how the image becomes a square
     pixels: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # side of this square
     grey: bool  # convert to grey, because all images of the study were grey
     image_size: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # the square is resized to this
     mean: tuple[float, float, float] = transforms.IMAGENET_MEAN  # subtracted per channel, 0 to 1
     std: tuple[float, float, float] = transforms.IMAGENET_STD  # then divides each channel
-    max_pixels: int = Field(default=image_files.MAX_PIXELS, ge=1)  # a larger image is refused
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)  # a larger image is refused
 
     @property
     def reading(self) -> image_files.Reading:

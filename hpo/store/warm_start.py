@@ -24,13 +24,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import DefinitionError, HpoError, StoreError, StoreUnavailable, quote_value
-from hpo.search import replicates
+from hpo.search import replicates, samplers
+from hpo.search.rank_prior import learn_priors
 from hpo.store import plan, status, studies, study_images
+from hpo.store.history import History
 from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
-from hpo.training.config import settings_of
+from hpo.training.config import SPLIT_OPTIONS, settings_of
 
 ORDER_SAMPLERS = ("freeze_thaw",)  # that learn from the order of another study's trials
 MAX_REASONS = 3  # how many reasons for leaving out trials a message names
@@ -126,6 +128,23 @@ def read_warm_starts(storage: Storage, definition: Definition) -> list[WarmStart
     return found
 
 
+def teach(history: History, definition: Definition) -> None:
+    """Give a worker's history what the sampler learns from earlier studies: trials, or their order.
+
+    Args:
+        history: The history of the study whose sampler it is.
+        definition: The study.
+
+    Raises:
+        StoreUnavailable: As ``read_warm_starts``.
+    """
+    found = read_warm_starts(history.storage, definition)
+    comparable = (trial for each in found if each.difference is None for trial in each.trials)
+    history.warm_start_trials = samplers.select_trials(list(comparable), definition.metric)
+    others = ((each.definition, each.trials) for each in found if each.difference is not None)
+    history.priors = learn_priors(definition, others)
+
+
 def _check_and_read(storage: Storage, definition: Definition, name: str, images: str | None) -> WarmStart:
     """Read what a sampler learns from one study; raise DefinitionError unless the study is usable."""
     option = f"study '{definition.name}': search.start_from"
@@ -156,9 +175,6 @@ def _chosen_precision(storage: Storage, name: str) -> str | None:
     return attributes.get(plan.PRECISION)
 
 
-DATA_OPTIONS = ("limit", "valid_fraction", "split_seed", "selection")  # that decide which files are used
-
-
 def _compare_images(storage: Storage, new: Definition, old: Definition, images: str | None) -> bool | None:
     """Return whether two studies have the same images; None where only the data set's name tells.
 
@@ -167,7 +183,7 @@ def _compare_images(storage: Storage, new: Definition, old: Definition, images: 
     before = study_images.read_images(storage, old).fingerprint
     if images is None or before is None:
         return None
-    if any(old.train.get(option) != new.train.get(option) for option in DATA_OPTIONS):
+    if any(old.train.get(option) != new.train.get(option) for option in SPLIT_OPTIONS):
         return None
     return before == images
 

@@ -34,6 +34,8 @@ STUDY_WIDE = (
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
+# Options that say which images of a data set a study uses, and in which split.
+SPLIT_OPTIONS = ("limit", "valid_fraction", "split_seed", "selection")
 # Options that say how image files are read (``reads_files``). They change nothing about the other data
 # sets, and how exported models read new images for all of them.
 FILE_OPTIONS = ("corrupt", "resize", "transparency", "max_pixels")
@@ -56,6 +58,11 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "gamma": ("schedule", ("step", "exponential")),
     "warmup_epochs": ("schedule", ("step", "exponential", "cosine", "constant")),  # onecycle has its own
 }
+
+
+Resize = Literal["crop", "pad", "squash"]
+Transparency = Literal["white", "black", "drop"]
+MAX_PIXELS = 179_000_000  # that an image may have unless it is said otherwise; PIL's own limit is near
 
 
 def has_own_images(dataset: str) -> bool:
@@ -105,11 +112,11 @@ class Config(BaseModel):
         Literal["refuse", "skip"], Field(description="what to do about an unreadable image file")
     ] = "refuse"
     resize: Annotated[
-        Literal["crop", "pad", "squash"],
+        Resize,
         Field(description="how an image becomes square: cut out its centre, pad it, or stretch it"),
     ] = "crop"
     transparency: Annotated[
-        Literal["white", "black", "drop"],
+        Transparency,
         Field(description="what lies behind transparent pixels; drop: the colour that is hidden there"),
     ] = "white"
     max_pixels: Annotated[
@@ -117,7 +124,7 @@ class Config(BaseModel):
         Field(
             ge=64, lt=2**31, description="width times height of the largest image that counts as readable"
         ),
-    ] = 179_000_000
+    ] = MAX_PIXELS
     selection: Annotated[
         Literal["valid", "test"], Field(description="split on which trials are measured")
     ] = "valid"

@@ -9,6 +9,8 @@ from typing import Literal, Self
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
+from hpo.training.config import Resize, Transparency
+
 FILE_NAME = "data.json"
 
 SplitName = Literal["train", "valid", "test"]
@@ -37,8 +39,8 @@ class DataFacts(BaseModel):
     augmentation: str  # in that trial
     # How files became squares; the defaults are for facts that were written without them, and for data sets
     # that are no files.
-    resize: Literal["crop", "pad", "squash"] = "crop"
-    transparency: Literal["white", "black", "drop"] = "drop"
+    resize: Resize = "crop"
+    transparency: Transparency = "drop"
     samples: tuple[Sample, ...]  # training images, sorted by class
 
     @model_validator(mode="after")

@@ -13,24 +13,18 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from hpo.training.config import Config
+from hpo.training.config import MAX_PIXELS, Config, Resize, Transparency
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # The only decoders that a file reaches, whatever its name. PIL has more; one of them starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-
-
 GREY_ADVICE = "save it as 8-bit or 16-bit unsigned grey that uses the whole range"
-MAX_PIXELS = 179_000_000  # that an image may have unless it is said otherwise; PIL's own limit is near
-
-Resize = Literal["crop", "pad", "squash"]
-Transparency = Literal["white", "black", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from hpo.training import catalog, data_facts, devices, features, precision
 from hpo.training.config import (
     FILE_OPTIONS,
     PRECISIONS,
+    SPLIT_OPTIONS,
     Config,
     CustomConfig,
     has_own_images,
@@ -173,7 +174,7 @@ class WorkerCache:
         """
         from hpo.training import datasets
 
-        names = ["dataset", "limit", "valid_fraction", "split_seed", "selection"]
+        names = ["dataset", *SPLIT_OPTIONS]
         if reads_files(config.dataset):
             names += ["image_size", *FILE_OPTIONS]
         key = tuple(getattr(config, name) for name in names)

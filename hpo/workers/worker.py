@@ -9,9 +9,8 @@ from pathlib import Path
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, DataError, HpoError, ImagesChanged, ImagesUnreadable
 from hpo.retry import MAX_WAIT_SECONDS
-from hpo.search import asha, samplers
+from hpo.search import asha
 from hpo.search.freeze_thaw import CurveTable
-from hpo.search.rank_prior import learn_priors
 from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.process import Owner
@@ -114,15 +113,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
         precision.keep_freed_memory()
     cache = WorkerCache(settings.data, settings.artifacts, device)
     cache.prepare_study(storage, history.study_id, definition)  # first: a warm start compares the images
-    warm_starts = warm_start.read_warm_starts(storage, definition)
-    history.warm_start_trials = samplers.select_trials(
-        [trial for each in warm_starts if each.difference is None for trial in each.trials],
-        definition.metric,
-    )
-    history.priors = learn_priors(
-        definition,
-        [(each.definition, each.trials) for each in warm_starts if each.difference is not None],
-    )
+    warm_start.teach(history, definition)
     return WorkerContext(
         definition=definition,
         history=history,

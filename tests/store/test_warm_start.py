@@ -9,7 +9,6 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.errors import DefinitionError, StoreError
-from hpo.search.rank_prior import learn_priors
 from hpo.store import process, queue, studies, warm_start
 from hpo.store.history import History
 from hpo.store.storage import Storage
@@ -52,13 +51,7 @@ def history_of(storage: Storage, definition: Definition) -> History:
     history = History(
         storage, studies.find_study_id(storage, definition.name), definition.name, definition.metric
     )
-    warm_starts = warm_start.read_warm_starts(storage, definition)
-    history.warm_start_trials = [
-        trial for each in warm_starts if each.difference is None for trial in each.trials
-    ]
-    history.priors = learn_priors(
-        definition, [(each.definition, each.trials) for each in warm_starts if each.difference]
-    )
+    warm_start.teach(history, definition)
     return history
 
 

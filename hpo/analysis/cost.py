@@ -29,7 +29,8 @@ from hpo.search import untried
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.training import custom, datasets, loop, precision
-from hpo.training.config import Config, CustomConfig, TrialPlace
+from hpo.training.config import Config
+from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.devices import WorkerDevice
 from hpo.training.shapes import DatasetShape
 

@@ -25,7 +25,7 @@ from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Point
 from hpo.study.search_options import Pruner, Sampler, Search
 from hpo.study.space import Value
-from hpo.training import config
+from hpo.training import option_tables
 
 SEEDS = 2**31  # a seed is below
 
@@ -214,7 +214,7 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
     existing = _stored_definition(storage, plan)
     listed = [setting.point(seed) for setting in plan.settings for seed in plan.seeds]
     points = () if existing is None else existing.points
-    is_custom = definition.option_table is config.CUSTOM_OPTIONS
+    is_custom = definition.option_table is option_tables.CUSTOM_OPTIONS
     finish = Definition(
         name=plan.name,
         train=definition.train | ({} if is_custom else {"selection": "final"}),

@@ -20,7 +20,7 @@ from hpo.search.objectives import Objectives
 from hpo.store import status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Point
-from hpo.training import config
+from hpo.training import option_tables
 from hpo.training.metric import Metric
 
 
@@ -91,7 +91,7 @@ def read_result(storage: Storage, plan: FinishPlan) -> FinishResult:
     """
     definition = studies.read_definition(storage, plan.name)
     trials = status.read_trials(storage, plan.name)
-    is_test = definition.option_table is not config.CUSTOM_OPTIONS
+    is_test = definition.option_table is not option_tables.CUSTOM_OPTIONS
     metric = definition.metric
     found = records.trial_records(definition, trials)
     images = records.count_images(found)

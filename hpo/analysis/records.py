@@ -19,7 +19,7 @@ from hpo.store import plan, status
 from hpo.store.attributes import is_count, is_scalar
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
-from hpo.training import config
+from hpo.training import config, option_tables
 from hpo.training.metric import Metric
 from hpo.training.shapes import known_shape
 
@@ -256,7 +256,7 @@ def _known_images(definition: Definition) -> int | None:
 
     Older versions of hpo did not. The number is known then for data sets that hpo knows by name.
     """
-    if definition.option_table is config.CUSTOM_OPTIONS:
+    if definition.option_table is option_tables.CUSTOM_OPTIONS:
         return None
     settings = definition.trial_config({})
     shape = known_shape(settings) if isinstance(settings, config.Config) else None

@@ -44,7 +44,7 @@ from hpo.report import (
 from hpo.store import failures, folders, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import config
+from hpo.training import option_tables
 from hpo.training.metric import METRICS, Metric
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -98,7 +98,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     judged, original, mirrors = _original_sections(definition, found, measure)
     ordered = results.best_settings(definition, found)
     shown = results.choose_one(ordered) or ordered[0]
-    has_images = definition.option_table is not config.CUSTOM_OPTIONS
+    has_images = definition.option_table is not option_tables.CUSTOM_OPTIONS
     sections = (
         *(original if mirrors else ()),
         *(_image_sections(storage, definition, shown, artifacts) if has_images else ()),

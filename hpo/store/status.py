@@ -17,7 +17,7 @@ from hpo.store.storage import Storage, retrying
 from hpo.store.trial_cache import TrialCache
 from hpo.store.trial_numbers import separate_numbers
 from hpo.study.definition import Definition
-from hpo.training import config
+from hpo.training import option_tables
 
 STATE_NAMES = {
     TrialState.WAITING: "waiting",
@@ -245,7 +245,7 @@ def selection_of(definition: Definition) -> str | None:
         the last epoch. None for a custom objective, which decides by itself.
     """
     selection = definition.train.get("selection")
-    return None if definition.option_table is config.CUSTOM_OPTIONS else str(selection)
+    return None if definition.option_table is option_tables.CUSTOM_OPTIONS else str(selection)
 
 
 def metric_name(definition: Definition) -> str:

@@ -10,7 +10,7 @@ from hpo.study.checks import Problems, check_keys
 from hpo.study.definition import Definition, Point
 from hpo.study.option_checks import check_trainable
 from hpo.study.space import Range, combinations, is_active
-from hpo.training import config, custom
+from hpo.training import custom, option_tables
 from hpo.training.metric import COSTS, METRICS
 from hpo.training.yielded import RESERVED_NAMES
 
@@ -88,7 +88,7 @@ def check_definition(found: Definition, where: str) -> None:
     for index, listed in enumerate(found.points, 1):
         with problems.collect():
             check_point_in_space(found, listed, where, f"points[{index}]")
-    if not found.searches and found.option_table is config.CUSTOM_OPTIONS:
+    if not found.searches and found.option_table is option_tables.CUSTOM_OPTIONS:
         with problems.collect():
             _check_spelling(found, where)
     problems.report()
@@ -97,7 +97,7 @@ def check_definition(found: Definition, where: str) -> None:
 def _check_metric(found: Definition, where: str) -> None:
     """Refuse what does not fit to the metric: options of the other kind of objective, a target, a loss."""
     search, metric = found.search, found.metric
-    if found.option_table is not config.CUSTOM_OPTIONS:
+    if found.option_table is not option_tables.CUSTOM_OPTIONS:
         for option, default in (("direction", "maximize"), ("metric_name", "accuracy")):
             if getattr(search, option) != default:
                 raise DefinitionError(
@@ -128,7 +128,7 @@ def _check_metric(found: Definition, where: str) -> None:
 
 def _check_objectives(found: Definition, where: str) -> None:
     """Refuse objectives that are unknown or listed twice, and what cannot be used with several."""
-    search, is_custom = found.search, found.option_table is config.CUSTOM_OPTIONS
+    search, is_custom = found.search, found.option_table is option_tables.CUSTOM_OPTIONS
     given = search.objectives
     known = [found.metric.name, "epoch_seconds"] if is_custom else [*METRICS, *COSTS]
     if len(given) < 2 or len(set(given)) < len(given) or not set(given) <= set(known):
@@ -198,7 +198,7 @@ def check_point_in_space(found: Definition, listed: Point, where: str, key: str)
     """
     if found.search.replicates > 1 and "seed" in listed.setting:
         raise DefinitionError(f"{where}: {key}.seed: {SEED_WITH_REPLICATES}")
-    if found.searches and found.option_table is config.CUSTOM_OPTIONS:
+    if found.searches and found.option_table is option_tables.CUSTOM_OPTIONS:
         _check_custom_options(found, listed, where, key)
     setting = found.complete_hyperparameters(listed)
     for parameter in found.space if found.searches else ():
@@ -250,7 +250,7 @@ def check_models(found: Definition, where: str) -> None:
         DefinitionError: If a model cannot be trained as the settings say, there are too many kinds of
             settings, or the objective cannot be imported.
     """
-    if found.option_table is config.CUSTOM_OPTIONS:
+    if found.option_table is option_tables.CUSTOM_OPTIONS:
         custom.import_objective(str(found.train["objective"]))
     try:
         for section, settings in found.model_configs():

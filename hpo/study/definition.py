@@ -30,8 +30,9 @@ from hpo.study.space import (
     is_active,
     with_dependencies,
 )
-from hpo.training import config
-from hpo.training.config import Config, CustomConfig
+from hpo.training import config, option_tables
+from hpo.training.config import Config
+from hpo.training.custom_config import CustomConfig
 from hpo.training.metric import COSTS, METRICS, Metric, custom_metric
 
 # Options of [search] that end a study early.
@@ -112,7 +113,7 @@ class Definition(BaseModel):
     @property
     def metric(self) -> Metric:
         """What its trials are compared by; with several objectives the first metric among them."""
-        if self.option_table is config.CUSTOM_OPTIONS:
+        if self.option_table is option_tables.CUSTOM_OPTIONS:
             return custom_metric(self.search.metric_name, self.search.direction)
         return METRICS[str(self.train["metric"])]
 
@@ -125,7 +126,7 @@ class Definition(BaseModel):
     @property
     def idle_options(self) -> tuple[str, ...]:
         """The options that change nothing about its trials: those of files, if its images are none."""
-        is_custom = self.option_table is config.CUSTOM_OPTIONS
+        is_custom = self.option_table is option_tables.CUSTOM_OPTIONS
         reads_files = is_custom or config.reads_files(str(self.train["dataset"]))
         return () if reads_files else config.FILE_OPTIONS
 
@@ -174,11 +175,11 @@ class Definition(BaseModel):
         return tuple(dict.fromkeys(name for point in self.listed_points for name in point.attributes))
 
     @property
-    def option_table(self) -> config.OptionTable:
+    def option_table(self) -> option_tables.OptionTable:
         """The options that the study may use; ``hpo finish`` has its own table for built-in training."""
-        options = config.option_table(self.train)
-        if self.finishes and options is config.BUILT_IN_OPTIONS:
-            return config.FINAL_OPTIONS
+        options = option_tables.option_table(self.train)
+        if self.finishes and options is option_tables.BUILT_IN_OPTIONS:
+            return option_tables.FINAL_OPTIONS
         return options
 
     def trial_config(self, setting: Mapping[str, Any]) -> Config | CustomConfig:
@@ -202,7 +203,7 @@ class Definition(BaseModel):
 
     def models(self) -> set[str]:
         """Return the names of all models that trials may have; none for a custom objective."""
-        if self.option_table is config.CUSTOM_OPTIONS:
+        if self.option_table is option_tables.CUSTOM_OPTIONS:
             return set()
         searched = [
             value for each in self.space if each.name == "model" for value in each.choices_or_bounds()
@@ -224,7 +225,7 @@ class Definition(BaseModel):
         Raises:
             OverflowError: If there are more than ``MAX_COMBINATIONS``.
         """
-        if self.option_table is config.CUSTOM_OPTIONS:
+        if self.option_table is option_tables.CUSTOM_OPTIONS:
             return
         for index, point in enumerate(self.points, 1):
             yield f"points[{index}]", Config.model_validate({**self.train, **point.setting})
@@ -289,7 +290,7 @@ def load_definition(text: str) -> Definition:
     return found.model_copy(update={"train": _options_before(found.option_table) | found.train})
 
 
-def _options_before(options: config.OptionTable) -> dict[str, Value]:
+def _options_before(options: option_tables.OptionTable) -> dict[str, Value]:
     """Return the values of all options in studies that were stored before the options existed."""
     names = options.options or ()
     return {

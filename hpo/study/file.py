@@ -18,7 +18,7 @@ from hpo.study.overrides import apply_set, expand_names, parse_value
 from hpo.study.points import parse_point, parse_points
 from hpo.study.search_options import Search
 from hpo.study.strategy import with_strategy
-from hpo.training import config
+from hpo.training import config, option_tables
 from hpo.training.metric import METRICS
 
 PACKAGE_FOLDER = Path(__file__).parents[1]
@@ -149,7 +149,7 @@ def point_from_texts(found: Definition, texts: Iterable[str]) -> Point:
                 f"{where}: {option} is fixed at {quote_value(found.train[option])}; a setting may name "
                 f"{', '.join(allowed)}"
             )
-    if found.option_table is config.CUSTOM_OPTIONS:  # whose options no table lists
+    if found.option_table is option_tables.CUSTOM_OPTIONS:  # whose options no table lists
         check_keys(given, allowed, where, "setting")
     check_storable(given, where)
     listed = parse_point(given, found.train, where, "setting")
@@ -188,7 +188,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     fixed, searched, search = (
         require_table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
-    options, problems = config.option_table(fixed), Problems(where)
+    options, problems = option_tables.option_table(fixed), Problems(where)
     with problems.collect():
         check_keys(document, KEYS, where, "")
     with problems.collect():
@@ -200,7 +200,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     with problems.collect():
         how = with_strategy(validate_record(Search, expand_names(search), where, "search"))
     problems.report()
-    if how.objectives and options is not config.CUSTOM_OPTIONS:
+    if how.objectives and options is not option_tables.CUSTOM_OPTIONS:
         checked = {"metric": _first_metric(how.objectives, checked, where), **checked}
     train = config.settings_of(options.config_class.model_validate(checked))
     parameters = space_table.check_space(parsed, train, where, options)

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter
 from hpo.errors import DefinitionError, quote_value, suggestion
 from hpo.study.checks import Problems, check_keys, dotted_key, field_schema, validate_field
 from hpo.study.space import Scalar, Setting
-from hpo.training import catalog, config
-from hpo.training.config import Config, OptionTable
+from hpo.training import catalog, config, option_tables
+from hpo.training.config import Config
+from hpo.training.option_tables import OptionTable
 
 DATASET_PATTERN = rf"^(?:{'|'.join(config.DATASETS)}|(?:{'|'.join(config.OWN_DATASETS)})[\s\S]+)$"
 WEIGHTS = ("imagenet", "none")  # any other value is a file
@@ -71,7 +72,7 @@ def validate_option(name: str, value: Any, where: str, key: str, options: Option
     if name not in options.config_class.model_fields:
         return _validate_custom_option(name, value, where, key)
     checked = validate_field(options.config_class, name, value, where, key)
-    if options is config.BUILT_IN_OPTIONS and name in _NAME_CHECKS:
+    if options is option_tables.BUILT_IN_OPTIONS and name in _NAME_CHECKS:
         _NAME_CHECKS[name](checked, where, key)
     return checked
 
@@ -152,7 +153,7 @@ def value_schemas(options: OptionTable) -> dict[str, dict[str, Any]]:
     custom objective have ``custom_value_schema``.
     """
     schemas = {name: field_schema(field) for name, field in options.config_class.model_fields.items()}
-    if options is config.BUILT_IN_OPTIONS:
+    if options is option_tables.BUILT_IN_OPTIONS:
         schemas["dataset"]["pattern"] = DATASET_PATTERN
         names = {"enum": list(catalog.model_names())}
         schemas["model"]["anyOf"] = [names, {"pattern": config.FUNCTION_PATTERN}]

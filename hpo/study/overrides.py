@@ -10,8 +10,8 @@ from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten
 from hpo.study.checks import check_storable, inner_model
 from hpo.study.option_checks import is_used
 from hpo.study.search_options import Search
-from hpo.training import config
-from hpo.training.config import OptionTable
+from hpo.training import option_tables
+from hpo.training.option_tables import OptionTable
 
 SECTIONS = ("train", "space", "search")  # tables of a study file that --set can change
 # Tables in [search] that may be given by their name alone: sampler = "tpe" is sampler = { name = "tpe" }.
@@ -130,7 +130,7 @@ def _table_at(document: dict[str, Any], path: Iterable[str], text: str) -> dict[
 
 def _fix_option(document: Mapping[str, Any], option: str, value: Any) -> None:
     """Remove a fixed option from [space] and the points, with all that its value rules out."""
-    options, points = config.option_table(document["train"]), document.get("points")
+    options, points = option_tables.option_table(document["train"]), document.get("points")
     unused = [name for name in options.used_by if _rules_out(name, option, value, options)]
     for table in points if isinstance(points, list) else ():
         _remove_keys(table, option, *unused)

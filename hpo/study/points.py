@@ -13,7 +13,7 @@ from hpo.study.checks import Problems, check_keys, dotted_key, require_table
 from hpo.study.definition import TRIAL_ATTRIBUTES, Point
 from hpo.study.option_checks import is_used, unused_option_message, validate_options
 from hpo.study.space import Scalar
-from hpo.training import config
+from hpo.training import option_tables
 
 ALIASES = ("site",)  # attributes that may stand directly in a point; their values are strings
 FACTS = ("attributes", *ALIASES)  # keys of a point that are no options
@@ -56,7 +56,7 @@ def parse_point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, 
             point gives is left unused by another one, be it the point's own or one of ``fixed``: momentum
             where [train] has Adam.
     """
-    options = config.option_table(fixed)
+    options = option_tables.option_table(fixed)
     for option in options.study_wide:
         if option in given:
             raise DefinitionError(

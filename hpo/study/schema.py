@@ -19,8 +19,8 @@ from hpo.study.points import ALIASES, ATTRIBUTE_PATTERN
 from hpo.study.search_options import Search
 from hpo.study.space import Choices, FloatStep, IntStep, LogRange, Range
 from hpo.study.space_table import has_ranges
-from hpo.training import config
-from hpo.training.config import OptionTable
+from hpo.training import option_tables
+from hpo.training.option_tables import OptionTable
 
 Schema = dict[str, Any]
 
@@ -40,7 +40,7 @@ def study_file_schema() -> Schema:
     """
     has_objective = {"properties": {"train": {"required": ["objective"]}}, "required": ["train"]}
     built_in, custom = (
-        OptionSchemas(options) for options in (config.BUILT_IN_OPTIONS, config.CUSTOM_OPTIONS)
+        OptionSchemas(options) for options in (option_tables.BUILT_IN_OPTIONS, option_tables.CUSTOM_OPTIONS)
     )
     sections: Schema = {
         "name": {

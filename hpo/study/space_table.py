@@ -26,7 +26,7 @@ from hpo.study.space import (
     infer_kind,
     sort_by_condition,
 )
-from hpo.training.config import OptionTable
+from hpo.training.option_tables import OptionTable
 
 
 def parse_space(tables: Mapping[str, Any], where: str, options: OptionTable) -> list[Parameter]:

@@ -34,7 +34,7 @@ from typing import Any
 
 from hpo.errors import HpoError
 from hpo.training import events, user_code
-from hpo.training.config import CustomConfig, TrialPlace, at_place
+from hpo.training.custom_config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
 from hpo.training.metric import METRICS, Metric
 from hpo.training.objective_output import TrialOutput

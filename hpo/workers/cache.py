@@ -22,15 +22,8 @@ from hpo.store import folders, plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog, data_facts, devices, features, precision
-from hpo.training.config import (
-    FILE_OPTIONS,
-    PRECISIONS,
-    SPLIT_OPTIONS,
-    Config,
-    CustomConfig,
-    has_own_images,
-    reads_files,
-)
+from hpo.training.config import FILE_OPTIONS, PRECISIONS, SPLIT_OPTIONS, Config, has_own_images, reads_files
+from hpo.training.custom_config import CustomConfig
 from hpo.training.used_files import ContentHashes, UsedFiles
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import torch
 
 from hpo.errors import DeviceError, DeviceLost
 from hpo.training import devices
-from hpo.training.config import Config, CustomConfig
+from hpo.training.config import Config
+from hpo.training.custom_config import CustomConfig
 from hpo.workers.cache import WorkerCache
 
 

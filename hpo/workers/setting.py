@@ -13,7 +13,8 @@ from hpo.store.lease import Claim
 from hpo.store.rows import Parameters
 from hpo.study import space
 from hpo.study.definition import Definition
-from hpo.training.config import Config, CustomConfig
+from hpo.training.config import Config
+from hpo.training.custom_config import CustomConfig
 
 
 def choose_setting(

@@ -36,8 +36,9 @@ from hpo.search.freeze_thaw import LEAST_CHANCE
 from hpo.store import lease
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
-from hpo.training.config import Config, CustomConfig, TrialPlace, settings_of
+from hpo.training.config import Config, settings_of
 from hpo.training.custom import CustomRun
+from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.events import DataLoaded, Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
 from hpo.training.metric import COSTS, Metric
 from hpo.training.precision import ComputeSettings

@@ -15,7 +15,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, ArtifactsUnavailable
 from hpo.store import studies
 from hpo.study.file import load_study_file
-from hpo.training import config
+from hpo.training import option_tables
 from hpo.workers import worker
 
 OWN = """
@@ -193,7 +193,7 @@ def test_a_trial_resumes_from_a_checkpoint_at_a_url(place, tmp_path, monkeypatch
         '[train]\nobjective = "own:climb"\nepochs = 4\n[search]\nsampler = "grid"\n[[points]]\nspeed = 1\n'
     )
     definition = load_study_file(tmp_path / "own.toml")
-    assert definition.option_table is config.CUSTOM_OPTIONS
+    assert definition.option_table is option_tables.CUSTOM_OPTIONS
     storage = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     studies.create_study(storage, definition, "")
     root = f"memory://{uuid.uuid4().hex}"

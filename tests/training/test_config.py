@@ -7,7 +7,8 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from hpo.training.config import CustomConfig, TrialPlace, at_place, settings_of
+from hpo.training.config import settings_of
+from hpo.training.custom_config import CustomConfig, TrialPlace, at_place
 
 CHECKED = ("objective", "epochs", "seed")
 # Every name that a study file may use for an option, and that Python, pydantic or hpo use as well.

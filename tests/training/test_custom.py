@@ -11,7 +11,7 @@ from hpo.search import pruners
 from hpo.store import process, queue, studies
 from hpo.store.history import History
 from hpo.training import custom
-from hpo.training.config import CustomConfig
+from hpo.training.custom_config import CustomConfig
 from hpo.training.metric import METRICS
 from hpo.workers import pruning
 from tests.support.workplace import artifact, load

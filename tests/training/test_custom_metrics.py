@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpo.training import custom, events
-from hpo.training.config import CustomConfig
+from hpo.training.custom_config import CustomConfig
 from hpo.training.metric import METRICS
 from tests.support.workplace import artifact, load
 

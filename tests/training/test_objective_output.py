@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpo.training.config import CustomConfig, TrialPlace
 from hpo.training.custom import CustomRun
+from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.objective_output import LONGEST_LINE, TrialOutput
 
 OWN = r"""

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from hpo.training import custom
-from hpo.training.config import CustomConfig
+from hpo.training.custom_config import CustomConfig
 from tests.support.processes import wait_for
 from tests.support.workplace import artifact, load
 

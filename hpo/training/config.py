@@ -83,7 +83,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dataset: Annotated[
-        str, Field(description=f"{', '.join((*DATASETS, 'folder:PATH'))} or list:FILE.csv")
+        str, Field(description=f"{', '.join((*DATASETS, 'folder:PATH'))} or list:FILE.csv (or .parquet)")
     ] = "cifar10"
     image_size: Annotated[int, Field(ge=8, le=1024, description="side of the square images in pixels")] = (
         224

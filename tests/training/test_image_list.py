@@ -1,8 +1,12 @@
-"""Images in a CSV file: read as the list says, or everything that is wrong in it is told at once."""
+"""Images in a CSV or Parquet file: read as it says, or everything that is wrong in it is told at once."""
 
+import csv
+import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from hpo import errors
 from hpo.training import datasets, image_list, own_images
@@ -23,6 +27,21 @@ def pets(tmp_path):
 def write_list(folder, *lines, name="pets.csv", encoding="utf-8"):
     (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding=encoding)
     return f"list:{folder / name}"
+
+
+def write_parquet(folder, name="pets.parquet", **columns):
+    parquet.write_table(pyarrow.table(columns), folder / name)
+    return f"list:{folder / name}"
+
+
+def to_parquet(folder, *lines):
+    """Write the rows of a CSV file as Parquet; what is left out is null."""
+    names, *rows = csv.reader(lines)
+    columns = {
+        name: pyarrow.array([row[at] or None for row in rows], pyarrow.string())
+        for at, name in enumerate(names)
+    }
+    return write_parquet(folder, **columns)
 
 
 def pet_lines(split=lambda number: ""):
@@ -100,6 +119,58 @@ def test_everything_wrong_is_told_at_once_with_its_line(pets, monkeypatch):
     ]
 
 
+def test_a_parquet_file_is_read_as_the_same_csv_file_is(pets):
+    part = ("train", "Training", "train", "VAL", "valid", "test")
+    lines = [
+        "label,path,split",
+        *(f"{pet},pictures/{pet}/{n:03}.png,{part[n]}" for pet in ("dog", "cat") for n in range(6)),
+    ]
+    one, other = (
+        own_images.list_images(each) for each in (write_list(pets, *lines), to_parquet(pets, *lines))
+    )
+    assert one.classes == other.classes == ("cat", "dog")
+    for name in ("train", "valid", "test"):
+        assert getattr(one, name).files == getattr(other, name).files
+        assert getattr(one, name).labels.tolist() == getattr(other, name).labels.tolist()
+
+
+def test_labels_in_parquet_may_be_numbers_or_categories(pets):
+    paths = [line.partition(",")[0] for line in pet_lines()]
+    numbers = pyarrow.array([7] * 6 + [12] * 6, pyarrow.int16())
+    names = pyarrow.array(["dog"] * 6 + ["cat"] * 6).dictionary_encode()
+    assert own_images.list_images(write_parquet(pets, path=paths, label=numbers)).classes == ("12", "7")
+    assert own_images.list_images(write_parquet(pets, path=paths, label=names)).classes == ("cat", "dog")
+
+
+def test_everything_wrong_in_parquet_is_told_at_once_with_its_row(pets, monkeypatch):
+    monkeypatch.chdir(pets)
+    lines = [f"{line},train" for line in pet_lines()]
+    lines[0] = "pictures/dog/000.png,dog,tset"
+    lines[3], lines[5] = ",dog,train", "pictures/dog/004.png,,"
+    message = list_error(to_parquet(Path(), "path,label,split", *lines))
+    assert message.startswith("train.dataset: 'list:pets.parquet': row 1: split 'tset'; allowed: train, ")
+    assert message.partition("testing; ")[2].split("; row ")[:4] == [
+        "row 4: no path",
+        "6: 'pictures/dog/004.png' is in row 5 already",
+        "6: no label",
+        "6: split ''; allowed: train, training, valid, val, validation, test, testing",
+    ]
+
+
+def test_a_parquet_file_of_another_form_is_refused(pets, monkeypatch):
+    found = list_error(write_parquet(pets, path=["a.png"], label=[0.5], split=[1]))
+    assert "column label has values of type double and column split has values of type int64; want" in found
+    found = list_error(write_parquet(pets, path=["a.png"], labels=["cat"]))
+    assert "column 'labels'; did you mean 'label'? the columns must be path,label or " in found
+    assert "no image to train on" in list_error(to_parquet(pets, "path,label"))
+    whole = (pets / "pets.parquet").read_bytes()
+    for content in (b"", b"path,label", whole[:-20], whole[:4] + b"\xff" * 20 + whole[24:]):
+        (pets / "bad.parquet").write_bytes(content)
+        assert "bad.parquet': " in list_error(f"list:{pets}/bad.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install 'hpo-vision[parquet]'" in list_error(f"list:{pets}/pets.parquet")
+
+
 def test_of_many_problems_the_first_are_told_and_the_others_counted(pets):
     message = list_error(write_list(pets, "path,label", *(f"{number}.png,cat" for number in range(50))))
     assert message.count("there is no file") == image_list.SHOWN
@@ -127,7 +198,8 @@ def test_a_list_of_another_form_is_refused(pets, lines, wanted):
 
 def test_a_file_that_is_no_list_is_refused(pets):
     for name, wanted in (
-        ("pets.parquet", "want a CSV file"),
+        ("pets.txt", "want a CSV or Parquet file, whose name ends in .csv or .parquet"),
+        ("missing.parquet", "there is no such file"),
         ("~nosuchuser/pets.csv", "there is no such user"),
         (f"{'x' * 300}.csv", "File name too long"),
         ("missing.csv", "there is no such file"),

@@ -28,7 +28,7 @@ from torch.utils import data as torch_data
 from torchvision import transforms
 
 from hpo.artifacts.folders import Artifacts
-from hpo.training import datasets, loop, models, optimizers, precision
+from hpo.training import datasets, loop, models, optimizers, parameter_groups, precision
 from hpo.training.config import Config
 from hpo.training.precision import ComputeSettings
 from hpo.training.transforms import normalise, resize
@@ -144,7 +144,7 @@ def bare_window(settings: Config, split: datasets.Split, how: ComputeSettings) -
     """
     module = how.prepare_model(models.build_model(settings, 10))
     updates, loss = (
-        optimizers.build_optimizer(settings, module.parameters()),
+        optimizers.build_optimizer(settings, parameter_groups.group_parameters(module, settings)),
         optimizers.loss_function(settings),
     )
     inputs = preprocess(settings, split.images[:BATCH], how)

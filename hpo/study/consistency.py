@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from hpo.errors import DefinitionError, quote_value
+from hpo.study import control_checks
 from hpo.study.checks import Problems, check_keys
 from hpo.study.definition import Definition, Point
 from hpo.study.option_checks import check_trainable
@@ -61,8 +62,8 @@ def check_definition(found: Definition, where: str) -> None:
 
     Raises:
         DefinitionError: If there is nothing to run or to search, a seed is searched or listed beside
-            replicates, the sampler cannot learn from other studies, an option does not fit to the metric, a
-            point is outside of what is searched, or an option of a point is misspelt.
+            replicates, the sampler cannot learn from other studies, options do not fit to each other or to
+            the metric, a point is outside of what is searched, or an option of a point is misspelt.
     """
     search = found.search
     if found.setting_count == 0:
@@ -85,6 +86,9 @@ def check_definition(found: Definition, where: str) -> None:
     problems = Problems(where)
     with problems.collect():
         _check_metric(found, where)
+    if found.option_table is not option_tables.CUSTOM_OPTIONS:
+        with problems.collect():
+            control_checks.check_controls(found, where)
     for index, listed in enumerate(found.points, 1):
         with problems.collect():
             check_point_in_space(found, listed, where, f"points[{index}]")
@@ -191,15 +195,17 @@ def check_point_in_space(found: Definition, listed: Point, where: str, key: str)
         key: The name of the point in error messages, as ``points[1]``.
 
     Raises:
-        DefinitionError: If it names a seed beside replicates, lacks a searched option without a default, or
-            has a value outside of what is searched. In a grid study only the first can happen. With a
-            custom objective also if it names an option that is neither fixed nor searched, or one that is
-            not searched beside the setting's other values.
+        DefinitionError: If it names a seed beside replicates, lacks a searched option without a default,
+            has a value outside of what is searched, or breaks a rule between options. With a custom
+            objective also if it names an option that is neither fixed nor searched, or one that is not
+            searched beside the setting's other values.
     """
     if found.search.replicates > 1 and "seed" in listed.setting:
         raise DefinitionError(f"{where}: {key}.seed: {SEED_WITH_REPLICATES}")
     if found.searches and found.option_table is option_tables.CUSTOM_OPTIONS:
         _check_custom_options(found, listed, where, key)
+    if found.option_table is not option_tables.CUSTOM_OPTIONS:
+        control_checks.check_setting(found.train | listed.setting, where, key)
     setting = found.complete_hyperparameters(listed)
     for parameter in found.space if found.searches else ():
         value = setting.get(parameter.name)

@@ -54,6 +54,8 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "step_size": ("schedule", ("step",)),
     "gamma": ("schedule", ("step", "exponential")),
     "warmup_epochs": ("schedule", ("step", "exponential", "cosine", "constant")),  # onecycle has its own
+    "min_lr": ("schedule", ("step", "exponential", "cosine", "onecycle")),
+    "head_lr_multiplier": ("tune", ("all",)),
 }
 
 
@@ -184,7 +186,20 @@ class Config(BaseModel):
     momentum: Annotated[float, Field(ge=0, lt=1, description="sgd and rmsprop only")] = 0.9
     nesterov: Annotated[bool, Field(description="sgd only, and only with momentum above 0")] = False
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
-    batch_size: Annotated[int, Field(ge=1, le=65536, description="images per step")] = 16
+    decay_norms: Annotated[
+        bool, Field(description="whether weight_decay applies to norms and biases, too")
+    ] = True
+    head_lr_multiplier: Annotated[
+        float, Field(gt=0, le=1000, description="factor on the learning rate of the new last layer")
+    ] = 1.0
+    batch_size: Annotated[int, Field(ge=1, le=65536, description="images per batch")] = 16
+    accumulate_steps: Annotated[
+        int, Field(ge=1, le=65536, description="batches whose gradients make one step of the optimizer")
+    ] = 1
+    clip_grad_norm: Annotated[
+        float | None,
+        Field(gt=0, description="norm of all gradients together above which they are scaled down"),
+    ] = None
 
     schedule: Literal["step", "exponential", "cosine", "constant", "onecycle"] = "step"
     step_size: Annotated[
@@ -196,6 +211,9 @@ class Config(BaseModel):
     warmup_epochs: Annotated[
         int, Field(ge=0, le=100_000, description="epochs of linear warm-up to lr; not for onecycle")
     ] = 0
+    min_lr: Annotated[
+        float, Field(ge=0, le=100, description="what the schedule never falls below; where cosine ends")
+    ] = 0.0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
     seed: Annotated[
         int, Field(ge=0, lt=2**31, description="seed of initial weights, image order and augmentation")

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.training import events, features, models, optimizers, schedules, transforms
+from hpo.training import events, features, models, optimizers, transforms, updates
 from hpo.training.config import Config, FinalConfig
 from hpo.training.confusion import Confusion
 from hpo.training.datasets import Dataset, Split
@@ -102,13 +102,12 @@ class TrainingRun:
         module = build_model(config, len(dataset.classes), derive_seed(config.seed))
         self.model = self.compute_settings.prepare_model(module.to(device))
         self._compiled_model = self.compute_settings.compile_model(self.model)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute_settings.precision == "fp16")
-        self.optimizer = optimizers.build_optimizer(config, self.model.parameters())
         self.loss = self.selection_loss = optimizers.loss_function(config)
         self._chances_N: Tensor | None = None  # how likely an image is drawn; None: each once an epoch
         if "balanced" in (config.class_weights, config.sampling):
             self._balance_classes()
         self.batches = batch_bounds(len(self.train_split), config.batch_size)
+        self.updates = updates.Updates(config, self.model, device, self.compute_settings, self.batches)
         self.history: list[Epoch] = []
         self.confusion: Confusion | None = None  # of the last evaluation in ``epochs()``; None before it
         self.step = 0  # finished steps of the current epoch
@@ -179,7 +178,7 @@ class TrainingRun:
             value=self._checked_value(measured, number),
             train_loss=loss_sum / count,
             train_accuracy=correct / count,
-            lr=self._learning_rate(0),
+            lr=self.updates.learning_rate(number, 0),
             train_seconds=self.seconds,
             evaluation_seconds=time.perf_counter() - started,
             images_per_second=count / self.seconds,
@@ -268,16 +267,13 @@ class TrainingRun:
         generator = torch.Generator().manual_seed(seed)
         images_NCHW, labels_N = self.train_split.batch(chosen, self.device)
         augmented = transforms.augment(images_NCHW, self.config.augmentation, generator)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
-        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass needs memory
+        self.updates.begin(number, step)
         with self.compute_settings.precision_context(self.device):
             is_whole = len(chosen) == self.config.batch_size
             logits_NK = self._logits(augmented, self._compiled_model if is_whole else self.model)
             loss = self.loss(logits_NK, labels_N)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            self.updates.backward(loss, step)
+        self.updates.finish(step)
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
             self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
@@ -300,9 +296,6 @@ class TrainingRun:
         """Return the model's input, float32 [N, 3, S, S], of uint8 images with any size."""
         resized = transforms.resize(images_NCHW, self.config.image_size)
         return transforms.normalise(self.compute_settings.prepare_batch(resized))
-
-    def _learning_rate(self, step: int) -> float:
-        return schedules.learning_rate(self.config, len(self.history) + 1, step, len(self.batches))
 
     def _raise_if_diverged(self, number: int, bad: int) -> None:
         if bad >= 0:
@@ -350,15 +343,13 @@ class TrainingRun:
             "sums": self._sums,
             "first_bad_step": self._first_bad_step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),  # empty except with fp16
+            **self.updates.state(self.step),
             "history": [asdict(epoch) for epoch in self.history],
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         models.load_saved_weights(self.model, state["model"], self.config)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.updates.restore(state)
         self.history = [events.restore_epoch(epoch) for epoch in state["history"]]
         self.step = state["step"]
         self.seconds = state["seconds"]

@@ -135,17 +135,26 @@ def _apply_settings(module: nn.Module, config: Config) -> nn.Module:
     _set_dropout(module, config.dropout)
     if config.tune == "head":
         module.requires_grad_(False)
-        _tuned_head(module, config).requires_grad_(True)
+        find_head(module, config)[1].requires_grad_(True)
     return module
 
 
-def _tuned_head(module: nn.Module, config: Config) -> nn.Module:
+def find_head(module: nn.Module, config: Config) -> tuple[str, nn.Module]:
+    """Return the name and the module of a model's last layer.
+
+    Args:
+        module: What ``build_model`` returns for ``config``.
+        config: The trial's settings.
+
+    Raises:
+        DefinitionError: If it is a network of the user's own that does not say which layer that is.
+    """
     if not catalog.is_user_network(config.model):
-        return get_head(module)[1]
+        return get_head(module)
     head = user_network.find_head(module, config.model)
     if head is None:
-        raise DefinitionError(f"train.tune: {user_network.describe_missing_head(config.model)}")
-    return head[1]
+        raise DefinitionError(f"train.model: {user_network.describe_missing_head(config.model)}")
+    return head
 
 
 def get_head(module: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:

@@ -19,23 +19,26 @@ def learning_rate(config: Config, epoch: int, step: int, steps: int) -> float:
     In the first ``config.warmup_epochs`` epochs the rate rises by an equal amount each step and reaches
     ``config.lr`` at the last one. After them the schedule counts its epochs from 0.
 
-    The schedules are torch's StepLR, ExponentialLR, CosineAnnealingLR (to 0, over the epochs after
-    warm-up) and OneCycleLR. OneCycleLR changes the rate at every step, the others at every epoch.
-    OneCycleLR runs over all epochs and contains its own warm-up, so ``warmup_epochs`` has no effect there;
-    unlike torch's, it leaves the momentum as it is.
+    The schedules are torch's StepLR, ExponentialLR, CosineAnnealingLR (to ``config.min_lr``, over the
+    epochs after warm-up) and OneCycleLR. OneCycleLR changes the rate at every step, the others at every
+    epoch. OneCycleLR runs over all epochs and contains its own warm-up, so ``warmup_epochs`` has no effect
+    there; unlike torch's, it leaves the momentum as it is. Where a schedule other than CosineAnnealingLR
+    falls below ``config.min_lr``, the rate is ``config.min_lr``; a warm-up may begin below it.
 
     Args:
         config: The trial's settings.
         epoch: Counted from 1.
-        step: Counted from 0 within the epoch.
+        step: Counted from 0 within the epoch: of the optimizer, not of batches.
         steps: Number of steps of every epoch.
     """
     done = (epoch - 1) * steps + step  # steps before this one
     if config.schedule == "onecycle":
-        return config.lr * _one_cycle_factor(done, config.epochs * steps)
+        total = config.epochs * steps
+        rate = config.lr * _one_cycle_factor(done, total)
+        return rate if done <= _one_cycle_peak(total) else max(rate, config.min_lr)
     if epoch <= config.warmup_epochs:
         return config.lr * ((done + 1) / (config.warmup_epochs * steps))
-    return config.lr * _decay_factor(config, epoch - 1 - config.warmup_epochs)
+    return _decayed_rate(config, epoch - 1 - config.warmup_epochs)
 
 
 def warmup_epoch_count(config: Config) -> int:
@@ -45,24 +48,31 @@ def warmup_epoch_count(config: Config) -> int:
     return config.warmup_epochs
 
 
-def _decay_factor(config: Config, count: int) -> float:
-    """Return the factor on the learning rate ``count`` whole epochs after warm-up."""
-    if config.schedule == "step":
-        return config.gamma ** (count // config.step_size)
-    if config.schedule == "exponential":
-        return config.gamma**count
-    if config.schedule == "cosine":
-        return _cosine_between(1.0, 0.0, count / (config.epochs - config.warmup_epochs))
-    return 1.0
+def _decayed_rate(config: Config, count: int) -> float:
+    """Return the learning rate ``count`` whole epochs after warm-up; not for onecycle."""
+    match config.schedule:
+        case "step":
+            return max(config.lr * config.gamma ** (count // config.step_size), config.min_lr)
+        case "exponential":
+            return max(config.lr * config.gamma**count, config.min_lr)
+        case "cosine":
+            share = count / (config.epochs - config.warmup_epochs)
+            return config.lr * _cosine_between(1.0, config.min_lr / config.lr, share)
+    return config.lr
 
 
 def _one_cycle_factor(done: int, total: int) -> float:
     """Return the factor on the learning rate after ``done`` of ``total`` steps."""
     start = 1 / START_DIVISOR
-    peak = ONE_CYCLE_RISE * total - 1
+    peak = _one_cycle_peak(total)
     if done <= peak:
         return _cosine_between(start, 1.0, done / peak)
     return _cosine_between(1.0, start / END_DIVISOR, (done - peak) / (total - 1 - peak))
+
+
+def _one_cycle_peak(total: int) -> float:
+    """Return after how many of ``total`` steps the rate is highest; a fraction of a step counts."""
+    return ONE_CYCLE_RISE * total - 1
 
 
 def _cosine_between(start: float, end: float, fraction: float) -> float:

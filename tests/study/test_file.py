@@ -18,10 +18,11 @@ from tests.support.study_files import (
     searched_values,
     write_file,
 )
+from tests.support.wrong_controls import WRONG_CONTROLS
 from tests.support.wrong_options import WRONG_OPTIONS
 from tests.support.wrong_searches import WRONG_SEARCHES
 
-CASES = WRONG_OPTIONS | WRONG_SEARCHES
+CASES = WRONG_OPTIONS | WRONG_SEARCHES | WRONG_CONTROLS
 
 # The original report's 14 points: site, epochs, model, batch size, optimizer, lr, momentum.
 REPORT = """

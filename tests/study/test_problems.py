@@ -56,7 +56,7 @@ def test_the_problems_of_every_table_are_told_at_once(tmp_path):
 def test_the_allowed_keys_are_listed_once_for_several_unknown_ones(tmp_path):
     first, second = refusal(tmp_path, "[train]\nepoch = 3\nmodle = 'alexnet'\n")
     assert first == "train.epoch is not an option; did you mean 'epochs'?"
-    assert second.startswith("train.modle is not an option; did you mean 'model'? options: augmentation, ")
+    assert second.startswith("train.modle is not an option; did you mean 'model'? options: ")
 
 
 def test_the_problems_of_all_points_and_of_all_conditions_are_told_at_once(tmp_path):

@@ -7,10 +7,11 @@ import pytest
 from hpo.study import file, schema, search_options
 from hpo.training import config
 from tests.support.study_files import FINETUNE
+from tests.support.wrong_controls import WRONG_CONTROLS
 from tests.support.wrong_options import WRONG_OPTIONS
 from tests.support.wrong_searches import WRONG_SEARCHES
 
-CASES = WRONG_OPTIONS | WRONG_SEARCHES
+CASES = WRONG_OPTIONS | WRONG_SEARCHES | WRONG_CONTROLS
 SCHEMA = schema.study_file_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
@@ -49,6 +50,7 @@ BEYOND_A_SCHEMA = {
     "search without trials",
     "nothing at all",
     *(name for name in CASES if name.startswith(("dropout", "images"))),
+    *(WRONG_CONTROLS.keys() - {"lowest rate searched for what is constant"}),
     "weights that are no file",
     "weights below nobody's home",
 }
@@ -80,7 +82,7 @@ def test_the_schema_has_every_option_with_its_default():
     train = built_in["train"]["properties"]
     assert tuple(train) == config.OPTIONS
     defaults = {name: option["default"] for name, option in train.items() if "default" in option}
-    without = {"limit": None, "dropout": None}  # TOML has no null
+    without = dict.fromkeys(("limit", "dropout", "clip_grad_norm"))  # TOML has no null
     assert config.Config().model_dump() == defaults | without
     for part in ("space", "points"):
         table = built_in[part].get("items", built_in[part])

@@ -96,6 +96,18 @@ WRONG_OPTIONS |= {  # types and ranges
         "[train]\nmomentum = 1.0",
         "train.momentum: want a number, at least 0 and below 1, found 1.0",
     ),
+    "norm of 0": (
+        "[train]\nclip_grad_norm = 0.0",
+        "train.clip_grad_norm: want a number, above 0, found 0.0",
+    ),
+    "no batches in a step": (
+        in_point("accumulate_steps = 0"),
+        "points[1].accumulate_steps: want a whole number, at least 1 and at most 65536, found 0",
+    ),
+    "head without a learning rate": (
+        "[train]\nhead_lr_multiplier = 0",
+        "train.head_lr_multiplier: want a number, above 0 and at most 1000, found 0",
+    ),
     "unknown word": (
         "[train]\noptimizer = 'adamax'",
         "train.optimizer: found 'adamax'; did you mean 'adam'? allowed: sgd, adam, adamw, rmsprop",

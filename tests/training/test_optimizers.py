@@ -4,14 +4,14 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from hpo.training import config, optimizers
+from hpo.training import config, optimizers, parameter_groups
 
 
 def train_weights(settings: config.Config, build) -> torch.Tensor:
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)
     images, labels = torch.randn(4, 5), torch.tensor([0, 1, 2, 1])
-    steps = build(settings, layer.parameters())
+    steps = build(settings, parameter_groups.group_parameters(layer, settings))
     for _ in range(5):
         steps.zero_grad()
         nn.functional.cross_entropy(layer(images), labels).backward()
@@ -30,7 +30,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_steps_agree_with_the_plain_optimizer(name):
     settings = config.Config(optimizer=name, lr=0.1, momentum=0.7, weight_decay=0.01)
-    expected = train_weights(settings, lambda _, parameters: OPTIMIZERS[name](parameters))
+    expected = train_weights(settings, lambda _, groups: OPTIMIZERS[name](groups[0].parameters))
     torch.testing.assert_close(
         train_weights(settings, optimizers.build_optimizer), expected, rtol=1e-6, atol=1e-7
     )
@@ -40,7 +40,8 @@ def test_nesterov_is_used_only_with_momentum():
     layer = nn.Linear(2, 2)
     for momentum, used in ((0.9, True), (0.0, False)):
         settings = config.Config(nesterov=True, momentum=momentum)
-        assert optimizers.build_optimizer(settings, layer.parameters()).defaults["nesterov"] is used
+        groups = parameter_groups.group_parameters(layer, settings)
+        assert optimizers.build_optimizer(settings, groups).defaults["nesterov"] is used
 
 
 def test_arguments_without_an_option_have_torchs_defaults():
@@ -49,16 +50,9 @@ def test_arguments_without_an_option_have_torchs_defaults():
         settings = config.Config(optimizer=name, lr=1e-3, momentum=0.0)
         kind = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}[name]
         plain = getattr(torch.optim, kind)(layer.parameters(), lr=1e-3, weight_decay=0.0)
-        assert optimizers.build_optimizer(settings, layer.parameters()).defaults | {
-            "fused": None
-        } == plain.defaults | {"fused": None}
-
-
-def test_frozen_parameters_are_left_out():
-    layer = nn.Linear(2, 2)
-    layer.bias.requires_grad_(False)
-    (group,) = optimizers.build_optimizer(config.Config(), layer.parameters()).param_groups
-    assert group["params"] == [layer.weight]
+        groups = parameter_groups.group_parameters(layer, settings)
+        found = optimizers.build_optimizer(settings, groups).defaults
+        assert found | {"fused": None} == plain.defaults | {"fused": None}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -67,7 +67,7 @@ def test_a_resumed_fp16_run_keeps_its_loss_scale(tmp_path):
     resumed = loop.TrainingRun(
         config, images, CPU, compute_settings=compute_settings, state=first_run.state()
     )
-    assert resumed.scaler.get_scale() == first_run.scaler.get_scale()
+    assert resumed.updates.scaler.get_scale() == first_run.updates.scaler.get_scale()
     (again,) = resumed.epochs()
     assert again.train_loss == second.train_loss
     assert first_run.history[0].train_loss == first.train_loss

@@ -15,6 +15,24 @@ def all_rates(settings: config.Config) -> list[float]:
     ]
 
 
+@pytest.mark.parametrize("kind", ["step", "exponential", "constant", "onecycle"])
+def test_no_schedule_falls_below_the_lowest_rate_and_none_rises_to_it(kind):
+    settings = config.Config(schedule=kind, lr=0.05, step_size=4, gamma=0.3, epochs=13)
+    floor = 0.006
+    plain, found = all_rates(settings), all_rates(settings.model_copy(update={"min_lr": floor}))
+    peak = plain.index(max(plain))
+    assert found == plain[:peak] + [max(rate, floor) for rate in plain[peak:]]
+    assert (found != plain) is (kind != "constant")
+
+
+def test_cosine_ends_at_the_lowest_rate_as_torchs():
+    settings = config.Config(schedule="cosine", lr=0.05, min_lr=0.01, epochs=13, warmup_epochs=1)
+    sgd = optimizer(0.05)
+    scheduler = lr_scheduler.CosineAnnealingLR(sgd, T_max=12, eta_min=0.01)
+    expected = scheduler_rates(sgd, scheduler, 12)
+    assert all_rates(settings)[STEPS:] == pytest.approx(expected, rel=1e-9)
+
+
 def optimizer(lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 

@@ -200,6 +200,12 @@ class Config(BaseModel):
         float | None,
         Field(gt=0, description="norm of all gradients together above which they are scaled down"),
     ] = None
+    ema_decay: Annotated[
+        float | None,
+        Field(
+            gt=0, lt=1, description="decay per step of the moving average of the weights, then evaluated"
+        ),
+    ] = None
 
     schedule: Literal["step", "exponential", "cosine", "constant", "onecycle"] = "step"
     step_size: Annotated[

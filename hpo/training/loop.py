@@ -303,7 +303,7 @@ class TrainingRun:
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> Metrics:
-        """Evaluate the model on a split, and leave it in eval mode.
+        """Evaluate the model on a split, with averaged weights if there are any, and leave it in eval mode.
 
         A batch has about four million pixels, but no fewer images than a training batch.
 
@@ -316,23 +316,26 @@ class TrainingRun:
         size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
         self.model.eval()
         answers = Answers(len(split), len(self._dataset.classes), self.device)
-        for first, end in batch_bounds(len(split), size):
-            inputs, labels_N = split.batch(slice(first, end), self.device)
-            with self.compute_settings.precision_context(self.device):
-                logits_NK = self._logits(inputs, self.model)
-                loss = self.selection_loss(logits_NK, labels_N)
-            answers.add(first, logits_NK, labels_N, loss)
+        with self.updates.averaged():
+            for first, end in batch_bounds(len(split), size):
+                inputs, labels_N = split.batch(slice(first, end), self.device)
+                with self.compute_settings.precision_context(self.device):
+                    logits_NK = self._logits(inputs, self.model)
+                    loss = self.selection_loss(logits_NK, labels_N)
+                answers.add(first, logits_NK, labels_N, loss)
         return answers.metrics()
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Return the model's current state dict, also with the statistics of batch norms; not a copy."""
-        return self.model.state_dict()
+        """Return the weights that are evaluated, as a state dict with all buffers; not a copy.
+
+        They are the averaged ones if weights are averaged, else the model's own.
+        """
+        average = self.updates.average
+        return self.model.state_dict() | (average.tensors if average is not None else {})
 
     def frozen_weights(self) -> set[str]:
         """Return the names of parameters that training does not change; none with ``tune = "all"``."""
-        if self.config.tune == "all":
-            return set()
-        return {name for name, each in self.model.named_parameters() if not each.requires_grad}
+        return models.frozen_names(self.model, self.config)
 
     def state(self) -> dict[str, Any]:
         """Return everything that is needed to resume: tensors (not copies) and plain values."""

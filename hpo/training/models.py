@@ -169,6 +169,18 @@ def get_head(module: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     return (linears or convolutions)[-1]
 
 
+def frozen_names(module: nn.Module, config: Config) -> set[str]:
+    """Return the names of parameters that training never changes; none with ``tune = "all"``.
+
+    Args:
+        module: What ``build_model`` returned for ``config``.
+        config: The trial's settings.
+    """
+    if config.tune == "all":
+        return set()
+    return {name for name, each in module.named_parameters() if not each.requires_grad}
+
+
 def set_train_mode(module: nn.Module, config: Config) -> None:
     """Put the module into train mode, except the batch norms of frozen layers.
 

@@ -9,13 +9,14 @@ Nothing here waits for a GPU. Where a norm is not finite, the gradients become N
 seen that before and leaves the step out, otherwise the next loss tells.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hpo.training import optimizers, parameter_groups, schedules
+from hpo.training import averaging, models, optimizers, parameter_groups, schedules
 from hpo.training.config import Config
 from hpo.training.precision import ComputeSettings
 
@@ -47,6 +48,10 @@ class Updates:
         self._lr_factors = [group.lr_factor for group in groups]
         self.optimizer = optimizers.build_optimizer(config, groups)
         self._batches = batches
+        self.average: averaging.WeightAverage | None = None
+        if config.ema_decay is not None:
+            frozen = models.frozen_names(model, config)
+            self.average = averaging.WeightAverage(model, config.ema_decay, frozen)
 
     def learning_rate(self, epoch: int, step: int) -> float:
         """Return the learning rate of a batch, before the factors of layers.
@@ -101,6 +106,12 @@ class Updates:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update()
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Let the model have the averaged weights within a block, if weights are averaged."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_model()
 
     def _group_bounds(self, step: int) -> tuple[int, int]:
         """Return the first and the past-the-end batch of the optimizer step that a batch belongs to."""
@@ -123,10 +134,12 @@ class Updates:
         Args:
             step: The number of finished batches of the epoch. Within an optimizer step there are gradients.
         """
-        found = {
+        found: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),  # empty except with fp16
         }
+        if self.average is not None:
+            found["average"] = self.average.tensors
         if step % self.config.accumulate_steps and step < len(self._batches):
             named = self.model.named_parameters()
             found["gradients"] = {name: each.grad for name, each in named if each.grad is not None}
@@ -136,6 +149,8 @@ class Updates:
         """Continue from what ``state`` returned; other keys of the mapping are ignored."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load(state["average"])
         parameters = dict(self.model.named_parameters())
         for name, gradient in state.get("gradients", {}).items():
             parameters[name].grad = gradient.to(parameters[name].device, copy=True)

@@ -96,6 +96,10 @@ WRONG_OPTIONS |= {  # types and ranges
         "[train]\nmomentum = 1.0",
         "train.momentum: want a number, at least 0 and below 1, found 1.0",
     ),
+    "average that never moves": (
+        "[train]\nema_decay = 1",
+        "train.ema_decay: want a number, above 0 and below 1, found 1",
+    ),
     "norm of 0": (
         "[train]\nclip_grad_norm = 0.0",
         "train.clip_grad_norm: want a number, above 0, found 0.0",

@@ -368,7 +368,7 @@ def test_a_state_holds_nothing_that_safe_loading_refuses(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("controls", [{}, {"clip_grad_norm": 1.0, "accumulate_steps": 2}])
+@pytest.mark.parametrize("controls", [{}, {"clip_grad_norm": 1.0, "accumulate_steps": 2, "ema_decay": 0.9}])
 def test_a_training_step_does_not_synchronize_with_the_gpu(controls, tmp_path):
     settings = config(limit=640, augmentation="crop+flip", **controls)
     stop = threading.Event()

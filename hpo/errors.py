@@ -143,7 +143,7 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
     """
     names = list(allowed)
     lowered = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.55)
     # "learning_rate" is no misspelling of "lr", but it is what half of the field calls it.
     alias = {"learning_rate": "lr", "learningrate": "lr", "bs": "batch_size", "net": "model"}
     name = alias.get(word.lower()) or (lowered[near[0]] if near else None)

@@ -1,5 +1,6 @@
-"""Rules between the options that control fine-tuning, which no single option shows."""
+"""Rules between options of the built-in training, which no single option shows."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from hpo.errors import DefinitionError, quote_value
 from hpo.study.checks import Problems, dotted_key
 from hpo.study.definition import Definition
 from hpo.study.space import Value, combinations, with_dependencies
-from hpo.training.config import USED_BY, Config
+from hpo.training.config import MIXING_OPTIONS, USED_BY, Config
 
 # Options that [train] may give only if a trial uses them. It may well have a momentum for trials with SGD
 # alone, but who gives one of these expects another result.
@@ -21,9 +22,21 @@ def _min_lr_problem(setting: Mapping[str, Any]) -> str | None:
     return f"{lowest:g} is above lr {rate:g}, from which the schedule descends; lower it"
 
 
+def _mixing_problem(option: str, setting: Mapping[str, Any]) -> str | None:
+    """Return what is wrong if [train] mixes images and a trial has another loss."""
+    losses = USED_BY[option][1]
+    if not setting[option] or setting["loss"] in losses:
+        return None
+    return (
+        f"loss {quote_value(setting['loss'])} is not defined for mixed images; {option} is for "
+        f"{', '.join(losses)}; leave {option} out, or use another loss"
+    )
+
+
 # Option -> the options that its rule compares, and what returns how a setting breaks it.
 RULES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str | None]]] = {
     "min_lr": (("min_lr", "lr", "schedule"), _min_lr_problem),
+    **{option: ((option, "loss"), functools.partial(_mixing_problem, option)) for option in MIXING_OPTIONS},
 }
 
 

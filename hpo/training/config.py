@@ -45,12 +45,17 @@ RUN_OPTIONS = ("epochs", "seed")
 # Whoever adds an option whose default changes what hpo does adds a line here.
 VALUES_BEFORE: dict[str, bool | int | float | str | None] = {"transparency": "drop"}
 
+# Options that mix images, and the losses that are defined for a share of two classes.
+MIXING_OPTIONS = ("mixup_alpha", "cutmix_alpha")
+MIXABLE_LOSSES = ("cross_entropy", "focal")
+
 # Options that matter only for some values of another option: option -> (other option, those values).
 USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "nesterov": ("optimizer", ("sgd",)),
     "label_smoothing": ("loss", ("cross_entropy",)),
     "focal_gamma": ("loss", ("focal",)),
+    **dict.fromkeys(MIXING_OPTIONS, ("loss", MIXABLE_LOSSES)),
     "step_size": ("schedule", ("step",)),
     "gamma": ("schedule", ("step", "exponential")),
     "warmup_epochs": ("schedule", ("step", "exponential", "cosine", "constant")),  # onecycle has its own
@@ -132,8 +137,23 @@ class Config(BaseModel):
         Field(description="what trials are compared by; loss is minimized, the others maximized"),
     ] = "accuracy"
     augmentation: Annotated[
-        Literal["none", "flip", "crop+flip"], Field(description="random changes to training images")
+        Literal["none", "flip", "crop+flip", "resized_crop"],
+        Field(description="random changes to training images; resized_crop also flips"),
     ] = "none"
+    auto_augment: Annotated[
+        Literal["none", "randaugment", "trivialaugment"],
+        Field(description="random operations on colours and geometry of training images"),
+    ] = "none"
+    random_erasing: Annotated[
+        float, Field(ge=0, le=1, description="probability with which a box of a training image is erased")
+    ] = 0.0
+    mixup_alpha: Annotated[
+        float, Field(ge=0, le=100, description="Beta parameter of the shares of two mixed images; 0: off")
+    ] = 0.0
+    cutmix_alpha: Annotated[
+        float,
+        Field(ge=0, le=100, description="Beta parameter of the area cut in from another image; 0: off"),
+    ] = 0.0
 
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
@@ -224,6 +244,13 @@ class Config(BaseModel):
     seed: Annotated[
         int, Field(ge=0, lt=2**31, description="seed of initial weights, image order and augmentation")
     ] = 0
+
+
+def is_augmented(config: Config) -> bool:
+    """Return whether a training image differs from epoch to epoch."""
+    return (config.augmentation, config.auto_augment) != ("none", "none") or max(
+        config.random_erasing, config.mixup_alpha, config.cutmix_alpha
+    ) > 0
 
 
 class FinalConfig(Config):

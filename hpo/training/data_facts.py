@@ -36,7 +36,10 @@ class DataFacts(BaseModel):
     selection: SplitName  # the split that trials are measured on
     skipped: NonNegativeInt  # unreadable files that were left out
     image_size: int = Field(ge=1)  # side that the model gets, in pixels, in the trial of the samples
-    augmentation: str  # in that trial
+    # What was done to the samples, in that trial; a worker of an earlier version wrote the first one alone.
+    augmentation: str
+    auto_augment: str = "none"
+    random_erasing: float = 0.0  # probability
     # How files became squares; the defaults are for facts that were written without them, and for data sets
     # that are no files.
     resize: Resize = "crop"
@@ -60,6 +63,12 @@ class DataFacts(BaseModel):
         color = self.transparency
         behind = "" if color == "drop" else f", with {color} behind transparent parts"
         size = f"{how} to {self.image_size} by {self.image_size} pixels (image_size){behind}"
-        if self.augmentation == "none":
+        changes = {
+            "augmentation": self.augmentation,
+            "auto_augment": self.auto_augment,
+            "random_erasing": f"{self.random_erasing:g}",
+        }
+        used = ", ".join(f"{name} {value}" for name, value in changes.items() if value not in ("none", "0"))
+        if not used:
             return f"Each is {size}, without augmentation."
-        return f"Each is augmented as in training (augmentation {self.augmentation}), then {size}."
+        return f"Each is augmented as in training ({used}), then {size}."

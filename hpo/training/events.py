@@ -29,7 +29,8 @@ class Epoch:
     evaluation_seconds: float = 0.0
     # A custom objective does not report the following fields.
     train_loss: float | None = None  # mean over the epoch's training images
-    train_accuracy: float | None = None  # fraction, measured while training
+    # Fraction, measured while training; of mixed images the label with the larger share counts.
+    train_accuracy: float | None = None
     loss: float | None = None  # mean over the selection split, after the epoch
     lr: float | None = None  # learning rate of the epoch's first step
     images_per_second: float | None = None  # training only

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError
 from hpo.training import catalog, devices, frozen
-from hpo.training.config import Config
+from hpo.training.config import Config, is_augmented
 
 if TYPE_CHECKING:
     from hpo.training.datasets import Dataset, Split  # imports torchvision, which takes seconds
@@ -130,7 +130,7 @@ class FeatureCache:
             None if images have to pass through the whole model: all layers are trained, the model cannot be
             cut, images are augmented, both splits together exceed ``max_bytes``, or ``stop`` was set.
         """
-        if config.tune != "head" or config.augmentation != "none":
+        if config.tune != "head" or is_augmented(config):
             return None
         frozen_part = self._frozen_part(config, module, preprocess, device)
         splits = (dataset.train, dataset.selection)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.training import events, features, models, optimizers, transforms, updates
+from hpo.training import augmentation, events, features, mixing, models, optimizers, transforms, updates
 from hpo.training.config import Config, FinalConfig
 from hpo.training.confusion import Confusion
 from hpo.training.datasets import Dataset, Split
@@ -266,16 +266,17 @@ class TrainingRun:
             torch.cuda.manual_seed_all(seed)
         generator = torch.Generator().manual_seed(seed)
         images_NCHW, labels_N = self.train_split.batch(chosen, self.device)
-        augmented = transforms.augment(images_NCHW, self.config.augmentation, generator)
+        augmented = augmentation.augment(images_NCHW, self.config, generator)
+        inputs, targets = mixing.mix(augmented, labels_N, self.config, generator)
         self.updates.begin(number, step)
         with self.compute_settings.precision_context(self.device):
             is_whole = len(chosen) == self.config.batch_size
-            logits_NK = self._logits(augmented, self._compiled_model if is_whole else self.model)
-            loss = self.loss(logits_NK, labels_N)
+            logits_NK = self._logits(inputs, self._compiled_model if is_whole else self.model)
+            loss = targets.loss(self.loss, logits_NK)
             self.updates.backward(loss, step)
         self.updates.finish(step)
         with torch.no_grad():
-            correct = (logits_NK.argmax(1) == labels_N).sum()
+            correct = (logits_NK.argmax(1) == targets.dominant_N).sum()
             self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
             is_first_bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
             self._first_bad_step.masked_fill_(is_first_bad, step + 1)

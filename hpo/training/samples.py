@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hpo.errors import escape_surrogates
-from hpo.training import transforms
+from hpo.training import augmentation, transforms
 from hpo.training.config import Config, reads_files
 from hpo.training.data_facts import DataFacts, Sample
 from hpo.training.datasets import Dataset
@@ -40,7 +40,7 @@ def describe_images(dataset: Dataset, config: Config) -> DataFacts:
         selection=dataset.selection_name,
         skipped=len(dataset.skipped),
         image_size=config.image_size,
-        augmentation=config.augmentation,
+        **config.model_dump(include={"augmentation", "auto_augment", "random_erasing"}),
         **(config.model_dump(include={"resize", "transparency"}) if reads_files(config.dataset) else {}),
         samples=tuple(
             Sample(label=label, png=base64.b64encode(_to_png(image_CHW)))
@@ -55,7 +55,7 @@ def _draw_samples(dataset: Dataset, config: Config) -> tuple[Tensor, Tensor]:
     device = dataset.train.labels.device
     images_NCHW, labels_N = (each.cpu() for each in dataset.train.batch(chosen_N.to(device), device))
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 1))
-    augmented = transforms.augment(images_NCHW, config.augmentation, generator)
+    augmented = augmentation.augment(images_NCHW, config, generator)
     resized = transforms.resize(augmented, config.image_size)
     return labels_N, transforms.resize(resized, min(config.image_size, MAX_SIDE_PIXELS))
 

@@ -1,4 +1,4 @@
-"""Batches of images: resized, augmented and normalised, as uint8 tensors on any device.
+"""Batches of images: resized and normalised, as uint8 tensors on any device.
 
 No function on a batch waits for the device or loops over images.
 
@@ -8,7 +8,6 @@ filter.
 
 import functools
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,36 +37,6 @@ def resize(images_NCHW: Tensor, size: int) -> Tensor:
     rows, columns = (side - size for side in images_NCHW.shape[2:])
     first, second = (2, 3) if rows > 0 and rows > 2 * columns else (3, 2)
     return _resample(_resample(images_NCHW, size, dim=first), size, dim=second)
-
-
-def augment(
-    images_NCHW: Tensor, kind: Literal["none", "flip", "crop+flip"], generator: torch.Generator
-) -> Tensor:
-    """Flip each image left to right with probability 1/2; for ``crop+flip``, also crop it at random.
-
-    The crop pads the image on all sides with zeros, an eighth of the side wide (at least 1 pixel). Then it
-    cuts a window of the old size out of it, at a random position for each image.
-
-    Args:
-        images_NCHW: uint8 or any other dtype.
-        kind: ``none`` draws no random numbers and returns the images unchanged.
-        generator: On the CPU, so that the draws do not depend on the device.
-
-    Returns:
-        [N, C, H, W] of the same dtype, on the same device.
-    """
-    if kind == "none":
-        return images_NCHW
-    count, _, height, width = images_NCHW.shape
-    flips_N = torch.randint(0, 2, (count,), generator=generator)
-    if kind == "flip":
-        flips_N = flips_N.to(images_NCHW.device, non_blocking=True)
-        return torch.where(flips_N.bool()[:, None, None, None], images_NCHW.flip(3), images_NCHW)
-    tops_N = torch.randint(0, 2 * _padding(height) + 1, (count,), generator=generator)
-    lefts_N = torch.randint(0, 2 * _padding(width) + 1, (count,), generator=generator)
-    # Stacked, so that the draws are copied to the device in one small transfer.
-    draws_3N = torch.stack((flips_N, tops_N, lefts_N)).to(images_NCHW.device, non_blocking=True)
-    return _crop_and_flip(images_NCHW, *draws_3N.unbind())
 
 
 def normalise(images_NCHW: Tensor) -> Tensor:
@@ -128,35 +97,6 @@ def _filter_weights(input_size: int, size: int, position: int) -> tuple[int, lis
     # Not sum(): from Python 3.12 on it compensates its rounding errors, which PIL does not.
     total = functools.reduce(float.__add__, raw)
     return first, [math.floor(0.5 + weight / total * (1 << PRECISION_BITS)) for weight in raw]
-
-
-def _padding(side: int) -> int:
-    return max(1, side // 8)
-
-
-def _crop_and_flip(images_NCHW: Tensor, flips_N: Tensor, tops_N: Tensor, lefts_N: Tensor) -> Tensor:
-    """Cut a window out of each zero-padded image, and flip some of the windows.
-
-    Args:
-        images_NCHW: Any dtype.
-        flips_N: 1 to flip left to right, 0 not to.
-        tops_N: First row of the window in the padded image.
-        lefts_N: First column of the window in the padded image.
-    """
-    count, channels, height, width = images_NCHW.shape
-    device = images_NCHW.device
-    y, x = _padding(height), _padding(width)
-    padded = torch.nn.functional.pad(images_NCHW, (x, x, y, y))
-    columns_W = torch.arange(width, device=device)
-    # A flipped window is the same window with its columns counted from the right.
-    columns_NW = torch.where(flips_N.bool()[:, None], columns_W.flip(0), columns_W) + lefts_N[:, None]
-    rows_NH = torch.arange(height, device=device) + tops_N[:, None]
-    return padded[
-        torch.arange(count, device=device)[:, None, None, None],
-        torch.arange(channels, device=device)[None, :, None, None],
-        rows_NH[:, None, :, None],
-        columns_NW[:, None, None, :],
-    ]
 
 
 @functools.cache

@@ -42,6 +42,7 @@ BEYOND_A_SCHEMA = {
     "momentum searched where all is Adam",
     "step size searched under what a default leaves constant",
     "momentum in a point that is Adam by default",
+    *(name for name in CASES if name.startswith(("mixup searched", "images mixed"))),
     "point outside of what is searched",
     "point that falls back to what is not searched",
     "fixed and searched",

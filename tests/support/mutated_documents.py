@@ -102,6 +102,7 @@ IN_ANOTHER_TABLE = (
     r"nothing to run: |search\.replicates gives each setting its seeds|sampler 'grid' w",
     r"is not searched, it is always|is a range; want an option|is never |is neither fixed nor searched",
     r"circular conditions|outside of what space\.|is left out, is searched and has no default",
+    r"is not defined for mixed images",
 )
 BEYOND_A_SCHEMA = (
     *IN_ANOTHER_TABLE,

@@ -116,6 +116,19 @@ WRONG_OPTIONS |= {  # types and ranges
         "[train]\noptimizer = 'adamax'",
         "train.optimizer: found 'adamax'; did you mean 'adam'? allowed: sgd, adam, adamw, rmsprop",
     ),
+    "augmentation of another library": (
+        "[train]\nauto_augment = 'trivial_augment_wide'",
+        "train.auto_augment: found 'trivial_augment_wide'; did you mean 'trivialaugment'? allowed: none, "
+        "randaugment, trivialaugment",
+    ),
+    "percentage of erased images": (
+        "[train]\nrandom_erasing = 25",
+        "train.random_erasing: want a number, at least 0 and at most 1, found 25",
+    ),
+    "negative parameter of a Beta distribution": (
+        "[train]\nmixup_alpha = -0.2",
+        "train.mixup_alpha: want a number, at least 0 and at most 100, found -0.2",
+    ),
     "way to resize": (
         "[train]\nresize = 'letterbox'",
         "train.resize: found 'letterbox'; allowed: crop, pad, squash",

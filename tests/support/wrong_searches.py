@@ -198,6 +198,30 @@ WRONG_SEARCHES |= {  # conditions
     ),
 }
 
+MIXED = "loss 'multi_margin' is not defined for mixed images;"
+MIXABLE = "is for cross_entropy, focal; leave"
+
+WRONG_SEARCHES |= {  # mixed images and the loss
+    "mixup searched where the loss has none": (
+        f"{TRAIN}loss = 'multi_margin'\n[space]\nmixup_alpha = [0.0, 0.2]",
+        "space.mixup_alpha: loss 'multi_margin' has no mixup_alpha; it is for cross_entropy, focal; "
+        "leave it out",
+    ),
+    "images mixed for another loss": (
+        f"{TRAIN}loss = 'multi_margin'\nmixup_alpha = 0.2\ncutmix_alpha = 1.0\n{SPACE}",
+        f"2 problems: (1) mixup_alpha: {MIXED} mixup_alpha {MIXABLE} mixup_alpha out, or use another loss; "
+        f"(2) cutmix_alpha: {MIXED} cutmix_alpha {MIXABLE} cutmix_alpha out, or use another loss",
+    ),
+    "images mixed where another loss is searched": (
+        f"{TRAIN}cutmix_alpha = 1.0\n[space]\nloss = ['focal', 'multi_margin']",
+        f"cutmix_alpha: {MIXED} cutmix_alpha {MIXABLE} cutmix_alpha out, or use another loss",
+    ),
+    "images mixed for the loss of a point": (
+        f"{TRAIN}mixup_alpha = 0.2\n{GRID}{POINT}[[points]]\nlr = 0.2\nloss = 'multi_margin'",
+        f"points[2].mixup_alpha: {MIXED} mixup_alpha {MIXABLE} mixup_alpha out, or use another loss",
+    ),
+}
+
 WRONG_SEARCHES |= {  # points
     "momentum in an Adam point": (
         in_point("optimizer = 'adam'\nmomentum = 0.9"),

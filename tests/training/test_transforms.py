@@ -45,12 +45,6 @@ def assert_equals_pil(images_NCHW, size):
     assert np.array_equal(found, expected), f"{(found != expected).mean():.2%} of the pixels differ"
 
 
-def counting_images(count, channels, side):
-    """Return images whose pixels are numbered from 1 on, so that a crop shows its position."""
-    numbers_11HW = torch.arange(1, side * side + 1, dtype=torch.uint8).view(1, 1, side, side)
-    return numbers_11HW.expand(count, channels, side, side).contiguous()
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("sides", "size"), SIZES)
 def test_resize_equals_pil_in_every_byte(sides, size, channels):
@@ -102,67 +96,6 @@ def test_resize_accepts_channels_last_and_sliced_batches():
     assert torch.equal(transforms.resize(batch[::2], 48), expected[::2])
 
 
-def test_augmentation_none_returns_the_images_and_draws_no_random_number():
-    generator = torch.Generator().manual_seed(0)
-    state = generator.get_state()
-    batch = counting_images(4, 1, 8)
-    assert transforms.augment(batch, "none", generator) is batch
-    assert torch.equal(generator.get_state(), state)
-
-
-@pytest.mark.parametrize("kind", ["flip", "crop+flip"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_same_generator_gives_the_same_augmentation(kind, channels):
-    batch = torch.from_numpy(random_images(64, channels, 16, 16))
-    first, again, other = (
-        transforms.augment(batch, kind, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8)
-    )
-    assert first.shape == batch.shape
-    assert first.dtype == torch.uint8
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_flip_mirrors_about_half_of_the_images_and_changes_nothing_else():
-    batch = torch.from_numpy(random_images(2000, 3, 4, 6))
-    augmented = transforms.augment(batch, "flip", torch.Generator().manual_seed(0))
-    unchanged = (augmented == batch).flatten(1).all(1)
-    mirrored = (augmented == batch.flip(3)).flatten(1).all(1)
-    assert (unchanged ^ mirrored).all()
-    assert 900 < mirrored.sum() < 1100  # 4.5 standard deviations
-
-
-def test_crops_are_windows_of_the_padded_image_at_every_place_equally_often():
-    side, padding = 8, 1
-    batch = counting_images(9000, 3, side)
-    cropped = transforms.augment(batch, "crop+flip", torch.Generator().manual_seed(0))
-    padded = torch.nn.functional.pad(batch[0], [padding] * 4)
-    total = 0
-    for top in range(2 * padding + 1):
-        for left in range(2 * padding + 1):
-            window = padded[:, top : top + side, left : left + side]
-            for candidate in (window, window.flip(2)):
-                found = int((cropped == candidate).flatten(1).all(1).sum())
-                assert 400 < found < 600, (top, left)  # 500 expected, 4.6 standard deviations
-                total += found
-    assert total == len(batch)
-
-
-def test_crops_move_by_an_eighth_of_the_side_and_by_one_pixel_at_least():
-    for side, most in ((4, 1), (8, 1), (32, 4), (40, 5)):
-        white = torch.full((500, 1, side, side), 255, dtype=torch.uint8)
-        cropped = transforms.augment(white, "crop+flip", torch.Generator().manual_seed(0))
-        black_rows = (cropped == 0).all(3).flatten(1).sum(1)
-        black_columns = (cropped == 0).all(2).flatten(1).sum(1)
-        assert (black_rows.min(), black_rows.max()) == (0, most)
-        assert (black_columns.min(), black_columns.max()) == (0, most)
-
-
-def test_crops_of_images_that_are_not_square_keep_their_shape():
-    batch = torch.from_numpy(random_images(5, 3, 16, 40))
-    assert transforms.augment(batch, "crop+flip", torch.Generator()).shape == batch.shape
-
-
 def test_normalise_agrees_with_torchvision():
     batch = random_images(3, 3, 20, 20)
     reference = torchvision.transforms.Compose(
@@ -188,11 +121,6 @@ def test_a_gpu_gives_the_same_bytes_as_the_cpu():
     batch = torch.from_numpy(random_images(16, 3, 32, 32))
     on_gpu = batch.cuda()
     assert torch.equal(transforms.resize(on_gpu, 224).cpu(), transforms.resize(batch, 224))
-    for kind in ("flip", "crop+flip"):
-        augmented_on_cpu, augmented_on_gpu = (
-            transforms.augment(x, kind, torch.Generator().manual_seed(0)) for x in (batch, on_gpu)
-        )
-        assert torch.equal(augmented_on_gpu.cpu(), augmented_on_cpu)
     torch.testing.assert_close(
         transforms.normalise(on_gpu).cpu(), transforms.normalise(batch), rtol=0, atol=1e-6
     )

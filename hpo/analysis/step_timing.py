@@ -36,14 +36,15 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
     through.
 
     Args:
-        config: The kind of training. Its weights, epochs and limit are not used.
+        config: The kind of training. Of its weights only the layers and the preset are used, of its epochs
+            and limit nothing.
         shape: The data set's image size, channels and classes; its numbers of images are not used.
         device: Where to train.
 
     Returns:
         The cost, or None if the training does not fit into the memory.
     """
-    settings = config.model_copy(update={"weights": "none", "epochs": 1, "limit": None})
+    settings = config.model_copy(update={"epochs": 1, "limit": None})
     dataset = _random_dataset(config, shape)
     memory_format = "contiguous" if config.memory_format == "auto" else config.memory_format
     compute_settings = precision.ComputeSettings(
@@ -59,7 +60,7 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
                 dataset,
                 device,
                 compute_settings=compute_settings,
-                build_model=models.build_seeded_model,
+                build_model=models.build_untrained_model,
                 wants_pause=lambda: True,  # an epoch ends after each step
             )
             steps = [

@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial
 from hpo.analysis.formatting import describe_device
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
-from hpo.errors import DataError, HpoError, StoreMissing, join_names
-from hpo.store import database, folders, lease_info, status, studies
+from hpo.errors import DataError, DefinitionError, HpoError, StoreMissing, join_names
+from hpo.store import database, folders, lease_info, queue, status, studies
 from hpo.store.lease_info import LeaseInfo
-from hpo.training import config, devices, sources
+from hpo.store.storage import Storage
+from hpo.training import config, devices, sources, weights
 
 FindingState = Literal["works", "absent", "doubtful", "broken"]
 
@@ -145,6 +146,8 @@ def _check_studies(url: str, artifacts: str) -> Iterator[Finding]:
         study_id, trials = studies.find_study_id(storage, name), status.read_trials(storage, name)
         held = lease_info.read_leases(storage, study_id)
         yield from _check_trials(name, trials, held)
+        if queue.has_open_trials(storage, study_id):
+            yield from _check_weights_of_study(storage, name)
         folder = folders.stored_folder(storage, study_id)
         if folder is None:
             message = "names no folder of its own in the artifacts, so its files cannot be found"
@@ -180,6 +183,20 @@ def _check_trials(name: str, trials: list[FrozenTrial], held: list[LeaseInfo]) -
         listed = "; ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
         advice = "compare wall times only within one kind of hardware"
         yield Finding(subject=what, state="doubtful", message=f"mixed hardware: {listed}", advice=advice)
+
+
+def _check_weights_of_study(storage: Storage, name: str) -> Iterator[Finding]:
+    """Report the files of weights that an unfinished study would download here."""
+    try:
+        kinds = sorted(studies.read_definition(storage, name).model_weights())
+    except DefinitionError:  # of another version of hpo, which its worker says
+        return
+    if missing := weights.missing_files(kinds):
+        advice = "its trials download them; without a network, get " + join_names(
+            (each.url for each in missing), 10
+        )
+        message = weights.describe_missing(missing)
+        yield Finding(subject=f"weights for {name}", state="absent", message=message, advice=advice)
 
 
 def _hardware_text(trial: FrozenTrial) -> str:

@@ -48,6 +48,7 @@ def plan_study(
     from hpo.original import prices
     from hpo.study import file
     from hpo.study.strategy import describe_strategy
+    from hpo.training import weights
     from hpo.training.devices import worker_devices
     from hpo.workers.hardware import find_device
 
@@ -60,11 +61,14 @@ def plan_study(
     with where.status("measuring", refresh_per_second=2) as shown:
         tell = shown.update if where.is_terminal else progress.print_stderr
         found = cost.forecast_cost(definition, group, device, data, tell, prices.known_cost)
+    missing = weights.missing_files(sorted(definition.model_weights()))
     if as_json:
-        print_json(found.document())
+        print_json({**found.document(), "missing_weights": [each.url for each in missing]})
         return
     console.table_console().print(cost.make_table(found))
     print("\n".join([*cost.summary_lines(found), *filter(None, [describe_strategy(definition)])]))
+    if missing:
+        print(f"weights that trials will download, {weights.describe_missing(missing)}")
 
 
 @app.command("simulate", rich_help_panel=PLANNING)

@@ -276,12 +276,13 @@ def _class_table(table: Table) -> str:
 def _preprocessing(description: Description) -> str:
     seen = description.preprocessing
     color, size = image_files.padding_color(seen.transparency), f"{seen.pixels} pixels"
+    how = f"({seen.interpolation}, antialiased)"
     dropped = seen.transparency == "drop"
     behind = "without transparency" if dropped else f"with {seen.transparency} behind transparent pixels"
     squares = {
-        "crop": f"resize the shorter side to {size} (bilinear, antialiased); crop the central square",
-        "pad": f"resize the longer side to {size} (bilinear, antialiased); fill the square with {color}",
-        "squash": f"resize both sides to {size} (bilinear, antialiased)",
+        "crop": f"resize the shorter side to {size} {how}; crop the central square",
+        "pad": f"resize the longer side to {size} {how}; fill the square with {color}",
+        "squash": f"resize both sides to {size} {how}",
     }
     steps = [
         f"rotate by the EXIF tag; convert to RGB {behind} (16-bit grey: take the high byte)",
@@ -302,7 +303,7 @@ def _loader_code(description: Description) -> str:
     if seen.grey:
         steps.append("Grayscale(3)")
     if seen.image_size != seen.pixels:
-        steps.append(f"Resize(({seen.image_size}, {seen.image_size}))")
+        steps.append(_resize_code(f"({seen.image_size}, {seen.image_size})", seen))
     steps += ["ToTensor()", f"Normalize({list(seen.mean)}, {list(seen.std)})"]
     arguments = [f"{name}={value}" for name, value in description.arguments.items()]
     modules, types = "json, math, PIL.Image, PIL.ImageOps, torch, torchvision", TYPES
@@ -328,12 +329,21 @@ def _loader_code(description: Description) -> str:
 def _square_code(seen: Preprocessing) -> list[str]:
     """Return the transforms of torchvision that make an RGB image a square."""
     if seen.resize == "squash":
-        return [f"Resize(({seen.pixels}, {seen.pixels}))"]
+        return [_resize_code(f"({seen.pixels}, {seen.pixels})", seen)]
     if seen.resize == "pad":
         color = image_files.padding_color(seen.transparency)
-        arguments = f'({seen.pixels}, {seen.pixels}), PIL.Image.Resampling.BILINEAR, "{color}"'
+        arguments = (
+            f'({seen.pixels}, {seen.pixels}), PIL.Image.Resampling.{seen.interpolation.upper()}, "{color}"'
+        )
         return [f"Lambda(lambda image: PIL.ImageOps.pad(image, {arguments}))"]
-    return [f"Resize({seen.pixels})", f"CenterCrop({seen.pixels})"]
+    return [_resize_code(str(seen.pixels), seen), f"CenterCrop({seen.pixels})"]
+
+
+def _resize_code(size: str, seen: Preprocessing) -> str:
+    """Return torchvision's transform that resizes an image; its default filter is bilinear."""
+    if seen.interpolation == "bilinear":
+        return f"Resize({size})"
+    return f"Resize({size}, torchvision.transforms.InterpolationMode.{seen.interpolation.upper()})"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -6,7 +6,7 @@ names of machines or of their folders, since it is meant to be shared.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -26,6 +26,7 @@ from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog
 from hpo.training.config import Config, FinalConfig
+from hpo.training.presets import preset_of
 
 
 class TrainingData(BaseModel):
@@ -197,10 +198,10 @@ def _write_files(
     draft: Path, choice: ChosenTrial, data: TrainingData, metrics: Metrics, artifacts: Artifacts
 ) -> None:
     """Write the files of the folder, then load the model from them as a check."""
-    config = _without_paths(choice.config)
+    config, preset = _without_paths(choice.config), preset_of(choice.config)
     description = Description(
         model=config.model,
-        arguments=catalog.builder_arguments(config.model, len(data.classes)),
+        arguments=catalog.builder_arguments(config.model, len(data.classes), config.weights),
         preprocessing=Preprocessing(
             transparency=config.transparency,
             resize=config.resize,
@@ -208,6 +209,7 @@ def _write_files(
             grey=data.channels == 1,
             image_size=config.image_size,
             max_pixels=config.max_pixels,
+            **asdict(preset),
         ),
         settings=config.model_dump(),
         study=metrics.study,

@@ -29,16 +29,17 @@ from torch import Tensor, nn
 from hpo.errors import ArtifactError, DataError, quote_value
 from hpo.training import catalog, image_files, transforms, user_network
 from hpo.training.config import FUNCTION_PATTERN, MAX_PIXELS, Resize, Transparency
+from hpo.training.presets import IMAGENET_MEAN, IMAGENET_STD, Channels, Interpolation, Preset
 
 CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
 MAX_SIDE_PIXELS = 16_384  # of an image that a model takes; a larger one would not fit into memory
 MAX_CLASSES = 1_000_000
 
-ARGUMENTS = ("num_classes", "aux_logits", "transform_input", "init_weights")  # of a builder; no download
+ARGUMENTS = ("num_classes", "image_size", "aux_logits", "transform_input", "init_weights")  # no download
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes the model's input, in this order; every resize is PIL's bilinear one.
+    """How an image becomes the model's input, in this order; every resize has the same filter of PIL's.
 
     Before these steps it is turned upright (EXIF), 16-bit grey is cut to its high byte, transparent parts
     get a background, and it is converted to RGB. The defaults are what folders without a field mean.
@@ -51,8 +52,9 @@ class Preprocessing(BaseModel):
     pixels: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # side of this square
     grey: bool  # convert to grey, because all images of the study were grey
     image_size: int = Field(ge=1, le=MAX_SIDE_PIXELS)  # the square is resized to this
-    mean: tuple[float, float, float] = transforms.IMAGENET_MEAN  # subtracted per channel, 0 to 1
-    std: tuple[float, float, float] = transforms.IMAGENET_STD  # then divides each channel
+    mean: Channels = IMAGENET_MEAN  # subtracted per channel, 0 to 1
+    std: Channels = IMAGENET_STD  # then divides each channel
+    interpolation: Interpolation = "bilinear"  # the filter
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)  # a larger image is refused
 
     @property
@@ -63,7 +65,13 @@ class Preprocessing(BaseModel):
             resize=self.resize,
             transparency=self.transparency,
             max_pixels=self.max_pixels,
+            interpolation=self.interpolation,
         )
+
+    @property
+    def preset(self) -> Preset:
+        """The mean, the deviation and the filter."""
+        return Preset(mean=self.mean, std=self.std, interpolation=self.interpolation)
 
 
 class Description(BaseModel):
@@ -160,8 +168,9 @@ class Predictor:
         Returns:
             Logits [N, K], float32.
         """
-        size = self.description.preprocessing.image_size
-        logits: Tensor = self.model(transforms.normalise(transforms.resize(images_NCHW, size)))
+        seen = self.description.preprocessing
+        resized = transforms.resize(images_NCHW, seen.image_size, seen.interpolation)
+        logits: Tensor = self.model(transforms.normalise(resized, seen.preset))
         return logits
 
     def _read(self, file: Path) -> Tensor:

@@ -9,7 +9,7 @@ from hpo.errors import DefinitionError, quote_value
 from hpo.study import control_checks
 from hpo.study.checks import Problems, check_keys
 from hpo.study.definition import Definition, Point
-from hpo.study.option_checks import check_trainable
+from hpo.study.option_checks import check_trainable, check_weights_of_model
 from hpo.study.space import Range, combinations, is_active
 from hpo.training import custom, option_tables
 from hpo.training.metric import COSTS, METRICS
@@ -245,6 +245,8 @@ def _check_custom_options(found: Definition, listed: Point, where: str, key: str
 def check_models(found: Definition, where: str) -> None:
     """Check every model that the study can train against torchvision, once per kind of setting.
 
+    The names of weights are checked first, of all models.
+
     For a custom objective, check instead that it can be imported. That runs its module, and adds the
     working directory to ``sys.path``.
 
@@ -259,9 +261,15 @@ def check_models(found: Definition, where: str) -> None:
     if found.option_table is option_tables.CUSTOM_OPTIONS:
         custom.import_objective(str(found.train["objective"]))
     try:
-        for section, settings in found.model_configs():
-            check_trainable(settings, where, section)
+        kinds = list(found.model_configs())
     except OverflowError as error:
         raise DefinitionError(
             f"{where}: space: {error} of options that decide what a model is; shorten the lists"
         ) from error
+    problems = Problems(where)
+    for section, model, weights in dict.fromkeys((key, each.model, each.weights) for key, each in kinds):
+        with problems.collect():
+            check_weights_of_model(model, weights, where, section)
+    problems.report()
+    for section, settings in kinds:
+        check_trainable(settings, where, section)

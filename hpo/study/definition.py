@@ -6,7 +6,7 @@ neither a moved file nor a new default in hpo changes a study that has begun. ``
 extends a stored definition by a changed file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -227,14 +227,25 @@ class Definition(BaseModel):
         """
         if self.option_table is option_tables.CUSTOM_OPTIONS:
             return
+        for section, setting in self._kinds_of(MODEL_OPTIONS):
+            yield section, Config.model_validate({**self.train, **setting})
+
+    def model_weights(self) -> set[tuple[str, str]]:
+        """Return the models that trials may have, each with its option ``weights``; none if custom."""
+        if self.option_table is option_tables.CUSTOM_OPTIONS:
+            return set()
+        settings = ({**self.train, **setting} for _, setting in self._kinds_of(("model", "weights")))
+        return {(str(each["model"]), str(each["weights"])) for each in settings}
+
+    def _kinds_of(self, options: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield every listed setting, and those that searched trials can have of these options."""
         for index, point in enumerate(self.points, 1):
-            yield f"points[{index}]", Config.model_validate({**self.train, **point.setting})
+            yield f"points[{index}]", point.setting
         for point in self.enqueued:
-            yield "setting", Config.model_validate({**self.train, **point.setting})
+            yield "setting", point.setting
         if self.searches and self.search.trials:
-            deciding = with_dependencies(self.space, MODEL_OPTIONS)
-            for setting in combinations(deciding, self.train):
-                yield "", Config.model_validate({**self.train, **setting})
+            for setting in combinations(with_dependencies(self.space, options), self.train):
+                yield "", setting
 
     def max_epochs(self) -> int:
         """Return the largest number of epochs that a trial can have which the pruner may end.

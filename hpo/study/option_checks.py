@@ -21,7 +21,8 @@ from hpo.training.config import Config
 from hpo.training.option_tables import OptionTable
 
 DATASET_PATTERN = rf"^(?:{'|'.join(config.DATASETS)}|(?:{'|'.join(config.OWN_DATASETS)})[\s\S]+)$"
-WEIGHTS = ("imagenet", "none")  # any other value is a file
+# The most common values of the option weights, to which misspelt ones are compared.
+WEIGHTS = ("imagenet", "none", "IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT")
 # ASCII identifiers; beyond ASCII, str.isidentifier decides.
 CUSTOM_NAME_PATTERN = r"^[^\x00-@\[-`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*$"
 
@@ -124,10 +125,12 @@ def _check_model_name(name: str, where: str, key: str) -> None:
 
 
 def _check_weights(name: str, where: str, key: str) -> None:
-    if name not in WEIGHTS and not is_file(name):
+    """Refuse what is neither a file nor has the form of torchvision's names; the models decide on these."""
+    if catalog.is_weights_file(name) and not is_file(name):
         raise DefinitionError(
             f"{where}: {key}: found {quote_value(name)}, and there is no such file"
-            f"{suggestion(name, WEIGHTS) or ';'} allowed: {', '.join(WEIGHTS)}, or the path of a file"
+            f"{suggestion(name, WEIGHTS) or ';'} allowed: imagenet, none, torchvision's name of weights "
+            "(such as IMAGENET1K_V2 or DEFAULT), or the path of a file"
         )
 
 
@@ -189,6 +192,39 @@ def unused_option_message(name: str, *values: Any) -> str:
     return f"{other} {found} has no {name}; it is for {', '.join(users)}; leave it out"
 
 
+def check_weights_of_model(model: str, weights: str, where: str, section: str) -> None:
+    """Check that torchvision has the weights that it is asked for.
+
+    Args:
+        model: A model with a known name, or a network of the user's own.
+        weights: The option ``weights``.
+        where: The study file, as error messages name it.
+        section: The part of the file that both come from; empty for ``[space]``.
+
+    Raises:
+        DefinitionError: If it has none of this name for the model; it says which there are.
+    """
+    key = f"{where}: {dotted_key(section, 'weights')}"
+    if not catalog.is_named_weights(weights):
+        return
+    if catalog.is_user_network(model):
+        kind = "ImageNet weights" if weights == "imagenet" else f"weights {quote_value(weights)}"
+        raise DefinitionError(
+            f"{key}: there are no {kind} for '{model}', a network of your own; use 'none' or a file. "
+            "Beside models of torchvision, search weights = "
+            f'{{ choices = ["none"], when = {{ model = "{model}" }} }}'
+        )
+    if (weights == "imagenet" and model in catalog.SMALLEST_IMAGE_SIZES) or catalog.find_weights(
+        model, weights
+    ):
+        return
+    names = catalog.weights_names(model)
+    raise DefinitionError(
+        f"{key}: model '{model}' has no weights {quote_value(weights)}{suggestion(weights, names) or ';'} "
+        f"it has {', '.join(names)}"
+    )
+
+
 def check_trainable(settings: Config, where: str, section: str) -> None:
     """Check that a model can be trained with these settings.
 
@@ -201,9 +237,9 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
         section: The part of the file that the settings come from; empty for ``[space]``.
 
     Raises:
-        DefinitionError: If the model lacks dropout or ImageNet weights that the settings ask for, or does
-            not accept their image size, or batches of one image; or if it is a network of the user's own
-            that cannot be built, or does not say which layer ``tune = "head"`` trains.
+        DefinitionError: If the model lacks dropout that the settings ask for, or does not accept their
+            image size, or batches of one image; or if it is a network of the user's own that cannot be
+            built, or does not say which layer ``tune = "head"`` trains.
     """
     model, size = settings.model, settings.image_size
     if catalog.is_user_network(model):
@@ -213,15 +249,12 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
         return
     if settings.dropout is not None and not catalog.has_dropout(model):
         raise _no_dropout(model, where, section)
-    if settings.weights == "imagenet" and not catalog.has_imagenet_weights(model):
-        raise DefinitionError(
-            f"{where}: {dotted_key(section, 'weights')}: model '{model}' has no ImageNet weights; "
-            "use 'none'"
-        )
-    if reason := catalog.image_size_problem(model, size):
-        fits = catalog.first_accepted_image_size(model)
+    if reason := catalog.image_size_problem(model, size, weights=settings.weights):
+        fits = catalog.first_accepted_image_size(model, settings.weights)
         raise _image_size_refused(settings, reason, fits, where, section)
-    if settings.batch_size == 1 and (reason := catalog.image_size_problem(model, size, 1)):
+    if settings.batch_size == 1 and (
+        reason := catalog.image_size_problem(model, size, 1, settings.weights)
+    ):
         raise _single_images_refused(settings, reason, where, section)
 
 
@@ -230,12 +263,6 @@ def _check_user_network(settings: Config, where: str, section: str) -> None:
     from hpo.training import user_network  # imports torch, which verbs that read a study need not do
 
     model, size = settings.model, settings.image_size
-    if settings.weights == "imagenet":
-        raise DefinitionError(
-            f"{where}: {dotted_key(section, 'weights')}: there are no ImageNet weights for '{model}', a "
-            "network of your own; use 'none' or a file. Beside models of torchvision, search weights = "
-            f'{{ choices = ["none"], when = {{ model = "{model}" }} }}'
-        )
     option = f"{where}: {dotted_key(section, 'model')}"
     probe = user_network.probe_network(model, option)
     if settings.dropout is not None and not probe.has_dropout():

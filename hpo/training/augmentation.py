@@ -17,8 +17,8 @@ from torch import Tensor
 from hpo.training.auto_augment import auto_augment
 from hpo.training.boxes import draw_boxes
 from hpo.training.config import Config
+from hpo.training.presets import IMAGENET_MEAN, Channels, preset_of
 from hpo.training.resized_crop import crop_and_resize, draw_crops
-from hpo.training.transforms import IMAGENET_MEAN
 
 # Of an erased box, as in torchvision's RandomErasing.
 ERASED_AREA = (0.02, 0.33)  # of the image
@@ -49,7 +49,7 @@ def augment(images_NCHW: Tensor, config: Config, generator: torch.Generator) -> 
     if config.auto_augment != "none":
         images_NCHW = auto_augment(images_NCHW, config.auto_augment, generator)
     if config.random_erasing > 0:
-        images_NCHW = erase(images_NCHW, config.random_erasing, generator)
+        images_NCHW = erase(images_NCHW, config.random_erasing, generator, preset_of(config).mean)
     return images_NCHW
 
 
@@ -92,11 +92,13 @@ def _padding(side: int) -> int:
     return max(1, side // 8)
 
 
-def erase(images_NCHW: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def erase(
+    images_NCHW: Tensor, probability: float, generator: torch.Generator, mean: Channels = IMAGENET_MEAN
+) -> Tensor:
     """Erase a box of an image with a probability, as torchvision's ``RandomErasing`` does.
 
-    The box becomes ImageNet's mean colour. ``normalise`` turns that into 0, up to half a level of a pixel:
-    torchvision erases after normalising.
+    The box gets the colour ``mean``, that of the trial's preset. ``normalise`` turns that into 0, up to
+    half a level of a pixel: torchvision erases after normalising.
     """
     count, channels, height, width = images_NCHW.shape
     device = images_NCHW.device
@@ -115,7 +117,7 @@ def erase(images_NCHW: Tensor, probability: float, generator: torch.Generator) -
     rows_H, columns_W = torch.arange(height, device=device), torch.arange(width, device=device)
     rows_NH = (rows_H >= top) & (rows_H < bottom)
     columns_NW = (columns_W >= left) & (columns_W < right)
-    mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
-    color_C11 = torch.tensor([round(255 * each) for each in mean], dtype=torch.uint8)[:, None, None]
+    color = mean if channels == 3 else (sum(mean) / 3,)
+    color_C11 = torch.tensor([round(255 * each) for each in color], dtype=torch.uint8)[:, None, None]
     is_box_N1HW = (rows_NH[:, :, None] & columns_NW[:, None, :])[:, None]
     return torch.where(is_box_N1HW, color_C11.to(device, non_blocking=True), images_NCHW)

@@ -11,7 +11,9 @@ million parameters. Every argument ``model`` must be one of ``model_names()``; t
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +30,25 @@ SMALLEST_IMAGE_SIZES = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 8),
 }
 # Sizes that are tried in order to suggest one to the user, in pixels.
-USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
+USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512, 518)
+VIT_SIZE = 224  # side of the images that torchvision builds a ViT for, unless its weights need another
+# What torchvision's names of weights look like; DEFAULT is the best of each model at present.
+WEIGHTS_PATTERN = r"IMAGENET1K_[A-Z0-9_]+|DEFAULT"
 
 
 def is_user_network(model: str) -> bool:
     """Return whether a model is a network of the user's own, named ``package.module:function``."""
     return ":" in model
+
+
+def is_named_weights(weights: str) -> bool:
+    """Return whether weights are torchvision's: ``imagenet``, or torchvision's own name."""
+    return weights == "imagenet" or re.fullmatch(WEIGHTS_PATTERN, weights) is not None
+
+
+def is_weights_file(weights: str) -> bool:
+    """Return whether weights are a file of the user's."""
+    return weights != "none" and not is_named_weights(weights)
 
 
 @functools.cache
@@ -69,19 +84,62 @@ def imagenet_weights(model: str) -> Any | None:
     Returns:
         A member of torchvision's enumeration of weights, or None if the model has no ImageNet weights.
     """
-    import torchvision
-
-    # One entry of vgg16 holds no classifier; it lists no categories.
-    entries = [
-        entry
-        for entry in torchvision.models.get_model_weights(model)
-        if entry.name.startswith("IMAGENET1K_") and entry.meta["categories"]
-    ]
     return min(
-        entries,
+        _weights_entries(model).values(),
         key=lambda entry: (entry.name != "IMAGENET1K_V1", entry.meta["min_size"]),
         default=None,
     )
+
+
+def find_weights(model: str, weights: str) -> Any | None:
+    """Return torchvision's entry for a model's weights, or None if it has none of this name.
+
+    Args:
+        model: Name of the model.
+        weights: ``imagenet``, or one of ``weights_names``.
+    """
+    import torchvision
+
+    if weights == "imagenet":
+        return imagenet_weights(model)
+    if weights == "DEFAULT":
+        return torchvision.models.get_model_weights(model).DEFAULT
+    return _weights_entries(model).get(weights)
+
+
+def weights_names(model: str) -> tuple[str, ...]:
+    """Return torchvision's names of the model's weights."""
+    return (*_weights_entries(model), "DEFAULT")
+
+
+@functools.cache
+def _weights_entries(model: str) -> dict[str, Any]:
+    """Return torchvision's entries for the model by name, without those that lack a classifier."""
+    import torchvision
+
+    # One entry of vgg16 has no values for its classifier; it lists no categories.
+    return {
+        entry.name: entry
+        for entry in torchvision.models.get_model_weights(model)
+        if entry.meta["categories"]
+    }
+
+
+def size_options(model: str, weights: str) -> dict[str, int]:
+    """Return the argument of the model's builder that its weights ask for: the image size of a ViT.
+
+    Args:
+        model: Name of the model.
+        weights: The option ``weights``.
+
+    Returns:
+        ``image_size``; nothing if the model has torchvision's default, as all other models do.
+    """
+    if not model.startswith("vit_") or not re.fullmatch(WEIGHTS_PATTERN, weights):
+        return {}
+    entry = find_weights(model, weights)
+    side = VIT_SIZE if entry is None else entry.meta["min_size"][0]
+    return {} if side == VIT_SIZE else {"image_size": side}
 
 
 def is_known_to_train(model: str, image_size: int, batch_size: int) -> bool:
@@ -98,13 +156,16 @@ def is_known_to_train(model: str, image_size: int, batch_size: int) -> bool:
     return batch_size > 1 and image_size >= SMALLEST_IMAGE_SIZES.get(model, math.inf)
 
 
-def first_accepted_image_size(model: str) -> int | None:
+def first_accepted_image_size(model: str, weights: str = "none") -> int | None:
     """Return the first of ``USUAL_IMAGE_SIZES`` that the model accepts, or None if it accepts none."""
-    return next((size for size in USUAL_IMAGE_SIZES if not image_size_problem(model, size)), None)
+    sizes = (size for size in USUAL_IMAGE_SIZES if not image_size_problem(model, size, weights=weights))
+    return next(sizes, None)
 
 
 @functools.cache
-def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str | None:
+def image_size_problem(
+    model: str, image_size: int, batch_size: int = 2, weights: str = "none"
+) -> str | None:
     """Return torch's reason why the model cannot be trained on such batches, or None if it can.
 
     The reason is one line. Some models reject larger images as well: vit_b_16 accepts 224 pixels only.
@@ -114,10 +175,11 @@ def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str 
         image_size: Side of the square images in pixels.
         batch_size: Images per batch. With a single image, batch norm may reject a feature map that has
             shrunk to one pixel.
+        weights: The option ``weights``; those of a ViT decide which images it accepts.
     """
     import torch
 
-    module = build_on_meta(model).train()
+    module = build_on_meta(model, weights).train()
     try:
         with torch.no_grad():
             module(torch.empty(batch_size, 3, image_size, image_size, device="meta"))
@@ -126,13 +188,13 @@ def image_size_problem(model: str, image_size: int, batch_size: int = 2) -> str 
     return None
 
 
-def build_on_meta(model: str) -> "nn.Module":
+def build_on_meta(model: str, weights: str = "none") -> "nn.Module":
     """Build the model on the meta device: layers and shapes without data, and with its 1000-class head.
 
-    Draws no random numbers.
+    Draws no random numbers. Of the option ``weights``, only what ``size_options`` says of it matters.
     """
     with meta_device():
-        module = build_torchvision_model(model)
+        module = build_torchvision_model(model, sizes=size_options(model, weights))
     return module.to("meta")  # Swin keeps a table that arange made
 
 
@@ -154,7 +216,9 @@ def meta_device() -> Iterator[None]:
         yield
 
 
-def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Module":
+def build_torchvision_model(
+    model: str, entry: Any | None = None, sizes: Mapping[str, int] = MappingProxyType({})
+) -> "nn.Module":
     """Build the model as torchvision does, with its 1000-class head and without auxiliary heads.
 
     GoogLeNet and Inception rescale their input as their ImageNet weights need it, with or without these
@@ -162,36 +226,38 @@ def build_torchvision_model(model: str, weights: Any | None = None) -> "nn.Modul
 
     Args:
         model: Name of the model.
-        weights: An entry from ``imagenet_weights``, whose file torchvision downloads if it is not in
-            torch's folder; errors of that pass through. None: random weights from torch's global generator.
+        entry: An entry from ``find_weights``, whose file torchvision downloads if it is not in torch's
+            folder; errors of that pass through. None: random weights from torch's global generator.
+        sizes: From ``size_options``; an entry brings its own.
 
     Returns:
         A module from float32 images [N, 3, H, W] to logits [N, 1000].
     """
     import torchvision
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = dict(sizes)
     if model in AUXILIARY_HEADS:
         # Without this argument init_weights is True as well, but torchvision warns.
-        options = {"transform_input": True, "init_weights": weights is None}
-    module: nn.Module = torchvision.models.get_model(model, weights=weights, progress=False, **options)
+        options |= {"transform_input": True, "init_weights": entry is None}
+    module: nn.Module = torchvision.models.get_model(model, weights=entry, progress=False, **options)
     for name in AUXILIARY_HEADS.get(model, ()):
         module.aux_logits = False  # type: ignore[assignment]  # not a tensor or a module
         setattr(module, name, None)  # not deleted: load_state_dict ignores the tensors of a None
     return module
 
 
-def builder_arguments(model: str, classes: int) -> dict[str, bool | int]:
+def builder_arguments(model: str, classes: int, weights: str = "none") -> dict[str, bool | int]:
     """Return the arguments with which the model's builder makes the same layers as this package.
 
     That is ``num_classes``; for GoogLeNet and Inception also no auxiliary heads, the rescaled input and no
-    initialisation of weights.
+    initialisation of weights; and what ``size_options`` says.
 
     Args:
         model: Name of the model, or of a network of the user's own.
         classes: Number of outputs of the new head.
+        weights: The option ``weights``.
     """
-    options: dict[str, bool | int] = {"num_classes": classes}
+    options: dict[str, bool | int] = {"num_classes": classes, **size_options(model, weights)}
     if model in AUXILIARY_HEADS:
         options |= {"aux_logits": False, "transform_input": True, "init_weights": False}
     return options

@@ -27,7 +27,7 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 # of them cannot be compared, so each study fixes them.
 STUDY_WIDE = (
     *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection", "metric"),
-    *("resize", "transparency", "max_pixels"),
+    *("resize", "transparency", "max_pixels", "preprocessing"),
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
@@ -43,7 +43,10 @@ RUN_OPTIONS = ("epochs", "seed")
 
 # What hpo did before an option existed, where that differs from its default: studies stored then keep it.
 # Whoever adds an option whose default changes what hpo does adds a line here.
-VALUES_BEFORE: dict[str, bool | int | float | str | None] = {"transparency": "drop"}
+VALUES_BEFORE: dict[str, bool | int | float | str | None] = {
+    "transparency": "drop",
+    "preprocessing": "imagenet",
+}
 
 # Options that mix images, and the losses that are defined for a share of two classes.
 MIXING_OPTIONS = ("mixup_alpha", "cutmix_alpha")
@@ -177,9 +180,18 @@ class Config(BaseModel):
             "which takes num_classes and returns a torch.nn.Module"
         ),
     ] = "resnet18"
-    weights: Annotated[str, Field(min_length=1, description="imagenet, none, or a file of weights")] = (
-        "imagenet"
-    )
+    weights: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="imagenet, torchvision's name of the weights (IMAGENET1K_V2, DEFAULT), none, or a "
+            "file of weights",
+        ),
+    ] = "imagenet"
+    preprocessing: Annotated[
+        Literal["weights", "imagenet"],
+        Field(description="whose mean, deviation and resize filter: those of the weights, or ImageNet's"),
+    ] = "weights"
     tune: Annotated[Literal["all", "head"], Field(description="train all layers, or only the last one")] = (
         "all"
     )

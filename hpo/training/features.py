@@ -8,9 +8,10 @@ file in the artifacts, so that a worker that is stopped loses only the part it i
     cache/features/<key>-0003.safetensors      the fourth part
 
 **Validity.** The key is the SHA-256 of everything that determines the features: the split's pixels, the
-image size, the frozen layers with their weights, the precision. So a file never becomes outdated, and the
-folder may be deleted at any time. A file contains a hash of its own content; a damaged file is computed
-again. The code of a network of the user's own may change at any time: its features have no files.
+image size, the preset (see ``presets``), the frozen layers with their weights, the precision. So a file
+never becomes outdated, and the folder may be deleted at any time. A file contains a hash of its own
+content; a damaged file is computed again. The code of a network of the user's own may change at any time:
+its features have no files.
 
 **Concurrency.** Workers that compute the same features at the same time start at different random parts,
 and take parts that others have finished meanwhile from the files. If two workers write the same file,
@@ -36,7 +37,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -47,6 +48,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError
 from hpo.training import catalog, devices, frozen
 from hpo.training.config import Config, is_augmented
+from hpo.training.presets import preset_of
 
 if TYPE_CHECKING:
     from hpo.training.datasets import Dataset, Split  # imports torchvision, which takes seconds
@@ -178,6 +180,7 @@ class FeatureCache:
             "cut": frozen_part.name,
             "layers": layers_digest,
             "image_size": config.image_size,
+            "preset": asdict(preset_of(config)),
             "pixels": self._pixel_digests[split],
             "precision": precision,
         }
@@ -193,7 +196,7 @@ class FeatureCache:
         """
         seed = config.seed if config.weights == "none" else None
         key = (config.model, config.weights, seed, frozen_part.name)
-        is_determined = is_initial and config.weights in ("imagenet", "none")
+        is_determined = is_initial and not catalog.is_weights_file(config.weights)
         is_determined = is_determined and not catalog.is_user_network(config.model)
         if is_determined and key in self._weight_digests:
             return self._weight_digests[key]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from hpo.training.config import MAX_PIXELS, Config, Resize, Transparency
+from hpo.training.presets import Interpolation, preset_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # The only decoders that a file reaches, whatever its name. PIL has more; one of them starts Ghostscript.
@@ -35,6 +36,12 @@ class Reading:
     resize: Resize = "crop"
     transparency: Transparency = "white"  # what lies behind transparent pixels; drop: their hidden colour
     max_pixels: int = MAX_PIXELS  # a larger image is not decoded
+    interpolation: Interpolation = "bilinear"  # PIL's filter
+
+    @property
+    def filter(self) -> Image.Resampling:
+        """The filter, as PIL calls it."""
+        return Image.Resampling[self.interpolation.upper()]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,12 +87,13 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def reading_of(config: Config) -> Reading:
-    """Return how the files of a folder are read."""
+    """Return how the files of a folder are read; trials with other weights may read them differently."""
     return Reading(
         size=config.image_size,
         resize=config.resize,
         transparency=config.transparency,
         max_pixels=config.max_pixels,
+        interpolation=preset_of(config).interpolation,
     )
 
 
@@ -181,7 +189,7 @@ def read_image(file: Path, reading: Reading) -> Picture:
 
     With ``crop`` the shorter side is resized to the square's side, and the centre is cut out. With ``pad``
     the longer side is, and black or the colour behind transparent pixels fills the rest. With ``squash``
-    both sides are. PIL's bilinear filter resizes. 16-bit grey is cut to its high byte.
+    both sides are. One of PIL's filters resizes. 16-bit grey is cut to its high byte.
 
     Args:
         file: PNG, JPEG, BMP, WebP, GIF (the first frame) or TIFF, of any mode but grey in 32 bits, signed
@@ -241,7 +249,7 @@ def padding_color(transparency: Transparency) -> str:
 def _to_square(image: Image.Image, reading: Reading) -> Image.Image:
     size, short = reading.size, min(image.size)
     if reading.resize == "squash":
-        return image.resize((size, size), Image.Resampling.BILINEAR)
+        return image.resize((size, size), reading.filter)
     if reading.resize == "pad":
         if round(short / max(image.size) * size) == 0:
             raise ValueError(
@@ -249,10 +257,10 @@ def _to_square(image: Image.Image, reading: Reading) -> Image.Image:
                 f"the longer one has {size}"
             )
         color = padding_color(reading.transparency)
-        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color)
+        return ImageOps.pad(image, (size, size), reading.filter, color)
     width, height = (size * side // short for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    scaled = image.resize((width, height), reading.filter)
     return scaled.crop((left, top, left + size, top + size))
 
 

@@ -33,6 +33,7 @@ from hpo.training.evaluation import Answers, Metrics
 from hpo.training.events import Diverged, Epoch
 from hpo.training.metric import METRICS
 from hpo.training.precision import ComputeSettings
+from hpo.training.presets import preset_of
 from hpo.training.seeds import derive_seed
 
 MIN_LAST_BATCH = 4  # images
@@ -295,8 +296,9 @@ class TrainingRun:
 
     def _preprocess(self, images_NCHW: Tensor) -> Tensor:
         """Return the model's input, float32 [N, 3, S, S], of uint8 images with any size."""
-        resized = transforms.resize(images_NCHW, self.config.image_size)
-        return transforms.normalise(self.compute_settings.prepare_batch(resized))
+        preset = preset_of(self.config)
+        resized = transforms.resize(images_NCHW, self.config.image_size, preset.interpolation)
+        return transforms.normalise(self.compute_settings.prepare_batch(resized), preset)
 
     def _raise_if_diverged(self, number: int, bad: int) -> None:
         if bad >= 0:

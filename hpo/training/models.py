@@ -2,7 +2,7 @@
 
 The model is one of torchvision's, or a network of the user's own, which ``user_network`` builds.
 
-Initial weights come from ``weights``, which downloads ImageNet weights and reads files.
+Initial weights come from ``weights``, which downloads torchvision's weights and reads files.
 
 Shape suffixes: N images of a batch, C channels, H rows, W columns, K classes.
 """
@@ -60,6 +60,28 @@ def build_seeded_model(config: Config, classes: int, seed: int) -> nn.Module:
     return build_model(config, classes)
 
 
+def build_untrained_model(config: Config, classes: int, seed: int) -> nn.Module:
+    """Build what ``build_seeded_model`` does, with random weights in place of pretrained ones.
+
+    So it has the same layers, and nothing is downloaded.
+
+    Args:
+        config: The trial's settings.
+        classes: Number of outputs.
+        seed: Seed of the random weights.
+
+    Raises:
+        DefinitionError: As ``build_model`` does.
+    """
+    set_seed(seed)
+    if catalog.is_user_network(config.model):
+        return build_model(config.model_copy(update={"weights": "none"}), classes)
+    sizes = catalog.size_options(config.model, config.weights)
+    module = catalog.build_torchvision_model(config.model, sizes=sizes)
+    _replace_head(module, classes)
+    return _apply_settings(module, config)
+
+
 class InitialModels:
     """A cache of initial models in the host's memory, so that a trial starts by copying one.
 
@@ -101,7 +123,7 @@ class InitialModels:
 def _weights_identity(name: str) -> tuple[Any, ...]:
     """Return a key that differs between two files of weights, and before and after a file changes."""
     path = Path(name).expanduser()
-    if name in ("imagenet", "none") or not path.is_file():
+    if not catalog.is_weights_file(name) or not path.is_file():
         return (name,)
     return (name, path.stat().st_mtime_ns, path.stat().st_size)
 
@@ -119,12 +141,12 @@ def _build_initial_model(config: Config, classes: int) -> nn.Module:
             path = Path(config.weights).expanduser()
             weights.load_weights_file(module, config.model, head and head[0], path)
         return module
-    if config.weights == "imagenet":
-        module = weights.build_with_imagenet_weights(config.model)
+    if catalog.is_named_weights(config.weights):
+        module = weights.build_with_named_weights(config.model, config.weights)
     else:
         module = catalog.build_torchvision_model(config.model)
     _replace_head(module, classes)
-    if config.weights not in ("imagenet", "none"):
+    if catalog.is_weights_file(config.weights):
         head_name, _ = get_head(module)
         weights.load_weights_file(module, config.model, head_name, Path(config.weights).expanduser())
     return module

@@ -16,6 +16,7 @@ from hpo.training import augmentation, transforms
 from hpo.training.config import Config, reads_files
 from hpo.training.data_facts import DataFacts, Sample
 from hpo.training.datasets import Dataset
+from hpo.training.presets import preset_of
 from hpo.training.seeds import derive_seed
 
 MAX_SAMPLES = 40  # of all classes together
@@ -56,7 +57,7 @@ def _draw_samples(dataset: Dataset, config: Config) -> tuple[Tensor, Tensor]:
     images_NCHW, labels_N = (each.cpu() for each in dataset.train.batch(chosen_N.to(device), device))
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 1))
     augmented = augmentation.augment(images_NCHW, config, generator)
-    resized = transforms.resize(augmented, config.image_size)
+    resized = transforms.resize(augmented, config.image_size, preset_of(config).interpolation)
     return labels_N, transforms.resize(resized, min(config.image_size, MAX_SIDE_PIXELS))
 
 

@@ -1,4 +1,4 @@
-"""Initial weights of a model: ImageNet weights, downloaded once, or a file of the user's.
+"""Initial weights of a model: torchvision's ImageNet weights, downloaded once, or a file of the user's.
 
 **ImageNet weights** are kept where torchvision keeps them, in ``$TORCH_HOME/hub/checkpoints``. The protocol
 for workers that start together: a worker that does not find the file takes the lock on ``FILE.lock``
@@ -17,7 +17,8 @@ import http.client
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,26 @@ log = logging.getLogger(__name__)
 DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
 
-def build_with_imagenet_weights(model: str) -> nn.Module:
-    """Build a model with ImageNet weights and its 1000-class head; downloads the weights if missing.
+def build_with_named_weights(model: str, weights: str) -> nn.Module:
+    """Build a model with torchvision's weights and its 1000-class head; downloads them if missing.
 
     A download leaves the file and ``FILE.lock`` in torch's folder.
 
     Args:
         model: One of ``catalog.model_names()``.
+        weights: ``imagenet``, or torchvision's name.
 
     Raises:
-        WeightsError: If there are none, or they cannot be downloaded, or the file cannot be loaded and its
-            hash is wrong. If the hash is right, torch's error passes through.
+        WeightsError: If there are none of this name, or they cannot be downloaded, or the file cannot be
+            loaded and its hash is wrong. If the hash is right, torch's error passes through.
     """
-    entry = catalog.imagenet_weights(model)
+    entry = catalog.find_weights(model, weights)
     if entry is None:
         raise errors.WeightsError(
-            f'torchvision has no ImageNet weights for {model}; use weights = "none" or a file'
+            f"torchvision has no weights {errors.quote_value(weights)} for {model}; use "
+            f'{", ".join(catalog.weights_names(model))}, "none" or a file'
         )
-    path = Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
+    path = _stored_path(entry)
     if not path.exists():
         _download_weights(model, entry.url, path)
     try:
@@ -63,6 +66,42 @@ def build_with_imagenet_weights(model: str) -> nn.Module:
             f"{path} is damaged or does not belong to {model} ({_first_sentence(error)}); remove it to "
             "download it again"
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingFile:
+    """A file of torchvision's weights that is not in torch's folder yet."""
+
+    url: str
+    path: Path  # where a trial puts it
+    megabytes: float
+
+
+def missing_files(kinds: Iterable[tuple[str, str]]) -> list[MissingFile]:
+    """Return the files of weights that trials will download.
+
+    Args:
+        kinds: Models with their option ``weights``; what is no name of torchvision's weights, or not one of
+            the model's, is skipped.
+    """
+    named = [each for each in kinds if catalog.is_named_weights(each[1])]
+    entries = dict.fromkeys(catalog.find_weights(model, weights) for model, weights in named)
+    return [
+        MissingFile(url=entry.url, path=path, megabytes=entry.meta["_file_size"])
+        for entry in entries
+        if entry is not None and not (path := _stored_path(entry)).exists()
+    ]
+
+
+def describe_missing(missing: Sequence[MissingFile]) -> str:
+    """Return in one line which files are missing, how large they are, and where each belongs."""
+    files = errors.join_names((f"{each.path.name} ({each.megabytes:,.0f} MB)" for each in missing), 10)
+    return f"not yet in {missing[0].path.parent}: {files}"
+
+
+def _stored_path(entry: Any) -> Path:
+    """Return where the file of torchvision's weights is, or would be."""
+    return Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
 
 
 def _download_weights(model: str, url: str, path: Path) -> None:
@@ -137,8 +176,10 @@ def load_weights_file(module: nn.Module, model: str, head_name: str | None, path
 def _read_state_dict(path: Path, own_keys: Collection[str]) -> OrderedDict[str, Tensor]:
     """Read a state dict, and rename keys that the model lacks to those of the current torchvision."""
     if not path.is_file():
-        near = errors.suggestion(str(path), ("imagenet", "none")) or ";"
-        raise errors.WeightsError(f"weights: no file {path}{near} allowed: imagenet, none, or a file")
+        near = errors.suggestion(str(path), ("imagenet", "DEFAULT", "none")) or ";"
+        raise errors.WeightsError(
+            f"weights: no file {path}{near} allowed: imagenet, none, a name of torchvision's, or a file"
+        )
     try:
         content = _read_weights_file(path)
     except Exception as error:  # a damaged pickle may raise anything

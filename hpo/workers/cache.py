@@ -22,7 +22,7 @@ from hpo.store import folders, plan, studies, study_images
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog, data_facts, devices, features, precision
-from hpo.training.config import FILE_OPTIONS, PRECISIONS, SPLIT_OPTIONS, Config, has_own_images, reads_files
+from hpo.training.config import PRECISIONS, SPLIT_OPTIONS, Config, has_own_images, reads_files
 from hpo.training.custom_config import CustomConfig
 from hpo.training.used_files import ContentHashes, UsedFiles
 
@@ -165,12 +165,11 @@ class WorkerCache:
             ImagesChanged: If a folder's images changed since ``prepare_study``.
             DataError: If it cannot be loaded.
         """
-        from hpo.training import datasets
+        from hpo.training import datasets, image_files
 
-        names = ["dataset", *SPLIT_OPTIONS]
-        if reads_files(config.dataset):
-            names += ["image_size", *FILE_OPTIONS]
-        key = tuple(getattr(config, name) for name in names)
+        key: tuple[Any, ...] = tuple(getattr(config, name) for name in ("dataset", *SPLIT_OPTIONS))
+        if reads_files(config.dataset):  # weights may decide how files are read
+            key += (config.corrupt, image_files.reading_of(config))
         if key not in self._datasets:
             found = datasets.load_dataset(config, self.data)
             if self._files is not None and has_own_images(config.dataset):

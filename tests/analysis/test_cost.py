@@ -145,6 +145,21 @@ def test_only_trials_that_can_run_are_counted(workplace, monkeypatch, lr, trials
     assert (note in workplace.here("plan", study, "--devices", "cpu:1").out) == bool(left_out)
 
 
+def test_a_plan_says_which_weights_are_still_to_be_downloaded(workplace, monkeypatch):
+    measured = step_timing.MeasuredCost(step_seconds=0.1, image_seconds=0.01, peak_gib=1.0)
+    monkeypatch.setattr(step_timing, "measure_cost", lambda *arguments: measured)
+    study = workplace.study(
+        '[train]\ndataset = "digits"\n[space]\nlr = [0.1]\nweights = ["none", "DEFAULT"]\n'
+    )
+    home = workplace.path / "torch"
+    arguments = ("plan", study, "--devices", "cpu:1")
+    url = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert workplace.here(*arguments, "--json", TORCH_HOME=str(home)).json()["missing_weights"] == [url]
+    told = f"weights that trials will download, not yet in {home}/hub/checkpoints: resnet18-f37072fd.pth ("
+    assert told in workplace.here(*arguments, TORCH_HOME=str(home)).out
+    assert "download" not in workplace.here(*arguments, "--set", "train.weights=none").out
+
+
 PEAKS = """
 import torch
 from hpo.analysis.step_timing import track_peak_memory

@@ -1,6 +1,7 @@
 """The code in a model card predicts as hpo does, without hpo."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from hpo.export import card, predict
-from hpo.training import catalog, models, transforms
+from hpo.training import catalog, models, presets, transforms
 from hpo.training.config import Config
 from tests.support.exported import (
     METRICS,
@@ -75,19 +76,20 @@ def export_untrained(folder: Path, name: str, pixels: torch.Tensor) -> None:
     """Write the folder of a model with random weights; check that hpo's own predictor computes the same."""
     torch.manual_seed(0)
     folder.mkdir()
+    preset = presets.Preset(mean=(0.5, 0.4, 0.3), std=(0.3, 0.2, 0.25), interpolation="bicubic")
     ours = models.build_model(Config(model=name, weights="none", image_size=64), 3)
     for layer in ours.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
     # Without batch norm statistics, the activations of an untrained model vanish.
-    ours(transforms.normalise(pixels))
+    ours(transforms.normalise(pixels, preset))
     ours.eval()
     safetensors.torch.save_file(ours.state_dict(), folder / predict.WEIGHTS)
     (folder / predict.LABELS).write_text("a\nb\nc\n")
     described = predict.Description(
         model=name,
         arguments=catalog.builder_arguments(name, 3),
-        preprocessing=predict.Preprocessing(pixels=64, grey=False, image_size=64),
+        preprocessing=predict.Preprocessing(pixels=64, grey=False, image_size=64, **asdict(preset)),
         settings={"dataset": "folder:none"},
         study="s",
         trial=0,
@@ -95,7 +97,7 @@ def export_untrained(folder: Path, name: str, pixels: torch.Tensor) -> None:
     (folder / predict.CONFIG).write_text(described.model_dump_json())
     (folder / "README.md").write_text(card.model_card(described, METRICS, TRAINING_FACTS))
     with torch.inference_mode():
-        expected = ours(transforms.normalise(pixels))
+        expected = ours(transforms.normalise(pixels, preset))
     assert torch.equal(predict.Predictor(folder).logits(pixels), expected), name
 
 

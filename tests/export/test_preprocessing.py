@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hpo.export import card, predict
-from hpo.training import catalog, datasets, image_files
+from hpo.training import catalog, datasets, image_files, presets
 from tests.support.data_sets import folder_config
 from tests.support.exported import METRICS, TRAINING_FACTS
 from tests.support.images import random_images
@@ -68,12 +68,16 @@ def card_pixels(described: predict.Description, file: Path) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore:unclosed file")  # the card's code leaves the file open
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
-@pytest.mark.parametrize("transparency", ["white", "black", "drop"])
-def test_a_file_has_the_same_pixels_everywhere(tmp_path, resize, transparency):
-    described = description(resize=resize, transparency=transparency)
+@pytest.mark.parametrize(
+    ("transparency", "interpolation"),
+    [("white", "bilinear"), ("black", "bicubic"), ("drop", "bilinear"), ("drop", "bicubic")],
+)
+def test_a_file_has_the_same_pixels_everywhere(tmp_path, resize, transparency, interpolation):
+    options = {"resize": resize, "transparency": transparency, "interpolation": interpolation}
+    described = description(**options)
     for file in odd_files(tmp_path / "data/odd"):
         reading = described.preprocessing.reading
-        assert reading == image_files.Reading(size=SIZE, resize=resize, transparency=transparency)
+        assert reading == image_files.Reading(size=SIZE, **options)
         ours = image_files.read_image(file, reading).pixels
         assert np.array_equal(card_pixels(described, file), ours), file.name
 
@@ -112,6 +116,7 @@ def test_a_folder_of_an_older_version_drops_transparency_and_crops():
     fields = {"pixels": 8, "grey": False, "image_size": 32}
     seen = predict.Preprocessing.model_validate(fields)
     assert (seen.resize, seen.transparency, seen.max_pixels) == ("crop", "drop", 179_000_000)
+    assert seen.preset == presets.IMAGENET
 
 
 def test_the_card_says_what_happens_to_an_image():
@@ -127,3 +132,5 @@ def test_the_card_says_what_happens_to_an_image():
         in steps(resize="pad")
     )
     assert "resize both sides to 32 pixels" in steps(resize="squash")
+    assert "resize the shorter side to 32 pixels (bicubic, antialiased)" in steps(interpolation="bicubic")
+    assert "subtract [0.5, 0.5, 0.5], then divide" in steps(mean=(0.5, 0.5, 0.5))

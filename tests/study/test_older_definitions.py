@@ -55,6 +55,16 @@ def test_an_option_that_the_file_leaves_out_is_no_change_of_an_older_study():
     assert "(train.transparency: 'black' -> 'white')" in refusal(other, search_of())
 
 
+def test_a_study_stored_before_weights_had_presets_keeps_imagenets():
+    found = search_of()
+    stored = json.loads(definition.dump_definition(found))
+    del stored["train"]["preprocessing"]
+    older = definition.load_definition(json.dumps(stored))
+    assert older.train["preprocessing"] == older.trial_config({}).preprocessing == "imagenet"
+    assert found.train["preprocessing"] == "weights"
+    assert extension.extend_definition(older, found) == older
+
+
 def test_what_the_file_leaves_out_is_not_stored():
     found = search_of()
     assert "transparency" in found.left_out

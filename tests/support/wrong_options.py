@@ -281,7 +281,30 @@ WRONG_OPTIONS |= {  # models, data and weights
     "weights that are no file": (
         "[space]\nweights = ['none', 'imagnet']",
         "space.weights[2]: found 'imagnet', and there is no such file; did you mean 'imagenet'? "
-        "allowed: imagenet, none, or the path of a file",
+        "allowed: imagenet, none, torchvision's name of weights (such as IMAGENET1K_V2 or DEFAULT), or the "
+        "path of a file",
+    ),
+    "weights in lower case": (
+        "[train]\nweights = 'imagenet1k_v2'",
+        "train.weights: found 'imagenet1k_v2', and there is no such file; did you mean ...",
+    ),
+    "weights that the model lacks": (
+        in_point("weights = 'IMAGENET1K_V3'"),
+        "points[1].weights: model 'resnet18' has no weights 'IMAGENET1K_V3'; did you mean "
+        "'IMAGENET1K_V1'? it has IMAGENET1K_V1, DEFAULT",
+    ),
+    "weights that some models of a space lack": (
+        "[space]\nmodel = ['resnet18', 'resnet50', 'alexnet']\nweights = ['none', 'IMAGENET1K_V2']",
+        "2 problems: (1) weights: model 'resnet18' has no weights 'IMAGENET1K_V2'; did you mean "
+        "'IMAGENET1K_V1'? it has IMAGENET1K_V1, DEFAULT; (2) weights: model 'alexnet' has no weights ...",
+    ),
+    "way to preprocess": (
+        "[train]\npreprocessing = 'timm'",
+        "train.preprocessing: found 'timm'; allowed: weights, imagenet",
+    ),
+    "preprocessing that differs between trials": (
+        in_space("preprocessing = ['weights', 'imagenet']"),
+        "space.preprocessing: cannot be searched, since trials that differ in it cannot be ...",
     ),
     "weights below nobody's home": (
         "[train]\nweights = '~nobody-at-all/x.pth'",

@@ -10,6 +10,7 @@ import torchvision
 from hpo.training import augmentation, transforms
 from hpo.training.augmentation import augment
 from hpo.training.config import Config
+from hpo.training.presets import IMAGENET_STD
 from tests.support.distributions import assert_same_distribution
 from tests.support.images import random_images
 
@@ -135,7 +136,7 @@ def test_erased_boxes_become_zero_when_they_are_normalised():
     erased = augmentation.erase(black, 1.0, torch.Generator().manual_seed(0))
     colors = erased.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
     assert colors.tolist() == [[0, 0, 0], [124, 116, 104]]
-    half_a_level = 0.5 / 255 / min(transforms.IMAGENET_STD)
+    half_a_level = 0.5 / 255 / min(IMAGENET_STD)
     assert transforms.normalise(colors[1][None, :, None, None]).abs().max() < half_a_level
     grey = augmentation.erase(black[:, :1], 1.0, torch.Generator().manual_seed(0))
     assert grey.unique().tolist() == [0, 114]  # the mean of the three

@@ -110,6 +110,27 @@ def test_imagenet_weights_are_the_first_version_for_the_models_image_size():
     assert catalog.imagenet_weights("vit_h_14") is enums.ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1
 
 
+def test_weights_are_found_by_torchvisions_names():
+    enums = torchvision.models
+    assert catalog.weights_names("resnet50") == ("IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT")
+    assert catalog.weights_names("vgg16") == ("IMAGENET1K_V1", "DEFAULT")  # others have no classifier
+    assert catalog.find_weights("resnet50", "IMAGENET1K_V2") is enums.ResNet50_Weights.IMAGENET1K_V2
+    assert catalog.find_weights("resnet50", "DEFAULT") is enums.ResNet50_Weights.IMAGENET1K_V2
+    assert catalog.find_weights("resnet50", "imagenet") is enums.ResNet50_Weights.IMAGENET1K_V1
+    assert catalog.find_weights("vgg16", "IMAGENET1K_FEATURES") is None
+
+
+def test_the_weights_of_a_vision_transformer_decide_which_images_it_accepts():
+    larger = "IMAGENET1K_SWAG_E2E_V1"
+    assert catalog.image_size_problem("vit_b_16", 384, weights=larger) is None
+    assert catalog.image_size_problem("vit_b_16", 224, weights=larger)
+    assert catalog.first_accepted_image_size("vit_b_16", larger) == 384
+    assert catalog.builder_arguments("vit_b_16", 7, larger) == {"num_classes": 7, "image_size": 384}
+    for weights in ("imagenet", "none", "IMAGENET1K_V1", "DEFAULT", "vit.pt"):
+        assert catalog.image_size_problem("vit_b_16", 224, weights=weights) is None
+        assert catalog.builder_arguments("vit_b_16", 7, weights) == {"num_classes": 7}
+
+
 @pytest.mark.parametrize("model", ["resnet18", "regnet_x_400mf", "swin_v2_t", "googlenet"])
 def test_build_on_meta_has_the_models_layers_and_draws_no_random_number(model):
     before = torch.get_rng_state()

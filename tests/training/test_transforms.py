@@ -33,26 +33,33 @@ SIZES = [
 ]
 
 
-def pil_resize(image_CHW, size):
+FILTERS = ("bilinear", "bicubic")
+
+
+def pil_resize(image_CHW, size, interpolation):
     mode = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
-    resized = np.asarray(Image.fromarray(mode).resize((size, size), Image.Resampling.BILINEAR))
+    resized = np.asarray(
+        Image.fromarray(mode).resize((size, size), Image.Resampling[interpolation.upper()])
+    )
     return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
 
 
-def assert_equals_pil(images_NCHW, size):
-    found = transforms.resize(torch.from_numpy(images_NCHW), size).numpy()
-    expected = np.stack([pil_resize(image, size) for image in images_NCHW])
+def assert_equals_pil(images_NCHW, size, interpolation):
+    found = transforms.resize(torch.from_numpy(images_NCHW), size, interpolation).numpy()
+    expected = np.stack([pil_resize(image, size, interpolation) for image in images_NCHW])
     assert np.array_equal(found, expected), f"{(found != expected).mean():.2%} of the pixels differ"
 
 
+@pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("sides", "size"), SIZES)
-def test_resize_equals_pil_in_every_byte(sides, size, channels):
-    assert_equals_pil(random_images(4, channels, *sides), size)
+def test_resize_equals_pil_in_every_byte(sides, size, channels, interpolation):
+    assert_equals_pil(random_images(4, channels, *sides), size, interpolation)
 
 
+@pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize(("side", "size"), [(32, 224), (28, 224), (8, 32), (32, 64), (64, 32), (224, 32)])
-def test_resize_rounds_ties_as_pil_does(side, size):
+def test_resize_rounds_ties_as_pil_does(side, size, interpolation):
     # Equal steps between few levels put many results half way between two of them.
     rows, columns = np.indices((side, side))
     checkers = [255 * ((rows // step + columns // step) % 2) for step in (1, 2, 3, 4)]
@@ -65,16 +72,16 @@ def test_resize_rounds_ties_as_pil_does(side, size):
         254 + rows % 2,
     ]
     patterns = np.stack([*checkers, *stripes]).astype(np.uint8)[:, None]
-    assert_equals_pil(patterns, size)
-    assert_equals_pil(
-        np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (8, 3, side, side)), size
-    )
+    assert_equals_pil(patterns, size, interpolation)
+    black_and_white = np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (8, 3, side, side))
+    assert_equals_pil(black_and_white, size, interpolation)
 
 
-def test_resize_keeps_white_white_and_black_black():
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_resize_keeps_white_white_and_black_black(interpolation):
     for level in (0, 255):
         flat = torch.full((1, 3, 333, 222), level, dtype=torch.uint8)
-        assert (transforms.resize(flat, 100) == level).all()
+        assert (transforms.resize(flat, 100, interpolation) == level).all()
 
 
 def test_images_of_the_right_size_are_returned_unchanged():
@@ -120,7 +127,9 @@ def test_normalise_repeats_the_grey_channel_three_times():
 def test_a_gpu_gives_the_same_bytes_as_the_cpu():
     batch = torch.from_numpy(random_images(16, 3, 32, 32))
     on_gpu = batch.cuda()
-    assert torch.equal(transforms.resize(on_gpu, 224).cpu(), transforms.resize(batch, 224))
+    for interpolation in FILTERS:
+        resized_on_cpu, resized_on_gpu = (transforms.resize(x, 224, interpolation) for x in (batch, on_gpu))
+        assert torch.equal(resized_on_gpu.cpu(), resized_on_cpu)
     torch.testing.assert_close(
         transforms.normalise(on_gpu).cpu(), transforms.normalise(batch), rtol=0, atol=1e-6
     )

@@ -18,7 +18,7 @@ import torchvision
 from torch import nn
 
 from hpo import errors
-from hpo.training import catalog, models
+from hpo.training import catalog, models, weights
 from tests.support.models import RESNET18, has_state, settings
 
 
@@ -175,7 +175,39 @@ def test_an_intact_file_is_not_reported_as_damaged(checkpoints, monkeypatch, tmp
 
 def test_the_name_of_every_file_ends_in_its_hash():
     for name in catalog.model_names():
-        assert re.search(r"-[0-9a-f]{8,}\.pth$", catalog.imagenet_weights(name).url), name
+        for each in ("imagenet", *catalog.weights_names(name)):
+            url = catalog.find_weights(name, each).url
+            assert re.search(r"-[0-9a-f]{8,}\.pth$", url), (name, each)
+
+
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "DEFAULT"])
+def test_weights_are_loaded_by_torchvisions_name(weights, resnet18, checkpoints):
+    os.link(resnet18[1], checkpoints / RESNET18)
+    module = models.build_model(settings(weights=weights), 10)
+    assert has_state(module, resnet18[0], except_for="fc")
+
+
+def test_weights_that_a_model_lacks_are_refused_with_those_that_it_has():
+    with pytest.raises(errors.WeightsError) as raised:
+        models.build_model(settings(weights="IMAGENET1K_V2"), 10)
+    assert str(raised.value) == (
+        "torchvision has no weights 'IMAGENET1K_V2' for resnet18; use IMAGENET1K_V1, DEFAULT, \"none\" "
+        "or a file"
+    )
+
+
+def test_files_that_are_still_to_be_downloaded_are_listed_once(checkpoints):
+    kinds = [("resnet18", "imagenet"), ("resnet18", "DEFAULT"), ("resnet50", "IMAGENET1K_V2")]
+    kinds += [("alexnet", "none"), ("vgg16", "own.pt"), ("resnet18", "IMAGENET1K_V2")]
+    found = weights.missing_files(kinds)
+    assert [each.path for each in found] == [checkpoints / RESNET18, checkpoints / "resnet50-11ad3fa6.pth"]
+    assert weights.describe_missing(found) == (
+        f"not yet in {checkpoints}: {RESNET18} (45 MB), resnet50-11ad3fa6.pth (98 MB)"
+    )
+    (checkpoints / RESNET18).touch()
+    assert [each.url.rpartition("/")[2] for each in weights.missing_files(kinds)] == [
+        "resnet50-11ad3fa6.pth"
+    ]
 
 
 # Weights from a file
@@ -287,7 +319,8 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(resnet18, tmp_path)
 
 def test_a_misspelt_word_and_a_missing_file_are_reported(tmp_path):
     assert load_error(Path("imagnet")) == (
-        "weights: no file imagnet; did you mean 'imagenet'? allowed: imagenet, none, or a file"
+        "weights: no file imagnet; did you mean 'imagenet'? allowed: imagenet, none, a name of "
+        "torchvision's, or a file"
     )
     assert "no file" in load_error(tmp_path / "absent.pt")
     assert "no file" in load_error(tmp_path)

@@ -54,6 +54,9 @@ def test_image_files_are_read_anew_for_each_way_to_read_them(worker_cache, tmp_p
     }
     for option in ({name: value} for name, value in others.items()):
         assert worker_cache.load_dataset(settings(**(here | option))) is not found, option
+    swin = here | {"model": "swin_t", "weights": "imagenet"}  # whose filter is bicubic
+    assert worker_cache.load_dataset(settings(**swin)) is not found
+    assert worker_cache.load_dataset(settings(**swin, preprocessing="imagenet")) is found
 
 
 def test_published_image_files_are_listed_once_and_not_decoded_to_prepare_a_study(

@@ -1,0 +1,54 @@
+"""Presets: the mean, the deviation and the resize filter that initial weights were trained with.
+
+A preset comes from torchvision's metadata of the weights. Only these three are taken from it: how an image
+becomes a square is the option ``resize``, and no part of the square is cut off afterwards.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+from hpo.training import catalog
+from hpo.training.config import Config
+
+Interpolation = Literal["bilinear", "bicubic"]  # PIL's filters, which are widened where an image shrinks
+Channels = tuple[float, float, float]  # one number for each of red, green and blue
+
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How pixels become the input of a model."""
+
+    mean: Channels = IMAGENET_MEAN  # subtracted per channel, 0 to 1
+    std: Channels = IMAGENET_STD  # then divides each channel
+    interpolation: Interpolation = "bilinear"  # filter of every resize
+
+
+IMAGENET = Preset()
+
+
+def preset_of(config: Config) -> Preset:
+    """Return the preset of a trial: that of its weights, or ImageNet's.
+
+    It is ImageNet's with ``preprocessing = "imagenet"``, for random weights, for a file of weights and for
+    a network of the user's own. The first call for other weights imports torchvision.
+
+    Args:
+        config: Its model must have the weights that it names.
+    """
+    if config.preprocessing == "imagenet" or catalog.is_user_network(config.model):
+        return IMAGENET
+    if not catalog.is_named_weights(config.weights):
+        return IMAGENET
+    return _preset_of_weights(config.model, config.weights)
+
+
+@functools.cache
+def _preset_of_weights(model: str, weights: str) -> Preset:
+    entry = catalog.find_weights(model, weights)
+    assert entry is not None
+    preset = entry.transforms()
+    return Preset(mean=tuple(preset.mean), std=tuple(preset.std), interpolation=preset.interpolation.value)

@@ -131,8 +131,6 @@ def escape_surrogates(text: str) -> str:
 def suggestion(word: str, allowed: Iterable[str]) -> str:
     """Return a hint at the most similar allowed name, whatever the case, for an error message.
 
-    Common names such as ``learning_rate`` and ``bs`` lead to our own name for the option.
-
     Args:
         word: What the user wrote.
         allowed: The names that are allowed.
@@ -141,13 +139,9 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
         ``"; did you mean 'lr'?"``, or an empty string if nothing is similar. Only in the second case does
         the text that follows need a semicolon: ``{suggestion(...) or ";"} options: ...``.
     """
-    names = list(allowed)
-    lowered = {name.lower(): name for name in names}
+    lowered = {name.lower(): name for name in allowed}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.55)
-    # "learning_rate" is no misspelling of "lr", but it is what half of the field calls it.
-    alias = {"learning_rate": "lr", "learningrate": "lr", "bs": "batch_size", "net": "model"}
-    name = alias.get(word.lower()) or (lowered[near[0]] if near else None)
-    return f"; did you mean '{name}'?" if name in names else ""
+    return f"; did you mean '{lowered[near[0]]}'?" if near else ""
 
 
 def shorten(text: str, length: int) -> str:

@@ -15,12 +15,14 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, suggestion
+from hpo.study.hints import describe_hint
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -116,7 +118,13 @@ def require_table(value: Any, where: str, key: str) -> Mapping[str, Any]:
     return value
 
 
-def check_keys(given: Iterable[str], allowed: Iterable[str] | None, where: str, section: str) -> None:
+def check_keys(
+    given: Iterable[str],
+    allowed: Iterable[str] | None,
+    where: str,
+    section: str,
+    hints: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Refuse unknown keys.
 
     Args:
@@ -124,6 +132,7 @@ def check_keys(given: Iterable[str], allowed: Iterable[str] | None, where: str, 
         allowed: The keys that it may have; None allows every key.
         where: The study file, as error messages name it.
         section: The name of the table; empty for the whole file.
+        hints: What to say of names that other programs use (``hints``).
 
     Raises:
         DefinitionError: If keys are not allowed; it names all of them, and the keys that are allowed.
@@ -134,14 +143,21 @@ def check_keys(given: Iterable[str], allowed: Iterable[str] | None, where: str, 
     unknown = [key for key in given if key not in names]
     problems = Problems(where)
     for key in unknown:
-        hint = suggestion(key, names)
-        options = f"{hint or ';'} options: {', '.join(names)}" if key == unknown[-1] else hint
+        hint = describe_hint(key, names, hints)
+        end = "" if hint.endswith("?") else ";"
+        options = f"{hint}{end} options: {', '.join(names)}" if key == unknown[-1] else hint
         with problems.collect():
             raise DefinitionError(f"{where}: {dotted_key(section, key)} is not an option{options}")
     problems.report()
 
 
-def validate_record(kind: type[Record], given: Mapping[str, Any], where: str, section: str) -> Record:
+def validate_record(
+    kind: type[Record],
+    given: Mapping[str, Any],
+    where: str,
+    section: str,
+    hints: Mapping[str, str] = MappingProxyType({}),
+) -> Record:
     """Return a table as a checked record, with defaults; tables within it become records, too.
 
     Args:
@@ -149,13 +165,14 @@ def validate_record(kind: type[Record], given: Mapping[str, Any], where: str, se
         given: The table.
         where: The study file, as error messages name it.
         section: The name of the table.
+        hints: What to say of names that other programs use (``hints``).
 
     Raises:
         DefinitionError: If a key is unknown, a value is not allowed, or an inner table is none.
     """
     problems = Problems(where)
     with problems.collect():
-        check_keys(given, kind.model_fields, where, section)
+        check_keys(given, kind.model_fields, where, section, hints)
     checked = {}
     for name in (name for name in given if name in kind.model_fields):
         with problems.collect():

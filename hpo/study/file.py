@@ -10,9 +10,11 @@ from typing import Any
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten, suggestion
 from hpo.study import space_table
+from hpo.study.aliases import rename_aliases, rename_setting
 from hpo.study.checks import Problems, check_keys, check_storable, require_table, validate_record
 from hpo.study.consistency import check_definition, check_models, check_point_in_space, grid_points
 from hpo.study.definition import Definition, Point
+from hpo.study.hints import SEARCH_HINTS
 from hpo.study.option_checks import is_file, validate_options
 from hpo.study.overrides import apply_set, expand_names, parse_value
 from hpo.study.points import parse_point, parse_points
@@ -90,6 +92,7 @@ def load_study_file(path: Path, sets: Iterable[str] = (), name: str | None = Non
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply for Python
         raise DefinitionError(f"{where}: not a TOML file: {error}") from error
     check_storable(document, where)
+    document = rename_aliases(document, where)
     problems = Problems("--set")
     for text in sets:
         with problems.collect():
@@ -142,6 +145,8 @@ def point_from_texts(found: Definition, texts: Iterable[str]) -> Point:
             "with a larger --top or --seeds"
         )
     given = _parse_settings(texts, where)
+    if found.option_table is not option_tables.CUSTOM_OPTIONS:
+        given = rename_setting(given, where, "setting")
     allowed = [*found.parameters(), *config.RUN_OPTIONS]
     for option in given:
         if option in found.train and option not in allowed:
@@ -185,6 +190,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
         DefinitionError: If anything in it is wrong. It names every problem that a table has by itself;
             only if there is none, how the tables fit together is checked.
     """
+    document = rename_aliases(document, where)
     fixed, searched, search = (
         require_table(document.get(key, {}), where, key) for key in ("train", "space", "search")
     )
@@ -198,7 +204,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     with problems.collect():
         parsed = space_table.parse_space(searched, where, options)
     with problems.collect():
-        how = with_strategy(validate_record(Search, expand_names(search), where, "search"))
+        how = with_strategy(validate_record(Search, expand_names(search), where, "search", SEARCH_HINTS))
     problems.report()
     if how.objectives and options is not option_tables.CUSTOM_OPTIONS:
         checked = {"metric": _first_metric(how.objectives, checked, where), **checked}

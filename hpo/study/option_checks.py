@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from hpo.errors import DefinitionError, quote_value, suggestion
 from hpo.study.checks import Problems, check_keys, dotted_key, field_schema, validate_field
+from hpo.study.hints import TRAIN_HINTS
 from hpo.study.space import Scalar, Setting
 from hpo.training import catalog, config, option_tables
 from hpo.training.config import Config
@@ -43,7 +44,7 @@ def validate_options(
     """
     problems = Problems(where)
     with problems.collect():
-        check_keys(given, options.options, where, section)
+        check_keys(given, options.options, where, section, TRAIN_HINTS)
     checked = {}
     for name, each in given.items():
         if options.options is None or name in options.options:

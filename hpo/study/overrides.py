@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten
+from hpo.study.aliases import rename_path
 from hpo.study.checks import check_storable, inner_model
 from hpo.study.option_checks import is_used
 from hpo.study.search_options import Search
@@ -48,7 +49,7 @@ def apply_set(document: dict[str, Any], text: str) -> None:
     ``[space]`` and from every point. ``space.X`` removes X from ``[train]``. Missing tables are created.
 
     Args:
-        document: The study file as ``tomllib`` reads it; nothing in it has been checked.
+        document: The study file as ``tomllib`` reads it, without aliases; nothing in it has been checked.
         text: The text after ``--set``.
 
     Raises:
@@ -65,6 +66,9 @@ def apply_set(document: dict[str, Any], text: str) -> None:
         )
     value = parse_value(raw)
     check_storable(value, "--set", key.strip())
+    train = document.get("train")
+    is_custom = isinstance(train, dict) and "objective" in train
+    path, value = rename_path(section, path, value, "--set", is_custom=is_custom)
     if section == "train" and len(path) == 1:
         _check_type(document, path[0], value, text)
     table = _table_at(document, (section, *path[:-1]), text)

@@ -11,6 +11,7 @@ from typing import Any
 from hpo.errors import DefinitionError, quote_value
 from hpo.study.checks import Problems, check_keys, dotted_key, require_table
 from hpo.study.definition import TRIAL_ATTRIBUTES, Point
+from hpo.study.hints import TRAIN_HINTS
 from hpo.study.option_checks import is_used, unused_option_message, validate_options
 from hpo.study.space import Scalar
 from hpo.training import option_tables
@@ -62,7 +63,8 @@ def parse_point(given: Mapping[str, Any], fixed: Mapping[str, Any], where: str, 
             raise DefinitionError(
                 f"{where}: {key}.{option}: points that differ in it cannot be compared; fix it in [train]"
             )
-    check_keys(given, options.searchable and (*options.searchable, *FACTS), where, key)
+    allowed = options.searchable and (*options.searchable, *FACTS)
+    check_keys(given, allowed, where, key, TRAIN_HINTS)
     attributes = _parse_attributes(given, where, key)
     setting = validate_options({k: v for k, v in given.items() if k not in FACTS}, where, key, options)
     whole = {**fixed, **setting}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo.study import file
+from hpo.study.aliases import SEARCH_ALIASES, TRAIN_ALIASES
 from hpo.study.checks import INT64, field_schema
 from hpo.study.consistency import LEARNING_SAMPLERS
 from hpo.study.definition import TRIAL_ATTRIBUTES
@@ -85,11 +86,12 @@ class OptionSchemas:
     def __init__(self, options: OptionTable) -> None:
         self.options = options
         self.is_custom = options.options is None
-        self.values = value_schemas(options)
+        own = value_schemas(options)
+        self.values = own if self.is_custom else own | _alias_schemas(own)
         self.searchable = {
             name: _without(schema, "default")
             for name, schema in self.values.items()
-            if name not in options.study_wide
+            if TRAIN_ALIASES.get(name, name) not in options.study_wide
         }
 
     def sections(self) -> Schema:
@@ -132,7 +134,10 @@ class OptionSchemas:
         return table | {"dependentSchemas": used | given_once}
 
     def _space(self) -> Schema:
-        entries = {name: self._entry(name, schema) for name, schema in self.searchable.items()}
+        entries = {
+            name: self._entry(TRAIN_ALIASES.get(name, name), schema)
+            for name, schema in self.searchable.items()
+        }
         table = self._table(entries, self._entry("", custom_value_schema()), SPACE)
         used = {
             name: {"if": _has_no_condition(name, other), "then": _can_be(other, users)}
@@ -194,6 +199,7 @@ def _search_schema() -> Schema:
     for name in NAMED_TABLES:
         table = Search.model_fields[name].annotation.model_json_schema()  # type: ignore[union-attr]
         properties[name] = {"anyOf": [table["properties"]["name"], table]}
+    properties |= {alias: properties[option] for alias, option in SEARCH_ALIASES.items()}
     learning = {"enum": list(LEARNING_SAMPLERS)}
     sampler = {"anyOf": [learning, {"type": "object", "properties": {"name": learning}}]}
     starts = {
@@ -202,6 +208,15 @@ def _search_schema() -> Schema:
     }
     table = _object_schema(properties, "how much is searched, and how")
     return table | {"dependentSchemas": {"start_from": starts}}
+
+
+def _alias_schemas(values: Mapping[str, Any]) -> Schema:
+    """Return the schemas of the other spellings of options, by name."""
+    found = {
+        alias: {**_without(values[option], "default"), "description": f"the same as {option}"}
+        for alias, option in TRAIN_ALIASES.items()
+    }
+    return found | {"pretrained": {"type": "boolean", "description": "weights: imagenet, or none"}}
 
 
 def _storable(schema: Schema) -> Schema:

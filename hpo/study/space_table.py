@@ -15,6 +15,7 @@ from hpo.study.checks import (
     require_table,
     validate_field,
 )
+from hpo.study.hints import TRAIN_HINTS
 from hpo.study.option_checks import unused_option_message, validate_option
 from hpo.study.space import (
     Choices,
@@ -43,7 +44,7 @@ def parse_space(tables: Mapping[str, Any], where: str, options: OptionTable) -> 
     problems, found = Problems(where), []
     with problems.collect():
         others = (name for name in tables if name not in options.study_wide)
-        check_keys(others, options.searchable, where, "space")
+        check_keys(others, options.searchable, where, "space", TRAIN_HINTS)
     for name, given in tables.items():
         with problems.collect():
             if name in options.study_wide:
@@ -185,7 +186,7 @@ def _parse_when(
 ) -> dict[str, tuple[Any, ...]]:
     """Return the ``when`` of a parameter with its values as tuples, each value checked by itself."""
     when = require_table(given.get("when", {}), where, f"{key}.when")
-    check_keys(when, options.searchable, where, f"{key}.when")
+    check_keys(when, options.searchable, where, f"{key}.when", TRAIN_HINTS)
     found = {}
     for other, wanted in when.items():
         at, values = f"{key}.when.{other}", wanted if isinstance(wanted, list) else [wanted]

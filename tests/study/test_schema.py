@@ -4,7 +4,7 @@ import tomllib
 import jsonschema
 import pytest
 
-from hpo.study import file, schema, search_options
+from hpo.study import aliases, file, schema, search_options
 from hpo.training import config
 from tests.support.study_files import FINETUNE
 from tests.support.wrong_controls import WRONG_CONTROLS
@@ -80,18 +80,19 @@ def test_the_schema_command_prints_the_schema(workplace):
 def test_the_schema_has_every_option_with_its_default():
     built_in = SCHEMA["else"]["properties"]
     train = built_in["train"]["properties"]
-    assert tuple(train) == config.OPTIONS
+    assert tuple(train) == (*config.OPTIONS, *aliases.TRAIN_ALIASES)
     defaults = {name: option["default"] for name, option in train.items() if "default" in option}
     without = dict.fromkeys(("limit", "dropout", "clip_grad_norm", "ema_decay"))  # TOML has no null
     assert config.Config().model_dump() == defaults | without
     for part in ("space", "points"):
         table = built_in[part].get("items", built_in[part])
-        assert set(table["properties"]) - {"site", "attributes"} == set(config.SEARCHABLE)
+        own = set(table["properties"]) - {"site", "attributes"}
+        assert own == {*config.SEARCHABLE, "lr_scheduler", "imgsz", "img_size", "pretrained"}
 
 
 def test_the_schema_has_every_setting_of_a_search():
     search = SCHEMA["properties"]["search"]["properties"]
-    assert search.keys() == search_options.Search.model_fields.keys()
+    assert search.keys() == {*search_options.Search.model_fields, *aliases.SEARCH_ALIASES}
     for name, kind in (("sampler", search_options.Sampler), ("pruner", search_options.Pruner)):
         assert search[name]["anyOf"][1]["properties"].keys() == kind.model_fields.keys()
 

@@ -95,6 +95,7 @@ KEYS = (
     *("dataset", "precision", "epochs", "seed", "objective", "width", "site", "attributes", "unknown"),
     *("low", "high", "log", "step", "when", "choices", "name", "trials", "replicates", "sampler"),
     *("pruner", "start_from", "_private", "two words", "größe", "hardware", "train", "space", "points"),
+    *("imgsz", "pretrained", "n_trials"),
 )
 
 IN_ANOTHER_TABLE = (
@@ -102,7 +103,7 @@ IN_ANOTHER_TABLE = (
     r"nothing to run: |search\.replicates gives each setting its seeds|sampler 'grid' w",
     r"is not searched, it is always|is a range; want an option|is never |is neither fixed nor searched",
     r"circular conditions|outside of what space\.|is left out, is searched and has no default",
-    r"is not defined for mixed images",
+    r"is not defined for mixed images|the same option as",
 )
 BEYOND_A_SCHEMA = (
     *IN_ANOTHER_TABLE,

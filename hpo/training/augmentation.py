@@ -14,6 +14,7 @@ Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 import torch
 from torch import Tensor
 
+from hpo.training import devices
 from hpo.training.auto_augment import auto_augment
 from hpo.training.boxes import draw_boxes
 from hpo.training.config import Config
@@ -56,7 +57,7 @@ def augment(images_NCHW: Tensor, config: Config, generator: torch.Generator) -> 
 def _flip(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     """Flip each image left to right with probability 1/2."""
     flips_N = torch.randint(0, 2, (len(images_NCHW),), generator=generator)
-    flips_N = flips_N.to(images_NCHW.device, non_blocking=True)
+    flips_N = devices.send(flips_N, images_NCHW.device)
     return torch.where(flips_N.bool()[:, None, None, None], images_NCHW.flip(3), images_NCHW)
 
 
@@ -73,7 +74,7 @@ def _crop_and_flip(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     tops_N = torch.randint(0, 2 * y + 1, (count,), generator=generator)
     lefts_N = torch.randint(0, 2 * x + 1, (count,), generator=generator)
     # Stacked, so that the draws are copied to the device in one small transfer.
-    draws_3N = torch.stack((flips_N, tops_N, lefts_N)).to(device, non_blocking=True)
+    draws_3N = devices.send(torch.stack((flips_N, tops_N, lefts_N)), device)
     flips_N, tops_N, lefts_N = draws_3N.unbind()
     padded = torch.nn.functional.pad(images_NCHW, (x, x, y, y))
     columns_W = torch.arange(width, device=device)
@@ -113,11 +114,11 @@ def erase(
     )
     tops_N, lefts_N = boxes.tops_N, boxes.lefts_N
     draws = torch.stack((tops_N, tops_N + boxes.heights_N * is_erased_N, lefts_N, lefts_N + boxes.widths_N))
-    top, bottom, left, right = draws[:, :, None].to(device, non_blocking=True).unbind()
+    top, bottom, left, right = devices.send(draws[:, :, None], device).unbind()
     rows_H, columns_W = torch.arange(height, device=device), torch.arange(width, device=device)
     rows_NH = (rows_H >= top) & (rows_H < bottom)
     columns_NW = (columns_W >= left) & (columns_W < right)
     color = mean if channels == 3 else (sum(mean) / 3,)
     color_C11 = torch.tensor([round(255 * each) for each in color], dtype=torch.uint8)[:, None, None]
     is_box_N1HW = (rows_NH[:, :, None] & columns_NW[:, None, :])[:, None]
-    return torch.where(is_box_N1HW, color_C11.to(device, non_blocking=True), images_NCHW)
+    return torch.where(is_box_N1HW, devices.send(color_C11, device), images_NCHW)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hpo.training import image_operations
+from hpo.training import devices, image_operations
 
 Kind = Literal["randaugment", "trivialaugment"]
 
@@ -102,7 +102,7 @@ def apply_operations(images_NCHW: Tensor, operations_N: Tensor, strengths_N: Ten
     matrices_N6 = _matrices(operations_N, strengths_N, *images_NCHW.shape[2:])
     # Stacked, so that the draws are copied to the device in one small transfer.
     draws = torch.cat((order_N.double()[:, None], strengths_N[order_N, None], matrices_N6[order_N]), 1)
-    draws = draws.to(images_NCHW.device, non_blocking=True)
+    draws = devices.send(draws, images_NCHW.device)
     order_N, strengths_N, matrices_N6 = draws[:, 0].long(), draws[:, 1], draws[:, 2:]
     moved = sum(sizes[: len(GEOMETRIC)])
     parts = [moved, *sizes[len(GEOMETRIC) :]]

@@ -116,6 +116,16 @@ def device_name(device: "torch.device") -> str:
         return platform.processor() or platform.machine()
 
 
+def send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """Copy a tensor from the host's memory to a device, without waiting for what the device is doing.
+
+    CUDA waits if the memory is not pinned, except for 64 KB or less.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def worker_devices(spec: str, per_device: int, max_workers: int) -> list[WorkerDevice]:
     """Return one device per worker, in the order of ``spec``, with the cores shared out equally.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpo.training import devices
 from hpo.training.boxes import Boxes, draw_boxes
 from hpo.training.transforms import PRECISION_BITS
 
@@ -76,8 +77,8 @@ class _Filters:
     def to(self, device: torch.device) -> "_Filters":
         """Return the filters on ``device``."""
         return _Filters(
-            indices_NTS=self.indices_NTS.to(device, non_blocking=True),
-            weights_NTS=self.weights_NTS.to(device, non_blocking=True),
+            indices_NTS=devices.send(self.indices_NTS, device),
+            weights_NTS=devices.send(self.weights_NTS, device),
         )
 
 

@@ -247,7 +247,7 @@ def _check_images(rng: random.Random, place: Path, dataset: str) -> None:
         selection=rng.choice(("valid", "test")),
         limit=rng.choice((None, None, 2, 3)),
     )
-    datasets.list_used_files(settings, ContentHashes())
+    datasets.list_used_files(settings, Path(), ContentHashes())
     scan = datasets.scan_files(settings, place)
     json.dumps(scan.document())
     list(scan.notes())

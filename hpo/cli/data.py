@@ -25,15 +25,17 @@ PLANNING = "Plan and check"  # heading in the help of hpo
 LONG_SCAN = 10_000  # files from which on a scan is announced, where no bar can show it
 
 
-def check_images(definition: "Definition", *, needed_here: bool) -> "Config | None":
-    """Scan the study's folder or list of images, and print what its user should know of.
+def check_images(definition: "Definition", root: Path, *, needed_here: bool) -> "Config | None":
+    """Scan the user's own images, and print what they should know of them.
 
     Args:
         definition: The study.
-        needed_here: Fail also if it is missing. Otherwise it may be on the workers' machine only.
+        root: The data folder.
+        needed_here: Fail also if they are missing, and copy a set of the Hugging Face hub. Otherwise they
+            may be on the workers' machine only.
 
     Returns:
-        The settings that say how the folder is used; None if the study has no folder, or it is not here.
+        The settings that say how the images are used; None if the study has none, or they are not here.
 
     Raises:
         DataError: If it cannot be used, or the study refuses unreadable images and there are any.
@@ -43,10 +45,12 @@ def check_images(definition: "Definition", *, needed_here: bool) -> "Config | No
     settings = definition.trial_config({})
     if not isinstance(settings, Config) or not has_own_images(settings.dataset):
         return None
-    from hpo.training import class_folders
+    from hpo.training import class_folders, own_images
 
     try:
-        scan = _scan(settings, Path())  # own images do not lie in the data folder
+        if not needed_here:
+            own_images.list_images(settings.dataset, root, makes_copy=False)
+        scan = _scan(settings, root)
     except class_folders.MissingImages:
         if needed_here:
             raise
@@ -57,23 +61,23 @@ def check_images(definition: "Definition", *, needed_here: bool) -> "Config | No
     return settings
 
 
-def list_images(definition: "Definition", *, needed_here: bool) -> "UsedFiles | None":
+def list_images(definition: "Definition", root: Path, *, needed_here: bool) -> "UsedFiles | None":
     """Check the study's images as ``check_images`` does, then hash the files that it uses.
 
     Returns:
-        The files; None if the study has no folder, or it is not here.
+        The files; None if the study has none, or they are not here.
 
     Raises:
         DataError: As ``check_images`` does, or if the file system fails.
     """
-    settings = check_images(definition, needed_here=needed_here)
+    settings = check_images(definition, root, needed_here=needed_here)
     if settings is None:
         return None
     from hpo.training import datasets
     from hpo.training.used_files import ContentHashes
 
     with _scan_progress() as tell:
-        return datasets.list_used_files(settings, ContentHashes(), tell)
+        return datasets.list_used_files(settings, root, ContentHashes(), tell)
 
 
 def _scan(settings: "Config", root: Path) -> "FolderScan":
@@ -93,16 +97,18 @@ def _scan_progress() -> Iterator["Progress"]:
     if not where.is_terminal:
 
         def announce(what: str, done: int, total: int) -> None:
-            if total >= LONG_SCAN and what not in announced:
+            if (total >= LONG_SCAN or not total) and what not in announced:
                 announced.add(what)
-                print(f"hpo: {what}: {total}", file=sys.stderr, flush=True)
+                print(f"hpo: {what}{f': {total}' if total else ''}", file=sys.stderr, flush=True)
 
         yield announce
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=where, transient=True) as bar:
         task = bar.add_task("reading headers", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total or None
+        )
 
 
 @app.command("data", rich_help_panel=PLANNING)

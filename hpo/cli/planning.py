@@ -53,7 +53,7 @@ def plan_study(
     from hpo.workers.hardware import find_device
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], None)
-    check_images(definition, needed_here=True)
+    check_images(definition, data, needed_here=True)
     group = worker_devices(devices, 1, definition.setting_count)
     device = find_device(group[0].name)
     where = Console(stderr=True)

@@ -87,7 +87,7 @@ def run_study(
     stop = progress.StopSignal()
     worker_devices(devices, 1, 1)  # fails before anything is stored
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    images = list_images(definition, needed_here=True)
+    images = list_images(definition, data, needed_here=True)
     storage = studies.open_storage(store_url, create=True)
     source = file.annotated_source(study, sets or [], name)
     result = _store_study(storage, definition, source, images, artifacts)
@@ -157,6 +157,7 @@ def create_study(
     name: NewName = None,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
 ) -> None:
     """Store a study without running it, or extend a stored study.
 
@@ -171,7 +172,7 @@ def create_study(
     from hpo.study import file
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    images = list_images(definition, needed_here=False)
+    images = list_images(definition, data, needed_here=False)
     storage = studies.open_storage(store_url, create=True)
     source = file.annotated_source(study, sets or [], name)
     result = _store_study(storage, definition, source, images, artifacts)

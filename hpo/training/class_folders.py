@@ -8,10 +8,11 @@ import numpy as np
 from hpo import errors
 from hpo.errors import quote_value
 from hpo.training import image_files
+from hpo.training.data_facts import SplitName
 from hpo.training.sources import Source, SourceSplit
 
 # Names of folders that are splits, in lower case, and the split that each is.
-SPLIT_FOLDERS = {
+SPLIT_FOLDERS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("valid", "val", "validation"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -81,7 +82,7 @@ def _list_class_folders(path: Path) -> Source:
     return Source(classes=classes, train=train, valid=splits.get("valid"), test=splits.get("test"))
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
+def _split_folders(path: Path) -> dict[SplitName, Path]:
     """Return the folders of splits by the split's name; empty if ``path`` contains class folders."""
     folders = _visible_subfolders(path)
     named = [(SPLIT_FOLDERS[sub.name.lower()], sub) for sub in folders if sub.name.lower() in SPLIT_FOLDERS]

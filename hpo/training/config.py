@@ -14,7 +14,7 @@ PIXEL_DATASETS = ("cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion_mnis
 FILE_DATASETS = ("flowers102", "oxford_pets", "food101", "eurosat", "dtd", "imagenette")
 DATASETS = PIXEL_DATASETS + FILE_DATASETS
 # What the name of a data set of the user's own image files begins with, and how messages show such a name.
-OWN_DATASETS = {"folder:": "folder:PATH", "list:": "list:FILE.csv"}
+OWN_DATASETS = {"folder:": "folder:PATH", "list:": "list:FILE.csv", "hf:": "hf:OWNER/NAME"}
 
 # A function that workers import: package.module:function.
 FUNCTION_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
@@ -73,7 +73,7 @@ MAX_PIXELS = 179_000_000  # that an image may have unless it is said otherwise; 
 
 
 def has_own_images(dataset: str) -> bool:
-    """Return whether a data set is the user's own image files: ``folder:PATH`` or ``list:FILE.csv``."""
+    """Return whether a data set is the user's own image files: a folder, a list, or copied from the hub."""
     return dataset.startswith(tuple(OWN_DATASETS))
 
 
@@ -93,7 +93,11 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dataset: Annotated[
-        str, Field(description=f"{', '.join((*DATASETS, 'folder:PATH'))} or list:FILE.csv (or .parquet)")
+        str,
+        Field(
+            description=f"{', '.join((*DATASETS, 'folder:PATH'))}, list:FILE.csv (or .parquet) or "
+            "hf:OWNER/NAME (or hf:./FOLDER), a data set of the Hugging Face hub"
+        ),
     ] = "cifar10"
     image_size: Annotated[int, Field(ge=8, le=1024, description="side of the square images in pixels")] = (
         224

@@ -181,19 +181,20 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     return dataset
 
 
-def find_source(config: Config, root: Path) -> sources.Source:
+def find_source(config: Config, root: Path, progress: folder_scan.Progress | None = None) -> sources.Source:
     """Return the images of a data set: pixels, or files that have not been read.
 
     Args:
         config: Only ``dataset`` matters.
-        root: The data folder, as for ``load_dataset``; not used for the user's own images.
+        root: The data folder, as for ``load_dataset``; a set of the Hugging Face hub is copied into it.
+        progress: Is called now and then while such a copy is made.
 
     Raises:
-        DataError: If the data set is unknown or not available, or not as ``class_folders`` or
-            ``image_list`` allows.
+        DataError: If the data set is unknown or not available, or not as ``class_folders``, ``image_list``
+            or ``hub_sets`` allows.
     """
     if has_own_images(config.dataset):
-        return own_images.list_images(config.dataset)
+        return own_images.list_images(config.dataset, root, progress)
     if config.dataset not in DATASETS:
         hint = errors.suggestion(config.dataset, DATASETS)
         known = ", ".join((*DATASETS, *OWN_DATASETS.values()))
@@ -215,13 +216,13 @@ def scan_files(
 
     Args:
         config: Its ``dataset`` must be one of image files.
-        root: The data folder, as for ``load_dataset``; not used for the user's own images.
+        root: The data folder, as for ``load_dataset``.
         progress: Is called now and then.
 
     Raises:
         DataError: As ``find_source``, or if there are too few images to split.
     """
-    source = find_source(config, root)
+    source = find_source(config, root, progress)
     drawn = draw_splits(source, config)
     return folder_scan.scan_files(config, source.classes, drawn, compares_files=True, progress=progress)
 
@@ -279,14 +280,18 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
 
 
 def list_used_files(
-    config: Config, hashes: used_files.ContentHashes, progress: folder_scan.Progress | None = None
+    config: Config,
+    root: Path,
+    hashes: used_files.ContentHashes,
+    progress: folder_scan.Progress | None = None,
 ) -> used_files.UsedFiles:
     """Return which of the user's own files a study uses, with a hash of each.
 
     A trial of ``hpo finish`` uses those of the study's trials, so it has the same list.
 
     Args:
-        config: Its ``dataset`` must be a folder or a list (``config.has_own_images``).
+        config: Its ``dataset`` must be the user's own images (``config.has_own_images``).
+        root: The data folder, as for ``load_dataset``.
         hashes: Knows the files that did not change since it last read them.
         progress: Is called now and then.
 
@@ -294,15 +299,13 @@ def list_used_files(
         DataError: As ``own_images.list_images``, or if there are too few images to split, or the file
             system fails.
     """
-    source = own_images.list_images(config.dataset)
+    source = find_source(config, root)
     if isinstance(config, FinalConfig):
         config = Config(**config.model_dump() | {"selection": "valid"})
     drawn = draw_splits(source, config)
     files = [file for name, split in drawn.items() for file in folder_scan.list_split(name, split)]
-    is_list = config.dataset.startswith("list:")
-    return hashes.list_files(
-        own_images.root_of(config.dataset), files, progress, labels=source.classes if is_list else None
-    )
+    labels = None if own_images.has_class_in_path(config.dataset) else source.classes
+    return hashes.list_files(own_images.root_of(config.dataset, root), files, progress, labels)
 
 
 def _warn_about_files(source: sources.Source, dataset: Dataset, config: Config) -> None:

@@ -24,7 +24,8 @@ from hpo.training.sources import SourceSplit, short_message
 FILES_AT_ONCE = 64  # that a thread reads before it reports
 NAMES_SHOWN = 5  # of the files of a kind, in a message
 
-Progress = Callable[[str, int, int], None]  # gets what is done, how many files are, and of how many
+# Gets what is done, how many files are, and of how many; 0 if nobody knows.
+Progress = Callable[[str, int, int], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

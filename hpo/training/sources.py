@@ -140,7 +140,7 @@ def read_published(name: str, root: Path) -> Source:
             damaged, or image files are missing in a copy that has been unpacked.
     """
     try:
-        with _dataset_lock(root, name, fcntl.LOCK_SH):
+        with dataset_lock(root, name, fcntl.LOCK_SH):
             source = _read_copy(name, root)
         return source or _download_and_read(name, root)
     # torchvision raises RuntimeError for a wrong checksum; most other errors are OSErrors.
@@ -166,7 +166,7 @@ def has_copy(name: str, root: Path) -> bool:
     Raises:
         DataError: If files of MNIST or Fashion-MNIST are damaged, or image files are missing.
     """
-    with _dataset_lock(root, name, fcntl.LOCK_SH):
+    with dataset_lock(root, name, fcntl.LOCK_SH):
         return name == "digits" or _read_copy(name, root) is not None
 
 
@@ -186,7 +186,7 @@ def is_packed(name: str, root: Path) -> bool | None:
 def _download_and_read(name: str, root: Path) -> Source:
     """Make a copy and read it; an archive in ``root`` with the right checksum is only unpacked."""
     root.mkdir(parents=True, exist_ok=True)
-    with _dataset_lock(root, name, fcntl.LOCK_EX):
+    with dataset_lock(root, name, fcntl.LOCK_EX):
         source = _read_copy(name, root)  # another worker may have made it while this one waited
         if source is None:
             logger.info("downloading %s into %s (an archive in that folder is unpacked)", name, root)
@@ -205,7 +205,7 @@ def short_message(cause: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _dataset_lock(root: Path, name: str, kind: int) -> Iterator[None]:
+def dataset_lock(root: Path, name: str, kind: int) -> Iterator[None]:
     """Hold the data set's lock, ``LOCK_SH`` to read or ``LOCK_EX`` to write; waits for other workers."""
     with contextlib.ExitStack() as stack:
         try:

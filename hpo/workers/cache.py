@@ -112,7 +112,7 @@ class WorkerCache:
         is_known = self._files is not None and known.fingerprint == self._files.fingerprint
         if is_known and began < self._list_again_at:
             return
-        found = datasets.list_used_files(settings, self._hashes)
+        found = datasets.list_used_files(settings, self.data, self._hashes)
         took = time.monotonic() - began
         self._list_again_at = began + took + min(took / LISTING_SHARE, MAX_UNLISTED_SECONDS)
         if known.fingerprint in (None, found.fingerprint) and known.study == definition.name:
@@ -181,7 +181,7 @@ class WorkerCache:
         """Refuse a folder of which a file changed since the check, so that what was read may be another."""
         from hpo.training import datasets
 
-        now = datasets.list_used_files(config, self._hashes)
+        now = datasets.list_used_files(config, self.data, self._hashes)
         if now != before:
             raise ImagesChanged(
                 f"{config.dataset}: its images changed while the study ran: "

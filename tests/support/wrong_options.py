@@ -264,7 +264,7 @@ WRONG_OPTIONS |= {  # models, data and weights
         "[train]\ndataset = 'cifar-10'",
         "train.dataset: found 'cifar-10'; did you mean 'cifar10'? allowed: cifar10, cifar100, svhn, stl10, "
         "mnist, fashion_mnist, digits, flowers102, oxford_pets, food101, eurosat, dtd, imagenette, "
-        "folder:PATH, list:FILE.csv",
+        "folder:PATH, list:FILE.csv, hf:OWNER/NAME",
     ),
     "folder without a path": (
         "[train]\ndataset = 'folder:'",
@@ -273,6 +273,10 @@ WRONG_OPTIONS |= {  # models, data and weights
     "list without a path": (
         "[train]\ndataset = 'list:'",
         "train.dataset: found 'list:'; did you mean 'list:FILE.csv'? allowed: ...",
+    ),
+    "data set of the hub without a name": (
+        "[train]\ndataset = 'hf:'",
+        "train.dataset: found 'hf:'; did you mean 'hf:OWNER/NAME'? allowed: ...",
     ),
     "data set under torchvision's name": (
         "[train]\ndataset = 'OxfordIIITPet'",

@@ -217,5 +217,5 @@ def test_a_copy_in_a_folder_that_cannot_be_written_is_read(tmp_path):
 def test_unknown_data_sets_are_refused_with_a_suggestion(tmp_path):
     message = load_error(Config(dataset="cifar-10"), tmp_path)
     assert "did you mean 'cifar10'?" in message
-    assert "folder:PATH, list:FILE.csv" in message
+    assert "folder:PATH, list:FILE.csv, hf:OWNER/NAME" in message
     assert "no data set 'folder'" in load_error(Config(dataset="folder"), tmp_path)

@@ -54,7 +54,7 @@ def pet_lines(split=lambda number: ""):
 
 def list_error(place):
     with pytest.raises(errors.DataError) as raised:
-        own_images.list_images(place)
+        own_images.list_images(place, Path())
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -78,7 +78,7 @@ def test_splits_labels_and_paths_are_those_of_the_list(pets, monkeypatch):
         pets, "label,split,path", *(",".join(line.split(",")[i] for i in (1, 2, 0)) for line in lines)
     )
     for name in (place, "list:pets.csv"):
-        source = own_images.list_images(name)
+        source = own_images.list_images(name, Path())
         assert source.valid is not None
         assert source.test is not None
         for split, numbers in ((source.train, "012"), (source.valid, "34"), (source.test, "5")):
@@ -91,7 +91,7 @@ def test_splits_labels_and_paths_are_those_of_the_list(pets, monkeypatch):
 def test_what_spreadsheets_add_is_ignored(pets):
     lines = [line.replace(",", " , ") for line in pet_lines()]
     place = write_list(pets, "path , label", *lines, "", encoding="utf-8-sig")
-    assert len(own_images.list_images(place).train.files) == 12
+    assert len(own_images.list_images(place, Path()).train.files) == 12
 
 
 def test_everything_wrong_is_told_at_once_with_its_line(pets, monkeypatch):
@@ -126,7 +126,8 @@ def test_a_parquet_file_is_read_as_the_same_csv_file_is(pets):
         *(f"{pet},pictures/{pet}/{n:03}.png,{part[n]}" for pet in ("dog", "cat") for n in range(6)),
     ]
     one, other = (
-        own_images.list_images(each) for each in (write_list(pets, *lines), to_parquet(pets, *lines))
+        own_images.list_images(each, Path())
+        for each in (write_list(pets, *lines), to_parquet(pets, *lines))
     )
     assert one.classes == other.classes == ("cat", "dog")
     for name in ("train", "valid", "test"):
@@ -138,8 +139,14 @@ def test_labels_in_parquet_may_be_numbers_or_categories(pets):
     paths = [line.partition(",")[0] for line in pet_lines()]
     numbers = pyarrow.array([7] * 6 + [12] * 6, pyarrow.int16())
     names = pyarrow.array(["dog"] * 6 + ["cat"] * 6).dictionary_encode()
-    assert own_images.list_images(write_parquet(pets, path=paths, label=numbers)).classes == ("12", "7")
-    assert own_images.list_images(write_parquet(pets, path=paths, label=names)).classes == ("cat", "dog")
+    assert own_images.list_images(write_parquet(pets, path=paths, label=numbers), Path()).classes == (
+        "12",
+        "7",
+    )
+    assert own_images.list_images(write_parquet(pets, path=paths, label=names), Path()).classes == (
+        "cat",
+        "dog",
+    )
 
 
 def test_everything_wrong_in_parquet_is_told_at_once_with_its_row(pets, monkeypatch):
@@ -220,7 +227,7 @@ def test_unreadable_images_of_a_list_are_refused_or_skipped(pets):
 def test_the_fingerprint_of_a_list_depends_on_paths_labels_splits_and_contents_alone(pets):
     def used_files(*lines, name="pets.csv"):
         config = Config(dataset=write_list(pets, *lines, name=name))
-        return datasets.list_used_files(config, ContentHashes())
+        return datasets.list_used_files(config, Path(), ContentHashes())
 
     lines = pet_lines()
     began = used_files("path,label", *lines)

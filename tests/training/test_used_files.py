@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.images import write_images
 
 
 def list_files(folder, hashes=None, **options) -> UsedFiles:
-    return datasets.list_used_files(folder_config(folder, **options), hashes or ContentHashes())
+    return datasets.list_used_files(folder_config(folder, **options), Path(), hashes or ContentHashes())
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ def test_only_the_files_that_are_used_count(pets):
 def test_a_trial_of_finish_uses_the_files_of_the_studys_trials(pets):
     options = {"dataset": f"folder:{pets}", "limit": 12}
     study, final = Config(**options), FinalConfig(**options)
-    assert datasets.list_used_files(study, ContentHashes()) == datasets.list_used_files(
-        final, ContentHashes()
+    assert datasets.list_used_files(study, Path(), ContentHashes()) == datasets.list_used_files(
+        final, Path(), ContentHashes()
     )
 
 

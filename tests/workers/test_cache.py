@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_pictures_that_change_while_a_worker_runs_are_refused_when_they_are_read
     other = cache.WorkerCache(worker_cache.data, worker_cache.artifacts, CPU)
     with pytest.raises(ImagesChanged, match=r"study 'pets' began with: 1 changed \('cat/002.png'\)\."):
         other.prepare_study(storage, study_id, definition)
-    images = datasets.list_used_files(config, ContentHashes())
+    images = datasets.list_used_files(config, Path(), ContentHashes())
     studies.create_study(storage, definition, "", images.fingerprint)  # no trial has begun
     worker_cache.prepare_study(storage, study_id, definition)
     assert worker_cache.load_dataset(config) is not found

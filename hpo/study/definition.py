@@ -34,6 +34,7 @@ from hpo.training import config, option_tables
 from hpo.training.config import Config
 from hpo.training.custom_config import CustomConfig
 from hpo.training.metric import COSTS, METRICS, Metric, custom_metric
+from hpo.training.presets import IMAGENET, preset_of_weights
 
 # Options of [search] that end a study early.
 BUDGETS = ("epochs", "device_hours", "deadline", "target")
@@ -125,10 +126,17 @@ class Definition(BaseModel):
 
     @property
     def idle_options(self) -> tuple[str, ...]:
-        """The options that change nothing about its trials: those of files, if its images are none."""
-        is_custom = self.option_table is option_tables.CUSTOM_OPTIONS
-        reads_files = is_custom or config.reads_files(str(self.train["dataset"]))
-        return () if reads_files else config.FILE_OPTIONS
+        """The options that change nothing about its trials.
+
+        These are the options of files if its images are none, and ``preprocessing`` if the weights of every
+        trial ask for ImageNet's.
+        """
+        if self.option_table is option_tables.CUSTOM_OPTIONS:
+            return ()
+        wanted = {preset_of_weights(model, weights) for model, weights in self.model_weights()}
+        preprocessing = ("preprocessing",) if wanted <= {IMAGENET} else ()
+        reads_files = config.reads_files(str(self.train["dataset"]))
+        return preprocessing if reads_files else (*config.FILE_OPTIONS, *preprocessing)
 
     @property
     def budget_limits(self) -> BudgetLimits | None:

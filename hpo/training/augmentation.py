@@ -45,8 +45,9 @@ def augment(images_NCHW: Tensor, config: Config, generator: torch.Generator) -> 
         case "resized_crop":
             count, _, height, width = images_NCHW.shape
             flips_N = torch.randint(0, 2, (count,), generator=generator).bool()
+            interpolation = preset_of(config).interpolation
             crops = draw_crops(count, height, width, generator)
-            images_NCHW = crop_and_resize(images_NCHW, crops, flips_N, config.image_size)
+            images_NCHW = crop_and_resize(images_NCHW, crops, flips_N, config.image_size, interpolation)
     if config.auto_augment != "none":
         images_NCHW = auto_augment(images_NCHW, config.auto_augment, generator)
     if config.random_erasing > 0:

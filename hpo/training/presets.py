@@ -39,15 +39,23 @@ def preset_of(config: Config) -> Preset:
     Args:
         config: Its model must have the weights that it names.
     """
-    if config.preprocessing == "imagenet" or catalog.is_user_network(config.model):
-        return IMAGENET
-    if not catalog.is_named_weights(config.weights):
-        return IMAGENET
-    return _preset_of_weights(config.model, config.weights)
+    return (
+        IMAGENET if config.preprocessing == "imagenet" else preset_of_weights(config.model, config.weights)
+    )
 
 
 @functools.cache
-def _preset_of_weights(model: str, weights: str) -> Preset:
+def preset_of_weights(model: str, weights: str) -> Preset:
+    """Return the preset that a model's weights ask for; ImageNet's if they ask for none.
+
+    Args:
+        model: The option ``model``.
+        weights: The option ``weights``.
+    """
+    if catalog.is_user_network(model) or not catalog.is_named_weights(weights):
+        return IMAGENET
+    if weights == "imagenet" and model in catalog.SMALLEST_IMAGE_SIZES:
+        return IMAGENET  # known without importing torchvision
     entry = catalog.find_weights(model, weights)
     assert entry is not None
     preset = entry.transforms()

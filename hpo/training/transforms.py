@@ -7,16 +7,12 @@ filter.
 """
 
 import functools
-import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from hpo.training.filters import find_filters, round_sum
 from hpo.training.presets import IMAGENET, Channels, Interpolation, Preset
-
-# Fixed-point bits of a filter weight in PIL: 32, minus 8 for the pixel, minus 2 spare bits.
-PRECISION_BITS = 22
 
 
 def resize(images_NCHW: Tensor, size: int, interpolation: Interpolation = "bilinear") -> Tensor:
@@ -67,10 +63,7 @@ def _resample(images_NCHW: Tensor, size: int, interpolation: Interpolation, *, d
         for indices_S, weights_S in zip(indices_TS, weights_TS, strict=True)
     )
     total: Tensor = functools.reduce(Tensor.add_, terms)
-    total = total.add_(1 << (PRECISION_BITS - 1)).bitwise_right_shift_(PRECISION_BITS)
-    # The bilinear weights are not negative, and their sum is 1 with an error of at most half a unit per
-    # tap. So below 16,000 taps no value leaves 0..255. Bicubic ones overshoot, where PIL clips as well.
-    return (total if interpolation == "bilinear" else total.clamp_(0, 255)).to(torch.uint8)
+    return round_sum(total, interpolation)
 
 
 @functools.cache
@@ -78,55 +71,11 @@ def _filter_taps(
     input_size: int, size: int, interpolation: Interpolation, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return indices int64 [T, S] and fixed-point weights int32 [T, S] of one of PIL's filters."""
-    rows = [_filter_weights(input_size, size, interpolation, position) for position in range(size)]
-    count = max(len(weights) for _, weights in rows)
-    indices_ST = [[min(first + tap, input_size - 1) for tap in range(count)] for first, _ in rows]
-    weights_ST = [weights + [0] * (count - len(weights)) for _, weights in rows]
-    return (
-        torch.tensor(indices_ST, device=device).t().contiguous(),
-        torch.tensor(weights_ST, dtype=torch.int32, device=device).t().contiguous(),
-    )
-
-
-def _filter_weights(
-    input_size: int, size: int, interpolation: Interpolation, position: int
-) -> tuple[int, list[int]]:
-    """Return the first input pixel that output pixel ``position`` uses, and the weights from there on.
-
-    Every operation is the same as in PIL, in double precision and in the same order (``precompute_coeffs``
-    and ``normalize_coeffs_8bpc``), because another order rounds differently.
-    """
-    kernel, radius = _KERNELS[interpolation]
-    scale = input_size / size
-    stretch = max(scale, 1.0)
-    support = radius * stretch
-    center = (position + 0.5) * scale
-    first = max(int(center - support + 0.5), 0)
-    last = min(int(center + support + 0.5), input_size)
-    raw = [kernel((x - center + 0.5) * (1.0 / stretch)) for x in range(first, last)]
-    # Not sum(): from Python 3.12 on it compensates its rounding errors, which PIL does not.
-    total = functools.reduce(float.__add__, raw)
-    scaled = [weight / total * (1 << PRECISION_BITS) for weight in raw]
-    return first, [math.trunc(math.copysign(0.5, weight) + weight) for weight in scaled]
-
-
-def _triangle(x: float) -> float:
-    return max(1.0 - abs(x), 0.0)
-
-
-def _cubic(x: float) -> float:
-    """Return Keys' cubic kernel with a = -0.5, written as in PIL."""
-    x = abs(x)
-    if x < 1.0:
-        return ((-0.5 + 2.0) * x - (-0.5 + 3.0)) * x * x + 1.0
-    return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 if x < 2.0 else 0.0
-
-
-# A filter's kernel, and how many pixels it reaches to either side of one that is not stretched.
-_KERNELS: dict[Interpolation, tuple[Callable[[float], float], float]] = {
-    "bilinear": (_triangle, 1.0),
-    "bicubic": (_cubic, 2.0),
-}
+    first_1, length_1 = torch.tensor([0]), torch.tensor([input_size])
+    found = find_filters(first_1, length_1, input_size, size, interpolation)
+    indices_TS, weights_TS = found.indices_NTS[0], found.weights_NTS[0]
+    used = int((weights_TS != 0).any(1).nonzero().max()) + 1  # the last taps may add nothing
+    return indices_TS[:used].to(device), weights_TS[:used].to(device)
 
 
 @functools.cache

@@ -284,6 +284,19 @@ def test_options_of_files_matter_only_where_files_are_read(storage, dataset):
         assert f"{option} is '{there}' there and '{here}' here" in str(refused.value)
 
 
+@pytest.mark.parametrize(("model", "matters"), [("resnet18", False), ("swin_t", True)])
+def test_preprocessing_matters_only_where_weights_ask_for_another(storage, model, matters):
+    weights = {"weights": "imagenet", "model": model, "image_size": 224}
+    run(storage, study_of("images", trials=3, train={**weights, "preprocessing": "imagenet"}))
+    new = study_of("new", sampler="tpe", train=weights, start_from=("images",))
+    if not matters:
+        (found,) = warm_start.find_warm_starts(storage, new)
+        assert len(found.trials) == 3
+        return
+    with pytest.raises(DefinitionError, match="preprocessing is 'imagenet' there and 'weights' here"):
+        warm_start.find_warm_starts(storage, new)
+
+
 def test_a_precision_chosen_by_auto_equals_the_same_precision_by_name(storage):
     studies.set_attribute_once(
         storage, studies.find_study_id(storage, "old"), "hpo:precision", "tf32", ("fp32", "tf32")

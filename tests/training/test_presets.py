@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hpo.training import catalog, datasets, image_files, loop, models, presets, transforms
+from hpo.artifacts.folders import Artifacts
+from hpo.training import catalog, datasets, features, image_files, loop, models, presets, transforms
 from hpo.training.config import Config
 from tests.support.images import random_images
 from tests.support.models import has_state
@@ -83,3 +84,20 @@ def test_an_untrained_model_is_that_of_random_weights_and_downloads_nothing(monk
     assert str(found) == str(expected)
     assert has_state(found, expected.state_dict())
     assert [each.requires_grad for each in found.parameters()].count(True) == 2
+
+
+def test_features_are_not_shared_between_presets(tmp_path):
+    cache = features.FeatureCache(Artifacts(str(tmp_path)), max_bytes=2**30)
+    large = {"model": "regnet_y_16gf", "weights": "IMAGENET1K_SWAG_LINEAR_V1"}  # whose filter is bicubic
+    small = config(model="regnet_y_400mf", tune="head")  # a network that is trained in its place
+    for preprocessing, files in (("weights", 2), ("imagenet", 4), ("weights", 4)):
+        settings = config(**large, tune="head", epochs=1, preprocessing=preprocessing)
+        run = loop.TrainingRun(
+            settings,
+            datasets.load_dataset(settings, tmp_path),
+            CPU,
+            build_model=lambda _, classes, seed: models.build_untrained_model(small, classes, seed),
+            feature_cache=cache,
+        )
+        assert len(list(run.epochs())) == 1
+        assert len([*(tmp_path / features.FOLDER).iterdir()]) == files

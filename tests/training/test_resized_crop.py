@@ -17,28 +17,30 @@ def boxes(*values: tuple[int, int, int, int]) -> Boxes:
     return Boxes(tops_N=tops_N, lefts_N=lefts_N, heights_N=heights_N, widths_N=widths_N)
 
 
-def pil_crop(image_CHW: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def pil_crop(image_CHW: np.ndarray, box: tuple[int, int, int, int], size: int, filter_name: str):
     """Crop and resize as PIL does; columns before rows, as Pillow did up to version 12 for every shape."""
     top, left, height, width = box
     pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
     crop = Image.fromarray(pixels).crop((left, top, left + width, top + height))
-    narrow = crop.resize((size, height), Image.Resampling.BILINEAR)
-    resized = np.asarray(narrow.resize((size, size), Image.Resampling.BILINEAR))
+    kind = Image.Resampling[filter_name.upper()]
+    resized = np.asarray(crop.resize((size, height), kind).resize((size, size), kind))
     return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("sides", "size"), [((32, 32), 64), ((73, 73), 64), ((90, 41), 32), ((32, 32), 8)])
-def test_a_crop_has_the_bytes_of_pil(channels, sides, size):
+def test_a_crop_has_the_bytes_of_pil(channels, sides, size, interpolation):
     count = 60
     images = random_images(count, channels, *sides)
     generator = torch.Generator().manual_seed(0)
     crops = resized_crop.draw_crops(count, *sides, generator)
     flips_N = torch.arange(count) % 3 == 0
-    found = resized_crop.crop_and_resize(torch.from_numpy(images), crops, flips_N, size).numpy()
+    batch = torch.from_numpy(images)
+    found = resized_crop.crop_and_resize(batch, crops, flips_N, size, interpolation).numpy()
     values = torch.stack((crops.tops_N, crops.lefts_N, crops.heights_N, crops.widths_N), 1).tolist()
     for image, crop, is_flipped, box in zip(images, found, flips_N, values, strict=True):
-        expected = pil_crop(image, box, size)
+        expected = pil_crop(image, box, size, interpolation)
         assert np.array_equal(crop, expected[:, :, ::-1] if is_flipped else expected), box
 
 

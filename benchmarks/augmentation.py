@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from hpo.training import augmentation, datasets, loop, mixing
+from hpo.training import augmentation, batches, datasets, loop, mixing
 from hpo.training.config import Config
 
 CPU = torch.device("cpu")
@@ -122,7 +122,7 @@ def loader_milliseconds(transform: v2.Transform | None, *, side: int, repeats: i
 def step_milliseconds(steps: int) -> Iterator[float]:
     """Yield the time of one training step after another, without augmentation."""
     config = Config(weights="none", image_size=SIZE, batch_size=BATCH, epochs=steps + 1)
-    split = datasets.Split(images=random_images(BATCH, SIZE), labels=torch.arange(BATCH) % CLASSES)
+    split = batches.Split(images=random_images(BATCH, SIZE), labels=torch.arange(BATCH) % CLASSES)
     names = tuple(map(str, range(CLASSES)))
     dataset = datasets.Dataset(name="x", classes=names, train=split, valid=split, test=split)
     epochs = loop.TrainingRun(config, dataset, CPU).epochs()

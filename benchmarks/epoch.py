@@ -28,7 +28,7 @@ from torch.utils import data as torch_data
 from torchvision import transforms
 
 from hpo.artifacts.folders import Artifacts
-from hpo.training import datasets, loop, models, optimizers, parameter_groups, precision
+from hpo.training import batches, loop, models, optimizers, parameter_groups, precision
 from hpo.training.config import Config
 from hpo.training.precision import ComputeSettings
 from hpo.training.transforms import normalise, resize
@@ -51,7 +51,7 @@ Peers = dict[str, Callable[[], float]]
 class Pictures(torch_data.Dataset[tuple[torch.Tensor, int]]):
     """A split as PIL images, transformed one by one."""
 
-    def __init__(self, split: datasets.Split, size: int) -> None:
+    def __init__(self, split: batches.Split, size: int) -> None:
         self.pictures = [Image.fromarray(i.squeeze(0).numpy()).convert("RGB") for i in split.images]
         self.labels = split.labels
         self.transform = transforms.Compose(
@@ -120,7 +120,7 @@ def _hpo(run: loop.TrainingRun) -> Callable[[], float]:
     return window
 
 
-def _evaluation(run: loop.TrainingRun, split: datasets.Split) -> float:
+def _evaluation(run: loop.TrainingRun, split: batches.Split) -> float:
     started = time.perf_counter()
     run.evaluate(split)
     return len(split) / (time.perf_counter() - started)
@@ -137,7 +137,7 @@ def _forward(run: loop.TrainingRun, inputs: torch.Tensor) -> Callable[[], float]
     return window
 
 
-def bare_window(settings: Config, split: datasets.Split, how: ComputeSettings) -> Callable[[], float]:
+def bare_window(settings: Config, split: batches.Split, how: ComputeSettings) -> Callable[[], float]:
     """Return a function that repeats a step on one batch, as often as a split has steps.
 
     It returns images per second.
@@ -162,7 +162,7 @@ def bare_window(settings: Config, split: datasets.Split, how: ComputeSettings) -
     return window
 
 
-def tutorial_window(settings: Config, split: datasets.Split) -> Callable[[], float]:
+def tutorial_window(settings: Config, split: batches.Split) -> Callable[[], float]:
     """Return a function that trains on a split once and returns images per second."""
     module, loss = models.build_model(settings, 10), optimizers.loss_function(settings)
     updates = torch.optim.SGD(module.parameters(), lr=settings.lr, momentum=settings.momentum)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpo.analysis import step_timing
-from hpo.training import datasets, loop, models, precision
+from hpo.training import batches, datasets, loop, models, precision
 from hpo.training.config import Config
 
 CASES = {("resnet18", 32): 160, ("alexnet", 64): 64, ("vgg16", 32): 32}
@@ -40,7 +40,7 @@ def measure(name: str, size: int, images: int, windows: int) -> dict[str, list[f
     shape = datasets.dataset_shape(settings, Path())
     epochs = loop.TrainingRun(settings, dataset, CPU, build_model=models.build_seeded_model).epochs()
     next(epochs)  # to warm up
-    steps = len(loop.batch_bounds(shape.train, settings.batch_size))
+    steps = len(batches.batch_bounds(shape.train, settings.batch_size))
     found: dict[str, list[float]] = {"predicted": [], "real": []}
     for _ in range(windows):
         seen = step_timing.measure_cost(settings, shape, CPU)

@@ -10,9 +10,11 @@ HpoError
  |   +- DeviceLost            the device no longer answers this process; a new process may be able to use it
  +- ArtifactError             a file of a trial cannot be written or read
  |   +- ArtifactsUnavailable  the artifacts cannot be reached at the moment; that may pass by itself
+ |   +- CacheUnusable         a study keeps its decoded images on the disk, where there is no room
  +- CurvesError               recorded curves cannot be read, or there are too few of them
  +- EngineError               a scheduler (Slurm, Ray) is missing, or does not accept the workers
  +- WorkerStartError          no worker process can be started on this machine at the moment
+ +- StopRequested             what a worker was doing was stopped on request
  +- DashboardError            the dashboard cannot be served where, or as, requested
 
 Each is shown as one line on stderr, without a traceback. It says where the problem is, what was found, what
@@ -94,6 +96,10 @@ class ArtifactsUnavailable(ArtifactError):
     """The place of the trials' files cannot be reached at the moment."""
 
 
+class CacheUnusable(ArtifactError):
+    """The decoded images of a study cannot be kept on the disk, as the study demands."""
+
+
 class CurvesError(HpoError):
     """Recorded curves cannot be read, or there are too few of them."""
 
@@ -104,6 +110,10 @@ class EngineError(HpoError):
 
 class WorkerStartError(HpoError):
     """No worker process can be started on this machine at the moment."""
+
+
+class StopRequested(HpoError):
+    """What this process was doing was stopped because it is to end."""
 
 
 class DashboardError(HpoError):

@@ -28,7 +28,7 @@ from hpo.analysis.step_timing import MeasuredCost
 from hpo.search import untried
 from hpo.study import space
 from hpo.study.definition import Definition
-from hpo.training import custom, datasets, loop, precision
+from hpo.training import batches, custom, datasets, precision
 from hpo.training.config import Config
 from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.devices import WorkerDevice
@@ -269,7 +269,7 @@ class _PartBuilder:
         return self._measured[kind]
 
     def _epoch_seconds(self, config: Config, measured: MeasuredCost) -> float:
-        steps = len(loop.batch_bounds(self.shape.train, config.batch_size))
+        steps = len(batches.batch_bounds(self.shape.train, config.batch_size))
         return steps * measured.step_seconds + self.shape.selection * measured.image_seconds
 
 

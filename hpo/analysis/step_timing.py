@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from hpo.training import devices, loop, models, precision
+from hpo.training.batches import Split
 from hpo.training.config import Config
-from hpo.training.datasets import Dataset, Split
+from hpo.training.datasets import Dataset
 from hpo.training.shapes import DatasetShape
 
 MAX_STEPS = 6  # of each kind of training; the first one only warms up
@@ -45,7 +46,7 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
         The cost, or None if the training does not fit into the memory.
     """
     settings = config.model_copy(update={"epochs": 1, "limit": None})
-    dataset = _random_dataset(config, shape)
+    dataset = _random_dataset(config, shape).to(device)
     memory_format = "contiguous" if config.memory_format == "auto" else config.memory_format
     compute_settings = precision.ComputeSettings(
         precision=precision.default_precision(device) if config.precision == "auto" else config.precision,

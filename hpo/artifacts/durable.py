@@ -66,10 +66,11 @@ def atomic_file(folder: Path) -> Iterator[Draft]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _fsync_folder(folder)
+    fsync_folder(folder)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Write to the disk which files a folder has under which names."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -114,4 +115,4 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _fsync_folder(path.parent)
+    fsync_folder(path.parent)

@@ -20,7 +20,7 @@ from hpo.errors import DataError, DefinitionError, HpoError, StoreMissing, join_
 from hpo.store import database, folders, lease_info, queue, status, studies
 from hpo.store.lease_info import LeaseInfo
 from hpo.store.storage import Storage
-from hpo.training import config, devices, sources, weights
+from hpo.training import config, decoded_cache, decoding, devices, sources, weights
 
 FindingState = Literal["works", "absent", "doubtful", "broken"]
 
@@ -61,6 +61,7 @@ def run_checks(store_url: str, artifacts: str, data: Path) -> list[Finding]:
         *_report_errors("gpu", _check_devices),
         *store,
         *place,
+        *_report_errors("decoded images", lambda: _check_decoded_images(artifacts)),
         *(_report_errors("studies", lambda: _check_studies(store_url, artifacts)) if is_open else ()),
         *_report_errors("data", lambda: _check_data(data)),
         *_report_errors("weights", _check_weights),
@@ -76,6 +77,34 @@ def _report_errors(what: str, check: Callable[[], Iterator[Finding]]) -> Iterato
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}"
         yield Finding(subject=what, state="broken", message=message, advice=OTHER_LOCATION)
+
+
+def clear_cache(artifacts: str) -> str:
+    """Remove the decoded images that no worker uses; return what that did, in one line.
+
+    Raises:
+        ArtifactError: If the URL of the artifacts is not supported.
+    """
+    cache = _decoded_cache(artifacts)
+    freed, left = cache.clear(), cache.measure()
+    kept = f"; {left.describe()} in use are left" if left.nbytes else ""
+    return f"removed {decoding.format_bytes(freed)} of decoded images from {cache.folder}{kept}"
+
+
+def _check_decoded_images(artifacts: str) -> Iterator[Finding]:
+    """Report how much the decoded images of this machine take."""
+    cache = _decoded_cache(artifacts)
+    if (found := cache.measure()).nbytes:
+        yield Finding(
+            subject="decoded images",
+            state="works",
+            message=f"{found.describe()} in {cache.folder}",
+            advice="'hpo doctor --clear-cache' removes those that no worker uses",
+        )
+
+
+def _decoded_cache(artifacts: str) -> decoded_cache.DecodedCache:
+    return decoded_cache.DecodedCache(decoded_cache.cache_folder(Artifacts(artifacts)))
 
 
 def _check_devices() -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from hpo.training.devices import DEFAULT_CACHE_GB
 from hpo.workers.supervisor import BACKOFF_SECONDS, GRACE_SECONDS
 
 LOCATIONS = "Locations and leases"  # headings in the help of a verb
@@ -89,6 +90,19 @@ Lease = Annotated[
         envvar="HPO_LEASE_SECONDS",
     ),
 ]
+CacheSize = Annotated[
+    float,
+    typer.Option(
+        "--cache-gb",
+        envvar="HPO_CACHE_GB",
+        metavar="G",
+        min=0,
+        max=1_000_000,
+        help="Gigabytes that decoded image files may take on this machine; those not used for longest go.",
+        rich_help_panel=LOCATIONS,
+        callback=_refuse_nan,
+    ),
+]
 Grace = Annotated[
     float,
     _seconds(
@@ -158,5 +172,6 @@ STORE = "sqlite:///storage/hpo.db"
 ARTIFACTS = "storage/artifacts"
 DATA = Path("storage/data")
 LEASE = 60.0
+CACHE_GB = DEFAULT_CACHE_GB
 GRACE = GRACE_SECONDS
 BACKOFF = BACKOFF_SECONDS

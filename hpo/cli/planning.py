@@ -137,7 +137,13 @@ def _read_curves(name: str | None, curves: Path | None, store_url: str) -> "Reco
 
 @app.command("doctor", rich_help_panel=PLANNING)
 def check_machine(
-    store_url: StoreUrl = STORE, artifacts: ArtifactRoot = ARTIFACTS, data: DataRoot = DATA
+    store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
+    clear_cache: Annotated[
+        bool,
+        typer.Option("--clear-cache", help="First remove the decoded images that no worker uses."),
+    ] = False,
 ) -> None:
     """Check devices, store, artifacts, data sets and weights, and say how to fix what is wrong.
 
@@ -145,6 +151,8 @@ def check_machine(
     """
     from hpo.cli import console, doctor
 
+    if clear_cache:
+        print(doctor.clear_cache(artifacts))
     found = doctor.run_checks(store_url, artifacts, data)
     console.open_console().print(console.findings_table(found))
     if any(finding.state == "broken" for finding in found):

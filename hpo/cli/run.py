@@ -12,12 +12,14 @@ from hpo.cli.data import list_images
 from hpo.cli.options import (
     ARTIFACTS,
     BACKOFF,
+    CACHE_GB,
     DATA,
     GRACE,
     LEASE,
     STORE,
     ArtifactRoot,
     Backoff,
+    CacheSize,
     DataRoot,
     Devices,
     Engine,
@@ -67,6 +69,7 @@ def run_study(
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
+    cache_gb: CacheSize = CACHE_GB,
     grace_seconds: Grace = GRACE,
     backoff_seconds: Backoff = BACKOFF,
 ) -> None:
@@ -84,13 +87,12 @@ def run_study(
     from hpo.study import file
     from hpo.training.devices import worker_devices
 
-    stop = progress.StopSignal()
+    stop, sets = progress.StopSignal(), sets or []
     worker_devices(devices, 1, 1)  # fails before anything is stored
-    definition = file.load_study_file(file.find_study_file(study), sets or [], name)
+    definition = file.load_study_file(file.find_study_file(study), sets, name)
     images = list_images(definition, data, needed_here=True)
     storage = studies.open_storage(store_url, create=True)
-    source = file.annotated_source(study, sets or [], name)
-    result = _store_study(storage, definition, source, images, artifacts)
+    result = _store_study(storage, definition, file.annotated_source(study, sets, name), images, artifacts)
     before = status.read_status(storage, definition.name)
     if result == studies.Stored.REPLACED:
         progress.print_stderr(f"hpo: study '{definition.name}': {REPLACED}")
@@ -98,7 +100,7 @@ def run_study(
         if result == studies.Stored.KEPT:
             waiting = before.trials["waiting"]
             progress.print_stderr(f"hpo: study '{definition.name}' continues: {waiting} trials waiting")
-        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
         supervision = Supervision(grace_seconds=grace_seconds, backoff_seconds=backoff_seconds)
         progress.run_workers(storage, definition.name, devices, 1, settings, stop, supervision)
         if stop.event.is_set():
@@ -140,13 +142,16 @@ def _report_search(storage: "Storage", definition: "Definition", images: str | N
             progress.print_stderr(f"hpo: {line}")
 
 
-def _worker_environment(store_url: str, artifacts: str, data: Path, lease_seconds: float) -> dict[str, str]:
+def _worker_environment(
+    store_url: str, artifacts: str, data: Path, lease_seconds: float, cache_gb: float
+) -> dict[str, str]:
     """Return the settings of workers as environment variables, which hide passwords from ps."""
     return {
         "HPO_STORE": store_url,
         "HPO_ARTIFACTS": artifacts,
         "HPO_DATA": str(data),
         "HPO_LEASE_SECONDS": str(lease_seconds),
+        "HPO_CACHE_GB": str(cache_gb),
     }
 
 
@@ -198,6 +203,7 @@ def launch_workers(
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
+    cache_gb: CacheSize = CACHE_GB,
     grace_seconds: Grace = GRACE,
     backoff_seconds: Backoff = BACKOFF,
 ) -> None:
@@ -215,7 +221,7 @@ def launch_workers(
     stop = progress.StopSignal()
     try:
         storage = studies.open_storage(store_url, create=False)
-        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
         request = engines.LaunchRequest(
             engine=engine,
             devices=devices,
@@ -251,6 +257,7 @@ def run_one_worker(
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
+    cache_gb: CacheSize = CACHE_GB,
     supervised: Annotated[
         str | None, typer.Option(hidden=True, help="Device name for a supervisor that reads our output.")
     ] = None,
@@ -264,16 +271,14 @@ def run_one_worker(
     Example: hpo worker my-study --device cuda:0
     """
     from hpo.artifacts.folders import Artifacts
-    from hpo.cli import progress
+    from hpo.cli import console, progress
     from hpo.store import status, studies
     from hpo.workers import worker
 
     stop = progress.StopSignal()
+    console.log_to_stderr()
     if supervised is not None:
-        supervisor_pipe = _detach_input()
-        threading.Thread(
-            target=_stop_at_end_of_input, args=(supervisor_pipe, stop.event), daemon=True
-        ).start()
+        _follow_supervisor(stop.event)
     try:
         storage = studies.open_storage(store_url, create=False)
         # A worker that a supervisor restarts waits while its study is paused.
@@ -285,6 +290,7 @@ def run_one_worker(
             device=device,
             shown_as=supervised or device,
             lease_seconds=lease_seconds,
+            cache_gb=cache_gb,
         )
         progress.follow_events(worker.run_worker(storage, name, settings, stop.event))
     except HpoError as error:
@@ -305,6 +311,11 @@ def _worker_exit(error: HpoError) -> typer.Exit:
         if isinstance(error, StoreUnavailable | ArtifactsUnavailable | DeviceLost | WorkerStartError)
         else supervisor.EXIT_FATAL
     )
+
+
+def _follow_supervisor(stop: threading.Event) -> None:
+    """Set ``stop`` when the supervisor is gone, which ends this process's standard input."""
+    threading.Thread(target=_stop_at_end_of_input, args=(_detach_input(), stop), daemon=True).start()
 
 
 def _detach_input() -> int:
@@ -347,6 +358,7 @@ def finish_study(
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
+    cache_gb: CacheSize = CACHE_GB,
 ) -> None:
     """Rerun the best settings of a study with several seeds and compare them.
 
@@ -374,7 +386,7 @@ def finish_study(
     if now.state != "complete":
         if not progress.has_work(now):
             raise typer.Exit(1)
-        settings = _worker_environment(store_url, artifacts, data, lease_seconds)
+        settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
         progress.run_workers(storage, plan.name, devices, 1, settings, stop)
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())

@@ -1,7 +1,7 @@
 """Extending a stored study by its changed file.
 
-More searched trials, larger budgets and more points extend a study. Any other difference would make its
-trials incomparable and is refused.
+More searched trials, larger budgets and more points extend a study; ``FREE_OPTIONS``, which change no
+result, may differ. Any other difference would make its trials incomparable and is refused.
 """
 
 from collections import Counter
@@ -12,7 +12,8 @@ from hpo.errors import DefinitionError, quote_value
 from hpo.study.definition import BUDGETS, Definition, Point
 from hpo.study.search_options import Search
 from hpo.study.space import Choices, Parameter, Range
-from hpo.training.config import VALUES_BEFORE
+from hpo.training import option_tables
+from hpo.training.config import FREE_OPTIONS, VALUES_BEFORE
 
 
 def extend_definition(stored: Definition, new: Definition) -> Definition:
@@ -35,11 +36,12 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
         sampler = new.search.sampler.model_copy(update={"name": stored.search.sampler.name})
         chosen = {"sampler": sampler, "pruner": stored.search.pruner}
         new = new.model_copy(update={"search": new.search.model_copy(update=chosen)})
-    train = new.train | {name: stored.train[name] for name in _values_from_before(stored, new)}
+    train = new.train | {name: stored.train[name] for name in _stored_values(stored, new)}
+    free = () if new.option_table is option_tables.CUSTOM_OPTIONS else FREE_OPTIONS
     kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
     differences = [
         *_list_differences({"of": stored.finishes}, {"of": new.finishes}, "finish"),
-        *_list_differences(stored.train, train, "train"),
+        *_list_differences(stored.train | {name: train[name] for name in free}, train, "train"),
         *_list_differences(_values_by_name(stored.space), _values_by_name(new.space), "space"),
         *_list_differences(
             _fixed_search_options(stored.search), _fixed_search_options(new.search), "search"
@@ -57,17 +59,20 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
             f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
         )
     points = stored.points + tuple(_new_points(new.points, wanted - kept))
-    changed: dict[str, Any] = {"search": new.search, "points": points}
+    changed: dict[str, Any] = {"search": new.search, "points": points, "train": train}
     if stored.left_out_trials:  # no setting is left for more trials either
         more = new.search.trials - stored.search.trials
         changed["left_out_trials"] = stored.left_out_trials + more
     return stored.model_copy(update=changed)
 
 
-def _values_from_before(stored: Definition, new: Definition) -> Iterator[str]:
-    """Yield the options that the file leaves out, and that the stored study has as before they existed."""
-    for name, value in VALUES_BEFORE.items():
-        if name in new.left_out and stored.train.get(name) == value:
+def _stored_values(stored: Definition, new: Definition) -> Iterator[str]:
+    """Yield the options that the file leaves out and that keep the stored study's values.
+
+    These are options that the study has as before they existed, and those that may have any value.
+    """
+    for name in new.left_out & {*VALUES_BEFORE, *FREE_OPTIONS} & stored.train.keys():
+        if name in FREE_OPTIONS or stored.train[name] == VALUES_BEFORE[name]:
             yield name
 
 

@@ -27,7 +27,7 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 # of them cannot be compared, so each study fixes them.
 STUDY_WIDE = (
     *("dataset", "limit", "valid_fraction", "split_seed", "corrupt", "selection", "metric"),
-    *("resize", "transparency", "max_pixels", "preprocessing"),
+    *("resize", "transparency", "max_pixels", "preprocessing", "cache"),
     *("precision", "memory_format", "compile", "cuda_graphs"),
 )
 
@@ -36,6 +36,9 @@ SPLIT_OPTIONS = ("limit", "valid_fraction", "split_seed", "selection")
 # Options that say how image files are read (``reads_files``). They change nothing about the other data
 # sets, and how exported models read new images for all of them.
 FILE_OPTIONS = ("corrupt", "resize", "transparency", "max_pixels")
+
+# Options of a study that change none of its results, so that they may differ when it is extended.
+FREE_OPTIONS = ("cache",)
 
 # Options of a point that say how its trial is run, not which setting it tries. They are stored as
 # attributes of the trial, so that importance plots do not show them as hyperparameters.
@@ -136,6 +139,13 @@ class Config(BaseModel):
             ge=64, lt=2**31, description="width times height of the largest image that counts as readable"
         ),
     ] = MAX_PIXELS
+    cache: Annotated[
+        Literal["auto", "memory", "disk"],
+        Field(
+            description="where decoded image files are kept: disk, once for all workers of a machine; "
+            "memory, in each worker; auto: disk, or memory if there is no room"
+        ),
+    ] = "auto"
     selection: Annotated[
         Literal["valid", "test"], Field(description="split on which trials are measured")
     ] = "valid"

@@ -2,12 +2,15 @@
 
 A source (``sources``) lists the images. They are shuffled per class with the seed ``split_seed``, divided
 into train, valid and test, and reduced to ``limit``. Only then are image files decoded, so a small limit on
-a large folder is fast. How the images are divided is in ``splits``.
+a large folder is fast. How the images are divided is in ``splits``, how they are
+decoded in ``decoding`` and ``decoded_cache``.
 
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
+import functools
 import logging
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,52 +20,24 @@ import torch
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import folder_images, folder_scan, image_files, own_images, sources, splits, used_files
+from hpo.training import (
+    decoded_cache,
+    decoding,
+    folder_scan,
+    image_files,
+    own_images,
+    sources,
+    splits,
+    used_files,
+)
+from hpo.training.batches import Split
 from hpo.training.config import DATASETS, OWN_DATASETS, Config, FinalConfig, has_own_images, reads_files
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
+from hpo.training.decoded_cache import DecodedCache
 from hpo.training.evaluation import TOP
 from hpo.training.shapes import DatasetShape, known_shape
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Split:
-    """Images with their labels, on one device; ``features`` puts features in the place of the images."""
-
-    images: Tensor  # uint8 [N, C, H, W], contiguous, C 1 or 3
-    labels: Tensor  # int64 [N], indices into Dataset.classes
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
-    def count_classes(self, classes: int) -> Tensor:
-        """Return the number of images of each class on the CPU, int64 [K], given their number K."""
-        return torch.bincount(self.labels.cpu(), minlength=classes)
-
-    def to(self, device: torch.device | str) -> "Split":
-        """Return the split on ``device``."""
-        return Split(images=self.images.to(device), labels=self.labels.to(device))
-
-    def batch(self, chosen: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the chosen images and labels on ``device``.
-
-        Images in the host's memory are copied to a GPU through pinned memory, without waiting.
-
-        Args:
-            chosen: A slice, or int64 indices on the split's device.
-            device: Where the batch is needed.
-
-        Returns:
-            images_NCHW (uint8) and labels_N (int64); on the split's device, a slice gives views, not
-            copies.
-        """
-        images_NCHW, labels_N = self.images[chosen], self.labels[chosen]
-        if images_NCHW.device.type == device.type:
-            return images_NCHW, labels_N
-        pinned = (images_NCHW.pin_memory(), labels_N.pin_memory())
-        return pinned[0].to(device, non_blocking=True), pinned[1].to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,11 +69,15 @@ class Dataset:
         """The size of the images of all splits in bytes."""
         return sum(split.images.nbytes for split in self.splits.values())
 
-    def to_if_it_fits(self, device: torch.device) -> "Dataset":
-        """Return the data set on ``device``; unmoved if it needs over half of a GPU's free memory."""
-        if device.type == "cuda" and 2 * self.nbytes > torch.cuda.mem_get_info(device)[0]:
-            return self
-        return self.to(device)
+    @property
+    def own_bytes(self) -> int:
+        """How much of this is in the process's own memory or on its GPU: mapped images are not."""
+        return sum(split.images.nbytes for split in self.splits.values() if split.mapping is None)
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether the images are on a GPU."""
+        return self.train.images.is_cuda
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the data set with all its splits on ``device``."""
@@ -154,7 +133,7 @@ class Dataset:
         }
 
 
-def load_dataset(config: Config, root: Path) -> Dataset:
+def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) -> Dataset:
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
     Images keep their size, except those in files: they become squares of ``image_size``. For these,
@@ -165,8 +144,11 @@ def load_dataset(config: Config, root: Path) -> Dataset:
         config: Only the options that decide which images there are, and ``image_size``, matter.
         root: The data folder with the copies of published data sets. If a copy is missing, it is unpacked
             from an archive in this folder, or downloaded, as in ``sources.read_published``.
+        cache: Keeps decoded image files, unless ``config.cache`` is ``memory``; None: nothing does.
 
     Raises:
+        CacheUnusable: With ``cache = "disk"``, if the decoded images cannot be kept.
+        StopRequested: If the cache's ``stop`` was set.
         DataError: If the data set is unknown, not available, damaged, or too small to split; if a folder or
             list is not as ``class_folders`` or ``image_list`` allows; if images are unreadable, or with
             ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
@@ -176,7 +158,7 @@ def load_dataset(config: Config, root: Path) -> Dataset:
     if not reads_files(config.dataset):
         read = {name: _to_tensors(split) for name, split in drawn.items()}
         return _make_dataset(config.dataset, source.classes, read)
-    dataset = _read_files(source, drawn, config)
+    dataset = _read_files(source, drawn, config, cache)
     _warn_about_files(source, dataset, config)
     return dataset
 
@@ -361,21 +343,32 @@ def draw_splits(source: sources.Source, config: Config) -> dict[SplitName, sourc
 
 
 def _read_files(
-    source: sources.Source, drawn: dict[SplitName, sources.SourceSplit], config: Config
+    source: sources.Source,
+    drawn: dict[SplitName, sources.SourceSplit],
+    config: Config,
+    cache: DecodedCache | None,
 ) -> Dataset:
-    """Scan image files, then read them."""
-    scan = folder_scan.scan_files(config, source.classes, drawn, compares_files=False)
-    images = folder_images.FolderImages(config=config, scan=scan)
+    """Decode image files, or find them decoded; the splits are parts of one tensor, one behind another."""
+    files = [file for name, split in drawn.items() for file in folder_scan.list_split(name, split)]
+    job = decoding.job_of(config, files, cache.stop if cache else threading.Event())
+    read_headers = functools.partial(
+        folder_scan.scan_files, config, source.classes, drawn, compares_files=False
+    )
+    decoded = decoded_cache.load_images(job, config.cache, cache, read_headers)
+    kept = decoded.report.kept(files)
+    decoding.check_splits(job, decoded.report, tuple(drawn))
     read: dict[SplitName, Split] = {}
-    for name, split in drawn.items():
-        pixels, labels = images.read(name, split)
-        read[name] = Split(images=pixels, labels=labels)
-    images.check({name: split.labels for name, split in read.items()})
+    first = 0
+    for name in drawn:
+        labels_N = torch.tensor([file.label for file in kept if file.split == name], dtype=torch.int64)
+        images = decoded.pixels_N3SS[first : first + len(labels_N)]
+        read[name] = Split(images=images, labels=labels_N, mapping=decoded.mapping)
+        first += len(labels_N)
     wanted, found = (set(labels.tolist()) for labels in (drawn["train"].labels, read["train"].labels))
     if lost := sorted(wanted - found):
         raise errors.DataError(f"{config.dataset}: no readable {source.classes[lost[0]]} to train on")
-    images.warn()
-    skipped = tuple(str(each.path) for each in images.unreadable)
+    decoding.warn_about_images(job, decoded.report)
+    skipped = tuple(str(each.path) for each in decoded.report.unreadable(files))
     return _make_dataset(config.dataset, source.classes, read, skipped)
 
 

@@ -24,6 +24,7 @@ from hpo.errors import DeviceError
 # What ``auto`` allows for a worker on a CPU. One was seen to peak at 1.2 GB.
 WORKER_MEMORY_BYTES = 1_500_000_000
 MAX_WORKERS_PER_CORE = 64  # more is a typing error; their start alone would stop the machine
+DEFAULT_CACHE_GB = 50.0  # of decoded images on a machine's disk
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 if TYPE_CHECKING:  # a supervisor does without torch

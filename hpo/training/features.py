@@ -51,7 +51,9 @@ from hpo.training.config import Config, is_augmented
 from hpo.training.presets import preset_of
 
 if TYPE_CHECKING:
-    from hpo.training.datasets import Dataset, Split  # imports torchvision, which takes seconds
+    # They import torchvision, which takes seconds.
+    from hpo.training.batches import Split
+    from hpo.training.datasets import Dataset
 
 log = logging.getLogger("hpo")
 

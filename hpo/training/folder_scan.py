@@ -7,7 +7,7 @@ found here; a file that is damaged further on is found when it is decoded.
 import hashlib
 import itertools
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -218,17 +218,35 @@ def list_split(name: SplitName, split: SourceSplit) -> list[ListedFile]:
 
 
 def in_threads(
-    items: Sequence[Item], function: Callable[[Item], Result], what: str, tell: Progress
+    items: Sequence[Item],
+    function: Callable[[Item], Result],
+    what: str,
+    tell: Progress,
+    *,
+    files_at_once: int = FILES_AT_ONCE,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with the function's result, in order, computed by as many threads as cores."""
+    """Yield each item with the function's result, in order, computed by as many threads as cores.
+
+    The threads are at most a few batches ahead of the caller, so only these are in memory.
+
+    Args:
+        items: What the function is applied to.
+        function: Is called in a thread.
+        what: What is done, for ``tell``.
+        tell: Is called after each batch, in this thread.
+        files_at_once: Items of a batch.
+    """
 
     def apply(batch: Sequence[Item]) -> list[tuple[Item, Result]]:
         return [(item, function(item)) for item in batch]
 
-    batches = [items[first : first + FILES_AT_ONCE] for first in range(0, len(items), FILES_AT_ONCE)]
-    done = 0
-    with ThreadPoolExecutor(core_count()) as pool:
-        for results in pool.map(apply, batches):
+    batches = (items[first : first + files_at_once] for first in range(0, len(items), files_at_once))
+    done, threads = 0, core_count()
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = deque(pool.submit(apply, batch) for batch in itertools.islice(batches, 2 * threads))
+        while ahead:
+            results = ahead.popleft().result()
+            ahead.extend(pool.submit(apply, batch) for batch in itertools.islice(batches, 1))
             done += len(results)
             tell(what, done, len(items))
             yield from results

@@ -201,7 +201,13 @@ def read_image(file: Path, reading: Reading) -> Picture:
         ValueError: If the file is no image, is damaged, cannot be opened, has another mode, or is so long
             that nothing is left of its shorter side when it is padded.
     """
-    with without_pil_limits(), _as_value_error(file):
+    with without_pil_limits():
+        return decode_image(file, reading)
+
+
+def decode_image(file: Path, reading: Reading) -> Picture:
+    """Read an image as ``read_image`` does, in any thread; the caller enters ``without_pil_limits``."""
+    with _as_value_error(file):
         image, is_transparent = _open_upright_rgb(file, reading)
         square = _to_square(image, reading)
     return Picture(

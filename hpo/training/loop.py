@@ -15,6 +15,7 @@ bit-identical to one that was never interrupted.
 Shape suffixes: N images of a batch, C channels, H rows, W columns, K classes.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -25,10 +26,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.training import augmentation, events, features, mixing, models, optimizers, transforms, updates
+from hpo.training import (
+    augmentation,
+    batches,
+    events,
+    features,
+    mixing,
+    models,
+    optimizers,
+    transforms,
+    updates,
+)
+from hpo.training.batches import Split
 from hpo.training.config import Config, FinalConfig
 from hpo.training.confusion import Confusion
-from hpo.training.datasets import Dataset, Split
+from hpo.training.datasets import Dataset
 from hpo.training.evaluation import Answers, Metrics
 from hpo.training.events import Diverged, Epoch
 from hpo.training.metric import METRICS
@@ -36,32 +48,13 @@ from hpo.training.precision import ComputeSettings
 from hpo.training.presets import preset_of
 from hpo.training.seeds import derive_seed
 
-MIN_LAST_BATCH = 4  # images
-
-
-def batch_bounds(images: int, size: int) -> list[tuple[int, int]]:
-    """Return the first and the past-the-end index of each batch; the last one may have another size.
-
-    Fewer than ``MIN_LAST_BATCH`` remaining images are added to the batch before them. Batch norm cannot
-    normalise a single value, and the statistics of two or three images give a step that damages the model:
-    the accuracy of ResNet18 on digits of 32 pixels fell from 0.9 to 0.1.
-
-    Args:
-        images: Number of images, at least 1.
-        size: Images per batch.
-    """
-    starts = list(range(0, images, size))
-    if len(starts) > 1 and images - starts[-1] < min(MIN_LAST_BATCH, size):
-        starts.pop()
-    return list(zip(starts, [*starts[1:], images], strict=True))
-
 
 class TrainingRun:
     """One training run, from its start or from a state.
 
     Args:
         config: The trial's settings.
-        dataset: The images; they are moved to the device if they fit there (``Dataset.to_if_it_fits``).
+        dataset: The images, on the device or on the CPU.
         device: Where the model is trained.
         state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
         stop: When set, ``epochs()`` ends after the step that is running.
@@ -96,8 +89,7 @@ class TrainingRun:
         self.stop = stop or threading.Event()
         self.wants_pause = wants_pause
         self.compute_settings = compute_settings or ComputeSettings()
-        on_device = dataset.to_if_it_fits(device)  # copies nothing if the worker has moved it before
-        self.train_split, self.selection_split = on_device.train, on_device.selection
+        self.train_split, self.selection_split = dataset.train, dataset.selection
         self._dataset, self._feature_cache, self._is_initial = dataset, feature_cache, state is None
         self._remaining_layers: nn.Module | None = None  # what features pass through; None: images are used
         module = build_model(config, len(dataset.classes), derive_seed(config.seed))
@@ -107,7 +99,7 @@ class TrainingRun:
         self._chances_N: Tensor | None = None  # how likely an image is drawn; None: each once an epoch
         if "balanced" in (config.class_weights, config.sampling):
             self._balance_classes()
-        self.batches = batch_bounds(len(self.train_split), config.batch_size)
+        self.batches = batches.batch_bounds(len(self.train_split), config.batch_size)
         self.updates = updates.Updates(config, self.model, device, self.compute_settings, self.batches)
         self.history: list[Epoch] = []
         self.confusion: Confusion | None = None  # of the last evaluation in ``epochs()``; None before it
@@ -238,16 +230,17 @@ class TrainingRun:
         check_interval = min(max(steps // 20, 1), 50)
         models.set_train_mode(self.model, self.config)
         started = time.perf_counter()
-        while self.step < steps and not self.stop.is_set():
-            first, end = self.batches[self.step]
-            self._train_step(number, self.step, order[first:end])
-            self.step += 1
-            if self.step % check_interval == 0:
-                self._raise_if_diverged(number, self._bad_step_reader.read())
-            if self.step < steps and self.wants_pause():
-                self.seconds += time.perf_counter() - started
-                yield
-                started = time.perf_counter()
+        chosen = (order[first:end] for first, end in self.batches[self.step :])
+        with contextlib.closing(batches.read_batches(self.train_split, chosen, self.device)) as read:
+            while self.step < steps and not self.stop.is_set():
+                self._train_step(number, self.step, *next(read))
+                self.step += 1
+                if self.step % check_interval == 0:
+                    self._raise_if_diverged(number, self._bad_step_reader.read())
+                if self.step < steps and self.wants_pause():
+                    self.seconds += time.perf_counter() - started
+                    yield
+                    started = time.perf_counter()
         self.seconds += time.perf_counter() - started
 
     def _draw_order(self, generator: torch.Generator) -> Tensor:
@@ -257,8 +250,8 @@ class TrainingRun:
             return torch.randperm(count, generator=generator)
         return torch.multinomial(self._chances_N, count, replacement=True, generator=generator)
 
-    def _train_step(self, number: int, step: int, chosen: Tensor) -> None:
-        """Make one step with the ``chosen`` images (int64 indices [N]); ``step`` is counted from 0."""
+    def _train_step(self, number: int, step: int, images_NCHW: Tensor, labels_N: Tensor) -> None:
+        """Make one step with a batch on the device; ``step`` is counted from 0."""
         seed = derive_seed(self.config.seed, number, step + 1)
         # For dropout and whatever else a model draws. torch.manual_seed would record a stack trace for each
         # kind of device that is not in use, which takes a third of the time of a step with tune = "head".
@@ -266,19 +259,18 @@ class TrainingRun:
         if self.device.type == "cuda":
             torch.cuda.manual_seed_all(seed)
         generator = torch.Generator().manual_seed(seed)
-        images_NCHW, labels_N = self.train_split.batch(chosen, self.device)
         augmented = augmentation.augment(images_NCHW, self.config, generator)
         inputs, targets = mixing.mix(augmented, labels_N, self.config, generator)
         self.updates.begin(number, step)
         with self.compute_settings.precision_context(self.device):
-            is_whole = len(chosen) == self.config.batch_size
+            is_whole = len(labels_N) == self.config.batch_size
             logits_NK = self._logits(inputs, self._compiled_model if is_whole else self.model)
             loss = targets.loss(self.loss, logits_NK)
             self.updates.backward(loss, step)
         self.updates.finish(step)
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == targets.dominant_N).sum()
-            self._sums += torch.stack([loss.double() * len(chosen), correct.double()])
+            self._sums += torch.stack([loss.double() * len(labels_N), correct.double()])
             is_first_bad = (self._first_bad_step < 0) & ~torch.isfinite(loss)
             self._first_bad_step.masked_fill_(is_first_bad, step + 1)
 
@@ -319,13 +311,14 @@ class TrainingRun:
         size = max(self.config.batch_size, 2**22 // self.config.image_size**2)
         self.model.eval()
         answers = Answers(len(split), len(self._dataset.classes), self.device)
-        with self.updates.averaged():
-            for first, end in batch_bounds(len(split), size):
-                inputs, labels_N = split.batch(slice(first, end), self.device)
+        parts = [slice(first, end) for first, end in batches.batch_bounds(len(split), size)]
+        reading = contextlib.closing(batches.read_batches(split, parts, self.device))
+        with self.updates.averaged(), reading as read:
+            for part, (inputs, labels_N) in zip(parts, read, strict=True):
                 with self.compute_settings.precision_context(self.device):
                     logits_NK = self._logits(inputs, self.model)
                     loss = self.selection_loss(logits_NK, labels_N)
-                answers.add(first, logits_NK, labels_N, loss)
+                answers.add(part.start, logits_NK, labels_N, loss)
         return answers.metrics()
 
     def weights(self) -> Mapping[str, Tensor]:

@@ -54,7 +54,7 @@ def _draw_samples(dataset: Dataset, config: Config) -> tuple[Tensor, Tensor]:
     """Return labels and pixels of the samples; the latter are uint8 [N, C, S, S] on the CPU."""
     chosen_N = _choose_samples(dataset.train.labels.cpu(), len(dataset.classes))
     device = dataset.train.labels.device
-    images_NCHW, labels_N = (each.cpu() for each in dataset.train.batch(chosen_N.to(device), device))
+    images_NCHW, labels_N = (each.cpu() for each in dataset.train.batch(chosen_N.to(device)))
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 1))
     augmented = augmentation.augment(images_NCHW, config, generator)
     resized = transforms.resize(augmented, config.image_size, preset_of(config).interpolation)

@@ -102,14 +102,23 @@ class ContentHashes:
         Raises:
             DataError: If the file system fails.
         """
+        described = self.describe(files, progress)
+        return UsedFiles(files=dict(_entries(root, zip(files, described, strict=True), labels)))
+
+    def describe(self, files: Sequence["ListedFile"], progress: "Progress | None" = None) -> list[str]:
+        """Return size and hash of each file, such as ``812 93ab...``; ``-`` for one that cannot be read.
+
+        Raises:
+            DataError: If the file system fails.
+        """
         from hpo.training import folder_scan
 
         tell = progress or (lambda what, done, total: None)
         try:
             found = folder_scan.in_threads(files, self._describe, "hashing files", tell)
-            return UsedFiles(files=dict(_entries(root, found, labels)))
+            return [described for _, described in found]
         except OSError as error:
-            place = quote_value(error.filename) if error.filename else str(root)
+            place = quote_value(error.filename) if error.filename else "a file"
             raise DataError(f"{place}: {error.strerror or error}; its content must be readable") from error
 
     def _describe(self, file: "ListedFile") -> str:

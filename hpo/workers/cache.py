@@ -1,10 +1,11 @@
 """What a worker keeps between trials, so that each trial starts with its arithmetic.
 
-Kept in memory: data sets, decoded and on the device if they fit; features of frozen layers; models in their
-initial state; the study's precision; what saving a checkpoint costs. Kept in the artifacts, below
-``cache/``, for all workers: which memory format is faster, which is measured once.
+Kept in memory: data sets, on the device if they fit; features of frozen layers; models in their initial
+state; the study's precision; what saving a checkpoint costs. Kept in the artifacts, below ``cache/``, for
+all workers: decoded images, and which memory format is faster, which is measured once.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -25,10 +26,12 @@ from hpo.training import catalog, data_facts, devices, features, precision
 from hpo.training.config import PRECISIONS, SPLIT_OPTIONS, Config, has_own_images, reads_files
 from hpo.training.custom_config import CustomConfig
 from hpo.training.used_files import ContentHashes, UsedFiles
+from hpo.workers.loaded_datasets import LoadedDatasets
 
 if TYPE_CHECKING:
     # torchvision takes a second or two to import. A worker with a custom objective does not need it.
     from hpo.training.datasets import Dataset
+    from hpo.training.decoded_cache import DecodedCache
     from hpo.training.models import InitialModels
 
 MIN_STEPS_TO_MEASURE = 1000  # a trial this long is worth the dozen steps that measure the memory formats
@@ -45,16 +48,24 @@ class WorkerCache:
         data: The folder of the published data sets.
         artifacts: Where features and measurements are kept for all workers.
         device: The worker's device.
+        cache_gb: Gigabytes that the decoded images of all studies may take on this machine's disk.
     """
 
-    def __init__(self, data: Path, artifacts: Artifacts, device: torch.device) -> None:
+    def __init__(
+        self,
+        data: Path,
+        artifacts: Artifacts,
+        device: torch.device,
+        cache_gb: float = devices.DEFAULT_CACHE_GB,
+    ) -> None:
         self.data = data
         self.artifacts = artifacts
         self.device = device
+        self.cache_gb = cache_gb
         self.precision = "fp32"  # the study's, once prepared
         self.features = features.FeatureCache(artifacts, features.feature_memory_limit(device))
         self._save_seconds: dict[str, float] = {}  # by model: what saving a checkpoint took last
-        self._datasets: dict[tuple[Any, ...], Dataset] = {}
+        self._datasets = LoadedDatasets(device)
         self._templates: InitialModels | None = None
         self._formats: dict[str, str] = {}  # by what decides it, as JSON: the memory format
         self._precisions: dict[int, str] = {}  # by study: the precision that its first worker chose
@@ -164,18 +175,27 @@ class WorkerCache:
         Raises:
             ImagesChanged: If a folder's images changed since ``prepare_study``.
             DataError: If it cannot be loaded.
+            CacheUnusable: If the study demands that decoded images are on the disk, and they cannot be.
+            StopRequested: If the worker is asked to stop while images are decoded.
         """
         from hpo.training import datasets, image_files
 
         key: tuple[Any, ...] = tuple(getattr(config, name) for name in ("dataset", *SPLIT_OPTIONS))
         if reads_files(config.dataset):  # weights may decide how files are read
             key += (config.corrupt, image_files.reading_of(config))
-        if key not in self._datasets:
-            found = datasets.load_dataset(config, self.data)
+        if (found := self._datasets.find(key)) is None:
+            loaded = datasets.load_dataset(config, self.data, self._decoded_cache)
             if self._files is not None and has_own_images(config.dataset):
                 self._check_unchanged(config, self._files)
-            self._datasets[key] = found.to_if_it_fits(self.device)
-        return self._datasets[key]
+            found = self._datasets.add(key, loaded)
+        return found
+
+    @functools.cached_property
+    def _decoded_cache(self) -> "DecodedCache":
+        from hpo.training.decoded_cache import DecodedCache, cache_folder
+
+        max_bytes = int(self.cache_gb * 1e9)
+        return DecodedCache(cache_folder(self.artifacts), max_bytes, self._hashes, self.artifacts.stop)
 
     def _check_unchanged(self, config: Config, before: UsedFiles) -> None:
         """Refuse a folder of which a file changed since the check, so that what was read may be another."""

@@ -79,8 +79,8 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
         epoch; and how it ended.
 
     Raises:
-        HpoError: For what other trials would meet as well, such as a full disk or missing weights. The
-            trial is released first, unless the database failed at its end.
+        HpoError: For what other trials would meet as well, such as a full disk, or a stop while images are
+            decoded. The trial is released first, unless the database failed at its end.
         DeviceLost: If the GPU no longer answers. The trial is not released: its lease expires.
     """
     with lease.keep_lease(claim), contextlib.ExitStack() as cleanup:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, DataError, HpoError, ImagesChanged, ImagesUnreadable
+from hpo.errors import (
+    ArtifactError,
+    CacheUnusable,
+    DataError,
+    HpoError,
+    ImagesChanged,
+    ImagesUnreadable,
+    StopRequested,
+)
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha
 from hpo.search.freeze_thaw import CurveTable
@@ -16,7 +24,7 @@ from hpo.store.history import History
 from hpo.store.process import Owner
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import precision
+from hpo.training import devices, precision
 from hpo.training.events import TrialEvent
 from hpo.workers.cache import WorkerCache
 from hpo.workers.context import WorkerContext
@@ -25,6 +33,7 @@ from hpo.workers.pruning import Promotions
 from hpo.workers.trial import run_trial
 
 MAX_FAILURES = 3  # in a row that are no trial's fault, before a worker gives up
+_WITHOUT_RETRY = (ImagesUnreadable, ImagesChanged, CacheUnusable)
 IDLE_SECONDS = 0.5  # between two attempts to claim a trial while others run the last ones
 
 log = logging.getLogger("hpo")
@@ -39,6 +48,7 @@ class WorkerSettings:
     device: str  # as this process knows it: cpu or cuda:N
     shown_as: str  # as people know it, where the process sees only its own device
     lease_seconds: float  # from one renewal of a lease to its expiry
+    cache_gb: float = devices.DEFAULT_CACHE_GB  # that decoded images may take on this machine's disk
 
 
 def run_worker(
@@ -84,18 +94,23 @@ def run_worker(
         try:
             yield from run_trial(claim, context)
             failures.clear()
+        except StopRequested:  # before the trial's first step
+            return
         except (ArtifactError, DataError) as error:
-            if len(failures) == MAX_FAILURES - 1 or isinstance(error, ImagesUnreadable | ImagesChanged):
+            if len(failures) == MAX_FAILURES - 1 or isinstance(error, _WITHOUT_RETRY):
                 raise
-            if str(error) not in failures:  # else it has been told
-                _warn_of_release(claim, error, stop)
-            failures.append(str(error))
-            stop.wait(2.0 ** len(failures))
+            _wait_after_failure(claim, error, failures, stop)
 
 
-def _warn_of_release(claim: lease.Claim, error: HpoError, stop: threading.Event) -> None:
-    again = "" if stop.is_set() else "; trying again"
-    log.warning("trial %d released: %s%s", claim.number, error, again)
+def _wait_after_failure(
+    claim: lease.Claim, error: HpoError, failures: list[str], stop: threading.Event
+) -> None:
+    """Log why a trial was released, unless that has been told, and wait before the next one."""
+    if str(error) not in failures:
+        again = "" if stop.is_set() else "; trying again"
+        log.warning("trial %d released: %s%s", claim.number, error, again)
+    failures.append(str(error))
+    stop.wait(2.0 ** len(failures))
 
 
 def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event) -> WorkerContext:
@@ -111,7 +126,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     device = find_device(settings.device)
     if device.type == "cpu":
         precision.keep_freed_memory()
-    cache = WorkerCache(settings.data, settings.artifacts, device)
+    cache = WorkerCache(settings.data, settings.artifacts, device, settings.cache_gb)
     cache.prepare_study(storage, history.study_id, definition)  # first: a warm start compares the images
     warm_start.teach(history, definition)
     return WorkerContext(

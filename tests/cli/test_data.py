@@ -100,6 +100,24 @@ def test_unreadable_files_are_told_at_once_before_a_study_is_stored(pets, verb):
     assert not (pets.path / "storage").exists()
 
 
+def test_workers_keep_decoded_pictures_in_the_artifacts_or_where_they_are_told(pets):
+    cache = pets.path / "storage/artifacts/cache/images"
+    pets.here("create", pets.study(STUDY), "--set", "train.cache=disk")
+    done = pets.here("worker", "small", "--cache-gb", "0", code=78)
+    (line,) = done.err.splitlines()
+    assert "more than the 0.0 kB of --cache-gb; make room, raise --cache-gb, or set train.cache" in line
+    pets.here("create", pets.study(STUDY), "--set", "train.cache=memory")
+    assert "trial 0 complete" in pets.here("worker", "small").err
+    assert not list(cache.glob("*"))
+    pets.here("delete", "small", "--yes")
+    pets.here("create", pets.study(STUDY))
+    assert "trial 0 complete" in pets.here("worker", "small").err
+    (copy,) = cache.glob("*.images")
+    assert "1 copy" in pets.here("doctor", code=None).out
+    pets.here("doctor", "--clear-cache", code=None)
+    assert not copy.exists()
+
+
 def test_a_worker_tells_damaged_files_once_and_decodes_no_folder_twice(pets, caplog):
     for name in ("train/cat/001.png", "valid/dog/000.png"):
         file = pets.path / "pets" / name

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import sqlite3
@@ -134,6 +135,25 @@ def disk(tmp_path):
     require_root("mount", "umount")
     with mounted_disk(tmp_path / "disk", 4) as path:
         yield path
+
+
+def test_decoded_images_are_reported_and_cleared(tmp_path):
+    cache = tmp_path / "artifacts/cache/images"
+    assert not findings_about(f"sqlite:///{tmp_path}/hpo.db", tmp_path, "decoded images")
+    assert (
+        doctor.clear_cache(str(tmp_path / "artifacts")) == f"removed 0.0 kB of decoded images from {cache}"
+    )
+    cache.mkdir(parents=True)
+    (cache / "0123.images").write_bytes(bytes(2_000_000))
+    (cache / "4567.images.draft").write_bytes(bytes(500_000))
+    (line,) = findings_about(f"sqlite:///{tmp_path}/hpo.db", tmp_path, "decoded images")
+    assert line.message == f"2 copies, 1 of them unfinished, 2.5 MB in {cache}"
+    with (cache / "0123.images").open("rb") as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        assert doctor.clear_cache(str(tmp_path / "artifacts")) == (
+            f"removed 500.0 kB of decoded images from {cache}; 1 copy, 2.0 MB in use are left"
+        )
+    assert "removed 2.0 MB" in doctor.clear_cache(str(tmp_path / "artifacts"))
 
 
 def test_an_almost_full_disk_is_broken(disk, tmp_path):

@@ -170,6 +170,23 @@ def test_more_trials_extend_a_study():
     assert extension.extend_definition(search_of(trials=8), search_of(trials=12)) == search_of(trials=12)
 
 
+def test_where_decoded_images_are_kept_may_change_and_stays_if_it_is_left_out():
+    stored, moved = (search_of(train={**DIGITS, "cache": place}) for place in ("disk", "memory"))
+    assert extension.extend_definition(stored, moved) == moved
+    assert extension.extend_definition(stored, search_of()) == stored
+    other = search_of(train={**DIGITS, "cache": "auto", "weight_decay": 0.5})
+    assert "(train.weight_decay: 0.0 -> 0.5)" in extension_error(stored, other)
+
+
+def test_an_option_of_a_custom_objective_that_is_called_cache_may_not_change():
+    objective = {"objective": "math:sqrt", "cache": "disk"}
+    space = {"x": [1, 2]}
+    stored, changed = (
+        search_of(train={**objective, "cache": place}, space=space) for place in ("disk", "memory")
+    )
+    assert "train.cache: 'disk' -> 'memory'" in extension_error(stored, changed)
+
+
 def test_points_added_anywhere_leave_the_numbers_of_stored_points_unchanged():
     one, two, three, four = ({"lr": lr} for lr in (0.1, 0.2, 0.3, 0.4))
     extended = extension.extend_definition(grid_of(one, two), grid_of(three, two, four, one))

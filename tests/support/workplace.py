@@ -5,6 +5,7 @@ import gc
 import importlib
 import io
 import json
+import logging
 import os
 import signal
 import sqlite3
@@ -92,6 +93,7 @@ class Workplace:
             number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
         }
         threshold = gc.get_threshold()
+        levels = {each: each.level for each in (logging.getLogger("hpo"), logging.lastResort)}
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.path)
             patch.setattr(sys, "argv", ["hpo", *args])
@@ -105,6 +107,8 @@ class Workplace:
                 yield
             finally:
                 gc.set_threshold(*threshold)
+                for each, level in levels.items():
+                    each.setLevel(level)
                 for number, handler in signals.items():
                     signal.signal(number, handler)
                 self.unload_modules()

@@ -137,6 +137,10 @@ WRONG_OPTIONS |= {  # types and ranges
         "[train]\nmax_pixels = 0",
         "train.max_pixels: want a whole number, at least 64 and below 2147483648, found 0",
     ),
+    "place of decoded images": (
+        "[train]\ncache = 'ram'",
+        "train.cache: found 'ram'; allowed: auto, memory, disk",
+    ),
     "colour behind transparent pixels": (
         "[train]\ntransparency = 'grey'",
         "train.transparency: found 'grey'; allowed: white, black, drop",

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from hpo.artifacts import checkpoint
-from hpo.training import datasets, events, loop, transforms
+from hpo.training import batches, datasets, events, loop, transforms
 from hpo.training.config import Config, FinalConfig
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def report_network(name: str) -> nn.Module:
     return network
 
 
-def plain_losses(name: str, optimizer: str, settings: Config, split: datasets.Split) -> list[float]:
+def plain_losses(name: str, optimizer: str, settings: Config, split: batches.Split) -> list[float]:
     """Return the mean training loss of each epoch of a plain loop that prepares images singly with PIL."""
     prepare = torchvision.transforms.Compose(
         [
@@ -238,7 +238,7 @@ def test_the_step_named_is_the_first_whose_loss_was_not_finite(tmp_path):
     ],
 )
 def test_the_last_batch_is_kept_unless_it_is_too_small(images, size, expected):
-    assert loop.batch_bounds(images, size) == expected
+    assert batches.batch_bounds(images, size) == expected
 
 
 def test_an_epoch_reports_loss_accuracy_and_speed(tmp_path):
@@ -304,10 +304,10 @@ def unequal_images(tmp_path) -> datasets.Dataset:
     """Return the digits 0 and 1, nine times as many of the first as of the second."""
     whole = dataset(config(limit=600), tmp_path)
 
-    def choose(split: datasets.Split, zeros: int) -> datasets.Split:
+    def choose(split: batches.Split, zeros: int) -> datasets.Split:
         found = [(split.labels == label).nonzero()[:, 0] for label in (0, 1)]
         chosen = torch.cat([found[0][:zeros], found[1][: zeros // 9]])
-        return datasets.Split(images=split.images[chosen], labels=split.labels[chosen])
+        return batches.Split(images=split.images[chosen], labels=split.labels[chosen])
 
     return datasets.Dataset(
         name="digits",
@@ -320,13 +320,13 @@ def unequal_images(tmp_path) -> datasets.Dataset:
 
 def test_balanced_sampling_draws_every_class_as_often_and_shuffling_each_image_once(tmp_path, monkeypatch):
     images, drawn = unequal_images(tmp_path), []
-    batch = datasets.Split.batch
+    batch = batches.Split.batch
 
-    def record(split, chosen, device):
+    def record(split, chosen):
         drawn.extend([] if isinstance(chosen, slice) else chosen.tolist())
-        return batch(split, chosen, device)
+        return batch(split, chosen)
 
-    monkeypatch.setattr(datasets.Split, "batch", record)
+    monkeypatch.setattr(batches.Split, "batch", record)
     list(loop.TrainingRun(config(image_size=8, epochs=1), images, CPU).epochs())
     assert sorted(drawn) == list(range(60))
     drawn.clear()

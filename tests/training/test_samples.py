@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hpo.training import datasets, samples, transforms
+from hpo.training import batches, datasets, samples, transforms
 from hpo.training.config import Config, FinalConfig
 from hpo.training.data_facts import DataFacts
 from tests.support.images import write_images
@@ -29,7 +29,7 @@ def synthetic(classes: int, side: int) -> datasets.Dataset:
     """Return a data set of two images of each class, whose pixels all have the index of the image."""
     count = 2 * classes
     grey_N111 = (torch.arange(count) % 256).to(torch.uint8).view(count, 1, 1, 1)
-    split = datasets.Split(
+    split = batches.Split(
         images=grey_N111.expand(count, 3, side, side).contiguous(),
         labels=torch.arange(classes).repeat_interleave(2),
     )

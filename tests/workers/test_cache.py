@@ -211,27 +211,6 @@ def test_the_first_worker_sets_a_studys_precision_and_a_worker_without_it_is_ref
         worker_cache.prepare_study(storage, studies.find_study_id(storage, "other"), other)
 
 
-def test_batches_of_a_split_are_its_images_and_labels(worker_cache):
-    split = worker_cache.load_dataset(settings()).train
-    images, labels = split.batch(torch.tensor([3, 1]), CPU)
-    assert torch.equal(images, split.images[[3, 1]])
-    assert torch.equal(labels, split.labels[[3, 1]])
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_data_that_does_not_fit_on_the_gpu_stays_pinned_and_has_the_same_batches(worker_cache, monkeypatch):
-    gpu = torch.device("cuda")
-    dataset = worker_cache.load_dataset(settings())
-    assert dataset.to_if_it_fits(gpu).train.images.is_cuda
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (dataset.size, dataset.size))
-    placed = dataset.to_if_it_fits(gpu)
-    assert not placed.train.images.is_cuda
-    images, _ = placed.train.batch(torch.tensor([3, 1]), gpu)
-    assert torch.equal(images.cpu(), dataset.train.images[[3, 1]])
-    assert isinstance(placed, datasets.Dataset)
-
-
 def test_what_is_known_of_the_images_is_written_once_by_whoever_finds_it_missing(worker_cache, tmp_path):
     file = tmp_path / "artifacts/study-0123abcd/data.json"
     worker_cache.write_data_facts("study-0123abcd", settings())

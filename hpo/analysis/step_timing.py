@@ -38,14 +38,14 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
 
     Args:
         config: The kind of training. Of its weights only the layers and the preset are used, of its epochs
-            and limit nothing.
+            and limit nothing. All layers are trained that it does not freeze for good.
         shape: The data set's image size, channels and classes; its numbers of images are not used.
         device: Where to train.
 
     Returns:
         The cost, or None if the training does not fit into the memory.
     """
-    settings = config.model_copy(update={"epochs": 1, "limit": None})
+    settings = config.model_copy(update={"epochs": 1, "freeze_epochs": 0, "limit": None})
     dataset = _random_dataset(config, shape).to(device)
     memory_format = "contiguous" if config.memory_format == "auto" else config.memory_format
     compute_settings = precision.ComputeSettings(

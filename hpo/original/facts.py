@@ -131,6 +131,13 @@ CONDITIONS: Mapping[str, Any] = {
     "step_size": 5,
     "gamma": 0.1,
     "warmup_epochs": 0,
+    "min_lr": 0.0,
+    "layer_decay": 1.0,
+    "head_lr_multiplier": 1.0,
+    "freeze_epochs": 0,
+    "accumulate_steps": 1,
+    "clip_grad_norm": None,
+    "ema_decay": None,
 }
 
 CONCLUSIONS = {

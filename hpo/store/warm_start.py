@@ -32,6 +32,7 @@ from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
+from hpo.training import catalog
 from hpo.training.config import SPLIT_OPTIONS, settings_of
 
 ORDER_SAMPLERS = ("freeze_thaw",)  # that learn from the order of another study's trials
@@ -288,6 +289,9 @@ def _why_different(new: Definition, setting: Mapping[str, Any]) -> str | None:
         # One of the two precisions may be what "auto" chose; a seed is not part of a setting.
         ignored = (*searched, "seed", "precision", *new.idle_options)
         if name in ignored or not is_used(name, setting, new.option_table):
+            continue
+        # Older studies have None, the model's own, which is 0 for most models.
+        if name == "drop_path" and not catalog.has_stochastic_depth(str(setting.get("model"))):
             continue
         if setting.get(name) != value:
             return f"{name} {quote_value(setting.get(name))}, where this study has {quote_value(value)}"

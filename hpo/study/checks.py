@@ -53,11 +53,11 @@ class Problems:
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
-        """Keep a DefinitionError of the block instead of raising it."""
+        """Keep the problems of a DefinitionError instead of raising it; each text once."""
         try:
             yield
         except DefinitionError as error:
-            self._found += error.problems
+            self._found += [each for each in error.problems if each not in self._found]
 
     def report(self) -> None:
         """Raise one DefinitionError if any was kept.

@@ -9,9 +9,9 @@ from hpo.errors import DefinitionError, quote_value
 from hpo.study import control_checks
 from hpo.study.checks import Problems, check_keys
 from hpo.study.definition import Definition, Point
-from hpo.study.option_checks import check_trainable, check_weights_of_model
+from hpo.study.option_checks import check_head, check_trainable, check_weights_of_model
 from hpo.study.space import Range, combinations, is_active
-from hpo.training import custom, option_tables
+from hpo.training import catalog, custom, option_tables
 from hpo.training.metric import COSTS, METRICS
 from hpo.training.yielded import RESERVED_NAMES
 
@@ -255,8 +255,8 @@ def check_models(found: Definition, where: str) -> None:
         where: The study file, as error messages name it.
 
     Raises:
-        DefinitionError: If a model cannot be trained as the settings say, there are too many kinds of
-            settings, or the objective cannot be imported.
+        DefinitionError: If models cannot be trained as the settings say, of which it names all, there are
+            too many kinds of settings, or the objective cannot be imported.
     """
     if found.option_table is option_tables.CUSTOM_OPTIONS:
         custom.import_objective(str(found.train["objective"]))
@@ -272,4 +272,10 @@ def check_models(found: Definition, where: str) -> None:
             check_weights_of_model(model, weights, where, section)
     problems.report()
     for section, settings in kinds:
-        check_trainable(settings, where, section)
+        with problems.collect():
+            check_trainable(settings, where, section)
+    for model in sorted(filter(catalog.is_user_network, found.models())):
+        if options := control_checks.options_that_need_a_head(found):
+            with problems.collect():
+                check_head(model, options, where)
+    problems.report()

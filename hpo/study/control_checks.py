@@ -12,7 +12,8 @@ from hpo.training.config import MIXING_OPTIONS, USED_BY, Config
 
 # Options that [train] may give only if a trial uses them. It may well have a momentum for trials with SGD
 # alone, but who gives one of these expects another result.
-CONTROLS = ("min_lr", "head_lr_multiplier")
+CONTROLS = ("min_lr", "layer_decay", "head_lr_multiplier", "freeze_epochs")
+NEED_HEAD = ("layer_decay", "head_lr_multiplier", "freeze_epochs")  # of these the ones that name the head
 
 
 def _min_lr_problem(setting: Mapping[str, Any]) -> str | None:
@@ -33,10 +34,18 @@ def _mixing_problem(option: str, setting: Mapping[str, Any]) -> str | None:
     )
 
 
+def _freeze_epochs_problem(setting: Mapping[str, Any]) -> str | None:
+    frozen, epochs = setting["freeze_epochs"], setting["epochs"]
+    if frozen < epochs or not frozen or setting["tune"] not in USED_BY["freeze_epochs"][1]:
+        return None
+    return f"{frozen} of {epochs} epochs leave none in which all layers are trained; use tune = 'head'"
+
+
 # Option -> the options that its rule compares, and what returns how a setting breaks it.
 RULES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str | None]]] = {
     "min_lr": (("min_lr", "lr", "schedule"), _min_lr_problem),
     **{option: ((option, "loss"), functools.partial(_mixing_problem, option)) for option in MIXING_OPTIONS},
+    "freeze_epochs": (("freeze_epochs", "epochs", "tune"), _freeze_epochs_problem),
 }
 
 
@@ -93,6 +102,11 @@ def check_setting(setting: Mapping[str, Any], where: str, section: str) -> None:
             if text := rule(setting):
                 raise DefinitionError(f"{where}: {dotted_key(section, name)}: {text}")
     problems.report()
+
+
+def options_that_need_a_head(found: Definition) -> list[str]:
+    """Return the options of a study whose values ask for something of the model's last layer."""
+    return [name for name in NEED_HEAD if _values(found, name) != {Config.model_fields[name].default}]
 
 
 def _searched(found: Definition, options: tuple[str, ...], where: str) -> Iterator[dict[str, Value]]:

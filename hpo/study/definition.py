@@ -39,7 +39,7 @@ from hpo.training.presets import IMAGENET, preset_of_weights
 # Options of [search] that end a study early.
 BUDGETS = ("epochs", "device_hours", "deadline", "target")
 # Options that decide whether a model can be trained at all.
-MODEL_OPTIONS = ("model", "image_size", "weights", "tune", "dropout", "batch_size")
+MODEL_OPTIONS = ("model", "image_size", "weights", "tune", "dropout", "drop_path", "batch_size")
 # User attributes of a trial that hpo writes, which the attributes of a point must not replace.
 TRIAL_ATTRIBUTES = (
     *("point", "enqueued", "repeats", "attempts", "failure", "pruned", "weights", "checkpoint"),

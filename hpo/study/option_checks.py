@@ -7,7 +7,7 @@ gives the same rules as JSON Schema.
 
 import keyword
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +229,9 @@ def check_weights_of_model(model: str, weights: str, where: str, section: str) -
 def check_trainable(settings: Config, where: str, section: str) -> None:
     """Check that a model can be trained with these settings.
 
-    For models that are not known beforehand, or with dropout, this imports torch, which takes seconds. A
-    network of the user's own is imported, built and run on two images, which runs the user's code.
+    For models that are not known beforehand, or with dropout or stochastic depth, this imports torch, which
+    takes seconds. A network of the user's own is imported, built and run on two images, which runs the
+    user's code.
 
     Args:
         settings: The complete settings of a trial.
@@ -238,18 +239,25 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
         section: The part of the file that the settings come from; empty for ``[space]``.
 
     Raises:
-        DefinitionError: If the model lacks dropout that the settings ask for, or does not accept their
-            image size, or batches of one image; or if it is a network of the user's own that cannot be
-            built, or does not say which layer ``tune = "head"`` trains.
+        DefinitionError: If the model lacks dropout or stochastic depth that the settings ask for, or does
+            not accept their image size, or batches of one image; or if it is a network of the user's own
+            that cannot be built, or does not say which layer ``tune = "head"`` trains.
     """
     model, size = settings.model, settings.image_size
     if catalog.is_user_network(model):
         _check_user_network(settings, where, section)
         return
-    if settings.dropout is None and catalog.is_known_to_train(model, size, settings.batch_size):
+    is_plain = settings.dropout is None and not settings.drop_path
+    if is_plain and catalog.is_known_to_train(model, size, settings.batch_size):
         return
-    if settings.dropout is not None and not catalog.has_dropout(model):
-        raise _no_dropout(model, where, section)
+    problems = Problems(where)
+    with problems.collect():
+        if settings.dropout is not None and not catalog.has_dropout(model):
+            raise _lacks("dropout", "dropout", model, where, section)
+    with problems.collect():
+        if settings.drop_path and not catalog.has_stochastic_depth(model):
+            raise _lacks("drop_path", "stochastic depth", model, where, section)
+    problems.report()
     if reason := catalog.image_size_problem(model, size, weights=settings.weights):
         fits = catalog.first_accepted_image_size(model, settings.weights)
         raise _image_size_refused(settings, reason, fits, where, section)
@@ -266,8 +274,14 @@ def _check_user_network(settings: Config, where: str, section: str) -> None:
     model, size = settings.model, settings.image_size
     option = f"{where}: {dotted_key(section, 'model')}"
     probe = user_network.probe_network(model, option)
-    if settings.dropout is not None and not probe.has_dropout():
-        raise _no_dropout(model, where, section)
+    problems = Problems(where)
+    with problems.collect():
+        if settings.dropout is not None and not probe.has_dropout():
+            raise _lacks("dropout", "dropout", model, where, section)
+    with problems.collect():
+        if settings.drop_path and not probe.has_stochastic_depth():
+            raise _lacks("drop_path", "torchvision.ops.StochasticDepth", model, where, section)
+    problems.report()
     if settings.tune == "head" and user_network.find_head(probe.module, model, option) is None:
         problem = user_network.describe_missing_head(model)
         raise DefinitionError(f"{where}: {dotted_key(section, 'tune')}: {problem}")
@@ -278,9 +292,28 @@ def _check_user_network(settings: Config, where: str, section: str) -> None:
         raise _single_images_refused(settings, reason, where, section)
 
 
-def _no_dropout(model: str, where: str, section: str) -> DefinitionError:
+def check_head(model: str, options: Sequence[str], where: str) -> None:
+    """Check that a network of the user's own says which layer is its head, for options that need it.
+
+    Args:
+        model: ``package.module:function``, which returns it.
+        options: The options, at least one.
+        where: The study file, as error messages name it.
+
+    Raises:
+        DefinitionError: If it does not say so, or cannot be built.
+    """
+    from hpo.training import user_network  # imports torch, which verbs that read a study need not do
+
+    option = f"{where}: model"
+    if user_network.find_head(user_network.probe_network(model, option).module, model, option) is None:
+        problem = user_network.describe_missing_head(model, f"leave out {', '.join(options)}")
+        raise DefinitionError(f"{option}: {problem}")
+
+
+def _lacks(option: str, what: str, model: str, where: str, section: str) -> DefinitionError:
     return DefinitionError(
-        f"{where}: {dotted_key(section, 'dropout')}: model '{model}' has no dropout; leave it out, or "
+        f"{where}: {dotted_key(section, option)}: model '{model}' has no {what}; leave it out, or "
         'search it with when = { model = "..." } for a model that has'
     )
 

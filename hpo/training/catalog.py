@@ -29,6 +29,8 @@ SMALLEST_IMAGE_SIZES = {
     **dict.fromkeys(("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"), 32),
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), 8),
 }
+# What the names of models begin with whose blocks are left out at random (torchvision.ops.StochasticDepth).
+STOCHASTIC_DEPTH_FAMILIES = ("convnext_", "efficientnet_", "maxvit_", "swin_")
 # Sizes that are tried in order to suggest one to the user, in pixels.
 USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512, 518)
 VIT_SIZE = 224  # side of the images that torchvision builds a ViT for, unless its weights need another
@@ -66,6 +68,11 @@ def has_dropout(model: str) -> bool:
     from torch import nn
 
     return any(isinstance(layer, nn.Dropout) for layer in build_on_meta(model).modules())
+
+
+def has_stochastic_depth(model: str) -> bool:
+    """Return whether the model has blocks that training can leave out at random; does not import torch."""
+    return model.startswith(STOCHASTIC_DEPTH_FAMILIES)
 
 
 def has_imagenet_weights(model: str) -> bool:

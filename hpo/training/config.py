@@ -49,6 +49,7 @@ RUN_OPTIONS = ("epochs", "seed")
 VALUES_BEFORE: dict[str, bool | int | float | str | None] = {
     "transparency": "drop",
     "preprocessing": "imagenet",
+    "drop_path": None,  # the model's own stochastic depth
 }
 
 # Options that mix images, and the losses that are defined for a share of two classes.
@@ -66,7 +67,9 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "gamma": ("schedule", ("step", "exponential")),
     "warmup_epochs": ("schedule", ("step", "exponential", "cosine", "constant")),  # onecycle has its own
     "min_lr": ("schedule", ("step", "exponential", "cosine", "onecycle")),
+    "layer_decay": ("tune", ("all",)),
     "head_lr_multiplier": ("tune", ("all",)),
+    "freeze_epochs": ("tune", ("all",)),
 }
 
 
@@ -213,6 +216,10 @@ class Config(BaseModel):
         float | None,
         Field(ge=0, lt=1, description="probability of every dropout layer; default: the model's own"),
     ] = None
+    drop_path: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="stochastic depth: the probability that the last block is left out"),
+    ] = 0.0
 
     loss: Literal["cross_entropy", "multi_margin", "focal"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="cross entropy only")] = 0.0
@@ -235,9 +242,16 @@ class Config(BaseModel):
     decay_norms: Annotated[
         bool, Field(description="whether weight_decay applies to norms and biases, too")
     ] = True
+    layer_decay: Annotated[
+        float,
+        Field(gt=0, le=1, description="factor on the learning rate per layer, from the head to the stem"),
+    ] = 1.0
     head_lr_multiplier: Annotated[
         float, Field(gt=0, le=1000, description="factor on the learning rate of the new last layer")
     ] = 1.0
+    freeze_epochs: Annotated[
+        int, Field(ge=0, lt=100_000, description="first epochs, in which only the last layer is trained")
+    ] = 0
     batch_size: Annotated[int, Field(ge=1, le=65536, description="images per batch")] = 16
     accumulate_steps: Annotated[
         int, Field(ge=1, le=65536, description="batches whose gradients make one step of the optimizer")

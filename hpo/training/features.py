@@ -160,7 +160,7 @@ class FeatureCache:
     ) -> frozen.FrozenPart | None:
         # A function of the user's own may draw the form of its network at random.
         seed = config.seed if catalog.is_user_network(config.model) else None
-        key = (config.model, config.dropout, config.image_size, seed)
+        key = (config.model, config.dropout, config.drop_path, config.image_size, seed)
         if key not in self._frozen_parts:
             images_NCHW = torch.zeros(2, 3, *2 * [config.image_size], dtype=torch.uint8, device=device)
             self._frozen_parts[key] = frozen.find_frozen_part(module, config, preprocess(images_NCHW))

@@ -228,7 +228,8 @@ class TrainingRun:
         order = self._draw_order(generator).to(self.train_split.labels.device)
         steps = len(self.batches)
         check_interval = min(max(steps // 20, 1), 50)
-        models.set_train_mode(self.model, self.config)
+        is_body_frozen = self.updates.begin_epoch(number)
+        models.set_train_mode(self.model, self.config, is_body_frozen=is_body_frozen)
         started = time.perf_counter()
         chosen = (order[first:end] for first, end in self.batches[self.step :])
         with contextlib.closing(batches.read_batches(self.train_split, chosen, self.device)) as read:

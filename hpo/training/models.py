@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torchvision.models import EfficientNet
+from torchvision.ops import StochasticDepth
 
 from hpo.errors import DefinitionError
 from hpo.training import catalog, user_network, weights
@@ -153,8 +155,9 @@ def _build_initial_model(config: Config, classes: int) -> nn.Module:
 
 
 def _apply_settings(module: nn.Module, config: Config) -> nn.Module:
-    """Set the dropout probability, and freeze all layers but the last one if ``tune`` is "head"."""
+    """Set dropout and stochastic depth, and freeze all layers but the last one if ``tune`` is "head"."""
     _set_dropout(module, config.dropout)
+    _set_drop_path(module, config.drop_path)
     if config.tune == "head":
         module.requires_grad_(False)
         find_head(module, config)[1].requires_grad_(True)
@@ -203,18 +206,20 @@ def frozen_names(module: nn.Module, config: Config) -> set[str]:
     return {name for name, each in module.named_parameters() if not each.requires_grad}
 
 
-def set_train_mode(module: nn.Module, config: Config) -> None:
+def set_train_mode(module: nn.Module, config: Config, *, is_body_frozen: bool = False) -> None:
     """Put the module into train mode, except the batch norms of frozen layers.
 
-    Their running statistics belong to the frozen weights: with ``tune = "head"`` they are used but not
-    updated. Dropout and stochastic depth are active in either case.
+    Their running statistics belong to the frozen weights: with ``tune = "head"``, and while the body is
+    frozen for the first epochs, they are used but not updated. timm does so; fastai goes on to train batch
+    norms of frozen layers. Dropout and stochastic depth are active in either case.
 
     Args:
         module: What ``build_model`` returned for ``config``.
         config: The trial's settings.
+        is_body_frozen: Whether only the last layer is trained at present, with any ``tune``.
     """
     module.train()
-    if config.tune == "head":
+    if is_body_frozen or config.tune == "head":
         for layer in module.modules():
             if isinstance(layer, BATCH_NORMS):
                 layer.eval()
@@ -259,3 +264,20 @@ def _set_dropout(module: nn.Module, probability: float | None) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = probability
+
+
+def _set_drop_path(module: nn.Module, probability: float | None) -> None:
+    """Set the probability of stochastic depth for the last block, and for the others in proportion.
+
+    The proportions are the model's own. They rise evenly from 0; EfficientNet's end one block before
+    ``probability``.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, StochasticDepth)]
+    own = [layer.p for layer in layers]
+    if probability is None or not layers:
+        return
+    if max(own) == 0:  # a network of the user's own that has it turned off
+        own = [float(index) for index in range(len(own))] if len(own) > 1 else [1.0]
+    share = 1 - 1 / len(layers) if isinstance(module, EfficientNet) else 1
+    for layer, each in zip(layers, own, strict=True):
+        layer.p = probability * share * each / max(own)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from hpo.training import models
+from hpo.training import layers, models
 from hpo.training.config import Config
 
 
@@ -20,8 +20,10 @@ class ParameterGroup:
 def group_parameters(module: nn.Module, config: Config) -> list[ParameterGroup]:
     """Group the parameters that are trained, in the order of the model.
 
-    With ``decay_norms = false`` those of less than two dimensions, which are the ones of norms and biases,
-    have no weight decay. That is timm's rule.
+    The head has ``config.head_lr_multiplier`` times the learning rate, and with ``config.layer_decay`` each
+    layer has that part of the rate of the layer behind it. With ``decay_norms = false``, parameters with
+    less than two dimensions, which are those of norms and biases, have no weight decay. These are the rules
+    of timm's ``param_groups_layer_decay``.
 
     Args:
         module: What ``models.build_model`` returned for ``config``.
@@ -30,14 +32,26 @@ def group_parameters(module: nn.Module, config: Config) -> list[ParameterGroup]:
     Returns:
         The groups, which together have each trained parameter once.
     """
-    head = models.find_head(module, config) if config.head_lr_multiplier != 1 else None
+    factors = _lr_factors(module, config)
     groups: dict[tuple[float, float], ParameterGroup] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_head = head is not None and name.startswith(f"{head[0]}.")
-        factor = config.head_lr_multiplier if is_head else 1.0
+        factor = factors.get(name, 1.0)
         decay = config.weight_decay if config.decay_norms or parameter.ndim > 1 else 0.0
         group = groups.setdefault((factor, decay), ParameterGroup(lr_factor=factor, weight_decay=decay))
         group.parameters.append(parameter)
     return list(groups.values())
+
+
+def _lr_factors(module: nn.Module, config: Config) -> dict[str, float]:
+    """Return the factors on the learning rate by name of the parameter; empty if all are 1."""
+    if config.tune == "head" or config.layer_decay == config.head_lr_multiplier == 1:
+        return {}
+    head, _ = models.find_head(module, config)
+    depths = layers.layer_depths(module, head)
+    last = max(depths.values())
+    return {
+        name: config.layer_decay ** (last - depth) * (config.head_lr_multiplier if depth == last else 1)
+        for name, depth in depths.items()
+    }

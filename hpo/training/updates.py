@@ -10,6 +10,7 @@ seen that before and leaves the step out, otherwise the next loss tells.
 """
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,13 @@ class Updates:
         self._lr_factors = [group.lr_factor for group in groups]
         self.optimizer = optimizers.build_optimizer(config, groups)
         self._batches = batches
+        self._freeze_epochs = config.freeze_epochs if config.tune == "all" else 0
+        # Without what a network of the user's own has frozen for good.
+        self._body: list[nn.Parameter] = []
+        if self._freeze_epochs:
+            head = set(models.find_head(model, config)[1].parameters())
+            trained = itertools.chain(*(group.parameters for group in groups))
+            self._body = [parameter for parameter in trained if parameter not in head]
         self.average: averaging.WeightAverage | None = None
         if config.ema_decay is not None:
             frozen = models.frozen_names(model, config)
@@ -62,6 +70,22 @@ class Updates:
         """
         size = self.config.accumulate_steps
         return schedules.learning_rate(self.config, epoch, step // size, -(-len(self._batches) // size))
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Freeze the model's body in the first ``config.freeze_epochs`` epochs, and thaw it after them.
+
+        Frozen parameters have no gradients, so the optimizer leaves them and what it knows of them alone.
+
+        Args:
+            epoch: Counted from 1.
+
+        Returns:
+            Whether the body is frozen.
+        """
+        is_frozen = epoch <= self._freeze_epochs
+        for parameter in self._body:
+            parameter.requires_grad_(not is_frozen)
+        return is_frozen
 
     def begin(self, epoch: int, step: int) -> None:
         """Prepare for the forward pass of a batch: set learning rates, and drop gradients that are used up.

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torchvision.ops import StochasticDepth
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError
 from hpo.training import catalog, user_code
@@ -95,10 +96,15 @@ def find_head(module: nn.Module, model: str, option: str = "train.model") -> tup
     return name, found
 
 
-def describe_missing_head(model: str) -> str:
-    """Return the message that a network does not say which layer is its head."""
+def describe_missing_head(model: str, instead: str = "use 'all'") -> str:
+    """Return the message that a network does not say which layer is its head.
+
+    Args:
+        model: ``package.module:function``, which returns it.
+        instead: What can be done other than to change the network.
+    """
     return (
-        f"'{model}' does not say which layer is its head; use 'all', or let the network have a method "
+        f"'{model}' does not say which layer is its head; {instead}, or let the network have a method "
         "get_classifier() that returns its last layer"
     )
 
@@ -131,6 +137,10 @@ class Probe:
     def has_dropout(self) -> bool:
         """Return whether the network has a dropout layer."""
         return any(isinstance(layer, nn.Dropout) for layer in self.module.modules())
+
+    def has_stochastic_depth(self) -> bool:
+        """Return whether the network has blocks that training can leave out at random."""
+        return any(isinstance(layer, StochasticDepth) for layer in self.module.modules())
 
     def image_size_problem(self, image_size: int, batch_size: int, option: str) -> str | None:
         """Return why the network cannot be run on such batches, or None if it can.

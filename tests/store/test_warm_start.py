@@ -297,6 +297,17 @@ def test_preprocessing_matters_only_where_weights_ask_for_another(storage, model
         warm_start.find_warm_starts(storage, new)
 
 
+def test_stochastic_depth_matters_only_for_models_that_have_it(storage):
+    (found,) = warm_start.find_warm_starts(
+        storage, study_of("new", train={"drop_path": 0.1}, start_from=("old",))
+    )
+    assert len(found.trials) == 30
+    run(storage, study_of("deep", trials=3, train={"model": "swin_t"}))
+    new = study_of("new", train={"model": "swin_t", "drop_path": 0.1}, start_from=("deep",))
+    with pytest.raises(DefinitionError, match=r"3 \(drop_path 0.0, where this study has 0.1\)"):
+        warm_start.find_warm_starts(storage, new)
+
+
 def test_a_precision_chosen_by_auto_equals_the_same_precision_by_name(storage):
     studies.set_attribute_once(
         storage, studies.find_study_id(storage, "old"), "hpo:precision", "tf32", ("fp32", "tf32")

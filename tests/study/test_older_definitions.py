@@ -71,3 +71,12 @@ def test_what_the_file_leaves_out_is_not_stored():
     assert "epochs" not in found.left_out
     assert 'left_out"' not in definition.dump_definition(found)
     assert found == found.model_copy(update={"left_out": frozenset()})
+
+
+def test_an_older_study_keeps_the_stochastic_depth_of_its_models():
+    found = search_of()
+    stored = json.loads(definition.dump_definition(found))
+    del stored["train"]["drop_path"]
+    read = definition.load_definition(json.dumps(stored))
+    assert (read.train["drop_path"], found.train["drop_path"]) == (None, 0.0)
+    assert extension.extend_definition(read, search_of(trials=9)).train["drop_path"] is None

@@ -7,6 +7,14 @@ from hpo.training import config, models
 
 RESNET18 = "resnet18-f37072fd.pth"
 
+# One model of each family, and those whose builder differs from the rest of the family.
+FAMILIES = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet"),
+    *("inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf"),
+    *("resnet18", "resnet50", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"),
+    *("swin_v2_t", "vgg11", "vgg11_bn", "vit_b_16", "wide_resnet50_2"),
+)
+
 
 def settings(name: str = "resnet18", weights: str = "none", **options) -> config.Config:
     return config.Config(model=name, weights=weights, **options)

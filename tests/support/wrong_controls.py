@@ -41,4 +41,42 @@ WRONG_CONTROLS: dict[str, tuple[str, str]] = {
         "3 problems: (1) min_lr: 0.2 is above lr 0.1, from which the schedule descends; lower it; "
         "(2) train.head_lr_multiplier: tune 'head' has no ...",
     ),
+    "layers with rates of their own where only the head is trained": (
+        f"{TRAIN}tune = 'head'\nlayer_decay = 0.7\nfreeze_epochs = 1\n{SPACE}",
+        "2 problems: (1) train.layer_decay: tune 'head' has no layer_decay; it is for all; leave it out; "
+        "(2) train.freeze_epochs: tune 'head' has no freeze_epochs; ...",
+    ),
+    "all epochs frozen": (
+        f"{TRAIN}freeze_epochs = 2\n{SPACE}",
+        "freeze_epochs: 2 of 2 epochs leave none in which all layers are trained; use tune = 'head'",
+    ),
+    "all epochs of a point frozen": (
+        f"{TRAIN}freeze_epochs = 1\n{GRID}{POINT}[[points]]\nepochs = 1",
+        "points[2].freeze_epochs: 1 of 1 epochs leave none in which all layers are trained; ...",
+    ),
+    "all epochs frozen at one end": (
+        in_space("freeze_epochs = { low = 0, high = 2 }"),
+        "freeze_epochs: 2 of 2 epochs leave none in which all layers are trained; ...",
+    ),
+    "stochastic depth of a model without": (
+        f"{TRAIN}drop_path = 0.1\n{SPACE}",
+        "drop_path: model 'resnet18' has no stochastic depth; leave it out, or search it with "
+        'when = { model = "..." } for a model that has',
+    ),
+    "stochastic depth and dropout of a model without": (
+        f"{TRAIN}drop_path = 0.1\ndropout = 0.1\n{SPACE}",
+        "2 problems: (1) dropout: model 'resnet18' has no dropout; leave it out, or search it with "
+        'when = { model = "..." } for a model that has; (2) drop_path: ...',
+    ),
+    "stochastic depth in points of models without": (
+        f"{TRAIN}{GRID}{POINT}[[points]]\ndrop_path = 0.1\n[[points]]\ndrop_path = 0.1\nmodel = 'vgg11'",
+        "2 problems: (1) points[2].drop_path: model 'resnet18' has no ...",
+    ),
+    "learning rate of a head that a network does not name": (
+        f"{TRAIN}model = 'tests.support.networks:Small'\nhead_lr_multiplier = 2.0\n"
+        "[space]\nlayer_decay = [0.5, 1.0]",
+        "model: 'tests.support.networks:Small' does not say which layer is its head; leave out "
+        "layer_decay, head_lr_multiplier, or let the network have a method "
+        "get_classifier() that returns its last layer",
+    ),
 }

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from hpo.training import catalog
+from tests.support.models import FAMILIES
 
 
 def test_only_classification_models_are_listed_in_order():
@@ -45,6 +47,12 @@ def test_a_model_of_every_family_trains_at_224_pixels_and_all_have_imagenet_weig
 )
 def test_dropout_layers_are_found(model, has):
     assert catalog.has_dropout(model) is has
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_stochastic_depth_is_known_by_the_name(model):
+    layers = catalog.build_on_meta(model).modules()
+    assert catalog.has_stochastic_depth(model) is any(isinstance(each, StochasticDepth) for each in layers)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_an_untrained_resnet18_is_bit_identical_to_one_built_with_torchvision():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_has_one_logit_per_class_and_only_its_last_layer_differs(name):
-    module = shapes_only(settings(name), 7)
+    module = shapes_only(settings(name, drop_path=None), 7)
     last, layer = models.get_head(module)
     size = 299 if name == "inception_v3" else 224
     for mode in (True, False):

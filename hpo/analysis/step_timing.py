@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from hpo.training import devices, loop, models, precision
+from hpo.training import devices, image_files, loop, models, precision
 from hpo.training.batches import Split
-from hpo.training.config import Config
+from hpo.training.config import Config, reads_files
 from hpo.training.datasets import Dataset
 from hpo.training.shapes import DatasetShape
 
@@ -84,16 +84,17 @@ def _random_dataset(config: Config, shape: DatasetShape) -> Dataset:
     """Return random images for MAX_STEPS steps, and a batch to evaluate."""
     generator = torch.Generator().manual_seed(0)
 
-    def random_split(images: int) -> Split:
-        size = (images, shape.channels, shape.pixels, shape.pixels)
+    def random_split(images: int, side: int = shape.pixels) -> Split:
+        size = (images, shape.channels, side, side)
         pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         return Split(images=pixels, labels=torch.arange(images) % shape.classes)
 
     batch = random_split(max(config.batch_size, 2))
+    side = image_files.readings_of(config)[0].size if reads_files(config.dataset) else shape.pixels
     return Dataset(
         name=config.dataset,
         classes=tuple(map(str, range(shape.classes))),
-        train=random_split((MAX_STEPS + 1) * len(batch)),
+        train=random_split((MAX_STEPS + 1) * len(batch), side),
         valid=batch,
         test=batch,
     )

@@ -3,14 +3,12 @@
 A source (``sources``) lists the images. They are shuffled per class with the seed ``split_seed``, divided
 into train, valid and test, and reduced to ``limit``. Only then are image files decoded, so a small limit on
 a large folder is fast. How the images are divided is in ``splits``, how they are
-decoded in ``decoding`` and ``decoded_cache``.
+decoded in ``decoded_splits``.
 
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
-import functools
 import logging
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,7 @@ from torch import Tensor
 
 from hpo import errors
 from hpo.training import (
-    decoded_cache,
-    decoding,
+    decoded_splits,
     folder_scan,
     image_files,
     own_images,
@@ -123,7 +120,7 @@ class Dataset:
             ``pixels`` (the side of the square images), ``images`` (their number by split, without the
             splits that do not exist) and ``skipped`` (the number of unreadable files).
         """
-        _, channels, pixels, _ = self.train.images.shape
+        _, channels, pixels, _ = self.selection.images.shape  # training images may be larger
         return {
             "classes": list(self.classes),
             "channels": channels,
@@ -136,12 +133,12 @@ class Dataset:
 def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) -> Dataset:
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
-    Images keep their size, except those in files: they become squares of ``image_size``. For these,
-    ignored files and classes without an image to measure trials on are logged, as is how many files
-    ``corrupt = "skip"`` leaves out.
+    Images keep their size, except those in files: they become squares of ``image_size``, and those to train
+    on larger ones if ``augmentation`` is ``resized_crop``. For these, ignored files and classes without an
+    image to measure trials on are logged, as is how many files ``corrupt = "skip"`` leaves out.
 
     Args:
-        config: Only the options that decide which images there are, and ``image_size``, matter.
+        config: Only the options that decide which images there are and how they are read matter.
         root: The data folder with the copies of published data sets. If a copy is missing, it is unpacked
             from an archive in this folder, or downloaded, as in ``sources.read_published``.
         cache: Keeps decoded image files, unless ``config.cache`` is ``memory``; None: nothing does.
@@ -158,7 +155,8 @@ def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) 
     if not reads_files(config.dataset):
         read = {name: _to_tensors(split) for name, split in drawn.items()}
         return _make_dataset(config.dataset, source.classes, read)
-    dataset = _read_files(source, drawn, config, cache)
+    files, skipped = decoded_splits.read_splits(source.classes, drawn, config, cache)
+    dataset = _make_dataset(config.dataset, source.classes, files, skipped)
     _warn_about_files(source, dataset, config)
     return dataset
 
@@ -340,36 +338,6 @@ def draw_splits(source: sources.Source, config: Config) -> dict[SplitName, sourc
     if isinstance(config, FinalConfig):
         drawn["train"] = drawn["train"].extended_by(drawn.pop("valid"))
     return drawn
-
-
-def _read_files(
-    source: sources.Source,
-    drawn: dict[SplitName, sources.SourceSplit],
-    config: Config,
-    cache: DecodedCache | None,
-) -> Dataset:
-    """Decode image files, or find them decoded; the splits are parts of one tensor, one behind another."""
-    files = [file for name, split in drawn.items() for file in folder_scan.list_split(name, split)]
-    job = decoding.job_of(config, files, cache.stop if cache else threading.Event())
-    read_headers = functools.partial(
-        folder_scan.scan_files, config, source.classes, drawn, compares_files=False
-    )
-    decoded = decoded_cache.load_images(job, config.cache, cache, read_headers)
-    kept = decoded.report.kept(files)
-    decoding.check_splits(job, decoded.report, tuple(drawn))
-    read: dict[SplitName, Split] = {}
-    first = 0
-    for name in drawn:
-        labels_N = torch.tensor([file.label for file in kept if file.split == name], dtype=torch.int64)
-        images = decoded.pixels_N3SS[first : first + len(labels_N)]
-        read[name] = Split(images=images, labels=labels_N, mapping=decoded.mapping)
-        first += len(labels_N)
-    wanted, found = (set(labels.tolist()) for labels in (drawn["train"].labels, read["train"].labels))
-    if lost := sorted(wanted - found):
-        raise errors.DataError(f"{config.dataset}: no readable {source.classes[lost[0]]} to train on")
-    decoding.warn_about_images(job, decoded.report)
-    skipped = tuple(str(each.path) for each in decoded.report.unreadable(files))
-    return _make_dataset(config.dataset, source.classes, read, skipped)
 
 
 def _make_dataset(

@@ -113,7 +113,8 @@ def load_images(
     if cache is not None and (found := cache.find(job)) is not None:
         decoding.check_report(job, found.report)
         return _mapped(found)
-    job = replace(job, known={each.file: each for each in read_headers().unreadable})
+    own = set(job.files)
+    job = replace(job, known={each.file: each for each in read_headers().unreadable if each.file in own})
     if job.known and job.corrupt == "refuse":
         decoding.decode(job, lambda pixels_3SS: None)  # raises; it finds the other unreadable files, too
     if cache is not None:

@@ -93,12 +93,12 @@ class Job:
         return len(self.files) * self.image_bytes
 
 
-def job_of(config: Config, files: Sequence[ListedFile], stop: threading.Event) -> Job:
+def job_of(config: Config, files: Sequence[ListedFile], reading: Reading, stop: threading.Event) -> Job:
     """Return the job of decoding the files of a trial's data set, of which no header has been read."""
     return Job(
         name=config.dataset,
         files=tuple(files),
-        reading=image_files.reading_of(config),
+        reading=reading,
         corrupt=config.corrupt,
         known={},
         stop=stop,

@@ -11,7 +11,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ from hpo.training.presets import Interpolation, preset_of
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # The only decoders that a file reaches, whatever its name. PIL has more; one of them starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+# How many times wider than image_size an image is from which random parts are cut out and enlarged. Of two
+# photographs of 640 x 427 pixels, such parts kept 66 % of the mean difference between neighbouring pixels
+# with 1, 71 % with 8/7, 81 % with 3/2 and 88 % with 2, compared with parts of the photographs themselves.
+# The images then take 1, 1.31, 2.25 and 4 times the memory.
+TRAINING_SCALE = 1.5
 GREY_ADVICE = "save it as 8-bit or 16-bit unsigned grey that uses the whole range"
 
 
@@ -95,6 +100,17 @@ def reading_of(config: Config) -> Reading:
         max_pixels=config.max_pixels,
         interpolation=preset_of(config).interpolation,
     )
+
+
+def readings_of(config: Config) -> tuple[Reading, Reading]:
+    """Return how files are read that a model trains on, and those that it is measured on.
+
+    The former are larger if random parts are cut out of them and enlarged.
+    """
+    reading = reading_of(config)
+    if config.augmentation != "resized_crop":
+        return reading, reading
+    return replace(reading, size=round(TRAINING_SCALE * reading.size)), reading
 
 
 class ImageTooLarge(ValueError):

@@ -182,7 +182,7 @@ class WorkerCache:
 
         key: tuple[Any, ...] = tuple(getattr(config, name) for name in ("dataset", *SPLIT_OPTIONS))
         if reads_files(config.dataset):  # weights may decide how files are read
-            key += (config.corrupt, image_files.reading_of(config))
+            key += (config.corrupt, *image_files.readings_of(config))
         if (found := self._datasets.find(key)) is None:
             loaded = datasets.load_dataset(config, self.data, self._decoded_cache)
             if self._files is not None and has_own_images(config.dataset):

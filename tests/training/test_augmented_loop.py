@@ -70,7 +70,8 @@ def test_training_accuracy_counts_the_label_with_the_larger_share(images):
     seed = loop.derive_seed(settings.seed, 1)
     order = torch.randperm(32, generator=torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(loop.derive_seed(settings.seed, 1, 1))
-    mixed, targets = mixing.mix(*images.train.batch(order, CPU), settings, generator)
+    split = images.train
+    mixed, targets = mixing.mix(split.images[order], split.labels[order], settings, generator)
     assert targets.share < 0.5
     run = loop.TrainingRun(settings, images, CPU)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}

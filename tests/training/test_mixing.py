@@ -107,3 +107,13 @@ def test_the_dominant_label_is_the_one_with_the_larger_share():
     others_N = LABELS_N.roll(1)
     for share, expected in ((0.7, LABELS_N), (0.5, LABELS_N), (0.3, others_N)):
         assert mixing.Targets(labels_N=LABELS_N, others_N=others_N, share=share).dominant_N is expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("option", ["mixup_alpha", "cutmix_alpha"])
+def test_a_gpu_gives_the_same_bytes_as_the_cpu(option):
+    images = batch()
+    for seed in range(5):
+        on_cpu, on_gpu = (mix(each, LABELS_N, seed, **{option: 1.0})[0] for each in (images, images.cuda()))
+        assert torch.equal(on_gpu.cpu(), on_cpu)

@@ -1,0 +1,90 @@
+"""The splits of a data set of image files: decoded, or found decoded.
+
+Shape suffix: N images.
+"""
+
+import functools
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from hpo.errors import DataError, ImagesUnreadable
+from hpo.training import decoded_cache, decoding, folder_scan, image_files
+from hpo.training.batches import Split
+from hpo.training.config import Config
+from hpo.training.data_facts import SplitName
+from hpo.training.decoded_cache import DecodedCache, DecodedImages
+from hpo.training.folder_scan import ListedFile
+from hpo.training.sources import SourceSplit
+
+
+def read_splits(
+    classes: tuple[str, ...],
+    drawn: Mapping[SplitName, SourceSplit],
+    config: Config,
+    cache: DecodedCache | None,
+) -> tuple[dict[SplitName, Split], tuple[str, ...]]:
+    """Decode the files of all splits alike, or those to train on by themselves.
+
+    What is odd about the images is logged.
+
+    Args:
+        classes: The names of the classes.
+        drawn: The files of each split.
+        config: The settings of a trial.
+        cache: Keeps decoded images, unless ``config.cache`` is ``memory``; None: nothing does.
+
+    Returns:
+        The splits, and the paths of the files that were left out as unreadable.
+
+    Raises:
+        DataError: If images are unreadable; where they are left out, if nothing is left of a split, or of a
+            class to train on.
+        CacheUnusable, StopRequested: As ``decoded_cache.load_images``.
+    """
+    read_headers = functools.cache(
+        functools.partial(folder_scan.scan_files, config, classes, drawn, compares_files=False)
+    )
+    training, others = image_files.readings_of(config)
+    readings: dict[image_files.Reading, list[SplitName]] = {}
+    for name in drawn:
+        readings.setdefault(training if name == "train" else others, []).append(name)
+    read: dict[SplitName, Split] = {}
+    skipped: list[str] = []
+    for reading, names in readings.items():
+        files = _files(drawn, names)
+        job = decoding.job_of(config, files, reading, cache.stop if cache else threading.Event())
+        try:
+            decoded = decoded_cache.load_images(job, config.cache, cache, read_headers)
+        except ImagesUnreadable:
+            if len(readings) > 1:  # find those of all splits, to tell of them in one message
+                decoding.decode(replace(job, files=_files(drawn, drawn)), lambda pixels_3SS: None)
+            raise
+        decoding.check_splits(job, decoded.report, names)
+        read |= _cut(decoded, names, decoded.report.kept(files))
+        skipped += (str(each.path) for each in decoded.report.unreadable(files))
+        decoding.warn_about_images(job, decoded.report)
+    wanted, found = (set(labels.tolist()) for labels in (drawn["train"].labels, read["train"].labels))
+    if lost := sorted(wanted - found):
+        raise DataError(f"{config.dataset}: no readable {classes[lost[0]]} to train on")
+    return read, tuple(skipped)
+
+
+def _files(drawn: Mapping[SplitName, SourceSplit], names: Iterable[SplitName]) -> tuple[ListedFile, ...]:
+    return tuple(file for name in names for file in folder_scan.list_split(name, drawn[name]))
+
+
+def _cut(
+    decoded: DecodedImages, names: Sequence[SplitName], files: Sequence[ListedFile]
+) -> dict[SplitName, Split]:
+    """Return splits as parts of one tensor, one behind another."""
+    found: dict[SplitName, Split] = {}
+    first = 0
+    for name in names:
+        labels_N = torch.tensor([file.label for file in files if file.split == name], dtype=torch.int64)
+        images = decoded.pixels_N3SS[first : first + len(labels_N)]
+        found[name] = Split(images=images, labels=labels_N, mapping=decoded.mapping)
+        first += len(labels_N)
+    return found

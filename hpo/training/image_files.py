@@ -290,11 +290,12 @@ def _open_upright_rgb(file: Path, reading: Reading) -> tuple[Image.Image, bool]:
     """Open an image as RGB; also return whether the hidden colour of transparent parts is seen now."""
     with Image.open(file, formats=IMAGE_FORMATS) as opened:
         _check_size(opened, reading.max_pixels)
-        image = ImageOps.exif_transpose(opened)
+        ImageOps.exif_transpose(opened, in_place=True)  # it loads the pixels, and copies none of them
+        image: Image.Image = opened
         if image.mode == "F" or image.mode.startswith("I"):
             image = _reduce_grey(image)
         if not image.has_transparency_data:
-            return image.convert("RGB"), False
+            return image if image.mode == "RGB" else image.convert("RGB"), False
         with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
         if reading.transparency == "drop":
             return image.convert("RGB"), with_alpha.getchannel("A").getextrema()[0] != 255

@@ -286,12 +286,13 @@ def _check_data(root: Path) -> Iterator[Finding]:
     for name in config.DATASETS:
         try:
             there = sources.has_copy(name, root)
+            is_packed = None if there else sources.is_packed(name, root)
         except DataError as error:
             yield Finding(subject=name, state="broken", message=str(error))
             continue
         if there:
             yield Finding(subject=name, state="works", message="present")
-        elif (is_packed := sources.is_packed(name, root)) is not None:
+        elif is_packed is not None:
             yield _report_archive(name, root, is_packed)
         else:
             advice = f"the first trial downloads it to {root}; --data sets another folder"

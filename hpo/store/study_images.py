@@ -23,7 +23,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, ImagesChanged, StoreError, StoreUnavailable
 from hpo.store import attributes, plan
 from hpo.store.storage import Storage, retrying
-from hpo.store.study_rows import find_study, get_study, has_begun, stored_folder
+from hpo.store.study_rows import find_study, get_study, has_begun, seems_begun, stored_folder
 from hpo.study.definition import Definition
 from hpo.training.used_files import UsedFiles
 
@@ -141,8 +141,18 @@ def changed_error(
     return ImagesChanged(
         f"{definition.train['dataset']}: not the images that study '{known.study}' began with: {what}. "
         "Results on different images cannot be compared: restore the images, or start a new study with "
-        "--name. Until a trial has run an epoch, 'hpo create' with the study's file takes these images"
+        f"--name{_create_advice(storage, definition, known)}"
     )
+
+
+@retrying(reads=True)
+def _create_advice(storage: Storage, definition: Definition, known: KnownImages) -> str:
+    """Return how to keep the study's name, as long as no trial has begun."""
+    with storage.transaction() as session:
+        study = find_study(session, definition.name)
+        if known.study != definition.name or study is None or seems_begun(session, study):
+            return ""
+    return "; no trial has run an epoch yet, so 'hpo create' with the study's file takes these images"
 
 
 def _read_list(storage: Storage, artifacts: Artifacts, known: KnownImages) -> UsedFiles | None:

@@ -113,9 +113,14 @@ def has_begun(session: Session, study: Any) -> bool:
     That is a trial that a worker has, that has reported an epoch or saved a checkpoint. A claim in progress
     is waited for: it has locked its trial.
     """
-    if session.execute(_BEGUN, {"study": study.study_id}).first() is not None:
+    if seems_begun(session, study):
         return True
     lock_study_and_trials(session, study)
+    return seems_begun(session, study)
+
+
+def seems_begun(session: Session, study: Any) -> bool:
+    """Return what ``has_begun`` does, but lock nothing: a claim that is in progress may change it."""
     return session.execute(_BEGUN, {"study": study.study_id}).first() is not None
 
 

@@ -42,7 +42,7 @@ class DataFacts(BaseModel):
     random_erasing: float = 0.0  # probability
     # How files became squares; the defaults are for facts that were written without them, and for data sets
     # that are no files.
-    resize: Resize = "crop"
+    resize: Resize | None = None
     transparency: Transparency = "drop"
     samples: tuple[Sample, ...]  # training images, sorted by class
 
@@ -59,7 +59,12 @@ class DataFacts(BaseModel):
 
     def describe_samples(self) -> str:
         """Return a sentence on what was done to the samples."""
-        how = {"crop": "resized", "pad": "resized and padded", "squash": "stretched"}[self.resize]
+        how = {
+            None: "resized",
+            "crop": "cropped to its central square and resized",
+            "pad": "resized and padded",
+            "squash": "stretched",
+        }[self.resize]
         color = self.transparency
         behind = "" if color == "drop" else f", with {color} behind transparent parts"
         size = f"{how} to {self.image_size} by {self.image_size} pixels (image_size){behind}"

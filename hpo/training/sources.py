@@ -140,7 +140,7 @@ def read_published(name: str, root: Path) -> Source:
             damaged, or image files are missing in a copy that has been unpacked.
     """
     try:
-        with dataset_lock(root, name, fcntl.LOCK_SH):
+        with _denied_as_data_error(name, root), dataset_lock(root, name, fcntl.LOCK_SH):
             source = _read_copy(name, root)
         return source or _download_and_read(name, root)
     # torchvision raises RuntimeError for a wrong checksum; most other errors are OSErrors.
@@ -164,9 +164,10 @@ def has_copy(name: str, root: Path) -> bool:
         root: The data folder.
 
     Raises:
-        DataError: If files of MNIST or Fashion-MNIST are damaged, or image files are missing.
+        DataError: If files of MNIST or Fashion-MNIST are damaged, or image files are missing; or if this
+            user may not read the copy.
     """
-    with dataset_lock(root, name, fcntl.LOCK_SH):
+    with _denied_as_data_error(name, root), dataset_lock(root, name, fcntl.LOCK_SH):
         return name == "digits" or _read_copy(name, root) is not None
 
 
@@ -174,13 +175,27 @@ def is_packed(name: str, root: Path) -> bool | None:
     """Return whether ``root`` has all archives of a data set as published; False if one is another file.
 
     None if one is missing, or the data set is used as it is packed. Each archive is read as a whole.
+
+    Raises:
+        DataError: If this user may not read an archive.
     """
     if name in file_sets.FILE_SETS:
         archives = [(each.path, each.md5) for each in file_sets.FILE_SETS[name].archives]
     else:
         kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}
         archives = [(MANUAL_FILES[name], kinds[name].tgz_md5)] if name in kinds else []
-    return file_sets.are_packed(archives, root)
+    with _denied_as_data_error(name, root):
+        return file_sets.are_packed(archives, root)
+
+
+@contextlib.contextmanager
+def _denied_as_data_error(name: str, root: Path) -> Iterator[None]:
+    """Turn the error that a file may not be read into one line."""
+    try:
+        yield
+    except PermissionError as cause:
+        place = cause.filename or root
+        raise errors.DataError(f"{name}: {place}: {cause.strerror}; hpo must be able to read it") from cause
 
 
 def _download_and_read(name: str, root: Path) -> Source:
@@ -317,6 +332,8 @@ def _read_idx_split(folder: Path, part: str) -> SourceSplit | None:
             raise ValueError(f"{part} labels that do not belong to the images")
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise
     except (OSError, ValueError) as cause:
         raise errors.DataError(
             f"{folder}: damaged ({short_message(cause)}); replace or remove it"

@@ -109,6 +109,7 @@ def test_added_changed_and_removed_images_are_refused_by_every_verb_that_would_t
             "'cat/1-1.bmp', 'dog/1-0.bmp' and 1 more), 1 changed ('cat/0-0.bmp'), 1 removed "
             "('dog/0-4.bmp'). Results on different images cannot be compared: "
         )
+        assert err.endswith("restore the images, or start a new study with --name\n")
         assert err.count("\n") == 1
     assert (
         "not the images that study 'small'" in pets.hpo("launch", "small", "--devices", "cpu", code=78).err
@@ -206,7 +207,11 @@ def test_until_a_trial_has_run_an_epoch_create_takes_other_images(workplace):
     workplace.here("create", file)
     before = stored(workplace)
     add_images(workplace, 1, 1)
-    assert "2 added" not in workplace.here("worker", "small", code=78).err  # no worker has written the list
+    refused = workplace.here("worker", "small", code=78).err
+    assert "2 added" not in refused  # no worker has written the list
+    assert refused.endswith(
+        "no trial has run an epoch yet, so 'hpo create' with the study's file takes these images\n"
+    )
     assert "study small already stored: 1 trials waiting" in workplace.here("create", file).out
     assert stored(workplace) not in (before, None)
     workplace.here("worker", "small")

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import CIFAR10, MNIST
 
-from hpo.training import datasets, file_sets
+from hpo.errors import DataError
+from hpo.training import datasets, file_sets, sources
 from hpo.training.config import Config
 from tests.support.data_sets import assert_well_formed, keys, load_error, md5, write_cifar10
+from tests.support.disks import folder_without_rights
 from tests.support.file_sets import pack_file_set, write_file_set
 from tests.support.images import write_idx
 from tests.support.workplace import ROOT
@@ -212,6 +214,29 @@ def test_a_copy_in_a_folder_that_cannot_be_written_is_read(tmp_path):
     write_idx(tmp_path / "mnist", [0, 1] * 10)
     (tmp_path / ".mnist.lock").mkdir()  # so that not even root can open a lock file there
     assert len(datasets.load_dataset(Config(dataset="mnist", selection="test"), tmp_path).train) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "ask"),
+    [
+        ("cifar10", "cifar-10-batches-py/data_batch_1", sources.has_copy),
+        ("cifar10", "cifar-10-python.tar.gz", sources.is_packed),
+        ("mnist", "mnist/train-images-idx3-ubyte.gz", sources.has_copy),
+        ("mnist", "mnist", sources.has_copy),
+    ],
+)
+def test_a_copy_that_may_not_be_read_is_told(monkeypatch, name, file, ask):
+    with folder_without_rights() as root:
+        if name == "mnist":
+            write_idx(root / "mnist", [0, 1] * 10)
+        else:
+            write_cifar10(root, monkeypatch, archive=ask is sources.is_packed)
+        (root / file).chmod(0)
+        with pytest.raises(DataError) as raised:
+            ask(name, root)
+        (root / file).chmod(0o700)
+    assert str(raised.value).startswith(f"{name}: {root}/{file}")
+    assert str(raised.value).endswith(": Permission denied; hpo must be able to read it")
 
 
 def test_unknown_data_sets_are_refused_with_a_suggestion(tmp_path):

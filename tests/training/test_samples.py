@@ -61,7 +61,11 @@ def test_pictures_are_training_images_resized_as_in_training(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, "resized to 16 by 16 pixels (image_size), with white behind transparent parts"),
+        (
+            {},
+            "cropped to its central square and resized to 16 by 16 pixels (image_size), with white behind "
+            "transparent parts",
+        ),
         ({"resize": "squash", "transparency": "drop"}, "stretched to 16 by 16 pixels (image_size)"),
         (
             {"resize": "pad", "transparency": "black"},

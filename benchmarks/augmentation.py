@@ -7,7 +7,7 @@
   worker processes; mixup (on floats, as it wants) and CutMix on its batches. The mean time of 30 batches,
   without a training step that would compete for the cores. "none" is what such a loader costs anyway.
 
-Images have 224 pixels; those of ``resized_crop`` have 256, and are cropped to 224. Run it with ``make
+Images have 224 pixels; those of ``resized_crop`` have 336, as image files have then. Run it with ``make
 bench``, or ``python -m benchmarks.augmentation``.
 """
 
@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
-from hpo.training import augmentation, batches, datasets, loop, mixing
+from hpo.training import augmentation, batches, datasets, image_files, loop, mixing
 from hpo.training.config import Config
 
 CPU = torch.device("cpu")
-SIZE, LARGE_SIZE, BATCH, CLASSES = 224, 256, 16, 10
+SIZE, LARGE_SIZE, BATCH, CLASSES = 224, round(224 * image_files.TRAINING_SCALE), 16, 10
 Pair = tuple[Tensor, Tensor]
 
 # Option and value -> torchvision's transform of an image, or of a batch

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpo.training import devices
 from hpo.training.presets import Interpolation
 
 # Fixed-point bits of a filter weight in PIL: 32, minus 8 for the pixel, minus 2 spare bits.
@@ -39,8 +40,8 @@ class Filters:
     def to(self, device: torch.device) -> "Filters":
         """Return the filters on ``device``."""
         return Filters(
-            indices_NTS=self.indices_NTS.to(device, non_blocking=True),
-            weights_NTS=self.weights_NTS.to(device, non_blocking=True),
+            indices_NTS=devices.send(self.indices_NTS, device),
+            weights_NTS=devices.send(self.weights_NTS, device),
         )
 
 
@@ -57,7 +58,7 @@ def find_filters(
         interpolation: The kernel, which is widened where a part shrinks.
     """
     kernel, radius = _KERNELS[interpolation]
-    taps = 2 * math.ceil(radius * max(side / size, 1.0)) + 1
+    taps = math.ceil(2 * radius * max(side / size, 1.0))
     scales_N1 = (lengths_N.double() / size)[:, None]
     stretches_N1 = scales_N1.clamp(min=1.0)
     supports_N1 = radius * stretches_N1

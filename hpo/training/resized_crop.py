@@ -61,8 +61,9 @@ def crop_and_resize(
     columns = find_filters(crops.lefts_N, crops.widths_N, width, size, interpolation)
     rows = find_filters(crops.tops_N, crops.heights_N, height, size, interpolation).to(device)
     columns = columns.flipped(flips_N).to(device)
-    resized_NCSH = _resample_rows(images_NCHW.transpose(2, 3), columns, interpolation)
-    return _resample_rows(resized_NCSH.transpose(2, 3), rows, interpolation)
+    # Gathering rows that are contiguous takes half of the time, with the copies.
+    resized_NCSH = _resample_rows(images_NCHW.transpose(2, 3).contiguous(), columns, interpolation)
+    return _resample_rows(resized_NCSH.transpose(2, 3).contiguous(), rows, interpolation)
 
 
 def _resample_rows(images_NCHW: Tensor, filters: Filters, interpolation: Interpolation) -> Tensor:

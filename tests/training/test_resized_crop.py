@@ -29,7 +29,7 @@ def pil_crop(image_CHW: np.ndarray, box: tuple[int, int, int, int], size: int, f
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("sides", "size"), [((32, 32), 64), ((73, 73), 64), ((90, 41), 32), ((32, 32), 8)])
+@pytest.mark.parametrize(("sides", "size"), [((32, 32), 64), ((72, 72), 48), ((90, 41), 32), ((32, 32), 8)])
 def test_a_crop_has_the_bytes_of_pil(channels, sides, size, interpolation):
     count = 60
     images = random_images(count, channels, *sides)

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.search import asha
+from hpo.search.early_stopping import STOPPED_EARLY, describe_early_stop, has_stopped_early
 from hpo.training.metric import COSTS
 
 
@@ -57,7 +58,9 @@ def describe_device(hardware: Mapping[str, Any]) -> str:
 
 
 def end_reason(trial: FrozenTrial) -> str:
-    """Return why a trial was pruned or failed, or at which rung it waits for its promotion; else ""."""
+    """Return why a trial was pruned, failed or stopped early, or at which rung it waits; else ""."""
+    if has_stopped_early(trial):
+        return describe_early_stop(trial.last_step or 0, trial.system_attrs[STOPPED_EARLY])
     if (rung := asha.paused_rung(trial)) is not None:
         why = [made.reason for made in asha.stored_decisions(trial) if made.rung == rung and made.reason]
         return f"waits at the rung of epoch {rung}{f': {why[0]}' if why else ''}"

@@ -59,7 +59,7 @@ class TrialRecord:
     ended: datetime | None  # UTC, without a time zone
     reached: Mapping[str, float | None] = field(default_factory=dict)
     planned_epochs: int  # 0 if unknown
-    end_reason: str  # why it was pruned or failed, or at which rung it waits; empty otherwise
+    end_reason: str  # why it was pruned, failed or stopped early, or at which rung it waits; else empty
 
     @property
     def ran_on_several(self) -> bool:

@@ -188,12 +188,13 @@ def _live_row(each: TrialRecord) -> tuple[RenderableType, ...]:
     total = each.planned_epochs or each.epochs
     bar = Table.grid(padding=(0, 1))
     bar.add_row(Bar(size=max(total, 1), begin=0, end=each.epochs, width=7), f"{each.epochs}/{total}")
+    stopped = f"; {each.end_reason}" if each.state == "complete" and each.end_reason else ""
     return (
         str(each.number),
         Text(each.state, style=COLORS[each.state]),
         bar,
         "" if each.best_value is None else f"{each.best_value:.4f}",
-        format_params(each.params),
+        f"{format_params(each.params)}{stopped}",
     )
 
 

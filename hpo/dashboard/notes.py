@@ -83,7 +83,8 @@ def _headline(found: FrozenTrial, definition: Definition) -> str:
             for name, value in record.reached.items()
             if name != record.metric.name and value is not None
         )
-        return f"**{state}**: {_label(definition)} {record.value:.4f}{best} {measured}{others}"
+        stopped = f"; {record.end_reason}" if record.end_reason else ""
+        return f"**{state}**: {_label(definition)} {record.value:.4f}{best} {measured}{others}{stopped}"
     if found.state == TrialState.PRUNED and "pruned" in seen:
         reached = f": {_label(definition)} {record.value_text}" if record.value is not None else ""
         return f"**{state}** {_escape_inline(str(seen['pruned']))}{reached}"

@@ -138,6 +138,7 @@ CONDITIONS: Mapping[str, Any] = {
     "accumulate_steps": 1,
     "clip_grad_norm": None,
     "ema_decay": None,
+    "early_stopping": None,
 }
 
 CONCLUSIONS = {

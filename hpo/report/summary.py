@@ -346,7 +346,7 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
 
 
 def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable[str]) -> sections.Table:
-    """Return the table of trials without columns that are the same in all of them."""
+    """Return the table of trials without columns that tell nothing: mostly those that are all the same."""
     best = f"best {begun[0].metric.label}" if begun else "best"
     columns: dict[str, Callable[[TrialRecord], Any]] = {
         "trial": lambda each: each.number,
@@ -362,8 +362,9 @@ def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable
         "hardware": lambda each: each.hardware or "",
         "why it ended early": lambda each: each.end_reason,
     }
-    always = ("trial", "state", measure, "settings", "best epoch", "seconds")
+    always = {"trial", "state", measure, "settings", "best epoch", "seconds"}
     values = {name: [value(each) for each in begun] for name, value in columns.items()}
+    always |= {"why it ended early"} if any(values["why it ended early"]) else set()
     kept = {name: column for name, column in values.items() if name in always or len(set(column)) > 1}
     if kept.get(best) == kept[measure]:
         del kept[best]

@@ -35,6 +35,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.curve_forecast import CurveSpace, curve_space
 from hpo.search.curve_model import Prior
+from hpo.search.early_stopping import has_stopped_early
 from hpo.search.objectives import Objectives
 from hpo.search.rankings import DominanceRanking, Losses, LossRanking, Ranking
 from hpo.search.replicates import REPLICATE_OF
@@ -93,8 +94,12 @@ class Rungs:
         return is_prunable(trial, self.includes_points)
 
     def losses(self, rung: int, trial: FrozenTrial) -> Losses | None:
-        """Return what a trial had reached at a rung; None if it is not compared or has not reached it."""
-        if (trial.last_step or 0) < rung or not self.is_compared(trial):
+        """Return what a trial had reached at a rung; None if it is not compared or has not reached it.
+
+        One that stopped early has reached all rungs.
+        """
+        is_there = (trial.last_step or 0) >= rung or has_stopped_early(trial)
+        if not is_there or not self.is_compared(trial):
             return None
         return self.objectives.losses(trial, rung)
 

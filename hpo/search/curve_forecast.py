@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, ndtri
 
 from hpo.search.curve_model import NEW_TRIAL, Array, CurveModel, Indices, Observations, Prior
+from hpo.search.early_stopping import has_stopped_early
 from hpo.search.encoding import SpaceEncoder
 from hpo.search.seconds_model import SecondsModel
 from hpo.study.definition import Definition
@@ -119,6 +120,8 @@ class TrialCurve:
         has_failed = trial.state == TrialState.FAIL or "failure" in trial.user_attrs
         if has_failed or (trial.state == TrialState.PRUNED and not values):
             values = {end: math.nan}
+        if values and has_stopped_early(trial):
+            values = values | {max(end, *values): values[max(values)]}
         epochs = sorted(values)
         scores, best = [], -math.inf
         for epoch in epochs:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.artifacts import names
 from hpo.search.asha import PAUSED_AT_RUNG, PROMOTED_PAST_RUNG, RUNG_DECISIONS
+from hpo.search.early_stopping import STOPPED_EARLY
 from hpo.search.replicates import REPLICATE_OF
 from hpo.training.config import MEMORY_FORMATS, PRECISIONS
 
@@ -143,6 +144,7 @@ _SYSTEM: Mapping[str, Check] = {
     REPLICATE_OF: is_count,
     PAUSED_AT_RUNG: lambda value: value is None or _is_positive(value),
     PROMOTED_PAST_RUNG: is_count,
+    STOPPED_EARLY: _is_positive,
     RUNG_DECISIONS: _are_decisions,
 }
 

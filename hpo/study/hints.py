@@ -186,9 +186,9 @@ TRAIN_HINTS: Mapping[str, str] = {
     "num_epochs": "epochs",
     "max_epochs": "epochs",
     "num_train_epochs": "epochs",
-    "patience": "search.pruner ends trials that are not among the best",
-    "patience_epochs": "search.pruner ends trials that are not among the best",
-    "early_stopping_patience": "search.pruner ends trials that are not among the best",
+    "patience": "early_stopping",
+    "patience_epochs": "early_stopping",
+    "early_stopping_patience": "early_stopping",
     # computing
     "random_state": "seed",
     "random_seed": "seed",

@@ -281,6 +281,10 @@ class Config(BaseModel):
         float, Field(ge=0, le=100, description="what the schedule never falls below; where cosine ends")
     ] = 0.0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
+    early_stopping: Annotated[
+        int | None,
+        Field(ge=1, le=100_000, description="epochs without a better value after which a trial completes"),
+    ] = None
     seed: Annotated[
         int, Field(ge=0, lt=2**31, description="seed of initial weights, image order and augmentation")
     ] = 0

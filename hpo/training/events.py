@@ -63,6 +63,24 @@ def best_epoch(history: Sequence[Epoch], metric: Metric) -> Epoch:
     return max(measured, key=lambda pair: pair[0])[1] if measured else history[-1]
 
 
+def stops_early(
+    values: Mapping[int, float | None], metric: Metric, *, patience: int | None, epochs: int
+) -> bool:
+    """Return whether a trial ends before its last epoch, since no value was better for long enough.
+
+    Args:
+        values: The value after each epoch so far, from 1; None where none was measured.
+        metric: What they are of.
+        patience: The number of epochs without a better value; None: a trial never stops early.
+        epochs: The planned number of epochs.
+    """
+    scores = {epoch: metric.score(value) for epoch, value in values.items() if value is not None}
+    if patience is None or not scores or len(values) >= epochs:
+        return False
+    best = min(scores, key=lambda epoch: (-scores[epoch], epoch))
+    return max(values) - best >= patience
+
+
 def other_metrics(history: Sequence[Epoch], metric: Metric) -> dict[str, list[float | None]]:
     """Return the metrics besides the trial's value by name: one value of each epoch, to six decimals.
 
@@ -120,7 +138,7 @@ class TrialEnded:
     state: str  # complete, pruned, failed, removed; left to another worker: paused, released, lost
     value: float | None = None  # None: the trial has none, or failed, or was left
     metric: str = "accuracy"  # the name of the value
-    reason: str = ""  # why it did not complete
+    reason: str = ""  # why it did not complete, or did so before its last epoch
 
 
 TrialEvent = DataLoaded | TrialStarted | EpochReported | TrialEnded

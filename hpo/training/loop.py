@@ -123,8 +123,15 @@ class TrainingRun:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return len(self.history) >= self.config.epochs
+        """Whether all epochs are done that are to be trained."""
+        return self.stopped_early or len(self.history) >= self.config.epochs
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training ended before its last epoch, since no value was better for long enough."""
+        values = {epoch.number: epoch.value for epoch in self.history}
+        patience, epochs = self.config.early_stopping, self.config.epochs
+        return events.stops_early(values, self.metric, patience=patience, epochs=epochs)
 
     @property
     def best_epoch(self) -> Epoch:

@@ -7,8 +7,8 @@ an order that makes a crash harmless at any point; read its first lines for the 
 
 How a trial ends:
 
-* It completes its last epoch or is pruned: its checkpoints are removed. Its weights stay, unless
-  ``search.keep_weights`` drops them.
+* It completes its last epoch, stops early or is pruned: its checkpoints are removed. Its weights stay,
+  unless ``search.keep_weights`` drops them.
 * It diverges, fails with an exception of its own, or runs out of memory: its files stay, since it can be
   retried. One that diverged counts as pruned.
 * It is released, for another worker to resume: the worker is asked to stop, the study is paused or stopped,
@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
+from optuna.trial import FrozenTrial
 
 from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.errors import ArtifactError, HpoError, error_text
 from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.search.baseline import Baseline, baseline_of, describe_limits, guess
+from hpo.search.early_stopping import describe_early_stop
 from hpo.search.freeze_thaw import LEAST_CHANCE
 from hpo.store import lease
 from hpo.store.lease import Claim
@@ -39,7 +41,15 @@ from hpo.store.untried_settings import AllSettingsTried
 from hpo.training.config import Config, settings_of
 from hpo.training.custom import CustomRun
 from hpo.training.custom_config import CustomConfig, TrialPlace
-from hpo.training.events import DataLoaded, Diverged, EpochReported, TrialEnded, TrialEvent, TrialStarted
+from hpo.training.events import (
+    DataLoaded,
+    Diverged,
+    EpochReported,
+    TrialEnded,
+    TrialEvent,
+    TrialStarted,
+    stops_early,
+)
 from hpo.training.metric import COSTS, Metric
 from hpo.training.precision import ComputeSettings
 from hpo.workers import metrics
@@ -145,7 +155,7 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
             epochs=config.epochs,
             epochs_done=done,
         )
-        if own.intermediate_values and not run.finished:
+        if own.intermediate_values and not run.finished and not _has_stopped(own, config, run.metric):
             _finish_last_report(claim, folder, recorder, own.intermediate_values, run.metric)
         if not recorder.must_release:
             with contextlib.closing(
@@ -156,14 +166,35 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
                 recorder.save(run)
     context.cache.note_save_seconds(config, recorder.save_cost_seconds)
     if run.finished:
-        value = run.best_epoch.value
-        values = _objective_values(run, context.definition.objectives, costs)
-        complete_trial(claim, context.history, context.definition, values)
-        remove_old_files(claim, context, folder)
-        metric = context.metric_name()
-        yield TrialEnded(trial=claim.number, state="complete", value=value, metric=metric)
+        yield _complete(claim, context, folder, run, costs)
     else:
         yield release_trial(claim, recorder)
+
+
+def _complete(
+    claim: Claim, context: WorkerContext, folder: TrialFolder, run: "Run", costs: Mapping[str, float]
+) -> TrialEnded:
+    """End the trial of a finished run as complete."""
+    has_stopped = not isinstance(run, CustomRun) and run.stopped_early
+    patience = run.config.early_stopping if has_stopped else None
+    values = _objective_values(run, context.definition.objectives, costs)
+    complete_trial(claim, context.history, context.definition, values, patience)
+    remove_old_files(claim, context, folder)
+    return TrialEnded(
+        trial=claim.number,
+        state="complete",
+        value=run.best_epoch.value,
+        metric=context.metric_name(),
+        reason="" if patience is None else describe_early_stop(len(run.history), patience),
+    )
+
+
+def _has_stopped(own: FrozenTrial, config: Config | CustomConfig, metric: Metric) -> bool:
+    """Return whether the last report of a crashed attempt ended its trial; no pruner decides on it."""
+    if isinstance(config, CustomConfig):
+        return False
+    values, patience = own.intermediate_values, config.early_stopping
+    return stops_early(values, metric, patience=patience, epochs=config.epochs)
 
 
 def _train_epochs(

@@ -17,6 +17,7 @@ from hpo.artifacts import checkpoint, durable
 from hpo.artifacts.folders import TrialFolder
 from hpo.errors import ArtifactError, StoreError, escape_surrogates
 from hpo.search.asha import PAUSED_AT_RUNG
+from hpo.search.early_stopping import STOPPED_EARLY
 from hpo.store import lease, plan, untried_settings
 from hpo.store.failures import describe_failure
 from hpo.store.history import History
@@ -31,9 +32,13 @@ log = logging.getLogger("hpo")
 
 
 def complete_trial(
-    claim: Claim, history: History, definition: Definition, value: float | Sequence[float] | None
+    claim: Claim,
+    history: History,
+    definition: Definition,
+    value: float | Sequence[float] | None,
+    stopped_early: int | None = None,
 ) -> None:
-    """End a trial that has trained its last epoch.
+    """End a trial that has trained its last epoch, or has stopped early.
 
     The same transaction adds the replicates of its setting, if the study wants them.
 
@@ -42,6 +47,7 @@ def complete_trial(
         history: The study's trials, whose own trial it is.
         definition: The study.
         value: The value of the trial, or one for each objective; None if it has none.
+        stopped_early: For how many epochs no value was better; None if it has trained all of its epochs.
 
     Raises:
         LeaseLost: If another worker has claimed the trial meanwhile; nothing is written.
@@ -51,7 +57,13 @@ def complete_trial(
     def add_replicates(session: Session) -> None:
         plan.add_replicates(session, history.study_id, history.own_trial, definition)
 
-    claim.end(TrialState.COMPLETE, value=value, forget_checkpoint=True, in_transaction=add_replicates)
+    claim.end(
+        TrialState.COMPLETE,
+        value=value,
+        system_attributes={} if stopped_early is None else {STOPPED_EARLY: stopped_early},
+        forget_checkpoint=True,
+        in_transaction=add_replicates,
+    )
 
 
 def release_trial(claim: Claim, recorder: Recorder) -> TrialEnded:

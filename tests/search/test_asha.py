@@ -67,6 +67,11 @@ def paused(number: int, *accuracies: float) -> FrozenTrial:
     return trial(number, *accuracies, state=WAITING, paused=len(accuracies))
 
 
+def stopped(number: int, *accuracies: float) -> FrozenTrial:
+    """Return a trial that has stopped early, which is complete."""
+    return trial(number, *accuracies, state=COMPLETE, stopped_early=1)
+
+
 def decide(own: FrozenTrial, others: list[FrozenTrial], rungs: Rungs = RUNGS) -> RungDecision:
     return RungTable(rungs, others).decide(own)
 
@@ -315,3 +320,13 @@ def test_workers_pause_and_promote_trials_and_lose_none_to_a_kill(place, url):
     resumed = [t for t in trials if t.system_attrs.get(PROMOTED_PAST_RUNG) and t.user_attrs["attempts"] > 1]
     assert resumed  # some trials were promoted after a pause
     assert not list(place.path.glob("storage/artifacts/*/*/checkpoint*"))
+
+
+def test_a_trial_that_stopped_early_counts_at_the_rungs_behind_its_end():
+    others = [stopped(number, 0.5, 0.9, 0.9) for number in range(1, 4)]
+    own = trial(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert (decide(own, others).rank, decide(own, others).trials) == (4, 4)
+    ahead = trial(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.95)
+    assert (decide(ahead, others).kind, decide(ahead, others).rank) == ("promoted", 1)
+    whole = [trial(number, 0.5, 0.9, 0.9, state=COMPLETE) for number in range(1, 4)]  # had fewer epochs
+    assert (decide(own, whole).rank, decide(own, whole).trials) == (1, 1)

@@ -18,6 +18,7 @@ from hpo.search.curve_forecast import (
     curve_space,
     observe_curves,
 )
+from hpo.search.early_stopping import STOPPED_EARLY
 from hpo.study.definition import Definition
 from hpo.training.metric import METRICS
 from tests.support.searched_study import study_of
@@ -319,3 +320,13 @@ def test_the_trial_to_forecast_is_not_taken_for_one_that_runs():
     (as_own,) = forecaster().fit([*done, own], skipped=[20]).forecast([20])
     (as_other,) = forecaster().fit([*done, own]).forecast([20])
     assert as_own.chance > 5 * as_other.chance
+
+
+def test_a_trial_that_stopped_early_keeps_its_value_to_the_end():
+    curves = curve_space(definition())
+    found = trial(0, 0.5, [0.1, 0.4, 0.3, 0.2], COMPLETE)
+    plain = TrialCurve.of_trial(found, curves)
+    found.system_attrs[STOPPED_EARLY] = 2
+    stopped = TrialCurve.of_trial(found, curves)
+    assert (stopped.epochs, stopped.scores) == ([1, 2, 3, 4, EPOCHS], [0.1, 0.4, 0.4, 0.4, 0.4])
+    assert (plain.epochs, plain.scores) == ([1, 2, 3, 4], [0.1, 0.4, 0.4, 0.4])

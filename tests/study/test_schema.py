@@ -82,7 +82,8 @@ def test_the_schema_has_every_option_with_its_default():
     train = built_in["train"]["properties"]
     assert tuple(train) == (*config.OPTIONS, *aliases.TRAIN_ALIASES)
     defaults = {name: option["default"] for name, option in train.items() if "default" in option}
-    without = dict.fromkeys(("limit", "dropout", "clip_grad_norm", "ema_decay"))  # TOML has no null
+    # TOML has no null.
+    without = dict.fromkeys(("limit", "dropout", "clip_grad_norm", "ema_decay", "early_stopping"))
     assert config.Config().model_dump() == defaults | without
     for part in ("space", "points"):
         table = built_in[part].get("items", built_in[part])

@@ -96,6 +96,10 @@ WRONG_OPTIONS |= {  # types and ranges
         "[train]\nmomentum = 1.0",
         "train.momentum: want a number, at least 0 and below 1, found 1.0",
     ),
+    "no patience": (
+        "[train]\nearly_stopping = 0",
+        "train.early_stopping: want a whole number, at least 1 and at most 100000, found 0",
+    ),
     "average that never moves": (
         "[train]\nema_decay = 1",
         "train.ema_decay: want a number, above 0 and below 1, found 1",

@@ -26,7 +26,7 @@ from PIL import Image
 
 from hpo.errors import MESSAGE_LENGTH, HpoError
 from hpo.study import file
-from hpo.training import datasets
+from hpo.training import datasets, drawn_images
 from hpo.training.config import Config
 from hpo.training.used_files import ContentHashes
 from tests.support import mutated_documents
@@ -247,8 +247,8 @@ def _check_images(rng: random.Random, place: Path, dataset: str) -> None:
         selection=rng.choice(("valid", "test")),
         limit=rng.choice((None, None, 2, 3)),
     )
-    datasets.list_used_files(settings, Path(), ContentHashes())
-    scan = datasets.scan_files(settings, place)
+    drawn_images.list_used_files(settings, Path(), ContentHashes())
+    scan = drawn_images.draw_images(settings, place).scan(ContentHashes())
     json.dumps(scan.document())
     list(scan.notes())
     datasets.load_dataset(settings, place)

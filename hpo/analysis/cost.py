@@ -32,6 +32,7 @@ from hpo.training import batches, custom, datasets, precision
 from hpo.training.config import Config
 from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.devices import WorkerDevice
+from hpo.training.folder_scan import FolderScan
 from hpo.training.shapes import DatasetShape
 
 KIND_OPTIONS = ("model", "optimizer", "image_size", "batch_size", "tune")
@@ -149,6 +150,7 @@ def forecast_cost(
     root: Path,
     tell: Callable[[str], None] = lambda _: None,
     known_cost: FindKnownCost = lambda _: None,
+    scan: FolderScan | None = None,
 ) -> Forecast:
     """Measure each kind of training on one device, and compute what the study costs on all workers.
 
@@ -162,22 +164,21 @@ def forecast_cost(
         root: The folder with data sets. Only a data set whose size is not known beforehand is read from it.
         tell: Gets a text that says what is being measured, each time that it changes.
         known_cost: Returns what the original report spent on a setting; None if it has no such point.
+        scan: What the headers of the study's files say, if they were read already.
 
     Raises:
         DataError: A data set that has to be read cannot be.
         DeviceError: The device cannot run the precision or compilation that the study asks for.
         DefinitionError: There is no such custom objective.
     """
-    torch.set_num_threads(workers[0].threads)
-    if device.type == "cpu":
-        precision.keep_freed_memory()  # as a worker does
+    _act_as_worker(workers[0], device)
     config = definition.trial_config({})
     if isinstance(config, CustomConfig):
         counts, parts = (0, 0), tuple(_custom_parts(definition))
     else:
         precision.check_precision("fp32" if config.precision == "auto" else config.precision, device)
         precision.check_compile(config, device)
-        shape = datasets.dataset_shape(config, root)
+        shape = datasets.dataset_shape(config, root, scan)
         counts = (shape.train, shape.selection)
         parts = tuple(_PartBuilder(definition, shape, device, tell, known_cost).parts())
     search = definition.search
@@ -192,6 +193,12 @@ def forecast_cost(
         prune_points=search.prune_points,
         left_out_trials=definition.searched_trials - _searched_trials(definition),
     )
+
+
+def _act_as_worker(worker: WorkerDevice, device: torch.device) -> None:
+    torch.set_num_threads(worker.threads)
+    if device.type == "cpu":
+        precision.keep_freed_memory()
 
 
 def _searched_trials(definition: Definition) -> int:

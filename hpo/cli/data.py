@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,15 +18,25 @@ if TYPE_CHECKING:
     from hpo.study.definition import Definition
     from hpo.training.config import Config
     from hpo.training.data_facts import DataFacts
+    from hpo.training.drawn_images import DrawnImages
     from hpo.training.folder_scan import FolderScan, Progress
-    from hpo.training.used_files import UsedFiles
+    from hpo.training.used_files import ContentHashes, UsedFiles
 
 app = typer.Typer()
 PLANNING = "Plan and check"  # heading in the help of hpo
 LONG_SCAN = 10_000  # files from which on a scan is announced, where no bar can show it
 
 
-def check_images(definition: "Definition", root: Path, *, needed_here: bool) -> "Config | None":
+@dataclass(frozen=True, kw_only=True)
+class CheckedImages:
+    """The user's own images of a study, which can be used."""
+
+    drawn: "DrawnImages"
+    scan: "FolderScan"
+    hashes: "ContentHashes"  # of the files that were compared
+
+
+def check_images(definition: "Definition", root: Path, *, needed_here: bool) -> CheckedImages | None:
     """Scan the user's own images, and print what they should know of them.
 
     Args:
@@ -35,7 +46,7 @@ def check_images(definition: "Definition", root: Path, *, needed_here: bool) -> 
             may be on the workers' machine only.
 
     Returns:
-        The settings that say how the images are used; None if the study has none, or they are not here.
+        The images; None if the study has none, or they are not here.
 
     Raises:
         DataError: If it cannot be used, or the study refuses unreadable images and there are any.
@@ -45,12 +56,14 @@ def check_images(definition: "Definition", root: Path, *, needed_here: bool) -> 
     settings = definition.trial_config({})
     if not isinstance(settings, Config) or not has_own_images(settings.dataset):
         return None
-    from hpo.training import class_folders, own_images
+    from hpo.training import class_folders, drawn_images
+    from hpo.training.used_files import ContentHashes
 
+    hashes = ContentHashes()
     try:
-        if not needed_here:
-            own_images.list_images(settings.dataset, root, makes_copy=False)
-        scan = _scan(settings, root)
+        with _scan_progress() as tell:
+            drawn = drawn_images.draw_images(settings, root, tell, makes_copy=needed_here)
+            scan = drawn.scan(hashes, tell)
     except class_folders.MissingImages:
         if needed_here:
             raise
@@ -58,7 +71,7 @@ def check_images(definition: "Definition", root: Path, *, needed_here: bool) -> 
     scan.check(settings.corrupt)
     for note in scan.notes():
         print(f"hpo: {escape_surrogates(note)}", file=sys.stderr)
-    return settings
+    return CheckedImages(drawn=drawn, scan=scan, hashes=hashes)
 
 
 def list_images(definition: "Definition", root: Path, *, needed_here: bool) -> "UsedFiles | None":
@@ -70,21 +83,19 @@ def list_images(definition: "Definition", root: Path, *, needed_here: bool) -> "
     Raises:
         DataError: As ``check_images`` does, or if the file system fails.
     """
-    settings = check_images(definition, root, needed_here=needed_here)
-    if settings is None:
+    images = check_images(definition, root, needed_here=needed_here)
+    if images is None:
         return None
-    from hpo.training import datasets
-    from hpo.training.used_files import ContentHashes
-
     with _scan_progress() as tell:
-        return datasets.list_used_files(settings, root, ContentHashes(), tell)
+        return images.drawn.list_used_files(images.hashes, tell)
 
 
 def _scan(settings: "Config", root: Path) -> "FolderScan":
-    from hpo.training import datasets
+    from hpo.training import drawn_images
+    from hpo.training.used_files import ContentHashes
 
     with _scan_progress() as tell:
-        return datasets.scan_files(settings, root, tell)
+        return drawn_images.draw_images(settings, root, tell).scan(ContentHashes(), tell)
 
 
 @contextlib.contextmanager

@@ -53,14 +53,15 @@ def plan_study(
     from hpo.workers.hardware import find_device
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], None)
-    check_images(definition, data, needed_here=True)
+    images = check_images(definition, data, needed_here=True)
     group = worker_devices(devices, 1, definition.setting_count)
     device = find_device(group[0].name)
     where = Console(stderr=True)
     # Drawn on a terminal only, and seldom: drawing takes time from the measurement.
     with where.status("measuring", refresh_per_second=2) as shown:
         tell = shown.update if where.is_terminal else progress.print_stderr
-        found = cost.forecast_cost(definition, group, device, data, tell, prices.known_cost)
+        scan = images.scan if images else None
+        found = cost.forecast_cost(definition, group, device, data, tell, prices.known_cost, scan)
     missing = weights.missing_files(sorted(definition.model_weights()))
     if as_json:
         print_json({**found.document(), "missing_weights": [each.url for each in missing]})

@@ -1,9 +1,7 @@
 """Data sets as uint8 tensors, in stratified splits that are the same in every worker.
 
-A source (``sources``) lists the images. They are shuffled per class with the seed ``split_seed``, divided
-into train, valid and test, and reduced to ``limit``. Only then are image files decoded, so a small limit on
-a large folder is fast. How the images are divided is in ``splits``, how they are
-decoded in ``decoded_splits``.
+The images that a study uses are drawn first (``drawn_images``). Only then are image files decoded
+(``decoded_splits``), so a small limit on a large folder is fast.
 
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
@@ -13,25 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hpo import errors
-from hpo.training import (
-    decoded_splits,
-    folder_scan,
-    image_files,
-    own_images,
-    sources,
-    splits,
-    used_files,
-)
+from hpo.training import decoded_splits, drawn_images, image_files, sources
 from hpo.training.batches import Split
-from hpo.training.config import DATASETS, OWN_DATASETS, Config, FinalConfig, has_own_images, reads_files
+from hpo.training.config import Config, reads_files
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.decoded_cache import DecodedCache
 from hpo.training.evaluation import TOP
+from hpo.training.folder_scan import FolderScan
 from hpo.training.shapes import DatasetShape, known_shape
 
 logger = logging.getLogger(__name__)
@@ -150,61 +140,20 @@ def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) 
             list is not as ``class_folders`` or ``image_list`` allows; if images are unreadable, or with
             ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
     """
-    source = find_source(config, root)
-    drawn = draw_splits(source, config)
+    drawn = drawn_images.draw_images(config, root)
+    classes = drawn.source.classes
     if not reads_files(config.dataset):
-        read = {name: _to_tensors(split) for name, split in drawn.items()}
-        return _make_dataset(config.dataset, source.classes, read)
-    files, skipped = decoded_splits.read_splits(source.classes, drawn, config, cache)
-    dataset = _make_dataset(config.dataset, source.classes, files, skipped)
-    _warn_about_files(source, dataset, config)
+        read = {name: _to_tensors(split) for name, split in drawn.splits.items()}
+        return _make_dataset(config.dataset, classes, read)
+    files, skipped = decoded_splits.read_splits(classes, drawn.splits, config, cache)
+    dataset = _make_dataset(config.dataset, classes, files, skipped)
+    _warn_about_files(drawn.source, dataset, config)
     return dataset
-
-
-def find_source(config: Config, root: Path, progress: folder_scan.Progress | None = None) -> sources.Source:
-    """Return the images of a data set: pixels, or files that have not been read.
-
-    Args:
-        config: Only ``dataset`` matters.
-        root: The data folder, as for ``load_dataset``; a set of the Hugging Face hub is copied into it.
-        progress: Is called now and then while such a copy is made.
-
-    Raises:
-        DataError: If the data set is unknown or not available, or not as ``class_folders``, ``image_list``
-            or ``hub_sets`` allows.
-    """
-    if has_own_images(config.dataset):
-        return own_images.list_images(config.dataset, root, progress)
-    if config.dataset not in DATASETS:
-        hint = errors.suggestion(config.dataset, DATASETS)
-        known = ", ".join((*DATASETS, *OWN_DATASETS.values()))
-        raise errors.DataError(f"train.dataset: no data set '{config.dataset}'{hint or ';'} known: {known}")
-    if config.dataset == "digits":
-        return sources.read_digits()
-    return sources.read_published(config.dataset, root)
 
 
 def _to_tensors(split: sources.SourceSplit) -> Split:
     assert isinstance(split.images, Tensor)
     return Split(images=split.images, labels=torch.from_numpy(split.labels))
-
-
-def scan_files(
-    config: Config, root: Path, progress: folder_scan.Progress | None = None
-) -> folder_scan.FolderScan:
-    """Read the headers of the files that a study uses, and look for files with the same content.
-
-    Args:
-        config: Its ``dataset`` must be one of image files.
-        root: The data folder, as for ``load_dataset``.
-        progress: Is called now and then.
-
-    Raises:
-        DataError: As ``find_source``, or if there are too few images to split.
-    """
-    source = find_source(config, root, progress)
-    drawn = draw_splits(source, config)
-    return folder_scan.scan_files(config, source.classes, drawn, compares_files=True, progress=progress)
 
 
 def check_metric(metric: str, dataset: Dataset) -> None:
@@ -230,7 +179,7 @@ def check_metric(metric: str, dataset: Dataset) -> None:
         )
 
 
-def dataset_shape(config: Config, root: Path) -> DatasetShape:
+def dataset_shape(config: Config, root: Path, scan: FolderScan | None = None) -> DatasetShape:
     """Return the size of what ``load_dataset`` would return.
 
     A data set that hpo knows by name is neither read nor downloaded for this. Of other images only the
@@ -239,15 +188,14 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
     Args:
         config: The trial's settings.
         root: The data folder; not used for a data set whose size is known.
+        scan: What the headers say, if they were read already.
 
     Raises:
         DataError: If a data set that has to be loaded cannot be, or is unknown.
     """
     if (known := known_shape(config)) is not None:
         return known
-    source = find_source(config, root)
-    drawn = draw_splits(source, config)
-    scan = folder_scan.scan_files(config, source.classes, drawn, compares_files=False)
+    scan = scan or drawn_images.draw_images(config, root).scan()
     scan.check(config.corrupt)
     counts = {name: sum(each) for name, each in scan.readable_images().items()}
     return DatasetShape(
@@ -255,37 +203,8 @@ def dataset_shape(config: Config, root: Path) -> DatasetShape:
         selection=counts["valid" if "valid" in counts else "test"],
         pixels=config.image_size,
         channels=3,
-        classes=len(source.classes),
+        classes=len(scan.classes),
     )
-
-
-def list_used_files(
-    config: Config,
-    root: Path,
-    hashes: used_files.ContentHashes,
-    progress: folder_scan.Progress | None = None,
-) -> used_files.UsedFiles:
-    """Return which of the user's own files a study uses, with a hash of each.
-
-    A trial of ``hpo finish`` uses those of the study's trials, so it has the same list.
-
-    Args:
-        config: Its ``dataset`` must be the user's own images (``config.has_own_images``).
-        root: The data folder, as for ``load_dataset``.
-        hashes: Knows the files that did not change since it last read them.
-        progress: Is called now and then.
-
-    Raises:
-        DataError: As ``own_images.list_images``, or if there are too few images to split, or the file
-            system fails.
-    """
-    source = find_source(config, root)
-    if isinstance(config, FinalConfig):
-        config = Config(**config.model_dump() | {"selection": "valid"})
-    drawn = draw_splits(source, config)
-    files = [file for name, split in drawn.items() for file in folder_scan.list_split(name, split)]
-    labels = None if own_images.has_class_in_path(config.dataset) else source.classes
-    return hashes.list_files(own_images.root_of(config.dataset, root), files, progress, labels)
 
 
 def _warn_about_files(source: sources.Source, dataset: Dataset, config: Config) -> None:
@@ -307,39 +226,6 @@ def _warn_about_files(source: sources.Source, dataset: Dataset, config: Config) 
         )
 
 
-def draw_splits(source: sources.Source, config: Config) -> dict[SplitName, sources.SourceSplit]:
-    """Draw the splits and limit them; no file is read.
-
-    Returns:
-        The images of each split, in the source's order. For a ``FinalConfig`` those of "valid" come behind
-        those of "train".
-    """
-    rng = np.random.default_rng(config.split_seed)
-    shipped = (source.train, source.valid, source.test)
-    train, valid, test = (_shuffle(split, len(source.classes), rng) for split in shipped)
-    held_out = max(1, round(config.valid_fraction * len(source.train.labels)))
-    if source.test is None:
-        test, train = splits.hold_out(train, held_out, config.dataset)
-    if source.valid is None and config.selection != "test":
-        valid, train = splits.hold_out(train, held_out, config.dataset)
-    chosen: dict[SplitName, tuple[sources.SourceSplit, splits.ClassIndices]] = {
-        "train": (source.train, train),
-        "valid": (source.valid or source.train, valid),
-        "test": (source.test or source.train, test),
-    }
-    if config.selection == "test":
-        del chosen["valid"]
-    total = sum(map(len, train))
-    limit = min(config.limit or total, total)
-    drawn = {
-        name: split.take(np.sort(np.concatenate(splits.apply_limit(indices, limit, total))))
-        for name, (split, indices) in chosen.items()
-    }
-    if isinstance(config, FinalConfig):
-        drawn["train"] = drawn["train"].extended_by(drawn.pop("valid"))
-    return drawn
-
-
 def _make_dataset(
     name: str, classes: tuple[str, ...], read: dict[SplitName, Split], skipped: tuple[str, ...] = ()
 ) -> Dataset:
@@ -351,10 +237,3 @@ def _make_dataset(
         test=read["test"],
         skipped=skipped,
     )
-
-
-def _shuffle(
-    split: sources.SourceSplit | None, classes: int, rng: np.random.Generator
-) -> splits.ClassIndices:
-    labels = np.empty(0, dtype=np.int64) if split is None else split.labels
-    return splits.shuffle_per_class(labels, classes, rng)

@@ -44,9 +44,7 @@ def read_splits(
             class to train on.
         CacheUnusable, StopRequested: As ``decoded_cache.load_images``.
     """
-    read_headers = functools.cache(
-        functools.partial(folder_scan.scan_files, config, classes, drawn, compares_files=False)
-    )
+    read_headers = functools.cache(functools.partial(folder_scan.scan_files, config, classes, drawn))
     training, others = image_files.readings_of(config)
     readings: dict[image_files.Reading, list[SplitName]] = {}
     for name in drawn:

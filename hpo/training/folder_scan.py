@@ -4,7 +4,6 @@ The headers are read by as many threads as there are cores. Files that a header 
 found here; a file that is damaged further on is found when it is decoded.
 """
 
-import hashlib
 import itertools
 import statistics
 from collections import Counter, defaultdict, deque
@@ -20,6 +19,7 @@ from hpo.training.config import Config
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.devices import core_count
 from hpo.training.sources import SourceSplit, short_message
+from hpo.training.used_files import UNREADABLE, ContentHashes
 
 FILES_AT_ONCE = 64  # that a thread reads before it reports
 NAMES_SHOWN = 5  # of the files of a kind, in a message
@@ -169,8 +169,7 @@ def scan_files(
     config: Config,
     classes: tuple[str, ...],
     drawn: Mapping[SplitName, SourceSplit],
-    *,
-    compares_files: bool,
+    hashes: ContentHashes | None = None,
     progress: Progress | None = None,
 ) -> FolderScan:
     """Read the headers of files.
@@ -179,9 +178,12 @@ def scan_files(
         config: The data set's name, and ``max_pixels``.
         classes: Their names.
         drawn: The files by split.
-        compares_files: Whether to look for files with the same content. Only files of the same size are
-            read for this, and only where they are in different classes or splits.
+        hashes: To look for files with the same content; None: do not. Only files of the same size are read
+            for this, and only where they are in different classes or splits.
         progress: Is called now and then, in this thread.
+
+    Raises:
+        DataError: If the file system fails.
     """
     listed = [file for split, each in drawn.items() for file in list_split(split, each)]
     tell = progress or (lambda what, done, total: None)
@@ -195,7 +197,7 @@ def scan_files(
                 unreadable.append(found)
             else:
                 headers[file] = found
-    groups = list(_equal_files(headers, tell)) if compares_files else []
+    groups = [] if hashes is None else list(_equal_files(headers, hashes, tell))
     return FolderScan(
         name=config.dataset,
         classes=classes,
@@ -283,18 +285,18 @@ def _sizes(headers: Iterable[image_files.Header]) -> Sizes | None:
 
 
 def _equal_files(
-    headers: Mapping[ListedFile, image_files.Header], tell: Progress
+    headers: Mapping[ListedFile, image_files.Header], hashes: ContentHashes, tell: Progress
 ) -> Iterator[tuple[ListedFile, ...]]:
     """Yield the groups of files with the same content that are in several classes or splits."""
     by_size: dict[int, list[ListedFile]] = defaultdict(list)
     for file, header in headers.items():
         by_size[header.nbytes].append(file)
     candidates = [file for files in by_size.values() if _are_apart(files) for file in files]
-    by_content: dict[bytes, list[ListedFile]] = defaultdict(list)
-    for file, digest in in_threads(candidates, lambda each: _digest(each.path), "comparing files", tell):
-        by_content[digest].append(file)
-    for digest, files in by_content.items():
-        if digest and _are_apart(files):
+    by_content: dict[str, list[ListedFile]] = defaultdict(list)
+    for file, content in zip(candidates, hashes.describe(candidates, tell), strict=True):
+        by_content[content].append(file)
+    for content, files in by_content.items():
+        if content != UNREADABLE and _are_apart(files):
             yield tuple(files)
 
 
@@ -302,12 +304,3 @@ def _are_apart(files: Iterable[ListedFile]) -> bool:
     """Return whether files are in several classes or splits."""
     pairs = itertools.pairwise((file.label, file.split) for file in files)
     return any(first != second for first, second in pairs)
-
-
-def _digest(path: Path) -> bytes:
-    """Return a hash of a file's content; nothing if the file is gone."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError:
-        return b""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HASH_BYTES = 8  # of one file's content
 FINGERPRINT_BYTES = 16
+UNREADABLE = "-"  # in the place of size and hash
 NAMES_SHOWN = 3  # of the files of a kind, in a message
 
 
@@ -106,7 +107,7 @@ class ContentHashes:
         return UsedFiles(files=dict(_entries(root, zip(files, described, strict=True), labels)))
 
     def describe(self, files: Sequence["ListedFile"], progress: "Progress | None" = None) -> list[str]:
-        """Return size and hash of each file, such as ``812 93ab...``; ``-`` for one that cannot be read.
+        """Return size and hash of each file, such as ``812 93ab...``, or ``UNREADABLE``.
 
         Raises:
             DataError: If the file system fails.
@@ -134,7 +135,7 @@ class ContentHashes:
                 self._known[file.path] = (state, described)
             return described
         except (FileNotFoundError, PermissionError):  # one more unreadable file, which the scan tells of
-            return "-"
+            return UNREADABLE
 
 
 def _new_hash() -> Any:  # typeshed has another type for what file_digest takes

@@ -106,9 +106,9 @@ class WorkerCache:
         elif has_own_images(settings.dataset):
             self._check_files(storage, definition, settings)
         elif settings.dataset not in self._listed:
-            from hpo.training import datasets
+            from hpo.training import drawn_images
 
-            datasets.find_source(settings, self.data)
+            drawn_images.find_source(settings, self.data)
             self._listed.add(settings.dataset)
 
     def _check_files(self, storage: Storage, definition: Definition, settings: Config) -> None:
@@ -117,13 +117,13 @@ class WorkerCache:
         A waiting worker comes here twice a second. Many files are not listed again each time; should they
         change in between, ``load_dataset`` notices.
         """
-        from hpo.training import datasets
+        from hpo.training import drawn_images
 
         known, began = study_images.read_images(storage, definition), time.monotonic()
         is_known = self._files is not None and known.fingerprint == self._files.fingerprint
         if is_known and began < self._list_again_at:
             return
-        found = datasets.list_used_files(settings, self.data, self._hashes)
+        found = drawn_images.list_used_files(settings, self.data, self._hashes)
         took = time.monotonic() - began
         self._list_again_at = began + took + min(took / LISTING_SHARE, MAX_UNLISTED_SECONDS)
         if known.fingerprint in (None, found.fingerprint) and known.study == definition.name:
@@ -199,9 +199,9 @@ class WorkerCache:
 
     def _check_unchanged(self, config: Config, before: UsedFiles) -> None:
         """Refuse a folder of which a file changed since the check, so that what was read may be another."""
-        from hpo.training import datasets
+        from hpo.training import drawn_images
 
-        now = datasets.list_used_files(config, self.data, self._hashes)
+        now = drawn_images.list_used_files(config, self.data, self._hashes)
         if now != before:
             raise ImagesChanged(
                 f"{config.dataset}: its images changed while the study ran: "

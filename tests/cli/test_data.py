@@ -1,5 +1,6 @@
 """``hpo data``, and what run, create and plan say of a folder before a study is stored."""
 
+import hashlib
 import io
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hpo.export.sheet import GAP_PIXELS
+from hpo.training import image_files
 from tests.support.images import write_images
 
 STUDY = """
@@ -51,6 +53,26 @@ def test_the_images_of_each_class_and_what_is_odd_are_shown(pets):
         "be measured on images that it was trained on: remove the copies, or move them into one split",
     ]
     assert not (pets.path / "storage").exists()
+
+
+def test_create_hashes_and_plan_reads_each_file_once(pets, monkeypatch):
+    shutil.copy(pets.path / "pets/train/cat/000.png", pets.path / "pets/test/cat/again.png")
+    done = {"hash": 0, "header": 0}
+
+    def count(what, function):
+        def counted(*args):
+            done[what] += 1
+            return function(*args)
+
+        return counted
+
+    monkeypatch.setattr(hashlib, "file_digest", count("hash", hashlib.file_digest))
+    monkeypatch.setattr(image_files, "read_header", count("header", image_files.read_header))
+    study = pets.study(STUDY)
+    assert "1 trials waiting" in pets.here("create", study).out
+    assert done == {"hash": 16, "header": 16}
+    pets.here("plan", study, "--devices", "cpu:1", "--set", "train.model=squeezenet1_1")
+    assert done["header"] == 2 * 16
 
 
 def test_the_same_as_json(pets):

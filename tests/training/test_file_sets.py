@@ -6,8 +6,9 @@ from PIL import Image
 from torchvision.datasets import STL10
 
 from hpo import errors
-from hpo.training import datasets, file_sets, shapes, sources
+from hpo.training import datasets, drawn_images, file_sets, shapes, sources
 from hpo.training.config import DATASETS, FILE_DATASETS, Config, FinalConfig
+from hpo.training.used_files import ContentHashes
 from tests.support.data_sets import assert_well_formed, load_error
 from tests.support.disks import folder_without_rights
 from tests.support.file_sets import (
@@ -149,7 +150,7 @@ def test_files_are_read_as_those_of_a_folder(tmp_path, monkeypatch):
     file = next((tmp_path / "eurosat/2750/Forest").iterdir())
     Image.new("RGBA", (40, 20)).save(file, "PNG")
     padded = Config(dataset="eurosat", image_size=16, resize="pad", transparency="black")
-    scan = datasets.scan_files(padded, tmp_path)
+    scan = drawn_images.draw_images(padded, tmp_path).scan(ContentHashes())
     assert (scan.total, scan.transparent) == (18, (file,))
     images = [
         each for split in datasets.load_dataset(padded, tmp_path).splits.values() for each in split.images

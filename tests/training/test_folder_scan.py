@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from hpo import errors
-from hpo.training import datasets
+from hpo.training import datasets, drawn_images
+from hpo.training.used_files import ContentHashes
 from tests.support.data_sets import folder_config
 from tests.support.images import write_images
 
@@ -18,7 +19,7 @@ def names(paths) -> list[str]:
 
 
 def scan(path, **options):
-    return datasets.scan_files(folder_config(path, **options), path)
+    return drawn_images.draw_images(folder_config(path, **options), path).scan(ContentHashes())
 
 
 @pytest.fixture
@@ -132,12 +133,13 @@ def test_progress_is_reported_until_every_file_is_read(tmp_path):
     write_images(tmp_path, {"cat": 80, "dog": 80})
     shutil.copy(tmp_path / "cat/000.png", tmp_path / "dog/copy.png")
     told: list[tuple[str, int, int]] = []
-    datasets.scan_files(folder_config(tmp_path), tmp_path, lambda *each: told.append(each))
+    drawn = drawn_images.draw_images(folder_config(tmp_path), tmp_path)
+    drawn.scan(ContentHashes(), lambda *each: told.append(each))
     assert [each for each in told if each[0] == "reading headers"] == [
         ("reading headers", done, 161) for done in (64, 128, 161)
     ]
     what, done, total = told[-1]
-    assert what == "comparing files"
+    assert what == "hashing files"
     assert done == total
 
 

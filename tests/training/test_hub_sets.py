@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 from PIL import Image
 
 from hpo import errors
-from hpo.training import class_folders, datasets, hub_export, hub_sets, own_images
+from hpo.training import class_folders, datasets, drawn_images, hub_export, hub_sets, own_images
 from hpo.training.config import Config
 from hpo.training.used_files import ContentHashes
 from tests.support.data_sets import load_error
@@ -97,7 +97,7 @@ def test_a_copy_is_a_folder_of_own_images(tmp_path):
     config = Config(dataset=f"hf:{tmp_path / 'set'}", image_size=16)
     data = datasets.load_dataset(config, tmp_path / "data")
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 12, "valid": 4, "test": 4}
-    used = datasets.list_used_files(config, tmp_path / "data", ContentHashes())
+    used = drawn_images.list_used_files(config, tmp_path / "data", ContentHashes())
     assert "train/zebra/00000000.png" in used.files
     copy = own_images.root_of(config.dataset, tmp_path / "data")
     assert sorted(class_folders.list_folder(str(copy)).train.files) == sorted(

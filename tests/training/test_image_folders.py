@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hpo import errors
-from hpo.training import datasets
+from hpo.training import datasets, drawn_images
 from hpo.training.config import Config
 from hpo.training.used_files import ContentHashes
 from tests.support.data_sets import assert_well_formed, counts, folder_config, keys, load_error
@@ -291,7 +291,7 @@ def test_split_folders_that_do_not_fit_together_are_refused(tmp_path):
 )
 def test_a_folder_that_cannot_be_read_is_refused_in_one_line(path, reason):
     with pytest.raises(errors.DataError) as raised:
-        datasets.list_used_files(folder_config(path), Path(), ContentHashes())
+        drawn_images.list_used_files(folder_config(path), Path(), ContentHashes())
     assert "train.dataset: 'folder:" in str(raised.value)
     assert reason in str(raised.value)
     assert len(str(raised.value)) < 500
@@ -302,7 +302,7 @@ def test_an_unreadable_subfolder_is_refused_by_its_name():
         write_images(folder, {"a": 3, "b": 3})
         (folder / "b" / "inner").mkdir(mode=0)
         with pytest.raises(errors.DataError, match=r"inner.*Permission denied"):
-            datasets.list_used_files(folder_config(folder), Path(), ContentHashes())
+            drawn_images.list_used_files(folder_config(folder), Path(), ContentHashes())
 
 
 def test_a_class_with_too_few_images_to_be_measured_is_named(tmp_path, caplog):

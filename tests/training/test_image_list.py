@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from hpo import errors
-from hpo.training import datasets, image_list, own_images
+from hpo.training import datasets, drawn_images, image_list, own_images
 from hpo.training.config import Config
 from hpo.training.used_files import ContentHashes
 from tests.support.data_sets import keys, load_error
@@ -227,7 +227,7 @@ def test_unreadable_images_of_a_list_are_refused_or_skipped(pets):
 def test_the_fingerprint_of_a_list_depends_on_paths_labels_splits_and_contents_alone(pets):
     def used_files(*lines, name="pets.csv"):
         config = Config(dataset=write_list(pets, *lines, name=name))
-        return datasets.list_used_files(config, Path(), ContentHashes())
+        return drawn_images.list_used_files(config, Path(), ContentHashes())
 
     lines = pet_lines()
     began = used_files("path,label", *lines)

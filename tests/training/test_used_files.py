@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import DataError
-from hpo.training import datasets
+from hpo.training import drawn_images
 from hpo.training.config import Config, FinalConfig
 from hpo.training.used_files import ContentHashes, UsedFiles
 from tests.support.data_sets import folder_config
@@ -17,7 +17,7 @@ from tests.support.images import write_images
 
 
 def list_files(folder, hashes=None, **options) -> UsedFiles:
-    return datasets.list_used_files(folder_config(folder, **options), Path(), hashes or ContentHashes())
+    return drawn_images.list_used_files(folder_config(folder, **options), Path(), hashes or ContentHashes())
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_only_the_files_that_are_used_count(pets):
 def test_a_trial_of_finish_uses_the_files_of_the_studys_trials(pets):
     options = {"dataset": f"folder:{pets}", "limit": 12}
     study, final = Config(**options), FinalConfig(**options)
-    assert datasets.list_used_files(study, Path(), ContentHashes()) == datasets.list_used_files(
+    assert drawn_images.list_used_files(study, Path(), ContentHashes()) == drawn_images.list_used_files(
         final, Path(), ContentHashes()
     )
 

@@ -12,7 +12,7 @@ from hpo.errors import DeviceError, ImagesChanged
 from hpo.store import studies
 from hpo.study.definition import Definition
 from hpo.study.search_options import Search
-from hpo.training import catalog, datasets, devices, models, precision, sources
+from hpo.training import catalog, datasets, devices, drawn_images, models, precision, sources
 from hpo.training.config import Config
 from hpo.training.data_facts import DataFacts
 from hpo.training.used_files import ContentHashes
@@ -95,7 +95,7 @@ def test_pictures_that_change_while_a_worker_runs_are_refused_when_they_are_read
     other = cache.WorkerCache(worker_cache.data, worker_cache.artifacts, CPU)
     with pytest.raises(ImagesChanged, match=r"study 'pets' began with: 1 changed \('cat/002.png'\)\."):
         other.prepare_study(storage, study_id, definition)
-    images = datasets.list_used_files(config, Path(), ContentHashes())
+    images = drawn_images.list_used_files(config, Path(), ContentHashes())
     studies.create_study(storage, definition, "", images.fingerprint)  # no trial has begun
     worker_cache.prepare_study(storage, study_id, definition)
     assert worker_cache.load_dataset(config) is not found

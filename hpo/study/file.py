@@ -10,7 +10,7 @@ from typing import Any
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError, quote_value, shorten, suggestion
 from hpo.study import space_table
-from hpo.study.aliases import rename_aliases, rename_setting
+from hpo.study.aliases import SEARCH_ALIASES, TRAIN_ALIASES, rename_aliases, rename_setting
 from hpo.study.checks import Problems, check_keys, check_storable, require_table, validate_record
 from hpo.study.consistency import check_definition, check_models, check_point_in_space, grid_points
 from hpo.study.definition import Definition, Point
@@ -28,6 +28,12 @@ NAME_PATTERN = r"^[^-\s/\x00-\x1f]([^/\x00-\x1f]{0,98}[^\s/\x00-\x1f])?$"  # and
 # The top-level keys of a study file are fields of its definition; the other fields are set elsewhere.
 _SET_ELSEWHERE = ("enqueued", "left_out_trials", "finishes", "left_out")
 KEYS = tuple(name for name in Definition.model_fields if name not in _SET_ELSEWHERE)
+
+# Options at the top of a file, which belong into a table.
+_MISPLACED = {
+    **dict.fromkeys((*Search.model_fields, *SEARCH_ALIASES), "it belongs below [search]"),
+    **dict.fromkeys((*config.OPTIONS, *TRAIN_ALIASES), "it belongs below [train], [space] or [[points]]"),
+}
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -196,7 +202,7 @@ def parse_document(document: Mapping[str, Any], where: str) -> Definition:
     )
     options, problems = option_tables.option_table(fixed), Problems(where)
     with problems.collect():
-        check_keys(document, KEYS, where, "")
+        check_keys(document, KEYS, where, "", _MISPLACED)
     with problems.collect():
         name = _check_name(document.get("name"), where)
     with problems.collect():

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from hpo.errors import suggestion
 
 _EVALUATION = "images are prepared as train.resize says, in training and evaluation alike"
-_LOADERS = "images are decoded once and kept in memory, so there are no loader processes to configure"
+_LOADERS = "images are decoded once, by all cores, so there are no loader processes to configure"
 _ADAM = "optimizers have torch's defaults for what has no option"
 _SAVING = "trials save checkpoints by themselves, and keep the weights of their best epoch"
 _RESUMED = "trials resume from their last checkpoint by themselves: run the same command again"
@@ -22,6 +22,7 @@ _ARTIFACTS = "files belong to the command line: --artifacts PATH"
 _CURVES = "curves are always written, also for TensorBoard; hpo report shows them"
 _COLORS = "train.auto_augment changes colours and geometry at random"
 _DETECTION = "hpo trains classifiers; this is for detection"
+_FREEZING = "train.tune = 'head' trains the last layer alone, train.freeze_epochs does so at first"
 _MEMORY = "activations are not recomputed; a smaller train.batch_size needs less memory"
 _MIXING = "train.mixup_alpha and train.cutmix_alpha alone decide how images are mixed"
 _ONE_PROCESS = "a trial runs on one device; several devices run several trials"
@@ -106,9 +107,12 @@ TRAIN_HINTS: Mapping[str, str] = {
     "checkpoint_path": "weights",
     "drop": "dropout",
     "drop_rate": "dropout",
-    "freeze": "train.tune = 'head' trains the last layer alone",
-    "freeze_backbone": "train.tune = 'head' trains the last layer alone",
-    "linear_probe": "train.tune = 'head' trains the last layer alone",
+    "drop_path_rate": "drop_path",
+    "stochastic_depth": "drop_path",
+    "stochastic_depth_prob": "drop_path",
+    "freeze": _FREEZING,
+    "freeze_backbone": _FREEZING,
+    "linear_probe": _FREEZING,
     "gp": "models pool as torchvision builds them",
     "bn_momentum": "batch norms are as torchvision builds them",
     "bn_eps": "batch norms are as torchvision builds them",
@@ -135,6 +139,11 @@ TRAIN_HINTS: Mapping[str, str] = {
     "blr": "lr",
     "wd": "weight_decay",
     "l2": "weight_decay",
+    "llrd": "layer_decay",
+    "layerwise_lr_decay": "layer_decay",
+    "layer_wise_lr_decay": "layer_decay",
+    "backbone_lr": "train.head_lr_multiplier is a factor on train.lr for the last layer",
+    "head_lr": "train.head_lr_multiplier is a factor on train.lr for the last layer",
     "norm_weight_decay": "decay_norms",
     "bias_weight_decay": "decay_norms",
     "opt_eps": _ADAM,

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from hpo import errors
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -112,6 +114,22 @@ def find_weights(model: str, weights: str) -> Any | None:
     if weights == "DEFAULT":
         return torchvision.models.get_model_weights(model).DEFAULT
     return _weights_entries(model).get(weights)
+
+
+def require_weights(model: str, weights: str) -> Any:
+    """Return what ``find_weights`` does.
+
+    Raises:
+        WeightsError: If there are none of this name: the installed torchvision may be another than where
+            the study was checked.
+    """
+    entry = find_weights(model, weights)
+    if entry is None:
+        raise errors.WeightsError(
+            f"torchvision has no weights {errors.quote_value(weights)} for {model}; use "
+            f'{", ".join(weights_names(model))}, "none" or a file'
+        )
+    return entry
 
 
 def weights_names(model: str) -> tuple[str, ...]:

@@ -36,8 +36,8 @@ def preset_of(config: Config) -> Preset:
     It is ImageNet's with ``preprocessing = "imagenet"``, for random weights, for a file of weights and for
     a network of the user's own. The first call for other weights imports torchvision.
 
-    Args:
-        config: Its model must have the weights that it names.
+    Raises:
+        WeightsError: If torchvision has no weights of this name for the model.
     """
     return (
         IMAGENET if config.preprocessing == "imagenet" else preset_of_weights(config.model, config.weights)
@@ -51,12 +51,13 @@ def preset_of_weights(model: str, weights: str) -> Preset:
     Args:
         model: The option ``model``.
         weights: The option ``weights``.
+
+    Raises:
+        WeightsError: If torchvision has no weights of this name for the model.
     """
     if catalog.is_user_network(model) or not catalog.is_named_weights(weights):
         return IMAGENET
     if weights == "imagenet" and model in catalog.SMALLEST_IMAGE_SIZES:
         return IMAGENET  # known without importing torchvision
-    entry = catalog.find_weights(model, weights)
-    assert entry is not None
-    preset = entry.transforms()
+    preset = catalog.require_weights(model, weights).transforms()
     return Preset(mean=tuple(preset.mean), std=tuple(preset.std), interpolation=preset.interpolation.value)

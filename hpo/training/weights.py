@@ -48,12 +48,7 @@ def build_with_named_weights(model: str, weights: str) -> nn.Module:
         WeightsError: If there are none of this name, or they cannot be downloaded, or the file cannot be
             loaded and its hash is wrong. If the hash is right, torch's error passes through.
     """
-    entry = catalog.find_weights(model, weights)
-    if entry is None:
-        raise errors.WeightsError(
-            f"torchvision has no weights {errors.quote_value(weights)} for {model}; use "
-            f'{", ".join(catalog.weights_names(model))}, "none" or a file'
-        )
+    entry = catalog.require_weights(model, weights)
     path = _stored_path(entry)
     if not path.exists():
         _download_weights(model, entry.url, path)

@@ -55,12 +55,14 @@ def test_an_alias_needs_no_hint_where_it_is_accepted():
             "train.Scheduler is not an option; did you mean 'schedule'? options: ",
         ),
         ("[train]\nfp16 = true", "train.fp16 is not an option: train.precision = 'fp16'; options: "),
-        ("[train]\nnum_workers = 4", "train.num_workers is not an option: images are decoded once and kep"),
+        ("[train]\nnum_workers = 4", "train.num_workers is not an option: images are decoded once, by all"),
         ("[space]\nlearning_rate = [1.0]", "space.learning_rate is not an option; did you mean 'lr'? opti"),
         ("[space]\nval_split = [1.0]", "space.val_split is not an option: a data set's own splits are use"),
         ("[space]\nsampler = ['x']", "space.sampler is not an option; did you mean 'sampling'? options: "),
         ("[space]\namp_dtype = ['x']", "space.amp_dtype is not an option: it is 'precision' here, which o"),
         ("[[points]]\nbatch = 3", "points[1].batch is not an option; did you mean 'batch_size'? options: "),
+        ("epochs = 3", "epochs is not an option: it belongs below [train], [space] or [[points]]; options"),
+        ("n_trials = 3", "n_trials is not an option: it belongs below [search]; options: name, points, se"),
         ("[search]\nnum_samples = 3", "search.num_samples is not an option; did you mean 'trials'? option"),
         ("[search]\nn_jobs = 3", "search.n_jobs is not an option: hpo run STUDY --devices says how many w"),
         (
@@ -76,8 +78,8 @@ def test_names_of_other_programs_lead_to_the_option_that_is_meant(text, expected
 def test_several_unknown_names_are_told_with_their_hints(tmp_path):
     found = refusal("[train]\nworkers = 4\nopt = 'sgd'\n[search]\ntimeout = 3", tmp_path)
     assert found.startswith(
-        "3 problems: (1) train.workers is not an option: images are decoded once and kept in memory, so "
-        "there are no loader processes to configure; (2) train.opt is not an option; did you mean "
+        "3 problems: (1) train.workers is not an option: images are decoded once, by all cores, so there "
+        "are no loader processes to configure; (2) train.opt is not an option; did you mean "
         "'optimizer'? options: "
     )
     assert "(3) search.timeout is not an option; did you mean 'device_hours'? options: " in found

@@ -134,6 +134,12 @@ def test_the_weights_of_a_vision_transformer_decide_which_images_it_accepts():
     assert catalog.image_size_problem("vit_b_16", 224, weights=larger)
     assert catalog.first_accepted_image_size("vit_b_16", larger) == 384
     assert catalog.builder_arguments("vit_b_16", 7, larger) == {"num_classes": 7, "image_size": 384}
+    with torch.device("meta"):
+        plain = torchvision.models.get_model(
+            "vit_b_16", **catalog.builder_arguments("vit_b_16", 1000, larger)
+        )
+    ours = catalog.build_on_meta("vit_b_16", larger)
+    assert [each.shape for each in plain.parameters()] == [each.shape for each in ours.parameters()]
     for weights in ("imagenet", "none", "IMAGENET1K_V1", "DEFAULT", "vit.pt"):
         assert catalog.image_size_problem("vit_b_16", 224, weights=weights) is None
         assert catalog.builder_arguments("vit_b_16", 7, weights) == {"num_classes": 7}

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from hpo.artifacts.folders import Artifacts
+from hpo.errors import WeightsError
 from hpo.training import catalog, datasets, features, image_files, loop, models, presets, transforms
 from hpo.training.config import Config
 from tests.support.images import random_images
@@ -60,6 +61,13 @@ def test_without_weights_of_torchvisions_it_is_imagenets_preset(options):
     settings = config(**({"model": "efficientnet_v2_l"} | options))
     assert presets.preset_of(settings) == presets.IMAGENET
     assert image_files.reading_of(settings).interpolation == "bilinear"
+
+
+def test_weights_that_the_installed_torchvision_lacks_are_no_reason_for_another_preset():
+    with pytest.raises(
+        WeightsError, match="torchvision has no weights 'IMAGENET1K_V9' for resnet18; use IM"
+    ):
+        presets.preset_of(config(weights="IMAGENET1K_V9"))
 
 
 @pytest.mark.parametrize("preprocessing", ["weights", "imagenet"])

@@ -76,4 +76,6 @@ class DataFacts(BaseModel):
         used = ", ".join(f"{name} {value}" for name, value in changes.items() if value not in ("none", "0"))
         if not used:
             return f"Each is {size}, without augmentation."
-        return f"Each is augmented as in training ({used}), then {size}."
+        if self.resize is None:  # a data set of pixels, which are resized last
+            return f"Each is augmented as in training ({used}), then {size}."
+        return f"Each is {size}, and augmented as in training ({used})."

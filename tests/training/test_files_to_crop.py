@@ -82,8 +82,10 @@ def test_a_model_trains_on_parts_and_is_measured_on_whole_images(folder):
     list(run.epochs())
     assert set(sizes) == {(3, 32, 32)}
     facts = samples.describe_images(dataset, settings)
-    assert facts.describe_samples().startswith(
-        "Each is augmented as in training (augmentation resized_crop, auto_augment trivialaugment), then"
+    assert facts.describe_samples() == (
+        "Each is cropped to its central square and resized to 32 by 32 pixels (image_size), with white "
+        "behind transparent parts, and augmented as in training (augmentation resized_crop, auto_augment "
+        "trivialaugment)."
     )
 
 

@@ -81,6 +81,11 @@ def test_the_facts_say_how_a_folders_pictures_became_squares(tmp_path, options, 
     assert digits.describe_samples() == (
         "Each is resized to 32 by 32 pixels (image_size), without augmentation."
     )
+    changed = facts_of(config(limit=50, augmentation="flip", random_erasing=0.25), tmp_path)
+    assert changed.describe_samples() == (
+        "Each is augmented as in training (augmentation flip, random_erasing 0.25), then resized to 32 by "
+        "32 pixels (image_size)."
+    )
 
 
 def test_pictures_are_augmented_as_in_training():

@@ -237,8 +237,7 @@ class DecodedCache:
             if (found := self._open(path, size)) is not None:
                 return found
             with draft.open("a+b") as file:
-                self._wait_for_lock(file)
-                if _is_at(draft, file):  # else its maker has renamed or removed it meanwhile
+                if self._lock(draft, file):
                     return self._write(job, path, file)
 
     def measure(self) -> CacheSize:
@@ -273,13 +272,19 @@ class DecodedCache:
             os.utime(path)  # the time of its last use
         return found
 
-    def _wait_for_lock(self, file: BinaryIO) -> None:
+    def _lock(self, draft: Path, file: BinaryIO) -> bool:
+        """Wait for the lock of a draft; return False once its maker has renamed or removed it instead.
+
+        A maker that has renamed it keeps a lock on it as long as it uses the copy.
+        """
         while True:
-            try:
-                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self.stop.wait(WAIT_SECONDS):
-                    raise StopRequested("stopped while another worker decoded the images") from None
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return _is_at(draft, file)
+            if not _is_at(draft, file):
+                return False
+            if self.stop.wait(WAIT_SECONDS):
+                raise StopRequested("stopped while another worker decoded the images")
 
     def _write(self, job: Job, path: Path, file: BinaryIO) -> MappedImages:
         """Write a copy into its draft, which is open and locked, and give it its name."""

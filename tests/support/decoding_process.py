@@ -1,6 +1,7 @@
 """Decode the pictures of a folder into a cache, as a worker does, once a file named as the gate exists.
 
-It prints how many pictures it decoded itself, and the sum of the pixels. Arguments: folder, cache, gate.
+It prints how many pictures it decoded itself, and the sum of the pixels. It ends with its standard input.
+Arguments: folder, cache, gate.
 """
 
 import sys
@@ -24,7 +25,8 @@ def main() -> None:
     decoding.decode = decode_behind_gate
     config = Config(dataset=f"folder:{folder}", image_size=16)
     dataset = datasets.load_dataset(config, folder, DecodedCache(cache))
-    print(len(decoded), dataset.train.images.sum().item())
+    print(len(decoded), dataset.train.images.sum().item(), flush=True)
+    sys.stdin.read()  # the images stay in use
 
 
 if __name__ == "__main__":

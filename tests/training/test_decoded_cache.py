@@ -154,7 +154,10 @@ def test_a_stop_ends_decoding_and_leaves_nothing(pictures, cache):
 def start_process(pictures: Path, cache: DecodedCache, gate: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.support.decoding_process"]
     return subprocess.Popen(
-        [*command, *map(str, (pictures, cache.folder, gate))], stdout=subprocess.PIPE, text=True
+        [*command, *map(str, (pictures, cache.folder, gate))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -176,7 +179,9 @@ def test_processes_that_start_together_make_one_copy_and_read_the_same(pictures,
     running = [start_process(pictures, cache, tmp_path / "gate") for _ in range(2)]
     wait_for(lambda: files_of(cache))
     (tmp_path / "gate").touch()
-    printed = sorted(process.communicate()[0].split() for process in running)
+    printed = sorted(process.stdout.readline().split() for process in running)  # both are alive still
+    for process in running:
+        process.communicate()
     expected = str(load(pictures, None).train.images.sum().item())
     assert printed == [["0", expected], ["40", expected]]
     assert len(files_of(cache)) == 1

@@ -8,6 +8,7 @@ import gzip
 import math
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -30,7 +31,11 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 # with 1, 71 % with 8/7, 81 % with 3/2 and 88 % with 2, compared with parts of the photographs themselves.
 # The images then take 1, 1.31, 2.25 and 4 times the memory.
 TRAINING_SCALE = 1.5
+LARGE_PIXELS = 2**24
 GREY_ADVICE = "save it as 8-bit or 16-bit unsigned grey that uses the whole range"
+
+
+_large_images = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,10 +227,16 @@ def read_image(file: Path, reading: Reading) -> Picture:
 
 
 def decode_image(file: Path, reading: Reading) -> Picture:
-    """Read an image as ``read_image`` does, in any thread; the caller enters ``without_pil_limits``."""
-    with _as_value_error(file):
-        image, is_transparent = _open_upright_rgb(file, reading)
-        square = _to_square(image, reading)
+    """Read an image as ``read_image`` does, in any thread; the caller enters ``without_pil_limits``.
+
+    Of images with more than ``LARGE_PIXELS``, which take up to 12 bytes a pixel, one is decoded at a time.
+    """
+    with _as_value_error(file), Image.open(file, formats=IMAGE_FORMATS) as opened:
+        _check_size(opened, reading.max_pixels)
+        is_large = opened.width * opened.height > LARGE_PIXELS
+        with _large_images if is_large else contextlib.nullcontext():
+            image, is_transparent = _upright_rgb(opened, reading)
+            square = _to_square(image, reading)
     return Picture(
         pixels=np.array(square).transpose(2, 0, 1),
         is_transparent=is_transparent,
@@ -286,23 +297,20 @@ def _to_square(image: Image.Image, reading: Reading) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
-def _open_upright_rgb(file: Path, reading: Reading) -> tuple[Image.Image, bool]:
-    """Open an image as RGB; also return whether the hidden colour of transparent parts is seen now."""
-    with Image.open(file, formats=IMAGE_FORMATS) as opened:
-        _check_size(opened, reading.max_pixels)
-        ImageOps.exif_transpose(opened, in_place=True)  # it loads the pixels, and copies none of them
-        image: Image.Image = opened
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = _reduce_grey(image)
-        if not image.has_transparency_data:
-            return image if image.mode == "RGB" else image.convert("RGB"), False
-        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
-        if reading.transparency == "drop":
-            return image.convert("RGB"), with_alpha.getchannel("A").getextrema()[0] != 255
-        # The same bytes as Image.alpha_composite, with half of the time and a copy less in memory.
-        behind = Image.new("RGB", image.size, reading.transparency)
-        behind.paste(with_alpha, mask=with_alpha)
-        return behind, False
+def _upright_rgb(image: Image.Image, reading: Reading) -> tuple[Image.Image, bool]:
+    """Return an open image as RGB, and whether the hidden colour of transparent parts is seen now."""
+    ImageOps.exif_transpose(image, in_place=True)  # it loads the pixels, and copies none of them
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _reduce_grey(image)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB"), False
+    with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
+    if reading.transparency == "drop":
+        return image.convert("RGB"), with_alpha.getchannel("A").getextrema()[0] != 255
+    # The same bytes as Image.alpha_composite, with half of the time and a copy less in memory.
+    behind = Image.new("RGB", image.size, reading.transparency)
+    behind.paste(with_alpha, mask=with_alpha)
+    return behind, False
 
 
 def _check_grey(mode: str) -> None:

@@ -96,17 +96,25 @@ class FolderScan:
     def notes(self) -> Iterator[str]:
         """Yield a line on each kind of copies: in several classes, or in several splits."""
         others = tuple(group for group in self.across_splits if group not in self.across_classes)
-        for groups, where, advice in (
-            (self.across_classes, "in different classes", "at most one class is right: remove the others"),
+        for groups, apart, where, advice in (
+            (
+                self.across_classes,
+                "label",
+                "in different classes",
+                "at most one class is right: remove the others",
+            ),
             (
                 others,
+                "split",
                 "in different splits",
                 "a trial would be measured on images that it was trained on: remove the copies, or move "
                 "them into one split",
             ),
         ):
             if groups:
-                first = " and ".join(f"'{_place(each, self.classes)}'" for each in groups[0][:2])
+                pairs = itertools.pairwise(groups[0])
+                pair = next(each for each in pairs if getattr(each[0], apart) != getattr(each[1], apart))
+                first = " and ".join(f"'{_place(each, self.classes)}'" for each in pair)
                 count = sum(map(len, groups))
                 yield (
                     f"{self.name}: {count} of {self.total} files have the same content as another one "

@@ -119,6 +119,15 @@ def test_copies_in_several_classes_or_splits_are_told(pets):
     assert "again.png (cat, test)'" in second
 
 
+def test_of_many_copies_two_that_are_apart_are_named(pets):
+    for number in range(3):
+        shutil.copy(pets / "train/cat/000.png", pets / f"train/cat/copy{number}.png")
+    shutil.copy(pets / "train/cat/000.png", pets / "test/cat/zz.png")
+    (line,) = scan(pets).notes()
+    assert "(cat, training)' and" in line
+    assert "zz.png (cat, test)'" in line
+
+
 def test_only_files_that_the_study_uses_are_scanned(tmp_path):
     write_images(tmp_path, {"cat": 40, "dog": 40})
     found = scan(tmp_path, limit=8)

@@ -83,7 +83,8 @@ class ContentHashes:
     """Hashes of files; a file is read again only if its size, times or place on the disk changed."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, ...], str]] = {}  # by path: what stat said, size and hash
+        # By path: what stat said, then size and hash. Texts, because there may be millions of files.
+        self._known: dict[str, str] = {}
 
     def list_files(
         self,
@@ -126,13 +127,13 @@ class ContentHashes:
         """Return size and hash of a file's content."""
         try:
             stat = file.path.stat()
-            state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            before, described = self._known.get(file.path, ((), ""))
+            state = f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+            before, _, described = self._known.get(path := str(file.path), "").partition(": ")
             if before != state:
                 with file.path.open("rb") as content:
                     digest = hashlib.file_digest(content, _new_hash).hexdigest()
                 described = f"{stat.st_size} {digest}"
-                self._known[file.path] = (state, described)
+                self._known[path] = f"{state}: {described}"
             return described
         except (FileNotFoundError, PermissionError):  # one more unreadable file, which the scan tells of
             return UNREADABLE

@@ -8,10 +8,10 @@ import gzip
 import math
 import os
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 # with 1, 71 % with 8/7, 81 % with 3/2 and 88 % with 2, compared with parts of the photographs themselves.
 # The images then take 1, 1.31, 2.25 and 4 times the memory.
 TRAINING_SCALE = 1.5
-LARGE_PIXELS = 2**24
+# Images with more pixels are decoded in one thread. They take 4 to 8 bytes per pixel, and the C library
+# keeps that for each thread that had it: for as many threads as cores, that may be all of the memory.
+LARGE_PIXELS = 2**25  # more than most cameras' photographs have
+_large_images = ThreadPoolExecutor(1)  # its thread starts with the first of them
 GREY_ADVICE = "save it as 8-bit or 16-bit unsigned grey that uses the whole range"
-
-
-_large_images = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,16 +229,19 @@ def read_image(file: Path, reading: Reading) -> Picture:
 def decode_image(file: Path, reading: Reading) -> Picture:
     """Read an image as ``read_image`` does, in any thread; the caller enters ``without_pil_limits``.
 
-    Of images with more than ``LARGE_PIXELS``, which take up to 12 bytes a pixel, one is decoded at a time.
+    Images with more than ``LARGE_PIXELS`` are decoded one after another.
     """
     with _as_value_error(file), Image.open(file, formats=IMAGE_FORMATS) as opened:
         _check_size(opened, reading.max_pixels)
-        is_large = opened.width * opened.height > LARGE_PIXELS
-        with _large_images if is_large else contextlib.nullcontext():
-            image, is_transparent = _upright_rgb(opened, reading)
-            square = _to_square(image, reading)
+        if opened.width * opened.height > LARGE_PIXELS:
+            return _large_images.submit(_to_picture, opened, reading).result()
+        return _to_picture(opened, reading)
+
+
+def _to_picture(opened: Image.Image, reading: Reading) -> Picture:
+    image, is_transparent = _to_upright_rgb(opened, reading)
     return Picture(
-        pixels=np.array(square).transpose(2, 0, 1),
+        pixels=np.array(_to_square(image, reading)).transpose(2, 0, 1),
         is_transparent=is_transparent,
         is_half_cropped=reading.resize == "crop" and max(image.size) > 2 * min(image.size),
     )
@@ -297,8 +300,8 @@ def _to_square(image: Image.Image, reading: Reading) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
-def _upright_rgb(image: Image.Image, reading: Reading) -> tuple[Image.Image, bool]:
-    """Return an open image as RGB, and whether the hidden colour of transparent parts is seen now."""
+def _to_upright_rgb(image: Image.Image, reading: Reading) -> tuple[Image.Image, bool]:
+    """Return an image as RGB, and whether the hidden colour of transparent parts is seen now."""
     ImageOps.exif_transpose(image, in_place=True)  # it loads the pixels, and copies none of them
     if image.mode == "F" or image.mode.startswith("I"):
         image = _reduce_grey(image)

@@ -1,10 +1,13 @@
 """Reading image files: formats, modes, orientation, folders, IDX files."""
 
+import contextlib
 import gzip
 import io
 import struct
 import subprocess
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +323,22 @@ def test_an_incomplete_idx_file_raises_value_error(tmp_path):
             image_files.read_idx(tmp_path / "x-ubyte", dimensions=1)
     with pytest.raises(FileNotFoundError):
         image_files.read_idx(tmp_path / "y-ubyte", dimensions=1)
+
+
+@pytest.mark.parametrize(("large_pixels", "meet"), [(10_000, True), (100, False)])
+def test_large_images_are_decoded_one_after_another(tmp_path, monkeypatch, large_pixels, meet):
+    Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
+    barrier, met = threading.Barrier(2), []
+    resize = Image.Image.resize
+
+    def resize_together(*args, **options):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(barrier.wait(60 if meet else 0.05))
+        return resize(*args, **options)
+
+    monkeypatch.setattr(image_files, "LARGE_PIXELS", large_pixels)
+    monkeypatch.setattr(Image.Image, "resize", resize_together)
+    with image_files.without_pil_limits(), ThreadPoolExecutor(2) as pool:
+        reading = image_files.Reading(size=8)
+        list(pool.map(image_files.decode_image, [tmp_path / "image.png"] * 2, [reading] * 2))
+    assert len(met) == (2 if meet else 0)

@@ -111,8 +111,9 @@ class Updates:
         share = self._share(step)
         weighted = loss if share == 1 else loss * share
         self.scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
-        if share != 1 and self.compute_settings.cuda_graphs:
-            # The next replay of the graph would overwrite them.
+        is_first = step % self.config.accumulate_steps == 0
+        if is_first and share != 1 and self.compute_settings.cuda_graphs:
+            # The next replay of the graph would overwrite them; to copies it adds.
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad = parameter.grad.clone()

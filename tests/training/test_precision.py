@@ -176,8 +176,12 @@ def test_synchronized_time_advances_with_the_machines_clock():
         {"cuda_graphs": True, "precision": "bf16"},
     ],
 )
-def test_every_precision_compiled_steps_and_graphs_train_on_a_gpu(options, tmp_path):
-    config = settings(limit=320, epochs=2, lr=0.01)
+@pytest.mark.parametrize(
+    "controls",
+    [{}, {"accumulate_steps": 2, "clip_grad_norm": 1.0, "ema_decay": 0.5, "freeze_epochs": 1}],
+)
+def test_every_precision_compiled_steps_and_graphs_train_on_a_gpu(controls, options, tmp_path):
+    config = settings(limit=320, epochs=2, lr=0.01, **controls)
     run = loop.TrainingRun(
         config,
         datasets.load_dataset(config, tmp_path),

@@ -99,3 +99,23 @@ def test_a_run_resumed_between_accumulated_batches_is_bit_identical(steps, preci
     assert resumed.history[-1].train_loss == whole.history[-1].train_loss
     for key, weights in whole.model.state_dict().items():
         assert torch.equal(weights, resumed.model.state_dict()[key]), key
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_compiled_steps_take_the_same_controls(tmp_path):
+    settings = config(
+        limit=44,
+        freeze_epochs=1,
+        accumulate_steps=2,
+        clip_grad_norm=0.1,
+        ema_decay=0.9,
+        layer_decay=0.7,
+    )
+    images = datasets.load_dataset(settings, tmp_path)
+    plain, compiled = (
+        loop.TrainingRun(settings, images, CPU, compute_settings=ComputeSettings(compile=compile))
+        for compile in (False, True)
+    )
+    for expected, found in zip(plain.epochs(), compiled.epochs(), strict=True):
+        assert (found.train_loss, found.loss) == pytest.approx((expected.train_loss, expected.loss))

@@ -170,7 +170,10 @@ def _facts(settings: "Config", root: Path, scan: "FolderScan | None", *, draws: 
 
     if scan is None or draws:
         readable = settings.model_copy(update={"corrupt": "skip"})  # the scan tells what is left out
-        return samples.describe_images(datasets.load_dataset(readable, root), settings)
+        dataset = datasets.load_dataset(readable, root)
+        for note in dataset.notes:
+            print(escape_surrogates(note), file=sys.stderr)
+        return samples.describe_images(dataset, settings)
     return DataFacts(
         classes=tuple(map(escape_surrogates, scan.classes)),
         images=scan.readable_images(),

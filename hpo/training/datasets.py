@@ -6,7 +6,7 @@ The images that a study uses are drawn first (``drawn_images``). Only then are i
 Shape suffixes: N images, C channels (1 or 3), H rows, W columns.
 """
 
-import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from hpo.training.evaluation import TOP
 from hpo.training.folder_scan import FolderScan
 from hpo.training.shapes import DatasetShape, known_shape
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
@@ -40,6 +38,7 @@ class Dataset:
     valid: Split | None = None  # None where trials are measured on test
     test: Split
     skipped: tuple[str, ...] = ()  # paths of image files that were left out as unreadable
+    notes: tuple[str, ...] = ()  # lines on what the user of image files may not expect
 
     @property
     def selection(self) -> Split:
@@ -124,8 +123,7 @@ def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) 
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
     Images keep their size, except those in files: they become squares of ``image_size``, and those to train
-    on larger ones if ``augmentation`` is ``resized_crop``. For these, ignored files and classes without an
-    image to measure trials on are logged, as is how many files ``corrupt = "skip"`` leaves out.
+    on larger ones if ``augmentation`` is ``resized_crop``.
 
     Args:
         config: Only the options that decide which images there are and how they are read matter.
@@ -145,10 +143,10 @@ def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) 
     if not reads_files(config.dataset):
         read = {name: _to_tensors(split) for name, split in drawn.splits.items()}
         return _make_dataset(config.dataset, classes, read)
-    files, skipped = decoded_splits.read_splits(classes, drawn.splits, config, cache)
-    dataset = _make_dataset(config.dataset, classes, files, skipped)
-    _warn_about_files(drawn.source, dataset, config)
-    return dataset
+    decoded = decoded_splits.read_splits(classes, drawn.splits, config, cache)
+    dataset = _make_dataset(config.dataset, classes, decoded.splits, decoded.skipped)
+    notes = (*decoded.notes, *_describe_files(drawn.source, dataset, config))
+    return replace(dataset, notes=notes)
 
 
 def _to_tensors(split: sources.SourceSplit) -> Split:
@@ -207,27 +205,27 @@ def dataset_shape(config: Config, root: Path, scan: FolderScan | None = None) ->
     )
 
 
-def _warn_about_files(source: sources.Source, dataset: Dataset, config: Config) -> None:
-    """Log what the user who made a folder or list may not expect."""
+def _describe_files(source: sources.Source, dataset: Dataset, config: Config) -> Iterator[str]:
+    """Yield lines on what the user who made a folder or list may not expect."""
     shipped = [split for split in (source.train, source.valid, source.test) if split is not None]
     ignored = [file for split in shipped for file in split.ignored_files]
     if ignored:
-        logger.warning(
-            "%s: ignored %d file%s of other kinds, such as %s; supported are %s",
-            *(dataset.name, len(ignored), "s" * (len(ignored) > 1), ignored[0]),
-            " ".join(image_files.IMAGE_SUFFIXES),
+        yield (
+            f"{dataset.name}: ignored {len(ignored)} file{'s' * (len(ignored) > 1)} of other kinds, such "
+            f"as {ignored[0]}; supported are {' '.join(image_files.IMAGE_SUFFIXES)}"
         )
     measured = set(dataset.selection.labels.tolist())
     missing = [name for label, name in enumerate(dataset.classes) if label not in measured]
     if missing and config.limit is None:
-        logger.warning(
-            "%s: trials are measured without %s: too few images; put in ten or more of each class",
-            *(dataset.name, errors.join_names([f"'{name}'" for name in missing], 10)),
+        names = errors.join_names([f"'{name}'" for name in missing], 10)
+        yield (
+            f"{dataset.name}: trials are measured without {names}: too few images; put in ten or more of "
+            "each class"
         )
 
 
 def _make_dataset(
-    name: str, classes: tuple[str, ...], read: dict[SplitName, Split], skipped: tuple[str, ...] = ()
+    name: str, classes: tuple[str, ...], read: Mapping[SplitName, Split], skipped: tuple[str, ...] = ()
 ) -> Dataset:
     return Dataset(
         name=name,

@@ -6,7 +6,7 @@ Shape suffix: N images.
 import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,24 +20,28 @@ from hpo.training.folder_scan import ListedFile
 from hpo.training.sources import SourceSplit
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedSplits:
+    """The splits of a data set, and what was found on the way."""
+
+    splits: Mapping[SplitName, Split]
+    skipped: tuple[str, ...]  # paths of the files that were left out as unreadable
+    notes: tuple[str, ...]  # lines on what is odd about the images
+
+
 def read_splits(
     classes: tuple[str, ...],
     drawn: Mapping[SplitName, SourceSplit],
     config: Config,
     cache: DecodedCache | None,
-) -> tuple[dict[SplitName, Split], tuple[str, ...]]:
+) -> DecodedSplits:
     """Decode the files of all splits alike, or those to train on by themselves.
-
-    What is odd about the images is logged.
 
     Args:
         classes: The names of the classes.
         drawn: The files of each split.
         config: The settings of a trial.
         cache: Keeps decoded images, unless ``config.cache`` is ``memory``; None: nothing does.
-
-    Returns:
-        The splits, and the paths of the files that were left out as unreadable.
 
     Raises:
         DataError: If images are unreadable; where they are left out, if nothing is left of a split, or of a
@@ -51,6 +55,7 @@ def read_splits(
         readings.setdefault(training if name == "train" else others, []).append(name)
     read: dict[SplitName, Split] = {}
     skipped: list[str] = []
+    notes: list[str] = []
     for reading, names in readings.items():
         files = _files(drawn, names)
         job = decoding.job_of(config, files, reading, cache.stop if cache else threading.Event())
@@ -63,11 +68,11 @@ def read_splits(
         decoding.check_splits(job, decoded.report, names)
         read |= _cut(decoded, names, decoded.report.kept(files))
         skipped += (str(each.path) for each in decoded.report.unreadable(files))
-        decoding.warn_about_images(job, decoded.report)
+        notes += decoding.describe_images(job, decoded.report)
     wanted, found = (set(labels.tolist()) for labels in (drawn["train"].labels, read["train"].labels))
     if lost := sorted(wanted - found):
         raise DataError(f"{config.dataset}: no readable {classes[lost[0]]} to train on")
-    return read, tuple(skipped)
+    return DecodedSplits(splits=read, skipped=tuple(skipped), notes=tuple(notes))
 
 
 def _files(drawn: Mapping[SplitName, SourceSplit], names: Iterable[SplitName]) -> tuple[ListedFile, ...]:

@@ -228,14 +228,14 @@ def check_splits(job: Job, report: DecodingReport, splits: Sequence[SplitName]) 
             raise DataError(f"{line}; so the {SPLIT_WORDS[name]} split has no image")
 
 
-def warn_about_images(job: Job, report: DecodingReport) -> None:
-    """Log a line on the images left out, and on those that the model does not see as people do."""
+def describe_images(job: Job, report: DecodingReport) -> Iterator[str]:
+    """Yield a line on the images left out, and on those that the model does not see as people do."""
     total = len(job.files)
     if report.left_out:
-        logger.warning("%s", folder_scan.left_out_line(job.name, report.unreadable(job.files), total))
+        yield folder_scan.left_out_line(job.name, report.unreadable(job.files), total)
     for indices, what in _oddities(report):
         first = f"such as {job.files[indices[0]].path}"
-        logger.warning("%s: %d of %d images, %s, have %s", job.name, len(indices), total, first, what)
+        yield f"{job.name}: {len(indices)} of {total} images, {first}, have {what}"
 
 
 def _oddities(report: DecodingReport) -> Iterator[tuple[tuple[int, ...], str]]:

@@ -138,6 +138,8 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     facts = {"trial": claim.number, "params": trial.params, "settings": settings_of(config)}
     baseline, data, measured = _describe_data(config, context)
     if isinstance(config, Config) and (claim.number, claim.token) == (0, 1):
+        for note in context.cache.load_dataset(config).notes:
+            yield DataLoaded(summary=note)
         yield DataLoaded(summary=_summarize_data(config, context))
     if isinstance(config, Config):
         context.cache.write_data_facts(context.study_folder, config)

@@ -21,6 +21,7 @@ hash of the names, sizes and times of its files; if they change, a new copy repl
 A copy is made under the lock of its data set, in a hidden folder that is renamed when it is complete.
 """
 
+import errno
 import fcntl
 import hashlib
 import re
@@ -195,10 +196,16 @@ def _list_split(wanted: HubSet, folder: Path, name: SplitName, facts: CopyFacts)
 
 
 def folder_state(path: str) -> str:
-    """Return a hash of the names, sizes and times of the files in a folder."""
+    """Return a hash of the names, sizes and times of the files in a folder.
+
+    Raises:
+        OSError: If one cannot be found; ``datasets`` would leave out a dead link without a word.
+    """
     images, others = image_files.list_images(Path(path))
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(images + others):
+        if not file.exists():
+            raise OSError(errno.ENOENT, "a link to a file that does not exist; repair or remove it", file)
         stat = file.stat()
         digest.update(f"{file.relative_to(path)!r} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return f"folder {digest.hexdigest()}"

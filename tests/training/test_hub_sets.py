@@ -203,6 +203,13 @@ def test_a_folder_that_datasets_cannot_read_is_refused(tmp_path):
     assert "datasets cannot read it (" in message_of(tmp_path)
 
 
+def test_a_dead_link_is_refused(tmp_path):
+    write_folders(tmp_path / "set")
+    (tmp_path / "set/train/ant/link.png").symlink_to("missing.png")
+    found = message_of(tmp_path)
+    assert found.endswith(": a link to a file that does not exist; repair or remove it")
+
+
 def test_a_full_disk_leaves_no_copy_and_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
     write_parquet(tmp_path / "set", make_splits())
     with monkeypatch.context() as patch:

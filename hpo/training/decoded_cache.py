@@ -238,7 +238,10 @@ class DecodedCache:
                 return found
             with draft.open("a+b") as file:
                 if self._lock(draft, file):
-                    return self._write(job, path, file)
+                    if (found := self._open(path, size)) is None:
+                        return self._write(job, path, file)
+                    draft.unlink()  # another process made the copy between the two checks
+                    return found
 
     def measure(self) -> CacheSize:
         """Return how many copies and drafts there are, and how much they take."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import CacheUnusable, DataError, ImagesUnreadable, StopRequested
-from hpo.training import datasets, decoding
+from hpo.training import datasets, decoded_cache, decoding
 from hpo.training.config import FinalConfig
 from hpo.training.decoded_cache import DecodedCache, cache_folder
 from tests.support.data_sets import folder_config
@@ -141,6 +141,22 @@ def test_a_damaged_copy_is_made_again(pictures, cache):
         (cache.folder / name).write_bytes(content)
         assert_same(load(pictures, cache), expected)
     assert files_of(cache) == [name]
+
+
+def test_a_copy_that_appears_while_its_draft_is_opened_is_used(pictures, cache, monkeypatch):
+    load(pictures, cache)
+    original, tries = decoded_cache.MappedImages, []
+
+    def fail_twice(file, size):
+        tries.append(file)
+        if len(tries) <= 2:
+            raise ValueError("not there yet")
+        return original(file, size)
+
+    monkeypatch.setattr(decoded_cache, "MappedImages", fail_twice)
+    monkeypatch.setattr(decoding, "decode", None)
+    assert len(load(pictures, cache).train) == 32
+    assert len(files_of(cache)) == 1
 
 
 def test_a_stop_ends_decoding_and_leaves_nothing(pictures, cache):

@@ -1,8 +1,8 @@
 """Decoding the image files that a study uses, by all cores, and telling what is odd about them.
 
 Threads decode: Pillow releases the interpreter's lock meanwhile. On two cores they read JPEGs of 500 x 375
-pixels 1.6 to 2.1 times as fast as one thread; decoding with torchvision saves a fifth to a half of the
-time at most, and gives other pixels than Pillow.
+pixels 1.6 to 2.1 times as fast as one thread. Decoding JPEGs with torchvision would save a fifth to a half
+of the time at most, and needs a second way to read all other files.
 
 Shape suffixes: N images, S side length of a square image.
 """

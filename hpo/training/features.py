@@ -150,7 +150,7 @@ class FeatureCache:
             features = self._split_features(config, key, computation)
             if features is None:
                 return None
-            feature_splits.append(replace(split, images=features, labels=split.labels.to(device)))
+            feature_splits.append(_replace_images(split, features))
         self._evict()
         train, selection = feature_splits
         return FeatureSplits(train=train, selection=selection, remaining_layers=remaining_layers)
@@ -302,6 +302,13 @@ class _FeatureComputation:
             images_NCHW = self.images_NCHW[first : min(first + size, end)].to(self.device)
             batches.append(self.frozen_layers(self.preprocess(images_NCHW)))
         return torch.cat(batches)
+
+
+def _replace_images(split: "Split", features: Tensor) -> "Split":
+    """Return a split on the device of its features, which take the place of its images."""
+    if split.mapping is not None:
+        split.mapping.give_back()  # the images are not read again
+    return replace(split, images=features, labels=split.labels.to(features.device), mapping=None)
 
 
 def _part_name(key: str, part: int) -> str:

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.training import batches, datasets
+from hpo.artifacts.folders import Artifacts
+from hpo.training import batches, datasets, loop
 from hpo.training.config import Config
 from hpo.training.decoded_cache import DecodedCache
+from hpo.training.features import FeatureCache
+from hpo.training.precision import ComputeSettings
 from tests.support.images import write_images
 
 CPU = torch.device("cpu")
@@ -87,6 +90,33 @@ def test_pixels_outlive_their_data_set(mapped):
     del mapped
     gc.collect()
     assert np.array_equal(images.numpy(), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_of_mapped_images_are_those_of_images_in_memory(precision, tmp_path):
+    write_images(tmp_path / "pictures", {"cat": 20, "dog": 20})
+    settings = Config(
+        dataset=f"folder:{tmp_path / 'pictures'}",
+        model="squeezenet1_1",
+        image_size=32,
+        weights="none",
+        tune="head",
+        epochs=2,
+    )
+    cache = FeatureCache(Artifacts(str(tmp_path)), 2**30)
+    runs = [
+        loop.TrainingRun(
+            settings,
+            datasets.load_dataset(settings, tmp_path, place),
+            CPU,
+            feature_cache=cache,
+            compute_settings=ComputeSettings(precision=precision),
+        )
+        for place in (DecodedCache(tmp_path / "decoded"), None)
+    ]
+    losses = [[epoch.train_loss for epoch in run.epochs()] for run in runs]
+    assert losses[0] == losses[1]
+    assert runs[0].train_split.mapping is runs[0].selection_split.mapping is None
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ Shape suffix: N images.
 
 import functools
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,13 +57,14 @@ def read_splits(
     skipped: list[str] = []
     notes: list[str] = []
     for reading, names in readings.items():
-        files = _files(drawn, names)
+        files = folder_scan.list_files({name: drawn[name] for name in names})
         job = decoding.job_of(config, files, reading, cache.stop if cache else threading.Event())
         try:
             decoded = decoded_cache.load_images(job, config.cache, cache, read_headers)
         except ImagesUnreadable:
             if len(readings) > 1:  # find those of all splits, to tell of them in one message
-                decoding.decode(replace(job, files=_files(drawn, drawn)), lambda pixels_3SS: None)
+                everything = replace(job, files=tuple(folder_scan.list_files(drawn)))
+                decoding.decode(everything, lambda pixels_3SS: None)
             raise
         decoding.check_splits(job, decoded.report, names)
         read |= _cut(decoded, names, decoded.report.kept(files))
@@ -73,10 +74,6 @@ def read_splits(
     if lost := sorted(wanted - found):
         raise DataError(f"{config.dataset}: no readable {classes[lost[0]]} to train on")
     return DecodedSplits(splits=read, skipped=tuple(skipped), notes=tuple(notes))
-
-
-def _files(drawn: Mapping[SplitName, SourceSplit], names: Iterable[SplitName]) -> tuple[ListedFile, ...]:
-    return tuple(file for name in names for file in folder_scan.list_split(name, drawn[name]))
 
 
 def _cut(

@@ -30,7 +30,7 @@ class DrawnImages:
     @property
     def files(self) -> list[ListedFile]:
         """The files; none where the source ships pixels."""
-        return [file for name, split in self.splits.items() for file in folder_scan.list_split(name, split)]
+        return folder_scan.list_files(self.splits)
 
     def scan(self, hashes: ContentHashes | None = None, progress: Progress | None = None) -> FolderScan:
         """Read the headers of the files.

@@ -193,7 +193,7 @@ def scan_files(
     Raises:
         DataError: If the file system fails.
     """
-    listed = [file for split, each in drawn.items() for file in list_split(split, each)]
+    listed = list_files(drawn)
     tell = progress or (lambda what, done, total: None)
     headers: dict[ListedFile, image_files.Header] = {}
     unreadable: list[Unreadable] = []
@@ -221,10 +221,13 @@ def scan_files(
     )
 
 
-def list_split(name: SplitName, split: SourceSplit) -> list[ListedFile]:
-    """Return the files of a split."""
-    pairs = zip(split.files, split.labels.tolist(), strict=True)
-    return [ListedFile(path=path, split=name, label=label) for path, label in pairs]
+def list_files(drawn: Mapping[SplitName, SourceSplit]) -> list[ListedFile]:
+    """Return the files of splits, one split behind another."""
+    return [
+        ListedFile(path=path, split=name, label=label)
+        for name, split in drawn.items()
+        for path, label in zip(split.files, split.labels.tolist(), strict=True)
+    ]
 
 
 def in_threads(

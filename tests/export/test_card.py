@@ -1,20 +1,17 @@
 """The code in a model card predicts as hpo does, without hpo."""
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torchvision
 from PIL import Image
 
 from hpo.export import card, predict
-from hpo.training import catalog, models, presets, transforms
-from hpo.training.config import Config
+from hpo.training import catalog, models
 from tests.support.exported import (
     METRICS,
     TRAINING_FACTS,
@@ -70,66 +67,6 @@ def test_torchvision_builds_every_family_with_the_shapes_that_hpo_builds():
         for key in {f"{head}.weight", f"{head}.bias"} & expected.keys():
             expected[key] = (7, *expected[key][1:])
         assert theirs == expected, name
-
-
-def export_untrained(folder: Path, name: str, pixels: torch.Tensor) -> None:
-    """Write the folder of a model with random weights; check that hpo's own predictor computes the same."""
-    torch.manual_seed(0)
-    folder.mkdir()
-    preset = presets.Preset(mean=(0.5, 0.4, 0.3), std=(0.3, 0.2, 0.25), interpolation="bicubic")
-    ours = models.build_model(Config(model=name, weights="none", image_size=64), 3)
-    for layer in ours.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = 1.0
-    # Without batch norm statistics, the activations of an untrained model vanish.
-    ours(transforms.normalise(pixels, preset))
-    ours.eval()
-    safetensors.torch.save_file(ours.state_dict(), folder / predict.WEIGHTS)
-    (folder / predict.LABELS).write_text("a\nb\nc\n")
-    described = predict.Description(
-        model=name,
-        arguments=catalog.builder_arguments(name, 3),
-        preprocessing=predict.Preprocessing(pixels=64, grey=False, image_size=64, **asdict(preset)),
-        settings={"dataset": "folder:none"},
-        study="s",
-        trial=0,
-    )
-    (folder / predict.CONFIG).write_text(described.model_dump_json())
-    (folder / "README.md").write_text(card.model_card(described, METRICS, TRAINING_FACTS))
-    with torch.inference_mode():
-        expected = ours(transforms.normalise(pixels, preset))
-    assert torch.equal(predict.Predictor(folder).logits(pixels), expected), name
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        # Together, because each process takes seconds to import torch.
-        ["alexnet", "mnasnet0_5", "googlenet", "regnet_x_400mf"],
-        pytest.param(["vgg16"], marks=pytest.mark.slow),
-    ],
-    ids="+".join,
-)
-def test_exported_models_of_any_family_predict_the_same_with_and_without_hpo(tmp_path, names):
-    torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    for number, image in enumerate(pixels):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
-    files = [tmp_path / "0.png", tmp_path / "1.png"]
-    for name in names:
-        export_untrained(tmp_path / name, name, pixels)
-    printed = iter(run_cards({tmp_path / name: files for name in names}))
-    for name in names:
-        predictor = predict.Predictor(tmp_path / name)
-        for file in files:
-            label, probabilities = next(printed)
-            predictions = predictor.predict(file, 3)
-            assert predictions[0].label == label, name
-            # Random weights amplify differences in a pixel's last bits.
-            assert [prediction.probability for prediction in predictions] == pytest.approx(
-                sorted(probabilities, reverse=True), abs=1e-3
-            ), name
-    assert next(printed, None) is None
 
 
 def odd_images(folder: Path) -> list[Path]:

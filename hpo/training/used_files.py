@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from hpo.errors import DataError, join_names, quote_value
 
 if TYPE_CHECKING:
@@ -80,11 +82,17 @@ def _content(entry: str) -> str:
 
 
 class ContentHashes:
-    """Hashes of files; a file is read again only if its size, times or place on the disk changed."""
+    """Hashes of files; a file is read again only if its size, times or place on the disk changed.
+
+    There may be millions of files, and each worker has its own hashes. So they are in arrays, of 16 bytes
+    per file. A dictionary takes twenty times as much, and its small objects keep the memory of those from
+    being freed that were made beside them.
+    """
 
     def __init__(self) -> None:
-        # By path: what stat said, then size and hash. Texts, because there may be millions of files.
-        self._known: dict[str, str] = {}
+        # Hashes of what stat said, in order, and the contents' hashes beside them.
+        self._states = np.empty(0, dtype=np.uint64)
+        self._contents = np.empty(0, dtype=np.uint64)
 
     def list_files(
         self,
@@ -116,27 +124,53 @@ class ContentHashes:
         from hpo.training import folder_scan
 
         tell = progress or (lambda what, done, total: None)
+        read: dict[int, int] = {}  # what the arrays lack
         try:
-            found = folder_scan.in_threads(files, self._describe, "hashing files", tell)
-            return [described for _, described in found]
+            found = folder_scan.in_threads(
+                files, functools.partial(self._describe, read), "hashing files", tell
+            )
+            described = [each for _, each in found]
         except OSError as error:
             place = quote_value(error.filename) if error.filename else "a file"
             raise DataError(f"{place}: {error.strerror or error}; its content must be readable") from error
+        self._remember(read)
+        return described
 
-    def _describe(self, file: "ListedFile") -> str:
-        """Return size and hash of a file's content."""
+    def _describe(self, read: dict[int, int], file: "ListedFile") -> str:
+        """Return size and hash of a file's content, and put what had to be read into ``read``."""
         try:
             stat = file.path.stat()
-            state = f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-            before, _, described = self._known.get(path := str(file.path), "").partition(": ")
-            if before != state:
-                with file.path.open("rb") as content:
-                    digest = hashlib.file_digest(content, _new_hash).hexdigest()
-                described = f"{stat.st_size} {digest}"
-                self._known[path] = f"{state}: {described}"
-            return described
+            state = _hash_state(stat)
+            content = self._find(state)
+            if content is None:
+                with file.path.open("rb") as opened:
+                    content = _number(hashlib.file_digest(opened, _new_hash))
+                read[state] = content
+            return f"{stat.st_size} {content:0{2 * HASH_BYTES}x}"
         except (FileNotFoundError, PermissionError):  # one more unreadable file, which the scan tells of
             return UNREADABLE
+
+    def _find(self, state: int) -> int | None:
+        index = int(np.searchsorted(self._states, np.uint64(state)))
+        is_known = index < len(self._states) and int(self._states[index]) == state
+        return int(self._contents[index]) if is_known else None
+
+    def _remember(self, read: Mapping[int, int]) -> None:
+        added = [np.fromiter(each, np.uint64, len(read)) for each in (read.keys(), read.values())]
+        states, indices = np.unique(np.concatenate([added[0], self._states]), return_index=True)
+        self._states, self._contents = states, np.concatenate([added[1], self._contents])[indices]
+
+
+def _hash_state(stat: os.stat_result) -> int:
+    """Return a hash of a file's place on the disk, size and times; it changes with the content."""
+    state = f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+    digest = _new_hash()
+    digest.update(state.encode())
+    return _number(digest)
+
+
+def _number(digest: Any) -> int:
+    return int.from_bytes(digest.digest(), "big")
 
 
 def _new_hash() -> Any:  # typeshed has another type for what file_digest takes

@@ -72,7 +72,10 @@ class WorkerCache:
         self._described: set[str] = set()  # names of files about a study's images that exist
         self._listed: set[str] = set()  # published sets of image files that have been found
         self._hashes = ContentHashes()
-        self._files: UsedFiles | None = None  # that the study has, once they were checked
+        # The files that the study has, once they were checked. Their list is JSON: as objects they would
+        # take ten times as much memory.
+        self._fingerprint: str | None = None
+        self._file_list = b""
         self._list_again_at = 0.0  # by the monotonic clock
 
     def prepare_study(self, storage: Storage, study_id: int, definition: Definition) -> None:
@@ -120,7 +123,7 @@ class WorkerCache:
         from hpo.training import drawn_images
 
         known, began = study_images.read_images(storage, definition), time.monotonic()
-        is_known = self._files is not None and known.fingerprint == self._files.fingerprint
+        is_known = self._fingerprint is not None and known.fingerprint == self._fingerprint
         if is_known and began < self._list_again_at:
             return
         found = drawn_images.list_used_files(settings, self.data, self._hashes)
@@ -134,7 +137,7 @@ class WorkerCache:
             raise study_images.changed_error(storage, self.artifacts, definition, found)
         if not is_known:  # those that were read may be others, of which the study had run no epoch
             self._datasets.clear()
-        self._files = found
+        self._fingerprint, self._file_list = found.fingerprint, found.dump()
 
     def _write_list(self, study_folder: str, files: UsedFiles) -> None:
         name = study_images.list_name(study_folder, files.fingerprint)
@@ -185,8 +188,8 @@ class WorkerCache:
             key += (config.corrupt, *image_files.readings_of(config))
         if (found := self._datasets.find(key)) is None:
             loaded = datasets.load_dataset(config, self.data, self._decoded_cache)
-            if self._files is not None and has_own_images(config.dataset):
-                self._check_unchanged(config, self._files)
+            if self._fingerprint is not None and has_own_images(config.dataset):
+                self._check_unchanged(config, self._fingerprint)
             found = self._datasets.add(key, loaded)
         return found
 
@@ -197,17 +200,20 @@ class WorkerCache:
         max_bytes = int(self.cache_gb * 1e9)
         return DecodedCache(cache_folder(self.artifacts), max_bytes, self._hashes, self.artifacts.stop)
 
-    def _check_unchanged(self, config: Config, before: UsedFiles) -> None:
+    def _check_unchanged(self, config: Config, fingerprint: str) -> None:
         """Refuse a folder of which a file changed since the check, so that what was read may be another."""
         from hpo.training import drawn_images
 
         now = drawn_images.list_used_files(config, self.data, self._hashes)
-        if now != before:
-            raise ImagesChanged(
-                f"{config.dataset}: its images changed while the study ran: "
-                f"{before.describe_changes(now)}. Results on different images cannot be compared: restore "
-                "the images"
-            )
+        if now.fingerprint == fingerprint:
+            return
+        before = UsedFiles.load(self._file_list, fingerprint)
+        assert before is not None
+        raise ImagesChanged(
+            f"{config.dataset}: its images changed while the study ran: "
+            f"{before.describe_changes(now)}. Results on different images cannot be compared: restore "
+            "the images"
+        )
 
     def write_data_facts(self, study_folder: str, config: Config) -> None:
         """Write what a report says about a study's images to its folder, unless it is there.

@@ -40,7 +40,7 @@ def shipped_studies() -> dict[str, Path]:
     """Return the study files that ship with hpo, by name, from the installed package or the checkout."""
     shipped_in_wheel = PACKAGE_FOLDER / "studies"
     folder = shipped_in_wheel if shipped_in_wheel.is_dir() else PACKAGE_FOLDER.parent / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def find_study_file(study: str) -> Path:

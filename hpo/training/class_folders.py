@@ -65,7 +65,10 @@ def _existing_folder(folder_path: str) -> Path:
         user = quote_value(folder_path.split("/")[0])
         raise errors.DataError(f"{where}: there is no user {user}; give the folder's path") from error
     if not folder_path or not path.is_dir():
-        raise MissingImages(f"{where}: there is no such folder")
+        raise MissingImages(
+            f"{where}: there is no such folder; give the path of yours in the study file, or with --set "
+            "train.dataset=folder:PATH"
+        )
     return path
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.support.images import draw_images
 from tests.support.workplace import HPO, ROOT
 
+ADVICE = "give the path of yours in the study file, or with --set train.dataset=folder:PATH"
+
 
 def tutorial() -> list[str]:
     section = (ROOT / "README.md").read_text().partition("## Your own images")[2].partition("\n## ")[0]
@@ -20,7 +22,7 @@ def test_the_readmes_tutorial_runs_unchanged(workplace):
     draw_images(workplace.path / "my-images", ("cats", "große Hunde", "two words"), 12)
     (workplace.path / "my-images/cats/notes.txt").write_text("not an image")
     scaled = {"train.weights": "none", "train.model": "resnet18", "train.image_size": "32"}
-    scaled |= {"train.epochs": "1", "search.trials": "1"}
+    scaled |= {"train.epochs": "1", "train.warmup_epochs": "0", "search.trials": "1"}
     hpo = workplace.path / "bin/hpo"
     hpo.parent.mkdir()
     hpo.write_text(f'#!/bin/sh\nexec {shlex.join(HPO)} "$@"\n')
@@ -47,7 +49,7 @@ def test_the_readmes_tutorial_runs_unchanged(workplace):
 def test_a_mistyped_folder_is_reported_before_a_study_is_stored(workplace):
     flags = ("--set", "train.weights=none", "--set", "train.dataset=folder:./my-imagse")
     done = workplace.here("run", "finetune", *flags, code=1)
-    assert done.err == "hpo: train.dataset: 'folder:./my-imagse': there is no such folder\n"
+    assert done.err == f"hpo: train.dataset: 'folder:./my-imagse': there is no such folder; {ADVICE}\n"
     assert os.listdir(workplace.path) == []
 
 

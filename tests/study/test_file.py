@@ -50,13 +50,19 @@ def test_a_study_file_is_refused_in_one_line(refused, tmp_path, wrong):
     assert_message(refused(str(path)), f"{path}: {expected}")
 
 
+SHIPPED = (
+    *("finetune", "original-grid", "own-images", "own-images-best", "own-images-quick"),
+    *("quickstart", "wishlist"),
+)
+
+
 @pytest.mark.parametrize(
     ("study", "message"),
     [
         (
             "quickstrat",
             "quickstrat: no such study file, and none of that name ships with hpo; did you mean "
-            "'quickstart'? those that ship: finetune, original-grid, quickstart, wishlist",
+            "'quickstart'? those that ship: " + ", ".join(SHIPPED),
         ),
         (
             "my/folder/of/studies/finetun.toml",
@@ -123,7 +129,7 @@ def test_the_specified_example_is_shipped(tmp_path):
     assert file.load_study_file(file.find_study_file("finetune")) == load(tmp_path, FINETUNE)
 
 
-@pytest.mark.parametrize("name", ["finetune", "original-grid", "quickstart", "wishlist"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_study_is_found_by_its_name_and_states_its_source_cost_and_command(name):
     path = file.find_study_file(name)
     assert file.load_study_file(path).name == path.stem == name

@@ -4,19 +4,20 @@ The model is traced (``torch.fx``) into the sequence of its operations. The sequ
 operation by operation, in train mode. The cut lies behind the last operation of the sequence that fulfils
 both conditions:
 
-* It comes before the first operation that is trained or random. An operation is random if it advances one
-  of torch's random generators, as dropout does when its probability is above 0.
+* It comes before the first operation that is trained or random. An operation is random if it advances a
+  random generator, as dropout and stochastic depth do when their probability is above 0.
 * Only a single tensor passes from the operations before the cut to those behind it, and this tensor has one
   row for each image: the image's features.
 
-In ResNet, DenseNet and AlexNet (whose classifier begins with dropout) the cut lies behind the pooling; in
-VGG it lies behind the first layer of the classifier and its ReLU. There is no cut where it would be wrong
-or useless:
+In most models, such as ResNet, EfficientNet, Swin and AlexNet (whose classifier begins with dropout), the
+cut lies behind the pooling; in VGG it lies behind the first layer of the classifier and its ReLU. There is
+no cut where it would be wrong or useless:
 
 * if the model cannot be traced,
-* if the sequence of operations depends on the mode: EfficientNet, ConvNeXt, Swin and MaxViT use stochastic
-  depth, which is random from nearly the start,
-* if less than ``MIN_WORK_SHARE`` of the arithmetic lies before the cut (ViT with dropout),
+* if the sequence of operations depends on the mode; a layer that reads its mode, such as stochastic depth,
+  counts as one operation,
+* if less than ``MIN_WORK_SHARE`` of the arithmetic lies before the cut: ViT and Swin with dropout, and
+  ConvNeXt, EfficientNet, MaxViT and Swin with stochastic depth, are random from nearly the start,
 * if a trace does not do what the model does. Code of the user's own may draw random numbers while it is
   traced, change its buffers in every step, or have hooks; its two parts are compared with the whole.
 
@@ -24,6 +25,7 @@ Shape suffixes: N images, F... the dimensions of one image's features, K classes
 """
 
 import copy
+import inspect
 import logging
 import pickle
 import random
@@ -97,7 +99,7 @@ def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> Froze
         remaining_graph=_graph_after(nodes, cut),
         bytes_per_image=features.numel() // len(inputs) * features.element_size(),
     )
-    if catalog.is_user_network(config.model) and not _does_the_same(part, module, inputs):
+    if catalog.is_user_network(config.model) and not _does_the_same(part, module, config, inputs):
         return None
     return part
 
@@ -107,11 +109,11 @@ def _trace(module: nn.Module, config: Config) -> fx.Graph | None:
     graphs = []
     for mode in ("eval", "train"):
         module.eval() if mode == "eval" else models.set_train_mode(module, config)
-        generators = _generators()
+        generators = _generators("cpu")
         try:
             with torch.random.fork_rng(devices=[]):
-                graphs.append(fx.Tracer().trace(module))
-                is_random = _generators() != generators
+                graphs.append(_Tracer().trace(module))
+                is_random = _generators("cpu") != generators
         except Exception as error:  # a forward that cannot be traced may raise anything
             log.debug("%s cannot be cut: %s", config.model, error)
             return None
@@ -120,9 +122,27 @@ def _trace(module: nn.Module, config: Config) -> fx.Graph | None:
     return graphs[-1] if str(graphs[0]) == str(graphs[1]) else None
 
 
-def _generators() -> bytes:
-    """Return the states of the random generators that code may draw from while it is traced."""
-    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()))
+class _Tracer(fx.Tracer):
+    """Keeps a layer that reads its mode as one operation, as stochastic depth and Swin's attention do.
+
+    So the traces of both modes are the same. Whether such a layer is random shows when it is run.
+    """
+
+    proxy_buffer_attributes = True  # else what MaxViT computes with buffers is a constant of one module
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        code = getattr(inspect.unwrap(type(m).forward), "__code__", None)
+        reads_mode = code is not None and "training" in code.co_names
+        return reads_mode or super().is_leaf_module(m, module_qualified_name)
+
+
+def _generators(device: torch.device | str) -> bytes:
+    """Return the states of the random generators that code may draw from on a device."""
+    states = [torch.get_rng_state()]
+    if torch.device(device).type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    of_torch = [state.numpy().tobytes() for state in states]
+    return pickle.dumps((random.getstate(), np.random.get_state(), of_torch))
 
 
 def _restore_buffers(module: nn.Module, before: dict[str, Tensor]) -> bool:
@@ -137,13 +157,25 @@ def _restore_buffers(module: nn.Module, before: dict[str, Tensor]) -> bool:
     return not changed
 
 
-def _does_the_same(part: FrozenPart, module: nn.Module, inputs: Tensor) -> bool:
-    """Return whether the two parts of a model do in eval mode what the whole does, but for rounding."""
-    frozen_layers, remaining_layers = part.split_module(module.eval())
+def _does_the_same(part: FrozenPart, module: nn.Module, config: Config, inputs: Tensor) -> bool:
+    """Return whether the two parts of a model do what the whole does, but for rounding, in either mode.
+
+    Features are computed in eval mode, and then used in either mode.
+    """
     with torch.no_grad(), torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
         probe = torch.randn_like(inputs)
-        expected, found = module(probe), remaining_layers(frozen_layers(probe))
-    return torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+        frozen_layers, remaining_layers = part.split_module(module.eval())
+        features = frozen_layers(probe)
+        outputs = []
+        for mode in ("eval", "train"):
+            module.eval() if mode == "eval" else models.set_train_mode(module, config)
+            for run, argument in ((module, probe), (remaining_layers, features)):
+                torch.manual_seed(0)
+                outputs.append(run(argument))
+    return all(
+        torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+        for expected, found in (outputs[:2], outputs[2:])
+    )
 
 
 def _graph_module(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -167,20 +199,14 @@ class _Profiler(fx.Interpreter):
             self.run(inputs)
 
     def run_node(self, n: fx.Node) -> Any:
-        before = self._generator_states()
+        before = _generators(self.device)
         result = super().run_node(n)
-        if not torch.equal(before, self._generator_states()):
+        if _generators(self.device) != before:
             self.random_nodes.add(n.name)
         if isinstance(result, Tensor):
             self.outputs[n.name] = result.to("meta")
         self.flops[n.name] = self.counter.get_total_flops()
         return result
-
-    def _generator_states(self) -> Tensor:
-        states = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self.device))
-        return torch.cat(states)
 
 
 def _cut_index(nodes: list[fx.Node], module: nn.Module, profiler: _Profiler, images: int) -> int | None:

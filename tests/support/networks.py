@@ -88,6 +88,32 @@ class DrawsInPython(WithHead):
         return super().features(images) * random.random()
 
 
+class TrainsOnHalf(WithHead):
+    """Has a frozen layer that does something else in training, without drawing a random number."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.body.append(_HalfInTraining())
+
+
+class DropsInPython(WithHead):
+    """Has a frozen layer that draws a random number in training, one that torch does not know of."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.body.append(_DropInTraining())
+
+
+class _HalfInTraining(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images / 2 if self.training else images
+
+
+class _DropInTraining(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 0 if self.training and random.random() < 1e-9 else images
+
+
 class TakesState(WithHead):
     """Has something in its state that is no tensor."""
 

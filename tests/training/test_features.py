@@ -113,6 +113,12 @@ def count_computed(caplog) -> int:
         pytest.param("googlenet", {}, marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", {"optimizer": "adam"}, marks=pytest.mark.slow),
         pytest.param("regnet_y_400mf", {"schedule": "onecycle"}, marks=pytest.mark.slow),
+        ("efficientnet_b0", {}),
+        pytest.param("efficientnet_v2_s", {"epochs": 1}, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", {"weights": "none"}, marks=pytest.mark.slow),
+        pytest.param("swin_t", {"weights": "none"}, marks=pytest.mark.slow),
+        pytest.param("swin_v2_t", {"weights": "none"}, marks=pytest.mark.slow),
+        pytest.param("maxvit_t", {"image_size": 224, "limit": 8, "epochs": 1}, marks=pytest.mark.slow),
         pytest.param(
             "vit_b_32",
             {"image_size": 224, "limit": 20, "epochs": 1, "weights": "none"},
@@ -190,7 +196,7 @@ def test_settings_that_change_the_features_have_separate_features(settings, cach
 
 @pytest.mark.parametrize(
     "settings",
-    [{"tune": "all"}, {"augmentation": "flip"}, {"model": "efficientnet_b0"}],
+    [{"tune": "all"}, {"augmentation": "flip"}, {"model": "efficientnet_b0", "drop_path": 0.2}],
     ids=["trained", "augmented", "random"],
 )
 def test_images_pass_through_the_whole_model_if_their_features_would_change(settings, cache, tmp_path):

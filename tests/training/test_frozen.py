@@ -28,6 +28,11 @@ def build(name: str, size: int = 64, **settings) -> tuple[nn.Module, Config, tor
         ("resnet18", 32, "flatten", 512),
         ("densenet121", 32, "flatten", 1024),
         ("mobilenet_v3_small", 32, "classifier_1", 1024),
+        ("efficientnet_b0", 32, "flatten", 1280),
+        pytest.param("convnext_tiny", 32, "classifier_1", 768, marks=pytest.mark.slow),
+        ("swin_t", 32, "flatten", 768),
+        pytest.param("swin_v2_t", 32, "flatten", 768, marks=pytest.mark.slow),
+        pytest.param("maxvit_t", 224, "classifier_4", 512, marks=pytest.mark.slow),
         ("squeezenet1_1", 64, "cat_7", 512 * 3 * 3),
         pytest.param("vit_b_32", 224, "getitem_29", 768, marks=pytest.mark.slow),
     ],
@@ -53,17 +58,19 @@ def test_without_dropout_a_model_is_cut_before_its_last_layer():
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "dropout"),
+    ("name", "size", "random"),
     [
-        ("efficientnet_b0", 32, None),
-        pytest.param("convnext_tiny", 32, None, marks=pytest.mark.slow),
-        pytest.param("swin_t", 32, None, marks=pytest.mark.slow),
+        ("efficientnet_b0", 32, {"drop_path": 0.2}),
+        ("efficientnet_b0", 32, {"drop_path": None}),  # the model's own
+        pytest.param("convnext_tiny", 32, {"drop_path": 0.1}, marks=pytest.mark.slow),
+        pytest.param("swin_t", 32, {"drop_path": 0.1}, marks=pytest.mark.slow),
+        pytest.param("swin_t", 32, {"dropout": 0.1}, marks=pytest.mark.slow),
         # Random from its first layer on.
-        pytest.param("vit_b_32", 32 * 7, 0.1, marks=pytest.mark.slow),
+        pytest.param("vit_b_32", 32 * 7, {"dropout": 0.1}, marks=pytest.mark.slow),
     ],
 )
-def test_a_model_with_early_random_layers_is_not_cut(name, size, dropout):
-    assert frozen.find_frozen_part(*build(name, size, dropout=dropout)) is None
+def test_a_model_with_early_random_layers_is_not_cut(name, size, random):
+    assert frozen.find_frozen_part(*build(name, size, **random)) is None
 
 
 class SmallModel(nn.Module):
@@ -176,8 +183,17 @@ def test_a_network_of_the_users_own_is_cut_before_its_dropout():
     assert (frozen_part.name, frozen_part.bytes_per_image) == ("mean", 4 * 16)
 
 
+def test_a_layer_that_draws_a_random_number_in_python_lies_behind_the_cut():
+    module, config, inputs = build(networks.name(networks.DropsInPython), 32)
+    assert frozen.find_frozen_part(module, config, inputs).name == "body_4"  # the dropping layer is body_5
+
+
 @pytest.mark.parametrize(
-    "function", [networks.CountsSteps, networks.DrawsInPython, networks.with_hook, networks.ReadsValues]
+    "function",
+    [
+        *(networks.CountsSteps, networks.DrawsInPython, networks.with_hook, networks.ReadsValues),
+        networks.TrainsOnHalf,
+    ],
 )
 def test_a_network_whose_trace_would_do_something_else_is_not_cut(function):
     module, config, inputs = build(networks.name(function), 32)

@@ -6,9 +6,11 @@ threads (``step_timing``). No weights are downloaded, and no image of a publishe
 
     seconds per epoch = steps x median step + images evaluated x seconds to evaluate one image
 
-Not included are the time to read the data, the time that several workers on one CPU take from each other,
-and the saving where a frozen model's features are computed only once: with ``tune = "head"`` the forecast
-is an upper bound. Of a custom objective, one epoch is run as it is, for the first setting of the study.
+``epoch_cost`` says what else counts: epochs with a frozen body, and images that are augmented.
+
+Not included are the time to read the data and the time that several workers on one CPU take from each
+other. The forecast is an upper bound where trials may end early or features are computed only once
+(``Forecast.at_most``). Of a custom objective, one epoch is run as it is, for the study's first setting.
 """
 
 import tempfile
@@ -22,20 +24,25 @@ import torch
 from rich.table import Table
 
 from hpo.analysis import step_timing
-from hpo.analysis.formatting import format_params, format_seconds
+from hpo.analysis.epoch_cost import AUGMENTATION_OPTIONS, KIND_OPTIONS, EpochCosts
+from hpo.analysis.formatting import format_seconds
 from hpo.analysis.pruned_share import run_share
-from hpo.analysis.step_timing import MeasuredCost
 from hpo.search import untried
 from hpo.study import space
 from hpo.study.definition import Definition
-from hpo.training import batches, custom, datasets, precision
-from hpo.training.config import Config
+from hpo.training import custom, datasets, precision
+from hpo.training.config import Config, is_augmented
 from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.devices import WorkerDevice
 from hpo.training.folder_scan import FolderScan
 from hpo.training.shapes import DatasetShape
 
-KIND_OPTIONS = ("model", "optimizer", "image_size", "batch_size", "tune")
+# Why a trial may cost less than its forecast, by the option that is responsible.
+SAVINGS = {
+    "early_stopping": "a trial may end before its last epoch",
+    "freeze_epochs": "epochs with a frozen body count in full where freeze_epochs is searched",
+    "tune": "the output of frozen layers is computed only once",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,7 @@ class CostPart:
     peak_gib: float | None
     original_epoch_seconds: float | None  # in the original report; None if it has no such point
     original_seconds: float | None  # of all epochs there, which may be another number than here
+    at_most: tuple[str, ...] = ()  # options in SAVINGS for which the seconds are an upper bound
 
     @property
     def seconds(self) -> float:
@@ -103,6 +111,11 @@ class Forecast:
         """
         return sum(self._pruned_seconds(part) for part in self.parts) / 3600
 
+    @property
+    def at_most(self) -> list[str]:
+        """The options in ``SAVINGS`` for which the totals are an upper bound, sorted."""
+        return sorted({name for part in self.parts for name in part.at_most})
+
     def _pruned_seconds(self, part: CostPart) -> float:
         is_never_pruned = part.point is not None and not self.prune_points
         return part.seconds * (1.0 if is_never_pruned else self.share)
@@ -140,6 +153,7 @@ class Forecast:
             "pruned_device_hours": self.pruned_device_hours,
             "pruned_hours": self.wall_hours(self.pruned_device_hours),
             "original_hours": self.original_hours,
+            "at_most": self.at_most,
         }
 
 
@@ -221,7 +235,7 @@ def _trials_by_kind(definition: Definition, kinds: Sequence[Mapping[str, Any]]) 
 
 
 class _PartBuilder:
-    """Makes the parts of a study without a custom objective, and measures each kind of training once."""
+    """Makes the parts of a study without a custom objective."""
 
     def __init__(
         self,
@@ -231,9 +245,8 @@ class _PartBuilder:
         tell: Callable[[str], None],
         known_cost: FindKnownCost,
     ) -> None:
-        self.definition, self.shape, self.device = definition, shape, device
-        self.tell, self.known_cost = tell, known_cost
-        self._measured: dict[tuple[Any, ...], MeasuredCost | None] = {}
+        self.definition, self.known_cost = definition, known_cost
+        self.costs = EpochCosts(shape, device, tell)
 
     def parts(self) -> Iterator[CostPart]:
         """Yield a part for each listed point, then one for each kind of training that a search may use."""
@@ -241,43 +254,57 @@ class _PartBuilder:
         for number, point in enumerate(definition.listed_points, 1):
             params = definition.complete_hyperparameters(point)
             attributes = {key: value for key, value in point.attributes.items() if key not in params}
-            setting = params | attributes
-            yield self._part(self._config(point.setting), number, float(replicates), setting)
+            config = self._config(point.setting)
+            yield self._part(config, [config], number, float(replicates), params | attributes)
         if definition.searches and definition.search.trials:
             names = space.with_dependencies(definition.space, (*KIND_OPTIONS, "epochs"))
             kinds = space.combinations(names, definition.train)
             for setting, trials in zip(kinds, _trials_by_kind(definition, kinds), strict=True):
-                yield self._part(self._config(setting), None, replicates * trials, setting)
+                ways = self._augmented_ways(setting)
+                yield self._part(self._config(setting), ways, None, replicates * trials, setting)
+
+    def _augmented_ways(self, setting: Mapping[str, Any]) -> list[Config]:
+        """Return settings that complete ``setting`` with all ways to augment that the search may choose."""
+        names = space.with_dependencies(self.definition.space, AUGMENTATION_OPTIONS)
+        ways = space.combinations(names, {**self.definition.train, **setting})
+        fitting = [way for way in ways if all(setting.get(key, way[key]) == way[key] for key in way)]
+        return [self._config({**setting, **way}) for way in fitting]
 
     def _config(self, setting: Mapping[str, Any]) -> Config:
         config = self.definition.trial_config(setting)
         assert isinstance(config, Config)
         return config
 
-    def _part(self, config: Config, point: int | None, trials: float, setting: dict[str, Any]) -> CostPart:
-        measured = self._measure(config)
-        known = self.known_cost(setting)
+    def _part(
+        self,
+        config: Config,
+        ways: Sequence[Config],
+        point: int | None,
+        trials: float,
+        setting: dict[str, Any],
+    ) -> CostPart:
+        found, known = self.costs.find(config, ways), self.known_cost(setting)
         return CostPart(
             point=point,
             setting=setting,
             trials=trials,
             epochs=config.epochs,
-            epoch_seconds=None if measured is None else self._epoch_seconds(config, measured),
-            peak_gib=None if measured is None else measured.peak_gib,
+            epoch_seconds=None if found is None else found.seconds,
+            peak_gib=None if found is None else found.peak_gib,
             original_epoch_seconds=None if known is None else known.epoch_seconds,
             original_seconds=None if known is None else known.epoch_seconds * known.epochs,
+            at_most=tuple(self._savings(config, ways, point)),
         )
 
-    def _measure(self, config: Config) -> MeasuredCost | None:
-        kind = tuple(getattr(config, name) for name in KIND_OPTIONS)
-        if kind not in self._measured:
-            self.tell(f"measuring {format_params(dict(zip(KIND_OPTIONS, kind, strict=True)))}")
-            self._measured[kind] = step_timing.measure_cost(config, self.shape, self.device)
-        return self._measured[kind]
-
-    def _epoch_seconds(self, config: Config, measured: MeasuredCost) -> float:
-        steps = len(batches.batch_bounds(self.shape.train, config.batch_size))
-        return steps * measured.step_seconds + self.shape.selection * measured.image_seconds
+    def _savings(self, config: Config, ways: Sequence[Config], point: int | None) -> Iterator[str]:
+        """Yield the options in ``SAVINGS`` because of which a trial may cost less than its forecast."""
+        searched = () if point is not None else {each.name for each in self.definition.space}
+        if config.early_stopping is not None or "early_stopping" in searched:
+            yield "early_stopping"
+        if config.tune == "all" and "freeze_epochs" in searched:
+            yield "freeze_epochs"
+        if config.tune == "head" and not all(map(is_augmented, ways)):
+            yield "tune"
 
 
 def _custom_parts(definition: Definition) -> Iterator[CostPart]:
@@ -333,13 +360,16 @@ def make_table(found: Forecast) -> Table:
 def summary_lines(found: Forecast) -> Iterator[str]:
     """Yield the totals of a forecast as lines of text.
 
-    The totals with pruning and those of the original report are left out where they say nothing. The last
-    line counts the parts that do not fit into the memory, if there are any.
+    Left out where they say nothing are the totals with pruning, why the totals are an upper bound, and the
+    total of the original report. The last line counts the parts that do not fit into the memory, if any.
     """
     total, pruned = found.device_hours, found.pruned_device_hours
     workers = f"{found.workers} worker{'s' * (found.workers > 1)} on {found.device}"
     wall = _format_hours(found.wall_hours(total))
-    yield f"in all {_format_hours(total)} of one device, {wall} with {workers}"
+    at_most = "at most " if found.at_most else ""
+    yield f"in all {at_most}{_format_hours(total)} of one device, {wall} with {workers}"
+    if found.at_most:
+        yield f"at most, because {'; '.join(SAVINGS[name] for name in found.at_most)}"
     if pruned < total:
         wall = _format_hours(found.wall_hours(pruned))
         yield f"with pruning at best {_format_hours(pruned)} of one device, {wall} with {workers}"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from hpo.training import devices, image_files, loop, models, precision
+from hpo.training import augmentation, devices, image_files, loop, mixing, models, precision
 from hpo.training.batches import Split
 from hpo.training.config import Config, reads_files
 from hpo.training.datasets import Dataset
 from hpo.training.shapes import DatasetShape
 
-MAX_STEPS = 6  # of each kind of training; the first one only warms up
+MAX_STEPS = 6  # of each kind of training or augmentation; the first one only warms up
 MAX_STEP_SECONDS = 3.0  # in all, after which no further step is made
 
 
@@ -80,24 +80,47 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
     )
 
 
+def measure_augmentation(config: Config, shape: DatasetShape, device: torch.device) -> float:
+    """Return the median seconds in which a batch of random training images is augmented and mixed.
+
+    Args:
+        config: The options of augmentation, the image size and the batch size.
+        shape: The data set's image size and channels.
+        device: Where to augment.
+    """
+    split = _random_split(config.batch_size, _training_side(config, shape), shape)
+    images_NCHW, labels_N = split.images.to(device), split.labels.to(device)
+    generator = torch.Generator().manual_seed(0)
+    seconds: list[float] = []
+    while len(seconds) < MAX_STEPS and sum(seconds[1:]) < MAX_STEP_SECONDS:
+        started = precision.synchronized_time(device)
+        mixing.mix(augmentation.augment(images_NCHW, config, generator), labels_N, config, generator)
+        seconds.append(precision.synchronized_time(device) - started)
+    return statistics.median(seconds[1:])
+
+
 def _random_dataset(config: Config, shape: DatasetShape) -> Dataset:
     """Return random images for MAX_STEPS steps, and a batch to evaluate."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random_split(images: int, side: int = shape.pixels) -> Split:
-        size = (images, shape.channels, side, side)
-        pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        return Split(images=pixels, labels=torch.arange(images) % shape.classes)
-
-    batch = random_split(max(config.batch_size, 2))
-    side = image_files.readings_of(config)[0].size if reads_files(config.dataset) else shape.pixels
+    batch = _random_split(max(config.batch_size, 2), shape.pixels, shape)
     return Dataset(
         name=config.dataset,
         classes=tuple(map(str, range(shape.classes))),
-        train=random_split((MAX_STEPS + 1) * len(batch), side),
+        train=_random_split((MAX_STEPS + 1) * len(batch), _training_side(config, shape), shape),
         valid=batch,
         test=batch,
     )
+
+
+def _random_split(images: int, side: int, shape: DatasetShape) -> Split:
+    size = (images, shape.channels, side, side)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    return Split(images=pixels, labels=torch.arange(images) % shape.classes)
+
+
+def _training_side(config: Config, shape: DatasetShape) -> int:
+    """Return the side in pixels that training images have before they are augmented."""
+    return image_files.readings_of(config)[0].size if reads_files(config.dataset) else shape.pixels
 
 
 def _time_steps(run: loop.TrainingRun, device: torch.device) -> Iterator[float]:

@@ -12,7 +12,7 @@ from hpo.analysis.pruned_share import run_share
 from hpo.original import prices
 from hpo.study.file import find_study_file, load_study_file
 from hpo.study.search_options import Pruner
-from hpo.training import datasets, loop, shapes
+from hpo.training import batches, datasets, loop, shapes
 from hpo.training.config import Config, FinalConfig
 from hpo.training.devices import WorkerDevice
 from tests.support.images import write_idx
@@ -217,6 +217,98 @@ def test_each_kind_of_training_is_measured_once(monkeypatch, tmp_path):
     assert [each.trials for each in searched.parts] == [0.75] * 8
     assert {tuple(each.setting) for each in searched.parts} == {("model", "batch_size", "optimizer")}
     assert searched.original_hours is None
+
+
+PARTLY = """
+[train]
+dataset = "digits"
+batch_size = 32
+epochs = 10
+{train}
+[space]
+lr = [0.1, 0.01]
+{space}
+[search]
+trials = 4
+"""
+
+
+@pytest.fixture
+def priced(monkeypatch) -> list[tuple]:
+    """Let a step take 1 s, with tune = "head" 0.2 s, and augmentation a tenth of its name's length more.
+
+    Returns:
+        What was measured.
+    """
+    measured = []
+
+    def measure(config, shape, device):
+        measured.append((config.tune, config.augmentation))
+        step_seconds = 1.0 if config.tune == "all" else 0.2
+        return step_timing.MeasuredCost(step_seconds=step_seconds, image_seconds=0.0, peak_gib=0.5)
+
+    def measure_augmentation(config, shape, device):
+        measured.append((config.augmentation, config.auto_augment))
+        return (len(config.augmentation) + len(config.auto_augment) - 8) / 10
+
+    monkeypatch.setattr(step_timing, "measure_cost", measure)
+    monkeypatch.setattr(step_timing, "measure_augmentation", measure_augmentation)
+    return measured
+
+
+def step_seconds(workplace, train: str = "", space: str = "") -> list[float]:
+    """Return the seconds of a step of each part, as the mean over all epochs."""
+    study = workplace.study(PARTLY.format(train=train, space=space))
+    parts = workplace.here("plan", study, "--devices", "cpu:1", "--json").json()["parts"]
+    images = datasets.dataset_shape(Config(dataset="digits"), workplace.path).train
+    return [part["epoch_seconds"] / len(batches.batch_bounds(images, 32)) for part in parts]
+
+
+def test_epochs_with_a_frozen_body_cost_what_an_epoch_of_the_head_costs(workplace, priced):
+    assert step_seconds(workplace, "freeze_epochs = 3") == [pytest.approx(0.7 + 0.3 * 0.2)]
+    assert priced == [("all", "none"), ("head", "none")]
+
+
+def test_a_search_among_augmentations_costs_their_mean_and_each_is_timed_once(workplace, priced):
+    space = 'auto_augment = ["none", "randaugment"]\nmixup_alpha = [0.0, 0.1, 0.2]'
+    found = step_seconds(
+        workplace, "", f'model = ["resnet18", "squeezenet1_1"]\naugmentation = ["none", "flip"]\n{space}'
+    )
+    assert found == [pytest.approx(1 + 0.7 / 2)] * 2
+    assert priced.count(("all", "none")) == 2
+    assert len(priced) == 2 + 7, (
+        "each way once for both models: with and without mixup, but not none of them"
+    )
+
+
+def test_a_fixed_augmentation_is_part_of_the_steps_that_are_measured(workplace, priced):
+    assert step_seconds(workplace, 'augmentation = "flip"') == [1.0]
+    assert priced == [("all", "flip")]
+
+
+def test_the_augmentation_of_a_batch_is_timed():
+    shape = shapes.DatasetShape(train=64, selection=8, pixels=16, channels=3, classes=10)
+    for options in ({"auto_augment": "randaugment", "mixup_alpha": 0.2}, {"augmentation": "resized_crop"}):
+        assert step_timing.measure_augmentation(Config(image_size=32, **options), shape, CPU) > 0
+
+
+@pytest.mark.parametrize(
+    ("train", "space", "at_most"),
+    [
+        ("early_stopping = 2", "", ["early_stopping"]),
+        ("", "early_stopping = [2, 3]", ["early_stopping"]),
+        ('tune = "head"', "", ["tune"]),
+        ('tune = "head"\naugmentation = "flip"', "", []),
+        ("freeze_epochs = 1", "", []),
+        ("early_stopping = 5", "freeze_epochs = [0, 1]", ["early_stopping", "freeze_epochs"]),
+    ],
+)
+def test_a_plan_says_why_it_is_an_upper_bound(workplace, priced, train, space, at_most):
+    study = workplace.study(PARTLY.format(train=train, space=space))
+    assert workplace.here("plan", study, "--devices", "cpu:1", "--json").json()["at_most"] == at_most
+    out = workplace.here("plan", study, "--devices", "cpu:1").out
+    assert ("in all at most" in out) == ("at most, because" in out) == bool(at_most)
+    assert all(cost.SAVINGS[name] in out for name in at_most)
 
 
 def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace, monkeypatch):

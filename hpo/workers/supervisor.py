@@ -197,15 +197,20 @@ def _start_worker(launch: _Launch, device: WorkerDevice, deaths: int = 0) -> Wor
 
 def _forward_output(worker: WorkerProcess, print_line: Callable[[str], None]) -> None:
     assert worker.process.stdout is not None
-    for line in worker.process.stdout:
-        if line.startswith("hpo: "):  # an error, which the supervisor reports itself
-            worker.last_error = line.removeprefix("hpo: ").strip()
-        else:
-            print_line(line.rstrip("\n"))
+    with worker.process.stdout as output:
+        for line in output:
+            _forward_line(worker, line, print_line)
+
+
+def _forward_line(worker: WorkerProcess, line: str, print_line: Callable[[str], None]) -> None:
+    if line.startswith("hpo: "):  # an error, which the supervisor reports itself
+        worker.last_error = line.removeprefix("hpo: ").strip()
+    else:
+        print_line(line.rstrip("\n"))
 
 
 def _end_children(worker: WorkerProcess) -> None:
-    """Kill the processes that an exited worker has left in its process group, which is its own.
+    """Close the input of an exited worker, and kill the processes left in its process group, its own.
 
     They first get some time to end by themselves, as the process of ``multiprocessing`` that removes shared
     memory does.
@@ -213,6 +218,8 @@ def _end_children(worker: WorkerProcess) -> None:
     if not worker.has_children:
         return
     worker.has_children = False
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
     deadline = time.monotonic() + CHILDREN_SECONDS
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left whom we could end
         while time.monotonic() < deadline:

@@ -15,6 +15,7 @@ SOURCES = sorted((ROOT / "hpo").rglob("*.py"))
 # From the top. Packages in the same row may not import one another.
 LAYERS = (
     ("cli",),
+    ("api",),
     ("report", "dashboard", "export"),
     ("original",),
     ("analysis",),

@@ -22,7 +22,10 @@ def imported(path: Path) -> list[tuple[str, str]]:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and name.strip("_") != "" and not name.startswith("__")
+    """Return whether a name begins with one "_"; ``_repr_html_`` is IPython's, and public."""
+    return (
+        name.startswith("_") and name.strip("_") != "" and not (name.startswith("__") or name.endswith("_"))
+    )
 
 
 def is_self(node: ast.AST) -> bool:

@@ -1,10 +1,9 @@
-"""Text, tables and live views for the terminal. Nothing here reads or changes the store."""
+"""Text and tables for the terminal. Nothing here reads or changes the store."""
 
 import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
@@ -23,17 +22,16 @@ from hpo.analysis.formatting import (
 from hpo.analysis.importance import Importance
 from hpo.analysis.records import TrialRecord, other_objectives
 from hpo.analysis.results import SettingResult, caveats, describe_value, name_place
+from hpo.api.live_view import COLORS, describe_test_split, status_headline, workers_view
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
 from hpo.store.status import Status
-from hpo.training.events import DataLoaded, EpochReported, TrialEnded, TrialEvent, TrialStarted
 
 if TYPE_CHECKING:
     from hpo.cli.doctor import Finding  # imports torch, which most verbs do without
 
 TABLE_COLUMNS = 80  # of a terminal, that a table with several columns needs
-COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
 
 
 def open_console() -> Console:
@@ -56,36 +54,6 @@ def table_console() -> Console:
     here = open_console()
     here.width = max(here.width, TABLE_COLUMNS)
     return here
-
-
-def event_line(event: TrialEvent) -> str:
-    """Return an event as one line of plain text; of an epoch, only what it measured.
-
-    Args:
-        event: What a study's images are, the start of a trial, an epoch's report, or the end of a trial.
-    """
-    if isinstance(event, DataLoaded):
-        return f"data: {event.summary}"
-    if isinstance(event, TrialStarted):
-        going = f", continues after epoch {event.epochs_done}" if event.epochs_done else ""
-        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        params = format_params(event.params)
-        epochs = f"{event.epochs} epoch{'s' * (event.epochs != 1)}"
-        return f"trial {event.trial} starts: {params}, {epochs}{again}{going}"
-    if isinstance(event, EpochReported):
-        e = event.epoch
-        parts = [f"{event.metric} {e.value:.4f}"] if e.value is not None else []
-        split = "test" if event.metric.startswith("test") else "validation"
-        loss = f"{split} loss"
-        parts += [f"{loss} {e.loss:.4f}"] if e.loss is not None and event.metric != loss else []
-        parts += [f"training loss {e.train_loss:.4f}"] if e.train_loss is not None else []
-        parts += [f"lr {e.lr:.4g}"] if e.lr is not None else []
-        speed = f" ({e.images_per_second:.0f} images/s)" if e.images_per_second is not None else ""
-        text = ", ".join([*parts, f"{e.seconds:.1f} s"])
-        return f"trial {event.trial} epoch {e.number}/{event.epochs}: {text}{speed}"
-    assert isinstance(event, TrialEnded)
-    value = "" if event.value is None else f", {event.metric} {event.value:.4f}"
-    return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
 
 
 def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 1) -> str:
@@ -138,64 +106,6 @@ def front_table(found: Sequence[SettingResult]) -> Table:
         seeds = [str(len(each.runs))] if each.is_repeated else []
         table.add_row(str(each.trial.number), *values, *seeds, place, format_params(each.trial.params))
     return table
-
-
-def _test_split_note(selection: str | None) -> str:
-    return " on the test split" if selection in ("test", "final") else ""
-
-
-def live_view(
-    status: Status,
-    found: Sequence[TrialRecord],
-    best: SettingResult | None,
-    rows: int,
-    *,
-    stopping: bool = False,
-) -> RenderableType:
-    """Return the live view: a headline, the running trials with their epochs, and the last that ended.
-
-    Args:
-        status: The status of the study.
-        found: All trials of the study.
-        best: The best setting so far; None if no trial is complete.
-        rows: Number of lines that the view may take. It always shows at least one trial.
-        stopping: Whether the user has asked to stop, which the headline then says.
-    """
-    ended = sum(status.trials[state] for state in ("complete", "pruned", "failed"))
-    parts = [status.state] if status.state in ("paused", "stopped") else []
-    parts += [f"{ended} of {status.budget} trials"]
-    parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
-    if best is not None:
-        split = _test_split_note(status.selection)
-        parts.append(f"{name_place(best)} {describe_value(best)}{split} (trial {best.trial.number})")
-    if status.seconds_left:
-        parts.append(f"about {format_seconds(status.seconds_left)} left")
-    if stopping:
-        parts.append("stopping: workers save and exit; press Ctrl-C again to kill them")
-    running = [each for each in found if each.state == "running"]
-    done = [each for each in found if each.state in ("complete", "pruned", "failed")]
-    done.sort(key=lambda each: each.ended or each.started or datetime.min, reverse=True)
-    table = Table(box=None, padding=(0, 1), expand=True)
-    for name, width in (("trial", 5), ("state", 8), ("epochs", 14), ("best", 6)):
-        table.add_column(name, width=width, no_wrap=True)
-    table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
-    for each in [*running, *done][: max(rows - 3, 1)]:
-        table.add_row(*_live_row(each))
-    return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)
-
-
-def _live_row(each: TrialRecord) -> tuple[RenderableType, ...]:
-    total = each.planned_epochs or each.epochs
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(Bar(size=max(total, 1), begin=0, end=each.epochs, width=7), f"{each.epochs}/{total}")
-    stopped = f"; {each.end_reason}" if each.state == "complete" and each.end_reason else ""
-    return (
-        str(each.number),
-        Text(each.state, style=COLORS[each.state]),
-        bar,
-        "" if each.best_value is None else f"{each.best_value:.4f}",
-        f"{format_params(each.params)}{stopped}",
-    )
 
 
 def trials_table(
@@ -254,12 +164,6 @@ def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
     return {"seed": run["seed"]} if REPLICATE_OF in trial.system_attrs and "seed" in run else {}
 
 
-def status_headline(found: Status) -> str:
-    """Return the state of a study, its trial counts other than 0 and its budget as one line."""
-    counts = ", ".join(f"{count} {state}" for state, count in found.trials.items() if count)
-    return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
-
-
 def status_view(found: Status, best: SettingResult | None, files: str | None) -> RenderableType:
     """Return the status of a study: counts, best result, budgets, time left, workers, and what waits.
 
@@ -284,30 +188,6 @@ def status_view(found: Status, best: SettingResult | None, files: str | None) ->
     return Group(*lines, *workers_view(found))
 
 
-def workers_view(found: Status) -> list[RenderableType]:
-    """Return the table of workers and a line for each thing that waits; empty if there is neither."""
-    waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits]
-    return [*([_workers_table(found)] if found.workers else []), *waits]
-
-
-def _workers_table(found: Status) -> Table:
-    """Return the workers that hold trials, with the last heartbeat and the time left on each lease."""
-    names = ("worker", "device", "trial", "attempt", "epoch", "heartbeat", "lease")
-    table = Table(*names, box=None, padding=(0, 1))
-    for worker in found.workers:
-        seconds_left = worker.expires_in_seconds
-        table.add_row(
-            worker.owner,
-            worker.device,
-            str(worker.trial),
-            str(worker.attempt),
-            str(worker.epoch),
-            f"{worker.silent_seconds:.0f} s ago",
-            f"{seconds_left:.0f} s" if seconds_left > 0 else Text("expired", style="red"),
-        )
-    return table
-
-
 def studies_table(
     found: Iterable[tuple[Status, SettingResult | None]], unreadable: Iterable[str] = ()
 ) -> Table:
@@ -320,7 +200,7 @@ def studies_table(
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
     for each, best in found:
         ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
-        value = f"{describe_value(best)}{_test_split_note(each.selection)}" if best else ""
+        value = f"{describe_value(best)}{describe_test_split(each.selection)}" if best else ""
         table.add_row(each.study, each.state, f"{ended}/{each.budget}", value)
     for name in unreadable:
         table.add_row(name, "unreadable")

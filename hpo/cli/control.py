@@ -1,11 +1,15 @@
 """The verbs that change a stored study: pause, resume, stop, retry, enqueue and delete."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo.api.locations import Locations
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, StoreUrl, StudyName
 from hpo.errors import StoreError
+
+if TYPE_CHECKING:
+    from hpo.api.study import Study
 
 app = typer.Typer()
 CONTROL = "Control a study"  # heading in the help of hpo
@@ -17,13 +21,13 @@ def pause_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
 
     This holds for the workers on every host. 'hpo resume' continues the study.
     """
-    from hpo.store import plan
-
-    if _give_order(name, store_url, plan.ORDER_PAUSED, "pause"):
+    if _open(name, store_url).pause():
         print(
             f"study {name} is paused: workers save at the end of their epoch and wait; "
             f"'hpo resume {name}' continues it"
         )
+    else:
+        print(f"study {name} is complete; there is nothing to pause")
 
 
 @app.command("resume", rich_help_panel=CONTROL)
@@ -33,8 +37,10 @@ def resume_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
     The workers of a paused study continue by themselves.
     After 'hpo stop', start new workers with 'hpo launch'.
     """
-    if _give_order(name, store_url, None, "resume"):
+    if _open(name, store_url).resume():
         print(f"study {name} can continue; if its workers were stopped, run 'hpo launch {name}'")
+    else:
+        print(f"study {name} is complete; there is nothing to resume")
 
 
 @app.command("stop", rich_help_panel=CONTROL)
@@ -44,22 +50,16 @@ def stop_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
     This holds for the workers on every host.
     'hpo resume' and then 'hpo launch' continue the study.
     """
-    from hpo.store import plan
-
-    if _give_order(name, store_url, plan.ORDER_STOPPED, "stop"):
+    if _open(name, store_url).stop():
         print(f"study {name} is stopped: workers save at the end of their epoch and exit")
+    else:
+        print(f"study {name} is complete; there is nothing to stop")
 
 
-def _give_order(name: str, store_url: str, order: str | None, verb: str) -> bool:
-    """Set or lift (None) the order of a study; return False if the study is complete."""
-    from hpo.store import control, status, studies
+def _open(name: str, store_url: str, artifacts: str = ARTIFACTS) -> "Study":
+    from hpo.api.study import open_study
 
-    storage = studies.open_storage(store_url, create=False)
-    if status.read_status(storage, name).state == "complete":
-        print(f"study {name} is complete; there is nothing to {verb}")
-        return False
-    control.set_order(storage, name, order)
-    return True
+    return open_study(name, Locations(store=store_url, artifacts=artifacts))
 
 
 @app.command("retry", rich_help_panel=CONTROL)
@@ -77,13 +77,9 @@ def retry_trials(
 
     Example: hpo retry my-study --failed
     """
-    from hpo.store import control, studies
-
     if bool(trial) == failed:
         raise typer.BadParameter("want --trial N (repeatable) or --failed")
-    numbers = control.retry_trials(
-        studies.open_storage(store_url, create=False), name, None if failed else trial
-    )
+    numbers = _open(name, store_url).retry(None if failed else trial)
     if not numbers:
         raise StoreError(f"study '{name}' has no failed trial")
     plural = "s" * (len(numbers) > 1)
@@ -127,27 +123,15 @@ def delete_study(
     A study with a trial that a worker runs is not deleted; stop it first.
     """
     from hpo.artifacts.folders import Artifacts
-    from hpo.store import control, folders, lease_info, plan, status, studies
+    from hpo.store import status
 
-    storage = studies.open_storage(store_url, create=False)
-    if name not in studies.study_names(storage):
-        studies.read_definition(storage, name)  # says what is there instead
-    study_id = studies.find_study_id(storage, name)
-    # Not the whole status: a study whose definition cannot be read can be deleted, too.
-    held = lease_info.read_leases(storage, study_id)
-    if alive := [worker.owner for worker in held if worker.is_alive]:
-        first = (
-            "wait until they have exited, then try again"
-            if control.read_order(storage, study_id) == plan.ORDER_STOPPED
-            else f"run 'hpo stop {name}' first"
-        )
-        raise StoreError(f"study '{name}' has workers ({', '.join(alive)}); {first}")
-    folder, place = folders.stored_folder(storage, study_id), Artifacts(artifacts)
+    study = _open(name, store_url, artifacts)
+    study.check_deletable()
     if not yes:
-        ended = sum(trial.state.is_finished() for trial in status.read_trials(storage, name))
-        files = "no files, since it names no folder of its own" if folder is None else place.path(folder)
+        folder = study.artifacts_folder()
+        ended = sum(trial.state.is_finished() for trial in status.read_trials(study.storage, name))
+        where = Artifacts(artifacts).path(folder) if folder else None
+        files = where or "no files, since it names no folder of its own"
         typer.confirm(f"Delete study {name}, {ended} finished trials, and {files}?", abort=True, err=True)
-    place.check_access()  # else the study would be deleted and its files kept
-    studies.delete_study(storage, name)
-    kept = folders.delete_unused_folder(storage, name, folder, place)
+    kept = study.delete()
     print(f"study {name} deleted{kept and f'; {kept}'}")

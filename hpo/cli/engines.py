@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hpo.api import progress
+from hpo.api.stop_signal import StopSignal
 from hpo.artifacts.folders import Artifacts
-from hpo.cli import progress
 from hpo.errors import EngineError, quote_value
 from hpo.store import database, folders, status
 from hpo.store.storage import Storage
@@ -40,7 +41,7 @@ def launch_workers(
     name: str,
     request: LaunchRequest,
     settings: Mapping[str, str],
-    stop: progress.StopSignal,
+    stop: StopSignal,
 ) -> None:
     """Run the workers of a study, unless it is complete, stopped, paused or has used up a budget.
 
@@ -69,15 +70,13 @@ def launch_workers(
     if not progress.has_work(status.read_status(storage, name)):
         return
     if group is None:
-        progress.run_workers(
-            storage,
-            name,
-            request.devices,
-            request.workers_per_device,
-            settings,
-            stop,
-            request.supervision,
+        workers = progress.LocalWorkers(
+            devices=request.devices,
+            per_device=request.workers_per_device,
+            settings=settings,
+            supervision=request.supervision,
         )
+        progress.run_workers(storage, name, workers, stop)
     elif request.engine == "slurm":
         _submit_to_slurm(storage, group, request.print_script)
     else:

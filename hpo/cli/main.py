@@ -100,7 +100,7 @@ def run_command_line() -> None:
     stopped them; ``launch`` and ``worker`` with ``supervisor.EXIT_FATAL`` instead of 1 if no restart helps.
     """
     # A reader that closes the pipe (| head) ends us silently. Verbs that run workers undo this
-    # (progress.StopSignal).
+    # (``stop_signal.StopSignal``).
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # Python's default is a garbage collection per 700 new objects. That takes an eighth of the start of a
     # worker, which creates little garbage.

@@ -2,10 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 
+from hpo.api import locations
+from hpo.api.locations import P
+from hpo.errors import HpoError
 from hpo.training.devices import DEFAULT_CACHE_GB
 from hpo.workers.supervisor import BACKOFF_SECONDS, GRACE_SECONDS
 
@@ -19,16 +22,11 @@ def _refuse_nan(seconds: float) -> float:
     return seconds
 
 
-P = TypeVar("P", str, Path)
-
-
 def _expand_home(path: P) -> P:
-    if not str(path).startswith("~"):
-        return path
     try:
-        return type(path)(Path(path).expanduser())
-    except RuntimeError:
-        raise typer.BadParameter(f"'{path}': there is no such home folder; write the path out") from None
+        return locations.expand_home(path)
+    except HpoError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 StoreUrl = Annotated[
@@ -168,10 +166,8 @@ StudyFile = Annotated[
 ]
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="The name of a study in the store.")]
 
-STORE = "sqlite:///storage/hpo.db"
-ARTIFACTS = "storage/artifacts"
-DATA = Path("storage/data")
-LEASE = 60.0
+STORE, ARTIFACTS, DATA = locations.STORE, locations.ARTIFACTS, locations.DATA
+LEASE = locations.LEASE_SECONDS
 CACHE_GB = DEFAULT_CACHE_GB
 GRACE = GRACE_SECONDS
 BACKOFF = BACKOFF_SECONDS

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpo.cli.data import PLANNING, check_images
+from hpo.api.images import check_images
+from hpo.cli.data import PLANNING
 from hpo.cli.options import (
     ARTIFACTS,
     DATA,
@@ -44,7 +45,8 @@ def plan_study(
     from rich.console import Console
 
     from hpo.analysis import cost
-    from hpo.cli import console, progress
+    from hpo.api import progress
+    from hpo.cli import console
     from hpo.original import prices
     from hpo.study import file
     from hpo.study.strategy import describe_strategy
@@ -102,7 +104,8 @@ def simulate_strategies(
     """
     from hpo.analysis import strategies
     from hpo.analysis.surrogate import Surrogate
-    from hpo.cli import console, progress
+    from hpo.api import progress
+    from hpo.cli import console
 
     recorded = _read_curves(name, curves, store_url)
     chosen = strategies.choose_strategies(recorded, sampler, pruner)

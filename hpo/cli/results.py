@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
+from hpo.api.locations import Locations
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
 
 if TYPE_CHECKING:
@@ -44,22 +45,13 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
 
     Studies that other tools made are left out.
     """
-    from hpo.analysis import documents, results
+    from hpo.api import study
     from hpo.cli import console
-    from hpo.errors import DefinitionError
-    from hpo.store import status, studies
+    from hpo.store import studies
 
-    storage = studies.open_storage(store_url, create=False)
-    found, unreadable = [], {}
-    for name in studies.study_names(storage):
-        try:
-            read = status.read_snapshot(storage, name)
-            found.append((read.status, results.best_of(read)))
-        except DefinitionError as error:
-            unreadable[name] = str(error)
+    found, unreadable = study.read_studies(studies.open_storage(store_url, create=False))
     if as_json:
-        shown = [documents.status_document(each, best) for each, best in found]
-        print_json(shown + [documents.unreadable_document(*each) for each in unreadable.items()])
+        print_json([each.document() for each in study.study_records(found, unreadable)])
         return
     console.table_console().print(console.studies_table(found, unreadable))
     for name, reason in unreadable.items():
@@ -80,29 +72,27 @@ def show_status(
 
     Example: hpo status my-study --watch
     """
-    from hpo.analysis import documents, results
+    from hpo.analysis import results
+    from hpo.api import progress
+    from hpo.api.study import open_study
     from hpo.artifacts.folders import Artifacts
-    from hpo.cli import console, progress
-    from hpo.store import folders, status, studies
+    from hpo.cli import console
 
-    storage = studies.open_storage(store_url, create=False)
+    study = open_study(name, Locations(store=store_url, artifacts=artifacts))
     if follow and as_json:
         raise typer.BadParameter("want --watch or --json, not both")
     if follow:
-        progress.watch_study(storage, name)
+        progress.watch_study(study.storage, name)
         return
-    read = status.read_snapshot(storage, name)
-    now, best = read.status, results.best_of(read)
-    place = Artifacts(artifacts)
-    folder = folders.stored_folder(storage, studies.find_study_id(storage, name))
-    logs = None if folder is None else place.logs_folder(folder)
-    shown = str(logs) if logs is not None and logs.is_dir() else None
     if as_json:
-        print_json(documents.status_document(now, best) | {"logs": shown})
+        now = study.status()
+        print_json(now.document() | {"logs": now.logs})
         return
-    console.open_console().print(console.status_view(now, best, folder and place.path(folder)))
-    if shown is not None:
-        print(f"logs: {shown}")
+    read, folder = study.read(), study.artifacts_folder()
+    files = folder and Artifacts(artifacts).path(folder)
+    console.open_console().print(console.status_view(read.status, results.best_of(read), files))
+    if (logs := study.logs_folder()) is not None:
+        print(f"logs: {logs}")
 
 
 @app.command("trials", rich_help_panel=RESULTS)
@@ -136,7 +126,7 @@ def list_trials(
         raise typer.BadParameter("want --json or --csv, not both")
     found = records.trial_records(definition, trials)
     if as_json:
-        print_json([documents.trial_document(each) for each in trials])
+        print_json([documents.study_trial(each).document() for each in trials])
     elif as_csv:
         sys.stdout.write(documents.trials_csv(trials, found, definition.attribute_names))
     elif trial is not None:
@@ -180,7 +170,7 @@ def show_best(
         raise StoreError(results.no_complete_trial_message(name, trials))
     selected = found[: count or max(found[0].front, 1)]
     if as_json:
-        shown = [documents.best_trial_document(each) for each in selected]
+        shown = [documents.best_setting_record(each).document() for each in selected]
         print_json(shown if found[0].front or len(shown) > 1 or (count or 1) > 1 else shown[0])
         return
     if found[0].front:
@@ -210,12 +200,10 @@ def show_importance(
 
     Example: hpo importance my-study --evaluator fanova
     """
-    from hpo.analysis import importance
+    from hpo.api.study import open_study
     from hpo.cli import console
-    from hpo.store import studies
 
-    storage = studies.open_storage(store_url, create=False)
-    found = importance.study_importance(storage, name, evaluator)
+    found = open_study(name, Locations(store=store_url)).importance(evaluator)
     if as_json:
         fields = ("evaluator", "trials", "importances", "doubt")
         print_json({name: getattr(found, name) for name in fields})

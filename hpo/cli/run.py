@@ -1,14 +1,13 @@
 """The verbs that store a study and run its trials: run, create, launch, worker and finish."""
 
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpo.cli.data import list_images
+from hpo.api.locations import Locations, worker_environment
 from hpo.cli.options import (
     ARTIFACTS,
     BACKOFF,
@@ -40,7 +39,6 @@ from hpo.errors import (
     ArtifactsUnavailable,
     DeviceLost,
     HpoError,
-    ImagesChanged,
     StoreUnavailable,
     WorkerStartError,
 )
@@ -48,15 +46,9 @@ from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
     from hpo.store.storage import Storage
-    from hpo.store.studies import Stored
-    from hpo.study.definition import Definition
-    from hpo.training.used_files import UsedFiles
 
 app = typer.Typer()
 RUN = "Run a study"  # heading in the help of hpo
-REPLACED = (
-    "another definition was stored under this name, of which no trial had run an epoch; it is replaced"
-)
 
 
 @app.command("run", rich_help_panel=RUN)
@@ -82,77 +74,33 @@ def run_study(
 
     Example: hpo run quickstart --set search.trials=8
     """
-    from hpo.cli import progress
+    from hpo.api import creation, progress, stop_signal
     from hpo.store import status, studies
-    from hpo.study import file
     from hpo.training.devices import worker_devices
 
-    stop, sets = progress.StopSignal(), sets or []
+    stop = stop_signal.StopSignal()
     worker_devices(devices, 1, 1)  # fails before anything is stored
-    definition = file.load_study_file(file.find_study_file(study), sets, name)
-    images = list_images(definition, data, needed_here=True)
-    storage = studies.open_storage(store_url, create=True)
-    result = _store_study(storage, definition, file.annotated_source(study, sets, name), images, artifacts)
-    before = status.read_status(storage, definition.name)
-    if result == studies.Stored.REPLACED:
-        progress.print_stderr(f"hpo: study '{definition.name}': {REPLACED}")
+    places = Locations(store=store_url, artifacts=artifacts, data=data)
+    created = creation.create_study(study, sets or [], name, places, images_needed_here=True)
+    storage, stored_name = created.study.storage, created.study.name
+    before = status.read_status(storage, stored_name)
     if progress.has_work(before):
-        if result == studies.Stored.KEPT:
+        if created.result == studies.Stored.KEPT:
             waiting = before.trials["waiting"]
-            progress.print_stderr(f"hpo: study '{definition.name}' continues: {waiting} trials waiting")
-        settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
-        supervision = Supervision(grace_seconds=grace_seconds, backoff_seconds=backoff_seconds)
-        progress.run_workers(storage, definition.name, devices, 1, settings, stop, supervision)
+            progress.print_stderr(f"hpo: study '{stored_name}' continues: {waiting} trials waiting")
+        workers = progress.LocalWorkers(
+            devices=devices,
+            settings=worker_environment(places, lease_seconds, cache_gb),
+            supervision=Supervision(grace_seconds=grace_seconds, backoff_seconds=backoff_seconds),
+        )
+        progress.run_workers(storage, stored_name, workers, stop)
         if stop.event.is_set():
             raise typer.Exit(stop.exit_code())
-    now = status.read_status(storage, definition.name)
+    now = status.read_status(storage, stored_name)
     if now.state == "complete" or (now.trials["complete"] and now.used_up_budget):
-        print_best(storage, definition.name, artifacts, store_url)
+        print_best(storage, stored_name, artifacts, store_url)
     elif before.state not in ("paused", "stopped"):
-        print_early_ends(storage, definition.name, artifacts)
-
-
-def _store_study(
-    storage: "Storage", definition: "Definition", source: str, images: "UsedFiles | None", artifacts: str
-) -> "Stored":
-    """Store a study, extend it or replace it; of other images than it began with, say which differ."""
-    from hpo.artifacts.folders import Artifacts
-    from hpo.store import studies, study_images
-
-    fingerprint = None if images is None else images.fingerprint
-    _report_search(storage, definition, fingerprint)
-    try:
-        return studies.create_study(storage, definition, source, fingerprint)
-    except ImagesChanged as error:
-        assert images is not None
-        raise study_images.changed_error(storage, Artifacts(artifacts), definition, images) from error
-
-
-def _report_search(storage: "Storage", definition: "Definition", images: str | None) -> None:
-    """Report how a new study searches, and what its sampler learns from; a stored study keeps its own."""
-    from hpo.cli import progress
-    from hpo.store import studies, warm_start
-    from hpo.study.strategy import describe_strategy
-
-    if definition.name in studies.study_names(storage):
-        return
-    warm_starts = warm_start.find_warm_starts(storage, definition, images)
-    for line in (describe_strategy(definition), *warm_starts):
-        if line is not None:
-            progress.print_stderr(f"hpo: {line}")
-
-
-def _worker_environment(
-    store_url: str, artifacts: str, data: Path, lease_seconds: float, cache_gb: float
-) -> dict[str, str]:
-    """Return the settings of workers as environment variables, which hide passwords from ps."""
-    return {
-        "HPO_STORE": store_url,
-        "HPO_ARTIFACTS": artifacts,
-        "HPO_DATA": str(data),
-        "HPO_LEASE_SECONDS": str(lease_seconds),
-        "HPO_CACHE_GB": str(cache_gb),
-    }
+        print_early_ends(storage, stored_name, artifacts)
 
 
 @app.command("create", rich_help_panel=RUN)
@@ -173,18 +121,13 @@ def create_study(
 
     Example: hpo create my-study.toml --set search.trials=100
     """
-    from hpo.store import status, studies
-    from hpo.study import file
+    from hpo.api import creation
+    from hpo.store import status
 
-    definition = file.load_study_file(file.find_study_file(study), sets or [], name)
-    images = list_images(definition, data, needed_here=False)
-    storage = studies.open_storage(store_url, create=True)
-    source = file.annotated_source(study, sets or [], name)
-    result = _store_study(storage, definition, source, images, artifacts)
-    if result == studies.Stored.REPLACED:
-        print(f"hpo: study '{definition.name}': {REPLACED}", file=sys.stderr)
-    waiting = status.count_waiting(storage, definition.name)
-    print(f"study {definition.name} {result}: {waiting} trials waiting")
+    places = Locations(store=store_url, artifacts=artifacts, data=data)
+    created = creation.create_study(study, sets or [], name, places)
+    waiting = status.count_waiting(created.study.storage, created.study.name)
+    print(f"study {created.study.name} {created.result}: {waiting} trials waiting")
 
 
 @app.command("launch", rich_help_panel=RUN)
@@ -215,10 +158,11 @@ def launch_workers(
 
     Example: hpo launch my-study --engine slurm --workers 4 --option partition=gpu
     """
-    from hpo.cli import engines, progress
+    from hpo.api import stop_signal
+    from hpo.cli import engines
     from hpo.store import studies
 
-    stop = progress.StopSignal()
+    stop = stop_signal.StopSignal()
     try:
         storage = studies.open_storage(store_url, create=False)
         settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
@@ -237,6 +181,13 @@ def launch_workers(
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
     _exit_if_complete(storage, name, artifacts)
+
+
+def _worker_environment(
+    store_url: str, artifacts: str, data: Path, lease_seconds: float, cache_gb: float
+) -> dict[str, str]:
+    places = Locations(store=store_url, artifacts=artifacts, data=data)
+    return worker_environment(places, lease_seconds, cache_gb)
 
 
 def _exit_if_complete(storage: "Storage", name: str, artifacts: str) -> None:
@@ -270,12 +221,13 @@ def run_one_worker(
 
     Example: hpo worker my-study --device cuda:0
     """
+    from hpo.api import progress, stop_signal, worker_events
     from hpo.artifacts.folders import Artifacts
-    from hpo.cli import console, progress
+    from hpo.cli import console
     from hpo.store import status, studies
     from hpo.workers import worker
 
-    stop = progress.StopSignal()
+    stop = stop_signal.StopSignal()
     console.log_to_stderr()
     if supervised is not None:
         _follow_supervisor(stop.event)
@@ -292,7 +244,7 @@ def run_one_worker(
             lease_seconds=lease_seconds,
             cache_gb=cache_gb,
         )
-        progress.follow_events(worker.run_worker(storage, name, settings, stop.event))
+        worker_events.follow_events(worker.run_worker(storage, name, settings, stop.event))
     except HpoError as error:
         raise _worker_exit(error) from error
     if stop.event.is_set():
@@ -302,7 +254,7 @@ def run_one_worker(
 
 def _worker_exit(error: HpoError) -> typer.Exit:
     """Print why a worker exits; its exit code tells a supervisor whether a restart can help."""
-    from hpo.cli import progress
+    from hpo.api import progress
     from hpo.workers import supervisor
 
     progress.print_stderr(f"hpo: {error}")
@@ -369,25 +321,22 @@ def finish_study(
 
     Example: hpo finish my-study --top 3 --seeds 5
     """
-    from hpo.analysis import finish
     from hpo.analysis.finish_result import read_result
-    from hpo.cli import progress
+    from hpo.api import progress, running, stop_signal
     from hpo.store import status, studies
     from hpo.training.devices import worker_devices
 
-    stop = progress.StopSignal()
+    stop = stop_signal.StopSignal()
     worker_devices(devices, 1, 1)
     storage = studies.open_storage(store_url, create=False)
-    plan = finish.plan_finish(storage, name, top, seeds)
-    finish.create_finish_study(storage, plan)
-    for note in plan.notes:
-        progress.print_stderr(f"hpo: {note}")
+    plan = running.prepare_finish(storage, name, top, seeds)
     now = status.read_status(storage, plan.name)
     if now.state != "complete":
         if not progress.has_work(now):
             raise typer.Exit(1)
         settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
-        progress.run_workers(storage, plan.name, devices, 1, settings, stop)
+        workers = progress.LocalWorkers(devices=devices, settings=settings)
+        progress.run_workers(storage, plan.name, workers, stop)
     if stop.event.is_set():
         raise typer.Exit(stop.exit_code())
     print_finish(read_result(storage, plan), as_json)

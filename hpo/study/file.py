@@ -90,46 +90,70 @@ def load_study_file(path: Path, sets: Iterable[str] = (), name: str | None = Non
         DefinitionError: If the file cannot be read, or anything in it or in ``sets`` is wrong.
         Exception: What a custom objective's module raises while it is imported, unchanged.
     """
-    where = str(path)
+    return load_study_text(read_study_file(path), str(path), sets, name, path.stem)
+
+
+def load_study_text(
+    text: str,
+    where: str,
+    sets: Iterable[str] = (),
+    name: str | None = None,
+    default_name: str | None = None,
+) -> Definition:
+    """Check the text of a study file, as ``load_study_file`` does.
+
+    Args:
+        text: TOML.
+        where: The file, as error messages name it.
+        sets: ``KEY=VALUE`` texts of ``--set``, applied in order before the checks.
+        name: The study's name; None: the name in the text, or else ``default_name``.
+        default_name: The name of a study whose text has none.
+
+    Raises:
+        DefinitionError: If anything in the text or in ``sets`` is wrong.
+        Exception: What a custom objective's module raises while it is imported, unchanged.
+    """
     try:
-        document = tomllib.loads(_read_text(path))
-    except OSError as error:
-        raise DefinitionError(f"{where}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply for Python
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # not TOML, or nested too deeply for Python
         raise DefinitionError(f"{where}: not a TOML file: {error}") from error
     check_storable(document, where)
     document = rename_aliases(document, where)
     problems = Problems("--set")
-    for text in sets:
+    for each in sets:
         with problems.collect():
-            apply_set(document, text)
+            apply_set(document, each)
     problems.report()
-    document["name"] = document.get("name", path.stem) if name is None else name
+    document["name"] = document.get("name", default_name) if name is None else name
     found = parse_document(document, where)
     check_models(found, where)
     return found
 
 
-def annotated_source(study: str, sets: Iterable[str], name: str | None = None) -> str:
+def annotate_source(text: str, sets: Iterable[str], name: str | None = None) -> str:
     """Return a study file's text as it is stored with the study.
 
     Args:
-        study: The path of the file, or the name of a study that ships with hpo.
+        text: The text of the file.
         sets: The ``--set`` texts, which become comments on top.
         name: The text after ``--name``, which becomes a comment, too; None if it was not given.
+    """
+    flags = [*([] if name is None else [f"--name {name}"]), *(f"--set {each}" for each in sets)]
+    return "".join(f"# {' '.join(flag.splitlines())}\n" for flag in flags) + text
+
+
+def read_study_file(path: Path) -> str:
+    """Return the text of a study file, without the byte order mark that Windows' Notepad writes.
 
     Raises:
-        DefinitionError: If there is no such file.
-        OSError: If it cannot be read.
+        DefinitionError: If it cannot be read, or is not UTF-8.
     """
-    flags = [*([] if name is None else [f"--name {name}"]), *(f"--set {text}" for text in sets)]
-    return "".join(f"# {' '.join(flag.splitlines())}\n" for flag in flags) + _read_text(
-        find_study_file(study)
-    )
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig")  # Windows' Notepad writes a byte order mark
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DefinitionError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DefinitionError(f"{path}: not a TOML file: {error}") from error
 
 
 def point_from_texts(found: Definition, texts: Iterable[str]) -> Point:

@@ -26,11 +26,12 @@ KeyboardInterrupt. What it prints and logs goes to stderr, with the number of it
 import dis
 import inspect
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from hpo.errors import HpoError
 from hpo.training import events, user_code
@@ -55,11 +56,17 @@ def import_objective(name: str) -> Objective:
     """Import a custom objective, as ``user_code.import_function`` does.
 
     Args:
-        name: ``package.module:function``.
+        name: ``package.module:function``, or ``__main__:function`` for a function of the script or notebook
+            that this process runs.
 
     Raises:
         DefinitionError: As ``user_code.import_function`` does.
     """
+    module_name, _, function_name = name.partition(":")
+    if module_name == "__main__":
+        own: Any = getattr(sys.modules["__main__"], function_name, None)
+        if callable(own) and str(own.__module__).partition(".")[0] != "hpo":  # the command's own main
+            return cast(Objective, own)
     objective: Objective = user_code.import_function("train.objective", name)
     return objective
 
@@ -93,6 +100,7 @@ class CustomRun:
         state: What ``state()`` returned in an earlier attempt; None to start from the beginning.
         stop: When set, ``epochs()`` ends after the epoch that is running, or starts none.
         final: Whether this is a run of ``hpo finish``, whose result is the last epoch, not the best one.
+        objective: The function to run; None: the one that the settings name is imported.
 
     Raises:
         DefinitionError: If the objective cannot be imported.
@@ -107,6 +115,7 @@ class CustomRun:
         state: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
         final: bool = False,
+        objective: Objective | None = None,
     ) -> None:
         self.config = config if place is None else at_place(config, place)
         self.metric = metric
@@ -114,7 +123,7 @@ class CustomRun:
         self.stop = stop or threading.Event()
         self.output = TrialOutput(None if place is None else place.trial)
         with self.output.redirect(), self.output.call():
-            self.objective = import_objective(config.objective)
+            self.objective = objective or import_objective(config.objective)
         self.history = [events.restore_epoch(epoch) for epoch in state["history"]] if state else []
         self.own_state: Any = state["own"] if state else None
         self.exhausted = bool(state and state["exhausted"])

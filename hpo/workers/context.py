@@ -9,6 +9,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.store import status
 from hpo.store.history import History
 from hpo.study.definition import Definition
+from hpo.training.custom import Objective
 from hpo.workers.cache import WorkerCache
 
 
@@ -23,6 +24,7 @@ class WorkerContext:
     cache: WorkerCache
     device: torch.device
     stop: threading.Event  # set when the worker is asked to stop
+    objective: Objective | None = None  # of this process; None: trials import the one that they name
 
     def metric_name(self) -> str:
         """Return the name of what the study's trials are compared by, as ``status.metric_name`` does."""

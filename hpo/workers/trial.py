@@ -329,6 +329,7 @@ def _build_run(
             stop=context.stop,
             final=final,
             metric=context.definition.metric,
+            objective=context.objective,
         )
     from hpo.training.loop import TrainingRun
 

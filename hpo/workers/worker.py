@@ -25,6 +25,7 @@ from hpo.store.process import Owner
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import devices, precision
+from hpo.training.custom import Objective
 from hpo.training.events import TrialEvent
 from hpo.workers.cache import WorkerCache
 from hpo.workers.context import WorkerContext
@@ -49,6 +50,7 @@ class WorkerSettings:
     shown_as: str  # as people know it, where the process sees only its own device
     lease_seconds: float  # from one renewal of a lease to its expiry
     cache_gb: float = devices.DEFAULT_CACHE_GB  # that decoded images may take on this machine's disk
+    objective: Objective | None = None  # of this process; None: trials import the one that they name
 
 
 def run_worker(
@@ -137,6 +139,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
         cache=cache,
         device=device,
         stop=stop,
+        objective=settings.objective,
     )
 
 

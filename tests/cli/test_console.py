@@ -4,7 +4,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.analysis import records
-from hpo.cli import console, progress
+from hpo.api import live_view, progress
+from hpo.cli import console
 from hpo.study.definition import Definition, Point
 from hpo.training.config import Config
 from hpo.training.events import Epoch, EpochReported, TrialEnded, TrialStarted
@@ -77,7 +78,7 @@ def test_a_live_view_shows_what_it_does_not_say_itself(line):
     ids=lambda event: getattr(event, "state", type(event).__name__),
 )
 def test_a_live_view_leaves_out_the_progress_of_trials(event):
-    assert not progress.is_news(console.event_line(event))
+    assert not progress.is_news(live_view.event_line(event))
 
 
 def test_a_slow_view_is_redrawn_less_often():
@@ -88,5 +89,5 @@ def test_a_slow_view_is_redrawn_less_often():
 @pytest.mark.parametrize(("metric", "split"), [("accuracy", "validation"), ("test accuracy", "test")])
 def test_a_printed_loss_names_its_split(metric, split):
     epoch = Epoch(number=1, value=0.5, train_seconds=1.0, train_loss=0.25, loss=1492629.75)
-    line = console.event_line(EpochReported(trial=0, epoch=epoch, epochs=2, metric=metric))
+    line = live_view.event_line(EpochReported(trial=0, epoch=epoch, epochs=2, metric=metric))
     assert f"{split} loss 1492629.7500, training loss 0.2500" in line

@@ -205,7 +205,7 @@ def test_a_setting_with_a_diverged_seed_ranks_below_complete_ones(url):
             worker.end(claim, accuracy)
     first, second = results.read_best(worker.storage, NAME)
     assert (first.trial.number, first.runs[0].number, first.value) == (1, 3, pytest.approx(0.6))
-    assert documents.best_trial_document(second)["replicates"]["diverged"] == 1
+    assert documents.best_setting_record(second).document()["replicates"]["diverged"] == 1
     assert "one complete run; 1 more diverged" in console.best_trial_text(second, {})
     assert [each.trial for each in finish.plan_finish(worker.storage, NAME, 2, 2).settings] == [1, 0]
     with worker.storage.transaction() as session:
@@ -257,10 +257,10 @@ def test_best_trials_finish_and_retention_rank_settings_by_their_means(url, tmp_
     found = results.read_best(worker.storage, NAME)
     # Trials 0, 1 and 2 are the first ones of their settings; 3, 4 and 5 are their replicates, in order.
     assert [(each.trial.number, each.runs[0].number) for each in found] == [(1, 1), (2, 5), (0, 0)]
-    shown = documents.best_trial_document(found[1])
+    shown = documents.best_setting_record(found[1]).document()
     assert (shown["trial"], shown["value"], shown["accuracy"]) == (2, *[pytest.approx(0.725)] * 2)
     assert (shown["seeds"], shown["weights"]) == (2, f"{worker.folder}/0005/weights-0001-001.pt")
-    document = documents.best_trial_document(found[0])["replicates"]
+    document = documents.best_setting_record(found[0]).document()["replicates"]
     assert (document["trials"], document["accuracies"]) == ([1, 4], [0.8, 0.7])
     assert document["mean"] == pytest.approx(0.75)
     assert document["noise"] == pytest.approx(((0.4**2 + 0.1**2 + 0.25**2) / 2 / 3) ** 0.5)

@@ -240,9 +240,8 @@ def test_dropout_is_searched_for_the_models_that_have_it(tmp_path):
 
 
 def test_the_stored_source_is_the_file_below_the_options_of_the_command(tmp_path):
-    path = write_file(tmp_path, TRAIN + SPACE)
-    text = file.annotated_source(str(path), ["train.epochs=1", "space.lr=[\n0.1]"])
+    text = file.annotate_source(TRAIN + SPACE, ["train.epochs=1", "space.lr=[\n0.1]"])
     assert text == f"# --set train.epochs=1\n# --set space.lr=[ 0.1]\n{TRAIN}{SPACE}"
     assert load(tmp_path, text) == load(tmp_path, TRAIN + SPACE)
-    named = file.annotated_source(str(path), ["train.epochs=1"], "replay")
+    named = file.annotate_source(TRAIN + SPACE, ["train.epochs=1"], "replay")
     assert named == f"# --name replay\n# --set train.epochs=1\n{TRAIN}{SPACE}"

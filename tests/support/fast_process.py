@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from hpo.api import progress, stop_signal
 from hpo.artifacts.folders import Artifacts
-from hpo.cli import progress
 from hpo.store import database
 from hpo.store.storage import Storage
 from tests.support.hostile_store import StopWhenIdle, run_worker
@@ -55,11 +55,11 @@ def fast_process() -> Iterator[None]:
             lambda connection, _: connection.execute("PRAGMA synchronous = OFF"),
         )
         patch.setattr(progress, "run_workers", _run_inline)
-        patch.setattr(progress, "StopSignal", _StopWhenIdle)
+        patch.setattr(stop_signal, "StopSignal", _StopWhenIdle)
         yield
 
 
-class _StopWhenIdle(progress.StopSignal):
+class _StopWhenIdle(stop_signal.StopSignal):
     """Stops ``hpo worker`` where it would wait."""
 
     def __init__(self) -> None:
@@ -69,4 +69,4 @@ class _StopWhenIdle(progress.StopSignal):
 
 def _run_inline(storage: Storage, name: str, *rest: Any) -> None:
     if not name.startswith("vision"):
-        run_worker(storage, name, Artifacts(rest[2]["HPO_ARTIFACTS"]))
+        run_worker(storage, name, Artifacts(rest[0].settings["HPO_ARTIFACTS"]))

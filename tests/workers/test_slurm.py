@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hpo.api.stop_signal import StopSignal
 from hpo.cli import engines
-from hpo.cli.progress import StopSignal
 from hpo.errors import EngineError
 from hpo.store import studies
 from hpo.workers import slurm, supervisor

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpo.cli import progress
+from hpo.api import progress
 from hpo.errors import WorkerStartError
 from hpo.training import devices
 from hpo.workers import supervisor

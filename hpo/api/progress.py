@@ -1,23 +1,22 @@
-"""Follow running workers: a live view on a terminal, one plain line per event elsewhere."""
+"""Follow running workers: a live view on a terminal or in a notebook, elsewhere a line per event."""
 
 import contextlib
-import os
 import queue
 import re
-import signal
 import sys
 import termios
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo.analysis import records, results
+from hpo.api.html import study_html
+from hpo.api.live_view import live_view, status_headline, workers_view
+from hpo.api.stop_signal import StopSignal
 from hpo.artifacts.folders import Artifacts
-from hpo.cli.console import event_line, live_view, status_headline, workers_view
 from hpo.errors import StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import status
@@ -25,7 +24,6 @@ from hpo.store.status import Status
 from hpo.store.storage import Storage
 from hpo.store.trial_cache import TrialCache
 from hpo.training import devices
-from hpo.training.events import EpochReported, TrialEvent, TrialStarted
 from hpo.workers import supervisor
 
 # Starts workers and yields while they run. Its argument receives each line that they print.
@@ -36,58 +34,6 @@ _MORE_WORKERS = (
 # The events of trials that a live view shows by itself. What an objective prints begins "trial N: ".
 TRIAL_EVENT = re.compile(r"trial \d+ (starts:|epoch \d|complete|pruned|paused|removed|lost|released \()")
 LINES_AT_ONCE = 2000  # that a live view prints at a time, which takes about 0.1 s
-DUPLICATE_SIGTERM_SECONDS = 3.0  # a second SIGTERM within this time is the first one again
-
-
-class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one ends the process at once.
-
-    A scheduler may signal every process of a job while the job's script forwards the same signal. So a
-    SIGTERM that comes within DUPLICATE_SIGTERM_SECONDS of the first signal is ignored.
-
-    It replaces this process's signal handlers, so the main thread must create it. It also ignores SIGPIPE,
-    so that a reader which closes the output does not end the workers.
-
-    Attributes:
-        event: Is set by the first signal.
-        signal: The number of the first signal; None before it.
-        received_at: When the first signal came, on the monotonic clock, in seconds.
-    """
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.signal: int | None = None
-        self.received_at = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self.signal is None:
-            self.signal, self.received_at = number, time.monotonic()
-            self.event.set()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        elif time.monotonic() > self.received_at + DUPLICATE_SIGTERM_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    def exit_code(self) -> int:
-        """Return 128 plus the number of the first signal; of SIGTERM if there was none."""
-        return 128 + (self.signal or signal.SIGTERM)
-
-
-def _restore_signals_in_fork() -> None:
-    """Let SIGTERM end a child that an objective forks, as ``multiprocessing.Pool.terminate`` needs.
-
-    It would inherit the handler of its worker, which only asks the worker to stop. A Ctrl-C, which reaches
-    all processes of a terminal, still does not take the children away from a worker that is to save.
-    """
-    for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN)):
-        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
-            signal.signal(number, handler)
-
-
-os.register_at_fork(after_in_child=_restore_signals_in_fork)
 
 
 def print_stderr(text: str) -> None:
@@ -102,14 +48,29 @@ def print_stderr(text: str) -> None:
         pass
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocalWorkers:
+    """Workers to run on this machine."""
+
+    devices: str  # as ``--devices`` takes them
+    per_device: int = 1  # workers that share a device
+    settings: Mapping[str, str]  # environment variables of the workers
+    supervision: supervisor.Supervision = supervisor.DEFAULT_SUPERVISION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Display:
+    """How running workers are shown."""
+
+    shows_progress: bool = True  # of trials; whatever else they print is shown in any case
+    again: str = "run the same command again"  # what continues the study, for messages
+
+
+TERMINAL = Display()
+
+
 def run_workers(
-    storage: Storage,
-    name: str,
-    spec: str,
-    workers_per_device: int,
-    settings: Mapping[str, str],
-    stop: StopSignal,
-    supervision: supervisor.Supervision = supervisor.DEFAULT_SUPERVISION,
+    storage: Storage, name: str, workers: LocalWorkers, stop: StopSignal, display: Display = TERMINAL
 ) -> None:
     """Run local workers until the study ends or is stopped, a budget is used up, or the user stops them.
 
@@ -119,11 +80,9 @@ def run_workers(
     Args:
         storage: The store.
         name: The study.
-        spec: Devices, as ``--devices`` takes them.
-        workers_per_device: Number of workers that share a device.
-        settings: Environment variables of the workers.
+        workers: The workers.
         stop: Is set when the user asks to stop.
-        supervision: How long the supervisor waits for the workers.
+        display: How they are shown.
 
     Raises:
         ArtifactError: The artifacts are behind a URL and cannot be reached or written.
@@ -132,11 +91,12 @@ def run_workers(
         StoreUnavailable: The database cannot be reached.
         HpoError: A worker met an error that no restart mends; the text is its last line.
     """
+    spec, per_device, settings = workers.devices, workers.per_device, workers.settings
     Artifacts(settings["HPO_ARTIFACTS"]).check_access()  # fail here; a worker would wait for them
     now = status.read_status(storage, name)
     still_open = now.trials["waiting"] + now.trials["running"]
-    assigned = devices.worker_devices(spec, workers_per_device, still_open)
-    wanted = min(devices.core_count() * workers_per_device, still_open)
+    assigned = devices.worker_devices(spec, per_device, still_open)
+    wanted = min(devices.core_count() * per_device, still_open)
     if spec == "auto" and assigned[0].name == "cpu" and len(assigned) < wanted:
         print_stderr(f"hpo: there is free memory for {len(assigned)} of {wanted} workers; {_MORE_WORKERS}")
     names = ", ".join(dict.fromkeys(each.name for each in assigned))
@@ -145,9 +105,10 @@ def run_workers(
         storage,
         name,
         lambda tell: supervisor.supervise_processes(
-            name, assigned, settings, stop.event, tell, supervision
+            name, assigned, settings, stop.event, tell, workers.supervision
         ),
         stop,
+        display,
     )
 
 
@@ -177,7 +138,9 @@ def _what_ran(now: Status) -> str:
     return f", all {now.budget} trials have run; nothing to do"
 
 
-def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: StopSignal) -> None:
+def follow_workers(
+    storage: Storage, name: str, supervise: Supervise, stop: StopSignal, display: Display = TERMINAL
+) -> None:
     """Run ``supervise`` until its workers have exited, then print how to continue an incomplete study.
 
     Args:
@@ -185,6 +148,7 @@ def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: Stop
         name: The study.
         supervise: Starts the workers and yields while they run. What it raises passes through.
         stop: Is set when the user asks to stop.
+        display: How they are shown.
 
     Raises:
         StoreError: The study was deleted meanwhile.
@@ -192,17 +156,36 @@ def follow_workers(storage: Storage, name: str, supervise: Supervise, stop: Stop
     """
     storage.stop, storage.max_wait_seconds = stop.event, MAX_WAIT_SECONDS
     console = Console(stderr=True, markup=False, highlight=False)
-    if console.is_terminal:
+    if not display.shows_progress:
+        for _ in supervise(lambda line: print_stderr(line) if is_news(line) else None):
+            pass
+    elif console.is_jupyter:
+        _follow_in_notebook(storage, name, supervise)
+    elif console.is_terminal:
         _follow_live(storage, name, console, supervise, stop)
     else:
         for _ in supervise(print_stderr):
             pass
+    tell_end(storage, name, stop, display)
+
+
+def tell_end(storage: Storage, name: str, stop: StopSignal, display: Display) -> None:
+    """Print how to continue a study that its workers have left incomplete.
+
+    Args:
+        storage: The store.
+        name: The study.
+        stop: Is set if the user has asked to stop.
+        display: How the workers were shown.
+
+    Raises:
+        StoreError: The study was deleted meanwhile.
+        StoreUnavailable: The database cannot be reached.
+    """
     if stop.event.is_set():
         now = status.read_status(storage, name)
         ended = now.budget - now.trials["waiting"] - now.trials["running"]
-        print_stderr(
-            f"hpo: stopped with {ended} of {now.budget} trials done; run the same command again to continue"
-        )
+        print_stderr(f"hpo: stopped with {ended} of {now.budget} trials done; {display.again} to continue")
     elif (now := status.read_status(storage, name)).state == "stopped":
         print_stderr(
             f"hpo: study '{name}' was stopped; run 'hpo resume {name}' and this command to continue"
@@ -322,6 +305,26 @@ def _follow_live(
     storage.max_wait_seconds = MAX_WAIT_SECONDS
 
 
+def _follow_in_notebook(storage: Storage, name: str, supervise: Supervise) -> None:
+    """Show the study below its cell as it shows itself, and draw it anew while its workers run."""
+    from IPython.display import HTML, display
+
+    storage.max_wait_seconds = 0.0  # as in ``_follow_live``
+
+    def draw() -> HTML:
+        return HTML(study_html(status.read_snapshot(storage, name)))
+
+    screen, next_draw = display(draw(), display_id=True), 0.0
+    for _ in supervise(lambda line: print_stderr(line) if is_news(line) else None):
+        if (began := time.monotonic()) >= next_draw:
+            with contextlib.suppress(StoreUnavailable):
+                screen.update(draw())
+            ended = time.monotonic()
+            next_draw = ended + redraw_pause(ended - began)
+    storage.max_wait_seconds = MAX_WAIT_SECONDS
+    screen.update(draw())
+
+
 def _print_news(console: Console, lines: "queue.SimpleQueue[str]", most: int = LINES_AT_ONCE) -> None:
     """Print the lines that have come meanwhile, together."""
     news = [line for line in (lines.get() for _ in range(min(lines.qsize(), most))) if is_news(line)]
@@ -363,30 +366,3 @@ def _follow_view(study: _LiveStudy, console: Console, stop: StopSignal) -> Rende
     study.read()
     rows = max(console.height - 4, 3)
     return live_view(study.status, study.records, study.best, rows, stopping=stop.event.is_set())
-
-
-def follow_events(stream: Iterable[TrialEvent]) -> None:
-    """Show the events of one worker: a bar of epochs on a terminal, a line per event elsewhere.
-
-    Args:
-        stream: The events, as the worker yields them while it runs. What it raises passes through.
-    """
-    console = Console(stderr=True, markup=False, highlight=False)
-    if not console.is_terminal:
-        for event in stream:
-            print_stderr(event_line(event))
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("waiting for a trial", total=None)
-        for event in stream:
-            if isinstance(event, EpochReported):
-                progress.update(bar, completed=event.epoch.number)
-                continue
-            console.print(event_line(event))
-            progress.remove_task(bar)
-            if isinstance(event, TrialStarted):
-                text = f"trial {event.trial}, epoch"
-                bar = progress.add_task(text, total=event.epochs, completed=event.epochs_done)
-            else:
-                bar = progress.add_task("waiting for a trial", total=None)

@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM as a request to stop: workers save, and then exit."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Collection
+from typing import Self
+
+DUPLICATE_SIGTERM_SECONDS = 3.0  # a second SIGTERM within this time is the first one again
+
+
+class StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one ends the process at once.
+
+    A scheduler may signal every process of a job while the job's script forwards the same signal. So a
+    SIGTERM that comes within DUPLICATE_SIGTERM_SECONDS of the first signal is ignored.
+
+    It replaces this process's signal handlers, so the main thread must create it. It also ignores SIGPIPE,
+    so that a reader which closes the output does not end the workers. As a context it restores the
+    handlers at its end.
+
+    Args:
+        numbers: The signals that ask to stop. If there are none, no handler is replaced, as it must be in
+            another thread than the main one.
+
+    Attributes:
+        event: Is set by the first signal.
+        signal: The number of the first signal; None before it.
+        received_at: When the first signal came, on the monotonic clock, in seconds.
+    """
+
+    def __init__(self, numbers: Collection[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
+        self.event = threading.Event()
+        self.signal: int | None = None
+        self.received_at = 0.0
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        if numbers:
+            self._before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.signal is None:
+            self.signal, self.received_at = number, time.monotonic()
+            self.event.set()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        elif time.monotonic() > self.received_at + DUPLICATE_SIGTERM_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def exit_code(self) -> int:
+        """Return 128 plus the number of the first signal; of SIGTERM if there was none."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+def _restore_signals_in_fork() -> None:
+    """Let SIGTERM end a child that an objective forks, as ``multiprocessing.Pool.terminate`` needs.
+
+    It would inherit the handler of its worker, which only asks the worker to stop. A Ctrl-C, which reaches
+    all processes of a terminal, still does not take the children away from a worker that is to save.
+    """
+    for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN)):
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
+            signal.signal(number, handler)
+
+
+os.register_at_fork(after_in_child=_restore_signals_in_fork)

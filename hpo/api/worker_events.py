@@ -1,0 +1,59 @@
+"""The events of one worker in this process: a bar of epochs on a terminal, a line per event elsewhere."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hpo.api.live_view import event_line
+from hpo.api.progress import Display, print_stderr, tell_end
+from hpo.api.stop_signal import StopSignal
+from hpo.store.storage import Storage
+from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStarted
+
+
+def follow_worker(
+    storage: Storage, name: str, events: Iterable[TrialEvent], stop: StopSignal, display: Display
+) -> None:
+    """Show the events of a worker in this process, then print how to continue an incomplete study.
+
+    Args:
+        storage: The store.
+        name: The study.
+        events: The events, as the worker yields them while it runs. What it raises passes through.
+        stop: Is set when the user asks to stop.
+        display: How they are shown.
+    """
+    if display.shows_progress:
+        follow_events(events)
+    for event in events:  # none is left where they were shown
+        if isinstance(event, TrialEnded) and event.state == "failed":
+            print_stderr(event_line(event))
+    tell_end(storage, name, stop, display)
+
+
+def follow_events(stream: Iterable[TrialEvent]) -> None:
+    """Show the events of one worker: a bar of epochs on a terminal, a line per event elsewhere.
+
+    Args:
+        stream: The events, as the worker yields them while it runs. What it raises passes through.
+    """
+    console = Console(stderr=True, markup=False, highlight=False)
+    if not console.is_terminal:
+        for event in stream:
+            print_stderr(event_line(event))
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("waiting for a trial", total=None)
+        for event in stream:
+            if isinstance(event, EpochReported):
+                progress.update(bar, completed=event.epoch.number)
+                continue
+            console.print(event_line(event))
+            progress.remove_task(bar)
+            if isinstance(event, TrialStarted):
+                text = f"trial {event.trial}, epoch"
+                bar = progress.add_task(text, total=event.epochs, completed=event.epochs_done)
+            else:
+                bar = progress.add_task("waiting for a trial", total=None)

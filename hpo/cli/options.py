@@ -161,8 +161,17 @@ NewName = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+SHIPPED_STUDIES = (  # what study.file.shipped_studies finds; help does not read folders
+    *("finetune", "original-grid", "own-images", "own-images-best", "own-images-quick"),
+    *("quickstart", "wishlist"),
+)
 StudyFile = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study that ships with hpo.")
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help=f"A study file, or the name of a study that ships with hpo: {', '.join(SHIPPED_STUDIES)}. "
+        "'hpo schema' prints all options of a study file.",
+    ),
 ]
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="The name of a study in the store.")]
 

@@ -70,6 +70,10 @@ def show_status(
 ) -> None:
     """Show the state of a study: trials, best result, budgets, workers, estimated time left.
 
+    running: a worker has a trial. idle: trials wait, and no worker runs.
+    paused, stopped: 'hpo pause' or 'hpo stop' was called; 'hpo resume' lets the study go on.
+    complete: nothing is left to run.
+
     Example: hpo status my-study --watch
     """
     from hpo.analysis import results

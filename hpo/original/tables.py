@@ -1,16 +1,16 @@
 """The original report's tables and figures, rebuilt from a study's trials, beside the numbers it prints."""
 
 import functools
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
 
 from hpo.analysis import intervals, records, sections
 from hpo.analysis.records import TrialRecord
-from hpo.analysis.sections import Listing, Plot, Section
+from hpo.analysis.sections import Plot, Section
 from hpo.original import facts, match
 from hpo.original.facts import ReportPoint
 from hpo.original.match import MatchedPoint
@@ -22,31 +22,29 @@ def original_section(matched: Mapping[int, MatchedPoint], images: int | None, me
     """Return the section that rebuilds the report's parts 4.1 to 4.4.
 
     Parts 4.2 to 4.4 are left out if none of their points has a trial, the times of 4.4 also if none has
-    recorded hardware. If no point has a trial, a sentence takes the place of all parts.
+    recorded hardware.
 
     Args:
-        matched: The original's points by number, each with the study's trials (``match.match_trials``).
+        matched: The original's points by number, each with the study's trials (``match.match_trials``); at
+            least one has a trial.
         images: The number of images that accuracy was measured on; None if unknown.
         measure: What this study's accuracy is called: ``accuracy`` or ``test accuracy``.
     """
     used = [each for each in matched.values() if each.trials]
-    section = Section(name="original", title="The original report, rebuilt")
-    if not used:
-        reason = (
-            "No complete trial of this study is one of the original report's 14 points "
-            f"(same {MATCHED_BY}), so its tables cannot be rebuilt."
-        )
-        return replace(section, text=(reason,))
     plots = functools.partial(_option_plots, matched, measure, images)
     parts = [
-        _model_table(matched, images, measure),
+        _model_plot(matched, images, measure),
         *plots(facts.LEARNING_RATE_POINTS, "lr", "learning rate", "4.2", "0.001, 0.00001, 0.1"),
         *plots(facts.MOMENTUM_POINTS, "momentum", "momentum", "4.3", "0.9, then 0.45 and 0.0"),
         *plots(facts.BATCH_SIZE_POINTS, "batch_size", "batch size", "4.4", "16, 8, 32, 64"),
-        _batch_time_table(matched),
+        _batch_time_plot(matched),
     ]
-    found = tuple(part for part in parts if part is not None)
-    return replace(section, text=_section_text(used, measure), parts=found)
+    return Section(
+        name="original",
+        title="The original report, rebuilt",
+        text=_section_text(used, measure),
+        parts=tuple(part for part in parts if part is not None),
+    )
 
 
 def _section_text(used: Sequence[MatchedPoint], measure: str) -> tuple[str, ...]:
@@ -80,24 +78,52 @@ def _trials_of_point(used: Iterable[MatchedPoint], number: int) -> list[TrialRec
     return [trial for each in used if each.point.number == number for trial in each.trials]
 
 
-def _model_table(matched: Mapping[int, MatchedPoint], images: int | None, measure: str) -> Listing:
-    """Rebuild 4.1: accuracy and seconds per epoch by model and optimizer."""
+def _model_plot(matched: Mapping[int, MatchedPoint], images: int | None, measure: str) -> Plot:
+    """Rebuild 4.1: accuracy and seconds per epoch by model and optimizer; accuracy is drawn."""
     numbers = range(1, 7)
     hardware = _hardware_kinds(matched, numbers)
-    rows = []
+    rows, names = [], []
     for number in numbers:
         each = matched[number]
         model, optimizer = facts.MODELS[each.point.model], facts.OPTIMIZERS[each.point.optimizer]
+        names.append(f"{model}, {optimizer}")
         accuracies = [each.point.accuracy, format_accuracy(each, images)]
         seconds = [format_epoch_seconds(each, kind) for kind in hardware]
         rows.append([model, optimizer, *accuracies, each.point.epoch_seconds, *seconds])
     columns = ("model", "optimizer", "accuracy there", f"{measure} here", "s/epoch there")
-    return Listing(
+    points = [matched[number] for number in numbers]
+    here = [(name, each.accuracies) for name, each in zip(names, points, strict=True) if each.accuracies]
+    bars = [_bars_here(here, images)] if here else []
+    return Plot(
         name="original-4.1",
         title="4.1 Best accuracy and mean seconds per epoch, by model and optimizer",
+        figure=_beside_printed(names, [each.point.accuracy for each in points], bars, measure),
         table=sections.make_table((*columns, *_seconds_columns(hardware)), rows),
-        caption="Learning rate 0.001, batch 16; SGD with momentum 0.9; the original's on Google Colab.",
+        caption="Learning rate 0.001, batch 16; SGD with momentum 0.9; the original's on Google Colab, one "
+        f"run each.{_seeds_note(points)}",
+        is_listed=True,
     )
+
+
+def _bars_here(named: Sequence[tuple[str, Sequence[float]]], images: int | None) -> go.Bar:
+    """Draw this study's accuracies: the mean of each point's seeds, with its interval if there is one."""
+    return go.Bar(
+        x=[name for name, _ in named],
+        y=[statistics.fmean(accuracies) for _, accuracies in named],
+        error_y=_error_bars([accuracies for _, accuracies in named], images),
+        name="here",
+        marker={"color": sections.COLORS[0]},
+    )
+
+
+def _beside_printed(
+    names: Sequence[str], printed: Iterable[str | None], here: Iterable[go.Bar], what: str
+) -> go.Figure:
+    """Draw the numbers that the report prints, and beside each of them what this study has."""
+    there = [float(text or "nan") for text in printed]
+    bars = go.Bar(x=names, y=there, name="original report", marker={"color": sections.GREY})
+    made = sections.make_figure([bars, *here], x={"type": "category"}, y=what, height=320)
+    return made.update_layout(barmode="group")
 
 
 def _hardware_kinds(matched: Mapping[int, MatchedPoint], numbers: Iterable[int]) -> list[str]:
@@ -257,19 +283,32 @@ def _describe_accuracies(points: Iterable[MatchedPoint], option_text: Callable[[
     return ", ".join(texts)
 
 
-def _batch_time_table(matched: Mapping[int, MatchedPoint]) -> Listing | None:
+def _batch_time_plot(matched: Mapping[int, MatchedPoint]) -> Plot | None:
     """Rebuild 4.4's times: mean seconds per epoch by batch size; None if no trial has times."""
     hardware = _hardware_kinds(matched, facts.BATCH_SIZE_POINTS)
     if not hardware:
         return None
     rows = []
-    for number in facts.BATCH_SIZE_POINTS:
-        each = matched[number]
+    points = [matched[number] for number in facts.BATCH_SIZE_POINTS]
+    for each in points:
         seconds = [format_epoch_seconds(each, kind) for kind in hardware]
         rows.append([each.point.batch_size, each.point.epoch_seconds, *seconds])
-    return Listing(
+    names = [f"batch size {each.point.batch_size}" for each in points]
+    bars = [
+        go.Bar(
+            x=names,
+            y=[float(format_epoch_seconds(each, kind) or "nan") for each in points],
+            name=f"here, {sections.wrap_figure_text(kind)}",
+            marker={"color": color},
+        )
+        for kind, color in zip(hardware, itertools.cycle(sections.COLORS), strict=False)
+    ]
+    printed = [each.point.epoch_seconds for each in points]
+    return Plot(
         name="original-4.4-times",
         title="4.4 Mean seconds per epoch, by batch size",
+        figure=_beside_printed(names, printed, bars, "seconds per epoch"),
+        is_listed=True,
         table=sections.make_table(("batch size", "s/epoch there", *_seconds_columns(hardware)), rows),
         caption="ResNet18, SGD at 0.001 with momentum 0.9; the original's on an RTX 3070.",
     )

@@ -1,4 +1,4 @@
-"""A study as one HTML page that needs no network: Plotly is included once. The store is only read.
+"""A study as one HTML page that needs no network: Plotly is included once, packed. The store is only read.
 
 The template escapes everything that comes from the store (names, values, messages); in figures,
 ``hpo.analysis.sections`` does. The JSON of a figure contains no ``<``, so nothing in it can end its script
@@ -8,6 +8,7 @@ element.
 import base64
 import contextlib
 import functools
+import gzip
 import importlib.metadata
 import re
 from collections.abc import Iterator, Sequence
@@ -28,12 +29,13 @@ from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
 from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, StoreError
+from hpo.errors import ArtifactError, StoreError, join_names
 from hpo.original import claims, match, tables
 from hpo.original.claims import ReportClaim
 from hpo.report import (
     class_section,
     data_section,
+    device_time,
     forecast_section,
     front_section,
     parameter_axis,
@@ -62,8 +64,8 @@ MAX_PAGE_ROWS = 200  # that the page shows of a table; the CSV has all of them
 class Report:
     """The content of the page.
 
-    The sections on the original report come first if a trial matches one of its points, else last. A custom
-    objective has none of them, nor does a study with another metric than accuracy.
+    The sections on the original report come first. Only a study of which a trial matches one of its points
+    has them.
     """
 
     study: str  # its name
@@ -72,7 +74,7 @@ class Report:
     summary: summary.Summary
     early_ends: Sequence[str]  # lines on the trials that failed or were pruned
     fixed: Sequence[tuple[str, str]]  # options that are the same in all trials, with their values
-    claims: Sequence[ReportClaim]  # none for a custom objective or another metric
+    claims: Sequence[ReportClaim]  # the original's; none if no trial matches one of its points
     sections: Sequence[Section]  # in the order of the page
 
 
@@ -95,22 +97,21 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     if not settings:
         raise StoreError(results.no_complete_trial_message(name, found))
     measure = status.metric_name(definition)
-    judged, original, mirrors = _original_sections(definition, found, measure)
+    judged, original = _original_sections(definition, found, measure)
     ordered = results.best_settings(definition, found)
     shown = results.choose_one(ordered) or ordered[0]
     has_images = definition.option_table is not option_tables.CUSTOM_OPTIONS
     sections = (
-        *(original if mirrors else ()),
+        *original,
         *(_image_sections(storage, definition, shown, artifacts) if has_images else ()),
         *_search_sections(trials, found, settings, definition),
-        *(() if mirrors else original),
     )
     now = status.read_status(storage, name)
     return Report(
         study=name,
         metric=definition.metric,
         measure=measure,
-        summary=summary.summarize(found, ordered, now.state),
+        summary=summary.summarize(name, found, ordered, now.state),
         early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
         fixed=summary.fixed_options(definition.train, found),
         claims=judged,
@@ -140,7 +141,7 @@ def _search_sections(
         parameter_plots.rank_section(settings, parameters, ranked),
         study_plots.timeline_section(found),
         study_plots.pareto_section(settings, measure),
-        summary.device_time_section(found),
+        device_time.device_time_section(found),
         summary.trials_section(found, measure),
     )
 
@@ -169,17 +170,17 @@ def _image_sections(
 
 def _original_sections(
     definition: Definition, found: Sequence[TrialRecord], measure: str
-) -> tuple[list[ReportClaim], list[Section], bool]:
-    """Return the original's conclusions, the sections on it, and whether a trial is one of its points.
+) -> tuple[list[ReportClaim], list[Section]]:
+    """Return the original's conclusions and the sections on it; none if no trial is one of its points.
 
-    There are none for a custom objective, or another metric than the accuracy of images.
+    A study with another metric than the accuracy of images has none either, as a custom objective.
     """
-    if definition.metric != METRICS["accuracy"]:
-        return [], [], False
-    replayed, images = match.match_trials(found), records.count_images(found)
+    replayed = match.match_trials(found)
+    if definition.metric != METRICS["accuracy"] or not any(each.trials for each in replayed.values()):
+        return [], []
+    images = records.count_images(found)
     judged = claims.check_claims(replayed, images)
-    shown = [tables.original_section(replayed, images, measure), _claims_section(judged)]
-    return judged, shown, any(each.trials for each in replayed.values())
+    return judged, [tables.original_section(replayed, images, measure), _claims_section(judged)]
 
 
 def _claims_section(judged: Sequence[ReportClaim]) -> Section:
@@ -191,9 +192,16 @@ def _claims_section(judged: Sequence[ReportClaim]) -> Section:
         ]
     columns = ("claim", "conclusion", "verdict", "reason", "comparison", "its verdict", "numbers")
     listing = Listing(name="claims", title="The original's conclusions", table=make_table(columns, rows))
-    return Section(
-        name="claims", title="The original's seven conclusions", text=(CLAIM_RULES,), parts=(listing,)
-    )
+    text = (CLAIM_RULES, *_reason_lines(judged))
+    return Section(name="claims", title="The original's seven conclusions", text=text, parts=(listing,))
+
+
+def _reason_lines(judged: Sequence[ReportClaim]) -> Iterator[str]:
+    """Yield why nobody can tell, once for all conclusions that have the same reason."""
+    for reason in dict.fromkeys(claim.reason for claim in judged if claim.reason):
+        numbers = [str(claim.number) for claim in judged if claim.reason == reason]
+        which = f"Conclusion{'s' * (len(numbers) > 1)} {join_names(numbers, len(numbers))}"
+        yield f"{which} cannot be judged: {reason}."
 
 
 def write_report(report: Report, path: Path, csv_folder: Path | None) -> list[str]:
@@ -246,10 +254,16 @@ def render_html(report: Report) -> str:
     return environment.from_string(TEMPLATE.read_text()).render(
         report=report,
         rows=MAX_PAGE_ROWS,
-        script=markupsafe.Markup(plotly.offline.get_plotlyjs()),
+        plotly=_packed_plotly(),
         optuna=importlib.metadata.version("optuna"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _packed_plotly() -> str:
+    """Return Plotly's JavaScript, packed with gzip, in base64."""
+    packed = gzip.compress(plotly.offline.get_plotlyjs().encode(), compresslevel=9, mtime=0)
+    return base64.b64encode(packed).decode()
 
 
 def _format_cell(value: Any, column: str, precise: Sequence[str]) -> str:

@@ -211,6 +211,11 @@ def rank_section(
 
 
 NO_COMBINATION = "No two parameters vary together over three or more of the complete trials' settings."
+MIN_CONTOUR_DOTS = 8
+NO_CONTOUR = (
+    "No two of the most important numeric parameters vary together over "
+    f"{MIN_CONTOUR_DOTS} or more settings."
+)
 ParameterPair = tuple[ParameterAxis, ParameterAxis, list[SettingResult]]
 
 
@@ -223,7 +228,7 @@ def _combined_parameters(
     """
     by_name = {axis.name: axis for axis in parameters}
     found = []
-    for a, b in combinations([by_name[name] for name in ranked[:MAX_COMBINED]], 2):
+    for a, b in combinations([by_name[name] for name in ranked if name in by_name][:MAX_COMBINED], 2):
         having = [each for each in settings if {a.name, b.name} <= each.trial.params.keys()]
         places = {(repr(e.trial.params[a.name]), repr(e.trial.params[b.name])) for e in having}
         # Each of the two must vary among the settings that have both.
@@ -286,7 +291,8 @@ def contour_section(
 ) -> Section:
     """Return the section with the metric over every two of the three most important parameters.
 
-    It has a plot for every two that vary together, interpolated by Optuna; a sentence if no two do.
+    It has a plot for every two numbers that vary together, interpolated by Optuna; a sentence if no two do.
+    Between choices there is no surface, and between a few dots there is none to speak of.
 
     Args:
         settings: The study's settings, by number.
@@ -295,9 +301,10 @@ def contour_section(
         measure: The name of the metric.
     """
     section = Section(name="contours", title="Contours", narrow=True)
-    combined = _combined_parameters(settings, parameters, ranked)
+    combined = _combined_parameters(settings, [each for each in parameters if each.numeric], ranked)
+    combined = [pair for pair in combined if len(pair[2]) >= MIN_CONTOUR_DOTS]
     if not combined:
-        return replace(section, text=(NO_COMBINATION,))
+        return replace(section, text=(NO_CONTOUR,))
     parts = [_contour_plot(pair, index, measure) for index, pair in enumerate(combined, 1)]
     text = (
         f"The dots are {setting_marks.noun(settings)}s. The surface between them is interpolated; far from "

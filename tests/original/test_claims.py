@@ -89,7 +89,7 @@ def uncertainty(found: Sequence[TrialRecord]) -> str:
     """Return what the report says about the uncertainty of the best result."""
     definition = file.load_study_file(ROOT / "studies/original-grid.toml")
     ranked = results.best_settings(definition, found)
-    return " ".join(summary.summarize(found, ranked, "complete").uncertainty)
+    return " ".join(summary.summarize("grid", found, ranked, "complete").uncertainty)
 
 
 def verdicts(found: Sequence[TrialRecord]) -> dict[int, str]:

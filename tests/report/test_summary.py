@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.analysis import records
 from hpo.original import match
 from hpo.original.tables import original_section
-from hpo.report import summary
+from hpo.report import device_time
 from hpo.store import plan
 from tests.support.reported_studies import GPU, IMAGES, grid_definition, make_trial, store_grid
 
@@ -72,14 +72,17 @@ def test_trials_without_a_report_are_counted_in_the_section_on_device_time(repor
     trial.user_attrs.pop("hardware")
     found = records.trial_records(definition, [*trials, trial, trial])
     assert any(
-        "2 trials have not reported an epoch" in text for text in summary.device_time_section(found).text
+        "2 trials have not reported an epoch" in text
+        for text in device_time.device_time_section(found).text
     )
-    assert not any("have not reported" in text for text in summary.device_time_section(found[:-2]).text)
+    assert not any("have not reported" in text for text in device_time.device_time_section(found[:-2]).text)
 
 
 def test_savings_by_pruning_are_right_for_trials_that_diverged_in_their_first_epoch(reported):
     definition, trials = grid_definition(), reported(store_grid).study.trials
     assert "No trial was pruned" in reported(store_grid).page.text
     trial = make_trial(definition, trials[0].params, [0.1], 14, state=TrialState.PRUNED, epoch_seconds=[])
-    (sentence, *_) = summary.device_time_section(records.trial_records(definition, [*trials, trial])).text
+    (sentence, *_) = device_time.device_time_section(
+        records.trial_records(definition, [*trials, trial])
+    ).text
     assert sentence.startswith("The pruned trials ended within their first epoch")

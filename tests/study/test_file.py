@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from hpo.cli.options import SHIPPED_STUDIES
 from hpo.study import definition, file, search_options
 from hpo.training import config
 from tests.support.study_files import (
@@ -50,19 +51,13 @@ def test_a_study_file_is_refused_in_one_line(refused, tmp_path, wrong):
     assert_message(refused(str(path)), f"{path}: {expected}")
 
 
-SHIPPED = (
-    *("finetune", "original-grid", "own-images", "own-images-best", "own-images-quick"),
-    *("quickstart", "wishlist"),
-)
-
-
 @pytest.mark.parametrize(
     ("study", "message"),
     [
         (
             "quickstrat",
             "quickstrat: no such study file, and none of that name ships with hpo; did you mean "
-            "'quickstart'? those that ship: " + ", ".join(SHIPPED),
+            "'quickstart'? those that ship: " + ", ".join(SHIPPED_STUDIES),
         ),
         (
             "my/folder/of/studies/finetun.toml",
@@ -129,7 +124,11 @@ def test_the_specified_example_is_shipped(tmp_path):
     assert file.load_study_file(file.find_study_file("finetune")) == load(tmp_path, FINETUNE)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+def test_help_names_the_studies_that_ship():
+    assert tuple(file.shipped_studies()) == SHIPPED_STUDIES
+
+
+@pytest.mark.parametrize("name", SHIPPED_STUDIES)
 def test_a_shipped_study_is_found_by_its_name_and_states_its_source_cost_and_command(name):
     path = file.find_study_file(name)
     assert file.load_study_file(path).name == path.stem == name

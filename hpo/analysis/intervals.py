@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
+import scipy  # its parts are imported when they are first used
 
 from hpo.training.metric import Metric
 
@@ -54,7 +54,7 @@ def fraction_interval(value: float, images: int) -> Interval:
         value: The accuracy, from 0 to 1.
         images: The number of images that it was measured on.
     """
-    found = stats.binomtest(round(value * images), images).proportion_ci(method="wilson")
+    found = scipy.stats.binomtest(round(value * images), images).proportion_ci(method="wilson")
     return Interval(value=value, low=found.low, high=found.high, how=f"Wilson, {images} images")
 
 
@@ -134,7 +134,7 @@ def median_interval(values: Sequence[float]) -> Interval:
         values: One value or more, in any order.
     """
     ranked, count = sorted(values), len(values)
-    outside = int(stats.binom.ppf(0.025, count, 0.5))  # rank of the lower limit; 0 below six values
+    outside = int(scipy.stats.binom.ppf(0.025, count, 0.5))  # rank of the lower limit; 0 below six values
     low, high = ranked[max(outside - 1, 0)], ranked[min(count - outside, count - 1)]
     return Interval(value=statistics.median(ranked), low=low, high=high, how=f"over {count} repeats")
 
@@ -279,4 +279,4 @@ def _welch_difference(a: Sequence[float], b: Sequence[float], least: float, what
 
 def _t_quantile(freedom: float) -> float:
     """Return the 0.975 quantile of Student's t distribution."""
-    return float(stats.t.ppf(0.975, freedom))
+    return float(scipy.stats.t.ppf(0.975, freedom))

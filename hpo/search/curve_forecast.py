@@ -19,8 +19,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import ndtr, ndtri
 
 from hpo.search.curve_model import NEW_TRIAL, Array, CurveModel, Indices, Observations, Prior
 from hpo.search.early_stopping import has_stopped_early
@@ -220,7 +220,7 @@ class RankWarp:
 
     def __init__(self, scores: Array) -> None:
         ordered = np.sort(scores)
-        quantiles = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
+        quantiles = scipy.special.ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
         self._scores, first, counts = np.unique(ordered, return_index=True, return_counts=True)
         self._quantiles = np.add.reduceat(quantiles, first) / counts
         back = max(len(self._scores) - 4, 0)
@@ -314,7 +314,7 @@ class FittedCurves:
         return [
             Forecast(
                 promise=float(promise),
-                chance=float(ndtr((mean - best) / deviation)),
+                chance=float(scipy.special.ndtr((mean - best) / deviation)),
                 low=value_at(mean - 1.2816 * deviation, curve),
                 value=value_at(mean, curve),
                 high=value_at(mean + 1.2816 * deviation, curve),
@@ -365,6 +365,6 @@ class FittedCurves:
         deviations = deviations * UNCERTAINTY
         above = (means - float(self._warp(np.array(self._best)))) / deviations
         density = np.exp(-(above**2) / 2) / math.sqrt(2 * math.pi)
-        improvements = deviations * (above * ndtr(above) + density)
+        improvements = deviations * (above * scipy.special.ndtr(above) + density)
         seconds = np.log(left + 1) + self._seconds.log_seconds(rows)
         return means, deviations, np.log(improvements + LEAST_IMPROVEMENT) - COST_POWER * seconds

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy import linalg, optimize
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -90,8 +90,8 @@ class CurveModel:
         if fit:
             self.hyperparameters = self._fit()
         kernel, _ = self._kernel_of_seen(self.hyperparameters)
-        self._factor: Array = linalg.cholesky(kernel, lower=True)
-        self._weights_N = linalg.cho_solve((self._factor, True), seen.values_N)
+        self._factor: Array = scipy.linalg.cholesky(kernel, lower=True)
+        self._weights_N = scipy.linalg.cho_solve((self._factor, True), seen.values_N)
 
     def _square_distances(self, rows: Array) -> Array:
         """Return the squared distances to the seen rows by parameter, P x N x len(rows)."""
@@ -136,11 +136,11 @@ class CurveModel:
         """
         kernel, parts = self._kernel_of_seen(theta)
         try:
-            factor = linalg.cholesky(kernel, lower=True, check_finite=False)
-        except linalg.LinAlgError:
+            factor = scipy.linalg.cholesky(kernel, lower=True, check_finite=False)
+        except scipy.linalg.LinAlgError:
             return 1e10, np.zeros_like(theta)
         values, count = self._seen.values_N, len(self._is_choice)
-        inverse = linalg.lapack.dpotri(factor, lower=1)[0]
+        inverse = scipy.linalg.lapack.dpotri(factor, lower=1)[0]
         inverse = np.tril(inverse) + np.tril(inverse, -1).T
         weights = inverse @ values
         deviation = (theta - self._means) / self._deviations
@@ -163,7 +163,7 @@ class CurveModel:
         bounds = list(
             zip(self._means - BOUND * self._deviations, self._means + BOUND * self._deviations, strict=True)
         )
-        found = optimize.minimize(
+        found = scipy.optimize.minimize(
             self.loss_and_gradient,
             self.hyperparameters,
             jac=True,
@@ -198,7 +198,7 @@ class CurveModel:
             cross += math.exp(2 * weight) * np.outer(said_N, said_M)
             prior += math.exp(2 * weight) * said_M**2
         mean = cross.T @ self._weights_N
-        solved = linalg.solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        solved = scipy.linalg.solve_triangular(self._factor, cross, lower=True, check_finite=False)
         variance = np.maximum(prior - (solved**2).sum(axis=0), 1e-10)
         return mean, np.sqrt(variance)
 

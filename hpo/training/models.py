@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models import EfficientNet
-from torchvision.ops import StochasticDepth
 
 from hpo.errors import DefinitionError
 from hpo.training import catalog, user_network, weights
@@ -272,9 +270,15 @@ def _set_drop_path(module: nn.Module, probability: float | None) -> None:
     The proportions are the model's own. They rise evenly from 0; EfficientNet's end one block before
     ``probability``.
     """
+    if probability is None:
+        return
+    # Slow to import, and a worker with a custom objective needs neither.
+    from torchvision.models import EfficientNet
+    from torchvision.ops import StochasticDepth
+
     layers = [layer for layer in module.modules() if isinstance(layer, StochasticDepth)]
     own = [layer.p for layer in layers]
-    if probability is None or not layers:
+    if not layers:
         return
     if max(own) == 0:  # a network of the user's own that has it turned off
         own = [float(index) for index in range(len(own))] if len(own) > 1 else [1.0]

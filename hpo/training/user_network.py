@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torchvision.ops import StochasticDepth
 
 from hpo.errors import QUOTED_LENGTH, DefinitionError
 from hpo.training import catalog, user_code
@@ -140,6 +139,8 @@ class Probe:
 
     def has_stochastic_depth(self) -> bool:
         """Return whether the network has blocks that training can leave out at random."""
+        from torchvision.ops import StochasticDepth  # slow to import
+
         return any(isinstance(layer, StochasticDepth) for layer in self.module.modules())
 
     def image_size_problem(self, image_size: int, batch_size: int, option: str) -> str | None:

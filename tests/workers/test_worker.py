@@ -1,5 +1,8 @@
 """A worker runs one trial after another."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -88,3 +91,20 @@ def test_a_trial_added_by_an_extension_just_before_its_claim_runs_with_the_new_d
     trials = load(place).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert trials[2].params == {"speed": 3.0, "width": 4}
+
+
+def test_a_worker_with_a_custom_objective_imports_neither_torchvision_nor_the_parts_of_scipy(place):
+    place.here("create", place.study(STUDY))
+    code = """
+import sys
+from hpo.cli import main
+sys.argv = ["hpo", "worker", "small"]
+try:
+    main.run_command_line()
+except SystemExit as error:
+    assert error.code == 0
+print(sorted({"torchvision", "scipy.linalg", "scipy.special", "scipy.stats"} & sys.modules.keys()))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place.path, env=place.environment)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

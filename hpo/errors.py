@@ -149,9 +149,15 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
         ``"; did you mean 'lr'?"``, or an empty string if nothing is similar. Only in the second case does
         the text that follows need a semicolon: ``{suggestion(...) or ";"} options: ...``.
     """
+    near = most_similar(word, allowed)
+    return f"; did you mean '{near}'?" if near is not None else ""
+
+
+def most_similar(word: str, allowed: Iterable[str]) -> str | None:
+    """Return the most similar allowed name, whatever the case, or None if nothing is similar."""
     lowered = {name.lower(): name for name in allowed}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.55)
-    return f"; did you mean '{lowered[near[0]]}'?" if near else ""
+    return lowered[near[0]] if near else None
 
 
 def shorten(text: str, length: int) -> str:

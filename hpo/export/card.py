@@ -13,7 +13,7 @@ from hpo.analysis.formatting import describe_device, format_objective
 from hpo.analysis.sections import Table
 from hpo.export import sheet
 from hpo.export.predict import Description, Preprocessing
-from hpo.training import catalog, image_files
+from hpo.training import catalog, image_files, libraries
 from hpo.training.config import MAX_PIXELS
 from hpo.training.confusion import Confusion
 from hpo.training.data_facts import SPLIT_WORDS, DataFacts
@@ -183,7 +183,8 @@ def _card_metadata(description: Description, metrics: Metrics) -> dict[str, Any]
             }
         ],
     }
-    library = [] if catalog.is_user_network(description.model) else ["torchvision"]
+    is_own = catalog.is_user_network(description.model)
+    library = [] if is_own else [libraries.name_of(description.model)]
     return {
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", *library, description.model, "hpo"],
@@ -311,6 +312,10 @@ def _loader_code(description: Description) -> str:
         module, _, function = description.model.partition(":")
         builder = f'importlib.import_module("{module}").{function}'
         modules, types = f"importlib, {modules}", TYPES | OTHER_TYPES
+    elif catalog.is_timm_model(description.model):
+        name = description.model.removeprefix(catalog.TIMM_PREFIX).partition(".")[0]
+        builder, arguments = "timm.create_model", [f'"{name}"', *arguments]
+        modules, types = modules.replace("torch,", "timm, torch,"), TYPES | OTHER_TYPES
     else:
         builder, arguments = "torchvision.models.get_model", [f'"{description.model}"', *arguments]
     return LOADER_TEMPLATE.format(

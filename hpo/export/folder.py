@@ -24,7 +24,7 @@ from hpo.export.winner import choose_winner
 from hpo.store import plan, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import catalog
+from hpo.training import catalog, libraries
 from hpo.training.config import Config, FinalConfig
 from hpo.training.presets import preset_of
 
@@ -130,10 +130,12 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
             f"study '{name}' has a custom objective ({config.objective}), so there is no image model to "
             f"export; its state at the best epoch, for torch.load, is {artifacts.path(weights)}"
         )
-    if not catalog.is_user_network(config.model) and config.model not in catalog.model_names():
+    library = libraries.library_of(config.model)
+    if not catalog.is_user_network(config.model) and not library.has_model(config.model):
         found = quote_value(config.model)
         raise StoreError(
-            f"trial {number} of study '{name}': torchvision has no model {found} to classify with"
+            f"trial {number} of study '{name}': {libraries.name_of(config.model)} has no model {found} to "
+            "classify with"
         )
     epoch = names.epoch_of_weights(weights)
     if epoch not in trial.intermediate_values:
@@ -194,14 +196,13 @@ def _metrics(choice: ChosenTrial, data: TrainingData) -> Metrics:
     )
 
 
-def _write_files(
-    draft: Path, choice: ChosenTrial, data: TrainingData, metrics: Metrics, artifacts: Artifacts
-) -> None:
-    """Write the files of the folder, then load the model from them as a check."""
+def _describe_model(choice: ChosenTrial, data: TrainingData, metrics: Metrics) -> Description:
+    """Return the content of ``config.json``."""
     config, preset = _without_paths(choice.config), preset_of(choice.config)
-    description = Description(
+    library, classes = libraries.library_of(config.model), len(data.classes)
+    return Description(
         model=config.model,
-        arguments=catalog.builder_arguments(config.model, len(data.classes), config.weights),
+        arguments=library.builder_arguments(config.model, classes, config.weights, config.image_size),
         preprocessing=Preprocessing(
             transparency=config.transparency,
             resize=config.resize,
@@ -215,6 +216,13 @@ def _write_files(
         study=metrics.study,
         trial=metrics.trial,
     )
+
+
+def _write_files(
+    draft: Path, choice: ChosenTrial, data: TrainingData, metrics: Metrics, artifacts: Artifacts
+) -> None:
+    """Write the files of the folder, then load the model from them as a check."""
+    description = _describe_model(choice, data, metrics)
     labels = [" ".join(name.splitlines()) for name in data.classes]
     facts = by_class.read_data_facts(artifacts, choice.folder.rpartition("/")[0])
     confusion = by_class.read_confusion(artifacts, choice.weights)

@@ -29,13 +29,15 @@ from torch import Tensor, nn
 from hpo.errors import ArtifactError, DataError, quote_value
 from hpo.training import catalog, image_files, transforms, user_network
 from hpo.training.config import FUNCTION_PATTERN, MAX_PIXELS, Resize, Transparency
+from hpo.training.libraries import library_of
 from hpo.training.presets import IMAGENET_MEAN, IMAGENET_STD, Channels, Interpolation, Preset
 
 CONFIG, LABELS, WEIGHTS = "config.json", "labels.txt", "model.safetensors"
 MAX_SIDE_PIXELS = 16_384  # of an image that a model takes; a larger one would not fit into memory
 MAX_CLASSES = 1_000_000
 
-ARGUMENTS = ("num_classes", "image_size", "aux_logits", "transform_input", "init_weights")  # no download
+# None of them downloads anything.
+ARGUMENTS = ("num_classes", "image_size", "img_size", "aux_logits", "transform_input", "init_weights")
 
 
 class Preprocessing(BaseModel):
@@ -79,8 +81,8 @@ class Description(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    model: str  # name in torchvision, or package.module:function
-    arguments: Mapping[str, bool | int]  # of torchvision's model builder, or of the function
+    model: str  # name in torchvision, timm/NAME, or package.module:function
+    arguments: Mapping[str, bool | int]  # of the library's model builder, or of the function
     preprocessing: Preprocessing
     settings: Mapping[str, Any]  # every option of the trial
     study: str
@@ -89,9 +91,10 @@ class Description(BaseModel):
     @field_validator("model")
     @classmethod
     def _check_model(cls, model: str) -> str:
-        if not re.fullmatch(FUNCTION_PATTERN, model) and model not in catalog.model_names():
+        if not re.fullmatch(FUNCTION_PATTERN, model) and not library_of(model).has_model(model):
             raise ValueError(
-                "want the name of a classification model in torchvision, or package.module:function"
+                "want the name of a classification model in torchvision, timm/NAME, or "
+                "package.module:function"
             )
         return model
 
@@ -123,7 +126,8 @@ class Predictor:
     Raises:
         ArtifactError: The folder does not contain a complete model, its files do not fit together, or the
             code of its network is in the folder itself.
-        DefinitionError: The model is a network of the user's own that cannot be built here.
+        DefinitionError: The model is a network of the user's own that cannot be built here, or timm, whose
+            model it is, is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -200,12 +204,16 @@ def _is_folder(path: Path) -> bool:
 
 
 def _load_model(description: Description, folder: Path) -> nn.Module:
-    """Build the model with torchvision only or with the user's own function, as the model card does."""
+    """Build the model with its library only or with the user's own function, as the model card does."""
     model: nn.Module
     if catalog.is_user_network(description.model):
         _refuse_code_in(folder, description.model)
         classes = description.arguments["num_classes"]
         model = user_network.build_user_network(description.model, classes, f"{folder / CONFIG}: model")
+    elif catalog.is_timm_model(description.model):
+        from hpo.training import timm_models  # optional, and takes seconds
+
+        model = timm_models.build_trained_model(description.model, description.arguments)
     else:
         model = torchvision.models.get_model(description.model, **description.arguments)
     state = OrderedDict(safetensors.torch.load_file(folder / WEIGHTS))

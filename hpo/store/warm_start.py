@@ -32,7 +32,7 @@ from hpo.store.storage import Storage
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
-from hpo.training import catalog
+from hpo.training import libraries
 from hpo.training.config import SPLIT_OPTIONS, settings_of
 
 ORDER_SAMPLERS = ("freeze_thaw",)  # that learn from the order of another study's trials
@@ -290,10 +290,12 @@ def _why_different(new: Definition, setting: Mapping[str, Any]) -> str | None:
         ignored = (*searched, "seed", "precision", *new.idle_options)
         if name in ignored or not is_used(name, setting, new.option_table):
             continue
-        # Older studies have None, the model's own, which is 0 for most models.
-        if name == "drop_path" and not catalog.has_stochastic_depth(str(setting.get("model"))):
+        if setting.get(name) == value:
             continue
-        if setting.get(name) != value:
-            return f"{name} {quote_value(setting.get(name))}, where this study has {quote_value(value)}"
+        # Older studies have None, the model's own, which is 0 for most models.
+        model = str(setting.get("model"))
+        if name == "drop_path" and not libraries.library_of(model).has_stochastic_depth(model):
+            continue
+        return f"{name} {quote_value(setting.get(name))}, where this study has {quote_value(value)}"
     unknown = setting.keys() - new.train.keys() - searched
     return f"with {min(unknown)}, which this study does not know" if unknown else None

@@ -15,7 +15,8 @@ from hpo.study.checks import Problems, check_keys, check_storable, require_table
 from hpo.study.consistency import check_definition, check_models, check_point_in_space, grid_points
 from hpo.study.definition import Definition, Point
 from hpo.study.hints import SEARCH_HINTS
-from hpo.study.option_checks import is_file, validate_options
+from hpo.study.name_checks import is_file
+from hpo.study.option_checks import validate_options
 from hpo.study.overrides import apply_set, expand_names, parse_value
 from hpo.study.points import parse_point, parse_points
 from hpo.study.search_options import Search

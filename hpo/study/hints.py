@@ -113,9 +113,9 @@ TRAIN_HINTS: Mapping[str, str] = {
     "freeze": _FREEZING,
     "freeze_backbone": _FREEZING,
     "linear_probe": _FREEZING,
-    "gp": "models pool as torchvision builds them",
-    "bn_momentum": "batch norms are as torchvision builds them",
-    "bn_eps": "batch norms are as torchvision builds them",
+    "gp": "models pool as their library builds them",
+    "bn_momentum": "batch norms are as their library builds them",
+    "bn_eps": "batch norms are as their library builds them",
     "sync_bn": _ONE_PROCESS,
     # loss
     "criterion": "loss",

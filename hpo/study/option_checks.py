@@ -1,29 +1,25 @@
 """Checks of training options: the values in ``[train]``, ``[space]`` and points.
 
-The models in ``hpo.training.config`` say which values an option allows. Three options need more: data
-sets and models have names that are known only at run time, and weights may be a file. ``value_schemas``
-gives the same rules as JSON Schema.
+The models in ``hpo.training.config`` say which values an option allows. Three options need more:
+``name_checks`` has the checks of names. ``value_schemas`` gives the same rules as JSON Schema.
 """
 
 import keyword
-import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from hpo.errors import DefinitionError, quote_value, suggestion
+from hpo.study import name_checks
 from hpo.study.checks import Problems, check_keys, dotted_key, field_schema, validate_field
 from hpo.study.hints import TRAIN_HINTS
 from hpo.study.space import Scalar, Setting
 from hpo.training import catalog, config, option_tables
 from hpo.training.config import Config
+from hpo.training.libraries import first_accepted_image_size, library_of
 from hpo.training.option_tables import OptionTable
 
-DATASET_PATTERN = rf"^(?:{'|'.join(config.DATASETS)}|(?:{'|'.join(config.OWN_DATASETS)})[\s\S]+)$"
-# The most common values of the option weights, to which misspelt ones are compared.
-WEIGHTS = ("imagenet", "none", "IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT")
 # ASCII identifiers; beyond ASCII, str.isidentifier decides.
 CUSTOM_NAME_PATTERN = r"^[^\x00-@\[-`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*$"
 
@@ -74,8 +70,8 @@ def validate_option(name: str, value: Any, where: str, key: str, options: Option
     if name not in options.config_class.model_fields:
         return _validate_custom_option(name, value, where, key)
     checked = validate_field(options.config_class, name, value, where, key)
-    if options is option_tables.BUILT_IN_OPTIONS and name in _NAME_CHECKS:
-        _NAME_CHECKS[name](checked, where, key)
+    if options is option_tables.BUILT_IN_OPTIONS and name in name_checks.NAME_CHECKS:
+        name_checks.NAME_CHECKS[name](checked, where, key)
     return checked
 
 
@@ -98,58 +94,6 @@ def _validate_custom_option(name: str, value: Any, where: str, key: str) -> Any:
     return value
 
 
-def _check_dataset(name: str, where: str, key: str) -> None:
-    if not re.fullmatch(DATASET_PATTERN, name):
-        allowed = (*config.DATASETS, *config.OWN_DATASETS.values())
-        hint = suggestion(config.OWN_DATASETS.get(name, name), allowed) or ";"
-        raise DefinitionError(
-            f"{where}: {key}: found {quote_value(name)}{hint} allowed: {', '.join(allowed)}"
-        )
-
-
-def _check_model_name(name: str, where: str, key: str) -> None:
-    if catalog.is_user_network(name):
-        if not re.fullmatch(config.FUNCTION_PATTERN, name):
-            raise DefinitionError(
-                f"{where}: {key}: found {quote_value(name)}; a network of your own is named "
-                "package.module:function"
-            )
-        return  # check_trainable imports it
-    # The first condition alone is enough for most studies and does not import torchvision.
-    if name not in catalog.SMALLEST_IMAGE_SIZES and name not in catalog.model_names():
-        raise DefinitionError(
-            f"{where}: {key}: torchvision has no classification model {quote_value(name)}"
-            f"{suggestion(name, catalog.model_names()) or ';'} some it has: alexnet, vgg16, resnet18, "
-            "resnet50, mobilenet_v3_small, efficientnet_b0, vit_b_16; a network of your own is named "
-            "package.module:function"
-        )
-
-
-def _check_weights(name: str, where: str, key: str) -> None:
-    """Refuse what is neither a file nor has the form of torchvision's names; the models decide on these."""
-    if catalog.is_weights_file(name) and not is_file(name):
-        raise DefinitionError(
-            f"{where}: {key}: found {quote_value(name)}, and there is no such file"
-            f"{suggestion(name, WEIGHTS) or ';'} allowed: imagenet, none, torchvision's name of weights "
-            "(such as IMAGENET1K_V2 or DEFAULT), or the path of a file"
-        )
-
-
-_NAME_CHECKS: dict[str, Callable[[str, str, str], None]] = {
-    "dataset": _check_dataset,
-    "model": _check_model_name,
-    "weights": _check_weights,
-}
-
-
-def is_file(path: str) -> bool:
-    """Return whether there is a file at a path, which may begin with ``~``; False for unknown users."""
-    try:
-        return Path(path).expanduser().is_file()
-    except (RuntimeError, OSError):
-        return False
-
-
 def value_schemas(options: OptionTable) -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of each option's value, by the option's name.
 
@@ -158,9 +102,10 @@ def value_schemas(options: OptionTable) -> dict[str, dict[str, Any]]:
     """
     schemas = {name: field_schema(field) for name, field in options.config_class.model_fields.items()}
     if options is option_tables.BUILT_IN_OPTIONS:
-        schemas["dataset"]["pattern"] = DATASET_PATTERN
+        schemas["dataset"]["pattern"] = name_checks.DATASET_PATTERN
         names = {"enum": list(catalog.model_names())}
-        schemas["model"]["anyOf"] = [names, {"pattern": config.FUNCTION_PATTERN}]
+        patterns = (config.FUNCTION_PATTERN, config.TIMM_PATTERN)
+        schemas["model"]["anyOf"] = [names, *({"pattern": each} for each in patterns)]
     return schemas
 
 
@@ -194,7 +139,7 @@ def unused_option_message(name: str, *values: Any) -> str:
 
 
 def check_weights_of_model(model: str, weights: str, where: str, section: str) -> None:
-    """Check that torchvision has the weights that it is asked for.
+    """Check that the model's library has the weights that it is asked for, or that they are a file.
 
     Args:
         model: A model with a known name, or a network of the user's own.
@@ -206,7 +151,12 @@ def check_weights_of_model(model: str, weights: str, where: str, section: str) -
         DefinitionError: If it has none of this name for the model; it says which there are.
     """
     key = f"{where}: {dotted_key(section, 'weights')}"
-    if not catalog.is_named_weights(weights):
+    if catalog.is_weights_file(model, weights) and not name_checks.is_file(weights):
+        raise DefinitionError(
+            f"{key}: model '{model}' has no weights {quote_value(weights)}, which are weights of timm, and "
+            "there is no such file; for them name a model of timm, timm/NAME"
+        )
+    if not catalog.is_named_weights(model, weights):
         return
     if catalog.is_user_network(model):
         kind = "ImageNet weights" if weights == "imagenet" else f"weights {quote_value(weights)}"
@@ -215,14 +165,16 @@ def check_weights_of_model(model: str, weights: str, where: str, section: str) -
             "Beside models of torchvision, search weights = "
             f'{{ choices = ["none"], when = {{ model = "{model}" }} }}'
         )
-    if (weights == "imagenet" and model in catalog.SMALLEST_IMAGE_SIZES) or catalog.find_weights(
-        model, weights
-    ):
+    if weights == "imagenet" and model in catalog.SMALLEST_IMAGE_SIZES:
         return
-    names = catalog.weights_names(model)
+    library = library_of(model)
+    if library.find_weights(model, weights):
+        return
+    names = library.weights_names(model)
+    allowed = ", ".join(names) or "none; use 'none' or a file"
     raise DefinitionError(
         f"{key}: model '{model}' has no weights {quote_value(weights)}{suggestion(weights, names) or ';'} "
-        f"it has {', '.join(names)}"
+        f"it has {allowed}"
     )
 
 
@@ -240,8 +192,9 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
 
     Raises:
         DefinitionError: If the model lacks dropout or stochastic depth that the settings ask for, or does
-            not accept their image size, or batches of one image; or if it is a network of the user's own
-            that cannot be built, or does not say which layer ``tune = "head"`` trains.
+            not accept their image size, or batches of one image; if it is one of timm's without a last
+            layer that could be replaced; or if it is a network of the user's own that cannot be built, or
+            does not say which layer ``tune = "head"`` trains.
     """
     model, size = settings.model, settings.image_size
     if catalog.is_user_network(model):
@@ -250,21 +203,31 @@ def check_trainable(settings: Config, where: str, section: str) -> None:
     is_plain = settings.dropout is None and not settings.drop_path
     if is_plain and catalog.is_known_to_train(model, size, settings.batch_size):
         return
+    if catalog.is_timm_model(model):
+        _check_timm_head(model, where, section)
+    library = library_of(model)
     problems = Problems(where)
     with problems.collect():
-        if settings.dropout is not None and not catalog.has_dropout(model):
+        if settings.dropout is not None and not library.has_dropout(model):
             raise _lacks("dropout", "dropout", model, where, section)
     with problems.collect():
-        if settings.drop_path and not catalog.has_stochastic_depth(model):
+        if settings.drop_path and not library.has_stochastic_depth(model):
             raise _lacks("drop_path", "stochastic depth", model, where, section)
     problems.report()
-    if reason := catalog.image_size_problem(model, size, weights=settings.weights):
-        fits = catalog.first_accepted_image_size(model, settings.weights)
+    if reason := library.image_size_problem(model, size, weights=settings.weights):
+        fits = first_accepted_image_size(model, settings.weights)
         raise _image_size_refused(settings, reason, fits, where, section)
     if settings.batch_size == 1 and (
-        reason := catalog.image_size_problem(model, size, 1, settings.weights)
+        reason := library.image_size_problem(model, size, 1, settings.weights)
     ):
         raise _single_images_refused(settings, reason, where, section)
+
+
+def _check_timm_head(model: str, where: str, section: str) -> None:
+    from hpo.training import timm_models  # takes seconds
+
+    if problem := timm_models.head_problem(model):
+        raise DefinitionError(f"{where}: {dotted_key(section, 'model')}: '{model}' {problem}")
 
 
 def _check_user_network(settings: Config, where: str, section: str) -> None:

@@ -1,6 +1,7 @@
 """Facts about torchvision's classification models, which a study file is checked against.
 
-``user_network`` is its counterpart for networks of the user's own.
+``timm_models`` is its counterpart for models of timm, ``user_network`` for networks of the user's own.
+``libraries`` chooses between the first two.
 
 torchvision is imported inside the functions, because importing it takes seconds and ``hpo --help`` or a
 command that only reads a store must not wait for it. Models are inspected on torch's meta device, where
@@ -15,8 +16,6 @@ import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-
-from hpo import errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +37,8 @@ USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512, 518
 VIT_SIZE = 224  # side of the images that torchvision builds a ViT for, unless its weights need another
 # What torchvision's names of weights look like; DEFAULT is the best of each model at present.
 WEIGHTS_PATTERN = r"IMAGENET1K_[A-Z0-9_]+|DEFAULT"
+TIMM_PREFIX = "timm/"  # what the names of timm's models begin with
+TAG_PATTERN = r"\w+"  # timm's names of weights; the path of a file has a dot or a slash
 
 
 def is_user_network(model: str) -> bool:
@@ -45,14 +46,20 @@ def is_user_network(model: str) -> bool:
     return ":" in model
 
 
-def is_named_weights(weights: str) -> bool:
-    """Return whether weights are torchvision's: ``imagenet``, or torchvision's own name."""
-    return weights == "imagenet" or re.fullmatch(WEIGHTS_PATTERN, weights) is not None
+def is_timm_model(model: str) -> bool:
+    """Return whether a model is one of timm's, named ``timm/NAME`` or ``timm/NAME.TAG``."""
+    return model.startswith(TIMM_PREFIX)
 
 
-def is_weights_file(weights: str) -> bool:
+def is_named_weights(model: str, weights: str) -> bool:
+    """Return whether weights have a name: ``imagenet``, or one of those that the model's library gives."""
+    pattern = TAG_PATTERN if is_timm_model(model) else WEIGHTS_PATTERN
+    return weights == "imagenet" or (weights != "none" and re.fullmatch(pattern, weights) is not None)
+
+
+def is_weights_file(model: str, weights: str) -> bool:
     """Return whether weights are a file of the user's."""
-    return weights != "none" and not is_named_weights(weights)
+    return weights != "none" and not is_named_weights(model, weights)
 
 
 @functools.cache
@@ -62,6 +69,11 @@ def model_names() -> tuple[str, ...]:
 
     # Detection, segmentation, video and quantised models are in modules below this one.
     return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
+
+
+def has_model(model: str) -> bool:
+    """Return whether torchvision has a classification model of this name."""
+    return model in model_names()
 
 
 @functools.cache
@@ -116,22 +128,6 @@ def find_weights(model: str, weights: str) -> Any | None:
     return _weights_entries(model).get(weights)
 
 
-def require_weights(model: str, weights: str) -> Any:
-    """Return what ``find_weights`` does.
-
-    Raises:
-        WeightsError: If there are none of this name: the installed torchvision may be another than where
-            the study was checked.
-    """
-    entry = find_weights(model, weights)
-    if entry is None:
-        raise errors.WeightsError(
-            f"torchvision has no weights {errors.quote_value(weights)} for {model}; use "
-            f'{", ".join(weights_names(model))}, "none" or a file'
-        )
-    return entry
-
-
 def weights_names(model: str) -> tuple[str, ...]:
     """Return torchvision's names of the model's weights."""
     return (*_weights_entries(model), "DEFAULT")
@@ -179,12 +175,6 @@ def is_known_to_train(model: str, image_size: int, batch_size: int) -> bool:
         True if it is known to train; False means that ``image_size_problem`` has to find out.
     """
     return batch_size > 1 and image_size >= SMALLEST_IMAGE_SIZES.get(model, math.inf)
-
-
-def first_accepted_image_size(model: str, weights: str = "none") -> int | None:
-    """Return the first of ``USUAL_IMAGE_SIZES`` that the model accepts, or None if it accepts none."""
-    sizes = (size for size in USUAL_IMAGE_SIZES if not image_size_problem(model, size, weights=weights))
-    return next(sizes, None)
 
 
 @functools.cache
@@ -271,7 +261,9 @@ def build_torchvision_model(
     return module
 
 
-def builder_arguments(model: str, classes: int, weights: str = "none") -> dict[str, bool | int]:
+def builder_arguments(
+    model: str, classes: int, weights: str = "none", image_size: int = 224
+) -> dict[str, bool | int]:
     """Return the arguments with which the model's builder makes the same layers as this package.
 
     That is ``num_classes``; for GoogLeNet and Inception also no auxiliary heads, the rescaled input and no
@@ -281,6 +273,7 @@ def builder_arguments(model: str, classes: int, weights: str = "none") -> dict[s
         model: Name of the model, or of a network of the user's own.
         classes: Number of outputs of the new head.
         weights: The option ``weights``.
+        image_size: Side of the square images in pixels, which no model of torchvision is built for.
     """
     options: dict[str, bool | int] = {"num_classes": classes, **size_options(model, weights)}
     if model in AUXILIARY_HEADS:

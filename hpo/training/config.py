@@ -18,6 +18,8 @@ OWN_DATASETS = {"folder:": "folder:PATH", "list:": "list:FILE.csv", "hf:": "hf:O
 
 # A function that workers import: package.module:function.
 FUNCTION_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+# A model of timm, after whose name a tag of its weights may follow: timm/NAME, timm/NAME.TAG.
+TIMM_PATTERN = r"^timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$"
 
 # How a trial can compute, apart from "auto".
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -193,16 +195,16 @@ class Config(BaseModel):
     model: Annotated[
         str,
         Field(
-            description="name of any classification model of torchvision, or package.module:function, "
-            "which takes num_classes and returns a torch.nn.Module"
+            description="name of any classification model of torchvision, timm/NAME for one of timm, or "
+            "package.module:function, which takes num_classes and returns a torch.nn.Module"
         ),
     ] = "resnet18"
     weights: Annotated[
         str,
         Field(
             min_length=1,
-            description="imagenet, torchvision's name of the weights (IMAGENET1K_V2, DEFAULT), none, or a "
-            "file of weights",
+            description="imagenet, torchvision's name of the weights (IMAGENET1K_V2, DEFAULT), timm's tag "
+            "(a1_in1k), none, or a file of weights",
         ),
     ] = "imagenet"
     preprocessing: Annotated[

@@ -198,7 +198,7 @@ class FeatureCache:
         """
         seed = config.seed if config.weights == "none" else None
         key = (config.model, config.weights, seed, frozen_part.name)
-        is_determined = is_initial and not catalog.is_weights_file(config.weights)
+        is_determined = is_initial and not catalog.is_weights_file(config.model, config.weights)
         is_determined = is_determined and not catalog.is_user_network(config.model)
         if is_determined and key in self._weight_digests:
             return self._weight_digests[key]

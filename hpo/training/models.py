@@ -1,6 +1,7 @@
 """Build a model with a new last layer, initial weights, and partly frozen layers.
 
-The model is one of torchvision's, or a network of the user's own, which ``user_network`` builds.
+The model is one of torchvision's, one of timm's, which ``timm_models`` builds, or a network of the user's
+own, which ``user_network`` builds.
 
 Initial weights come from ``weights``, which downloads torchvision's weights and reads files.
 
@@ -74,7 +75,7 @@ def build_untrained_model(config: Config, classes: int, seed: int) -> nn.Module:
         DefinitionError: As ``build_model`` does.
     """
     set_seed(seed)
-    if catalog.is_user_network(config.model):
+    if catalog.is_user_network(config.model) or catalog.is_timm_model(config.model):
         return build_model(config.model_copy(update={"weights": "none"}), classes)
     sizes = catalog.size_options(config.model, config.weights)
     module = catalog.build_torchvision_model(config.model, sizes=sizes)
@@ -110,7 +111,9 @@ class InitialModels:
         """
         if catalog.is_user_network(config.model):
             return build_seeded_model(config, classes, seed)
-        key = (config.model, _weights_identity(config.weights), classes, seed)
+        key: tuple[Any, ...] = (config.model, _weights_identity(config), classes, seed)
+        if catalog.is_timm_model(config.model):  # built with these
+            key += (config.image_size, config.dropout, config.drop_path)
         if key not in self.cached:
             set_seed(seed)
             self.cached[key] = _build_initial_model(config, classes)
@@ -120,12 +123,12 @@ class InitialModels:
         return _apply_settings(copy.deepcopy(self.cached[key]), config)
 
 
-def _weights_identity(name: str) -> tuple[Any, ...]:
+def _weights_identity(config: Config) -> tuple[Any, ...]:
     """Return a key that differs between two files of weights, and before and after a file changes."""
-    path = Path(name).expanduser()
-    if not catalog.is_weights_file(name) or not path.is_file():
-        return (name,)
-    return (name, path.stat().st_mtime_ns, path.stat().st_size)
+    path = Path(config.weights).expanduser()
+    if not catalog.is_weights_file(config.model, config.weights) or not path.is_file():
+        return (config.weights,)
+    return (config.weights, path.stat().st_mtime_ns, path.stat().st_size)
 
 
 def _module_nbytes(module: nn.Module) -> int:
@@ -141,12 +144,16 @@ def _build_initial_model(config: Config, classes: int) -> nn.Module:
             path = Path(config.weights).expanduser()
             weights.load_weights_file(module, config.model, head and head[0], path)
         return module
-    if catalog.is_named_weights(config.weights):
+    if catalog.is_timm_model(config.model):
+        from hpo.training import timm_models
+
+        return timm_models.build_initial_model(config, classes)
+    if catalog.is_named_weights(config.model, config.weights):
         module = weights.build_with_named_weights(config.model, config.weights)
     else:
         module = catalog.build_torchvision_model(config.model)
     _replace_head(module, classes)
-    if catalog.is_weights_file(config.weights):
+    if catalog.is_weights_file(config.model, config.weights):
         head_name, _ = get_head(module)
         weights.load_weights_file(module, config.model, head_name, Path(config.weights).expanduser())
     return module
@@ -154,8 +161,9 @@ def _build_initial_model(config: Config, classes: int) -> nn.Module:
 
 def _apply_settings(module: nn.Module, config: Config) -> nn.Module:
     """Set dropout and stochastic depth, and freeze all layers but the last one if ``tune`` is "head"."""
-    _set_dropout(module, config.dropout)
-    _set_drop_path(module, config.drop_path)
+    if not catalog.is_timm_model(config.model):  # which is built with them
+        _set_dropout(module, config.dropout)
+        _set_drop_path(module, config.drop_path)
     if config.tune == "head":
         module.requires_grad_(False)
         find_head(module, config)[1].requires_grad_(True)
@@ -172,6 +180,10 @@ def find_head(module: nn.Module, config: Config) -> tuple[str, nn.Module]:
     Raises:
         DefinitionError: If it is a network of the user's own that does not say which layer that is.
     """
+    if catalog.is_timm_model(config.model):
+        from hpo.training import timm_models
+
+        return timm_models.find_head(module)
     if not catalog.is_user_network(config.model):
         return get_head(module)
     head = user_network.find_head(module, config.model)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from hpo.training import layers, models
+from hpo.training import catalog, layers, models
 from hpo.training.config import Config
 
 
@@ -49,9 +49,15 @@ def _lr_factors(module: nn.Module, config: Config) -> dict[str, float]:
     if config.tune == "head" or config.layer_decay == config.head_lr_multiplier == 1:
         return {}
     head, _ = models.find_head(module, config)
-    depths = layers.layer_depths(module, head)
+    if catalog.is_timm_model(config.model):
+        from hpo.training import timm_models
+
+        depths = timm_models.layer_depths(module)
+    else:
+        depths = layers.layer_depths(module, head)
     last = max(depths.values())
     return {
-        name: config.layer_decay ** (last - depth) * (config.head_lr_multiplier if depth == last else 1)
+        name: config.layer_decay ** (last - depth)
+        * (config.head_lr_multiplier if name.startswith(f"{head}.") else 1)
         for name, depth in depths.items()
     }

@@ -1,5 +1,7 @@
 """Initial weights of a model: torchvision's ImageNet weights, downloaded once, or a file of the user's.
 
+What a model of timm's makes of them is in ``timm_models``.
+
 **ImageNet weights** are kept where torchvision keeps them, in ``$TORCH_HOME/hub/checkpoints``. The protocol
 for workers that start together: a worker that does not find the file takes the lock on ``FILE.lock``
 (flock, so the kernel releases it if the worker dies), checks again, and downloads only if the file is still
@@ -11,6 +13,7 @@ reads.
 under "state_dict" or "model".
 """
 
+import argparse
 import fcntl
 import hashlib
 import http.client
@@ -27,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo import errors
-from hpo.training import catalog
+from hpo.training import catalog, libraries
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +51,8 @@ def build_with_named_weights(model: str, weights: str) -> nn.Module:
         WeightsError: If there are none of this name, or they cannot be downloaded, or the file cannot be
             loaded and its hash is wrong. If the hash is right, torch's error passes through.
     """
-    entry = catalog.require_weights(model, weights)
-    path = _stored_path(entry)
+    entry = libraries.require_weights(model, weights)
+    path = path_of_url(entry.url)
     if not path.exists():
         _download_weights(model, entry.url, path)
     try:
@@ -65,38 +68,49 @@ def build_with_named_weights(model: str, weights: str) -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class MissingFile:
-    """A file of torchvision's weights that is not in torch's folder yet."""
+    """A file of named weights that is not on this machine yet."""
 
     url: str
-    path: Path  # where a trial puts it
-    megabytes: float
+    path: Path  # where a trial puts it: the file, or a folder of the Hugging Face hub
+    megabytes: float | None = None  # None: not known
 
 
 def missing_files(kinds: Iterable[tuple[str, str]]) -> list[MissingFile]:
     """Return the files of weights that trials will download.
 
     Args:
-        kinds: Models with their option ``weights``; what is no name of torchvision's weights, or not one of
-            the model's, is skipped.
+        kinds: Models with their option ``weights``; what is no name of weights, or not one of the model's,
+            is skipped.
     """
-    named = [each for each in kinds if catalog.is_named_weights(each[1])]
-    entries = dict.fromkeys(catalog.find_weights(model, weights) for model, weights in named)
-    return [
-        MissingFile(url=entry.url, path=path, megabytes=entry.meta["_file_size"])
-        for entry in entries
-        if entry is not None and not (path := _stored_path(entry)).exists()
-    ]
+    named = [each for each in kinds if catalog.is_named_weights(*each)]
+    found = [_missing_file(model, weights) for model, weights in named]
+    return list(dict.fromkeys(each for each in found if each is not None))
+
+
+def _missing_file(model: str, weights: str) -> MissingFile | None:
+    if catalog.is_timm_model(model):
+        from hpo.training import timm_models
+
+        return timm_models.missing_file(model, weights)
+    entry = catalog.find_weights(model, weights)
+    if entry is None or (path := path_of_url(entry.url)).exists():
+        return None
+    return MissingFile(url=entry.url, path=path, megabytes=entry.meta["_file_size"])
 
 
 def describe_missing(missing: Sequence[MissingFile]) -> str:
     """Return in one line which files are missing, how large they are, and where each belongs."""
-    files = errors.join_names((f"{each.path.name} ({each.megabytes:,.0f} MB)" for each in missing), 10)
-    return f"not yet in {missing[0].path.parent}: {files}"
+    folders: dict[Path, list[str]] = {}
+    for each in missing:
+        size = "" if each.megabytes is None else f" ({each.megabytes:,.0f} MB)"
+        folders.setdefault(each.path.parent, []).append(f"{each.path.name}{size}")
+    listed = (f"not yet in {folder}: {errors.join_names(files, 10)}" for folder, files in folders.items())
+    return "; ".join(listed)
 
 
-def _stored_path(entry: Any) -> Path:
-    """Return where the file of torchvision's weights is, or would be."""
-    return Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
+def path_of_url(url: str) -> Path:
+    """Return where torch keeps the file that it downloads from a URL."""
+    return Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
 
 
 def _download_weights(model: str, url: str, path: Path) -> None:
@@ -148,7 +162,7 @@ def load_weights_file(module: nn.Module, model: str, head_name: str | None, path
             or adds tensors, or has other shapes.
     """
     own = module.state_dict()
-    state = _read_state_dict(path, own.keys())
+    state = read_state_dict(path, own.keys())
     head = {key: tensor for key, tensor in own.items() if head_name and key.startswith(f"{head_name}.")}
     shared = [key for key in head if key in state]
     if not shared or any(state[key].shape[:1] != own[key].shape[:1] for key in shared):
@@ -168,8 +182,16 @@ def load_weights_file(module: nn.Module, model: str, head_name: str | None, path
         raise errors.WeightsError(f"{path} does not fit {model}: {'; '.join(faults)}{hint}")
 
 
-def _read_state_dict(path: Path, own_keys: Collection[str]) -> OrderedDict[str, Tensor]:
-    """Read a state dict, and rename keys that the model lacks to those of the current torchvision."""
+def read_state_dict(path: Path, own_keys: Collection[str] = ()) -> OrderedDict[str, Tensor]:
+    """Read a state dict, and rename keys that the model lacks to those of the current libraries.
+
+    Args:
+        path: A file of weights.
+        own_keys: The names of the model's tensors.
+
+    Raises:
+        WeightsError: If the file does not exist, cannot be read, or holds no state dict.
+    """
     if not path.is_file():
         near = errors.suggestion(str(path), ("imagenet", "DEFAULT", "none")) or ";"
         raise errors.WeightsError(
@@ -204,7 +226,9 @@ def _read_state_dict(path: Path, own_keys: Collection[str]) -> OrderedDict[str, 
 def _read_weights_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    # timm's checkpoints contain the arguments that they were trained with.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
     for name in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             return content[name]

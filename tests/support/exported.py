@@ -101,10 +101,19 @@ def run_studies(path: Path) -> None:
         workplace.here("create", workplace.study(text, name))
         workplace.here("worker", name)
     workplace.hpo("export", "digits", "--to", "winner")
-    split = datasets.load_dataset(Config(dataset="digits", limit=300), path).selection
+    write_selection(path, limit=300)
+
+
+def write_selection(path: Path, limit: int) -> dict[str, str]:
+    """Write the digits that accuracy is measured on as files; return the class of each by its path."""
+    split = datasets.load_dataset(Config(dataset="digits", limit=limit), path).selection
     (path / "selection").mkdir()
+    labels = {}
     for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
-        Image.fromarray(image[0].numpy()).save(path / f"selection/{number:03} {int(label)}.png")
+        file = path / f"selection/{number:03} {int(label)}.png"
+        Image.fromarray(image[0].numpy()).save(file)
+        labels[str(file)] = str(int(label))
+    return labels
 
 
 def export(

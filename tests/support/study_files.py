@@ -54,7 +54,7 @@ LR = "want a number, above 0 and at most 100"
 NAME = "name: want 1 to 100 printable characters, without '/', a space at an end or a '-' in front"
 SOME_MODELS = (
     "some it has: alexnet, vgg16, resnet18, resnet50, mobilenet_v3_small, efficientnet_b0, vit_b_16; a "
-    "network of your own is named package.module:function"
+    "model of timm is named timm/NAME, a network of your own package.module:function"
 )
 
 

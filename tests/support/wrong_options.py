@@ -293,8 +293,8 @@ WRONG_OPTIONS |= {  # models, data and weights
     "weights that are no file": (
         "[space]\nweights = ['none', 'imagnet']",
         "space.weights[2]: found 'imagnet', and there is no such file; did you mean 'imagenet'? "
-        "allowed: imagenet, none, torchvision's name of weights (such as IMAGENET1K_V2 or DEFAULT), or the "
-        "path of a file",
+        "allowed: imagenet, none, torchvision's name of weights (such as IMAGENET1K_V2 or DEFAULT), timm's "
+        "tag, or the path of a file",
     ),
     "weights in lower case": (
         "[train]\nweights = 'imagenet1k_v2'",

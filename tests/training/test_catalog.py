@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from hpo.training import catalog
+from hpo.training import catalog, libraries
 from tests.support.models import FAMILIES
 
 
@@ -132,7 +132,7 @@ def test_the_weights_of_a_vision_transformer_decide_which_images_it_accepts():
     larger = "IMAGENET1K_SWAG_E2E_V1"
     assert catalog.image_size_problem("vit_b_16", 384, weights=larger) is None
     assert catalog.image_size_problem("vit_b_16", 224, weights=larger)
-    assert catalog.first_accepted_image_size("vit_b_16", larger) == 384
+    assert libraries.first_accepted_image_size("vit_b_16", larger) == 384
     assert catalog.builder_arguments("vit_b_16", 7, larger) == {"num_classes": 7, "image_size": 384}
     with torch.device("meta"):
         plain = torchvision.models.get_model(

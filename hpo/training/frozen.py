@@ -19,7 +19,8 @@ no cut where it would be wrong or useless:
 * if less than ``MIN_WORK_SHARE`` of the arithmetic lies before the cut: ViT and Swin with dropout, and
   ConvNeXt, EfficientNet, MaxViT and Swin with stochastic depth, are random from nearly the start,
 * if a trace does not do what the model does. Code of the user's own may draw random numbers while it is
-  traced, change its buffers in every step, or have hooks; its two parts are compared with the whole.
+  traced, change its buffers in every step, or have hooks; its two parts are compared with the whole. So
+  are those of timm's models, since they are too many to know.
 
 Shape suffixes: N images, F... the dimensions of one image's features, K classes.
 """
@@ -29,6 +30,7 @@ import inspect
 import logging
 import pickle
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +87,12 @@ def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> Froze
     if graph is None:
         return None
     profiler = _Profiler(_graph_module(module, graph))
-    profiler.profile(inputs)
+    try:
+        profiler.profile(inputs)
+    except Exception as error:  # such as a trace that takes an optional argument for given
+        log.debug("%s cannot be cut: %s", config.model, error)
+        _restore_buffers(module, before)
+        return None
     if not _restore_buffers(module, before):
         return None
     nodes = list(graph.nodes)
@@ -99,9 +106,8 @@ def find_frozen_part(module: nn.Module, config: Config, inputs: Tensor) -> Froze
         remaining_graph=_graph_after(nodes, cut),
         bytes_per_image=features.numel() // len(inputs) * features.element_size(),
     )
-    if catalog.is_user_network(config.model) and not _does_the_same(part, module, config, inputs):
-        return None
-    return part
+    is_known = not (catalog.is_user_network(config.model) or catalog.is_timm_model(config.model))
+    return part if is_known or _does_the_same(part, module, config, inputs) else None
 
 
 def _trace(module: nn.Module, config: Config) -> fx.Graph | None:
@@ -112,7 +118,7 @@ def _trace(module: nn.Module, config: Config) -> fx.Graph | None:
         generators = _generators("cpu")
         try:
             with torch.random.fork_rng(devices=[]):
-                graphs.append(_Tracer().trace(module))
+                graphs.append(_tracer_of(config).trace(module))
                 is_random = _generators("cpu") != generators
         except Exception as error:  # a forward that cannot be traced may raise anything
             log.debug("%s cannot be cut: %s", config.model, error)
@@ -130,10 +136,25 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # else what MaxViT computes with buffers is a constant of one module
 
+    def __init__(
+        self, modules: tuple[type[nn.Module], ...] = (), functions: tuple[Callable[..., Any], ...] = ()
+    ) -> None:
+        super().__init__(autowrap_functions=functions)
+        self.whole_modules = modules  # that are not looked into either
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         code = getattr(inspect.unwrap(type(m).forward), "__code__", None)
         reads_mode = code is not None and "training" in code.co_names
-        return reads_mode or super().is_leaf_module(m, module_qualified_name)
+        is_whole = reads_mode or isinstance(m, self.whole_modules)
+        return is_whole or super().is_leaf_module(m, module_qualified_name)
+
+
+def _tracer_of(config: Config) -> _Tracer:
+    if not catalog.is_timm_model(config.model):
+        return _Tracer()
+    from hpo.training import timm_models  # takes seconds
+
+    return _Tracer(*timm_models.whole_operations())
 
 
 def _generators(device: torch.device | str) -> bytes:

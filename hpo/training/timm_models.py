@@ -22,7 +22,7 @@ import functools
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ try:
     import huggingface_hub
     import timm
     from huggingface_hub.utils.tqdm import disable_progress_bars
+    from timm.layers._fx import get_notrace_functions, get_notrace_modules
     from timm.layers.drop import DropPath
     from timm.models import clean_state_dict, get_arch_pretrained_cfgs, group_parameters
     from timm.optim._param_groups import auto_group_layers
@@ -374,3 +375,9 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     if matcher is None:
         return dict(auto_group_layers(module))  # type: ignore[no-untyped-call]
     return dict(group_parameters(module, matcher(coarse=False), reverse=True))
+
+
+def whole_operations() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Any], ...]]:
+    """Return the modules and functions that cannot be looked into when a model is traced (``torch.fx``)."""
+    modules, functions = get_notrace_modules(), get_notrace_functions()  # type: ignore[no-untyped-call]
+    return tuple(modules), tuple(functions)

@@ -137,7 +137,13 @@ def test_a_model_that_cannot_be_traced_or_holds_constants_is_not_cut():
         def forward(self, inputs):
             return self.head(self.features(inputs) + torch.ones(8))
 
+    class Optional(SmallModel):
+        def forward(self, inputs, mask=None):
+            features = self.features(inputs)
+            return self.head(features if mask is None else features * mask.float())
+
     assert find_cut(Branching()) is None
+    assert find_cut(Optional()) is None
     assert find_cut(Constant()) is None
 
 

@@ -16,7 +16,17 @@ from torch import nn
 import hpo.training
 from hpo.artifacts import checkpoint
 from hpo.errors import DefinitionError, WeightsError
-from hpo.training import datasets, libraries, loop, models, parameter_groups, presets, timm_models, weights
+from hpo.training import (
+    datasets,
+    frozen,
+    libraries,
+    loop,
+    models,
+    parameter_groups,
+    presets,
+    timm_models,
+    weights,
+)
 from hpo.training.config import Config
 from tests.support.models import has_state
 from tests.support.timm_models import FAMILIES, SLOW_FAMILIES, VIT_WEIGHTS, pretrained, store_on_hub
@@ -260,6 +270,43 @@ def test_only_the_head_is_trained_with_tune_head():
     before = copy.deepcopy(module.state_dict())
     module(torch.randn(4, 3, 32, 32))
     assert has_state(module, before)  # no batch norm has changed
+
+
+def cut(settings: Config) -> tuple[nn.Module, frozen.FrozenPart | None]:
+    torch.manual_seed(0)
+    module = models.build_model(settings, 10)
+    size = settings.image_size
+    return module, frozen.find_frozen_part(module, settings, torch.randn(2, 3, size, size))
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "tf_mobilenetv3_small_minimal_100"])
+def test_a_model_with_a_frozen_body_is_cut_before_its_head(name):
+    settings = config(name, tune="head")
+    module, part = cut(settings)
+    body, rest = part.split_module(module)
+    models.set_train_mode(module, settings)
+    probe = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        features, logits = body(probe), module(probe)
+        assert torch.equal(rest(features), logits)
+    assert part.bytes_per_image == features[0].numel() * 4 < probe[0].numel() * 4
+
+
+def test_dropout_lies_behind_the_cut_and_with_stochastic_depth_there_is_none():
+    settings = config(tune="head", dropout=0.5)
+    module, part = cut(settings)
+    body, rest = part.split_module(module)
+    models.set_train_mode(module, settings)
+    probe = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        features = body(probe)
+        assert torch.equal(features, body(probe))
+        found = []
+        for run, argument in ((module, probe), (rest, features)):
+            torch.manual_seed(1)
+            found.append(run(argument))
+    assert torch.equal(*found)
+    assert cut(config(tune="head", drop_path=0.5))[1] is None
 
 
 # Training

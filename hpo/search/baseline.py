@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from hpo.study.search_options import Search
 from hpo.training import schedules
 from hpo.training.config import Config
-from hpo.training.evaluation import TOP
-from hpo.training.metric import METRICS, Metric
+from hpo.training.metric import METRICS, TOP, Metric
 
 LEARNED = 0.02  # what a trial that learns gains at least in its first epochs
 

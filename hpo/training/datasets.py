@@ -20,8 +20,8 @@ from hpo.training.batches import Split
 from hpo.training.config import Config, reads_files
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.decoded_cache import DecodedCache
-from hpo.training.evaluation import TOP
 from hpo.training.folder_scan import FolderScan
+from hpo.training.metric import TOP
 from hpo.training.shapes import DatasetShape, known_shape
 
 

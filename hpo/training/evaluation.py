@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-TOP = 5  # classes that ``top5_accuracy`` accepts
+from hpo.training.metric import TOP
 
 
 @dataclass(frozen=True, kw_only=True)

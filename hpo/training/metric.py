@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+TOP = 5  # classes that ``top5_accuracy`` accepts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:

@@ -80,6 +80,7 @@ def test_showing_results_imports_neither_torch_nor_the_parts_of_scipy():
     code = """
 import sys
 from hpo.cli import console
+from hpo.report import page
 from hpo.store import plan, status, studies
 from hpo.study import file
 print(sorted({"torch", "scipy.linalg", "scipy.special", "scipy.stats"} & sys.modules.keys()))

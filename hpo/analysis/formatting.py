@@ -78,3 +78,8 @@ def format_objective(name: str, value: float) -> str:
     if name not in COSTS:
         return f"{value:.4f}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
+
+
+def describe_test_split(selection: str | None) -> str:
+    """Return a phrase that says if values are of the test split; "" if not."""
+    return " on the test split" if selection in ("test", "final") else ""

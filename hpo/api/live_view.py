@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.formatting import format_params, format_seconds
+from hpo.analysis.formatting import describe_test_split, format_params, format_seconds
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult, describe_value, name_place
 from hpo.store.status import Status
@@ -45,11 +45,6 @@ def event_line(event: TrialEvent) -> str:
     assert isinstance(event, TrialEnded)
     value = "" if event.value is None else f", {event.metric} {event.value:.4f}"
     return f"trial {event.trial} {event.state}{value}{f' ({event.reason})' if event.reason else ''}"
-
-
-def describe_test_split(selection: str | None) -> str:
-    """Return a phrase that says if values are of the test split; "" if not."""
-    return " on the test split" if selection in ("test", "final") else ""
 
 
 def live_view(

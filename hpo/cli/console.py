@@ -15,6 +15,7 @@ from rich.text import Text
 from hpo.analysis.formatting import (
     describe_device,
     describe_split,
+    describe_test_split,
     format_objective,
     format_params,
     format_seconds,
@@ -22,7 +23,7 @@ from hpo.analysis.formatting import (
 from hpo.analysis.importance import Importance
 from hpo.analysis.records import TrialRecord, other_objectives
 from hpo.analysis.results import SettingResult, caveats, describe_value, name_place
-from hpo.api.live_view import COLORS, describe_test_split, status_headline, workers_view
+from hpo.api.live_view import COLORS, status_headline, workers_view
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS

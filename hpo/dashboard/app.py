@@ -23,9 +23,9 @@ from optuna_dashboard._bottle_util import json_api_view
 from hpo.analysis import importance, records, results
 from hpo.artifacts.folders import Artifacts, file_name
 from hpo.artifacts.optuna_store import FolderArtifactStore
-from hpo.dashboard import changes, notes
+from hpo.dashboard import changes, notes, pages
 from hpo.dashboard.checked_storage import CheckedStorage
-from hpo.dashboard.gate import App, Environ, Start
+from hpo.dashboard.gate import App, Environ, Start, request_path
 from hpo.errors import DefinitionError, HpoError
 from hpo.store import attachments, fingerprint, folders, lease_info, plan
 from hpo.store.attributes import check_trial, is_text
@@ -51,18 +51,21 @@ class DashboardApp:
 
     def __init__(self, storage: Storage, artifacts: Artifacts) -> None:
         self.storage = storage
+        self.artifacts = artifacts
         self.artifact_store = FolderArtifactStore(artifacts, read_only=storage.read_only)
         self._lock = threading.Lock()
         self._fingerprints: dict[int, Any] = {}
         self._app: App = self._make_app()
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
-        """Respond to a request.
+        """Respond to a request: with one of our own pages, or as optuna-dashboard does.
 
         Raises:
             StoreUnavailable: The store is unavailable when the fingerprints are read.
             StoreError: The store refuses that request.
         """
+        if (page := pages.find_page(request_path(environ), self.storage, self.artifacts)) is not None:
+            return page.respond(environ, start)
         if not environ.get("PATH_INFO", "").startswith(("/static/", "/favicon")):
             with self._lock:
                 fingerprints = fingerprint.read_fingerprints(self.storage)
@@ -172,7 +175,8 @@ class _HpoPlugin:
                 list(trials.values()), definition.objectives.index(definition.metric)
             )
         )
-        _set_note(document, notes.study_note(definition, text if is_text(text) else "", best, doubt))
+        links = pages.links(study_id, has_report=best is not None)
+        _set_note(document, notes.study_note(definition, text if is_text(text) else "", best, doubt, links))
         for shown in (*document["trials"], *document["best_trials"]):
             if trial := trials.get(shown["trial_id"]):
                 _set_note(shown, notes.trial_note(trial, definition))

@@ -12,8 +12,8 @@ A request must pass these checks, in this order:
    dashboard allows is in ``changes``.
 
 Headers of each response forbid other sites to frame it or read it, and shared caches to store it. Only the
-dashboard's own pages may run scripts. Everything else, above all artifacts, stays inert even if somebody
-opens it as a page.
+dashboard's own pages and reports may run scripts, and those of a report cannot use the cookie. Everything
+else, above all artifacts, stays inert even if somebody opens it as a page.
 """
 
 import hmac
@@ -41,6 +41,15 @@ PAGE_POLICY = (  # the parallel plot compiles shaders with eval; styles are crea
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' data: 'unsafe-inline'; "
     "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
+)
+OVERVIEW_PATH, REPORT_PATH = "/overview", "/report/"
+OVERVIEW_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+REPORT_POLICY = (  # its scripts run as those of nobody: they cannot use the cookie
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "frame-ancestors 'none'; sandbox allow-scripts allow-downloads allow-modals"
 )
 INERT_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 UNAUTHORIZED_TEXT = (
@@ -149,9 +158,8 @@ def guard_headers(path: str, headers: Headers) -> Headers:
         path: The requested path.
         headers: The headers of the guarded application.
     """
-    page = path == "/dashboard" or path.startswith("/dashboard/")
     ours = COMMON_HEADERS | {
-        "Content-Security-Policy": PAGE_POLICY if page else INERT_POLICY,
+        "Content-Security-Policy": _policy(path),
         "Cache-Control": "private, no-cache" if path.startswith("/static/") else "no-store",
     }
     names = {name.lower() for name in ours}
@@ -160,6 +168,15 @@ def guard_headers(path: str, headers: Headers) -> Headers:
     if path.startswith("/artifacts/") and all(name.lower() != "content-disposition" for name, _ in theirs):
         ours["Content-Disposition"] = "attachment"
     return [*theirs, *ours.items()]
+
+
+def _policy(path: str) -> str:
+    """Return what a browser may do with a response."""
+    if path == "/dashboard" or path.startswith("/dashboard/"):
+        return PAGE_POLICY
+    if path == OVERVIEW_PATH:
+        return OVERVIEW_POLICY
+    return REPORT_POLICY if path.startswith(REPORT_PATH) else INERT_POLICY
 
 
 def _answer(

@@ -12,7 +12,13 @@ from hpo.store import status
 from hpo.study.definition import Definition
 
 
-def study_note(definition: Definition, text: str, best: SettingResult | None, importance_doubt: str) -> str:
+def study_note(
+    definition: Definition,
+    text: str,
+    best: SettingResult | None,
+    importance_doubt: str,
+    links: str = "",
+) -> str:
     """Return the note of a study in Markdown: the metric, the best result, the budget, and the study file.
 
     Args:
@@ -20,6 +26,7 @@ def study_note(definition: Definition, text: str, best: SettingResult | None, im
         text: The study file as its author wrote it.
         best: Its best setting; None if no trial is complete.
         importance_doubt: Why the importance of parameters cannot be told; empty if it can.
+        links: A line in Markdown with links to other pages.
     """
     doubt = [f"Parameter importance cannot be told: {importance_doubt}."] * bool(importance_doubt)
     split, metric = status.selection_of(definition), definition.metric
@@ -34,6 +41,7 @@ def study_note(definition: Definition, text: str, best: SettingResult | None, im
             *(_best_result(best) if best else ()),
             f"The study runs {definition.setting_count} {_budget_unit(definition.search.replicates)}.",
             *doubt,
+            *([f"\n{links}"] if links else ()),
             "",
             _code_block(text, "toml"),
         ]

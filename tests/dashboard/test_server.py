@@ -348,6 +348,12 @@ def test_a_browser_shows_history_and_importance_and_cannot_delete(two_studies, c
             page.goto(f"{study}/note")
             sync_api.expect(page.get_by_text("dashboard_server_objective:climb")).to_be_visible()
             screenshot(f"{name}-note")
+            page.get_by_role("link", name="All studies").click()
+            sync_api.expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1400
+            screenshot(f"{name}-overview")
+            page.locator("article", has_text=name).get_by_role("link", name="Report").click()
+            sync_api.expect(page.locator(".plot .main-svg").nth(3)).to_be_visible()
             page.goto(f"{study}/trials?numbers=1")
             sync_api.expect(page.get_by_text(re.compile(r"attempts: \d"))).to_be_visible()
             page.get_by_label("show artifact table").first.click()

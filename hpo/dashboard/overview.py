@@ -1,0 +1,93 @@
+"""A page with all studies of a store: state, progress, workers, best value, and where to read more.
+
+optuna-dashboard's own list has names alone. The page is built anew for each request, and reloads itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from hpo.analysis import results
+from hpo.analysis.formatting import describe_test_split
+from hpo.analysis.results import SettingResult
+from hpo.analysis.sections import format_setting
+from hpo.errors import DefinitionError
+from hpo.store import status, studies
+from hpo.store.status import Status
+from hpo.store.storage import Storage
+
+TEMPLATE = Path(__file__).with_name("overview.html.j2")
+RELOAD_SECONDS = 30
+STATES = ("complete", "pruned", "failed", "running", "waiting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """What the page says of a study; each text is shown as it is."""
+
+    name: str
+    study_id: int  # in the database
+    state: str
+    progress: str  # trials that have ended, of how many
+    trials: tuple[str, ...]  # their numbers by state
+    workers: tuple[str, ...]  # those that live
+    value: str = ""  # of the best setting; empty if no trial is complete
+    caveats: tuple[tuple[str, str], ...] = ()  # what keeps the value from being taken for more than it is
+    setting: str = ""
+    problem: str = ""  # why the study cannot be read
+
+
+def render_overview(storage: Storage) -> str:
+    """Return the page as HTML.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text()).render(
+        rows=list(read_rows(storage)), reload_seconds=RELOAD_SECONDS
+    )
+
+
+def read_rows(storage: Storage) -> Iterator[StudyRow]:
+    """Yield a row for each study of hpo in the store, the newest first.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    for name in reversed(studies.study_names(storage)):
+        study_id = studies.find_study_id(storage, name)
+        try:
+            read = status.read_snapshot(storage, name)
+        except DefinitionError as error:  # made by another version of hpo
+            yield StudyRow(
+                name=name,
+                study_id=study_id,
+                state="unreadable",
+                progress="",
+                trials=(),
+                workers=(),
+                problem=str(error),
+            )
+            continue
+        yield _make_row(study_id, read.status, results.best_of(read))
+
+
+def _make_row(study_id: int, now: Status, best: SettingResult | None) -> StudyRow:
+    alive = [worker for worker in now.workers if worker.is_alive]
+    ended = sum(now.trials[state] for state in ("complete", "pruned", "failed"))
+    return StudyRow(
+        name=now.study,
+        study_id=study_id,
+        state=now.state,
+        progress=f"{ended} of {now.budget}",
+        trials=tuple(f"{now.trials[state]} {state}" for state in STATES if now.trials[state]),
+        workers=tuple(f"{worker.owner} on {worker.device}" for worker in alive),
+        value=""
+        if best is None
+        else f"{best.metric.label} {results.describe_value(best)}{describe_test_split(now.selection)}",
+        caveats=() if best is None else tuple(results.caveats(best)),
+        setting="" if best is None else format_setting(best.trial.params),
+    )

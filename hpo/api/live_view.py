@@ -81,7 +81,7 @@ def live_view(
     table = Table(box=None, padding=(0, 1), expand=True)
     for name, width in (("trial", 5), ("state", 8), ("epochs", 14), ("best", 6)):
         table.add_column(name, width=width, no_wrap=True)
-    table.add_column("settings", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("settings", ratio=1, overflow="fold")  # in full, on a narrow terminal on several lines
     for each in [*running, *done][: max(rows - 3, 1)]:
         table.add_row(*_live_row(each))
     return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)

@@ -1,11 +1,16 @@
 """Tables in the terminal."""
 
+import io
+
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from rich.console import Console
 
 from hpo.analysis import records
 from hpo.api import live_view, progress
 from hpo.cli import console
+from hpo.store.status import Status
 from hpo.study.definition import Definition, Point
 from hpo.training.config import Config
 from hpo.training.events import Epoch, EpochReported, TrialEnded, TrialStarted
@@ -46,6 +51,35 @@ def test_a_narrow_terminal_shows_every_column(monkeypatch, capsys):
     shown = capsys.readouterr().out
     for text in ("trial", "accuracy", "seconds", "settings", "why it ended", "model resnet18,", "lr 0.001"):
         assert text in shown
+
+
+def test_the_live_view_shows_settings_in_full_on_a_narrow_terminal():
+    params = {"model": "convnext_tiny", "weight_decay": 0.0123, "label_smoothing": 0.1, "batch_size": 64}
+    trial = create_trial(
+        value=0.9,
+        params=params,
+        distributions={name: CategoricalDistribution([value]) for name, value in params.items()},
+    )
+    found = records.trial_records(STUDY, [trial])
+    now = Status(
+        study="study",
+        state="complete",
+        trials={"complete": 1, "pruned": 0, "failed": 0, "running": 0, "waiting": 0},
+        budget=1,
+        budgets=(),
+        early_ends=(),
+        workers=(),
+        selection="valid",
+        waits=(),
+        seconds_left=None,
+    )
+    terminal = Console(width=80, file=io.StringIO())
+    terminal.print(live_view.live_view(now, found, None, rows=10))
+    shown = " ".join(terminal.file.getvalue().split())
+    assert "0.9000" in shown
+    assert "model convnext_tiny, weight_decay" in shown
+    assert "label_smoothing 0.1" in shown
+    assert "batch_size 64" in shown
 
 
 @pytest.mark.parametrize(

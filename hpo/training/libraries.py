@@ -3,13 +3,10 @@
 A network of the user's own comes from neither; where one may, ``catalog.is_user_network`` is asked first.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from hpo import errors
 from hpo.training import catalog
-
-if TYPE_CHECKING:
-    pass
 
 
 class Library(Protocol):

@@ -16,7 +16,8 @@ SOURCES = sorted((ROOT / "hpo").rglob("*.py"))
 LAYERS = (
     ("cli",),
     ("api",),
-    ("report", "dashboard", "export"),
+    ("dashboard",),
+    ("report", "export"),
     ("original",),
     ("analysis",),
     ("workers",),

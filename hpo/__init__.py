@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpo.api.creation import create
+    from hpo.api.model import Model
     from hpo.api.study import Study, load
     from hpo.api.study import list_studies as studies
     from hpo.errors import HpoError
 
-__all__ = ["HpoError", "Study", "create", "load", "studies"]
+__all__ = ["HpoError", "Model", "Study", "create", "load", "studies"]
 __version__ = "0.1.0"
 
 _PLACES = {
     "HpoError": "hpo.errors:HpoError",
+    "Model": "hpo.api.model:Model",
     "Study": "hpo.api.study:Study",
     "create": "hpo.api.creation:create",
     "load": "hpo.api.study:load",

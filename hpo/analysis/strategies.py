@@ -7,11 +7,10 @@ reach the target counts with the whole budget of epochs and the hours that it ha
 strategy is a lower bound.
 """
 
-import dataclasses
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.table import Table
 from scipy import stats
@@ -66,6 +65,22 @@ class GridResult:
     kept: int  # repeats in which the winner is still found
     repeats: int
     lost: Interval  # median of how much worse the trial found is than the winner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How strategies compare on recorded curves: what ``hpo simulate --json`` prints."""
+
+    curves: int  # that are whole
+    epochs: int  # of each curve
+    surrogate: str | None  # what predicts the curves of other settings; None for a grid
+    fidelity: float | None  # the share of the variance that it explains; None for a grid
+    best: float  # value that is known
+    workers: int  # of each simulated study
+    repeats: int  # simulated studies of each strategy
+    budget: int  # epochs of each simulated study
+    strategies: Sequence[SearchResult] | Sequence[GridResult]  # the reference first
+    advice: str  # which strategy to take
 
 
 def epoch_budget(recorded: RecordedCurves) -> int:
@@ -241,6 +256,43 @@ def compare_pruners(tried: Sequence[SimulatedRuns], recorded: RecordedCurves) ->
     ]
 
 
+def compare_strategies(
+    known: Surrogate,
+    chosen: Iterable[Strategy],
+    *,
+    workers: int,
+    repeats: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Simulate strategies, and compare them with the first of them.
+
+    Args:
+        known: Gives the curve of each setting.
+        chosen: The strategies, as ``choose_strategies`` returns them.
+        workers: Of each simulated study.
+        repeats: Simulated studies of each strategy, at least two.
+        tell: Gets a text for each strategy when it begins.
+    """
+    recorded, tried = known.recorded, []
+    for strategy in chosen:
+        tell(f"{strategy.name}, {repeats} times")
+        tried.append(simulate_strategy(known, strategy, workers=workers, seeds=range(repeats)))
+    searches = recorded.definition.searches
+    found = compare_searches(tried, known) if searches else compare_pruners(tried, recorded)
+    return Comparison(
+        curves=len(recorded.curves),
+        epochs=recorded.epochs,
+        surrogate=surrogate.SURROGATE_NAME if searches else None,
+        fidelity=known.explained_variance if searches else None,
+        best=known.best_value,
+        workers=workers,
+        repeats=repeats,
+        budget=epoch_budget(recorded),
+        strategies=found,
+        advice=advice(found),
+    )
+
+
 def describe_simulation(known: Surrogate, *, workers: int, repeats: int) -> Iterator[str]:
     """Say what was simulated.
 
@@ -267,33 +319,6 @@ def describe_simulation(known: Surrogate, *, workers: int, repeats: int) -> Iter
         f"{max(known.explained_variance, 0.0):.0%} of the variance of settings that it has not seen"
     )
     yield f"medians [95 % intervals]; best {recorded.metric.label} known: {known.best_value:.4f}"
-
-
-def document(
-    found: Sequence[SearchResult] | Sequence[GridResult], known: Surrogate, *, workers: int, repeats: int
-) -> dict[str, Any]:
-    """Return results as a JSON document; ``surrogate`` and ``fidelity`` are null for a grid.
-
-    Args:
-        found: The result of each strategy, at least one.
-        known: The surrogate that they ran on.
-        workers: Of each simulated study.
-        repeats: Simulated studies of each strategy.
-    """
-    recorded = known.recorded
-    searches = recorded.definition.searches
-    return {
-        "curves": len(recorded.curves),
-        "epochs": recorded.epochs,
-        "surrogate": surrogate.SURROGATE_NAME if searches else None,
-        "fidelity": known.explained_variance if searches else None,
-        "best": known.best_value,
-        "workers": workers,
-        "repeats": repeats,
-        "budget": epoch_budget(recorded),
-        "strategies": [dataclasses.asdict(each) for each in found],
-        "advice": advice(found),
-    }
 
 
 def make_table(found: Sequence[SearchResult] | Sequence[GridResult], budget: int) -> Table:

@@ -1,5 +1,6 @@
-"""What a stored study has found: the methods of ``hpo.Study`` that read it and change nothing."""
+"""What a stored study has found: the methods of ``hpo.Study`` that change nothing in its store."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,9 +15,14 @@ from hpo.errors import HpoError
 from hpo.store import database, folders, status, studies
 from hpo.store.status import Snapshot
 from hpo.store.storage import Storage
+from hpo.study.definition import Definition
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from hpo.analysis.cost import Forecast
+    from hpo.analysis.strategies import Comparison
+    from hpo.export.card import Metrics
 
 Evaluator = Literal["ped-anova", "fanova", "mdi"]
 
@@ -54,6 +60,10 @@ class StudyResults:
     def read(self) -> Snapshot:
         """Return the study with its trials as the rest of hpo reads them, at one moment."""
         return status.read_snapshot(self.storage, self.name)
+
+    def definition(self) -> Definition:
+        """Return what the study is: what is fixed, searched and listed."""
+        return studies.read_definition(self.storage, self.name)
 
     def status(self) -> StudyStatus:
         """Return the state of the study: trials, best setting, workers, budgets, estimated time left.
@@ -158,11 +168,111 @@ class StudyResults:
             raise HpoError(
                 "dataframe() needs pandas, which is not installed; run: pip install pandas"
             ) from error
-        definition = studies.read_definition(self.storage, self.name)
+        definition = self.definition()
         trials = status.read_trials(self.storage, self.name)
         found = records.trial_records(definition, trials)
         columns, rows = documents.trials_table(trials, found, definition.attribute_names)
         return pd.DataFrame(rows, columns=columns)
+
+    def plan(self, devices: str = "auto") -> "Forecast":
+        """Estimate the time and memory of the study on this machine, from a few training steps.
+
+        A custom objective runs for one epoch. Nothing is stored.
+
+        Args:
+            devices: As ``run`` takes them.
+
+        Returns:
+            Seconds per epoch, memory and total, by kind of training.
+
+        Raises:
+            HpoError: A device does not exist or cannot run the study, or its data are missing.
+
+        Example:
+            >>> study.plan("cuda:0").device_hours
+            3.4
+        """
+        from hpo.api import planning
+
+        return planning.plan_study(self.definition(), devices, self.locations)
+
+    def report(self, path: str | os.PathLike[str], csv: str | os.PathLike[str] | None = None) -> Path:
+        """Write a report of the study: one HTML page with every table and plot, readable offline.
+
+        Args:
+            path: The HTML file to write.
+            csv: A folder, into which each figure and table is written as CSV too; None: no CSV.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            StoreError: The study is gone, or the store cannot be read.
+            ArtifactError: The page or a table cannot be written.
+
+        Example:
+            >>> study.report("mine.html")
+            PosixPath('mine.html')
+        """
+        from hpo.report import page
+
+        found = page.read_report(self.storage, self.name, Artifacts(self.locations.artifacts))
+        page.write_report(found, Path(path), None if csv is None else Path(csv))
+        return Path(path)
+
+    def export(self, folder: str | os.PathLike[str], trial: int | None = None) -> "Metrics":
+        """Export a trial's model: weights, settings, metrics, model card and labels; see ``hpo.Model``.
+
+        Args:
+            folder: The folder to write: a new or an empty one.
+            trial: The number of the trial; None: the best of the search, or after ``finish`` a run of the
+                setting that this ranks first.
+
+        Returns:
+            How good the model is, how that was measured, and why this trial.
+
+        Raises:
+            StoreError: There is no such trial, or it has no weights.
+            ArtifactError: Files of the trial are missing, or the folder cannot be written.
+
+        Example:
+            >>> study.export("winner").value
+            0.9667
+        """
+        from hpo.export.folder import export_trial
+
+        place = Artifacts(self.locations.artifacts)
+        return export_trial(self.storage, self.name, trial, place, Path(folder))
+
+    def simulate(
+        self, sampler: str | None = None, pruner: str | None = None, *, workers: int = 1, repeats: int = 20
+    ) -> "Comparison":
+        """Replay the trials' curves under other search strategies, in virtual time, and recommend one.
+
+        Args:
+            sampler: A sampler, as in a study file; None: the study's.
+            pruner: A pruner, as in a study file; None: the study's.
+            workers: Number of simulated workers, at least 1.
+            repeats: Number of simulated studies per strategy, at least 2.
+
+        Returns:
+            How the strategies compare, and which one to take.
+
+        Raises:
+            HpoError: Too few trials ran all their epochs, or there is no such sampler or pruner.
+
+        Example:
+            >>> study.simulate(workers=8).advice
+            'best reached the target first'
+        """
+        from hpo.analysis import recorded_curves, strategies
+        from hpo.analysis.surrogate import Surrogate
+
+        if workers < 1 or repeats < 2:
+            raise HpoError(f"want workers >= 1 and repeats >= 2, found {workers} and {repeats}")
+        recorded = recorded_curves.curves_of_study(self.storage, self.name)
+        chosen = strategies.choose_strategies(recorded, sampler, pruner)
+        return strategies.compare_strategies(Surrogate(recorded), chosen, workers=workers, repeats=repeats)
 
     @property
     def optuna(self) -> optuna.Study:

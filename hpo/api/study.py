@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hpo.analysis import documents, results
 from hpo.analysis.documents import StudyStatus
+from hpo.analysis.finish_result import FinishResult, read_result
 from hpo.analysis.results import SettingResult
 from hpo.api import running
 from hpo.api.locations import Locations, find_locations
@@ -186,6 +187,44 @@ class Study(StudyResults):
         texts = [f"{key}={dump_value(value, key)}" for key, value in setting.items()]
         point = file.point_from_texts(definition, texts)
         return studies.enqueue_setting(self.storage, self.name, point)
+
+    def finish(
+        self,
+        top: int = 3,
+        seeds: int = 5,
+        devices: str = "auto",
+        progress: bool = True,
+        *,
+        objective: "Objective | None" = None,
+    ) -> FinishResult:
+        """Rerun the best settings with several seeds, and compare them on the test split.
+
+        Each run trains on the training and the validation images, and is scored once, after its last epoch.
+        The runs are a study of their own, named ``NAME-finish``.
+
+        Args:
+            top: How many of the best settings to rerun.
+            seeds: How many runs of each setting.
+            devices: As ``run`` takes them.
+            progress: As ``run`` takes it.
+            objective: As ``run`` takes it.
+
+        Returns:
+            The runs, their comparison, and which setting wins.
+
+        Raises:
+            HpoError: No trial is complete, or as ``run`` raises it.
+            KeyboardInterrupt: The user has interrupted it; the same call continues.
+
+        Example:
+            >>> study.finish(top=2, seeds=3).winner.setting.params
+            {'lr': 0.0071, 'optimizer': 'adam'}
+        """
+        plan = running.prepare_finish(self.storage, self.name, top, seeds)
+        rerun = open_study(plan.name, self.locations)
+        if rerun.status().state != "complete":
+            rerun.run(devices, progress, objective=objective)
+        return read_result(self.storage, plan)
 
     def delete(self) -> str:
         """Delete the study and its files, without asking.

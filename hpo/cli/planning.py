@@ -108,23 +108,16 @@ def simulate_strategies(
     from hpo.cli import console
 
     recorded = _read_curves(name, curves, store_url)
-    chosen = strategies.choose_strategies(recorded, sampler, pruner)
-    known, searches = Surrogate(recorded), recorded.definition.searches
-    tried = []
-    for strategy in chosen:
-        progress.print_stderr(f"{strategy.name}, {repeats} times")
-        tried.append(strategies.simulate_strategy(known, strategy, workers=workers, seeds=range(repeats)))
-    found = (
-        strategies.compare_searches(tried, known)
-        if searches
-        else strategies.compare_pruners(tried, recorded)
+    chosen, known = strategies.choose_strategies(recorded, sampler, pruner), Surrogate(recorded)
+    found = strategies.compare_strategies(
+        known, chosen, workers=workers, repeats=repeats, tell=progress.print_stderr
     )
     if as_json:
-        print_json(strategies.document(found, known, workers=workers, repeats=repeats))
+        print_json(found)
         return
     print("\n".join(strategies.describe_simulation(known, workers=workers, repeats=repeats)))
-    console.table_console().print(strategies.make_table(found, strategies.epoch_budget(recorded)))
-    print(strategies.advice(found))
+    console.table_console().print(strategies.make_table(found.strategies, found.budget))
+    print(found.advice)
 
 
 def _read_curves(name: str | None, curves: Path | None, store_url: str) -> "RecordedCurves":

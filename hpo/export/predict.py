@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import torchvision
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
@@ -147,17 +148,18 @@ class Predictor:
                 f"{folder / LABELS}: want {classes} lines, one per class, found {len(self.labels)}"
             )
 
-    def predict(self, file: Path, count: int) -> list[Prediction]:
+    def predict(self, image: Path | Image.Image, count: int) -> list[Prediction]:
         """Return the most probable classes of an image, most probable first.
 
         Args:
-            file: The image, in a format that ``image_files.read_image`` reads.
+            image: A file in a format that ``image_files.read_image`` reads, or an image of PIL's.
             count: How many classes to return, at most; not negative.
 
         Raises:
             DataError: The file does not exist, or is a folder or not a readable image.
         """
-        probabilities_K = self.logits(self._read(file))[0].softmax(0)
+        pixels_1CSS = self._read(image) if isinstance(image, Path) else self._convert(image)
+        probabilities_K = self.logits(pixels_1CSS)[0].softmax(0)
         best = probabilities_K.topk(min(count, len(self.labels)))
         found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [Prediction(label=self.labels[index], probability=value) for value, index in found]
@@ -191,9 +193,21 @@ class Predictor:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
             raise DataError(f"{file}: not a readable image ({reason})") from error
+        return self._with_channels(pixels)
+
+    def _convert(self, image: Image.Image) -> Tensor:
+        """Return an image of PIL's in the form of the study's data set: uint8 [1, C, S, S]."""
+        try:
+            pixels = image_files.convert_image(image, self.description.preprocessing.reading).pixels
+        except ValueError as error:
+            raise DataError(f"not a usable image ({error})") from error
+        return self._with_channels(pixels)
+
+    def _with_channels(self, pixels_CSS: NDArray[np.uint8]) -> Tensor:
+        """Return the pixels of an image as a batch of one, in grey if the study's images are."""
         if self.description.preprocessing.grey:
-            pixels = np.array(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))[None]
-        return torch.from_numpy(pixels)[None]
+            pixels_CSS = np.array(Image.fromarray(pixels_CSS.transpose(1, 2, 0)).convert("L"))[None]
+        return torch.from_numpy(pixels_CSS)[None]
 
 
 def _is_folder(path: Path) -> bool:

@@ -226,6 +226,22 @@ def read_image(file: Path, reading: Reading) -> Picture:
         return decode_image(file, reading)
 
 
+def convert_image(image: Image.Image, reading: Reading) -> Picture:
+    """Make an image that is in memory, or open, a square as ``read_image`` does; it stays as it is.
+
+    Args:
+        image: An image of PIL's, of any mode that ``read_image`` reads.
+        reading: The square, what happens to transparency, and how many pixels the image may have.
+
+    Raises:
+        ImageTooLarge: If it has more pixels.
+        ValueError: As ``read_image`` raises it.
+    """
+    with without_pil_limits(), _as_value_error(Path(str(getattr(image, "filename", "")))):
+        _check_size(image, reading.max_pixels)
+        return _to_picture(ImageOps.exif_transpose(image), reading)
+
+
 def decode_image(file: Path, reading: Reading) -> Picture:
     """Read an image as ``read_image`` does, in any thread; the caller enters ``without_pil_limits``.
 

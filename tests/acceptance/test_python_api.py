@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 import hpo
 from tests.support.databases import closed_engines
@@ -28,6 +29,7 @@ def code_blocks(heading: str) -> list[str]:
 def test_the_readmes_script_runs_and_completes_its_study(workplace, heading, name):
     (code,) = code_blocks(heading)
     (workplace.path / "script.py").write_text(code)
+    Image.new("RGB", (40, 30), "white").save(workplace.path / "photo.jpg")
     command = [sys.executable, "script.py"]
     environment = {**workplace.environment, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -93,10 +93,11 @@ def scan_progress() -> Iterator["Progress"]:
     Yields:
         A function that is called with what is done, how much of it, and of how much (0: unknown).
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    where, announced = Console(stderr=True), set[str]()
+    from hpo.api.live_view import open_stderr_console
+
+    where, announced = open_stderr_console(), set[str]()
     if not where.is_terminal:
 
         def announce(what: str, done: int, total: int) -> None:

@@ -1,10 +1,11 @@
 """What a study does while it runs, as text: events as lines, the live view, workers and what waits."""
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 
 from rich.bar import Bar
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,16 @@ from hpo.store.status import Status
 from hpo.training.events import DataLoaded, EpochReported, TrialEnded, TrialEvent, TrialStarted
 
 COLORS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red", "waiting": "dim"}
+
+
+def open_stderr_console() -> Console:
+    """Return a console on standard error, which is a terminal only if that is one.
+
+    Variables such as FORCE_COLOR, which a notebook's kernel sets for all its processes, do not make it one:
+    a live view would fill a pipe or a log with its frames.
+    """
+    is_terminal = sys.stderr.isatty()
+    return Console(stderr=True, markup=False, highlight=False, force_terminal=is_terminal)
 
 
 def event_line(event: TrialEvent) -> str:

@@ -14,7 +14,7 @@ from rich.live import Live
 
 from hpo.analysis import records, results
 from hpo.api.html import study_html
-from hpo.api.live_view import live_view, status_headline, workers_view
+from hpo.api.live_view import live_view, open_stderr_console, status_headline, workers_view
 from hpo.api.stop_signal import StopSignal
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import StoreUnavailable
@@ -155,7 +155,7 @@ def follow_workers(
         StoreUnavailable: The database cannot be reached after the workers' exit.
     """
     storage.stop, storage.max_wait_seconds = stop.event, MAX_WAIT_SECONDS
-    console = Console(stderr=True, markup=False, highlight=False)
+    console = open_stderr_console()
     if not display.shows_progress:
         for _ in supervise(lambda line: print_stderr(line) if is_news(line) else None):
             pass

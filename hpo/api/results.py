@@ -192,9 +192,12 @@ class StudyResults:
             >>> study.plan("cuda:0").device_hours
             3.4
         """
-        from hpo.api import planning
+        from hpo.api import images, planning, progress
 
-        return planning.plan_study(self.definition(), devices, self.locations)
+        definition, root = self.definition(), self.locations.data
+        checked = images.check_images(definition, root, needed_here=True)
+        scan = checked.scan if checked else None
+        return planning.plan_study(definition, devices, root, scan, progress.print_stderr)
 
     def report(self, path: str | os.PathLike[str], csv: str | os.PathLike[str] | None = None) -> Path:
         """Write a report of the study: one HTML page with every table and plot, readable offline.

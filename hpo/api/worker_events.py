@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpo.api.live_view import event_line
+from hpo.api.live_view import event_line, open_stderr_console
 from hpo.api.progress import Display, print_stderr, tell_end
 from hpo.api.stop_signal import StopSignal
 from hpo.store.storage import Storage
@@ -38,7 +37,7 @@ def follow_events(stream: Iterable[TrialEvent]) -> None:
     Args:
         stream: The events, as the worker yields them while it runs. What it raises passes through.
     """
-    console = Console(stderr=True, markup=False, highlight=False)
+    console = open_stderr_console()
     if not console.is_terminal:
         for event in stream:
             print_stderr(event_line(event))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hpo.api.locations import Locations
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
 from hpo.cli.results import print_json
 
@@ -65,13 +66,10 @@ def export_model(
 
     Example: hpo export my-study --to my-model
     """
-    from hpo.artifacts.folders import Artifacts
+    from hpo.api.study import open_study
     from hpo.export import card
-    from hpo.export.folder import export_trial
-    from hpo.store import studies
 
-    storage = studies.open_storage(store_url, create=False)
-    found = export_trial(storage, name, trial, Artifacts(artifacts), folder)
+    found = open_study(name, Locations(store=store_url, artifacts=artifacts)).export(folder, trial)
     print(f"trial {found.trial} of study {found.study} is in {folder}")
     print(f"  chosen     {found.chosen}")
     print(f"  {found.label:<10} {found.value:.4f} {found.note}")

@@ -42,28 +42,22 @@ def plan_study(
 
     Example: hpo plan quickstart
     """
-    from rich.console import Console
-
     from hpo.analysis import cost
-    from hpo.api import progress
+    from hpo.api import planning, progress
+    from hpo.api.live_view import open_stderr_console
     from hpo.cli import console
-    from hpo.original import prices
     from hpo.study import file
     from hpo.study.strategy import describe_strategy
     from hpo.training import weights
-    from hpo.training.devices import worker_devices
-    from hpo.workers.hardware import find_device
 
     definition = file.load_study_file(file.find_study_file(study), sets or [], None)
     images = check_images(definition, data, needed_here=True)
-    group = worker_devices(devices, 1, definition.setting_count)
-    device = find_device(group[0].name)
-    where = Console(stderr=True)
+    scan = images.scan if images else None
+    where = open_stderr_console()
     # Drawn on a terminal only, and seldom: drawing takes time from the measurement.
     with where.status("measuring", refresh_per_second=2) as shown:
         tell = shown.update if where.is_terminal else progress.print_stderr
-        scan = images.scan if images else None
-        found = cost.forecast_cost(definition, group, device, data, tell, prices.known_cost, scan)
+        found = planning.plan_study(definition, devices, data, scan, tell)
     missing = weights.missing_files(sorted(definition.model_weights()))
     if as_json:
         print_json({**found.document(), "missing_weights": [each.url for each in missing]})

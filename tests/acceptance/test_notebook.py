@@ -1,0 +1,94 @@
+"""A study in a real Jupyter kernel: it shows itself, runs there, and can be interrupted."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.workplace import ROOT
+
+CELLS = [
+    """
+import hpo
+
+def climb(config, state):
+    for epoch in range(1, config.epochs + 1):
+        yield epoch * config.lr, None
+
+table = {"name": "here", "train": {"objective": "__main__:climb", "epochs": 2},
+         "space": {"lr": [0.1, 0.2]}, "search": {"trials": 2, "sampler": "random", "pruner": "none"}}
+study = hpo.create(table)
+study.run(objective=climb)
+""",
+    "study",
+    """
+import os, signal, threading, time
+import own
+
+table["train"]["objective"] = "own:climb"
+other = hpo.create(table, "elsewhere", {"train.epochs": 100})
+
+def interrupt():
+    while not any(trial.intermediate_values for trial in other.trials()):
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    other.run("cpu")
+except KeyboardInterrupt:
+    print("interrupted,", other.status().trials["waiting"], "wait")
+""",
+]
+OWN = """
+import time
+
+def climb(config, state):
+    for epoch in range(1, config.epochs + 1):
+        time.sleep(0.5)
+        yield epoch * config.lr, None
+"""
+RUN = """
+import json, sys
+import nbclient, nbformat
+
+cells = [nbformat.v4.new_code_cell(text) for text in json.load(sys.stdin)]
+notebook = nbformat.v4.new_notebook(cells=cells)
+nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
+print(json.dumps([cell.outputs for cell in notebook.cells]))
+"""
+
+
+def text_of(outputs, stream):
+    return "".join(each["text"] for each in outputs if each.get("name") == stream)
+
+
+def test_a_study_shows_itself_runs_and_is_interrupted_in_a_notebook(workplace):
+    if importlib.util.find_spec("nbclient") is None or importlib.util.find_spec("ipykernel") is None:
+        assert os.environ.get("CI") != "true", "install the extra dev"
+        pytest.skip("needs nbclient and ipykernel: install the extra dev")
+    (workplace.path / "own.py").write_text(OWN)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        cwd=workplace.path,
+        env={**workplace.environment, "PYTHONPATH": str(ROOT)},
+        input=json.dumps(CELLS),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    ran, shown, interrupted = json.loads(done.stdout.splitlines()[-1])
+    assert "trial 0 epoch 2/2: accuracy" in text_of(ran, "stderr")
+    (result,) = shown
+    assert "<b>here</b> is <b>complete</b>: 2 complete of 2" in result["data"]["text/html"]
+    assert result["data"]["text/plain"].startswith("hpo.Study('here', store=")
+    (live,) = (each for each in interrupted if each["output_type"] == "display_data")
+    assert "<b>elsewhere</b> is" in live["data"]["text/html"]
+    assert text_of(interrupted, "stdout") == "interrupted, 2 wait\n"
+    err = text_of(interrupted, "stderr")
+    assert "stopped with 0 of 2 trials done; call run() again to continue" in err
+    assert "\x1b[" not in err, "a worker has drawn a bar into its pipe"

@@ -40,6 +40,13 @@ class Replicates:
     mean: float
     noise: float | None
 
+    def document(self) -> dict[str, Any]:
+        """Return the fields for JSON; ``accuracies`` only if the metric is the accuracy."""
+        found = vars(self) | {"trials": list(self.trials), "values": list(self.values)}
+        if self.accuracies is None:
+            return {name: value for name, value in found.items() if name != "accuracies"}
+        return found | {"accuracies": list(self.accuracies)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BestSetting:
@@ -106,11 +113,8 @@ class BestSetting:
         left_out |= {name for name in ("accuracy", "replicates") if getattr(self, name) is None}
         found = {name: value for name, value in vars(self).items() if name not in left_out}
         if self.replicates is not None:
-            repeats = vars(self.replicates).items()
-            found["replicates"] = {
-                name: value for name, value in repeats if value is not None or name == "noise"
-            }
-        return found
+            found["replicates"] = self.replicates.document()
+        return found | {"tied": list(self.tied)}
 
 
 _SEVERAL = ("directions", "values", "on_front", "knee")  # fields in a study with several objectives

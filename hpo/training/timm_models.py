@@ -18,11 +18,12 @@ through timm's loader, too: it knows the names that a model's authors gave its t
 Shape suffixes: N images of a batch, K classes.
 """
 
+import contextlib
 import functools
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -296,11 +297,10 @@ def _build_with_named_weights(config: Config) -> nn.Module:
     missing = missing_file(config.model, config.weights)
     if missing is not None:
         log.info("downloading %s to %s", missing.url, missing.path.parent)
-        disable_progress_bars()
+    source = {"pretrained_cfg": described.tag, "pretrained_cfg_overlay": overlay}
     try:
-        return _create(
-            config, pretrained=True, pretrained_cfg=described.tag, pretrained_cfg_overlay=overlay
-        )
+        with _quiet_hub():
+            return _create(config, pretrained=True, **source)
     except Exception as error:  # a damaged file may raise anything
         if missing is None:
             text = (
@@ -310,8 +310,9 @@ def _build_with_named_weights(config: Config) -> nn.Module:
         elif isinstance(error, OSError):
             text = (
                 f"no weights for {config.model}: {missing.path.name} is not in {missing.path.parent} and "
-                f"could not be downloaded ({_reason(error)}); get {missing.url} and use it as a file "
-                '(--set train.weights=FILE), or use weights = "none" (--set train.weights=none)'
+                f"could not be downloaded ({_reason(error.__cause__ or error)}); get {missing.url} and use "
+                'it as a file (--set train.weights=FILE), or use weights = "none" '
+                "(--set train.weights=none)"
             )
         else:
             raise
@@ -335,7 +336,20 @@ def _build_from_file(config: Config, path: Path) -> tuple[nn.Module, int]:
     return module, outputs
 
 
-def _reason(error: Exception) -> str:
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Hide the hub's progress bars, and what it logs of each attempt: the error at the end says enough."""
+    disable_progress_bars()
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
     """Return why something failed in one line, which for tensors that do not fit may be very long."""
     text = re.sub(r"^Error\(s\) in loading state_dict for \w+: ", "", " ".join(str(error).split()))
     return errors.shorten(text, REASON_LENGTH) or type(error).__name__

@@ -2,14 +2,18 @@
 
 import shlex
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpo.api.locations import Locations
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
 from hpo.cli.results import print_json
+
+if TYPE_CHECKING:
+    from hpo.export.predict import Predictor
 
 app = typer.Typer()
 PAGES = "Share and use results"  # heading in the help of hpo
@@ -81,7 +85,10 @@ def export_model(
 @app.command("predict", rich_help_panel=PAGES)
 def predict_classes(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder written by 'hpo export'.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files to classify.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Images to classify, or folders with images."),
+    ],
     top: Annotated[
         int, typer.Option("--top", metavar="K", min=1, help="How many classes to show per image.")
     ] = 3,
@@ -89,31 +96,68 @@ def predict_classes(
 ) -> None:
     """Classify images with an exported model and print the most probable classes.
 
+    Of a folder, all images below it are classified. If it has class folders, the answers are also scored.
     An image that cannot be read is reported, and the exit code is then 1.
 
     Example: hpo predict my-model photo.jpg --top 5
+    Example: hpo predict my-model my-images/test
     """
-    from hpo.errors import DataError
     from hpo.export.predict import Predictor
 
     predictor = Predictor(folder)
     documents: list[dict[str, Any]] = []
     for image in images:
-        try:
-            predictions = predictor.predict(image, top)
-            documents.append({"image": str(image), "classes": predictions})
-        except DataError as error:
-            print(f"hpo: {error}", file=sys.stderr)
-            documents.append({"image": str(image), "error": str(error)})
-            continue
-        if not as_json:
-            shown = ", ".join(f"{each.label} {each.probability:.3f}" for each in predictions)
-            name = str(image).encode(errors="replace").decode()  # a file name need not be valid text
-            print(f"{name}: {shown}", flush=True)
+        for document in _predict_given(predictor, image, top):
+            documents.append(document)
+            if "error" in document:
+                print(f"hpo: {document['error']}", file=sys.stderr)
+            elif not as_json:
+                shown = ", ".join(f"{each.label} {each.probability:.3f}" for each in document["classes"])
+                name = document["image"].encode(errors="replace").decode()  # it need not be valid text
+                print(f"{name}: {shown}", flush=True)
     if as_json:
         print_json(documents)
+    else:
+        _print_score(documents, predictor.labels)
     if any("error" in document for document in documents):
         raise typer.Exit(1)
+
+
+def _predict_given(predictor: "Predictor", given: Path, top: int) -> Iterator[dict[str, Any]]:
+    """Yield the document of each image at a path; one with an error for what cannot be read."""
+    from hpo.errors import DataError
+    from hpo.export import scoring
+
+    try:
+        found = scoring.find_images(given, predictor.labels)
+    except DataError as error:
+        yield {"image": str(given), "error": str(error)}
+        return
+    if line := scoring.unscored_line(given, found):
+        print(f"hpo: {line}", file=sys.stderr)
+    for each in found:
+        label = {} if each.label is None else {"label": each.label}
+        try:
+            yield {"image": str(each.path), **label, "classes": predictor.predict(each.path, top)}
+        except DataError as error:
+            yield {"image": str(each.path), **label, "error": str(error)}
+
+
+def _print_score(documents: Iterable[dict[str, Any]], labels: Sequence[str]) -> None:
+    from rich.table import Table
+
+    from hpo.cli import console
+    from hpo.export import scoring
+
+    answered = [each for each in documents if "label" in each and "classes" in each]
+    score = scoring.score_answers([(each["label"], each["classes"][0].label) for each in answered], labels)
+    if score is None:
+        return
+    print(f"\n{score.summary()}")
+    table = Table(*score.classes.columns, box=None, padding=(0, 1))
+    for row in score.classes.rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    console.table_console().print(table)
 
 
 @app.command("dashboard", rich_help_panel=PAGES)

@@ -25,7 +25,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(work
     assert done.err.splitlines() == [
         "hpo: no.png: not a readable image (none of the formats PNG, JPEG, BMP, WEBP, GIF, TIFF)",
         "hpo: gone.png: not a readable image (No such file or directory)",
-        "hpo: pictures: is a folder; give the images in it, for example pictures/*.jpg",
+        "hpo: pictures: no images in this folder; supported are .png .jpg .jpeg .bmp .webp .gif .tif .tiff",
         f"hpo: '{'x' * 76}...: File name too long",
     ]
     documents = workplace.here("predict", str(winner), "gone.png", first, "--json", code=1).json()

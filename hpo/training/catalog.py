@@ -33,7 +33,7 @@ SMALLEST_IMAGE_SIZES = {
 # What the names of models begin with whose blocks are left out at random (torchvision.ops.StochasticDepth).
 STOCHASTIC_DEPTH_FAMILIES = ("convnext_", "efficientnet_", "maxvit_", "swin_")
 # Sizes that are tried in order to suggest one to the user, in pixels.
-USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512, 518)
+USUAL_IMAGE_SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 240, 256, 299, 384, 512, 518)
 VIT_SIZE = 224  # side of the images that torchvision builds a ViT for, unless its weights need another
 # What torchvision's names of weights look like; DEFAULT is the best of each model at present.
 WEIGHTS_PATTERN = r"IMAGENET1K_[A-Z0-9_]+|DEFAULT"

@@ -107,6 +107,13 @@ def test_the_specified_example_is_valid():
     VALIDATOR.validate(tomllib.loads(FINETUNE))
 
 
+def test_models_of_timm_are_valid_by_the_form_of_their_names():
+    for name in ("timm/resnet18", "timm/resnet18.a1_in1k"):
+        assert not refused(f"name = 's'\n[train]\nmodel = '{name}'\n[space]\nlr = [0.1, 0.2]")
+    for name in ("timm/", "timm/a/b", "timm/a.b.c", "resnet18.a1_in1k"):
+        assert refused(f"name = 's'\n[train]\nmodel = '{name}'\n[space]\nlr = [0.1, 0.2]")
+
+
 def test_a_custom_objective_allows_other_names_of_options():
     text = '[train]\nobjective = "a.b:c"\nwidth = 3\n[space]\ndepth = [1, 2]\n[[points]]\ndepth = 1\n'
     assert not refused(text)

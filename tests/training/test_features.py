@@ -309,7 +309,7 @@ def test_weights_files_are_distinguished_by_their_content(cache, tmp_path):
     assert not equal_values(other, one)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("steps", [0, 1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_resumed_run_on_features_is_bit_identical(steps, cache, tmp_path):
     settings = config(model="mobilenet_v3_small", optimizer="adam", epochs=3)  # it has dropout
     whole = finished_run(settings, cache)

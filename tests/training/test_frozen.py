@@ -52,9 +52,10 @@ def test_a_model_is_cut_before_what_is_trained_or_random(name, size, operation, 
 
 
 def test_without_dropout_a_model_is_cut_before_its_last_layer():
-    for name, operation in (("alexnet", "classifier_5"), ("mobilenet_v3_small", "classifier_2")):
-        module, config, inputs = build(name, dropout=0.0)
-        assert frozen.find_frozen_part(module, config, inputs).name == operation
+    module, config, inputs = build("mobilenet_v3_small", 32, dropout=0.0)
+    assert (
+        frozen.find_frozen_part(module, config, inputs).name == "classifier_2"
+    )  # with dropout classifier_1
 
 
 @pytest.mark.parametrize(

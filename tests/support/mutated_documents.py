@@ -103,7 +103,7 @@ IN_ANOTHER_TABLE = (
     r"nothing to run: |search\.replicates gives each setting its seeds|sampler 'grid' w",
     r"is not searched, it is always|is a range; want an option|is never |is neither fixed nor searched",
     r"circular conditions|outside of what space\.|is left out, is searched and has no default",
-    r"is not defined for mixed images|the same option as",
+    r"is not defined for mixed images|the same option as|weight_decay is 0, so nothing decays",
 )
 BEYOND_A_SCHEMA = (
     *IN_ANOTHER_TABLE,

@@ -75,9 +75,8 @@ def live_view(
         rows: Number of lines that the view may take. It always shows at least one trial.
         stopping: Whether the user has asked to stop, which the headline then says.
     """
-    ended = sum(status.trials[state] for state in ("complete", "pruned", "failed"))
     parts = [status.state] if status.state in ("paused", "stopped") else []
-    parts += [f"{ended} of {status.budget} trials"]
+    parts += [f"{status.ended} of {status.budget} trials"]
     parts += [f"{status.trials[s]} {s}" for s in ("pruned", "failed") if status.trials[s]]
     if best is not None:
         split = describe_test_split(status.selection)

@@ -157,7 +157,7 @@ def follow_workers(
     storage.stop, storage.max_wait_seconds = stop.event, MAX_WAIT_SECONDS
     console = open_stderr_console()
     if not display.shows_progress:
-        for _ in supervise(lambda line: print_stderr(line) if is_news(line) else None):
+        for _ in supervise(_print_if_news):
             pass
     elif console.is_jupyter:
         _follow_in_notebook(storage, name, supervise)
@@ -315,7 +315,7 @@ def _follow_in_notebook(storage: Storage, name: str, supervise: Supervise) -> No
         return HTML(study_html(status.read_snapshot(storage, name)))
 
     screen, next_draw = display(draw(), display_id=True), 0.0
-    for _ in supervise(lambda line: print_stderr(line) if is_news(line) else None):
+    for _ in supervise(_print_if_news):
         if (began := time.monotonic()) >= next_draw:
             with contextlib.suppress(StoreUnavailable):
                 screen.update(draw())
@@ -335,6 +335,11 @@ def _print_news(console: Console, lines: "queue.SimpleQueue[str]", most: int = L
 def is_news(line: str) -> bool:
     """Return whether a live view leaves out what a worker's line says: anything but a trial's progress."""
     return not TRIAL_EVENT.match(line)
+
+
+def _print_if_news(line: str) -> None:
+    if is_news(line):
+        print_stderr(line)
 
 
 def redraw_pause(seconds: float) -> float:

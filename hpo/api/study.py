@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from hpo.analysis import documents, results
+from hpo.analysis import all_studies, documents
 from hpo.analysis.documents import StudyStatus
 from hpo.analysis.finish_result import FinishResult, read_result
 from hpo.analysis.results import SettingResult
@@ -330,12 +330,11 @@ def read_studies(storage: Storage) -> tuple[ReadStudies, dict[str, str]]:
         StoreError: The store cannot be read.
     """
     found, unreadable = [], {}
-    for name in studies.study_names(storage):
-        try:
-            read = status.read_snapshot(storage, name)
-            found.append((read.status, results.best_of(read)))
-        except DefinitionError as error:
-            unreadable[name] = str(error)
+    for name, read in all_studies.read_each(storage):
+        if isinstance(read, DefinitionError):
+            unreadable[name] = str(read)
+        else:
+            found.append((read.status, read.best))
     return found, unreadable
 
 

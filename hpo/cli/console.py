@@ -200,9 +200,8 @@ def studies_table(
     """
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
     for each, best in found:
-        ended = sum(each.trials[state] for state in ("complete", "pruned", "failed"))
         value = f"{describe_value(best)}{describe_test_split(each.selection)}" if best else ""
-        table.add_row(each.study, each.state, f"{ended}/{each.budget}", value)
+        table.add_row(each.study, each.state, f"{each.ended}/{each.budget}", value)
     for name in unreadable:
         table.add_row(name, "unreadable")
     return table

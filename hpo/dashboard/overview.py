@@ -9,12 +9,12 @@ from pathlib import Path
 
 import jinja2
 
-from hpo.analysis import results
+from hpo.analysis import all_studies, results
 from hpo.analysis.formatting import describe_test_split
 from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import format_setting
 from hpo.errors import DefinitionError
-from hpo.store import status, studies
+from hpo.store import studies
 from hpo.store.status import Status
 from hpo.store.storage import Storage
 
@@ -57,11 +57,9 @@ def read_rows(storage: Storage) -> Iterator[StudyRow]:
     Raises:
         StoreError: The store cannot be read.
     """
-    for name in reversed(studies.study_names(storage)):
+    for name, read in reversed(list(all_studies.read_each(storage))):
         study_id = studies.find_study_id(storage, name)
-        try:
-            read = status.read_snapshot(storage, name)
-        except DefinitionError as error:  # made by another version of hpo
+        if isinstance(read, DefinitionError):
             yield StudyRow(
                 name=name,
                 study_id=study_id,
@@ -69,20 +67,19 @@ def read_rows(storage: Storage) -> Iterator[StudyRow]:
                 progress="",
                 trials=(),
                 workers=(),
-                problem=str(error),
+                problem=str(read),
             )
-            continue
-        yield _make_row(study_id, read.status, results.best_of(read))
+        else:
+            yield _make_row(study_id, read.status, read.best)
 
 
 def _make_row(study_id: int, now: Status, best: SettingResult | None) -> StudyRow:
     alive = [worker for worker in now.workers if worker.is_alive]
-    ended = sum(now.trials[state] for state in ("complete", "pruned", "failed"))
     return StudyRow(
         name=now.study,
         study_id=study_id,
         state=now.state,
-        progress=f"{ended} of {now.budget}",
+        progress=f"{now.ended} of {now.budget}",
         trials=tuple(f"{now.trials[state]} {state}" for state in STATES if now.trials[state]),
         workers=tuple(f"{worker.owner} on {worker.device}" for worker in alive),
         value=""

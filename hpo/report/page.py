@@ -260,8 +260,9 @@ def render_html(report: Report) -> str:
     )
 
 
+@functools.cache
 def _packed_plotly() -> str:
-    """Return Plotly's JavaScript, packed with gzip, in base64."""
+    """Return Plotly's JavaScript, packed with gzip, in base64. Packing takes some tenths of a second."""
     packed = gzip.compress(plotly.offline.get_plotlyjs().encode(), compresslevel=9, mtime=0)
     return base64.b64encode(packed).decode()
 

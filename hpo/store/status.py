@@ -60,6 +60,11 @@ class Status:
     left_out_trials: int = 0
 
     @property
+    def ended(self) -> int:
+        """The number of trials that have ended, however they did."""
+        return sum(self.trials[state] for state in ("complete", "pruned", "failed"))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the counts should know: a sentence each."""
         if not self.left_out_trials:

@@ -6,16 +6,16 @@ import typer
 
 from hpo.api.locations import Locations
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, StoreUrl, StudyName
+from hpo.cli.verbs import CONTROL, MANAGE, verb
 from hpo.errors import StoreError
 
 if TYPE_CHECKING:
     from hpo.api.study import Study
 
 app = typer.Typer()
-CONTROL = "Control a study"  # heading in the help of hpo
 
 
-@app.command("pause", rich_help_panel=CONTROL)
+@verb(app, "pause", CONTROL, "hpo pause my-study")
 def pause_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Pause a study: its workers save at the end of their epoch and wait.
 
@@ -30,7 +30,7 @@ def pause_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
         print(f"study {name} is complete; there is nothing to pause")
 
 
-@app.command("resume", rich_help_panel=CONTROL)
+@verb(app, "resume", CONTROL, "hpo resume my-study")
 def resume_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Let a paused or stopped study continue.
 
@@ -43,7 +43,7 @@ def resume_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
         print(f"study {name} is complete; there is nothing to resume")
 
 
-@app.command("stop", rich_help_panel=CONTROL)
+@verb(app, "stop", CONTROL, "hpo stop my-study")
 def stop_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
     """Stop a study: its workers save at the end of their epoch and exit.
 
@@ -62,7 +62,7 @@ def _open(name: str, store_url: str, artifacts: str = ARTIFACTS) -> "Study":
     return open_study(name, Locations(store=store_url, artifacts=artifacts))
 
 
-@app.command("retry", rich_help_panel=CONTROL)
+@verb(app, "retry", CONTROL, "hpo retry my-study --failed", "hpo retry my-study --trial 3 --trial 7")
 def retry_trials(
     name: StudyName,
     trial: Annotated[
@@ -74,8 +74,6 @@ def retry_trials(
     """Put failed trials back into the queue, to continue from their checkpoints.
 
     A trial that diverged counts as pruned; only --trial retries it.
-
-    Example: hpo retry my-study --failed
     """
     if bool(trial) == failed:
         raise typer.BadParameter("want --trial N (repeatable) or --failed")
@@ -86,7 +84,7 @@ def retry_trials(
     print(f"trial{plural} {', '.join(map(str, numbers))} of study {name} will run again")
 
 
-@app.command("enqueue", rich_help_panel=CONTROL)
+@verb(app, "enqueue", CONTROL, "hpo enqueue my-study lr=0.01 batch_size=32")
 def enqueue_setting(
     name: StudyName,
     settings: Annotated[
@@ -94,10 +92,7 @@ def enqueue_setting(
     ],
     store_url: StoreUrl = STORE,
 ) -> None:
-    """Add one setting to the queue, to run before the settings that the sampler proposes.
-
-    Example: hpo enqueue my-study lr=0.01 batch_size=32
-    """
+    """Add one setting to the queue, to run before the settings that the sampler proposes."""
     from hpo.analysis.formatting import format_params
     from hpo.store import studies
     from hpo.study import file
@@ -111,7 +106,7 @@ def enqueue_setting(
     )
 
 
-@app.command("delete", rich_help_panel=CONTROL)
+@verb(app, "delete", MANAGE, "hpo delete my-study", "hpo delete my-study --yes")
 def delete_study(
     name: StudyName,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,

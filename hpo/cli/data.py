@@ -11,6 +11,7 @@ import typer
 from hpo.api.images import scan_progress
 from hpo.cli.options import DATA, DataRoot, Json, Sets, StudyFile
 from hpo.cli.results import print_json
+from hpo.cli.verbs import START, verb
 from hpo.errors import ArtifactError, DefinitionError, escape_surrogates, join_names
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from hpo.training.folder_scan import FolderScan
 
 app = typer.Typer()
-PLANNING = "Plan and check"  # heading in the help of hpo
 
 
 def _scan(settings: "Config", root: Path) -> "FolderScan":
@@ -30,7 +30,7 @@ def _scan(settings: "Config", root: Path) -> "FolderScan":
         return drawn_images.draw_images(settings, root, tell).scan(ContentHashes(), tell)
 
 
-@app.command("data", rich_help_panel=PLANNING)
+@verb(app, "data", START, "hpo data quickstart", "hpo data my-study.toml -o pictures.png")
 def show_data(
     study: StudyFile,
     output: Annotated[
@@ -47,8 +47,6 @@ def show_data(
 
     Of image files it reads the headers, and compares files of the same size.
     A published data set is downloaded if there is no copy.
-
-    Example: hpo data my-study.toml -o pictures.png
     """
     from hpo.study import file
     from hpo.training.config import Config, reads_files

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 import hpo
 from hpo.cli import control, data, pages, planning, results, run
+from hpo.cli.verbs import GROUPS, HELP, general_help
 from hpo.errors import QUOTED_LENGTH, HpoError, quote_value, shorten
 from hpo.workers.supervisor import kill_descendants
 
@@ -31,7 +32,10 @@ _UsageError: Any = typer.BadParameter.__bases__[0]  # typer has no public name f
 
 
 class _Verbs(TyperGroup):
-    """The verbs, in whose usage errors a long word is shortened."""
+    """The verbs, in the order of their groups. In their usage errors a long word is shortened."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: GROUPS.index(HELP[name].group))
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _short_usage_errors():
@@ -57,6 +61,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=general_help(
+        "hpo run quickstart", "hpo status quickstart --watch", "hpo report quickstart -o report.html"
+    ),
 )
 for verbs in (run, control, results, pages, data, planning):
     app.add_typer(verbs.app)
@@ -145,7 +152,4 @@ def general_options(
         ),
     ] = False,
 ) -> None:
-    """Hyperparameter optimization for people who fine-tune vision models.
-
-    To try it, run: hpo run quickstart
-    """
+    """Hyperparameter optimization for people who fine-tune vision models."""

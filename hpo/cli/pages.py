@@ -11,15 +11,21 @@ import typer
 from hpo.api.locations import Locations
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
 from hpo.cli.results import print_json
+from hpo.cli.verbs import DONE_OR_NOT, RESULTS, STOPPABLE, WATCH, verb
 
 if TYPE_CHECKING:
     from hpo.export.predict import Predictor
 
 app = typer.Typer()
-PAGES = "Share and use results"  # heading in the help of hpo
 
 
-@app.command("report", rich_help_panel=PAGES)
+@verb(
+    app,
+    "report",
+    RESULTS,
+    "hpo report my-study -o report.html",
+    "hpo report my-study -o report.html --csv tables",
+)
 def write_report(
     name: StudyName,
     output: Annotated[
@@ -34,10 +40,7 @@ def write_report(
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Write a report of a study: one HTML page with every table and plot, readable offline.
-
-    Example: hpo report my-study -o report.html --csv tables
-    """
+    """Write a report of a study: one HTML page with every table and plot, readable offline."""
     from hpo.artifacts.folders import Artifacts
     from hpo.report import page
     from hpo.store import studies
@@ -50,7 +53,13 @@ def write_report(
         print(f"{len(tables)} tables as CSV: {csv}")
 
 
-@app.command("export", rich_help_panel=PAGES)
+@verb(
+    app,
+    "export",
+    RESULTS,
+    "hpo export my-study --to my-model",
+    "hpo export my-study --trial 3 --to my-model",
+)
 def export_model(
     name: StudyName,
     folder: Annotated[
@@ -67,8 +76,6 @@ def export_model(
 
     The winner is the best trial of the search.
     After 'hpo finish', it is a run of the setting that this ranks first.
-
-    Example: hpo export my-study --to my-model
     """
     from hpo.api.study import open_study
     from hpo.export import card
@@ -82,7 +89,14 @@ def export_model(
     print(f"  use it     hpo predict {shlex.quote(str(folder))} IMAGE...")
 
 
-@app.command("predict", rich_help_panel=PAGES)
+@verb(
+    app,
+    "predict",
+    RESULTS,
+    "hpo predict my-model photo.jpg --top 5",
+    "hpo predict my-model my-images/test",
+    exit_codes={**DONE_OR_NOT, 1: "an error, or an image that cannot be read"},
+)
 def predict_classes(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder written by 'hpo export'.")],
     images: Annotated[
@@ -97,10 +111,7 @@ def predict_classes(
     """Classify images with an exported model and print the most probable classes.
 
     Of a folder, all images below it are classified. If it has class folders, the answers are also scored.
-    An image that cannot be read is reported, and the exit code is then 1.
-
-    Example: hpo predict my-model photo.jpg --top 5
-    Example: hpo predict my-model my-images/test
+    An image that cannot be read is reported, and the others are classified.
     """
     from hpo.export.predict import Predictor
 
@@ -160,7 +171,7 @@ def _print_score(documents: Iterable[dict[str, Any]], labels: Sequence[str]) -> 
     console.table_console().print(table)
 
 
-@app.command("dashboard", rich_help_panel=PAGES)
+@verb(app, "dashboard", WATCH, "hpo dashboard", "hpo dashboard --port 0 --read-write", exit_codes=STOPPABLE)
 def serve_dashboard(
     host: Annotated[str, typer.Option("--host", metavar="H", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -186,8 +197,6 @@ def serve_dashboard(
     """Serve optuna-dashboard on the store until Ctrl-C.
 
     The first line printed is the link to open.
-
-    Example: hpo dashboard --port 0
     """
     from hpo.dashboard import server
 

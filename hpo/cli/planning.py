@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.api.images import check_images
-from hpo.cli.data import PLANNING
 from hpo.cli.options import (
     ARTIFACTS,
     DATA,
@@ -20,6 +19,7 @@ from hpo.cli.options import (
     StudyFile,
 )
 from hpo.cli.results import print_json
+from hpo.cli.verbs import DONE_OR_NOT, MANAGE, RESULTS, START, verb
 
 if TYPE_CHECKING:
     from hpo.analysis.recorded_curves import RecordedCurves
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command("plan", rich_help_panel=PLANNING)
+@verb(
+    app,
+    "plan",
+    START,
+    "hpo plan quickstart",
+    "hpo plan my-study.toml --devices cuda:0,cuda:1",
+    "hpo plan my-study.toml --set train.image_size=128 --json",
+)
 def plan_study(
     study: StudyFile,
     devices: Devices = "auto",
@@ -39,8 +46,6 @@ def plan_study(
 
     Runs a few training steps for each kind of training in the study.
     Runs a custom objective for one epoch.
-
-    Example: hpo plan quickstart
     """
     from hpo.analysis import cost
     from hpo.api import planning, progress
@@ -68,7 +73,13 @@ def plan_study(
         print(f"weights that trials will download, {weights.describe_missing(missing)}")
 
 
-@app.command("simulate", rich_help_panel=PLANNING)
+@verb(
+    app,
+    "simulate",
+    RESULTS,
+    "hpo simulate my-study --repeats 50",
+    "hpo simulate --curves curves.csv --workers 8",
+)
 def simulate_strategies(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A study whose trials ran all their epochs.")
@@ -93,8 +104,6 @@ def simulate_strategies(
     """Compare search strategies on recorded curves, in virtual time, and recommend one.
 
     Takes the curves from the trials of the study NAME, or from a CSV file.
-
-    Example: hpo simulate my-study --repeats 50
     """
     from hpo.analysis import strategies
     from hpo.analysis.surrogate import Surrogate
@@ -126,7 +135,14 @@ def _read_curves(name: str | None, curves: Path | None, store_url: str) -> "Reco
     raise typer.BadParameter("want the NAME of a study, or --curves FILE.csv")
 
 
-@app.command("doctor", rich_help_panel=PLANNING)
+@verb(
+    app,
+    "doctor",
+    MANAGE,
+    "hpo doctor",
+    "hpo doctor --clear-cache",
+    exit_codes={**DONE_OR_NOT, 1: "something is broken, or an error"},
+)
 def check_machine(
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
@@ -136,10 +152,7 @@ def check_machine(
         typer.Option("--clear-cache", help="First remove the decoded images that no worker uses."),
     ] = False,
 ) -> None:
-    """Check devices, store, artifacts, data sets and weights, and say how to fix what is wrong.
-
-    The exit code is 1 if something is broken.
-    """
+    """Check devices, store, artifacts, data sets and weights, and say how to fix what is wrong."""
     from hpo.cli import console, doctor
 
     if clear_cache:
@@ -150,12 +163,9 @@ def check_machine(
         raise typer.Exit(1)
 
 
-@app.command("schema", rich_help_panel=PLANNING)
+@verb(app, "schema", MANAGE, "hpo schema > study.schema.json")
 def print_schema() -> None:
-    """Print the JSON Schema of study files, for editors that complete and check TOML.
-
-    Example: hpo schema > study.schema.json
-    """
+    """Print the JSON Schema of study files, for editors that complete and check TOML."""
     from hpo.study.schema import study_file_schema
 
     print_json(study_file_schema())

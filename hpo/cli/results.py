@@ -10,6 +10,7 @@ import typer
 
 from hpo.api.locations import Locations
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
+from hpo.cli.verbs import RESULTS, WATCH, verb
 
 if TYPE_CHECKING:
     from hpo.analysis.finish_result import FinishResult
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from hpo.store.storage import Storage
 
 app = typer.Typer()
-RESULTS = "Show results"  # heading in the help of hpo
 
 
 def print_json(document: Any) -> None:
@@ -39,7 +39,7 @@ def _finite(value: Any) -> Any:
     return _finite(vars(value)) if hasattr(value, "__dict__") else value
 
 
-@app.command("studies", rich_help_panel=RESULTS)
+@verb(app, "studies", WATCH, "hpo studies", "hpo studies --json")
 def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     """List the studies in the store, with their state and the value of their best setting.
 
@@ -58,7 +58,7 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
         print(f"hpo: study '{name}': {reason}", file=sys.stderr)
 
 
-@app.command("status", rich_help_panel=RESULTS)
+@verb(app, "status", WATCH, "hpo status my-study", "hpo status my-study --watch")
 def show_status(
     name: StudyName,
     as_json: Json = False,
@@ -73,8 +73,6 @@ def show_status(
     running: a worker has a trial. idle: trials wait, and no worker runs.
     paused, stopped: 'hpo pause' or 'hpo stop' was called; 'hpo resume' lets the study go on.
     complete: nothing is left to run.
-
-    Example: hpo status my-study --watch
     """
     from hpo.analysis import results
     from hpo.api import progress
@@ -99,7 +97,14 @@ def show_status(
         print(f"logs: {logs}")
 
 
-@app.command("trials", rich_help_panel=RESULTS)
+@verb(
+    app,
+    "trials",
+    WATCH,
+    "hpo trials my-study",
+    "hpo trials my-study --trial 3",
+    "hpo trials my-study --csv > trials.csv",
+)
 def list_trials(
     name: StudyName,
     as_json: Json = False,
@@ -109,10 +114,7 @@ def list_trials(
     ] = None,
     store_url: StoreUrl = STORE,
 ) -> None:
-    """List the trials of a study, with values, settings and why a trial ended early.
-
-    Example: hpo trials my-study --csv > trials.csv
-    """
+    """List the trials of a study, with values, settings and why a trial ended early."""
     from hpo.analysis import documents, records
     from hpo.cli import console
     from hpo.errors import StoreError
@@ -140,7 +142,7 @@ def list_trials(
         console.table_console().print(table)
 
 
-@app.command("best", rich_help_panel=RESULTS)
+@verb(app, "best", RESULTS, "hpo best my-study", "hpo best my-study -n 3 --json")
 def show_best(
     name: StudyName,
     count: Annotated[
@@ -156,8 +158,6 @@ def show_best(
     A setting with several seeds counts once, with the mean over its seeds.
     With several objectives, shows the Pareto front.
     After 'hpo finish', also says which setting that ranks first.
-
-    Example: hpo best my-study -n 3
     """
     from hpo.analysis import documents, finish_result, records, results
     from hpo.artifacts.folders import Artifacts
@@ -188,7 +188,7 @@ def show_best(
     print_early_ends(storage, name, artifacts, sys.stdout)
 
 
-@app.command("importance", rich_help_panel=RESULTS)
+@verb(app, "importance", RESULTS, "hpo importance my-study", "hpo importance my-study --evaluator fanova")
 def show_importance(
     name: StudyName,
     evaluator: Annotated[
@@ -201,8 +201,6 @@ def show_importance(
     """Show how strongly each parameter influenced the metric, over the complete trials.
 
     Where the trials cannot tell, says why instead.
-
-    Example: hpo importance my-study --evaluator fanova
     """
     from hpo.api.study import open_study
     from hpo.cli import console

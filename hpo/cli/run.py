@@ -35,6 +35,7 @@ from hpo.cli.options import (
     Workers,
 )
 from hpo.cli.results import print_best, print_early_ends, print_finish
+from hpo.cli.verbs import NO_RESTART, NO_SUCCESS, RESULTS, START, STOPPABLE, verb
 from hpo.errors import (
     ArtifactsUnavailable,
     DeviceLost,
@@ -48,10 +49,17 @@ if TYPE_CHECKING:
     from hpo.store.storage import Storage
 
 app = typer.Typer()
-RUN = "Run a study"  # heading in the help of hpo
 
 
-@app.command("run", rich_help_panel=RUN)
+@verb(
+    app,
+    "run",
+    START,
+    "hpo run quickstart --set search.trials=8",
+    "hpo run my-study.toml --devices cuda:0,cuda:1",
+    "hpo run own-images --set train.dataset=folder:my-images --name flowers",
+    exit_codes={**STOPPABLE, **NO_SUCCESS},
+)
 def run_study(
     study: StudyFile,
     devices: Devices = "auto",
@@ -70,9 +78,6 @@ def run_study(
     Ends when the study is complete or a budget is used up.
     After an interruption, the same command continues the study.
     For a study that is complete, paused or stopped it starts no worker, which is no error.
-    It exits with 1 if a complete study has no trial that succeeded.
-
-    Example: hpo run quickstart --set search.trials=8
     """
     from hpo.api import creation, progress, stop_signal
     from hpo.store import status, studies
@@ -103,7 +108,7 @@ def run_study(
         print_early_ends(storage, stored_name, artifacts)
 
 
-@app.command("create", rich_help_panel=RUN)
+@verb(app, "create", START, "hpo create my-study.toml", "hpo create my-study.toml --set search.trials=100")
 def create_study(
     study: StudyFile,
     sets: Sets = None,
@@ -118,8 +123,6 @@ def create_study(
     Any other change, also of the images in its folder, is refused once a trial runs or was queued by hand.
     Before that, it replaces the stored study.
     Run the trials with 'hpo launch'.
-
-    Example: hpo create my-study.toml --set search.trials=100
     """
     from hpo.api import creation
     from hpo.store import status
@@ -130,7 +133,14 @@ def create_study(
     print(f"study {created.study.name} {created.result}: {waiting} trials waiting")
 
 
-@app.command("launch", rich_help_panel=RUN)
+@verb(
+    app,
+    "launch",
+    START,
+    "hpo launch my-study --devices cpu:4",
+    "hpo launch my-study --engine slurm --workers 4 --option partition=gpu",
+    exit_codes={**STOPPABLE, **NO_SUCCESS, **NO_RESTART},
+)
 def launch_workers(
     name: StudyName,
     devices: Devices = "auto",
@@ -152,11 +162,8 @@ def launch_workers(
 ) -> None:
     """Start workers for a stored study and restart those that die.
 
-    Exits with 1 if the study is complete and none of its trials succeeded.
     Follows local and Ray workers until the study ends or a budget is used up.
     Submits Slurm workers as a job, without waiting for it.
-
-    Example: hpo launch my-study --engine slurm --workers 4 --option partition=gpu
     """
     from hpo.api import stop_signal
     from hpo.cli import engines
@@ -200,7 +207,7 @@ def _exit_if_complete(storage: "Storage", name: str, artifacts: str) -> None:
         raise typer.Exit(1 if now.budget and not now.trials["complete"] else 0)
 
 
-@app.command("worker", rich_help_panel=RUN)
+@verb(app, "worker", START, "hpo worker my-study --device cuda:0", exit_codes={**STOPPABLE, **NO_RESTART})
 def run_one_worker(
     name: StudyName,
     device: Annotated[str, typer.Option("--device", help="The device: cpu or cuda:0.")] = "cpu",
@@ -218,8 +225,6 @@ def run_one_worker(
     It also ends when a budget is used up or the study is stopped.
     'hpo launch' starts several workers and restarts those that die.
     Use this command under a supervisor of your own.
-
-    Example: hpo worker my-study --device cuda:0
     """
     from hpo.api import progress, stop_signal, worker_events
     from hpo.artifacts.folders import Artifacts
@@ -292,7 +297,7 @@ def _stop_at_end_of_input(descriptor: int, event: threading.Event) -> None:
     event.set()
 
 
-@app.command("finish", rich_help_panel=RUN)
+@verb(app, "finish", RESULTS, "hpo finish my-study --top 3 --seeds 5", exit_codes=STOPPABLE)
 def finish_study(
     name: StudyName,
     top: Annotated[
@@ -318,8 +323,6 @@ def finish_study(
     It is scored once, on the test split, after its last epoch.
     A custom objective measures these runs as it measured the study's.
     The runs are stored as a study of their own, named NAME-finish.
-
-    Example: hpo finish my-study --top 3 --seeds 5
     """
     from hpo.analysis.finish_result import read_result
     from hpo.api import progress, running, stop_signal

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK := "not (processes or postgres or browser or slow or gpu or engines)"
 .DEFAULT_GOAL := help
-.PHONY: help install demo quick test test-all test-lowest coverage test-engines tools check format soak bench bench-load bench-search bench-search-peers clean
+.PHONY: help install demo quick test test-all test-lowest coverage test-engines tools check docs format soak bench bench-load bench-search bench-search-peers clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -67,6 +67,10 @@ check: install  ## check style, format, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: install  ## build the documentation site into site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 soak: install  ## mutate 20,000 inputs and 5,000 stores, inject faults for ten minutes, run 64 workers for ten
 	$(BIN)/python -m tests.mutated_input --cases 20000
 	$(BIN)/python -m tests.mutated_attributes --cases 5000
@@ -98,4 +102,4 @@ format: install  ## fix style and format
 	$(BIN)/ruff format .
 
 clean:  ## delete .venv and caches, but not the studies in storage/
-	rm -rf $(VENV) $(LOWEST) $(PEERS) .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) $(LOWEST) $(PEERS) .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache dist site

@@ -153,7 +153,7 @@ def test_functions_are_short():
 def documents() -> Iterator[Path]:
     """Yield the files of the package, its documents, and the shipped studies."""
     yield from (ROOT / "README.md", ROOT / "ARCHITECTURE.md")
-    for folder in ("hpo", "storage", "studies"):
+    for folder in ("hpo", "storage", "studies", "docs"):
         yield from (path for path in (ROOT / folder).rglob("*") if path.suffix in TEXT_SUFFIXES)
 
 

@@ -39,7 +39,8 @@ def test_every_command_is_in_the_readme():
 
 
 def test_no_file_names_a_path_of_the_development_machine():
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("hpo/**/*.py"), *ROOT.glob("studies/*"), ROOT / "Makefile"):
+    documents = (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb"))
+    for path in (*documents, *ROOT.glob("hpo/**/*.py"), *ROOT.glob("studies/*"), ROOT / "Makefile"):
         assert "/work/" not in path.read_text(), path
 
 
@@ -80,6 +81,7 @@ def test_no_document_or_message_installs_the_other_hpo_of_pypi():
     installs_other_package = re.compile(r"pip install(?: [^\n`]*)?[ '\"]hpo(?:[\['\"]|\s|$)")
     for path in (
         *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("storage/*"),
         *ROOT.glob("hpo/**/*.py"),
         ROOT / "Containerfile",

@@ -1,22 +1,16 @@
 """Artifacts in S3 (moto's server); workers in separate networks share only it and a Postgres."""
 
 import contextlib
-import io
-import socket
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import fsspec
 import optuna
 import pytest
 import sqlalchemy as sa
-import torch
 
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, ArtifactsUnavailable
@@ -25,11 +19,11 @@ from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.network import Link, network_link
 from tests.support.processes import wait_for
+from tests.support.s3 import BUCKET, KEYS, S3, running_s3
 from tests.support.workplace import HPO, Workplace
 
-BUCKET, ROOT = "studies", "s3://studies/vision"
+ROOT = f"s3://{BUCKET}/vision"
 LEASE_SECONDS = 5
-KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 
 OWN = """
 import os
@@ -66,57 +60,10 @@ def progress(place) -> list[list[str]]:
 # The servers and the machines
 
 
-@dataclass(frozen=True, kw_only=True)
-class S3:
-    """A running S3 server with a bucket."""
-
-    port: int
-
-    def url(self, host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}"
-
-    def client(self):
-        return boto3.client(
-            "s3",
-            endpoint_url=self.url(),
-            region_name="us-east-1",
-            aws_access_key_id="a",
-            aws_secret_access_key="b",
-        )
-
-    def names(self) -> set[str]:
-        """Return the names of all objects, as the store's rows name them."""
-        objects = self.client().list_objects_v2(Bucket=BUCKET, Prefix="vision/").get("Contents", [])
-        return {each["Key"].removeprefix("vision/") for each in objects}
-
-    def load(self, name: str):
-        content = self.client().get_object(Bucket=BUCKET, Key=f"vision/{name}")["Body"].read()
-        return torch.load(io.BytesIO(content), weights_only=True)
-
-    def allow_unauthenticated(self, requests: str) -> None:
-        """Accept this many more requests from anyone, then only requests with known credentials."""
-        url, plain = f"{self.url()}/moto-api/reset-auth", {"Content-Type": "text/plain"}
-        urllib.request.urlopen(urllib.request.Request(url, requests.encode(), plain)).close()
-
-
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
-    server = S3(port=postgres.free_port())
-    command = [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(server.port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: is_listening(server.port))
-        server.client().create_bucket(Bucket=BUCKET)
+    with running_s3() as server:
         yield server
-    finally:
-        process.kill()
-        process.wait()
-
-
-def is_listening(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,40 +2,11 @@
 
 import re
 
-import typer
-
-from hpo.cli.main import app
-from hpo.study.search_options import Search
-from hpo.training import config
 from tests.support.workplace import ROOT
 
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-
-
-def test_every_option_has_its_row_in_the_readme_with_its_default():
-    for name, field in config.Config.model_fields.items():
-        row = re.search(rf"^\| `{name}` \| (.*?) \|", README, re.MULTILINE)
-        assert row, f"{name} has no row"
-        shown = row[1].replace("`", "").replace('"', "")
-        default = shown if field.default is None else str(field.default)
-        default = default.lower() if isinstance(field.default, bool) else default
-        assert shown == default, name
-    for name in Search.model_fields:
-        assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE), name
-
-
-def test_study_wide_options_are_marked_in_the_readme():
-    for name in config.OPTIONS:
-        row = re.search(rf"^\| `{name}` \|.*$", README, re.MULTILINE)
-        assert row
-        assert ("*study*" in row[0]) == (name in config.STUDY_WIDE), name
-
-
-def test_every_command_is_in_the_readme():
-    for name in typer.main.get_command(app).commands:
-        assert re.search(rf"`(hpo )?{name}\b", README), name
 
 
 def test_no_file_names_a_path_of_the_development_machine():

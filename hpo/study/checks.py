@@ -236,13 +236,14 @@ def _raise_invalid_value(field: FieldInfo, found: Any, where: str, key: str) -> 
             f"{where}: {key}: found {quote_value(found)}{suggestion(str(found), names) or ';'} "
             f"allowed: {', '.join(names)}"
         )
-    raise DefinitionError(f"{where}: {key}: want {_describe_schema(schema)}, found {quote_value(found)}")
+    raise DefinitionError(f"{where}: {key}: want {describe_schema(schema)}, found {quote_value(found)}")
 
 
-def _describe_schema(schema: Mapping[str, Any]) -> str:
+def describe_schema(schema: Mapping[str, Any]) -> str:
     """Describe in words what the JSON Schema of one value allows."""
     if "pattern" in schema:
-        return str(schema["description"])
+        described = str(schema["description"])
+        return described[0].lower() + described[1:].rstrip(".")
     if schema["type"] == "array":
         return f"a list of {schema['items']['type']}s"
     bounds = [f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema]
@@ -257,6 +258,7 @@ def field_schema(field: FieldInfo) -> dict[str, Any]:
     schema = TypeAdapter(field.rebuild_annotation()).json_schema()
     # TOML has no null: an option that may be None is left out instead. The first type is the other one.
     schema = schema["anyOf"][0] if "anyOf" in schema else schema
-    described = {} if field.description is None else {"description": field.description}
-    default = {} if field.default is None or field.is_required() else {"default": field.default}
+    described = {} if field.description is None else {"description": " ".join(field.description.split())}
+    has_default = field.default is not None and field.default_factory is None and not field.is_required()
+    default = {"default": field.default} if has_default else {}
     return schema | described | default

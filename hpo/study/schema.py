@@ -5,9 +5,12 @@ model names and the patterns of the checks. ``tests/study/test_schema_agrees.py`
 lists the rules that the schema cannot express.
 """
 
+import inspect
 import keyword
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import BaseModel
 
 from hpo.study import file
 from hpo.study.aliases import SEARCH_ALIASES, TRAIN_ALIASES
@@ -197,8 +200,9 @@ def _can_be(other: str, users: Sequence[str]) -> Schema:
 def _search_schema() -> Schema:
     properties = {name: _storable(field_schema(field)) for name, field in Search.model_fields.items()}
     for name in NAMED_TABLES:
-        table = Search.model_fields[name].annotation.model_json_schema()  # type: ignore[union-attr]
-        properties[name] = {"anyOf": [table["properties"]["name"], table]}
+        described = properties[name]["description"]
+        table = _table_schema(Search.model_fields[name].annotation)  # type: ignore[arg-type]
+        properties[name] = {"anyOf": [table["properties"]["name"], table], "description": described}
     properties |= {alias: properties[option] for alias, option in SEARCH_ALIASES.items()}
     learning = {"enum": list(LEARNING_SAMPLERS)}
     sampler = {"anyOf": [learning, {"type": "object", "properties": {"name": learning}}]}
@@ -208,6 +212,12 @@ def _search_schema() -> Schema:
     }
     table = _object_schema(properties, "how much is searched, and how")
     return table | {"dependentSchemas": {"start_from": starts}}
+
+
+def _table_schema(model: type[BaseModel]) -> Schema:
+    """Return the schema of a table whose keys are the fields of a model."""
+    fields = {name: _storable(field_schema(field)) for name, field in model.model_fields.items()}
+    return _object_schema(fields, inspect.cleandoc(model.__doc__ or ""))
 
 
 def _alias_schemas(values: Mapping[str, Any]) -> Schema:

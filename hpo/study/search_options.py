@@ -13,11 +13,14 @@ class Sampler(BaseModel):
 
     model_config = STRICT_CONFIG
 
-    name: Annotated[
-        Literal["tpe", "freeze_thaw", "gp", "nsgaii", "qmc", "random", "grid"],
-        Field(description="grid runs the listed points, or every combination of the lists in [space]"),
-    ] = "tpe"
+    name: Literal["tpe", "freeze_thaw", "gp", "nsgaii", "qmc", "random", "grid"] = "tpe"
+    """tpe, gp and nsgaii, as Optuna has them; freeze_thaw: a model of all learning curves decides what a
+    free worker does next; qmc: a low-discrepancy sequence; random; grid: the points alone, or every
+    combination of the lists in [space]. gp and nsgaii, and with several objectives tpe, treat a pruned
+    trial as one that ended with the values that it had. freeze_thaw is for a single objective.
+    """
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the sampler."""
 
 
 class Pruner(BaseModel):
@@ -26,22 +29,22 @@ class Pruner(BaseModel):
     model_config = STRICT_CONFIG
 
     name: Literal["asha", "freeze_thaw", "hyperband", "median", "percentile", "patient", "none"] = "asha"
-    min_epochs: Annotated[
-        int, Field(ge=1, le=100_000, description="epochs that every trial runs before it can be pruned")
-    ] = Field(default_factory=lambda given: 1 if given.get("name") == "freeze_thaw" else 2)
-    reduction_factor: Annotated[
-        int, Field(ge=2, le=1000, description="hyperband and asha: one of this many trials continues")
-    ] = 4
-    startup_trials: Annotated[
-        int, Field(ge=0, le=1_000_000, description="median and percentile: trials that run in full first")
-    ] = 5
-    percentile: Annotated[
-        float, Field(gt=0, lt=100, description="percentile: the best trials that continue, in percent")
-    ] = 25.0
-    patience: Annotated[
-        int,
-        Field(ge=1, le=100_000, description="patient: epochs in a row that may be worse than the best"),
-    ] = 5
+    """Which trials are stopped: asha: those that are not among the best at a rung wait there, and end if
+    that never changes; freeze_thaw: those that a model of all learning curves thinks unlikely to become
+    the best; the others as Optuna has them; none: no trial, not even one that is no better than guessing.
+    """
+    min_epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default_factory=lambda given: 1 if given.get("name") == "freeze_thaw" else 2
+    )
+    """Epochs that every trial runs before it can be pruned; 2, of freeze_thaw 1."""
+    reduction_factor: Annotated[int, Field(ge=2, le=1000)] = 4
+    """Of asha and hyperband: one of this many trials continues at each rung."""
+    startup_trials: Annotated[int, Field(ge=0, le=1_000_000)] = 5
+    """Of median and percentile: trials that run in full first."""
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    """Of percentile: the best trials that continue, in percent."""
+    patience: Annotated[int, Field(ge=1, le=100_000)] = 5
+    """Of patient: epochs in a row that may be worse than the best."""
 
 
 def _to_utc(moment: datetime) -> datetime:
@@ -60,65 +63,55 @@ class Search(BaseModel):
 
     model_config = STRICT_CONFIG
 
-    trials: Annotated[
-        int, Field(ge=0, le=1_000_000, description="searched trials, in addition to listed points")
-    ] = 20
-    replicates: Annotated[
-        int,
-        Field(ge=1, le=1000, description="seeds that a setting runs with; settings compare by the mean"),
-    ] = 1
-    epochs: Annotated[int | None, Field(ge=1, description="epochs of all trials together")] = None
-    device_hours: Annotated[
-        float | None, Field(gt=0, description="hours that all workers together train and evaluate")
-    ] = None
-    deadline: Annotated[
-        Annotated[datetime, AfterValidator(_to_utc)] | None,
-        Field(description="date and time after which no epoch begins; without an offset, UTC"),
-    ] = None
-    target: Annotated[
-        float | None, Field(allow_inf_nan=False, description="value of the metric that is enough")
-    ] = None
-    direction: Annotated[
-        Literal["maximize", "minimize"],
-        Field(description="custom objective: whether higher or lower values are better"),
-    ] = "maximize"
-    metric_name: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z_][\w.-]*$",
-            max_length=100,
-            description="custom objective: the name of the value that it yields",
-        ),
-    ] = "accuracy"
-    strategy: Annotated[
-        Literal["auto"] | None,
-        Field(description="auto chooses the sampler and the pruner where the file names neither"),
-    ] = "auto"
+    trials: Annotated[int, Field(ge=0, le=1_000_000)] = 20
+    """Searched trials, each with a setting of its own; listed points run in addition. When every setting
+    of a space without continuous ranges has a trial, the rest is left out.
+    """
+    replicates: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Seeds that each setting runs with; settings are compared by their mean."""
+    epochs: Annotated[int | None, Field(ge=1)] = None
+    """Budget: epochs of all trials together. Left out: no limit."""
+    device_hours: Annotated[float | None, Field(gt=0)] = None
+    """Budget: hours that all workers together spend on training and evaluation. Left out: no limit."""
+    deadline: Annotated[datetime, AfterValidator(_to_utc)] | None = None
+    """Budget: date and time after which no epoch begins, such as 2030-01-31T18:00:00+01:00; without an
+    offset, UTC. Left out: none.
+    """
+    target: Annotated[float | None, Field(allow_inf_nan=False)] = None
+    """Budget: a value of the metric that is good enough to stop, such as 0.95. Left out: none."""
+    direction: Literal["maximize", "minimize"] = "maximize"
+    """Whether higher values of a custom objective are better, or lower ones."""
+    metric_name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.-]*$", max_length=100)] = "accuracy"
+    """The name of the value that a custom objective yields, of letters, digits, "_", "." and "-"."""
+    strategy: Literal["auto"] | None = "auto"
+    """auto chooses sampler and pruner where the file names neither: freeze_thaw for both, and for several
+    objectives nsgaii with asha. hpo run, create and plan say in one line what it chose.
+    """
     sampler: Sampler = Sampler()
+    """How the next setting is chosen: a name, or a table. Left out: what strategy chooses; where only a
+    pruner is named, tpe, or nsgaii for several objectives.
+    """
     pruner: Pruner = Pruner()
-    objectives: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_list_to_tuple),
-        Field(description="metrics and costs (epoch_seconds, parameters, latency_ms) to compare by"),
-    ] = ()
-    prune_points: Annotated[bool, Field(description="prune listed points, too")] = False
-    chance_epochs: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=100_000,
-            description="epochs after warm-up within which a trial must beat guessing; 0: no limit",
-        ),
-    ] = 3
-    max_attempts: Annotated[
-        int, Field(ge=1, le=1000, description="attempts without a new checkpoint before a trial fails")
-    ] = 10
-    keep_weights: Annotated[
-        int | None,
-        Field(ge=1, description="number of best trials whose weights are kept; left out: all trials"),
-    ] = None
-    start_from: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_list_to_tuple),
-        Field(description="ended studies of the same store; the sampler learns from their trials"),
-    ] = ()
+    """When a searched trial is stopped early: a name, or a table. Left out: what strategy chooses; where
+    only a sampler is named, asha.
+    """
+    objectives: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = ()
+    """Several things to compare trials by, in place of one metric: any of the metrics, epoch_seconds
+    (mean), parameters, latency_ms (one image). Left out: the metric alone.
+    """
+    prune_points: bool = False
+    """Whether listed points can be pruned too."""
+    chance_epochs: Annotated[int, Field(ge=0, le=100_000)] = 3
+    """Epochs after warm-up within which a trial must become better than guessing, or it is pruned; 0, or
+    the pruner none: no such rule.
+    """
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Attempts in a row that may die without a new checkpoint before the trial fails."""
+    keep_weights: Annotated[int | None, Field(ge=1)] = None
+    """Number of complete trials, the best ones, whose weights are kept; the others' are deleted. Left
+    out: all.
+    """
+    start_from: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = ()
+    """Names of studies in the store that have ended, such as finetune; freeze_thaw, tpe, gp and nsgaii
+    learn from their trials, freeze_thaw also from studies of other data sets.
+    """

@@ -28,7 +28,7 @@ Setting = Mapping[str, Value]
 Kind = Literal["choice", "int", "float"]
 
 MAX_COMBINATIONS = 100_000  # settings that the lists of a study may make up
-STRICT_CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True)
+STRICT_CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class Choices(BaseModel):

@@ -1,4 +1,6 @@
-"""The complete settings of one trial: every option of ``[train]`` with its type, range and default.
+"""The complete settings of one trial: each option of ``[train]`` with type, range, default and meaning.
+
+The text below an option is its description in ``hpo schema`` and in the reference of the documentation.
 
 The defaults are those of the original report's central run: ResNet18 with ImageNet weights on CIFAR-10 at
 224 px, SGD with learning rate 0.001 and momentum 0.9, batch size 16, learning rate times 0.1 every 5th
@@ -98,198 +100,174 @@ class Config(BaseModel):
             options fit together is not checked here.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    dataset: Annotated[
-        str,
-        Field(
-            description=f"{', '.join((*DATASETS, 'folder:PATH'))}, list:FILE.csv (or .parquet) or "
-            "hf:OWNER/NAME (or hf:./FOLDER), a data set of the Hugging Face hub"
-        ),
-    ] = "cifar10"
-    image_size: Annotated[int, Field(ge=8, le=1024, description="side of the square images in pixels")] = (
-        224
-    )
-    limit: Annotated[
-        int | None,
-        Field(
-            ge=2,
-            lt=2**31,
-            description="maximum number of training images; the other splits shrink in proportion",
-        ),
-    ] = None
-    valid_fraction: Annotated[
-        float,
-        Field(
-            gt=0,
-            lt=0.5,
-            description="fraction of the images held out for each split that the data set does not ship",
-        ),
-    ] = 0.1
-    split_seed: Annotated[int, Field(ge=0, lt=2**31, description="seed of the stratified splits")] = 0
-    corrupt: Annotated[
-        Literal["refuse", "skip"], Field(description="what to do about an unreadable image file")
-    ] = "refuse"
-    resize: Annotated[
-        Resize,
-        Field(description="how an image becomes square: cut out its centre, pad it, or stretch it"),
-    ] = "crop"
-    transparency: Annotated[
-        Transparency,
-        Field(description="what lies behind transparent pixels; drop: the colour that is hidden there"),
-    ] = "white"
-    max_pixels: Annotated[
-        int,
-        Field(
-            ge=64, lt=2**31, description="width times height of the largest image that counts as readable"
-        ),
-    ] = MAX_PIXELS
-    cache: Annotated[
-        Literal["auto", "memory", "disk"],
-        Field(
-            description="where decoded image files are kept: disk, once for all workers of a machine; "
-            "memory, in each worker; auto: disk, or memory if there is no room"
-        ),
-    ] = "auto"
-    selection: Annotated[
-        Literal["valid", "test"], Field(description="split on which trials are measured")
-    ] = "valid"
-    metric: Annotated[
-        Literal["accuracy", "balanced_accuracy", "f1", "auroc", "top5_accuracy", "loss"],
-        Field(description="what trials are compared by; loss is minimized, the others maximized"),
-    ] = "accuracy"
-    augmentation: Annotated[
-        Literal["none", "flip", "crop+flip", "resized_crop"],
-        Field(description="random changes to training images; resized_crop also flips"),
-    ] = "none"
-    auto_augment: Annotated[
-        Literal["none", "randaugment", "trivialaugment"],
-        Field(description="random operations on colours and geometry of training images"),
-    ] = "none"
-    random_erasing: Annotated[
-        float, Field(ge=0, le=1, description="probability with which a box of a training image is erased")
-    ] = 0.0
-    mixup_alpha: Annotated[
-        float, Field(ge=0, le=100, description="Beta parameter of the shares of two mixed images; 0: off")
-    ] = 0.0
-    cutmix_alpha: Annotated[
-        float,
-        Field(ge=0, le=100, description="Beta parameter of the area cut in from another image; 0: off"),
-    ] = 0.0
+    dataset: str = "cifar10"
+    """A published data set: cifar10, cifar100, svhn, stl10, mnist, fashion_mnist, digits, flowers102,
+    oxford_pets, food101, eurosat, dtd, imagenette; the user's own images: folder:PATH, or list:FILE.csv
+    (or .parquet); or hf:OWNER/NAME (or hf:./FOLDER), a data set of the Hugging Face hub.
+    """
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 224
+    """Side of the square images, in pixels."""
+    limit: Annotated[int | None, Field(ge=2, lt=2**31)] = None
+    """Maximum number of training images; the other splits shrink in proportion. Left out: all. With a
+    smaller number, a class can gain an image.
+    """
+    valid_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the images that is held out for each split that the data set does not have."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the stratified splits."""
+    corrupt: Literal["refuse", "skip"] = "refuse"
+    """What to do about an unreadable image file: refuse the study, or skip the file, which one line
+    counts.
+    """
+    resize: Resize = "crop"
+    """How an image file becomes square: crop cuts out its centre, pad keeps all of it and fills the rest,
+    squash stretches it.
+    """
+    transparency: Transparency = "white"
+    """What lies behind the transparent parts of image files, and beside padded ones: white, black, or
+    with drop the colour that is hidden there (black beside padded ones).
+    """
+    max_pixels: Annotated[int, Field(ge=64, lt=2**31)] = MAX_PIXELS
+    """An image file with more pixels than this (width times height) is unreadable; it is not decoded."""
+    cache: Literal["auto", "memory", "disk"] = "auto"
+    """Where decoded image files are kept: disk, once for all workers of a machine; memory, in each
+    worker; auto: disk, or memory if there is no room. It changes no result, and may differ when a study
+    is continued.
+    """
+    selection: Literal["valid", "test"] = "valid"
+    """The split that trials are measured on; test is optimistic, as the original report was."""
+    metric: Literal["accuracy", "balanced_accuracy", "f1", "auroc", "top5_accuracy", "loss"] = "accuracy"
+    """What trials are compared by; loss is minimized, the others are maximized."""
+    augmentation: Literal["none", "flip", "crop+flip", "resized_crop"] = "none"
+    """Random changes to training images. flip: left to right; crop+flip: pad by an eighth, crop, flip;
+    resized_crop: a random part (8 % to 100 %) becomes the whole image, and flip.
+    """
+    auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none"
+    """Random operations on the geometry and the colours of training images, as torchvision's
+    RandAugment() and TrivialAugmentWide().
+    """
+    random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability with which a box of a training image is erased."""
+    mixup_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Above 0: mix each training image and its label with another one; the share is drawn from
+    Beta(alpha, alpha). Not with the loss multi_margin.
+    """
+    cutmix_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Above 0: cut a box of another image into each training image and mix the labels by the box's area,
+    whose share is drawn from Beta(alpha, alpha). With mixup_alpha too, each batch gets one of the two. Not
+    with the loss multi_margin.
+    """
 
-    precision: Annotated[
-        Literal["auto", "fp32", "tf32", "bf16", "fp16"],
-        Field(description="auto: tf32 if the study's first worker has a GPU that supports it, else fp32"),
-    ] = "auto"
-    memory_format: Annotated[
-        Literal["auto", "contiguous", "channels_last"],
-        Field(description="memory layout of a batch; auto: the faster one, measured once"),
-    ] = "auto"
-    compile: Annotated[
-        bool, Field(description="run training steps through torch.compile, except an epoch's partial batch")
-    ] = False
-    cuda_graphs: Annotated[
-        bool, Field(description="on a GPU: compile training steps and launch each as one CUDA graph")
-    ] = False
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """How numbers are computed; auto: tf32 if the study's first worker has a GPU that supports it, else
+    fp32.
+    """
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Memory layout of a batch; auto: the faster one, measured before trials of 1,000 steps or more."""
+    compile: bool = False
+    """Run training steps through torch.compile, except an epoch's partial batch; the first step of each
+    model, image size and batch size then takes about a minute.
+    """
+    cuda_graphs: bool = False
+    """On a GPU: compile training steps and launch each as one CUDA graph; for small models and batches."""
 
-    model: Annotated[
-        str,
-        Field(
-            description="name of any classification model of torchvision, timm/NAME for one of timm, or "
-            "package.module:function, which takes num_classes and returns a torch.nn.Module"
-        ),
-    ] = "resnet18"
-    weights: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="imagenet, torchvision's name of the weights (IMAGENET1K_V2, DEFAULT), timm's tag "
-            "(a1_in1k), none, or a file of weights",
-        ),
-    ] = "imagenet"
-    preprocessing: Annotated[
-        Literal["weights", "imagenet"],
-        Field(description="whose mean, deviation and resize filter: those of the weights, or ImageNet's"),
-    ] = "weights"
-    tune: Annotated[Literal["all", "head"], Field(description="train all layers, or only the last one")] = (
-        "all"
-    )
-    dropout: Annotated[
-        float | None,
-        Field(ge=0, lt=1, description="probability of every dropout layer; default: the model's own"),
-    ] = None
-    drop_path: Annotated[
-        float | None,
-        Field(ge=0, lt=1, description="stochastic depth: the probability that the last block is left out"),
-    ] = 0.0
+    model: str = "resnet18"
+    """Any classification model of torchvision, by name; timm/NAME, one of timm; or
+    package.module:function, a function of your own that takes num_classes and returns a torch.nn.Module.
+    """
+    weights: Annotated[str, Field(min_length=1)] = "imagenet"
+    """Initial weights: imagenet (torchvision's IMAGENET1K_V1, timm's default), none, torchvision's name
+    (IMAGENET1K_V2, DEFAULT), timm's tag (a1_in1k), or a file (safetensors, or torch).
+    """
+    preprocessing: Literal["weights", "imagenet"] = "weights"
+    """Whose mean, deviation and resize filter images get: those of the weights, or ImageNet's with the
+    bilinear filter.
+    """
+    tune: Literal["all", "head"] = "all"
+    """Train all layers, or only the last one."""
+    dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Probability in every dropout layer, for models that have any; of timm's models before the
+    classifier alone (timm's drop_rate). Left out: the model's own.
+    """
+    drop_path: Annotated[float | None, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth, for models that have any (convnext, efficientnet, maxvit, swin; most of timm's,
+    as drop_path_rate): the probability with which training leaves out the last block; for the others it
+    falls evenly to 0 at the first.
+    """
 
     loss: Literal["cross_entropy", "multi_margin", "focal"] = "cross_entropy"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="cross entropy only")] = 0.0
-    focal_gamma: Annotated[
-        float, Field(ge=0, le=10, description="focal loss only: how little images count that are learned")
-    ] = 2.0
-    class_weights: Annotated[
-        Literal["none", "balanced"],
-        Field(description="balanced: in the training loss every class counts the same"),
-    ] = "none"
-    sampling: Annotated[
-        Literal["shuffle", "balanced"],
-        Field(description="balanced: an epoch draws images with replacement, every class as often"),
-    ] = "shuffle"
+    """What training minimizes."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread over all classes."""
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+    """The higher, the less an image counts that is classified well; 0 is cross entropy."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: in the training loss, an image counts the more, the fewer its class has; the loss of the
+    selection split stays unweighted.
+    """
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    """shuffle: an epoch has each image once; balanced: it draws as many images with replacement, from
+    every class as often.
+    """
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
-    lr: Annotated[float, Field(gt=0, le=100, description="learning rate before the schedule")] = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1, description="sgd and rmsprop only")] = 0.9
-    nesterov: Annotated[bool, Field(description="sgd only, and only with momentum above 0")] = False
+    """The optimizer, as torch has it."""
+    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    """Learning rate before the schedule."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """The optimizer's momentum."""
+    nesterov: bool = False
+    """Nesterov's momentum; only with momentum above 0."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
-    decay_norms: Annotated[
-        bool, Field(description="whether weight_decay applies to norms and biases, too")
-    ] = True
-    layer_decay: Annotated[
-        float,
-        Field(gt=0, le=1, description="factor on the learning rate per layer, from the head to the stem"),
-    ] = 1.0
-    head_lr_multiplier: Annotated[
-        float, Field(gt=0, le=1000, description="factor on the learning rate of the new last layer")
-    ] = 1.0
-    freeze_epochs: Annotated[
-        int, Field(ge=0, lt=100_000, description="first epochs, in which only the last layer is trained")
-    ] = 0
-    batch_size: Annotated[int, Field(ge=1, le=65536, description="images per batch")] = 16
-    accumulate_steps: Annotated[
-        int, Field(ge=1, le=65536, description="batches whose gradients make one step of the optimizer")
-    ] = 1
-    clip_grad_norm: Annotated[
-        float | None,
-        Field(gt=0, description="norm of all gradients together above which they are scaled down"),
-    ] = None
-    ema_decay: Annotated[
-        float | None,
-        Field(
-            gt=0, lt=1, description="decay per step of the moving average of the weights, then evaluated"
-        ),
-    ] = None
+    """Decay of the weights, by the optimizer."""
+    decay_norms: bool = True
+    """Whether weight_decay applies to norms and biases, too; false leaves out all parameters with less
+    than two dimensions, as timm does.
+    """
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer has this part of the learning rate of the layer behind it, from the head to the stem;
+    layers are blocks, as timm counts them.
+    """
+    head_lr_multiplier: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Factor on the learning rate of the new last layer."""
+    freeze_epochs: Annotated[int, Field(ge=0, lt=100_000)] = 0
+    """First epochs in which only the last layer is trained, and batch norms of the others keep their
+    statistics.
+    """
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
+    """Images per batch; fewer than 4 images left over join the batch before."""
+    accumulate_steps: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Batches whose gradients make one step of the optimizer, as one batch of all their images would;
+    batch norms see one batch at a time. The schedule counts these steps.
+    """
+    clip_grad_norm: Annotated[float | None, Field(gt=0)] = None
+    """Norm of all gradients together above which they are scaled down to it. Left out: no limit."""
+    ema_decay: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Decay per step of a moving average of the weights and of the statistics of batch norms; the average
+    is what is evaluated, kept and exported. It begins with the initial weights and spans about 1 / (1 -
+    ema_decay) steps: choose 0.99 for trials of many more than 100 steps. Left out: no average.
+    """
 
     schedule: Literal["step", "exponential", "cosine", "constant", "onecycle"] = "step"
-    step_size: Annotated[
-        int, Field(ge=1, le=100_000, description="schedule step: epochs between two reductions")
-    ] = 5
-    gamma: Annotated[
-        float, Field(gt=0, le=1, description="factor: per reduction of step, per epoch of exponential")
-    ] = 0.1
-    warmup_epochs: Annotated[
-        int, Field(ge=0, le=100_000, description="epochs of linear warm-up to lr; not for onecycle")
-    ] = 0
-    min_lr: Annotated[
-        float, Field(ge=0, le=100, description="what the schedule never falls below; where cosine ends")
-    ] = 0.0
+    """How the learning rate changes over the epochs."""
+    step_size: Annotated[int, Field(ge=1, le=100_000)] = 5
+    """Epochs between two steps of the learning rate."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor on the learning rate at each step, or per epoch with exponential."""
+    warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Epochs in which the learning rate rises linearly to lr; onecycle has a warm-up of its own."""
+    min_lr: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """The learning rate that the schedule does not fall below, and that cosine ends at."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
-    early_stopping: Annotated[
-        int | None,
-        Field(ge=1, le=100_000, description="epochs without a better value after which a trial completes"),
-    ] = None
-    seed: Annotated[
-        int, Field(ge=0, lt=2**31, description="seed of initial weights, image order and augmentation")
-    ] = 0
+    """Epochs of a trial."""
+    early_stopping: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    """Epochs without a better value after which a trial is complete, with its best epoch; the learning
+    rate goes by epochs nevertheless. hpo simulate leaves such trials out. A custom objective ends early
+    by returning. Left out: never.
+    """
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of initial weights, order of the images, and augmentation."""
 
 
 def is_augmented(config: Config) -> bool:

@@ -36,19 +36,14 @@ class CustomConfig(BaseModel):
         ValidationError: pydantic's, if one of these three is of another type or out of range.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, use_attribute_docstrings=True)
 
-    objective: Annotated[
-        str,
-        Field(
-            pattern=FUNCTION_PATTERN,
-            description="package.module:function, which yields (accuracy, state) after each epoch",
-        ),
-    ]
-    epochs: Annotated[int, Field(ge=1, le=100_000, description="maximum number of epochs")] = (
-        Config.model_fields["epochs"].default
-    )
+    objective: Annotated[str, Field(pattern=FUNCTION_PATTERN)]
+    """package.module:function, which yields (value, state) after each epoch."""
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Config.model_fields["epochs"].default
+    """Maximum number of epochs."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """What the generators of torch, numpy and random are seeded from."""
     _place: TrialPlace | None = PrivateAttr(default=None)
 
     @property

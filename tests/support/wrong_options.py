@@ -79,7 +79,7 @@ WRONG_OPTIONS |= {  # types and ranges
     "number for a boolean": ("[train]\nnesterov = 1", "train.nesterov: want true or false, found 1"),
     "file for an objective": (
         '[train]\nobjective = "own/module.py:climb"',
-        "train.objective: want package.module:function, which yields (accuracy, state) after each epoch, "
+        "train.objective: want package.module:function, which yields (value, state) after each epoch, "
         "found 'own/module.py:climb'",
     ),
     "number for a text": ("[train]\nmodel = 18", "train.model: want a string, found 18"),

@@ -29,7 +29,6 @@ SMALL = {"search.trials": "2", "train.epochs": "1", "train.limit": "100"}
 SMALL_IMAGES = {**SMALL, "train.weights": "none", "train.model": "resnet18", "train.image_size": "32"}
 # What the tests add to "run", "create", "plan" and "data", so that a page takes seconds.
 SHORTER = {
-    "README.md": SMALL,
     "docs/start.md": SMALL,
     "docs/how-to/notebooks.md": SMALL,
     "docs/tutorials/cluster.md": SMALL,

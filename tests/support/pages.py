@@ -28,8 +28,8 @@ class Block:
 
 
 def written_pages() -> list[Path]:
-    """Return the pages of the documentation that are written by hand."""
-    return [path for path in sorted(DOCS.rglob("*.md")) if "reference" not in path.relative_to(DOCS).parts]
+    """Return the README and the pages of the documentation."""
+    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def blocks(page: Path) -> Iterator[Block]:

@@ -12,6 +12,7 @@ from tests.support.workplace import ROOT
 DOCS = ROOT / "docs"
 FENCE = re.compile(r'^ *```(\w*)(?: title="([^"]+)")?$')
 NOT_RUN = re.compile(r"^ *\*Not run by the tests: (.+)\.\*$")
+INCLUDED = re.compile(r'^--8<-- "([^":]+)', re.MULTILINE)
 RUN_LANGUAGES = ("bash", "python")
 SHOWN_LANGUAGES = ("toml", "text", "json", "mermaid", "ini")
 
@@ -28,8 +29,10 @@ class Block:
 
 
 def written_pages() -> list[Path]:
-    """Return the README and the pages of the documentation."""
-    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    """Return the README, the pages of the documentation, and the files that pages include."""
+    pages = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    included = {name for page in pages for name in INCLUDED.findall(page.read_text())}
+    return [*pages, *(ROOT / name for name in sorted(included))]
 
 
 def blocks(page: Path) -> Iterator[Block]:

@@ -27,6 +27,7 @@ from tests.support.workplace import HPO, ROOT
 PAGES = {str(path.relative_to(ROOT)): path for path in written_pages()}
 SMALL = {"search.trials": "2", "train.epochs": "1", "train.limit": "100"}
 SMALL_IMAGES = {**SMALL, "train.weights": "none", "train.model": "resnet18", "train.image_size": "32"}
+SMALL_IMAGES |= {"train.warmup_epochs": "0"}
 # What the tests add to "run", "create", "plan" and "data", so that a page takes seconds.
 SHORTER = {
     "docs/start.md": SMALL,

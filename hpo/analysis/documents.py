@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -306,8 +307,9 @@ def trials_table(
 
     The columns are number, state, value; the parameters by name; epochs, best_epoch, wall_time_seconds,
     attempts, point; the aliases of attributes (``points.ALIASES``); the other attributes; then best_value,
-    images and baseline. What a trial lacks is None. With several objectives there is last a column for
-    each, ``values_accuracy`` and so on, with what the trial has reached by its last epoch.
+    images, baseline, start and end (local, ISO 8601). What a trial lacks is None. With several objectives
+    there is last a column for each, ``values_accuracy`` and so on, with what the trial has reached by its
+    last epoch.
 
     Args:
         trials: The trials, in the order of the rows.
@@ -321,7 +323,7 @@ def trials_table(
     facts = tuple(dict.fromkeys((*ALIASES, *attributes)))  # an alias has its column in every study
     columns = ("epochs", "best_epoch", "wall_time_seconds", "attempts", "point", *facts)
     objectives = list(dict.fromkeys(name for each in found for name in each.reached))
-    last = ("best_value", "images", "baseline", *(f"values_{name}" for name in objectives))
+    last = ("best_value", "images", "baseline", "start", "end", *(f"values_{name}" for name in objectives))
     rows = [
         [
             *(each.number, each.state, each.value),
@@ -329,11 +331,17 @@ def trials_table(
             *(each.epochs or None, each.best_epoch, each.wall_seconds or None, each.attempts or None),
             *(trial.user_attrs.get(name) for name in ("point", *facts)),
             *(each.best_value, each.images if each.curve else None, each.baseline),
+            *map(_local_text, (trial.datetime_start, trial.datetime_complete)),
             *(each.reached.get(name) for name in objectives),
         ]
         for trial, each in zip(trials, found, strict=True)
     ]
     return ["number", "state", "value", *parameters, *columns, *last], rows
+
+
+def _local_text(moment: datetime | None) -> str | None:
+    """Return a local moment, as Optuna stores it, in ISO 8601 with its offset from UTC."""
+    return None if moment is None else moment.astimezone().isoformat(timespec="seconds")
 
 
 def trials_csv(

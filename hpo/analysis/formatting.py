@@ -5,6 +5,7 @@ package has to import ``hpo.cli``.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -29,6 +30,11 @@ def format_seconds(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def format_moment(moment: datetime | None) -> str:
+    """Return a local moment, as Optuna stores it, to the second; empty for None."""
+    return moment.isoformat(" ", timespec="seconds") if moment else ""
 
 
 def describe_split(selection: str | None) -> str:

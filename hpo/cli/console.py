@@ -3,12 +3,13 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
 from rich.bar import Bar
 from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +17,12 @@ from hpo.analysis.formatting import (
     describe_device,
     describe_split,
     describe_test_split,
+    format_moment,
     format_objective,
     format_params,
     format_seconds,
 )
-from hpo.analysis.importance import Importance
+from hpo.analysis.importance import DASHBOARD_DIFFERS, Importance
 from hpo.analysis.records import TrialRecord, other_objectives
 from hpo.analysis.results import SettingResult, caveats, describe_value, name_place
 from hpo.api.live_view import COLORS, status_headline, workers_view
@@ -32,7 +34,7 @@ from hpo.store.status import Status
 if TYPE_CHECKING:
     from hpo.cli.doctor import Finding  # imports torch, which most verbs do without
 
-TABLE_COLUMNS = 80  # of a terminal, that a table with several columns needs
+NARROW = ("start", "end", "settings", "why it ended early")  # columns of trials whose cells may be wrapped
 
 
 def open_console() -> Console:
@@ -47,14 +49,28 @@ def open_console() -> Console:
     return here
 
 
-def table_console() -> Console:
-    """Return the console for a table with several columns.
+def print_table(table: Table) -> None:
+    """Print a table on standard output with no value cut.
 
-    A terminal that is too narrow for the table wraps its rows; rich would leave out columns.
+    Columns may be as narrow as their longest word, or as their longest value if they have ``no_wrap``. A
+    terminal that is still too narrow wraps the rows; rich would leave out columns or cut values.
+
+    Args:
+        table: The table, with a padding of one column at both sides of a cell and no box.
     """
     here = open_console()
-    here.width = max(here.width, TABLE_COLUMNS)
-    return here
+    unlimited = here.options.update(width=10_000)
+    least, wanted = [], []
+    for column in table.columns:
+        sizes = [Measurement.get(here, unlimited, cell) for cell in (column.header, *column.cells)]
+        wanted.append(max(size.maximum for size in sizes))
+        least.append(wanted[-1] if column.no_wrap else max(size.minimum for size in sizes))
+    spare, missing = here.width - 2 * len(least) - sum(least), sum(wanted) - sum(least)
+    share = min(max(spare, 0) / missing, 1.0) if missing else 0.0
+    for column, low, high in zip(table.columns, least, wanted, strict=True):
+        column.width = low + int(share * (high - low))
+    here.width = max(here.width, 2 * len(least) + sum(least))
+    here.print(table)
 
 
 def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 1) -> str:
@@ -119,39 +135,49 @@ def trials_table(
 
     A trial without a value shows the last one that it reported, dimmed. Where the best of its epochs is
     another one, it is added. A replicate's settings include its seed. With several objectives, the others
-    have a column each, with what a trial has reached by its last epoch.
+    have a column each, with what a trial has reached by its last epoch. Points are counted from 1. Times
+    are local. A column that is empty in every row is left out.
 
     Args:
         trials: The trials, in the order of the rows.
         found: Their records.
         measure: The name of the metric, which heads its column.
-        attributes: Names of attributes of points. Each that any trial has gets a column, since it may be
-            the only difference between two points.
+        attributes: Names of attributes of points, such as the site: they may be the only difference
+            between two points.
     """
-    table = Table(box=None, padding=(0, 1))
-    attributes = [name for name in attributes if any(name in each.attributes for each in found)]
     others = other_objectives(found)
-    for name in ("trial", "state", measure, *others, "epochs", "seconds", *attributes):
-        table.add_column(name, no_wrap=True)
-    table.add_column("settings")
-    table.add_column("why it ended early")
+    columns: dict[str, list[str | Text]] = {}
     for trial, each in zip(trials, found, strict=True):
-        setting = trial.params or trial.system_attrs.get("fixed_params", {})
-        table.add_row(
-            str(each.number),
-            Text(each.state, style=COLORS[each.state]),
-            Text(each.value_text, style="dim" if each.value is None else ""),
-            *(
-                Text(_reached_text(each, name), style="dim" if each.value is None else "")
-                for name in others
-            ),
-            str(each.epochs or ""),
-            f"{each.wall_seconds:.1f}" if each.wall_seconds else "",
-            *(str(each.attributes.get(name, "")) for name in attributes),
-            format_params(setting | _replicate_seed(trial)),
-            each.end_reason,
-        )
+        for name, cell in _trial_cells(trial, each, measure, others, attributes):
+            columns.setdefault(name, []).append(cell)
+    always = ("trial", "state", measure, "settings")
+    shown = {name: cells for name, cells in columns.items() if name in always or any(map(str, cells))}
+    table = Table(box=None, padding=(0, 1))
+    for name in shown:
+        table.add_column(name, no_wrap=name not in NARROW, overflow="fold")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _trial_cells(
+    trial: FrozenTrial, found: TrialRecord, measure: str, others: Iterable[str], attributes: Iterable[str]
+) -> Iterator[tuple[str, str | Text]]:
+    """Yield the cells of a trial's row, by the names of their columns."""
+    setting = trial.params or trial.system_attrs.get("fixed_params", {})
+    style = "dim" if found.value is None else ""
+    yield "trial", str(found.number)
+    for name in ("point", *attributes):
+        yield name, str(trial.user_attrs.get(name, ""))
+    yield "state", Text(found.state, style=COLORS[found.state])
+    yield measure, Text(found.value_text, style=style)
+    yield from ((name, Text(_reached_text(found, name), style=style)) for name in others)
+    yield "epochs", str(found.epochs or "")
+    yield "seconds", f"{found.wall_seconds:.1f}" if found.wall_seconds else ""
+    yield "start", format_moment(trial.datetime_start)
+    yield "end", format_moment(trial.datetime_complete)
+    yield "settings", format_params(setting | _replicate_seed(trial))
+    yield "why it ended early", found.end_reason
 
 
 def _reached_text(each: TrialRecord, objective: str) -> str:
@@ -223,6 +249,9 @@ def trial_table(trial: FrozenTrial, found: TrialRecord, measure: str) -> Table:
     table.add_row(measure, found.value_text if found.value is not None or found.reached else "")
     for name in other_objectives([found]):
         table.add_row(name, _reached_text(found, name))
+    for name, moment in (("start", trial.datetime_start), ("end", trial.datetime_complete)):
+        if moment is not None:
+            table.add_row(name, format_moment(moment))
     for name, value in (*trial.params.items(), *trial.user_attrs.items()):
         table.add_row(name, json.dumps(value))
     for step, value in found.curve.items():
@@ -241,9 +270,11 @@ def importance_view(found: Importance) -> RenderableType:
         table.add_row(name, f"{share:.3f}", Bar(size=1, begin=0, end=share, width=40))
     headline = f"importance by {found.evaluator}, over {found.trials} complete trials"
     if found.doubt:
-        return Text(f"{headline}, cannot be told: {found.doubt}")
+        return Group(
+            Text(f"{headline}, cannot be told: {found.doubt}"), Text(DASHBOARD_DIFFERS, style="dim")
+        )
     notes = [f"left out because not every trial has it: {', '.join(found.left_out)}"] * bool(found.left_out)
-    return Group(headline, table, *notes)
+    return Group(headline, table, *notes, Text(DASHBOARD_DIFFERS, style="dim"))
 
 
 def findings_table(found: Iterable["Finding"]) -> Table:

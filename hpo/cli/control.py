@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.api.locations import Locations
+from hpo.cli.completion import complete_trial
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, StoreUrl, StudyName
 from hpo.cli.verbs import CONTROL, MANAGE, verb
 from hpo.errors import StoreError
@@ -66,7 +67,10 @@ def _open(name: str, store_url: str, artifacts: str = ARTIFACTS) -> "Study":
 def retry_trials(
     name: StudyName,
     trial: Annotated[
-        list[int] | None, typer.Option("--trial", metavar="N", help="A trial to retry. Repeatable.")
+        list[int] | None,
+        typer.Option(
+            "--trial", metavar="N", help="A trial to retry. Repeatable.", autocompletion=complete_trial
+        ),
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Retry every failed trial.")] = False,
     store_url: StoreUrl = STORE,

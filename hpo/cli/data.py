@@ -115,7 +115,7 @@ def _print_facts(settings: "Config", facts: "DataFacts", scan: "FolderScan | Non
         table.add_row(*map(str, row))
     table.add_row("all", *(str(sum(numbers)) for numbers in list(zip(*found.rows, strict=True))[1:]))
     print(f"data set {escape_surrogates(settings.dataset)}")
-    console.table_console().print(table)
+    console.print_table(table)
     for name, text in _scan_lines(scan) if scan else ():
         print(escape_surrogates(f"  {name:<12} {text}"))
     for note in scan.notes() if scan else ():

@@ -8,6 +8,8 @@ import typer
 
 from hpo.api import locations
 from hpo.api.locations import P
+from hpo.cli import completion
+from hpo.cli.completion import SHIPPED_STUDIES
 from hpo.errors import HpoError
 from hpo.training.devices import DEFAULT_CACHE_GB
 from hpo.workers.supervisor import BACKOFF_SECONDS, GRACE_SECONDS
@@ -161,19 +163,23 @@ NewName = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-SHIPPED_STUDIES = (  # what study.file.shipped_studies finds; help does not read folders
-    *("finetune", "original-grid", "own-images", "own-images-best", "own-images-quick"),
-    *("quickstart", "wishlist"),
-)
 StudyFile = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
         help=f"A study file, or the name of a study that ships with hpo: {', '.join(SHIPPED_STUDIES)}. "
         "'hpo schema' prints all options of a study file.",
+        autocompletion=completion.complete_study_file,
     ),
 ]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", help="The name of a study in the store.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The name of a study in the store.",
+        autocompletion=completion.complete_study_name,
+    ),
+]
 
 STORE, ARTIFACTS, DATA = locations.STORE, locations.ARTIFACTS, locations.DATA
 LEASE = locations.LEASE_SECONDS

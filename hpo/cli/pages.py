@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.api.locations import Locations
+from hpo.cli.completion import complete_trial
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
 from hpo.cli.results import print_json
 from hpo.cli.verbs import DONE_OR_NOT, RESULTS, STOPPABLE, WATCH, verb
@@ -67,7 +68,12 @@ def export_model(
     ],
     trial: Annotated[
         int | None,
-        typer.Option("--trial", metavar="N", help="The trial to export; the winner if left out."),
+        typer.Option(
+            "--trial",
+            metavar="N",
+            help="The trial to export; the winner if left out.",
+            autocompletion=complete_trial,
+        ),
     ] = None,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
@@ -168,7 +174,7 @@ def _print_score(documents: Iterable[dict[str, Any]], labels: Sequence[str]) -> 
     table = Table(*score.classes.columns, box=None, padding=(0, 1))
     for row in score.classes.rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
-    console.table_console().print(table)
+    console.print_table(table)
 
 
 @verb(app, "dashboard", WATCH, "hpo dashboard", "hpo dashboard --port 0 --read-write", exit_codes=STOPPABLE)

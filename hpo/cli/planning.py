@@ -67,7 +67,7 @@ def plan_study(
     if as_json:
         print_json({**found.document(), "missing_weights": [each.url for each in missing]})
         return
-    console.table_console().print(cost.make_table(found))
+    console.print_table(cost.make_table(found))
     print("\n".join([*cost.summary_lines(found), *filter(None, [describe_strategy(definition)])]))
     if missing:
         print(f"weights that trials will download, {weights.describe_missing(missing)}")
@@ -119,7 +119,7 @@ def simulate_strategies(
         print_json(found)
         return
     print("\n".join(strategies.describe_simulation(known, workers=workers, repeats=repeats)))
-    console.table_console().print(strategies.make_table(found.strategies, found.budget))
+    console.print_table(strategies.make_table(found.strategies, found.budget))
     print(found.advice)
 
 

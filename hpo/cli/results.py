@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from hpo.api.locations import Locations
+from hpo.cli.completion import complete_trial
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
 from hpo.cli.verbs import RESULTS, WATCH, verb
 
@@ -53,7 +54,7 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
     if as_json:
         print_json([each.document() for each in study.study_records(found, unreadable)])
         return
-    console.table_console().print(console.studies_table(found, unreadable))
+    console.print_table(console.studies_table(found, unreadable))
     for name, reason in unreadable.items():
         print(f"hpo: study '{name}': {reason}", file=sys.stderr)
 
@@ -110,7 +111,10 @@ def list_trials(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of text.")] = False,
     trial: Annotated[
-        int | None, typer.Option("--trial", metavar="N", help="Show everything about one trial.")
+        int | None,
+        typer.Option(
+            "--trial", metavar="N", help="Show everything about one trial.", autocompletion=complete_trial
+        ),
     ] = None,
     store_url: StoreUrl = STORE,
 ) -> None:
@@ -139,7 +143,7 @@ def list_trials(
         console.open_console().print(console.trial_table(trials[0], found[0], measure))
     else:
         table = console.trials_table(trials, found, measure, definition.attribute_names)
-        console.table_console().print(table)
+        console.print_table(table)
 
 
 @verb(app, "best", RESULTS, "hpo best my-study", "hpo best my-study -n 3 --json")
@@ -178,7 +182,7 @@ def show_best(
         print_json(shown if found[0].front or len(shown) > 1 or (count or 1) > 1 else shown[0])
         return
     if found[0].front:
-        console.table_console().print(console.front_table(selected))
+        console.print_table(console.front_table(selected))
     else:
         _print_trials(storage, selected, Artifacts(artifacts), store_url)
     if found[0].noise is not None:
@@ -237,7 +241,7 @@ def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) ->
         print_early_ends(storage, name, artifacts)
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")
     if front := found[0].front:
-        console.table_console().print(console.front_table(found[:front]))
+        console.print_table(console.front_table(found[:front]))
     else:
         _print_trials(storage, found[:1], Artifacts(artifacts), store_url)
     print_early_ends(storage, name, artifacts, sys.stdout)
@@ -288,7 +292,7 @@ def print_finish(found: "FinishResult", as_json: bool) -> None:
     if as_json:
         print_json(finish_result.document(found))
         return
-    console.table_console().print(finish_result.make_table(found))
+    console.print_table(finish_result.make_table(found))
     print("\n".join(finish_result.summary_lines(found)))
 
 

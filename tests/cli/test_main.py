@@ -140,7 +140,7 @@ def test_trials_as_json_csv_and_text_agree(completed):
     rows = completed.here("trials", "small", "--csv").out.splitlines()
     assert rows[0] == (
         "number,state,value,batch_size,lr,epochs,best_epoch,wall_time_seconds,attempts,point,site,"
-        "best_value,images,baseline"
+        "best_value,images,baseline,start,end"
     )
     assert len(rows) == 5
     assert float(rows[1].split(",")[2]) == trials[0]["value"]

@@ -57,8 +57,8 @@ def test_the_attributes_of_a_point_are_user_attributes_of_its_trial(url, tmp_pat
     trials = status.read_trials(storage, "rooms")
     rows = records.trial_records(found, trials)
     table = documents.trials_csv(trials, rows, found.attribute_names).splitlines()
-    assert table[0].endswith(",attempts,point,site,room,dark,best_value,images,baseline")
-    assert [row.split(",")[-7:-3] for row in table[1:]] == [
+    assert table[0].endswith(",attempts,point,site,room,dark,best_value,images,baseline,start,end")
+    assert [row.split(",")[-9:-5] for row in table[1:]] == [
         ["1", "C", "", ""],
         ["2", "", "3", "True"],
         ["3", "", "", ""],

@@ -32,6 +32,11 @@ MESSAGE_LENGTH = 2000  # characters of a whole message: whatever is quoted in it
 class HpoError(Exception):
     """Something that the user can correct.
 
+    Messages name verbs and flags of the command. In Python, a method of ``hpo.Study`` or a function of
+    ``hpo`` has the name of the verb, and an argument that of the flag: for ``hpo retry mine --trial 3``
+    write ``study.retry(trial=3)``, for ``--name`` ``name=``. Other names have ``--set`` (``overrides=``),
+    ``--to`` (``folder=``) and ``hpo launch`` (``study.run()``).
+
     Line breaks in its text become spaces. Of a text longer than ``MESSAGE_LENGTH`` the middle is left out:
     the beginning says where the problem is, and the end what to do.
     """

@@ -25,6 +25,10 @@ BOOTSTRAP_TREES = 16  # the same where a hundred forests are grown
 ALL_SAME = "all came to the same value, which tells no parameter apart"
 MOST_SAME = "too many came to the same value to tell the best apart from the rest"
 TOO_FAR = "their values are too far apart to calculate with"
+DASHBOARD_DIFFERS = (
+    "The graph of optuna-dashboard may differ: it compares the best tenth of the trials with the rest, "
+    "counts each seed of a setting as a trial, and shows shares also where the trials cannot tell."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,8 @@ def study_importance(storage: Storage, name: str, evaluator: str) -> Importance:
         chosen = definition.objectives.index(definition.metric)
     trials = complete_settings(status.read_trials(storage, name), chosen)
     if len(trials) < 2:
-        raise StoreError(f"study '{name}' has {len(trials)} complete trials; importance needs at least 2")
+        some = "one complete setting" if trials else "no complete setting"
+        raise StoreError(f"study '{name}' has {some}; importance needs at least two")
     return importance_of_trials(trials, evaluator, maximize=directions[chosen] != StudyDirection.MINIMIZE)
 
 

@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis import records, results
 from hpo.analysis.formatting import describe_device, describe_split, format_objective, format_seconds
+from hpo.analysis.importance import DASHBOARD_DIFFERS
 from hpo.analysis.results import SettingResult
 from hpo.store import status
 from hpo.study.definition import Definition
@@ -29,6 +30,8 @@ def study_note(
         links: A line in Markdown with links to other pages.
     """
     doubt = [f"Parameter importance cannot be told: {importance_doubt}."] * bool(importance_doubt)
+    if best is not None:
+        doubt.append(f"`hpo importance` and the report measure importance alike. {DASHBOARD_DIFFERS}")
     split, metric = status.selection_of(definition), definition.metric
     how = "measured " if split else ""
     goal = f" and {metric.direction}d" if metric.name != "accuracy" or metric.is_minimized else ""

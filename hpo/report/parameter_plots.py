@@ -54,7 +54,8 @@ def importance_section(
         few = f"{enough}; {_trial_count_text(len(trials))}."
         return replace(section, text=(few,)), names
     if doubt := importance.explain_doubt(trials, maximize=maximize):
-        return replace(section, text=(f"Parameter importance cannot be told: {doubt}.",)), names
+        text = (f"Parameter importance cannot be told: {doubt}.", importance.DASHBOARD_DIFFERS)
+        return replace(section, text=text), names
     notes: list[str] = []
     found: list[tuple[Importance, Mapping[str, tuple[float, float]]]] = []
     for evaluator in importance.EVALUATORS:
@@ -68,9 +69,8 @@ def importance_section(
         return replace(section, text=tuple(notes)), names
     shares = {name: fmean(each.importances.get(name, 0.0) for each, _ in found) for name in names}
     ranked = sorted(names, key=lambda name: -shares[name])
-    return replace(
-        section, text=tuple(notes), parts=(_importance_plot(found, ranked, noun, metric),)
-    ), ranked
+    parts = (_importance_plot(found, ranked, noun, metric),)
+    return replace(section, text=(*notes, importance.DASHBOARD_DIFFERS), parts=parts), ranked
 
 
 def _trial_count_text(trials: int) -> str:

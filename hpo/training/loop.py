@@ -302,7 +302,7 @@ class TrainingRun:
 
     def _raise_if_diverged(self, number: int, bad: int) -> None:
         if bad >= 0:
-            raise Diverged(f"loss not finite at epoch {number}, step {bad} of {len(self.batches)}")
+            raise Diverged(f"training loss not finite at epoch {number}, step {bad} of {len(self.batches)}")
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> Metrics:

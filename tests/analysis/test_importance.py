@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from hpo.analysis import importance, records
+from hpo.analysis import importance, records, results
 from hpo.cli.console import importance_view
 from hpo.dashboard import notes
 from hpo.report import parameter_axis, parameter_plots
@@ -50,7 +50,8 @@ def test_every_evaluator_has_the_same_doubt_and_then_no_shares(evaluator, values
     assert (found.doubt, found.importances) == (doubt, {})
     console = Console(record=True, width=200)
     console.print(importance_view(found))
-    (line,) = console.export_text().splitlines()
+    line, *more = console.export_text().splitlines()
+    assert " ".join(" ".join(more).split()) == importance.DASHBOARD_DIFFERS
     assert line.rstrip().endswith(f"over {len(values)} complete trials, cannot be told: {doubt}")
 
 
@@ -96,9 +97,13 @@ def test_the_report_and_the_dashboard_show_the_doubt_of_the_command(tmp_path):
         tied, parameter_axis.varying_parameters(done), definition
     )
     said = f"Parameter importance cannot be told: {importance.MOST_SAME}."
-    assert (section.text, section.parts) == ((said,), ())
+    assert (section.text, section.parts) == ((said, importance.DASHBOARD_DIFFERS), ())
     note = notes.study_note(definition, "", None, importance.explain_doubt(tied))
     assert said in note
+    best = results.best_setting(definition, done)
+    without_doubt = notes.study_note(definition, "", best, "")
+    assert "cannot be told" not in without_doubt
+    assert importance.DASHBOARD_DIFFERS in without_doubt
     assert "importance" not in notes.study_note(definition, "", None, "")
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import hpo
+from hpo.cli.verbs import HELP
 
 SCRIPT = """
 import hpo
@@ -44,6 +45,13 @@ def test_every_public_name_is_there_and_documented_with_an_example():
         assert "Example:" in method.__doc__ or name in helpers, name
     for function in (hpo.create, hpo.load, hpo.studies, hpo.Model, hpo.Model.predict):
         assert "Example:" in function.__doc__
+
+
+def test_a_verb_that_a_message_names_has_its_name_in_python():
+    of_the_command_alone = {"launch", "worker", "data", "doctor", "schema", "dashboard", "predict"}
+    python = {name for name in (*dir(hpo.Study), *hpo.__all__) if not name.startswith("_")}
+    assert set(HELP) - python == of_the_command_alone
+    assert "study.run()" in (hpo.HpoError.__doc__ or ""), "in place of hpo launch"
 
 
 def test_an_unknown_name_says_which_there_are():

@@ -8,9 +8,10 @@ threads (``step_timing``). No weights are downloaded, and no image of a publishe
 
 ``epoch_cost`` says what else counts: epochs with a frozen body, and images that are augmented.
 
-Not included are the time to read the data and the time that several workers on one CPU take from each
-other. The forecast is an upper bound where trials may end early or features are computed only once
-(``Forecast.at_most``). Of a custom objective, one epoch is run as it is, for the study's first setting.
+Where steps are slow, they are made with few images (``epoch_cost.CostsByBatchSize``). Not included are the
+time to read the data and the time that several workers on one CPU take from each other. The forecast is an
+upper bound where trials may end early or features are computed only once (``Forecast.at_most``). Of a
+custom objective, one epoch is run as it is, for the study's first setting.
 """
 
 import tempfile
@@ -21,21 +22,23 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from rich.table import Table
 
-from hpo.analysis import step_timing
+from hpo.analysis import disk_space, step_timing
+from hpo.analysis.disk_space import DiskSpace
 from hpo.analysis.epoch_cost import AUGMENTATION_OPTIONS, KIND_OPTIONS, EpochCosts
-from hpo.analysis.formatting import format_seconds
 from hpo.analysis.pruned_share import run_share
 from hpo.search import untried
 from hpo.study import space
 from hpo.study.definition import Definition
-from hpo.training import custom, datasets, precision
+from hpo.study.search_options import Search
+from hpo.study.strategy import describe_strategy
+from hpo.training import custom, datasets, precision, weights
 from hpo.training.config import Config, is_augmented
 from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.devices import WorkerDevice
 from hpo.training.folder_scan import FolderScan
 from hpo.training.shapes import DatasetShape
+from hpo.training.weights import MissingFile
 
 # Why a trial may cost less than its forecast, by the option that is responsible.
 SAVINGS = {
@@ -69,6 +72,8 @@ class CostPart:
     original_epoch_seconds: float | None  # in the original report; None if it has no such point
     original_seconds: float | None  # of all epochs there, which may be another number than here
     at_most: tuple[str, ...] = ()  # options in SAVINGS for which the seconds are an upper bound
+    weights_bytes: int = 0  # of a trial's weights; 0 if they are not known
+    checkpoint_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -94,6 +99,11 @@ class Forecast:
     share: float  # of the epochs that are run if the pruner stops all that it may; mean over the parts
     prune_points: bool
     left_out_trials: int = 0  # searched trials for which the space has no setting; they do not run
+    disk: DiskSpace | None = None  # None: what a custom objective stores is not known
+    sampler: str = ""
+    pruner: str = ""
+    strategy: str | None = None  # why these two, in a line; None if the study file names them
+    missing_files: tuple[MissingFile, ...] = ()  # weights that trials will download
 
     @property
     def device_hours(self) -> float:
@@ -110,6 +120,11 @@ class Forecast:
         Listed points count in full, unless the study prunes them too.
         """
         return sum(self._pruned_seconds(part) for part in self.parts) / 3600
+
+    @property
+    def missing_weights(self) -> list[str]:
+        """The URLs of the weights that trials will download."""
+        return [each.url for each in self.missing_files]
 
     @property
     def at_most(self) -> list[str]:
@@ -146,14 +161,14 @@ class Forecast:
         together, from start to end.
         """
         return {
-            **{key: value for key, value in asdict(self).items() if key != "parts"},
-            "parts": [asdict(part) for part in self.parts],
+            **{key: value for key, value in asdict(self).items() if key != "missing_files"},
             "device_hours": self.device_hours,
             "hours": self.wall_hours(self.device_hours),
             "pruned_device_hours": self.pruned_device_hours,
             "pruned_hours": self.wall_hours(self.pruned_device_hours),
             "original_hours": self.original_hours,
             "at_most": self.at_most,
+            "missing_weights": self.missing_weights,
         }
 
 
@@ -166,35 +181,30 @@ def forecast_cost(
     known_cost: FindKnownCost = lambda _: None,
     scan: FolderScan | None = None,
 ) -> Forecast:
-    """Measure each kind of training on one device, and compute what the study costs on all workers.
-
-    It sets this process's number of PyTorch threads to that of a worker. A custom objective runs for one
-    epoch, on whatever device it uses; its errors pass through.
+    """Measure each kind of training with a worker's number of threads; compute the cost on all workers.
 
     Args:
         definition: The study.
         workers: The devices and threads of the workers, at least one.
         device: Where to measure.
-        root: The folder with data sets. Only a data set whose size is not known beforehand is read from it.
+        root: The folder with data sets; only a set whose size is not known beforehand is read from it.
         tell: Gets a text that says what is being measured, each time that it changes.
         known_cost: Returns what the original report spent on a setting; None if it has no such point.
         scan: What the headers of the study's files say, if they were read already.
 
     Raises:
         DataError: A data set that has to be read cannot be.
-        DeviceError: The device cannot run the precision or compilation that the study asks for.
+        DeviceError: The device cannot run the study's precision or compilation.
         DefinitionError: There is no such custom objective.
     """
     _act_as_worker(workers[0], device)
-    config = definition.trial_config({})
-    if isinstance(config, CustomConfig):
-        counts, parts = (0, 0), tuple(_custom_parts(definition))
+    if isinstance(definition.trial_config({}), CustomConfig):
+        counts, parts, images_bytes = (0, 0), tuple(_custom_parts(definition)), 0
     else:
-        precision.check_precision("fp32" if config.precision == "auto" else config.precision, device)
-        precision.check_compile(config, device)
-        shape = datasets.dataset_shape(config, root, scan)
-        counts = (shape.train, shape.selection)
-        parts = tuple(_PartBuilder(definition, shape, device, tell, known_cost).parts())
+        shape = _checked_shape(definition, device, root, scan)
+        counts, builder = (shape.train, shape.selection), _PartBuilder(definition, known_cost)
+        parts = tuple(builder.parts(EpochCosts(shape, device, tell, builder.configs)))
+        images_bytes = disk_space.decoded_bytes(builder.ways, shape, scan)
     search = definition.search
     return Forecast(
         study=definition.name,
@@ -203,10 +213,31 @@ def forecast_cost(
         images=counts[0],
         selection=counts[1],
         parts=parts,
-        share=fmean([run_share(search.pruner, each.epochs, search.replicates) for each in parts] or [1.0]),
+        share=_mean_share(search, parts),
         prune_points=search.prune_points,
         left_out_trials=definition.searched_trials - _searched_trials(definition),
+        disk=disk_space.disk_space(definition, parts, len(workers), images_bytes),
+        sampler=search.sampler.name,
+        pruner=search.pruner.name,
+        strategy=describe_strategy(definition),
+        missing_files=tuple(weights.missing_files(sorted(definition.model_weights()))),
     )
+
+
+def _mean_share(search: Search, parts: Sequence[CostPart]) -> float:
+    """Return the share of the epochs that are run if the pruner stops all that it may."""
+    return fmean([run_share(search.pruner, each.epochs, search.replicates) for each in parts] or [1.0])
+
+
+def _checked_shape(
+    definition: Definition, device: torch.device, root: Path, scan: FolderScan | None
+) -> DatasetShape:
+    """Return the size of a study's data set, once it is clear that the device can run the study."""
+    config = definition.trial_config({})
+    assert isinstance(config, Config)
+    precision.check_precision("fp32" if config.precision == "auto" else config.precision, device)
+    precision.check_compile(config, device)
+    return datasets.dataset_shape(config, root, scan)
 
 
 def _act_as_worker(worker: WorkerDevice, device: torch.device) -> None:
@@ -234,34 +265,51 @@ def _trials_by_kind(definition: Definition, kinds: Sequence[Mapping[str, Any]]) 
     return [_searched_trials(definition) / len(kinds)] * len(kinds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """A part before it is measured."""
+
+    config: Config
+    ways: Sequence[Config]  # of augmenting its images
+    point: int | None
+    trials: float
+    setting: dict[str, Any]
+
+
 class _PartBuilder:
     """Makes the parts of a study without a custom objective."""
 
-    def __init__(
-        self,
-        definition: Definition,
-        shape: DatasetShape,
-        device: torch.device,
-        tell: Callable[[str], None],
-        known_cost: FindKnownCost,
-    ) -> None:
+    def __init__(self, definition: Definition, known_cost: FindKnownCost) -> None:
         self.definition, self.known_cost = definition, known_cost
-        self.costs = EpochCosts(shape, device, tell)
+        self._planned = tuple(self._plan())
+        self.configs = [each.config for each in self._planned]
+        self.ways = [way for each in self._planned for way in each.ways]
 
-    def parts(self) -> Iterator[CostPart]:
+    def parts(self, costs: EpochCosts) -> Iterator[CostPart]:
+        """Yield the measured parts."""
+        return (self._part(each, costs) for each in self._planned)
+
+    def _plan(self) -> Iterator[_Planned]:
         """Yield a part for each listed point, then one for each kind of training that a search may use."""
         definition, replicates = self.definition, self.definition.search.replicates
         for number, point in enumerate(definition.listed_points, 1):
             params = definition.complete_hyperparameters(point)
             attributes = {key: value for key, value in point.attributes.items() if key not in params}
-            config = self._config(point.setting)
-            yield self._part(config, [config], number, float(replicates), params | attributes)
+            config, setting = self._config(point.setting), params | attributes
+            yield _Planned(
+                config=config, ways=[config], point=number, trials=float(replicates), setting=setting
+            )
         if definition.searches and definition.search.trials:
             names = space.with_dependencies(definition.space, (*KIND_OPTIONS, "epochs"))
             kinds = space.combinations(names, definition.train)
             for setting, trials in zip(kinds, _trials_by_kind(definition, kinds), strict=True):
-                ways = self._augmented_ways(setting)
-                yield self._part(self._config(setting), ways, None, replicates * trials, setting)
+                yield _Planned(
+                    config=self._config(setting),
+                    ways=self._augmented_ways(setting),
+                    point=None,
+                    trials=replicates * trials,
+                    setting=setting,
+                )
 
     def _augmented_ways(self, setting: Mapping[str, Any]) -> list[Config]:
         """Return settings that complete ``setting`` with all ways to augment that the search may choose."""
@@ -275,25 +323,20 @@ class _PartBuilder:
         assert isinstance(config, Config)
         return config
 
-    def _part(
-        self,
-        config: Config,
-        ways: Sequence[Config],
-        point: int | None,
-        trials: float,
-        setting: dict[str, Any],
-    ) -> CostPart:
-        found, known = self.costs.find(config, ways), self.known_cost(setting)
+    def _part(self, planned: _Planned, costs: EpochCosts) -> CostPart:
+        found, known = costs.find(planned.config, planned.ways), self.known_cost(planned.setting)
         return CostPart(
-            point=point,
-            setting=setting,
-            trials=trials,
-            epochs=config.epochs,
+            point=planned.point,
+            setting=planned.setting,
+            trials=planned.trials,
+            epochs=planned.config.epochs,
             epoch_seconds=None if found is None else found.seconds,
             peak_gib=None if found is None else found.peak_gib,
             original_epoch_seconds=None if known is None else known.epoch_seconds,
             original_seconds=None if known is None else known.epoch_seconds * known.epochs,
-            at_most=tuple(self._savings(config, ways, point)),
+            at_most=tuple(self._savings(planned.config, planned.ways, planned.point)),
+            weights_bytes=0 if found is None else found.weights_bytes,
+            checkpoint_bytes=0 if found is None else found.checkpoint_bytes,
         )
 
     def _savings(self, config: Config, ways: Sequence[Config], point: int | None) -> Iterator[str]:
@@ -332,62 +375,3 @@ def _custom_parts(definition: Definition) -> Iterator[CostPart]:
             original_epoch_seconds=None,
             original_seconds=None,
         )
-
-
-def make_table(found: Forecast) -> Table:
-    """Return the parts of a forecast as a table for the terminal.
-
-    Its last column, the original report's seconds per epoch, is there only if one of the parts has them.
-    """
-    has_original = any(part.original_epoch_seconds for part in found.parts)
-    columns = ["point", "setting", "trials", "epochs", "s/epoch", "GiB", "time"]
-    table = Table(*columns, *(["s/epoch there"] if has_original else []), box=None, padding=(0, 1))
-    for part in found.parts:
-        fits = part.epoch_seconds is not None
-        cells = [
-            "" if part.point is None else str(part.point),
-            ", ".join(f"{key} {value}" for key, value in part.setting.items()) or "searched",
-            f"{part.trials:g}" if part.trials.is_integer() else f"{part.trials:.1f}",
-            str(part.epochs),
-            _format_number(part.epoch_seconds) if part.epoch_seconds else "-",
-            f"{part.peak_gib:.1f}" if part.peak_gib else "does not fit",
-            format_seconds(part.seconds) if fits else "-",
-        ]
-        table.add_row(*cells, *([f"{part.original_epoch_seconds or 0:g}"] if has_original else []))
-    return table
-
-
-def summary_lines(found: Forecast) -> Iterator[str]:
-    """Yield the totals of a forecast as lines of text.
-
-    Left out where they say nothing are the totals with pruning, why the totals are an upper bound, and the
-    total of the original report. The last line counts the parts that do not fit into the memory, if any.
-    """
-    total, pruned = found.device_hours, found.pruned_device_hours
-    workers = f"{found.workers} worker{'s' * (found.workers > 1)} on {found.device}"
-    wall = _format_hours(found.wall_hours(total))
-    at_most = "at most " if found.at_most else ""
-    yield f"in all {at_most}{_format_hours(total)} of one device, {wall} with {workers}"
-    if found.at_most:
-        yield f"at most, because {'; '.join(SAVINGS[name] for name in found.at_most)}"
-    if pruned < total:
-        wall = _format_hours(found.wall_hours(pruned))
-        yield f"with pruning at best {_format_hours(pruned)} of one device, {wall} with {workers}"
-    if found.original_hours is not None:
-        hours = _format_hours(found.original_hours)
-        yield f"the original report spent {hours} of one device on these points"
-    if found.left_out_trials:
-        count, settings = found.left_out_trials, "the space has no setting left for them"
-        yield f"not in these totals: {count} searched trial{'s' * (count > 1)}; {settings}"
-    if misfits := [part for part in found.parts if part.epoch_seconds is None]:
-        yield f"not in these totals: {len(misfits)} rows that do not fit into the memory"
-
-
-def _format_number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _format_hours(hours: float) -> str:
-    if hours < 2 / 60:
-        return f"{hours * 3600:.0f} seconds"
-    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} hours"

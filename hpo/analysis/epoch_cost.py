@@ -1,14 +1,16 @@
 """The seconds of an epoch of each kind of training, for ``hpo plan``; each kind is measured once.
 
-A kind is what ``KIND_OPTIONS`` name: how long a step takes depends on little else. Two more things matter.
+A kind is what ``KIND_OPTIONS`` name; the time of a step depends on little else. Three more things matter.
 
 * In the first ``freeze_epochs`` an epoch takes as long as with ``tune = "head"``, which is another kind.
+* A step that would take longer than ``SLOW_STEP_SECONDS`` is not made: see ``CostsByBatchSize``.
 * Settings of one kind may be augmented in different ways. Each way is timed without a model, and a batch
   takes longer by as much as its way takes longer than the one with which the kind was measured.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -22,6 +24,8 @@ from hpo.training.config import Config, is_augmented
 from hpo.training.shapes import DatasetShape
 
 KIND_OPTIONS = ("model", "optimizer", "image_size", "batch_size", "tune")
+SLOW_STEP_SECONDS = 1.0
+SMALL_BATCHES = (2, 4)  # images; batch norm needs two
 AUGMENTATION_OPTIONS = ("augmentation", "auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha")
 
 
@@ -31,6 +35,71 @@ class EpochCost:
 
     seconds: float  # mean of all epochs
     peak_gib: float  # memory: of the GPU, or of this process
+    weights_bytes: int
+    checkpoint_bytes: int
+
+
+class CostsByBatchSize:
+    """The costs of a kind of training by batch size, measured as long as a step is short.
+
+    The cost of a larger batch is computed: a step takes a fixed time and a time for each image, and so does
+    memory. A straight line through the two largest smaller batches gives both; ``SMALL_BATCHES`` are
+    measured for it where there are none.
+
+    Args:
+        measure: Measures the cost with a batch size; returns None if the training does not fit into memory.
+        slow_seconds: Longer steps are not made; None: ``SLOW_STEP_SECONDS``.
+    """
+
+    def __init__(
+        self, measure: Callable[[int], MeasuredCost | None], slow_seconds: float | None = None
+    ) -> None:
+        self._measure = measure
+        self._slow_seconds = SLOW_STEP_SECONDS if slow_seconds is None else slow_seconds
+        self._found: dict[int, MeasuredCost | None] = {}
+
+    def find(self, size: int) -> MeasuredCost | None:
+        """Return the cost with a batch size, or None if the training does not fit into the memory."""
+        for small in SMALL_BATCHES:
+            if small < size and self._expected_seconds(size) > self._slow_seconds:
+                self._find_measured(small)
+        if self._expected_seconds(size) <= self._slow_seconds:
+            return self._find_measured(size)
+        return self._extended(size)
+
+    def _find_measured(self, size: int) -> MeasuredCost | None:
+        if size not in self._found:
+            self._found[size] = self._measure(size)
+        return self._found[size]
+
+    def _smaller(self, size: int) -> list[tuple[int, MeasuredCost]]:
+        """Return the two largest measured batch sizes below ``size``, or fewer, with their costs."""
+        known = [(other, cost) for other, cost in self._found.items() if cost and other < size]
+        return sorted(known, key=lambda each: each[0])[-2:]
+
+    def _expected_seconds(self, size: int) -> float:
+        """Return the time of a step as far as smaller batches tell; infinity where none was measured."""
+        if size in self._found or size <= min(SMALL_BATCHES):
+            return 0.0
+        cost = self._extended(size)
+        return math.inf if cost is None else cost.step_seconds
+
+    def _extended(self, size: int) -> MeasuredCost | None:
+        """Return the cost that smaller batches suggest; None where none was measured or fits."""
+        smaller = self._smaller(size)
+        is_too_large = any(cost is None for other, cost in self._found.items() if other < size)
+        if is_too_large or not smaller:
+            return None
+        (first, low), (last, high) = smaller[0], smaller[-1]
+        ratio = (size - last) / (last - first) if last > first else 0.0
+        slope = ratio * (high.step_seconds - low.step_seconds)
+        grown = high.step_seconds * size / last  # where there is one point, or noise
+        is_line = last > first and slope > 0
+        return replace(
+            high,
+            step_seconds=high.step_seconds + slope if is_line else grown,
+            peak_gib=high.peak_gib + max(ratio * (high.peak_gib - low.peak_gib), 0.0),
+        )
 
 
 class EpochCosts:
@@ -40,10 +109,21 @@ class EpochCosts:
         shape: The data set's image size, channels, classes and numbers of images.
         device: Where to measure.
         tell: Gets a text that says what is being measured, each time that it changes.
+        configs: The settings that will be asked for.
     """
 
-    def __init__(self, shape: DatasetShape, device: torch.device, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        shape: DatasetShape,
+        device: torch.device,
+        tell: Callable[[str], None],
+        configs: Iterable[Config],
+    ) -> None:
         self.shape, self.device, self.tell = shape, device, tell
+        asked = [*configs]
+        asked += [_head_only(each) for each in asked if _frozen_share(each)]
+        self._total = len(set(map(_kind, asked)))
+        self._lines: dict[tuple[Any, ...], CostsByBatchSize] = {}
         self._kinds: dict[tuple[Any, ...], tuple[Config, MeasuredCost | None]] = {}
         self._ways: dict[tuple[Any, ...], float] = {}
 
@@ -56,8 +136,8 @@ class EpochCosts:
                 counts.
         """
         whole, steps = self._measure(config), len(batches.batch_bounds(self.shape.train, config.batch_size))
-        frozen = config.freeze_epochs / config.epochs if config.tune == "all" else 0.0
-        head = self._measure(config.model_copy(update={"tune": "head"})) if frozen else whole
+        frozen = _frozen_share(config)
+        head = self._measure(_head_only(config)) if frozen else whole
         if whole is None or head is None:
             return None
         step_seconds = (1 - frozen) * whole.step_seconds + frozen * head.step_seconds
@@ -65,14 +145,28 @@ class EpochCosts:
         return EpochCost(
             seconds=steps * max(step_seconds, 0.0) + self.shape.selection * whole.image_seconds,
             peak_gib=whole.peak_gib,
+            weights_bytes=whole.weights_bytes,
+            checkpoint_bytes=whole.checkpoint_bytes,
         )
 
     def _measure(self, config: Config) -> MeasuredCost | None:
         kind = _kind(config)
         if kind not in self._kinds:
-            self.tell(f"measuring {format_params(dict(zip(KIND_OPTIONS, kind, strict=True)))}")
-            self._kinds[kind] = config, step_timing.measure_cost(config, self.shape, self.device)
+            what = format_params(dict(zip(KIND_OPTIONS, kind, strict=True)))
+            self.tell(f"measuring {len(self._kinds) + 1} of {self._total}: {what}")
+            self._kinds[kind] = config, self._measure_new(config)
         return self._kinds[kind][1]
+
+    def _measure_new(self, config: Config) -> MeasuredCost | None:
+        if config.compile:  # which takes far longer than steps, and again for each batch size
+            return step_timing.measure_cost(config, self.shape, self.device)
+        others = tuple(getattr(config, name) for name in KIND_OPTIONS if name != "batch_size")
+
+        def measure(size: int) -> MeasuredCost | None:
+            sized = config.model_copy(update={"batch_size": size})
+            return step_timing.measure_cost(sized, self.shape, self.device)
+
+        return self._lines.setdefault(others, CostsByBatchSize(measure)).find(config.batch_size)
 
     def _difference(self, config: Config, ways: Sequence[Config]) -> float:
         """Return how much longer a batch takes in the mean of ``ways`` than when its kind was measured."""
@@ -91,6 +185,15 @@ class EpochCosts:
             self.tell(f"measuring {format_params(used)}")
             self._ways[way] = step_timing.measure_augmentation(config, self.shape, self.device)
         return self._ways[way]
+
+
+def _frozen_share(config: Config) -> float:
+    """Return the share of the epochs in which the body is frozen, but not for good."""
+    return config.freeze_epochs / config.epochs if config.tune == "all" else 0.0
+
+
+def _head_only(config: Config) -> Config:
+    return config.model_copy(update={"tune": "head"})
 
 
 def _kind(config: Config) -> tuple[Any, ...]:

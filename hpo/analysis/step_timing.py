@@ -4,10 +4,12 @@ No weights are downloaded, and no image of a published data set is read.
 """
 
 import contextlib
+import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +21,8 @@ from hpo.training.shapes import DatasetShape
 
 MAX_STEPS = 6  # of each kind of training or augmentation; the first one only warms up
 MAX_STEP_SECONDS = 3.0  # in all, after which no further step is made
+SLOW_SECONDS = 1.0  # of an evaluation, which is then not repeated to warm up
+GOOD_ENOUGH = 0.05  # relative standard error of the mean step, below which no further step is made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +32,15 @@ class MeasuredCost:
     step_seconds: float
     image_seconds: float  # to evaluate one image
     peak_gib: float  # memory: of the GPU, or of this process
+    weights_bytes: int = 0  # of the file with a trial's weights
+    checkpoint_bytes: int = 0
 
 
 def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> MeasuredCost | None:
     """Time a few training steps and the evaluation of one batch, on random images.
 
-    The time of a step is the median, without the first step. Errors other than a lack of memory pass
-    through.
+    The time of a step is the median, without the first step if there are others. Errors other than a
+    lack of memory pass through.
 
     Args:
         config: The kind of training. Of its weights only the layers and the preset are used, of its epochs
@@ -64,19 +70,17 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
                 build_model=models.build_untrained_model,
                 wants_pause=lambda: True,  # an epoch ends after each step
             )
-            steps = [
-                seconds for _, seconds in zip(range(MAX_STEPS), _time_steps(run, device), strict=False)
-            ]
-            run.evaluate(run.selection_split)  # warms up
-            started = precision.synchronized_time(device)
-            run.evaluate(run.selection_split)
-            evaluation_seconds = precision.synchronized_time(device) - started
+            steps = _time_steps(run, device)
+            evaluation_seconds = _time_evaluation(run, device)
+            weights_bytes, checkpoint_bytes = map(count_bytes, (run.weights(), run.state()))
     except (torch.OutOfMemoryError, MemoryError):
         return None
     return MeasuredCost(
-        step_seconds=statistics.median(steps[1:]),
+        step_seconds=statistics.median(_counted(steps)),
         image_seconds=evaluation_seconds / len(dataset.test),
         peak_gib=peak[0],
+        weights_bytes=weights_bytes,
+        checkpoint_bytes=checkpoint_bytes,
     )
 
 
@@ -92,11 +96,11 @@ def measure_augmentation(config: Config, shape: DatasetShape, device: torch.devi
     images_NCHW, labels_N = split.images.to(device), split.labels.to(device)
     generator = torch.Generator().manual_seed(0)
     seconds: list[float] = []
-    while len(seconds) < MAX_STEPS and sum(seconds[1:]) < MAX_STEP_SECONDS:
+    while not is_good_enough(seconds):
         started = precision.synchronized_time(device)
         mixing.mix(augmentation.augment(images_NCHW, config, generator), labels_N, config, generator)
         seconds.append(precision.synchronized_time(device) - started)
-    return statistics.median(seconds[1:])
+    return statistics.median(_counted(seconds))
 
 
 def _random_dataset(config: Config, shape: DatasetShape) -> Dataset:
@@ -123,16 +127,56 @@ def _training_side(config: Config, shape: DatasetShape) -> int:
     return image_files.readings_of(config)[0].size if reads_files(config.dataset) else shape.pixels
 
 
-def _time_steps(run: loop.TrainingRun, device: torch.device) -> Iterator[float]:
-    """Yield the seconds of each step, until their sum without the first exceeds MAX_STEP_SECONDS."""
-    spent, before = 0.0, precision.synchronized_time(device)
-    for count, _ in enumerate(run.epochs()):
-        seconds = precision.synchronized_time(device) - before
-        yield seconds
-        spent += seconds if count else 0.0
-        if count and spent > MAX_STEP_SECONDS:
-            return
+def _time_steps(run: loop.TrainingRun, device: torch.device) -> list[float]:
+    """Return the seconds of each step, of as many as are needed."""
+    steps: list[float] = []
+    before = precision.synchronized_time(device)
+    for _ in run.epochs():
+        steps.append(precision.synchronized_time(device) - before)
+        if is_good_enough(steps):
+            break
         before = precision.synchronized_time(device)
+    return steps
+
+
+def is_good_enough(steps: Sequence[float]) -> bool:
+    """Return whether the mean of these steps is known well enough, or took too long already.
+
+    Args:
+        steps: The seconds of each step, from the first one on.
+    """
+    counted = _counted(steps)
+    if len(steps) >= MAX_STEPS or sum(counted) >= MAX_STEP_SECONDS:
+        return True
+    if len(steps) < 3:
+        return False
+    error = statistics.stdev(counted) / math.sqrt(len(counted))
+    return error <= GOOD_ENOUGH * statistics.fmean(counted)
+
+
+def _counted(steps: Sequence[float]) -> Sequence[float]:
+    """Return the steps without the first one, which warms up, unless it is the only one."""
+    return steps[1:] or steps
+
+
+def _time_evaluation(run: loop.TrainingRun, device: torch.device) -> float:
+    """Return the seconds to evaluate the selection split; what is not slow is done once more, warmed up."""
+    seconds = 0.0
+    for _ in range(2):
+        started = precision.synchronized_time(device)
+        run.evaluate(run.selection_split)
+        if (seconds := precision.synchronized_time(device) - started) > SLOW_SECONDS:
+            break
+    return seconds
+
+
+def count_bytes(value: Any) -> int:
+    """Return the bytes of all tensors in a state, however it is nested."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(count_bytes, value.values()))
+    return sum(map(count_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
 @contextlib.contextmanager

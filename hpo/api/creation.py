@@ -35,6 +35,7 @@ class CreatedStudy:
 
     study: Study
     result: Stored
+    files: int = 0  # image files of the user's own that it uses
 
 
 def create(
@@ -109,7 +110,8 @@ def create_study(
     result = _store_study(storage, definition, source, used, locations.artifacts)
     if result == Stored.REPLACED:
         print_stderr(f"hpo: study '{definition.name}': {_REPLACED}")
-    return CreatedStudy(study=Study(definition.name, locations, storage), result=result)
+    files = 0 if used is None else len(used.files)
+    return CreatedStudy(study=Study(definition.name, locations, storage), result=result, files=files)
 
 
 def _read_source(study: StudySource, sets: Iterable[str], name: str | None) -> tuple[str, Definition]:

@@ -151,9 +151,10 @@ class StudyResults:
 
         The columns are those of ``hpo trials --csv``: ``number``, ``state``, ``value``; each parameter
         under its name; ``epochs``, ``best_epoch``, ``wall_time_seconds``, ``attempts``, ``point``,
-        ``site`` and the other attributes of points; ``best_value``, ``images``, ``baseline``; and with
-        several objectives ``values_...`` for each. ``value`` is that of an ended trial, ``best_value``
-        that of the best epoch so far. Values are missing where a trial has none.
+        ``site`` and the other attributes of points; ``best_value``, ``images``, ``baseline``; ``start``
+        and ``end`` (local, as ISO 8601); and with several objectives ``values_...`` for each. ``value`` is
+        that of an ended trial, ``best_value`` that of the best epoch so far. Values are missing where a
+        trial has none.
 
         Raises:
             HpoError: pandas is not installed.
@@ -175,7 +176,7 @@ class StudyResults:
         return pd.DataFrame(rows, columns=columns)
 
     def plan(self, devices: str = "auto") -> "Forecast":
-        """Estimate the time and memory of the study on this machine, from a few training steps.
+        """Estimate the time, memory and disk space of the study on this machine, from a few training steps.
 
         A custom objective runs for one epoch. Nothing is stored.
 
@@ -183,7 +184,8 @@ class StudyResults:
             devices: As ``run`` takes them.
 
         Returns:
-            Seconds per epoch, memory and total, by kind of training.
+            Seconds per epoch, memory and total, by kind of training; the disk space; the weights that
+            trials will download.
 
         Raises:
             HpoError: A device does not exist or cannot run the study, or its data are missing.

@@ -40,7 +40,8 @@ def complete_trial(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the numbers of the trials of the study that is named before."""
     from hpo.store import listing
 
-    name = ctx.params.get("name")
+    # An option without its value, which is being typed, keeps the arguments from their parameters.
+    name = ctx.params.get("name") or next(iter(ctx.args), None)
     numbers = listing.list_trials(_store(ctx), name) if name else []
     return _beginning(incomplete, map(str, numbers))
 

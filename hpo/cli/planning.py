@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.api.images import check_images
+from hpo.cli.completion import complete_study_name
 from hpo.cli.options import (
     ARTIFACTS,
     DATA,
@@ -14,6 +15,7 @@ from hpo.cli.options import (
     DataRoot,
     Devices,
     Json,
+    NewName,
     Sets,
     StoreUrl,
     StudyFile,
@@ -39,23 +41,23 @@ def plan_study(
     study: StudyFile,
     devices: Devices = "auto",
     sets: Sets = None,
+    name: NewName = None,
     as_json: Json = False,
     data: DataRoot = DATA,
 ) -> None:
-    """Estimate the time and memory of a study on this machine, without storing anything.
+    """Estimate the time, memory and disk space of a study on this machine, without storing anything.
 
     Runs a few training steps for each kind of training in the study.
+    Where steps are slow, it runs them with few images, and computes what larger batches take.
     Runs a custom objective for one epoch.
     """
-    from hpo.analysis import cost
+    from hpo.analysis import cost_text
     from hpo.api import planning, progress
     from hpo.api.live_view import open_stderr_console
     from hpo.cli import console
     from hpo.study import file
-    from hpo.study.strategy import describe_strategy
-    from hpo.training import weights
 
-    definition = file.load_study_file(file.find_study_file(study), sets or [], None)
+    definition = file.load_study_file(file.find_study_file(study), sets or [], name)
     images = check_images(definition, data, needed_here=True)
     scan = images.scan if images else None
     where = open_stderr_console()
@@ -63,14 +65,11 @@ def plan_study(
     with where.status("measuring", refresh_per_second=2) as shown:
         tell = shown.update if where.is_terminal else progress.print_stderr
         found = planning.plan_study(definition, devices, data, scan, tell)
-    missing = weights.missing_files(sorted(definition.model_weights()))
     if as_json:
-        print_json({**found.document(), "missing_weights": [each.url for each in missing]})
+        print_json(found.document())
         return
-    console.print_table(cost.make_table(found))
-    print("\n".join([*cost.summary_lines(found), *filter(None, [describe_strategy(definition)])]))
-    if missing:
-        print(f"weights that trials will download, {weights.describe_missing(missing)}")
+    console.print_table(cost_text.make_table(found))
+    print("\n".join(cost_text.summary_lines(found)))
 
 
 @verb(
@@ -82,7 +81,12 @@ def plan_study(
 )
 def simulate_strategies(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A study whose trials ran all their epochs.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A study whose trials ran all their epochs.",
+            autocompletion=complete_study_name,
+        ),
     ] = None,
     curves: Annotated[
         Path | None,

@@ -46,6 +46,7 @@ from hpo.errors import (
 from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
+    from hpo.store.status import Status
     from hpo.store.storage import Storage
 
 app = typer.Typer()
@@ -72,14 +73,19 @@ def run_study(
     cache_gb: CacheSize = CACHE_GB,
     grace_seconds: Grace = GRACE,
     backoff_seconds: Backoff = BACKOFF,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before a study that will take days.")
+    ] = False,
 ) -> None:
     """Run a study on this machine, then print its best trial.
 
     Ends when the study is complete or a budget is used up.
     After an interruption, the same command continues the study.
     For a study that is complete, paused or stopped it starts no worker, which is no error.
+    On a terminal, it asks before it starts a study that will take more than a day.
     """
     from hpo.api import creation, progress, stop_signal
+    from hpo.cli import long_runs
     from hpo.store import status, studies
     from hpo.training.devices import worker_devices
 
@@ -90,6 +96,8 @@ def run_study(
     storage, stored_name = created.study.storage, created.study.name
     before = status.read_status(storage, stored_name)
     if progress.has_work(before):
+        if not yes:
+            long_runs.ask_before_long_run(created, before, study, sets or [], devices, data)
         if created.result == studies.Stored.KEPT:
             waiting = before.trials["waiting"]
             progress.print_stderr(f"hpo: study '{stored_name}' continues: {waiting} trials waiting")
@@ -101,11 +109,18 @@ def run_study(
         progress.run_workers(storage, stored_name, workers, stop)
         if stop.event.is_set():
             raise typer.Exit(stop.exit_code())
-    now = status.read_status(storage, stored_name)
+    _print_outcome(storage, before, artifacts, store_url)
+
+
+def _print_outcome(storage: "Storage", before: "Status", artifacts: str, store_url: str) -> None:
+    """Print the best trial of a study that has ended, or how its trials failed; ``before`` this run."""
+    from hpo.store import status
+
+    now = status.read_status(storage, before.study)
     if now.state == "complete" or (now.trials["complete"] and now.used_up_budget):
-        print_best(storage, stored_name, artifacts, store_url)
+        print_best(storage, now.study, artifacts, store_url)
     elif before.state not in ("paused", "stopped"):
-        print_early_ends(storage, stored_name, artifacts)
+        print_early_ends(storage, now.study, artifacts)
 
 
 @verb(app, "create", START, "hpo create my-study.toml", "hpo create my-study.toml --set search.trials=100")

@@ -69,7 +69,7 @@ def create(
         DataError: Images of the study cannot be used, or are not those that it began with.
         StoreError: The store cannot be opened, or refuses the request.
 
-    Example:
+    Examples:
         >>> study = hpo.create("quickstart", overrides={"search.trials": 8})
         >>> study = hpo.create({
         ...     "name": "rates",

@@ -45,7 +45,7 @@ class Model:
         ArtifactError: The folder does not contain a complete model.
         DefinitionError: The model is a network of the user's own that cannot be built here.
 
-    Example:
+    Examples:
         >>> model = hpo.Model("winner")
         >>> model.predict(["tom.jpg"])[0].label
         'cats'
@@ -73,7 +73,7 @@ class Model:
         Raises:
             DataError: Images cannot be read; the message names the first of them.
 
-        Example:
+        Examples:
             >>> model.predict(np.zeros((32, 32, 3), np.uint8))[0].probability
             0.31
         """

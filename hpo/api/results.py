@@ -71,7 +71,7 @@ class StudyResults:
         Raises:
             StoreError: The study is gone, or the store cannot be read.
 
-        Example:
+        Examples:
             >>> study.status().trials["complete"]
             8
         """
@@ -97,7 +97,7 @@ class StudyResults:
         Raises:
             StoreError: The study is gone, or the store cannot be read.
 
-        Example:
+        Examples:
             >>> [trial.value for trial in study.trials() if trial.state == "complete"]
             [0.9667, 0.9611]
         """
@@ -117,7 +117,7 @@ class StudyResults:
         Raises:
             StoreError: The study is gone, or the store cannot be read.
 
-        Example:
+        Examples:
             >>> study.best()[0].params
             {'lr': 0.0071, 'optimizer': 'adam'}
         """
@@ -137,7 +137,7 @@ class StudyResults:
         Raises:
             StoreError: The study has fewer than two complete settings, or the store cannot be read.
 
-        Example:
+        Examples:
             >>> study.importance().importances
             {'lr': 0.81, 'optimizer': 0.19}
         """
@@ -160,7 +160,7 @@ class StudyResults:
             HpoError: pandas is not installed.
             StoreError: The study is gone, or the store cannot be read.
 
-        Example:
+        Examples:
             >>> study.dataframe().plot.scatter("lr", "value", logx=True)
         """
         try:
@@ -190,7 +190,7 @@ class StudyResults:
         Raises:
             HpoError: A device does not exist or cannot run the study, or its data are missing.
 
-        Example:
+        Examples:
             >>> study.plan("cuda:0").device_hours
             3.4
         """
@@ -215,7 +215,7 @@ class StudyResults:
             StoreError: The study is gone, or the store cannot be read.
             ArtifactError: The page or a table cannot be written.
 
-        Example:
+        Examples:
             >>> study.report("mine.html")
             PosixPath('mine.html')
         """
@@ -240,7 +240,7 @@ class StudyResults:
             StoreError: There is no such trial, or it has no weights.
             ArtifactError: Files of the trial are missing, or the folder cannot be written.
 
-        Example:
+        Examples:
             >>> study.export("winner").value
             0.9667
         """
@@ -266,7 +266,7 @@ class StudyResults:
         Raises:
             HpoError: Too few trials ran all their epochs, or there is no such sampler or pruner.
 
-        Example:
+        Examples:
             >>> study.simulate(workers=8).advice
             'best reached the target first'
         """
@@ -283,7 +283,7 @@ class StudyResults:
     def optuna(self) -> optuna.Study:
         """The study as Optuna's own, for its plots and tools; it shares our connection to the store.
 
-        Example:
+        Examples:
             >>> optuna.visualization.plot_slice(study.optuna)
         """
         studies.find_study_id(self.storage, self.name)  # says which studies there are

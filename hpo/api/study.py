@@ -35,7 +35,7 @@ class Study(StudyResults):
         name: The study's name.
         locations: Where its database, its files and its data are.
 
-    Example:
+    Examples:
         >>> study = hpo.load("quickstart")
         >>> study.best()[0].value
         0.9667
@@ -81,7 +81,7 @@ class Study(StudyResults):
                 complete and none of its trials succeeded.
             KeyboardInterrupt: The user has interrupted it; all trials are saved.
 
-        Example:
+        Examples:
             >>> study.run(devices="cuda:0")
         """
         limits = running.find_limits(lease_seconds, cache_gb)
@@ -100,7 +100,7 @@ class Study(StudyResults):
         Raises:
             StoreError: The study is gone, or the store refuses the request.
 
-        Example:
+        Examples:
             >>> study.pause()
             True
         """
@@ -117,7 +117,7 @@ class Study(StudyResults):
         Raises:
             StoreError: The study is gone, or the store refuses the request.
 
-        Example:
+        Examples:
             >>> study.resume()
             True
         """
@@ -134,7 +134,7 @@ class Study(StudyResults):
         Raises:
             StoreError: The study is gone, or the store refuses the request.
 
-        Example:
+        Examples:
             >>> study.stop()
             True
         """
@@ -159,7 +159,7 @@ class Study(StudyResults):
         Raises:
             StoreError: One of the numbers is not that of a failed trial, or the store refuses the request.
 
-        Example:
+        Examples:
             >>> study.retry()
             [3, 7]
         """
@@ -179,7 +179,7 @@ class Study(StudyResults):
             DefinitionError: The study cannot run the setting.
             StoreError: The study is gone, or the store refuses the request.
 
-        Example:
+        Examples:
             >>> study.enqueue(lr=0.01, batch_size=32)
             12
         """
@@ -216,7 +216,7 @@ class Study(StudyResults):
             HpoError: No trial is complete, or as ``run`` raises it.
             KeyboardInterrupt: The user has interrupted it; the same call continues.
 
-        Example:
+        Examples:
             >>> study.finish(top=2, seeds=3).winner.setting.params
             {'lr': 0.0071, 'optimizer': 'adam'}
         """
@@ -236,7 +236,7 @@ class Study(StudyResults):
             StoreError: A worker has a trial of the study, the study is gone, or the store refuses.
             ArtifactError: The files cannot be deleted.
 
-        Example:
+        Examples:
             >>> hpo.load("an-old-study").delete()
             ''
         """
@@ -280,7 +280,7 @@ def load(
         StoreError: There is no such store or study (the message names those that exist), or another tool
             made it.
 
-    Example:
+    Examples:
         >>> hpo.load("quickstart").status().state
         'complete'
     """
@@ -309,7 +309,7 @@ def list_studies(store: str | None = None) -> list[StudyStatus]:
     Raises:
         StoreError: There is no such store, or it cannot be read.
 
-    Example:
+    Examples:
         >>> {each.study: each.state for each in hpo.studies()}
         {'quickstart': 'complete', 'mine': 'running'}
     """

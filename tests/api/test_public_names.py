@@ -42,9 +42,9 @@ def test_every_public_name_is_there_and_documented_with_an_example():
     methods = {name: getattr(hpo.Study, name) for name in dir(hpo.Study) if not name.startswith("_")}
     helpers = {"read", "definition", "artifacts_folder", "logs_folder", "check_exists", "check_deletable"}
     for name, method in methods.items():
-        assert "Example:" in method.__doc__ or name in helpers, name
+        assert "Examples:" in method.__doc__ or name in helpers, name
     for function in (hpo.create, hpo.load, hpo.studies, hpo.Model, hpo.Model.predict):
-        assert "Example:" in function.__doc__
+        assert "Examples:" in function.__doc__
 
 
 def test_a_verb_that_a_message_names_has_its_name_in_python():

@@ -6,8 +6,10 @@ import pytest
 from mkdocs.exceptions import PluginError
 from pydantic import BaseModel
 
+import hpo
 from docs.generator import commands, hooks, study_file
 from hpo.cli.verbs import HELP
+from hpo.study.definition import TRIAL_ATTRIBUTES
 from hpo.study.search_options import Pruner, Sampler, Search
 from hpo.study.space import Choices, Range
 from hpo.training.config import DATASETS, STUDY_WIDE, Config
@@ -88,3 +90,20 @@ def test_a_page_that_asks_for_an_unknown_part_is_refused():
 def test_every_generated_part_is_on_a_page():
     written = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
     assert set(re.findall(r"^\{\{ (\w+) \}\}$", written, re.MULTILINE)) == set(hooks.BY_NAME)
+
+
+def test_the_page_on_python_shows_every_public_name_and_method():
+    text = (PAGES / "python.md").read_text()
+    assert set(re.findall(r"^::: hpo\.(\w+)$", text, re.MULTILINE)) == set(hpo.__all__)
+    listed = re.findall(
+        r"\w+",
+        re.findall(r"^::: hpo\.Study\n +options:\n +members: \[(.*?)\]", text, re.DOTALL | re.MULTILINE)[0],
+    )
+    public = {name: getattr(hpo.Study, name).__doc__ for name in dir(hpo.Study) if not name.startswith("_")}
+    assert set(listed) == {name for name, doc in public.items() if "Examples:" in doc}
+
+
+def test_the_page_on_attributes_names_every_attribute_that_a_point_may_not_use():
+    listed = re.findall(r"^\| `(\w+)` \|", (PAGES / "attributes.md").read_text(), re.MULTILINE)
+    assert listed == sorted(listed)
+    assert set(TRIAL_ATTRIBUTES) <= set(listed)

@@ -227,6 +227,7 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
             direction=definition.search.direction,
             metric_name=definition.search.metric_name,
             objectives=definition.search.objectives,
+            track=definition.search.track,
         ),
         points=(*points, *(point for point in listed if point not in points)),
         finishes=plan.study,

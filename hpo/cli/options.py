@@ -127,6 +127,13 @@ Sets = Annotated[
         help="Override a key of the study file, for example train.epochs=5. Repeatable.",
     ),
 ]
+Track = Annotated[
+    Literal["none", "mlflow", "wandb"] | None,
+    typer.Option(
+        "--track",
+        help="Experiment tracker that trials also go to, as --set search.track does.",
+    ),
+]
 Devices = Annotated[
     str,
     typer.Option(
@@ -186,3 +193,8 @@ LEASE = locations.LEASE_SECONDS
 CACHE_GB = DEFAULT_CACHE_GB
 GRACE = GRACE_SECONDS
 BACKOFF = BACKOFF_SECONDS
+
+
+def with_track(sets: list[str] | None, track: str | None) -> list[str]:
+    """Return the texts of ``--set``, with one more for ``--track``."""
+    return [*(sets or []), *([] if track is None else [f"search.track={track}"])]

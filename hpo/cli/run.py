@@ -32,7 +32,9 @@ from hpo.cli.options import (
     StoreUrl,
     StudyFile,
     StudyName,
+    Track,
     Workers,
+    with_track,
 )
 from hpo.cli.results import print_best, print_early_ends, print_finish
 from hpo.cli.verbs import NO_RESTART, NO_SUCCESS, RESULTS, START, STOPPABLE, verb
@@ -66,6 +68,7 @@ def run_study(
     devices: Devices = "auto",
     sets: Sets = None,
     name: NewName = None,
+    track: Track = None,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
@@ -92,7 +95,7 @@ def run_study(
     stop = stop_signal.StopSignal()
     worker_devices(devices, 1, 1)  # fails before anything is stored
     places = Locations(store=store_url, artifacts=artifacts, data=data)
-    created = creation.create_study(study, sets or [], name, places, images_needed_here=True)
+    created = creation.create_study(study, with_track(sets, track), name, places, images_needed_here=True)
     storage, stored_name = created.study.storage, created.study.name
     before = status.read_status(storage, stored_name)
     if progress.has_work(before):
@@ -128,6 +131,7 @@ def create_study(
     study: StudyFile,
     sets: Sets = None,
     name: NewName = None,
+    track: Track = None,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
@@ -143,7 +147,7 @@ def create_study(
     from hpo.store import status
 
     places = Locations(store=store_url, artifacts=artifacts, data=data)
-    created = creation.create_study(study, sets or [], name, places)
+    created = creation.create_study(study, with_track(sets, track), name, places)
     waiting = status.count_waiting(created.study.storage, created.study.name)
     print(f"study {created.study.name} {created.result}: {waiting} trials waiting")
 

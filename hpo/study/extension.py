@@ -1,7 +1,8 @@
 """Extending a stored study by its changed file.
 
-More searched trials, larger budgets and more points extend a study; ``FREE_OPTIONS``, which change no
-result, may differ. Any other difference would make its trials incomparable and is refused.
+More searched trials, larger budgets and more points extend a study; ``FREE_OPTIONS`` and
+``search.track``, which change no result, may differ. Any other difference would make its trials
+incomparable and is refused.
 """
 
 from collections import Counter
@@ -21,8 +22,9 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
 
     The points keep their numbers, and new ones follow. A point is identified by its options and attributes,
     not by its place in the file; one that is listed twice counts as two. Settings queued by hand stay. If
-    neither names a sampler or a pruner, what was chosen for the stored one stays, too. So does the value of
-    an option that is newer than the stored study, if the file leaves it out.
+    neither names a sampler or a pruner, what was chosen for the stored one stays, too. So do
+    ``search.track``, and the value of an option that is newer than the stored study, if the file leaves
+    them out.
 
     Args:
         stored: The definition in the store.
@@ -32,10 +34,7 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
         DefinitionError: If anything differs that does not extend a study; it lists all differences. A
             removed budget counts as larger, a new one as smaller.
     """
-    if stored.search.strategy is not None and new.search.strategy is not None:
-        sampler = new.search.sampler.model_copy(update={"name": stored.search.sampler.name})
-        chosen = {"sampler": sampler, "pruner": stored.search.pruner}
-        new = new.model_copy(update={"search": new.search.model_copy(update=chosen)})
+    new = new.model_copy(update={"search": _with_stored_choices(stored.search, new.search)})
     train = new.train | {name: stored.train[name] for name in _stored_values(stored, new)}
     free = () if new.option_table is option_tables.CUSTOM_OPTIONS else FREE_OPTIONS
     kept, wanted = Counter(map(_point_key, stored.points)), Counter(map(_point_key, new.points))
@@ -66,6 +65,17 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
     return stored.model_copy(update=changed)
 
 
+def _with_stored_choices(stored: Search, new: Search) -> Search:
+    """Return the new options of ``[search]`` with what the file leaves to hpo, or to the stored study."""
+    kept: dict[str, Any] = {}
+    if stored.strategy is not None and new.strategy is not None:
+        sampler = new.sampler.model_copy(update={"name": stored.sampler.name})
+        kept = {"sampler": sampler, "pruner": stored.pruner}
+    if "track" not in new.model_fields_set:
+        kept["track"] = stored.track
+    return new.model_copy(update=kept)
+
+
 def _stored_values(stored: Definition, new: Definition) -> Iterator[str]:
     """Yield the options that the file leaves out and that keep the stored study's values.
 
@@ -93,7 +103,7 @@ def _values_by_name(parameters: tuple[Parameter, ...]) -> dict[str, Choices | Ra
 
 
 def _fixed_search_options(search: Search) -> dict[str, Any]:
-    return search.model_dump(exclude={"trials", "strategy", *BUDGETS})
+    return search.model_dump(exclude={"trials", "strategy", "track", *BUDGETS})
 
 
 def _lowered_budgets(stored: Definition, new: Definition) -> Iterator[str]:

@@ -115,3 +115,7 @@ class Search(BaseModel):
     """Names of studies in the store that have ended, such as finetune; freeze_thaw, tpe, gp and nsgaii
     learn from their trials, freeze_thaw also from studies of other data sets.
     """
+    track: Literal["none", "mlflow", "wandb"] = "none"
+    """Experiment tracker that trials also go to: MLflow, or Weights & Biases. It may change while the study
+    goes on; workers that start later use the new one.
+    """

@@ -27,10 +27,13 @@ from hpo.study.definition import Definition
 from hpo.training import devices, precision
 from hpo.training.custom import Objective
 from hpo.training.events import TrialEvent
+from hpo.workers import tracking
 from hpo.workers.cache import WorkerCache
 from hpo.workers.context import WorkerContext
 from hpo.workers.hardware import find_device
 from hpo.workers.pruning import Promotions
+from hpo.workers.trackers import check_installed
+from hpo.workers.tracking import TrackerProcess
 from hpo.workers.trial import run_trial
 
 MAX_FAILURES = 3  # in a row that are no trial's fault, before a worker gives up
@@ -72,13 +75,23 @@ def run_worker(
 
     Raises:
         StoreError: If there is no such study, or the database stays unavailable or refuses a write.
-        DefinitionError: If another version of hpo made the study, or it copies one; or no such objective.
+        DefinitionError: If another version of hpo made the study, or it copies one; no such objective; or
+            the package of the study's tracker is not installed.
         DeviceError: If the device is missing, lost, or without the study's precision or compiling.
         ArtifactError: If the artifacts fail at the start, or ``MAX_FAILURES`` trials in a row.
         DataError: If images are unreadable, or changed, or ``MAX_FAILURES`` trials fail for the data.
         WeightsError: If a trial's initial weights cannot be loaded.
     """
     context = _set_up(storage, name, settings, stop)
+    with tracking.open_tracker(context) as tracker:
+        yield from _run_trials(storage, context, settings, tracker)
+
+
+def _run_trials(
+    storage: Storage, context: WorkerContext, settings: WorkerSettings, tracker: TrackerProcess | None
+) -> Iterator[TrialEvent]:
+    """Claim and run trials, as ``run_worker`` describes."""
+    name, stop = context.definition.name, context.stop
     history, owner = context.history, process.current_owner(settings.shown_as)
     failures: list[str] = []  # in a row that are no trial's fault
     while not stop.is_set():
@@ -94,7 +107,7 @@ def run_worker(
         # Read again: the study may have been extended since, and the trial created by that.
         context = replace(context, definition=studies.read_definition(storage, name))
         try:
-            yield from run_trial(claim, context)
+            yield from tracking.track_trial(run_trial(claim, context), claim, context, tracker)
             failures.clear()
         except StopRequested:  # before the trial's first step
             return
@@ -122,6 +135,7 @@ def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threadi
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
     settings.artifacts.remove_abandoned()
     definition = studies.read_definition(storage, name)
+    check_installed(definition.search.track)
     history = History(
         storage, studies.find_study_id(storage, name), name, definition.metric, definition.objectives
     )

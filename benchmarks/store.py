@@ -41,7 +41,7 @@ from benchmarks.synthetic_trials import (
 )
 from hpo.store import lease, process, queue, rows, studies
 from hpo.store.history import History
-from hpo.store.lease_table import leases
+from hpo.store.tables import leases
 from hpo.study import space
 from hpo.study.definition import Definition
 from hpo.study.search_options import Pruner, Sampler, Search

@@ -8,7 +8,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO hpo_worker, hpo_viewer;
 -- deletes nothing.
 GRANT UPDATE ON trials TO hpo_worker;
 GRANT INSERT, UPDATE ON
-  hpo_leases, trial_params, trial_values, trial_intermediate_values,
+  hpo_leases, hpo_attempts, trial_params, trial_values, trial_intermediate_values,
   trial_user_attributes, trial_system_attributes TO hpo_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from hpo.analysis.cost import Forecast
     from hpo.analysis.strategies import Comparison
+    from hpo.analysis.timeline import TimelineEntry
     from hpo.export.card import Metrics
 
 Evaluator = Literal["ped-anova", "fanova", "mdi"]
@@ -124,6 +125,27 @@ class StudyResults:
         found = results.read_best(self.storage, self.name)
         count = (found[0].front if found else 0) or 1
         return [documents.best_setting_record(each) for each in found[: count if n is None else n]]
+
+    def events(self, trial: int | None = None) -> "list[TimelineEntry]":
+        """Return what happened to the study: who ran which trial, when, why attempts ended, and orders.
+
+        Args:
+            trial: Only what is about the trial with this number; None for all.
+
+        Returns:
+            The entries, oldest first. An attempt that died has no end before another worker claims its
+            trial.
+
+        Raises:
+            StoreError: There is no such trial, the study is gone, or the store cannot be read.
+
+        Examples:
+            >>> [entry.event for entry in study.events(trial=0)]
+            ['claimed', 'complete']
+        """
+        from hpo.analysis.timeline import read_timeline
+
+        return read_timeline(self.storage, self.name, trial)
 
     def importance(self, evaluator: Evaluator = "ped-anova") -> Importance:
         """Return how strongly each parameter influenced the metric, over the complete trials.

@@ -25,8 +25,10 @@ from hpo.analysis.formatting import (
 from hpo.analysis.importance import DASHBOARD_DIFFERS, Importance
 from hpo.analysis.records import TrialRecord, other_objectives
 from hpo.analysis.results import SettingResult, caveats, describe_value, name_place
+from hpo.analysis.timeline import describe_attempt
 from hpo.api.live_view import COLORS, status_headline, workers_view
 from hpo.search.replicates import REPLICATE_OF
+from hpo.store.attempts import Attempt
 from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
 from hpo.store.status import Status
@@ -233,13 +235,16 @@ def studies_table(
     return table
 
 
-def trial_table(trial: FrozenTrial, found: TrialRecord, measure: str) -> Table:
-    """Return a trial's state, value, best epoch, parameters, user attributes and reports as a table.
+def trial_table(
+    trial: FrozenTrial, found: TrialRecord, measure: str, attempts: Iterable[Attempt] = ()
+) -> Table:
+    """Return a trial's state, value, best epoch, parameters, attributes, reports and attempts as a table.
 
     Args:
         trial: The trial.
         found: Its record.
         measure: The name of the metric.
+        attempts: The attempts at it, as far as the store has them.
     """
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(no_wrap=True)
@@ -256,6 +261,8 @@ def trial_table(trial: FrozenTrial, found: TrialRecord, measure: str) -> Table:
         table.add_row(name, json.dumps(value))
     for step, value in found.curve.items():
         table.add_row(f"epoch {step}", f"{value:.4f}")
+    for each in attempts:
+        table.add_row(f"attempt {each.attempt}", describe_attempt(each))
     return table
 
 

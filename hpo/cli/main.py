@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 import hpo
-from hpo.cli import control, data, pages, planning, results, run
+from hpo.cli import control, data, events, pages, planning, results, run
 from hpo.cli.verbs import GROUPS, HELP, general_help
 from hpo.errors import QUOTED_LENGTH, HpoError, quote_value, shorten
 from hpo.workers.supervisor import kill_descendants
@@ -65,7 +65,7 @@ app = typer.Typer(
         "hpo run quickstart", "hpo status quickstart --watch", "hpo report quickstart -o report.html"
     ),
 )
-for verbs in (run, control, results, pages, data, planning):
+for verbs in (run, control, results, events, pages, data, planning):
     app.add_typer(verbs.app)
 
 

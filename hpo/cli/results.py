@@ -123,6 +123,7 @@ def list_trials(
     from hpo.cli import console
     from hpo.errors import StoreError
     from hpo.store import status, studies
+    from hpo.store.attempts import read_attempts
 
     storage = studies.open_storage(store_url, create=False)
     trials = status.read_trials(storage, name)
@@ -140,7 +141,8 @@ def list_trials(
     elif as_csv:
         sys.stdout.write(documents.trials_csv(trials, found, definition.attribute_names))
     elif trial is not None:
-        console.open_console().print(console.trial_table(trials[0], found[0], measure))
+        attempts = read_attempts(storage, studies.find_study_id(storage, name), trial)
+        console.open_console().print(console.trial_table(trials[0], found[0], measure, attempts))
     else:
         table = console.trials_table(trials, found, measure, definition.attribute_names)
         console.print_table(table)

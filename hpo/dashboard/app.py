@@ -11,6 +11,7 @@ import functools
 import mimetypes
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ from hpo.dashboard.checked_storage import CheckedStorage
 from hpo.dashboard.gate import App, Environ, Start, request_path
 from hpo.errors import DefinitionError, HpoError
 from hpo.store import attachments, fingerprint, folders, lease_info, plan
+from hpo.store.attempts import Attempt, read_attempts
 from hpo.store.attributes import check_trial, is_text
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, load_definition
@@ -177,9 +179,12 @@ class _HpoPlugin:
         )
         links = pages.links(study_id, has_report=best is not None)
         _set_note(document, notes.study_note(definition, text if is_text(text) else "", best, doubt, links))
+        attempts: dict[int, list[Attempt]] = defaultdict(list)
+        for attempt in read_attempts(self.storage, study_id):
+            attempts[attempt.trial].append(attempt)
         for shown in (*document["trials"], *document["best_trials"]):
             if trial := trials.get(shown["trial_id"]):
-                _set_note(shown, notes.trial_note(trial, definition))
+                _set_note(shown, notes.trial_note(trial, definition, attempts[trial.number]))
                 shown["artifacts"] += [_artifact_entry(name) for name in notes.trial_files(trial, folder)]
         return document
 

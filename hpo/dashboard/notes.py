@@ -1,7 +1,7 @@
 """The notes (Markdown) that the dashboard shows for a study and for a trial, and the files of a trial."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -9,7 +9,9 @@ from hpo.analysis import records, results
 from hpo.analysis.formatting import describe_device, describe_split, format_objective, format_seconds
 from hpo.analysis.importance import DASHBOARD_DIFFERS
 from hpo.analysis.results import SettingResult
+from hpo.analysis.timeline import describe_attempt
 from hpo.store import status
+from hpo.store.attempts import Attempt
 from hpo.study.definition import Definition
 
 
@@ -70,7 +72,7 @@ def _budget_unit(replicates: int) -> str:
     return "trials" if replicates == 1 else f"settings, each with up to {replicates} seeds"
 
 
-def trial_note(found: FrozenTrial, definition: Definition) -> str:
+def trial_note(found: FrozenTrial, definition: Definition, attempts: Sequence[Attempt] = ()) -> str:
     """Return the note of a trial in Markdown: its state, what happened to it, and where its weights are.
 
     A fact that the trial's attributes lack is left out.
@@ -78,8 +80,11 @@ def trial_note(found: FrozenTrial, definition: Definition) -> str:
     Args:
         found: The trial.
         definition: The definition of its study.
+        attempts: The attempts at it, as far as the store has them.
     """
-    return "\n".join([_headline(found, definition), "", *_facts(found, definition), *_failure(found)])
+    told = (f"- attempt {each.attempt}: {_escape_inline(describe_attempt(each))}" for each in attempts)
+    lines = [_headline(found, definition), "", *_facts(found, definition), *told]
+    return "\n".join([*lines, *_failure(found)])
 
 
 def _headline(found: FrozenTrial, definition: Definition) -> str:

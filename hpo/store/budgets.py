@@ -26,9 +26,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from hpo.store import attributes
-from hpo.store.lease_table import database_time, leases
+from hpo.store.lease_table import database_time
 from hpo.store.rows import dialect_of, reports, trials, user_attributes
 from hpo.store.storage import Storage, retrying
+from hpo.store.tables import leases
 from hpo.study.definition import BudgetLimits
 from hpo.training.metric import Metric
 

@@ -14,10 +14,11 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import StoreError
-from hpo.store import plan, study_rows
-from hpo.store.lease_table import database_time, leases
+from hpo.store import events, plan, study_rows, tables
+from hpo.store.lease_table import database_time
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
+from hpo.store.tables import leases
 
 
 @retrying(max_wait_seconds=0)
@@ -37,9 +38,11 @@ def set_order(storage: Storage, name: str, order: str | None) -> None:
         DefinitionError: Another version of hpo made the study.
     """
     with storage.transaction() as session:
+        tables.upgrade(session)
         # The workers of another tool's study would not follow the order.
         study_id = study_rows.own_study_id(session, name, lock=True)
         plan.set_study_attributes(session, study_id, {plan.ORDER: order}, system=True)
+        events.write_event(session, study_id, order or "resumed")
 
 
 @retrying(reads=True)
@@ -78,6 +81,7 @@ def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -
         DefinitionError: Another version of hpo made the study.
     """
     with storage.transaction() as session:
+        tables.upgrade(session)
         study_id = study_rows.own_study_id(session, name)
         rows = session.execute(_retried_trials(study_id, numbers).with_for_update(of=_trial)).all()
         if missing := sorted(set(numbers or ()) - {row.number for row in rows}):
@@ -96,6 +100,8 @@ def retry_trials(storage: Storage, name: str, numbers: Collection[int] | None) -
         if ids:
             study_rows.own_study_id(session, name, lock=True)
             plan.set_study_attributes(session, study_id, {plan.RETRIED: uuid.uuid4().hex}, system=True)
+        for row in rows:
+            events.write_event(session, study_id, "retried", trial=row.number)
         return [row.number for row in rows]
 
 

@@ -36,6 +36,7 @@ STUDIES_LOCK = 0x68706F  # Postgres advisory lock that guards the creation of st
 # Guards the creation of tables. It is another lock, because its holder needs a second connection, which
 # those who wait for the lock above must not hold.
 TABLES_LOCK = STUDIES_LOCK + 1
+UPGRADE_LOCK = STUDIES_LOCK + 2  # guards the upgrade of our tables, also while the lock above is held
 
 # What may follow the "?" of a store's URL. Everything else that libpq accepts is left out, because it can
 # lead to another place than the URL says (host, hostaddr, port, dbname, service) or bring in what it should

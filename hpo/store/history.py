@@ -40,9 +40,9 @@ from hpo.search.curve_model import Prior
 from hpo.search.freeze_thaw import CurveTable, build_table
 from hpo.search.objectives import Objectives
 from hpo.store import rows
-from hpo.store.lease_table import leases
 from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, Parameters, trials
 from hpo.store.storage import Storage, retrying
+from hpo.store.tables import leases
 from hpo.training.metric import Metric
 
 R = TypeVar("R")

@@ -60,17 +60,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.retry import STOPPING_WAIT_SECONDS
-from hpo.store import attributes, budgets, lease_table, plan, rows
+from hpo.store import attempts, attributes, budgets, lease_table, plan, rows, tables
 from hpo.store.process import Owner
 from hpo.store.rows import Parameters, dialect_of
 from hpo.store.storage import Storage
 from hpo.study.definition import BudgetLimits
 
 log = logging.getLogger("hpo")
+
+# How an attempt ends that ends its trial, for the table of attempts.
+OUTCOMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class LeaseLost(Exception):
@@ -140,11 +144,14 @@ class Claim:
         Raises:
             LeaseLost: The lease is another worker's, or the trial is deleted or not RUNNING. The caller
                 lets its transaction roll back.
+            StoreError: A newer version of hpo has upgraded the store.
         """
         values = {"seconds": self.lease_seconds, "new_epoch": reported_epoch, "new_checkpoint": checkpoint}
         if not self._update_lease_if_ours(session, lease_table.renew_statement, values):
             raise LeaseLost(f"trial {self.number} belongs to another worker by now")
-        return self._lock_running_trial(session)
+        trial = self._lock_running_trial(session)
+        tables.check_version(trial.version)
+        return attributes.parse_order(trial.order)
 
     def _update_lease_if_ours(
         self, session: Session, statement: Callable[[str], Any], values: dict[str, Any]
@@ -155,12 +162,12 @@ class Claim:
         changed: Any = session.execute(statement(dialect_of(session)), ours | values)
         return bool(changed.rowcount == 1)
 
-    def _lock_running_trial(self, session: Session) -> str | None:
-        """Share-lock the trial and return its study's order; raise LeaseLost unless it is RUNNING."""
+    def _lock_running_trial(self, session: Session) -> sa.Row[Any]:
+        """Share-lock the trial; return its study's order, too; raise LeaseLost unless it is RUNNING."""
         trial = session.execute(lease_table.LOCK_TRIAL, {"trial": self.trial_id}).first()
         if trial is None or trial.state != TrialState.RUNNING:
             raise LeaseLost(f"trial {self.number} was ended, or set back to waiting, by another tool")
-        return attributes.parse_order(trial.order)
+        return trial
 
     def commit(
         self,
@@ -234,6 +241,7 @@ class Claim:
         state: TrialState,
         *,
         value: float | Sequence[float] | None = None,
+        reason: str = "",
         user_attributes: Mapping[str, Any] | None = None,
         system_attributes: Mapping[str, Any] | None = None,
         forget_checkpoint: bool = False,
@@ -246,6 +254,7 @@ class Claim:
         Args:
             state: A finished state: COMPLETE, PRUNED or FAIL.
             value: The trial's value, or one for each objective; None leaves it without one.
+            reason: Why it ends, for the table of attempts; "" if the state says it all.
             user_attributes: User attributes to write with it.
             system_attributes: System attributes to write with it.
             forget_checkpoint: Remove the checkpoint's name from the database, so that its file may go.
@@ -262,6 +271,7 @@ class Claim:
         def write() -> None:
             with self.storage.transaction() as session:
                 if self._release_lease(session, state, forget_checkpoint=forget_checkpoint):
+                    attempts.end_attempt(session, self.trial_id, self.token, OUTCOMES[state], reason)
                     rows.write_attributes(session, self.trial_id, {**(user_attributes or {}), **forgotten})
                     rows.write_attributes(session, self.trial_id, system_attributes or {}, system=True)
                     rows.write_state(session, self.trial_id, state, value)
@@ -315,23 +325,26 @@ class Claim:
             raise LeaseLost(f"trial {self.number} belongs to another worker by now")
         return False
 
-    def release(self, *, system_attributes: Mapping[str, Any] | None = None) -> None:
+    def release(self, reason: str = "", *, system_attributes: Mapping[str, Any] | None = None) -> None:
         """Set the trial back to WAITING, for any worker to claim; do nothing if it is no longer ours.
 
         The attempt is not counted as one that died. Waits ``STOPPING_WAIT_SECONDS`` at most for a database
         that is unavailable. If that fails, the lease expires by itself.
 
         Args:
-            system_attributes: System attributes to write with it, such as the rung the trial pauses at.
+            reason: Why, for the table of attempts.
+            system_attributes: System attributes to write with it: of the rung that the trial pauses at.
 
         Raises:
             StoreUnavailable: The database stays unavailable.
             StoreError: The database refuses the write.
         """
+        outcome = "paused" if system_attributes else "released"
 
         def write() -> None:
             with self.storage.transaction() as session:
                 if self._release_lease(session, TrialState.WAITING, unused_attempts=1):
+                    attempts.end_attempt(session, self.trial_id, self.token, outcome, reason)
                     rows.write_attributes(session, self.trial_id, system_attributes or {}, system=True)
                     rows.write_state(session, self.trial_id, TrialState.WAITING)
 

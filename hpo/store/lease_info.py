@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from hpo.store import process
-from hpo.store.lease_table import database_time, leases
+from hpo.store.lease_table import database_time
 from hpo.store.rows import dialect_of, trials
 from hpo.store.storage import Storage, retrying
+from hpo.store.tables import leases
 
 
 @dataclass(frozen=True, kw_only=True)

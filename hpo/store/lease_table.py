@@ -1,4 +1,4 @@
-"""The lease table, and the SQL statements with which ``lease`` and ``queue`` read and change it.
+"""The SQL statements with which ``lease`` and ``queue`` read and change the lease table.
 
 Each statement is built once. Its bound parameters are: ``trial`` and ``study``, ids; ``our_token``,
 ``our_name`` and ``our_process``, which identify the holder of a lease; ``seconds``, how long a lease lasts;
@@ -11,45 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.search.asha import LISTED_ATTRIBUTES, PAUSED_AT_RUNG
 from hpo.store import plan, rows
 from hpo.store.rows import dialect_of, trials
-
-leases = sa.Table(
-    "hpo_leases",
-    sa.MetaData(),
-    sa.Column(
-        "trial_id",
-        sa.ForeignKey(models.TrialModel.__table__.c.trial_id, ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
-    sa.Column("study_id", sa.Integer, nullable=False, index=True),
-    sa.Column("owner", sa.Text),  # host and process id; NULL: nobody holds the lease
-    sa.Column("process", sa.Text),  # the unique name of the owner's process (``process.process_name``)
-    sa.Column("host", sa.Text),
-    sa.Column("device", sa.Text),
-    sa.Column("token", sa.Integer, nullable=False),  # the number of the attempt, from 1
-    sa.Column("attempts", sa.Integer, nullable=False),  # attempts in a row without a new checkpoint
-    sa.Column("expires", sa.Double, nullable=False),  # seconds since 1970, by the database's clock
-    sa.Column("renewed", sa.Double, nullable=False),  # the owner's last sign of life, by the same clock
-    sa.Column("checkpoint", sa.Text),  # name of the last committed checkpoint
-    sa.Column("epoch", sa.Integer, nullable=False),  # the last reported epoch
-)
-# Deleting a trial, with whatever tool, deletes its lease: SQLite gives the trial's id to the next trial,
-# which must not inherit the lease. SQLite's own connections enforce no foreign keys, but run triggers.
-sa.event.listen(
-    leases,
-    "after_create",
-    sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy's oversight
-        "CREATE TRIGGER hpo_leases_of_trials AFTER DELETE ON trials "
-        "BEGIN DELETE FROM hpo_leases WHERE trial_id = OLD.trial_id; END"
-    ).execute_if(dialect="sqlite"),
-)
+from hpo.store.tables import READ_VERSION, leases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +86,14 @@ IS_OUR_LEASE = (
     & (leases.c.owner == sa.bindparam("our_name"))
     & (leases.c.process == sa.bindparam("our_process"))
 )
-# Share-locks a claimed trial, so that nobody changes its state; returns its study's order with it.
+# Share-locks a claimed trial, so that nobody changes its state; returns its study's order and the version
+# of our tables with it.
 LOCK_TRIAL = (
-    sa.select(trials.c.state, plan.order_statement(trials.c.study_id).scalar_subquery().label("order"))
+    sa.select(
+        trials.c.state,
+        plan.order_statement(trials.c.study_id).scalar_subquery().label("order"),
+        READ_VERSION.scalar_subquery().label("version"),
+    )
     .where(trials.c.trial_id == sa.bindparam("trial"))
     .with_for_update(read=True, of=trials)
 )

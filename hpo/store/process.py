@@ -11,7 +11,8 @@ Only a process of our own namespace is ever declared dead: of the others this pr
 import functools
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -26,12 +27,16 @@ class Owner:
         pid: Process id, within the worker's namespace.
         process: The process's unique name (``process_name``); empty on systems other than Linux.
         device: The device that the worker trains on, as the user knows it.
+        hardware: What the device is, such as the name of the GPU.
+        versions: Of hpo, PyTorch and Python, by name.
     """
 
     host: str
     pid: int
     process: str
     device: str
+    hardware: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -39,10 +44,23 @@ class Owner:
         return f"{self.host}/{self.pid}"
 
 
-def current_owner(device: str) -> Owner:
-    """Return this process as the owner of leases, working on ``device``."""
+def current_owner(device: str, hardware: str = "", versions: Mapping[str, str] | None = None) -> Owner:
+    """Return this process as the owner of leases.
+
+    Args:
+        device: The device that it works on, as the user knows it.
+        hardware: What the device is.
+        versions: Of the programs that it runs, by name.
+    """
     pid = os.getpid()
-    return Owner(host=socket.gethostname(), pid=pid, process=process_name(pid), device=device)
+    return Owner(
+        host=socket.gethostname(),
+        pid=pid,
+        process=process_name(pid),
+        device=device,
+        hardware=hardware,
+        versions=versions or {},
+    )
 
 
 @functools.cache

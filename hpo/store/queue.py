@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.store import budgets, lease_table, plan, process, rows, trial_numbers
+from hpo.store import attempts, budgets, lease_table, plan, process, rows, trial_numbers
 from hpo.store.lease import Claim, LeaseLost
-from hpo.store.lease_table import leases
 from hpo.store.process import Owner
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
+from hpo.store.tables import leases
 from hpo.study.definition import BudgetLimits
 
 # Selects a trial that is paused at a rung and may continue. It gets the session of the claim, the ids of
@@ -138,7 +138,7 @@ def _claim_found(
         skipped_ids.add(found.trial_id)
         return None
     if lease is not None and lease.attempts >= request.max_attempts:
-        _fail_trial(session, found.trial_id, lease.attempts)
+        _fail_trial(session, found.trial_id, lease)
         return None
     number = found.number
     if lease is None:
@@ -189,15 +189,19 @@ def _write_claim(
     else:
         values |= {"trial": trial_id}
     session.execute(lease_table.take_statement(dialect_of(session), lease is None), values)
+    if lease is not None:
+        attempts.close_dead_attempt(session, trial_id, lease)
+    attempts.begin_attempt(session, request.study_id, trial_id, token, request.owner)
     rows.write_state(session, trial_id, TrialState.RUNNING)
     rows.write_attributes(session, trial_id, {"attempts": token})
     rows.write_attributes(session, trial_id, system_attributes, system=True)
     return token
 
 
-def _fail_trial(session: Session, trial_id: int, attempts: int) -> None:
+def _fail_trial(session: Session, trial_id: int, lease: sa.Row[Any]) -> None:
     """End a trial as FAIL, and release its lease."""
-    message = f"{attempts} attempts in a row died without a new checkpoint"
+    attempts.close_dead_attempt(session, trial_id, lease)
+    message = f"{lease.attempts} attempts in a row died without a new checkpoint"
     failure = {"class": "lost", "message": message}
     rows.write_attributes(session, trial_id, {"failure": failure})
     rows.write_state(session, trial_id, TrialState.FAIL)

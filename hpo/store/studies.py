@@ -18,9 +18,8 @@ from sqlalchemy.orm import Session
 
 from hpo.artifacts import names
 from hpo.errors import DefinitionError, StoreError, StoreMissing
-from hpo.store import attributes, database, database_errors, plan, rows, study_images
+from hpo.store import attributes, database, database_errors, events, plan, rows, study_images, tables
 from hpo.store.database import hide_password, parse_url
-from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
 from hpo.store.storage import Storage, retrying
 from hpo.store.study_rows import (
@@ -35,6 +34,7 @@ from hpo.store.study_rows import (
     stored_folder,
     study_definition,
 )
+from hpo.store.tables import leases
 from hpo.study.definition import Definition, Point
 from hpo.study.extension import extend_definition
 
@@ -69,7 +69,10 @@ def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage
     where = f"store {hide_password(url)}"
     try:
         _prepare(url, create)
-        return Storage(url, read_only=read_only)
+        storage = Storage(url, read_only=read_only)
+        if create:
+            tables.upgrade_store(storage)
+        return storage
     except OSError as error:
         raise StoreError(f"{where}: {error.strerror or error}") from error
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
@@ -100,27 +103,32 @@ def _prepare(url: sa.URL, create: bool) -> None:
             f"store {hide_password(url)}: a network disk ({disk}), where SQLite's locks do not work; "
             "name a file on a local disk, or use Postgres"
         )
-    if create and not (exists and _has_table(url, leases.name)):
+    version, has_studies = _read_tables(url) if exists else (0, False)
+    if create and not version:
         with database.lock_table_creation(url):
             _create_tables(url)
-    elif not _has_table(url, "studies"):
+    elif not has_studies:
         raise absent
+    tables.check_version(version)
 
 
-def _has_table(url: sa.URL, name: str) -> bool:
-    return sa.inspect(database.create_engine(url)).has_table(name)
+def _read_tables(url: sa.URL) -> tuple[int, bool]:
+    """Return the version of a database's tables of ours, and whether it has Optuna's."""
+    with database.create_engine(url).connect() as connection:
+        return tables.read_version(connection), sa.inspect(connection).has_table("studies")
 
 
 def _create_tables(url: sa.URL) -> None:
-    """Create missing tables; our own comes last, so that a process that sees it finds all the others."""
-    engine = database.create_engine(url)
-    if sa.inspect(engine).has_table(leases.name):
+    """Create Optuna's tables and then ours, so that a process that sees ours finds all the others."""
+    if _read_tables(url)[0]:
         return
+    engine = database.create_engine(url)
     with engine.connect() as connection:
         database.choose_journal(connection)
     models.BaseModel.metadata.create_all(engine)
-    Storage(url).engine.dispose()  # writes Optuna's version into the tables
-    leases.create(engine)
+    storage = Storage(url)  # writes Optuna's version into the tables
+    tables.upgrade_store(storage)
+    storage.engine.dispose()
 
 
 @retrying(max_wait_seconds=0)
@@ -169,7 +177,10 @@ def create_study(storage: Storage, definition: Definition, text: str, images: st
         if images is not None and result != Stored.KEPT:
             plan.set_study_attributes(session, study_id, {study_images.IMAGES: images}, system=True)
         plan.set_study_attributes(session, study_id, {"hpo:file": text}, system=True)
-        plan.write_plan(session, study_id, definition)
+        added = len(plan.write_plan(session, study_id, definition))
+        if added or result != Stored.KEPT:
+            kind = "extended" if result == Stored.KEPT else str(result)
+            events.write_event(session, study_id, kind, f"{added} trial{'s' * (added != 1)}")
         return result
 
 
@@ -248,11 +259,14 @@ def enqueue_setting(storage: Storage, name: str, point: Point) -> int:
         DefinitionError: Another version of hpo made the study.
     """
     with storage.transaction() as session:
+        tables.upgrade(session)
         lock_studies(session)
         study = get_study(session, name, lock=True)
         definition = study_definition(session, study)
         definition = definition.model_copy(update={"enqueued": (*definition.enqueued, point)})
-        return plan.write_plan(session, study.study_id, definition)[-1]
+        number = plan.write_plan(session, study.study_id, definition)[-1]
+        events.write_event(session, study.study_id, "queued", trial=number)
+        return number
 
 
 @retrying(max_wait_seconds=0)

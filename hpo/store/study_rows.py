@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from hpo.errors import DefinitionError, StoreError, join_names, quote_value, suggestion
 from hpo.store import attributes, database, rows
-from hpo.store.lease_table import leases
 from hpo.store.plan import DEFINITION
 from hpo.store.rows import dialect_of
+from hpo.store.tables import attempts, events, leases
 from hpo.study.definition import Definition, load_definition
 
 
@@ -140,10 +140,11 @@ def delete_rows(session: Session, study_id: int, *, keep_study: bool = False) ->
     Args:
         session: The session of the caller's transaction.
         study_id: Optuna's id of the study.
-        keep_study: Keep the study's own row.
+        keep_study: Keep the study's own row, and its events.
     """
     own = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == study_id)
-    for table in (leases, *reversed(models.BaseModel.metadata.sorted_tables)):
+    ours = [leases, attempts] if keep_study else [leases, attempts, events]
+    for table in (*ours, *reversed(models.BaseModel.metadata.sorted_tables)):
         if table.name == "studies" and keep_study:
             continue
         if "study_id" in table.c:

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from hpo.store import rows
 from hpo.store.attributes import check_trial
-from hpo.store.lease_table import leases
 from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, trials
 from hpo.store.storage import Storage, retrying
+from hpo.store.tables import leases
 from hpo.store.trial_numbers import separate_numbers
 from hpo.study.definition import Definition
 

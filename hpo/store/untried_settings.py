@@ -21,8 +21,8 @@ from hpo.search import untried
 from hpo.search.asha import LISTED_ATTRIBUTES
 from hpo.search.untried import SettingKey
 from hpo.store import plan, rows
-from hpo.store.lease_table import leases
 from hpo.store.rows import CHUNK_TRIALS, Parameters, trials
+from hpo.store.tables import leases
 from hpo.study.definition import Definition
 from hpo.study.space import Value
 

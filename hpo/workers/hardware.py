@@ -1,7 +1,9 @@
 """What a trial runs on: the device and its name, the host, threads, precision and memory format."""
 
+import platform
 import socket
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -34,6 +36,12 @@ def find_device(name: str) -> torch.device:
     elif device.type != "cpu" or device.index is not None:
         raise DeviceError(f"--device {name}: want cpu or cuda:N")
     return device
+
+
+def program_versions() -> dict[str, str]:
+    """Return the versions of hpo, PyTorch and Python that this process runs, by name."""
+    python = platform.python_version()
+    return {"hpo": metadata.version("hpo-vision"), "torch": torch.__version__, "python": python}
 
 
 def check_device(device: torch.device, trial: int) -> None:

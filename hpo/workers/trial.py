@@ -110,13 +110,13 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
         except Diverged as diverged:
             failure = {"class": "diverged", "message": error_text(diverged)}
             yield end_pruned(claim, context, folder, {"failure": failure, "pruned": failure["message"]})
-        except (HpoError, KeyboardInterrupt):
-            claim.release()
+        except (HpoError, KeyboardInterrupt) as error:
+            claim.release(error_text(error) or "interrupted")
             raise
         except OSError as error:
-            claim.release()
             where = error.filename or f"{context.artifacts.path(context.study_folder)}/{claim.number:04d}"
-            raise ArtifactError(f"{where}: {error.strerror or error}") from error
+            claim.release(message := f"{where}: {error.strerror or error}")
+            raise ArtifactError(message) from error
         except (torch.OutOfMemoryError, MemoryError) as error:
             setting = context.definition.train | context.history.own_trial.params
             message = out_of_memory_message(setting, context.device, error)
@@ -180,14 +180,15 @@ def _complete(
     has_stopped = not isinstance(run, CustomRun) and run.stopped_early
     patience = run.config.early_stopping if has_stopped else None
     values = _objective_values(run, context.definition.objectives, costs)
-    complete_trial(claim, context.history, context.definition, values, patience)
+    reason = "" if patience is None else describe_early_stop(len(run.history), patience)
+    complete_trial(claim, context.history, context.definition, values, patience, reason)
     remove_old_files(claim, context, folder)
     return TrialEnded(
         trial=claim.number,
         state="complete",
         value=run.best_epoch.value,
         metric=context.metric_name(),
-        reason="" if patience is None else describe_early_stop(len(run.history), patience),
+        reason=reason,
     )
 
 

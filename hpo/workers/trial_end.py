@@ -37,6 +37,7 @@ def complete_trial(
     definition: Definition,
     value: float | Sequence[float] | None,
     stopped_early: int | None = None,
+    reason: str = "",
 ) -> None:
     """End a trial that has trained its last epoch, or has stopped early.
 
@@ -48,6 +49,7 @@ def complete_trial(
         definition: The study.
         value: The value of the trial, or one for each objective; None if it has none.
         stopped_early: For how many epochs no value was better; None if it has trained all of its epochs.
+        reason: Why it ends before its last epoch, in words.
 
     Raises:
         LeaseLost: If another worker has claimed the trial meanwhile; nothing is written.
@@ -60,6 +62,7 @@ def complete_trial(
     claim.end(
         TrialState.COMPLETE,
         value=value,
+        reason=reason,
         system_attributes={} if stopped_early is None else {STOPPED_EARLY: stopped_early},
         forget_checkpoint=True,
         in_transaction=add_replicates,
@@ -79,10 +82,10 @@ def release_trial(claim: Claim, recorder: Recorder) -> TrialEnded:
     """
     decision = recorder.pause_decision
     if decision is not None:
-        claim.release(system_attributes={PAUSED_AT_RUNG: decision.rung})
+        claim.release(str(decision), system_attributes={PAUSED_AT_RUNG: decision.rung})
         return TrialEnded(trial=claim.number, state="paused", reason=str(decision))
-    claim.release()
     reason = "asked to stop" if recorder.order is None else f"the study is {recorder.order}"
+    claim.release(reason)
     return TrialEnded(trial=claim.number, state="released", reason=reason)
 
 
@@ -120,6 +123,7 @@ def end_pruned(
         claim.end(
             TrialState.PRUNED,
             value=value if len(context.definition.objectives) == 1 else None,
+            reason=attributes["pruned"],
             user_attributes=attributes,
             system_attributes=system_attributes,
             forget_checkpoint=not diverged,
@@ -152,11 +156,12 @@ def end_failed(claim: Claim, kind: str, message: str) -> TrialEnded:
         StoreError: If the database stays unavailable, or refuses the write.
     """
     failure = {"class": kind, "message": message}
+    reason = describe_failure(kind, message)
     try:
-        claim.end(TrialState.FAIL, user_attributes={"failure": failure})
+        claim.end(TrialState.FAIL, reason=reason, user_attributes={"failure": failure})
     except lease.LeaseLost:
         return lost_event(claim)
-    return TrialEnded(trial=claim.number, state="failed", reason=describe_failure(kind, message))
+    return TrialEnded(trial=claim.number, state="failed", reason=reason)
 
 
 def remove_waiting_trials(claim: Claim) -> TrialEnded:

@@ -19,7 +19,7 @@ from hpo.errors import (
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha
 from hpo.search.freeze_thaw import CurveTable
-from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, warm_start
+from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, tables, warm_start
 from hpo.store.history import History
 from hpo.store.process import Owner
 from hpo.store.storage import Storage
@@ -30,7 +30,7 @@ from hpo.training.events import TrialEvent
 from hpo.workers import tracking
 from hpo.workers.cache import WorkerCache
 from hpo.workers.context import WorkerContext
-from hpo.workers.hardware import find_device
+from hpo.workers.hardware import find_device, program_versions
 from hpo.workers.pruning import Promotions
 from hpo.workers.trackers import check_installed
 from hpo.workers.tracking import TrackerProcess
@@ -92,7 +92,7 @@ def _run_trials(
 ) -> Iterator[TrialEvent]:
     """Claim and run trials, as ``run_worker`` describes."""
     name, stop = context.definition.name, context.stop
-    history, owner = context.history, process.current_owner(settings.shown_as)
+    history, owner = context.history, _describe_owner(settings, context)
     failures: list[str] = []  # in a row that are no trial's fault
     while not stop.is_set():
         definition = studies.read_definition(storage, name)
@@ -117,6 +117,10 @@ def _run_trials(
             _wait_after_failure(claim, error, failures, stop)
 
 
+def _describe_owner(settings: WorkerSettings, context: WorkerContext) -> Owner:
+    return process.current_owner(settings.shown_as, devices.device_name(context.device), program_versions())
+
+
 def _wait_after_failure(
     claim: lease.Claim, error: HpoError, failures: list[str], stop: threading.Event
 ) -> None:
@@ -131,6 +135,7 @@ def _wait_after_failure(
 def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event) -> WorkerContext:
     """Check the artifacts and the device, and return what the worker's trials share."""
     storage.stop, storage.max_wait_seconds = stop, MAX_WAIT_SECONDS
+    tables.upgrade_store(storage)
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
     settings.artifacts.remove_abandoned()

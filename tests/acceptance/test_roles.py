@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 import trustme
 
-from hpo.store import studies, study_images
+from hpo.errors import StoreError
+from hpo.store import studies, study_images, tables
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.processes import wait_for
@@ -157,6 +158,17 @@ def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place
     assert rows(owner) == []
 
 
+def test_a_worker_that_may_not_upgrade_an_older_store_says_who_may(store_urls):
+    for table in ("hpo_attempts", "hpo_events", "hpo_schema"):
+        plain_sql(store_urls["hpo_owner"])(f"DROP TABLE {table}")
+    worker = studies.open_storage(store_urls["hpo_worker"], create=False)
+    with pytest.raises(StoreError, match=r"denied.* have version 1.* let their owner .*grants\.sql"):
+        tables.upgrade_store(worker)
+    tables.upgrade_store(studies.open_storage(store_urls["hpo_owner"], create=False))
+    run_file(sa.make_url(store_urls["hpo_owner"]), "grants.sql")
+    tables.upgrade_store(worker)
+
+
 def test_a_worker_stores_which_images_a_study_has_but_never_replaces_them(store_urls):
     storage = studies.open_storage(store_urls["hpo_worker"], create=False)
     definition = studies.read_definition(storage, "small")
@@ -182,7 +194,8 @@ def rows(url: str) -> list[tuple]:
     """Return all rows of the tables that studies fill."""
     sql = plain_sql(url)
     tables = [name for (name,) in sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-    return [row for name in tables for row in sql(f"SELECT * FROM {name}") if "version" not in name]
+    versions = ("alembic_version", "version_info", "hpo_schema")
+    return [row for name in tables for row in sql(f"SELECT * FROM {name}") if name not in versions]
 
 
 def files(folder: Path) -> list[Path]:

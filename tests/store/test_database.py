@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 
-from hpo.store import database, lease_table, status, studies
+from hpo.store import database, status, studies, tables
 from tests.support import postgres
 from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
@@ -205,11 +205,11 @@ def test_the_lease_table_is_created_after_all_others(url):
     def count_versions(table, connection, **_):
         versions.append(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
 
-    sa.event.listen(lease_table.leases, "before_create", count_versions)
+    sa.event.listen(tables.leases, "before_create", count_versions)
     try:
         studies.open_storage(url, create=True)
     finally:
-        sa.event.remove(lease_table.leases, "before_create", count_versions)
+        sa.event.remove(tables.leases, "before_create", count_versions)
     assert versions == [1]
 
 

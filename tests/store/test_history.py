@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import samplers
 from hpo.store import control, history, lease, rows, studies
-from hpo.store.lease_table import leases
 from hpo.store.storage import Storage
+from hpo.store.tables import leases
 from hpo.training.metric import METRICS
 from tests.support.history_workers import EPOCHS, OptunaWorker, Worker, accuracy, study_of
 from tests.support.lease_worker import NAME

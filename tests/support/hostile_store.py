@@ -28,8 +28,8 @@ from hpo.artifacts.folders import Artifacts
 from hpo.artifacts.optuna_store import ADDED_FOLDER
 from hpo.export.folder import export_trial
 from hpo.store import process, queue, rows, studies
-from hpo.store.lease_table import leases
 from hpo.store.storage import Storage
+from hpo.store.tables import leases
 from hpo.study import file
 from hpo.training import catalog
 from hpo.workers import worker

@@ -87,5 +87,7 @@ def format_objective(name: str, value: float) -> str:
 
 
 def describe_test_split(selection: str | None) -> str:
-    """Return a phrase that says if values are of the test split; "" if not."""
-    return " on the test split" if selection in ("test", "final") else ""
+    """Return a phrase that says if values are of the test split, and if they are optimistic; "" if not."""
+    return {"test": " on the test split: optimistic", "final": " on the test split"}.get(
+        selection or "", ""
+    )

@@ -14,7 +14,7 @@ from hpo.errors import ImagesChanged
 from hpo.store import studies, study_images, warm_start
 from hpo.store.storage import Storage
 from hpo.store.studies import Stored
-from hpo.study import file
+from hpo.study import file, source_text
 from hpo.study.definition import Definition
 from hpo.study.strategy import describe_strategy
 from hpo.study.toml_text import dump_document, dump_value
@@ -106,7 +106,7 @@ def create_study(
     text, definition = _read_source(study, sets, name)
     used = images.list_images(definition, locations.data, needed_here=images_needed_here)
     storage = studies.open_storage(locations.store, create=True)
-    source = file.annotate_source(text, sets, name)
+    source = source_text.annotate_source(text, sets, name)
     result = _store_study(storage, definition, source, used, locations.artifacts)
     if result == Stored.REPLACED:
         print_stderr(f"hpo: study '{definition.name}': {_REPLACED}")

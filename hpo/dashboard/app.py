@@ -1,9 +1,10 @@
 """optuna-dashboard on a store, extended by notes and files that it does not know about.
 
-Notes and files of trials are added to its responses on the way out. Nothing is written to the store for
-them, so they exist for every study, are never out of date, and cost workers nothing. A note that a user has
-written is shown instead of ours. The routes are optuna-dashboard's. This module depends on their paths and
-on the field names in their responses; ``tests/dashboard/test_app.py`` checks that contract.
+Its page gets a style sheet of ours (``page_style``). Notes and files of trials are added to its
+responses on the way out. Nothing is written to the store for them, so they exist for every study, are
+never out of date, and cost workers nothing. A note that a user has written is shown instead of ours.
+The routes are optuna-dashboard's. This module depends on their paths and on the field names in their
+responses; ``tests/dashboard/test_app.py`` checks that contract.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from optuna_dashboard._bottle_util import json_api_view
 from hpo.analysis import importance, records, results
 from hpo.artifacts.folders import Artifacts, file_name
 from hpo.artifacts.optuna_store import FolderArtifactStore
-from hpo.dashboard import changes, notes, pages
+from hpo.dashboard import changes, notes, page_style, pages
 from hpo.dashboard.checked_storage import CheckedStorage
 from hpo.dashboard.gate import App, Environ, Start, request_path
 from hpo.errors import DefinitionError, HpoError
@@ -33,6 +34,7 @@ from hpo.store.attempts import Attempt, read_attempts
 from hpo.store.attributes import check_trial, is_text
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, load_definition
+from hpo.training import option_tables
 
 View = Callable[..., Any]
 
@@ -100,6 +102,7 @@ class _HpoPlugin:
         study = "/api/studies/<study_id:int>"
         file = "<artifact_id:re:[0-9a-fA-F-]+>"
         self.views: dict[tuple[str, str], View] = {
+            ("GET", "/dashboard<:re:(/.*)?>"): self.page,
             ("GET", study): self.detail,
             ("DELETE", study): self.delete,
             ("DELETE", f"/api/artifacts/<study_id:int>/{file}"): self.remove_file,
@@ -151,9 +154,25 @@ class _HpoPlugin:
         except KeyError:
             return False
 
+    def page(self, callback: View) -> Any:
+        """Respond with the page that all of the dashboard's addresses have, in our style.
+
+        Args:
+            callback: The view of optuna-dashboard.
+        """
+        response = callback()
+        if bottle.request.method == "GET" and response.status_code == 200:
+            with response.body as file:
+                html = file.read().decode()
+            body = page_style.add_style(html, read_only=self.storage.read_only).encode()
+            response.body = [body]
+            response.headers["Content-Length"] = str(len(body))
+        return response
+
     def detail(self, callback: View, study_id: int) -> Any:
         """Add notes and files to the response about a study, except a note that a user has written.
 
+        Values get four digits; those of a custom objective stay, since their scale is not known.
         The response stays as it is for a study of another tool or of another version of hpo.
 
         Args:
@@ -183,6 +202,8 @@ class _HpoPlugin:
         for attempt in read_attempts(self.storage, study_id):
             attempts[attempt.trial].append(attempt)
         for shown in (*document["trials"], *document["best_trials"]):
+            if definition.option_table is not option_tables.CUSTOM_OPTIONS:
+                _shorten_values(shown)
             if trial := trials.get(shown["trial_id"]):
                 _set_note(shown, notes.trial_note(trial, definition, attempts[trial.number]))
                 shown["artifacts"] += [_artifact_entry(name) for name in notes.trial_files(trial, folder)]
@@ -303,6 +324,19 @@ def _set_note(shown: dict[str, Any], body: str) -> None:
     """Set the note of a study or trial, unless a user has written one."""
     if not shown["note"]["version"]:
         shown["note"] = {"version": 0, "body": body}
+
+
+def _shorten_values(shown: dict[str, Any]) -> None:
+    """Give the values of a trial four digits, except large numbers such as a count of parameters."""
+
+    def shorten(value: Any) -> Any:
+        is_long = isinstance(value, float) and abs(value) < 1000
+        return float(f"{value:.4g}") if is_long else value
+
+    if "values" in shown:
+        shown["values"] = [shorten(value) for value in shown["values"]]
+    for each in shown["intermediate_values"]:
+        each["value"] = shorten(each["value"])
 
 
 def _artifact_id(name: str) -> str:

@@ -13,6 +13,7 @@ from hpo.analysis.timeline import describe_attempt
 from hpo.store import status
 from hpo.store.attempts import Attempt
 from hpo.study.definition import Definition
+from hpo.study.source_text import effective_text
 
 
 def study_note(
@@ -26,7 +27,7 @@ def study_note(
 
     Args:
         definition: The definition of the study.
-        text: The study file as its author wrote it.
+        text: The study file as it is stored; the note shows it with what flags changed.
         best: Its best setting; None if no trial is complete.
         importance_doubt: Why the importance of parameters cannot be told; empty if it can.
         links: A line in Markdown with links to other pages.
@@ -48,7 +49,7 @@ def study_note(
             *doubt,
             *([f"\n{links}"] if links else ()),
             "",
-            _code_block(text, "toml"),
+            _code_block(effective_text(text), "toml"),
         ]
     )
 

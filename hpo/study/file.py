@@ -131,18 +131,6 @@ def load_study_text(
     return found
 
 
-def annotate_source(text: str, sets: Iterable[str], name: str | None = None) -> str:
-    """Return a study file's text as it is stored with the study.
-
-    Args:
-        text: The text of the file.
-        sets: The ``--set`` texts, which become comments on top.
-        name: The text after ``--name``, which becomes a comment, too; None if it was not given.
-    """
-    flags = [*([] if name is None else [f"--name {name}"]), *(f"--set {each}" for each in sets)]
-    return "".join(f"# {' '.join(flag.splitlines())}\n" for flag in flags) + text
-
-
 def read_study_file(path: Path) -> str:
     """Return the text of a study file, without the byte order mark that Windows' Notepad writes.
 

@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
-from hpo.dashboard import notes
+from hpo.dashboard import notes, overview
 from hpo.store import control, fingerprint, studies
+from hpo.study.file import load_study_file
 from tests.support.dashboard_study import (
     MUTATIONS,
     STUDY,
@@ -22,6 +23,8 @@ from tests.support.dashboard_study import (
     set_attributes,
 )
 from tests.support.processes import wait_for
+from tests.support.reported_studies import make_trial, store_study
+from tests.support.workplace import ROOT
 from tests.support.wsgi import ask
 
 
@@ -270,3 +273,33 @@ def test_a_trial_of_which_only_the_images_are_known_is_shown(read_only_app, url)
     set_attributes(url, trial=0, images=100)
     app = behind_gate(url, Artifacts("artifacts"), read_only=True)
     assert "measured on 100 images\n" in detail(app)["trials"][0]["note"]["body"]
+
+
+def test_values_have_four_digits(url, artifacts):
+    definition = load_study_file(ROOT / "studies/quickstart.toml")
+    params = {"optimizer": "adam", "lr": 1e-3, "batch_size": 16}
+    store_study(url, definition, [make_trial(definition, params, [0.5 / 3, 2 / 3], 0)])
+    found = detail(behind_gate(url, artifacts, read_only=True))
+    (trial,), (best,) = found["trials"], found["best_trials"]
+    assert (trial["values"], best["values"]) == ([0.6667], [0.6667])
+    assert [each["value"] for each in trial["intermediate_values"]] == [0.1667, 0.6667]
+    assert "accuracy 0.6667" in trial["note"]["body"]
+
+
+def test_a_note_shows_what_ran_and_marks_what_flags_changed(url, storage, artifacts):
+    study = optuna.load_study(study_name="small", storage=url)
+    study._storage.set_study_system_attr(study._study_id, "hpo:file", f"# --set train.epochs=9\n{STUDY}")
+    body = detail(behind_gate(url, artifacts, read_only=True))["note"]["body"]
+    assert "epochs = 9  # by a flag" in body
+    assert "epochs = 2" not in body
+
+
+def test_an_optimistic_value_is_marked(url, artifacts):
+    definition = load_study_file(ROOT / "studies/original-grid.toml", ["train.selection='test'"])
+    store_study(url, definition, [make_trial(definition, definition.points[0].hyperparameters(), [0.5], 0)])
+    found = detail(behind_gate(url, artifacts, read_only=True))
+    assert "chosen on: optimistic" in found["note"]["body"]
+    assert "chosen on: optimistic" in found["trials"][0]["note"]["body"]
+    assert "on the test split: optimistic" in overview.render_overview(
+        studies.open_storage(url, create=False)
+    )

@@ -236,11 +236,3 @@ def test_dropout_is_searched_for_the_models_that_have_it(tmp_path):
     dropout = "dropout = { low = 0.0, high = 0.5, when = { model = 'mobilenet_v2' } }"
     found = load(tmp_path, in_space(f"model = ['mobilenet_v2', 'resnet18']\n{dropout}"))
     assert searched_values(found)["dropout"] == "0.0 to 0.5, when model is 'mobilenet_v2'"
-
-
-def test_the_stored_source_is_the_file_below_the_options_of_the_command(tmp_path):
-    text = file.annotate_source(TRAIN + SPACE, ["train.epochs=1", "space.lr=[\n0.1]"])
-    assert text == f"# --set train.epochs=1\n# --set space.lr=[ 0.1]\n{TRAIN}{SPACE}"
-    assert load(tmp_path, text) == load(tmp_path, TRAIN + SPACE)
-    named = file.annotate_source(TRAIN + SPACE, ["train.epochs=1"], "replay")
-    assert named == f"# --name replay\n# --set train.epochs=1\n{TRAIN}{SPACE}"

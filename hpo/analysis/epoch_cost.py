@@ -43,8 +43,8 @@ class CostsByBatchSize:
     """The costs of a kind of training by batch size, measured as long as a step is short.
 
     The cost of a larger batch is computed: a step takes a fixed time and a time for each image, and so does
-    memory. A straight line through the two largest smaller batches gives both; ``SMALL_BATCHES`` are
-    measured for it where there are none.
+    memory. A straight line through the two largest batches that were measured gives both. These are
+    ``SMALL_BATCHES``, or larger ones, twice as large each time, as long as their steps are short.
 
     Args:
         measure: Measures the cost with a batch size; returns None if the training does not fit into memory.
@@ -60,9 +60,12 @@ class CostsByBatchSize:
 
     def find(self, size: int) -> MeasuredCost | None:
         """Return the cost with a batch size, or None if the training does not fit into the memory."""
-        for small in SMALL_BATCHES:
-            if small < size and self._expected_seconds(size) > self._slow_seconds:
-                self._find_measured(small)
+        small = min(SMALL_BATCHES)
+        while small < size and self._expected_seconds(size) > self._slow_seconds:
+            if small > max(SMALL_BATCHES) and self._expected_seconds(small) > self._slow_seconds:
+                break
+            self._find_measured(small)
+            small *= 2
         if self._expected_seconds(size) <= self._slow_seconds:
             return self._find_measured(size)
         return self._extended(size)
@@ -78,11 +81,14 @@ class CostsByBatchSize:
         return sorted(known, key=lambda each: each[0])[-2:]
 
     def _expected_seconds(self, size: int) -> float:
-        """Return the time of a step as far as smaller batches tell; infinity where none was measured."""
+        """Return the time that a step computes, as smaller batches tell; infinity where none was measured.
+
+        What else runs on the machine does not change it. Small batches would suffer most from that.
+        """
         if size in self._found or size <= min(SMALL_BATCHES):
             return 0.0
         cost = self._extended(size)
-        return math.inf if cost is None else cost.step_seconds
+        return math.inf if cost is None else cost.busy_seconds
 
     def _extended(self, size: int) -> MeasuredCost | None:
         """Return the cost that smaller batches suggest; None where none was measured or fits."""
@@ -92,12 +98,15 @@ class CostsByBatchSize:
             return None
         (first, low), (last, high) = smaller[0], smaller[-1]
         ratio = (size - last) / (last - first) if last > first else 0.0
-        slope = ratio * (high.step_seconds - low.step_seconds)
-        grown = high.step_seconds * size / last  # where there is one point, or noise
-        is_line = last > first and slope > 0
+
+        def extend(before: float, after: float) -> float:
+            grown = ratio * (after - before)
+            return after + grown if grown > 0 else after * size / last  # there is one point, or noise
+
         return replace(
             high,
-            step_seconds=high.step_seconds + slope if is_line else grown,
+            step_seconds=extend(low.step_seconds, high.step_seconds),
+            busy_seconds=extend(low.busy_seconds, high.busy_seconds),
             peak_gib=high.peak_gib + max(ratio * (high.peak_gib - low.peak_gib), 0.0),
         )
 

@@ -6,6 +6,7 @@ No weights are downloaded, and no image of a published data set is read.
 import contextlib
 import math
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class MeasuredCost:
     step_seconds: float
     image_seconds: float  # to evaluate one image
     peak_gib: float  # memory: of the GPU, or of this process
+    busy_seconds: float = 0.0  # of a step, in which the device computed, whatever else runs on it
     weights_bytes: int = 0  # of the file with a trial's weights
     checkpoint_bytes: int = 0
 
@@ -70,7 +72,7 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
                 build_model=models.build_untrained_model,
                 wants_pause=lambda: True,  # an epoch ends after each step
             )
-            steps = _time_steps(run, device)
+            steps, busy = _time_steps(run, device)
             evaluation_seconds = _time_evaluation(run, device)
             weights_bytes, checkpoint_bytes = map(count_bytes, (run.weights(), run.state()))
     except (torch.OutOfMemoryError, MemoryError):
@@ -79,6 +81,7 @@ def measure_cost(config: Config, shape: DatasetShape, device: torch.device) -> M
         step_seconds=statistics.median(_counted(steps)),
         image_seconds=evaluation_seconds / len(dataset.test),
         peak_gib=peak[0],
+        busy_seconds=statistics.median(_counted(busy)),
         weights_bytes=weights_bytes,
         checkpoint_bytes=checkpoint_bytes,
     )
@@ -127,16 +130,25 @@ def _training_side(config: Config, shape: DatasetShape) -> int:
     return image_files.readings_of(config)[0].size if reads_files(config.dataset) else shape.pixels
 
 
-def _time_steps(run: loop.TrainingRun, device: torch.device) -> list[float]:
-    """Return the seconds of each step, of as many as are needed."""
+def _time_steps(run: loop.TrainingRun, device: torch.device) -> tuple[list[float], list[float]]:
+    """Return the seconds of each step, of as many as are needed, and those in which the device computed."""
     steps: list[float] = []
-    before = precision.synchronized_time(device)
+    busy: list[float] = []
+    before = _read_clocks(device)
     for _ in run.epochs():
-        steps.append(precision.synchronized_time(device) - before)
-        if is_good_enough(steps):
+        after = _read_clocks(device)
+        steps.append(after[0] - before[0])
+        busy.append(after[1] - before[1])
+        if is_good_enough(busy):
             break
-        before = precision.synchronized_time(device)
-    return steps
+        before = _read_clocks(device)
+    return steps, busy
+
+
+def _read_clocks(device: torch.device) -> tuple[float, float]:
+    """Return the time, and how long the device has computed for this process: a GPU is taken as its own."""
+    now = precision.synchronized_time(device)
+    return now, now if device.type == "cuda" else time.process_time() / torch.get_num_threads()
 
 
 def is_good_enough(steps: Sequence[float]) -> bool:

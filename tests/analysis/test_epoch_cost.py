@@ -18,8 +18,9 @@ def test_steps_are_made_until_their_mean_is_known_well_enough():
 class Machine:
     """Measures costs in which a step takes a fixed time and a time per image."""
 
-    def __init__(self, fixed: float, per_image: float, largest: int = 1000) -> None:
-        self.fixed, self.per_image, self.largest = fixed, per_image, largest
+    def __init__(self, fixed: float, per_image: float, largest: int = 1000, slowdown: float = 1.0) -> None:
+        self.fixed, self.per_image = fixed, per_image
+        self.largest, self.slowdown = largest, slowdown
         self.measured: list[int] = []
 
     def measure(self, size: int) -> step_timing.MeasuredCost | None:
@@ -29,6 +30,7 @@ class Machine:
         return step_timing.MeasuredCost(
             step_seconds=self.fixed + size * self.per_image,
             image_seconds=0.01,
+            busy_seconds=(self.fixed + size * self.per_image) / self.slowdown,
             peak_gib=1 + size / 4,
             weights_bytes=100,
             checkpoint_bytes=200,
@@ -43,6 +45,12 @@ def test_short_steps_are_measured_with_each_batch_size():
     assert [each and each.step_seconds for each in found] == pytest.approx([0.018, 0.026, 0.074, 0.026])
 
 
+def test_what_else_runs_on_the_machine_does_not_make_steps_slow():
+    machine = Machine(fixed=0.5, per_image=0.25, slowdown=100)
+    assert epoch_cost.CostsByBatchSize(machine.measure).find(64)
+    assert machine.measured == [2, 64]
+
+
 def test_slow_steps_are_computed_from_those_with_few_images():
     machine = Machine(fixed=0.5, per_image=0.25)
     costs = epoch_cost.CostsByBatchSize(machine.measure)
@@ -53,6 +61,12 @@ def test_slow_steps_are_computed_from_those_with_few_images():
     assert (large.step_seconds, large.peak_gib) == (pytest.approx(16.5), pytest.approx(17))
     assert (small.step_seconds, small.peak_gib) == (pytest.approx(2.5), pytest.approx(3))
     assert large.weights_bytes == 100
+
+
+def test_batches_as_large_as_short_steps_allow_are_measured_for_that():
+    machine = Machine(fixed=0.0, per_image=0.05)
+    assert epoch_cost.CostsByBatchSize(machine.measure).find(64)
+    assert machine.measured == [2, 4, 8, 16]
 
 
 def test_what_does_not_fit_with_few_images_does_not_fit_with_many():

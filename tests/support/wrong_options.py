@@ -38,7 +38,7 @@ WRONG_OPTIONS: dict[str, tuple[str, str]] = {  # keys
         "search.trails is not an option; did you mean 'trials'? "
         "options: chance_epochs, deadline, device_hours, direction, epochs, keep_weights, max_attempts, "
         "metric_name, objectives, prune_points, pruner, replicates, sampler, start_from, strategy, target, "
-        "trials",
+        "track, trials",
     ),
     "unknown key of the sampler": (
         in_search("sampler = { sed = 3 }"),

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from hpo.store import tables
+from hpo.store import attributes, tables
 from hpo.store.lease_table import database_time
 from hpo.store.process import Owner
 from hpo.store.rows import dialect_of, trials
@@ -185,21 +185,23 @@ def read_attempts(storage: Storage, study_id: int, trial: int | None = None) -> 
         if tables.read_version(session.connection()) < tables.VERSION:
             return []
         found = session.execute(wanted.order_by(attempts.c.began, attempts.c.token)).all()
-    return [_parse_attempt(row) for row in found]
+    return [_parse_attempt(row) for row in found if attributes.is_moment(row.began)]
 
 
 def _parse_attempt(row: sa.Row[Any]) -> Attempt:
+    """Return the record of a row; what hpo could not have written reads as absent."""
+    names = ("owner", "host", "device", "hardware", "reason", "outcome")
+    texts = {name: value if attributes.is_text(value := getattr(row, name)) else "" for name in names}
+    versions = attributes.parse_json(row.versions)
+    known = versions.items() if isinstance(versions, dict) else ()
     return Attempt(
         trial=row.number,
         attempt=row.token,
-        owner=row.owner,
-        host=row.host,
-        device=row.device,
-        hardware=row.hardware,
-        versions=json.loads(row.versions),
+        versions={
+            name: each for name, each in known if attributes.is_text(name) and attributes.is_text(each)
+        },
         began=row.began,
-        ended=row.ended,
+        ended=row.ended if attributes.is_moment(row.ended) else None,
         epochs=row.epochs,
-        outcome=row.outcome,
-        reason=row.reason or "",
+        **texts | {"outcome": texts["outcome"] or None},
     )

@@ -25,6 +25,7 @@ from hpo.search.replicates import REPLICATE_OF
 from hpo.training.config import MEMORY_FORMATS, PRECISIONS
 
 RUN_OPTIONS = "hpo:run"  # system attribute of a trial: options of its point other than hyperparameters
+LAST_MOMENT = 250_000_000_000  # seconds since 1970, in the year 9892
 ORDER_PAUSED, ORDER_STOPPED = "paused", "stopped"
 MAX_COUNT = 10**9  # of epochs, attempts, trials
 MAX_SECONDS = 1e12
@@ -55,6 +56,11 @@ def is_seconds(value: Any) -> bool:
 def is_text(value: Any) -> bool:
     """Return whether a value is a text that can be written to a file or a terminal."""
     return isinstance(value, str) and (value.isascii() or value == _printable(value))
+
+
+def is_moment(value: Any) -> bool:
+    """Return whether a value is a time, in seconds since 1970, in a year that a calendar can show."""
+    return isinstance(value, int | float) and 0 <= value < LAST_MOMENT
 
 
 def is_scalar(value: Any) -> bool:

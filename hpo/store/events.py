@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from hpo.store import tables
+from hpo.store import attributes, tables
 from hpo.store.lease_table import database_time
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
@@ -78,7 +78,10 @@ def read_events(storage: Storage, study_id: int) -> list[Event]:
             return []
         wanted = sa.select(events).where(events.c.study_id == study_id)
         found = session.execute(wanted.order_by(events.c.moment, events.c.event_id)).all()
+    # What hpo could not have written is left out.
     return [
         Event(moment=row.moment, kind=row.kind, trial=row.trial, actor=row.actor, detail=row.detail)
         for row in found
+        if attributes.is_moment(row.moment)
+        and all(map(attributes.is_text, (row.kind, row.actor, row.detail)))
     ]

@@ -172,8 +172,8 @@ class Mutator:
 
     def change(self) -> str:
         """Make one change, and describe it."""
-        kinds = [*_TABLES, "value", "report", "param", "state", "lease"]
-        weights = [*(each.weight for each in _TABLES), 4, 4, 8, 4, 4]
+        kinds = [*_TABLES, "value", "report", "param", "state", "lease", "attempt", "event"]
+        weights = [*(each.weight for each in _TABLES), 4, 4, 8, 4, 4, 4, 2]
         (kind,) = self.rng.choices(kinds, weights)
         if isinstance(kind, _Attributes):
             return self._change_attribute(kind)
@@ -335,3 +335,35 @@ class Mutator:
             f"UPDATE hpo_leases SET {column} = :value WHERE trial_id = :id", value=value, id=row.trial_id
         )
         return f"lease of trial {row.trial_id}: {column} = {value!r}"
+
+    def _change_attempt(self) -> str:
+        row = self.rng.choice(self._rows("hpo_attempts"))
+        column = self.rng.choice(
+            ("began", "ended", "epochs", "owner", "device", "versions", "outcome", "reason")
+        )
+        if column in ("began", "ended"):
+            value: Any = self.rng.choice((0.0, -1.0, 1e12, -1e308, 1e308))
+        elif column == "epochs":
+            value = self.rng.choice((-1, 0, 2**31 - 1, None))
+        else:
+            value = self._changed(None) if column == "versions" else self._fill(self.rng.choice(TEXTS))
+        self._run(
+            f"UPDATE hpo_attempts SET {column} = :value WHERE trial_id = :id AND token = :token",
+            value=value,
+            id=row.trial_id,
+            token=row.token,
+        )
+        return f"attempt {row.token} at trial {row.trial_id}: {column} = {value!r}"
+
+    def _change_event(self) -> str:
+        row = self.rng.choice(self._rows("hpo_events"))
+        column = self.rng.choice(("moment", "kind", "trial", "actor", "detail"))
+        value = (
+            self.rng.choice((-1e308, 1e12)) if column == "moment" else self._fill(self.rng.choice(TEXTS))
+        )
+        if column == "trial":
+            value = self.rng.choice((-1, 2**31 - 1, None))
+        self._run(
+            f"UPDATE hpo_events SET {column} = :value WHERE event_id = :id", value=value, id=row.event_id
+        )
+        return f"event {row.event_id}: {column} = {value!r}"

@@ -65,7 +65,7 @@ def study_importance(storage: Storage, name: str, evaluator: str) -> Importance:
     trials = complete_settings(status.read_trials(storage, name), chosen)
     if len(trials) < 2:
         some = "one complete setting" if trials else "no complete setting"
-        raise StoreError(f"study '{name}' has {some}; importance needs at least two")
+        raise StoreError(f"study '{name}' has {some}; importance needs at least 2")
     return importance_of_trials(trials, evaluator, maximize=directions[chosen] != StudyDirection.MINIMIZE)
 
 

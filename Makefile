@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK := "not (processes or postgres or browser or slow or gpu or engines)"
 .DEFAULT_GOAL := help
-.PHONY: help install demo quick test test-all test-lowest coverage test-engines tools check docs format soak bench bench-load bench-search bench-search-peers clean
+.PHONY: help install demo quick test test-all test-lowest coverage test-engines tools check docs screenshots format soak bench bench-load bench-search bench-search-peers clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ check: install  ## check style, format, types and import rules
 docs: install  ## build the documentation site into site/; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open site/index.html"
+
+screenshots: install tools  ## search on digits and take the documentation's pictures of it, some minutes
+	$(BIN)/python -m docs.screenshots
 
 soak: install  ## mutate 20,000 inputs and 5,000 stores, inject faults for ten minutes, run 64 workers for ten
 	$(BIN)/python -m tests.mutated_input --cases 20000

@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.support.workplace import ROOT
+
 pytestmark = pytest.mark.processes
 
 LOADED = {"script": "src", "img": "src", "source": "src", "iframe": "src", "video": "src", "link": "href"}
@@ -21,6 +23,7 @@ class Page(HTMLParser):
         self.links: set[str] = set()
         self.loaded: set[str] = set()
         self.classes: set[str] = set()
+        self.pictures: dict[str, str] = {}  # what describes each, by the name of its file
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -29,6 +32,8 @@ class Page(HTMLParser):
         self.classes |= set(given.get("class", "").split())
         if tag == "a" and "href" in given:
             self.links.add(given["href"])
+        if tag == "img" and "src" in given:
+            self.pictures[given["src"].rpartition("/")[2]] = given.get("alt", "")
         if address := given.get(LOADED.get(tag, "")):
             self.loaded.add(address)
 
@@ -69,3 +74,17 @@ def test_search_works_in_a_page_that_was_opened_as_a_file(site, chromium):
     page.locator(".md-search-result__item").first.wait_for(state="attached")
     assert requested
     assert not [url for url in requested if not url.startswith(("file:", "data:", "blob:"))]
+
+
+def test_pictures_are_small_shown_somewhere_and_described(site):
+    shown: dict[str, str] = {}
+    for page in pages_of(site).values():
+        shown |= page.pictures
+    stored = {path.name: path for path in (ROOT / "docs" / "images").iterdir()}
+    assert {name for name in stored if name not in shown} == set()
+    assert all(len(shown[name]) > 10 for name in stored), "say in brackets what the picture shows"
+    sizes = {name: path.stat().st_size for name, path in stored.items()}
+    assert max(sizes.values()) < 150_000, sizes
+    assert sum(sizes.values()) < 2_000_000, sizes
+    for name, path in stored.items():
+        assert name.endswith(".png") or not re.search(r"href=|url\(['\"]?http", path.read_text()), name

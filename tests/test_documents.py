@@ -13,6 +13,13 @@ def test_the_readme_is_one_page():
     assert len(README.split()) <= 1200
 
 
+def test_files_that_the_readme_links_exist():
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(linked) > 20
+    for name in linked:
+        assert (ROOT / name).is_file(), name
+
+
 def test_no_file_names_a_path_of_the_development_machine():
     documents = (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb"))
     for path in (*documents, *ROOT.glob("hpo/**/*.py"), *ROOT.glob("studies/*"), ROOT / "Makefile"):

@@ -2,6 +2,8 @@
 --
 --     psql -U hpo_owner -d hpo -f storage/grants.sql
 
+SET client_min_messages = warning; -- policies that do not exist yet are no news
+
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO hpo_worker, hpo_viewer;
 
 -- A worker writes about existing trials, and takes leases. It creates no study and no trial, changes no definition, and

@@ -185,7 +185,10 @@ def tell_end(storage: Storage, name: str, stop: StopSignal, display: Display) ->
     if stop.event.is_set():
         now = status.read_status(storage, name)
         ended = now.budget - now.trials["waiting"] - now.trials["running"]
-        print_stderr(f"hpo: stopped with {ended} of {now.budget} trials done; {display.again} to continue")
+        first = f"run 'hpo resume {name}', then " if now.state in ("paused", "stopped") else ""
+        print_stderr(
+            f"hpo: stopped with {ended} of {now.budget} trials done; {first}{display.again} to continue"
+        )
     elif (now := status.read_status(storage, name)).state == "stopped":
         print_stderr(
             f"hpo: study '{name}' was stopped; run 'hpo resume {name}' and this command to continue"

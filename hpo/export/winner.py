@@ -55,8 +55,9 @@ def choose_winner(storage: Storage, name: str) -> Winner:
         what = "the only setting on the Pareto front"
     if run != first:
         what = f"the best of the {len(chosen.runs)} seeds of trial {first}'s setting, {what}"
-    why = f"{what}; 'hpo finish {name}' compares the best settings over several seeds"
-    return Winner(study=name, trial=run, why=why)
+    if chosen.selection != "test":  # such a study cannot be finished: it has chosen on the test split
+        what = f"{what}; 'hpo finish {name}' compares the best settings over several seeds"
+    return Winner(study=name, trial=run, why=what)
 
 
 def _finish_winner(found: FinishResult, trials: list[FrozenTrial]) -> Winner:

@@ -35,7 +35,11 @@ def _value(each: TrialRecord) -> float:
 
 
 def summarize(
-    name: str, found: Sequence[TrialRecord], ranked: Sequence[SettingResult], state: str
+    name: str,
+    found: Sequence[TrialRecord],
+    ranked: Sequence[SettingResult],
+    state: str,
+    finished: str = "",
 ) -> Summary:
     """Summarize a study that has a complete trial.
 
@@ -44,6 +48,7 @@ def summarize(
         found: All trials of the study.
         ranked: Its settings, best first.
         state: The state of the study.
+        finished: What its final evaluation found, in words; empty if there is none.
     """
     best = results.choose_one(ranked) or ranked[0]
     winner = best.trial
@@ -51,6 +56,7 @@ def summarize(
     state_counts = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
     facts = {
         "trial": str(winner.number),
+        "final evaluation": finished,
         **_other_objectives(best),
         **dict(results.caveats(best)),
         "settings": sections.format_setting(winner.params),
@@ -68,16 +74,18 @@ def summarize(
         f"{describe_split(best.selection)}",
         facts=tuple((name, value) for name, value in facts.items() if value),
         uncertainty=tuple(_uncertainty(best, len(ranked), found)),
-        next_steps=tuple(_next_steps(shlex.quote(name), best, state)),
+        next_steps=tuple(_next_steps(shlex.quote(name), best, state, is_finished=bool(finished))),
     )
 
 
-def _next_steps(name: str, best: SettingResult, state: str) -> Iterator[tuple[str, str]]:
+def _next_steps(
+    name: str, best: SettingResult, state: str, *, is_finished: bool
+) -> Iterator[tuple[str, str]]:
     if state in ("paused", "stopped"):
         yield f"hpo resume {name}", f"let the study continue: it is {state}"
     if state == "idle":
         yield f"hpo launch {name}", "run what is left: no worker runs now"
-    if best.selection != "final" and len(best.runs) == 1:
+    if best.selection not in ("final", "test") and len(best.runs) == 1 and not is_finished:
         where = ", and measure it on the test split" if best.selection else ""
         yield (
             f"hpo finish {name} --top 3 --seeds 5",

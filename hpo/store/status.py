@@ -160,7 +160,9 @@ def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) 
         early_ends=find_early_ends(trials),
         workers=tuple(workers),
         selection=selection_of(definition),
-        waits=tuple(_describe_waits(name, trials, workers, order, used_up)),
+        waits=tuple(
+            _describe_waits(name, trials, workers, order, used_up, _function_of_script(definition))
+        ),
         seconds_left=_estimate_seconds_left(trials, alive),
         left_out_trials=definition.left_out_trials,
     )
@@ -173,8 +175,12 @@ def _describe_waits(
     workers: list[LeaseInfo],
     order: str | None,
     used_up: Budget | None,
+    function: str,
 ) -> Iterator[str]:
-    """Yield a phrase for everything that waits, saying what it waits for."""
+    """Yield a phrase for everything that waits, saying what it waits for.
+
+    ``function`` is the name of an objective that only its own script or notebook can run; else empty.
+    """
     alive = [worker for worker in workers if worker.is_alive]
     if (order or used_up) and alive:
         yield f"{_counted(len(alive), 'worker')} will save at the next epoch"
@@ -190,7 +196,10 @@ def _describe_waits(
     elif waiting and alive:
         yield f"{_counted(waiting, 'trial')} for a worker to be free"
     elif waiting:
-        yield f"{_counted(waiting, 'trial')} for workers: 'hpo launch {name}' starts some"
+        how = (
+            f"study.run(objective={function}) runs them" if function else f"'hpo launch {name}' starts some"
+        )
+        yield f"{_counted(waiting, 'trial')} for workers: {how}"
     for worker in workers:
         silent = f"{worker.owner} has been silent for {worker.silent_seconds:.0f} s"
         if not worker.is_alive:
@@ -199,6 +208,11 @@ def _describe_waits(
             yield f"trial {worker.trial} for {worker.expires_in_seconds:.0f} s more: {silent}"
     for trial in foreign_trials(trials, workers):
         yield f"trial {trial} for the other tool that runs it"
+
+
+def _function_of_script(definition: Definition) -> str:
+    module, _, function = str(definition.train.get("objective", "")).partition(":")
+    return function if module == "__main__" else ""
 
 
 def _counted(count: int, noun: str) -> str:

@@ -68,6 +68,7 @@ class WorkerProcess:
     deaths: int = 0  # in a row, each soon after a start
     started_at: float = field(default_factory=time.monotonic)
     restart_at: float | None = None  # by the monotonic clock; None: it runs, or will not be restarted
+    is_overdue: bool = False  # it was told to stop, and has not exited in time
     has_children: bool = True  # perhaps; False once they have been ended after its exit
     last_error: str = ""  # in the last line that began with "hpo: ", without that; empty if there was none
     reader: threading.Thread = field(default_factory=threading.Thread)
@@ -152,9 +153,22 @@ def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[Non
             stopped_at = time.monotonic()
             _send_signal(workers, signal.SIGTERM)
         if stopped_at is not None and time.monotonic() > stopped_at + launch.supervision.grace_seconds:
+            _tell_killed(launch, workers)
             _send_signal(workers, signal.SIGKILL)
         yield
         time.sleep(0.25)
+
+
+def _tell_killed(launch: _Launch, workers: list[WorkerProcess]) -> None:
+    """Say which workers have not saved in time, before they are killed."""
+    for worker in workers:
+        if worker.process.poll() is None and not worker.is_overdue:
+            worker.is_overdue = True
+            launch.print_line(
+                f"the worker on {worker.device.name} did not save and exit within "
+                f"{launch.supervision.grace_seconds:g} s (--grace-seconds) and is killed; its trial will "
+                "resume from its last checkpoint"
+            )
 
 
 def _start_first_worker(launch: _Launch, device: WorkerDevice) -> WorkerProcess:

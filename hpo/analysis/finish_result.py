@@ -168,6 +168,8 @@ def winner_text(found: FinishResult) -> str:
         f"'hpo finish {found.plan.study}' ranks trial {first.setting.trial}'s setting first: "
         f"{found.measure} {mean:.4f}, the mean of {seeds} seed{'s' * (seeds != 1)}"
     )
+    if first.interval is not None:
+        text += f" (95 % interval {first.interval.low:.4f} to {first.interval.high:.4f})"
     is_open = len(found.runs) > 1 and not _is_decided(found)
     return f"{text}; its lead is not decided" if is_open else text
 

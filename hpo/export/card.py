@@ -211,6 +211,8 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield "hardware", describe_device({"device": "unknown", **metrics.hardware})
     yield "torch", metrics.hardware.get("torch", "unknown")
     yield "study", f"{metrics.study}, trial {metrics.trial}"
+    if metrics.chosen:
+        yield "chosen", metrics.chosen
 
 
 def baseline_doubt(metrics: Metrics) -> str:

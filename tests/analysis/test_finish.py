@@ -98,6 +98,8 @@ def test_the_better_of_two_settings_is_named(place):
         assert list(each["accuracies"]) == ["1", "2", "3", "4", "5"]
         assert each["low"] < sum(each["accuracies"].values()) / 5 < each["high"]
     assert found["split"] is None
+    first = found["settings"][0]
+    assert f"(95 % interval {first['low']:.4f} to {first['high']:.4f})" in place.here("best", "small").out
 
     done = place.here("finish", "small", "--top", "2", "--devices", "cpu:1")
     assert "0.05" in done.out
@@ -285,7 +287,13 @@ def assert_split_is_shown(workplace, epochs: int) -> None:
     assert "chosen     'hpo finish small' ranks trial 0's setting first" in shown
     metrics = json.loads((workplace.path / "winner/metrics.json").read_text())
     assert (metrics["split"], metrics["optimistic"], metrics["epochs"]) == ("test", False, epochs)
-    assert "split: test" in (workplace.path / "winner/README.md").read_text()
+    card = (workplace.path / "winner/README.md").read_text()
+    assert "split: test" in card
+    assert "ranks trial 0's setting first" in card
+    workplace.here("report", "small", "-o", "report.html")
+    page = (workplace.path / "report.html").read_text()
+    assert "ranks trial 0&#39;s setting first" in page
+    assert "hpo finish small --top" not in page
 
 
 def test_a_study_that_cannot_be_finished_is_refused_in_one_line(place):

@@ -1,7 +1,7 @@
 """What happened to a study and its trials, in time: attempts and orders, from the store's own tables."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -91,7 +91,7 @@ def read_timeline(storage: Storage, name: str, trial: int | None = None) -> list
 
 def _attempt_entries(attempt: Attempt) -> Iterator[TimelineEntry]:
     """Yield that an attempt began and, if it has, that it ended."""
-    yield TimelineEntry(
+    began = TimelineEntry(
         time=_moment(attempt.began),
         event=CLAIMED,
         trial=attempt.trial,
@@ -101,15 +101,13 @@ def _attempt_entries(attempt: Attempt) -> Iterator[TimelineEntry]:
         hardware=attempt.hardware,
         versions=attempt.versions,
     )
+    yield began
     if attempt.ended is not None:
-        yield TimelineEntry(
+        yield replace(
+            began,
             time=_moment(attempt.ended),
             event=attempt.outcome or "",
-            trial=attempt.trial,
-            attempt=attempt.attempt,
-            by=attempt.owner,
-            device=attempt.device,
-            hardware=attempt.hardware,
+            versions=None,
             epochs=attempt.epochs,
             seconds=attempt.seconds,
             reason=attempt.reason,

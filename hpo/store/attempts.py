@@ -182,7 +182,7 @@ def read_attempts(storage: Storage, study_id: int, trial: int | None = None) -> 
     if trial is not None:
         wanted = wanted.where(trials.c.number == trial)
     with storage.transaction() as session:
-        if tables.read_version(session.connection()) < tables.VERSION:
+        if tables.is_missing(session, attempts):
             return []
         found = session.execute(wanted.order_by(attempts.c.began, attempts.c.token)).all()
     return [_parse_attempt(row) for row in found if attributes.is_moment(row.began)]

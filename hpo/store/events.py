@@ -74,7 +74,7 @@ def read_events(storage: Storage, study_id: int) -> list[Event]:
         StoreError: The database refuses the request.
     """
     with storage.transaction() as session:
-        if tables.read_version(session.connection()) < tables.VERSION:
+        if tables.is_missing(session, events):
             return []
         wanted = sa.select(events).where(events.c.study_id == study_id)
         found = session.execute(wanted.order_by(events.c.moment, events.c.event_id)).all()

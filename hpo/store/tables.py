@@ -114,6 +114,11 @@ def read_version(connection: sa.Connection) -> int:
     return 1 if found.has_table(leases.name) else 0
 
 
+def is_missing(session: Session, table: sa.Table) -> bool:
+    """Return whether a store is older than one of our tables."""
+    return not sa.inspect(session.connection()).has_table(table.name)
+
+
 def check_version(version: int) -> None:
     """Check that this program knows the version of a store's tables.
 
@@ -141,9 +146,10 @@ def upgrade(session: Session) -> None:
             tables.
     """
     connection = session.connection()
-    if read_version(connection) < VERSION and connection.dialect.name == "postgresql":
-        session.execute(sa.select(sa.func.pg_advisory_xact_lock(database.UPGRADE_LOCK)))
     version = read_version(connection)
+    if version < VERSION and connection.dialect.name == "postgresql":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(database.UPGRADE_LOCK)))
+        version = read_version(connection)
     check_version(version)
     for needed, tables in _TABLES_SINCE.items():
         if version < needed:

@@ -17,7 +17,8 @@ from hpo.analysis.results import SettingResult
 from hpo.store.budgets import Budget
 from hpo.store.failures import EarlyEnd
 from hpo.store.lease_info import LeaseInfo
-from hpo.store.status import STATE_NAMES, Status
+from hpo.store.rows import STATE_NAMES
+from hpo.store.status import Status
 from hpo.study.points import ALIASES
 
 

@@ -17,7 +17,7 @@ from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError, join_names
 from hpo.search import pareto, replicates
 from hpo.search.objectives import Objectives
-from hpo.store import status, studies
+from hpo.store import rows, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition, Point
 from hpo.training import option_tables
@@ -201,7 +201,7 @@ def _setting_runs(
 
 def _describe_missing(plan: FinishPlan, setting: ChosenSetting, seed: int, trial: FrozenTrial) -> str:
     """Say why a run is not complete, and what to do about a failed one."""
-    state, reason = status.STATE_NAMES[trial.state], end_reason(trial)
+    state, reason = rows.STATE_NAMES[trial.state], end_reason(trial)
     retry = f"; 'hpo retry {plan.name} --failed' tries again" if trial.state == TrialState.FAIL else ""
     because = f" ({reason})" if reason else ""
     return f"trial {setting.trial}'s setting lacks seed {seed}: its run is {state}{because}{retry}"

@@ -15,7 +15,7 @@ from hpo.errors import join_names
 from hpo.search import asha
 from hpo.search.objectives import Objectives
 from hpo.search.replicates import REPLICATE_OF
-from hpo.store import plan, status
+from hpo.store import plan, rows
 from hpo.store.attributes import is_count, is_scalar
 from hpo.study.definition import Definition
 from hpo.study.option_checks import is_used
@@ -36,7 +36,7 @@ class TrialRecord:
 
     number: int
     replicate_of: int | None  # the number of the first trial of its setting; None if it is the first
-    state: str  # one of status.STATE_NAMES
+    state: str  # one of rows.STATE_NAMES
     metric: Metric  # what its values are of
     value: float | None  # None before it ends, if it failed or reported none
     values: tuple[float, ...]  # one for each objective; empty before it ends, or where there is none
@@ -150,7 +150,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
     return TrialRecord(
         number=trial.number,
         replicate_of=trial.system_attrs.get(REPLICATE_OF),
-        state=status.STATE_NAMES[trial.state],
+        state=rows.STATE_NAMES[trial.state],
         metric=definition.metric,
         value=values[definition.objectives.index(definition.metric)] if values else None,
         values=values,

@@ -21,7 +21,7 @@ from hpo.export import card, predict, sheet
 from hpo.export.card import Metrics
 from hpo.export.predict import Description, Preprocessing
 from hpo.export.winner import choose_winner
-from hpo.store import plan, status, studies
+from hpo.store import plan, rows, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import catalog, libraries
@@ -114,7 +114,7 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
     weights = trial.user_attrs.get("weights")
     if weights is None:
         raise StoreError(
-            f"trial {number} of study '{name}' is {status.STATE_NAMES[trial.state]} and has no weights; "
+            f"trial {number} of study '{name}' is {rows.STATE_NAMES[trial.state]} and has no weights; "
             f"with weights: {_trials_with_weights(trials)}"
         )
     try:

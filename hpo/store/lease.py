@@ -73,9 +73,6 @@ from hpo.study.definition import BudgetLimits
 
 log = logging.getLogger("hpo")
 
-# How an attempt ends that ends its trial, for the table of attempts.
-OUTCOMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-
 
 class LeaseLost(Exception):
     """The trial belongs to another worker by now, or another tool ended, reset or deleted it.
@@ -271,7 +268,9 @@ class Claim:
         def write() -> None:
             with self.storage.transaction() as session:
                 if self._release_lease(session, state, forget_checkpoint=forget_checkpoint):
-                    attempts.end_attempt(session, self.trial_id, self.token, OUTCOMES[state], reason)
+                    attempts.end_attempt(
+                        session, self.trial_id, self.token, rows.STATE_NAMES[state], reason
+                    )
                     rows.write_attributes(session, self.trial_id, {**(user_attributes or {}), **forgotten})
                     rows.write_attributes(session, self.trial_id, system_attributes or {}, system=True)
                     rows.write_state(session, self.trial_id, state, value)

@@ -25,6 +25,14 @@ from hpo.store import attributes
 # By name: a value in Optuna's internal representation, and its distribution.
 Parameters = Mapping[str, tuple[float, BaseDistribution]]
 
+STATE_NAMES = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
 MAX_INTEGER = 2**63 - 1  # what Optuna's samplers and importances can compute with
 CHUNK_TRIALS = 1000  # trials that one statement reads
 

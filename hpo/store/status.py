@@ -19,14 +19,6 @@ from hpo.store.trial_numbers import separate_numbers
 from hpo.study.definition import Definition
 from hpo.training import option_tables
 
-STATE_NAMES = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
@@ -36,7 +28,7 @@ class Status:
         study: The study's name.
         state: ``complete`` if no trial is open; else ``paused`` or ``stopped`` if there is such an order,
             even while workers still run; else ``running`` if a lease has not expired, or ``idle``.
-        trials: Number of trials by the names of ``STATE_NAMES``, all of them.
+        trials: Number of trials by the names of ``rows.STATE_NAMES``, all of them.
         budget: Number of trials as far as it is known: of replicates only those already made.
         budgets: The budgets that are set besides the number of trials.
         early_ends: The trials that failed and those that were pruned, with the commonest reasons.
@@ -146,7 +138,7 @@ def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) 
     else:
         trials = cache.read(storage, study_id, definition, folders.stored_folder(storage, study_id))
     workers = read_leases(storage, study_id)
-    counts = Counter(STATE_NAMES[trial.state] for trial in trials)
+    counts = Counter(rows.STATE_NAMES[trial.state] for trial in trials)
     alive = sum(worker.is_alive for worker in workers)
     order = control.read_order(storage, study_id)
     budgets = read_budgets(storage, study_id, definition.budget_limits)
@@ -154,7 +146,7 @@ def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) 
     now = Status(
         study=name,
         state=(order or ("running" if alive else "idle")) if is_open else "complete",
-        trials={state: counts[state] for state in STATE_NAMES.values()},
+        trials={state: counts[state] for state in rows.STATE_NAMES.values()},
         budget=definition.setting_count + len(replicates.first_trial_numbers(trials)),
         budgets=budgets,
         early_ends=find_early_ends(trials),

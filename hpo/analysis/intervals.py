@@ -90,6 +90,16 @@ def least_step(metric: Metric, images: int | None) -> float:
     return accuracy_step(images) if metric.counts_images else 0.0
 
 
+def images_interval(metric: Metric, value: float, images: int | None) -> Interval | None:
+    """Return the 95 % interval that says what other images would give; None if unknown.
+
+    It is known only of fractions of images. For a mean over seeds it is at most a little too wide.
+    """
+    if images is None or not metric.counts_images or not 0 <= value <= 1:
+        return None
+    return fraction_interval(value, images)
+
+
 def seeds_interval(values: Sequence[float], least: float, possible: Limits) -> Interval | None:
     """Return Student's t interval of a mean over seeds; None of fewer than ``MIN_RUNS`` values.
 

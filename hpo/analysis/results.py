@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hpo.analysis import intervals, records
+from hpo.analysis import guessing, intervals, records
 from hpo.analysis.formatting import format_objective
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
@@ -114,9 +114,7 @@ class SettingResult:
         goal, values = self.goals[index], [run.values[index] for run in self.runs]
         if len(values) > 1:
             return intervals.seeds_interval(values, intervals.least_step(goal, self.images), goal.limits)
-        if self.images is None or not goal.counts_images or not 0 <= values[0] <= 1:
-            return None
-        return intervals.fraction_interval(values[0], self.images)
+        return intervals.images_interval(goal, values[0], self.images)
 
     @property
     def least_step(self) -> float:
@@ -320,36 +318,8 @@ def describe_baseline(found: SettingResult) -> str:
     baseline = found.trial.baseline
     if baseline is None:
         return ""
-    doubt = compare_baseline(found.metric, found.value, baseline, found.interval)
-    return doubt or describe_guessing(found.metric, baseline)
-
-
-def describe_guessing(metric: Metric, baseline: float) -> str:
-    """Return the value that guessing gives, as a phrase."""
-    how = "always answering with the largest class" if metric.name == "accuracy" else "guessing"
-    return f"{baseline:.4f}, which {how} gives"
-
-
-def compare_baseline(
-    metric: Metric, value: float, baseline: float | None, interval: Interval | None
-) -> str:
-    """Return a phrase if a value does not beat guessing; else "".
-
-    Args:
-        metric: What the value is of.
-        value: The value.
-        baseline: What guessing gives; None if unknown.
-        interval: The 95 % interval of the value; None if unknown.
-    """
-    if baseline is None:
-        return ""
-    gives = describe_guessing(metric, baseline)
-    beyond = "below" if metric.is_minimized else "above"
-    if metric.score(value) <= metric.score(baseline):
-        return f"not {beyond} {gives}"
-    if interval is None or interval.low > baseline or interval.high < baseline:
-        return ""
-    return f"not clearly {beyond} {gives}"
+    doubt = guessing.compare_baseline(found.metric, found.value, baseline, found.images, found.interval)
+    return doubt or guessing.describe_guessing(found.metric, baseline)
 
 
 def describe_ties(found: SettingResult) -> str:

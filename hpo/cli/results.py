@@ -165,7 +165,7 @@ def show_best(
     With several objectives, shows the Pareto front.
     After 'hpo finish', also says which setting that ranks first.
     """
-    from hpo.analysis import documents, finish_result, records, results
+    from hpo.analysis import documents, finish_result, finish_text, records, results
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console
     from hpo.errors import StoreError
@@ -190,7 +190,7 @@ def show_best(
     if found[0].noise is not None:
         print(found[0].noise)
     if (finished := finish_result.stored_result(storage, name)) is not None:
-        print(finish_result.winner_text(finished))
+        print(finish_text.winner_text(finished))
     print_early_ends(storage, name, artifacts, sys.stdout)
 
 
@@ -288,14 +288,14 @@ def print_finish(found: "FinishResult", as_json: bool) -> None:
         found: The finished runs and their comparison.
         as_json: Print JSON instead of text.
     """
-    from hpo.analysis import finish_result
+    from hpo.analysis import finish_text
     from hpo.cli import console
 
     if as_json:
-        print_json(finish_result.document(found))
+        print_json(finish_text.document(found))
         return
-    console.print_table(finish_result.make_table(found))
-    print("\n".join(finish_result.summary_lines(found)))
+    console.print_table(finish_text.make_table(found))
+    print("\n".join(finish_text.summary_lines(found)))
 
 
 def _locations(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.analysis import records, results
+from hpo.analysis import guessing, records, results
 from hpo.analysis.formatting import describe_device, describe_split, format_objective, format_seconds
 from hpo.analysis.importance import DASHBOARD_DIFFERS
 from hpo.analysis.results import SettingResult
@@ -123,7 +123,7 @@ def _facts(found: FrozenTrial, definition: Definition) -> Iterator[str]:
     (record,) = records.trial_records(definition, [found])
     if record.curve and record.images is not None:
         guess = record.baseline
-        known = "" if guess is None else f"; compare {results.describe_guessing(record.metric, guess)}"
+        known = "" if guess is None else f"; compare {guessing.describe_guessing(record.metric, guess)}"
         yield f"- measured on {record.images} images{known}"
     if "attempts" in seen:
         yield f"- attempts: {seen['attempts']}"

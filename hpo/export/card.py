@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hpo.analysis import class_tables, intervals, results
+from hpo.analysis import class_tables, guessing
 from hpo.analysis.formatting import describe_device, format_objective
 from hpo.analysis.sections import Table
 from hpo.export import sheet
@@ -197,8 +197,8 @@ def _card_metadata(description: Description, metrics: Metrics) -> dict[str, Any]
 def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
     yield metrics.label, f"{metrics.value:.4f} {metrics.note} ({metrics.images} images)"
     if metrics.baseline is not None:
-        guessing = results.describe_guessing(METRICS[metrics.metric], metrics.baseline)
-        yield "baseline", baseline_doubt(metrics) or guessing
+        gives = guessing.describe_guessing(METRICS[metrics.metric], metrics.baseline)
+        yield "baseline", baseline_doubt(metrics) or gives
     for name, value in (metrics.objectives or {}).items():
         if name != metrics.metric and value is not None:
             yield name.replace("_", " "), format_objective(name, value)
@@ -218,9 +218,7 @@ def _results(metrics: Metrics) -> Iterable[tuple[str, Any]]:
 def baseline_doubt(metrics: Metrics) -> str:
     """Return a phrase if the model does not beat guessing; else ""."""
     metric = METRICS[metrics.metric]
-    counted = metric.counts_images
-    interval = intervals.fraction_interval(metrics.value, metrics.images) if counted else None
-    return results.compare_baseline(metric, metrics.value, metrics.baseline, interval)
+    return guessing.compare_baseline(metric, metrics.value, metrics.baseline, metrics.images)
 
 
 def _data(description: Description, trained: TrainingFacts) -> str:

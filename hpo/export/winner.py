@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from hpo.analysis import finish_result, records, results
+from hpo.analysis import finish_result, finish_text, records, results
 from hpo.analysis.finish_result import FinishResult
 from hpo.errors import StoreError
 from hpo.store import status, studies
@@ -61,7 +61,7 @@ def choose_winner(storage: Storage, name: str) -> Winner:
 
 
 def _finish_winner(found: FinishResult, trials: list[FrozenTrial]) -> Winner:
-    first, why = found.winner, finish_result.winner_text(found)
+    first, why = found.winner, finish_text.winner_text(found)
     with_weights = {trial.number for trial in trials if trial.user_attrs.get("weights")}
     kept = [(seed, number) for seed, number in sorted(first.trials.items()) if number in with_weights]
     if not kept:

@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 import plotly.offline
 from optuna.trial import FrozenTrial
 
-from hpo.analysis import by_class, class_tables, finish_result, records, results
+from hpo.analysis import by_class, class_tables, finish_result, finish_text, records, results
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
@@ -108,7 +108,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     )
     now = status.read_status(storage, name)
     finished = finish_result.stored_result(storage, name)
-    told = "" if finished is None else finish_result.winner_text(finished)
+    told = "" if finished is None else finish_text.winner_text(finished)
     return Report(
         study=name,
         metric=definition.metric,

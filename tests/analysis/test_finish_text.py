@@ -1,6 +1,8 @@
 """What ``hpo finish`` says about settings that are equal, or no better than the largest class."""
 
-from hpo.analysis import finish_result, intervals
+from dataclasses import replace
+
+from hpo.analysis import finish_text, intervals
 from hpo.analysis.finish import ChosenSetting, FinishPlan
 from hpo.analysis.finish_result import FinishResult, SettingRuns
 from hpo.training.metric import METRICS
@@ -18,7 +20,7 @@ def result(*accuracies: tuple[float, ...]) -> FinishResult:
         )
         for trial, values in enumerate(accuracies)
     )
-    pairs = list(zip(*accuracies[:2], strict=True))
+    pairs = list(zip(accuracies[0], accuracies[-1], strict=True))
     seeds = tuple(range(len(accuracies[0])))
     return FinishResult(
         plan=FinishPlan(
@@ -37,26 +39,45 @@ def result(*accuracies: tuple[float, ...]) -> FinishResult:
 
 
 def test_settings_that_are_no_better_than_the_largest_class_are_named():
-    lines = list(finish_result.summary_lines(result((0.95, 0.95), (0.9, 0.9), (0.9, 0.85))))
+    lines = list(finish_text.summary_lines(result((0.95, 0.95), (0.9, 0.9), (0.9, 0.85))))
     gives = "0.9000, which always answering with the largest class gives"
     assert f"Not above {gives}: trial 1's setting, trial 2's setting." in lines
     assert any("scored on the 20 test images once" in line for line in lines)
     assert not any(
-        "Not above" in line for line in finish_result.summary_lines(result((1.0,) * 2, (0.95,) * 2))
+        "Not above" in line for line in finish_text.summary_lines(result((1.0,) * 2, (0.95,) * 2))
     )
+
+
+def test_a_winner_that_may_beat_the_largest_class_by_luck_alone_is_doubted():
+    doubt = "not clearly above 0.9000, which always answering with the largest class gives"
+    lucky = result((0.95, 0.95), (0.9, 0.9))
+    assert f"{doubt.capitalize()}: trial 0's setting." in finish_text.summary_lines(lucky)
+    assert finish_text.winner_text(lucky).endswith(f"; it is {doubt}")
+    clear = replace(lucky, images=2000)
+    assert not any("clearly" in line for line in finish_text.summary_lines(clear))
+    assert "clearly" not in finish_text.winner_text(clear)
+
+
+def test_a_mean_whose_seeds_vary_around_the_baseline_is_doubted_on_any_number_of_images():
+    certain = replace(result((0.98, 0.9, 0.95)), images=100_000)
+    assert "clearly" not in finish_text.winner_text(certain)
+    (runs,) = certain.runs
+    spread = intervals.seeds_interval((0.98, 0.9, 0.95), 0.0, intervals.FRACTION)
+    varied = replace(certain, runs=(replace(runs, interval=spread),))
+    assert "it is not clearly above 0.9000" in finish_text.winner_text(varied)
 
 
 def test_two_settings_with_the_same_mean_are_called_so():
     order = (
         "The order of trial 0's setting and trial 1's setting is not decided: both have the same mean, and"
     )
-    assert finish_result.conclusion(result((0.9, 0.9), (0.9, 0.9))) == (
+    assert finish_text.conclusion(result((0.9, 0.9), (0.9, 0.9))) == (
         f"{order} two seeds cannot tell; raise --seeds."
     )
-    three = finish_result.conclusion(result((0.9,) * 3, (0.9,) * 3))
+    three = finish_text.conclusion(result((0.9,) * 3, (0.9,) * 3))
     assert three.startswith(f"{order} the interval contains 0 (")
 
 
 def test_the_document_has_the_images_and_the_baseline():
-    document = finish_result.document(result((0.95, 0.95), (0.9, 0.9)))
+    document = finish_text.document(result((0.95, 0.95), (0.9, 0.9)))
     assert (document["images"], document["baseline"]) == (20, 0.9)

@@ -144,6 +144,37 @@ def test_a_worker_that_starts_while_the_database_is_unavailable_is_restarted(pla
         check(server.url, [20, 1], [2, 1])
 
 
+REFUSALS = {
+    "password": ("ALTER ROLE postgres PASSWORD 'another'", "PGPASSWORD or ~/.pgpass"),
+    "role": ("ALTER ROLE postgres NOLOGIN", "let the role log in"),
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "changed"),
+    [("worker", 78, "password"), ("launch", 78, "role"), ("run", 1, "password")],
+)
+def test_workers_that_the_server_no_longer_lets_in_end_with_one_line(place, verb, code, changed):
+    """A Slurm array, or a Job, would otherwise restart them for ever."""
+    statement, advice = REFUSALS[changed]
+    file = place.study(study(1000))
+    with contextlib.ExitStack() as cleanup:
+        server = cleanup.enter_context(postgres.running(password="right"))
+        cleanup.enter_context(closed_engines())
+        url = sa.make_url(server.url).set(password="right").render_as_string(hide_password=False)
+        place.here("create", file, HPO_STORE=url)
+        process = place.start(verb, file if verb == "run" else "small", HPO_STORE=url)
+        cleanup.callback(kill_launcher, process)
+        wait_for(lambda: epochs(place, 1.0) >= 2)
+        plain_sql(url)(statement)
+        server.stop("fast")
+        server.start()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert [advice in line for line in err.splitlines() if line.startswith("hpo: store")] == [True]
+    assert "right" not in err
+
+
 @contextlib.contextmanager
 def following(process: subprocess.Popen[str]) -> Iterator[list[str]]:
     """Yield the growing list of the lines that a process writes to stderr."""

@@ -283,6 +283,7 @@ def _check_data(root: Path) -> Iterator[Finding]:
         message = f"{place} is not a folder, so no data set can be in {root}"
         yield Finding(subject="data", state="broken", message=message, advice=OTHER_LOCATION)
         return
+    absent = []
     for name in config.DATASETS:
         try:
             there = sources.has_copy(name, root)
@@ -295,8 +296,14 @@ def _check_data(root: Path) -> Iterator[Finding]:
         elif is_packed is not None:
             yield _report_archive(name, root, is_packed)
         else:
-            advice = f"the first trial downloads it to {root}; --data sets another folder"
-            yield Finding(subject=name, state="absent", message="not present", advice=advice)
+            absent.append(name)
+    if absent:
+        advice = (
+            "the first trial downloads what it uses, or without a network names the files to put there; "
+            "--data sets another folder"
+        )
+        message = f"not in {root}: {', '.join(absent)}"
+        yield Finding(subject="data", state="absent", message=message, advice=advice)
 
 
 def _report_archive(name: str, root: Path, is_sound: bool) -> Finding:

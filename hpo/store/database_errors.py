@@ -52,8 +52,13 @@ _LASTING_TEXTS = {
 }
 
 _MISSING_TABLE = "its tables are missing: it was emptied or replaced since it was opened"
+_RIGHTS = (
+    "hpo_owner may do everything, hpo_worker run trials, hpo_viewer read (see storage/README.md); "
+    "a right that is missing after an upgrade of hpo comes when the owner runs storage/grants.sql again"
+)
+_RIGHTS_STATES = ("42501", "25006")  # a right is missing, or the role's transactions are read-only
 _ADVICE_BY_STATE = {
-    "42501": "name a user in --store who may do this (storage/README.md has the roles)",
+    **dict.fromkeys(_RIGHTS_STATES, _RIGHTS),
     "42P01": _MISSING_TABLE,
     "53100": "free some space on the server",
 }
@@ -81,7 +86,7 @@ def store_error(url: sa.URL, error: BaseException) -> StoreError | None:
         A ``StoreUnavailable`` for what may pass by itself, another ``StoreError`` for what the user has to
         correct; None if it is neither, but a bug.
     """
-    message = f"store {database.hide_password(url)}: {driver_message(error)}"
+    message = f"store {database.hide_password(url)}: {_denied_role(url, error)}{driver_message(error)}"
     advice = _lasting_advice(error)
     if advice is not None:
         return StoreError(f"{message}; {advice}" if advice else message)
@@ -143,6 +148,18 @@ def _postgres_advice(error: psycopg.Error) -> str | None:
         return "check --store"
     text = str(error)
     return next((advice for known, advice in _LASTING_TEXTS.items() if re.search(known, text)), None)
+
+
+def _denied_role(url: sa.URL, error: BaseException) -> str:
+    """Return whom Postgres denied a right, as the beginning of a message; "" for another error."""
+    link = _driver_error(error)
+    if link is None or getattr(link.orig, "sqlstate", None) not in _RIGHTS_STATES:
+        return ""
+    defaults = {each.keyword: each.val for each in psycopg.pq.Conninfo.get_defaults()}
+    role = (
+        url.username or (defaults[b"user"] or b"").decode()
+    )  # as libpq connects: PGUSER, the system's user
+    return f"role '{role}' may not do this: "
 
 
 def _driver_error(error: BaseException) -> sa.exc.DBAPIError | None:

@@ -17,17 +17,19 @@ from hpo.errors import ArtifactError, DefinitionError, escape_surrogates, join_n
 if TYPE_CHECKING:
     from hpo.training.config import Config
     from hpo.training.data_facts import DataFacts
+    from hpo.training.drawn_images import DrawnImages
     from hpo.training.folder_scan import FolderScan
 
 app = typer.Typer()
 
 
-def _scan(settings: "Config", root: Path) -> "FolderScan":
+def _scan(settings: "Config", root: Path) -> "tuple[DrawnImages, FolderScan]":
     from hpo.training import drawn_images
     from hpo.training.used_files import ContentHashes
 
     with scan_progress() as tell:
-        return drawn_images.draw_images(settings, root, tell).scan(ContentHashes(), tell)
+        drawn = drawn_images.draw_images(settings, root, tell)
+        return drawn, drawn.scan(ContentHashes(), tell)
 
 
 @verb(app, "data", START, "hpo data quickstart", "hpo data my-study.toml -o pictures.png")
@@ -55,8 +57,11 @@ def show_data(
     settings = definition.trial_config({})
     if not isinstance(settings, Config):
         raise DefinitionError(f"study '{definition.name}': its custom objective reads data of its own")
-    scan = _scan(settings, data) if reads_files(settings.dataset) else None
-    facts = _facts(settings, data, scan, draws=output is not None)
+    drawn, scan = _scan(settings, data) if reads_files(settings.dataset) else (None, None)
+    if drawn is None or scan is None or output is not None:
+        facts = _decode(settings, data)
+    else:
+        facts = _count(settings, drawn, scan)
     if output is not None:
         _draw(facts, output)
     if as_json:
@@ -69,21 +74,26 @@ def show_data(
         print(f"{facts.describe_samples()} {output}")
 
 
-def _facts(settings: "Config", root: Path, scan: "FolderScan | None", *, draws: bool) -> "DataFacts":
-    """Return the counts by class and split, of files without decoding them unless samples are drawn."""
+def _decode(settings: "Config", root: Path) -> "DataFacts":
+    """Return the counts by class and split, with samples."""
     from hpo.training import datasets, samples
+
+    readable = settings.model_copy(update={"corrupt": "skip"})  # the scan tells what is left out
+    dataset = datasets.load_dataset(readable, root)
+    for note in dataset.notes:
+        print(escape_surrogates(note), file=sys.stderr)
+    return samples.describe_images(dataset, settings)
+
+
+def _count(settings: "Config", drawn: "DrawnImages", scan: "FolderScan") -> "DataFacts":
+    """Return the counts by class and split of files, without decoding them."""
     from hpo.training.data_facts import DataFacts
 
-    if scan is None or draws:
-        readable = settings.model_copy(update={"corrupt": "skip"})  # the scan tells what is left out
-        dataset = datasets.load_dataset(readable, root)
-        for note in dataset.notes:
-            print(escape_surrogates(note), file=sys.stderr)
-        return samples.describe_images(dataset, settings)
     return DataFacts(
         classes=tuple(map(escape_surrogates, scan.classes)),
         images=scan.readable_images(),
         selection="valid" if "valid" in scan.images else "test",
+        available=drawn.source.count_images(),
         skipped=len(scan.unreadable),
         image_size=settings.image_size,
         augmentation=settings.augmentation,
@@ -106,6 +116,7 @@ def _print_facts(settings: "Config", facts: "DataFacts", scan: "FolderScan | Non
 
     from hpo.analysis.class_tables import count_table
     from hpo.cli import console
+    from hpo.training.data_facts import describe_share
 
     found = count_table(facts)
     table = Table(box=None, padding=(0, 1))
@@ -114,7 +125,8 @@ def _print_facts(settings: "Config", facts: "DataFacts", scan: "FolderScan | Non
     for row in found.rows:
         table.add_row(*map(str, row))
     table.add_row("all", *(str(sum(numbers)) for numbers in list(zip(*found.rows, strict=True))[1:]))
-    print(f"data set {escape_surrogates(settings.dataset)}")
+    used = describe_share(sum(map(sum, facts.images.values())), facts.available)
+    print(f"data set {escape_surrogates(settings.dataset)}: {used}")
     console.print_table(table)
     for name, text in _scan_lines(scan) if scan else ():
         print(escape_surrogates(f"  {name:<12} {text}"))

@@ -11,7 +11,7 @@ from hpo.errors import quote_value
 from hpo.search import baseline
 from hpo.study.definition import Definition
 from hpo.training.config import Config
-from hpo.training.data_facts import SPLIT_WORDS, DataFacts
+from hpo.training.data_facts import SPLIT_WORDS, DataFacts, describe_share
 
 MAX_FIGURE_CLASSES = 30  # that a figure shows one by one
 MAX_EXTREME_CLASSES = 10  # the largest and the smallest ones that the page lists of more than these
@@ -52,7 +52,8 @@ def _summary(facts: DataFacts) -> str:
     )
     files = "1 unreadable file was" if facts.skipped == 1 else f"{facts.skipped} unreadable files were"
     left_out = f" {files} left out." if facts.skipped else ""
-    return f"{sum(by_split.values())} images in {len(facts.classes)} classes: {shown}.{guess}{left_out}"
+    used = describe_share(sum(by_split.values()), facts.available)
+    return f"{used} in {len(facts.classes)} classes: {shown}.{guess}{left_out}"
 
 
 def _counts_plot(facts: DataFacts) -> Plot:

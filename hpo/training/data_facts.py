@@ -17,6 +17,11 @@ SplitName = Literal["train", "valid", "test"]
 SPLIT_WORDS: Mapping[str, str] = {"train": "training", "valid": "validation", "test": "test"}
 
 
+def describe_share(used: int, available: int | None) -> str:
+    """Return how many of the available images are used, as a phrase: ``60 images`` if it is all of them."""
+    return f"{used} of {available} images" if used < (available or 0) else f"{used} images"
+
+
 class Sample(BaseModel):
     """A picture of a class."""
 
@@ -34,6 +39,9 @@ class DataFacts(BaseModel):
     classes: tuple[str, ...] = Field(min_length=1)
     images: Mapping[SplitName, tuple[NonNegativeInt, ...]] = Field(min_length=1)  # number by class
     selection: SplitName  # the split that trials are measured on
+    available: NonNegativeInt | None = (
+        None  # used or not; None: written by a worker that did not count them
+    )
     skipped: NonNegativeInt  # unreadable files that were left out
     image_size: int = Field(ge=1)  # side that the model gets, in pixels, in the trial of the samples
     # What was done to the samples, in that trial; a worker of an earlier version wrote the first one alone.

@@ -18,7 +18,7 @@ from hpo import errors
 from hpo.training import decoded_splits, drawn_images, image_files, sources
 from hpo.training.batches import Split
 from hpo.training.config import Config, reads_files
-from hpo.training.data_facts import SPLIT_WORDS, SplitName
+from hpo.training.data_facts import SPLIT_WORDS, SplitName, describe_share
 from hpo.training.decoded_cache import DecodedCache
 from hpo.training.folder_scan import FolderScan
 from hpo.training.metric import TOP
@@ -37,6 +37,7 @@ class Dataset:
     train: Split
     valid: Split | None = None  # None where trials are measured on test
     test: Split
+    available: int | None = None  # images of the source, used here or not; None: not known
     skipped: tuple[str, ...] = ()  # paths of image files that were left out as unreadable
     notes: tuple[str, ...] = ()  # lines on what the user of image files may not expect
 
@@ -85,18 +86,19 @@ class Dataset:
         return {name: split.count_classes(len(self.classes)) for name, split in self.splits.items()}
 
     def summary(self) -> str:
-        """Return in one line the number of images, how unequal classes are, and what guessing gives."""
+        """Return in one line how many images are used, how unequal classes are, and what guessing gives."""
         counts = self.count_images()
         counts_K, selected_K = torch.stack([*counts.values()]).sum(0), counts[self.selection_name]
-        *others, last = (f"{int(each.sum())} {SPLIT_WORDS[name]}" for name, each in counts.items())
+        by_split = ", ".join(f"{int(each.sum())} {SPLIT_WORDS[name]}" for name, each in counts.items())
+        share = describe_share(int(counts_K.sum()), self.available)
         names = [errors.quote_value(name) for name in self.classes]
         smallest, largest = (
-            f"{names[k]} with {int(counts_K[k])}" for k in (int(counts_K.argmin()), int(counts_K.argmax()))
+            f"{int(counts_K[k])} of {names[k]}" for k in (int(counts_K.argmin()), int(counts_K.argmax()))
         )
         guess = int(selected_K.argmax())
         return (
-            f"{', '.join(others)} and {last} images in {len(names)} classes, the smallest {smallest}, the "
-            f"largest {largest}; always answering {names[guess]} gives accuracy "
+            f"{share} in {len(names)} classes: {by_split}; from {smallest} to {largest}; "
+            f"always answering {names[guess]} gives accuracy "
             f"{int(selected_K[guess]) / len(self.selection):.4f} on the "
             f"{SPLIT_WORDS[self.selection_name]} split"
         )
@@ -139,12 +141,11 @@ def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) 
             ``corrupt = "skip"`` all images of a split are, or all of a class to train on.
     """
     drawn = drawn_images.draw_images(config, root)
-    classes = drawn.source.classes
     if not reads_files(config.dataset):
         read = {name: _to_tensors(split) for name, split in drawn.splits.items()}
-        return _make_dataset(config.dataset, classes, read)
-    decoded = decoded_splits.read_splits(classes, drawn.splits, config, cache)
-    dataset = _make_dataset(config.dataset, classes, decoded.splits, decoded.skipped)
+        return _make_dataset(config.dataset, drawn.source, read)
+    decoded = decoded_splits.read_splits(drawn.source.classes, drawn.splits, config, cache)
+    dataset = _make_dataset(config.dataset, drawn.source, decoded.splits, decoded.skipped)
     notes = (*decoded.notes, *_describe_files(drawn.source, dataset, config))
     return replace(dataset, notes=notes)
 
@@ -207,8 +208,7 @@ def dataset_shape(config: Config, root: Path, scan: FolderScan | None = None) ->
 
 def _describe_files(source: sources.Source, dataset: Dataset, config: Config) -> Iterator[str]:
     """Yield lines on what the user who made a folder or list may not expect."""
-    shipped = [split for split in (source.train, source.valid, source.test) if split is not None]
-    ignored = [file for split in shipped for file in split.ignored_files]
+    ignored = [file for split in source.shipped for file in split.ignored_files]
     if ignored:
         yield (
             f"{dataset.name}: ignored {len(ignored)} file{'s' * (len(ignored) > 1)} of other kinds, such "
@@ -225,13 +225,14 @@ def _describe_files(source: sources.Source, dataset: Dataset, config: Config) ->
 
 
 def _make_dataset(
-    name: str, classes: tuple[str, ...], read: Mapping[SplitName, Split], skipped: tuple[str, ...] = ()
+    name: str, source: sources.Source, read: Mapping[SplitName, Split], skipped: tuple[str, ...] = ()
 ) -> Dataset:
     return Dataset(
         name=name,
-        classes=classes,
+        classes=source.classes,
         train=read["train"],
         valid=read.get("valid"),
         test=read["test"],
+        available=source.count_images(),
         skipped=skipped,
     )

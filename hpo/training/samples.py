@@ -39,6 +39,7 @@ def describe_images(dataset: Dataset, config: Config) -> DataFacts:
         classes=tuple(map(escape_surrogates, dataset.classes)),
         images={name: tuple(counts_K.tolist()) for name, counts_K in dataset.count_images().items()},
         selection=dataset.selection_name,
+        available=dataset.available,
         skipped=len(dataset.skipped),
         image_size=config.image_size,
         **config.model_dump(include={"augmentation", "auto_augment", "random_erasing"}),

@@ -107,6 +107,15 @@ class Source:
     valid: SourceSplit | None = None
     test: SourceSplit | None = None
 
+    @property
+    def shipped(self) -> tuple[SourceSplit, ...]:
+        """The splits that it ships."""
+        return tuple(split for split in (self.train, self.valid, self.test) if split is not None)
+
+    def count_images(self) -> int:
+        """Return the number of images of all its splits, whether a study uses them or not."""
+        return sum(len(split.labels) for split in self.shipped)
+
 
 def read_digits() -> Source:
     """Return scikit-learn's 1,797 digits as uint8 [N, 1, 8, 8]; the values 0..16 are scaled to 0..255.

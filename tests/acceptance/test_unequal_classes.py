@@ -62,7 +62,7 @@ def test_the_baseline_is_named_first_and_balanced_accuracy_finds_the_smaller_cla
     plain = place.study(STUDY.replace("OPTIONS", "").replace("trials = 5", "trials = 1"), "plain")
     done = place.hpo("run", plain, "--devices", "cpu:1")
     (data,) = [line for line in done.err.splitlines() if line.startswith("data: ")]
-    assert "the smallest 'triangle' with 20, the largest 'circle' with 180; always answering" in data
+    assert "from 20 of 'triangle' to 180 of 'circle'; always answering" in data
     assert "'circle' gives accuracy 0.9000 on the validation split" in data
     first = done.err.index("data: ")
     assert done.err.index("trial 0 starts") > first, "the first line about images"

@@ -38,7 +38,7 @@ def test_the_images_of_each_class_and_what_is_odd_are_shown(pets):
     shutil.copy(pets.path / "pets/train/cat/000.png", pets.path / "pets/test/cat/again.png")
     done = pets.here("data", pets.study(STUDY))
     assert [" ".join(line.split()) for line in done.out.splitlines()] == [
-        "data set folder:pets",
+        "data set folder:pets: 17 of 18 images",
         "class training validation test all",
         "cat 4 3 4 11",
         "dog 2 2 2 6",

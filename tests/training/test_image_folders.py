@@ -34,9 +34,11 @@ def test_a_folder_of_class_folders_is_split_in_three(tmp_path):
     assert len(set(keys(dataset.train) + keys(dataset.valid) + keys(dataset.test))) == 50
     assert dataset.skipped == ()
     assert dataset.summary() == (
-        "40 training, 5 validation and 5 test images in 2 classes, the smallest 'dog' with 20, the largest "
-        "'cat' with 30; always answering 'cat' gives accuracy 0.6000 on the validation split"
+        "50 images in 2 classes: 40 training, 5 validation, 5 test; from 20 of 'dog' to 30 of 'cat'; "
+        "always answering 'cat' gives accuracy 0.6000 on the validation split"
     )
+    limited = datasets.load_dataset(folder_config(tmp_path, limit=20), tmp_path)
+    assert limited.summary().startswith("24 of 50 images in 2 classes: 20 training, 2 validation, 2 test; ")
 
 
 def test_folders_named_train_valid_and_test_are_kept_apart(tmp_path):

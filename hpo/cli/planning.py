@@ -1,7 +1,8 @@
 """The verbs to use before a study runs: plan, simulate, doctor and schema."""
 
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -145,6 +146,7 @@ def _read_curves(name: str | None, curves: Path | None, store_url: str) -> "Reco
     MANAGE,
     "hpo doctor",
     "hpo doctor --clear-cache",
+    "hpo doctor --sql roles | psql -d my-database",
     exit_codes={**DONE_OR_NOT, 1: "something is broken, or an error"},
 )
 def check_machine(
@@ -155,10 +157,20 @@ def check_machine(
         bool,
         typer.Option("--clear-cache", help="First remove the decoded images that no worker uses."),
     ] = False,
+    sql: Annotated[
+        Literal["roles", "grants"] | None,
+        typer.Option(
+            help="Check nothing, and print SQL for a Postgres that several people share: its roles, "
+            "or what they may do with its tables."
+        ),
+    ] = None,
 ) -> None:
     """Check devices, store, artifacts, data sets and weights, and say how to fix what is wrong."""
     from hpo.cli import console, doctor
 
+    if sql:
+        print(resources.files("hpo.store").joinpath(f"{sql}.sql").read_text(), end="")
+        return
     if clear_cache:
         print(doctor.clear_cache(artifacts))
     found = doctor.run_checks(store_url, artifacts, data)

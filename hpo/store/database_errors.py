@@ -54,7 +54,7 @@ _LASTING_TEXTS = {
 _MISSING_TABLE = "its tables are missing: it was emptied or replaced since it was opened"
 _RIGHTS = (
     "hpo_owner may do everything, hpo_worker run trials, hpo_viewer read (see storage/README.md); "
-    "a right that is missing after an upgrade of hpo comes when the owner runs storage/grants.sql again"
+    "after an upgrade of hpo, the owner pipes 'hpo doctor --sql grants' into psql again"
 )
 _RIGHTS_STATES = ("42501", "25006")  # a right is missing, or the role's transactions are read-only
 _ADVICE_BY_STATE = {

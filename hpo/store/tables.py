@@ -178,7 +178,8 @@ def upgrade_store(storage: Storage) -> None:
     except StoreError as error:
         raise StoreError(
             f"{error}; the store's tables have version {version}, this hpo needs version {VERSION}: let "
-            "their owner run a verb that writes, such as 'hpo resume NAME', and then storage/grants.sql"
+            "their owner run a verb that writes, such as 'hpo resume NAME', and then pipe "
+            "'hpo doctor --sql grants' into psql"
         ) from error
 
 

@@ -19,7 +19,7 @@ from hpo.store import studies, study_images, tables
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.processes import wait_for
-from tests.support.workplace import ROOT, Done
+from tests.support.workplace import HPO, Done
 
 OWN = """
 import time
@@ -71,7 +71,7 @@ def roles() -> Iterator[dict[str, str]]:
         with psycopg.connect(text, autocommit=True) as connection:
             connection.execute("CREATE DATABASE hpo")
         admin = admin.set(database="hpo")
-        run_file(admin, "roles.sql")
+        run_sql(admin, "roles")
         urls = {}
         with psycopg.connect(admin.render_as_string(hide_password=False), autocommit=True) as connection:
             for role in ("hpo_owner", "hpo_worker", "hpo_viewer"):
@@ -81,23 +81,27 @@ def roles() -> Iterator[dict[str, str]]:
         yield urls
 
 
-def run_file(url: sa.URL, name: str) -> None:
-    tool("psql", url, "-v", "ON_ERROR_STOP=1", "-q", "-f", str(ROOT / "storage" / name))
+def run_sql(url: sa.URL, what: str) -> None:
+    """Run what ``hpo doctor --sql`` prints."""
+    printed = subprocess.run([*HPO, "doctor", "--sql", what], capture_output=True, text=True, check=True)
+    tool("psql", url, "-v", "ON_ERROR_STOP=1", "-q", input=printed.stdout)
 
 
-def tool(name: str, url: sa.URL, *words: str) -> None:
+def tool(name: str, url: sa.URL, *words: str, input: str | None = None) -> None:
     """Run a tool of Postgres on a database, as storage/README.md describes."""
     where = ["-h", str(url.host), "-p", str(url.port), "-U", str(url.username), "-d", str(url.database)]
     command = [str(postgres.binaries() / name), *where, *words]
     environment = {**os.environ, "PGPASSWORD": str(url.password or "")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, input=input, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
 def store_urls(place, roles) -> Iterator[dict[str, str]]:
     place.here("create", "small.toml", HPO_STORE=roles["hpo_owner"])
-    run_file(sa.make_url(roles["hpo_owner"]), "grants.sql")
+    run_sql(sa.make_url(roles["hpo_owner"]), "grants")
     with closed_engines():
         yield roles
 
@@ -163,10 +167,10 @@ def test_a_worker_that_may_not_upgrade_an_older_store_says_who_may(store_urls):
     for table in ("hpo_attempts", "hpo_events", "hpo_schema"):
         plain_sql(store_urls["hpo_owner"])(f"DROP TABLE {table}")
     worker = studies.open_storage(store_urls["hpo_worker"], create=False)
-    with pytest.raises(StoreError, match=r"denied.* have version 1.* let their owner .*grants\.sql"):
+    with pytest.raises(StoreError, match=r"denied.* have version 1.* let their owner .*--sql grants"):
         tables.upgrade_store(worker)
     tables.upgrade_store(studies.open_storage(store_urls["hpo_owner"], create=False))
-    run_file(sa.make_url(store_urls["hpo_owner"]), "grants.sql")
+    run_sql(sa.make_url(store_urls["hpo_owner"]), "grants")
     tables.upgrade_store(worker)
 
 

@@ -45,7 +45,7 @@ def test_every_example_of_a_verb_can_be_typed(verb, wide):
     for example in examples:
         assert f"  {example}\n" in re.sub(r" +\n", "\n", text)
         assert len(example) <= 76, "it would be wrapped at 80 columns"
-        program, named, *arguments = shlex.split(example.partition(" > ")[0])
+        program, named, *arguments = shlex.split(re.split(r" [>|] ", example)[0])
         assert (program, named) == ("hpo", verb)
         COMMAND.commands[verb].make_context(verb, arguments)
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 import typer
 from PIL import Image
 
@@ -37,7 +38,7 @@ SHORTER = {
 }
 # The notebook own-images does the same as its page in less time.
 SLOW = {"docs/tutorials/replay.md", "docs/tutorials/own-images.md"}
-STORE = "postgresql://postgres@db.example/hpo"
+DATABASE_HOST = "db.example"  # of the pages that need a Postgres
 COMMAND = """#!/bin/sh
 case "$1" in
     run) set -- "$@" {settings} --devices cpu:1 ;;
@@ -53,7 +54,7 @@ def pages_that_run() -> list[object]:
     for name, page in PAGES.items():
         if any(block.language in RUN_LANGUAGES and not block.reason for block in blocks(page)):
             marks = [pytest.mark.slow] if name in SLOW else []
-            marks += [pytest.mark.postgres] if STORE in page.read_text() else []
+            marks += [pytest.mark.postgres] if DATABASE_HOST in script_of(page) else []
             found.append(pytest.param(name, marks=marks))
     return found
 
@@ -67,7 +68,7 @@ def install_command(folder: Path, settings: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", pages_that_run())
-def test_a_page_does_what_it_says(name, workplace, tmp_path_factory, request):
+def test_a_page_does_what_it_says(name, workplace, tmp_path_factory):
     Image.new("RGB", (40, 30), "white").save(workplace.path / "photo.jpg")
     script, tools = script_of(PAGES[name]), tmp_path_factory.mktemp("tools")
     install_command(tools / "bin", SHORTER.get(name, {}))
@@ -76,9 +77,11 @@ def test_a_page_does_what_it_says(name, workplace, tmp_path_factory, request):
     search = os.pathsep.join([str(tools / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**workplace.environment, "PATH": search, "PYTHONPATH": str(ROOT)}
     command = ["bash", "-c", script]
-    if STORE in script:
-        with postgres.database(request.getfixturevalue("cluster")) as url:
-            command[-1] = script.replace(STORE, url)
+    if DATABASE_HOST in script:
+        with postgres.running() as server:  # of its own: a page creates roles
+            url = sa.make_url(server.url)
+            environment |= {"PGPORT": str(url.port), "PATH": f"{postgres.binaries()}{os.pathsep}{search}"}
+            command[-1] = script.replace(DATABASE_HOST, str(url.host))
             done = run(command, workplace.path, environment)
     else:
         done = run(command, workplace.path, environment)

@@ -158,7 +158,7 @@ def test_a_read_only_role_can_read_and_not_write(url, storage, sql):
         limited = sa.make_url(url).set(username="reader").render_as_string(hide_password=False)
         reader = studies.open_storage(limited, create=False)
         assert status.read_status(reader, NAME).trials["waiting"] == 3
-        wanted = ("role 'reader' may not do this: permission denied", "hpo_owner may", "grants.sql again")
+        wanted = ("role 'reader' may not do this: permission denied", "hpo_owner may", "--sql grants")
         check_refused(lambda: studies.create_study(reader, make_definition(4), "text"), *wanted)
         check_refused(lambda: studies.delete_study(reader, NAME), *wanted)
     finally:

@@ -1,10 +1,10 @@
 -- Three roles for a shared store: the owner creates studies, workers run trials, viewers read.
 -- An administrator runs this once, in an empty database made for the store:
 --
---     psql -d hpo -f storage/roles.sql
+--     hpo doctor --sql roles | psql -d hpo
 --
 -- Then give each role that logs in a password (\password hpo_worker), create a study as hpo_owner (the first one creates
--- the tables), and run storage/grants.sql as hpo_owner.
+-- the tables), and run 'hpo doctor --sql grants | psql -d hpo' as hpo_owner.
 
 CREATE ROLE hpo_owner LOGIN;
 CREATE ROLE hpo_worker LOGIN CONNECTION LIMIT 200; -- up to two per worker process

@@ -1,6 +1,6 @@
 -- What a worker and a viewer may do with the tables. Run it as hpo_owner once the tables exist; running it again is safe:
 --
---     psql -U hpo_owner -d hpo -f storage/grants.sql
+--     hpo doctor --sql grants | psql -U hpo_owner -d hpo
 
 SET client_min_messages = warning; -- policies that do not exist yet are no news
 

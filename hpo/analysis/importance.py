@@ -24,6 +24,7 @@ TREES = 64  # of fANOVA's and MDI's forests
 BOOTSTRAP_TREES = 16  # the same where a hundred forests are grown
 ALL_SAME = "all came to the same value, which tells no parameter apart"
 MOST_SAME = "too many came to the same value to tell the best apart from the rest"
+NONE_VARIES = "no parameter has two values among them"
 TOO_FAR = "their values are too far apart to calculate with"
 DASHBOARD_DIFFERS = (
     "The graph of optuna-dashboard may differ: it compares the best tenth of the trials with the rest, "
@@ -113,8 +114,8 @@ def first_of_seeds(trials: Iterable[FrozenTrial]) -> dict[int, int]:
 def explain_doubt(trials: Sequence[FrozenTrial], *, maximize: bool = True) -> str:
     """Return why no evaluator can tell the importance of parameters from these trials; else "".
 
-    The reasons are equal values, values whose squares cannot be calculated with, and fewer trials than
-    parameters that vary, and one more.
+    The reasons are parameters that all have one value, equal values of the metric, values whose squares
+    cannot be calculated with, and fewer trials than parameters that vary, and one more.
 
     Args:
         trials: Complete trials with values, such as ``complete_settings`` returns.
@@ -123,6 +124,13 @@ def explain_doubt(trials: Sequence[FrozenTrial], *, maximize: bool = True) -> st
     values = sorted((trial.values[0] for trial in trials), reverse=maximize)
     if len(trials) < 2:
         return ""
+    given: dict[str, set[str]] = {}
+    for trial in trials:
+        for name, value in trial.params.items():
+            given.setdefault(name, set()).add(repr(value))
+    varying = sum(len(each) > 1 for each in given.values())
+    if not varying:
+        return NONE_VARIES
     spread = values[0] - values[-1]
     if not math.isfinite(spread * spread * len(values)):
         return TOO_FAR
@@ -130,11 +138,6 @@ def explain_doubt(trials: Sequence[FrozenTrial], *, maximize: bool = True) -> st
         return ALL_SAME
     if values[math.ceil(_best_share(len(values)) * len(values)) - 1] == values[-1]:
         return MOST_SAME
-    given: dict[str, set[str]] = {}
-    for trial in trials:
-        for name, value in trial.params.items():
-            given.setdefault(name, set()).add(repr(value))
-    varying = sum(len(each) > 1 for each in given.values())
     if len(trials) > varying + 1:
         return ""
     what = "what one parameter does" if varying == 1 else f"{varying} parameters apart"

@@ -194,7 +194,8 @@ class _HpoPlugin:
         doubt = importance.explain_doubt(
             importance.complete_settings(
                 list(trials.values()), definition.objectives.index(definition.metric)
-            )
+            ),
+            maximize=not definition.metric.is_minimized,
         )
         links = pages.links(study_id, has_report=best is not None)
         _set_note(document, notes.study_note(definition, text if is_text(text) else "", best, doubt, links))

@@ -55,6 +55,15 @@ def test_every_evaluator_has_the_same_doubt_and_then_no_shares(evaluator, values
     assert line.rstrip().endswith(f"over {len(values)} complete trials, cannot be told: {doubt}")
 
 
+@pytest.mark.parametrize("params", [{}, {"lr": 0.1}])
+@pytest.mark.parametrize("values", [(0.5, 0.5), (0.2, 0.5, 0.9)])
+def test_parameters_with_one_value_have_no_shares_and_that_is_said(params, values):
+    known = {name: FloatDistribution(0, 1) for name in params}
+    trials = [create_trial(value=value, params=params, distributions=known) for value in values]
+    found = importance.importance_of_trials(trials, "ped-anova")
+    assert (found.doubt, found.importances) == (importance.NONE_VARIES, {})
+
+
 def test_the_best_of_a_study_that_minimizes_are_the_lowest():
     values = [number * 3 % 10 / 10 for number in range(10)]
     lower = importance.importance_of_trials(create_trials(values), "ped-anova", maximize=False)

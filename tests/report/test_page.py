@@ -100,6 +100,12 @@ def test_every_number_equals_what_optuna_reads_from_the_same_store(reported, mak
 
 
 @pytest.mark.parametrize("make", [store_grid, store_search])
+def test_no_two_elements_have_the_same_id(reported, make):
+    ids = re.findall(r' id="([^"]*)"', reported(make).text)
+    assert len(ids) == len(set(ids)) > 20
+
+
+@pytest.mark.parametrize("make", [store_grid, store_search])
 def test_importances_equal_those_of_optuna_and_have_bootstrap_intervals(reported, make):
     found = reported(make)
     page, tables, study, count = found.page, found.tables, found.study, len(found.complete)

@@ -47,8 +47,13 @@ def render_overview(storage: Storage) -> str:
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text()).render(
-        rows=list(read_rows(storage)), reload_seconds=RELOAD_SECONDS
+        rows=list(read_rows(storage)), reload_seconds=RELOAD_SECONDS, element_id=element_id
     )
+
+
+def element_id(study_id: int) -> str:
+    """Return the id of a study's line on the page, for links to it."""
+    return f"study-{study_id}"
 
 
 def read_rows(storage: Storage) -> Iterator[StudyRow]:

@@ -4,26 +4,29 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hpo.analysis import results
 from hpo.artifacts.folders import Artifacts
 from hpo.dashboard import overview
 from hpo.dashboard.gate import OVERVIEW_PATH, REPORT_PATH, Environ, Start
 from hpo.errors import HpoError
+from hpo.store import status
 from hpo.store.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnPage:
-    """A response: a page, or one line of text that says why there is none."""
+    """A response: a page, one line of text that says why there is none, or a way to another page."""
 
     status: str
-    kind: str  # its media type
-    text: str
+    kind: str = "text/plain"  # its media type
+    text: str = ""
+    location: str = ""  # of the other page
 
     def respond(self, environ: Environ, start: Start) -> Iterable[bytes]:
         """Send the response, as WSGI has it; to HEAD without its body."""
         body = self.text.encode()
         headers = [("Content-Type", f"{self.kind}; charset=utf-8"), ("Content-Length", str(len(body)))]
-        start(self.status, headers)
+        start(self.status, headers + [("Location", self.location)] * bool(self.location))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
@@ -41,6 +44,9 @@ def links(study_id: int, *, has_report: bool) -> str:
 def find_page(path: str, storage: Storage, artifacts: Artifacts) -> OwnPage | None:
     """Return the page at a path, or why it cannot be made; None if the path is not one of ours.
 
+    A study without a complete trial has no report yet: its line in the overview, which reloads itself,
+    says how far it is, and links to the report as soon as there is one.
+
     Args:
         path: Of the request.
         storage: The store.
@@ -50,17 +56,31 @@ def find_page(path: str, storage: Storage, artifacts: Artifacts) -> OwnPage | No
     if path != OVERVIEW_PATH and not found:
         return None
     try:
-        text = _report(int(found[1]), storage, artifacts) if found else overview.render_overview(storage)
-        return OwnPage(status="200 OK", kind="text/html", text=text)
+        if not found:
+            return _html(overview.render_overview(storage))
+        study_id = int(found[1])
+        text = _report(study_id, storage, artifacts)
+        return _html(text) if text else _elsewhere(f"{OVERVIEW_PATH}#{overview.element_id(study_id)}")
     except KeyError:
-        return OwnPage(status="404 Not Found", kind="text/plain", text="there is no such study\n")
+        return OwnPage(status="404 Not Found", text="there is no such study\n")
     except HpoError as error:
-        return OwnPage(status="503 Service Unavailable", kind="text/plain", text=f"{error}\n")
+        return OwnPage(status="503 Service Unavailable", text=f"{error}\n")
 
 
-def _report(study_id: int, storage: Storage, artifacts: Artifacts) -> str:
+def _html(text: str) -> OwnPage:
+    return OwnPage(status="200 OK", kind="text/html", text=text)
+
+
+def _elsewhere(location: str) -> OwnPage:
+    return OwnPage(status="303 See Other", location=location)
+
+
+def _report(study_id: int, storage: Storage, artifacts: Artifacts) -> str | None:
+    """Return a study's report; None if no trial is complete."""
+    name = storage.get_study_name_from_id(study_id)
+    if results.best_of(status.read_snapshot(storage, name)) is None:
+        return None
     # It imports Plotly and scikit-learn, which take seconds; the dashboard starts without them.
     from hpo.report import page
 
-    name = storage.get_study_name_from_id(study_id)
     return page.render_html(page.read_report(storage, name, artifacts))

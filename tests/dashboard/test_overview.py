@@ -32,9 +32,9 @@ def test_the_overview_tells_state_progress_and_best_value_of_each_study(url, sto
     assert re.findall('<h2><a href="/dashboard/studies/([0-9])">([a-z]+)</a></h2>', page) == [
         *(("3", "new"), ("2", "another"), ("1", "small"))
     ]
-    new, another, small = page.split("<article>")[1:]
+    new, another, small = page.split("<article ")[1:]
     assert "idle</span> 0 of 1 trials ended" in new
-    assert "no complete trial yet" in new
+    assert "no trial is complete yet" in new
     assert "/report/" not in new
     for each, number in ((another, 2), (small, 1)):
         assert "complete</span> 3 of 3 trials ended" in each
@@ -69,11 +69,17 @@ def test_a_page_that_does_not_exist_is_not_found(read_only_app, path):
     assert ask(read_only_app, "GET", path).status == 404
 
 
-def test_a_report_without_a_complete_trial_says_why_there_is_none(url, storage, artifacts):
+def test_instead_of_a_report_without_a_complete_trial_the_overview_says_how_far_the_study_is(
+    url, storage, artifacts
+):
     create_new(storage)
-    answer = ask(behind_gate(url, artifacts, read_only=True), "GET", "/report/2")
-    assert answer.status == 503
-    assert answer.body.startswith(b"study 'new' has no complete trial yet")
+    app = behind_gate(url, artifacts, read_only=True)
+    answer = ask(app, "GET", "/report/2")
+    path, _, place = answer.headers["location"].partition("#")
+    assert (answer.status, path) == (303, "/overview")
+    (line,) = (each for each in overview(app).split("<article ") if each.startswith(f'id="{place}"'))
+    assert "/dashboard/studies/2" in line
+    assert "no trial is complete yet" in line
 
 
 def test_names_and_problems_stay_text(url, storage, artifacts, sql):

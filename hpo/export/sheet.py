@@ -3,8 +3,10 @@
 import io
 import itertools
 import math
+import unicodedata
+from collections.abc import Callable
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from hpo.training.data_facts import DataFacts
 
@@ -12,10 +14,11 @@ FILE_NAME = "samples.png"
 COLUMNS = 8  # of a sheet with one picture of each class
 MIN_SIDE_PIXELS = 64  # of a picture on the sheet; smaller ones are enlarged
 GAP_PIXELS = 4
+LABEL_PIXELS, FONT_PIXELS = 18, 13  # the line with the name of a class above its pictures
 
 
 def draw_sheet(facts: DataFacts) -> bytes:
-    """Return the samples in a grid, as a PNG file; ``describe_sheet`` says what is where.
+    """Return the samples in a grid, each class under its name, as a PNG file.
 
     Args:
         facts: What is known of the images; it must have samples.
@@ -27,15 +30,33 @@ def draw_sheet(facts: DataFacts) -> bytes:
     pictures = {each.png: Image.open(io.BytesIO(each.png), formats=["PNG"]) for each in facts.samples}
     side = max(max(each.size) for each in pictures.values())
     side *= math.ceil(MIN_SIDE_PIXELS / side)
-    step = side + GAP_PIXELS
-    width, height = max(map(len, grid)) * step - GAP_PIXELS, len(grid) * step - GAP_PIXELS
-    sheet = Image.new("RGB", (width, height), "white")
+    across, down = side + GAP_PIXELS, side + LABEL_PIXELS + GAP_PIXELS
+    width = max(map(len, grid)) * across - GAP_PIXELS
+    sheet = Image.new("RGB", (width, len(grid) * down - GAP_PIXELS), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PIXELS)
+    label_width = width if _has_rows(facts) else side
     for row, column in ((row, column) for row, own in enumerate(grid) for column in range(len(own))):
-        picture = pictures[facts.samples[grid[row][column]].png].convert("RGB")
-        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (column * step, row * step))
+        sample, x, y = facts.samples[grid[row][column]], column * across, row * down
+        if column == 0 or not _has_rows(facts):
+            name = _shorten_to(_drawable(facts, sample.label), label_width, font.getlength)
+            draw.text((x, y), name, "black", font)
+        picture = pictures[sample.png].convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+        sheet.paste(picture, (x, y + LABEL_PIXELS))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
+
+
+def _drawable(facts: DataFacts, label: int) -> str:
+    """Return the name of a class with the letters that Pillow's own font has, which are ASCII."""
+    plain = unicodedata.normalize("NFKD", facts.classes[label]).encode("ascii", "ignore").decode()
+    return " ".join(plain.split()) or f"class {label}"
+
+
+def _shorten_to(text: str, width: int, measure: Callable[[str], float]) -> str:
+    """Return a text that is at most so wide; of a longer one, the beginning and "..."."""
+    shown = itertools.chain([text], (f"{text[:end]}..." for end in range(len(text) - 1, 0, -1)))
+    return next((each for each in shown if measure(each) <= width), "")
 
 
 def describe_sheet(facts: DataFacts) -> tuple[str, list[str]]:

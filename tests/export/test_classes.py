@@ -55,7 +55,7 @@ def test_the_card_counts_and_scores_each_class_of_the_exported_weights(finished,
     assert [row[-1] for row in images[1:]] == ["8", "8"]
     assert "one row for each class: Dreiecke ∆, a\\|b." in text
     with Image.open(tmp_path / "model" / sheet.FILE_NAME) as drawn:
-        assert drawn.size == (6 * 68 - 4, 2 * 68 - 4)
+        assert drawn.size == (6 * 68 - 4, 2 * (68 + 18) - 4)
     assert f"![Training images]({sheet.FILE_NAME})" in text
 
 
@@ -79,17 +79,21 @@ def test_a_card_of_many_classes_shows_those_at_the_ends(winner):
 
 @pytest.mark.parametrize(
     ("classes", "each", "side", "size"),
-    [(3, 4, 32, (4 * 68 - 4, 3 * 68 - 4)), (20, 1, 96, (800 - 4, 300 - 4)), (1, 1, 20, (80, 80))],
+    [(3, 4, 32, (4 * 68 - 4, 3 * 86 - 4)), (20, 1, 96, (800 - 4, 3 * 118 - 4)), (1, 1, 20, (80, 98))],
 )
 def test_the_sheet_has_a_row_for_each_class_or_a_grid(classes, each, side, size):
     known = facts(classes, each, side)
     drawn = Image.open(io.BytesIO(sheet.draw_sheet(known)))
     assert drawn.size == size
-    step = size[0] if classes == 1 else max(side, 64) + 4
+    step = {20: 80}.get(side, max(side, 64)) + 4
     for index, sample in enumerate(known.samples):
         row, column = divmod(index, 8) if each == 1 else (sample.label, index % each)
         expected = Image.open(io.BytesIO(sample.png)).getpixel((0, 0))
-        assert drawn.getpixel((column * step, row * step)) == (expected,) * 3
+        top = row * (step + 18) + 18
+        assert drawn.getpixel((column * step, top)) == (expected,) * 3
+        has_name = each == 1 or column == 0
+        name = drawn.crop((column * step, top - 18, column * step + 40, top)).convert("L")
+        assert (name.getextrema()[0] < 100) == has_name
     _, names = sheet.describe_sheet(known)
     assert names == [f"kind|{k}" for k in range(classes)]
 

@@ -81,7 +81,7 @@ soak: install  ## mutate 20,000 inputs and 5,000 stores, inject faults for ten m
 	$(BIN)/python -m benchmarks.store_load --case paced --seconds $(or $(SECONDS),600)
 
 bench: install  ## compare hpo with named peers in the same run
-	@begun=$$(date +%s); for each in epoch pictures packing head augmentation controls store turnaround plan; do start=$$(date +%s); \
+	@begun=$$(date +%s); for each in epoch pictures packing head augmentation controls store live_view turnaround plan; do start=$$(date +%s); \
 	  $(BIN)/python -m benchmarks.$$each || exit 1; now=$$(date +%s); \
 	  echo "$$each took $$((now - start)) s, $$((now - begun)) s in all"; done
 

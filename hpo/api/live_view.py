@@ -64,6 +64,7 @@ def live_view(
     best: SettingResult | None,
     rows: int,
     *,
+    starting: int = 0,
     stopping: bool = False,
 ) -> RenderableType:
     """Return the live view: a headline, the running trials with their epochs, and the last that ended.
@@ -73,6 +74,7 @@ def live_view(
         found: All trials of the study.
         best: The best setting so far; None if no trial is complete.
         rows: Number of lines that the view may take. It always shows at least one trial.
+        starting: How many workers are starting, which the headline then says.
         stopping: Whether the user has asked to stop, which the headline then says.
     """
     parts = [status.state] if status.state in ("paused", "stopped") else []
@@ -83,6 +85,7 @@ def live_view(
         parts.append(f"{name_place(best)} {describe_value(best)}{split} (trial {best.trial.number})")
     if status.seconds_left:
         parts.append(f"about {format_seconds(status.seconds_left)} left")
+    parts += [describe_starting(starting)] if starting else []
     if stopping:
         parts.append("stopping: workers save and exit; press Ctrl-C again to kill them")
     running = [each for each in found if each.state == "running"]
@@ -95,6 +98,11 @@ def live_view(
     for each in [*running, *done][: max(rows - 3, 1)]:
         table.add_row(*_live_row(each))
     return Group(Text(f"{status.study}: {', '.join(parts)}", style="bold"), table)
+
+
+def describe_starting(workers: int) -> str:
+    """Return how many workers are starting, as a phrase; "" if none is."""
+    return f"{workers} worker{'s' * (workers > 1)} starting" if workers else ""
 
 
 def _live_row(each: TrialRecord) -> tuple[RenderableType, ...]:

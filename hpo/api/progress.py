@@ -1,23 +1,22 @@
 """Follow running workers: a live view on a terminal or in a notebook, elsewhere a line per event."""
 
 import contextlib
-import queue
 import re
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 
-from hpo.analysis import records, results
+from hpo.api.display_threads import print_beside, read_beside
 from hpo.api.html import study_html
-from hpo.api.live_view import live_view, open_stderr_console, status_headline, workers_view
+from hpo.api.live_study import LiveStudy
+from hpo.api.live_view import open_stderr_console, status_headline
 from hpo.api.stop_signal import StopSignal
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.store import status
 from hpo.store.status import Status
@@ -26,14 +25,14 @@ from hpo.store.trial_cache import TrialCache
 from hpo.training import devices
 from hpo.workers import supervisor
 
-# Starts workers and yields while they run. Its argument receives each line that they print.
-Supervise = Callable[[Callable[[str], None]], Iterator[None]]
+# Starts workers and yields while they run: how many of them are starting. Its argument receives each line
+# that they print.
+Supervise = Callable[[Callable[[str], None]], Iterator[int]]
 _MORE_WORKERS = (
     f"auto counts {devices.WORKER_MEMORY_BYTES / 1e9:.1f} GB for each, --devices cpu:N starts N anyway"
 )
 # The events of trials that a live view shows by itself. What an objective prints begins "trial N: ".
 TRIAL_EVENT = re.compile(r"trial \d+ (starts:|epoch \d|complete|pruned|paused|removed|lost|released \()")
-LINES_AT_ONCE = 2000  # that a live view prints at a time, which takes about 0.1 s
 
 
 def print_stderr(text: str) -> None:
@@ -156,16 +155,14 @@ def follow_workers(
     """
     storage.stop, storage.max_wait_seconds = stop.event, MAX_WAIT_SECONDS
     console = open_stderr_console()
-    if not display.shows_progress:
-        for _ in supervise(_print_if_news):
-            pass
-    elif console.is_jupyter:
+    if display.shows_progress and console.is_jupyter:
         _follow_in_notebook(storage, name, supervise)
-    elif console.is_terminal:
+    elif display.shows_progress and console.is_terminal:
         _follow_live(storage, name, console, supervise, stop)
     else:
-        for _ in supervise(print_stderr):
-            pass
+        with print_beside(_print_lines if display.shows_progress else _print_news) as tell:
+            for _ in supervise(tell):
+                pass
     tell_end(storage, name, stop, display)
 
 
@@ -236,12 +233,12 @@ def watch_study(storage: Storage, name: str) -> None:
     if not console.is_terminal:
         _print_changes(storage, name)
         return
-    study = _LiveStudy(storage, name)
+    study = LiveStudy(storage, name)
     with _no_echo(), Live(console=console, refresh_per_second=4, screen=False) as screen:
         while True:
-            study.read()
-            screen.update(_watch_view(study, console))
-            if study.status.state == "complete":
+            now = study.read().status
+            screen.update(study.watch_view(console.height))
+            if now.state == "complete":
                 return
             time.sleep(1.0)
 
@@ -258,99 +255,57 @@ def _print_changes(storage: Storage, name: str) -> None:
         time.sleep(1.0)
 
 
-class _LiveStudy:
-    """What a live view shows of a study. A read after the first one reads only what has changed."""
-
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._name = storage, name
-        self._cache, self._made = TrialCache(), records.MadeRecords()
-
-    def read(self) -> None:
-        """Read the study, and set ``status``, ``records`` and ``best``."""
-        read = status.read_snapshot(self._storage, self._name, self._cache)
-        self.status = read.status
-        self.records = records.trial_records(read.definition, read.trials, self._made)
-        self.best = results.best_setting(read.definition, self.records)
-
-
-def _watch_view(study: _LiveStudy, console: Console) -> RenderableType:
-    now = study.status
-    rows = max(console.height - 7 - len(now.workers) - len(now.waits), 3)
-    shown = live_view(now, study.records, study.best, rows)
-    return Group(status_headline(now), *workers_view(now), shown)
-
-
 def _follow_live(
-    storage: Storage,
-    name: str,
-    console: Console,
-    supervise: Supervise,
-    stop: StopSignal,
+    storage: Storage, name: str, console: Console, supervise: Supervise, stop: StopSignal
 ) -> None:
-    storage.max_wait_seconds = 0.0  # never wait for the store here: workers must be supervised meanwhile
-    study = _LiveStudy(storage, name)
-    # The view is drawn again below whatever is printed. Line by line, that would slow down the workers.
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    with _no_echo(), Live(console=console, refresh_per_second=4) as screen:
-        next_draw = 0.0
-        try:
-            for _ in supervise(lines.put):
-                _print_news(console, lines)
-                if (began := time.monotonic()) >= next_draw:
-                    with contextlib.suppress(StoreUnavailable):
-                        screen.update(_follow_view(study, console, stop))
-                    ended = time.monotonic()
-                    next_draw = ended + redraw_pause(ended - began)
-        finally:
-            _print_news(console, lines, lines.qsize())
-        with contextlib.suppress(StoreUnavailable):
-            screen.update(_follow_view(study, console, stop))
-    storage.max_wait_seconds = MAX_WAIT_SECONDS
+    study = LiveStudy(storage, name)
+
+    def view() -> RenderableType:
+        return study.running_view(max(console.height - 4, 3), stopping=stop.event.is_set())
+
+    def print_news(lines: Sequence[str]) -> None:
+        if news := [line for line in lines if is_news(line)]:
+            console.print("\n".join(news), soft_wrap=True)  # rich takes four times as long to wrap them
+
+    with (
+        _no_echo(),
+        Live(console=console, refresh_per_second=4, get_renderable=view),
+        print_beside(print_news) as tell,
+        read_beside(lambda: storage.retry(study.read, max_wait_seconds=0.0)),
+    ):
+        for starting in supervise(tell):
+            study.starting = starting
 
 
 def _follow_in_notebook(storage: Storage, name: str, supervise: Supervise) -> None:
     """Show the study below its cell as it shows itself, and draw it anew while its workers run."""
     from IPython.display import HTML, display
 
-    storage.max_wait_seconds = 0.0  # as in ``_follow_live``
+    screen, cache = display(HTML(""), display_id=True), TrialCache()
 
-    def draw() -> HTML:
-        return HTML(study_html(status.read_snapshot(storage, name)))
+    def draw() -> None:
+        screen.update(HTML(study_html(status.read_snapshot(storage, name, cache))))
 
-    screen, next_draw = display(draw(), display_id=True), 0.0
-    for _ in supervise(_print_if_news):
-        if (began := time.monotonic()) >= next_draw:
-            with contextlib.suppress(StoreUnavailable):
-                screen.update(draw())
-            ended = time.monotonic()
-            next_draw = ended + redraw_pause(ended - began)
-    storage.max_wait_seconds = MAX_WAIT_SECONDS
-    screen.update(draw())
+    with (
+        print_beside(_print_news) as tell,
+        read_beside(lambda: storage.retry(draw, max_wait_seconds=0.0)),
+    ):
+        for _ in supervise(tell):
+            pass
 
 
-def _print_news(console: Console, lines: "queue.SimpleQueue[str]", most: int = LINES_AT_ONCE) -> None:
-    """Print the lines that have come meanwhile, together."""
-    news = [line for line in (lines.get() for _ in range(min(lines.qsize(), most))) if is_news(line)]
-    if news:
-        console.print("\n".join(news), soft_wrap=True)  # rich takes four times as long to wrap them
+def _print_lines(lines: Sequence[str]) -> None:
+    print_stderr("\n".join(lines))
+
+
+def _print_news(lines: Sequence[str]) -> None:
+    if news := [line for line in lines if is_news(line)]:
+        _print_lines(news)
 
 
 def is_news(line: str) -> bool:
     """Return whether a live view leaves out what a worker's line says: anything but a trial's progress."""
     return not TRIAL_EVENT.match(line)
-
-
-def _print_if_news(line: str) -> None:
-    if is_news(line):
-        print_stderr(line)
-
-
-def redraw_pause(seconds: float) -> float:
-    """Return how long to wait after a redraw that took so many seconds: nine times as long, at least 1 s.
-
-    The first redraw reads all trials. Meanwhile no worker is restarted, and no signal reaches the workers.
-    """
-    return max(1.0, 9 * seconds)
 
 
 @contextlib.contextmanager
@@ -368,9 +323,3 @@ def _no_echo() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
-
-
-def _follow_view(study: _LiveStudy, console: Console, stop: StopSignal) -> RenderableType:
-    study.read()
-    rows = max(console.height - 4, 3)
-    return live_view(study.status, study.records, study.best, rows, stopping=stop.event.is_set())

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop: workers save, and then exit."""
+"""Ctrl-C, SIGTERM and a terminal that closes as a request to stop: workers save, and then exit."""
 
 import os
 import signal
@@ -11,7 +11,9 @@ DUPLICATE_SIGTERM_SECONDS = 3.0  # a second SIGTERM within this time is the firs
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second one ends the process at once.
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; a second one ends the process.
+
+    SIGHUP, of a terminal that closes, stays ignored where it was, as by ``nohup``.
 
     A scheduler may signal every process of a job while the job's script forwards the same signal. So a
     SIGTERM that comes within DUPLICATE_SIGTERM_SECONDS of the first signal is ignored.
@@ -30,11 +32,14 @@ class StopSignal:
         received_at: When the first signal came, on the monotonic clock, in seconds.
     """
 
-    def __init__(self, numbers: Collection[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
+    def __init__(
+        self, numbers: Collection[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
         self.received_at = 0.0
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        self._before = {number: signal.signal(number, self._handle) for number in {*numbers} - ignored}
         if numbers:
             self._before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
@@ -55,8 +60,8 @@ class StopSignal:
             signal.raise_signal(number)
 
     def exit_code(self) -> int:
-        """Return 128 plus the number of the first signal; of SIGTERM if there was none."""
-        return 128 + (self.signal or signal.SIGTERM)
+        """Return 130 if the first signal was Ctrl-C, else 143: the process was told to stop."""
+        return 128 + (signal.SIGINT if self.signal == signal.SIGINT else signal.SIGTERM)
 
 
 def _restore_signals_in_fork() -> None:
@@ -65,7 +70,8 @@ def _restore_signals_in_fork() -> None:
     It would inherit the handler of its worker, which only asks the worker to stop. A Ctrl-C, which reaches
     all processes of a terminal, still does not take the children away from a worker that is to save.
     """
-    for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN)):
+    after = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.SIG_IGN}
+    for number, handler in after.items():
         if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
             signal.signal(number, handler)
 

@@ -104,7 +104,7 @@ def cluster_address(options: Mapping[str, str]) -> str | None:
 
 def supervise_actors(
     group: WorkerGroup, stop: threading.Event, print_line: Callable[[str], None]
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Run a group's workers by Ray until they have exited for good.
 
     When the first worker exits for good, because nothing is left to do or after an error that no restart
@@ -118,7 +118,7 @@ def supervise_actors(
             ``supervise_processes`` print.
 
     Yields:
-        None, about four times a second.
+        0, about four times a second: how many workers are starting is not known here.
 
     Raises:
         EngineError: If Ray is not installed, an option is wrong, or the cluster fails.
@@ -154,7 +154,7 @@ def _follow_actors(
     stop: threading.Event,
     print_line: Callable[[str], None],
     leave_seconds: float,
-) -> Iterator[None]:
+) -> Iterator[int]:
     reads = {actor.read_lines.remote(): actor for actor in actors}
     stopped_at: float | None = None
     errors = []
@@ -173,7 +173,7 @@ def _follow_actors(
             stopped_at = time.monotonic()
             for actor in actors:
                 actor.stop_worker.remote()
-        yield
+        yield 0
     for call in ray.wait([*reads], num_returns=len(reads), timeout=2 * POLL_SECONDS)[0]:
         for line in ray.get(call):
             print_line(line)

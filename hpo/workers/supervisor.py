@@ -71,7 +71,13 @@ class WorkerProcess:
     is_overdue: bool = False  # it was told to stop, and has not exited in time
     has_children: bool = True  # perhaps; False once they have been ended after its exit
     last_error: str = ""  # in the last line that began with "hpo: ", without that; empty if there was none
+    has_written: bool = False  # until then it is starting
     reader: threading.Thread = field(default_factory=threading.Thread)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it runs and has neither begun a trial nor said anything else."""
+        return not self.has_written and self.process.poll() is None
 
     def schedule_restart(self, backoff_seconds: float) -> float:
         """Decide when the worker is started again, and return in how many seconds that is.
@@ -101,7 +107,7 @@ def supervise_processes(
     stop: threading.Event,
     print_line: Callable[[str], None],
     supervision: Supervision = DEFAULT_SUPERVISION,
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Run a worker on each device until all have exited for good: with 0, or asked to stop.
 
     Closing the iterator early kills the workers.
@@ -116,7 +122,7 @@ def supervise_processes(
         supervision: How long it waits for the workers.
 
     Yields:
-        None, about four times a second.
+        How many of the workers are starting, about four times a second.
 
     Raises:
         HpoError: With the error that no restart mends, once all have exited.
@@ -142,7 +148,7 @@ def supervise_processes(
             _end_children(worker)
 
 
-def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[None]:
+def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[int]:
     """Replace dead workers in the list until all have exited for good; stop them once asked to."""
     stopped_at: float | None = None
     while True:
@@ -155,7 +161,7 @@ def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[Non
         if stopped_at is not None and time.monotonic() > stopped_at + launch.supervision.grace_seconds:
             _tell_killed(launch, workers)
             _send_signal(workers, signal.SIGKILL)
-        yield
+        yield sum(worker.is_starting for worker in workers)
         time.sleep(0.25)
 
 
@@ -213,6 +219,7 @@ def _forward_output(worker: WorkerProcess, print_line: Callable[[str], None]) ->
     assert worker.process.stdout is not None
     with worker.process.stdout as output:
         for line in output:
+            worker.has_written = True
             _forward_line(worker, line, print_line)
 
 
@@ -285,7 +292,8 @@ def _announce_restart(launch: _Launch, worker: WorkerProcess, code: int) -> None
         worker.deaths = 0
     cause = _signal_name(-code) if code < 0 else worker.last_error or f"exit code {code}"
     pause = worker.schedule_restart(launch.supervision.backoff_seconds)
-    launch.print_line(f"a worker on {worker.device.name} died of {cause}; starting it again in {pause:g} s")
+    which = f"a worker on {worker.device.name} (process {worker.process.pid})"
+    launch.print_line(f"{which} died of {cause}; starting it again in {pause:g} s")
 
 
 def _signal_name(number: int) -> str:

@@ -147,11 +147,6 @@ def test_a_live_view_leaves_out_the_progress_of_trials(event):
     assert not progress.is_news(live_view.event_line(event))
 
 
-def test_a_slow_view_is_redrawn_less_often():
-    assert progress.redraw_pause(0.01) == 1.0
-    assert progress.redraw_pause(7.0) == 63.0
-
-
 @pytest.mark.parametrize(("metric", "split"), [("accuracy", "validation"), ("test accuracy", "test")])
 def test_a_printed_loss_names_its_split(metric, split):
     epoch = Epoch(number=1, value=0.5, train_seconds=1.0, train_loss=0.25, loss=1492629.75)

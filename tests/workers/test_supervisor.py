@@ -59,7 +59,8 @@ def test_a_worker_that_cannot_be_restarted_at_once_is_restarted_later(place, mon
     monkeypatch.setattr(subprocess, "Popen", refused_once)
     err = place.here("launch", "small", "--devices", "cpu:1", "--backoff-seconds", "0.5").err
     number = signal.SIGRTMIN + 3  # has no name
-    assert f"a worker on cpu died of signal {number}; starting it again in 0.5 s" in err
+    which = f"a worker on cpu (process {started[0].pid})"
+    assert f"{which} died of signal {number}; starting it again in 0.5 s" in err
     assert "no worker starts on cpu (Resource temporarily unavailable); trying again in 1 s" in err
     assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 2
     first, _, second = started
@@ -87,10 +88,12 @@ def test_a_first_worker_that_cannot_start_is_reported_in_one_line(place, monkeyp
 
 @pytest.mark.processes
 def test_a_worker_whose_output_no_thread_can_read_is_killed(place, monkeypatch):
-    started = []
+    started, start_thread = [], threading.Thread.start
 
     def refused(self):
-        raise RuntimeError("can't start new thread")
+        if self.name != "print":
+            raise RuntimeError("can't start new thread")
+        start_thread(self)
 
     def start(*args, **options):
         started.append(popen(*args, **options))
@@ -104,6 +107,16 @@ def test_a_worker_whose_output_no_thread_can_read_is_killed(place, monkeypatch):
     assert "hpo: no worker starts on cpu: " in err
     with started[0] as process:
         assert process.returncode == -signal.SIGKILL
+
+
+def test_a_machine_without_a_thread_starts_no_worker(place, monkeypatch):
+    def refused(*args, **options):
+        raise RuntimeError("can't start new thread")
+
+    place.here("create", place.study(STUDY))
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    _, line = place.here("launch", "small", "--devices", "cpu:1", code=1).err.splitlines()
+    assert line.startswith("hpo: no thread starts to print beside the workers: can't start new thread; ")
 
 
 @pytest.mark.processes

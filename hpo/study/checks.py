@@ -26,6 +26,7 @@ from hpo.study.hints import describe_hint
 
 Record = TypeVar("Record", bound=BaseModel)
 
+MAX_LISTED = 20  # options of a table that a message lists; of more it says where they are documented
 INT64 = (-(2**63), 2**63 - 1)  # the smallest and largest whole numbers that a database stores
 
 _TYPES = {
@@ -135,17 +136,21 @@ def check_keys(
         hints: What to say of names that other programs use (``hints``).
 
     Raises:
-        DefinitionError: If keys are not allowed; it names all of them, and the keys that are allowed.
+        DefinitionError: If keys are not allowed; it names all of them, and the keys that are allowed, or
+            where to find these.
     """
     if allowed is None:
         return
     names = sorted(allowed)
     unknown = [key for key in given if key not in names]
+    listed = f"options: {', '.join(names)}"
+    if len(names) > MAX_LISTED:
+        listed = f"'hpo schema' and docs/reference/study-file.md have all {len(names)} options"
     problems = Problems(where)
     for key in unknown:
         hint = describe_hint(key, names, hints)
         end = "" if hint.endswith("?") else ";"
-        options = f"{hint}{end} options: {', '.join(names)}" if key == unknown[-1] else hint
+        options = f"{hint}{end} {listed}" if key == unknown[-1] else hint
         with problems.collect():
             raise DefinitionError(f"{where}: {dotted_key(section, key)} is not an option{options}")
     problems.report()

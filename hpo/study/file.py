@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hpo.study.definition import Definition, Point
 from hpo.study.hints import SEARCH_HINTS
 from hpo.study.name_checks import is_file
 from hpo.study.option_checks import validate_options
-from hpo.study.overrides import apply_set, expand_names, parse_value
+from hpo.study.overrides import SECTIONS, apply_set, expand_names, parse_value
 from hpo.study.points import parse_point, parse_points
 from hpo.study.search_options import Search
 from hpo.study.strategy import with_strategy
@@ -120,15 +120,38 @@ def load_study_text(
         raise DefinitionError(f"{where}: not a TOML file: {error}") from error
     check_storable(document, where)
     document = rename_aliases(document, where)
-    problems = Problems("--set")
+    problems, keys = Problems("--set"), []
     for each in sets:
         with problems.collect():
-            apply_set(document, each)
+            keys.append(apply_set(document, each))
     problems.report()
     document["name"] = document.get("name", default_name) if name is None else name
-    found = parse_document(document, where)
-    check_models(found, where)
+    with _blamed_on_sets(where, keys):
+        found = parse_document(document, where)
+        check_models(found, where)
     return found
+
+
+@contextlib.contextmanager
+def _blamed_on_sets(where: str, keys: Sequence[str]) -> Iterator[None]:
+    """Name ``--set`` in place of the file in each problem with something that it has set."""
+    try:
+        yield
+    except DefinitionError as error:
+        problems = Problems(where)
+        for text in error.problems:
+            problem = text.removeprefix(f"{where}: ")
+            is_set = any(_is_about(problem, key) for key in keys)
+            with problems.collect():
+                raise DefinitionError(f"--set: {problem}" if is_set else text) from error
+        problems.report()
+
+
+def _is_about(problem: str, key: str) -> bool:
+    """Return whether a problem begins with a key, a part of it, or what it is a part of."""
+    named = problem.split(maxsplit=1)[0].rstrip(":")
+    named = named if named.startswith(tuple(f"{each}." for each in SECTIONS)) else f"train.{named}"
+    return f"{named}.".startswith(f"{key}.") or key.startswith(f"{named}.")
 
 
 def read_study_file(path: Path) -> str:

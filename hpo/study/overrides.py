@@ -42,7 +42,7 @@ def expand_names(search: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def apply_set(document: dict[str, Any], text: str) -> None:
+def apply_set(document: dict[str, Any], text: str) -> str:
     """Apply one ``--set KEY=VALUE`` to a document, in place.
 
     ``train.X`` fixes X everywhere: it also removes X, and what the new value makes unreachable, from
@@ -51,6 +51,9 @@ def apply_set(document: dict[str, Any], text: str) -> None:
     Args:
         document: The study file as ``tomllib`` reads it, without aliases; nothing in it has been checked.
         text: The text after ``--set``.
+
+    Returns:
+        The full name of what was set, without aliases, such as ``train.epochs``.
 
     Raises:
         DefinitionError: If the text is not of this form, it names a key within something that is no table,
@@ -77,6 +80,7 @@ def apply_set(document: dict[str, Any], text: str) -> None:
         _fix_option(document, path[0], value)
     elif section == "space":
         _remove_keys(document.get("train"), path[0])
+    return ".".join((section, *path))
 
 
 def _check_type(document: Mapping[str, Any], option: str, value: Any, text: str) -> None:

@@ -48,26 +48,32 @@ def test_an_alias_needs_no_hint_where_it_is_accepted():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[train]\nmixup = 0.2", "train.mixup is not an option; did you mean 'mixup_alpha'? options: "),
-        ("[train]\nclip-grad = 1.0", "train.clip-grad is not an option; did you mean 'clip_grad_norm'? op"),
+        ("[train]\nmixup = 0.2", "train.mixup is not an option; did you mean 'mixup_alpha'? 'hpo schema' "),
+        ("[train]\nclip-grad = 1.0", "train.clip-grad is not an option; did you mean 'clip_grad_norm'? 'h"),
         (
             "[train]\nScheduler = 'x'",
-            "train.Scheduler is not an option; did you mean 'schedule'? options: ",
+            "train.Scheduler is not an option; did you mean 'schedule'? 'hpo schema' ",
         ),
-        ("[train]\nfp16 = true", "train.fp16 is not an option: train.precision = 'fp16'; options: "),
+        ("[train]\nfp16 = true", "train.fp16 is not an option: train.precision = 'fp16'; 'hpo sch"),
         ("[train]\nnum_workers = 4", "train.num_workers is not an option: images are decoded once, by all"),
-        ("[space]\nlearning_rate = [1.0]", "space.learning_rate is not an option; did you mean 'lr'? opti"),
+        ("[space]\nlearning_rate = [1.0]", "space.learning_rate is not an option; did you mean 'lr'? 'hpo"),
         ("[space]\nval_split = [1.0]", "space.val_split is not an option: a data set's own splits are use"),
-        ("[space]\nsampler = ['x']", "space.sampler is not an option; did you mean 'sampling'? options: "),
+        (
+            "[space]\nsampler = ['x']",
+            "space.sampler is not an option; did you mean 'sampling'? 'hpo schema' ",
+        ),
         ("[space]\namp_dtype = ['x']", "space.amp_dtype is not an option: it is 'precision' here, which o"),
-        ("[[points]]\nbatch = 3", "points[1].batch is not an option; did you mean 'batch_size'? options: "),
+        (
+            "[[points]]\nbatch = 3",
+            "points[1].batch is not an option; did you mean 'batch_size'? 'hpo schema' ",
+        ),
         ("epochs = 3", "epochs is not an option: it belongs below [train], [space] or [[points]]; options"),
         ("n_trials = 3", "n_trials is not an option: it belongs below [search]; options: name, points, se"),
         ("[search]\nnum_samples = 3", "search.num_samples is not an option; did you mean 'trials'? option"),
         ("[search]\nn_jobs = 3", "search.n_jobs is not an option: hpo run STUDY --devices says how many w"),
         (
             "[space]\nlr = { choices = [1.0], when = { opt = 'sgd' } }",
-            "space.lr.when.opt is not an option; did you mean 'optimizer'? options: ",
+            "space.lr.when.opt is not an option; did you mean 'optimizer'? 'hpo schema' ",
         ),
     ],
 )

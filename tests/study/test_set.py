@@ -133,17 +133,37 @@ def test_a_set_that_is_not_key_and_value_is_refused(refused, text):
         ("train.nesterov=yes", "train.nesterov: want true or false, found 'yes'"),
         ("space.lr=0.1", "space.lr: want a list of values or { low = ..., high = ... }, found 0.1; ..."),
         ("space.model=[alexnet]", "space.model: want a list of values, found '[alexnet]'; ..."),
-        (
-            "space.optimizer=['adam']",
-            "space.momentum.when.optimizer: optimizer is never 'sgd'; it is one of 'adam'",
-        ),
         ("search.sampler.name=cmaes", "search.sampler.name: found 'cmaes'; allowed: ..."),
-        ("search.sampler=grid", "space.lr: sampler 'grid' wants lists or [[points]], found a range"),
     ],
 )
 def test_a_set_value_is_checked_like_a_value_of_the_file(refused, text, message):
     line = refused("quickstart", "--set", text)
-    assert_message(line, f"{file.find_study_file('quickstart')}: {message}")
+    assert_message(line, f"--set: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "space.optimizer=['adam']",
+            "space.momentum.when.optimizer: optimizer is never 'sgd'; it is one of 'adam'",
+        ),
+        ("search.sampler=grid", "space.lr: sampler 'grid' wants lists or [[points]], found a range"),
+    ],
+)
+def test_a_part_of_the_file_that_does_not_fit_to_a_set_value_is_named(refused, text, message):
+    assert refused("quickstart", "--set", text) == f"{file.find_study_file('quickstart')}: {message}"
+
+
+def test_problems_of_the_file_and_of_a_set_are_told_apart(refused, tmp_path):
+    path = write_file(tmp_path, "[train]\nlr = 'x'\n[space]\nmomentum = [0.1, 0.2]\n")
+    problems = f"(1) train.lr: {LR}, found 'x'; (2) --set: search.trials: want a whole number, at least 0"
+    assert_message(refused(str(path), "--set", "search.trials=few"), f"{path}: 2 problems: {problems} ...")
+
+
+def test_a_set_under_another_name_is_blamed_under_the_options_own(refused):
+    line = refused("quickstart", "--set", "train.lr_scheduler=x")
+    assert_message(line, "--set: train.schedule: found 'x'; allowed: ...")
 
 
 @pytest.mark.parametrize(

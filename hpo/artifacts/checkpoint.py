@@ -21,9 +21,9 @@ that fails, the trial fails at its first save, not later when it is resumed.
 
 import copy
 import hashlib
-import pickle
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,11 +31,12 @@ import numpy as np
 import torch
 
 from hpo.artifacts import durable
+from hpo.errors import join_names
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{4,})-(\d{6,})-(\d{3,})-([0-9a-f]{64})\.pt")
 KEPT_CHECKPOINTS = 2
 LOADABLE_TYPES = (
-    "tensors (torch.as_tensor converts an array), numbers, texts, None, "
+    "tensors (torch.as_tensor(x)), numbers (float(x) or x.item()), texts, None, "
     "and lists, tuples, sets and dicts of them"
 )
 
@@ -107,28 +108,66 @@ def snapshot(state: Any) -> Any:
     return copy.deepcopy(state)
 
 
-def check_loadable(draft: durable.Draft, objective: str) -> None:
-    """Check that a dumped state can be loaded again.
+def dump_own_state(state: Any, draft: durable.Draft, objective: str, own: Any) -> str:
+    """Write a state as ``dump_state`` does, and check that it can be loaded again.
 
-    Only the file's structure is read; its tensors are memory-mapped. The draft is flushed first.
+    To check it only the file's structure is read; its tensors are memory-mapped.
 
     Args:
-        draft: What ``dump_state`` wrote.
+        state: What is written.
+        draft: The file; it is flushed.
         objective: Name of the custom objective, for the message.
+        own: The part of the state that the objective has yielded.
+
+    Returns:
+        The SHA-256 of the content, in hexadecimal digits.
 
     Raises:
-        TypeError: If it cannot be loaded; the message lists the types that are not allowed.
+        TypeError: If it cannot be saved or loaded; the message says where in ``own`` the cause is.
+        OSError: If the file cannot be written.
     """
-    draft.file.flush()
     try:
+        digest = dump_state(state, draft.file)
+        draft.file.flush()
         torch.load(draft.path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError:
-        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(draft.path))
-        types = [name for name in names if "._" not in name] or names  # the types, not their constructors
+    except OSError:
+        raise
+    except Exception:
+        refused = join_names(
+            f"{path} is a {type(value).__module__}.{type(value).__qualname__}"
+            for path, value in _find_refused(own, "state")
+        )
+        if not refused:
+            raise
         raise TypeError(
-            f"{objective} yielded a state that could not be loaded again: it holds {', '.join(types)}; "
-            f"want {LOADABLE_TYPES}"
+            f"{objective} yielded a state that could not be loaded again: {refused}; want {LOADABLE_TYPES}"
         ) from None
+    return digest
+
+
+def _find_refused(state: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield what in a state cannot be saved and loaded again, each with its path, such as state['a'][0]."""
+    if isinstance(state, dict):
+        inner = [(f"{path}[{key!r}]", each) for key, value in state.items() for each in (key, value)]
+    elif isinstance(state, list | tuple | set):
+        inner = [(f"{path}[{index}]", each) for index, each in enumerate(state)]
+    else:
+        inner = []
+    found = [each for name, value in inner for each in _find_refused(value, name)]
+    yield from found
+    if not found and not _is_loadable(state):
+        yield path, state
+
+
+def _is_loadable(value: Any) -> bool:
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:
+        return False
+    return True
 
 
 def save(folder: Path, state: State, *, attempt: int, objective: str | None = None) -> str:
@@ -144,14 +183,14 @@ def save(folder: Path, state: State, *, attempt: int, objective: str | None = No
         The name of the file, which the caller commits to the store.
 
     Raises:
-        TypeError: If the state of a custom objective could not be loaded again. If it cannot even be
-            saved, pickle's error passes through.
+        TypeError: If the state of a custom objective could not be loaded again.
         OSError: If the file cannot be written.
     """
     with durable.atomic_file(folder) as draft:
-        digest = dump_state(dict(state), draft.file)
-        if objective is not None:
-            check_loadable(draft, objective)
+        if objective is None:
+            digest = dump_state(dict(state), draft.file)
+        else:
+            digest = dump_own_state(dict(state), draft, objective, state["own"])
         draft.name = f"checkpoint-{state['epoch']:04d}-{state['step']:06d}-{attempt:03d}-{digest}.pt"
     return draft.name
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-MAX_REASON_LENGTH = 200  # characters of a reason that a line shows
+MAX_REASON_LENGTH = 300  # characters of a reason that a line shows
 # Classes of failures that are no exceptions of the training, so that no traceback was written.
 _WITHOUT_TRACEBACK = ("lost", "out_of_memory", "diverged", "")
 

@@ -79,8 +79,7 @@ class Weights:
         with durable.atomic_file(folder.path) as draft:
             if self.objective is not None:
                 draft.name = f"{stem}.pt"
-                checkpoint.dump_state(self.content, draft.file)
-                checkpoint.check_loadable(draft, self.objective)
+                checkpoint.dump_own_state(self.content, draft, self.objective, self.content)
             else:
                 draft.name = f"{stem}.safetensors"
                 for part in self._safetensors():

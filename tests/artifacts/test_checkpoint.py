@@ -2,6 +2,7 @@ import collections
 import datetime
 import io
 import os
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -57,20 +58,29 @@ def test_numpy_scalars_are_saved_as_python_values(tmp_path):
     assert loaded["counts"] == {"a": 2, "b": 1}
 
 
+class Scores(NamedTuple):
+    accuracy: float
+
+
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        (np.zeros(3), "numpy.dtype, numpy.ndarray"),
-        (datetime.timedelta(1), "datetime.timedelta"),
-        (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+        ([np.zeros(3)], "state[0] is a numpy.ndarray"),
+        ({"a": {"best": (1, datetime.timedelta(1))}}, "state['a']['best'][1] is a datetime.timedelta"),
+        ({"net": torch.nn.Linear(1, 1)}, "state['net'] is a torch.nn.modules.linear.Linear"),
+        ({"call": lambda: 0}, "state['call'] is a builtins.function"),
+        ({"a": Scores(0.1), "b": torch.zeros(1)}, f"state['a'] is a {__name__}.Scores"),
+        ({datetime.date(2026, 1, 2): 0}, "state[datetime.date(2026, 1, 2)] is a datetime.date"),
     ],
 )
 def test_a_state_that_could_not_be_loaded_is_refused_when_saved(tmp_path, value, named):
     with pytest.raises(TypeError) as caught:
-        checkpoint.save(tmp_path, state(1) | {"own": [value]}, attempt=1, objective="own:climb")
+        checkpoint.save(tmp_path, state(1) | {"own": value}, attempt=1, objective="own:climb")
     problem, _, wanted = str(caught.value).partition("; want ")
-    assert problem == f"own:climb yielded a state that could not be loaded again: it holds {named}"
-    assert wanted.startswith("tensors (torch.as_tensor converts an array), numbers, texts, None, and")
+    assert problem == f"own:climb yielded a state that could not be loaded again: {named}"
+    assert wanted.startswith(
+        "tensors (torch.as_tensor(x)), numbers (float(x) or x.item()), texts, None, and"
+    )
     assert os.listdir(tmp_path) == []
 
 

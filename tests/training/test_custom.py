@@ -177,7 +177,8 @@ def test_a_state_that_could_not_be_loaded_fails_its_trial_once_at_the_first_save
     (trial,) = load(place).trials
     assert (trial.state.name, trial.user_attrs["failure"]["class"]) == ("FAIL", "TypeError")
     message = trial.user_attrs["failure"]["message"]
-    assert message.startswith("own:arrayed yielded a state that could not be loaded again: it holds numpy.")
+    assert message.startswith("own:arrayed yielded a state that could not be loaded again: state")
+    assert "is a numpy.ndarray; want tensors (torch.as_tensor(x))" in message
     assert "\n" not in message
     assert len(trial.intermediate_values) < 20
     assert (place.path / "arrayed").read_text().count("\n") == 1

@@ -194,7 +194,8 @@ def _check_objective(definition: Definition, objective: "Objective | None") -> N
     if objective is None and named.startswith("__main__:"):
         raise DefinitionError(
             f"study '{name}' has the objective '{named}', a function of a script or a notebook, which "
-            f"workers cannot import; call run(objective={named.partition(':')[2]}) where it is defined"
+            f"workers cannot import; define it in this script or notebook, if that has not been done, and "
+            f"call run(objective={named.partition(':')[2]})"
         )
     if objective is None:
         return

@@ -31,9 +31,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
-from hpo.errors import HpoError
+from hpo.errors import DefinitionError, HpoError
 from hpo.training import events, user_code
 from hpo.training.custom_config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
@@ -60,13 +61,20 @@ def import_objective(name: str) -> Objective:
             that this process runs.
 
     Raises:
-        DefinitionError: As ``user_code.import_function`` does.
+        DefinitionError: As ``user_code.import_function`` does, or the script or notebook has not defined
+            the function yet.
     """
     module_name, _, function_name = name.partition(":")
     if module_name == "__main__":
         own: Any = getattr(sys.modules["__main__"], function_name, None)
         if callable(own) and str(own.__module__).partition(".")[0] != "hpo":  # the command's own main
             return cast(Objective, own)
+        raise DefinitionError(
+            f"train.objective: '{name}': no function '{function_name}' is defined here; in a script or a "
+            f"notebook, define it first, then call hpo.create() and study.run(objective={function_name}); "
+            f"for 'hpo run' and for workers, put it into a file in {Path.cwd()}, such as own.py, and name "
+            f"it own:{function_name}"
+        )
     objective: Objective = user_code.import_function("train.objective", name)
     return objective
 

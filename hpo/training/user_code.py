@@ -32,8 +32,6 @@ def import_function(option: str, name: str) -> Callable[..., Any]:
         raise DefinitionError(
             f"{option}: '{name}' is a function of a notebook or a script, which workers cannot "
             f"import; put it into a file in {Path.cwd()}, such as own.py, and name it own:{function_name}"
-            + f"; or call study.run(objective={function_name}) there"
-            * (option == "train.objective")
         )
     # A function that has been imported may have changed the working directory since.
     if module_name not in sys.modules and str(Path.cwd()) not in sys.path:

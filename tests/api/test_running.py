@@ -113,12 +113,16 @@ def test_a_function_of_the_main_module_cannot_run_in_workers(url, tmp_path, monk
         yield config.speed, None
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(hpo.HpoError, match=r"'__main__:search_here' is a function of a notebook"):
+    with pytest.raises(
+        hpo.HpoError, match=r"no function 'search_here' is defined here; .* define it first"
+    ):
         hpo.create(STUDY, overrides={"train.objective": "__main__:search_here"}, store=url)
     search_here.__module__ = "__main__"
     monkeypatch.setattr(sys.modules["__main__"], "search_here", search_here, raising=False)
     study = hpo.create(STUDY, overrides={"train.objective": "__main__:search_here"}, store=url)
-    with pytest.raises(hpo.HpoError, match=r"call run\(objective=search_here\) where it is defined"):
+    with pytest.raises(
+        hpo.HpoError, match=r"define it in this script .* call run\(objective=search_here\)"
+    ):
         study.run()
     study.run(objective=search_here, progress=False)
     assert study.status().trials["complete"] == 4

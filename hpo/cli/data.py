@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.api.images import scan_progress
-from hpo.cli.options import DATA, DataRoot, Json, Sets, StudyFile
+from hpo.cli.options import DATA, DataRoot, Json, Sets, StudyFile, tell_new_folder
 from hpo.cli.results import print_json
 from hpo.cli.verbs import START, verb
 from hpo.errors import ArtifactError, DefinitionError, escape_surrogates, join_names
@@ -38,7 +38,11 @@ def show_data(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE.png", help="Also draw some pictures as the model sees them."
+            "-o",
+            "--output",
+            metavar="FILE.png",
+            help="Also draw some pictures as the model sees them.",
+            callback=tell_new_folder,
         ),
     ] = None,
     sets: Sets = None,

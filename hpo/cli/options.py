@@ -1,6 +1,8 @@
 """Options and arguments that several verbs share, with the default locations."""
 
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +31,14 @@ def _expand_home(path: P) -> P:
         return locations.expand_home(path)
     except HpoError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def tell_new_folder(context: typer.Context, output: Path | None) -> Path | None:
+    """Say on stderr that the folder for an output does not exist yet: its name may be misspelt."""
+    if output is not None and not context.resilient_parsing and not os.path.lexists(output.parent):
+        text = f"hpo: the folder {output.parent} does not exist; it is created for {output.name}"
+        print(text, file=sys.stderr)
+    return output
 
 
 StoreUrl = Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from hpo.api.locations import Locations
 from hpo.cli.completion import complete_trial
-from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
+from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName, tell_new_folder
 from hpo.cli.results import print_json
 from hpo.cli.verbs import DONE_OR_NOT, RESULTS, STOPPABLE, WATCH, verb
 
@@ -30,12 +30,22 @@ app = typer.Typer()
 def write_report(
     name: StudyName,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The HTML file to write.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.html",
+            help="The HTML file to write.",
+            callback=tell_new_folder,
+        ),
     ],
     csv: Annotated[
         Path | None,
         typer.Option(
-            "--csv", metavar="FOLDER", help="Also write each figure and table as a CSV file to this folder."
+            "--csv",
+            metavar="FOLDER",
+            help="Also write each figure and table as a CSV file to this folder.",
+            callback=tell_new_folder,
         ),
     ] = None,
     store_url: StoreUrl = STORE,
@@ -64,7 +74,13 @@ def write_report(
 def export_model(
     name: StudyName,
     folder: Annotated[
-        Path, typer.Option("--to", metavar="FOLDER", help="The folder to write: a new or an empty one.")
+        Path,
+        typer.Option(
+            "--to",
+            metavar="FOLDER",
+            help="The folder to write: a new or an empty one.",
+            callback=tell_new_folder,
+        ),
     ],
     trial: Annotated[
         int | None,

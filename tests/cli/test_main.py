@@ -159,6 +159,22 @@ def test_each_trial_stores_how_many_images_its_accuracy_is_of_and_what_the_large
     assert [(each["images"], each["baseline"]) for each in stored] == [expected] * 4
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "small", "-o", "reports/page.html"),
+        ("export", "small", "--to", "models/one"),
+        ("data", "small.toml", "-o", "pictures/sheet.png"),
+    ],
+)
+def test_a_folder_that_an_output_needs_is_created_and_told(completed, words):
+    folder, name = words[-1].split("/")
+    told = f"hpo: the folder {folder} does not exist; it is created for {name}\n"
+    assert completed.here(*words).err == told
+    assert (completed.path / words[-1]).exists()
+    assert completed.here(*words[:-1], f"{folder}/other-{name}").err == ""
+
+
 def test_studies_lists_the_studies_of_the_store(completed):
     (only,) = completed.hpo("studies", "--json").json()
     assert (only["study"], only["state"], only["budget"]) == ("small", "complete", 4)

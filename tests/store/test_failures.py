@@ -29,7 +29,7 @@ def test_nothing_is_said_of_a_study_without_early_ends():
         ("AssertionError", "", "AssertionError"),
         ("out_of_memory", "too large\nmore", "too large"),
         ("lost", "3 attempts ended", "3 attempts ended"),
-        ("ValueError", "x" * 300, f"ValueError: {'x' * 185}..."),
+        ("ValueError", "x" * 400, f"ValueError: {'x' * 285}..."),
     ],
 )
 def test_a_failure_is_one_line_with_the_class_of_an_exception(kind, message, line):

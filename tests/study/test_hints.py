@@ -86,7 +86,7 @@ def test_several_unknown_names_are_told_with_their_hints(tmp_path):
     assert found.startswith(
         "3 problems: (1) train.workers is not an option: images are decoded once, by all cores, so there "
         "are no loader processes to configure; (2) train.opt is not an option; did you mean "
-        "'optimizer'? options: "
+        "'optimizer'? 'hpo schema' "
     )
     assert "(3) search.timeout is not an option; did you mean 'device_hours'? options: " in found
 

@@ -38,9 +38,9 @@ def test_the_problems_of_every_table_are_told_at_once(tmp_path):
     begins = (
         "spaces is not an option; did you mean 'space'? options: ",
         "name: want 1 to 100 printable characters",
-        "train.epoch is not an option; did you mean 'epochs'? options: ",
+        "train.epoch is not an option; did you mean 'epochs'? 'hpo schema' ",
         "train.lr: want a number",
-        "space.momentums is not an option; did you mean 'momentum'? options: ",
+        "space.momentums is not an option; did you mean 'momentum'? 'hpo schema' ",
         "space.optimizer[2]: found 'adamm'; did you mean 'adam'? allowed: ",
         "space.momentum: high is missing",
         "search.trials: want a whole number",
@@ -53,10 +53,10 @@ def test_the_problems_of_every_table_are_told_at_once(tmp_path):
         assert line.startswith(begin), line
 
 
-def test_the_allowed_keys_are_listed_once_for_several_unknown_ones(tmp_path):
+def test_where_the_allowed_keys_are_is_told_once_for_several_unknown_ones(tmp_path):
     first, second = refusal(tmp_path, "[train]\nepoch = 3\nmodle = 'alexnet'\n")
     assert first == "train.epoch is not an option; did you mean 'epochs'?"
-    assert second.startswith("train.modle is not an option; did you mean 'model'? options: ")
+    assert second.startswith("train.modle is not an option; did you mean 'model'? 'hpo schema' ")
 
 
 def test_the_problems_of_all_points_and_of_all_conditions_are_told_at_once(tmp_path):

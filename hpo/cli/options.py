@@ -90,6 +90,13 @@ def _seconds(flag: str, help_text: str, panel: str, *, least: int = 0, envvar: s
     )
 
 
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="The device: cpu or cuda:0. Left out: the first GPU, or the CPU if there is none.",
+    ),
+]
 Lease = Annotated[
     float,
     _seconds(

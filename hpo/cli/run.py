@@ -20,6 +20,7 @@ from hpo.cli.options import (
     Backoff,
     CacheSize,
     DataRoot,
+    Device,
     Devices,
     Engine,
     Grace,
@@ -229,7 +230,7 @@ def _exit_if_complete(storage: "Storage", name: str, artifacts: str) -> None:
 @verb(app, "worker", START, "hpo worker my-study --device cuda:0", exit_codes={**STOPPABLE, **NO_RESTART})
 def run_one_worker(
     name: StudyName,
-    device: Annotated[str, typer.Option("--device", help="The device: cpu or cuda:0.")] = "cpu",
+    device: Device = None,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
     data: DataRoot = DATA,
@@ -249,6 +250,7 @@ def run_one_worker(
     from hpo.artifacts.folders import Artifacts
     from hpo.cli import console
     from hpo.store import status, studies
+    from hpo.training.devices import worker_devices
     from hpo.workers import worker
 
     stop = stop_signal.StopSignal()
@@ -260,6 +262,7 @@ def run_one_worker(
         # A worker that a supervisor restarts waits while its study is paused.
         if supervised is None and not progress.has_work(status.read_status(storage, name)):
             return
+        device = device or worker_devices("auto", 1, 1)[0].name
         settings = worker.WorkerSettings(
             artifacts=Artifacts(artifacts),
             data=data,

@@ -16,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpo.artifacts import checkpoint
+from hpo.training import devices
 from hpo.training.metric import METRICS
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import artifact, epochs_reported, load, workplace_in
@@ -350,10 +351,12 @@ def test_two_runs_of_one_study_at_once_share_its_trials(place):
 
 def test_a_worker_without_a_supervisor_runs_the_study(place):
     place.here("create", place.study(QUICK))
-    done = place.hpo("worker", "small", "--device", "cpu")
+    done = place.hpo("worker", "small")
     assert done.out == ""
     assert "trial 2 complete" in done.err
-    assert len(load(place).trials) == 3
+    name = devices.worker_devices("auto", 1, 1)[0].name  # as hpo run would take: a GPU if there is one
+    used = {trial.user_attrs["hardware"]["device"] for trial in load(place).trials}
+    assert used == {devices.device_name(torch.device(name))}
 
 
 def test_another_study_can_start_from_trained_weights(workplace):

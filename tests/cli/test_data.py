@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from hpo.export.sheet import GAP_PIXELS
+from hpo.export.sheet import GAP_PIXELS, LABEL_PIXELS
 from hpo.training import image_files
 from tests.support.images import write_images
 
@@ -98,9 +98,9 @@ def test_a_sheet_shows_pictures_as_the_model_sees_them(pets):
     done = pets.here("data", pets.study(STUDY), *arguments)
     assert "Each is resized and padded to 64 by 64 pixels (image_size), with black behind" in done.out
     sheet = Image.open(io.BytesIO((pets.path / "sheet.png").read_bytes()))
-    assert sheet.size == (3 * 64 + 2 * GAP_PIXELS, 2 * 64 + GAP_PIXELS)
-    assert sheet.getpixel((32, 5)) == (0, 0, 0)
-    assert sheet.getpixel((32, 32)) == (128, 0, 0)
+    assert sheet.size == (3 * 64 + 2 * GAP_PIXELS, 2 * (LABEL_PIXELS + 64) + GAP_PIXELS)
+    assert sheet.getpixel((32, LABEL_PIXELS + 5)) == (0, 0, 0)
+    assert sheet.getpixel((32, LABEL_PIXELS + 32)) == (128, 0, 0)
     refused = pets.here("data", pets.study(STUDY), "-o", "pets", code=1)
     assert refused.err.endswith("\nhpo: -o pets: Is a directory\n")
 

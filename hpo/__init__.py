@@ -4,6 +4,7 @@
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'hpo' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, _, attribute = _PLACES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    with warnings.catch_warnings():  # of tqdm, which Optuna imports and hpo draws nothing with
+        warnings.filterwarnings("ignore", "IProgress not found")
+        return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -44,6 +44,10 @@ class HpoError(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(shorten(" ".join(text.splitlines()), MESSAGE_LENGTH))
 
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython and Jupyter show in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class DefinitionError(HpoError):
     """A study file, a ``--set`` or a setting given by hand is wrong.

@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from hpo.analysis.formatting import short_repr
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.store.budgets import Budget
@@ -108,6 +109,11 @@ class BestSetting:
     tied: tuple[int, ...]
     replicates: Replicates | None
 
+    def __repr__(self) -> str:
+        return short_repr(
+            self, "study", "trial", "metric", "value", "values", "low", "high", "seeds", "params"
+        )
+
     def document(self) -> dict[str, Any]:
         """Return the fields that the study has, for JSON."""
         with_one, with_several = ("metric", "direction", "value"), _SEVERAL
@@ -201,6 +207,9 @@ class StudyStatus:
     logs: str | None = None
     reason: str = ""
 
+    def __repr__(self) -> str:
+        return short_repr(self, "study", "state", "trials", "budget", "best")
+
     def document(self) -> dict[str, Any]:
         """Return the fields for JSON but for ``logs``; with the reason if the study is unreadable."""
         return {
@@ -280,6 +289,9 @@ class StudyTrial:
     params: Mapping[str, Any]
     user_attrs: Mapping[str, Any]
     intermediate_values: Mapping[int, float]
+
+    def __repr__(self) -> str:
+        return short_repr(self, "number", "state", "value", "values", "params")
 
     def document(self) -> dict[str, Any]:
         """Return the fields for JSON: ``values`` with several objectives, else ``value``."""

@@ -1,4 +1,4 @@
-"""Short texts for settings, durations, splits, and the reason why a trial ended early.
+"""Short texts for records, settings, durations, splits, and the reason why a trial ended early.
 
 The terminal, the report, the dashboard and a model's card all show these. They stand here so that no
 package has to import ``hpo.cli``.
@@ -21,6 +21,13 @@ def format_params(params: Mapping[str, Any]) -> str:
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in params.items()
     )
+
+
+def short_repr(record: object, *names: str) -> str:
+    """Return a record as one line with some of its fields, without those that are None."""
+    fields = ((name, getattr(record, name)) for name in names)
+    shown = (f"{name}={value!r}" for name, value in fields if value is not None)
+    return f"{type(record).__name__}({', '.join(shown)}, ...)"
 
 
 def format_seconds(seconds: float) -> str:

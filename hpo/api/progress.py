@@ -156,7 +156,9 @@ def follow_workers(
     storage.stop, storage.max_wait_seconds = stop.event, MAX_WAIT_SECONDS
     console = open_stderr_console()
     if display.shows_progress and console.is_jupyter:
-        _follow_in_notebook(storage, name, supervise)
+        with notebook_view(storage, name) as tell:
+            for _ in supervise(tell):
+                pass
     elif display.shows_progress and console.is_terminal:
         _follow_live(storage, name, console, supervise, stop)
     else:
@@ -277,8 +279,17 @@ def _follow_live(
             study.starting = starting
 
 
-def _follow_in_notebook(storage: Storage, name: str, supervise: Supervise) -> None:
-    """Show the study below its cell as it shows itself, and draw it anew while its workers run."""
+@contextlib.contextmanager
+def notebook_view(storage: Storage, name: str) -> Iterator[Callable[[str], None]]:
+    """Within the block, show a study below its cell as it shows itself, and draw it again and again.
+
+    Args:
+        storage: The store.
+        name: The study.
+
+    Yields:
+        A function that takes a worker's line and returns at once; it prints what the view does not show.
+    """
     from IPython.display import HTML, display
 
     screen, cache = display(HTML(""), display_id=True), TrialCache()
@@ -290,8 +301,7 @@ def _follow_in_notebook(storage: Storage, name: str, supervise: Supervise) -> No
         print_beside(_print_news) as tell,
         read_beside(lambda: storage.retry(draw, max_wait_seconds=0.0)),
     ):
-        for _ in supervise(tell):
-            pass
+        yield tell
 
 
 def _print_lines(lines: Sequence[str]) -> None:

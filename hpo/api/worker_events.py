@@ -1,11 +1,11 @@
-"""The events of one worker in this process: a bar of epochs on a terminal, a line per event elsewhere."""
+"""The events of one worker in this process: a bar on a terminal, the study in a notebook, else lines."""
 
 from collections.abc import Iterable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpo.api.live_view import event_line, open_stderr_console
-from hpo.api.progress import Display, print_stderr, tell_end
+from hpo.api.progress import Display, notebook_view, print_stderr, tell_end
 from hpo.api.stop_signal import StopSignal
 from hpo.store.storage import Storage
 from hpo.training.events import EpochReported, TrialEnded, TrialEvent, TrialStarted
@@ -23,7 +23,11 @@ def follow_worker(
         stop: Is set when the user asks to stop.
         display: How they are shown.
     """
-    if display.shows_progress:
+    if display.shows_progress and open_stderr_console().is_jupyter:
+        with notebook_view(storage, name) as tell:
+            for event in events:
+                tell(event_line(event))
+    elif display.shows_progress:
         follow_events(events)
     for event in events:  # none is left where they were shown
         if isinstance(event, TrialEnded) and event.state == "failed":

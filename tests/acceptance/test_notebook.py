@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,8 @@ study = hpo.create(table)
 study.run(objective=climb)
 """,
     "study",
+    "study.trials() + study.best()",
+    "study.retry(trial=7)",
     """
 import os, signal, threading, time
 import own
@@ -57,7 +60,7 @@ import nbclient, nbformat
 
 cells = [nbformat.v4.new_code_cell(text) for text in json.load(sys.stdin)]
 notebook = nbformat.v4.new_notebook(cells=cells)
-nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
+nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", allow_errors=True).execute()
 print(json.dumps([cell.outputs for cell in notebook.cells]))
 """
 
@@ -81,11 +84,19 @@ def test_a_study_shows_itself_runs_and_is_interrupted_in_a_notebook(workplace):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    ran, shown, interrupted = json.loads(done.stdout.splitlines()[-1])
-    assert "trial 0 epoch 2/2: accuracy" in text_of(ran, "stderr")
+    ran, shown, records, refused, interrupted = json.loads(done.stdout.splitlines()[-1])
+    (live,) = ran  # nothing else: no line for each epoch, and no warning of what is imported
+    assert "<b>here</b> is <b>complete</b>: 2 complete of 2" in live["data"]["text/html"]
     (result,) = shown
     assert "<b>here</b> is <b>complete</b>: 2 complete of 2" in result["data"]["text/html"]
     assert result["data"]["text/plain"].startswith("hpo.Study('here', store=")
+    lines = records[0]["data"]["text/plain"].splitlines()
+    assert len(lines) == 3, "a record has one line"
+    kinds = [re.fullmatch(r".(\w+)\(.*params={'lr': 0\.[12]}, \.\.\.\)[],]", each)[1] for each in lines]
+    assert kinds == ["StudyTrial", "StudyTrial", "BestSetting"]
+    (error,) = refused
+    (line,) = error["traceback"]
+    assert line.startswith("StoreError: ")
     (live,) = (each for each in interrupted if each["output_type"] == "display_data")
     assert "<b>elsewhere</b> is" in live["data"]["text/html"]
     assert text_of(interrupted, "stdout") == "interrupted, 2 wait\n"

@@ -4,6 +4,7 @@ A kind is what ``KIND_OPTIONS`` name; the time of a step depends on little else.
 
 * In the first ``freeze_epochs`` an epoch takes as long as with ``tune = "head"``, which is another kind.
 * A step that would take longer than ``SLOW_STEP_SECONDS`` is not made: see ``CostsByBatchSize``.
+  With another optimizer it takes a fixed time more or less, whatever the size of the batch.
 * Settings of one kind may be augmented in different ways. Each way is timed without a model, and a batch
   takes longer by as much as its way takes longer than the one with which the kind was measured.
 """
@@ -48,18 +49,25 @@ class CostsByBatchSize:
 
     Args:
         measure: Measures the cost with a batch size; returns None if the training does not fit into memory.
+        like: The costs with another optimizer. With it, a slow batch is theirs, and what the smallest batch
+            costs more or less; one that does not fit there is measured as without it.
         slow_seconds: Longer steps are not made; None: ``SLOW_STEP_SECONDS``.
     """
 
     def __init__(
-        self, measure: Callable[[int], MeasuredCost | None], slow_seconds: float | None = None
+        self,
+        measure: Callable[[int], MeasuredCost | None],
+        like: "CostsByBatchSize | None" = None,
+        slow_seconds: float | None = None,
     ) -> None:
-        self._measure = measure
+        self._measure, self._like = measure, like
         self._slow_seconds = SLOW_STEP_SECONDS if slow_seconds is None else slow_seconds
         self._found: dict[int, MeasuredCost | None] = {}
 
     def find(self, size: int) -> MeasuredCost | None:
         """Return the cost with a batch size, or None if the training does not fit into the memory."""
+        if (shifted := self._shifted(size)) and shifted.busy_seconds > self._slow_seconds:
+            return shifted
         small = min(SMALL_BATCHES)
         while small < size and self._expected_seconds(size) > self._slow_seconds:
             if small > max(SMALL_BATCHES) and self._expected_seconds(small) > self._slow_seconds:
@@ -69,6 +77,27 @@ class CostsByBatchSize:
         if self._expected_seconds(size) <= self._slow_seconds:
             return self._find_measured(size)
         return self._extended(size)
+
+    def _shifted(self, size: int) -> MeasuredCost | None:
+        """Return the cost with the other optimizer, shifted; None where there is none."""
+        smallest = min(SMALL_BATCHES)
+        if self._like is None or size <= smallest:
+            return None
+        own, small = self._find_measured(smallest), self._like.find(smallest)
+        large = self._like.find(size)
+        if own is None or small is None or large is None:
+            return None
+
+        def shift(before: float, after: float, here: float) -> float:
+            return max(after + here - before, here)  # noise must not make a larger batch faster
+
+        return replace(
+            own,
+            step_seconds=shift(small.step_seconds, large.step_seconds, own.step_seconds),
+            busy_seconds=shift(small.busy_seconds, large.busy_seconds, own.busy_seconds),
+            image_seconds=large.image_seconds,
+            peak_gib=shift(small.peak_gib, large.peak_gib, own.peak_gib),
+        )
 
     def _find_measured(self, size: int) -> MeasuredCost | None:
         if size not in self._found:
@@ -132,7 +161,7 @@ class EpochCosts:
         asked = [*configs]
         asked += [_head_only(each) for each in asked if _frozen_share(each)]
         self._total = len(set(map(_kind, asked)))
-        self._lines: dict[tuple[Any, ...], CostsByBatchSize] = {}
+        self._lines: dict[tuple[Any, ...], dict[str, CostsByBatchSize]] = {}  # the inner by optimizer
         self._kinds: dict[tuple[Any, ...], tuple[Config, MeasuredCost | None]] = {}
         self._ways: dict[tuple[Any, ...], float] = {}
 
@@ -169,13 +198,16 @@ class EpochCosts:
     def _measure_new(self, config: Config) -> MeasuredCost | None:
         if config.compile:  # which takes far longer than steps, and again for each batch size
             return step_timing.measure_cost(config, self.shape, self.device)
-        others = tuple(getattr(config, name) for name in KIND_OPTIONS if name != "batch_size")
+        by_optimizer = self._lines.setdefault((config.model, config.image_size, config.tune), {})
 
         def measure(size: int) -> MeasuredCost | None:
             sized = config.model_copy(update={"batch_size": size})
             return step_timing.measure_cost(sized, self.shape, self.device)
 
-        return self._lines.setdefault(others, CostsByBatchSize(measure)).find(config.batch_size)
+        if config.optimizer not in by_optimizer:
+            first = next(iter(by_optimizer.values()), None)
+            by_optimizer[config.optimizer] = CostsByBatchSize(measure, first)
+        return by_optimizer[config.optimizer].find(config.batch_size)
 
     def _difference(self, config: Config, ways: Sequence[Config]) -> float:
         """Return how much longer a batch takes in the mean of ``ways`` than when its kind was measured."""

@@ -51,6 +51,7 @@ def plan_study(
     Runs a few training steps for each kind of training in the study.
     Where steps are slow, it runs them with few images, and computes what larger batches take.
     Runs a custom objective for one epoch.
+    Takes seconds on a GPU or with small images, and a minute or two on a CPU with several large models.
     """
     from hpo.analysis import cost_text
     from hpo.api import planning, progress

@@ -69,6 +69,30 @@ def test_batches_as_large_as_short_steps_allow_are_measured_for_that():
     assert machine.measured == [2, 4, 8, 16]
 
 
+def test_slow_steps_with_another_optimizer_differ_by_what_the_smallest_batch_tells():
+    sgd, adam = Machine(fixed=0.5, per_image=0.25), Machine(fixed=0.75, per_image=0.25)
+    found = epoch_cost.CostsByBatchSize(adam.measure, epoch_cost.CostsByBatchSize(sgd.measure)).find(64)
+    assert (sgd.measured, adam.measured) == ([2, 4], [2])
+    assert found is not None
+    assert found.step_seconds == pytest.approx(0.75 + 16)
+
+
+def test_short_steps_with_another_optimizer_are_measured():
+    sgd, adam = Machine(fixed=0.01, per_image=0.001), Machine(fixed=0.02, per_image=0.002)
+    found = epoch_cost.CostsByBatchSize(adam.measure, epoch_cost.CostsByBatchSize(sgd.measure)).find(64)
+    assert adam.measured == [2, 64]
+    assert found is not None
+    assert found.step_seconds == pytest.approx(0.148)
+
+
+def test_steps_that_do_not_fit_with_another_optimizer_are_computed_from_ones_that_do():
+    adam, sgd = Machine(fixed=0.5, per_image=0.25, largest=2), Machine(fixed=0.5, per_image=0.25)
+    found = epoch_cost.CostsByBatchSize(sgd.measure, epoch_cost.CostsByBatchSize(adam.measure)).find(64)
+    assert sgd.measured == [2, 4]
+    assert found is not None
+    assert found.step_seconds == pytest.approx(16.5)
+
+
 def test_what_does_not_fit_with_few_images_does_not_fit_with_many():
     assert epoch_cost.CostsByBatchSize(Machine(0.5, 0.25, largest=2).measure).find(64) is None
     assert epoch_cost.CostsByBatchSize(Machine(0.5, 0.25, largest=1).measure).find(64) is None

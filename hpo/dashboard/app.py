@@ -12,6 +12,7 @@ import functools
 import mimetypes
 import threading
 import uuid
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -59,6 +60,8 @@ class DashboardApp:
         self.artifact_store = FolderArtifactStore(artifacts, read_only=storage.read_only)
         self._lock = threading.Lock()
         self._fingerprints: dict[int, Any] = {}
+        # Optuna warns of conditional parameters at each look; our note says what to doubt about importance.
+        warnings.filterwarnings("ignore", "Some regimes for parameter")
         self._app: App = self._make_app()
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:

@@ -168,6 +168,17 @@ def test_importance_equals_that_of_plain_optuna(read_only_app, url):
     assert {each["name"]: each["importance"] for each in shares} == pytest.approx(plain)
 
 
+def test_parameters_that_few_trials_have_print_no_warning(url, storage, read_only_app):
+    study = optuna.create_study(study_name="plain", storage=url)
+    known = {name: optuna.distributions.FloatDistribution(0, 1) for name in ("lr", "momentum")}
+    for n in range(6):
+        given = {"lr": n / 10} | ({"momentum": 0.9} if n == 0 else {})
+        each = {name: known[name] for name in given}
+        study.add_trial(optuna.trial.create_trial(value=n / 10, params=given, distributions=each))
+    answer = ask(read_only_app, "GET", f"/api/studies/{study._study_id}/param_importances")
+    assert answer.status == 200, "a warning is an error in tests"
+
+
 def test_a_study_of_another_tool_is_shown_without_notes(url, storage, read_only_app):
     study = optuna.create_study(study_name="plain", storage=url)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)

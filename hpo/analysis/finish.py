@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial
 
 from hpo.analysis import records, results
+from hpo.analysis.formatting import short_repr
 from hpo.errors import StoreError
 from hpo.store import status, studies
 from hpo.store.plan import RUN_OPTIONS
@@ -39,6 +40,9 @@ class ChosenSetting:
     value: float  # by which the setting was chosen: the mean over its seeds
     params: Mapping[str, Value]
     options: Mapping[str, Value]  # of its points, without the seed; ``epochs`` is the best epoch
+
+    def __repr__(self) -> str:
+        return short_repr(self, "trial", "params")
 
     def point(self, seed: int) -> Point:
         """Return the point that runs this setting with a seed, up to the epoch that was its best."""

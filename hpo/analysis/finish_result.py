@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis import finish, intervals, records, results
 from hpo.analysis.finish import ChosenSetting, FinishPlan
-from hpo.analysis.formatting import end_reason
+from hpo.analysis.formatting import end_reason, short_repr
 from hpo.analysis.intervals import Interval
 from hpo.analysis.records import TrialRecord
 from hpo.errors import StoreError
@@ -34,6 +34,9 @@ class SettingRuns:
     trials: Mapping[int, int]  # their numbers in the plan's study, by seed
     objectives: tuple[float, ...]  # the mean of each objective; empty without a complete run
     interval: Interval | None  # of their mean; None below three runs
+
+    def __repr__(self) -> str:
+        return short_repr(self, "setting", "values", "interval")
 
     @property
     def mean(self) -> float | None:
@@ -60,6 +63,9 @@ class FinishResult:
     missing: tuple[str, ...]  # a sentence for each run that is not complete
     images: int | None = None  # that each run was scored on; None if unknown
     baseline: float | None = None  # the value that guessing gives
+
+    def __repr__(self) -> str:
+        return short_repr(self, "measure", "winner", "difference", "is_decided")
 
     @property
     def front(self) -> tuple[SettingRuns, ...]:

@@ -39,6 +39,7 @@ def test_the_best_settings_are_compared_over_seeds(ended, workplace, capsys):
     assert [len(each.values) for each in found.runs] == [2, 2]
     assert found.winner.setting.params == ended.best()[0].params
     assert ended.finish(top=2, seeds=2) == found, "a complete evaluation is only read"
+    assert len(repr(found)) < 400, "a notebook shows it"
     flags = "--store", ended.locations.store
     printed = workplace.here("best", f"{NAME}-finish", "--json", *flags).json()
     assert printed["seeds"] == 2

@@ -25,10 +25,11 @@ from rich.text import Text
 IMAGES = Path(__file__).parent / "images"
 HPO = (sys.executable, "-m", "hpo")
 COLUMNS, ROWS = 100, 40
-WIDTHS = {"": 1400, "-narrow": 400}  # of a page in pixels, by the end of the picture's name
+SIZES = {"": (1400, 900), "-narrow": (400, 1150)}  # of a page in pixels, by the end of the picture's name
 COLORS = 128  # of a PNG: enough for pages without photographs
 TRIALS = 12
 SETS = ("train.limit=600", "train.image_size=16", "train.epochs=6", f"search.trials={TRIALS}")
+FINISH = ("finish", "quickstart", "--top", "2", "--seeds", "3")
 # What erases the live view before it is drawn again.
 ERASED = re.compile(r"\r?(?:\x1b\[1A)?\x1b\[2K(?:\x1b\[1A\x1b\[2K)*")
 
@@ -44,13 +45,14 @@ def main() -> None:
 
 
 def photograph_terminal(place: Path) -> None:
-    """Run the search in a terminal, then the verbs that show its results."""
+    """Run the search and its final evaluation in a terminal, then the verbs that show the results."""
     drawn = ERASED.split(
         in_terminal(place, "run", "quickstart", *(w for each in SETS for w in ("--set", each)))
     )
     headline = re.compile(rf"quickstart: [{TRIALS // 2}-9] of {TRIALS} trials")
     write_svg("run", "hpo run quickstart", next(frame for frame in drawn if headline.search(frame)))
-    for words in (("status", "quickstart"), ("best", "quickstart", "-n", "2")):
+    in_terminal(place, *FINISH)  # the second time it shows the result alone
+    for words in (("status", "quickstart"), ("best", "quickstart", "-n", "2"), FINISH):
         write_svg(words[0], f"hpo {' '.join(words)}", in_terminal(place, *words))
 
 
@@ -107,18 +109,18 @@ def photograph_dashboard(place: Path, chromium: Browser) -> None:
     with serving(place) as link:
         for page, end in pages(chromium):
             page.goto(link)
-            if not end:  # optuna-dashboard has no layout for phones
-                photograph_study(page)
+            photograph_study(page, f"dashboard{end}")
             page.goto(f"{link.partition('/?')[0]}/overview")
             write_png(page.locator("body"), f"overview{end}")
 
 
-def photograph_study(page: Page) -> None:
+def photograph_study(page: Page, name: str) -> None:
     """Open the study from the list of studies, and photograph it when its figures are drawn."""
     page.get_by_text(re.compile(r"\d\. quickstart$")).click()
     for drawn in (".scatterlayer .points path", ".barlayer .point path"):
         page.locator(drawn).first.wait_for(state="attached")
-    write_png(page, "dashboard")
+    page.mouse.move(0, 0)  # a figure shows its tools while the pointer is on it
+    write_png(page, name)
 
 
 @contextlib.contextmanager
@@ -149,9 +151,9 @@ def browser() -> Iterator[Browser]:
 
 
 def pages(chromium: Browser) -> Iterator[tuple[Page, str]]:
-    """Yield a page of each width, with the end of its pictures' names."""
-    for end, width in WIDTHS.items():
-        page = chromium.new_page(viewport={"width": width, "height": 900})
+    """Yield a page of each size, with the end of its pictures' names."""
+    for end, (width, height) in SIZES.items():
+        page = chromium.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(120_000)
         yield page, end
         page.close()

@@ -184,6 +184,13 @@ def join_names(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
+def format_bytes(nbytes: int) -> str:
+    """Return a number of bytes as text, such as ``15.1 GB``."""
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    unit, name = next((each for each in units if nbytes >= each[0]), units[-1])
+    return f"{nbytes / unit:.1f} {name}"
+
+
 def quote_value(value: Any) -> str:
     """Return a value as TOML writes it, for an error message; ``nothing`` for None.
 

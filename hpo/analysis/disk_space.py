@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpo.artifacts.checkpoint import KEPT_CHECKPOINTS
+from hpo.artifacts.folders import KEPT_CHECKPOINTS
+from hpo.errors import format_bytes
 from hpo.search import asha
 from hpo.study.definition import Definition
 from hpo.training import image_files
 from hpo.training.config import Config, reads_files
-from hpo.training.decoding import format_bytes
 from hpo.training.folder_scan import FolderScan
 from hpo.training.shapes import KNOWN_SHAPES, DatasetShape
 

@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.analysis.formatting import short_repr
+from hpo.analysis.health import Problem
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.store.budgets import Budget
@@ -20,6 +21,7 @@ from hpo.store.failures import EarlyEnd
 from hpo.store.lease_info import LeaseInfo
 from hpo.store.rows import STATE_NAMES
 from hpo.store.status import Status
+from hpo.store.waiting_workers import WaitingWorker
 from hpo.study.points import ALIASES
 
 
@@ -179,11 +181,13 @@ class StudyStatus:
         study: The study's name.
         state: ``running``, ``paused``, ``stopped``, ``complete`` or ``idle``; ``unreadable`` if another
             version of hpo made it, which ``reason`` then explains.
+        problems: What is wrong, the failed trials first; empty if nothing is.
         trials: Number of trials by state: waiting, running, complete, pruned, failed.
         budget: Number of trials that are planned; None if unreadable.
         best: The best setting; with several objectives the knee of the Pareto front. None before a trial is
             complete.
         workers: The workers that hold a trial.
+        waiting_workers: The living workers that have no trial now.
         waits: A phrase for everything that waits, saying what it waits for.
         left_out_trials: Number of searched trials that were removed: every setting has a trial.
         seconds_left: An estimate; None if there is none.
@@ -195,10 +199,12 @@ class StudyStatus:
 
     study: str
     state: str
+    problems: tuple[Problem, ...] = ()
     trials: Mapping[str, int] = field(default_factory=dict)
     budget: int | None = None
     best: BestSetting | None = None
     workers: tuple[LeaseInfo, ...] = ()
+    waiting_workers: tuple[WaitingWorker, ...] = ()
     waits: tuple[str, ...] = ()
     left_out_trials: int = 0
     seconds_left: float | None = None
@@ -216,10 +222,12 @@ class StudyStatus:
             "study": self.study,
             "state": self.state,
             **({"reason": self.reason} if self.reason else {}),
+            "problems": [vars(problem) for problem in self.problems],
             "trials": dict(self.trials),
             "budget": self.budget,
             "best": self.best and self.best.document(),
             "workers": [_worker_document(worker) for worker in self.workers],
+            "waiting_workers": [vars(worker) for worker in self.waiting_workers],
             "waits": list(self.waits),
             "left_out_trials": self.left_out_trials,
             "seconds_left": self.seconds_left,
@@ -237,6 +245,7 @@ _WORKER_FIELDS = (
     "epoch",
     "expires_in_seconds",
     "silent_seconds",
+    "report_seconds",
 )
 
 
@@ -244,21 +253,26 @@ def _worker_document(worker: LeaseInfo) -> dict[str, Any]:
     return {name: getattr(worker, name) for name in _WORKER_FIELDS}
 
 
-def study_status(found: Status, best: SettingResult | None, logs: str | None = None) -> StudyStatus:
+def study_status(
+    found: Status, best: SettingResult | None, problems: tuple[Problem, ...], logs: str | None = None
+) -> StudyStatus:
     """Return a study's status and best result as other programs get them.
 
     Args:
         found: The status. Its ``seconds_left`` is rounded to tenths.
         best: The best setting; None if no trial is complete.
+        problems: What is wrong with it.
         logs: The folder of its logs; None if there is none.
     """
     return StudyStatus(
         study=found.study,
         state=found.state,
+        problems=problems,
         trials=dict(found.trials),
         budget=found.budget,
         best=None if best is None else best_setting_record(best),
         workers=found.workers,
+        waiting_workers=found.waiting_workers,
         waits=found.waits,
         left_out_trials=found.left_out_trials,
         seconds_left=None if found.seconds_left is None else round(found.seconds_left, 1),

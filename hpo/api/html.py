@@ -4,11 +4,12 @@ Text and lines have the colour of the page around them, so that light and dark t
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from hpo.analysis import records, results
 from hpo.analysis.formatting import describe_split, format_params, format_seconds
+from hpo.analysis.health import Problem
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.store.status import Snapshot, Status
@@ -18,15 +19,17 @@ BEST_COLOR = "#1f9e89"  # readable on white and on black
 _STATES = ("complete", "running", "waiting", "pruned", "failed")
 
 
-def study_html(read: Snapshot) -> str:
+def study_html(read: Snapshot, problems: Iterable[Problem]) -> str:
     """Return a study as an HTML fragment.
 
     Args:
         read: The study with its trials.
+        problems: What is wrong with it, which comes first.
     """
     found = records.trial_records(read.definition, read.trials)
     best = results.best_setting(read.definition, found)
-    parts = [_headline(read.status), *_best_rows(read.status, best), history_svg(found)]
+    wrong = [f"<div><b>problem:</b> {escape(str(each))}</div>" for each in problems]
+    parts = [*wrong, _headline(read.status), *_best_rows(read.status, best), history_svg(found)]
     return f'<div style="font-family: sans-serif; line-height: 1.5">{"".join(parts)}</div>'
 
 

@@ -5,10 +5,18 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from hpo.analysis import records, results
+from hpo.analysis import health, records, results
+from hpo.analysis.health import Problem
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
-from hpo.api.live_view import describe_starting, live_view, status_headline, workers_view
+from hpo.api.live_view import (
+    describe_starting,
+    live_view,
+    problem_lines,
+    status_headline,
+    workers_view,
+)
+from hpo.artifacts.folders import Artifacts
 from hpo.store import status
 from hpo.store.status import Status
 from hpo.store.storage import Storage
@@ -22,6 +30,7 @@ class StudyReading:
     status: Status
     records: list[TrialRecord]
     best: SettingResult | None
+    problems: tuple[Problem, ...]
 
 
 class LiveStudy:
@@ -32,10 +41,11 @@ class LiveStudy:
         starting: How many of the workers are starting, as their supervisor says.
     """
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: Storage, name: str, artifacts: Artifacts | None = None) -> None:
+        """Read nothing yet; ``artifacts`` says where the study's files are, for its problems."""
         self.last: StudyReading | None = None
         self.starting = 0
-        self._storage, self._name = storage, name
+        self._storage, self._name, self._artifacts = storage, name, artifacts
         self._cache, self._made = TrialCache(), records.MadeRecords()
 
     def read(self) -> StudyReading:
@@ -48,7 +58,8 @@ class LiveStudy:
         read = status.read_snapshot(self._storage, self._name, self._cache)
         found = records.trial_records(read.definition, read.trials, self._made)
         best = results.best_setting(read.definition, found)
-        self.last = StudyReading(status=read.status, records=found, best=best)
+        problems = health.find_problems(read, self._artifacts)
+        self.last = StudyReading(status=read.status, records=found, best=best, problems=problems)
         return self.last
 
     def running_view(self, rows: int, *, stopping: bool) -> RenderableType:
@@ -70,7 +81,7 @@ class LiveStudy:
             height: The lines of the terminal.
         """
         assert self.last is not None
-        now = self.last.status
-        rows = max(height - 7 - len(now.workers) - len(now.waits), 3)
+        now, problems = self.last.status, problem_lines(self.last.problems)
+        rows = max(height - 7 - len(problems) - len(now.workers) - len(now.waits), 3)
         shown = live_view(now, self.last.records, self.last.best, rows)
-        return Group(status_headline(now), *workers_view(now), shown)
+        return Group(*problems, status_headline(now), *workers_view(now), shown)

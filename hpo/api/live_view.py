@@ -1,7 +1,7 @@
 """What a study does while it runs, as text: events as lines, the live view, workers and what waits."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rich.bar import Bar
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.analysis.formatting import describe_test_split, format_params, format_seconds
+from hpo.analysis.health import Problem
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult, describe_value, name_place
 from hpo.store.status import Status
@@ -125,17 +126,23 @@ def status_headline(found: Status) -> str:
     return f"study {found.study} is {found.state}: {counts} (budget {found.budget})"
 
 
+def problem_lines(problems: Iterable[Problem]) -> list[RenderableType]:
+    """Return a line for each thing that is wrong with a study."""
+    return [Text.assemble(("problem: ", "bold red"), str(each)) for each in problems]
+
+
 def workers_view(found: Status) -> list[RenderableType]:
     """Return the table of workers and a line for each thing that waits; empty if there is neither."""
     waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits]
-    return [*([_workers_table(found)] if found.workers else []), *waits]
+    has_workers = found.holders or found.waiting_workers
+    return [*([_workers_table(found)] if has_workers else []), *waits]
 
 
 def _workers_table(found: Status) -> Table:
-    """Return the workers that hold trials, with the last heartbeat and the time left on each lease."""
+    """Return the workers, with the last heartbeat and, of those that hold trials, the rest of the lease."""
     names = ("worker", "device", "trial", "attempt", "epoch", "heartbeat", "lease")
     table = Table(*names, box=None, padding=(0, 1))
-    for worker in found.workers:
+    for worker in found.holders:
         seconds_left = worker.expires_in_seconds
         table.add_row(
             worker.owner,
@@ -146,4 +153,6 @@ def _workers_table(found: Status) -> Table:
             f"{worker.silent_seconds:.0f} s ago",
             f"{seconds_left:.0f} s" if seconds_left > 0 else Text("expired", style="red"),
         )
+    for idle in found.waiting_workers:
+        table.add_row(idle.owner, idle.device, "none", "", "", f"{idle.silent_seconds:.0f} s ago", "")
     return table

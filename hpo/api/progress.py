@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from hpo.analysis import health
 from hpo.api.display_threads import print_beside, read_beside
 from hpo.api.html import study_html
 from hpo.api.live_study import LiveStudy
@@ -217,7 +218,7 @@ def explain_used_up(now: Status) -> None:
         print_stderr(f"hpo: study '{now.study}': {now.used_up_budget.advice}")
 
 
-def watch_study(storage: Storage, name: str) -> None:
+def watch_study(storage: Storage, name: str, artifacts: Artifacts) -> None:
     """Show a study until it is complete, wherever its workers run.
 
     A terminal shows a live view; anything else gets a line for each change of state or trial counts.
@@ -225,6 +226,7 @@ def watch_study(storage: Storage, name: str) -> None:
     Args:
         storage: The store.
         name: The study.
+        artifacts: Where its files are.
 
     Raises:
         StoreError: There is no such study, it is another tool's, or it was deleted meanwhile.
@@ -235,7 +237,7 @@ def watch_study(storage: Storage, name: str) -> None:
     if not console.is_terminal:
         _print_changes(storage, name)
         return
-    study = LiveStudy(storage, name)
+    study = LiveStudy(storage, name, artifacts)
     with _no_echo(), Live(console=console, refresh_per_second=4, screen=False) as screen:
         while True:
             now = study.read().status
@@ -295,7 +297,8 @@ def notebook_view(storage: Storage, name: str) -> Iterator[Callable[[str], None]
     screen, cache = display(HTML(""), display_id=True), TrialCache()
 
     def draw() -> None:
-        screen.update(HTML(study_html(status.read_snapshot(storage, name, cache))))
+        read = status.read_snapshot(storage, name, cache)
+        screen.update(HTML(study_html(read, health.find_problems(read))))
 
     with (
         print_beside(_print_news) as tell,

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import optuna
 
-from hpo.analysis import documents, importance, records, results
+from hpo.analysis import documents, health, importance, records, results
 from hpo.analysis.documents import BestSetting, StudyStatus, StudyTrial
+from hpo.analysis.health import Problem
 from hpo.analysis.importance import Importance
 from hpo.api.locations import Locations
 from hpo.artifacts.folders import Artifacts
@@ -51,7 +52,7 @@ class StudyResults:
         """Return the study as HTML, which a notebook shows: state, counts, best result and history."""
         from hpo.api.html import study_html
 
-        return study_html(self.read())
+        return study_html(read := self.read(), self.problems(read))
 
     def check_exists(self) -> None:
         """Raise a StoreError unless the study is in the store, and hpo's; its definition is not read."""
@@ -76,11 +77,17 @@ class StudyResults:
             >>> study.status().trials["complete"]
             8
         """
-        read = self.read()
-        logs = self.logs_folder()
+        read, logs = self.read(), self.logs_folder()
         return documents.study_status(
-            read.status, results.best_of(read), None if logs is None else str(logs)
+            read.status,
+            results.best_of(read),
+            self.problems(read),
+            None if logs is None else str(logs),
         )
+
+    def problems(self, read: Snapshot) -> tuple[Problem, ...]:
+        """Return what is wrong with the study, as it was read with ``read``."""
+        return health.find_problems(read, Artifacts(self.locations.artifacts))
 
     def artifacts_folder(self) -> str | None:
         """Return the name of the study's folder in the artifacts; None if it names none that hpo made."""

@@ -1,20 +1,19 @@
 """A study in a store as an object: ``hpo.load``, ``hpo.studies``, and the methods that change a study."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hpo.analysis import all_studies, documents
+from hpo.analysis.all_studies import ReadStudy
 from hpo.analysis.documents import StudyStatus
 from hpo.analysis.finish_result import FinishResult, read_result
-from hpo.analysis.results import SettingResult
 from hpo.api import running
 from hpo.api.locations import Locations, find_locations
 from hpo.api.results import StudyResults
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import DefinitionError, StoreError
 from hpo.store import control, folders, lease_info, plan, status, studies
-from hpo.store.status import Status
 from hpo.store.storage import Storage
 from hpo.study import file
 from hpo.study.space import Value
@@ -317,11 +316,8 @@ def list_studies(store: str | None = None) -> list[StudyStatus]:
     return study_records(*read_studies(storage))
 
 
-ReadStudies = list[tuple[Status, SettingResult | None]]
-
-
-def read_studies(storage: Storage) -> tuple[ReadStudies, dict[str, str]]:
-    """Read the status and the best setting of each study in a store.
+def read_studies(storage: Storage) -> tuple[list[ReadStudy], dict[str, str]]:
+    """Read the status, the best setting and the problems of each study in a store.
 
     Returns:
         Those that can be read, oldest first; and why each of the others cannot, by name.
@@ -334,12 +330,12 @@ def read_studies(storage: Storage) -> tuple[ReadStudies, dict[str, str]]:
         if isinstance(read, DefinitionError):
             unreadable[name] = str(read)
         else:
-            found.append((read.status, read.best))
+            found.append(read)
     return found, unreadable
 
 
-def study_records(found: ReadStudies, unreadable: Mapping[str, str]) -> list[StudyStatus]:
+def study_records(found: Iterable[ReadStudy], unreadable: Mapping[str, str]) -> list[StudyStatus]:
     """Return what ``read_studies`` read as records; those that cannot be read come last."""
-    readable = [documents.study_status(each, best) for each, best in found]
+    readable = [documents.study_status(each.status, each.best, each.problems) for each in found]
     others = [StudyStatus(study=name, state="unreadable", reason=why) for name, why in unreadable.items()]
     return readable + others

@@ -31,10 +31,10 @@ import numpy as np
 import torch
 
 from hpo.artifacts import durable
+from hpo.artifacts.folders import KEPT_CHECKPOINTS
 from hpo.errors import join_names
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{4,})-(\d{6,})-(\d{3,})-([0-9a-f]{64})\.pt")
-KEPT_CHECKPOINTS = 2
 LOADABLE_TYPES = (
     "tensors (torch.as_tensor(x)), numbers (float(x) or x.item()), texts, None, "
     "and lists, tuples, sets and dicts of them"

@@ -34,6 +34,7 @@ from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
 R = TypeVar("R")
 
 LOGS = "logs"
+KEPT_CHECKPOINTS = 2  # of a trial; its older ones are removed
 MAX_PAUSE_SECONDS = 2.0  # between two tries
 
 

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from hpo.analysis.all_studies import ReadStudy
 from hpo.analysis.formatting import (
     describe_device,
     describe_split,
@@ -22,14 +23,14 @@ from hpo.analysis.formatting import (
     format_params,
     format_seconds,
 )
+from hpo.analysis.health import Problem
 from hpo.analysis.importance import DASHBOARD_DIFFERS, Importance
 from hpo.analysis.records import TrialRecord, other_objectives
 from hpo.analysis.results import SettingResult, caveats, describe_value, name_place
 from hpo.analysis.timeline import describe_attempt
-from hpo.api.live_view import COLORS, status_headline, workers_view
+from hpo.api.live_view import COLORS, problem_lines, status_headline, workers_view
 from hpo.search.replicates import REPLICATE_OF
 from hpo.store.attempts import Attempt
-from hpo.store.failures import advice_lines
 from hpo.store.plan import RUN_OPTIONS
 from hpo.store.status import Status
 
@@ -193,13 +194,13 @@ def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
     return {"seed": run["seed"]} if REPLICATE_OF in trial.system_attrs and "seed" in run else {}
 
 
-def status_view(found: Status, best: SettingResult | None, files: str | None) -> RenderableType:
-    """Return the status of a study: counts, best result, budgets, time left, workers, and what waits.
+def status_view(found: Status, best: SettingResult | None, problems: Iterable[Problem]) -> RenderableType:
+    """Return the status of a study: what is wrong, counts, best result, budgets, workers, and what waits.
 
     Args:
         found: The status.
         best: The best setting; None if no trial is complete.
-        files: Path or URL of the study's files; None if the study names no folder that hpo made.
+        problems: What is wrong.
     """
     lines = [status_headline(found), *(f"note: {note}" for note in found.notes)]
     if best is not None:
@@ -213,13 +214,11 @@ def status_view(found: Status, best: SettingResult | None, files: str | None) ->
         lines.append(f"budgets: {'; '.join(map(str, found.budgets))}")
     if found.seconds_left:
         lines.append(f"time left: about {format_seconds(found.seconds_left)}")
-    lines += advice_lines(found.study, found.early_ends, files)
-    return Group(*lines, *workers_view(found))
+    lines += [str(each) for each in found.early_ends if each.state != "failed"]  # these are a problem
+    return Group(*problem_lines(problems), *lines, *workers_view(found))
 
 
-def studies_table(
-    found: Iterable[tuple[Status, SettingResult | None]], unreadable: Iterable[str] = ()
-) -> Table:
+def studies_table(found: Iterable[ReadStudy], unreadable: Iterable[str] = ()) -> Table:
     """Return the studies of a store and their best results as a table; trials are shown as ended/budget.
 
     Args:
@@ -227,7 +226,8 @@ def studies_table(
         unreadable: Names of studies that cannot be read; they come last.
     """
     table = Table("study", "state", "trials", "best", box=None, padding=(0, 1))
-    for each, best in found:
+    for read in found:
+        each, best = read.status, read.best
         value = f"{describe_value(best)}{describe_test_split(each.selection)}" if best else ""
         table.add_row(each.study, each.state, f"{each.ended}/{each.budget}", value)
     for name in unreadable:

@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial
 from hpo.analysis.formatting import describe_device
 from hpo.artifacts.folders import Artifacts
 from hpo.cli import orphans
-from hpo.errors import DataError, DefinitionError, HpoError, StoreMissing, join_names
-from hpo.store import database, folders, lease_info, queue, status, studies
+from hpo.errors import DataError, DefinitionError, HpoError, StoreMissing, format_bytes, join_names
+from hpo.store import database, folders, lease_info, queue, status, studies, waits
 from hpo.store.lease_info import LeaseInfo
 from hpo.store.storage import Storage
-from hpo.training import config, decoded_cache, decoding, devices, sources, weights
+from hpo.training import config, decoded_cache, devices, sources, weights
 
 FindingState = Literal["works", "absent", "doubtful", "broken"]
 
@@ -88,7 +88,7 @@ def clear_cache(artifacts: str) -> str:
     cache = _decoded_cache(artifacts)
     freed, left = cache.clear(), cache.measure()
     kept = f"; {left.describe()} in use are left" if left.nbytes else ""
-    return f"removed {decoding.format_bytes(freed)} of decoded images from {cache.folder}{kept}"
+    return f"removed {format_bytes(freed)} of decoded images from {cache.folder}{kept}"
 
 
 def _check_decoded_images(artifacts: str) -> Iterator[Finding]:
@@ -203,7 +203,7 @@ def _check_trials(name: str, trials: list[FrozenTrial], held: list[LeaseInfo]) -
             message = f"trial {worker.trial}: worker {worker.owner} died or sent no heartbeat for too long"
             advice = f"the next worker takes over the trial; 'hpo launch {name}' starts workers"
             yield Finding(subject=what, state="doubtful", message=message, advice=advice)
-    for number in status.foreign_trials(trials, held):
+    for number in waits.foreign_trials(trials, held):
         advice = "hpo does not touch it; if nothing runs it any more, end it with Optuna's study.tell"
         message = f"trial {number} is run by another tool"
         yield Finding(subject=what, state="doubtful", message=message, advice=advice)

@@ -11,11 +11,12 @@ import typer
 from hpo.api.locations import Locations
 from hpo.cli.completion import complete_trial
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
-from hpo.cli.verbs import RESULTS, WATCH, verb
+from hpo.cli.verbs import DONE_OR_NOT, RESULTS, WATCH, verb
 
 if TYPE_CHECKING:
     from hpo.analysis.finish_result import FinishResult
     from hpo.analysis.results import SettingResult
+    from hpo.api.study import Study
     from hpo.artifacts.folders import Artifacts
     from hpo.store.storage import Storage
 
@@ -59,21 +60,33 @@ def list_studies(as_json: Json = False, store_url: StoreUrl = STORE) -> None:
         print(f"hpo: study '{name}': {reason}", file=sys.stderr)
 
 
-@verb(app, "status", WATCH, "hpo status my-study", "hpo status my-study --watch")
+@verb(
+    app,
+    "status",
+    WATCH,
+    "hpo status my-study",
+    "hpo status my-study --watch",
+    "hpo status my-study --check",
+    exit_codes={**DONE_OR_NOT, 1: "an error, or with --check a study that needs a person"},
+)
 def show_status(
     name: StudyName,
     as_json: Json = False,
     follow: Annotated[
         bool, typer.Option("--watch", help="Keep showing the study until it is complete.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say in one line whether the study needs a person.")
+    ] = False,
     store_url: StoreUrl = STORE,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Show the state of a study: trials, best result, budgets, workers, estimated time left.
+    """Show the state of a study: problems, trials, best result, budgets, workers, estimated time left.
 
     running: a worker has a trial. idle: trials wait, and no worker runs.
     paused, stopped: 'hpo pause' or 'hpo stop' was called; 'hpo resume' lets the study go on.
     complete: nothing is left to run.
+    With --check, a study that is paused or stopped, or has used up a budget, needs nobody.
     """
     from hpo.analysis import results
     from hpo.api import progress
@@ -82,20 +95,40 @@ def show_status(
     from hpo.cli import console
 
     study = open_study(name, Locations(store=store_url, artifacts=artifacts))
-    if follow and as_json:
-        raise typer.BadParameter("want --watch or --json, not both")
+    if follow + as_json + check > 1:
+        raise typer.BadParameter("want only one of --watch, --json and --check")
+    if check:
+        _print_check(study)
+        return
     if follow:
-        progress.watch_study(study.storage, name)
+        progress.watch_study(study.storage, name, Artifacts(artifacts))
         return
     if as_json:
         now = study.status()
         print_json(now.document() | {"logs": now.logs})
         return
-    read, folder = study.read(), study.artifacts_folder()
-    files = folder and Artifacts(artifacts).path(folder)
-    console.open_console().print(console.status_view(read.status, results.best_of(read), files))
+    read = study.read()
+    shown = console.status_view(read.status, results.best_of(read), study.problems(read))
+    console.open_console().print(shown)
     if (logs := study.logs_folder()) is not None:
         print(f"logs: {logs}")
+
+
+def _print_check(study: "Study") -> None:
+    """Print the state of a study as one line.
+
+    Raises:
+        HpoError: The study needs a person; the text says why.
+    """
+    from hpo.api.live_view import status_headline
+    from hpo.errors import HpoError
+
+    read = study.read()
+    urgent = [problem for problem in study.problems(read) if problem.needs_person]
+    if urgent:
+        others = f" (and {len(urgent) - 1} more: 'hpo status {study.name}')" if urgent[1:] else ""
+        raise HpoError(f"study '{study.name}' needs a person: {urgent[0]}{others}")
+    print(status_headline(read.status))
 
 
 @verb(

@@ -10,12 +10,12 @@ from pathlib import Path
 import jinja2
 
 from hpo.analysis import all_studies, results
+from hpo.analysis.all_studies import ReadStudy
 from hpo.analysis.formatting import describe_test_split
-from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import format_setting
+from hpo.artifacts.folders import Artifacts
 from hpo.errors import DefinitionError
 from hpo.store import studies
-from hpo.store.status import Status
 from hpo.store.storage import Storage
 
 TEMPLATE = Path(__file__).with_name("overview.html.j2")
@@ -36,18 +36,22 @@ class StudyRow:
     value: str = ""  # of the best setting; empty if no trial is complete
     caveats: tuple[tuple[str, str], ...] = ()  # what keeps the value from being taken for more than it is
     setting: str = ""
-    problem: str = ""  # why the study cannot be read
+    problems: tuple[str, ...] = ()  # what is wrong, or why the study cannot be read
 
 
-def render_overview(storage: Storage) -> str:
+def render_overview(storage: Storage, artifacts: Artifacts) -> str:
     """Return the page as HTML.
+
+    Args:
+        storage: The store.
+        artifacts: Where the studies' files are.
 
     Raises:
         StoreError: The store cannot be read.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text()).render(
-        rows=list(read_rows(storage)), reload_seconds=RELOAD_SECONDS, element_id=element_id
+        rows=list(read_rows(storage, artifacts)), reload_seconds=RELOAD_SECONDS, element_id=element_id
     )
 
 
@@ -56,13 +60,17 @@ def element_id(study_id: int) -> str:
     return f"study-{study_id}"
 
 
-def read_rows(storage: Storage) -> Iterator[StudyRow]:
+def read_rows(storage: Storage, artifacts: Artifacts) -> Iterator[StudyRow]:
     """Yield a row for each study of hpo in the store, the newest first.
+
+    Args:
+        storage: The store.
+        artifacts: Where the studies' files are.
 
     Raises:
         StoreError: The store cannot be read.
     """
-    for name, read in reversed(list(all_studies.read_each(storage))):
+    for name, read in reversed(list(all_studies.read_each(storage, artifacts))):
         study_id = studies.find_study_id(storage, name)
         if isinstance(read, DefinitionError):
             yield StudyRow(
@@ -72,24 +80,27 @@ def read_rows(storage: Storage) -> Iterator[StudyRow]:
                 progress="",
                 trials=(),
                 workers=(),
-                problem=str(read),
+                problems=(str(read),),
             )
         else:
-            yield _make_row(study_id, read.status, read.best)
+            yield _make_row(study_id, read)
 
 
-def _make_row(study_id: int, now: Status, best: SettingResult | None) -> StudyRow:
-    alive = [worker for worker in now.workers if worker.is_alive]
+def _make_row(study_id: int, read: ReadStudy) -> StudyRow:
+    now, best = read.status, read.best
+    places = [(worker.owner, worker.device) for worker in now.workers if worker.is_alive]
+    places += [(worker.owner, worker.device) for worker in now.waiting_workers]
     return StudyRow(
         name=now.study,
         study_id=study_id,
         state=now.state,
         progress=f"{now.ended} of {now.budget}",
         trials=tuple(f"{now.trials[state]} {state}" for state in STATES if now.trials[state]),
-        workers=tuple(f"{worker.owner} on {worker.device}" for worker in alive),
+        workers=tuple(f"{owner} on {device}" for owner, device in places),
         value=""
         if best is None
         else f"{best.metric.label} {results.describe_value(best)}{describe_test_split(now.selection)}",
         caveats=() if best is None else tuple(results.caveats(best)),
         setting="" if best is None else format_setting(best.trial.params),
+        problems=tuple(map(str, read.problems)),
     )

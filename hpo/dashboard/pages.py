@@ -57,7 +57,7 @@ def find_page(path: str, storage: Storage, artifacts: Artifacts) -> OwnPage | No
         return None
     try:
         if not found:
-            return _html(overview.render_overview(storage))
+            return _html(overview.render_overview(storage, artifacts))
         study_id = int(found[1])
         text = _report(study_id, storage, artifacts)
         return _html(text) if text else _elsewhere(f"{OVERVIEW_PATH}#{overview.element_id(study_id)}")

@@ -6,12 +6,13 @@ SET client_min_messages = warning; -- policies that do not exist yet are no news
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO hpo_worker, hpo_viewer;
 
--- A worker writes about existing trials, and takes leases. It creates no study and no trial, changes no definition, and
--- deletes nothing.
+-- A worker writes about existing trials, takes leases, and tells that it waits. It creates no study and no trial, changes
+-- no definition, and deletes no more than the latter.
 GRANT UPDATE ON trials TO hpo_worker;
 GRANT INSERT, UPDATE ON
   hpo_leases, hpo_attempts, trial_params, trial_values, trial_intermediate_values,
   trial_user_attributes, trial_system_attributes TO hpo_worker;
+GRANT INSERT, UPDATE, DELETE ON hpo_workers TO hpo_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
 
 -- It writes three of a study's attributes: the QMC sampler's count, and once the study's precision and the fingerprint of

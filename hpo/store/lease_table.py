@@ -111,13 +111,15 @@ def renew_statement(dialect: str) -> Any:
     checkpoint sets the count of attempts without one back to 0.
     """
     checkpoint = sa.bindparam("new_checkpoint", type_=sa.Text)
+    epoch = sa.bindparam("new_epoch", type_=sa.Integer)
     return (
         sa.update(leases)
         .where(IS_OUR_LEASE)
         .values(
             expires=database_time(dialect) + sa.bindparam("seconds", type_=sa.Double),
             renewed=database_time(dialect),
-            epoch=sa.func.coalesce(sa.bindparam("new_epoch", type_=sa.Integer), leases.c.epoch),
+            epoch=sa.func.coalesce(epoch, leases.c.epoch),
+            reported=sa.case((epoch.is_(None), leases.c.reported), else_=database_time(dialect)),
             checkpoint=sa.func.coalesce(checkpoint, leases.c.checkpoint),
             attempts=sa.case((checkpoint.is_(None), leases.c.attempts), else_=0),
         )
@@ -243,6 +245,7 @@ def take_statement(dialect: str, new: bool) -> Any:
     times = {
         "expires": database_time(dialect) + sa.bindparam("seconds", type_=sa.Double),
         "renewed": database_time(dialect),
+        "reported": database_time(dialect),
     }
     names = ["owner", "process", "host", "device", "token", "attempts"]
     names += ["trial_id", "study_id", "epoch"] if new else []

@@ -1,14 +1,14 @@
 """A study's status and results as records. Nothing here changes the store."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import asha, replicates
-from hpo.store import control, folders, plan, queue, rows, studies, study_rows
+from hpo.store import control, folders, queue, rows, studies, study_rows
 from hpo.store.attributes import check_trial
 from hpo.store.budgets import Budget, read_budgets
 from hpo.store.failures import EarlyEnd, find_early_ends
@@ -16,6 +16,9 @@ from hpo.store.lease_info import LeaseInfo, read_leases
 from hpo.store.storage import Storage, retrying
 from hpo.store.trial_cache import TrialCache
 from hpo.store.trial_numbers import separate_numbers
+from hpo.store.vitals import Vitals, read_vitals
+from hpo.store.waiting_workers import WaitingWorker, read_waiting_workers
+from hpo.store.waits import Situation, counted
 from hpo.study.definition import Definition
 from hpo.training import option_tables
 
@@ -28,7 +31,8 @@ class Status:
         study: The study's name.
         state: ``complete`` if no trial is open; else ``paused`` or ``stopped`` if there is such an order,
             even while workers still run; else ``running`` if a lease has not expired, or ``idle``.
-        trials: Number of trials by the names of ``rows.STATE_NAMES``, all of them.
+        trials: Number of trials by the names of ``rows.STATE_NAMES``, all of them. Under an order, one
+            whose worker is gone counts as waiting: nobody runs it or takes it over.
         budget: Number of trials as far as it is known: of replicates only those already made.
         budgets: The budgets that are set besides the number of trials.
         early_ends: The trials that failed and those that were pruned, with the commonest reasons.
@@ -37,6 +41,9 @@ class Status:
         waits: A phrase for everything that waits, saying what it waits for.
         seconds_left: An estimate; None if no trial has ended yet, or no lease is alive.
         left_out_trials: The number of searched trials that were removed: every setting has a trial.
+        waiting_workers: The living workers that have no trial.
+        vitals: Further signs of life.
+        how_to_start: How to start workers, as a clause.
     """
 
     study: str
@@ -50,6 +57,9 @@ class Status:
     waits: tuple[str, ...]
     seconds_left: float | None
     left_out_trials: int = 0
+    waiting_workers: tuple[WaitingWorker, ...] = ()
+    vitals: Vitals = field(default_factory=Vitals)
+    how_to_start: str = ""
 
     @property
     def ended(self) -> int:
@@ -57,11 +67,17 @@ class Status:
         return sum(self.trials[state] for state in ("complete", "pruned", "failed"))
 
     @property
+    def holders(self) -> tuple[LeaseInfo, ...]:
+        """The workers that hold a trial; under an order only those that live."""
+        is_ordered = self.state in ("paused", "stopped")
+        return tuple(each for each in self.workers if each.is_alive or not is_ordered)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the counts should know: a sentence each."""
         if not self.left_out_trials:
             return ()
-        left_out = _counted(self.left_out_trials, "planned trial")
+        left_out = counted(self.left_out_trials, "planned trial")
         return (
             f"every setting of [space] has a trial; {left_out} would have repeated one and are left out",
         )
@@ -107,6 +123,7 @@ class Snapshot:
     status: Status
     definition: Definition
     trials: list[FrozenTrial]  # as ``read_trials`` returns them
+    folder: str | None  # its own in the artifacts; None if it names none that hpo made
 
 
 def read_status(storage: Storage, name: str) -> Status:
@@ -133,73 +150,54 @@ def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) 
     study_id = studies.find_study_id(storage, name)
     definition = studies.read_definition(storage, name)
     is_open = queue.has_open_trials(storage, study_id)  # read first: a complete study no longer changes
+    folder = folders.stored_folder(storage, study_id)
     if cache is None:
         trials = read_trials(storage, name)
     else:
-        trials = cache.read(storage, study_id, definition, folders.stored_folder(storage, study_id))
+        trials = cache.read(storage, study_id, definition, folder)
     workers = read_leases(storage, study_id)
-    counts = Counter(rows.STATE_NAMES[trial.state] for trial in trials)
-    alive = sum(worker.is_alive for worker in workers)
-    order = control.read_order(storage, study_id)
     budgets = read_budgets(storage, study_id, definition.budget_limits)
-    used_up = next((each for each in budgets if each.is_used_up), None)
-    now = Status(
-        study=name,
-        state=(order or ("running" if alive else "idle")) if is_open else "complete",
-        trials={state: counts[state] for state in rows.STATE_NAMES.values()},
-        budget=definition.setting_count + len(replicates.first_trial_numbers(trials)),
-        budgets=budgets,
-        early_ends=find_early_ends(trials),
-        workers=tuple(workers),
-        selection=selection_of(definition),
-        waits=tuple(
-            _describe_waits(name, trials, workers, order, used_up, _function_of_script(definition))
-        ),
-        seconds_left=_estimate_seconds_left(trials, alive),
-        left_out_trials=definition.left_out_trials,
+    now = Situation(
+        name=name,
+        trials=trials,
+        leases=workers,
+        waiting_workers=_without_trial(read_waiting_workers(storage, study_id), workers),
+        order=control.read_order(storage, study_id),
+        used_up=next((each for each in budgets if each.is_used_up), None),
+        function=_function_of_script(definition),
     )
-    return Snapshot(status=now, definition=definition, trials=trials)
+    found = _status(now, definition, is_open, budgets, read_vitals(storage, study_id))
+    return Snapshot(status=found, definition=definition, trials=trials, folder=folder)
 
 
-def _describe_waits(
-    name: str,
-    trials: list[FrozenTrial],
-    workers: list[LeaseInfo],
-    order: str | None,
-    used_up: Budget | None,
-    function: str,
-) -> Iterator[str]:
-    """Yield a phrase for everything that waits, saying what it waits for.
+def _without_trial(waiting: list[WaitingWorker], leases: list[LeaseInfo]) -> list[WaitingWorker]:
+    """Leave out the workers that hold a lease: they may have told of themselves before they claimed."""
+    busy = {lease.owner for lease in leases if lease.is_alive}
+    return [worker for worker in waiting if worker.owner not in busy]
 
-    ``function`` is the name of an objective that only its own script or notebook can run; else empty.
-    """
-    alive = [worker for worker in workers if worker.is_alive]
-    if (order or used_up) and alive:
-        yield f"{_counted(len(alive), 'worker')} will save at the next epoch"
-    paused = sum(asha.paused_rung(trial) is not None for trial in trials)
-    waiting = sum(trial.state == TrialState.WAITING for trial in trials) - paused
-    if paused:
-        yield f"{_counted(paused, 'trial')} at a rung, to be promoted or to end there"
-    if waiting and order is not None:
-        then = f", then 'hpo launch {name}'" if order == plan.ORDER_STOPPED else ""
-        yield f"{_counted(waiting, 'trial')} for 'hpo resume {name}'{then}"
-    elif waiting and used_up:
-        yield f"{_counted(waiting, 'trial')} for a larger budget: {used_up.advice}"
-    elif waiting and alive:
-        yield f"{_counted(waiting, 'trial')} for a worker to be free"
-    elif waiting:
-        how = (
-            f"study.run(objective={function}) runs them" if function else f"'hpo launch {name}' starts some"
-        )
-        yield f"{_counted(waiting, 'trial')} for workers: {how}"
-    for worker in workers:
-        silent = f"{worker.owner} has been silent for {worker.silent_seconds:.0f} s"
-        if not worker.is_alive:
-            yield f"trial {worker.trial} for another worker: {worker.owner} is gone, or silent for too long"
-        elif worker.silent_seconds > worker.expires_in_seconds:
-            yield f"trial {worker.trial} for {worker.expires_in_seconds:.0f} s more: {silent}"
-    for trial in foreign_trials(trials, workers):
-        yield f"trial {trial} for the other tool that runs it"
+
+def _status(
+    now: Situation, definition: Definition, is_open: bool, budgets: tuple[Budget, ...], vitals: Vitals
+) -> Status:
+    state = (now.order or ("running" if now.living else "idle")) if is_open else "complete"
+    counts = Counter(rows.STATE_NAMES[trial.state] for trial in now.trials)
+    counts.update(waiting=len(now.interrupted), running=-len(now.interrupted))
+    return Status(
+        study=now.name,
+        state=state,
+        trials={state: counts[state] for state in rows.STATE_NAMES.values()},
+        budget=definition.setting_count + len(replicates.first_trial_numbers(now.trials)),
+        budgets=budgets,
+        early_ends=find_early_ends(now.trials),
+        workers=tuple(now.leases),
+        selection=selection_of(definition),
+        waits=tuple(now.describe_waits()),
+        seconds_left=_estimate_seconds_left(now.trials, now.living),
+        left_out_trials=definition.left_out_trials,
+        waiting_workers=tuple(now.waiting_workers),
+        vitals=vitals,
+        how_to_start=now.how_to_start(),
+    )
 
 
 def _function_of_script(definition: Definition) -> str:
@@ -207,25 +205,7 @@ def _function_of_script(definition: Definition) -> str:
     return function if module == "__main__" else ""
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def foreign_trials(trials: Iterable[FrozenTrial], leases: Iterable[LeaseInfo]) -> list[int]:
-    """Return the numbers of the trials that run without a lease: another tool's, which hpo leaves alone.
-
-    Args:
-        trials: All trials of a study.
-        leases: The leases of its running trials.
-
-    Returns:
-        The numbers, in the order of ``trials``.
-    """
-    ours = {lease.trial for lease in leases}
-    return [t.number for t in trials if t.state == TrialState.RUNNING and t.number not in ours]
-
-
-def _estimate_seconds_left(trials: list[FrozenTrial], workers: int) -> float | None:
+def _estimate_seconds_left(trials: Sequence[FrozenTrial], workers: int) -> float | None:
     """Estimate how long a study still takes: its open trials, at the mean time of those that ended.
 
     It assumes that open settings get as many replicates, on average, as those that ended.

@@ -12,7 +12,7 @@ from hpo.errors import DefinitionError, StoreError, join_names, quote_value, sug
 from hpo.store import attributes, database, rows
 from hpo.store.plan import DEFINITION
 from hpo.store.rows import dialect_of
-from hpo.store.tables import attempts, events, leases
+from hpo.store.tables import attempts, events, leases, workers
 from hpo.study.definition import Definition, load_definition
 
 
@@ -143,7 +143,7 @@ def delete_rows(session: Session, study_id: int, *, keep_study: bool = False) ->
         keep_study: Keep the study's own row, and its events.
     """
     own = sa.select(rows.trials.c.trial_id).where(rows.trials.c.study_id == study_id)
-    ours = [leases, attempts] if keep_study else [leases, attempts, events]
+    ours = [leases, attempts] if keep_study else [leases, attempts, events, workers]
     for table in (*ours, *reversed(models.BaseModel.metadata.sorted_tables)):
         if table.name == "studies" and keep_study:
             continue

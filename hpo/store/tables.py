@@ -1,12 +1,12 @@
 """Our own tables beside Optuna's: their columns, their version, and how an older store gets what it lacks.
 
 The version of the tables is a row in the database. Version 1 had the leases only, and no such row.
-Version 2 added attempts and events. A verb that writes upgrades an older store, in one transaction; a verb
-that reads takes it as it is. A newer store is refused. A worker finds out in its next write
-(``Claim.fence``): it then releases its trial and ends.
+Version 2 added attempts and events, version 3 the workers and when a trial last reported. A verb that
+writes upgrades an older store, in one transaction; a verb that reads takes it as it is. A newer store is
+refused. A worker finds out in its next write (``Claim.fence``): it then releases its trial and ends.
 
-Every upgrade so far adds tables, so workers of the version before, which do not read the version, run on.
-What they do is missing in the new tables.
+Every upgrade so far only adds, so workers of version 1, which do not read the version, run on. What they do
+is missing in what was added.
 
 Deleting a trial or a study, with whatever tool, deletes our rows about it: SQLite gives the ids of deleted
 rows to new ones, which must not inherit them. SQLite's own connections enforce no foreign keys, but run
@@ -23,7 +23,7 @@ from hpo.errors import StoreError, StoreUnavailable
 from hpo.store import database
 from hpo.store.storage import Storage
 
-VERSION = 2
+VERSION = 3
 
 _OURS = sa.MetaData()
 _TRIAL_ID = models.TrialModel.__table__.c.trial_id
@@ -46,6 +46,8 @@ leases = sa.Table(
     sa.Column("renewed", sa.Double, nullable=False),  # the owner's last sign of life, by the same clock
     sa.Column("checkpoint", sa.Text),  # name of the last committed checkpoint
     sa.Column("epoch", sa.Integer, nullable=False),  # the last reported epoch
+    # When this attempt last reported an epoch or, before that, began; NULL: not known
+    sa.Column("reported", sa.Double),
 )
 
 attempts = sa.Table(
@@ -80,6 +82,21 @@ events = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
 )
 
+# Worker processes while they have no trial: a lease speaks for the others.
+workers = sa.Table(
+    "hpo_workers",
+    _OURS,
+    sa.Column(
+        "study_id", sa.ForeignKey(_STUDY_ID, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    sa.Column("owner", sa.Text, primary_key=True),  # host and process id
+    sa.Column("process", sa.Text, nullable=False),  # as in the lease
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("renewed", sa.Double, nullable=False),  # the last sign of life, by the database's clock
+    sa.Column("expires", sa.Double, nullable=False),  # by the same clock
+)
+
 schema = sa.Table("hpo_schema", _OURS, sa.Column("version", sa.Integer, nullable=False))
 
 
@@ -98,6 +115,7 @@ def _delete_with(table: sa.Table, parent: str, key: str) -> None:
 _delete_with(leases, "trials", "trial_id")
 _delete_with(attempts, "trials", "trial_id")
 _delete_with(events, "studies", "study_id")
+_delete_with(workers, "studies", "study_id")
 
 READ_VERSION = sa.select(schema.c.version)
 
@@ -155,6 +173,10 @@ def upgrade(session: Session) -> None:
         if version < needed:
             for table in tables:
                 table.create(connection)
+    for needed, columns in _COLUMNS_SINCE.items():
+        if 0 < version < needed:
+            for column in columns:
+                session.execute(sa.text(_add_statement(connection, column)))
     if version < VERSION:
         session.execute(sa.delete(schema))
         session.execute(sa.insert(schema), {"version": VERSION})
@@ -193,5 +215,11 @@ def _upgrade_in_transaction(storage: Storage) -> None:
         upgrade(session)
 
 
-# The tables that each version added.
-_TABLES_SINCE: dict[int, tuple[Any, ...]] = {1: (leases,), 2: (attempts, events, schema)}
+def _add_statement(connection: sa.Connection, column: sa.Column[Any]) -> str:
+    kind = column.type.compile(connection.dialect)
+    return f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}"
+
+
+# The tables that each version added, and the columns that it added to tables of version 1.
+_TABLES_SINCE: dict[int, tuple[Any, ...]] = {1: (leases,), 2: (attempts, events, schema), 3: (workers,)}
+_COLUMNS_SINCE: dict[int, tuple[Any, ...]] = {3: (leases.c.reported,)}

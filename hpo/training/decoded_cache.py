@@ -47,9 +47,9 @@ from torch import Tensor
 
 from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import CacheUnusable, DataError, StopRequested
+from hpo.errors import CacheUnusable, DataError, StopRequested, format_bytes
 from hpo.training import decoding
-from hpo.training.decoding import DecodingReport, Job, format_bytes
+from hpo.training.decoding import DecodingReport, Job
 from hpo.training.devices import DEFAULT_CACHE_GB
 from hpo.training.folder_scan import FolderScan
 from hpo.training.used_files import ContentHashes

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from hpo.errors import DataError, StopRequested
+from hpo.errors import DataError, StopRequested, format_bytes
 from hpo.training import folder_scan, image_files
 from hpo.training.config import Config
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
@@ -206,13 +206,6 @@ def decode_into_memory(job: Job) -> tuple[Tensor, DecodingReport]:
 
     report = decode(job, write)
     return torch.from_numpy(pixels_N3SS[: len(job.files) - len(report.left_out)]), report
-
-
-def format_bytes(nbytes: int) -> str:
-    """Return a number of bytes as text, such as ``15.1 GB``."""
-    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    unit, name = next((each for each in units if nbytes >= each[0]), units[-1])
-    return f"{nbytes / unit:.1f} {name}"
 
 
 def check_splits(job: Job, report: DecodingReport, splits: Sequence[SplitName]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import (
     ArtifactError,
@@ -23,6 +25,7 @@ from hpo.store import budgets, control, folders, lease, plan, process, queue, st
 from hpo.store.history import History
 from hpo.store.process import Owner
 from hpo.store.storage import Storage
+from hpo.store.waiting_workers import Presence, tell_presence
 from hpo.study.definition import Definition
 from hpo.training import devices, precision
 from hpo.training.custom import Objective
@@ -82,24 +85,32 @@ def run_worker(
         DataError: If images are unreadable, or changed, or ``MAX_FAILURES`` trials fail for the data.
         WeightsError: If a trial's initial weights cannot be loaded.
     """
-    context = _set_up(storage, name, settings, stop)
-    with tracking.open_tracker(context) as tracker:
-        yield from _run_trials(storage, context, settings, tracker)
+    _open_places(storage, settings, stop)
+    study_id, device = studies.find_study_id(storage, name), find_device(settings.device)
+    owner = process.current_owner(settings.shown_as, devices.device_name(device), program_versions())
+    with tell_presence(storage, study_id, owner, settings.lease_seconds) as presence:
+        context = _set_up(storage, name, settings, device, stop)
+        with tracking.open_tracker(context) as tracker:
+            yield from _run_trials(storage, context, settings, tracker, presence)
 
 
 def _run_trials(
-    storage: Storage, context: WorkerContext, settings: WorkerSettings, tracker: TrackerProcess | None
+    storage: Storage,
+    context: WorkerContext,
+    settings: WorkerSettings,
+    tracker: TrackerProcess | None,
+    presence: Presence,
 ) -> Iterator[TrialEvent]:
     """Claim and run trials, as ``run_worker`` describes."""
-    name, stop = context.definition.name, context.stop
-    history, owner = context.history, _describe_owner(settings, context)
+    name, stop, history = context.definition.name, context.stop, context.history
     failures: list[str] = []  # in a row that are no trial's fault
     while not stop.is_set():
         definition = studies.read_definition(storage, name)
         context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
         history.rungs = asha.rungs_of(definition, history.priors)
-        claim = claim_next(storage, history, owner, settings.lease_seconds, definition)
+        claim = claim_next(storage, history, presence.owner, settings.lease_seconds, definition)
         if claim is None:
+            presence.renew()
             if _is_over(storage, history.study_id, definition):
                 return
             stop.wait(IDLE_SECONDS)
@@ -117,10 +128,6 @@ def _run_trials(
             _wait_after_failure(claim, error, failures, stop)
 
 
-def _describe_owner(settings: WorkerSettings, context: WorkerContext) -> Owner:
-    return process.current_owner(settings.shown_as, devices.device_name(context.device), program_versions())
-
-
 def _wait_after_failure(
     claim: lease.Claim, error: HpoError, failures: list[str], stop: threading.Event
 ) -> None:
@@ -132,19 +139,24 @@ def _wait_after_failure(
     stop.wait(2.0 ** len(failures))
 
 
-def _set_up(storage: Storage, name: str, settings: WorkerSettings, stop: threading.Event) -> WorkerContext:
-    """Check the artifacts and the device, and return what the worker's trials share."""
+def _open_places(storage: Storage, settings: WorkerSettings, stop: threading.Event) -> None:
+    """Upgrade the store if need be, and check that the artifacts can be written."""
     storage.stop, storage.max_wait_seconds = stop, MAX_WAIT_SECONDS
     tables.upgrade_store(storage)
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
     settings.artifacts.remove_abandoned()
+
+
+def _set_up(
+    storage: Storage, name: str, settings: WorkerSettings, device: torch.device, stop: threading.Event
+) -> WorkerContext:
+    """Check that the study can run here, and return what the worker's trials share."""
     definition = studies.read_definition(storage, name)
     check_installed(definition.search.track)
     history = History(
         storage, studies.find_study_id(storage, name), name, definition.metric, definition.objectives
     )
-    device = find_device(settings.device)
     if device.type == "cpu":
         precision.keep_freed_memory()
     cache = WorkerCache(settings.data, settings.artifacts, device, settings.cache_gb)

@@ -114,10 +114,12 @@ def test_status_as_json_has_the_specified_fields(completed):
     fields = [
         "study",
         "state",
+        "problems",
         "trials",
         "budget",
         "best",
         "workers",
+        "waiting_workers",
         "waits",
         "left_out_trials",
         "seconds_left",

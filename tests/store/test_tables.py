@@ -20,7 +20,9 @@ def old(url, first, sql):
     What later versions added is taken away: tables and, in SQLite, triggers.
     """
     first.claim()
-    for table, parent in (("hpo_attempts", "trials"), ("hpo_events", "studies"), ("hpo_schema", None)):
+    sql("ALTER TABLE hpo_leases DROP COLUMN reported")
+    parents = {"hpo_attempts": "trials", "hpo_events": "studies", "hpo_workers": "studies"}
+    for table, parent in (*parents.items(), ("hpo_schema", None)):
         sql(f"DROP TABLE {table}")
         if parent is not None and url.startswith("sqlite"):
             sql(f"DROP TRIGGER {table}_of_{parent}")

@@ -122,21 +122,32 @@ class Study(StudyResults):
         """
         return self._give_order(None)
 
-    def stop(self) -> bool:
-        """Let the workers of the study save at the end of their epoch and exit, on every host.
+    def stop(self, trial: int | None = None) -> bool:
+        """Stop the study, or one trial of it.
 
-        ``resume`` and then ``run`` continue the study.
+        The workers of the study, on every host, save at the end of their epoch and exit. ``resume`` and
+        then ``run`` continue it. One trial ends as pruned, with the last value that it has reported;
+        ``retry`` with its number continues it.
+
+        Args:
+            trial: The number of a trial; None: the study.
 
         Returns:
-            False if the study is complete, so that there is nothing to stop.
+            False if the study is complete, so that there is nothing to stop. Of a trial, whether it has
+            ended; False if it is running, and its worker ends it at the end of its epoch.
 
         Raises:
-            StoreError: The study is gone, or the store refuses the request.
+            StoreError: The study or the trial is gone, the trial has ended or has no setting yet, or the
+                store refuses the request.
 
         Examples:
             >>> study.stop()
             True
+            >>> study.stop(trial=3)
+            False
         """
+        if trial is not None:
+            return control.stop_trial(self.storage, self.name, trial)
         return self._give_order(plan.ORDER_STOPPED)
 
     def _give_order(self, order: str | None) -> bool:
@@ -149,14 +160,15 @@ class Study(StudyResults):
         """Put failed trials back into the queue, to continue from their checkpoints.
 
         Args:
-            trial: The number of a trial, or several numbers. None: all that failed; one that diverged
-                counts as pruned, and only its number retries it.
+            trial: The number of a trial, or several numbers. None: all that failed; one that diverged or
+                was stopped by hand is pruned, and only its number retries it.
 
         Returns:
             The numbers of the trials that will run again; empty if none has failed.
 
         Raises:
-            StoreError: One of the numbers is not that of a failed trial, or the store refuses the request.
+            StoreError: One of the numbers is not that of a failed or stopped trial, or the store refuses
+                the request.
 
         Examples:
             >>> study.retry()

@@ -44,14 +44,31 @@ def resume_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
         print(f"study {name} is complete; there is nothing to resume")
 
 
-@verb(app, "stop", CONTROL, "hpo stop my-study")
-def stop_study(name: StudyName, store_url: StoreUrl = STORE) -> None:
+@verb(app, "stop", CONTROL, "hpo stop my-study", "hpo stop my-study --trial 3")
+def stop_study(
+    name: StudyName,
+    trial: Annotated[
+        int | None,
+        typer.Option(
+            "--trial",
+            metavar="N",
+            help="Stop this trial only; the study goes on.",
+            autocompletion=complete_trial,
+        ),
+    ] = None,
+    store_url: StoreUrl = STORE,
+) -> None:
     """Stop a study: its workers save at the end of their epoch and exit.
 
     This holds for the workers on every host.
     'hpo resume' and then 'hpo launch' continue the study.
+    A trial that is stopped counts as pruned, with its last value; 'hpo retry --trial' continues it.
     """
-    if _open(name, store_url).stop():
+    study = _open(name, store_url)
+    if trial is not None:
+        ends = "is stopped" if study.stop(trial) else "ends at the end of its epoch"
+        print(f"trial {trial} of study {name} {ends}; 'hpo retry {name} --trial {trial}' puts it back")
+    elif study.stop():
         print(f"study {name} is stopped: workers save at the end of their epoch and exit")
     else:
         print(f"study {name} is complete; there is nothing to stop")
@@ -77,7 +94,7 @@ def retry_trials(
 ) -> None:
     """Put failed trials back into the queue, to continue from their checkpoints.
 
-    A trial that diverged counts as pruned; only --trial retries it.
+    A trial that diverged, or was stopped by hand, is pruned; only --trial retries it.
     """
     if bool(trial) == failed:
         raise typer.BadParameter("want --trial N (repeatable) or --failed")

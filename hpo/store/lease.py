@@ -136,7 +136,8 @@ class Claim:
                 there.
 
         Returns:
-            The order that the study is under (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``), or None.
+            ``plan.TRIAL_STOPPED`` if the trial is to end, or else the order that the study is under
+            (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``), or None.
 
         Raises:
             LeaseLost: The lease is another worker's, or the trial is deleted or not RUNNING. The caller
@@ -148,7 +149,7 @@ class Claim:
             raise LeaseLost(f"trial {self.number} belongs to another worker by now")
         trial = self._lock_running_trial(session)
         tables.check_version(trial.version)
-        return attributes.parse_order(trial.order)
+        return plan.TRIAL_STOPPED if trial.is_stopped else attributes.parse_order(trial.order)
 
     def _update_lease_if_ours(
         self, session: Session, statement: Callable[[str], Any], values: dict[str, Any]
@@ -191,8 +192,8 @@ class Claim:
             ask_pruner: Reads within the transaction, and returns system attributes to write too.
 
         Returns:
-            The order that the study is under, if any; after a report also the reason why a budget leaves no
-            room for another epoch; otherwise None.
+            The order that the trial or the study is under, if any; after a report also the reason why a
+            budget leaves no room for another epoch; otherwise None.
 
         Raises:
             LeaseLost: Nothing was written.

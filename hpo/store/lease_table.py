@@ -86,11 +86,18 @@ IS_OUR_LEASE = (
     & (leases.c.owner == sa.bindparam("our_name"))
     & (leases.c.process == sa.bindparam("our_process"))
 )
-# Share-locks a claimed trial, so that nobody changes its state; returns its study's order and the version
-# of our tables with it.
+# Share-locks a claimed trial, so that nobody changes its state; returns whether it is to be stopped, its
+# study's order and the version of our tables with it.
 LOCK_TRIAL = (
     sa.select(
         trials.c.state,
+        sa.exists()
+        .where(
+            _attribute.c.trial_id == trials.c.trial_id,
+            _attribute.c.key == plan.STOPPED_TRIAL,
+            _attribute.c.value_json == "true",
+        )
+        .label("is_stopped"),
         plan.order_statement(trials.c.study_id).scalar_subquery().label("order"),
         READ_VERSION.scalar_subquery().label("version"),
     )

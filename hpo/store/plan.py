@@ -36,6 +36,8 @@ PLAN = "hpo:plan"  # system attribute of a trial: its part of the budget, such a
 ORDER = "hpo:order"  # system attribute of a study: the order to its workers, or null
 PRECISION = "hpo:precision"  # system attribute of a study: the precision that its first worker chose
 RETRIED = "hpo:retried"  # system attribute of a study: another value after each ``control.retry_trials``
+STOPPED_TRIAL = "hpo:stopped_by_hand"  # system attribute of a trial: true if it is to end, or was ended so
+TRIAL_STOPPED = "stopped by hand"  # the order to the worker of such a trial, and why it is pruned
 ORDER_PAUSED, ORDER_STOPPED = attributes.ORDER_PAUSED, attributes.ORDER_STOPPED
 RUN_OPTIONS = attributes.RUN_OPTIONS
 

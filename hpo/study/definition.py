@@ -177,6 +177,15 @@ class Definition(BaseModel):
         """
         return self.points[index] if index is not None and index < len(self.points) else None
 
+    def listed_setting(self, attributes: Mapping[str, Any]) -> Mapping[str, Value]:
+        """Return the hyperparameters of a trial that gets none from the sampler; empty for any other.
+
+        Args:
+            attributes: The system attributes of the trial.
+        """
+        point = self.point_at(attributes.get("grid_id"))
+        return attributes.get("fixed_params", {}) if point is None else self.complete_hyperparameters(point)
+
     @property
     def attribute_names(self) -> tuple[str, ...]:
         """The names of all attributes of the points, in order of appearance."""

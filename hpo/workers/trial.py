@@ -35,7 +35,7 @@ from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.search.baseline import Baseline, baseline_of, describe_limits, guess
 from hpo.search.early_stopping import describe_early_stop
 from hpo.search.freeze_thaw import LEAST_CHANCE
-from hpo.store import lease
+from hpo.store import lease, plan
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
 from hpo.training.config import Config, settings_of
@@ -169,6 +169,8 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     context.cache.note_save_seconds(config, recorder.save_cost_seconds)
     if run.finished:
         yield _complete(claim, context, folder, run, costs)
+    elif recorder.order == plan.TRIAL_STOPPED:
+        yield end_pruned(claim, context, folder, {"pruned": plan.TRIAL_STOPPED})
     else:
         yield release_trial(claim, recorder)
 
@@ -358,7 +360,7 @@ def _finish_last_report(
     """Do what an attempt that crashed after its last report may have left undone: pruning and curves."""
     pruner = recorder.pruner
     pruner.prepare()
-    claim.commit(ask_pruner=pruner.decide)
+    recorder.order = claim.commit(ask_pruner=pruner.decide)
     metrics.add_missing_epochs(folder.path, values, metric)
     pruner.raise_if_pruned()
     recorder.pause_decision = pruner.pause_decision

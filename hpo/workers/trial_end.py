@@ -100,8 +100,8 @@ def end_pruned(
 
     Nor has it values in a study with several objectives.
 
-    Its checkpoints are removed, and the weights that the study no longer keeps. One that diverged keeps its
-    files, since it can be retried.
+    Its checkpoints are removed, and the weights that the study no longer keeps. One that diverged or was
+    stopped by hand keeps its files, since it can be retried.
 
     Args:
         claim: The claim on the trial.
@@ -116,7 +116,7 @@ def end_pruned(
     Raises:
         StoreError: If the database stays unavailable, or refuses the write.
     """
-    diverged = "failure" in attributes
+    can_continue = "failure" in attributes or attributes["pruned"] == plan.TRIAL_STOPPED
     reported = context.history.own_trial.intermediate_values
     value = reported[max(reported)] if reported else None
     try:
@@ -126,11 +126,11 @@ def end_pruned(
             reason=attributes["pruned"],
             user_attributes=attributes,
             system_attributes=system_attributes,
-            forget_checkpoint=not diverged,
+            forget_checkpoint=not can_continue,
         )
     except lease.LeaseLost:
         return lost_event(claim)
-    if not diverged:
+    if not can_continue:
         remove_old_files(claim, context, folder)
     return TrialEnded(
         trial=claim.number,

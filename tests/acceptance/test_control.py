@@ -107,7 +107,7 @@ def test_a_retried_trial_resumes_from_its_checkpoint_in_the_worker_that_failed_i
     (place.path / "broken").touch()
     place.here("create", place.study(points("fragile", "patient")), HPO_STORE=url)
     refused = place.here("retry", "small", "--trial", "0", code=1, HPO_STORE=url)
-    assert "has no failed trial 0" in refused.err
+    assert "has no failed or stopped trial 0" in refused.err
     worker = place.start("worker", "small", HPO_STORE=url)
     wait_for(lambda: sql("SELECT state FROM trials WHERE number = 0") == [("FAIL",)])
     failed = trials(url)[0]
@@ -125,6 +125,29 @@ def test_a_retried_trial_resumes_from_its_checkpoint_in_the_worker_that_failed_i
     assert "attempt 2, continues after epoch" in err
     assert "has no failed trial" in place.here("retry", "small", "--failed", code=1, HPO_STORE=url).err
     assert place.here("retry", "small", code=2, HPO_STORE=url).out == ""
+
+
+def test_a_stopped_trial_ends_after_its_epoch_and_continues_when_it_is_retried(place, url, sql):
+    place.here("create", place.study(points("patient", "sound")), HPO_STORE=url)
+    worker = place.start("worker", "small", HPO_STORE=url)
+    wait_for(lambda: sql("SELECT state FROM trials WHERE number = 0") == [("RUNNING",)])
+    told = place.here("stop", "small", "--trial", "0", HPO_STORE=url).out
+    assert told.startswith(
+        "trial 0 of study small ends at the end of its epoch; 'hpo retry small --trial 0'"
+    )
+    (place.path / "continue").touch()
+    _, err = worker.communicate(timeout=120)
+    assert (worker.returncode, "(stopped by hand)" in err) == (0, True), err
+    stopped, other = trials(url)
+    assert (stopped.state.name, other.state.name) == ("PRUNED", "COMPLETE")
+    (value,) = stopped.intermediate_values.values()
+    assert (stopped.value, stopped.user_attrs["pruned"]) == (value, "stopped by hand")
+    done = place.here("stop", "small", "--trial", "1", code=1, HPO_STORE=url)
+    assert "trial 1 of study 'small' is complete: there is nothing to stop" in done.err
+    place.here("retry", "small", "--trial", "0", HPO_STORE=url)
+    assert "attempt 2, continues after epoch 1" in place.here("worker", "small", HPO_STORE=url).err
+    again = trials(url)[0]
+    assert (again.state.name, sorted(again.intermediate_values)) == ("COMPLETE", list(range(1, 11)))
 
 
 def test_a_trials_own_error_fails_only_that_trial_and_is_reported(place, url):

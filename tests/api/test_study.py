@@ -41,7 +41,7 @@ def test_a_setting_that_the_study_cannot_run_is_refused(study):
 
 def test_failed_trials_are_put_back(study):
     assert study.retry() == []
-    with pytest.raises(hpo.HpoError, match="has no failed trial 1"):
+    with pytest.raises(hpo.HpoError, match="has no failed or stopped trial 1"):
         study.retry(1)
 
     def climb(config, state):

@@ -13,7 +13,7 @@ from hpo.api.locations import Locations, find_locations
 from hpo.api.results import StudyResults
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import DefinitionError, StoreError
-from hpo.store import control, folders, lease_info, plan, status, studies
+from hpo.store import control, folders, lease_info, plan, status, studies, untried_settings
 from hpo.store.storage import Storage
 from hpo.study import file
 from hpo.study.space import Value
@@ -180,11 +180,13 @@ class Study(StudyResults):
     def enqueue(self, /, **setting: Value) -> int:
         """Add one setting to the queue, to run before the settings that the sampler proposes.
 
+        A setting that a trial has already is not queued again; with another ``seed`` it is another setting.
+
         Args:
             setting: Values of the parameters by name.
 
         Returns:
-            The number of its trial.
+            The number of its trial: of the new one, or of the one that has it.
 
         Raises:
             DefinitionError: The study cannot run the setting.
@@ -197,6 +199,9 @@ class Study(StudyResults):
         definition = studies.read_definition(self.storage, self.name)
         texts = [f"{key}={dump_value(value, key)}" for key, value in setting.items()]
         point = file.point_from_texts(definition, texts)
+        trials = status.read_trials(self.storage, self.name)
+        if (known := untried_settings.trial_of_setting(definition, trials, point)) is not None:
+            return known.number
         return studies.enqueue_setting(self.storage, self.name, point)
 
     def finish(

@@ -113,14 +113,25 @@ def enqueue_setting(
     ],
     store_url: StoreUrl = STORE,
 ) -> None:
-    """Add one setting to the queue, to run before the settings that the sampler proposes."""
+    """Add one setting to the queue, to run before the settings that the sampler proposes.
+
+    A setting that a trial has already is not queued again; with another seed it is another setting.
+    """
     from hpo.analysis.formatting import format_params
-    from hpo.store import studies
+    from hpo.store import status, studies, untried_settings
+    from hpo.store.rows import STATE_NAMES
     from hpo.study import file
 
     storage = studies.open_storage(store_url, create=False)
     definition = studies.read_definition(storage, name)
     point = file.point_from_texts(definition, settings)
+    known = untried_settings.trial_of_setting(definition, status.read_trials(storage, name), point)
+    if known is not None:
+        print(
+            f"trial {known.number} of study {name} has this setting already and is "
+            f"{STATE_NAMES[known.state]}; add seed=N to run it with another seed"
+        )
+        return
     number = studies.enqueue_setting(storage, name, point)
     print(
         f"trial {number} of study {name} waits: {format_params(definition.complete_hyperparameters(point))}"

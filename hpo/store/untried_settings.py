@@ -9,12 +9,14 @@ and the definition remembers their number. A crash before that leaves a claimed 
 which the next worker claims again, with the same outcome.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from hpo.search import untried
@@ -23,7 +25,7 @@ from hpo.search.untried import SettingKey
 from hpo.store import plan, rows
 from hpo.store.rows import CHUNK_TRIALS, Parameters, trials
 from hpo.store.tables import leases
-from hpo.study.definition import Definition
+from hpo.study.definition import Definition, Point
 from hpo.study.space import Value
 
 
@@ -95,6 +97,28 @@ def remove_searched_trials(session: Session, study_id: int, own_trial_id: int) -
         for table in (leases, *reversed(tables)):
             session.execute(sa.delete(table).where(table.c.trial_id.in_(chunk)))
     return len(removed)
+
+
+def trial_of_setting(
+    definition: Definition, trials: Iterable[FrozenTrial], point: Point
+) -> FrozenTrial | None:
+    """Return the first trial with a setting given by hand, if one has it; its seed and epochs count, too.
+
+    What either of the two leaves out has the value of ``[train]``.
+
+    Args:
+        definition: The study.
+        trials: Its trials.
+        point: The setting, which the study can run.
+    """
+    wanted = definition.trial_config(point.setting)
+    for trial in trials:
+        setting = trial.params or definition.listed_setting(trial.system_attrs)
+        run = trial.system_attrs.get(plan.RUN_OPTIONS, {})
+        with contextlib.suppress(ValidationError):  # another tool's trial may have any parameters
+            if (setting or run) and definition.trial_config({**setting, **run}) == wanted:
+                return trial
+    return None
 
 
 _attribute: Any = rows.system_attributes

@@ -72,12 +72,12 @@ def test_ten_trials_of_four_settings_run_four_and_say_so(place):
     assert "already stored: 0 trials waiting" in place.here("create", study).out
     assert "0 trials waiting" in place.here("create", study, "--set", "search.trials=20").out
     assert place.here("status", "small", "--json").json()["left_out_trials"] == 16
-    # A setting queued by hand always runs, under a number that no trial has had.
-    place.here("enqueue", "small", "width=1", "kind=good")
+    # A setting queued by hand runs with a seed of its own, under a number that no trial has had.
+    place.here("enqueue", "small", "width=1", "kind=good", "seed=7")
     place.here("worker", "small")
     assert [t.params for t in load(place).trials][4:] == [{"width": 1, "kind": "good"}]
     best = place.here("best", "small", "-n", "9", "--json").json()
-    assert [each["params"]["width"] for each in best] == [2, 1]
+    assert [each["params"]["width"] for each in best] == [1, 2]
 
 
 def test_replicates_of_each_setting_differ_in_the_seed(place):

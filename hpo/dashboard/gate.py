@@ -5,8 +5,8 @@ A request must pass these checks, in this order:
 1. **Host** is a name that the dashboard is served under, and **Origin**, if present, is the same place;
    else 403. This keeps out requests that a foreign page makes the browser send, even if that page uses a
    host name that it points to this machine (DNS rebinding).
-2. The **token** is in the link, or in the cookie that the link sets; else 401, whatever the request is. In
-   a link that has a token only that one counts.
+2. The **token** is in the link, in the cookie that the link sets, or in ``Authorization: Bearer``, as
+   programs send it; else 401, whatever the request is. In a link that has a token only that one counts.
 3. The **body** has at most ``MAX_BODY_BYTES`` and comes without Transfer-Encoding; else 413 or 411.
 4. The **method** is GET or HEAD, unless the dashboard is read-write; else 405. Which changes a read-write
    dashboard allows is in ``changes``.
@@ -95,7 +95,7 @@ class Gate:
         given = urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("token", [])
         if not self._is_known_origin(environ):
             return _answer(environ, start, "403 Forbidden", "the dashboard is not served under this name\n")
-        if not any(map(self._is_token, given or self._cookies(environ))):
+        if not any(map(self._is_token, given or [*self._cookies(environ), _bearer(environ)])):
             return _answer(environ, start, "401 Unauthorized", UNAUTHORIZED_TEXT)
         if refusal := self._refusal(environ):
             return _answer(environ, start, *refusal)
@@ -141,6 +141,11 @@ class Gate:
         if self.read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return "405 Method Not Allowed", READ_ONLY_TEXT, {"Allow": "GET, HEAD"}
         return None
+
+
+def _bearer(environ: Environ) -> str:
+    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def request_path(environ: Environ) -> str:

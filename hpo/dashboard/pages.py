@@ -1,4 +1,4 @@
-"""Our own pages beside optuna-dashboard: an overview of all studies, and each study's report."""
+"""Our own pages beside optuna-dashboard: an overview of all studies, each study's report, the metrics."""
 
 import re
 from collections.abc import Iterable
@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from hpo.analysis import results
 from hpo.artifacts.folders import Artifacts
-from hpo.dashboard import overview
+from hpo.dashboard import overview, prometheus
 from hpo.dashboard.gate import OVERVIEW_PATH, REPORT_PATH, Environ, Start
 from hpo.errors import HpoError
 from hpo.store import status
 from hpo.store.storage import Storage
+
+METRICS_PATH = "/metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,12 @@ def find_page(path: str, storage: Storage, artifacts: Artifacts) -> OwnPage | No
         artifacts: Where the studies' files are.
     """
     found = re.fullmatch(rf"{REPORT_PATH}(\d{{1,9}})", path)
-    if path != OVERVIEW_PATH and not found:
+    if path not in (OVERVIEW_PATH, METRICS_PATH) and not found:
         return None
     try:
+        if path == METRICS_PATH:
+            metrics = prometheus.render_metrics(storage)
+            return OwnPage(status="200 OK", kind=prometheus.MEDIA_TYPE, text=metrics)
         if not found:
             return _html(overview.render_overview(storage, artifacts))
         study_id = int(found[1])

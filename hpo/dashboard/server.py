@@ -22,6 +22,7 @@ from hpo.artifacts.folders import Artifacts
 from hpo.dashboard.app import DashboardApp
 from hpo.dashboard.connections import MAX_CONNECTIONS, Worker
 from hpo.dashboard.gate import App, Environ, Gate, Start
+from hpo.dashboard.health_check import HealthCheck
 from hpo.dashboard.token import load_token
 from hpo.errors import DashboardError, StoreError
 from hpo.store import studies
@@ -69,10 +70,11 @@ def serve(settings: Settings) -> int:
         address, port = listener.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
         origin = origin or f"http://{name}:{port}"
-        gate = Gate(LazyApp(settings), token=token, origin=origin, read_only=settings.read_only)
+        app = LazyApp(settings)
+        gate = Gate(app, token=token, origin=origin, read_only=settings.read_only)
         # Undo the command's setting for pipes: a browser that disconnects must not end the server.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        return _Server(gate, listener, f"{origin}/?token={token}").serve()
+        return _Server(HealthCheck(gate, app.ask_store), listener, f"{origin}/?token={token}").serve()
 
 
 def _origin(settings: Settings) -> str | None:
@@ -146,7 +148,7 @@ class LazyApp:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.app: App | None = None
+        self.app: DashboardApp | None = None
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         """Answer a request, as WSGI has it."""
@@ -158,7 +160,15 @@ class LazyApp:
             start("503 Service Unavailable", headers)
             return [body]
 
-    def _open(self) -> App:
+    def ask_store(self) -> None:
+        """Return if the store answers.
+
+        Raises:
+            StoreError: It does not.
+        """
+        studies.study_names((self.app or self._open()).storage)
+
+    def _open(self) -> DashboardApp:
         storage = studies.open_storage(self.settings.store, create=False, read_only=self.settings.read_only)
         self.app = DashboardApp(storage, Artifacts(self.settings.artifacts))
         return self.app

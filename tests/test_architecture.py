@@ -26,6 +26,8 @@ LAYERS = (
     ("study",),
     ("training",),
     ("artifacts",),
+    ("logs",),
+    ("log_records",),
     ("retry",),
     ("errors",),
 )

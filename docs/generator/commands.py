@@ -7,10 +7,14 @@ import typer
 
 from docs.generator.markdown import as_markdown, block, code, definition, page, table
 from hpo.cli.main import app
-from hpo.cli.options import LOCATIONS, SUPERVISION
+from hpo.cli.options import LOCATIONS, LOGGING, SUPERVISION
 from hpo.cli.verbs import GROUPS, HELP, NO_RESTART, STOPPABLE
 
-SHARED = (LOCATIONS, SUPERVISION)  # headings of options that are described once, on the page of settings
+SHARED = (
+    LOCATIONS,
+    LOGGING,
+    SUPERVISION,
+)  # headings of options that are described once, on the page of settings
 COMMAND: Any = typer.main.get_command(app)  # its class is none of typer's public names
 
 
@@ -31,6 +35,11 @@ def environment_variables() -> str:
 def location_options() -> str:
     """Return the options that say where things are."""
     return _panel(LOCATIONS)
+
+
+def log_options() -> str:
+    """Return the options of verbs that write log lines."""
+    return _panel(LOGGING)
 
 
 def supervision_options() -> str:

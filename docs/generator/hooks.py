@@ -15,6 +15,7 @@ INSERTED = (
     commands.verbs,
     commands.environment_variables,
     commands.location_options,
+    commands.log_options,
     commands.supervision_options,
     commands.exit_codes,
     study_file.train_options,

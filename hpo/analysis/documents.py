@@ -193,7 +193,7 @@ class StudyStatus:
         seconds_left: An estimate; None if there is none.
         early_ends: The trials that failed or were pruned, by state, with the commonest reason.
         budgets: The budgets that are set besides the number of trials, by option of ``[search]``.
-        logs: Folder of the logs of Slurm's workers; None if there is none, or if it was not asked for.
+        logs: Folder of the workers' log files; None if there is none here, or if it was not asked for.
         reason: Why the study cannot be read; empty if it can.
     """
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpo import logs
 from hpo.api import images
 from hpo.api.locations import Locations, find_locations
-from hpo.api.progress import print_stderr
 from hpo.api.study import Study
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ImagesChanged
@@ -109,7 +109,7 @@ def create_study(
     source = source_text.annotate_source(text, sets, name)
     result = _store_study(storage, definition, source, used, locations.artifacts)
     if result == Stored.REPLACED:
-        print_stderr(f"hpo: study '{definition.name}': {_REPLACED}")
+        logs.tell(f"study '{definition.name}': {_REPLACED}")
     files = 0 if used is None else len(used.files)
     return CreatedStudy(study=Study(definition.name, locations, storage), result=result, files=files)
 
@@ -144,4 +144,4 @@ def _report_search(storage: Storage, definition: Definition, fingerprint: str | 
     warm_starts = warm_start.find_warm_starts(storage, definition, fingerprint)
     for line in (describe_strategy(definition), *warm_starts):
         if line is not None:
-            print_stderr(f"hpo: {line}")
+            logs.tell(str(line))

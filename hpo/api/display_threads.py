@@ -9,27 +9,29 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from hpo.errors import HpoError, StoreUnavailable, WorkerStartError
 
+T = TypeVar("T")
 LINES_AT_ONCE = 2000  # that a live view prints at a time, which takes about 0.1 s
 END_SECONDS = 5.0  # that a read in progress has at the end, before it is left alone
 
 
 @contextlib.contextmanager
-def print_beside(write: Callable[[Sequence[str]], None]) -> Iterator[Callable[[str], None]]:
-    """Within the block, let a thread print lines; its end waits until all are printed.
+def print_beside(write: Callable[[Sequence[T]], None]) -> Iterator[Callable[[T], None]]:
+    """Within the block, let a thread print lines or records; its end waits until all are printed.
 
     Args:
-        write: Prints several lines, which is faster than one by one.
+        write: Prints several of them, which is faster than one by one.
 
     Yields:
-        A function that takes a line, in whatever thread, and returns at once.
+        A function that takes one, in whatever thread, and returns at once.
 
     Raises:
         WorkerStartError: This machine has no thread left.
     """
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    lines: queue.SimpleQueue[T | None] = queue.SimpleQueue()
     thread = _start_thread("print", _print_until_none, lines, write)
     try:
         yield lines.put
@@ -38,9 +40,7 @@ def print_beside(write: Callable[[Sequence[str]], None]) -> Iterator[Callable[[s
         thread.join()
 
 
-def _print_until_none(
-    lines: "queue.SimpleQueue[str | None]", write: Callable[[Sequence[str]], None]
-) -> None:
+def _print_until_none(lines: "queue.SimpleQueue[T | None]", write: Callable[[Sequence[T]], None]) -> None:
     is_open = True
     while is_open:
         batch = [lines.get(), *(lines.get() for _ in range(min(lines.qsize(), LINES_AT_ONCE)))]

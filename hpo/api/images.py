@@ -1,12 +1,12 @@
 """The user's own images of a study: what is checked, and told, before the study is stored or planned."""
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo import logs
 from hpo.errors import escape_surrogates
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def check_images(definition: "Definition", root: Path, *, needed_here: bool) -> 
         return None
     scan.check(settings.corrupt)
     for note in scan.notes():
-        print(f"hpo: {escape_surrogates(note)}", file=sys.stderr)
+        logs.tell(escape_surrogates(note))
     return CheckedImages(drawn=drawn, scan=scan, hashes=hashes)
 
 
@@ -103,7 +103,7 @@ def scan_progress() -> Iterator["Progress"]:
         def announce(what: str, done: int, total: int) -> None:
             if (total >= LONG_SCAN or not total) and what not in announced:
                 announced.add(what)
-                print(f"hpo: {what}{f': {total}' if total else ''}", file=sys.stderr, flush=True)
+                logs.tell(f"{what}{f': {total}' if total else ''}")
 
         yield announce
         return

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from hpo import logs
 from hpo.errors import HpoError
 
 STORE = "sqlite:///storage/hpo.db"
@@ -62,13 +63,16 @@ def _absolute_url(text: str) -> str:
     return url.set(database=str(Path(str(url.database)).absolute())).render_as_string(hide_password=False)
 
 
-def worker_environment(places: Locations, lease_seconds: float, cache_gb: float) -> dict[str, str]:
+def worker_environment(
+    places: Locations, lease_seconds: float, cache_gb: float, logging: logs.LogOptions
+) -> dict[str, str]:
     """Return the settings of workers as environment variables, which hide passwords from ps.
 
     Args:
         places: Where the study is.
         lease_seconds: From one renewal of a lease to its expiry.
         cache_gb: Gigabytes that decoded image files may take on this machine.
+        logging: What they log, and how.
     """
     return {
         "HPO_STORE": places.store,
@@ -76,6 +80,7 @@ def worker_environment(places: Locations, lease_seconds: float, cache_gb: float)
         "HPO_DATA": str(places.data),
         "HPO_LEASE_SECONDS": str(lease_seconds),
         "HPO_CACHE_GB": str(cache_gb),
+        **logging.environment(),
     }
 
 

@@ -1,51 +1,38 @@
 """Follow running workers: a live view on a terminal or in a notebook, elsewhere a line per event."""
 
 import contextlib
-import re
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from hpo import log_records, logs
 from hpo.analysis import health
 from hpo.api.display_threads import print_beside, read_beside
 from hpo.api.html import study_html
 from hpo.api.live_study import LiveStudy
 from hpo.api.live_view import open_stderr_console, status_headline
+from hpo.api.shown_records import show_workers
 from hpo.api.stop_signal import StopSignal
 from hpo.artifacts.folders import Artifacts
 from hpo.retry import MAX_WAIT_SECONDS
-from hpo.store import status
+from hpo.store import folders, status
 from hpo.store.status import Status
 from hpo.store.storage import Storage
 from hpo.store.trial_cache import TrialCache
 from hpo.training import devices
 from hpo.workers import supervisor
 
-# Starts workers and yields while they run: how many of them are starting. Its argument receives each line
-# that they print.
-Supervise = Callable[[Callable[[str], None]], Iterator[int]]
+# Starts workers and yields while they run: how many of them are starting. Its argument receives what they
+# say, in other threads, too.
+Supervise = Callable[[log_records.Tell], Iterator[int]]
 _MORE_WORKERS = (
     f"auto counts {devices.WORKER_MEMORY_BYTES / 1e9:.1f} GB for each, --devices cpu:N starts N anyway"
 )
-# The events of trials that a live view shows by itself. What an objective prints begins "trial N: ".
-TRIAL_EVENT = re.compile(r"trial \d+ (starts:|epoch \d|complete|pruned|paused|removed|lost|released \()")
-
-
-def print_stderr(text: str) -> None:
-    """Write a line to stderr.
-
-    The reader may be gone. That is ignored, since it must not keep a worker from saving.
-    """
-    try:
-        sys.stderr.write(f"{text}\n")  # one call: several threads print lines
-        sys.stderr.flush()
-    except OSError:
-        pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +79,23 @@ def run_workers(
         HpoError: A worker met an error that no restart mends; the text is its last line.
     """
     spec, per_device, settings = workers.devices, workers.per_device, workers.settings
-    Artifacts(settings["HPO_ARTIFACTS"]).check_access()  # fail here; a worker would wait for them
+    artifacts = Artifacts(settings["HPO_ARTIFACTS"])
+    artifacts.check_access()  # fail here; a worker would wait for them
     now = status.read_status(storage, name)
     still_open = now.trials["waiting"] + now.trials["running"]
     assigned = devices.worker_devices(spec, per_device, still_open)
     wanted = min(devices.core_count() * per_device, still_open)
     if spec == "auto" and assigned[0].name == "cpu" and len(assigned) < wanted:
-        print_stderr(f"hpo: there is free memory for {len(assigned)} of {wanted} workers; {_MORE_WORKERS}")
+        logs.tell(f"there is free memory for {len(assigned)} of {wanted} workers; {_MORE_WORKERS}")
     names = ", ".join(dict.fromkeys(each.name for each in assigned))
-    print_stderr(f"hpo: study '{name}': {len(assigned)} worker{'s' * (len(assigned) > 1)} on {names}")
+    folder = artifacts.logs_folder(folders.own_folder(storage, name))
+    count = f"{len(assigned)} worker{'s' * (len(assigned) > 1)}"
+    logs.tell(f"study '{name}': {count} on {names}; logs: {folder}")
     follow_workers(
         storage,
         name,
         lambda tell: supervisor.supervise_processes(
-            name, assigned, settings, stop.event, tell, workers.supervision
+            name, assigned, settings, folder, stop.event, tell, workers.supervision
         ),
         stop,
         display,
@@ -125,7 +115,7 @@ def has_work(now: Status) -> bool:
         "paused": f"is paused; run 'hpo resume {name}' first",
     }.get(now.state)
     if why is not None:
-        print_stderr(f"hpo: study '{name}' {why}")
+        logs.tell(f"study '{name}' {why}")
         print_notes(now)
         return False
     explain_used_up(now)
@@ -163,7 +153,7 @@ def follow_workers(
     elif display.shows_progress and console.is_terminal:
         _follow_live(storage, name, console, supervise, stop)
     else:
-        with print_beside(_print_lines if display.shows_progress else _print_news) as tell:
+        with print_beside(show_workers(news_only=not display.shows_progress)) as tell:
             for _ in supervise(tell):
                 pass
     tell_end(storage, name, stop, display)
@@ -186,13 +176,9 @@ def tell_end(storage: Storage, name: str, stop: StopSignal, display: Display) ->
         now = status.read_status(storage, name)
         ended = now.budget - now.trials["waiting"] - now.trials["running"]
         first = f"run 'hpo resume {name}', then " if now.state in ("paused", "stopped") else ""
-        print_stderr(
-            f"hpo: stopped with {ended} of {now.budget} trials done; {first}{display.again} to continue"
-        )
+        logs.tell(f"stopped with {ended} of {now.budget} trials done; {first}{display.again} to continue")
     elif (now := status.read_status(storage, name)).state == "stopped":
-        print_stderr(
-            f"hpo: study '{name}' was stopped; run 'hpo resume {name}' and this command to continue"
-        )
+        logs.tell(f"study '{name}' was stopped; run 'hpo resume {name}' and this command to continue")
     else:
         explain_used_up(now)
         print_notes(now)
@@ -205,7 +191,7 @@ def print_notes(now: Status) -> None:
         now: The status of the study.
     """
     for note in now.notes:
-        print_stderr(f"hpo: {note}")
+        logs.tell(note)
 
 
 def explain_used_up(now: Status) -> None:
@@ -215,7 +201,7 @@ def explain_used_up(now: Status) -> None:
         now: The status of the study.
     """
     if now.used_up_budget:
-        print_stderr(f"hpo: study '{now.study}': {now.used_up_budget.advice}")
+        logs.tell(f"study '{now.study}': {now.used_up_budget.advice}")
 
 
 def watch_study(storage: Storage, name: str, artifacts: Artifacts) -> None:
@@ -267,14 +253,11 @@ def _follow_live(
     def view() -> RenderableType:
         return study.running_view(max(console.height - 4, 3), stopping=stop.event.is_set())
 
-    def print_news(lines: Sequence[str]) -> None:
-        if news := [line for line in lines if is_news(line)]:
-            console.print("\n".join(news), soft_wrap=True)  # rich takes four times as long to wrap them
-
     with (
         _no_echo(),
         Live(console=console, refresh_per_second=4, get_renderable=view),
-        print_beside(print_news) as tell,
+        logs.shown_by(lambda text: console.print(text, soft_wrap=True)),  # four times as fast as wrapping
+        print_beside(show_workers(news_only=True)) as tell,
         read_beside(lambda: storage.retry(study.read, max_wait_seconds=0.0)),
     ):
         for starting in supervise(tell):
@@ -282,7 +265,7 @@ def _follow_live(
 
 
 @contextlib.contextmanager
-def notebook_view(storage: Storage, name: str) -> Iterator[Callable[[str], None]]:
+def notebook_view(storage: Storage, name: str) -> Iterator[log_records.Tell]:
     """Within the block, show a study below its cell as it shows itself, and draw it again and again.
 
     Args:
@@ -290,7 +273,7 @@ def notebook_view(storage: Storage, name: str) -> Iterator[Callable[[str], None]
         name: The study.
 
     Yields:
-        A function that takes a worker's line and returns at once; it prints what the view does not show.
+        A function that takes a worker's record and returns at once; it prints what the view does not show.
     """
     from IPython.display import HTML, display
 
@@ -301,24 +284,10 @@ def notebook_view(storage: Storage, name: str) -> Iterator[Callable[[str], None]
         screen.update(HTML(study_html(read, health.find_problems(read))))
 
     with (
-        print_beside(_print_news) as tell,
+        print_beside(show_workers(news_only=True)) as tell,
         read_beside(lambda: storage.retry(draw, max_wait_seconds=0.0)),
     ):
         yield tell
-
-
-def _print_lines(lines: Sequence[str]) -> None:
-    print_stderr("\n".join(lines))
-
-
-def _print_news(lines: Sequence[str]) -> None:
-    if news := [line for line in lines if is_news(line)]:
-        _print_lines(news)
-
-
-def is_news(line: str) -> bool:
-    """Return whether a live view leaves out what a worker's line says: anything but a trial's progress."""
-    return not TRIAL_EVENT.match(line)
 
 
 @contextlib.contextmanager

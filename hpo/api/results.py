@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import optuna
 
+from hpo import logs
 from hpo.analysis import documents, health, importance, records, results
 from hpo.analysis.documents import BestSetting, StudyStatus, StudyTrial
 from hpo.analysis.health import Problem
@@ -94,7 +95,7 @@ class StudyResults:
         return folders.stored_folder(self.storage, studies.find_study_id(self.storage, self.name))
 
     def logs_folder(self) -> Path | None:
-        """Return the folder of the logs of Slurm's workers; None if there is none."""
+        """Return the folder of the log files of the workers; None if there is none here."""
         folder = self.artifacts_folder()
         logs = None if folder is None else Artifacts(self.locations.artifacts).logs_folder(folder)
         return logs if logs is not None and logs.is_dir() else None
@@ -223,12 +224,12 @@ class StudyResults:
             >>> study.plan("cuda:0").device_hours
             3.4
         """
-        from hpo.api import images, planning, progress
+        from hpo.api import images, planning
 
         definition, root = self.definition(), self.locations.data
         checked = images.check_images(definition, root, needed_here=True)
         scan = checked.scan if checked else None
-        return planning.plan_study(definition, devices, root, scan, progress.print_stderr)
+        return planning.plan_study(definition, devices, root, scan, logs.write_line)
 
     def report(self, path: str | os.PathLike[str], csv: str | os.PathLike[str] | None = None) -> Path:
         """Write a report of the study: one HTML page with every table and plot, readable offline.

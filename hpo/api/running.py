@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpo import logs
 from hpo.analysis import finish
 from hpo.analysis.finish import FinishPlan
 from hpo.api import progress, worker_events
@@ -83,7 +84,7 @@ def run_processes(
     devices.worker_devices(spec, 1, 1)  # fails before anything is started
     workers = progress.LocalWorkers(
         devices=spec,
-        settings=worker_environment(places, limits.lease_seconds, limits.cache_gb),
+        settings=worker_environment(places, limits.lease_seconds, limits.cache_gb, logs.find_log_options()),
         supervision=supervision,
     )
     display = progress.Display(shows_progress=shows_progress, again=_AGAIN)
@@ -153,7 +154,7 @@ def prepare_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishP
     plan = finish.plan_finish(storage, name, top, seeds)
     finish.create_finish_study(storage, plan)
     for note in plan.notes:
-        progress.print_stderr(f"hpo: {note}")
+        logs.tell(note)
     return plan
 
 
@@ -184,7 +185,7 @@ def _open_stop_signal() -> StopSignal:
     """Return what a Ctrl-C sets; signals reach the main thread alone."""
     if threading.current_thread() is threading.main_thread():
         return StopSignal((signal.SIGINT,))
-    progress.print_stderr("hpo: Ctrl-C cannot stop what another thread than the main one runs; stop() can")
+    logs.tell("Ctrl-C cannot stop what another thread than the main one runs; stop() can")
     return StopSignal(())
 
 
@@ -216,6 +217,6 @@ def _tell_early_ends(storage: Storage, name: str, places: Locations) -> None:
     now = status.read_status(storage, name)
     files = Artifacts(places.artifacts).path(studies.artifacts_folder(storage, name))
     for line in failures.advice_lines(name, now.early_ends, files):
-        progress.print_stderr(f"hpo: {line}")
+        logs.tell(line)
     if now.state == "complete" and now.budget and not now.trials["complete"]:
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")

@@ -1,7 +1,6 @@
 """Text and tables for the terminal. Nothing here reads or changes the store."""
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -292,10 +291,3 @@ def findings_table(found: Iterable["Finding"]) -> Table:
         text = f"{finding.message}{f'; {finding.advice}' if finding.advice else ''}"
         table.add_row(Text(finding.state, style=styles[finding.state]), finding.subject, text)
     return table
-
-
-def log_to_stderr() -> None:
-    """Show what the worker logs from INFO on, unless a custom objective sets up logging of its own."""
-    logging.getLogger("hpo").setLevel(logging.INFO)
-    if logging.lastResort is not None:
-        logging.lastResort.setLevel(logging.INFO)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hpo import logs
 from hpo.api import progress
 from hpo.api.stop_signal import StopSignal
 from hpo.artifacts.folders import Artifacts
@@ -77,11 +78,14 @@ def launch_workers(
             supervision=request.supervision,
         )
         progress.run_workers(storage, name, workers, stop)
-    elif request.engine == "slurm":
-        _submit_to_slurm(storage, group, request.print_script)
+        return
+    place = Artifacts(settings["HPO_ARTIFACTS"])
+    folder = place.logs_folder(folders.own_folder(storage, name)).absolute()
+    if request.engine == "slurm":
+        _submit_to_slurm(group, folder, request.print_script)
     else:
         progress.follow_workers(
-            storage, name, lambda tell: ray.supervise_actors(group, stop.event, tell), stop
+            storage, name, lambda tell: ray.supervise_actors(group, folder, stop.event, tell), stop
         )
 
 
@@ -146,19 +150,15 @@ def _parse_option(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _submit_to_slurm(storage: Storage, group: WorkerGroup, print_script: bool) -> None:
-    place = Artifacts(group.settings["HPO_ARTIFACTS"])
-    logs = place.logs_folder(folders.own_folder(storage, group.study)).absolute()
-    text = slurm.build_script(group, Path.cwd(), logs)
+def _submit_to_slurm(group: WorkerGroup, folder: Path, print_script: bool) -> None:
+    text = slurm.build_script(group, Path.cwd(), folder)
     if print_script:
         print(text, end="")
         return
-    job = slurm.submit_script(text, group, logs)
-    print(
-        f"job {job}: {group.workers} worker{'s' * (group.workers > 1)} of study {group.study}; logs: {logs}"
-    )
+    job = slurm.submit_script(text, group, folder)
+    print(f"job {job}: {group} of study {group.study}; logs: {folder}")
     show, stop = f"'hpo status {group.study}'", f"'hpo stop {group.study}' or 'scancel {job}'"
-    progress.print_stderr(f"hpo: {show} shows them; {stop} stops them")
+    logs.tell(f"{show} shows them; {stop} stops them")
 
 
 def _refuse_sqlite(group: WorkerGroup, where: str, otherwise: str) -> None:

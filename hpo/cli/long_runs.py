@@ -14,6 +14,7 @@ from pathlib import Path
 
 import typer
 
+from hpo import logs
 from hpo.api.creation import CreatedStudy
 from hpo.errors import HpoError
 from hpo.store.status import Status
@@ -76,7 +77,7 @@ def _signals_end_process() -> Iterator[None]:
 def _confirm(name: str, most_hours: float, least_hours: float) -> bool:
     most, least = (f"{hours / 24:.1f}" for hours in (most_hours, least_hours))
     pruned = f" ({least} if the pruner stops all that it may)" if least != most else ""
-    print(f"hpo: study '{name}' will take about {most} days here{pruned}", file=sys.stderr)
+    logs.tell(f"study '{name}' will take about {most} days here{pruned}")
     return typer.confirm("Start it?", err=True)
 
 
@@ -106,12 +107,12 @@ def is_short(definition: Definition, files: int) -> bool:
 
 def _estimate_hours(study: Sequence[str], devices: str, data: Path) -> tuple[float, float] | None:
     """Return the hours that a study takes without pruning and with it; None if that is not soon known."""
-    print("hpo: estimating how long this takes; --yes skips that", file=sys.stderr)
+    logs.tell("estimating how long this takes; --yes skips that")
     words = [*HPO_COMMAND, "plan", *study, "--devices", devices, "--data", str(data), "--json"]
     try:
         done = subprocess.run(words, stdout=subprocess.PIPE, timeout=ESTIMATE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        print(f"hpo: no estimate within {ESTIMATE_SECONDS:.0f} s; 'hpo plan' takes longer", file=sys.stderr)
+        logs.tell(f"no estimate within {ESTIMATE_SECONDS:.0f} s; 'hpo plan' takes longer")
         return None
     if done.returncode:
         return None  # it has said why; workers will say it again

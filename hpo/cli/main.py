@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 import hpo
+from hpo import logs
 from hpo.cli import control, data, events, pages, planning, results, run
 from hpo.cli.verbs import GROUPS, HELP, general_help
 from hpo.errors import QUOTED_LENGTH, HpoError, quote_value, shorten
@@ -113,13 +114,19 @@ def run_command_line() -> None:
     # worker, which creates little garbage.
     gc.set_threshold(10_000)
     try:
+        with logs.restored():
+            _run_verb()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run_verb() -> None:
+    try:
         _refuse_undecodable()
         app()
     except HpoError as error:
-        print(f"hpo: {error}", file=sys.stderr)
+        logs.tell_exit(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _refuse_undecodable() -> None:

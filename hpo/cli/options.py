@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from hpo import logs
 from hpo.api import locations
 from hpo.api.locations import P
 from hpo.cli import completion
@@ -18,6 +19,7 @@ from hpo.workers.supervisor import BACKOFF_SECONDS, GRACE_SECONDS
 
 LOCATIONS = "Locations and leases"  # headings in the help of a verb
 SUPERVISION = "Supervision of workers"
+LOGGING = "Logs"
 
 
 def _refuse_nan(seconds: float) -> float:
@@ -136,6 +138,26 @@ Backoff = Annotated[
         SUPERVISION,
     ),
 ]
+LogLevel = Annotated[
+    logs.Level,
+    typer.Option(
+        "--log-level",
+        envvar=logs.LEVEL,
+        help="The least important lines that are shown and written to log files.",
+        rich_help_panel=LOGGING,
+        case_sensitive=False,
+    ),
+]
+LogFormat = Annotated[
+    logs.Format,
+    typer.Option(
+        "--log-format",
+        envvar=logs.FORMAT,
+        help="Format of lines that go to no terminal, and of log files: text, or JSON.",
+        rich_help_panel=LOGGING,
+        case_sensitive=False,
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -207,6 +229,7 @@ StudyName = Annotated[
 
 STORE, ARTIFACTS, DATA = locations.STORE, locations.ARTIFACTS, locations.DATA
 LEASE = locations.LEASE_SECONDS
+LOG = logs.LogOptions()
 CACHE_GB = DEFAULT_CACHE_GB
 GRACE = GRACE_SECONDS
 BACKOFF = BACKOFF_SECONDS

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hpo import logs
 from hpo.api.images import check_images
 from hpo.cli.completion import complete_study_name
 from hpo.cli.options import (
@@ -54,7 +55,7 @@ def plan_study(
     Takes seconds on a GPU or with small images, and a minute or two on a CPU with several large models.
     """
     from hpo.analysis import cost_text
-    from hpo.api import planning, progress
+    from hpo.api import planning
     from hpo.api.live_view import open_stderr_console
     from hpo.cli import console
     from hpo.study import file
@@ -65,7 +66,7 @@ def plan_study(
     where = open_stderr_console()
     # Drawn on a terminal only, and seldom: drawing takes time from the measurement.
     with where.status("measuring", refresh_per_second=2) as shown:
-        tell = shown.update if where.is_terminal else progress.print_stderr
+        tell = shown.update if where.is_terminal else logs.write_line
         found = planning.plan_study(definition, devices, data, scan, tell)
     if as_json:
         print_json(found.document())
@@ -113,13 +114,12 @@ def simulate_strategies(
     """
     from hpo.analysis import strategies
     from hpo.analysis.surrogate import Surrogate
-    from hpo.api import progress
     from hpo.cli import console
 
     recorded = _read_curves(name, curves, store_url)
     chosen, known = strategies.choose_strategies(recorded, sampler, pruner), Surrogate(recorded)
     found = strategies.compare_strategies(
-        known, chosen, workers=workers, repeats=repeats, tell=progress.print_stderr
+        known, chosen, workers=workers, repeats=repeats, tell=logs.write_line
     )
     if as_json:
         print_json(found)

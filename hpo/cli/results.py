@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
+from hpo import logs
 from hpo.api.locations import Locations
 from hpo.cli.completion import complete_trial
 from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, Json, StoreUrl, StudyName
@@ -289,7 +290,7 @@ def print_early_ends(storage: "Storage", name: str, artifacts: str, to: TextIO |
         storage: The store.
         name: The study.
         artifacts: Folder or URL of the artifacts.
-        to: Where to print; None for stderr, where each line begins with "hpo: ".
+        to: Where to print; None: they are told on stderr, as ``logs.tell`` does.
 
     Raises:
         StoreError: There is no such study.
@@ -302,7 +303,10 @@ def print_early_ends(storage: "Storage", name: str, artifacts: str, to: TextIO |
     files = Artifacts(artifacts).path(studies.artifacts_folder(storage, name))
     found = failures.find_early_ends(status.read_trials(storage, name))
     for line in failures.advice_lines(name, found, files):
-        print(f"hpo: {line}" if to is None else line, file=to or sys.stderr)
+        if to is None:
+            logs.tell(line)
+        else:
+            print(line, file=to)
 
 
 def _print_trials(

@@ -2,11 +2,11 @@
 
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo import log_records, logs
 from hpo.api.locations import Locations, worker_environment
 from hpo.cli.options import (
     ARTIFACTS,
@@ -15,6 +15,7 @@ from hpo.cli.options import (
     DATA,
     GRACE,
     LEASE,
+    LOG,
     STORE,
     ArtifactRoot,
     Backoff,
@@ -26,6 +27,8 @@ from hpo.cli.options import (
     Grace,
     Json,
     Lease,
+    LogFormat,
+    LogLevel,
     NewName,
     Options,
     Print,
@@ -49,6 +52,9 @@ from hpo.errors import (
 from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
+    from hpo.api.creation import CreatedStudy
+    from hpo.api.progress import LocalWorkers
+    from hpo.api.stop_signal import StopSignal
     from hpo.store.status import Status
     from hpo.store.storage import Storage
 
@@ -77,6 +83,8 @@ def run_study(
     cache_gb: CacheSize = CACHE_GB,
     grace_seconds: Grace = GRACE,
     backoff_seconds: Backoff = BACKOFF,
+    log_level: LogLevel = LOG.level,
+    log_format: LogFormat = LOG.form,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask before a study that will take days.")
     ] = False,
@@ -90,30 +98,53 @@ def run_study(
     """
     from hpo.api import creation, progress, stop_signal
     from hpo.cli import long_runs
-    from hpo.store import status, studies
+    from hpo.store import status
     from hpo.training.devices import worker_devices
 
+    logging = _start_logging(log_level, log_format)
     stop = stop_signal.StopSignal()
     worker_devices(devices, 1, 1)  # fails before anything is stored
     places = Locations(store=store_url, artifacts=artifacts, data=data)
     created = creation.create_study(study, with_track(sets, track), name, places, images_needed_here=True)
-    storage, stored_name = created.study.storage, created.study.name
-    before = status.read_status(storage, stored_name)
+    log_records.set_study(created.study.name)
+    before = status.read_status(created.study.storage, created.study.name)
     if progress.has_work(before):
         if not yes:
             long_runs.ask_before_long_run(created, before, study, sets or [], devices, data)
-        if created.result == studies.Stored.KEPT:
-            waiting = before.trials["waiting"]
-            progress.print_stderr(f"hpo: study '{stored_name}' continues: {waiting} trials waiting")
         workers = progress.LocalWorkers(
             devices=devices,
-            settings=worker_environment(places, lease_seconds, cache_gb),
+            settings=worker_environment(places, lease_seconds, cache_gb, logging),
             supervision=Supervision(grace_seconds=grace_seconds, backoff_seconds=backoff_seconds),
         )
-        progress.run_workers(storage, stored_name, workers, stop)
-        if stop.event.is_set():
-            raise typer.Exit(stop.exit_code())
-    _print_outcome(storage, before, artifacts, store_url)
+        _run_workers(created, before, workers, stop)
+    _print_outcome(created.study.storage, before, artifacts, store_url)
+
+
+def _start_logging(
+    level: logs.Level, form: logs.Format, study: str = "", *, is_supervised: bool = False
+) -> logs.LogOptions:
+    """Let this process log, and return what its workers need for that."""
+    options = logs.LogOptions(level=level, form=form)
+    logs.set_up(options, study, is_supervised=is_supervised)
+    return options
+
+
+def _run_workers(
+    created: "CreatedStudy", before: "Status", workers: "LocalWorkers", stop: "StopSignal"
+) -> None:
+    from hpo.api import progress
+    from hpo.store import studies
+
+    name = created.study.name
+    if created.result == studies.Stored.KEPT:
+        logs.tell(f"study '{name}' continues: {before.trials['waiting']} trials waiting")
+    progress.run_workers(created.study.storage, name, workers, stop)
+    _exit_if_stopped(stop)
+
+
+def _exit_if_stopped(stop: "StopSignal") -> None:
+    if stop.event.is_set():
+        raise typer.Exit(stop.exit_code())
 
 
 def _print_outcome(storage: "Storage", before: "Status", artifacts: str, store_url: str) -> None:
@@ -179,6 +210,8 @@ def launch_workers(
     cache_gb: CacheSize = CACHE_GB,
     grace_seconds: Grace = GRACE,
     backoff_seconds: Backoff = BACKOFF,
+    log_level: LogLevel = LOG.level,
+    log_format: LogFormat = LOG.form,
 ) -> None:
     """Start workers for a stored study and restart those that die.
 
@@ -189,10 +222,12 @@ def launch_workers(
     from hpo.cli import engines
     from hpo.store import studies
 
+    logging = _start_logging(log_level, log_format, name)
     stop = stop_signal.StopSignal()
     try:
         storage = studies.open_storage(store_url, create=False)
-        settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
+        places = Locations(store=store_url, artifacts=artifacts, data=data)
+        settings = worker_environment(places, lease_seconds, cache_gb, logging)
         request = engines.LaunchRequest(
             engine=engine,
             devices=devices,
@@ -205,16 +240,8 @@ def launch_workers(
         engines.launch_workers(storage, name, request, settings, stop)
     except HpoError as error:
         raise _worker_exit(error) from error
-    if stop.event.is_set():
-        raise typer.Exit(stop.exit_code())
+    _exit_if_stopped(stop)
     _exit_if_complete(storage, name, artifacts)
-
-
-def _worker_environment(
-    store_url: str, artifacts: str, data: Path, lease_seconds: float, cache_gb: float
-) -> dict[str, str]:
-    places = Locations(store=store_url, artifacts=artifacts, data=data)
-    return worker_environment(places, lease_seconds, cache_gb)
 
 
 def _exit_if_complete(storage: "Storage", name: str, artifacts: str) -> None:
@@ -236,6 +263,8 @@ def run_one_worker(
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
     cache_gb: CacheSize = CACHE_GB,
+    log_level: LogLevel = LOG.level,
+    log_format: LogFormat = LOG.form,
     supervised: Annotated[
         str | None, typer.Option(hidden=True, help="Device name for a supervisor that reads our output.")
     ] = None,
@@ -248,13 +277,12 @@ def run_one_worker(
     """
     from hpo.api import progress, stop_signal, worker_events
     from hpo.artifacts.folders import Artifacts
-    from hpo.cli import console
     from hpo.store import status, studies
     from hpo.training.devices import worker_devices
     from hpo.workers import worker
 
+    _start_logging(log_level, log_format, name, is_supervised=supervised is not None)
     stop = stop_signal.StopSignal()
-    console.log_to_stderr()
     if supervised is not None:
         _follow_supervisor(stop.event)
     try:
@@ -274,17 +302,16 @@ def run_one_worker(
         worker_events.follow_events(worker.run_worker(storage, name, settings, stop.event))
     except HpoError as error:
         raise _worker_exit(error) from error
-    if stop.event.is_set():
-        raise typer.Exit(stop.exit_code())
-    progress.explain_used_up(status.read_status(storage, name))
+    _exit_if_stopped(stop)
+    if supervised is None:  # else the supervisor says it
+        progress.explain_used_up(status.read_status(storage, name))
 
 
 def _worker_exit(error: HpoError) -> typer.Exit:
     """Print why a worker exits; its exit code tells a supervisor whether a restart can help."""
-    from hpo.api import progress
     from hpo.workers import supervisor
 
-    progress.print_stderr(f"hpo: {error}")
+    logs.tell_exit(str(error))
     return typer.Exit(
         1
         if isinstance(error, StoreUnavailable | ArtifactsUnavailable | DeviceLost | WorkerStartError)
@@ -338,6 +365,8 @@ def finish_study(
     data: DataRoot = DATA,
     lease_seconds: Lease = LEASE,
     cache_gb: CacheSize = CACHE_GB,
+    log_level: LogLevel = LOG.level,
+    log_format: LogFormat = LOG.form,
 ) -> None:
     """Rerun the best settings of a study with several seeds and compare them.
 
@@ -351,17 +380,19 @@ def finish_study(
     from hpo.store import status, studies
     from hpo.training.devices import worker_devices
 
+    logging = _start_logging(log_level, log_format, name)
     stop = stop_signal.StopSignal()
     worker_devices(devices, 1, 1)
+    places = Locations(store=store_url, artifacts=artifacts, data=data)
     storage = studies.open_storage(store_url, create=False)
     plan = running.prepare_finish(storage, name, top, seeds)
+    log_records.set_study(plan.name)
     now = status.read_status(storage, plan.name)
     if now.state != "complete":
         if not progress.has_work(now):
             raise typer.Exit(1)
-        settings = _worker_environment(store_url, artifacts, data, lease_seconds, cache_gb)
+        settings = worker_environment(places, lease_seconds, cache_gb, logging)
         workers = progress.LocalWorkers(devices=devices, settings=settings)
         progress.run_workers(storage, plan.name, workers, stop)
-    if stop.event.is_set():
-        raise typer.Exit(stop.exit_code())
+    _exit_if_stopped(stop)
     print_finish(read_result(storage, plan), as_json)

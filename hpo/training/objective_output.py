@@ -1,4 +1,4 @@
-"""What a custom objective prints and logs: lines on stderr that begin with the number of its trial.
+"""What a custom objective prints and logs: lines on stderr with the number of its trial.
 
 While it runs, ``sys.stdout`` and ``sys.stderr`` are replaced. The objective and hpo take turns in one
 thread; what that thread writes belongs to the objective only while the objective is called. What another
@@ -8,6 +8,8 @@ A line is written when it is complete, so that lines of several threads and work
 unfinished one is written when the objective yields or ends. Of a progress bar, which returns to the
 beginning of its line, the last state is shown. Sequences that move the cursor or set colours are left out,
 since they would spoil a live view.
+
+In a process that logs (``logs.set_up``), a line that is printed is a record of the logger ``objective``.
 
 Records of any logger, from INFO on, are shown unless the objective configures logging. If it does, with
 ``logging.basicConfig`` or with handlers of its own, its handlers decide; what they write to stderr gets the
@@ -21,6 +23,8 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
+
+from hpo import log_records, logs
 
 LONGEST_LINE = 10_000  # characters after which an unfinished line is written as it is
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -85,15 +89,21 @@ class TrialOutput:
         *lines, rest = (self._unfinished.pop(key, "") + text).split("\n")
         if len(rest) > LONGEST_LINE:
             lines, rest = [*lines, rest], ""
-        if lines:
-            stream.shown_on.write("".join(f"{self._prefix}{_visible(line)}\n" for line in lines))
+        self._show(stream, [_visible(line) for line in lines])
         if rest:
             self._unfinished[key] = _visible(rest) + "\r" * rest.endswith("\r")
 
     def _finish_lines(self, keys: Iterable[tuple[int, "_Stream"]]) -> None:
         for key in list(keys):
             if line := _visible(self._unfinished.pop(key, "")):
-                key[1].shown_on.write(f"{self._prefix}{line}\n")
+                self._show(key[1], [line])
+
+    def _show(self, stream: "_Stream", lines: list[str]) -> None:
+        if logs.is_set_up():
+            for line in lines:
+                logs.tell(line, name=log_records.OBJECTIVE)
+        elif lines:
+            stream.shown_on.write("".join(f"{self._prefix}{line}\n" for line in lines))
 
 
 def _visible(line: str) -> str:
@@ -150,9 +160,14 @@ class _LastResort(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             is_own = record.name.partition(".")[0] == "hpo"
-            if not is_own and _open_outputs and _open_outputs[-1].belongs_to_objective():
+            is_objectives = not is_own and _open_outputs and _open_outputs[-1].belongs_to_objective()
+            if not is_objectives and record.levelno < logging.WARNING:
+                return
+            if logs.is_set_up():
+                logs.show([record])
+            elif is_objectives:
                 self._stream.write(f"{self._of_objective.format(record)}\n")
-            elif record.levelno >= logging.WARNING:
+            else:
                 self._stream.replaced.write(f"{self.format(record)}\n")
         except Exception:
             self.handleError(record)

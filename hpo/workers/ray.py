@@ -11,16 +11,18 @@ Ray writes arguments to no log and shows them on no page, unlike the variables o
 """
 
 import contextlib
+import logging
 import os
 import queue
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo import log_records
 from hpo.errors import EngineError, HpoError, WorkerStartError
 from hpo.training.devices import WorkerDevice
 from hpo.workers import supervisor
@@ -39,7 +41,7 @@ class WorkerActor:
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self.lines: queue.Queue[str] = queue.Queue()
+        self.records: queue.Queue[logging.LogRecord] = queue.Queue()
 
     def supervise(
         self,
@@ -47,6 +49,7 @@ class WorkerActor:
         device: WorkerDevice,
         settings: Mapping[str, str],
         folder: str,
+        logs_folder: Path,
         supervision: Supervision,
     ) -> str:
         """Run the worker until it has exited for good.
@@ -56,6 +59,7 @@ class WorkerActor:
             device: The device of the worker.
             settings: The worker's environment (HPO_STORE and so on).
             folder: The folder to run in, which every node must have.
+            logs_folder: The folder of the worker's log file on its node.
             supervision: How long the supervisor waits for the worker.
 
         Returns:
@@ -68,7 +72,7 @@ class WorkerActor:
             return f"{socket.gethostname()}: {folder}: {error.strerror}; every node needs the same folders"
         try:
             for _ in supervisor.supervise_processes(
-                study, [device], settings, self.stop, self.lines.put, supervision
+                study, [device], settings, logs_folder, self.stop, self.records.put, supervision
             ):
                 pass
         except WorkerStartError as error:
@@ -77,16 +81,16 @@ class WorkerActor:
             return str(error)
         return ""
 
-    def read_lines(self) -> list[str]:
-        """Return the lines since the last call; wait ``POLL_SECONDS`` at most if there is none.
+    def read_records(self) -> list[logging.LogRecord]:
+        """Return the records since the last call; wait ``POLL_SECONDS`` at most if there is none.
 
-        They are what ``supervise_processes`` prints.
+        They are what ``supervise_processes`` tells.
         """
         found = []
         with contextlib.suppress(queue.Empty):
-            found.append(self.lines.get(timeout=POLL_SECONDS))
+            found.append(self.records.get(timeout=POLL_SECONDS))
             while True:
-                found.append(self.lines.get_nowait())
+                found.append(self.records.get_nowait())
         return found
 
     def stop_worker(self) -> None:
@@ -103,7 +107,7 @@ def cluster_address(options: Mapping[str, str]) -> str | None:
 
 
 def supervise_actors(
-    group: WorkerGroup, stop: threading.Event, print_line: Callable[[str], None]
+    group: WorkerGroup, logs_folder: Path, stop: threading.Event, tell: log_records.Tell
 ) -> Iterator[int]:
     """Run a group's workers by Ray until they have exited for good.
 
@@ -113,9 +117,10 @@ def supervise_actors(
 
     Args:
         group: The workers, with Ray's options.
+        logs_folder: The folder of each worker's log file on its node.
         stop: Once set, the workers save and exit; nobody waits longer than the time that they have for it.
-        print_line: Gets one line at the start, one if no node has room, and what the actors'
-            ``supervise_processes`` print.
+        tell: Gets one record at the start, one if no node has room, and what the actors'
+            ``supervise_processes`` tell.
 
     Yields:
         0, about four times a second: how many workers are starting is not known here.
@@ -128,8 +133,10 @@ def supervise_actors(
     resources = _parse_resources(group.options)
     address = cluster_address(group.options)
     with _connect(ray, address):
-        print_line(f"hpo: study '{group.study}': {group} by Ray on {address or 'this machine'}")
-        device, resources = _place_worker(ray, group, resources, print_line)
+        where = address or "this machine"
+        text = f"study '{group.study}': {group} by Ray on {where}; logs on each node: {logs_folder}"
+        tell(log_records.new_record(text))
+        device, resources = _place_worker(ray, group, resources, tell)
         # Three calls at once: one supervises the worker, one waits for lines, one asks it to stop.
         actor_class = ray.remote(WorkerActor).options(
             max_restarts=-1, max_task_retries=-1, max_concurrency=3, **resources
@@ -138,10 +145,13 @@ def supervise_actors(
         forwarded = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED_PREFIXES)}
         folder, settings = str(Path.cwd()), {**group.settings, **forwarded}
         wait = group.supervision
-        runs = [actor.supervise.remote(group.study, device, settings, folder, wait) for actor in actors]
+        runs = [
+            actor.supervise.remote(group.study, device, settings, folder, logs_folder, wait)
+            for actor in actors
+        ]
         try:
             leave_seconds = wait.grace_seconds + LEAVE_SECONDS
-            yield from _follow_actors(ray, actors, runs, stop, print_line, leave_seconds)
+            yield from _follow_actors(ray, actors, runs, stop, tell, leave_seconds)
         except ray.exceptions.RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise EngineError(f"--engine ray: the cluster failed: {last}") from error
@@ -152,10 +162,10 @@ def _follow_actors(
     actors: list[Any],
     runs: list[Any],
     stop: threading.Event,
-    print_line: Callable[[str], None],
+    tell: log_records.Tell,
     leave_seconds: float,
 ) -> Iterator[int]:
-    reads = {actor.read_lines.remote(): actor for actor in actors}
+    reads = {actor.read_records.remote(): actor for actor in actors}
     stopped_at: float | None = None
     errors = []
     while runs and (stopped_at is None or time.monotonic() < stopped_at + leave_seconds):
@@ -163,9 +173,9 @@ def _follow_actors(
         done = ray.wait(calls, num_returns=len(calls), timeout=0.25)[0]
         for call in [call for call in done if call in reads]:
             actor = reads.pop(call)
-            reads[actor.read_lines.remote()] = actor
-            for line in ray.get(call):
-                print_line(line)
+            reads[actor.read_records.remote()] = actor
+            for record in ray.get(call):
+                tell(record)
         ended = [call for call in done if call in runs]
         runs = [call for call in runs if call not in ended]
         errors += [error for error in ray.get(ended) if error]
@@ -175,8 +185,8 @@ def _follow_actors(
                 actor.stop_worker.remote()
         yield 0
     for call in ray.wait([*reads], num_returns=len(reads), timeout=2 * POLL_SECONDS)[0]:
-        for line in ray.get(call):
-            print_line(line)
+        for record in ray.get(call):
+            tell(record)
     if errors:
         raise HpoError(errors[0])
 
@@ -230,7 +240,7 @@ def _parse_resources(options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _place_worker(
-    ray: Any, group: WorkerGroup, resources: dict[str, Any], print_line: Callable[[str], None]
+    ray: Any, group: WorkerGroup, resources: dict[str, Any], tell: log_records.Tell
 ) -> tuple[WorkerDevice, dict[str, Any]]:
     """Return each worker's device and what its actor takes; say so if no node has that at present."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -239,6 +249,7 @@ def _place_worker(
     amounts = {"CPU": resources["num_cpus"], "GPU": resources["num_gpus"]}
     if not any(all(node.get(name, 0) >= amount for name, amount in amounts.items()) for node in nodes):
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in amounts.items() if amount)
-        print_line(f"no node of the Ray cluster has {wanted}: workers wait until one comes")
+        text = f"no node of the Ray cluster has {wanted}: workers wait until one comes"
+        tell(log_records.new_record(text, logging.WARNING))
     threads = max(int(amounts["CPU"]), 1)
     return WorkerDevice(name="cuda:0" if gpus else "cpu", threads=threads), resources

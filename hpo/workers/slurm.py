@@ -10,6 +10,7 @@ keeps it when it requeues a job.
   releases its trial. Then the script asks Slurm to requeue the task. A cancelled task only exits.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -19,6 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpo.errors import EngineError
+from hpo.log_records import SUPERVISOR
+from hpo.logs import FORMAT
 from hpo.store import database
 from hpo.workers.supervisor import WorkerGroup
 
@@ -37,10 +40,10 @@ until [ "$stopped" ]; do
   begun=$SECONDS
   "${worker[@]}" </dev/null &
   # A signal ends the wait, not the worker.
-  while wait $!; code=$?; [ "$code" -gt 128 ] && kill -0 $! 2>/dev/null; do :; done
+  while wait $! 2>/dev/null; code=$?; [ "$code" -gt 128 ] && kill -0 $! 2>/dev/null; do :; done
   case $code in 0 | 78 | 130 | 143) break ;; esac
   [ $((SECONDS - begun)) -gt 30 ] && pause=1
-  echo "hpo: the worker died with exit code $code; starting it again in $pause s" >&2
+  printf "$death" "$(date +%Y-%m-%dT%H:%M:%S.%3N%:z)" "$HOSTNAME" $! "$code" "$pause" >&2
   sleep "$pause" & wait $!
   pause=$((pause < 15 ? pause * 2 : 30))
 done
@@ -85,9 +88,21 @@ def build_script(group: WorkerGroup, folder: Path, logs: Path) -> str:
                 for name, value in _public_settings(group.settings).items()
             ),
             f"worker=({shlex.join(worker)})",
+            f"death={shlex.quote(_death_format(group))}",
             WORKER_LOOP,
         ]
     )
+
+
+def _death_format(group: WorkerGroup) -> str:
+    """Return printf's format of a log line, which gets time, host, process, exit code and pause."""
+    text = "the worker died with exit code %s; starting it again in %s s"
+    study = group.study.replace("%", "%%")
+    if group.settings.get(FORMAT) == "json":
+        where = f'"host": "%s", "process": %s, "study": {json.dumps(study)}, "trial": null'
+        what = f'"logger": "{SUPERVISOR}", "message": "{text}"'
+        return f'{{"time": "%s", "level": "WARNING", {where}, {what}}}\\n'
+    return f"%s WARNING host=%s process=%s study={study} trial=- hpo: {text}\\n"
 
 
 def submit_script(text: str, group: WorkerGroup, logs: Path) -> str:

@@ -6,24 +6,30 @@
 * When the supervisor itself is gone, its workers read the end of their standard input, save and exit.
 * Processes that a worker has started (loaders of data, forks of a custom objective) end with it.
 * What a worker writes to stdout is read together with its stderr: only the supervisor writes results.
+* Each line of a worker goes to its log file and is shown (``hpo.logs``). A worker that replaces another one
+  continues its file.
 * Workers run in sessions of their own. So a Ctrl-C reaches the supervisor alone, which sends them SIGTERM.
 """
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
+from hpo import log_records, logs
 from hpo.errors import HpoError, WorkerStartError
 from hpo.training.devices import WorkerDevice
+from hpo.workers.log_files import LogFolder
 
 HPO_COMMAND = (sys.executable, "-m", "hpo")
 EXIT_FATAL = 78  # exit code of a worker whose error no restart mends (sysexits.h: EX_CONFIG)
@@ -65,13 +71,15 @@ class WorkerProcess:
 
     device: WorkerDevice
     process: subprocess.Popen[str]
+    log: logging.Handler  # writes its log file
     deaths: int = 0  # in a row, each soon after a start
     started_at: float = field(default_factory=time.monotonic)
     restart_at: float | None = None  # by the monotonic clock; None: it runs, or will not be restarted
     is_overdue: bool = False  # it was told to stop, and has not exited in time
     has_children: bool = True  # perhaps; False once they have been ended after its exit
-    last_error: str = ""  # in the last line that began with "hpo: ", without that; empty if there was none
+    last_error: str = ""  # why it has ended, if it said so
     has_written: bool = False  # until then it is starting
+    trial: int | None = None  # that its last line was about
     reader: threading.Thread = field(default_factory=threading.Thread)
 
     @property
@@ -96,16 +104,22 @@ class _Launch:
     study: str
     settings: Mapping[str, str]
     stop: threading.Event
-    print_line: Callable[[str], None]
+    tell: log_records.Tell
     supervision: Supervision
+
+    @property
+    def level(self) -> int:
+        """The level of the least important records that are written and shown."""
+        return logs.level_number(self.settings.get(logs.LEVEL, "info"))
 
 
 def supervise_processes(
     study: str,
     devices: list[WorkerDevice],
     settings: Mapping[str, str],
+    logs_folder: Path,
     stop: threading.Event,
-    print_line: Callable[[str], None],
+    tell: log_records.Tell,
     supervision: Supervision = DEFAULT_SUPERVISION,
 ) -> Iterator[int]:
     """Run a worker on each device until all have exited for good: with 0, or asked to stop.
@@ -116,9 +130,10 @@ def supervise_processes(
         study: The name of the study.
         devices: The device of each worker.
         settings: The workers' environment (HPO_STORE and so on).
+        logs_folder: The folder of the workers' log files; it is created.
         stop: Once set, the workers get SIGTERM, and some seconds later SIGKILL. Exit code 78 sets it.
-        print_line: Gets the workers' output, except errors ("hpo: ..."), and lines about restarts; it is
-            called in other threads, too.
+        tell: Gets what the workers say, except why they end, and what happens to them; it is called in
+            other threads, too.
         supervision: How long it waits for the workers.
 
     Yields:
@@ -128,13 +143,12 @@ def supervise_processes(
         HpoError: With the error that no restart mends, once all have exited.
         WorkerStartError: If a worker cannot be started the first time; those that run are killed.
     """
-    launch = _Launch(
-        study=study, settings=settings, stop=stop, print_line=print_line, supervision=supervision
-    )
+    launch = _Launch(study=study, settings=settings, stop=stop, tell=tell, supervision=supervision)
+    folder = LogFolder(logs_folder, settings.get(logs.FORMAT, "text"), tell)
     workers: list[WorkerProcess] = []
     try:
         for device in devices:
-            workers.append(_start_first_worker(launch, device))
+            workers.append(_start_first_worker(launch, device, folder.open_file()))
         yield from _keep_running(launch, workers)
         for worker in workers:
             worker.reader.join(5)
@@ -146,6 +160,7 @@ def supervise_processes(
                 worker.process.kill()
                 worker.process.wait()
             _end_children(worker)
+            worker.log.close()
 
 
 def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[int]:
@@ -170,24 +185,52 @@ def _tell_killed(launch: _Launch, workers: list[WorkerProcess]) -> None:
     for worker in workers:
         if worker.process.poll() is None and not worker.is_overdue:
             worker.is_overdue = True
-            launch.print_line(
+            _tell(
+                launch,
+                worker,
                 f"the worker on {worker.device.name} did not save and exit within "
                 f"{launch.supervision.grace_seconds:g} s (--grace-seconds) and is killed; its trial will "
-                "resume from its last checkpoint"
+                "resume from its last checkpoint",
             )
 
 
-def _start_first_worker(launch: _Launch, device: WorkerDevice) -> WorkerProcess:
+def _tell(
+    launch: _Launch,
+    worker: WorkerProcess,
+    text: str,
+    level: int = logging.WARNING,
+    name: str = log_records.SUPERVISOR,
+) -> None:
+    """Tell what happens to a worker, or what it prints without a context, also in its log file."""
+    record = log_records.worker_record(
+        text, level, name, process=worker.process.pid, study=launch.study, trial=worker.trial
+    )
+    _pass_on(launch, worker, record)
+
+
+def _pass_on(launch: _Launch, worker: WorkerProcess, record: logging.LogRecord) -> None:
+    """Write a record to a worker's log file and show it, except why it ends, which is reported then."""
+    if record.levelno < launch.level:
+        return
+    worker.log.handle(record)
+    if record.name != log_records.EXIT:
+        launch.tell(record)
+
+
+def _start_first_worker(launch: _Launch, device: WorkerDevice, log: logging.Handler) -> WorkerProcess:
     try:
-        return _start_worker(launch, device)
+        return _start_worker(launch, device, log)
     except OSError as error:
+        log.close()
         raise WorkerStartError(
             f"no worker starts on {device.name}: {HPO_COMMAND[0]}: {error.strerror}; if memory or "
             "processes are short, start fewer workers with --devices"
         ) from error
 
 
-def _start_worker(launch: _Launch, device: WorkerDevice, deaths: int = 0) -> WorkerProcess:
+def _start_worker(
+    launch: _Launch, device: WorkerDevice, log: logging.Handler, deaths: int = 0
+) -> WorkerProcess:
     """Start a worker; raises OSError if there is no process or no thread left for it."""
     # A number of threads that the user has set stays as it is.
     environment = {"OMP_NUM_THREADS": str(device.threads), **os.environ, **launch.settings}
@@ -204,30 +247,36 @@ def _start_worker(launch: _Launch, device: WorkerDevice, deaths: int = 0) -> Wor
         env=environment,
         start_new_session=True,
     )
-    worker = WorkerProcess(device=device, process=process, deaths=deaths)
-    worker.reader = threading.Thread(target=_forward_output, args=(worker, launch.print_line), daemon=True)
+    worker = WorkerProcess(device=device, process=process, log=log, deaths=deaths)
+    worker.reader = threading.Thread(target=_forward_output, args=(launch, worker), daemon=True)
     try:
         worker.reader.start()
     except RuntimeError as error:  # no thread is left
         process.kill()
         process.wait()
         raise OSError(errno.EAGAIN, str(error)) from error
+    _tell(launch, worker, f"a worker starts on {device.name}", logging.INFO, log_records.PROGRESS)
     return worker
 
 
-def _forward_output(worker: WorkerProcess, print_line: Callable[[str], None]) -> None:
+def _forward_output(launch: _Launch, worker: WorkerProcess) -> None:
     assert worker.process.stdout is not None
     with worker.process.stdout as output:
         for line in output:
             worker.has_written = True
-            _forward_line(worker, line, print_line)
+            _forward_line(launch, worker, line.rstrip("\n"))
 
 
-def _forward_line(worker: WorkerProcess, line: str, print_line: Callable[[str], None]) -> None:
-    if line.startswith("hpo: "):  # an error, which the supervisor reports itself
-        worker.last_error = line.removeprefix("hpo: ").strip()
-    else:
-        print_line(line.rstrip("\n"))
+def _forward_line(launch: _Launch, worker: WorkerProcess, line: str) -> None:
+    printed, record = log_records.split_line(line)
+    if printed or record is None:
+        _tell(launch, worker, printed, logging.INFO, log_records.OUTPUT)
+    if record is None:
+        return
+    if record.name == log_records.EXIT:
+        worker.last_error = record.getMessage()
+    worker.trial = log_records.trial_of(record)
+    _pass_on(launch, worker, record)
 
 
 def _end_children(worker: WorkerProcess) -> None:
@@ -278,11 +327,13 @@ def _restart_if_dead(launch: _Launch, worker: WorkerProcess) -> WorkerProcess:
         return worker
     worker.deaths += 1
     try:
-        return _start_worker(launch, worker.device, worker.deaths)
+        return _start_worker(launch, worker.device, worker.log, worker.deaths)
     except OSError as error:  # no memory or no process left, perhaps what the worker died of; it passes
         pause = worker.schedule_restart(launch.supervision.backoff_seconds)
-        launch.print_line(
-            f"no worker starts on {worker.device.name} ({error.strerror}); trying again in {pause:g} s"
+        _tell(
+            launch,
+            worker,
+            f"no worker starts on {worker.device.name} ({error.strerror}); trying again in {pause:g} s",
         )
         return worker
 
@@ -293,7 +344,7 @@ def _announce_restart(launch: _Launch, worker: WorkerProcess, code: int) -> None
     cause = _signal_name(-code) if code < 0 else worker.last_error or f"exit code {code}"
     pause = worker.schedule_restart(launch.supervision.backoff_seconds)
     which = f"a worker on {worker.device.name} (process {worker.process.pid})"
-    launch.print_line(f"{which} died of {cause}; starting it again in {pause:g} s")
+    _tell(launch, worker, f"{which} died of {cause}; starting it again in {pause:g} s")
 
 
 def _signal_name(number: int) -> str:

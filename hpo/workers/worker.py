@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from hpo import log_records
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import (
     ArtifactError,
@@ -117,15 +118,16 @@ def _run_trials(
             continue
         # Read again: the study may have been extended since, and the trial created by that.
         context = replace(context, definition=studies.read_definition(storage, name))
-        try:
-            yield from tracking.track_trial(run_trial(claim, context), claim, context, tracker)
-            failures.clear()
-        except StopRequested:  # before the trial's first step
-            return
-        except (ArtifactError, DataError) as error:
-            if len(failures) == MAX_FAILURES - 1 or isinstance(error, _WITHOUT_RETRY):
-                raise
-            _wait_after_failure(claim, error, failures, stop)
+        with log_records.trial_context(claim.number):
+            try:
+                yield from tracking.track_trial(run_trial(claim, context), claim, context, tracker)
+                failures.clear()
+            except StopRequested:  # before the trial's first step
+                return
+            except (ArtifactError, DataError) as error:
+                if len(failures) == MAX_FAILURES - 1 or isinstance(error, _WITHOUT_RETRY):
+                    raise
+                _wait_after_failure(claim, error, failures, stop)
 
 
 def _wait_after_failure(

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.support.launched_study import EPOCHS, POINTS, LaunchedStudy
+from tests.support.log_lines import messages
 from tests.support.processes import wait_for
 from tests.support.workplace import Done
 
@@ -197,7 +198,7 @@ def test_a_gpu_that_is_lost_ends_its_worker_and_no_trial(place):
     place.here("create", place.study(text))
     url = f"sqlite:///{place.path}/storage/hpo.db"
     done = place.hpo("worker", "small", "--device", "cuda:0", code=1, PYTHONPATH=python_path)
-    assert done.err.splitlines()[-1] == (
+    assert messages(done.err)[-1] == (
         "hpo: trial 1 waits for another worker: the GPU is lost to this one "
         "(CUDA error: an illegal memory access was encountered)"
     )
@@ -251,8 +252,8 @@ def test_a_data_folder_that_vanishes_fails_no_trial(workplace, url, sql):
     pictures.rename(workplace.path / "elsewhere")
     _, err = worker.communicate(timeout=120)
     assert worker.returncode == 78
-    assert err.splitlines()[-1].startswith("hpo: ")
-    assert "pictures" in err.splitlines()[-1]
+    assert messages(err)[-1].startswith("hpo: ")
+    assert "pictures" in messages(err)[-1]
     assert "Traceback" not in err
     assert [(trial.state.name, trial.user_attrs.get("attempts")) for trial in trials(url)] == [
         ("COMPLETE", 1),
@@ -273,11 +274,11 @@ def test_an_enqueued_setting_runs_before_searched_trials(place, url):
     assert refused.err.count("\n") == 1
     assert "'sound', 'odd'" in refused.err
     process = place.start("worker", "small", HPO_STORE=url)
-    first = next(line for line in process.stderr if line.startswith("trial"))
+    first = next(line for line in process.stderr if "trial=4" in line)
     process.terminate()
     process.communicate()
     assert process.returncode == 143
-    assert first.startswith("trial 4 starts: kind sound")
+    assert messages(first)[0].startswith("hpo: trial 4 starts: kind sound")
     assert trials(url)[4].params == {"kind": "sound"}
 
 

@@ -18,6 +18,7 @@ from hpo.workers import worker
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.disks import fill, mounted_disk
+from tests.support.log_lines import messages
 from tests.support.network import Link, network_link, require_root
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import HPO
@@ -120,6 +121,9 @@ def test_a_network_cut_is_noticed_training_goes_on_and_reports_catch_up(place, l
             f"noticed after {noticed:.1f} s; a report {caught_up:.1f} s after the heal, both {back:.1f} s"
         )
         assert count_lines(place, "died") == 0
+        shown = messages((place.path / "err").read_text())
+        for text in ("trying again", "is back after"):
+            assert sum(text in line for line in shown if "lease of trial" not in line) == 1, "told once"
         check(url, planned, [1] * len(planned))
         assert len(progress(place)) == sum(planned), "no epoch ran twice"
         # Seconds on an idle machine. Without keep-alives and timeouts, TCP takes a quarter of an hour.
@@ -171,7 +175,7 @@ def test_workers_that_the_server_no_longer_lets_in_end_with_one_line(place, verb
         server.start()
         _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    assert [advice in line for line in err.splitlines() if line.startswith("hpo: store")] == [True]
+    assert [advice in line for line in messages(err) if line.startswith("hpo: store")] == [True]
     assert "right" not in err
 
 
@@ -188,8 +192,9 @@ def following(process: subprocess.Popen[str]) -> Iterator[list[str]]:
 
 
 def count_lines(place, text: str) -> int:
-    """Return how many lines about the store on the workers' stderr contain a text."""
-    lines = (place.path / "err").read_text().splitlines()
+    """Return how many lines about the store in the workers' log files contain a text."""
+    files = place.path.glob("storage/artifacts/*/logs/*.log")
+    lines = [line for file in files for line in file.read_text().splitlines()]
     return sum(text in line for line in lines if "lease of trial" not in line)
 
 
@@ -225,7 +230,7 @@ def run_into_a_full_disk(place, disk: Path, **settings: str) -> str:
     assert launcher.returncode == 1, err
     assert "Traceback" not in err
     (disk / "ballast").unlink()
-    return err.splitlines()[-1]
+    return messages(err)[-1]
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hpo.artifacts import checkpoint
 from hpo.training import devices
 from hpo.training.metric import METRICS
+from tests.support.log_lines import messages
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import artifact, epochs_reported, load, workplace_in
 
@@ -141,7 +142,7 @@ def stopped(once, workplace):
 
 def test_a_study_runs_from_its_file_to_its_best_trial(workplace):
     done = workplace.hpo("run", workplace.study(SMALL), "--devices", "cpu:1")
-    assert done.err.count("\ndata: ") == 1  # the first trial says what the images are
+    assert done.err.count(" hpo: data: ") == 1  # the first trial says what the images are
     study = load(workplace)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     assert f"best trial {study.best_trial.number} of study small" in done.out
@@ -312,14 +313,14 @@ def test_a_batch_of_one_is_refused_for_batch_norm_before_any_trial(workplace):
     assert not (workplace.path / "storage").exists()
 
 
-def test_a_folder_that_cannot_be_written_fails_no_trial(workplace, caplog):
+def test_a_folder_that_cannot_be_written_fails_no_trial(workplace):
     (workplace.path / "blocked").write_text("a file where the artifacts should be")
     workplace.here("create", workplace.study(ONE_EPOCH))
     done = workplace.here("worker", "small", "--artifacts", "blocked", code=78)
-    assert done.err.splitlines()[-1].startswith("hpo: ")
-    assert "blocked" in done.err.splitlines()[-1]
+    assert messages(done.err)[-1].startswith("hpo: ")
+    assert "blocked" in messages(done.err)[-1]
     assert "Traceback" not in done.err
-    assert caplog.text.count("trial 0 released: ") == 1, "an error that repeats is told once"
+    assert done.err.count("trial 0 released: ") == 1, "an error that repeats is told once"
     with contextlib.closing(sqlite3.connect(workplace.path / "storage/hpo.db")) as database:
         attempts = database.execute("SELECT token FROM hpo_leases").fetchall()
     assert attempts == [(3,)], "a worker stops at the third failure in a row"
@@ -331,7 +332,7 @@ def test_missing_data_fails_no_trial(workplace):
     text = LONG.replace('"digits"', '"folder:pictures"')
     workplace.here("create", workplace.study(text))  # the folder may exist on the workers' machine only
     done = workplace.here("worker", "small", code=78)
-    assert done.err.splitlines()[-1].startswith("hpo: ")
+    assert messages(done.err)[-1].startswith("hpo: ")
     assert "pictures" in done.err
     assert "Traceback" not in done.err
     (trial,) = load(workplace).trials
@@ -383,12 +384,13 @@ def test_launch_starts_several_workers_and_runs_the_study_to_its_end(place):
     assert process.returncode == 0, err
     assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 3
     assert "nothing to do" in place.here("launch", "small").err
-    assert place.here("launch", "smal", code=78).err.startswith("hpo: no study 'smal'")
+    (line,) = messages(place.here("launch", "smal", code=78).err)
+    assert line.startswith("hpo: no study 'smal'")
 
 
 def test_an_error_that_no_restart_fixes_stops_every_worker_with_one_message(place):
     place.here("create", place.study(QUICK))
     done = place.hpo("launch", "small", "--devices", "cpu:2", "--artifacts", "nosuch://x", code=78)
     assert "Traceback" not in done.err
-    assert done.err.splitlines()[-1].startswith("hpo: --artifacts nosuch://x")
+    assert messages(done.err)[-1].startswith("hpo: --artifacts nosuch://x")
     assert [trial.state.name for trial in load(place).trials] == ["WAITING"] * 3

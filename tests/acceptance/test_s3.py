@@ -17,6 +17,7 @@ from hpo.errors import ArtifactError, ArtifactsUnavailable
 from hpo.workers import supervisor
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
+from tests.support.log_lines import messages
 from tests.support.network import Link, network_link
 from tests.support.processes import wait_for
 from tests.support.s3 import BUCKET, KEYS, S3, running_s3
@@ -241,9 +242,9 @@ def test_a_missing_bucket_is_reported_in_one_line_before_any_claim(s3, s3_enviro
     deleted = misconfigured.here("delete", "small", "--yes", code=1)
     worker = misconfigured.hpo("worker", "small", code=supervisor.EXIT_FATAL)  # the study still exists
     doctor = misconfigured.here("doctor", code=1)
-    (line,) = worker.err.splitlines()
+    (line,) = messages(worker.err)
     assert line.startswith("hpo: s3://nosuch/x: The specified bucket does not exist; --artifacts or ")
-    assert run.err.splitlines()[-1] == deleted.err.splitlines()[-1] == line
+    assert messages(run.err)[-1] == deleted.err.splitlines()[-1] == line
     assert line.removeprefix("hpo: ") in doctor.out
     assert "Traceback" not in run.err + worker.err + doctor.err
     assert "nosuch" not in str(s3.client().list_buckets()["Buckets"]), "the bucket is not created"

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 from hpo.analysis import by_class
 from hpo.artifacts.folders import Artifacts
 from tests.support.images import draw_images
+from tests.support.log_lines import messages
 from tests.support.workplace import load
 
 COUNTS = {"circle": 180, "triangle": 20}
@@ -61,7 +62,7 @@ def test_the_baseline_is_named_first_and_balanced_accuracy_finds_the_smaller_cla
     draw_noisy_shapes(place.path / "shapes", COUNTS)
     plain = place.study(STUDY.replace("OPTIONS", "").replace("trials = 5", "trials = 1"), "plain")
     done = place.hpo("run", plain, "--devices", "cpu:1")
-    (data,) = [line for line in done.err.splitlines() if line.startswith("data: ")]
+    (data,) = [line for line in messages(done.err) if line.startswith("hpo: data: ")]
     assert "from 20 of 'triangle' to 180 of 'circle'; always answering" in data
     assert "'circle' gives accuracy 0.9000 on the validation split" in data
     first = done.err.index("data: ")
@@ -108,7 +109,7 @@ def test_a_metric_that_the_images_do_not_have_stops_the_study_and_loses_nothing(
         (place.hpo, ("run", file, "--devices", "cpu:1"), 1),
     ):
         done = start(*words, code=code)
-        last = done.err.splitlines()[-1]
+        last = messages(done.err)[-1]
         assert last.startswith(f"hpo: train.metric: {metric} {wanted}; 'folder:shapes' has ")
         assert last.endswith("; choose another metric, such as balanced_accuracy")
         assert "Traceback" not in done.err

@@ -9,8 +9,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from hpo.analysis import records
-from hpo.api import live_view, progress
+from hpo.api import live_view, shown_records
+from hpo.api.worker_events import event_record
 from hpo.cli import console
+from hpo.log_records import OBJECTIVE, OUTPUT, OWN, SUPERVISOR, format_short, new_record
 from hpo.store.status import Status
 from hpo.study.definition import Definition, Point
 from hpo.training.config import Config
@@ -114,20 +116,15 @@ def test_the_live_view_shows_settings_in_full_on_a_narrow_terminal():
     assert "batch_size 64" in shown
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        *("trial 3 failed (no such file)", "hpo: the store is away", "trial and error"),
-        *(
-            "trial 3: printed by the objective",
-            "trial 3: epoch 1",
-            "trial 3 starts again from its first",
-        ),
-        *("trial 3 released: no space left on device; trying again", "trial 3: its traceback is in a file"),
-    ],
-)
-def test_a_live_view_shows_what_it_does_not_say_itself(line):
-    assert progress.is_news(line)
+@pytest.mark.parametrize("name", [OWN, OBJECTIVE, OUTPUT, SUPERVISOR, "PIL.Image"])
+def test_a_live_view_shows_what_it_does_not_say_itself(name):
+    assert shown_records.is_news(new_record("trial 3 epoch 1/2", name=name))
+
+
+def test_a_live_view_shows_that_a_trial_failed():
+    record = event_record(TrialEnded(trial=3, state="failed", reason="no such file"))
+    assert shown_records.is_news(record)
+    assert format_short(record) == "trial 3 failed (no such file)"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +141,7 @@ def test_a_live_view_shows_what_it_does_not_say_itself(line):
     ids=lambda event: getattr(event, "state", type(event).__name__),
 )
 def test_a_live_view_leaves_out_the_progress_of_trials(event):
-    assert not progress.is_news(live_view.event_line(event))
+    assert not shown_records.is_news(event_record(event))
 
 
 @pytest.mark.parametrize(("metric", "split"), [("accuracy", "validation"), ("test accuracy", "test")])

@@ -10,6 +10,7 @@ from PIL import Image
 from hpo.export.sheet import GAP_PIXELS, LABEL_PIXELS
 from hpo.training import image_files
 from tests.support.images import write_images
+from tests.support.log_lines import messages, without_context
 
 STUDY = """
 [train]
@@ -116,7 +117,7 @@ def test_unreadable_files_are_told_at_once_before_a_study_is_stored(pets, verb):
     for name in ("train/cat/a.png", "valid/dog/b.png", "test/dog/c.png"):
         (pets.path / "pets" / name).write_text("no image")
     done = pets.here(verb, pets.study(STUDY), code=1)
-    (line,) = done.err.splitlines()
+    (line,) = without_context(done.err)
     assert line.startswith("hpo: folder:pets: 3 of 18 images cannot be read: pets/train/cat/a.png (none of")
     assert all(name in line for name in ("valid/dog/b.png", "test/dog/c.png", "train.corrupt"))
     assert not (pets.path / "storage").exists()
@@ -140,17 +141,16 @@ def test_workers_keep_decoded_pictures_in_the_artifacts_or_where_they_are_told(p
     assert not copy.exists()
 
 
-def test_a_worker_tells_damaged_files_once_and_decodes_no_folder_twice(pets, caplog):
+def test_a_worker_tells_damaged_files_once_and_decodes_no_folder_twice(pets):
     for name in ("train/cat/001.png", "valid/dog/000.png"):
         file = pets.path / "pets" / name
         file.write_bytes(file.read_bytes()[:300])
     done = pets.here("create", pets.study(STUDY))
     assert "cannot be read" not in done.err
     done = pets.here("worker", "small", code=78)
-    (line,) = done.err.splitlines()
+    (line,) = messages(done.err)
     assert line.startswith("hpo: folder:pets: 2 of 15 images cannot be read: pets/train/cat/001.png (image")
     assert "pets/valid/dog/000.png (image file is truncated" in line
-    assert "released" not in caplog.text
     pets.here("delete", "small", "--yes")
     pets.here("create", pets.study(STUDY), "--set", "train.corrupt=skip")
     done = pets.here("worker", "small")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.log_lines import messages, parse_lines
 from tests.support.workplace import Workplace, workplace_in
 
 OWN = """
@@ -52,11 +53,11 @@ def all_failed(once) -> Workplace:
     return workplace_in(once("all-failed", lambda path: run_points(path, [*range(6)])))
 
 
-def test_a_worker_says_where_a_traceback_is_and_prints_none(tmp_path, caplog):
+def test_a_worker_says_where_a_traceback_is_and_prints_none(tmp_path):
     printed = run_points(tmp_path, [3])
-    assert "\ntrial 3 failed (ValueError: no picture 3 in this folder)\n" in printed
+    assert "hpo: trial 3 failed (ValueError: no picture 3 in this folder)" in messages(printed)
     (file,) = tmp_path.glob("storage/artifacts/*/0003/traceback.txt")
-    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == [
+    assert [line.message for line in parse_lines(printed) if line.level == "ERROR"] == [
         f"trial 3: its traceback is in {file}"
     ]
     assert "ValueError: no picture 3 in this folder" in file.read_text()

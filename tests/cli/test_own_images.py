@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.support.images import draw_images
+from tests.support.log_lines import messages
 
 ADVICE = "give the path of yours in the study file, or with --set train.dataset=folder:PATH"
 
@@ -29,7 +30,8 @@ def test_a_folder_of_images_is_searched_reported_exported_and_predicted(workplac
 def test_a_mistyped_folder_is_reported_before_a_study_is_stored(workplace):
     flags = ("--set", "train.weights=none", "--set", "train.dataset=folder:./my-imagse")
     done = workplace.here("run", "finetune", *flags, code=1)
-    assert done.err == f"hpo: train.dataset: 'folder:./my-imagse': there is no such folder; {ADVICE}\n"
+    wanted = f"hpo: train.dataset: 'folder:./my-imagse': there is no such folder; {ADVICE}"
+    assert messages(done.err) == [wanted]
     assert os.listdir(workplace.path) == []
 
 

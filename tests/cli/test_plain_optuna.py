@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.store import studies
 from tests.support.databases import closed_engines
+from tests.support.log_lines import without_context
 from tests.support.workplace import Workplace, workplace_in
 
 HUGE = 1.797e308
@@ -217,7 +218,7 @@ def check(place: Workplace, verb: tuple[str, ...], name: str) -> int:
     assert "Traceback" not in done.out + done.err, said
     if done.code in (1, 78):
         # One line, and before it at most those on failed trials.
-        lines = done.err.splitlines()
+        lines = without_context(done.err)
         assert len([line for line in lines if "failed" not in line and "hpo retry" not in line]) <= 1, said
         assert all(line.startswith("hpo: ") for line in lines), said
         assert lines, said

@@ -32,6 +32,7 @@ SMALL_IMAGES |= {"train.warmup_epochs": "0"}
 # What the tests add to "run", "create", "plan" and "data", so that a page takes seconds.
 SHORTER = {
     "docs/start.md": SMALL,
+    "docs/how-to/logs.md": SMALL,
     "docs/tutorials/cluster.md": SMALL,
     "docs/tutorials/own-images.md": SMALL_IMAGES,
     "docs/tutorials/replay.md": {"train.limit": "32"},

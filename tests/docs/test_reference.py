@@ -79,6 +79,8 @@ def test_the_reference_names_every_environment_variable():
         "HPO_DATA",
         "HPO_LEASE_SECONDS",
         "HPO_CACHE_GB",
+        "HPO_LOG_LEVEL",
+        "HPO_LOG_FORMAT",
     ]
 
 

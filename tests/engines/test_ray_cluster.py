@@ -17,6 +17,7 @@ from hpo.workers import supervisor
 from tests.engines import engine_study, ray_cluster
 from tests.support import postgres
 from tests.support.databases import closed_engines
+from tests.support.log_lines import messages
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import Workplace
 
@@ -135,13 +136,13 @@ def test_a_local_ray_serves_an_sqlite_store_and_stops_on_a_fatal_error(place):
     refused = place.hpo(
         "launch", "small", *RAY, "--option", "address=10.0.0.1:6379", code=supervisor.EXIT_FATAL
     )
-    assert refused.err.startswith(
+    assert messages(refused.err)[0].startswith(
         "hpo: --engine ray, cluster 10.0.0.1:6379: an SQLite store works on one machine only"
     )
     (place.path / "own.py").rename(place.path / "renamed.py")
     broken = place.hpo("launch", "small", *RAY, code=supervisor.EXIT_FATAL)
-    assert broken.err.splitlines()[-1].startswith("hpo: ")
-    assert "own" in broken.err.splitlines()[-1]
+    assert messages(broken.err)[-1].startswith("hpo: ")
+    assert "own" in messages(broken.err)[-1]
     (place.path / "renamed.py").rename(place.path / "own.py")
     done = place.hpo("launch", "small", *RAY)
     assert "trial 1 complete" in done.err

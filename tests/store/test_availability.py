@@ -17,6 +17,7 @@ from hpo.study.search_options import Search
 from tests.support import lease_worker, postgres, two_trials
 from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
+from tests.support.log_lines import messages
 
 STUDY, OWN = two_trials.STUDY, two_trials.OWN
 
@@ -324,13 +325,13 @@ def test_a_study_that_waits_or_is_done_starts_no_worker_and_is_no_error(place):
         state = "paused" if verb == "pause" else "stopped"
         for words in (("run", file), ("launch", "small"), ("worker", "small")):
             done = place.here(*words)
-            assert done.err == f"hpo: study 'small' is {state}; run 'hpo resume small' first\n"
+            assert messages(done.err) == [f"hpo: study 'small' is {state}; run 'hpo resume small' first"]
             assert done.out == ""
         place.here("resume", "small")
     place.here("worker", "small")
     for words in (("run", file), ("launch", "small"), ("worker", "small")):
         err = place.here(*words).err
-        assert err == "hpo: study 'small' is complete, all 2 trials have run; nothing to do\n"
+        assert messages(err) == ["hpo: study 'small' is complete, all 2 trials have run; nothing to do"]
 
 
 def test_run_and_launch_exit_with_1_if_not_one_trial_of_a_complete_study_succeeded(place):
@@ -340,7 +341,7 @@ def test_run_and_launch_exit_with_1_if_not_one_trial_of_a_complete_study_succeed
     place.here("worker", "small")
     for words in (("run", file), ("launch", "small")):
         err = place.here(*words, code=1).err
-        assert err.startswith("hpo: study 'small' is complete, but none of its 2 trials succeeded\n")
+        assert messages(err)[0] == "hpo: study 'small' is complete, but none of its 2 trials succeeded"
     place.here("worker", "small")
 
 

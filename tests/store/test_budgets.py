@@ -12,6 +12,7 @@ from hpo.errors import DefinitionError
 from hpo.study import extension
 from hpo.study.definition import Definition, dump_definition, load_definition
 from hpo.study.file import parse_document
+from tests.support.log_lines import messages
 
 OWN = """
 import time
@@ -50,7 +51,7 @@ def reported_epochs(url: str) -> int:
 
 def used_up_line(err: str) -> str:
     """Return the one line that says which budget is used up."""
-    (line,) = [line for line in err.splitlines() if "; to continue, raise it" in line]
+    (line,) = [line for line in messages(err) if "; to continue, raise it" in line]
     assert line.startswith("hpo: study 'small': search.")
     return line
 

@@ -12,6 +12,7 @@ import pytest
 from hpo.training.custom import CustomRun
 from hpo.training.custom_config import CustomConfig, TrialPlace
 from hpo.training.objective_output import LONGEST_LINE, TrialOutput
+from tests.support.log_lines import parse_lines
 
 OWN = r"""
 import logging
@@ -63,25 +64,27 @@ def no_handlers() -> Iterator[None]:
 
 def test_what_an_objective_prints_and_logs_has_the_number_of_its_trial(place):
     done = place.hpo("run", place.study(STUDY), "--devices", "cpu:1")
-    lines = done.err.splitlines()
+    lines = parse_lines(done.err)
+    assert str(lines[0]) == "output: imported"  # by the command itself, to check the study
     for number in (0, 1):
-        own = [line for line in lines if line.startswith(f"trial {number}: ")]
-        assert any("UserWarning: warned" in line for line in own)
-        shown = [line.removeprefix(f"trial {number}: ") for line in own if "warn" not in line]
-        imported = ["imported"] * (number == 0)  # a module is imported once
+        of_trial = [line for line in lines if line.trial == str(number)]
+        (warned, *_) = [line for line in of_trial if line.level == "WARNING"]
+        assert str(warned).startswith("own: UserWarning: warned (")
+        shown = [str(line) for line in of_trial if line.source != "hpo" and line.level == "INFO"]
+        imported = ["objective: imported"] * (number == 0)  # a module is imported once
         assert shown == imported + [
             text
             for epoch in (0, 1)
             for text in (
-                f"printed in {epoch}",
-                "hpo: no error",
-                "from a thread",
-                f"INFO:deep.down:logged in {epoch}",
-                "unfinished",
+                f"objective: printed in {epoch}",
+                "objective: hpo: no error",
+                "objective: from a thread",
+                f"deep: logged in {epoch}",
+                "output: from a process",
+                "objective: unfinished",
             )
         ]
-        assert sum(line.startswith(f"trial {number} epoch ") for line in lines) == 2
-    assert lines.count("from a process") == 4
+        assert sum(line.message.startswith(f"trial {number} epoch ") for line in of_trial) == 2
     assert "printed" not in done.out
 
 

@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from hpo.workers.supervisor import DEFAULT_SUPERVISION, WorkerGroup
 
 def start_supervision(**options: str) -> None:
     group = WorkerGroup(study="small", workers=1, gpus=None, settings={}, options=options)
-    next(ray.supervise_actors(group, threading.Event(), print))
+    next(ray.supervise_actors(group, Path("logs"), threading.Event(), print))
 
 
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch):
@@ -49,7 +50,9 @@ def test_an_actor_tells_a_missing_folder_from_a_worker_that_cannot_start(tmp_pat
     monkeypatch.setattr(subprocess, "Popen", refused)
     device = WorkerDevice(name="cpu", threads=1)
     absent, found = (
-        ray.WorkerActor().supervise("small", device, {}, str(folder), DEFAULT_SUPERVISION)
+        ray.WorkerActor().supervise(
+            "small", device, {}, str(folder), tmp_path / "logs", DEFAULT_SUPERVISION
+        )
         for folder in (tmp_path / "absent", tmp_path)
     )
     assert absent.endswith("absent: No such file or directory; every node needs the same folders")

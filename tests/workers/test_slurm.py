@@ -12,10 +12,12 @@ import pytest
 from hpo.api.stop_signal import StopSignal
 from hpo.cli import engines
 from hpo.errors import EngineError
+from hpo.log_records import format_text, parse_line
 from hpo.store import studies
 from hpo.workers import slurm, supervisor
 from tests.support import postgres
 from tests.support.databases import closed_engines
+from tests.support.log_lines import messages, parse_lines
 from tests.support.processes import descendants, wait_for
 from tests.support.workplace import workplace_in
 
@@ -46,13 +48,19 @@ SLURM = ("--engine", "slurm")
 
 
 def script(
-    place, store: str = "sqlite:///hpo.db", workers: int = 2, gpus: bool | None = None, **options: str
+    place,
+    store: str = "sqlite:///hpo.db",
+    workers: int = 2,
+    gpus: bool | None = None,
+    form: str = "text",
+    **options: str,
 ) -> str:
     settings = {
         "HPO_STORE": store,
         "HPO_ARTIFACTS": "my artifacts",
         "HPO_DATA": "data",
         "HPO_LEASE_SECONDS": "60",
+        "HPO_LOG_FORMAT": form,
     }
     named = {name.replace("_", "-"): value for name, value in options.items()}
     group = supervisor.WorkerGroup(
@@ -107,7 +115,7 @@ def test_print_shows_the_script_and_submits_nothing(place):
         assert "sEcret" not in printed.out + printed.err
         assert subprocess.run(["bash", "-n"], input=printed.out, text=True, check=False).returncode == 0
         refused = place.hpo(*args, HPO_STORE=store, PATH="/nonexistent", code=supervisor.EXIT_FATAL)
-        assert refused.err.startswith("hpo: --engine slurm: no command 'sbatch' here; ")
+        assert messages(refused.err)[0].startswith("hpo: --engine slurm: no command 'sbatch' here; ")
         assert not list(place.path.rglob("logs"))
 
 
@@ -169,10 +177,10 @@ def task(place):
     """Return a function that runs the script like a task of Slurm, but without Slurm."""
     started = []
 
-    def start() -> subprocess.Popen[str]:
+    def start(form: str = "text") -> subprocess.Popen[str]:
         with (place.path / "log").open("a") as log:
             process = subprocess.Popen(
-                ["bash", "-c", script(place, gpus=False)],
+                ["bash", "-c", script(place, gpus=False, form=form)],
                 cwd=place.path,
                 env={**place.environment, "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "0"},
                 stderr=log,
@@ -198,16 +206,22 @@ def create(place, epochs: int) -> None:
     place.here("create", place.study(STUDY.format(epochs=epochs)), HPO_STORE="sqlite:///hpo.db")
 
 
-def test_a_killed_worker_is_restarted_and_the_script_ends_with_the_study(place, task):
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_killed_worker_is_restarted_and_the_script_ends_with_the_study(place, task, form):
     create(place, 30)
-    process = task()
+    process = task(form)
     wait_for(lambda: len(progress(place)) >= 5)
     (worker,) = descendants(process.pid)
     os.kill(worker, signal.SIGKILL)
     assert process.wait(60) == 0
     log = (place.path / "log").read_text()
-    assert "hpo: the worker died with exit code 137; starting it again in 1 s" in log
-    assert "attempt 2, continues after epoch" in log
+    if form == "json":
+        log = "\n".join(format_text(parse_line(line)) for line in log.splitlines())
+    lines = parse_lines(log)
+    (death,) = [line for line in lines if line.process == str(worker) and line.level == "WARNING"]
+    assert str(death) == "hpo: the worker died with exit code 137; starting it again in 1 s"
+    assert {line.study for line in lines} == {"small"}
+    assert any("attempt 2, continues after epoch" in line.message for line in lines)
     assert set(progress(place)) == set(range(1, 31))
 
 
@@ -215,7 +229,8 @@ def test_an_error_that_a_restart_cannot_fix_ends_the_script_with_78(place, task)
     create(place, 2)
     (place.path / "own.py").unlink()
     assert task().wait(60) == supervisor.EXIT_FATAL
-    assert (place.path / "log").read_text().startswith("hpo: ")
+    (line,) = parse_lines((place.path / "log").read_text())
+    assert line.message.startswith("train.objective: no module 'own'")
 
 
 def test_a_signal_to_stop_reaches_the_worker_which_saves(place, task):

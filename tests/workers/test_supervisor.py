@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpo.api import progress
+from hpo import log_records, logs
 from hpo.errors import WorkerStartError
 from hpo.training import devices
 from hpo.workers import supervisor
+from tests.support.log_lines import messages
 from tests.support.workplace import load
 
 OWN = """
@@ -82,7 +83,7 @@ def test_a_first_worker_that_cannot_start_is_reported_in_one_line(place, monkeyp
 
     place.here("create", place.study(STUDY))
     monkeypatch.setattr(subprocess, "Popen", refused)
-    _, line = place.here("launch", "small", "--devices", "cpu:1", code=1).err.splitlines()
+    _, line = messages(place.here("launch", "small", "--devices", "cpu:1", code=1).err)
     assert line.startswith(f"hpo: no worker starts on cpu: {sys.executable}: {refusal.strerror}; ")
 
 
@@ -115,7 +116,7 @@ def test_a_machine_without_a_thread_starts_no_worker(place, monkeypatch):
 
     place.here("create", place.study(STUDY))
     monkeypatch.setattr(threading.Thread, "start", refused)
-    _, line = place.here("launch", "small", "--devices", "cpu:1", code=1).err.splitlines()
+    _, line = messages(place.here("launch", "small", "--devices", "cpu:1", code=1).err)
     assert line.startswith("hpo: no thread starts to print beside the workers: can't start new thread; ")
 
 
@@ -134,7 +135,11 @@ def test_workers_that_have_started_are_killed_if_another_one_cannot_start(place,
     settings = {"HPO_STORE": f"sqlite:///{place.path}/storage/hpo.db"}
     workers = [devices.WorkerDevice(name="cpu", threads=1)] * 2
     with pytest.raises(WorkerStartError):
-        next(supervisor.supervise_processes("small", workers, settings, threading.Event(), print))
+        next(
+            supervisor.supervise_processes(
+                "small", workers, settings, place.path / "logs", threading.Event(), print
+            )
+        )
     with started[0] as process:
         assert process.returncode == -signal.SIGKILL
 
@@ -149,5 +154,5 @@ def test_a_line_is_written_with_one_call(monkeypatch):
     """Each worker's lines are written by their own thread, so a line must not be split."""
     written = []
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
-    progress.print_stderr("trial 0 starts")
+    logs.tell("trial 0 starts", name=log_records.PROGRESS)
     assert written == ["trial 0 starts\n"]

@@ -95,6 +95,11 @@ def run_window(
         "connections": max((count for count, _ in sessions), default=0),
         "waiting": round(statistics.fmean([waiting for _, waiting in sessions] or [0]), 2),
         "server CPU s": round(cpu, 1),
+        "server ms per report": round(1e3 * cpu / len(calls["report"]), 2),
+        "worker ms per report": round(
+            1e3 * sum(each["processor_seconds"] for each in results) / len(calls["report"]), 2
+        ),
+        "statements per report": round(sum(each["statements"] for each in results) / len(calls["report"]), 2),
         "grown": {name: size - sizes[name] for name, size in grown.items() if size > sizes[name]},
     }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from benchmarks import store
@@ -41,6 +42,8 @@ class Clock:
     end: float = float("-inf")
     due: float = 0.0
     calls: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    processor_seconds: float = 0.0  # of this process, within the window
+    statements: int = 0  # that this process sends within the window
 
     @contextlib.contextmanager
     def call(self, kind: str) -> Iterator[None]:
@@ -50,6 +53,10 @@ class Clock:
         done = time.monotonic()
         if done <= self.end:
             self.calls[kind].append(done - begun)
+
+    def count_statement(self, *_: object) -> None:
+        """Count a statement that is sent within the window."""
+        self.statements += time.monotonic() <= self.end
 
     def epoch(self) -> None:
         """Wait as long as an epoch takes; before the window's first epoch, wait for all workers.
@@ -64,10 +71,12 @@ class Clock:
             self.barrier.wait()
             self.due = time.monotonic() + (self.pace or 0.0) * self.phase
             self.end = time.monotonic() + self.seconds
+            self.processor_seconds = -time.process_time()
         if self.pace is not None:
             time.sleep(max(min(self.due, self.end) - time.monotonic(), 0.0))
             self.due += self.pace
         if time.monotonic() >= self.end:
+            self.processor_seconds += time.process_time()
             raise WindowOverError
 
 
@@ -157,11 +166,14 @@ def run_worker(peer: str, url: str, clock: Clock, answer: Any) -> None:
         answer: Connection that receives the times, or the text of an error.
     """
     try:
+        sa.event.listen(sa.Engine, "before_cursor_execute", clock.count_statement)
         worker_ = PEERS[peer][1](url, clock)
         with contextlib.suppress(WindowOverError):
             while True:
                 worker_.run_trial()
-        answer.send(clock.calls)
+        answer.send(
+            clock.calls | {"processor_seconds": clock.processor_seconds, "statements": clock.statements}
+        )
     except BaseException:
         clock.barrier.abort()
         answer.send(traceback.format_exc())

@@ -56,7 +56,7 @@ _IS_PAUSED_AT_RUNG = sa.exists().where(
     _attribute.c.trial_id == trials.c.trial_id,
     _attribute.c.key == PAUSED_AT_RUNG,
     _attribute.c.value_json.in_(sa.bindparam("rungs", expanding=True, type_=sa.Text)),
-    _lease.c.trial_id == trials.c.trial_id,
+    _lease.c.trial_id == _attribute.c.trial_id,  # not the trial's: Postgres would join each with each
 )
 # Locks a trial that is paused at a rung; no row if another session has locked it, or it is not paused now.
 LOCK_PAUSED_TRIAL = (

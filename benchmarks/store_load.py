@@ -5,7 +5,12 @@
 - *long*: 1 and 4 saturated workers in a study of 10,000 finished trials
 - *ask*: one worker's claim with the sampler's proposal at 10,000 trials, compared with the same at 100;
   with hyperband, and with asha, whose paused trials every claim has to check
-- with ``--pgbouncer`` (Debian's package): hpo's 64 workers again, through 20 connections
+- with ``--pgbouncer`` (Debian's package): hpo's 64 workers again, through 20 connections; and *slow*: 512
+  workers through as many, each with a report every 20 seconds, for five minutes (``--case slow`` runs this
+  alone). They are threads of 64 processes, which would need too much memory otherwise.
+
+It also says what a report costs, with its share of claims and ends: processor time of the server and of the
+worker, and statements. Two cores are full from 4 workers on, so reports per second cannot tell.
 
 ``--case paced --seconds 600`` (``make soak``) runs hpo's part of one case only, for as long as you like.
 
@@ -40,7 +45,7 @@ from rich.table import Table
 from benchmarks import store
 from benchmarks.postgres_server import Server
 from benchmarks.store import PrunerName
-from benchmarks.store_workers import KINDS, PEERS, Clock, HpoWorker, run_worker
+from benchmarks.store_workers import KINDS, PEERS, Clock, HpoWorker, run_workers
 from benchmarks.synthetic_trials import EPOCHS, SyntheticTrial, pruned_trials
 from hpo.search import asha
 from tests.support import pgbouncer, postgres
@@ -51,7 +56,14 @@ ASKS = 12  # measured in each study; the studies alternate
 
 
 def run_window(
-    peer: str, url: str, workers: int, seconds: float, *, pace: float | None = None, through: str = ""
+    peer: str,
+    url: str,
+    workers: int,
+    seconds: float,
+    *,
+    pace: float | None = None,
+    through: str = "",
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Run workers on an existing study for a window, and return their figures.
 
@@ -62,14 +74,18 @@ def run_window(
         seconds: Length of the window.
         pace: Seconds from one report of a worker to the next; None: no pause.
         through: URL of a pooler that the workers use; empty: none.
+        threads: How many workers share a process.
     """
     barrier = FORK.Barrier(workers + 1)
     answers = []
-    for index in range(workers):
+    # The window begins after one whole trial, each worker at another epoch of its next one.
+    clocks = [
+        Clock(barrier, seconds, pace, index / workers, EPOCHS + index % EPOCHS) for index in range(workers)
+    ]
+    for first in range(0, workers, threads):
         here, there = FORK.Pipe(duplex=False)
-        # The window begins after one whole trial, each worker at another epoch of its next one.
-        clock = Clock(barrier, seconds, pace, index / workers, EPOCHS + index % EPOCHS)
-        FORK.Process(target=run_worker, args=(peer, through or url, clock, there), daemon=True).start()
+        given = (peer, through or url, clocks[first : first + threads], there)
+        FORK.Process(target=run_workers, args=given, daemon=True).start()
         answers.append(here)
     server = Server(url)
     with contextlib.suppress(Exception):
@@ -80,7 +96,7 @@ def run_window(
         sessions.append(server.sessions())
         time.sleep(0.2)
     cpu, grown = server.cpu_seconds() - before, server.table_bytes()
-    results = [answer.recv() for answer in answers]
+    results = [each for answer in answers for each in answer.recv()]
     for process in FORK.active_children():
         process.join()
     for failed in (each for each in results if isinstance(each, str)):
@@ -95,13 +111,20 @@ def run_window(
         "connections": max((count for count, _ in sessions), default=0),
         "waiting": round(statistics.fmean([waiting for _, waiting in sessions] or [0]), 2),
         "server CPU s": round(cpu, 1),
-        "server ms per report": round(1e3 * cpu / len(calls["report"]), 2),
-        "worker ms per report": round(
-            1e3 * sum(each["processor_seconds"] for each in results) / len(calls["report"]), 2
-        ),
-        "statements per report": round(sum(each["statements"] for each in results) / len(calls["report"]), 2),
+        "per report": {
+            "server ms": round(1e3 * cpu / len(calls["report"]), 2),
+            "worker ms": round(
+                1e3 * total(results, "processor_seconds") / threads / len(calls["report"]), 2
+            ),
+            "statements": round(total(results, "statements") / len(calls["report"]), 2),
+        },
         "grown": {name: size - sizes[name] for name, size in grown.items() if size > sizes[name]},
     }
+
+
+def total(results: list[dict[str, Any]], name: str) -> float:
+    """Return the sum of what the workers have noted under a name."""
+    return float(sum(each[name] for each in results))
 
 
 def milliseconds(times: list[float]) -> tuple[float, float] | None:
@@ -139,14 +162,20 @@ def run_cases(cluster: str, seconds: float, only: str | None = None) -> Iterator
                     yield {"case": name, **run_window(peer, url, workers, seconds, pace=pace)}
 
 
-def run_pooled(cluster: str, seconds: float, connections: int = 20) -> Iterator[dict[str, Any]]:
-    """Run hpo's 64 workers through PgBouncer, with so many connections to the server."""
-    for name, pace in (("saturated", None), ("paced", 1.0)):
+def run_pooled(
+    cluster: str, seconds: float, only: str | None = None, connections: int = 20
+) -> Iterator[dict[str, Any]]:
+    """Run hpo's workers through PgBouncer, with so many connections to the server."""
+    cases = (("saturated", 64, None, seconds), ("paced", 64, 1.0, seconds), ("slow", 512, 20.0, 300.0))
+    for name, workers, pace, window in cases:
+        if only not in (None, name):
+            continue
         with (
             prepared_database(cluster, lambda url: store.HpoTrials(url, 0, WAITING)) as url,
             pgbouncer.running(url, connections) as through,
         ):
-            found = run_window("hpo", url, 64, seconds, pace=pace, through=through)
+            threads = workers // 64
+            found = run_window("hpo", url, workers, window, pace=pace, through=through, threads=threads)
             yield {"case": f"{name}, PgBouncer", **found}
 
 
@@ -216,7 +245,14 @@ def measure_asks(cluster: str, pruner: PrunerName, most: int = 10_000) -> dict[s
 
 def make_table(found: list[dict[str, Any]]) -> Table:
     """Return the table of all windows."""
-    heads = ("trials/s", "reports/s", *(f"{kind}, ms" for kind in KINDS), "connections", "wait", "CPU s")
+    heads = (
+        "trials/s",
+        "reports/s",
+        *(f"{kind}, ms" for kind in KINDS),
+        "connections",
+        "wait",
+        "per report",
+    )
     table = Table("case, workers", *heads, box=None)
     for row in found:
         table.add_row(
@@ -226,7 +262,7 @@ def make_table(found: list[dict[str, Any]]) -> Table:
             *("-" if row[kind] is None else "{:.0f} ({:.0f})".format(*row[kind]) for kind in KINDS),
             f"{row['connections']} ({row['connections'] / row['workers']:.1f})",
             f"{row['waiting']}",
-            f"{row['server CPU s']}",
+            "{server ms} + {worker ms} ms, {statements}".format(**row["per report"]),
         )
     return table
 
@@ -236,20 +272,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each window")
     parser.add_argument(
-        "--case", choices=sorted({case[0] for case in CASES}), help="run only hpo's part of this case"
+        "--case",
+        choices=sorted({"slow", *(case[0] for case in CASES)}),
+        help="run only hpo's part of this case",
     )
     parser.add_argument("--pgbouncer", action="store_true", help="run hpo through PgBouncer too")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with postgres.server(max_connections="300") as cluster:
         found = list(run_cases(cluster, given.seconds, given.case))
-        found += run_pooled(cluster, given.seconds) if given.pgbouncer else ()
+        if given.pgbouncer or given.case == "slow":
+            found += run_pooled(cluster, given.seconds, given.case)
         pruners: tuple[PrunerName, ...] = ("hyperband", "asha") if given.case is None else ()
         asked = [measure_asks(cluster, pruner) for pruner in pruners]
     console = Console(width=130)
     console.print(
         "calls: median (95th percentile); connections: at the peak (per worker); wait: sessions that wait "
-        "for a lock, on average; CPU s: the server's processor time"
+        "for a lock, on average; per report: processor time of server and worker, and statements"
     )
     console.print(make_table(found))
     for row in asked:

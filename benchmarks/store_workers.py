@@ -1,6 +1,8 @@
 """Workers that use the store without training, and measure their calls: hpo's and plain Optuna's."""
 
+import concurrent.futures
 import contextlib
+import functools
 import os
 import time
 import traceback
@@ -156,25 +158,29 @@ PEERS: dict[str, Any] = {
 }
 
 
-def run_worker(peer: str, url: str, clock: Clock, answer: Any) -> None:
-    """Run trials in a worker process until the window ends, and send the times of the calls.
+def run_workers(peer: str, url: str, clocks: list[Clock], answer: Any) -> None:
+    """Run workers, each in a thread, until the window ends, and send what their clocks have noted.
 
     Args:
         peer: Key of ``PEERS``.
         url: The database, or a pooler in front of it.
-        clock: The worker's window.
-        answer: Connection that receives the times, or the text of an error.
+        clocks: The window, as each worker notes it. The processor time in each is that of the process; the
+            first one has the statements of all.
+        answer: Connection that receives a record for each worker, or texts of errors.
     """
+    sa.event.listen(sa.Engine, "before_cursor_execute", clocks[0].count_statement)
+    with concurrent.futures.ThreadPoolExecutor(len(clocks)) as pool:
+        answer.send(list(pool.map(functools.partial(_run_worker, peer, url), clocks)))
+    os._exit(0)  # an unfinished trial is left as after a kill
+
+
+def _run_worker(peer: str, url: str, clock: Clock) -> dict[str, Any] | str:
     try:
-        sa.event.listen(sa.Engine, "before_cursor_execute", clock.count_statement)
         worker_ = PEERS[peer][1](url, clock)
         with contextlib.suppress(WindowOverError):
             while True:
                 worker_.run_trial()
-        answer.send(
-            clock.calls | {"processor_seconds": clock.processor_seconds, "statements": clock.statements}
-        )
     except BaseException:
         clock.barrier.abort()
-        answer.send(traceback.format_exc())
-    os._exit(0)  # an unfinished trial is left as after a kill
+        return traceback.format_exc()
+    return {**clock.calls, "processor_seconds": clock.processor_seconds, "statements": clock.statements}

@@ -150,11 +150,12 @@ class RungTable:
         number, waits_at = trial.number, paused_rung(trial)
         self._unranked.discard(number)
         for rung, reached in self._reached.items():
-            reached.remove(number)
             losses = self.rungs.losses(rung, trial)
             if losses is not None:
                 reached.put(number, losses, waits=waits_at == rung)
-            elif waits_at == rung:
+                continue
+            reached.remove(number)
+            if waits_at == rung:
                 self._unranked.add(number)
         self._update_ended(trial)
 

@@ -24,7 +24,7 @@ class Ranking(Protocol):
     """
 
     def put(self, number: int, losses: Losses, *, waits: bool) -> None:
-        """Add a trial that is not in the ranking; ``waits`` says whether it waits at the rung."""
+        """Add a trial, or replace what it was; ``waits`` says whether it waits at the rung."""
 
     def remove(self, number: int) -> None:
         """Remove a trial, if it is in the ranking."""
@@ -54,7 +54,10 @@ class LossRanking:
         return SortedKeyList(key=lambda number: (self._losses[number], number))
 
     def put(self, number: int, losses: Losses, *, waits: bool) -> None:
-        """Add a trial."""
+        """Add a trial, or replace what it was."""
+        if self._losses.get(number) == losses[0] and (number in self._waiting) == waits:
+            return
+        self.remove(number)
         (self._losses[number],) = losses
         self._order.add(number)
         if waits:
@@ -92,10 +95,10 @@ class DominanceRanking:
         self._order: list[int] | None = None  # None: to be sorted again
 
     def put(self, number: int, losses: Losses, *, waits: bool) -> None:
-        """Add a trial."""
-        self._losses[number], self._order = losses, None
-        if waits:
-            self._waiting.add(number)
+        """Add a trial, or replace what it was."""
+        if self._losses.get(number) != losses:
+            self._losses[number], self._order = losses, None
+        (self._waiting.add if waits else self._waiting.discard)(number)
 
     def remove(self, number: int) -> None:
         """Remove a trial, if it is there."""

@@ -6,11 +6,8 @@ same trials at the cost of what is new:
 
 * The database is read at most once for a proposal and once for a pruning decision, and only if the sampler
   or pruner wants to see other trials: at most epochs no pruner does.
-* Only changes are read. Every change of a claimed trial renews its lease, so a read selects the leases
-  renewed since the last read. State, attempt and epoch then tell what is new about a trial; its parameters
-  are read once. Every ``FULL_READ_SECONDS`` the whole study is read, which also shows what other tools did.
-* A trial that waits and was never claimed has nothing to learn from, and is left out. So are user
-  attributes in a study with one objective, where no sampler or pruner reads them.
+* Only changes are read (``changes``). User attributes are left out in a study with one objective, where no
+  sampler or pruner reads them, unless a model of the curves needs the seconds in them.
 * A sampler sees no more trials than ``samplers.select_trials`` selects, however many there are. Their
   ranking, and that at the study's rungs, is kept in order as the trials change.
 * The worker's own trial is kept in memory, because only the worker writes about it. What a sampler or
@@ -20,12 +17,9 @@ same trials at the cost of what is new:
 import bisect
 import contextlib
 import copy
-import math
-import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.study import StudyDirection
@@ -40,40 +34,12 @@ from hpo.search.curve_model import Prior
 from hpo.search.freeze_thaw import CurveTable, build_table
 from hpo.search.objectives import Objectives
 from hpo.store import rows
-from hpo.store.rows import HEAD_COLUMNS, HEAD_TABLES, Parameters, trials
+from hpo.store.changes import StudyChanges
+from hpo.store.rows import Parameters
 from hpo.store.storage import Storage, retrying
-from hpo.store.tables import leases
 from hpo.training.metric import Metric
 
 R = TypeVar("R")
-
-FULL_READ_SECONDS = 60.0  # from one read of the whole study to the next
-# A lease says when it was renewed, not when that transaction was committed. A change whose commit took
-# longer than this is seen when the whole study is read.
-LATE_COMMIT_SECONDS = 2.0
-
-# "study" is the study's id, "since" a time of renewal, "left" the id of a trial to read in any case.
-_study: Any = sa.bindparam("study")
-_of_lease = leases.c.trial_id == trials.c.trial_id
-_VERSION = (leases.c.token, leases.c.epoch, leases.c.renewed)
-_ALL_STARTED = (
-    sa.select(*HEAD_COLUMNS, *_VERSION)
-    .select_from(HEAD_TABLES.outerjoin(leases, _of_lease))
-    .where(
-        trials.c.study_id == _study,
-        (trials.c.state != TrialState.WAITING) | leases.c.token.is_not(None),
-    )
-    .order_by(trials.c.trial_id)
-)
-_CHANGED = (
-    sa.select(*HEAD_COLUMNS, *_VERSION)
-    .select_from(HEAD_TABLES.join(leases, _of_lease))
-    .where(
-        leases.c.study_id == _study,
-        (leases.c.renewed > sa.bindparam("since")) | (leases.c.trial_id == sa.bindparam("left")),
-    )
-    .order_by(trials.c.trial_id)
-)
 
 
 class History(_CachedStorage):
@@ -110,15 +76,18 @@ class History(_CachedStorage):
         self._own_trial: FrozenTrial | None = None
         self._left_trial_id = 0  # id of the previous own trial, which is to be read again
         self._trials: list[FrozenTrial] = []  # as last read, by number
-        self._versions: dict[int, tuple[Any, ...]] = {}  # state, attempt and epoch last read, by number
+        self._numbers: list[int] = []  # of these trials
+        self._changes = StudyChanges(
+            study_id=study_id,
+            objectives=len(self.objectives),
+            with_user_attributes=len(self.objectives) > 1,
+        )
         self._rank_keys: dict[int, tuple[float, float]] = {}  # by number, of the informative trials
         # The numbers of these trials, the best first.
         self._ranking: SortedKeyList[int, tuple[tuple[float, float], int]] = SortedKeyList(
             key=lambda number: (self._rank_keys[number], number)
         )
         self._replicates: dict[int, int] = {}  # number of each replicate: that of its setting's first trial
-        self._newest_renewal = 0.0  # of the leases read so far, by the database's clock
-        self._last_full_read = -math.inf  # by the worker's monotonic clock
         self._is_current = False  # whether the trials need no further read for now
         self._sampler_trials: list[FrozenTrial] | None = None  # what a sampler sees; None: select again
         self._session: Session | None = None  # of the transaction in which the pruner is asked
@@ -139,6 +108,11 @@ class History(_CachedStorage):
             self.rung_table.rungs = rungs
         else:
             self.rung_table = None if rungs is None else build_table(rungs, self._trials)
+            has_model = isinstance(self.rung_table, CurveTable)
+            is_seen_at_rungs = rungs is not None and not has_model and not rungs.shows_running
+            self._changes.rungs = rungs.epochs if rungs is not None and is_seen_at_rungs else None
+            self._changes.with_user_attributes = has_model or len(self.objectives) > 1
+            self._changes.forget_all()
 
     def begin_trial(self, trial_id: int) -> FrozenTrial:
         """Make a claimed trial the worker's own.
@@ -161,7 +135,7 @@ class History(_CachedStorage):
         self._leave_own_trial()
         self._own_trial = found[0]
         self._put_trial(self._own_trial)
-        self._versions.pop(self._own_trial.number, None)
+        self._changes.forget(self._own_trial.number)
         self.unwritten_parameters, self.unwritten_attributes = {}, {}
         return self._own_trial
 
@@ -169,7 +143,8 @@ class History(_CachedStorage):
         """Have no own trial any more; the next read shows what became of the last one."""
         if self._own_trial is not None:
             self._left_trial_id = self._own_trial._trial_id
-            del self._trials[self._index(self._own_trial.number)]
+            index = self._index(self._own_trial.number)
+            del self._trials[index], self._numbers[index]
         self._own_trial, self._is_current, self._sampler_trials = None, False, None
 
     @property
@@ -285,13 +260,14 @@ class History(_CachedStorage):
         return self._trials[self._index(number)]
 
     def _index(self, number: int) -> int:
-        return bisect.bisect_left(self._trials, number, key=lambda trial: trial.number)
+        return bisect.bisect_left(self._numbers, number)
 
     def _put_trial(self, trial: FrozenTrial) -> None:
         """Add a trial, or replace what was known about it."""
         index = self._index(trial.number)
-        is_known = index < len(self._trials) and self._trials[index].number == trial.number
+        is_known = index < len(self._numbers) and self._numbers[index] == trial.number
         self._trials[index : index + is_known] = [trial]
+        self._numbers[index : index + is_known] = [trial.number]
         self._replicates |= replicates.first_trial_numbers([trial])
         self._rank_trial(trial)
         if self.rung_table is not None:
@@ -310,50 +286,11 @@ class History(_CachedStorage):
 
     def _read_changes(self, session: Session) -> None:
         """Read what has changed in the study since the last read."""
-        now = time.monotonic()
-        is_full = now - self._last_full_read > FULL_READ_SECONDS
-        values: dict[str, Any] = {"study": self.study_id}
-        if not is_full:
-            since = self._newest_renewal - LATE_COMMIT_SECONDS
-            values |= {"since": since, "left": self._left_trial_id}
-        found = session.execute(_ALL_STARTED if is_full else _CHANGED, values).all()
-        changed, versions, known = self._find_changes(found)
-        for trial in self._build_trials(session, changed, known):
+        for trial in self._changes.read(session, self.trial, self._own_trial, self._left_trial_id):
             if trial.state == TrialState.COMPLETE and trial.values is None:
                 trial.state = TrialState.FAIL  # another tool's, or changed: no sampler can learn from it
             self._put_trial(trial)
-        self._versions |= versions
-        self._newest_renewal = max([self._newest_renewal, *(row.renewed or 0.0 for row in found)])
-        self._last_full_read = now if is_full else self._last_full_read
         self._left_trial_id, self._is_current = 0, True
-
-    def _build_trials(
-        self, session: Session, changed: Sequence[Any], known: dict[int, FrozenTrial]
-    ) -> list[FrozenTrial]:
-        """Read the rest of trials; user attributes have further objectives, and seconds for a model."""
-        count, has_model = len(self.objectives), isinstance(self.rung_table, CurveTable)
-        return rows.build_trials(
-            session, changed, known=known, with_user_attributes=count > 1 or has_model, objectives=count
-        )
-
-    def _find_changes(
-        self, found: Sequence[Any]
-    ) -> tuple[list[Any], dict[int, tuple[Any, ...]], dict[int, FrozenTrial]]:
-        """Return the rows of trials that changed, their versions, and the trials with known parameters."""
-        changed, versions, known = [], {}, {}
-        for row in found:
-            if self._own_trial is not None and row.number == self._own_trial.number:
-                continue
-            version, before = (row.state, row.token, row.epoch), self._versions.get(row.number)
-            trial = None if before is None or row.token is None else self.trial(row.number)
-            has_parameters = trial is not None and bool(trial.params)  # a trial gets all of them at once
-            if version == before and (has_parameters or row.state != TrialState.RUNNING):
-                continue
-            changed.append(row)
-            versions[row.number] = version
-            if trial is not None and has_parameters:
-                known[row.trial_id] = trial
-        return changed, versions, known
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a copy of the own trial as it is in memory, or read another one from the database.

@@ -27,7 +27,7 @@ from hpo.search import pareto
 from hpo.search.asha import is_prunable
 from hpo.search.replicates import REPLICATE_OF
 from hpo.search.samplers import PointSampler
-from hpo.store import attributes, rows
+from hpo.store import attributes, rows, stored_values
 from hpo.store.rows import Parameters
 from hpo.study.definition import Definition, dump_definition, load_definition
 
@@ -215,7 +215,7 @@ def _update_stored_distributions(session: Session, study_id: int, definition: De
             models.TrialModel.study_id == study_id,
         )
         for row in found:
-            given, _ = rows.parse_parameters([(name, row.param_value, row.distribution_json)])
+            given, _ = stored_values.parse_parameters([(name, row.param_value, row.distribution_json)])
             if name in given:
                 with contextlib.suppress(ValueError):  # not one of the new choices, whoever wrote it
                     row.param_value = new.to_internal_repr(given[name])

@@ -9,18 +9,19 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from hpo.store import attributes
+from hpo.store import attributes, stored_values
 
 # By name: a value in Optuna's internal representation, and its distribution.
 Parameters = Mapping[str, tuple[float, BaseDistribution]]
@@ -33,7 +34,6 @@ STATE_NAMES = {
     TrialState.FAIL: "failed",
 }
 
-MAX_INTEGER = 2**63 - 1  # what Optuna's samplers and importances can compute with
 CHUNK_TRIALS = 1000  # trials that one statement reads
 
 trials: Any = models.TrialModel.__table__
@@ -175,6 +175,19 @@ DETAIL_COLUMNS: Mapping[Any, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A trial that was read before.
+
+    Attributes:
+        trial: The trial as it was then, with all its parameters.
+        new_steps: The epochs that it may have reported since; None if any of its reports may differ.
+    """
+
+    trial: FrozenTrial
+    new_steps: range | None = None
+
+
 def read_trials(session: Session, trial_ids: Sequence[int], objectives: int = 1) -> list[FrozenTrial]:
     """Read whole trials as Optuna's records, in the order of their ids.
 
@@ -205,7 +218,7 @@ def build_trials(
     session: Session,
     heads: Sequence[Any],
     *,
-    known: Mapping[int, FrozenTrial] = MappingProxyType({}),
+    known: Mapping[int, Known] = MappingProxyType({}),
     with_user_attributes: bool = False,
     objectives: int = 1,
 ) -> list[FrozenTrial]:
@@ -215,7 +228,7 @@ def build_trials(
         session: The session to read with.
         heads: Rows with the columns of ``HEAD_COLUMNS``, one for each trial.
         known: Trials read before, by id. Their parameters and distributions are taken over, since the
-            values never change once they are written.
+            values never change once they are written, and their reports but for the new ones.
         with_user_attributes: Read user attributes too; without it the records have none.
         objectives: How many objectives the trials' study has; the first one's value is in ``heads``.
 
@@ -227,10 +240,14 @@ def build_trials(
         chunk = heads[first : first + CHUNK_TRIALS]
         ids = [head.trial_id for head in chunk]
         wanted = dict.fromkeys(DETAIL_COLUMNS, ids)
+        grown = {id_: known[id_].new_steps for id_ in ids if id_ in known}
         wanted[params] = [trial_id for trial_id in ids if trial_id not in known]
+        wanted[reports] = [trial_id for trial_id in ids if grown.get(trial_id) is None]
         wanted[user_attributes] = ids if with_user_attributes else []
         wanted[values] = ids if objectives > 1 else []
         details = {table: _read_details(session, table, wanted[table]) for table in wanted}
+        steps = [(id_, step) for id_, new_steps in grown.items() for step in new_steps or ()]
+        details[reports] = {**details[reports], **_read_reports(session, steps)}
         built += [_build_trial(head, known.get(head.trial_id), details, objectives) for head in chunk]
     return built
 
@@ -244,6 +261,34 @@ def _read_details(session: Session, table: Any, trial_ids: Sequence[int]) -> Map
         ).all():
             found[trial_id].append(part)
     return found
+
+
+def _read_reports(session: Session, steps: Sequence[tuple[int, int]]) -> Mapping[int, list[Any]]:
+    """Read single reports, each given by trial id and epoch, by trial id."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    dialect = dialect_of(session)
+    for first in range(0, len(steps), CHUNK_TRIALS):
+        chunk = steps[first : first + CHUNK_TRIALS]
+        ids, epochs = zip(*chunk, strict=True)
+        given = {"pairs": chunk} if dialect == "sqlite" else {"ids": list(ids), "steps": list(epochs)}
+        for trial_id, *part in session.execute(_reports_statement(dialect), given).all():
+            found[trial_id].append(part)
+    return found
+
+
+@functools.cache
+def _reports_statement(dialect: str) -> Any:
+    """Return the SELECT of reports; on Postgres one text serves any number of them."""
+    row = sa.tuple_(reports.c.trial_id, reports.c.step)
+    if dialect == "sqlite":
+        listed = row.in_(sa.bindparam("pairs", expanding=True))
+    else:
+        numbers = postgresql.ARRAY(sa.Integer)
+        pairs = sa.func.unnest(sa.bindparam("ids", type_=numbers), sa.bindparam("steps", type_=numbers))
+        wanted = pairs.table_valued("trial_id", "step").render_derived()
+        listed = row.in_(sa.select(wanted.c.trial_id, wanted.c.step))
+    chosen = sa.select(reports.c.trial_id, *(reports.c[name] for name in DETAIL_COLUMNS[reports]))
+    return chosen.where(listed).order_by(reports.c.step)
 
 
 @functools.cache
@@ -269,12 +314,16 @@ def _where_trial_in_ids(dialect: str, chosen: Any, table: Any) -> Any:
 
 def _build_trial(
     head: Any,
-    known: FrozenTrial | None,
+    known: Known | None,
     details: Mapping[Any, Mapping[int, Iterable[Any]]],
     objectives: int,
 ) -> FrozenTrial:
     part = {table: found.get(head.trial_id, ()) for table, found in details.items()}
-    given, kinds = parse_parameters(part[params]) if known is None else (known.params, known.distributions)
+    if known is None:
+        (given, kinds), reported = stored_values.parse_parameters(part[params]), {}
+    else:
+        given, kinds = known.trial.params, known.trial.distributions
+        reported = {} if known.new_steps is None else known.trial.intermediate_values
     return FrozenTrial(
         number=head.number,
         state=head.state,
@@ -288,7 +337,7 @@ def _build_trial(
         system_attrs=attributes.check_system_attributes(
             _parse_values(part[system_attributes]), head.number
         ),
-        intermediate_values=parse_reports(part[reports]),
+        intermediate_values=reported | stored_values.parse_reports(part[reports]),
         trial_id=head.trial_id,
     )
 
@@ -296,7 +345,10 @@ def _build_trial(
 def _parse_trial_values(head: Any, found: Iterable[Any], objectives: int) -> list[float] | None:
     """Return the values of a trial; None if one of them is missing, or cannot be computed with."""
     stored = {0: (head.value, head.value_type)} | {objective: value for objective, *value in found}
-    parsed = (attributes.check_value(parse_value(*stored.get(i, (None, None)))) for i in range(objectives))
+    parsed = (
+        attributes.check_value(stored_values.parse_value(*stored.get(i, (None, None))))
+        for i in range(objectives)
+    )
     known = [each for each in parsed if each is not None]
     return known if head.value_type is not None and len(known) == objectives else None
 
@@ -307,63 +359,3 @@ def _parse_values(found: Iterable[Any]) -> dict[str, Any]:
 
 def _local_time(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
-
-
-def parse_value(value: float | None, kind: Any) -> float | None:
-    """Return the value of a trial from its row; None if there is none.
-
-    Args:
-        value: The number; None if it is not finite.
-        kind: Optuna's ``ValueType``, which says what it is; None without a row.
-    """
-    if kind is None or (value is None and kind == models.TrialValueModel.TrialValueType.FINITE):
-        return None
-    return models.TrialValueModel.stored_repr_to_value(value, kind)
-
-
-def parse_reports(found: Iterable[Sequence[Any]]) -> dict[int, float]:
-    """Return what a trial has reported, by step, from its rows: step, number and what kind of number."""
-    parse = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
-    finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
-    return {step: parse(value, kind) for step, value, kind in found if value is not None or kind != finite}
-
-
-def parse_parameters(
-    found: Iterable[Sequence[Any]],
-) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """Return the parameters of a trial and their distributions, by name, from their rows.
-
-    A parameter is left out if its row has no distribution, or a value that the distribution cannot have.
-    One outside of the range stays: Optuna writes it if somebody queues it.
-
-    Args:
-        found: The name, the value in Optuna's internal representation, and the distribution as JSON.
-    """
-    given: dict[str, Any] = {}
-    kinds: dict[str, BaseDistribution] = {}
-    for name, internal, text in found:
-        kind = parse_distribution(text)
-        if kind is None:
-            continue
-        try:
-            value = kind.to_external_repr(internal)
-            kind.to_internal_repr(value)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            continue
-        if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
-            continue
-        given[name], kinds[name] = value, kind
-    return given, kinds
-
-
-@functools.lru_cache(maxsize=1024)
-def parse_distribution(text: str) -> BaseDistribution | None:
-    """Return the distribution that a parameter's row holds as JSON; None if it holds none."""
-    try:
-        kind = json_to_distribution(text)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, UserWarning):
-        return None
-    limits = dict(kind._asdict())
-    choices = limits.pop("choices", ())  # plain Optuna takes infinity and NaN among them, too
-    can_be = all(isinstance(each, float) or attributes.is_scalar(each) for each in choices)
-    return kind if can_be and all(map(attributes.is_scalar, limits.values())) else None

@@ -36,7 +36,7 @@ from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError, StoreUnavailable
 from hpo.retry import MAX_WAIT_SECONDS, STOPPING_WAIT_SECONDS, retry_until
-from hpo.store import database, database_errors, rows
+from hpo.store import database, database_errors, stored_values
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -278,11 +278,11 @@ class Storage(RDBStorage):
     def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
         """Build Optuna's record of a trial as ``rows`` does, but with all attributes as they are."""
         found = sorted(trial.params, key=lambda each: each.param_id)
-        given, kinds = rows.parse_parameters(
+        given, kinds = stored_values.parse_parameters(
             (each.param_name, each.param_value, each.distribution_json) for each in found
         )
         by_objective = sorted(trial.values, key=lambda each: each.objective)
-        values = [rows.parse_value(each.value, each.value_type) for each in by_objective]
+        values = [stored_values.parse_value(each.value, each.value_type) for each in by_objective]
         return FrozenTrial(
             number=trial.number,
             state=trial.state,
@@ -294,7 +294,7 @@ class Storage(RDBStorage):
             distributions=kinds,
             user_attrs={each.key: json.loads(each.value_json) for each in trial.user_attributes},
             system_attrs={each.key: json.loads(each.value_json) for each in trial.system_attributes},
-            intermediate_values=rows.parse_reports(
+            intermediate_values=stored_values.parse_reports(
                 (each.step, each.intermediate_value, each.intermediate_value_type)
                 for each in trial.intermediate_values
             ),

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from hpo.search import untried
 from hpo.search.asha import LISTED_ATTRIBUTES
 from hpo.search.untried import SettingKey
-from hpo.store import plan, rows
+from hpo.store import plan, rows, stored_values
 from hpo.store.rows import CHUNK_TRIALS, Parameters, trials
 from hpo.store.tables import leases
 from hpo.study.definition import Definition, Point
@@ -65,7 +65,7 @@ def _tried_settings(
     searched: dict[int, dict[str, Value]] = {}
     for row in found:
         parameter = (row.param_name, row.param_value, row.distribution_json)
-        searched.setdefault(row.trial_id, {}).update(rows.parse_parameters([parameter])[0])
+        searched.setdefault(row.trial_id, {}).update(stored_values.parse_parameters([parameter])[0])
     for setting in searched.values():
         key = untried.setting_key(definition, setting)
         if key is not None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search import samplers
-from hpo.store import control, history, lease, rows, studies
+from hpo.store import changes, control, lease, rows, studies
 from hpo.store.storage import Storage
 from hpo.store.tables import leases
 from hpo.training.metric import METRICS
@@ -152,12 +152,12 @@ def test_trials_of_another_tool_are_seen_at_the_next_full_read(url, definition, 
     foreign = optuna.load_study(study_name=NAME, storage=url)
     foreign.add_trial(optuna.trial.create_trial(value=0.5))
     assert states() == ["COMPLETE", "RUNNING"]
-    monkeypatch.setattr(history, "FULL_READ_SECONDS", 0.0)
+    monkeypatch.setattr(changes, "FULL_READ_SECONDS", 0.0)
     assert states() == ["COMPLETE", "RUNNING", "COMPLETE"]
 
 
 def test_a_trial_lost_to_another_worker_has_the_other_workers_result(url, definition, monkeypatch):
-    monkeypatch.setattr(history, "LATE_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(changes, "LATE_COMMIT_SECONDS", 0.0)
     first, second, third = (Worker(url, definition) for _ in range(3))
     first.start()
     lost = first.trial.number

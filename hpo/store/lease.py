@@ -65,7 +65,7 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from hpo.retry import STOPPING_WAIT_SECONDS
-from hpo.store import attempts, attributes, budgets, lease_table, plan, rows, tables
+from hpo.store import attempts, attributes, budgets, database_errors, lease_table, plan, rows, tables
 from hpo.store.process import Owner
 from hpo.store.rows import Parameters, dialect_of
 from hpo.store.storage import Storage
@@ -392,5 +392,6 @@ def renew_until_done(claim: Claim, done: threading.Event) -> None:
         except Exception as error:
             # Whatever it was, the next round tries again: as long as nobody takes the trial it stays ours.
             if not failing:
-                log.warning("lease of trial %d not renewed, trying again: %r", claim.number, error)
+                why = database_errors.driver_message(error)  # Optuna's text guesses at invalid data
+                log.warning("lease of trial %d not renewed (%s); trying again", claim.number, why)
             failing = True

@@ -286,6 +286,8 @@ def test_renewal_continues_after_errors(first, sql, caplog):
         expire_leases(sql)
         wait_for(lambda: sql("SELECT expires FROM hpo_leases")[0][0] > 1)
     assert caplog.text.count("not renewed") == 1
+    assert "invalid data" not in caplog.text
+    assert "hpo_leases" in caplog.text, "it says what the database said"
 
 
 # The clock

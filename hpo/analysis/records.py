@@ -164,7 +164,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         curve=dict(sorted(trial.intermediate_values.items())),
         epoch_seconds=tuple(stored.get("epoch_seconds", ())),
         wall_seconds=float(stored.get("wall_time_seconds", 0.0)),
-        hardware=_hardware_kind(stored.get("hardware")),
+        hardware=hardware_kind(stored.get("hardware")),
         hardware_facts=stored.get("hardware"),
         weights=stored.get("weights"),
         paused_rung=asha.paused_rung(trial),
@@ -206,7 +206,7 @@ def _to_utc(moment: datetime | None) -> datetime | None:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment else None
 
 
-def _hardware_kind(hardware: Mapping[str, Any] | None) -> str | None:
+def hardware_kind(hardware: Mapping[str, Any] | None) -> str | None:
     """Name a kind of hardware: the device, and of a CPU also how many threads were used."""
     if not hardware:
         return None

@@ -1,13 +1,15 @@
 """What device time was used for, by kind of hardware, and what pruning saved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from hpo.analysis import records, sections
+from hpo.analysis import hardware_time, records, sections
+from hpo.analysis.hardware_time import HardwareShare
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.sections import Plot, Section
+from hpo.store.attempts import Attempt
 
 LOST_USE = "repeated or waited for, at most"
 SAVED_USE = "saved by pruning, estimated"
@@ -28,70 +30,62 @@ class DeviceTimeUse:
     seconds: float
 
 
-def device_time_uses(found: Sequence[TrialRecord]) -> list[DeviceTimeUse]:
+def device_time_uses(shares: Sequence[HardwareShare]) -> list[DeviceTimeUse]:
     """Return what device time was used for, by kind of hardware.
 
     Args:
-        found: All trials of the study.
+        shares: What the trials of the study spent on each kind.
 
     Returns:
-        A record for each hardware and each use that occurred there; trials without recorded hardware, or
-        with several kinds, are left out.
+        A record for each hardware and each use that occurred there.
     """
-    rows = []
-    for kind in records.hardware_kinds(found):
-        these = [each for each in found if each.hardware == kind]
-        for state in sections.STATE_COLORS:
-            group = [each for each in these if each.state == state]
-            rows += (
-                [_device_time_use(kind, state, group, [each.wall_seconds for each in group])]
-                if group
-                else []
-            )
-        again = [each for each in these if each.attempts > 1 and each.elapsed_seconds is not None]
-        rows += (
-            [
-                _device_time_use(
-                    kind, LOST_USE, again, [(e.elapsed_seconds or 0.0) - e.wall_seconds for e in again]
-                )
-            ]
-            if again
-            else []
+    return [
+        use
+        for kind in dict.fromkeys(share.kind for share in shares)
+        for use in _uses_of([share for share in shares if share.kind == kind])
+    ]
+
+
+def _uses_of(shares: Sequence[HardwareShare]) -> Iterator[DeviceTimeUse]:
+    """Yield what one kind of hardware was used for."""
+    for state in sections.STATE_COLORS:
+        group = [share for share in shares if share.trial.state == state]
+        yield from _use(state, group, [share.seconds for share in group], [s.epochs for s in group])
+    again = [share for share in shares if share.lost_seconds is not None]
+    yield from _use(LOST_USE, again, [share.lost_seconds or 0.0 for share in again])
+    pruned = [s for s in shares if s.trial.state == "pruned" and s.is_last]
+    pruned = [share for share in pruned if share.trial.epoch_seconds]
+    saved = [s.trial.planned_epochs - len(s.trial.epoch_seconds) for s in pruned]
+    means = [share.trial.seconds_per_epoch or 0.0 for share in pruned]
+    seconds = [max(epochs, 0) * mean for epochs, mean in zip(saved, means, strict=True)]
+    yield from _use(SAVED_USE, pruned, seconds, saved)
+
+
+def _use(
+    use: str, group: Sequence[HardwareShare], seconds: Sequence[float], epochs: Sequence[int] = ()
+) -> Iterator[DeviceTimeUse]:
+    if group:
+        yield DeviceTimeUse(
+            kind=group[0].kind, use=use, trials=len(group), epochs=sum(epochs), seconds=sum(seconds)
         )
-        pruned = [each for each in these if each.state == "pruned" and each.epoch_seconds]
-        saved = [(e.planned_epochs - len(e.epoch_seconds)) * (e.seconds_per_epoch or 0.0) for e in pruned]
-        rows += [_device_time_use(kind, SAVED_USE, pruned, saved)] if pruned else []
-    return rows
 
 
-def _device_time_use(
-    kind: str, use: str, group: Sequence[TrialRecord], seconds: Sequence[float]
-) -> DeviceTimeUse:
-    run = sum(len(each.epoch_seconds) for each in group)
-    epochs = (
-        sum(each.planned_epochs for each in group) - run
-        if use == SAVED_USE
-        else 0
-        if use == LOST_USE
-        else run
-    )
-    total = sum(max(each, 0.0) for each in seconds)
-    return DeviceTimeUse(kind=kind, use=use, trials=len(group), epochs=epochs, seconds=total)
-
-
-def device_time_section(found: Sequence[TrialRecord]) -> Section:
+def device_time_section(found: Sequence[TrialRecord], attempts: Iterable[Attempt] = ()) -> Section:
     """Return the section that shows what device time was used for, and what pruning saved.
 
     If no trial has recorded its hardware, there is a sentence instead.
 
     Args:
         found: All trials of the study.
+        attempts: The attempts at them, as far as the store has them.
     """
-    rows = device_time_uses(found)
+    shares = hardware_time.hardware_shares(found, attempts)
+    rows = device_time_uses(shares)
+    undivided = _undivided(found, shares)
     section = Section(name="time", title="Use of device time")
     if not rows:
         reason = "No trial has recorded its hardware, so the use of device time is unknown."
-        mixed = records.mixed_hardware_note(found)
+        mixed = records.mixed_hardware_note(undivided)
         return Section(name=section.name, title=section.title, text=(mixed or reason,))
     colors = sections.STATE_COLORS | {LOST_USE: "#6b4fa0", SAVED_USE: "#ffffff"}
     traces = [
@@ -105,7 +99,7 @@ def device_time_section(found: Sequence[TrialRecord]) -> Section:
         for use, color in colors.items()
         if any(row.use == use for row in rows)
     ]
-    count = len(records.hardware_kinds(found))
+    count = len({row.kind for row in rows})
     made = sections.make_figure(traces, x="seconds", height=170 + 60 * count)
     made.update_layout(barmode="stack", legend={"traceorder": "normal"})
     columns = ("hardware", "use", "trials", "epochs", "seconds")
@@ -117,11 +111,22 @@ def device_time_section(found: Sequence[TrialRecord]) -> Section:
         is_listed=True,
     )
     return Section(
-        name=section.name, title=section.title, text=_device_time_notes(found, rows), parts=(plot,)
+        name=section.name,
+        title=section.title,
+        text=_device_time_notes(found, rows, undivided),
+        parts=(plot,),
     )
 
 
-def _device_time_notes(found: Sequence[TrialRecord], rows: Sequence[DeviceTimeUse]) -> tuple[str, ...]:
+def _undivided(found: Iterable[TrialRecord], shares: Iterable[HardwareShare]) -> list[TrialRecord]:
+    """Return the trials whose time the store cannot divide among the kinds of hardware that they ran on."""
+    divided = {share.trial.number for share in shares}
+    return [each for each in found if each.ran_on_several and each.number not in divided]
+
+
+def _device_time_notes(
+    found: Sequence[TrialRecord], rows: Sequence[DeviceTimeUse], undivided: Sequence[TrialRecord]
+) -> tuple[str, ...]:
     """Explain the uses of device time, including those that did not occur."""
     text = []
     if any(row.use == SAVED_USE for row in rows):
@@ -137,11 +142,12 @@ def _device_time_notes(found: Sequence[TrialRecord], rows: Sequence[DeviceTimeUs
     if any(row.use == LOST_USE for row in rows):
         text.append(
             "The work lost by workers that died is not recorded. For each trial with several attempts it "
-            "is at most the time from start to end, less the time that counted. That includes waiting."
+            "is at most the time of these, or where they are not recorded the time from start to end, less "
+            "the time that counted. That includes loading and waiting."
         )
     elif all(each.attempts < 2 for each in found):
         text.append("Every trial ran in one attempt, so nothing was repeated.")
-    text.append(records.mixed_hardware_note(found))
+    text.append(records.mixed_hardware_note(undivided))
     silent = sum(each.hardware is None and each.state != "waiting" for each in found)
     if silent:
         whose = "1 trial has" if silent == 1 else f"{silent} trials have"

@@ -44,6 +44,7 @@ from hpo.report import (
     summary,
 )
 from hpo.store import failures, folders, status, studies
+from hpo.store.attempts import Attempt, read_attempts
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
 from hpo.training import option_tables
@@ -100,11 +101,12 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     judged, original = _original_sections(definition, found, measure)
     ordered = results.best_settings(definition, found)
     shown = results.choose_one(ordered) or ordered[0]
+    attempts = read_attempts(storage, studies.find_study_id(storage, name))
     has_images = definition.option_table is not option_tables.CUSTOM_OPTIONS
     sections = (
         *original,
         *(_image_sections(storage, definition, shown, artifacts) if has_images else ()),
-        *_search_sections(trials, found, settings, definition),
+        *_search_sections(trials, found, settings, definition, attempts),
     )
     now = status.read_status(storage, name)
     finished = finish_result.stored_result(storage, name)
@@ -126,6 +128,7 @@ def _search_sections(
     found: Sequence[TrialRecord],
     settings: Sequence[SettingResult],
     definition: Definition,
+    attempts: Sequence[Attempt],
 ) -> tuple[Section, ...]:
     """Return the sections on what the search found, from parameter importance to the table of trials."""
     measure = status.metric_name(definition)
@@ -143,7 +146,7 @@ def _search_sections(
         parameter_plots.rank_section(settings, parameters, ranked),
         study_plots.timeline_section(found),
         study_plots.pareto_section(settings, measure),
-        device_time.device_time_section(found),
+        device_time.device_time_section(found, attempts),
         summary.trials_section(found, measure),
     )
 

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.artifacts.folders import KEPT_CHECKPOINTS, Artifacts
-from hpo.search import asha
+from hpo.search import asha, replicates
+from hpo.search.asha import LISTED_ATTRIBUTES
 from hpo.study.definition import Definition
 
 SIZED_FILES = 20  # of the newest trials, whose largest tells the size of those to come
@@ -45,11 +47,20 @@ def space_to_come(
     if not weights_bytes and not checkpoint_bytes:
         return None
     soon = running * (weights_bytes + checkpoint_bytes)
-    kept = min(definition.search.keep_weights or len(trials), len(trials))
+    kept = _count_kept(definition.search.keep_weights, trials)
     at_rungs = waiting if asha.rungs_of(definition) is not None else 0
     to_keep = max(running + at_rungs - len(checkpoints), 0) * KEPT_CHECKPOINTS
     later = max(kept - len(weights), 0) * weights_bytes + to_keep * checkpoint_bytes
     return SpaceToCome(soon=soon, in_all=soon + later)
+
+
+def _count_kept(keep: int | Literal["all"], trials: Sequence[FrozenTrial]) -> int:
+    """Return the number of trials that keep their weights when all have ended."""
+    first_of = replicates.first_trial_numbers(trials)
+    given = {trial.number for trial in trials if LISTED_ATTRIBUTES & trial.system_attrs.keys()}
+    listed = given - first_of.keys()
+    searched = sum(first_of.get(trial.number, trial.number) not in listed for trial in trials)
+    return len(trials) - searched + (searched if keep == "all" else min(keep, searched))
 
 
 def _files(trials: Sequence[FrozenTrial], attribute: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The disk space that a study takes, for ``hpo plan``: weights, checkpoints, decoded images.
 
-* Each trial leaves its best epoch's weights. ``search.keep_weights`` limits how many trials keep them.
+* Each trial leaves its best epoch's weights. ``search.keep_weights`` limits how many searched trials keep
+  them; of the others they are deleted when they have ended.
 * A trial has its last ``KEPT_CHECKPOINTS`` checkpoints until it ends, and one more while it writes it. With
   rungs (``asha``, ``freeze_thaw``) each trial that waits at one keeps them, too.
 * Image files are decoded once for each size, on each machine, unless ``train.cache`` is ``memory``.
@@ -32,21 +33,25 @@ class DiskSpace:
     weights_bytes: int  # when it is complete
     weights_files: int  # trials that keep their weights
     kept_of: int  # trials in all
-    checkpoints_bytes: int  # while it runs
+    listed_files: int  # trials of listed points, which all keep their weights
+    checkpoints_bytes: int  # while it runs, with the weights of unfinished trials that are not kept
     images_bytes: int  # decoded, on each machine
 
     def lines(self) -> Iterator[str]:
         """Yield what takes space as lines of text."""
-        files, are_all_kept = self.weights_files, self.weights_files == self.kept_of
-        kept = f"{files} trial{'s' * (files != 1)}" if are_all_kept else f"the best {files} trials alone"
-        hint = "; search.keep_weights = 5 would keep those of the best 5 alone"
-        yield (
-            f"disk: at most {format_bytes(self.weights_bytes)} for the weights of {kept}"
-            f"{hint if are_all_kept and files > 5 else ''}"
-        )
-        yield f"disk while it runs: at most {format_bytes(self.checkpoints_bytes)} more for checkpoints"
+        yield f"disk: at most {format_bytes(self.weights_bytes)} for the weights of {self._kept()}"
+        yield f"disk while it runs: {format_bytes(self.checkpoints_bytes)} more for unfinished trials"
         if self.images_bytes:
             yield f"disk of each machine: {format_bytes(self.images_bytes)} for decoded images (--cache-gb)"
+
+    def _kept(self) -> str:
+        """Return which trials keep their weights."""
+        files, listed = self.weights_files, self.listed_files
+        if files == self.kept_of:
+            return f"{files} trial{'s' * (files != 1)}"
+        others = f", and of {listed} listed" * (listed > 0)
+        best = f"the best {files - listed} of {self.kept_of - listed} searched trials"
+        return f"{best}{others} (search.keep_weights)"
 
 
 def disk_space(
@@ -63,18 +68,29 @@ def disk_space(
     largest = max((part.weights_bytes for part in parts), default=0)
     if not largest:
         return None
-    trials = round(sum(part.trials for part in parts))
-    kept = min(definition.search.keep_weights or trials, trials)
-    everything = sum(part.trials * part.weights_bytes for part in parts)
+    listed = [part for part in parts if part.point is not None]
+    others = [part for part in parts if part.point is None]
+    trials, searched, keep = _count_trials(parts), _count_trials(others), definition.search.keep_weights
+    kept = searched if keep == "all" else min(keep, searched)
     waiting = max(trials - workers, 0) if asha.rungs_of(definition) is not None else 0
     files = workers * (KEPT_CHECKPOINTS + 1) + waiting * KEPT_CHECKPOINTS
+    not_kept = min(workers + waiting, searched - kept)
     return DiskSpace(
-        weights_bytes=round(min(kept * largest, everything)),
-        weights_files=kept,
+        weights_bytes=round(_weights_bytes(listed) + min(kept * largest, _weights_bytes(others))),
+        weights_files=trials - searched + kept,
         kept_of=trials,
-        checkpoints_bytes=files * max(part.checkpoint_bytes for part in parts),
+        listed_files=trials - searched,
+        checkpoints_bytes=files * max(part.checkpoint_bytes for part in parts) + not_kept * largest,
         images_bytes=images_bytes,
     )
+
+
+def _count_trials(parts: Iterable["CostPart"]) -> int:
+    return round(sum(part.trials for part in parts))
+
+
+def _weights_bytes(parts: Iterable["CostPart"]) -> float:
+    return sum(part.trials * part.weights_bytes for part in parts)
 
 
 def decoded_bytes(configs: Iterable[Config], shape: DatasetShape, scan: FolderScan | None) -> int:

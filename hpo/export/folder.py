@@ -113,9 +113,11 @@ def _choose_trial(storage: Storage, name: str, number: int | None, artifacts: Ar
         raise StoreError(f"study '{name}' has no trial {number}")
     weights = trial.user_attrs.get("weights")
     if weights is None:
+        # Deleted weights leave null; a trial that has not reported any has no such attribute.
+        deleted = f" any more (search.keep_weights = {definition.search.keep_weights})"
         raise StoreError(
-            f"trial {number} of study '{name}' is {rows.STATE_NAMES[trial.state]} and has no weights; "
-            f"with weights: {_trials_with_weights(trials)}"
+            f"trial {number} of study '{name}' is {rows.STATE_NAMES[trial.state]} and has no weights"
+            f"{deleted * ('weights' in trial.user_attrs)}; with weights: {_trials_with_weights(trials)}"
         )
     try:
         config = definition.trial_config(trial.params | trial.system_attrs.get(plan.RUN_OPTIONS, {}))

@@ -1,12 +1,11 @@
 """Trials that did not complete: how many failed or were pruned, the commonest reason, and what to do.
 
-A reason is the first line of what the trial's attributes say. Two reasons that differ in their numbers
-only, such as "by median at epoch 3" and "by median at epoch 5", count as the same.
+A reason is the first line of what the trial's attributes say. Reasons that differ in their numbers only,
+such as "by median after epoch 3" and "by median after epoch 5", are told as one: "after epochs 3 to 5".
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 MAX_REASON_LENGTH = 300  # characters of a reason that a line shows
 # Classes of failures that are no exceptions of the training, so that no traceback was written.
 _WITHOUT_TRACEBACK = ("lost", "out_of_memory", "diverged", "")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class EarlyEnd:
         state: The state.
         count: Number of trials in this state.
         trials: Number of all trials of the study.
-        reason: The commonest reason, as the first of its trials gives it; "" if none is recorded.
+        reason: The commonest reason; "" if none is recorded.
         reason_count: Number of trials with this reason.
         first_trial: The first of these trials.
         has_traceback: Whether this trial wrote a ``traceback.txt``.
@@ -74,19 +74,38 @@ def find_early_ends(trials: Iterable[FrozenTrial]) -> tuple[EarlyEnd, ...]:
 
 
 def _early_end(state: str, ended: list[FrozenTrial], trials: int) -> EarlyEnd:
-    reasons = [_reason(trial) for trial in ended]
-    kinds = [re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", reason) for reason in reasons]
-    kind, count = Counter(kinds).most_common(1)[0]
-    first = kinds.index(kind)
+    (reason, alike), *_ = group_reasons([describe_end(trial) for trial in ended])
+    first = ended[alike[0]]
     return EarlyEnd(
         state=state,
         count=len(ended),
         trials=trials,
-        reason=reasons[first],
-        reason_count=count,
-        first_trial=ended[first].number,
-        has_traceback=state == "failed" and _failure(ended[first])[0] not in _WITHOUT_TRACEBACK,
+        reason=reason,
+        reason_count=len(alike),
+        first_trial=first.number,
+        has_traceback=state == "failed" and _failure(first)[0] not in _WITHOUT_TRACEBACK,
     )
+
+
+def group_reasons(reasons: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Return the different reasons, the commonest first, each with the positions where it is given."""
+    groups: dict[str, list[int]] = {}
+    for index, reason in enumerate(reasons):
+        groups.setdefault(_NUMBER.sub("#", reason), []).append(index)
+    by_count = sorted(groups.values(), key=len, reverse=True)
+    return [(_merge_reasons([reasons[index] for index in group]), group) for group in by_count]
+
+
+def _merge_reasons(reasons: Sequence[str]) -> str:
+    """Return one text for reasons that differ in their numbers only, each with its range."""
+    parts = zip(*(_NUMBER.split(reason) for reason in reasons), strict=True)
+    merged = "".join(each[0] if len(set(each)) == 1 else _describe_range(each) for each in parts)
+    return _first_line(re.sub(r"\bepoch (?=\d+ to )", "epochs ", merged))
+
+
+def _describe_range(numbers: Iterable[str]) -> str:
+    found = sorted(numbers, key=float)
+    return f"{found[0]} to {found[-1]}"
 
 
 def _failure(trial: FrozenTrial) -> tuple[str, str]:
@@ -97,7 +116,7 @@ def _failure(trial: FrozenTrial) -> tuple[str, str]:
     return str(stored.get("class", "")), str(stored.get("message", ""))
 
 
-def _reason(trial: FrozenTrial) -> str:
+def describe_end(trial: FrozenTrial) -> str:
     """Return why a trial was pruned or failed, as one line; the message of an exception with its class."""
     text = trial.user_attrs.get("pruned") if trial.state == TrialState.PRUNED else None
     return describe_failure(*_failure(trial)) if text is None else _first_line(str(text))

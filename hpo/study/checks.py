@@ -246,6 +246,10 @@ def _raise_invalid_value(field: FieldInfo, found: Any, where: str, key: str) -> 
 
 def describe_schema(schema: Mapping[str, Any]) -> str:
     """Describe in words what the JSON Schema of one value allows."""
+    if "anyOf" in schema:
+        return ", or ".join(map(describe_schema, schema["anyOf"]))
+    if "const" in schema:
+        return f'"{schema["const"]}"'
     if "pattern" in schema:
         described = str(schema["description"])
         return described[0].lower() + described[1:].rstrip(".")
@@ -258,11 +262,12 @@ def describe_schema(schema: Mapping[str, Any]) -> str:
 def field_schema(field: FieldInfo) -> dict[str, Any]:
     """Return the JSON Schema of a field's value, with its description and default.
 
-    A field that may be None has the schema of its other type, and no default of None.
+    A field that may be None has the schema of its other types, and no default of None.
     """
     schema = TypeAdapter(field.rebuild_annotation()).json_schema()
-    # TOML has no null: an option that may be None is left out instead. The first type is the other one.
-    schema = schema["anyOf"][0] if "anyOf" in schema else schema
+    # TOML has no null: an option that may be None is left out instead.
+    kinds = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+    schema = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     described = {} if field.description is None else {"description": " ".join(field.description.split())}
     has_default = field.default is not None and field.default_factory is None and not field.is_required()
     default = {"default": field.default} if has_default else {}

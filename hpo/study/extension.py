@@ -1,8 +1,8 @@
 """Extending a stored study by its changed file.
 
-More searched trials, larger budgets and more points extend a study; ``FREE_OPTIONS`` and
-``search.track``, which change no result, may differ. Any other difference would make its trials
-incomparable and is refused.
+More searched trials, larger budgets and more points extend a study; ``FREE_OPTIONS`` and those of
+``[search]`` in ``FREE_SEARCH_OPTIONS``, which change no result, may differ. Any other difference would make
+its trials incomparable and is refused.
 """
 
 from collections import Counter
@@ -16,6 +16,8 @@ from hpo.study.space import Choices, Parameter, Range
 from hpo.training import option_tables
 from hpo.training.config import FREE_OPTIONS, VALUES_BEFORE
 
+FREE_SEARCH_OPTIONS = {"track", "keep_weights"}
+
 
 def extend_definition(stored: Definition, new: Definition) -> Definition:
     """Return the stored definition extended by a changed file.
@@ -23,8 +25,8 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
     The points keep their numbers, and new ones follow. A point is identified by its options and attributes,
     not by its place in the file; one that is listed twice counts as two. Settings queued by hand stay. If
     neither names a sampler or a pruner, what was chosen for the stored one stays, too. So do
-    ``search.track``, and the value of an option that is newer than the stored study, if the file leaves
-    them out.
+    ``FREE_SEARCH_OPTIONS``, and the value of an option that is newer than the stored study, if the file
+    leaves them out.
 
     Args:
         stored: The definition in the store.
@@ -67,12 +69,11 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
 
 def _with_stored_choices(stored: Search, new: Search) -> Search:
     """Return the new options of ``[search]`` with what the file leaves to hpo, or to the stored study."""
-    kept: dict[str, Any] = {}
+    left_out = FREE_SEARCH_OPTIONS - new.model_fields_set
+    kept: dict[str, Any] = {name: getattr(stored, name) for name in left_out}
     if stored.strategy is not None and new.strategy is not None:
         sampler = new.sampler.model_copy(update={"name": stored.sampler.name})
-        kept = {"sampler": sampler, "pruner": stored.pruner}
-    if "track" not in new.model_fields_set:
-        kept["track"] = stored.track
+        kept |= {"sampler": sampler, "pruner": stored.pruner}
     return new.model_copy(update=kept)
 
 
@@ -103,7 +104,7 @@ def _values_by_name(parameters: tuple[Parameter, ...]) -> dict[str, Choices | Ra
 
 
 def _fixed_search_options(search: Search) -> dict[str, Any]:
-    return search.model_dump(exclude={"trials", "strategy", "track", *BUDGETS})
+    return search.model_dump(exclude={"trials", "strategy", *FREE_SEARCH_OPTIONS, *BUDGETS})
 
 
 def _lowered_budgets(stored: Definition, new: Definition) -> Iterator[str]:

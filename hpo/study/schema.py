@@ -231,6 +231,8 @@ def _alias_schemas(values: Mapping[str, Any]) -> Schema:
 
 def _storable(schema: Schema) -> Schema:
     """Return the schema with the bounds that the database sets, and with a default that JSON has."""
+    if "anyOf" in schema:
+        schema = schema | {"anyOf": [_storable(each) for each in schema["anyOf"]]}
     if schema.get("type") == "integer" and not schema.keys() & {"maximum", "exclusiveMaximum"}:
         schema = schema | {"maximum": INT64[1]}
     if isinstance(schema.get("default"), tuple):

@@ -58,6 +58,11 @@ def _list_to_tuple(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
+def _stored_none_to_all(given: Any) -> Any:
+    """Return what None means in studies that were stored when it was the default of ``keep_weights``."""
+    return "all" if given is None else given
+
+
 class Search(BaseModel):
     """How much is searched, and how."""
 
@@ -107,9 +112,12 @@ class Search(BaseModel):
     """
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 10
     """Attempts in a row that may die without a new checkpoint before the trial fails."""
-    keep_weights: Annotated[int | None, Field(ge=1)] = None
-    """Number of complete trials, the best ones, whose weights are kept; the others' are deleted. Left
-    out: all.
+    keep_weights: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["all"], BeforeValidator(_stored_none_to_all)
+    ] = 5
+    """Number of searched settings, the best ones, whose weights are kept; the others' are deleted. "all"
+    keeps those of all trials. Listed points, and settings queued by hand, always keep theirs. It may change
+    while the study goes on; what is deleted does not come back.
     """
     start_from: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = ()
     """Names of studies in the store that have ended, such as finetune; freeze_thaw, tpe, gp and nsgaii

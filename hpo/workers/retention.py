@@ -1,9 +1,10 @@
-"""Weights retention: which trials keep their weights, if a study says so (``search.keep_weights``).
+"""Weights retention: which trials keep their weights, unless all do (``search.keep_weights``).
 
-A trial that is not among the best K complete ones will never be, whatever ends later. So each worker, when
-its trial has ended, removes the weights that are of no more use. Two workers that do this at once do no
-harm. With replicates, the best trial of each of the best K settings keeps its weights, and so do all trials
-of a setting whose replicates are not all done.
+A setting that is not among the best K searched ones will never be, whatever ends later. So each worker,
+when its trial has ended, removes the weights that are of no more use. Two workers that do this at once do
+no harm. With replicates, the best trial of each of the best K settings keeps its weights, and so do all
+trials of a setting whose replicates are not all done. Listed points, settings that were queued by hand, and
+their replicates always keep theirs.
 
 The name is removed from the database first, then the file. A crash between the two leaves a file that no
 row names, which is garbage.
@@ -22,7 +23,8 @@ from hpo.artifacts import names
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError
 from hpo.search import replicates
-from hpo.store import attributes
+from hpo.search.asha import LISTED_ATTRIBUTES
+from hpo.store import attributes, plan
 from hpo.store.storage import Storage, retrying
 from hpo.study.definition import Definition
 
@@ -30,18 +32,18 @@ from hpo.study.definition import Definition
 def prune_weights(
     storage: Storage, study_id: int, artifacts: Artifacts, folder: str, keep: int, definition: Definition
 ) -> None:
-    """Remove the weights of complete and pruned trials, except those of the best ones.
+    """Remove the weights of complete and pruned searched trials, except those of the best ones.
 
-    A trial that failed or diverged keeps its weights: it can be retried. The attribute ``weights`` of the
-    others becomes null, then their files are removed; a file that cannot be removed stays, and so does one
-    that is not in its trial's own folder.
+    A trial that failed, diverged or was stopped by hand keeps its weights: it can be retried. The attribute
+    ``weights`` of the others becomes null, then their files are removed; a file that cannot be removed
+    stays, and so does one that is not in its trial's own folder.
 
     Args:
         storage: The database.
         study_id: The id of the study.
         artifacts: Where the files are.
         folder: The study's own folder in the artifacts.
-        keep: How many trials keep their weights; with replicates, how many settings.
+        keep: How many searched trials keep their weights; with replicates, how many settings.
         definition: The study.
 
     Raises:
@@ -57,7 +59,9 @@ def prune_weights(
 def _forget_weights(storage: Storage, study_id: int, keep: int, definition: Definition) -> dict[int, Any]:
     """Remove the names of weights that are not kept from the database, and return them by trial number."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+    system = models.TrialSystemAttributeModel
     failed = sa.select(attribute.trial_id).where(attribute.key == "failure")
+    stopped = sa.select(system.trial_id).where(system.key == plan.STOPPED_TRIAL)
     ended = (
         sa.select(trial.trial_id, trial.number, attribute.value_json)
         .join(attribute, attribute.trial_id == trial.trial_id)
@@ -65,6 +69,7 @@ def _forget_weights(storage: Storage, study_id: int, keep: int, definition: Defi
             trial.study_id == study_id,
             trial.state.in_([TrialState.COMPLETE, TrialState.PRUNED]),
             trial.trial_id.not_in(failed),
+            trial.trial_id.not_in(stopped),
             attribute.key == "weights",
             attribute.value_json != "null",
         )
@@ -80,13 +85,13 @@ def _forget_weights(storage: Storage, study_id: int, keep: int, definition: Defi
 
 
 def trials_to_keep(session: Session, study_id: int, keep: int, definition: Definition) -> set[int]:
-    """Return the numbers of the complete trials that keep their weights.
+    """Return the numbers of the trials that keep their weights: listed ones, and the best searched ones.
 
     Args:
         session: The transaction to read in.
         study_id: The id of the study.
-        keep: The number of settings whose best trial keeps its weights; with several objectives the knee
-            of the Pareto front, which ``hpo export`` takes, is the first of them. A setting whose
+        keep: The number of searched settings whose best trial keeps its weights; with several objectives
+            the knee of the Pareto front, which ``hpo export`` takes, is the first of them. A setting whose
             replicates are not all done does not count; all its complete trials are returned.
         definition: The study.
     """
@@ -111,11 +116,21 @@ def trials_to_keep(session: Session, study_id: int, keep: int, definition: Defin
     whole = {number: each for number, each in values.items() if len(each) == len(objectives)}
     ranked = replicates.rank_by_dominance(objectives, metric, whole, first_of, pruned)
     knee = replicates.find_knee(objectives, whole, ranked)
+    listed = _with_a_given_setting(session, study_id) - first_of.keys()
     best: list[int] = []
-    kept: set[int] = set()
+    kept = {row.number for row in rows if first_of.get(row.number, row.number) in listed}
     for setting in sorted(ranked, key=lambda each: each is not knee):
-        if first_of.get(setting.trials[0], setting.trials[0]) in unfinished:
+        first = first_of.get(setting.trials[0], setting.trials[0])
+        if first in unfinished:
             kept.update(setting.trials)
-        else:
+        elif first not in listed:
             best.append(setting.trials[0])
     return {*best[:keep], *kept}
+
+
+def _with_a_given_setting(session: Session, study_id: int) -> set[int]:
+    """Return the numbers of the trials whose setting no sampler proposed: listed ones, and replicates."""
+    trial, attribute = models.TrialModel, models.TrialSystemAttributeModel
+    found = sa.select(trial.number).join(attribute, attribute.trial_id == trial.trial_id)
+    given = attribute.key.in_(LISTED_ATTRIBUTES)
+    return set(session.execute(found.where(trial.study_id == study_id, given)).scalars())

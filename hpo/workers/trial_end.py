@@ -218,7 +218,8 @@ def remove_old_files(claim: Claim, context: WorkerContext, folder: TrialFolder) 
         folder.remove_matching(
             lambda name: checkpoint.CHECKPOINT_NAME.fullmatch(name) or durable.is_draft(name)
         )
-    if keep := context.definition.search.keep_weights:
+    keep = context.definition.search.keep_weights
+    if keep != "all":
         study_id, folder_name = context.history.study_id, context.study_folder
         try:
             retention.prune_weights(

@@ -315,13 +315,19 @@ TABLES = (
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_keep_weights_keeps_the_weights_of_the_best_trials(place, url):
-    text = points("a", "aaa", "aa", "aaaa").replace("epochs = 10", "epochs = 1")
-    file = place.study(text.replace("[search]", "[search]\nkeep_weights = 2"))
-    place.hpo("run", file, "--devices", "cpu:2", HPO_STORE=url)
-    assert [bool(trial.user_attrs["weights"]) for trial in trials(url)] == [False, True, False, True]
+def test_keep_weights_keeps_the_weights_of_listed_points_and_of_the_best_searched_trials(place, url):
+    kinds = [letter * count for count, letter in enumerate("abcdef", 1)]
+    search = "trials = 5\nkeep_weights = 2\nsampler = 'random'\npruner = 'none'"
+    text = points("a").replace('sampler = "grid"', search)
+    text = text.replace("epochs = 10", "epochs = 1") + f"[space]\nkind = {kinds}\n"
+    place.hpo("run", place.study(text), "--devices", "cpu:2", HPO_STORE=url)
+    kept = [trial.params["kind"] for trial in trials(url) if trial.user_attrs["weights"]]
+    assert sorted(kept) == ["a", "eeeee", "ffffff"]
     files = place.path.glob("storage/artifacts/*/*/weights-*")
-    assert sorted(path.parent.name for path in files) == ["0001", "0003"]
+    assert len(list(files)) == 3
+    deleted = next(each.number for each in trials(url) if each.params["kind"] == "bb")
+    words = ("export", "small", "--trial", str(deleted), "--to", "model")
+    assert "no weights any more (search.keep_weights = 2)" in place.here(*words, code=1, HPO_STORE=url).err
 
 
 def test_status_watch_prints_changes_until_the_study_is_complete(place, url):

@@ -1,5 +1,7 @@
 """The disk space that a plan tells."""
 
+from dataclasses import replace
+
 import pytest
 
 from hpo.analysis import cost, disk_space
@@ -34,17 +36,28 @@ def space(search: str, workers: int = 2) -> disk_space.DiskSpace:
     return found
 
 
-def test_all_trials_keep_their_weights_unless_the_study_says_how_many():
-    everything, limited = space("pruner = 'none'"), space("pruner = 'none'\nkeep_weights = 3")
+def test_the_best_five_searched_trials_keep_their_weights_unless_the_study_says_how_many():
+    everything, limited = space("pruner = 'none'\nkeep_weights = 'all'"), space("pruner = 'none'")
     assert (everything.weights_bytes, everything.weights_files) == (10 * 45 + 10 * 540, 20)
-    assert (limited.weights_bytes, limited.weights_files) == (3 * 540, 3)
-    assert "search.keep_weights" in next(everything.lines())
-    assert "the best 3 trials alone" in next(limited.lines())
+    assert (limited.weights_bytes, limited.weights_files) == (5 * 540, 5)
+    assert next(everything.lines()).endswith("for the weights of 20 trials")
+    assert "the best 5 of 20 searched trials (search.keep_weights)" in next(limited.lines())
 
 
-def test_checkpoints_are_those_of_running_trials_and_of_those_that_wait_at_rungs():
-    assert space("pruner = 'none'").checkpoints_bytes == 2 * 3 * 3 * 540
-    assert space("pruner = 'asha'").checkpoints_bytes == (2 * 3 + 18 * 2) * 3 * 540
+def test_listed_points_keep_their_weights_beside_the_best_searched_trials():
+    searched, _ = make_parts()
+    listed = replace(searched, point=1, trials=3.0, weights_bytes=7)
+    definition = load_study_text(STUDY + "keep_weights = 2", "s.toml")
+    found = disk_space.disk_space(definition, [listed, searched], 1, 0)
+    assert (found.weights_bytes, found.weights_files, found.listed_files) == (3 * 7 + 2 * 45, 5, 3)
+    assert "the best 2 of 10 searched trials, and of 3 listed" in next(found.lines())
+
+
+def test_unfinished_trials_take_checkpoints_and_the_weights_that_are_not_kept():
+    assert space("pruner = 'none'\nkeep_weights = 'all'").checkpoints_bytes == 2 * 3 * 3 * 540
+    assert space("pruner = 'none'").checkpoints_bytes == 2 * 3 * 3 * 540 + 2 * 540
+    waiting = (2 * 3 + 18 * 2) * 3 * 540
+    assert space("pruner = 'asha'").checkpoints_bytes == waiting + 15 * 540
 
 
 def test_nothing_is_told_of_files_of_unknown_size():

@@ -68,7 +68,7 @@ def failure_lines(place: Workplace) -> list[str]:
     (folder,) = (each for each in (place.path / "storage/artifacts").iterdir() if each.name != "added")
     assert (folder / "0000/traceback.txt").is_file()
     return [
-        "4 of 6 trials failed, each time: ValueError: no picture 0 in this folder",
+        "4 of 6 trials failed, each time: ValueError: no picture 0 to 4 in this folder",
         f"  traceback of trial 0: {folder}/0000/traceback.txt",
         "  once the cause is gone: hpo retry small --failed, then run the study again",
     ]
@@ -83,7 +83,7 @@ def test_run_best_and_status_say_how_many_trials_failed_and_why(partly_failed):
     early = partly_failed.here("status", "small", "--json").json()["early_ends"]
     assert early["failed"] == {
         "count": 4,
-        "reason": "ValueError: no picture 0 in this folder",
+        "reason": "ValueError: no picture 0 to 4 in this folder",
         "reason_count": 4,
         "first_trial": 0,
     }
@@ -95,7 +95,7 @@ def test_run_best_and_status_say_how_many_trials_failed_and_why(partly_failed):
 def test_the_report_says_how_many_trials_failed_and_why(partly_failed):
     partly_failed.here("report", "small", "-o", "page.html")
     page = (partly_failed.path / "page.html").read_text()
-    assert "<li>4 of 6 trials failed, each time: ValueError: no picture 0 in this folder</li>" in page
+    assert "<li>4 of 6 trials failed, each time: ValueError: no picture 0 to 4 in this folder</li>" in page
     assert "hpo retry small --failed" in page
 
 
@@ -103,7 +103,7 @@ def test_a_study_of_which_every_trial_failed_says_so_and_exits_with_1(all_failed
     for words in (["run", "small.toml"], ["launch", "small"]):
         done = all_failed.here(*words, code=1)
         assert "none of its 6 trials succeeded" in done.err
-        assert "6 of 6 trials failed, each time: ValueError: no picture 0 in this folder" in done.err
+        assert "6 of 6 trials failed, each time: ValueError: no picture 0 to 5 in this folder" in done.err
         assert "nothing to do" not in done.err
     assert "6 of 6 trials failed" in all_failed.here("best", "small", code=1).err
 

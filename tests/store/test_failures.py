@@ -36,18 +36,26 @@ def test_a_failure_is_one_line_with_the_class_of_an_exception(kind, message, lin
     assert failures.describe_failure(kind, message) == line
 
 
-def test_reasons_that_differ_in_numbers_only_are_the_same():
+def test_reasons_that_differ_in_numbers_only_are_told_as_one():
     trials = [
         failed(0, "OSError", "no file"),
         failed(1, "ValueError", "lr 0.1 is too large\nmore"),
         failed(2, "ValueError", "lr 1e-05 is too large"),
-        make_trial(3, TrialState.PRUNED, pruned="by median at epoch 3"),
-        make_trial(4, TrialState.COMPLETE),
+        make_trial(3, TrialState.PRUNED, pruned="by median after epoch 3"),
+        make_trial(4, TrialState.PRUNED, pruned="by median after epoch 12"),
+        make_trial(5, TrialState.PRUNED, pruned="by median after epoch 3"),
+        make_trial(6, TrialState.PRUNED, pruned="place 7 of 9 after epoch 2"),
+        make_trial(7, TrialState.PRUNED, pruned="place 7 of 10 after epoch 2"),
+        make_trial(8, TrialState.COMPLETE),
     ]
     texts = [str(each) for each in failures.find_early_ends(trials)]
     assert texts == [
-        "3 of 5 trials failed, most often (2 times): ValueError: lr 0.1 is too large",
-        "1 of 5 trials was stopped early (pruned): by median at epoch 3",
+        "3 of 9 trials failed, most often (2 times): ValueError: lr 1e-05 to 0.1 is too large",
+        "5 of 9 trials were stopped early (pruned), most often (3 times): by median after epochs 3 to 12",
+    ]
+    assert failures.group_reasons([failures.describe_end(trial) for trial in trials[3:8]]) == [
+        ("by median after epochs 3 to 12", [0, 1, 2]),
+        ("place 7 of 9 to 10 after epoch 2", [3, 4]),
     ]
 
 

@@ -12,8 +12,9 @@ from hpo.training import config
 DIGITS = {"dataset": "digits", "image_size": 32, "weights": "none", "epochs": 3}
 
 
-def search_of(trials=8, train=DIGITS) -> Definition:
-    document = {"name": "s", "train": train, "space": {"lr": [0.1, 0.2]}, "search": {"trials": trials}}
+def search_of(trials=8, train=DIGITS, **search: object) -> Definition:
+    search = {"trials": trials, **search}
+    document = {"name": "s", "train": train, "space": {"lr": [0.1, 0.2]}, "search": search}
     return file.parse_document(document, "s.toml")
 
 
@@ -80,3 +81,22 @@ def test_an_older_study_keeps_the_stochastic_depth_of_its_models():
     read = definition.load_definition(json.dumps(stored))
     assert (read.train["drop_path"], found.train["drop_path"]) == (None, 0.0)
     assert extension.extend_definition(read, search_of(trials=9)).train["drop_path"] is None
+
+
+def test_a_study_stored_when_all_weights_were_kept_keeps_them_until_its_file_says_otherwise():
+    stored = json.loads(definition.dump_definition(search_of()))
+    assert stored["search"]["keep_weights"] == 5
+    stored["search"]["keep_weights"] = None  # the default of 0.1.0
+    read = definition.load_definition(json.dumps(stored))
+    assert read.search.keep_weights == "all"
+    assert extension.extend_definition(read, search_of(trials=9)).search.keep_weights == "all"
+    assert extension.extend_definition(read, search_of(keep_weights=3)).search.keep_weights == 3
+    assert definition.load_definition(definition.dump_definition(read)) == read
+
+
+@pytest.mark.parametrize("given", [0, True, "none", 2.5])
+def test_keep_weights_is_a_number_or_all(given):
+    assert search_of(keep_weights="all").search.keep_weights == "all"
+    allowed = 'search.keep_weights: want a whole number, at least 1, or "all", found '
+    with pytest.raises(errors.DefinitionError, match=allowed):
+        search_of(keep_weights=given)

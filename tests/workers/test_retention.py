@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.artifacts.folders import Artifacts
-from hpo.store import lease, process, queue, studies
+from hpo.store import control, lease, process, queue, studies
 from hpo.store.storage import Storage
 from hpo.workers import retention
 from tests.support import lease_worker
@@ -62,6 +62,27 @@ def test_the_best_trials_and_those_that_can_be_retried_keep_their_weights(storag
     retention.prune_weights(
         storage, study_id, artifacts, FOLDER, 1, STUDY
     )  # a file that is missing is not an error
+
+
+def test_listed_trials_keep_their_weights_and_take_no_place_of_the_best_searched_ones(url, tmp_path):
+    storage, study = studies.open_storage(url, create=True), lease_worker.definition(3, {"lr": 0.5})
+    studies.create_study(storage, study, "text")
+    study_id = studies.find_study_id(storage, NAME)
+    for value in (0.95, 0.2, 0.9, 0.3):  # the listed one first
+        claim_with_weights(storage, tmp_path).end(TrialState.COMPLETE, value=value)
+    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1, study)
+    assert sorted(path.parent.name for path in tmp_path.rglob(WEIGHTS)) == ["0000", "0002"]
+
+
+def test_a_trial_that_was_stopped_by_hand_keeps_its_weights(storage, tmp_path):
+    study_id = studies.find_study_id(storage, NAME)
+    stopped = claim_with_weights(storage, tmp_path)
+    control.stop_trial(storage, NAME, stopped.number)
+    stopped.end(TrialState.PRUNED, value=0.1)
+    for value in (0.2, 0.9):
+        claim_with_weights(storage, tmp_path).end(TrialState.COMPLETE, value=value)
+    retention.prune_weights(storage, study_id, Artifacts(str(tmp_path)), FOLDER, 1, STUDY)
+    assert sorted(path.parent.name for path in tmp_path.rglob(WEIGHTS)) == ["0000", "0002"]
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite's writers wait for each other

@@ -11,6 +11,7 @@ from hpo.analysis.finish_result import FinishResult, read_result
 from hpo.api import running
 from hpo.api.locations import Locations, find_locations
 from hpo.api.results import StudyResults
+from hpo.api.retrying import RetriedTrial, retry_trials
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import DefinitionError, StoreError
 from hpo.store import control, folders, lease_info, plan, status, studies, untried_settings
@@ -156,26 +157,32 @@ class Study(StudyResults):
         control.set_order(self.storage, self.name, order)
         return True
 
-    def retry(self, trial: int | Collection[int] | None = None) -> list[int]:
+    def retry(self, trial: int | Collection[int] | None = None) -> list[RetriedTrial]:
         """Put failed trials back into the queue, to continue from their checkpoints.
+
+        None is put back if models, a custom objective, or images that are here show that it would fail
+        again.
 
         Args:
             trial: The number of a trial, or several numbers. None: all that failed; one that diverged or
                 was stopped by hand is pruned, and only its number retries it.
 
         Returns:
-            The numbers of the trials that will run again; empty if none has failed.
+            A record for each trial that will run again: its number, why it had ended, and the epochs after
+            which it continues; empty if none has failed.
 
         Raises:
+            DefinitionError: A model is unknown here, or the custom objective cannot be imported.
+            DataError: The images are not those that the study began with, or cannot be used.
             StoreError: One of the numbers is not that of a failed or stopped trial, or the store refuses
                 the request.
 
         Examples:
             >>> study.retry()
-            [3, 7]
+            [RetriedTrial(trial=3, reason='out of memory', epochs=2)]
         """
         numbers = [trial] if isinstance(trial, int) else trial
-        return control.retry_trials(self.storage, self.name, numbers)
+        return retry_trials(self.storage, self.name, numbers, self.locations)
 
     def enqueue(self, /, **setting: Value) -> int:
         """Add one setting to the queue, to run before the settings that the sampler proposes.

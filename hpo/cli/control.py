@@ -1,17 +1,21 @@
 """The verbs that change a stored study: pause, resume, stop, retry, enqueue and delete."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo.api.locations import Locations
 from hpo.cli.completion import complete_trial
-from hpo.cli.options import ARTIFACTS, STORE, ArtifactRoot, StoreUrl, StudyName
+from hpo.cli.options import ARTIFACTS, DATA, STORE, ArtifactRoot, DataRoot, StoreUrl, StudyName
 from hpo.cli.verbs import CONTROL, MANAGE, verb
-from hpo.errors import StoreError
+from hpo.errors import StoreError, join_names
 
 if TYPE_CHECKING:
+    from hpo.api.retrying import RetriedTrial
     from hpo.api.study import Study
+
+MAX_NUMBERS = 20  # of trials that a line names
 
 app = typer.Typer()
 
@@ -91,18 +95,57 @@ def retry_trials(
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Retry every failed trial.")] = False,
     store_url: StoreUrl = STORE,
+    artifacts: ArtifactRoot = ARTIFACTS,
+    data: DataRoot = DATA,
 ) -> None:
     """Put failed trials back into the queue, to continue from their checkpoints.
 
+    It says why they had failed, and after which epochs they continue.
     A trial that diverged, or was stopped by hand, is pruned; only --trial retries it.
+    Nothing is put back if the study's models, custom objective or images show that it would fail again.
+    Images that are not on this machine are not checked; a line says so.
     """
     if bool(trial) == failed:
         raise typer.BadParameter("want --trial N (repeatable) or --failed")
-    numbers = _open(name, store_url).retry(None if failed else trial)
-    if not numbers:
+    from hpo.api.study import open_study
+
+    study = open_study(name, Locations(store=store_url, artifacts=artifacts, data=data))
+    retried = study.retry(None if failed else trial)
+    if not retried:
         raise StoreError(f"study '{name}' has no failed trial")
-    plural = "s" * (len(numbers) > 1)
-    print(f"trial{plural} {', '.join(map(str, numbers))} of study {name} will run again")
+    print(f"{_name_trials(retried)} of study {name} will run again")
+    for line in _describe_retried(retried):
+        print(f"  {line}")
+    print(_next_step(study))
+
+
+def _describe_retried(retried: "list[RetriedTrial]") -> Iterator[str]:
+    """Yield why the trials had ended, the commonest reason first, then after which epochs they continue."""
+    from hpo.store.failures import group_reasons
+
+    for reason, alike in group_reasons([each.reason for each in retried]):
+        yield f"{_name_trials([retried[index] for index in alike])}: {reason or 'no reason is recorded'}"
+    for epochs in sorted({each.epochs for each in retried}, reverse=True):
+        again = [each for each in retried if each.epochs == epochs]
+        verb = ("continue" if epochs else "begin") + "s" * (len(again) == 1)
+        yield f"{_name_trials(again)} {verb} {f'after epoch {epochs}' if epochs else 'anew'}"
+
+
+def _name_trials(retried: "list[RetriedTrial]") -> str:
+    plural = "s" * (len(retried) > 1)
+    return f"trial{plural} {join_names([str(each.trial) for each in retried], MAX_NUMBERS)}"
+
+
+def _next_step(study: "Study") -> str:
+    """Return what makes the trials run, in the state that the study is in."""
+    now = study.status()
+    if now.state in ("paused", "stopped"):
+        return f"the study is {now.state}: run 'hpo resume {study.name}'"
+    return (
+        "its workers take them"
+        if now.workers or now.waiting_workers
+        else f"to run them: hpo launch {study.name}"
+    )
 
 
 @verb(app, "enqueue", CONTROL, "hpo enqueue my-study lr=0.01 batch_size=32")

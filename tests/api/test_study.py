@@ -50,9 +50,10 @@ def test_failed_trials_are_put_back(study):
 
     with pytest.raises(hpo.HpoError, match=f"study '{NAME}' has no complete trial"):
         study.run(objective=climb, progress=False)
-    assert study.retry(2) == [2]
-    assert study.retry([1, 3]) == [1, 3]
-    assert study.retry() == [0]
+    (again,) = study.retry(2)
+    assert (again.trial, again.reason, again.epochs) == (2, "RuntimeError: no luck", 0)
+    assert [each.trial for each in study.retry([1, 3])] == [1, 3]
+    assert [each.trial for each in study.retry()] == [0]
     assert study.status().trials["waiting"] == 4
 
 

@@ -202,7 +202,7 @@ def _setting_key(options: Mapping[str, Value]) -> str:
 def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
     """Store the study that runs a plan, or add the points that it lacks if it exists.
 
-    It takes over the options and ``max_attempts`` of the plan's study. It prunes nothing.
+    It takes over the options, ``max_attempts`` and ``max_failures`` of the plan's study. It prunes nothing.
     Unless the objective is custom, its ``selection`` is ``final``.
 
     Args:
@@ -227,6 +227,7 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
             sampler=Sampler(name="grid"),
             pruner=Pruner(name="none"),
             max_attempts=definition.search.max_attempts,
+            max_failures=definition.search.max_failures,
             direction=definition.search.direction,
             metric_name=definition.search.metric_name,
             objectives=definition.search.objectives,

@@ -79,14 +79,16 @@ def _failures(now: Status, files: str | None) -> Iterator[Problem]:
             kind="failed",
             text=str(each),
             advice=f"once the cause is gone: 'hpo retry {now.study} --failed'; {trace}",
-            needs_person=now.state == "complete" and not now.trials["complete"],
+            needs_person=now.stopped_after_failures
+            or (now.state == "complete" and not now.trials["complete"]),
         )
 
 
 def _missing_workers(now: Status) -> Iterator[Problem]:
     idle = now.vitals.idle_seconds
     is_brief = idle is not None and idle < IDLE_SECONDS
-    if now.state != "idle" or now.waiting_workers or now.used_up_budget or is_brief:
+    has_ended = now.used_up_budget or now.stopped_after_failures
+    if now.state != "idle" or now.waiting_workers or has_ended or is_brief:
         return
     count = now.trials["waiting"] + now.trials["running"]
     how_long = "" if idle is None else f" for {format_seconds(idle)}"

@@ -59,7 +59,7 @@ TERMINAL = Display()
 def run_workers(
     storage: Storage, name: str, workers: LocalWorkers, stop: StopSignal, display: Display = TERMINAL
 ) -> None:
-    """Run local workers until the study ends or is stopped, a budget is used up, or the user stops them.
+    """Run local workers until the study ends or stops, a budget is used up, or the user stops them.
 
     A terminal shows the study live; anything else gets the lines that the workers print. There are no more
     workers than open trials, but at least one.
@@ -118,8 +118,8 @@ def has_work(now: Status) -> bool:
         logs.tell(f"study '{name}' {why}")
         print_notes(now)
         return False
-    explain_used_up(now)
-    return now.used_up_budget is None
+    explain_end(now)
+    return now.used_up_budget is None and now.failure_stop is None
 
 
 def _what_ran(now: Status) -> str:
@@ -180,7 +180,7 @@ def tell_end(storage: Storage, name: str, stop: StopSignal, display: Display) ->
     elif (now := status.read_status(storage, name)).state == "stopped":
         logs.tell(f"study '{name}' was stopped; run 'hpo resume {name}' and this command to continue")
     else:
-        explain_used_up(now)
+        explain_end(now)
         print_notes(now)
 
 
@@ -194,12 +194,14 @@ def print_notes(now: Status) -> None:
         logs.tell(note)
 
 
-def explain_used_up(now: Status) -> None:
-    """Print which used-up budget ends a study, if one does, and how to raise it.
+def explain_end(now: Status) -> None:
+    """Print what ends a study that is not complete, if anything does: its first failures, a used-up budget.
 
     Args:
         now: The status of the study.
     """
+    if now.failure_stop:
+        logs.tell(f"study '{now.study}' {now.failure_stop}")
     if now.used_up_budget:
         logs.tell(f"study '{now.study}': {now.used_up_budget.advice}")
 

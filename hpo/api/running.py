@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hpo import logs
@@ -213,10 +214,13 @@ def _check_objective(definition: Definition, objective: "Objective | None") -> N
 
 
 def _tell_early_ends(storage: Storage, name: str, places: Locations) -> None:
-    """Print how many trials failed or were pruned, and why; raise a StoreError if all of a study did."""
+    """Print how many trials failed or were pruned, and why; raise a StoreError if all that ran did."""
     now = status.read_status(storage, name)
     files = Artifacts(places.artifacts).path(studies.artifacts_folder(storage, name))
-    for line in failures.advice_lines(name, now.early_ends, files):
+    describe = failures.traceback_lines if now.failure_stop else partial(failures.advice_lines, name)
+    for line in describe(now.early_ends, files):
         logs.tell(line)
+    if now.failure_stop:
+        raise StoreError(f"study '{name}' {now.failure_stop}")
     if now.state == "complete" and now.budget and not now.trials["complete"]:
         raise StoreError(f"study '{name}' has no complete trial; 'hpo trials {name}' says why each ended")

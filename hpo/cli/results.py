@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpo.analysis.results import SettingResult
     from hpo.api.study import Study
     from hpo.artifacts.folders import Artifacts
+    from hpo.store.status import Status
     from hpo.store.storage import Storage
 
 app = typer.Typer()
@@ -307,6 +308,41 @@ def print_early_ends(storage: "Storage", name: str, artifacts: str, to: TextIO |
             logs.tell(line)
         else:
             print(line, file=to)
+
+
+def exit_if_ended(storage: "Storage", name: str, artifacts: str) -> None:
+    """Print how trials of a study that has ended failed, and exit: with 1 if not one of them succeeded.
+
+    Args:
+        storage: The store.
+        name: The study.
+        artifacts: Folder or URL of the artifacts.
+    """
+    from hpo.store import status
+
+    now = status.read_status(storage, name)
+    if now.state == "complete":
+        print_early_ends(storage, name, artifacts)
+        raise typer.Exit(1 if now.budget and not now.trials["complete"] else 0)
+    if now.failure_stop:
+        exit_after_failures(storage, now, artifacts)
+
+
+def exit_after_failures(storage: "Storage", now: "Status", artifacts: str) -> NoReturn:
+    """Print where a traceback is of trials that failed one and all, and exit with 1.
+
+    Args:
+        storage: The store.
+        now: The status of the study.
+        artifacts: Folder or URL of the artifacts.
+    """
+    from hpo.artifacts.folders import Artifacts
+    from hpo.store import failures, studies
+
+    files = Artifacts(artifacts).path(studies.artifacts_folder(storage, now.study))
+    for line in failures.traceback_lines(now.early_ends, files):
+        logs.tell(line)
+    raise typer.Exit(1)
 
 
 def _print_trials(

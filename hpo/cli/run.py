@@ -40,7 +40,13 @@ from hpo.cli.options import (
     Workers,
     with_track,
 )
-from hpo.cli.results import print_best, print_early_ends, print_finish
+from hpo.cli.results import (
+    exit_after_failures,
+    exit_if_ended,
+    print_best,
+    print_early_ends,
+    print_finish,
+)
 from hpo.cli.verbs import NO_RESTART, NO_SUCCESS, RESULTS, START, STOPPABLE, verb
 from hpo.errors import (
     ArtifactsUnavailable,
@@ -154,6 +160,8 @@ def _print_outcome(storage: "Storage", before: "Status", artifacts: str, store_u
     now = status.read_status(storage, before.study)
     if now.state == "complete" or (now.trials["complete"] and now.used_up_budget):
         print_best(storage, now.study, artifacts, store_url)
+    elif now.failure_stop:
+        exit_after_failures(storage, now, artifacts)
     elif before.state not in ("paused", "stopped"):
         print_early_ends(storage, now.study, artifacts)
 
@@ -241,17 +249,7 @@ def launch_workers(
     except HpoError as error:
         raise _worker_exit(error) from error
     _exit_if_stopped(stop)
-    _exit_if_complete(storage, name, artifacts)
-
-
-def _exit_if_complete(storage: "Storage", name: str, artifacts: str) -> None:
-    """Print how trials of a complete study failed, and exit: with 1 if not one of them succeeded."""
-    from hpo.store import status
-
-    now = status.read_status(storage, name)
-    if now.state == "complete":
-        print_early_ends(storage, name, artifacts)
-        raise typer.Exit(1 if now.budget and not now.trials["complete"] else 0)
+    exit_if_ended(storage, name, artifacts)
 
 
 @verb(app, "worker", START, "hpo worker my-study --device cuda:0", exit_codes={**STOPPABLE, **NO_RESTART})
@@ -304,7 +302,7 @@ def run_one_worker(
         raise _worker_exit(error) from error
     _exit_if_stopped(stop)
     if supervised is None:  # else the supervisor says it
-        progress.explain_used_up(status.read_status(storage, name))
+        progress.explain_end(status.read_status(storage, name))
 
 
 def _worker_exit(error: HpoError) -> typer.Exit:

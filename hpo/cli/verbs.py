@@ -24,7 +24,7 @@ DONE_OR_NOT = {
     130: "Ctrl-C",
 }
 STOPPABLE = {**DONE_OR_NOT, 143: "told to stop, by SIGTERM or SIGHUP"}  # of verbs that run workers
-NO_SUCCESS = {1: "an error, or a complete study of which no trial succeeded"}
+NO_SUCCESS = {1: "an error, or a study that ended before a trial succeeded"}
 NO_RESTART = {78: "an error that no restart mends, such as a wrong password"}
 
 

@@ -1,5 +1,9 @@
 """Trials that did not complete: how many failed or were pruned, the commonest reason, and what to do.
 
+If the first trials of a study all fail, the next one will most likely fail, too. So no trial is claimed any
+more once ``search.max_failures`` have failed and none did better: that follows from the trials' rows, and
+ends when ``hpo retry`` sets them back to WAITING.
+
 A reason is the first line of what the trial's attributes say. Reasons that differ in their numbers only,
 such as "by median after epoch 3" and "by median after epoch 5", are told as one: "after epochs 3 to 5".
 """
@@ -9,7 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
+
+from hpo.search.asha import PAUSED_AT_RUNG
+from hpo.store import rows
+from hpo.store.lease_table import living_lease_statement
+from hpo.store.rows import dialect_of
+from hpo.store.storage import Storage, retrying
 
 MAX_REASON_LENGTH = 300  # characters of a reason that a line shows
 # Classes of failures that are no exceptions of the training, so that no traceback was written.
@@ -148,8 +160,70 @@ def advice_lines(name: str, found: Iterable[EarlyEnd], files: str | None) -> Ite
     """
     for each in found:
         yield str(each)
+        yield from traceback_lines([each], files)
+        if each.state == "failed":
+            yield f"  once the cause is gone: hpo retry {name} --failed, then run the study again"
+
+
+def traceback_lines(found: Iterable[EarlyEnd], files: str | None) -> Iterator[str]:
+    """Yield a line that says where a traceback is, for trials that wrote one.
+
+    Args:
+        found: As for ``advice_lines``.
+        files: Path or URL of the study's files; None where no place is named.
+    """
+    for each in found:
         if each.has_traceback:
             where = "" if files is None else f": {files}/{each.first_trial:04d}/traceback.txt"
             yield f"  traceback of trial {each.first_trial}{where or ' is in traceback.txt of its folder'}"
-        if each.state == "failed":
-            yield f"  once the cause is gone: hpo retry {name} --failed, then run the study again"
+
+
+_trial, _attribute = rows.trials, rows.system_attributes
+_OF_STUDY = _trial.c.study_id == sa.bindparam("study")
+_DID_BETTER = sa.exists().where(_OF_STUDY, _trial.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED]))
+_FAILED = sa.select(sa.func.count()).where(_OF_STUDY, _trial.c.state == TrialState.FAIL)
+_FIRST_FAILURES = sa.select(sa.case((_DID_BETTER, 0), else_=_FAILED.scalar_subquery()))
+_REACHED_A_RUNG = sa.select(
+    sa.exists().where(
+        _OF_STUDY,
+        _trial.c.state != TrialState.FAIL,
+        _attribute.c.trial_id == _trial.c.trial_id,
+        _attribute.c.key == PAUSED_AT_RUNG,
+    )
+)
+
+
+def have_only_failures(session: Session, study_id: int, most: int) -> bool:
+    """Return whether so many trials of a study failed, and none completed, was pruned or reached a rung.
+
+    Args:
+        session: The session of the caller's transaction.
+        study_id: Optuna's id of the study.
+        most: ``search.max_failures``; 0 is no limit.
+    """
+    study = {"study": study_id}
+    if not most or session.execute(_FIRST_FAILURES, study).scalar_one() < most:
+        return False
+    return not session.execute(_REACHED_A_RUNG, study).scalar_one()
+
+
+@retrying(reads=True)
+def have_stopped_study(storage: Storage, study_id: int, most: int) -> bool:
+    """Return whether a study has stopped because only failures came, and no worker runs a trial of it.
+
+    A trial that still runs may do better; then the study continues.
+
+    Args:
+        storage: The storage that the study is in.
+        study_id: Optuna's id of the study.
+        most: ``search.max_failures``; 0 is no limit.
+
+    Raises:
+        StoreUnavailable: The database stays unavailable.
+        StoreError: The database refuses the request.
+    """
+    with storage.transaction() as session:
+        if not have_only_failures(session, study_id, most):
+            return False
+        living = living_lease_statement(dialect_of(session))
+        return not session.execute(living, {"study": study_id}).scalar_one()

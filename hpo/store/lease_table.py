@@ -262,6 +262,13 @@ def take_statement(dialect: str, new: bool) -> Any:
     return sa.update(leases).where(leases.c.trial_id == sa.bindparam("trial")).values(**columns, **times)
 
 
+@functools.cache
+def living_lease_statement(dialect: str) -> Any:
+    """Return the SELECT that tells whether a study has a lease that has not expired."""
+    is_living = leases.c.owner.is_not(None) & (leases.c.expires > database_time(dialect))
+    return sa.select(sa.exists().where(leases.c.study_id == sa.bindparam("study"), is_living))
+
+
 # The leases that a process with a unique name holds.
 LEASES_WITH_OWNER = sa.select(leases.c.trial_id, leases.c.token, leases.c.process).where(
     leases.c.study_id == sa.bindparam("study"), leases.c.process.is_not(None)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from hpo.store import attempts, budgets, lease_table, plan, process, rows, trial_numbers
+from hpo.store import attempts, budgets, failures, lease_table, plan, process, rows, trial_numbers
 from hpo.store.lease import Claim, LeaseLost
 from hpo.store.process import Owner
 from hpo.store.rows import dialect_of
@@ -36,6 +36,7 @@ class _Request:
     owner: Owner
     lease_seconds: float
     max_attempts: int
+    max_failures: int
     limits: BudgetLimits | None
     promote: Promote | None
     rungs: Collection[int]
@@ -48,6 +49,7 @@ def claim_trial(
     *,
     lease_seconds: float,
     max_attempts: int,
+    max_failures: int = 0,
     limits: BudgetLimits | None = None,
     promote: Promote | None = None,
     rungs: Collection[int] = (),
@@ -56,9 +58,8 @@ def claim_trial(
 
     Trials claimed before (interrupted, or set back by ``retry_trials``) come first, then promoted ones,
     then listed settings and replicates, then the others by number. A trial whose last ``max_attempts``
-    attempts died without a new checkpoint is ended on the way as FAIL, with the reason. Leases of processes
-    of this machine that are dead expire on the way. The claim's token is stored as the trial's user
-    attribute ``attempts``, too.
+    attempts died without a new checkpoint is ended on the way as FAIL, with the reason. Leases of dead
+    processes of this machine expire on the way. The claim's token is also the user attribute ``attempts``.
 
     Args:
         storage: The storage that the study is in.
@@ -66,13 +67,13 @@ def claim_trial(
         owner: Who claims.
         lease_seconds: How long the owner may be silent before another worker takes the trial.
         max_attempts: Attempts in a row without a new checkpoint after which a trial fails.
+        max_failures: Failed trials after which none is claimed if none did better; 0: no limit.
         limits: The study's budgets; None if it has none.
-        promote: Selects the trials that continue after a pause at a rung; None if the study has no rungs.
-        rungs: The study's rungs, in epochs: only there a trial waits to be promoted.
+        promote: Selects the trials that continue after a pause at a rung; None if it has no rungs.
+        rungs: Its rungs, in epochs: only there a trial waits to be promoted.
 
     Returns:
-        The claim; None if there is nothing to claim now, the study is paused or stopped, or a budget leaves
-        no room.
+        The claim; None if nothing is to be claimed now, or the study is paused, stopped or has ended.
 
     Raises:
         StoreUnavailable: The database stays unavailable.
@@ -84,6 +85,7 @@ def claim_trial(
         owner=owner,
         lease_seconds=lease_seconds,
         max_attempts=max_attempts,
+        max_failures=max_failures,
         limits=limits,
         promote=promote,
         rungs=rungs,
@@ -116,6 +118,8 @@ def _next_trial(
     if plan.read_order(session, request.study_id) is not None:
         return None, {}
     if budgets.blocking_reason(session, request.study_id, request.limits, has_lease=False):
+        return None, {}
+    if failures.have_only_failures(session, request.study_id, request.max_failures):
         return None, {}
     found = lease_table.lock_claimable_trial(session, request.study_id, skipped_ids, request.rungs)
     if request.promote is not None and (found is None or found.token is None):

@@ -11,7 +11,7 @@ from hpo.search import asha, replicates
 from hpo.store import control, folders, queue, rows, studies, study_rows
 from hpo.store.attributes import check_trial
 from hpo.store.budgets import Budget, read_budgets
-from hpo.store.failures import EarlyEnd, find_early_ends
+from hpo.store.failures import EarlyEnd, find_early_ends, have_stopped_study
 from hpo.store.lease_info import LeaseInfo, read_leases
 from hpo.store.storage import Storage, retrying
 from hpo.store.trial_cache import TrialCache
@@ -44,6 +44,7 @@ class Status:
         waiting_workers: The living workers that have no trial.
         vitals: Further signs of life.
         how_to_start: How to start workers, as a clause.
+        stopped_after_failures: Whether ``search.max_failures`` ends it, as its first trials all failed.
     """
 
     study: str
@@ -60,6 +61,7 @@ class Status:
     waiting_workers: tuple[WaitingWorker, ...] = ()
     vitals: Vitals = field(default_factory=Vitals)
     how_to_start: str = ""
+    stopped_after_failures: bool = False
 
     @property
     def ended(self) -> int:
@@ -80,6 +82,18 @@ class Status:
         left_out = counted(self.left_out_trials, "planned trial")
         return (
             f"every setting of [space] has a trial; {left_out} would have repeated one and are left out",
+        )
+
+    @property
+    def failure_stop(self) -> str | None:
+        """Why its first failures ended the study, and what to do; None if they did not."""
+        if not self.stopped_after_failures:
+            return None
+        return next(
+            f"has stopped (search.max_failures): {failed}; once the cause is gone, run "
+            f"'hpo retry {self.study} --failed' and start it again"
+            for failed in self.early_ends
+            if failed.state == "failed"
         )
 
     @property
@@ -164,6 +178,7 @@ def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) 
         waiting_workers=_without_trial(read_waiting_workers(storage, study_id), workers),
         order=control.read_order(storage, study_id),
         used_up=next((each for each in budgets if each.is_used_up), None),
+        is_failing=is_open and have_stopped_study(storage, study_id, definition.search.max_failures),
         function=_function_of_script(definition),
     )
     found = _status(now, definition, is_open, budgets, read_vitals(storage, study_id))
@@ -197,6 +212,7 @@ def _status(
         waiting_workers=tuple(now.waiting_workers),
         vitals=vitals,
         how_to_start=now.how_to_start(),
+        stopped_after_failures=now.is_failing,
     )
 
 

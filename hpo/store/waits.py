@@ -23,6 +23,7 @@ class Situation:
         waiting_workers: Its living workers without a trial.
         order: The order that it is under (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``), or None.
         used_up: A budget that is used up, or None.
+        is_failing: Whether its first failures ended the study (``search.max_failures``).
         function: The name of an objective that only its own script or notebook can run; else empty.
     """
 
@@ -32,6 +33,7 @@ class Situation:
     waiting_workers: Sequence[WaitingWorker]
     order: str | None
     used_up: Budget | None
+    is_failing: bool
     function: str
 
     @property
@@ -70,6 +72,8 @@ class Situation:
             return self._resumption()
         if self.used_up:
             return f"a larger budget: {self.used_up.advice}"
+        if self.is_failing:
+            return f"'hpo retry {self.name} --failed', as the first ones all failed"
         if self.living:
             return "a worker to be free"
         if self.waiting_workers:

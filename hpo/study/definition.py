@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from hpo.errors import DefinitionError
-from hpo.study.search_options import Search
+from hpo.study.search_options import SEARCH_VALUES_BEFORE, Search
 from hpo.study.space import (
     Parameter,
     Scalar,
@@ -315,7 +315,10 @@ def load_definition(text: str) -> Definition:
             f"the stored definition's {where} is unknown here ({first['msg']}); "
             "use the version of hpo that made the study"
         ) from error
-    return found.model_copy(update={"train": _options_before(found.option_table) | found.train})
+    missing = SEARCH_VALUES_BEFORE.keys() - found.search.model_fields_set
+    search = found.search.model_copy(update={name: SEARCH_VALUES_BEFORE[name] for name in missing})
+    train = _options_before(found.option_table) | found.train
+    return found.model_copy(update={"train": train, "search": search})
 
 
 def _options_before(options: option_tables.OptionTable) -> dict[str, Value]:

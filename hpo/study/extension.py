@@ -16,7 +16,7 @@ from hpo.study.space import Choices, Parameter, Range
 from hpo.training import option_tables
 from hpo.training.config import FREE_OPTIONS, VALUES_BEFORE
 
-FREE_SEARCH_OPTIONS = {"track", "keep_weights"}
+FREE_SEARCH_OPTIONS = {"track", "keep_weights", "max_failures"}
 
 
 def extend_definition(stored: Definition, new: Definition) -> Definition:

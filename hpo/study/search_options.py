@@ -1,5 +1,6 @@
 """The options of ``[search]``: how much is searched, how settings are chosen, when trials are stopped."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -58,6 +59,10 @@ def _list_to_tuple(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
+# Options of [search] that studies stored before them lack: the value that keeps those as they were.
+SEARCH_VALUES_BEFORE: Mapping[str, Any] = {"max_failures": 0}
+
+
 def _stored_none_to_all(given: Any) -> Any:
     """Return what None means in studies that were stored when it was the default of ``keep_weights``."""
     return "all" if given is None else given
@@ -112,6 +117,10 @@ class Search(BaseModel):
     """
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 10
     """Attempts in a row that may die without a new checkpoint before the trial fails."""
+    max_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 5
+    """Failed trials after which the study stops, as long as none has completed, was pruned or waits at a
+    rung; 0: it goes on. It may change while the study goes on.
+    """
     keep_weights: Annotated[
         Annotated[int, Field(ge=1)] | Literal["all"], BeforeValidator(_stored_none_to_all)
     ] = 5

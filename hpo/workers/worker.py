@@ -22,7 +22,19 @@ from hpo.errors import (
 from hpo.retry import MAX_WAIT_SECONDS
 from hpo.search import asha
 from hpo.search.freeze_thaw import CurveTable
-from hpo.store import budgets, control, folders, lease, plan, process, queue, studies, tables, warm_start
+from hpo.store import (
+    budgets,
+    control,
+    failures,
+    folders,
+    lease,
+    plan,
+    process,
+    queue,
+    studies,
+    tables,
+    warm_start,
+)
 from hpo.store.history import History
 from hpo.store.process import Owner
 from hpo.store.storage import Storage
@@ -205,6 +217,7 @@ def claim_next(
         owner,
         lease_seconds=lease_seconds,
         max_attempts=definition.search.max_attempts,
+        max_failures=definition.search.max_failures,
         limits=definition.budget_limits,
         promote=None if table is None else Promotions(history, table).lock_next_trial,
         rungs=() if table is None else table.rungs.epochs,
@@ -218,4 +231,5 @@ def _is_over(storage: Storage, study_id: int, definition: Definition) -> bool:
         control.read_order(storage, study_id) == plan.ORDER_STOPPED
         or not queue.has_open_trials(storage, study_id)
         or any(budget.is_used_up for budget in budgets.read_budgets(storage, study_id, limits))
+        or failures.have_stopped_study(storage, study_id, definition.search.max_failures)
     )

@@ -178,6 +178,12 @@ def test_where_decoded_images_are_kept_may_change_and_stays_if_it_is_left_out():
     assert "(train.weight_decay: 0.0 -> 0.5)" in extension_error(stored, other)
 
 
+def test_how_many_first_failures_stop_a_study_may_change_and_stays_if_it_is_left_out():
+    three, one = (search_of(max_failures=most) for most in (3, 1))
+    assert extension.extend_definition(three, one).search.max_failures == 1
+    assert extension.extend_definition(three, search_of()).search.max_failures == 3
+
+
 def test_an_option_of_a_custom_objective_that_is_called_cache_may_not_change():
     objective = {"objective": "math:sqrt", "cache": "disk"}
     space = {"x": [1, 2]}

@@ -56,6 +56,14 @@ def test_an_option_that_the_file_leaves_out_is_no_change_of_an_older_study():
     assert "(train.transparency: 'black' -> 'white')" in refusal(other, search_of())
 
 
+def test_a_study_stored_before_first_failures_could_stop_it_goes_on_whatever_fails():
+    stored = json.loads(definition.dump_definition(search_of()))
+    del stored["search"]["max_failures"]
+    older = definition.load_definition(json.dumps(stored))
+    assert (search_of().search.max_failures, older.search.max_failures) == (5, 0)
+    assert extension.extend_definition(older, search_of(trials=9)).search.max_failures == 0
+
+
 def test_a_study_stored_before_weights_had_presets_keeps_imagenets():
     found = search_of()
     stored = json.loads(definition.dump_definition(found))

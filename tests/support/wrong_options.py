@@ -37,8 +37,8 @@ WRONG_OPTIONS: dict[str, tuple[str, str]] = {  # keys
         in_search("trails = 3"),
         "search.trails is not an option; did you mean 'trials'? "
         "options: chance_epochs, deadline, device_hours, direction, epochs, keep_weights, max_attempts, "
-        "metric_name, objectives, prune_points, pruner, replicates, sampler, start_from, strategy, target, "
-        "track, trials",
+        "max_failures, metric_name, objectives, prune_points, pruner, replicates, sampler, start_from, "
+        "strategy, target, track, trials",
     ),
     "unknown key of the sampler": (
         in_search("sampler = { sed = 3 }"),

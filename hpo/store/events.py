@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from hpo.store import attributes, tables
 from hpo.store.lease_table import database_time
+from hpo.store.notifications import notify_workers
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
 from hpo.store.tables import events
@@ -52,7 +53,7 @@ def current_actor() -> str:
 def write_event(
     session: Session, study_id: int, kind: str, detail: str = "", trial: int | None = None
 ) -> None:
-    """Write an event, in the transaction of what it is about.
+    """Write an event, in the transaction of what it is about, and wake the workers that wait.
 
     Args:
         session: The session of that transaction, in which ``tables.upgrade`` was called.
@@ -63,6 +64,7 @@ def write_event(
     """
     row = {"study_id": study_id, "kind": kind, "trial": trial, "actor": current_actor(), "detail": detail}
     session.execute(sa.insert(events).values(**row, moment=database_time(dialect_of(session))))
+    notify_workers(session, study_id)
 
 
 @retrying(reads=True)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from hpo.search.asha import LISTED_ATTRIBUTES, PAUSED_AT_RUNG
 from hpo.store import plan, rows
+from hpo.store.notifications import notification
 from hpo.store.rows import dialect_of, trials
 from hpo.store.tables import READ_VERSION, leases
 
@@ -138,10 +139,11 @@ def release_statement(dialect: str) -> Any:
     """Return the UPDATE that releases our lease; it changes no row if the lease is not ours.
 
     Its parameter ``unused`` is how many of the last attempts did not die and are not counted; with
-    ``forget`` it removes the checkpoint's name. Token, host, device and epoch stay.
+    ``forget`` it removes the checkpoint's name. Token, host, device and epoch stay. On Postgres it also
+    notifies the study's waiting workers.
     """
     attempts = leases.c.attempts - sa.bindparam("unused", type_=sa.Integer)
-    return (
+    release = (
         sa.update(leases)
         .where(IS_OUR_LEASE)
         .values(
@@ -153,6 +155,7 @@ def release_statement(dialect: str) -> Any:
             checkpoint=sa.case((sa.bindparam("forget", type_=sa.Boolean), None), else_=leases.c.checkpoint),
         )
     )
+    return release.returning(notification(leases.c.study_id)) if dialect == "postgresql" else release
 
 
 def lock_claimable_trial(

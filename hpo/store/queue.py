@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from hpo.store import attempts, budgets, failures, lease_table, plan, process, rows, trial_numbers
 from hpo.store.lease import Claim, LeaseLost
+from hpo.store.notifications import notify_workers
 from hpo.store.process import Owner
 from hpo.store.rows import dialect_of
 from hpo.store.storage import Storage, retrying
@@ -143,6 +144,7 @@ def _claim_found(
         return None
     if lease is not None and lease.attempts >= request.max_attempts:
         _fail_trial(session, found.trial_id, lease)
+        notify_workers(session, request.study_id)
         return None
     number = found.number
     if lease is None:

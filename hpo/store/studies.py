@@ -20,6 +20,7 @@ from hpo.artifacts import names
 from hpo.errors import DefinitionError, StoreError, StoreMissing
 from hpo.store import attributes, database, database_errors, events, plan, rows, study_images, tables
 from hpo.store.database import hide_password, parse_url
+from hpo.store.notifications import notify_workers
 from hpo.store.plan import DEFINITION
 from hpo.store.storage import Storage, retrying
 from hpo.store.study_rows import (
@@ -289,6 +290,7 @@ def delete_study(storage: Storage, name: str) -> None:
         session.execute(sa.delete(leases).where(leases.c.study_id == study.study_id))
         lock_study_and_trials(session, study)
         delete_rows(session, study.study_id)
+        notify_workers(session, study.study_id)
 
 
 @retrying(reads=True)

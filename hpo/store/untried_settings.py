@@ -23,6 +23,7 @@ from hpo.search import untried
 from hpo.search.asha import LISTED_ATTRIBUTES
 from hpo.search.untried import SettingKey
 from hpo.store import plan, rows, stored_values
+from hpo.store.notifications import notify_workers
 from hpo.store.rows import CHUNK_TRIALS, Parameters, trials
 from hpo.store.tables import leases
 from hpo.study.definition import Definition, Point
@@ -96,6 +97,7 @@ def remove_searched_trials(session: Session, study_id: int, own_trial_id: int) -
         chunk = removed[first : first + CHUNK_TRIALS]
         for table in (leases, *reversed(tables)):
             session.execute(sa.delete(table).where(table.c.trial_id.in_(chunk)))
+    notify_workers(session, study_id)
     return len(removed)
 
 

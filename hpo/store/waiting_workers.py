@@ -62,9 +62,9 @@ class Presence:
         self._lease_seconds, self._renewed_at = lease_seconds, -math.inf
 
     def renew(self) -> None:
-        """Tell that the worker lives, if a third of its time has passed since it last did."""
+        """Tell that the worker lives, if half of its time has passed since it last did."""
         now, is_first = time.monotonic(), math.isinf(self._renewed_at)
-        if now - self._renewed_at < self._lease_seconds / 3:
+        if now - self._renewed_at < self._lease_seconds / 2:
             return
         self._renewed_at = now
         seconds = max(self._lease_seconds, STARTING_SECONDS) if is_first else self._lease_seconds

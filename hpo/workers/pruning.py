@@ -25,6 +25,7 @@ from hpo.search.baseline import Baseline
 from hpo.search.freeze_thaw import CurveTable
 from hpo.store.history import History
 from hpo.store.lease_table import HAS_UNPAUSED_OPEN_TRIALS, LOCK_PAUSED_TRIAL, PromotedTrial, rung_texts
+from hpo.store.notifications import notify_workers
 from hpo.study.definition import Definition
 
 
@@ -124,6 +125,7 @@ class TrialPruner:
             if (table := self.history.rung_table) is not None and table.rungs.is_at_rung(own):
                 self.history.trials()
                 self._apply_rung(table.decide(own))
+                notify_workers(session, self.history.study_id)  # a trial paused here may continue
             elif self.study.pruner.prune(self.study, own):
                 self._prune_reason = f"by {self._pruner_name} after epoch {self._epoch}"
         if self.baseline is not None:

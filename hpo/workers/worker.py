@@ -39,6 +39,7 @@ from hpo.store.history import History
 from hpo.store.process import Owner
 from hpo.store.storage import Storage
 from hpo.store.waiting_workers import Presence, tell_presence
+from hpo.store.wakeups import ChangeWatch
 from hpo.study.definition import Definition
 from hpo.training import devices, precision
 from hpo.training.custom import Objective
@@ -54,7 +55,6 @@ from hpo.workers.trial import run_trial
 
 MAX_FAILURES = 3  # in a row that are no trial's fault, before a worker gives up
 _WITHOUT_RETRY = (ImagesUnreadable, ImagesChanged, CacheUnusable)
-IDLE_SECONDS = 0.5  # between two attempts to claim a trial while others run the last ones
 
 log = logging.getLogger("hpo")
 
@@ -115,42 +115,49 @@ def _run_trials(
     presence: Presence,
 ) -> Iterator[TrialEvent]:
     """Claim and run trials, as ``run_worker`` describes."""
-    name, stop, history = context.definition.name, context.stop, context.history
-    failures: list[str] = []  # in a row that are no trial's fault
-    while not stop.is_set():
-        definition = studies.read_definition(storage, name)
-        context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
-        history.rungs = asha.rungs_of(definition, history.priors)
-        claim = claim_next(storage, history, presence.owner, settings.lease_seconds, definition)
-        if claim is None:
-            presence.renew()
-            if _is_over(storage, history.study_id, definition):
-                return
-            stop.wait(IDLE_SECONDS)
-            continue
+    name, stop, seconds = context.definition.name, context.stop, settings.lease_seconds
+    reasons: list[str] = []  # of trials in a row that failed without a fault of their own
+    while (claim := _claim_or_wait(storage, context, presence, seconds)) is not None:
         # Read again: the study may have been extended since, and the trial created by that.
         context = replace(context, definition=studies.read_definition(storage, name))
         with log_records.trial_context(claim.number):
             try:
                 yield from tracking.track_trial(run_trial(claim, context), claim, context, tracker)
-                failures.clear()
+                reasons.clear()
             except StopRequested:  # before the trial's first step
                 return
             except (ArtifactError, DataError) as error:
-                if len(failures) == MAX_FAILURES - 1 or isinstance(error, _WITHOUT_RETRY):
+                if len(reasons) == MAX_FAILURES - 1 or isinstance(error, _WITHOUT_RETRY):
                     raise
-                _wait_after_failure(claim, error, failures, stop)
+                _wait_after_failure(claim, error, reasons, stop)
+
+
+def _claim_or_wait(
+    storage: Storage, context: WorkerContext, presence: Presence, lease_seconds: float
+) -> lease.Claim | None:
+    """Claim the next trial, once there is one; None if the study is over, or after a request to stop."""
+    history, stop = context.history, context.stop
+    with ChangeWatch(storage, history.study_id) as watch:
+        while not stop.is_set():
+            definition = studies.read_definition(storage, context.definition.name)
+            context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
+            history.rungs = asha.rungs_of(definition, history.priors)
+            claim = claim_next(storage, history, presence.owner, lease_seconds, definition)
+            if claim is not None or _is_over(storage, history.study_id, definition):
+                return claim
+            watch.wait(stop, presence.renew, () if history.rungs is None else history.rungs.epochs)
+    return None
 
 
 def _wait_after_failure(
-    claim: lease.Claim, error: HpoError, failures: list[str], stop: threading.Event
+    claim: lease.Claim, error: HpoError, reasons: list[str], stop: threading.Event
 ) -> None:
     """Log why a trial was released, unless that has been told, and wait before the next one."""
-    if str(error) not in failures:
+    if str(error) not in reasons:
         again = "" if stop.is_set() else "; trying again"
         log.warning("trial %d released: %s%s", claim.number, error, again)
-    failures.append(str(error))
-    stop.wait(2.0 ** len(failures))
+    reasons.append(str(error))
+    stop.wait(2.0 ** len(reasons))
 
 
 def _open_places(storage: Storage, settings: WorkerSettings, stop: threading.Event) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from hpo.errors import StoreError
 from hpo.store import lease, lease_info, process, queue, studies
+from hpo.store.wakeups import ChangeWatch
 from tests.support import lease_worker, pgbouncer, postgres
+from tests.support.clocks import FastClock, do_nothing
 from tests.support.databases import closed_engines, plain_sql
 from tests.support.lease_study import LeaseStudy
 from tests.support.processes import wait_for
@@ -92,6 +94,22 @@ def test_settings_apply_to_one_transaction_only(direct_url):
             assert not connection.info["pooled"]
         sql = plain_sql(pooled_url)  # plain SQL through the same session of the server
         assert [sql(f"SHOW {name}") for name in names] == [[("0",)], [("0",)], [("off",)]]
+
+
+def test_a_worker_that_nobody_can_notify_asks_for_changes(direct_url):
+    other = studies.open_storage(direct_url, create=True)
+    studies.create_study(other, lease_worker.definition(0, {"lr": 0.5}), "text")
+    study_id = studies.find_study_id(other, lease_worker.NAME)
+    with pgbouncer.running(direct_url, 1) as pooled_url:
+        storage = studies.open_storage(pooled_url, create=False)
+        with ChangeWatch(storage, study_id) as watch:
+            watch.wait(FastClock(0.0), do_nothing)
+            watch.wait(calm := FastClock(30.0), do_nothing)
+            studies.enqueue_setting(
+                other, lease_worker.NAME, lease_worker.definition(0, {"lr": 0.1}).points[0]
+            )
+            watch.wait(clock := FastClock(30.0), do_nothing)
+    assert (calm.is_set(), clock.is_set()) == (True, False)
 
 
 def test_a_lease_is_renewed_through_the_only_connection(direct_url):

@@ -82,14 +82,15 @@ class LeaseLost(Exception):
 
 
 class LastRenewal:
-    """When the owner last renewed its lease.
+    """When the owner last renewed its lease, and whether it was too late.
 
     Attributes:
         at: The start of that transaction, by ``time.monotonic()``; before the first, when this was made.
+        found_lost: Whether ``keep_lease`` has found the lease to be another worker's.
     """
 
     def __init__(self) -> None:
-        self.at = time.monotonic()
+        self.at, self.found_lost = time.monotonic(), False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,7 +357,8 @@ class Claim:
 def keep_lease(claim: Claim) -> Iterator[None]:
     """Within the block, renew a claim's lease in a thread, and fence Optuna's own writes to the trial.
 
-    The thread never raises. If the lease is lost it ends, and the next fenced write raises ``LeaseLost``.
+    The thread never raises. If the lease is lost it says so (``LastRenewal``) and ends; the next fenced
+    write raises ``LeaseLost``.
     After any other error it logs a warning and tries again. The end of the block waits for the thread.
     """
     done = threading.Event()
@@ -388,6 +390,7 @@ def renew_until_done(claim: Claim, done: threading.Event) -> None:
             claim.last_renewal.at = began
             failing = False
         except LeaseLost:
+            claim.last_renewal.found_lost = True
             return
         except Exception as error:
             # Whatever it was, the next round tries again: as long as nobody takes the trial it stays ours.

@@ -49,7 +49,7 @@ import optuna
 from hpo.artifacts import checkpoint
 from hpo.artifacts.folders import TrialFolder, file_name
 from hpo.search.asha import RungDecision
-from hpo.store.lease import Claim
+from hpo.store.lease import Claim, LeaseLost
 from hpo.training import custom
 from hpo.training.events import Diverged, Epoch, other_metrics
 from hpo.workers import metrics
@@ -141,7 +141,8 @@ class Recorder:
 
     def wants_pause(self) -> bool:
         """Return whether training should pause for ``handle_pending``; cheap enough for every step."""
-        return self.error is not None or self.must_release or self._is_due(SAVE_INTERVAL_SECONDS)
+        is_over = self.error is not None or self.claim.last_renewal.found_lost or self.must_release
+        return is_over or self._is_due(SAVE_INTERVAL_SECONDS)
 
     @property
     def must_release(self) -> bool:
@@ -189,6 +190,8 @@ class Recorder:
             concurrent.futures.wait([self._last_task], PRUNER_WAIT_SECONDS)
         if self.error is not None:
             raise self.error
+        if self.claim.last_renewal.found_lost:
+            raise LeaseLost(f"trial {self.claim.number} belongs to another worker by now")
         if not run.finished and self._is_due(0.0 if run.step == 0 else SAVE_INTERVAL_SECONDS):
             self.save(run, wait=run.step == 0 and run.history[-1].seconds < SHORT_EPOCH_SECONDS)
 

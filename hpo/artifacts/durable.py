@@ -2,10 +2,12 @@
 
 The protocol: write a temporary file in the same folder (``*.draft``), fsync it, rename it, fsync the
 folder. A crash at any moment leaves the previous file or the new one, and at most a ``.draft``, which
-nobody reads.
+nobody reads. Its writer holds a lock on it (flock), which ends with the process. So one without a lock has
+lost its writer, and ``remove_abandoned`` removes it.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -52,21 +54,43 @@ def atomic_file(folder: Path) -> Iterator[Draft]:
         OSError: If the file cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, suffix=DRAFT_SUFFIX)
-    temporary = Path(name)
+    handle, temporary = _open_locked(folder)
     try:
         with os.fdopen(handle, "wb") as file:
             draft = Draft(cast("BinaryIO", file), temporary)
             yield draft
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.rename(folder / draft.name)
+            temporary.chmod(0o644)
+            temporary.rename(folder / draft.name)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     fsync_folder(folder)
+
+
+def _open_locked(folder: Path) -> tuple[int, Path]:
+    """Create a temporary file and lock it; return its descriptor and its path."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder, suffix=DRAFT_SUFFIX)
+        with contextlib.suppress(OSError):  # a disk without locks, where nobody removes such a file
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        if (path := Path(name)).exists():
+            return handle, path
+        os.close(handle)  # another process has removed it before it was locked
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder; what cannot be removed stays."""
+    for path in folder.glob(f"*{DRAFT_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(handle)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -209,22 +209,20 @@ class Artifacts:
     def open_folder(self, name: str) -> "TrialFolder":
         """Open a trial's folder, and create its local folder (a temporary one for remote artifacts).
 
-        Nothing is downloaded; ``TrialFolder.fetch`` does that.
+        Nothing is downloaded; ``TrialFolder.fetch`` does that. What killed processes have left is removed:
+        files that they were writing to this folder, or for remote artifacts their temporary folders.
 
         Raises:
             OSError: If the local folder cannot be created.
         """
         place = self.locate(name)
         if not self.is_local:
+            scratch.remove_abandoned()
             temporary = scratch.make_folder()
             return TrialFolder(self, name, temporary.path, temporary)
         Path(place).mkdir(parents=True, exist_ok=True)
+        durable.remove_abandoned(Path(place))
         return TrialFolder(self, name, Path(place))
-
-    def remove_abandoned(self) -> None:
-        """Remove the temporary folders of killed processes, which only remote artifacts have."""
-        if not self.is_local:
-            scratch.remove_abandoned()
 
     def list_names(self, name: str) -> list[str]:
         """Return the names of the files and folders in a folder; none if there is no such folder.

@@ -166,7 +166,6 @@ def _open_places(storage: Storage, settings: WorkerSettings, stop: threading.Eve
     tables.upgrade_store(storage)
     settings.artifacts.stop, settings.artifacts.retry_seconds = stop, MAX_WAIT_SECONDS
     settings.artifacts.check_access()  # now, rather than after a trial's first epoch
-    settings.artifacts.remove_abandoned()
 
 
 def _set_up(

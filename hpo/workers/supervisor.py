@@ -77,6 +77,7 @@ class WorkerProcess:
     restart_at: float | None = None  # by the monotonic clock; None: it runs, or will not be restarted
     is_overdue: bool = False  # it was told to stop, and has not exited in time
     has_children: bool = True  # perhaps; False once they have been ended after its exit
+    children_until: float | None = None  # by the monotonic clock; then those that outlive it are killed
     last_error: str = ""  # why it has ended, if it said so
     has_written: bool = False  # until then it is starting
     trial: int | None = None  # that its last line was about
@@ -155,12 +156,20 @@ def supervise_processes(
             if worker.process.returncode == EXIT_FATAL:
                 raise HpoError(worker.last_error or "a worker met an error that no restart mends")
     finally:
+        _kill_all(workers)
+
+
+def _kill_all(workers: list[WorkerProcess]) -> None:
+    """Kill the workers that still run, and end what they have started."""
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.kill()
+            worker.process.wait()
+        worker.log.close()
+    while any(worker.has_children for worker in workers):
         for worker in workers:
-            if worker.process.poll() is None:
-                worker.process.kill()
-                worker.process.wait()
             _end_children(worker)
-            worker.log.close()
+        time.sleep(0.02)
 
 
 def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[int]:
@@ -280,22 +289,23 @@ def _forward_line(launch: _Launch, worker: WorkerProcess, line: str) -> None:
 
 
 def _end_children(worker: WorkerProcess) -> None:
-    """Close the input of an exited worker, and kill the processes left in its process group, its own.
+    """Close the input of an exited worker, and end the processes left in its process group, its own.
 
-    They first get some time to end by themselves, as the process of ``multiprocessing`` that removes shared
-    memory does.
+    Call it until ``has_children`` is False. They get some time to end by themselves, as the process of
+    ``multiprocessing`` that removes shared memory does, and then are killed; nobody waits for that here.
     """
     if not worker.has_children:
         return
-    worker.has_children = False
     assert worker.process.stdin is not None
     worker.process.stdin.close()
-    deadline = time.monotonic() + CHILDREN_SECONDS
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left whom we could end
-        while time.monotonic() < deadline:
-            os.killpg(worker.process.pid, 0)
-            time.sleep(0.02)
-        os.killpg(worker.process.pid, signal.SIGKILL)
+    now = time.monotonic()
+    worker.children_until = worker.children_until or now + CHILDREN_SECONDS
+    is_late = now >= worker.children_until
+    try:
+        os.killpg(worker.process.pid, signal.SIGKILL if is_late else 0)
+        worker.has_children = not is_late
+    except (ProcessLookupError, PermissionError):  # nobody is left whom we could end
+        worker.has_children = False
 
 
 def kill_descendants() -> None:
@@ -323,7 +333,7 @@ def _restart_if_dead(launch: _Launch, worker: WorkerProcess) -> WorkerProcess:
         return worker
     if worker.restart_at is None:
         _announce_restart(launch, worker, code)
-    if worker.restart_at is None or time.monotonic() < worker.restart_at:
+    if worker.has_children or worker.restart_at is None or time.monotonic() < worker.restart_at:
         return worker
     worker.deaths += 1
     try:
@@ -343,7 +353,8 @@ def _announce_restart(launch: _Launch, worker: WorkerProcess, code: int) -> None
         worker.deaths = 0
     cause = _signal_name(-code) if code < 0 else worker.last_error or f"exit code {code}"
     pause = worker.schedule_restart(launch.supervision.backoff_seconds)
-    which = f"a worker on {worker.device.name} (process {worker.process.pid})"
+    trial = "" if worker.trial is None else f", trial {worker.trial}"
+    which = f"a worker on {worker.device.name} (process {worker.process.pid}{trial})"
     _tell(launch, worker, f"{which} died of {cause}; starting it again in {pause:g} s")
 
 

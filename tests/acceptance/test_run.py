@@ -296,7 +296,7 @@ def test_a_killed_worker_is_restarted_and_ctrl_c_stops_the_run(workplace, uninte
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "died of SIGKILL" in err
+    assert "trial 0) died of SIGKILL" in err
     assert "run the same command again to continue" in err
     assert "Traceback" not in err
     (trial,) = load(workplace).trials

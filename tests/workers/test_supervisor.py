@@ -60,7 +60,7 @@ def test_a_worker_that_cannot_be_restarted_at_once_is_restarted_later(place, mon
     monkeypatch.setattr(subprocess, "Popen", refused_once)
     err = place.here("launch", "small", "--devices", "cpu:1", "--backoff-seconds", "0.5").err
     number = signal.SIGRTMIN + 3  # has no name
-    which = f"a worker on cpu (process {started[0].pid})"
+    which = f"a worker on cpu (process {started[0].pid}, trial 0)"
     assert f"{which} died of signal {number}; starting it again in 0.5 s" in err
     assert "no worker starts on cpu (Resource temporarily unavailable); trying again in 1 s" in err
     assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"] * 2

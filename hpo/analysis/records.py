@@ -43,6 +43,7 @@ class TrialRecord:
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]  # of the parameters
     setting: Mapping[str, Any]  # the parameters and every other option that its training used
+    point: int | None = None  # the number of its listed point, from 1; None if it is none
     attributes: Mapping[str, Any]  # of its point: free facts from the study file, such as a site
     images: int | None  # that it is measured on; None if unknown, or if a custom objective does not say
     baseline: float | None  # the value that guessing gives; None if unknown
@@ -158,6 +159,7 @@ def _trial_record(definition: Definition, trial: FrozenTrial, known_images: int 
         params=trial.params,
         distributions=trial.distributions,
         setting={n: value for n, value in setting.items() if is_used(n, setting, definition.option_table)},
+        point=stored.get("point"),
         attributes={n: stored[n] for n in definition.attribute_names if is_scalar(stored.get(n, ()))},
         images=stored.get("images", known_images),
         baseline=stored.get("baseline"),

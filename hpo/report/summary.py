@@ -201,7 +201,7 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     names = list(dict.fromkeys(name for each in begun for name in each.params))
     metric = found[0].metric
     others = records.other_objectives(begun)
-    first = ("trial", "state", metric.name, *others)
+    first = ("trial", "point", "state", metric.name, *others)
     given = dict.fromkeys(name for each in begun for name in each.attributes)
     attributes = list(dict.fromkeys((*ALIASES, *given)))  # an alias has its column in every study
     last = (
@@ -216,7 +216,8 @@ def trials_section(found: Sequence[TrialRecord], measure: str) -> Section:
     )
     rows = [
         (
-            *(each.number, each.state, each.value, *(each.reached.get(name) for name in others)),
+            *(each.number, each.point, each.state, each.value),
+            *(each.reached.get(name) for name in others),
             *(each.params.get(name) for name in names),
             *(each.best_value, each.best_epoch, each.epochs, each.wall_seconds, each.seconds_per_epoch),
             each.attempts,
@@ -239,6 +240,7 @@ def _page_table(begun: Sequence[TrialRecord], measure: str, attributes: Iterable
     best = f"best {begun[0].metric.label}" if begun else "best"
     columns: dict[str, Callable[[TrialRecord], Any]] = {
         "trial": lambda each: each.number,
+        "point": lambda each: each.point,
         "state": lambda each: each.state,
         measure: lambda each: each.value,
         **{name: functools.partial(_reached, name) for name in records.other_objectives(begun)},

@@ -57,7 +57,8 @@ def extend_definition(stored: Definition, new: Definition) -> Definition:
         raise DefinitionError(
             f"study '{stored.name}' is stored with another definition ({'; '.join(differences)}); "
             "only more search.trials, larger budgets and more points extend a study: "
-            f"give this one a --name of its own, or 'hpo delete {stored.name}' first"
+            "give this one a --name of its own, or continue the stored one with "
+            f"'hpo launch {stored.name}' (or 'hpo delete {stored.name}' first)"
         )
     points = stored.points + tuple(_new_points(new.points, wanted - kept))
     changed: dict[str, Any] = {"search": new.search, "points": points, "train": train}

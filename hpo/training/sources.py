@@ -19,6 +19,7 @@ import importlib.metadata
 import io
 import logging
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -155,10 +156,20 @@ def read_published(name: str, root: Path) -> Source:
     # torchvision raises RuntimeError for a wrong checksum; most other errors are OSErrors.
     except (RuntimeError, OSError, EOFError, http.client.HTTPException) as cause:
         raise errors.DataError(
-            f"{name}: no complete copy in {root}, and downloading one failed ({short_message(cause)}); "
-            f"put {MANUAL_FILES[name]} from {ORIGINS[name]} there, or name the folder that has it with "
-            "--data or HPO_DATA"
+            f"{name}: no complete copy in {root}{_damaged_archives(name, root)}; downloading one failed "
+            f"({short_message(cause)}); put {MANUAL_FILES[name]} from {ORIGINS[name]} there, or name the folder "
+            "that has it with --data or HPO_DATA"
         ) from cause
+
+
+def _damaged_archives(name: str, root: Path) -> str:
+    """Return a clause for archives of a data set that are all there, and so of no use; else empty."""
+    named = re.findall(r"[\w/.-]+\.(?:mat|gz|tgz|zip)\b", MANUAL_FILES[name])
+    if not all((root / file).is_file() for file in named):
+        return ""
+    return (
+        f" although {' and '.join(named)} {'are' if len(named) > 1 else 'is'} there: damaged or not whole"
+    )
 
 
 def has_copy(name: str, root: Path) -> bool:

@@ -263,7 +263,7 @@ def test_any_other_change_is_refused_with_the_difference_and_advice(changed, dif
     assert extension_error(search_of(), search_of(**changed)) == (
         f"study 's' is stored with another definition ({difference}); only more search.trials, "
         "larger budgets and more points extend a study: give this one a --name of its own, "
-        "or 'hpo delete s' first"
+        "or continue the stored one with 'hpo launch s' (or 'hpo delete s' first)"
     )
 
 

@@ -146,6 +146,12 @@ def test_without_a_copy_or_a_network_the_message_says_what_to_put_where(tmp_path
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_archive_that_is_there_but_damaged_is_named(tmp_path):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half a download")
+    message = load_error(Config(dataset="cifar10"), tmp_path)
+    assert f"no complete copy in {tmp_path} although cifar-10-python.tar.gz is there: damaged" in message
+
+
 def test_a_download_with_a_wrong_checksum_is_refused_and_not_kept(tmp_path, server, monkeypatch):
     resources = serve_mnist(server, monkeypatch)
     monkeypatch.setattr(MNIST, "resources", [(name, "0" * 32) for name, _ in resources])

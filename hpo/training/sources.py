@@ -157,8 +157,8 @@ def read_published(name: str, root: Path) -> Source:
     except (RuntimeError, OSError, EOFError, http.client.HTTPException) as cause:
         raise errors.DataError(
             f"{name}: no complete copy in {root}{_damaged_archives(name, root)}; downloading one failed "
-            f"({short_message(cause)}); put {MANUAL_FILES[name]} from {ORIGINS[name]} there, or name the folder "
-            "that has it with --data or HPO_DATA"
+            f"({short_message(cause)}); put {MANUAL_FILES[name]} from {ORIGINS[name]} there, or name the "
+            "folder that has it with --data or HPO_DATA"
         ) from cause
 
 

@@ -58,10 +58,10 @@ def describe_attempt(attempt: Attempt) -> str:
     if attempt.hardware:
         where += f" ({attempt.hardware})"
     began = _moment(attempt.began).astimezone().isoformat(sep=" ", timespec="seconds")
-    if attempt.seconds is None:
-        return f"{where}, since {began}"
-    after = f" after epoch {attempt.epochs}" if attempt.epochs else ""
     why = f": {attempt.reason}" if attempt.reason else ""
+    if attempt.seconds is None:
+        return f"{where}, since {began}{why}"
+    after = f" after epoch {attempt.epochs}" if attempt.epochs else ""
     return f"{where}, from {began} for {format_seconds(attempt.seconds)}, {attempt.outcome}{after}{why}"
 
 
@@ -101,7 +101,7 @@ def _attempt_entries(attempt: Attempt) -> Iterator[TimelineEntry]:
         hardware=attempt.hardware,
         versions=attempt.versions,
     )
-    yield began
+    yield began if attempt.ended is not None else replace(began, reason=attempt.reason)
     if attempt.ended is not None:
         yield replace(
             began,

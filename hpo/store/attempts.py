@@ -43,7 +43,8 @@ class Attempt:
         epochs: The trial's last reported epoch when the attempt ended; None until then.
         outcome: ``complete``, ``pruned``, ``failed``, ``paused`` (at a rung), ``released`` or ``died``;
             None until it has ended.
-        reason: Why it ended; "" if the outcome says it all.
+        reason: Why it ended, after why it began at the first epoch again, if it did; "" if there is nothing
+            to add to the outcome.
     """
 
     trial: int
@@ -70,14 +71,23 @@ _IS_OPEN_ATTEMPT = (
     & (attempts.c.token == sa.bindparam("attempt"))
     & attempts.c.ended.is_(None)
 )
+_NEW_REASON = sa.bindparam("new_reason", type_=sa.Text)
+_SET_REASON = sa.update(attempts).where(_IS_OPEN_ATTEMPT).values(reason=_NEW_REASON)
+# Why the attempt began again, if it did, and why it ended.
+_ALL_REASONS = sa.case(
+    (attempts.c.reason.is_(None), _NEW_REASON),
+    (_NEW_REASON == "", attempts.c.reason),
+    else_=attempts.c.reason + "; " + _NEW_REASON,
+)
 _CLOSE_DEAD = (
     sa.update(attempts)
     .where(_IS_OPEN_ATTEMPT)
     .values(
         **{
             name: sa.bindparam(f"new_{name}", type_=attempts.c[name].type)
-            for name in ("ended", "epochs", "outcome", "reason")
-        }
+            for name in ("ended", "epochs", "outcome")
+        },
+        reason=_ALL_REASONS,
     )
 )
 
@@ -99,7 +109,7 @@ def _end_statement(dialect: str) -> Any:
             ended=database_time(dialect),
             epochs=epochs.scalar_subquery(),
             outcome=sa.bindparam("new_outcome", type_=sa.Text),
-            reason=sa.bindparam("new_reason", type_=sa.Text),
+            reason=_ALL_REASONS,
         )
     )
 
@@ -125,6 +135,19 @@ def begin_attempt(session: Session, study_id: int, trial_id: int, token: int, ow
         "versions": json.dumps(dict(owner.versions)),
     }
     session.execute(_begin_statement(dialect_of(session)), row)
+
+
+def set_reason(session: Session, trial_id: int, token: int, reason: str) -> None:
+    """Write why an attempt that runs began at the first epoch again.
+
+    Args:
+        session: The session of a transaction that holds the attempt's lease.
+        trial_id: Optuna's id of the trial.
+        token: The number of the attempt.
+        reason: Why.
+    """
+    values = {"trial": trial_id, "attempt": token, "new_reason": reason[:MAX_REASON_LENGTH]}
+    session.execute(_SET_REASON, values)
 
 
 def end_attempt(session: Session, trial_id: int, token: int, outcome: str, reason: str) -> None:

@@ -24,6 +24,7 @@ class WorkerContext:
     cache: WorkerCache
     device: torch.device
     stop: threading.Event  # set when the worker is asked to stop
+    supervisor_gone: threading.Event  # set if that is because its supervisor is gone
     objective: Objective | None = None  # of this process; None: trials import the one that they name
 
     def metric_name(self) -> str:

@@ -35,7 +35,7 @@ from hpo.search.asha import PAUSED_AT_RUNG
 from hpo.search.baseline import Baseline, baseline_of, describe_limits, guess
 from hpo.search.early_stopping import describe_early_stop
 from hpo.search.freeze_thaw import LEAST_CHANCE
-from hpo.store import lease, plan
+from hpo.store import lease, plan, restarts
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
 from hpo.training.config import Config, settings_of
@@ -172,7 +172,7 @@ def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> I
     elif recorder.order == plan.TRIAL_STOPPED:
         yield end_pruned(claim, context, folder, {"pruned": plan.TRIAL_STOPPED})
     else:
-        yield release_trial(claim, recorder)
+        yield release_trial(claim, context, recorder)
 
 
 def _complete(
@@ -238,12 +238,16 @@ def _fetch_checkpoint(claim: Claim, context: WorkerContext, folder: TrialFolder)
     folder.fetch()
     state = checkpoint.load_latest(folder.path, claim.checkpoint and file_name(claim.checkpoint))
     if state is None and claim.checkpoint:
+        where = context.artifacts.path(folder.name)
         log.warning(
             "trial %d starts again from its first epoch: its checkpoint is missing or damaged in %s; "
-            "if the study's files are elsewhere, stop and pass their location with --artifacts",
+            "if the study's files are elsewhere, stop and pass their location with --artifacts or "
+            "HPO_ARTIFACTS",
             claim.number,
-            context.artifacts.path(folder.name),
+            where,
         )
+        reason = f"began again at its first epoch, as its checkpoint was missing or damaged in {where}"
+        restarts.write_restart(claim, reason)
     return state
 
 

@@ -69,10 +69,15 @@ def complete_trial(
     )
 
 
-def release_trial(claim: Claim, recorder: Recorder) -> TrialEnded:
+def release_trial(claim: Claim, context: WorkerContext, recorder: Recorder) -> TrialEnded:
     """Release a saved trial: to wait at its rung, or for any worker that is free.
 
     If its lease is lost, nothing is written.
+
+    Args:
+        claim: The claim on the trial.
+        context: What the worker provides.
+        recorder: Knows why the trial is released, unless its worker stops.
 
     Returns:
         The event, with the state ``paused`` (at a rung) or ``released``.
@@ -84,7 +89,9 @@ def release_trial(claim: Claim, recorder: Recorder) -> TrialEnded:
     if decision is not None:
         claim.release(str(decision), system_attributes={PAUSED_AT_RUNG: decision.rung})
         return TrialEnded(trial=claim.number, state="paused", reason=str(decision))
-    reason = "asked to stop" if recorder.order is None else f"the study is {recorder.order}"
+    reason = "its supervisor was gone" if context.supervisor_gone.is_set() else "asked to stop"
+    if recorder.order is not None:
+        reason = f"the study is {recorder.order}"
     claim.release(reason)
     return TrialEnded(trial=claim.number, state="released", reason=reason)
 

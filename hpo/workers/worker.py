@@ -3,13 +3,13 @@
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from hpo import log_records
-from hpo.artifacts.folders import Artifacts
+from hpo.artifacts.folders import LOGS, Artifacts
 from hpo.errors import (
     ArtifactError,
     CacheUnusable,
@@ -31,6 +31,7 @@ from hpo.store import (
     plan,
     process,
     queue,
+    restarts,
     studies,
     tables,
     warm_start,
@@ -70,6 +71,8 @@ class WorkerSettings:
     lease_seconds: float  # from one renewal of a lease to its expiry
     cache_gb: float = devices.DEFAULT_CACHE_GB  # that decoded images may take on this machine's disk
     objective: Objective | None = None  # of this process; None: trials import the one that they name
+    # Set, before ``stop`` of ``run_worker``, when that is because the supervisor is gone.
+    supervisor_gone: threading.Event = field(default_factory=threading.Event)
 
 
 def run_worker(
@@ -182,16 +185,31 @@ def _set_up(
     cache = WorkerCache(settings.data, settings.artifacts, device, settings.cache_gb)
     cache.prepare_study(storage, history.study_id, definition)  # first: a warm start compares the images
     warm_start.teach(history, definition)
+    study_folder = folders.own_folder(storage, name)
+    _warn_if_files_are_elsewhere(history, settings.artifacts, study_folder)
     return WorkerContext(
         definition=definition,
         history=history,
-        study_folder=folders.own_folder(storage, name),
+        study_folder=study_folder,
         artifacts=settings.artifacts,
         cache=cache,
         device=device,
         stop=stop,
+        supervisor_gone=settings.supervisor_gone,
         objective=settings.objective,
     )
+
+
+def _warn_if_files_are_elsewhere(history: History, artifacts: Artifacts, folder: str) -> None:
+    """Log that the artifacts lack all files, but for logs, of a study whose trials have run."""
+    has_files = {*artifacts.list_names(folder)} - {LOGS}
+    if not has_files and restarts.has_progress(history.storage, history.study_id):
+        log.warning(
+            "trials of the study have run, but %s has no files of theirs, so they will start again from "
+            "their first epoch; if the files are elsewhere, stop and pass their location with --artifacts "
+            "or HPO_ARTIFACTS",
+            artifacts.path(folder),
+        )
 
 
 def claim_next(

@@ -10,10 +10,11 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from hpo.analysis import timeline
 from hpo.artifacts import scratch
 from hpo.artifacts.folders import Artifacts
 from hpo.errors import ArtifactError, ArtifactsUnavailable
-from hpo.store import studies
+from hpo.store import status, studies
 from hpo.study.file import load_study_file
 from hpo.training import option_tables
 from hpo.workers import worker
@@ -242,15 +243,22 @@ def test_a_worker_without_the_checkpoint_warns_and_restarts_the_trial(place, tmp
         if getattr(event, "epoch", None):
             stop.set()
     assert caplog.messages == []
-    started, *_ = worker.run_worker(
+    events = worker.run_worker(
         storage, "own", worker.WorkerSettings(artifacts=other, **options), threading.Event()
     )
-    assert started.epochs_done == 0
-    (line,) = caplog.messages
+    assert next(events).epochs_done == 0
+    (lease,) = status.read_status(storage, "own").workers
+    assert lease.epoch == 0
+    folder = f"{other.path('')}/own-"
+    begin, line = caplog.messages
+    assert begin.startswith(f"trials of the study have run, but {folder}")
     assert line.startswith(
-        "trial 0 starts again from its first epoch: "
-        f"its checkpoint is missing or damaged in {other.path('')}/own-"
+        f"trial 0 starts again from its first epoch: its checkpoint is missing or damaged in {folder}"
     )
+    list(events)
+    told = [(each.event, each.reason) for each in timeline.read_timeline(storage, "own")]
+    assert [event for event, _ in told[2:]] == ["released", "claimed", "complete"]
+    assert f"as its checkpoint was missing or damaged in {folder}" in told[-1][1]
     storage.engine.dispose()
 
 

@@ -6,8 +6,9 @@ import time
 import pytest
 from optuna.trial import TrialState
 
-from hpo.store import attempts, control, studies
+from hpo.store import attempts, control, restarts, studies
 from hpo.store.lease import LeaseLost
+from hpo.store.lease_info import read_leases
 from tests.support import lease_worker
 from tests.support.claims import expire_leases
 
@@ -66,6 +67,26 @@ def test_a_dead_attempt_ends_at_its_last_sign_of_life_when_the_trial_is_claimed_
     silent = "it was silent for longer than its lease"
     assert told(first) == [(0, 1, "died", 3, silent), (0, 2, None, None, "")]
     assert attempts.read_attempts(first.store, first.study_id)[0].ended == renewed
+
+
+def test_an_attempt_that_began_again_says_so_before_it_says_why_it_ended(first, sql):
+    first.claim().commit(report=(3, 0.5), checkpoint="study/0000/checkpoint")
+    expire_leases(sql)
+    again = first.claim()
+    restarts.write_restart(again, "its checkpoint is missing")
+    (lease,) = read_leases(first.store, first.study_id)
+    assert (lease.epoch, again.checkpoint) == (0, "study/0000/checkpoint")
+    assert told(first)[1:] == [(0, 2, None, None, "its checkpoint is missing")]
+    again.release("asked to stop")
+    assert told(first)[1:] == [(0, 2, "released", 0, "its checkpoint is missing; asked to stop")]
+    assert first.claim().checkpoint == "study/0000/checkpoint"  # for a worker that has the file
+
+
+def test_a_study_has_progress_once_an_epoch_is_reported_and_not_when_a_trial_is_claimed(first):
+    claim = first.claim()
+    assert not restarts.has_progress(first.store, first.study_id)
+    claim.commit(report=(1, 0.5))
+    assert restarts.has_progress(first.store, first.study_id)
 
 
 def test_a_worker_that_lost_its_trial_changes_no_attempt(first, second, sql):

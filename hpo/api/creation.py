@@ -35,7 +35,14 @@ class CreatedStudy:
 
     study: Study
     result: Stored
+    trials: int  # that it has now, without replicates
+    trials_before: int = 0  # that it had, if it was stored already
     files: int = 0  # image files of the user's own that it uses
+
+    def describe_result(self) -> str:
+        """Return what was done, as in ``extended from 8 to 14 trials``."""
+        counts = f" from {self.trials_before} to {self.trials} trials"
+        return f"{self.result}{counts * (self.result == Stored.EXTENDED)}"
 
 
 def create(
@@ -107,11 +114,18 @@ def create_study(
     used = images.list_images(definition, locations.data, needed_here=images_needed_here)
     storage = studies.open_storage(locations.store, create=True)
     source = source_text.annotate_source(text, sets, name)
-    result = _store_study(storage, definition, source, used, locations.artifacts)
+    is_new = definition.name not in studies.study_names(storage)
+    before = 0 if is_new else studies.read_definition(storage, definition.name).setting_count
+    result = _store_study(storage, definition, source, used, locations.artifacts, is_new=is_new)
     if result == Stored.REPLACED:
         logs.tell(f"study '{definition.name}': {_REPLACED}")
-    files = 0 if used is None else len(used.files)
-    return CreatedStudy(study=Study(definition.name, locations, storage), result=result, files=files)
+    return CreatedStudy(
+        study=Study(definition.name, locations, storage),
+        result=result,
+        trials=definition.setting_count,
+        trials_before=before,
+        files=0 if used is None else len(used.files),
+    )
 
 
 def _read_source(study: StudySource, sets: Iterable[str], name: str | None) -> tuple[str, Definition]:
@@ -125,11 +139,18 @@ def _read_source(study: StudySource, sets: Iterable[str], name: str | None) -> t
 
 
 def _store_study(
-    storage: Storage, definition: Definition, source: str, used: "UsedFiles | None", artifacts: str
+    storage: Storage,
+    definition: Definition,
+    source: str,
+    used: "UsedFiles | None",
+    artifacts: str,
+    *,
+    is_new: bool,
 ) -> Stored:
     """Store a study, extend it or replace it; of other images than it began with, say which differ."""
     fingerprint = None if used is None else used.fingerprint
-    _report_search(storage, definition, fingerprint)
+    if is_new:
+        _report_search(storage, definition, fingerprint)
     try:
         return studies.create_study(storage, definition, source, fingerprint)
     except ImagesChanged as error:
@@ -138,9 +159,7 @@ def _store_study(
 
 
 def _report_search(storage: Storage, definition: Definition, fingerprint: str | None) -> None:
-    """Report how a new study searches, and what its sampler learns from; a stored study keeps its own."""
-    if definition.name in studies.study_names(storage):
-        return
+    """Report how a new study searches, and what its sampler learns from."""
     warm_starts = warm_start.find_warm_starts(storage, definition, fingerprint)
     for line in (describe_strategy(definition), *warm_starts):
         if line is not None:

@@ -1,6 +1,5 @@
 """The verbs that store a study and run its trials: run, create, launch, worker and finish."""
 
-import os
 import threading
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from hpo import log_records, logs
 from hpo.api.locations import Locations, worker_environment
+from hpo.cli import supervised_input
 from hpo.cli.options import (
     ARTIFACTS,
     BACKOFF,
@@ -104,7 +104,7 @@ def run_study(
     """
     from hpo.api import creation, progress, stop_signal
     from hpo.cli import long_runs
-    from hpo.store import status
+    from hpo.store import status, studies
     from hpo.training.devices import worker_devices
 
     logging = _start_logging(log_level, log_format)
@@ -113,6 +113,8 @@ def run_study(
     places = Locations(store=store_url, artifacts=artifacts, data=data)
     created = creation.create_study(study, with_track(sets, track), name, places, images_needed_here=True)
     log_records.set_study(created.study.name)
+    if created.result == studies.Stored.EXTENDED:
+        logs.tell(f"study '{created.study.name}' {created.describe_result()}")
     before = status.read_status(created.study.storage, created.study.name)
     if progress.has_work(before):
         if not yes:
@@ -142,7 +144,7 @@ def _run_workers(
     from hpo.store import studies
 
     name = created.study.name
-    if created.result == studies.Stored.KEPT:
+    if created.result in (studies.Stored.KEPT, studies.Stored.EXTENDED):
         logs.tell(f"study '{name}' continues: {before.trials['waiting']} trials waiting")
     progress.run_workers(created.study.storage, name, workers, stop)
     _exit_if_stopped(stop)
@@ -184,12 +186,15 @@ def create_study(
     Run the trials with 'hpo launch'.
     """
     from hpo.api import creation
-    from hpo.store import status
+    from hpo.store import control, status, studies
 
     places = Locations(store=store_url, artifacts=artifacts, data=data)
     created = creation.create_study(study, with_track(sets, track), name, places)
-    waiting = status.count_waiting(created.study.storage, created.study.name)
-    print(f"study {created.study.name} {created.result}: {waiting} trials waiting")
+    name, storage = created.study.name, created.study.storage
+    waiting = status.count_waiting(storage, name)
+    order = control.read_order(storage, studies.find_study_id(storage, name))
+    held = f"; the study is {order}, 'hpo resume {name}' lets it continue" if order else ""
+    print(f"study {name} {created.describe_result()}: {waiting} trials waiting{held}")
 
 
 @verb(
@@ -281,8 +286,7 @@ def run_one_worker(
 
     _start_logging(log_level, log_format, name, is_supervised=supervised is not None)
     stop = stop_signal.StopSignal()
-    if supervised is not None:
-        _follow_supervisor(stop.event)
+    gone = threading.Event() if supervised is None else supervised_input.stop_at_end(stop.event)
     try:
         storage = studies.open_storage(store_url, create=False)
         # A worker that a supervisor restarts waits while its study is paused.
@@ -296,6 +300,7 @@ def run_one_worker(
             shown_as=supervised or device,
             lease_seconds=lease_seconds,
             cache_gb=cache_gb,
+            supervisor_gone=gone,
         )
         worker_events.follow_events(worker.run_worker(storage, name, settings, stop.event))
     except HpoError as error:
@@ -315,33 +320,6 @@ def _worker_exit(error: HpoError) -> typer.Exit:
         if isinstance(error, StoreUnavailable | ArtifactsUnavailable | DeviceLost | WorkerStartError)
         else supervisor.EXIT_FATAL
     )
-
-
-def _follow_supervisor(stop: threading.Event) -> None:
-    """Set ``stop`` when the supervisor is gone, which ends this process's standard input."""
-    threading.Thread(target=_stop_at_end_of_input, args=(_detach_input(), stop), daemon=True).start()
-
-
-def _detach_input() -> int:
-    """Put an empty file in place of standard input, and return a descriptor of what was there.
-
-    Whatever a custom objective reads, such as the commands of a debugger, then ends at once.
-    """
-    before = os.dup(0)
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.close(empty)
-    return before
-
-
-def _stop_at_end_of_input(descriptor: int, event: threading.Event) -> None:
-    """Request a stop at the end of standard input, which means that the supervisor is gone.
-
-    ``sys.stdin.read`` would hold a lock meanwhile, for which each forked child would wait forever.
-    """
-    while os.read(descriptor, 4096):
-        pass
-    event.set()
 
 
 @verb(app, "finish", RESULTS, "hpo finish my-study --top 3 --seeds 5", exit_codes=STOPPABLE)

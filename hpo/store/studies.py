@@ -45,6 +45,7 @@ class Stored(enum.StrEnum):
 
     CREATED = "created"
     REPLACED = "replaced"
+    EXTENDED = "extended"
     KEPT = "already stored"
 
 
@@ -86,8 +87,8 @@ def open_storage(text: str, *, create: bool, read_only: bool = False) -> Storage
 def _prepare(url: sa.URL, create: bool) -> None:
     """Make sure that a database has its tables, by creating them or by raising StoreError."""
     absent = StoreMissing(
-        f"no store at {hide_password(url)}; 'hpo run STUDY' creates one, "
-        "and --store or HPO_STORE names another"
+        f"no store at {hide_password(url)}; --store or HPO_STORE names another, "
+        "and 'hpo run STUDY' creates this one"
     )
     path = database.sqlite_file(url)
     exists = path is None or path.exists()
@@ -148,8 +149,8 @@ def create_study(storage: Storage, definition: Definition, text: str, images: st
         images: The fingerprint of the files of its folder; None if it has none, or the folder is not here.
 
     Returns:
-        ``created`` for a new study, ``replaced`` for another definition in place of a stored one, and
-        ``already stored`` for the same or an extended one.
+        ``created`` for a new study, ``replaced`` for another definition in place of a stored one,
+        ``extended`` if the stored one got more trials, and ``already stored`` if it did not.
 
     Raises:
         DefinitionError: A study of this name has another definition, which this one neither extends nor
@@ -179,9 +180,9 @@ def create_study(storage: Storage, definition: Definition, text: str, images: st
             plan.set_study_attributes(session, study_id, {study_images.IMAGES: images}, system=True)
         plan.set_study_attributes(session, study_id, {"hpo:file": text}, system=True)
         added = len(plan.write_plan(session, study_id, definition))
-        if added or result != Stored.KEPT:
-            kind = "extended" if result == Stored.KEPT else str(result)
-            events.write_event(session, study_id, kind, f"{added} trial{'s' * (added != 1)}")
+        result = Stored.EXTENDED if added and result == Stored.KEPT else result
+        if result != Stored.KEPT:
+            events.write_event(session, study_id, str(result), f"{added} trial{'s' * (added != 1)}")
         return result
 
 

@@ -52,6 +52,19 @@ def load_study(place: Workplace) -> optuna.Study:
     return optuna.load_study(study_name="small", storage=f"sqlite:///{place.path}/storage/hpo.db")
 
 
+def test_extending_a_study_says_by_how_many_trials_and_that_it_is_held(workplace):
+    workplace.here("create", workplace.study(STUDY))
+    workplace.here("pause", "small")
+    more = ("small.toml", "--set", "search.trials=6")
+    held = "the study is paused, 'hpo resume small' lets it continue"
+    out = workplace.here("create", *more).out
+    assert out == f"study small extended from 4 to 6 trials: 6 trials waiting; {held}\n"
+    assert f"study small already stored: 6 trials waiting; {held}" in workplace.here("create", *more).out
+    err = workplace.here("run", "small.toml", "--set", "search.trials=7").err
+    assert "study 'small' extended from 6 to 7 trials" in err
+    assert "study 'small' is paused; run 'hpo resume small' first" in err
+
+
 def test_a_study_stores_the_options_that_it_was_created_with(workplace):
     workplace.here("create", workplace.study(STUDY), "--name", "other", "--set", "search.trials=1")
     storage = studies.open_storage(f"sqlite:///{workplace.path}/storage/hpo.db", create=False)

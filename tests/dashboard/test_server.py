@@ -192,7 +192,7 @@ def test_an_error_at_the_start_is_one_line(workplace, tmp_path):
         assert code == 2 or done.err.count("\n") == 1
         return done.err
 
-    assert "no store at sqlite:///storage/hpo.db; 'hpo run STUDY' creates one" in refused()
+    assert "no store at sqlite:///storage/hpo.db; --store or HPO_STORE names another" in refused()
     assert not (tmp_path / "storage").exists()
     refused("--port", "70000", code=2)
     (tmp_path / "own.py").write_text(OWN)

@@ -83,5 +83,5 @@ def test_a_study_stored_before_points_had_attributes_is_extended_by_its_file(url
     assert studies.create_study(storage, definition, text) == studies.Stored.KEPT
     assert attributes(url) == before == [{"point": 1, "site": "C"}, {"point": 2}, {"point": 3}]
     more = read(tmp_path, f"{text}[[points]]\nlr = 0.2\nattributes = {{ site = 'L' }}\n")
-    assert studies.create_study(storage, more, text) == studies.Stored.KEPT
+    assert studies.create_study(storage, more, text) == studies.Stored.EXTENDED
     assert attributes(url)[-1] == {"point": 4, "site": "L"}

@@ -270,7 +270,7 @@ class Study(StudyResults):
         return folders.delete_unused_folder(self.storage, self.name, folder, place)
 
     def check_deletable(self) -> None:
-        """Raise a StoreError if a worker has a trial of the study, or it is gone; see ``delete``."""
+        """Raise a StoreError if ``delete`` would: a worker has a trial, the study is gone, no right."""
         self.check_exists()
         study_id = studies.find_study_id(self.storage, self.name)
         # Not the whole status: a study whose definition cannot be read can be deleted, too.
@@ -282,6 +282,7 @@ class Study(StudyResults):
                 else f"run 'hpo stop {self.name}' first"
             )
             raise StoreError(f"study '{self.name}' has workers ({', '.join(alive)}); {first}")
+        control.check_may_delete(self.storage)
 
 
 def load(

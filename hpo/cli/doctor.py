@@ -135,6 +135,8 @@ def _check_store(url: str) -> Iterator[Finding]:
         storage = studies.open_storage(url, create=False)
     except StoreMissing:
         message, advice = f"{where} holds no store yet", "'hpo run STUDY' creates it"
+        if path is None:
+            advice = "'hpo create STUDY' creates it; where there are roles, only the owner may"
         yield Finding(subject="store", state="absent", message=message, advice=advice)
         return
     count = len(studies.study_names(storage))

@@ -57,6 +57,18 @@ def set_order(storage: Storage, name: str, order: str | None) -> None:
         events.write_event(session, study_id, order or "resumed")
 
 
+@retrying(max_wait_seconds=0)
+def check_may_delete(storage: Storage) -> None:
+    """Raise a StoreError if the database would refuse to delete a study; nothing is deleted.
+
+    Raises:
+        StoreUnavailable: The database is unavailable.
+        StoreError: The user of the store may not delete, or only read.
+    """
+    with storage.transaction() as session:
+        session.execute(sa.delete(leases).where(sa.false()))
+
+
 @retrying(reads=True)
 def read_order(storage: Storage, study_id: int) -> str | None:
     """Return a study's order (``plan.ORDER_PAUSED``, ``plan.ORDER_STOPPED``); None if it may continue.

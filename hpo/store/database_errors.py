@@ -52,13 +52,21 @@ _LASTING_TEXTS = {
 }
 
 _MISSING_TABLE = "its tables are missing: it was emptied or replaced since it was opened"
-_RIGHTS = (
-    "hpo_owner may do everything, hpo_worker run trials, hpo_viewer read (see storage/README.md); "
-    "after an upgrade of hpo, the owner pipes 'hpo doctor --sql grants' into psql again"
+_ROLES = "see 'Use Postgres' in the documentation"
+_OWNER_MAY = f"hpo_owner may, if --store names it ({_ROLES})"
+_NOT_READ_ONLY = f"hpo_worker may run trials, hpo_owner everything, if --store names it ({_ROLES})"
+_NOT_GRANTED = (
+    "the owner pipes 'hpo doctor --sql grants' into psql, after the first study and after each upgrade "
+    f"({_ROLES})"
+)
+# What hpo_worker, and of reads hpo_viewer, may do once the rights are granted: see ``grants.sql``.
+_GRANTED = re.compile(
+    r"SELECT (?!.*\bFOR )|(INSERT INTO|UPDATE) hpo_(leases|attempts|workers)\b", re.DOTALL
 )
 _RIGHTS_STATES = ("42501", "25006")  # a right is missing, or the role's transactions are read-only
 _ADVICE_BY_STATE = {
-    **dict.fromkeys(_RIGHTS_STATES, _RIGHTS),
+    "25006": _NOT_READ_ONLY,
+    "42501": _OWNER_MAY,
     "42P01": _MISSING_TABLE,
     "53100": "free some space on the server",
 }
@@ -129,6 +137,10 @@ def _lasting_advice(error: BaseException) -> str | None:
     """Return what the user can do about an error that does not pass by itself; None if it may pass."""
     link = _driver_error(error)
     found = None if link is None else link.orig
+    if isinstance(found, psycopg.errors.InsufficientPrivilege) and _GRANTED.match(
+        str(link and link.statement)
+    ):
+        return _NOT_GRANTED
     if isinstance(found, psycopg.Error):
         return _postgres_advice(found)
     code = getattr(found, "sqlite_errorcode", None)

@@ -116,11 +116,11 @@ def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place
     owner, worker, viewer = (store_urls[f"hpo_{role}"] for role in ("owner", "worker", "viewer"))
     refused(place, "create", "small.toml", "--name", "other", url=worker)
     refused(place, "enqueue", "small", "speed=2.0", url=worker)
-    refused(place, "delete", "small", "--yes", url=worker)
+    refused(place, "delete", "small", url=worker)  # before it asks
     refused(place, "pause", "small", url=worker)
     for words in (["worker", "small"], ["launch", "small", "--devices", "cpu:1"]):
         told = place.hpo(*words, code=78, HPO_STORE=viewer).err
-        assert re.search(r"role 'hpo_viewer' may not .* read-only transaction; hpo_owner may", told)
+        assert re.search(r"role 'hpo_viewer' may not .* read-only transaction; hpo_worker may", told)
     refused(place, "pause", "small", url=viewer)
     launcher = place.start("launch", "small", "--devices", "cpu:2", HPO_STORE=worker)
     wait_for(lambda: len(command_lines("worker")) >= 2)

@@ -211,7 +211,9 @@ def test_a_database_without_tables_is_absent_on_every_system(url, tmp_path, monk
     for each in doctor.run_checks(url, "artifacts", tmp_path):
         assert each.subject not in ("store", "studies") or each.state == "absent", each
     state, message, advice = one_finding("store", store=url)
-    assert (state, advice) == ("absent", "'hpo run STUDY' creates it")
+    creator = "'hpo run STUDY' creates it" if url.startswith("sqlite") else "only the owner may"
+    assert state == "absent"
+    assert creator in advice
     assert message.endswith("holds no store yet")
 
 

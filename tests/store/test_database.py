@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 
-from hpo.store import database, status, studies, tables
+from hpo.store import control, database, status, studies, tables
 from tests.support import postgres
 from tests.support.databases import closed_engines
 from tests.support.lease_worker import NAME
@@ -85,7 +85,7 @@ def test_an_sqlite_file_may_have_any_name(tmp_path, name):
 
 def test_a_missing_store_is_refused_unless_it_may_be_created(url):
     check_refused(
-        lambda: studies.open_storage(url, create=False), "no store at", "'hpo run STUDY' creates one"
+        lambda: studies.open_storage(url, create=False), "no store at", "--store or HPO_STORE names another"
     )
     assert not url.startswith("sqlite") or not Path(url.removeprefix("sqlite:///")).exists()
     with sa.create_engine(url).connect() as connection:  # an empty database is no store either
@@ -154,13 +154,16 @@ def test_a_read_only_role_can_read_and_not_write(url, storage, sql):
     studies.create_study(storage, make_definition(), "text")
     sql("CREATE ROLE reader LOGIN")
     try:
-        sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
         limited = sa.make_url(url).set(username="reader").render_as_string(hide_password=False)
+        wanted = ("role 'reader' may not do this: permission denied", "the owner pipes", "--sql grants")
+        check_refused(lambda: studies.open_storage(limited, create=False), *wanted)
+        sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
         reader = studies.open_storage(limited, create=False)
         assert status.read_status(reader, NAME).trials["waiting"] == 3
-        wanted = ("role 'reader' may not do this: permission denied", "hpo_owner may", "--sql grants")
+        wanted = ("role 'reader' may not do this: permission denied", "; hpo_owner may")
         check_refused(lambda: studies.create_study(reader, make_definition(4), "text"), *wanted)
         check_refused(lambda: studies.delete_study(reader, NAME), *wanted)
+        check_refused(lambda: control.check_may_delete(reader), *wanted)
     finally:
         sql("DROP OWNED BY reader")
         sql("DROP ROLE reader")

@@ -21,7 +21,7 @@ from hpo.store.waits import counted
 STALL_EPOCHS = 5  # a report is late after so many times the longest epoch of the study,
 STALL_SECONDS = 600.0  # but never before so long, in which a worker may load data;
 FIRST_REPORT_SECONDS = 7200.0  # where no epoch was ever reported, after so long
-IDLE_SECONDS = 60.0  # without a worker, as between a death and a restart, before that is a problem
+IDLE_SECONDS = 60.0  # without a worker, as before a restart or a first start, before that is a problem
 LONG_LEASE_SECONDS = 3600.0
 CLOCK_SECONDS = 10.0  # by which clocks may differ
 
@@ -85,8 +85,8 @@ def _failures(now: Status, files: str | None) -> Iterator[Problem]:
 
 
 def _missing_workers(now: Status) -> Iterator[Problem]:
-    idle = now.vitals.idle_seconds
-    is_brief = idle is not None and idle < IDLE_SECONDS
+    idle, changed = now.vitals.idle_seconds, now.vitals.changed_seconds
+    is_brief = any(each is not None and each < IDLE_SECONDS for each in (idle, changed))
     has_ended = now.used_up_budget or now.stopped_after_failures
     if now.state != "idle" or now.waiting_workers or has_ended or is_brief:
         return

@@ -84,4 +84,4 @@ class LiveStudy:
         now, problems = self.last.status, problem_lines(self.last.problems)
         rows = max(height - 7 - len(problems) - len(now.workers) - len(now.waits), 3)
         shown = live_view(now, self.last.records, self.last.best, rows)
-        return Group(*problems, status_headline(now), *workers_view(now), shown)
+        return Group(*problems, status_headline(now), *workers_view(now, self.last.problems), shown)

@@ -131,9 +131,15 @@ def problem_lines(problems: Iterable[Problem]) -> list[RenderableType]:
     return [Text.assemble(("problem: ", "bold red"), str(each)) for each in problems]
 
 
-def workers_view(found: Status) -> list[RenderableType]:
-    """Return the table of workers and a line for each thing that waits; empty if there is neither."""
-    waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits]
+def workers_view(found: Status, problems: Iterable[Problem]) -> list[RenderableType]:
+    """Return the table of workers and a line for each thing that waits; empty if there is neither.
+
+    Args:
+        found: The status of the study.
+        problems: What is shown as wrong: trials that wait for what its advice says have no line.
+    """
+    said = tuple(each.advice for each in problems)
+    waits = [Text(f"waits: {wait}", style="dim") for wait in found.waits if not wait.endswith(said)]
     has_workers = found.holders or found.waiting_workers
     return [*([_workers_table(found)] if has_workers else []), *waits]
 

@@ -51,6 +51,22 @@ def open_console() -> Console:
     return here
 
 
+def print_view(view: RenderableType, here: Console | None = None) -> None:
+    """Print a table or the like on standard output; on anything but a terminal without spaces at line ends.
+
+    Args:
+        view: What to print.
+        here: The console; None: one that is as wide as ``open_console`` makes it.
+    """
+    here = here or open_console()
+    if here.is_terminal:
+        here.print(view)
+        return
+    with here.capture() as shown:  # rich fills each line up to the width of the table
+        here.print(view)
+    print(*(line.rstrip() for line in shown.get().splitlines()), sep="\n")
+
+
 def print_table(table: Table) -> None:
     """Print a table on standard output with no value cut.
 
@@ -72,7 +88,7 @@ def print_table(table: Table) -> None:
     for column, low, high in zip(table.columns, least, wanted, strict=True):
         column.width = low + int(share * (high - low))
     here.width = max(here.width, 2 * len(least) + sum(least))
-    here.print(table)
+    print_view(table, here)
 
 
 def best_trial_text(found: SettingResult, where: Mapping[str, str], rank: int = 1) -> str:
@@ -193,7 +209,7 @@ def _replicate_seed(trial: FrozenTrial) -> dict[str, int]:
     return {"seed": run["seed"]} if REPLICATE_OF in trial.system_attrs and "seed" in run else {}
 
 
-def status_view(found: Status, best: SettingResult | None, problems: Iterable[Problem]) -> RenderableType:
+def status_view(found: Status, best: SettingResult | None, problems: Sequence[Problem]) -> RenderableType:
     """Return the status of a study: what is wrong, counts, best result, budgets, workers, and what waits.
 
     Args:
@@ -214,7 +230,7 @@ def status_view(found: Status, best: SettingResult | None, problems: Iterable[Pr
     if found.seconds_left:
         lines.append(f"time left: about {format_seconds(found.seconds_left)}")
     lines += [str(each) for each in found.early_ends if each.state != "failed"]  # these are a problem
-    return Group(*problem_lines(problems), *lines, *workers_view(found))
+    return Group(*problem_lines(problems), *lines, *workers_view(found, problems))
 
 
 def studies_table(found: Iterable[ReadStudy], unreadable: Iterable[str] = ()) -> Table:

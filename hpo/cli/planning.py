@@ -175,7 +175,7 @@ def check_machine(
     if clear_cache:
         print(doctor.clear_cache(artifacts))
     found = doctor.run_checks(store_url, artifacts, data)
-    console.open_console().print(console.findings_table(found))
+    console.print_view(console.findings_table(found))
     if any(finding.state == "broken" for finding in found):
         raise typer.Exit(1)
 

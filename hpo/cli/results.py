@@ -111,7 +111,7 @@ def show_status(
         return
     read = study.read()
     shown = console.status_view(read.status, results.best_of(read), study.problems(read))
-    console.open_console().print(shown)
+    console.print_view(shown)
     if (logs := study.logs_folder()) is not None:
         print(f"logs: {logs}")
 
@@ -177,7 +177,7 @@ def list_trials(
         sys.stdout.write(documents.trials_csv(trials, found, definition.attribute_names))
     elif trial is not None:
         attempts = read_attempts(storage, studies.find_study_id(storage, name), trial)
-        console.open_console().print(console.trial_table(trials[0], found[0], measure, attempts))
+        console.print_view(console.trial_table(trials[0], found[0], measure, attempts))
     else:
         table = console.trials_table(trials, found, measure, definition.attribute_names)
         console.print_table(table)
@@ -251,7 +251,7 @@ def show_importance(
         fields = ("evaluator", "trials", "importances", "doubt")
         print_json({name: getattr(found, name) for name in fields})
         return
-    console.open_console().print(console.importance_view(found))
+    console.print_view(console.importance_view(found))
 
 
 def print_best(storage: "Storage", name: str, artifacts: str, store_url: str) -> None:

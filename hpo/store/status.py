@@ -39,7 +39,7 @@ class Status:
         workers: The leases of the running trials, also expired ones.
         selection: The split that trials are measured on; None for a custom objective.
         waits: A phrase for everything that waits, saying what it waits for.
-        seconds_left: An estimate; None if no trial has ended yet, or no lease is alive.
+        seconds_left: An estimate; None if no trial has ended yet, no lease is alive, or there is an order.
         left_out_trials: The number of searched trials that were removed: every setting has a trial.
         waiting_workers: The living workers that have no trial.
         vitals: Further signs of life.
@@ -207,7 +207,7 @@ def _status(
         workers=tuple(now.leases),
         selection=selection_of(definition),
         waits=tuple(now.describe_waits()),
-        seconds_left=_estimate_seconds_left(now.trials, now.living),
+        seconds_left=None if now.order else _estimate_seconds_left(now.trials, now.living),
         left_out_trials=definition.left_out_trials,
         waiting_workers=tuple(now.waiting_workers),
         vitals=vitals,

@@ -15,7 +15,7 @@ from hpo.store import attributes, tables
 from hpo.store.lease_table import database_time
 from hpo.store.rows import dialect_of, trials
 from hpo.store.storage import Storage, retrying
-from hpo.store.tables import attempts, leases
+from hpo.store.tables import attempts, events, leases
 
 NEWEST_ATTEMPTS = 200  # that tell the clocks
 
@@ -27,11 +27,14 @@ class Vitals:
     Attributes:
         idle_seconds: Since any worker last renewed, released or ended a lease; 0 at least. None if no
             trial was ever claimed.
+        changed_seconds: Since somebody last created, extended or resumed the study, or the like; 0 at
+            least. None if the store has no events of it.
         clock_offsets: By how many seconds the clock of a host was ahead of the database's when a trial last
             began there, by host.
     """
 
     idle_seconds: float | None = None
+    changed_seconds: float | None = None
     clock_offsets: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -48,18 +51,25 @@ def read_vitals(storage: Storage, study_id: int) -> Vitals:
         StoreError: The database refuses the request.
     """
     with storage.transaction() as session:
-        now = database_time(dialect_of(session))
-        newest = sa.select(sa.func.max(leases.c.renewed)).where(leases.c.study_id == study_id)
-        idle = session.execute(sa.select(now - newest.scalar_subquery())).scalar_one()
+        idle = _seconds_since(session, study_id, leases.c.renewed)
+        if tables.is_missing(session, events):  # and with it the attempts
+            return Vitals(idle_seconds=idle)
         return Vitals(
-            idle_seconds=None if idle is None else max(idle, 0.0),
+            idle_seconds=idle,
+            changed_seconds=_seconds_since(session, study_id, events.c.moment),
             clock_offsets=_read_clock_offsets(session, study_id),
         )
 
 
+def _seconds_since(session: Session, study_id: int, moment: sa.Column[float]) -> float | None:
+    """Return the seconds since the latest moment in a column of a study's rows; None without any."""
+    now = database_time(dialect_of(session))
+    latest = sa.select(sa.func.max(moment)).where(moment.table.c.study_id == study_id)
+    seconds = session.execute(sa.select(now - latest.scalar_subquery())).scalar_one()
+    return None if seconds is None else max(seconds, 0.0)
+
+
 def _read_clock_offsets(session: Session, study_id: int) -> dict[str, float]:
-    if tables.is_missing(session, attempts):
-        return {}
     found = session.execute(
         sa.select(attempts.c.host, attempts.c.began, trials.c.datetime_start)
         .join(trials, trials.c.trial_id == attempts.c.trial_id)

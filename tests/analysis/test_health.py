@@ -101,6 +101,7 @@ def test_trials_that_wait_without_a_worker_need_a_person():
     waiting = WaitingWorker(owner="gpu1/9", host="gpu1", device="cpu", silent_seconds=1.0)
     assert problems(**idle, waiting_workers=(waiting,)) == []
     assert problems(**idle, vitals=Vitals(idle_seconds=5.0)) == [], "a worker may be about to be restarted"
+    assert problems(**idle, vitals=Vitals(changed_seconds=5.0)) == [], "somebody may be about to start one"
 
 
 @pytest.mark.parametrize("state", ["paused", "stopped"])

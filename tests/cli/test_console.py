@@ -1,6 +1,7 @@
 """Tables in the terminal."""
 
 import io
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -9,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from hpo.analysis import records
+from hpo.analysis.health import Problem
 from hpo.api import live_view, shown_records
 from hpo.api.worker_events import event_record
 from hpo.cli import console
@@ -22,6 +24,24 @@ STUDY = Definition(
     name="study", train=Config().model_dump(), points=(Point(setting={}, attributes={"site": "C"}),)
 )
 EPOCH = Epoch(number=1, value=0.5, train_seconds=1.0)
+STATUS = Status(
+    study="study",
+    state="complete",
+    trials={"complete": 1, "pruned": 0, "failed": 0, "running": 0, "waiting": 0},
+    budget=1,
+    budgets=(),
+    early_ends=(),
+    workers=(),
+    selection="valid",
+    waits=(),
+    seconds_left=None,
+)
+NO_WORKERS = Problem(
+    kind="no_workers",
+    text="2 trials wait, and no worker has run",
+    advice="'hpo launch study' starts some",
+    needs_person=True,
+)
 
 
 def waiting_trial(number: int, **attributes: str) -> FrozenTrial:
@@ -37,6 +57,16 @@ def test_the_trials_table_shows_the_site_of_each_trial():
     table = console.trials_table(trials, found, "accuracy", STUDY.attribute_names)
     (sites,) = [list(column.cells) for column in table.columns if column.header == "site"]
     assert sites == ["C", "L", ""]
+
+
+def test_a_table_has_no_spaces_at_the_ends_of_lines_in_a_pipe(capsys):
+    trials = [waiting_trial(0, site="C"), waiting_trial(1, site="Lausanne")]
+    found = records.trial_records(STUDY, trials)
+    console.print_table(console.trials_table(trials, found, "accuracy", STUDY.attribute_names))
+    console.print_view(console.trial_table(trials[1], found[1], "accuracy"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5
+    assert [line for line in lines if line != line.rstrip()] == []
 
 
 def test_a_study_without_sites_has_no_site_column():
@@ -95,25 +125,19 @@ def test_the_live_view_shows_settings_in_full_on_a_narrow_terminal():
         distributions={name: CategoricalDistribution([value]) for name, value in params.items()},
     )
     found = records.trial_records(STUDY, [trial])
-    now = Status(
-        study="study",
-        state="complete",
-        trials={"complete": 1, "pruned": 0, "failed": 0, "running": 0, "waiting": 0},
-        budget=1,
-        budgets=(),
-        early_ends=(),
-        workers=(),
-        selection="valid",
-        waits=(),
-        seconds_left=None,
-    )
     terminal = Console(width=80, file=io.StringIO())
-    terminal.print(live_view.live_view(now, found, None, rows=10))
+    terminal.print(live_view.live_view(STATUS, found, None, rows=10))
     shown = " ".join(terminal.file.getvalue().split())
     assert "0.9000" in shown
     assert "model convnext_tiny, weight_decay" in shown
     assert "label_smoothing 0.1" in shown
     assert "batch_size 64" in shown
+
+
+@pytest.mark.parametrize(("problems", "lines"), [((), 1), ((NO_WORKERS,), 0)])
+def test_what_a_problem_says_is_not_repeated_among_what_waits(problems, lines):
+    now = replace(STATUS, state="idle", waits=("2 trials for workers: 'hpo launch study' starts some",))
+    assert len(live_view.workers_view(now, problems)) == lines
 
 
 @pytest.mark.parametrize("name", [OWN, OBJECTIVE, OUTPUT, SUPERVISOR, "PIL.Image"])

@@ -2,7 +2,9 @@
 
 import pytest
 
+from hpo.store import control
 from hpo.store.vitals import read_vitals
+from tests.support import lease_worker
 
 
 def vitals(worker):
@@ -19,6 +21,14 @@ def test_a_study_is_idle_since_the_last_renewal_of_any_lease(first, second, sql)
     assert vitals(first).idle_seconds < 60
     sql("UPDATE hpo_leases SET renewed = renewed - 1000 * trial_id")
     assert 1000 <= vitals(first).idle_seconds < 1060
+
+
+def test_a_study_changed_when_somebody_last_did_something_to_it(first, sql):
+    assert vitals(first).changed_seconds < 60
+    sql("UPDATE hpo_events SET moment = moment - 1000")
+    assert 1000 <= vitals(first).changed_seconds < 1060
+    control.set_order(first.store, lease_worker.NAME, None)
+    assert vitals(first).changed_seconds < 60
 
 
 def test_the_clock_of_a_host_is_compared_with_the_databases(first, second, sql):

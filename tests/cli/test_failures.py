@@ -28,6 +28,7 @@ broken = {broken}
 [search]
 sampler = "grid"
 pruner = "none"
+max_failures = 0
 """
 POINTS = "".join(f"[[points]]\nx = {x}\n" for x in range(6))
 

@@ -59,6 +59,11 @@ class FinishPlan:
     seeds: tuple[int, ...]
     notes: tuple[str, ...]  # sentences on what the user may not expect
 
+    @property
+    def points(self) -> list[Point]:
+        """Its runs: each setting with each seed."""
+        return [setting.point(seed) for setting in self.settings for seed in self.seeds]
+
 
 def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan:
     """Choose a study's best settings and the seeds to run them with; nothing is stored.
@@ -90,7 +95,7 @@ def plan_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan
     settings = tuple(_best_settings(definition, trials))[:top]
     if not settings:
         found = records.trial_records(definition, trials)
-        raise StoreError(results.no_complete_trial_message(name, found))
+        raise StoreError(results.no_complete_trial_message(definition, found))
     notes = []
     if (state := status.read_status(storage, name).state) != "complete":
         notes.append(f"study '{name}' is {state}, not complete: these are its best settings so far")
@@ -215,9 +220,7 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
         StoreUnavailable: The database cannot be reached.
     """
     definition = studies.read_definition(storage, plan.study)
-    existing = _stored_definition(storage, plan)
-    listed = [setting.point(seed) for setting in plan.settings for seed in plan.seeds]
-    points = () if existing is None else existing.points
+    points = _stored_points(storage, plan)
     is_custom = definition.option_table is option_tables.CUSTOM_OPTIONS
     finish = Definition(
         name=plan.name,
@@ -233,20 +236,33 @@ def create_finish_study(storage: Storage, plan: FinishPlan) -> None:
             objectives=definition.search.objectives,
             track=definition.search.track,
         ),
-        points=(*points, *(point for point in listed if point not in points)),
+        points=(*points, *(point for point in plan.points if point not in points)),
         finishes=plan.study,
     )
     studies.create_study(storage, finish, f"# hpo finish {plan.study}\n")
 
 
-def _stored_definition(storage: Storage, plan: FinishPlan) -> Definition | None:
-    """Return the definition of the plan's study; None if it does not exist."""
+def has_run(storage: Storage, plan: FinishPlan) -> bool:
+    """Return whether all runs of a plan are stored, and its study is complete.
+
+    Raises:
+        StoreError: Another study has the name of the plan's study.
+        StoreUnavailable: The database cannot be reached.
+    """
+    points = _stored_points(storage, plan)
+    return all(each in points for each in plan.points) and (
+        status.read_status(storage, plan.name).state == "complete"
+    )
+
+
+def _stored_points(storage: Storage, plan: FinishPlan) -> tuple[Point, ...]:
+    """Return the points of the plan's study; none if it does not exist."""
     if plan.name not in studies.study_names(storage):
-        return None
+        return ()
     found = studies.read_definition(storage, plan.name)
     if found.finishes != plan.study:
         raise StoreError(
             f"study '{plan.name}' exists, and was not made by 'hpo finish {plan.study}'; "
             f"'hpo delete {plan.name}' first"
         )
-    return found
+    return found.points

@@ -141,7 +141,8 @@ def explain_doubt(trials: Sequence[FrozenTrial], *, maximize: bool = True) -> st
     if len(trials) > varying + 1:
         return ""
     what = "what one parameter does" if varying == 1 else f"{varying} parameters apart"
-    return f"{len(trials)} trials cannot tell {what}"
+    remedy = "run more, or prune none (search.pruner = 'none'), since only complete trials count"
+    return f"{len(trials)} trials cannot tell {what}: {remedy}"
 
 
 def _best_share(trials: int) -> float:

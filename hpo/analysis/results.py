@@ -20,6 +20,7 @@ from hpo.store import status, studies
 from hpo.store.status import Snapshot
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
+from hpo.training import option_tables
 from hpo.training.metric import Metric
 
 
@@ -343,21 +344,22 @@ def caveats(found: SettingResult) -> Iterator[tuple[str, str]]:
     yield from ((label, text) for label, text in facts.items() if text)
 
 
-def no_complete_trial_message(name: str, found: Iterable[TrialRecord]) -> str:
+def no_complete_trial_message(definition: Definition, found: Iterable[TrialRecord]) -> str:
     """Return a message that a study has no complete trial, and how to export the best of the others.
 
-    The best is the one with the best value among those with weights. If there is none, the message
-    names the command that lists the trials.
+    The best is the one with the best value among those with weights. If there is none, or what the
+    study's custom objective keeps is no image model, the message names the command that lists the trials.
 
     Args:
-        name: The study's name.
+        definition: The study.
         found: Its trials, none of them complete.
 
     Returns:
         One line.
     """
+    name, is_custom = definition.name, definition.option_table is option_tables.CUSTOM_OPTIONS
     reached = [each for each in found if each.weights is not None and each.best_value is not None]
-    if not reached:
+    if not reached or is_custom:
         return f"study '{name}' has no complete trial yet; 'hpo trials {name}' lists the others"
     best = max(reached, key=lambda each: (each.metric.score(each.best_value or 0.0), -each.number))
     return (

@@ -1,5 +1,6 @@
 """Storing a study: a file, the name of one that ships with hpo, or a dict is checked, then stored."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from hpo.api import images
 from hpo.api.locations import Locations, find_locations
 from hpo.api.study import Study
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ImagesChanged
-from hpo.store import studies, study_images, warm_start
+from hpo.errors import DefinitionError, HpoError, ImagesChanged
+from hpo.store import studies, study_images, waits, warm_start
 from hpo.store.storage import Storage
 from hpo.store.studies import Stored
 from hpo.study import file, source_text
@@ -110,7 +111,7 @@ def create_study(
         HpoError: As ``create`` raises it.
     """
     sets = list(sets)
-    text, definition = _read_source(study, sets, name)
+    text, definition = _read_source(study, sets, name, locations)
     used = images.list_images(definition, locations.data, needed_here=images_needed_here)
     storage = studies.open_storage(locations.store, create=True)
     source = source_text.annotate_source(text, sets, name)
@@ -128,14 +129,30 @@ def create_study(
     )
 
 
-def _read_source(study: StudySource, sets: Iterable[str], name: str | None) -> tuple[str, Definition]:
+def _read_source(
+    study: StudySource, sets: Iterable[str], name: str | None, locations: Locations
+) -> tuple[str, Definition]:
     """Return the text of a study file or of a dict, and its checked definition."""
     if isinstance(study, Mapping):
         text = dump_document(study, GIVEN)
         return text, file.load_study_text(text, GIVEN, sets, name)
-    path = file.find_study_file(os.fspath(study))
+    try:
+        path = file.find_study_file(os.fspath(study))
+    except DefinitionError as error:
+        if start := _start_of_stored(os.fspath(study), locations.store):
+            stored = f"{study}: no study file; the store has a study of this name, which {start} runs"
+            raise DefinitionError(stored) from error
+        raise
     text = file.read_study_file(path)
     return text, file.load_study_text(text, str(path), sets, name, path.stem)
+
+
+def _start_of_stored(name: str, store: str) -> str:
+    """Return what starts workers of a study that is stored; empty if there is none of this name."""
+    with contextlib.suppress(HpoError):
+        definition = studies.read_definition(studies.open_storage(store, create=False), name)
+        return waits.start_command(name, definition.script_function)
+    return ""
 
 
 def _store_study(

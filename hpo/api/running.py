@@ -21,7 +21,7 @@ from hpo.errors import DefinitionError, HpoError, StoreError
 from hpo.store import failures, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import devices
+from hpo.training import custom, devices
 from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ def run_here(
     _run(name, places, start_worker, objective)
 
 
-def prepare_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishPlan:
+def prepare_finish(
+    storage: Storage, name: str, top: int, seeds: int, objective: "Objective | None" = None
+) -> FinishPlan:
     """Store the study that runs a study's best settings again, and print what the user may not expect.
 
     Args:
@@ -147,12 +149,17 @@ def prepare_finish(storage: Storage, name: str, top: int, seeds: int) -> FinishP
         name: The study.
         top: How many of its best settings to run.
         seeds: How many seeds to run each with.
+        objective: The function that ``Study.finish`` is given.
 
     Raises:
         StoreError: As ``finish.plan_finish`` raises it, or the database refuses the write.
-        DefinitionError: The stored runs are of other settings and have begun.
+        DefinitionError: The stored runs are of other settings and have begun, or there are runs to do and
+            the function is not the study's objective, or is missing.
     """
     plan = finish.plan_finish(storage, name, top, seeds)
+    if not finish.has_run(storage, plan):
+        call = f"study.finish(top={top}, seeds={seeds}, objective={{}})"
+        _check_objective(studies.read_definition(storage, name), objective, call)
     finish.create_finish_study(storage, plan)
     for note in plan.notes:
         logs.tell(note)
@@ -171,7 +178,7 @@ def _run(
     """
     storage = studies.open_storage(places.store, create=False)
     try:
-        _check_objective(studies.read_definition(storage, name), objective)
+        _check_objective(studies.read_definition(storage, name), objective, "study.run(objective={})")
         with _open_stop_signal() as stop:
             if progress.has_work(status.read_status(storage, name)):
                 start_workers(storage, stop)
@@ -190,14 +197,20 @@ def _open_stop_signal() -> StopSignal:
     return StopSignal(())
 
 
-def _check_objective(definition: Definition, objective: "Objective | None") -> None:
-    """Refuse a function that is not the study's objective, and an objective that no process can import."""
+def _check_objective(definition: Definition, objective: "Objective | None", call: str) -> None:
+    """Refuse a function that is not the study's objective, and an objective that no process can import.
+
+    Args:
+        definition: The study.
+        objective: The function that is given.
+        call: What to call with one, with ``{}`` in place of its name.
+    """
     name, named = definition.name, str(definition.train.get("objective", ""))
-    if objective is None and named.startswith("__main__:"):
+    if objective is None and (function := definition.script_function):
         raise DefinitionError(
             f"study '{name}' has the objective '{named}', a function of a script or a notebook, which "
-            f"workers cannot import; define it in this script or notebook, if that has not been done, and "
-            f"call run(objective={named.partition(':')[2]})"
+            f"workers cannot import; define it in that script or notebook, if that has not been done, and "
+            f"call {call.format(function)} there"
         )
     if objective is None:
         return
@@ -205,6 +218,7 @@ def _check_objective(definition: Definition, objective: "Objective | None") -> N
         raise DefinitionError(
             f"study '{name}' has no train.objective, so hpo trains its models itself; leave out objective="
         )
+    custom.check_function(objective)
     found = getattr(objective, "__name__", None)
     if found is not None and found != named.partition(":")[2]:
         raise DefinitionError(

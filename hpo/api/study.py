@@ -223,27 +223,31 @@ class Study(StudyResults):
         """Rerun the best settings with several seeds, and compare them on the test split.
 
         Each run trains on the training and the validation images, and is scored once, after its last epoch.
-        The runs are a study of their own, named ``NAME-finish``.
+        The runs are a study of their own, named ``NAME-finish``. Of a custom objective hpo knows no splits:
+        it is called with another ``config.seed`` for each run, and with the setting's best epoch as
+        ``config.epochs``; the value after that epoch is the run's result.
 
         Args:
             top: How many of the best settings to rerun.
             seeds: How many runs of each setting.
             devices: As ``run`` takes them.
             progress: As ``run`` takes it.
-            objective: As ``run`` takes it.
+            objective: As ``run`` takes it. A function of a script or a notebook (``"__main__:name"``) must
+                be given here, too.
 
         Returns:
             The runs, their comparison, and which setting wins.
 
         Raises:
-            HpoError: No trial is complete, or as ``run`` raises it.
+            HpoError: No trial is complete, or as ``run`` raises it; nothing is stored if the function is
+                missing, or is not the study's.
             KeyboardInterrupt: The user has interrupted it; the same call continues.
 
         Examples:
             >>> study.finish(top=2, seeds=3).winner.setting.params
             {'lr': 0.0071, 'optimizer': 'adam'}
         """
-        plan = running.prepare_finish(self.storage, self.name, top, seeds)
+        plan = running.prepare_finish(self.storage, self.name, top, seeds, objective)
         rerun = open_study(plan.name, self.locations)
         if rerun.status().state != "complete":
             rerun.run(devices, progress, objective=objective)

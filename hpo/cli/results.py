@@ -212,7 +212,7 @@ def show_best(
     found = results.best_settings(definition, trials)
     if not found:
         print_early_ends(storage, name, artifacts)
-        raise StoreError(results.no_complete_trial_message(name, trials))
+        raise StoreError(results.no_complete_trial_message(definition, trials))
     selected = found[: count or max(found[0].front, 1)]
     if as_json:
         shown = [documents.best_setting_record(each).document() for each in selected]

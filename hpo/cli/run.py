@@ -349,6 +349,7 @@ def finish_study(
     Each run trains on the training and the validation images.
     It is scored once, on the test split, after its last epoch.
     A custom objective measures these runs as it measured the study's.
+    One of a script or a notebook runs there: study.finish(objective=function).
     The runs are stored as a study of their own, named NAME-finish.
     """
     from hpo.analysis.finish_result import read_result

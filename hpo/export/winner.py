@@ -46,7 +46,7 @@ def choose_winner(storage: Storage, name: str) -> Winner:
     trials = records.trial_records(definition, status.read_trials(storage, name))
     chosen = results.best_setting(definition, trials)
     if chosen is None:
-        raise StoreError(results.no_complete_trial_message(name, trials))
+        raise StoreError(results.no_complete_trial_message(definition, trials))
     first, run = chosen.trial.number, chosen.runs[0].number
     what = "the best of the search"
     if chosen.front > 1:

@@ -96,7 +96,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     found = records.trial_records(definition, trials)
     settings = results.all_settings(definition, found)
     if not settings:
-        raise StoreError(results.no_complete_trial_message(name, found))
+        raise StoreError(results.no_complete_trial_message(definition, found))
     measure = status.metric_name(definition)
     judged, original = _original_sections(definition, found, measure)
     ordered = results.best_settings(definition, found)
@@ -115,7 +115,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
         study=name,
         metric=definition.metric,
         measure=measure,
-        summary=summary.summarize(name, found, ordered, now.state, told),
+        summary=summary.summarize(name, found, ordered, now.state, told, definition.script_function),
         early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
         fixed=summary.fixed_options(definition.train, found),
         claims=judged,

@@ -40,6 +40,7 @@ def summarize(
     ranked: Sequence[SettingResult],
     state: str,
     finished: str = "",
+    function: str = "",
 ) -> Summary:
     """Summarize a study that has a complete trial.
 
@@ -49,6 +50,7 @@ def summarize(
         ranked: Its settings, best first.
         state: The state of the study.
         finished: What its final evaluation found, in words; empty if there is none.
+        function: The name of an objective that only its own script or notebook can run; else empty.
     """
     best = results.choose_one(ranked) or ranked[0]
     winner = best.trial
@@ -74,24 +76,26 @@ def summarize(
         f"{describe_split(best.selection)}",
         facts=tuple((name, value) for name, value in facts.items() if value),
         uncertainty=tuple(_uncertainty(best, len(ranked), found)),
-        next_steps=tuple(_next_steps(shlex.quote(name), best, state, is_finished=bool(finished))),
+        next_steps=tuple(_next_steps(shlex.quote(name), best, state, function, is_finished=bool(finished))),
     )
 
 
 def _next_steps(
-    name: str, best: SettingResult, state: str, *, is_finished: bool
+    name: str, best: SettingResult, state: str, function: str, *, is_finished: bool
 ) -> Iterator[tuple[str, str]]:
     if state in ("paused", "stopped"):
         yield f"hpo resume {name}", f"let the study continue: it is {state}"
     if state == "idle":
-        yield f"hpo launch {name}", "run what is left: no worker runs now"
+        start = f"study.run(objective={function})" if function else f"hpo launch {name}"
+        yield start, "run what is left: no worker runs now"
     if best.selection not in ("final", "test") and len(best.runs) == 1 and not is_finished:
         where = ", and measure it on the test split" if best.selection else ""
+        call = f"study.finish(top=3, seeds=5, objective={function})"
         yield (
-            f"hpo finish {name} --top 3 --seeds 5",
+            call if function else f"hpo finish {name} --top 3 --seeds 5",
             f"find out which of the best settings is best over several seeds{where}",
         )
-    if best.weights is not None:
+    if best.weights is not None and best.selection:  # what a custom objective keeps is no image model
         yield f"hpo export {name} --to winner", "get the model as a folder, with its card"
         yield "hpo predict winner IMAGE...", "classify images with it"
 

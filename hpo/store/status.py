@@ -80,8 +80,9 @@ class Status:
         if not self.left_out_trials:
             return ()
         left_out = counted(self.left_out_trials, "planned trial")
+        verb = "is" if self.left_out_trials == 1 else "are"
         return (
-            f"every setting of [space] has a trial; {left_out} would have repeated one and are left out",
+            f"every setting of [space] has a trial; {left_out} would have repeated one and {verb} left out",
         )
 
     @property
@@ -179,7 +180,7 @@ def read_snapshot(storage: Storage, name: str, cache: TrialCache | None = None) 
         order=control.read_order(storage, study_id),
         used_up=next((each for each in budgets if each.is_used_up), None),
         is_failing=is_open and have_stopped_study(storage, study_id, definition.search.max_failures),
-        function=_function_of_script(definition),
+        function=definition.script_function,
     )
     found = _status(now, definition, is_open, budgets, read_vitals(storage, study_id))
     return Snapshot(status=found, definition=definition, trials=trials, folder=folder)
@@ -214,11 +215,6 @@ def _status(
         how_to_start=now.how_to_start(),
         stopped_after_failures=now.is_failing,
     )
-
-
-def _function_of_script(definition: Definition) -> str:
-    module, _, function = str(definition.train.get("objective", "")).partition(":")
-    return function if module == "__main__" else ""
 
 
 def _estimate_seconds_left(trials: Sequence[FrozenTrial], workers: int) -> float | None:

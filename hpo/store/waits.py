@@ -83,13 +83,22 @@ class Situation:
     def _resumption(self) -> str:
         resume = f"'hpo resume {self.name}'"
         has_workers = self.order == plan.ORDER_PAUSED and (self.living or self.waiting_workers)
-        return resume if has_workers else f"{resume}, then 'hpo launch {self.name}'"
+        return resume if has_workers else f"{resume}, then {start_command(self.name, self.function)}"
 
     def how_to_start(self) -> str:
         """Return how to start workers, as a clause."""
-        if self.function:
-            return f"study.run(objective={self.function}) runs them"
-        return f"'hpo launch {self.name}' starts some"
+        verb = "runs them" if self.function else "starts some"
+        return f"{start_command(self.name, self.function)} {verb}"
+
+
+def start_command(name: str, function: str) -> str:
+    """Return what starts workers of a stored study: a command in quotes, or a call of Python.
+
+    Args:
+        name: The study.
+        function: The name of an objective that only its own script or notebook can run; else empty.
+    """
+    return f"study.run(objective={function})" if function else f"'hpo launch {name}'"
 
 
 def counted(count: int, noun: str) -> str:

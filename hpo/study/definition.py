@@ -199,6 +199,12 @@ class Definition(BaseModel):
             return option_tables.FINAL_OPTIONS
         return options
 
+    @property
+    def script_function(self) -> str:
+        """The name of an objective that only its own script or notebook can run; else empty."""
+        module, _, function = str(self.train.get("objective", "")).partition(":")
+        return function if module == "__main__" else ""
+
     def trial_config(self, setting: Mapping[str, Any]) -> Config | CustomConfig:
         """Return the complete settings of a trial that runs ``setting``; other options come from ``train``.
 

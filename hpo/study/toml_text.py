@@ -1,6 +1,7 @@
 """Python values as TOML: a study that is given as a dict becomes the study file that says the same."""
 
 import datetime
+import inspect
 import json
 import numbers
 import os
@@ -77,10 +78,20 @@ def dump_value(value: Any, where: str) -> str:
         return f"{{ {', '.join(items)} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(dump_value(each, where) for each in value)}]"
-    advice = "; leave the option out" if value is None else ""
     raise DefinitionError(
-        f"{where}: want a number, a string, true or false, a list or a dict, found {value!r}{advice}"
+        f"{where}: want a number, a string, true or false, a list or a dict, "
+        f"found {value!r}{_advice(value)}"
     )
+
+
+def _advice(value: Any) -> str:
+    if value is None:
+        return "; leave the option out"
+    if not inspect.isfunction(value):
+        return ""
+    module, name = value.__module__, value.__name__
+    call = f"; run(objective={name}) takes an objective itself" if module == "__main__" else ""
+    return f'; give its name, "{module}:{name}"{call}'
 
 
 def _quote(text: Any) -> str:

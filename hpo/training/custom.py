@@ -34,7 +34,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from hpo.errors import DefinitionError, HpoError
+from hpo.errors import QUOTED_LENGTH, DefinitionError, HpoError, shorten
 from hpo.training import events, user_code
 from hpo.training.custom_config import CustomConfig, TrialPlace, at_place
 from hpo.training.events import Epoch
@@ -77,6 +77,31 @@ def import_objective(name: str) -> Objective:
         )
     objective: Objective = user_code.import_function("train.objective", name)
     return objective
+
+
+def check_function(objective: object) -> None:
+    """Refuse what can be no objective: what cannot be called, and a plain function without a ``yield``.
+
+    What any other callable does is known only when it is called.
+
+    Raises:
+        DefinitionError: It can be none.
+    """
+    if inspect.isgenerator(objective):
+        name = objective.__name__
+        found = f"what a call of '{name}' returned; give the function itself, objective={name}"
+    elif not callable(objective):
+        found = shorten(repr(objective), QUOTED_LENGTH)
+    elif inspect.isfunction(objective) and not (
+        inspect.isgeneratorfunction(objective) or hasattr(objective, "__wrapped__")
+    ):
+        found = f"the function '{objective.__name__}', which never yields"
+    else:
+        return
+    raise DefinitionError(
+        "objective: want a function of (config, state) that yields a value and a state after each epoch, "
+        f"'yield value, state'; found {found}"
+    )
 
 
 def reads_state(objective: Objective) -> bool:

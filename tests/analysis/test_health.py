@@ -70,6 +70,18 @@ def test_nothing_is_wrong_with_a_study_that_runs():
     assert problems(trial(0, TrialState.COMPLETE), trial(1, TrialState.PRUNED, pruned="by median")) == []
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (1, "1 planned trial would have repeated one and is left out"),
+        (2, "2 planned trials would have repeated one and are left out"),
+    ],
+)
+def test_a_note_counts_the_trials_that_are_left_out(count, text):
+    (note,) = study(left_out_trials=count).status.notes
+    assert note == f"every setting of [space] has a trial; {text}"
+
+
 def test_failed_trials_come_with_their_commonest_reason_and_how_to_retry_them(tmp_path):
     failed = trial(0, TrialState.FAIL, failure={"class": "KeyError", "message": "'lr'"})
     read = study(failed, trial(1, TrialState.COMPLETE), folder="mine-00000000")

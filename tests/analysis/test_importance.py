@@ -40,7 +40,11 @@ HUGE = 1.797e308
         ([-HUGE, 0.5, 0.6, 0.7, 0.8], importance.TOO_FAR),
         ([HUGE, -HUGE, 0.6, 0.7, 0.8], importance.TOO_FAR),
         ([math.inf, 0.5, 0.6, 0.7, 0.8], importance.TOO_FAR),
-        ([0.5, 0.6, 0.7], "3 trials cannot tell 2 parameters apart"),
+        (
+            [0.5, 0.6, 0.7],
+            "3 trials cannot tell 2 parameters apart: run more, or prune none (search.pruner = 'none'), "
+            "since only complete trials count",
+        ),
     ],
 )
 def test_every_evaluator_has_the_same_doubt_and_then_no_shares(evaluator, values, doubt):

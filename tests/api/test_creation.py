@@ -1,6 +1,7 @@
 """``hpo.create``: from a file, from a dict and by name, with the checks of the command."""
 
 import copy
+import sys
 import tomllib
 
 import pytest
@@ -97,6 +98,20 @@ def test_a_wrong_override_is_named_like_a_wrong_set(here):
 def test_an_unknown_study_names_those_that_ship(here):
     with pytest.raises(hpo.HpoError, match=r"'quickstart'.*those that ship: .*wishlist"):
         hpo.create("quikstart")
+
+
+def test_the_name_of_a_stored_study_is_no_study_file_and_its_start_is_named(study, url, monkeypatch):
+    with pytest.raises(hpo.HpoError, match=f"^{NAME}: no study file; .* which 'hpo launch {NAME}' runs$"):
+        hpo.create(NAME, store=url)
+
+    def climb(config, state):
+        yield 0.5, None
+
+    climb.__module__ = "__main__"
+    monkeypatch.setattr(sys.modules["__main__"], "climb", climb, raising=False)
+    hpo.create(STUDY, "here", {"train.objective": "__main__:climb"}, store=url)
+    with pytest.raises(hpo.HpoError, match=r"^here: no study file; .* which study\.run\(objective=climb\)"):
+        hpo.create("here", store=url)
 
 
 def test_a_dict_is_not_changed(study, url):

@@ -1,5 +1,6 @@
 """``Study.run``: in this process, by worker processes, and what is refused."""
 
+import functools
 import signal
 import sys
 import threading
@@ -102,6 +103,29 @@ def test_a_function_with_another_name_is_refused(study):
         study.run(objective=other)
 
 
+def give_value(config, state):
+    return config.speed
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("climb", r"'yield value, state'; found 'climb'"),
+        (climb(None, None), r"found what a call of 'climb' returned; give .* itself, objective=climb"),
+        (give_value, r"found the function 'give_value', which never yields"),
+    ],
+)
+def test_what_is_no_generator_function_is_refused_before_a_trial(study, given, message):
+    with pytest.raises(hpo.HpoError, match=message):
+        study.run(objective=given)
+    assert study.status().trials["waiting"] == 4
+
+
+def test_a_callable_that_hides_its_yield_is_run(study):
+    study.run(objective=functools.partial(climb), progress=False)
+    assert study.status().trials["complete"] == 4
+
+
 def test_a_study_of_hpos_own_training_takes_no_function(url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(hpo.HpoError, match=r"has no train\.objective"):
@@ -121,11 +145,21 @@ def test_a_function_of_the_main_module_cannot_run_in_workers(url, tmp_path, monk
     monkeypatch.setattr(sys.modules["__main__"], "search_here", search_here, raising=False)
     study = hpo.create(STUDY, overrides={"train.objective": "__main__:search_here"}, store=url)
     with pytest.raises(
-        hpo.HpoError, match=r"define it in this script .* call run\(objective=search_here\)"
+        hpo.HpoError, match=r"define it in that script .* call study\.run\(objective=search_here\) there$"
     ):
         study.run()
     study.run(objective=search_here, progress=False)
     assert study.status().trials["complete"] == 4
+    page = study.report("report.html").read_text()
+    assert "<code>study.finish(top=3, seeds=5, objective=search_here)</code>" in page
+    assert "hpo export" not in page
+    with pytest.raises(
+        hpo.HpoError, match=r"call study\.finish\(top=3, seeds=2, objective=search_here\) there$"
+    ):
+        study.finish(seeds=2)
+    assert [each.study for each in hpo.studies(store=url)] == [NAME]
+    found = study.finish(top=1, seeds=2, progress=False, objective=search_here)
+    assert len(study.finish(top=1, seeds=2).winner.trials) == len(found.winner.trials) == 2
 
 
 @pytest.mark.parametrize(

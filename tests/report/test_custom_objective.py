@@ -30,4 +30,7 @@ def test_the_summary_of_a_custom_objective_names_no_images(place):
     )
     assert "A custom objective does not say how many images accuracy was measured on" in summary
     assert "chosen on the data it was measured on: expect less on new data." in summary
+    assert "hpo finish small --top 3 --seeds 5" in summary
+    assert "hpo export" not in summary
+    assert "hpo predict" not in summary
     assert "2 trials cannot tell what one parameter does" in summary

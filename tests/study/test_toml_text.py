@@ -52,6 +52,17 @@ def test_a_value_is_written_as_toml(value, text):
     tomllib.loads(f"x = {text}")
 
 
+def test_a_function_is_refused_with_the_name_to_give():
+    def climb(config, state):
+        yield 0.5, None
+
+    with pytest.raises(DefinitionError, match=f'give its name, "{__name__}:climb"$'):
+        dump_value(climb, "the dict: train.objective")
+    climb.__module__ = "__main__"
+    with pytest.raises(DefinitionError, match=r'"__main__:climb"; run\(objective=climb\) takes'):
+        dump_value(climb, "the dict: train.objective")
+
+
 @pytest.mark.parametrize("value", [None, object(), {1: 2}, [None], {"a": {None}}])
 def test_what_toml_does_not_have_is_refused_with_its_place(value):
     with pytest.raises(DefinitionError, match=r"^train\.lr"):

@@ -1,6 +1,7 @@
 """Running a study from Python: by worker processes, or in this process if its objective lives here."""
 
 import contextlib
+import logging
 import math
 import os
 import signal
@@ -17,11 +18,11 @@ from hpo.api import progress, worker_events
 from hpo.api.locations import LEASE_SECONDS, Locations, worker_environment
 from hpo.api.stop_signal import StopSignal
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import DefinitionError, HpoError, StoreError
+from hpo.errors import DefinitionError, HpoError, StoreError, join_names
 from hpo.store import failures, status, studies
 from hpo.store.storage import Storage
 from hpo.study.definition import Definition
-from hpo.training import custom, devices
+from hpo.training import custom, devices, objective_code
 from hpo.workers.supervisor import Supervision
 
 if TYPE_CHECKING:
@@ -133,10 +134,28 @@ def run_here(
     display = progress.Display(shows_progress=shows_progress, again=_AGAIN)
 
     def start_worker(storage: Storage, stop: StopSignal) -> None:
+        _warn_of_edits(storage, name, objective)
         events = worker.run_worker(storage, name, settings, stop.event)
         worker_events.follow_worker(storage, name, events, stop, display)
 
     _run(name, places, start_worker, objective)
+
+
+def _warn_of_edits(storage: Storage, name: str, objective: "Objective") -> None:
+    """Warn if trials have reported values of a function that has been edited since."""
+    now = objective_code.fingerprint(objective)
+    trials = status.read_trials(storage, name)
+    earlier = [t for t in trials if now is not None and t.user_attrs.get("objective_code", now) != now]
+    if not earlier:
+        return
+    open_ones = sum(not trial.state.is_finished() for trial in earlier)
+    resumed = f"; {open_ones} of them will continue from its states" if open_ones else ""
+    numbers = join_names((str(trial.number) for trial in earlier), most=10)
+    logs.tell(
+        f"study '{name}': '{objective.__name__}' has been edited since trial{'s' * (len(earlier) > 1)} "
+        f"{numbers} ran{resumed}; for values that can be compared, create the study under a new name",
+        logging.WARNING,
+    )
 
 
 def prepare_finish(

@@ -142,6 +142,7 @@ _USER: Mapping[str, Check] = {
     "hardware": _is_hardware,
     "failure": _is_failure,
     "pruned": is_text,
+    "objective_code": is_text,
 }
 _SYSTEM: Mapping[str, Check] = {
     RUN_OPTIONS: _is_setting,

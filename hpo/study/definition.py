@@ -44,7 +44,7 @@ MODEL_OPTIONS = ("model", "image_size", "weights", "tune", "dropout", "drop_path
 TRIAL_ATTRIBUTES = (
     *("point", "enqueued", "repeats", "attempts", "failure", "pruned", "weights", "checkpoint"),
     *("epochs", "best_epoch", "epoch_seconds", "wall_time_seconds", "hardware"),
-    *("parameters", "latency_ms"),
+    *("parameters", "latency_ms", "objective_code"),
 )
 
 

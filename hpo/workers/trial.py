@@ -38,6 +38,7 @@ from hpo.search.freeze_thaw import LEAST_CHANCE
 from hpo.store import lease, plan, restarts
 from hpo.store.lease import Claim
 from hpo.store.untried_settings import AllSettingsTried
+from hpo.training import objective_code
 from hpo.training.config import Config, settings_of
 from hpo.training.custom import CustomRun
 from hpo.training.custom_config import CustomConfig, TrialPlace
@@ -254,14 +255,16 @@ def _fetch_checkpoint(claim: Claim, context: WorkerContext, folder: TrialFolder)
 def _describe_data(
     config: Config | CustomConfig, context: WorkerContext
 ) -> tuple[Baseline | None, dict[str, Any], dict[str, Any]]:
-    """Describe the data set of a trial; a custom objective has none.
+    """Describe what a trial is measured by: its data set, or the code of a custom objective.
 
     Returns:
         The baseline rule's baseline; the data set, for ``settings.json``; and what the trial is measured
-        on, as user attributes: ``images`` and ``baseline``, the value that guessing gives.
+        on, as user attributes: ``images`` and ``baseline``, the value that guessing gives, or
+        ``objective_code`` where the objective is a function of this process.
     """
     if isinstance(config, CustomConfig):
-        return None, {}, {}
+        code = objective_code.fingerprint(context.objective)
+        return None, {}, {} if code is None else {"objective_code": code}
     from hpo.training.datasets import check_metric
 
     dataset = context.cache.load_dataset(config)

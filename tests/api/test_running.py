@@ -69,6 +69,26 @@ def test_an_interrupt_lets_the_epoch_end_and_the_same_call_continues(study, caps
     assert study.status().trials["complete"] == 4
 
 
+def test_a_function_that_was_edited_between_two_runs_is_told(study, capsys):
+    def interrupted_climb(config, state):
+        if config.trial == 1:
+            signal.raise_signal(signal.SIGINT)
+        yield 0.5, {}
+
+    interrupted_climb.__name__ = "climb"
+    with pytest.raises(KeyboardInterrupt):
+        study.run(objective=interrupted_climb)
+    assert "edited" not in capsys.readouterr().err
+
+    study.run(objective=climb, progress=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"hpo: study '{NAME}': 'climb' has been edited since trials 0, 1 ran; 1 of them will continue from "
+        "its states; for values that can be compared, create the study under a new name"
+    )
+    assert len({trial.user_attrs["objective_code"] for trial in study.trials()}) == 2
+
+
 def test_a_second_interrupt_ends_the_function_at_once(study):
     def climb(config, state):
         signal.raise_signal(signal.SIGINT)

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -83,7 +83,8 @@ def _decode(settings: "Config", root: Path) -> "DataFacts":
     from hpo.training import datasets, samples
 
     readable = settings.model_copy(update={"corrupt": "skip"})  # the scan tells what is left out
-    dataset = datasets.load_dataset(readable, root)
+    with scan_progress() as tell:
+        dataset = datasets.load_dataset(readable, root, progress=tell)
     for note in dataset.notes:
         print(escape_surrogates(note), file=sys.stderr)
     return samples.describe_images(dataset, settings)
@@ -140,8 +141,11 @@ def _print_facts(settings: "Config", facts: "DataFacts", scan: "FolderScan | Non
 
 def _scan_lines(scan: "FolderScan") -> Iterator[tuple[str, str]]:
     """Yield what a scan found, as names and texts."""
+    readable = sum(scan.formats.values())
 
-    def files(paths: tuple[Any, ...]) -> str:
+    def files(paths: tuple[Path, ...]) -> str:
+        if len(paths) == readable:
+            return f"all {readable}"
         return f"{len(paths)}: {join_names(map(str, paths))}"
 
     yield "formats", ", ".join(f"{count} {name}" for name, count in scan.formats.items())
@@ -154,4 +158,5 @@ def _scan_lines(scan: "FolderScan") -> Iterator[tuple[str, str]]:
     if scan.animated:
         yield "animated", files(scan.animated)
     if scan.unreadable:
-        yield "unreadable", files(tuple(f"{each.path} ({each.reason})" for each in scan.unreadable))
+        named = [f"{each.path} ({each.reason})" for each in scan.unreadable]
+        yield "unreadable", f"{len(named)}: {join_names(named)}"

@@ -182,8 +182,12 @@ def _print_score(documents: Iterable[dict[str, Any]], labels: Sequence[str]) -> 
     from hpo.cli import console
     from hpo.export import scoring
 
-    answered = [each for each in documents if "label" in each and "classes" in each]
-    score = scoring.score_answers([(each["label"], each["classes"][0].label) for each in answered], labels)
+    answers = [
+        (each["label"], each["classes"][0].label if "classes" in each else None)
+        for each in documents
+        if "label" in each
+    ]
+    score = scoring.score_answers(answers, labels)
     if score is None:
         return
     print(f"\n{score.summary()}")

@@ -74,28 +74,35 @@ class Score:
 
     right: int
     images: int
+    unread: int  # images of known classes that could not be read, so they are not scored
     classes: Table  # a row for each class of the model with images or answers: n, precision, recall, F1
 
     def summary(self) -> str:
         """Return the accuracy in one line, with its interval."""
         found = intervals.fraction_interval(self.right / self.images, self.images)
+        left_out = f"; {self.unread} of {self.images + self.unread} are left out as unreadable"
         return (
             f"accuracy {found.value:.4f}: {self.right} of {self.images} images of known classes are right "
-            f"(95 % interval {found.low:.4f} to {found.high:.4f})"
+            f"(95 % interval {found.low:.4f} to {found.high:.4f}){left_out if self.unread else ''}"
         )
 
 
-def score_answers(answers: Iterable[tuple[str, str]], labels: Sequence[str]) -> Score | None:
+def score_answers(answers: Iterable[tuple[str, str | None]], labels: Sequence[str]) -> Score | None:
     """Score answers; None if there are none.
 
     Args:
-        answers: The class of each image, and the most probable class by the model.
+        answers: The class of each image, and the most probable class by the model; None instead of the
+            latter: the image could not be read.
         labels: The names of the model's classes.
     """
     matrix_KK = np.zeros((len(labels), len(labels)), np.int64)
     index = {label: number for number, label in enumerate(labels)}
+    unread = 0
     for label, answer in answers:
-        matrix_KK[index[label], index[answer]] += 1
+        if answer is None:
+            unread += 1
+        else:
+            matrix_KK[index[label], index[answer]] += 1
     if not matrix_KK.any():
         return None
     table = class_tables.class_table(Confusion.from_matrix("test", labels, matrix_KK))
@@ -104,5 +111,6 @@ def score_answers(answers: Iterable[tuple[str, str]], labels: Sequence[str]) -> 
     return Score(
         right=int(matrix_KK.trace()),
         images=int(matrix_KK.sum()),
+        unread=unread,
         classes=Table(columns=table.columns, rows=rows),
     )

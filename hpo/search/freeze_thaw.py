@@ -145,7 +145,7 @@ class CurveTable:
     def _pause_reason(self, number: int, next_use: int | None) -> str:
         """Return why a trial pauses: what promises more, or that it promises too little itself."""
         if number not in self._forecasts:
-            return f"{RANDOM_TRIALS} settings are to begin first"
+            return f"{min(RANDOM_TRIALS, self.rungs.max_trials)} settings are to begin first"
         forecast = self._forecasts[number]
         expected = _describe_forecast(forecast, self._space)
         if next_use is not None:

@@ -20,7 +20,10 @@ WEIGHTS = ("imagenet", "none", "IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT")
 def _check_dataset(name: str, where: str, key: str) -> None:
     if not re.fullmatch(DATASET_PATTERN, name):
         allowed = (*config.DATASETS, *config.OWN_DATASETS.values())
-        hint = suggestion(config.OWN_DATASETS.get(name, name), allowed) or ";"
+        if is_folder(name):
+            hint = f"; did you mean {quote_value(f'folder:{name}')}?"
+        else:
+            hint = suggestion(config.OWN_DATASETS.get(name, name), allowed) or ";"
         raise DefinitionError(
             f"{where}: {key}: found {quote_value(name)}{hint} allowed: {', '.join(allowed)}"
         )
@@ -116,5 +119,13 @@ def is_file(path: str) -> bool:
     """Return whether there is a file at a path, which may begin with ``~``; False for unknown users."""
     try:
         return Path(path).expanduser().is_file()
+    except (RuntimeError, OSError):
+        return False
+
+
+def is_folder(path: str) -> bool:
+    """Return whether there is a folder at a path, which may begin with ``~``; False for unknown users."""
+    try:
+        return path != "" and Path(path).expanduser().is_dir()
     except (RuntimeError, OSError):
         return False

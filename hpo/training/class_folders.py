@@ -1,5 +1,6 @@
 """The user's own images: class folders, or folders of splits with class folders in them."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -66,10 +67,20 @@ def _existing_folder(folder_path: str) -> Path:
         raise errors.DataError(f"{where}: there is no user {user}; give the folder's path") from error
     if not folder_path or not path.is_dir():
         raise MissingImages(
-            f"{where}: there is no such folder; give the path of yours in the study file, or with --set "
-            "train.dataset=folder:PATH"
+            f"{where}: there is no such folder{_suggest_beside(folder_path)} give the path of yours in the "
+            "study file, or with --set train.dataset=folder:PATH"
         )
     return path
+
+
+def _suggest_beside(folder_path: str) -> str:
+    """Return a hint at a folder with a similar name beside a missing one; a semicolon if there is none."""
+    head, slash, name = folder_path.rstrip("/").rpartition("/")
+    with contextlib.suppress(OSError):
+        beside = [each.name for each in _visible_subfolders(Path(f"{head}{slash}").expanduser())]
+        if near := errors.most_similar(name, beside):
+            return f"; did you mean {quote_value(f'folder:{head}{slash}{near}')}?"
+    return ";"
 
 
 def _list_class_folders(path: Path) -> Source:

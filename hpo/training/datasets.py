@@ -20,7 +20,7 @@ from hpo.training.batches import Split
 from hpo.training.config import Config, reads_files
 from hpo.training.data_facts import SPLIT_WORDS, SplitName, describe_share
 from hpo.training.decoded_cache import DecodedCache
-from hpo.training.folder_scan import FolderScan
+from hpo.training.folder_scan import FolderScan, Progress
 from hpo.training.metric import TOP
 from hpo.training.shapes import DatasetShape, known_shape
 
@@ -121,7 +121,9 @@ class Dataset:
         }
 
 
-def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) -> Dataset:
+def load_dataset(
+    config: Config, root: Path, cache: DecodedCache | None = None, progress: Progress | None = None
+) -> Dataset:
     """Load the data set that ``config`` names onto the CPU, split and limited.
 
     Images keep their size, except those in files: they become squares of ``image_size``, and those to train
@@ -132,6 +134,7 @@ def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) 
         root: The data folder with the copies of published data sets. If a copy is missing, it is unpacked
             from an archive in this folder, or downloaded, as in ``sources.read_published``.
         cache: Keeps decoded image files, unless ``config.cache`` is ``memory``; None: nothing does.
+        progress: Is called now and then while image files are decoded; None: log lines are written.
 
     Raises:
         CacheUnusable: With ``cache = "disk"``, if the decoded images cannot be kept.
@@ -144,7 +147,7 @@ def load_dataset(config: Config, root: Path, cache: DecodedCache | None = None) 
     if not reads_files(config.dataset):
         read = {name: _to_tensors(split) for name, split in drawn.splits.items()}
         return _make_dataset(config.dataset, drawn.source, read)
-    decoded = decoded_splits.read_splits(drawn.source.classes, drawn.splits, config, cache)
+    decoded = decoded_splits.read_splits(drawn.source.classes, drawn.splits, config, cache, progress)
     dataset = _make_dataset(config.dataset, drawn.source, decoded.splits, decoded.skipped)
     notes = (*decoded.notes, *_describe_files(drawn.source, dataset, config))
     return replace(dataset, notes=notes)

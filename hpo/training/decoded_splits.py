@@ -16,7 +16,7 @@ from hpo.training.batches import Split
 from hpo.training.config import Config
 from hpo.training.data_facts import SplitName
 from hpo.training.decoded_cache import DecodedCache, DecodedImages
-from hpo.training.folder_scan import ListedFile
+from hpo.training.folder_scan import ListedFile, Progress
 from hpo.training.sources import SourceSplit
 
 
@@ -34,6 +34,7 @@ def read_splits(
     drawn: Mapping[SplitName, SourceSplit],
     config: Config,
     cache: DecodedCache | None,
+    progress: Progress | None = None,
 ) -> DecodedSplits:
     """Decode the files of all splits alike, or those to train on by themselves.
 
@@ -42,6 +43,7 @@ def read_splits(
         drawn: The files of each split.
         config: The settings of a trial.
         cache: Keeps decoded images, unless ``config.cache`` is ``memory``; None: nothing does.
+        progress: Is called now and then while files are decoded; None: log lines are written.
 
     Raises:
         DataError: If images are unreadable; where they are left out, if nothing is left of a split, or of a
@@ -58,7 +60,8 @@ def read_splits(
     notes: list[str] = []
     for reading, names in readings.items():
         files = folder_scan.list_files({name: drawn[name] for name in names})
-        job = decoding.job_of(config, files, reading, cache.stop if cache else threading.Event())
+        stop = cache.stop if cache else threading.Event()
+        job = decoding.job_of(config, files, reading, stop, progress)
         try:
             decoded = decoded_cache.load_images(job, config.cache, cache, read_headers)
         except ImagesUnreadable:

@@ -24,7 +24,7 @@ from hpo.training import folder_scan, image_files
 from hpo.training.config import Config
 from hpo.training.data_facts import SPLIT_WORDS, SplitName
 from hpo.training.devices import free_memory_bytes
-from hpo.training.folder_scan import ListedFile, Unreadable
+from hpo.training.folder_scan import ListedFile, Progress, Unreadable
 from hpo.training.image_files import Picture, Reading
 
 BATCH_BYTES = 4 * 2**20  # of pixels that a thread decodes before it passes them on
@@ -81,6 +81,7 @@ class Job:
     corrupt: str  # refuse: a file that cannot be decoded is an error; skip: it is left out
     known: Mapping[ListedFile, Unreadable]  # files whose headers show that they cannot be decoded
     stop: threading.Event
+    progress: Progress | None = None  # is told how far decoding is; None: it is logged now and then
 
     @property
     def image_bytes(self) -> int:
@@ -93,7 +94,13 @@ class Job:
         return len(self.files) * self.image_bytes
 
 
-def job_of(config: Config, files: Sequence[ListedFile], reading: Reading, stop: threading.Event) -> Job:
+def job_of(
+    config: Config,
+    files: Sequence[ListedFile],
+    reading: Reading,
+    stop: threading.Event,
+    progress: Progress | None = None,
+) -> Job:
     """Return the job of decoding the files of a trial's data set, of which no header has been read."""
     return Job(
         name=config.dataset,
@@ -102,6 +109,7 @@ def job_of(config: Config, files: Sequence[ListedFile], reading: Reading, stop: 
         corrupt=config.corrupt,
         known={},
         stop=stop,
+        progress=progress,
     )
 
 
@@ -119,7 +127,7 @@ def decode(job: Job, write: Callable[[NDArray[np.uint8]], object]) -> DecodingRe
     left_out: list[LeftOut] = []
     transparent: list[int] = []
     half_cropped: list[int] = []
-    tell = _Progress(job)
+    tell = job.progress or _LoggedProgress(job)
 
     def read(file: ListedFile) -> Picture | Unreadable | None:
         return None if job.stop.is_set() else job.known.get(file) or _read(file, job.reading)
@@ -155,7 +163,7 @@ def check_report(job: Job, report: DecodingReport) -> None:
         raise folder_scan.unreadable_error(job.name, report.unreadable(job.files), len(job.files))
 
 
-class _Progress:
+class _LoggedProgress:
     """Logs how far decoding is, now and then."""
 
     def __init__(self, job: Job) -> None:

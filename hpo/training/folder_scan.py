@@ -116,9 +116,10 @@ class FolderScan:
                 pair = next(each for each in pairs if getattr(each[0], apart) != getattr(each[1], apart))
                 first = " and ".join(f"'{_place(each, self.classes)}'" for each in pair)
                 count = sum(map(len, groups))
+                listed = "; 'hpo data STUDY --json' lists all" if count > len(pair) else ""
                 yield (
                     f"{self.name}: {count} of {self.total} files have the same content as another one "
-                    f"{where}, such as {first}; {advice}"
+                    f"{where}, such as {first}{listed}; {advice}"
                 )
 
     def document(self) -> dict[str, Any]:

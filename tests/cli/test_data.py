@@ -56,6 +56,13 @@ def test_the_images_of_each_class_and_what_is_odd_are_shown(pets):
     assert not (pets.path / "storage").exists()
 
 
+def test_files_that_are_all_transparent_are_not_named(pets):
+    for path in (pets.path / "pets").glob("*/*/*.png"):
+        Image.new("RGBA", (20, 20)).save(path)
+    done = pets.here("data", pets.study(STUDY))
+    assert "  transparent  all 15\n" in done.out
+
+
 def test_create_hashes_and_plan_reads_each_file_once(pets, monkeypatch):
     shutil.copy(pets.path / "pets/train/cat/000.png", pets.path / "pets/test/cat/again.png")
     done = {"hash": 0, "header": 0}

@@ -35,6 +35,15 @@ def test_a_mistyped_folder_is_reported_before_a_study_is_stored(workplace):
     assert os.listdir(workplace.path) == []
 
 
+@pytest.mark.parametrize("given", ["./my-images", "folder:./my-imagse", "folder:my-image/"])
+def test_the_folder_that_was_meant_is_named(workplace, given):
+    (workplace.path / "my-images").mkdir()
+    done = workplace.here("run", "finetune", "--set", f"train.dataset={given}", code=1)
+    meant = "folder:my-images" if given.endswith("/") else "folder:./my-images"
+    assert f"'{given}'" in done.err
+    assert f"did you mean '{meant}'? " in done.err
+
+
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 300])
 def test_create_refuses_a_folder_that_no_machine_can_have(workplace, name):
     flags = ("--set", "train.weights=none", "--set", f"train.dataset=folder:{name}")

@@ -69,6 +69,13 @@ def test_a_score_counts_right_answers_and_has_the_classes_that_occur():
     )
 
 
+def test_a_score_says_how_many_images_it_leaves_out():
+    score = scoring.score_answers([("cat", "cat"), ("cat", None), ("dog", None)], LABELS)
+    assert score.summary().startswith("accuracy 1.0000: 1 of 1 images of known classes are right")
+    assert score.summary().endswith("; 2 of 3 are left out as unreadable")
+    assert scoring.score_answers([("cat", None)], LABELS) is None
+
+
 def test_the_command_scores_class_folders_as_the_exported_model_was_measured(workplace, winner, labels):
     for file, label in labels.items():
         folder = workplace.path / "images" / label
@@ -83,3 +90,6 @@ def test_the_command_scores_class_folders_as_the_exported_model_was_measured(wor
     documents = workplace.here("predict", str(winner), "images", "--json").json()
     right = sum(each["label"] == each["classes"][0]["label"] for each in documents)
     assert right == round(measured * len(labels))
+    (workplace.path / "images" / next(iter(labels.values())) / "torn.png").write_text("no image")
+    done = workplace.here("predict", str(winner), "images", "--top", "1", code=1)
+    assert f"; 1 of {len(labels) + 1} are left out as unreadable" in done.out

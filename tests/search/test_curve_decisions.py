@@ -97,6 +97,7 @@ def test_no_trial_is_ended_before_one_that_paused_since_is_forecast():
     ("others", "most", "reason"),
     [
         (13, 30, r"15 settings are to begin first"),
+        (2, 6, r"6 settings are to begin first"),
         (
             15,
             16,

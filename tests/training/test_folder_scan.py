@@ -123,9 +123,12 @@ def test_of_many_copies_two_that_are_apart_are_named(pets):
     for number in range(3):
         shutil.copy(pets / "train/cat/000.png", pets / f"train/cat/copy{number}.png")
     shutil.copy(pets / "train/cat/000.png", pets / "test/cat/zz.png")
-    (line,) = scan(pets).notes()
+    found = scan(pets)
+    (line,) = found.notes()
     assert "(cat, training)' and" in line
-    assert "zz.png (cat, test)'" in line
+    assert "zz.png (cat, test)'; 'hpo data STUDY --json' lists all; a trial" in line
+    (listed,) = found.document()["same_in_several_splits"]
+    assert len(listed) == 5
 
 
 def test_only_files_that_the_study_uses_are_scanned(tmp_path):
@@ -136,6 +139,12 @@ def test_only_files_that_the_study_uses_are_scanned(tmp_path):
     assert {name: sum(each) for name, each in found.images.items()} == {
         name: len(split) for name, split in dataset.splits.items()
     }
+
+
+def test_progress_is_reported_until_every_file_is_decoded(pets):
+    told: list[tuple[str, int, int]] = []
+    datasets.load_dataset(folder_config(pets), pets, progress=lambda *each: told.append(each))
+    assert told[-1] == ("decoding", 15, 15)
 
 
 def test_progress_is_reported_until_every_file_is_read(tmp_path):

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from hpo import errors
 from hpo.training import catalog, libraries
 from hpo.training.config import Config
-from hpo.training.weights import MissingFile, path_of_url, read_state_dict
+from hpo.training.weights import FROM_SCRATCH, MissingFile, path_of_url, read_state_dict
 
 try:
     import huggingface_hub
@@ -311,8 +311,7 @@ def _build_with_named_weights(config: Config) -> nn.Module:
             text = (
                 f"no weights for {config.model}: {missing.path.name} is not in {missing.path.parent} and "
                 f"could not be downloaded ({_reason(error.__cause__ or error)}); get {missing.url} and use "
-                'it as a file (--set train.weights=FILE), or use weights = "none" '
-                "(--set train.weights=none)"
+                f"it as a file (--set train.weights=FILE); {FROM_SCRATCH}"
             )
         else:
             raise

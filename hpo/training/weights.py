@@ -34,6 +34,9 @@ from hpo.training import catalog, libraries
 
 log = logging.getLogger(__name__)
 
+# What to do without pretrained weights: a frozen body of random weights would learn next to nothing.
+FROM_SCRATCH = "to train all layers from scratch instead: --set train.weights=none --set train.tune=all"
+
 # torchvision's DenseNet files are older than the rule that the name of a module contains no dot.
 DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
@@ -125,8 +128,7 @@ def _download_weights(model: str, url: str, path: Path) -> None:
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise errors.WeightsError(
             f"no ImageNet weights for {model}: {path.name} is not in {path.parent} and could not be "
-            f'downloaded ({_first_sentence(error)}); get {url} and put it there, or use weights = "none" '
-            "(--set train.weights=none)"
+            f"downloaded ({_first_sentence(error)}); get {url} and put it there; {FROM_SCRATCH}"
         ) from error
 
 

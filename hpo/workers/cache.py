@@ -172,6 +172,21 @@ class WorkerCache:
         if not isinstance(config, CustomConfig):
             self._save_seconds[config.model] = seconds
 
+    def fetch_weights(self, config: Config | CustomConfig) -> None:
+        """Download the named weights of a trial's model unless they are here.
+
+        So a trial that cannot have them fails before its images are decoded, which may take minutes.
+
+        Raises:
+            WeightsError: If they cannot be downloaded or read.
+        """
+        if isinstance(config, CustomConfig):
+            return
+        from hpo.training import models, weights
+
+        if weights.missing_files([(config.model, config.weights)]):
+            models.build_model(config, classes=2)
+
     def load_dataset(self, config: Config) -> "Dataset":
         """Return a trial's data set, on the device if it fits there; it stays in memory for later trials.
 

@@ -133,6 +133,7 @@ def run_trial(claim: Claim, context: WorkerContext) -> Iterator[TrialEvent]:
 def _train_trial(claim: Claim, context: WorkerContext, folder: TrialFolder) -> Iterator[TrialEvent]:
     trial, config, study = choose_setting(claim, context.history, context.definition)
     _prune_if_never_promoted(context)
+    context.cache.fetch_weights(config)
     own = context.history.own_trial
     hardware = choose_hardware(own.user_attrs.get("hardware", {}), config, context.cache)
     state = _fetch_checkpoint(claim, context, folder)

@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torchvision
+from PIL import Image
 
 from tests.support.images import draw_images
 from tests.support.log_lines import messages
@@ -25,6 +27,20 @@ def test_a_folder_of_images_is_searched_reported_exported_and_predicted(workplac
     predicted = workplace.hpo("predict", "winner", *photographs)
     assert len(predicted.out.splitlines()) == len(photographs)
     assert "große Hunde 0." in predicted.out
+
+
+def test_weights_that_cannot_be_had_are_told_before_images_are_decoded(workplace, monkeypatch):
+    draw_images(workplace.path / "my-images", ("cats", "dogs"), 12)
+    flags = ("--set", "train.dataset=folder:./my-images", "--set", "train.model=resnet18")
+    workplace.here("create", "own-images-quick", *flags)
+    monkeypatch.setenv("TORCH_HOME", str(workplace.path / "torch"))
+    entry = torchvision.models.ResNet18_Weights.DEFAULT.value
+    monkeypatch.setattr(entry, "url", "http://127.0.0.1:1/resnet18-f37072fd.pth")  # nothing listens there
+    monkeypatch.setattr(Image.Image, "load", None)  # so decoding would fail
+    done = workplace.here("worker", "own-images-quick", code=None)
+    assert done.code != 0
+    assert "no ImageNet weights for resnet18: resnet18-f37072fd.pth is not in" in done.err
+    assert "--set train.weights=none --set train.tune=all" in done.err
 
 
 def test_a_mistyped_folder_is_reported_before_a_study_is_stored(workplace):

@@ -125,7 +125,9 @@ def test_weights_that_are_not_there_are_named_before_and_when_a_trial_needs_them
         models.build_model(config(weights="imagenet"), 3)
     message = str(refused.value)
     assert f"models--timm--test_vit.r160_in1k is not in {hub} and could not be downloaded" in message
-    assert f"get {missing.url} and use it as a file (--set train.weights=FILE)" in message
+    assert (
+        f"get {missing.url} and use it as a file (--set train.weights=FILE); to train all layers" in message
+    )
     assert "\n" not in message
     store_on_hub(hub, VIT_WEIGHTS, pretrained("test_vit").state_dict())
     assert weights.missing_files(kinds) == []

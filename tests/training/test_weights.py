@@ -145,7 +145,8 @@ def test_without_a_network_the_error_says_which_file_goes_where(checkpoints, mon
     message = str(raised.value)
     assert f"{RESNET18} is not in {checkpoints} and could not be downloaded" in message
     assert "Connection refused" in message
-    assert f'get {url} and put it there, or use weights = "none" (--set train.weights=none)' in message
+    assert f"get {url} and put it there; to train all layers from scratch instead: " in message
+    assert message.endswith("--set train.weights=none --set train.tune=all")
     assert "\n" not in message
 
 

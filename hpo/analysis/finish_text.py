@@ -78,8 +78,30 @@ def winner_text(found: FinishResult) -> str:
     )
     if first.interval is not None:
         text += f" (95 % interval {first.interval.low:.4f} to {first.interval.high:.4f})"
+    if found.missing:
+        runs = len(found.plan.settings) * len(found.plan.seeds)
+        verb = "is" if len(found.missing) == 1 else "are"
+        text += f"; {len(found.missing)} of {runs} runs {verb} not complete"
     is_open = len(found.runs) > 1 and not found.is_decided
     return f"{text}{'; its lead is not decided' if is_open else ''}{doubted}"
+
+
+def seeds_sentence(found: FinishResult, trial: int) -> str:
+    """Return what the final evaluation adds to a setting of which the search ran one seed.
+
+    Args:
+        found: The final evaluation.
+        trial: The number of the setting's trial in the search.
+    """
+    lead = "In the search its setting ran with one seed only;"
+    runs = next((each for each in found.runs if each.setting.trial == trial), None)
+    if runs is None:
+        return f"{lead} it is not among the settings of the final evaluation."
+    if runs.mean is None:
+        return f"{lead} none of its runs in the final evaluation is complete."
+    seeds = len(runs.values)
+    over = f"over {seeds} seeds its mean" if seeds > 1 else "with one seed its value"
+    return f"{lead} in the final evaluation, {over} is {runs.mean:.4f} ({found.measure})."
 
 
 def summary_lines(found: FinishResult) -> Iterator[str]:

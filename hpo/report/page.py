@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 import plotly.offline
 from optuna.trial import FrozenTrial
 
-from hpo.analysis import by_class, class_tables, finish_result, finish_text, records, results
+from hpo.analysis import by_class, class_tables, finish_result, records, results
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
@@ -110,12 +110,11 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     )
     now = status.read_status(storage, name)
     finished = finish_result.stored_result(storage, name)
-    told = "" if finished is None else finish_text.winner_text(finished)
     return Report(
         study=name,
         metric=definition.metric,
         measure=measure,
-        summary=summary.summarize(name, found, ordered, now.state, told, definition.script_function),
+        summary=summary.summarize(name, found, ordered, now.state, finished, definition.script_function),
         early_ends=tuple(failures.advice_lines(name, now.early_ends, None)),
         fixed=summary.fixed_options(definition.train, found),
         claims=judged,

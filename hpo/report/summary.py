@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpo.analysis import intervals, records, results, sections
+from hpo.analysis import finish_text, intervals, records, results, sections
+from hpo.analysis.finish_result import FinishResult
 from hpo.analysis.formatting import describe_split, format_objective, format_seconds
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
@@ -39,7 +40,7 @@ def summarize(
     found: Sequence[TrialRecord],
     ranked: Sequence[SettingResult],
     state: str,
-    finished: str = "",
+    finished: FinishResult | None = None,
     function: str = "",
 ) -> Summary:
     """Summarize a study that has a complete trial.
@@ -49,7 +50,7 @@ def summarize(
         found: All trials of the study.
         ranked: Its settings, best first.
         state: The state of the study.
-        finished: What its final evaluation found, in words; empty if there is none.
+        finished: What its final evaluation found; None if there is none.
         function: The name of an objective that only its own script or notebook can run; else empty.
     """
     best = results.choose_one(ranked) or ranked[0]
@@ -58,7 +59,7 @@ def summarize(
     state_counts = ", ".join(f"{counts[state]} {state}" for state in sections.STATE_COLORS if counts[state])
     facts = {
         "trial": str(winner.number),
-        "final evaluation": finished,
+        "final evaluation": "" if finished is None else finish_text.winner_text(finished),
         **_other_objectives(best),
         **dict(results.caveats(best)),
         "settings": sections.format_setting(winner.params),
@@ -75,8 +76,10 @@ def summarize(
         split=f"{f'mean of {len(best.runs)} seeds ' if len(best.runs) > 1 else ''}"
         f"{describe_split(best.selection)}",
         facts=tuple((name, value) for name, value in facts.items() if value),
-        uncertainty=tuple(_uncertainty(best, len(ranked), found)),
-        next_steps=tuple(_next_steps(shlex.quote(name), best, state, function, is_finished=bool(finished))),
+        uncertainty=tuple(_uncertainty(best, len(ranked), found, finished)),
+        next_steps=tuple(
+            _next_steps(shlex.quote(name), best, state, function, is_finished=finished is not None)
+        ),
     )
 
 
@@ -106,7 +109,9 @@ def _other_objectives(found: SettingResult) -> dict[str, str]:
     return {goal.label: format_objective(goal.name, value) for goal, value in named if goal != found.metric}
 
 
-def _uncertainty(best: SettingResult, settings: int, found: Sequence[TrialRecord]) -> list[str]:
+def _uncertainty(
+    best: SettingResult, settings: int, found: Sequence[TrialRecord], finished: FinishResult | None
+) -> list[str]:
     winner, images, selection, metric = best.trial, best.images, best.selection, best.metric
     value, done = _value(winner), records.complete_records(found)
     text = []
@@ -127,7 +132,7 @@ def _uncertainty(best: SettingResult, settings: int, found: Sequence[TrialRecord
             f"{between.low:.4f} to {between.high:.4f} (Wilson)."
         )
         text += [] if best.has_several_goals else [_close_trials_note(winner, done, images)]
-    text.append(_seeds_note(winner, done, best.least_step))
+    text.append(_seeds_note(winner, done, best.least_step, finished))
     if (noise := best.noise) is not None:
         gap = intervals.seed_noise_bound(noise.deviation, noise.freedom)
         known = noise.freedom > 1 and gap < metric.limits[1] - metric.limits[0]
@@ -177,11 +182,15 @@ def _close_trials_note(winner: TrialRecord, done: Sequence[TrialRecord], images:
     )
 
 
-def _seeds_note(winner: TrialRecord, done: Sequence[TrialRecord], least: float) -> str:
+def _seeds_note(
+    winner: TrialRecord, done: Sequence[TrialRecord], least: float, finished: FinishResult | None
+) -> str:
     """Say what other seeds of the best setting reached."""
     same = {
         each.setting.get("seed"): each for each in reversed(done) if each.setting_key == winner.setting_key
     }
+    if len(same) < 2 and finished is not None:
+        return finish_text.seeds_sentence(finished, winner.number)
     if len(same) < 2:
         return "Its setting ran with one seed only. Other seeds give other values; the spread is unknown."
     values = [_value(each) for each in same.values()]

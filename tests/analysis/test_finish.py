@@ -294,6 +294,7 @@ def assert_split_is_shown(workplace, epochs: int) -> None:
     page = (workplace.path / "report.html").read_text()
     assert "ranks trial 0&#39;s setting first" in page
     assert "hpo finish small --top" not in page
+    assert "In the search its setting ran with one seed only; in the final evaluation, over 2 seeds" in page
 
 
 def test_a_study_that_cannot_be_finished_is_refused_in_one_line(place):

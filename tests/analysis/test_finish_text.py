@@ -58,6 +58,24 @@ def test_a_winner_that_may_beat_the_largest_class_by_luck_alone_is_doubted():
     assert "clearly" not in finish_text.winner_text(clear)
 
 
+def test_an_unfinished_evaluation_says_how_many_runs_are_missing():
+    found = replace(result((0.95, 0.95), (0.9, 0.9)), missing=("trial 1's setting lacks seed 1: ...",))
+    assert "the mean of 2 seeds; 1 of 4 runs is not complete" in finish_text.winner_text(found)
+
+
+def test_what_the_evaluation_adds_to_a_setting_is_told():
+    found = result((0.95, 1.0), (0.9, 0.8))
+    lead = "In the search its setting ran with one seed only;"
+    told = "in the final evaluation, over 2 seeds its mean is 0.8500 (test accuracy)."
+    assert finish_text.seeds_sentence(found, 1) == f"{lead} {told}"
+    assert finish_text.seeds_sentence(found, 7).endswith(
+        "it is not among the settings of the final evaluation."
+    )
+    (run, _) = found.runs
+    waiting = replace(found, runs=(replace(run, values={}),))
+    assert finish_text.seeds_sentence(waiting, 0).endswith("in the final evaluation is complete.")
+
+
 def test_a_mean_whose_seeds_vary_around_the_baseline_is_doubted_on_any_number_of_images():
     certain = replace(result((0.98, 0.9, 0.95)), images=100_000)
     assert "clearly" not in finish_text.winner_text(certain)

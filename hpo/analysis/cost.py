@@ -72,6 +72,7 @@ class CostPart:
     original_epoch_seconds: float | None  # in the original report; None if it has no such point
     original_seconds: float | None  # of all epochs there, which may be another number than here
     at_most: tuple[str, ...] = ()  # options in SAVINGS for which the seconds are an upper bound
+    pass_seconds: float = 0.0  # to compute the output of frozen layers once; 0 if that is not kept
     weights_bytes: int = 0  # of a trial's weights; 0 if they are not known
     checkpoint_bytes: int = 0
 
@@ -130,6 +131,14 @@ class Forecast:
     def at_most(self) -> list[str]:
         """The options in ``SAVINGS`` for which the totals are an upper bound, sorted."""
         return sorted({name for part in self.parts for name in part.at_most})
+
+    @property
+    def pass_seconds(self) -> float:
+        """Seconds in which the output of frozen layers is computed, once for all trials of each model."""
+        once = {
+            tuple(map(part.setting.get, ("model", "image_size"))): part.pass_seconds for part in self.parts
+        }
+        return sum(once.values())
 
     def _pruned_seconds(self, part: CostPart) -> float:
         is_never_pruned = part.point is not None and not self.prune_points
@@ -325,6 +334,7 @@ class _PartBuilder:
 
     def _part(self, planned: _Planned, costs: EpochCosts) -> CostPart:
         found, known = costs.find(planned.config, planned.ways), self.known_cost(planned.setting)
+        at_most = tuple(self._savings(planned.config, planned.ways, planned.point))
         return CostPart(
             point=planned.point,
             setting=planned.setting,
@@ -334,7 +344,8 @@ class _PartBuilder:
             peak_gib=None if found is None else found.peak_gib,
             original_epoch_seconds=None if known is None else known.epoch_seconds,
             original_seconds=None if known is None else known.epoch_seconds * known.epochs,
-            at_most=tuple(self._savings(planned.config, planned.ways, planned.point)),
+            at_most=at_most,
+            pass_seconds=found.pass_seconds if found and "tune" in at_most else 0.0,
             weights_bytes=0 if found is None else found.weights_bytes,
             checkpoint_bytes=0 if found is None else found.checkpoint_bytes,
         )

@@ -46,6 +46,11 @@ def summary_lines(found: Forecast) -> Iterator[str]:
     yield f"in all {at_most}{_format_hours(total)} of one device, {wall} with {workers}"
     if found.at_most:
         yield f"at most, because {'; '.join(SAVINGS[name] for name in found.at_most)}"
+    if found.pass_seconds:
+        yield (
+            f"the output of frozen layers takes {_format_hours(found.pass_seconds / 3600)} of one device "
+            "for all trials together; after that only the last layers are trained"
+        )
     if pruned < total:
         wall = _format_hours(found.wall_hours(pruned))
         yield f"with pruning at best {_format_hours(pruned)} of one device, {wall} with {workers}"

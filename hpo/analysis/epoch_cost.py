@@ -35,6 +35,7 @@ class EpochCost:
     """What an epoch costs."""
 
     seconds: float  # mean of all epochs
+    pass_seconds: float  # to pass all images through the model once
     peak_gib: float  # memory: of the GPU, or of this process
     weights_bytes: int
     checkpoint_bytes: int
@@ -182,6 +183,7 @@ class EpochCosts:
         step_seconds += self._difference(config, ways)
         return EpochCost(
             seconds=steps * max(step_seconds, 0.0) + self.shape.selection * whole.image_seconds,
+            pass_seconds=(self.shape.train + self.shape.selection) * whole.image_seconds,
             peak_gib=whole.peak_gib,
             weights_bytes=whole.weights_bytes,
             checkpoint_bytes=whole.checkpoint_bytes,

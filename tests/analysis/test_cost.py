@@ -313,6 +313,18 @@ def test_a_plan_says_why_it_is_an_upper_bound(workplace, priced, train, space, a
     assert all(cost.SAVINGS[name] in out for name in at_most)
 
 
+def test_a_plan_says_what_the_output_of_frozen_layers_takes(workplace, monkeypatch):
+    measured = step_timing.MeasuredCost(step_seconds=0.01, image_seconds=0.01, peak_gib=0.5)
+    monkeypatch.setattr(step_timing, "measure_cost", lambda *_: measured)
+    models = 'model = ["resnet18", "squeezenet1_1"]\noptimizer = ["sgd", "adamw"]'
+    study = workplace.study(PARTLY.format(train='tune = "head"', space=models))
+    document = workplace.here("plan", study, "--devices", "cpu:1", "--json").json()
+    once = 0.01 * (document["images"] + document["selection"])
+    assert [part["pass_seconds"] for part in document["parts"]] == [pytest.approx(once)] * 4
+    out = workplace.here("plan", study, "--devices", "cpu:1").out
+    assert f"the output of frozen layers takes {2 * once:.0f} seconds of one device" in out
+
+
 def test_a_plan_is_shown_as_a_table_and_as_json_without_data_or_store(workplace, monkeypatch):
     monkeypatch.setattr(step_timing, "MAX_STEPS", 2)
     monkeypatch.setattr(epoch_cost, "SLOW_STEP_SECONDS", 60.0)

@@ -60,8 +60,8 @@ def used_up_line(err: str) -> str:
 def test_an_epoch_budget_is_shared_by_all_workers_and_raising_it_resumes_the_study(place, url):
     file = place.study(study_text(epochs=6))
     done = place.hpo("run", file, "--devices", "cpu:2", HPO_STORE=url)
-    at_once = url.startswith("postgresql")  # a claim made at the same moment is not counted
-    assert 6 <= reported_epochs(url) <= 6 + at_once
+    # Two workers that commit at the same moment do not see each other's epoch: each may begin one more.
+    assert 6 <= reported_epochs(url) <= 6 + 2
     assert "search.epochs is used up" in used_up_line(done.err)
     assert "raise it in the study file, or with --set search.epochs=..." in used_up_line(done.err)
     assert not {trial.state.name for trial in trials(url)} - {"COMPLETE", "WAITING"}

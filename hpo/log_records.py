@@ -86,9 +86,11 @@ def format_text(record: logging.LogRecord) -> str:
     """Return a record as text; every line of a message of several lines has the context."""
     values = _values(record)
     trial = "-" if values["trial"] is None else values["trial"]
+    study = values["study"] or "-"
+    study = study if study.isprintable() else repr(study)  # another tool's may have a line break
     head = (
         f"{values['time']} {values['level']} host={values['host']} process={values['process']} "
-        f"study={values['study'] or '-'} trial={trial} {_source(record)}: "
+        f"study={study} trial={trial} {_source(record)}: "
     )
     return _each_line(head, values["message"])
 

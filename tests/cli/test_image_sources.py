@@ -57,7 +57,7 @@ def test_the_images_of_a_published_set_are_shown_and_planned(workplace, monkeypa
     study = workplace.study(STUDY.format("eurosat"))
     done = workplace.here("data", study)
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
-    assert lines[0] == "data set eurosat"
+    assert lines[0] == "data set eurosat: 18 images"
     assert "all 14 2 2 18" in lines
     assert "formats 17 JPEG, 1 GIF" in lines
     forecast = workplace.here("plan", study, "--devices", "cpu:1", "--json").json()

@@ -85,7 +85,8 @@ bench: install  ## compare hpo with named peers in the same run
 	  $(BIN)/python -m benchmarks.$$each || exit 1; now=$$(date +%s); \
 	  echo "$$each took $$((now - start)) s, $$((now - begun)) s in all"; done
 
-bench-load: install  ## measure what 1 to 64 workers cost a Postgres, six minutes
+bench-load: install  ## measure what 1 to 512 workers cost a Postgres, a quarter of an hour
+	$(BIN)/python -m benchmarks.store_turns
 	$(BIN)/python -m benchmarks.store_load $$(command -v pgbouncer >/dev/null && echo --pgbouncer)
 
 bench-search: install  ## compare search strategies on recorded curves and synthetic studies

@@ -21,8 +21,8 @@ should_prune and tell; the time of its report includes should_prune, the time of
 suggestions. The server belongs to the run and has default settings, so that a commit waits for the disk.
 It shares the machine with the workers.
 
-Run it with ``make bench-load``, or ``python -m benchmarks.store_load``; it takes about six minutes. The
-last line is JSON, with the bytes by which each table has grown.
+Run it with ``make bench-load``, or ``python -m benchmarks.store_load``; it takes about a quarter of an hour
+with ``--pgbouncer``. The last line is JSON, with the bytes by which each table has grown.
 """
 
 import argparse

@@ -1,0 +1,129 @@
+"""Compare what a report costs among 64 workers with what it costs among 4: processor time and statements.
+
+The workers of each study take turns within this process: each in turn claims a trial with asha or hyperband
+and TPE, reports nine epochs, and ends it. So no worker waits for a core or loses its caches to another one,
+as with processes on few cores (``store_load``), and what is measured is what a worker does for the others'
+sake. A report has its share of claims and ends. The studies have 400 ended trials, more than a sampler
+looks at. The server belongs to the run and has default settings. Rounds of 4 and of 64 workers alternate;
+figures are medians over the rounds.
+
+Run it with ``make bench-load``, or ``python -m benchmarks.store_turns``.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Generator
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from benchmarks import store, store_load
+from benchmarks.postgres_server import Server
+from benchmarks.store import PrunerName, accuracy, commit_report
+from benchmarks.store_workers import HpoWorker
+from benchmarks.synthetic_trials import EPOCHS, pruned_trials
+from hpo.workers import pruning
+from tests.support import postgres
+
+ENDED, REPORTS = 400, 320  # trials at the beginning; reports of all workers together in a round
+COSTS = ("worker ms", "server ms", "statements")
+
+
+def reports(worker: HpoWorker, first_epoch: int) -> Generator[None]:
+    """Run trials and stop before each report; of the first trial only from an epoch on.
+
+    Args:
+        worker: The worker.
+        first_epoch: Where it stops first, so that workers are at different epochs.
+    """
+    while True:
+        with worker.ask() as (claim, pruner):
+            for epoch in range(1, EPOCHS + 1):
+                if epoch >= first_epoch:
+                    yield
+                try:
+                    commit_report(claim, pruner, epoch)
+                except pruning.TrialPrunedByRule as pruned:  # it continues: all trials are equally long
+                    worker.history.own_trial.system_attrs.update(pruned.attributes)
+            value = accuracy(claim.number, EPOCHS)
+            claim.end(TrialState.COMPLETE, value=value, forget_checkpoint=True)
+        first_epoch = 1
+
+
+class Crowd:
+    """A study and its workers, which take turns."""
+
+    def __init__(self, stack: contextlib.ExitStack, cluster: str, pruner: PrunerName, size: int) -> None:
+        make_trials = store_load.paused_trials if pruner == "asha" else pruned_trials
+
+        def make(url: str) -> store.HpoTrials:
+            return store.HpoTrials(url, ENDED, store_load.WAITING, pruner, make_trials)
+
+        url = stack.enter_context(store_load.prepared_database(cluster, make))
+        self.statements, self.server = 0, Server(url)
+        self.costs: dict[str, list[float]] = {name: [] for name in COSTS}
+        workers = [HpoWorker(url) for _ in range(size)]
+        for worker in workers:
+            stack.callback(worker.storage.engine.dispose)
+            sa.event.listen(worker.storage.engine, "before_cursor_execute", self._count)
+        self._turns = [reports(each, 1 + 2 * index % EPOCHS) for index, each in enumerate(workers)]
+        for turn in self._turns:
+            stack.callback(turn.close)
+        self._take_turns(3 * EPOCHS + 1)
+
+    def _count(self, *_: object) -> None:
+        self.statements += 1
+
+    def _take_turns(self, count: int) -> None:
+        for _ in range(count):
+            for turn in self._turns:
+                next(turn)
+
+    def measure(self) -> None:
+        """Run a round, and note what a report has cost."""
+        count = REPORTS // len(self._turns)
+        before = time.process_time(), self.server.cpu_seconds(), self.statements
+        self._take_turns(count)
+        after = time.process_time(), self.server.cpu_seconds(), self.statements
+        for name, factor, begun, ended in zip(COSTS, (1e3, 1e3, 1), before, after, strict=True):
+            self.costs[name].append(factor * (ended - begun) / (count * len(self._turns)))
+
+
+def compare(cluster: str, pruner: PrunerName, rounds: int) -> dict[str, Any]:
+    """Return what a report costs among 4 and among 64 workers, and the ratios."""
+    with contextlib.ExitStack() as stack:
+        few, many = (Crowd(stack, cluster, pruner, size) for size in (4, 64))
+        for _ in range(rounds):
+            few.measure()
+            many.measure()
+    found: dict[str, Any] = {"pruner": pruner}
+    for name in COSTS:
+        costs = [statistics.median(each.costs[name]) for each in (few, many)]
+        ratios = [late / early for early, late in zip(few.costs[name], many.costs[name], strict=True)]
+        found[name] = {"4": costs[0], "64": costs[1], "ratio": statistics.median(ratios)}
+    return found
+
+
+def main() -> None:
+    """Measure both pruners, and print a line for each cost and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of 320 reports for each number")
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruners: tuple[PrunerName, ...] = ("hyperband", "asha")
+    with postgres.server(max_connections="300") as cluster:
+        found = [compare(cluster, pruner, given.rounds) for pruner in pruners]
+    for row in found:
+        for name in COSTS:
+            few, many, ratio = row[name].values()
+            print(f"{row['pruner']}: {name} per report {few:.2f} among 4, {many:.2f} among 64: {ratio:.2f}")
+    print(json.dumps({"benchmark": "store_turns", "rows": found}))
+
+
+if __name__ == "__main__":
+    main()

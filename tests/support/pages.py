@@ -81,6 +81,6 @@ def hpo_commands(block: Block) -> Iterator[Sequence[str]]:
     """Yield the arguments of each line of a block of bash that begins with ``hpo`` and a verb."""
     lines = block.text.replace("\\\n", " ").splitlines() if block.language == "bash" else []
     for line in lines:
-        words = shlex.split(re.split(r" [>|] ", line)[0], comments=True)
+        words = shlex.split(re.split(r" 2?[>|] ", line)[0], comments=True)
         if words[:1] == ["hpo"] and not words[1].startswith("-"):
             yield words[1:]

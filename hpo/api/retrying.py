@@ -8,8 +8,8 @@ from optuna.trial import FrozenTrial
 from hpo import logs
 from hpo.api import images
 from hpo.api.locations import Locations
-from hpo.artifacts.checkpoint import epoch_of_checkpoint
 from hpo.artifacts.folders import Artifacts
+from hpo.artifacts.names import epoch_of_checkpoint
 from hpo.errors import DataError, DefinitionError
 from hpo.store import control, failures, status, studies, study_images
 from hpo.store.storage import Storage

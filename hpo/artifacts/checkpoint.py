@@ -260,15 +260,6 @@ def list_checkpoints(folder: Path) -> list[str]:
     return sorted((file.name for file in files if CHECKPOINT_NAME.fullmatch(file.name)), key=_sort_key)
 
 
-def epoch_of_checkpoint(name: str) -> int:
-    """Return the epoch after which a checkpoint was saved.
-
-    Args:
-        name: The name of its file, with or without folders; it must be one that ``save`` returns.
-    """
-    return _sort_key(name.rpartition("/")[2])[0]
-
-
 def _sort_key(name: str) -> tuple[int, ...]:
     """Return (epoch, step, attempt)."""
     match = CHECKPOINT_NAME.fullmatch(name)

@@ -69,6 +69,15 @@ def epoch_of_weights(name: str) -> int:
     return int(found[1])
 
 
+def epoch_of_checkpoint(name: str) -> int:
+    """Return the epoch after which a checkpoint was saved.
+
+    Args:
+        name: The name of its file, with or without folders, as ``checkpoint.save`` returns it.
+    """
+    return int(name.rpartition("/")[2].split("-")[1])
+
+
 def is_contained(name: str) -> bool:
     """Return whether a name stays below a root that it is appended to, on every file system."""
     parts = name.split("/")

@@ -202,7 +202,10 @@ def _set_up(
 
 def _warn_if_files_are_elsewhere(history: History, artifacts: Artifacts, folder: str) -> None:
     """Log that the artifacts lack all files, but for logs, of a study whose trials have run."""
-    has_files = {*artifacts.list_names(folder)} - {LOGS}
+    try:
+        has_files = {*artifacts.list_names(folder)} - {LOGS}
+    except OSError:  # the first trial says what is wrong with the folder
+        return
     if not has_files and restarts.has_progress(history.storage, history.study_id):
         log.warning(
             "trials of the study have run, but %s has no files of theirs, so they will start again from "

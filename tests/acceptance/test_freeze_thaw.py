@@ -17,6 +17,7 @@ from hpo.store.process import current_owner
 from hpo.workers.pruning import TrialPruner
 from hpo.workers.setting import choose_setting
 from hpo.workers.worker import claim_next
+from tests.support.log_lines import messages
 from tests.support.processes import descendants, wait_for
 
 OWN = """
@@ -179,8 +180,8 @@ def test_a_trial_whose_worker_died_between_report_and_pause_pauses_at_once(place
     with storage.transaction() as session:
         rows.write_attributes(session, trials(url)[0]._trial_id, {PAUSED_AT_RUNG: None}, system=True)
     place.here("create", "small.toml", "--set", "search.epochs=6", HPO_STORE=url)
-    err = place.here("worker", "small", HPO_STORE=url).err
-    assert "attempt 2, continues after epoch 1\ntrial 0 paused (after epoch 1: 15 settings" in err
+    said = "\n".join(messages(place.here("worker", "small", HPO_STORE=url).err))
+    assert "attempt 2, continues after epoch 1\nhpo: trial 0 paused (after epoch 1: 15 settings" in said
     assert [each.system_attrs.get(PAUSED_AT_RUNG) for each in trials(url)[:7]] == [*[1] * 6, None]
     assert len(epochs_run(place)) == 6
 

@@ -40,7 +40,8 @@ def test_every_public_name_is_there_and_documented_with_an_example():
         found = getattr(hpo, name)
         assert found.__doc__, name
     methods = {name: getattr(hpo.Study, name) for name in dir(hpo.Study) if not name.startswith("_")}
-    helpers = {"read", "definition", "artifacts_folder", "logs_folder", "check_exists", "check_deletable"}
+    helpers = {"read", "problems", "definition", "artifacts_folder", "logs_folder"}
+    helpers |= {"check_exists", "check_deletable"}
     for name, method in methods.items():
         assert "Examples:" in method.__doc__ or name in helpers, name
     for function in (hpo.create, hpo.load, hpo.studies, hpo.Model, hpo.Model.predict):

@@ -57,6 +57,7 @@ batch_size = [8, 16, 32]
 
 [search]
 trials = 8
+keep_weights = "all"
 sampler = { name = "tpe", seed = 0 }
 pruner = { name = "asha", min_epochs = 1 }
 """

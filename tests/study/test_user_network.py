@@ -51,7 +51,7 @@ def test_a_network_of_the_users_own_can_be_fixed_searched_or_listed(tmp_path):
 def test_imagenet_weights_can_be_used_beside_a_network_of_the_users_own(tmp_path):
     message = refusal(tmp_path, f"model = '{OWN}'", "", "train.weights=imagenet")
     assert message.startswith(
-        f"weights: there are no ImageNet weights for '{OWN}', a network of your own; "
+        f"--set: weights: there are no ImageNet weights for '{OWN}', a network of your own; "
     )
     choices = f"weights = {{ choices = ['none'], when = {{ model = '{OWN}' }} }}"
     text = STUDY.format(train="", space=f"model = ['resnet18', '{OWN}']\n{choices}")

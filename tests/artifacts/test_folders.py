@@ -267,7 +267,7 @@ def test_trials_that_pause_and_are_never_promoted_keep_their_weights_at_a_url(pl
     (tmp_path / "own.py").write_text(OWN.replace('["epoch"] / 10', '["epoch"] / 10 - config.speed'))
     (tmp_path / "own.toml").write_text(
         '[train]\nobjective = "own:climb"\nepochs = 4\n[space]\nspeed = { low = 0.1, high = 0.5 }\n'
-        '[search]\nsampler = "random"\ntrials = 6\n'
+        '[search]\nsampler = "random"\ntrials = 6\nkeep_weights = "all"\n'
         'pruner = { name = "asha", min_epochs = 1, reduction_factor = 2 }\n'
     )
     storage = studies.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)

@@ -128,7 +128,8 @@ def forks(config, state):
 
 
 def points(objective: str, *kinds: str) -> str:
-    head = f'[train]\nobjective = "own:{objective}"\nepochs = 1\n[search]\nsampler = "grid"\n'
+    head = f'[train]\nobjective = "own:{objective}"\nepochs = 1\n'
+    head += '[search]\nsampler = "grid"\nmax_failures = 0\n'
     return head + "".join(f'[[points]]\nkind = "{kind}"\n' for kind in kinds)
 
 

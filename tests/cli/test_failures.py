@@ -77,7 +77,7 @@ def failure_lines(place: Workplace) -> list[str]:
 
 def test_run_best_and_status_say_how_many_trials_failed_and_why(partly_failed):
     lines = failure_lines(partly_failed)
-    problem = f"problem: {lines[0]}; once the cause is gone: 'hpo retry small --failed'; traceback: "
+    problem = f"problem: {lines[0]}; once the cause is gone: 'hpo retry small --failed'; traceback:"
     expected = {"run small.toml": "\n".join(lines), "best small": "\n".join(lines), "status small": problem}
     for words, told in expected.items():
         done = partly_failed.here(*words.split())

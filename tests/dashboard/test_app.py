@@ -312,5 +312,5 @@ def test_an_optimistic_value_is_marked(url, artifacts):
     assert "chosen on: optimistic" in found["note"]["body"]
     assert "chosen on: optimistic" in found["trials"][0]["note"]["body"]
     assert "on the test split: optimistic" in overview.render_overview(
-        studies.open_storage(url, create=False)
+        studies.open_storage(url, create=False), artifacts
     )

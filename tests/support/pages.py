@@ -14,7 +14,7 @@ FENCE = re.compile(r'^ *```(\w*)(?: title="([^"]+)")?$')
 NOT_RUN = re.compile(r"^ *\*Not run by the tests: (.+)\.\*$")
 INCLUDED = re.compile(r'^--8<-- "([^":]+)', re.MULTILINE)
 RUN_LANGUAGES = ("bash", "python")
-SHOWN_LANGUAGES = ("toml", "text", "json", "mermaid", "ini")
+SHOWN_LANGUAGES = ("toml", "text", "json", "mermaid", "ini", "yaml")
 
 
 @dataclass(frozen=True, kw_only=True)

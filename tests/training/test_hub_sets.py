@@ -110,8 +110,10 @@ def test_rows_without_a_label_are_left_out_and_told(tmp_path, caplog):
     write_parquet(tmp_path / "set", DatasetDict(hidden | make_splits({"extra": 2})))
     source = list_images(tmp_path)
     assert source.test is None
-    told = [each.message.partition("': ")[2] for each in caplog.records if each.levelno == logging.WARNING]
-    assert told == ["not used: split extra", "left out 4 rows of test, which have no label"]
+    told = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert [each.rpartition(": ")[0].startswith("train.dataset: 'hf:") for each in told] == [True, True]
+    assert told[0].endswith(": not used: split extra")
+    assert told[1].endswith(": left out 4 rows of test, which have no label")
 
 
 def test_bytes_that_are_no_image_are_told_by_the_scan(tmp_path):

@@ -29,7 +29,7 @@ auth_type = any
 pool_mode = transaction
 ;; connections to the server, at least two
 default_pool_size = {connections}
-max_client_conn = 600
+max_client_conn = 1200
 """
 
 

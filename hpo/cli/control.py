@@ -138,14 +138,15 @@ def _name_trials(retried: "list[RetriedTrial]") -> str:
 
 def _next_step(study: "Study") -> str:
     """Return what makes the trials run, in the state that the study is in."""
+    from hpo.store.waits import start_command
+
     now = study.status()
     if now.state in ("paused", "stopped"):
         return f"the study is {now.state}: run 'hpo resume {study.name}'"
-    return (
-        "its workers take them"
-        if now.workers or now.waiting_workers
-        else f"to run them: hpo launch {study.name}"
-    )
+    if now.workers or now.waiting_workers:
+        return "its workers take them"
+    start = start_command(study.name, study.definition().script_function)
+    return "to run them: " + start.strip("'")
 
 
 @verb(app, "enqueue", CONTROL, "hpo enqueue my-study lr=0.01 batch_size=32")

@@ -19,6 +19,10 @@ IMAGES = {
 OWN = "def climb(config, state):\n    yield 0.5, None\n"
 
 
+def climb(config, state):
+    yield 0.5, None
+
+
 def stored_study(document, url, tmp_path):
     """Return a study of which trial 0 failed after two epochs, and trial 1 before its first."""
     places = {"artifacts": tmp_path / "artifacts", "data": tmp_path}
@@ -92,3 +96,12 @@ def test_trials_of_an_objective_that_cannot_be_imported_are_not_put_back(url, tm
     assert states(study) == ["failed", "failed"]
     (tmp_path / "retried_own.py").write_text(OWN)
     assert [each.trial for each in study.retry(1)] == [1]
+
+
+def test_retry_of_a_notebooks_study_says_how_a_notebook_runs_it(url, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["__main__"], "climb", climb, raising=False)
+    document = {"name": "own", "train": {"objective": "__main__:climb"}, "space": {"x": [1, 2]}}
+    stored_study(document | {"search": {"trials": 2}}, url, tmp_path)
+    verbs.retry_trials("own", [0], False, store_url=url, artifacts=str(tmp_path / "artifacts"))
+    assert capsys.readouterr().out.splitlines()[-1] == "to run them: study.run(objective=climb)"

@@ -24,10 +24,9 @@ from optuna.trial import TrialState
 
 from benchmarks import store, store_load
 from benchmarks.postgres_server import Server
-from benchmarks.store import PrunerName, accuracy, commit_report
+from benchmarks.store import PrunerName, accuracy
 from benchmarks.store_workers import HpoWorker
 from benchmarks.synthetic_trials import EPOCHS, pruned_trials
-from hpo.workers import pruning
 from tests.support import postgres
 
 ENDED, REPORTS = 400, 320  # trials at the beginning; reports of all workers together in a round
@@ -46,10 +45,7 @@ def reports(worker: HpoWorker, first_epoch: int) -> Generator[None]:
             for epoch in range(1, EPOCHS + 1):
                 if epoch >= first_epoch:
                     yield
-                try:
-                    commit_report(claim, pruner, epoch)
-                except pruning.TrialPrunedByRule as pruned:  # it continues: all trials are equally long
-                    worker.history.own_trial.system_attrs.update(pruned.attributes)
+                worker.report(claim, pruner, epoch)
             value = accuracy(claim.number, EPOCHS)
             claim.end(TrialState.COMPLETE, value=value, forget_checkpoint=True)
         first_epoch = 1

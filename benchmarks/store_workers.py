@@ -103,6 +103,13 @@ class HpoWorker:
             _, _, study = choose_setting(claim, self.history, definition)
             yield claim, pruning.TrialPruner(study, self.history, definition)
 
+    def report(self, claim: lease.Claim, pruner: pruning.TrialPruner, epoch: int) -> None:
+        """Report an epoch; a trial that is pruned continues, and notes that it has passed this rung."""
+        try:
+            commit_report(claim, pruner, epoch)
+        except pruning.TrialPrunedByRule as pruned:
+            self.history.own_trial.system_attrs.update(pruned.attributes)
+
     def run_trial(self) -> None:
         """Run a trial."""
         clock = self.clock
@@ -112,12 +119,7 @@ class HpoWorker:
             for epoch in range(1, EPOCHS + 1):
                 clock.epoch()
                 with clock.call("report"):
-                    try:
-                        commit_report(claim, pruner, epoch)
-                    except (
-                        pruning.TrialPrunedByRule
-                    ) as pruned:  # the trial continues, so note that it has passed this rung
-                        self.history.own_trial.system_attrs.update(pruned.attributes)
+                    self.report(claim, pruner, epoch)
             with clock.call("end"):
                 claim.end(TrialState.COMPLETE, value=accuracy(claim.number, EPOCHS), forget_checkpoint=True)
 

@@ -69,6 +69,10 @@ class StoreMissing(StoreError):
     """There is no store at a URL: no file, or a database without the tables."""
 
 
+class NoCompleteTrial(StoreError):
+    """No trial of a study is complete, so it has no result yet."""
+
+
 class StoreUnavailable(StoreError):
     """The store cannot be reached at the moment, or another process locks it for too long."""
 

@@ -74,7 +74,7 @@ def _failures(now: Status, files: str | None) -> Iterator[Problem]:
             continue
         trace = f"'hpo trials {now.study}' says why each did"
         if each.has_traceback and files is not None:
-            trace = f"traceback: {files}/{each.first_trial:04d}/traceback.txt"
+            trace = f"traceback: {each.traceback_path(files)}"
         yield Problem(
             kind="failed",
             text=str(each),

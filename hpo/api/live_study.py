@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from hpo.analysis import health, records, results
+from hpo.analysis import records, results
 from hpo.analysis.health import Problem
 from hpo.analysis.records import TrialRecord
 from hpo.analysis.results import SettingResult
@@ -16,21 +16,24 @@ from hpo.api.live_view import (
     status_headline,
     workers_view,
 )
-from hpo.artifacts.folders import Artifacts
 from hpo.store import status
-from hpo.store.status import Status
+from hpo.store.status import Snapshot, Status
 from hpo.store.storage import Storage
 from hpo.store.trial_cache import TrialCache
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReading:
-    """What one read of a study found: its status, all its trials, and its best setting if there is one."""
+    """What one read of a study found, with its trials as records, and its best setting if there is one."""
 
-    status: Status
+    snapshot: Snapshot
     records: list[TrialRecord]
     best: SettingResult | None
-    problems: tuple[Problem, ...]
+
+    @property
+    def status(self) -> Status:
+        """The study's status."""
+        return self.snapshot.status
 
 
 class LiveStudy:
@@ -41,11 +44,10 @@ class LiveStudy:
         starting: How many of the workers are starting, as their supervisor says.
     """
 
-    def __init__(self, storage: Storage, name: str, artifacts: Artifacts | None = None) -> None:
-        """Read nothing yet; ``artifacts`` says where the study's files are, for its problems."""
+    def __init__(self, storage: Storage, name: str) -> None:
         self.last: StudyReading | None = None
         self.starting = 0
-        self._storage, self._name, self._artifacts = storage, name, artifacts
+        self._storage, self._name = storage, name
         self._cache, self._made = TrialCache(), records.MadeRecords()
 
     def read(self) -> StudyReading:
@@ -58,8 +60,7 @@ class LiveStudy:
         read = status.read_snapshot(self._storage, self._name, self._cache)
         found = records.trial_records(read.definition, read.trials, self._made)
         best = results.best_setting(read.definition, found)
-        problems = health.find_problems(read, self._artifacts)
-        self.last = StudyReading(status=read.status, records=found, best=best, problems=problems)
+        self.last = StudyReading(snapshot=read, records=found, best=best)
         return self.last
 
     def running_view(self, rows: int, *, stopping: bool) -> RenderableType:
@@ -74,14 +75,15 @@ class LiveStudy:
             return Text(f"{self._name}: {describe_starting(starting) or 'reading the study'}", style="bold")
         return live_view(last.status, last.records, last.best, rows, starting=starting, stopping=stopping)
 
-    def watch_view(self, height: int) -> RenderableType:
+    def watch_view(self, height: int, found: tuple[Problem, ...]) -> RenderableType:
         """Return what ``hpo status --watch`` shows on a terminal after a read.
 
         Args:
             height: The lines of the terminal.
+            found: What is wrong with the study.
         """
         assert self.last is not None
-        now, problems = self.last.status, problem_lines(self.last.problems)
+        now, problems = self.last.status, problem_lines(found)
         rows = max(height - 7 - len(problems) - len(now.workers) - len(now.waits), 3)
         shown = live_view(now, self.last.records, self.last.best, rows)
-        return Group(*problems, status_headline(now), *workers_view(now, self.last.problems), shown)
+        return Group(*problems, status_headline(now), *workers_view(now, found), shown)

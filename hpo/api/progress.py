@@ -225,12 +225,12 @@ def watch_study(storage: Storage, name: str, artifacts: Artifacts) -> None:
     if not console.is_terminal:
         _print_changes(storage, name)
         return
-    study = LiveStudy(storage, name, artifacts)
+    study = LiveStudy(storage, name)
     with _no_echo(), Live(console=console, refresh_per_second=4, screen=False) as screen:
         while True:
-            now = study.read().status
-            screen.update(study.watch_view(console.height))
-            if now.state == "complete":
+            read = study.read()
+            screen.update(study.watch_view(console.height, health.find_problems(read.snapshot, artifacts)))
+            if read.status.state == "complete":
                 return
             time.sleep(1.0)
 

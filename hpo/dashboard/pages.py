@@ -4,12 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpo.analysis import results
 from hpo.artifacts.folders import Artifacts
 from hpo.dashboard import overview, prometheus
 from hpo.dashboard.gate import OVERVIEW_PATH, REPORT_PATH, Environ, Start
-from hpo.errors import HpoError
-from hpo.store import status
+from hpo.errors import HpoError, NoCompleteTrial
 from hpo.store.storage import Storage
 
 METRICS_PATH = "/metrics"
@@ -83,9 +81,10 @@ def _elsewhere(location: str) -> OwnPage:
 def _report(study_id: int, storage: Storage, artifacts: Artifacts) -> str | None:
     """Return a study's report; None if no trial is complete."""
     name = storage.get_study_name_from_id(study_id)
-    if results.best_of(status.read_snapshot(storage, name)) is None:
-        return None
     # It imports Plotly and scikit-learn, which take seconds; the dashboard starts without them.
     from hpo.report import page
 
-    return page.render_html(page.read_report(storage, name, artifacts))
+    try:
+        return page.render_html(page.read_report(storage, name, artifacts))
+    except NoCompleteTrial:
+        return None

@@ -29,7 +29,7 @@ from hpo.analysis.results import SettingResult
 from hpo.analysis.sections import Listing, Section, format_value, make_table, write_csv_files
 from hpo.artifacts import durable
 from hpo.artifacts.folders import Artifacts
-from hpo.errors import ArtifactError, StoreError, join_names
+from hpo.errors import ArtifactError, NoCompleteTrial, join_names
 from hpo.original import claims, match, tables
 from hpo.original.claims import ReportClaim
 from hpo.report import (
@@ -88,7 +88,8 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
         artifacts: Where the study's files are; what is missing there is missing on the page.
 
     Raises:
-        StoreError: There is no such study, it is another tool's, or it has no complete trial.
+        NoCompleteTrial: No trial of it is complete.
+        StoreError: There is no such study, or it is another tool's.
         StoreUnavailable: The database cannot be reached.
     """
     trials = status.read_trials(storage, name)
@@ -96,7 +97,7 @@ def read_report(storage: Storage, name: str, artifacts: Artifacts) -> Report:
     found = records.trial_records(definition, trials)
     settings = results.all_settings(definition, found)
     if not settings:
-        raise StoreError(results.no_complete_trial_message(definition, found))
+        raise NoCompleteTrial(results.no_complete_trial_message(definition, found))
     measure = status.metric_name(definition)
     judged, original = _original_sections(definition, found, measure)
     ordered = results.best_settings(definition, found)

@@ -12,7 +12,7 @@ import bisect
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -59,7 +59,7 @@ class _Version:
     state: TrialState
     attempt: int | None  # None: another tool's
     progress: int  # epochs; with rungs how many of these it has passed
-    epoch: int  # the last one reported
+    epoch: int = field(compare=False)  # the last one reported
 
 
 @dataclass(kw_only=True)
@@ -131,7 +131,7 @@ class StudyChanges:
             is_before_rungs = row.state == TrialState.RUNNING and version.progress == 0
             if self.rungs is not None and is_before_rungs:
                 continue
-            if _is_same(version, before) and (has_parameters or row.state != TrialState.RUNNING):
+            if version == before and (has_parameters or row.state != TrialState.RUNNING):
                 continue
             changed.append(row)
             versions[row.number] = version
@@ -153,11 +153,3 @@ class StudyChanges:
         epoch = row.epoch or 0
         progress = epoch if self.rungs is None else bisect.bisect_right(self.rungs, epoch)
         return _Version(row.state, row.token, progress, epoch)
-
-
-def _is_same(version: _Version, before: _Version | None) -> bool:
-    return before is not None and (version.state, version.attempt, version.progress) == (
-        before.state,
-        before.attempt,
-        before.progress,
-    )

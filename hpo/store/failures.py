@@ -60,6 +60,10 @@ class EarlyEnd:
             return f"{text}, most often ({self.reason_count} times): {reason}"
         return f"{text}{', each time' if self.count > 1 else ''}: {reason}"
 
+    def traceback_path(self, files: str) -> str:
+        """Return where the traceback of ``first_trial`` is, in the study's files."""
+        return f"{files}/{self.first_trial:04d}/traceback.txt"
+
     def document(self) -> dict[str, Any]:
         """Return the fields for JSON, without those that the study's counts give."""
         return {
@@ -174,8 +178,10 @@ def traceback_lines(found: Iterable[EarlyEnd], files: str | None) -> Iterator[st
     """
     for each in found:
         if each.has_traceback:
-            where = "" if files is None else f": {files}/{each.first_trial:04d}/traceback.txt"
-            yield f"  traceback of trial {each.first_trial}{where or ' is in traceback.txt of its folder'}"
+            where = (
+                " is in traceback.txt of its folder" if files is None else f": {each.traceback_path(files)}"
+            )
+            yield f"  traceback of trial {each.first_trial}{where}"
 
 
 _trial, _attribute = rows.trials, rows.system_attributes

@@ -105,7 +105,7 @@ def run_worker(
     study_id, device = studies.find_study_id(storage, name), find_device(settings.device)
     owner = process.current_owner(settings.shown_as, devices.device_name(device), program_versions())
     with tell_presence(storage, study_id, owner, settings.lease_seconds) as presence:
-        context = _set_up(storage, name, settings, device, stop)
+        context = _set_up(storage, name, study_id, settings, device, stop)
         with tracking.open_tracker(context) as tracker:
             yield from _run_trials(storage, context, settings, tracker, presence)
 
@@ -172,14 +172,17 @@ def _open_places(storage: Storage, settings: WorkerSettings, stop: threading.Eve
 
 
 def _set_up(
-    storage: Storage, name: str, settings: WorkerSettings, device: torch.device, stop: threading.Event
+    storage: Storage,
+    name: str,
+    study_id: int,
+    settings: WorkerSettings,
+    device: torch.device,
+    stop: threading.Event,
 ) -> WorkerContext:
     """Check that the study can run here, and return what the worker's trials share."""
     definition = studies.read_definition(storage, name)
     check_installed(definition.search.track)
-    history = History(
-        storage, studies.find_study_id(storage, name), name, definition.metric, definition.objectives
-    )
+    history = History(storage, study_id, name, definition.metric, definition.objectives)
     if device.type == "cpu":
         precision.keep_freed_memory()
     cache = WorkerCache(settings.data, settings.artifacts, device, settings.cache_gb)

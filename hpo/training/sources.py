@@ -19,7 +19,6 @@ import importlib.metadata
 import io
 import logging
 import os
-import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -39,17 +38,19 @@ logger = logging.getLogger(__name__)
 
 # The files that a user without network access can put into the data folder, by data set.
 _IDX_FILES = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
+_ARCHIVES = {
+    "cifar10": ("cifar-10-python.tar.gz",),
+    "cifar100": ("cifar-100-python.tar.gz",),
+    "svhn": ("train_32x32.mat", "test_32x32.mat"),
+    "stl10": ("stl10_binary.tar.gz",),
+    **{
+        name: tuple(archive.path for archive in each.archives) for name, each in file_sets.FILE_SETS.items()
+    },
+}
 MANUAL_FILES = {
-    "cifar10": "cifar-10-python.tar.gz",
-    "cifar100": "cifar-100-python.tar.gz",
-    "svhn": "train_32x32.mat and test_32x32.mat",
-    "stl10": "stl10_binary.tar.gz",
+    **{name: " and ".join(files) for name, files in _ARCHIVES.items()},
     "mnist": f"mnist/{_IDX_FILES}",
     "fashion_mnist": f"fashion_mnist/{_IDX_FILES} (or install Debian's dataset-fashion-mnist)",
-    **{
-        name: " and ".join(archive.path for archive in each.archives)
-        for name, each in file_sets.FILE_SETS.items()
-    },
 }
 # Where torchvision downloads them from.
 ORIGINS = {
@@ -164,12 +165,10 @@ def read_published(name: str, root: Path) -> Source:
 
 def _damaged_archives(name: str, root: Path) -> str:
     """Return a clause for archives of a data set that are all there, and so of no use; else empty."""
-    named = re.findall(r"[\w/.-]+\.(?:mat|gz|tgz|zip)\b", MANUAL_FILES[name])
-    if not all((root / file).is_file() for file in named):
+    files = _ARCHIVES.get(name, ())
+    if not files or not all((root / file).is_file() for file in files):
         return ""
-    return (
-        f" although {' and '.join(named)} {'are' if len(named) > 1 else 'is'} there: damaged or not whole"
-    )
+    return f" although {MANUAL_FILES[name]} {'are' if len(files) > 1 else 'is'} there: damaged or not whole"
 
 
 def has_copy(name: str, root: Path) -> bool:

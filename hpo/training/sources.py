@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 # The files that a user without network access can put into the data folder, by data set.
 _IDX_FILES = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
-_ARCHIVES = {
+_ARCHIVE_FILES = {
     "cifar10": ("cifar-10-python.tar.gz",),
     "cifar100": ("cifar-100-python.tar.gz",),
     "svhn": ("train_32x32.mat", "test_32x32.mat"),
@@ -48,7 +48,7 @@ _ARCHIVES = {
     },
 }
 MANUAL_FILES = {
-    **{name: " and ".join(files) for name, files in _ARCHIVES.items()},
+    **{name: " and ".join(files) for name, files in _ARCHIVE_FILES.items()},
     "mnist": f"mnist/{_IDX_FILES}",
     "fashion_mnist": f"fashion_mnist/{_IDX_FILES} (or install Debian's dataset-fashion-mnist)",
 }
@@ -165,7 +165,7 @@ def read_published(name: str, root: Path) -> Source:
 
 def _damaged_archives(name: str, root: Path) -> str:
     """Return a clause for archives of a data set that are all there, and so of no use; else empty."""
-    files = _ARCHIVES.get(name, ())
+    files = _ARCHIVE_FILES.get(name, ())
     if not files or not all((root / file).is_file() for file in files):
         return ""
     return f" although {MANUAL_FILES[name]} {'are' if len(files) > 1 else 'is'} there: damaged or not whole"

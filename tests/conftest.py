@@ -1,6 +1,7 @@
 """Fixtures: an empty folder to run the real command in, and empty stores on real databases."""
 
 import fcntl
+import functools
 import inspect
 import os
 import re
@@ -31,11 +32,13 @@ from tests.support.workplace import Workplace, workplace_in  # noqa: E402
 cache_migrations()
 
 FIXTURES = {"cluster": "postgres", "chromium": "browser"}
-# Matches the source of a test that starts processes, or of a helper or fixture of its module.
-STARTS_PROCESSES = re.compile(
-    r"\.hpo\(|\.start\(\"|\bsubprocess\.(run|Popen)\b|\bpexpect\.|\bmultiprocessing\."
-)
-STARTS_POSTGRES = re.compile(r"\bpostgres\.(running|server)\(")
+# Match the source of a test that starts such a thing, or of a helper or fixture of its module.
+STARTS = {
+    "processes": re.compile(
+        r"\.hpo\(|\.start\(\"|\bsubprocess\.(run|Popen)\b|\bpexpect\.|\bmultiprocessing\."
+    ),
+    "postgres": re.compile(r"\bpostgres\.(running|server)\("),
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,11 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = getattr(item, "callspec", None)
         if parameters is not None and parameters.params.get("url") == "postgresql":
             marks.add("postgres")
-        source = _source_with_helpers(item)
-        if "acceptance" in item.path.parts or STARTS_PROCESSES.search(source):
+        for function in _functions_of(item):
+            marks |= _look_into(function)[0]
+        if "acceptance" in item.path.parts:
             marks.add("processes")
-        if STARTS_POSTGRES.search(source):
-            marks.add("postgres")
         for mark in sorted(marks):
             item.add_marker(mark)
     _deal(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
@@ -69,8 +71,8 @@ def _deal(items: list[pytest.Item], count: int) -> None:
     ]
 
 
-def _source_with_helpers(item: pytest.Function) -> str:
-    """Return the source of a test, of its fixtures, and of the functions of the tests that they call."""
+def _functions_of(item: pytest.Function) -> set[Callable[..., Any]]:
+    """Return the function of a test, of its fixtures, and the functions of the tests that they call."""
     packages = item.module.__name__.split(".")[:-1]
     names = [".".join([*packages[: depth + 1], "conftest"]) for depth in range(len(packages))]
     modules = [*(sys.modules[name] for name in names if name in sys.modules), item.module]
@@ -78,15 +80,22 @@ def _source_with_helpers(item: pytest.Function) -> str:
     requested = [defined.get(name) for name in item.fixturenames]
     fixtures = [each for each in requested if hasattr(each, "_get_wrapped_function")]
     pending = [item.function, *(each._get_wrapped_function() for each in fixtures)]
-    texts: dict[Callable[..., Any], str] = {}
+    found: set[Callable[..., Any]] = set()
     while pending:
         function = inspect.unwrap(pending.pop())
-        if function in texts or not function.__module__.startswith("tests."):
-            continue
-        texts[function] = inspect.getsource(function)
-        named = (function.__globals__.get(word) for word in re.findall(r"\w+", texts[function]))
-        pending += filter(inspect.isfunction, named)
-    return "\n".join(texts.values())
+        if function not in found and function.__module__.startswith("tests."):
+            found.add(function)
+            pending += _look_into(function)[1]
+    return found
+
+
+@functools.cache  # most tests are cases of a function, and many share their helpers
+def _look_into(function: Callable[..., Any]) -> tuple[set[str], list[Callable[..., Any]]]:
+    """Return the marks of what a function starts itself, and the functions that it names."""
+    source = inspect.getsource(function)
+    marks = {mark for mark, pattern in STARTS.items() if pattern.search(source)}
+    named = (function.__globals__.get(word) for word in re.findall(r"\w+", source))
+    return marks, list(filter(inspect.isfunction, named))
 
 
 _running: list[pytest.Item] = []  # the current test
@@ -166,13 +175,14 @@ def place(workplace: Workplace, request: pytest.FixtureRequest) -> Iterator[Work
 @pytest.fixture
 def chromium() -> Iterator[Any]:
     """Return the system's Chromium, headless. Without one the test is skipped; in CI it fails."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         reason = "no command 'chromium' (install the Debian package chromium)"
         assert os.environ.get("CI") != "true", reason
         pytest.skip(reason)
+    expect.set_options(timeout=120_000)  # milliseconds; with 5,000 a busy machine fails
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

@@ -30,6 +30,8 @@ from tests.support.databases import cache_migrations, closed_engines, plain_sql 
 from tests.support.workplace import Workplace, workplace_in  # noqa: E402
 
 cache_migrations()
+# A shell or scheduler may have started the tests with SIGHUP ignored, which their programs would inherit.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FIXTURES = {"cluster": "postgres", "chromium": "browser"}
 # Match the source of a test that starts such a thing, or of a helper or fixture of its module.

@@ -1,21 +1,22 @@
-"""Compare what a report costs among 64 workers with what it costs among 4: processor time and statements.
+"""Compare what a report costs among many workers with what it costs among 4: processor time and statements.
 
 The workers of each study take turns within this process: each in turn claims a trial with asha or hyperband
 and TPE, reports nine epochs, and ends it. So no worker waits for a core or loses its caches to another one,
 as with processes on few cores (``store_load``), and what is measured is what a worker does for the others'
 sake. A report has its share of claims and ends. The studies have 400 ended trials, more than a sampler
-looks at. The server belongs to the run and has default settings. Rounds of 4 and of 64 workers alternate;
-figures are medians over the rounds.
+looks at. The server belongs to the run and has default settings. Rounds of 4 and of 64 workers alternate,
+or of the numbers that ``--workers`` gives; figures are medians over the rounds.
 
 Run it with ``make bench-load``, or ``python -m benchmarks.store_turns``.
 """
 
 import argparse
 import contextlib
+import gc
 import json
 import statistics
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import optuna
@@ -82,7 +83,7 @@ class Crowd:
 
     def measure(self) -> None:
         """Run a round, and note what a report has cost."""
-        count = REPORTS // len(self._turns)
+        count = max(REPORTS // len(self._turns), 2)
         before = time.process_time(), self.server.cpu_seconds(), self.statements
         self._take_turns(count)
         after = time.process_time(), self.server.cpu_seconds(), self.statements
@@ -90,34 +91,46 @@ class Crowd:
             self.costs[name].append(factor * (ended - begun) / (count * len(self._turns)))
 
 
-def compare(cluster: str, pruner: PrunerName, rounds: int) -> dict[str, Any]:
-    """Return what a report costs among 4 and among 64 workers, and the ratios."""
+def compare(cluster: str, pruner: PrunerName, sizes: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+    """Return what a report costs among each number of workers, and its ratio to that among the first."""
     with contextlib.ExitStack() as stack:
-        few, many = (Crowd(stack, cluster, pruner, size) for size in (4, 64))
+        crowds = [Crowd(stack, cluster, pruner, size) for size in sizes]
+        gc.collect()
+        gc.freeze()  # else each collection looks at the trials of all workers, as in no worker's process
         for _ in range(rounds):
-            few.measure()
-            many.measure()
-    found: dict[str, Any] = {"pruner": pruner}
-    for name in COSTS:
-        costs = [statistics.median(each.costs[name]) for each in (few, many)]
-        ratios = [late / early for early, late in zip(few.costs[name], many.costs[name], strict=True)]
-        found[name] = {"4": costs[0], "64": costs[1], "ratio": statistics.median(ratios)}
-    return found
+            for crowd in crowds:
+                crowd.measure()
+    return [
+        {
+            "pruner": pruner,
+            "workers": size,
+            **{name: statistics.median(crowd.costs[name]) for name in COSTS},
+            "ratios": {
+                name: statistics.median(
+                    many / few for few, many in zip(crowds[0].costs[name], crowd.costs[name], strict=True)
+                )
+                for name in COSTS
+            },
+        }
+        for size, crowd in zip(sizes, crowds, strict=True)
+    ]
 
 
 def main() -> None:
     """Measure both pruners, and print a line for each cost and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of 320 reports for each number")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds, each of 320 reports or two per worker"
+    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[4, 64], help="numbers to compare")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruners: tuple[PrunerName, ...] = ("hyperband", "asha")
-    with postgres.server(max_connections="300") as cluster:
-        found = [compare(cluster, pruner, given.rounds) for pruner in pruners]
+    with postgres.server(max_connections=str(sum(given.workers) + 20)) as cluster:
+        found = [row for each in pruners for row in compare(cluster, each, given.workers, given.rounds)]
     for row in found:
-        for name in COSTS:
-            few, many, ratio = row[name].values()
-            print(f"{row['pruner']}: {name} per report {few:.2f} among 4, {many:.2f} among 64: {ratio:.2f}")
+        costs = ", ".join(f"{name} {row[name]:.2f} ({row['ratios'][name]:.2f})" for name in COSTS)
+        print(f"{row['pruner']} among {row['workers']} workers, per report (ratio): {costs}")
     print(json.dumps({"benchmark": "store_turns", "rows": found}))
 
 

@@ -27,7 +27,8 @@ decides, ``RUNG_DECISIONS`` has what it decided at each rung, and what it expect
 
 import copy
 import itertools
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,14 @@ class RungDecision(StoredDecision):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a trial stands among those that have reached a rung, by its loss."""
+
+    trials: int  # that have reached it, itself included
+    ahead: int  # of these, that are better
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rungs:
     """The rungs of a study, and which trials are compared at them."""
 
@@ -98,10 +107,13 @@ class Rungs:
 
         One that stopped early has reached all rungs.
         """
-        is_there = (trial.last_step or 0) >= rung or has_stopped_early(trial)
-        if not is_there or not self.is_compared(trial):
-            return None
-        return self.objectives.losses(trial, rung)
+        return self.objectives.losses(trial, rung) if rung <= self.last_reached(trial) else None
+
+    def last_reached(self, trial: FrozenTrial) -> float:
+        """Return the epoch up to which a trial has reached all rungs; 0 if it is not compared."""
+        if not self.is_compared(trial):
+            return 0
+        return math.inf if has_stopped_early(trial) else trial.last_step or 0
 
     def as_sampler_sees(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that a sampler is shown, in the form in which it sees them.
@@ -149,8 +161,9 @@ class RungTable:
         """Take in the present state of a trial; one that is not compared is left out of all rankings."""
         number, waits_at = trial.number, paused_rung(trial)
         self._unranked.discard(number)
+        last_rung = self.rungs.last_reached(trial)
         for rung, reached in self._reached.items():
-            losses = self.rungs.losses(rung, trial)
+            losses = self.rungs.objectives.losses(trial, rung) if rung <= last_rung else None
             if losses is not None:
                 reached.put(number, losses, waits=waits_at == rung)
                 continue
@@ -169,7 +182,12 @@ class RungTable:
         if compared and trial.state == TrialState.COMPLETE:
             self._completed.add(trial.number)
 
-    def decide(self, own: FrozenTrial) -> RungDecision:
+    @property
+    def losses(self) -> dict[int, Mapping[int, float]]:
+        """What trials have reached, by rung and number; empty with several objectives."""
+        return {rung: each.losses for rung, each in self._reached.items() if isinstance(each, LossRanking)}
+
+    def decide(self, own: FrozenTrial, standing: Standing | None = None) -> RungDecision:
         """Take in a trial that has just reported at a rung; return what happens to it, by its rank there.
 
         It is promoted if it is among the best ``floor(n / factor)`` of the n trials that reached the rung,
@@ -180,18 +198,21 @@ class RungTable:
 
         Args:
             own: The trial; ``Rungs.is_at_rung`` must hold for it. ``update`` is called for it here.
+            standing: Where it stands at the rung, with one objective; None ranks it among the trials taken
+                in here.
         """
         rung = own.last_step
         assert rung in self._reached
         self.update(own)
-        reached, factor = self._reached[rung], self.rungs.factor
-        rank = 1 + reached.place(own.number)
+        reached, factor, number = self._reached[rung], self.rungs.factor, own.number
         may_reach = self.rungs.max_trials - len(self._pruned_below[rung])
-        if rank <= len(reached) // factor or own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung:
+        found = standing or Standing(trials=len(reached), ahead=reached.place(number))
+        if found.ahead < found.trials // factor or own.system_attrs.get(PROMOTED_PAST_RUNG, 0) >= rung:
             kind = "promoted"
         else:
-            kind = "pruned" if reached.always_ahead(own.number) >= max(may_reach // factor, 1) else "paused"
-        return RungDecision(kind=kind, rung=rung, rank=rank, trials=len(reached))
+            always_ahead = found.ahead if standing else reached.always_ahead(number)
+            kind = "pruned" if always_ahead >= max(may_reach // factor, 1) else "paused"
+        return RungDecision(kind=kind, rung=rung, rank=found.ahead + 1, trials=found.trials)
 
     def next_promotion(self, *, taken: Collection[int] = (), last: bool = False) -> tuple[int, int] | None:
         """Return which paused trial continues next: the best one at the highest rung that promotes any.

@@ -12,6 +12,7 @@ They come from where a trial's reports are: the first metric from its intermedia
 its user attributes, which have the objectives' names, or for metrics are in the attribute ``metrics``.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ class Objectives:
 
     metrics: tuple[Metric, ...]
 
-    @property
+    @functools.cached_property
     def first_metric(self) -> Metric:
         """The metric that trials report, and that chooses the epoch of the others."""
         return next(metric for metric in self.metrics if metric.name not in COSTS)
@@ -46,18 +47,16 @@ class Objectives:
             has not reported the first metric by then.
         """
         first = self.first_metric
-        reached = {
-            step: math.inf if math.isnan(value) else -first.score(value)
+        reached = [
+            (math.inf if math.isnan(value) else -first.score(value), step)
             for step, value in trial.intermediate_values.items()
             if step <= epoch
-        }
+        ]
         if not reached:
             return None
-        best = min(reached, key=lambda step: (reached[step], step))
-        facts = trial.user_attrs
+        (lowest, best), facts = min(reached), trial.user_attrs
         return tuple(
-            reached[best] if metric is first else _loss(metric, facts, best, epoch)
-            for metric in self.metrics
+            lowest if metric is first else _loss(metric, facts, best, epoch) for metric in self.metrics
         )
 
     def losses_of(self, values: Sequence[float]) -> tuple[float, ...]:

@@ -43,32 +43,36 @@ class Ranking(Protocol):
 
 
 class LossRanking:
-    """A ``Ranking`` of trials with one objective, by their loss."""
+    """A ``Ranking`` of trials with one objective, by their loss.
+
+    Attributes:
+        losses: Of the trials in it, by number.
+    """
 
     def __init__(self) -> None:
-        self._losses: dict[int, float] = {}
+        self.losses: dict[int, float] = {}
         self._order = self._new_order()
         self._waiting = self._new_order()
 
     def _new_order(self) -> "SortedKeyList[int, tuple[float, int]]":
-        return SortedKeyList(key=lambda number: (self._losses[number], number))
+        return SortedKeyList(key=lambda number: (self.losses[number], number))
 
     def put(self, number: int, losses: Losses, *, waits: bool) -> None:
         """Add a trial, or replace what it was."""
-        if self._losses.get(number) == losses[0] and (number in self._waiting) == waits:
+        if self.losses.get(number) == losses[0] and (number in self._waiting) == waits:
             return
         self.remove(number)
-        (self._losses[number],) = losses
+        (self.losses[number],) = losses
         self._order.add(number)
         if waits:
             self._waiting.add(number)
 
     def remove(self, number: int) -> None:
         """Remove a trial, if it is there."""
-        if number in self._losses:  # leaves the orders first: they find it by its loss
+        if number in self.losses:  # leaves the orders first: they find it by its loss
             self._order.remove(number)
             self._waiting.discard(number)
-            del self._losses[number]
+            del self.losses[number]
 
     def place(self, number: int) -> int:
         """Return how many trials are ahead of a trial."""

@@ -71,6 +71,7 @@ class StudyChanges:
         objectives: How many it has.
         with_user_attributes: Whether the trials get their user attributes.
         rungs: The only epochs at which running trials are looked at; None if they are at any time.
+        has_read_all: Whether the last read was one of the whole study.
     """
 
     study_id: int
@@ -79,6 +80,7 @@ class StudyChanges:
     rungs: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        self.has_read_all = False
         self._versions: dict[int, _Version] = {}  # by number
         self._newest_renewal = 0.0  # of the leases read so far, by the database's clock
         self._last_full_read = -math.inf  # by the worker's monotonic clock
@@ -106,7 +108,7 @@ class StudyChanges:
             The trials that are new or have changed, by id.
         """
         now = time.monotonic()
-        is_full = now - self._last_full_read > FULL_READ_SECONDS
+        is_full = self.has_read_all = now - self._last_full_read > FULL_READ_SECONDS
         values: dict[str, Any] = {"study": self.study_id}
         if not is_full:
             values |= {"since": self._newest_renewal - LATE_COMMIT_SECONDS, "left": left_id}

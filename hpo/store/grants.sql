@@ -10,7 +10,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO hpo_worker, hpo_viewer;
 -- no definition, and deletes no more than the latter.
 GRANT UPDATE ON trials TO hpo_worker;
 GRANT INSERT, UPDATE ON
-  hpo_leases, hpo_attempts, trial_params, trial_values, trial_intermediate_values,
+  hpo_leases, hpo_attempts, hpo_rung_losses, trial_params, trial_values, trial_intermediate_values,
   trial_user_attributes, trial_system_attributes TO hpo_worker;
 GRANT INSERT, UPDATE, DELETE ON hpo_workers TO hpo_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;

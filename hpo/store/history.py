@@ -132,14 +132,15 @@ class History(_CachedStorage):
         )
         if not found:
             raise StoreError(f"study '{self.name}' was deleted while a trial of it was about to start")
-        self._leave_own_trial()
-        self._own_trial = found[0]
+        if self._own_trial is not None:
+            self.leave_own_trial()
+        self._own_trial, self._sampler_trials = found[0], None
         self._put_trial(self._own_trial)
         self._changes.forget(self._own_trial.number)
         self.unwritten_parameters, self.unwritten_attributes = {}, {}
         return self._own_trial
 
-    def _leave_own_trial(self) -> None:
+    def leave_own_trial(self) -> None:
         """Have no own trial any more; the next read shows what became of the last one."""
         if self._own_trial is not None:
             self._left_trial_id = self._own_trial._trial_id
@@ -153,17 +154,20 @@ class History(_CachedStorage):
         assert self._own_trial is not None
         return self._own_trial
 
-    def read_again(self, *, leave_own: bool = False) -> None:
-        """Read the study's changes in a transaction of its own, maybe after leaving the own trial."""
-        if leave_own:
-            self._leave_own_trial()
+    def read_again(self) -> None:
+        """Read the study's changes in a transaction of its own."""
         self._is_current = False
         self.trials()
 
-    def read_between_trials(self, session: Session) -> None:
-        """Leave the own trial, if there is one, and read the study's changes in a transaction."""
-        self._leave_own_trial()
+    def read_between_trials(self, session: Session) -> bool:
+        """Leave the own trial, if there is one, and read the study's changes in a transaction.
+
+        Returns:
+            Whether the whole study was read.
+        """
+        self.leave_own_trial()
         self._read_changes(session)
+        return self._changes.has_read_all
 
     @contextlib.contextmanager
     def read_within(self, session: Session) -> Iterator[None]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_STAT_BYTES = 4096  # more than the file has
 _DEAD_STATES = ("Z", "X")  # a zombie, and one that its parent is just reaping
 
 
@@ -96,10 +97,12 @@ def _read_stat(pid: int) -> list[str]:
     """Return what the kernel says of a process, from its state to its start in clock ticks since boot.
 
     psutil tells the start by the clock, which may be set, from a boot time that it reads anew each time. It
-    takes four times as long, and a claim asks for every worker of this machine.
+    takes four times as long, and a claim asks for every worker of this machine. For the same reason the
+    file is read without Python's text layer.
     """
-    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]  # a name may have any character
-    return after_name.split()[:20]
+    with Path(f"/proc/{pid}/stat").open("rb", buffering=0) as file:
+        after_name = file.read(_STAT_BYTES).rpartition(b")")[2]  # a name may have any character
+    return after_name.decode().split(maxsplit=20)[:20]
 
 
 def is_dead(name: str | None) -> bool:

@@ -50,7 +50,7 @@ def dialect_of(session: Session) -> str:
 
 
 @functools.cache
-def _upsert_statement(dialect: str, table: Any, key: str) -> Any:
+def upsert_statement(dialect: str, table: Any, key: str) -> Any:
     """Return the INSERT of a trial's rows that updates a row of the same key if its values differ."""
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
     names = [column.name for column in table.c]
@@ -78,7 +78,7 @@ def write_report(session: Session, trial_id: int, step: int, value: float | None
         "intermediate_value": stored,
         "intermediate_value_type": kind,
     }
-    session.execute(_upsert_statement(dialect_of(session), reports, "step"), row)
+    session.execute(upsert_statement(dialect_of(session), reports, "step"), row)
 
 
 def write_attributes(
@@ -95,7 +95,7 @@ def write_attributes(
     table = system_attributes if system else user_attributes
     rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in given.items()]
     if rows:
-        session.execute(_upsert_statement(dialect_of(session), table, "key"), rows)
+        session.execute(upsert_statement(dialect_of(session), table, "key"), rows)
 
 
 def write_parameters(session: Session, trial_id: int, parameters: Parameters) -> None:
@@ -116,7 +116,7 @@ def write_parameters(session: Session, trial_id: int, parameters: Parameters) ->
         for name, (value, known) in parameters.items()
     ]
     if rows:
-        session.execute(_upsert_statement(dialect_of(session), params, "param_name"), rows)
+        session.execute(upsert_statement(dialect_of(session), params, "param_name"), rows)
 
 
 def write_state(
@@ -135,7 +135,7 @@ def write_state(
     for index, each in enumerate(given_values):
         stored, kind = models.TrialValueModel.value_to_stored_repr(each)
         row = {"trial_id": trial_id, "objective": index, "value": stored, "value_type": kind}
-        session.execute(_upsert_statement(dialect_of(session), values, "objective"), row)
+        session.execute(upsert_statement(dialect_of(session), values, "objective"), row)
     moment = datetime.now(UTC).replace(tzinfo=None)
     given = {"trial": trial_id, "to": state, "moment": moment}
     session.execute(_state_statement(state == TrialState.RUNNING, state.is_finished()), given)
@@ -227,8 +227,8 @@ def build_trials(
     Args:
         session: The session to read with.
         heads: Rows with the columns of ``HEAD_COLUMNS``, one for each trial.
-        known: Trials read before, by id. Their parameters and distributions are taken over, since the
-            values never change once they are written, and their reports but for the new ones.
+        known: Trials read before, by id. Their parameters, distributions and start are taken over, since
+            these never change once they are written, and their reports but for the new ones.
         with_user_attributes: Read user attributes too; without it the records have none.
         objectives: How many objectives the trials' study has; the first one's value is in ``heads``.
 
@@ -321,15 +321,16 @@ def _build_trial(
     part = {table: found.get(head.trial_id, ()) for table, found in details.items()}
     if known is None:
         (given, kinds), reported = stored_values.parse_parameters(part[params]), {}
+        start = _local_time(head.datetime_start)
     else:
-        given, kinds = known.trial.params, known.trial.distributions
+        given, kinds, start = known.trial.params, known.trial.distributions, known.trial.datetime_start
         reported = {} if known.new_steps is None else known.trial.intermediate_values
     return FrozenTrial(
         number=head.number,
         state=head.state,
         value=None,
         values=_parse_trial_values(head, part[values], objectives),
-        datetime_start=_local_time(head.datetime_start),
+        datetime_start=start,
         datetime_complete=_local_time(head.datetime_complete),
         params=given,
         distributions=kinds,

@@ -1,7 +1,8 @@
 """Our own tables beside Optuna's: their columns, their version, and how an older store gets what it lacks.
 
 The version of the tables is a row in the database. Version 1 had the leases only, and no such row.
-Version 2 added attempts and events, version 3 the workers and when a trial last reported. A verb that
+Version 2 added attempts and events, version 3 the workers, when a trial last reported, and what trials have
+reached at rungs. A verb that
 writes upgrades an older store, in one transaction; a verb that reads takes it as it is. A newer store is
 refused. A worker finds out in its next write (``Claim.fence``): it then releases its trial and ends.
 
@@ -97,6 +98,19 @@ workers = sa.Table(
     sa.Column("expires", sa.Double, nullable=False),  # by the same clock
 )
 
+# What trials have reached at the rungs of their studies (``rung_losses``).
+rung_losses = sa.Table(
+    "hpo_rung_losses",
+    _OURS,
+    sa.Column(
+        "trial_id", sa.ForeignKey(_TRIAL_ID, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    sa.Column("rung", sa.Integer, primary_key=True, autoincrement=False),  # epochs
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("loss", sa.Double, nullable=False),
+    sa.Index("hpo_rung_losses_order", "study_id", "rung", "loss", "trial_id"),
+)
+
 schema = sa.Table("hpo_schema", _OURS, sa.Column("version", sa.Integer, nullable=False))
 
 
@@ -116,6 +130,7 @@ _delete_with(leases, "trials", "trial_id")
 _delete_with(attempts, "trials", "trial_id")
 _delete_with(events, "studies", "study_id")
 _delete_with(workers, "studies", "study_id")
+_delete_with(rung_losses, "trials", "trial_id")
 
 READ_VERSION = sa.select(schema.c.version)
 
@@ -221,5 +236,9 @@ def _add_statement(connection: sa.Connection, column: sa.Column[Any]) -> str:
 
 
 # The tables that each version added, and the columns that it added to tables of version 1.
-_TABLES_SINCE: dict[int, tuple[Any, ...]] = {1: (leases,), 2: (attempts, events, schema), 3: (workers,)}
+_TABLES_SINCE: dict[int, tuple[Any, ...]] = {
+    1: (leases,),
+    2: (attempts, events, schema),
+    3: (workers, rung_losses),
+}
 _COLUMNS_SINCE: dict[int, tuple[Any, ...]] = {3: (leases.c.reported,)}

@@ -23,6 +23,7 @@ from hpo.search.asha import (
 )
 from hpo.search.baseline import Baseline
 from hpo.search.freeze_thaw import CurveTable
+from hpo.store import rung_losses
 from hpo.store.history import History
 from hpo.store.lease_table import HAS_UNPAUSED_OPEN_TRIALS, LOCK_PAUSED_TRIAL, PromotedTrial, rung_texts
 from hpo.store.notifications import notify_workers
@@ -123,8 +124,7 @@ class TrialPruner:
         self.pause_decision = self._prune_reason = None
         with self.history.read_within(session):
             if (table := self.history.rung_table) is not None and table.rungs.is_at_rung(own):
-                self.history.trials()
-                self._apply_rung(table.decide(own))
+                self._apply_rung(self._decide_at_rung(session, table))
                 notify_workers(session, self.history.study_id)  # a trial paused here may continue
             elif self.study.pruner.prune(self.study, own):
                 self._prune_reason = f"by {self._pruner_name} after epoch {self._epoch}"
@@ -132,6 +132,19 @@ class TrialPruner:
             no_better = self.baseline.prune_reason(own.intermediate_values.values())
             self._prune_reason = no_better or self._prune_reason
         return {} if self._prune_reason else self.history.unwritten_attributes
+
+    def _decide_at_rung(self, session: Session, table: RungTable | CurveTable) -> RungDecision:
+        """Decide at a rung; only models and several objectives need to know what others did since."""
+        own = self.history.own_trial
+        if isinstance(table, CurveTable) or not table.losses:
+            self.history.trials()
+            return table.decide(own)
+        rung = own.last_step
+        assert rung is not None
+        losses = table.rungs.losses(rung, own)
+        assert losses is not None  # it has just reported
+        standing = rung_losses.enter(session, self.history.study_id, own._trial_id, rung, losses[0])
+        return table.decide(own, standing)
 
     def _apply_rung(self, decision: RungDecision) -> None:
         own = self.history.own_trial
@@ -190,7 +203,8 @@ class Promotions:
             The trial, with the system attributes that promote it (none if it is to be ended), or None if no
             paused trial can be claimed.
         """
-        self.history.read_between_trials(session)
+        if self.history.read_between_trials(session) and isinstance(self.rung_table, RungTable):
+            self._complete_losses(session, self.rung_table)
         busy = {trial.number for trial in self.history.trials() if trial._trial_id in taken}
         rungs = rung_texts(self.rung_table.rungs.epochs)
         given = {"study": self.history.study_id, "rungs": rungs}
@@ -203,6 +217,13 @@ class Promotions:
                 return PromotedTrial(row=row, system_attributes=attributes)
             busy.add(number)
         return None
+
+    def _complete_losses(self, session: Session, table: RungTable) -> None:
+        reached = {
+            rung: {self.history.trial(number)._trial_id: loss for number, loss in losses.items()}
+            for rung, losses in table.losses.items()
+        }
+        rung_losses.complete(session, self.history.study_id, reached)
 
     def _next_number(self, busy: set[int], *, last: bool) -> tuple[int, dict[str, Any]] | None:
         """Return the next trial's number and the attributes that promote it; none for one to be ended."""

@@ -238,8 +238,9 @@ def claim_next(
         StoreError: If the database stays unavailable, or refuses the write.
     """
     table = history.rung_table
+    history.leave_own_trial()
     if isinstance(table, CurveTable):
-        history.read_again(leave_own=True)
+        history.read_again()
         table.prepare()
     return queue.claim_trial(
         storage,

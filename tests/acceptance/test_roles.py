@@ -166,7 +166,7 @@ def test_each_role_has_only_its_rights_and_no_output_contains_the_password(place
 def test_a_worker_that_may_not_upgrade_an_older_store_says_who_may(store_urls):
     change = plain_sql(store_urls["hpo_owner"])
     change("ALTER TABLE hpo_leases DROP COLUMN reported")
-    for table in ("hpo_attempts", "hpo_events", "hpo_workers", "hpo_schema"):
+    for table in ("hpo_attempts", "hpo_events", "hpo_workers", "hpo_rung_losses", "hpo_schema"):
         change(f"DROP TABLE {table}")
     worker = studies.open_storage(store_urls["hpo_worker"], create=False)
     with pytest.raises(StoreError, match=r"denied.* have version 1.* let their owner .*--sql grants"):

@@ -58,6 +58,6 @@ def second(url, first):
 @pytest.fixture
 def contents(sql):
     """Return a function that returns every row of every table."""
-    ours = ["hpo_leases", "hpo_attempts", "hpo_events", "hpo_workers"]
+    ours = ["hpo_leases", "hpo_attempts", "hpo_events", "hpo_workers", "hpo_rung_losses"]
     tables = [*studies.models.BaseModel.metadata.tables, *ours]
     return lambda: {table: sorted(map(repr, sql(f"SELECT * FROM {table}"))) for table in tables}

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.launched_study import (
     KILLS,
+    MOMENTS,
     POINTS,
     STUDY,
     LaunchedStudy,
@@ -54,14 +55,16 @@ def hashes(once: Callable[[str, Callable[[Path], None]], Path]) -> list[str]:
 @pytest.mark.parametrize(
     "url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True
 )
-def test_fourteen_points_survive_twenty_kills_with_the_same_bits(url, tmp_path, hashes):
+def test_fourteen_points_survive_ten_kills_or_more_with_the_same_bits(url, tmp_path, hashes):
     with LaunchedStudy(tmp_path, url, seed=1) as launched:
-        while sum(launched.kills.values()) < KILLS and launched.launcher.poll() is None:
+        while launched.launcher.poll() is None and (
+            sum(launched.kills.values()) < KILLS or launched.kills.keys() != MOMENTS
+        ):
             launched.kill()
         assert launched.launcher.wait(120) == 0, launched.stderr_text()
     launched.check(hashes)
-    assert sum(launched.kills.values()) == KILLS
-    assert launched.kills.keys() == {"claim", "epoch", "checkpoint", "end"}
+    assert sum(launched.kills.values()) >= KILLS
+    assert launched.kills.keys() == MOMENTS
     assert "continues after epoch" in launched.stderr_text()
 
 

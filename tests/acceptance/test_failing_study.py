@@ -1,6 +1,7 @@
 """Real workers of a study whose first trials all fail, and of the same study once the cause is gone."""
 
 import optuna
+import pytest
 
 OWN = """
 import pathlib
@@ -23,6 +24,9 @@ pruner = "none"
 """
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_study_whose_first_trials_all_fail_stops_and_continues_after_a_retry(place, url):
     (place.path / "broken").touch()
     file = place.study(STUDY)

@@ -155,7 +155,10 @@ def test_a_worker_of_its_own_writes_the_same_lines_without_a_file(place):
 
 
 def test_a_level_leaves_out_what_is_less_important(place):
-    done = place.hpo("run", place.study(STUDY), "--devices", "cpu:3", HPO_LOG_LEVEL="warning")
+    (place.path / "b").touch()
+    (place.path / "c").touch()
+    one = STUDY.partition('[[points]]\nkind = "b"')[0]
+    done = place.hpo("run", place.study(one), "--devices", "cpu:1", HPO_LOG_LEVEL="warning")
     for text in (done.err, *(file.read_text() for file in log_files(place))):
         assert {line.level for line in parse_lines(text)} == {"WARNING"}
         assert sum("UserWarning: careful" in line for line in messages(text)) == 1

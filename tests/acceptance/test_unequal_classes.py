@@ -88,19 +88,15 @@ def test_the_baseline_is_named_first_and_balanced_accuracy_finds_the_smaller_cla
     assert f"Trial {best['trial']} on the 40 images of the validation split" in page
 
 
-@pytest.mark.parametrize(
-    ("metric", "wanted"),
-    [
-        ("auroc", "needs two classes or more in the split that trials are measured on"),
-        ("top5_accuracy", "needs more than 5 classes"),
-    ],
-)
-def test_a_metric_that_the_images_do_not_have_stops_the_study_and_loses_nothing(place, metric, wanted):
+def test_a_metric_that_the_images_do_not_have_stops_the_study_and_loses_nothing(place):
     draw_images(place.path / "shapes", ("circle", "triangle"), 12)
     for file in sorted((place.path / "shapes/triangle").iterdir())[2:]:
         file.unlink()
-    options = f'metric = "{metric}"'
-    text = STUDY.replace("OPTIONS", options).replace("epochs = 4", "epochs = 1").replace("s = 5", "s = 1")
+    text = (
+        STUDY.replace("OPTIONS", 'metric = "auroc"')
+        .replace("epochs = 4", "epochs = 1")
+        .replace("s = 5", "s = 1")
+    )
     text = text.replace("valid_fraction = 0.2", "valid_fraction = 0.1")
     file = place.study(text)
     place.here("create", file)
@@ -110,11 +106,14 @@ def test_a_metric_that_the_images_do_not_have_stops_the_study_and_loses_nothing(
     ):
         done = start(*words, code=code)
         last = messages(done.err)[-1]
-        assert last.startswith(f"hpo: train.metric: {metric} {wanted}; 'folder:shapes' has ")
+        assert last.startswith(
+            "hpo: train.metric: auroc needs two classes or more in the split that trials are measured on; "
+            "'folder:shapes' has "
+        )
         assert last.endswith("; choose another metric, such as balanced_accuracy")
         assert "Traceback" not in done.err
         (trial,) = load(place).trials
         assert (trial.state.name, trial.values) == ("WAITING", None)
-    place.here("create", place.study(text.replace(metric, "balanced_accuracy")))
+    place.here("create", place.study(text.replace("auroc", "balanced_accuracy")))
     place.here("worker", "small")
     assert [trial.state.name for trial in load(place).trials] == ["COMPLETE"]

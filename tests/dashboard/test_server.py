@@ -98,6 +98,9 @@ def completed(workplace, url):
     return workplace
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True
+)
 def test_the_dashboard_needs_its_link_writes_only_with_read_write_and_stops_on_signals(completed, url, sql):
     with serving(completed, HPO_STORE=url) as (process, link):
         client = Client(link)
@@ -129,6 +132,9 @@ def stop_dashboard(process: subprocess.Popen[str], number: int) -> tuple[int, st
     return process.returncode, out, err
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_clients_that_disconnect_or_hang_do_not_affect_others(completed, url):
     with serving(completed, HPO_STORE=url) as (process, link), contextlib.ExitStack() as hanging:
         client = Client(link)

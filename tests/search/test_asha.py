@@ -294,7 +294,7 @@ def test_the_end_reason_of_a_paused_trial_names_its_rung():
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_workers_pause_and_promote_trials_and_lose_none_to_a_kill(place, url):
     place.here("create", place.study(STUDY), HPO_STORE=url)
-    launched = place.start("launch", "small", "--devices", "cpu:3", HPO_STORE=url)
+    launched = place.start("launch", "small", "--devices", "cpu:2", HPO_STORE=url)
 
     def study() -> optuna.Study:
         return optuna.load_study(study_name="small", storage=url)

@@ -114,6 +114,9 @@ def test_a_reached_target_stops_all_workers_and_a_higher_one_resumes_the_study(p
     assert {trial.state.name for trial in trials(url)} == {"COMPLETE", "WAITING"}
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_deadline_stops_running_epochs_and_can_be_moved_to_a_later_time(place, url):
     text = study_text(deadline=time_after(6)).replace("epochs = 4", "epochs = 1000")
     done = place.hpo("run", place.study(text), "--devices", "cpu:2", HPO_STORE=url)

@@ -1,6 +1,7 @@
 """Postgres as storage/README.md describes it: three roles with their rights, backup, restore and TLS."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -81,10 +82,16 @@ def roles() -> Iterator[dict[str, str]]:
         yield urls
 
 
+@functools.cache
+def printed_sql(what: str) -> str:
+    """Return what ``hpo doctor --sql`` prints."""
+    command = [*HPO, "doctor", "--sql", what]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def run_sql(url: sa.URL, what: str) -> None:
     """Run what ``hpo doctor --sql`` prints."""
-    printed = subprocess.run([*HPO, "doctor", "--sql", what], capture_output=True, text=True, check=True)
-    tool("psql", url, "-v", "ON_ERROR_STOP=1", "-q", input=printed.stdout)
+    tool("psql", url, "-v", "ON_ERROR_STOP=1", "-q", input=printed_sql(what))
 
 
 def tool(name: str, url: sa.URL, *words: str, input: str | None = None) -> None:

@@ -26,13 +26,16 @@ from tests.support.pages import (
 from tests.support.workplace import HPO, ROOT
 
 PAGES = {str(path.relative_to(ROOT)): path for path in written_pages()}
-SMALL = {"search.trials": "2", "train.epochs": "1", "train.limit": "100"}
+FEW = {"search.trials": "2", "train.epochs": "1"}
+SMALL = {**FEW, "train.limit": "100"}
 SMALL_IMAGES = {**SMALL, "train.weights": "none", "train.model": "resnet18", "train.image_size": "32"}
 SMALL_IMAGES |= {"train.warmup_epochs": "0"}
 # What the tests add to "run", "create", "plan" and "data", so that a page takes seconds.
 SHORTER = {
     "docs/start.md": SMALL,
     "docs/how-to/logs.md": SMALL,
+    "docs/how-to/monitor.md": FEW,
+    "docs/how-to/offline.md": FEW,
     "docs/tutorials/cluster.md": SMALL,
     "docs/tutorials/own-images.md": SMALL_IMAGES,
     "docs/tutorials/replay.md": {"train.limit": "32"},

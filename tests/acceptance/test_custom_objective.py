@@ -42,7 +42,7 @@ trials = 15
 
 def test_a_custom_objective_passes_plan_run_simulate_finish_and_report(place):
     file, store = place.study(STUDY), f"sqlite:///{place.path}/storage/hpo.db"
-    (part,) = place.hpo("plan", file, "--json").json()["parts"]
+    (part,) = place.here("plan", file, "--json").json()["parts"]
     assert (part["trials"], part["epochs"]) == (15.0, 20)
     assert 0.04 <= part["epoch_seconds"] < 4
 
@@ -76,7 +76,7 @@ def test_a_custom_objective_passes_plan_run_simulate_finish_and_report(place):
     assert simulated["strategies"][-1]["strategy"].startswith("hpo: tpe, asha")
 
     options = ("--top", "2", "--seeds", "2", "--devices", "cpu:1", "--json")
-    final = place.hpo("finish", "whole", *options).json()
+    final = place.here("finish", "whole", *options).json()
     assert final["split"] is None, "a custom objective has no test split"
     ranked = sorted(trials("whole"), key=lambda trial: -trial.value)
     assert [each["trial"] for each in final["settings"]] == [trial.number for trial in ranked[:2]]

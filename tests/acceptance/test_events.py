@@ -69,7 +69,7 @@ def test_events_tell_of_a_killed_worker_an_order_a_failure_and_a_retry(place, ur
     place.here("pause", "small", **settings)
     place.here("resume", "small", **settings)
     (place.path / "continue").touch()
-    place.hpo("worker", "small", **settings)
+    place.here("worker", "small", **settings)
     place.here("retry", "small", "--failed", **settings)
     assert told(place, **settings) == [
         ("created", None, None, "2 trials"),

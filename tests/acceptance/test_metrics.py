@@ -1,8 +1,5 @@
 """A study of each metric on real images: its results, its files, and a worker that is killed."""
 
-import os
-import signal
-
 import pytest
 import safetensors.torch
 import torch
@@ -11,7 +8,7 @@ from PIL import Image
 from hpo.training import datasets
 from hpo.training.config import Config
 from hpo.training.metric import METRICS
-from tests.support.processes import descendants, wait_for
+from tests.support.processes import wait_for
 from tests.support.workplace import artifact, epochs_reported, load
 
 STUDY = """
@@ -86,13 +83,13 @@ def test_a_killed_trial_of_a_metric_is_resumed_with_the_same_bits(workplace, nam
     workplace.here("create", file, "--name", "whole")
     workplace.here("worker", "whole")
 
-    process = workplace.start("run", file, "--devices", "cpu:1")
+    workplace.here("create", file)
+    process = workplace.start("worker", "small")
     wait_for(lambda: epochs_reported(workplace) >= 6 + 1)
-    for pid in [*descendants(process.pid), process.pid]:
-        os.kill(pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert load(workplace).trials[0].state.name == "RUNNING"
-    workplace.hpo("run", file, "--devices", "cpu:1")
+    workplace.here("worker", "small")
 
     (whole,), (resumed,) = load(workplace, "whole").trials, load(workplace).trials
     assert resumed.user_attrs["attempts"] == 2

@@ -64,7 +64,7 @@ def test_every_verb_names_the_metric_and_takes_the_lowest_value(place):
 def test_a_final_evaluation_says_by_how_much_the_best_is_lower(place):
     place.here("create", place.study(study_text()))
     place.here("worker", "small")
-    found = place.hpo("finish", "small", "--seeds", "4", "--devices", "cpu:1", "--json").json()
+    found = place.here("finish", "small", "--seeds", "4", "--devices", "cpu:1", "--json").json()
     assert [each["trial"] for each in found["settings"]] == [1, 0, 2]
     means = [each["mean"] for each in found["settings"]]
     assert means == sorted(means)

@@ -86,7 +86,7 @@ def test_creating_an_older_study_again_changes_nothing(older, study):
 
 
 def test_a_custom_objective_resumes_from_an_older_checkpoint_with_exact_values(older):
-    done = older.hpo("run", "slow.toml", "--devices", "cpu:1")
+    done = older.here("worker", "slow")
     assert "trial 1 epoch 1/8" not in done.err
     assert "trial 1 epoch 2/8" in done.err
     assert states(older, "slow") == ["COMPLETE", "COMPLETE"]

@@ -242,7 +242,7 @@ def test_a_killed_run_resumes_under_its_number_with_the_same_bits(workplace, uni
     assert trial.state.name == "RUNNING"
     _, epoch, *_ = trial.user_attrs["checkpoint"].rpartition("/")[2].split("-")
 
-    done = workplace.hpo("run", file, "--devices", "cpu:1")
+    done = workplace.here("worker", "small")
     assert f"attempt 2, continues after epoch {int(epoch)}" in done.err
     assert "epoch 1/4" not in done.err
     (trial,) = load(workplace).trials
@@ -338,16 +338,6 @@ def test_missing_data_fails_no_trial(workplace):
     (trial,) = load(workplace).trials
     assert (trial.state.name, trial.user_attrs.get("attempts")) == ("WAITING", None)
     assert done.err.count("pictures") == 1
-
-
-def test_two_runs_of_one_study_at_once_share_its_trials(place):
-    file = place.study(QUICK)
-    processes = [place.start("run", file, "--devices", "cpu:1") for _ in range(2)]
-    outputs = [process.communicate(timeout=180) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    trials = load(place).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
-    assert all(trial.user_attrs["attempts"] == 1 for trial in trials)
 
 
 def test_a_worker_without_a_supervisor_runs_the_study(place):

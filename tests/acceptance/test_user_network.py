@@ -83,8 +83,9 @@ def test_plan_run_finish_and_report_take_a_network_of_the_users_own(place):
     file = place.study(STUDY.replace("20", "2"))
     (part,) = place.here("plan", file, "--json").json()["parts"]
     assert part["epochs"] == 2
-    place.hpo("run", file, "--devices", "cpu:1")
-    final = place.hpo(
+    place.here("create", file)
+    place.here("worker", "small")
+    final = place.here(
         "finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1", "--json"
     ).json()
     assert len(final["settings"]) == 1

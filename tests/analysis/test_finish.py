@@ -51,7 +51,7 @@ DIGITS = """
 [train]
 dataset = "digits"
 image_size = 16
-limit = 240
+limit = 120
 weights = "none"
 lr = 0.01
 epochs = 4
@@ -86,7 +86,7 @@ def finish_study(place, top: int, seeds: int) -> dict:
 
 def test_the_better_of_two_settings_is_named(place):
     run_study(place, "quality = 0.75", "quality = 0.80")
-    found = place.hpo("finish", "small", "--seeds", "5", "--devices", "cpu:2", "--json").json()
+    found = place.here("finish", "small", "--seeds", "5", "--devices", "cpu:2", "--json").json()
     assert found["decided"] is True
     assert [each["trial"] for each in found["settings"]] == [1, 0]
     assert found["conclusion"].startswith("The best is trial 1's setting: ")
@@ -263,7 +263,7 @@ def test_a_built_in_study_is_scored_once_on_its_test_images_after_a_kill(
         assert [epoch.value for epoch in plain.epochs()] == [None] * (epochs - 1) + [trial.value]
 
     done = workplace.here("finish", "small", "--top", "1", "--seeds", "2")
-    assert "scored on the 30 test images once" in done.out
+    assert "scored on the 15 test images once" in done.out
     assert done.err == ""
     found = workplace.here("finish", "small", "--top", "1", "--seeds", "2", "--json").json()
     (setting,) = found["settings"]

@@ -265,7 +265,7 @@ pruner = "none"
 def test_a_study_of_a_custom_objective_is_simulated(place):
     place.here("create", place.study(STUDY))
     place.here("worker", "small")
-    done = place.hpo("simulate", "small", "--pruner", "asha", "--repeats", "2", "--json")
+    done = place.here("simulate", "small", "--pruner", "asha", "--repeats", "2", "--json")
     found = json.loads(done.out)
     assert (found["curves"], found["epochs"], found["workers"], found["repeats"]) == (12, 6, 1, 2)
     assert found["surrogate"] == "random forest"

@@ -39,7 +39,8 @@ pruner = "none"
 def run_small(path: Path) -> None:
     """Run a study in a folder until it is complete."""
     place = workplace_in(path)
-    place.hpo("run", place.study(STUDY))
+    place.here("create", place.study(STUDY))
+    place.here("worker", "small")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_best_as_json_has_the_specified_fields(completed):
 
 
 def test_status_as_json_has_the_specified_fields(completed):
-    status = completed.hpo("status", "small", "--json").json()
+    status = completed.here("status", "small", "--json").json()
     fields = [
         "study",
         "state",
@@ -192,7 +193,7 @@ def test_a_folder_that_an_output_needs_is_created_and_told(completed, words):
 
 
 def test_studies_lists_the_studies_of_the_store(completed):
-    (only,) = completed.hpo("studies", "--json").json()
+    (only,) = completed.here("studies", "--json").json()
     assert (only["study"], only["state"], only["budget"]) == ("small", "complete", 4)
     assert "small" in completed.here("studies").out
 
@@ -228,7 +229,7 @@ def test_a_missing_store_is_reported_in_one_line(workplace):
 
 
 def test_a_misspelt_study_is_refused_with_the_existing_ones(completed):
-    done = completed.hpo("status", "smal", code=1)
+    done = completed.here("status", "smal", code=1)
     assert done.err == "hpo: no study 'smal' in the store; did you mean 'small'? there are: small\n"
     done = completed.here("run", "quickstrat", code=1)
     assert "did you mean 'quickstart'?" in done.err
@@ -255,7 +256,7 @@ def test_missing_devices_are_reported_in_one_line(completed, workplace):
 
 
 def test_the_doctor_reports_what_works_and_what_is_broken(completed):
-    done = completed.hpo("doctor")
+    done = completed.here("doctor")
     for word in ("cpu", "store", "artifacts", "cifar10", "digits", "weights"):
         assert word in done.out
     broken = completed.here("doctor", "--store", "mysql://x/y", code=1)
@@ -264,7 +265,7 @@ def test_the_doctor_reports_what_works_and_what_is_broken(completed):
 
 
 def test_the_schema_is_printed(completed):
-    assert completed.hpo("schema").json()["title"] == "hpo study file"
+    assert completed.here("schema").json()["title"] == "hpo study file"
 
 
 def test_a_closed_output_pipe_is_not_an_error(completed):

@@ -21,8 +21,8 @@ def test_a_folder_of_images_is_searched_reported_exported_and_predicted(workplac
     flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     run = workplace.hpo("run", "own-images", "--name", "mine", "--devices", "cpu:1", *flags)
     assert "ignored 1 file of other kinds, such as my-images/cats/notes.txt" in run.err
-    workplace.hpo("report", "mine", "-o", "mine.html")
-    workplace.hpo("export", "mine", "--to", "winner")
+    workplace.here("report", "mine", "-o", "mine.html")
+    workplace.here("export", "mine", "--to", "winner")
     photographs = [str(path) for path in (workplace.path / "my-images").glob("*/*.jpg")]
     predicted = workplace.hpo("predict", "winner", *photographs)
     assert len(predicted.out.splitlines()) == len(photographs)

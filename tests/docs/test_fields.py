@@ -65,7 +65,8 @@ def inner_keys(document: Any) -> Iterator[str]:
 def documents(workplace) -> dict[str, Any]:
     """Return what each verb with ``--json`` prints about a small study."""
     sets = [word for each in SMALL for word in ("--set", each)]
-    workplace.hpo("run", "quickstart", *sets, "--devices", "cpu:1")
+    workplace.here("create", "quickstart", *sets)
+    workplace.here("worker", "quickstart")
     workplace.here("export", "quickstart", "--to", "winner")
     Image.new("L", (8, 8)).save(workplace.path / "digit.png")
     write_curve_file(workplace.path / "curves.csv")

@@ -95,11 +95,11 @@ def test_the_worker_on_colab_completes_a_study_that_is_stored_elsewhere(workplac
         elsewhere = {**KEYS, "AWS_ENDPOINT_URL": s3.url(), "HPO_STORE": url}
         elsewhere["HPO_ARTIFACTS"] = f"s3://{BUCKET}/vision"
         small = ("--set", "search.trials=1", "--set", "train.epochs=1", "--set", "train.limit=64")
-        workplace.hpo("create", "quickstart", "--name", "finetune", *small, **elsewhere)
+        workplace.here("create", "quickstart", "--name", "finetune", *small, **elsewhere)
         text = json.dumps(source("colab-worker"))
         assert STORE in text
         text = text.replace(STORE, url).replace("s3://bucket/", f"s3://{BUCKET}/")
         run(workplace, text, **elsewhere)
-        assert "finetune is complete" in workplace.hpo("status", "finetune", **elsewhere).out
+        assert "finetune is complete" in workplace.here("status", "finetune", **elsewhere).out
     assert any(name.endswith(".safetensors") for name in s3.names())
     assert not (workplace.path / "storage/artifacts").exists()

@@ -100,7 +100,7 @@ def run_studies(path: Path) -> None:
     for name, text in (("digits", DIGITS), ("shapes", FOLDER.format(path / "images"))):
         workplace.here("create", workplace.study(text, name))
         workplace.here("worker", name)
-    workplace.hpo("export", "digits", "--to", "winner")
+    workplace.here("export", "digits", "--to", "winner")
     write_selection(path, limit=300)
 
 

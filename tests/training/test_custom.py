@@ -105,7 +105,8 @@ kind = "a"
 
 
 def test_a_custom_objective_is_searched_over_its_own_parameters(place):
-    done = place.hpo("run", place.study(STUDY), "--devices", "cpu:1")
+    place.here("create", place.study(STUDY))
+    done = place.here("worker", "small")
     study = load(place)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
     assert study.trials[0].params == {"speed": 1.0, "kind": "a"}
@@ -117,7 +118,7 @@ def test_a_custom_objective_is_searched_over_its_own_parameters(place):
         assert trial.value == pytest.approx(expected[4])
         best = torch.load(artifact(place, trial.user_attrs["weights"]), weights_only=True)
         assert best["weight"].tolist() == pytest.approx([4 * speed] * 2)
-    assert "as the study's own objective measures it" in done.out
+    assert "as the study's own objective measures it" in place.here("best", "small").out
     assert "trial 0 starts: speed 1, kind a, 4 epochs" in done.err
 
 

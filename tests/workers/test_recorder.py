@@ -81,7 +81,7 @@ def test_checkpoints_that_cost_too_much_are_skipped_and_every_epoch_is_reported(
             "AND NEW.checkpoint IS NOT OLD.checkpoint AND NEW.epoch = OLD.epoch "
             "BEGIN INSERT INTO alone VALUES (NEW.checkpoint); END"
         )
-        place.hpo("worker", "small")
+        place.here("worker", "small")
         saved = len(sql("SELECT DISTINCT name FROM log"))
         assert sql("SELECT * FROM alone") == [], "a short epoch's checkpoint shares a report's transaction"
     (trial,) = load(place).trials

@@ -28,7 +28,7 @@ def test_workers_share_features_and_deleting_a_study_keeps_them(workplace):
     stored = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     assert len(stored) == 2
     first = workplace.here("trials", "one", "--json").json()
-    assert "unknown in" not in workplace.hpo("doctor", code=None).out
+    assert "unknown in" not in workplace.here("doctor", code=None).out
     workplace.here("delete", "one", "--yes")
     workplace.here("create", workplace.study(STUDY, "two"))
     workplace.here("worker", "two")

@@ -285,11 +285,11 @@ def two_studies(workplace, tmp_path, monkeypatch):
 def test_a_browser_shows_history_and_importance_and_cannot_delete(two_studies, chromium):
     from playwright import sync_api
 
-    sync_api.expect.set_options(timeout=60_000)  # plots are drawn slowly on a busy machine
     SCREENSHOTS.mkdir(exist_ok=True)
     with serving(two_studies) as (_, link):
         base = link.partition("/?")[0]
         page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(120_000)  # milliseconds; plots are drawn slowly on a busy machine
         messages: list[str] = []
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))

@@ -359,4 +359,5 @@ def _parse_values(found: Iterable[Any]) -> dict[str, Any]:
 
 
 def _local_time(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    # Four times as fast as ``astimezone``
+    return None if moment is None else datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp())

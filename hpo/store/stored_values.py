@@ -31,7 +31,11 @@ def parse_reports(found: Iterable[Sequence[Any]]) -> dict[int, float]:
     """Return what a trial has reported, by step, from its rows: step, number and what kind of number."""
     parse = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
     finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
-    return {step: parse(value, kind) for step, value, kind in found if value is not None or kind != finite}
+    return {
+        step: value if kind is finite else parse(value, kind)
+        for step, value, kind in found
+        if value is not None or kind is not finite
+    }
 
 
 def parse_parameters(

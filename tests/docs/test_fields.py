@@ -14,6 +14,7 @@ from tests.support.workplace import ROOT
 REFERENCE = ROOT / "docs" / "reference"
 SMALL = (
     "train.limit=60",
+    "train.image_size=16",
     "train.epochs=1",
     "search.trials=2",
     "search.pruner=none",

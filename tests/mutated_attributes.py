@@ -15,7 +15,6 @@ a command, or asks the dashboard for each of its routes. It prints what broke:
 
 import argparse
 import contextlib
-import faulthandler
 import io
 import json
 import random
@@ -35,6 +34,7 @@ import sqlalchemy as sa
 
 from hpo.dashboard import gate, server
 from tests.support import hostile_store, postgres
+from tests.support.case_limit import case_limit
 from tests.support.databases import cache_migrations, closed_engines
 from tests.support.fast_process import fast_process, log
 from tests.support.hostile_store import HostileStore
@@ -300,15 +300,13 @@ def run_cases(store: HostileStore, seed: int, cases: Iterable[int], *, seconds: 
         store: The store, which is put back before each case.
         seed: The seed of all cases.
         cases: The numbers of the cases to run.
-        seconds: How long a case may take before it ends this process with a traceback; 0: any time.
+        seconds: Processor time after which a case ends this process with a traceback; 0: any time.
     """
-    with fast_process():
+    with fast_process(), case_limit(seconds) as begin_case:
         for number in cases:
-            if seconds:
-                faulthandler.dump_traceback_later(seconds, exit=True)
+            begin_case()
             problems, what = _run_case(store, workplace_in(store.place), f"{seed}/{number}")
             yield from (f"{seed}/{number}: {problem}\n    {what}" for problem in problems)
-        faulthandler.cancel_dump_traceback_later()
 
 
 @contextlib.contextmanager

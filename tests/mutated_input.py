@@ -4,12 +4,12 @@
 
 reads N mutated inputs and prints what broke: an exception other than an ``HpoError``, a message of more
 than one line or too long to read, or a study file about which the loader and the JSON Schema disagree
-although a schema could express the rule. An input that takes more than ``SLOW_SECONDS`` ends it.
+although a schema could express the rule. An input that takes more than ``SLOW_SECONDS`` of processor time
+ends it.
 """
 
 import argparse
 import contextlib
-import faulthandler
 import functools
 import json
 import logging
@@ -30,6 +30,7 @@ from hpo.training import datasets, drawn_images
 from hpo.training.config import Config
 from hpo.training.used_files import ContentHashes
 from tests.support import mutated_documents
+from tests.support.case_limit import case_limit
 
 SLOW_SECONDS = 10
 CUSTOM_OBJECTIVE = "def climb(config, state):\n    yield 0.5, None\n"
@@ -298,22 +299,20 @@ def run_cases(cases: Mapping[str, int], seed: int, *, seconds: int = 0) -> tuple
     Args:
         cases: How many, by kind.
         seed: The seed of all cases.
-        seconds: How long a case may take before it ends this process with a traceback; 0: any time.
+        seconds: Processor time after which a case ends this process with a traceback; 0: any time.
 
     Returns:
         What broke, with the kind and the seed of the case, and how many inputs ran.
     """
     broken, ran = [], 0
-    with _place() as place:
+    with _place() as place, case_limit(seconds) as begin_case:
         for kind, count in cases.items():
             for index in range(count):
-                if seconds:
-                    faulthandler.dump_traceback_later(seconds, exit=True)
+                begin_case()
                 name = f"{seed}/{kind}/{index}"
                 if problem := problem_of(kind, name, place):
                     broken.append(f"{name}: {problem}")
                 ran += 1
-    faulthandler.cancel_dump_traceback_later()
     return broken, ran
 
 

@@ -4,13 +4,14 @@ import itertools
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+from tests.support.processes import wait_for
 from tests.support.workplace import ROOT
 
 # Each epoch logs the process that ran it, when and where.
@@ -50,6 +51,11 @@ def study(points: int = 14, epochs: int = EPOCHS, seconds: float = 0.4) -> str:
         text += f"\n[[points]]\npoint_number = {number}\n"
         text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in kept.items())
     return text
+
+
+def wait(condition: Callable[[], Any]) -> Any:
+    """Wait as ``wait_for`` does, for as long as clusters on a busy machine may need."""
+    return wait_for(condition, 400)
 
 
 def progress(folder: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import sqlalchemy as sa
 
 from hpo.workers import supervisor
 from tests.engines import engine_study, ray_cluster
+from tests.engines.engine_study import wait
 from tests.support import postgres
 from tests.support.databases import closed_engines
 from tests.support.log_lines import messages
-from tests.support.processes import descendants, wait_for
+from tests.support.processes import descendants
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
@@ -88,16 +88,16 @@ def test_ray_finishes_fourteen_points_although_an_actor_and_a_node_die(at, ray, 
     at.hpo("create", at.study(engine_study.study(epochs=epochs)))
     options = ("--workers", "2", "--option", f"address={ray.address}", "--option", "num_gpus=1")
     with launched(at, *options) as process:
-        wait_for(lambda: len(engine_study.nodes(at.path)) == 2, 120)
+        wait(lambda: len(engine_study.nodes(at.path)) == 2)
         command_lines = engine_study.command_lines()
-        worker = wait_for(lambda: worker_in_second_epoch(at, "r1"))
+        worker = wait(lambda: worker_in_second_epoch(at, "r1"))
         os.kill(actor_of(worker), signal.SIGKILL)
-        wait_for(lambda: has_died(worker), 15)
-        wait_for(lambda: last_worker(at, "r1") != worker, 60)
-        worker = wait_for(lambda: worker_in_second_epoch(at, "r2"))
+        wait(lambda: has_died(worker))
+        wait(lambda: last_worker(at, "r1") != worker)
+        worker = wait(lambda: worker_in_second_epoch(at, "r2"))
         ray.kill("r2")
-        wait_for(lambda: has_died(worker), 15)
-        out, err = process.communicate(timeout=180)
+        wait(lambda: has_died(worker))
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     engine_study.check(url, epochs=epochs)
     attempts = [trial.user_attrs["attempts"] for trial in engine_study.trials(url)]
@@ -116,14 +116,12 @@ def test_ctrl_c_lets_rays_workers_save_and_two_share_a_device_only_where_asked(a
     at.hpo("create", at.study(engine_study.study(points=4, epochs=400)))
     half_devices = ("--option", "num_gpus=0.5", "--option", "num_cpus=0.5")
     half_devices += ("--option", f"address={ray.address}")
-    with launched(at, "--workers", "4", *half_devices) as process:
-        wait_for(lambda: len({line["pid"] for line in engine_study.progress(at.path)}) == 4, 120)
-        wait_for(lambda: next(engine_study.overlapping_epochs(at.path), None), 30)
-        started = time.monotonic()
+    with launched(at, "--workers", "4", "--grace-seconds", "300", *half_devices) as process:
+        wait(lambda: len({line["pid"] for line in engine_study.progress(at.path)}) == 4)
+        wait(lambda: next(engine_study.overlapping_epochs(at.path), None))
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
-    assert time.monotonic() - started < supervisor.GRACE_SECONDS + 10
     assert err.count("released (asked to stop)") == 4
     assert [trial.state.name for trial in engine_study.trials(url)] == ["WAITING"] * 4
     epochs = [line["epoch"] for line in engine_study.progress(at.path)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.engines import engine_study, ray_cluster, slurm_cluster
+from tests.engines.engine_study import wait
 from tests.support import postgres
 from tests.support.databases import closed_engines
-from tests.support.processes import wait_for
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
@@ -37,22 +37,22 @@ def test_a_study_runs_locally_then_by_slurm_then_by_ray(place, clusters):
         at.hpo("create", at.study(engine_study.study()))
 
         launcher = at.start("launch", "small", "--devices", "cpu:2")
-        wait_for(lambda: len(engine_study.progress(at.path)) >= 6)
+        wait(lambda: len(engine_study.progress(at.path)) >= 6)
         launcher.send_signal(signal.SIGINT)
-        assert launcher.wait(30) == 130
+        assert launcher.wait(300) == 130
         launcher.communicate()
 
         at.hpo("launch", "small", "--engine", "slurm", *GPU, "--option", "gres=gpu:1")
-        wait_for(lambda: {"n1", "n2"} < engine_study.nodes(at.path))
+        wait(lambda: {"n1", "n2"} < engine_study.nodes(at.path))
         at.hpo("pause", "small")
-        wait_for(lambda: status(at)["workers"] == [])
+        wait(lambda: status(at)["workers"] == [])
         paused = len(engine_study.progress(at.path))
         assert status(at)["state"] == "paused"
         assert len(slurm.run("squeue", "-h", "-r", "-t", "RUNNING").splitlines()) == 2, "the workers wait"
         at.hpo("resume", "small")
-        wait_for(lambda: len(engine_study.progress(at.path)) > paused)
+        wait(lambda: len(engine_study.progress(at.path)) > paused)
         at.hpo("stop", "small")
-        wait_for(lambda: slurm.run("squeue", "-h") == "")
+        wait(lambda: slurm.run("squeue", "-h") == "")
         stopped = status(at)
         assert (stopped["state"], stopped["workers"]) == ("stopped", [])
         assert 0 < stopped["trials"]["complete"] < 14

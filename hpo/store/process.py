@@ -118,7 +118,10 @@ def is_dead(name: str | None) -> bool:
     namespace = process_namespace()
     if not (namespace and name and name.startswith(f"{namespace}/")):
         return False
-    pid = int(name.split("/")[-2])
+    digits = name.split("/")[-2]
+    if not digits.isdecimal():
+        return False  # no name that hpo has written
+    pid = int(digits)
     if process_name(pid) == name:
         return False
     try:

@@ -27,7 +27,15 @@ def test_the_owner_of_this_process_is_not_dead():
     assert not process.is_dead(owner.process)
 
 
-@pytest.mark.parametrize("name", [None, "", "another-boot/pid:[1]/1/1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        None,
+        "",
+        "another-boot/pid:[1]/1/1",
+        *(f"{process.process_namespace()}/{end}" for end in ("x/y", "1", "")),
+    ],
+)
 def test_a_process_without_a_name_or_of_another_namespace_is_never_dead(name):
     assert not process.is_dead(name)
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import optuna
 import pytest
 
 from tests.support.processes import wait_for
-from tests.support.workplace import ROOT
+from tests.support.workplace import ROOT, Workplace
 
-# Each epoch logs the process that ran it, when and where.
+# Each epoch logs the process that ran it, when and where. A trial begins once the file "hold", if there is
+# one, has the number of its point or a higher one.
 OWN = """
 import json
 import os
@@ -23,9 +25,18 @@ import time
 import torch
 
 
+def is_held(config):
+    if not os.path.exists("hold"):
+        return False
+    with open("hold") as file:
+        return config.point_number > int(file.read() or 0)
+
+
 def climb(config, state):
     state = state or {"epoch": 0, "weight": torch.zeros(1000)}
     node = os.environ.get("SLURMD_NODENAME") or os.environ.get("RAY_NODE") or "here"
+    while is_held(config):
+        time.sleep(0.1)
     while state["epoch"] < config.epochs:
         started = time.time()
         time.sleep(config.seconds)
@@ -71,6 +82,17 @@ def nodes(folder: Path) -> set[str]:
 
 def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="small", storage=url).trials
+
+
+def hold_after(at: Workplace, point: int) -> None:
+    """Let trials of later points wait at their beginning, until the file is written anew or removed."""
+    (at.path / "hold").write_text(str(point))
+
+
+def are_held(url: str, *, complete: int, workers: int = 2) -> bool:
+    """Return whether so many trials are complete, and as many workers have one that is held."""
+    states = Counter(trial.state.name for trial in trials(url))
+    return (states["COMPLETE"], states["RUNNING"]) == (complete, workers)
 
 
 def check(url: str, *, points: int = 14, epochs: int = EPOCHS) -> None:

@@ -29,7 +29,12 @@ def running() -> Iterator[Cluster]:
     """Run the cluster and stop all its processes afterwards; RAY_NODE names a worker's node."""
     from ray import cluster_utils
 
-    head: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": MEMORY, "include_dashboard": False}
+    head: dict[str, Any] = {
+        "num_cpus": 0,
+        "num_gpus": 0,
+        "object_store_memory": MEMORY,
+        "include_dashboard": False,
+    }
     # Ray lets actors yield to all other programs; on a busy machine they would never get on.
     head["_system_config"] = {"worker_niceness": 0}
     ray = cluster_utils.Cluster(initialize_head=True, head_node_args=head)

@@ -85,18 +85,21 @@ def worker_in_second_epoch(at: Workplace, node: str) -> int | None:
 
 def test_ray_finishes_fourteen_points_although_an_actor_and_a_node_die(at, ray, url):
     epochs = 8
+    engine_study.hold_after(at, 0)
     at.hpo("create", at.study(engine_study.study(epochs=epochs)))
     options = ("--workers", "2", "--option", f"address={ray.address}", "--option", "num_gpus=1")
     with launched(at, *options) as process:
-        wait(lambda: len(engine_study.nodes(at.path)) == 2)
+        wait(lambda: engine_study.are_held(url, complete=0))
+        engine_study.hold_after(at, 10)
         command_lines = engine_study.command_lines()
         worker = wait(lambda: worker_in_second_epoch(at, "r1"))
         os.kill(actor_of(worker), signal.SIGKILL)
         wait(lambda: has_died(worker))
-        wait(lambda: last_worker(at, "r1") != worker)
-        worker = wait(lambda: worker_in_second_epoch(at, "r2"))
+        wait(lambda: engine_study.are_held(url, complete=10))  # also by the worker of the new actor
+        worker = last_worker(at, "r2")
         ray.kill("r2")
         wait(lambda: has_died(worker))
+        (at.path / "hold").unlink()
         out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     engine_study.check(url, epochs=epochs)

@@ -88,24 +88,24 @@ def minutes_run(slurm, job: str) -> int:
 
 def test_slurm_finishes_fourteen_points_although_a_job_is_requeued_and_a_node_dies(at, slurm, url):
     epochs = 8
+    engine_study.hold_after(at, 0)
     at.hpo("create", at.study(engine_study.study(epochs=epochs)))
     job = at.hpo("launch", "small", *GPU, "--workers", "2").out.split()[1].rstrip(":")
-    wait(lambda: len(engine_study.nodes(at.path)) == 2)
+    wait(lambda: engine_study.are_held(url, complete=0))
     outputs = [engine_study.command_lines(), slurm.run("scontrol", "show", "job", job)]
     assert at.hpo("status", "small", "--json").json()["logs"] == str(next(at.path.glob("**/logs")))
     outputs.append(slurm.run("scontrol", "write", "batch_script", f"{job}_0", "-"))
 
+    engine_study.hold_after(at, 10)
     # Well before the last epoch: otherwise the worker completes the trial instead of releasing it.
     wait(lambda: "epoch 2/" in logs(at, task=0).splitlines()[-1])
-    before = len(engine_study.progress(at.path))
     slurm.run("scontrol", "requeue", f"{job}_0")
-    wait(lambda: len(engine_study.progress(at.path)) >= before + 5)
-    wait(lambda: len(jobs(slurm)) == 2 and all(each[1] == "R" for each in jobs(slurm)))
+    wait(lambda: engine_study.are_held(url, complete=10))  # also by the requeued job
     outputs.append(logs(at))
     assert "released" in outputs[-1], "the worker of the requeued job released its trial"
 
-    wait(lambda: "n2" in {line["node"] for line in engine_study.progress(at.path)[-3:]})
     slurm.kill("n2")
+    (at.path / "hold").unlink()
     wait(lambda: state(at) == "complete")
     engine_study.check(url, epochs=epochs)
     attempts = [trial.user_attrs["attempts"] for trial in engine_study.trials(url)]

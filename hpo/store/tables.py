@@ -143,13 +143,26 @@ def read_version(connection: sa.Connection) -> int:
     """
     found = sa.inspect(connection)
     if found.has_table(schema.name):
-        return int(connection.execute(READ_VERSION).scalar_one())
+        stated = connection.execute(READ_VERSION).scalar()
+        return 1 if stated is None else int(stated)
     return 1 if found.has_table(leases.name) else 0
 
 
 def is_missing(session: Session, table: sa.Table) -> bool:
     """Return whether a store is older than one of our tables."""
     return not sa.inspect(session.connection()).has_table(table.name)
+
+
+class _NameTaken(StoreError):
+    """There is a table already that an upgrade would create."""
+
+
+def _check_absence(connection: sa.Connection, table: sa.Table, version: int) -> None:
+    if sa.inspect(connection).has_table(table.name):
+        raise _NameTaken(
+            f"the store has a table {table.name}, which tables of version {version} do not have: rename it "
+            "if it is another program's; otherwise the version in hpo_schema is wrong: restore a copy"
+        )
 
 
 def check_version(version: int) -> None:
@@ -174,7 +187,7 @@ def upgrade(session: Session) -> None:
         session: The session of a transaction that is to write. It has locked no row yet.
 
     Raises:
-        StoreError: A newer version of hpo has upgraded the tables.
+        StoreError: A newer version of hpo has upgraded the tables, or one of their names is taken.
         sqlalchemy.exc.SQLAlchemyError: The database refuses, as it does for a role that may not create
             tables.
     """
@@ -187,6 +200,7 @@ def upgrade(session: Session) -> None:
     for needed, tables in _TABLES_SINCE.items():
         if version < needed:
             for table in tables:
+                _check_absence(connection, table, version)
                 table.create(connection)
     for needed, columns in _COLUMNS_SINCE.items():
         if 0 < version < needed:
@@ -210,7 +224,7 @@ def upgrade_store(storage: Storage) -> None:
         return
     try:
         storage.retry(lambda: _upgrade_in_transaction(storage))
-    except StoreUnavailable:
+    except (StoreUnavailable, _NameTaken):
         raise
     except StoreError as error:
         raise StoreError(

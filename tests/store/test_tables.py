@@ -13,7 +13,6 @@ import optuna
 import psycopg
 import pytest
 import sqlalchemy as sa
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from hpo.errors import StoreError
@@ -179,11 +178,19 @@ def test_several_processes_that_upgrade_at_once_do_it_once(older, sql):
 @pytest.mark.parametrize("version", [1], indirect=True)
 def test_an_upgrade_that_fails_leaves_the_older_store(older, sql):
     sql("CREATE TABLE hpo_events (other INTEGER)")  # so that the second of the tables cannot be created
-    with pytest.raises((sa.exc.SQLAlchemyError, StorageInternalError)):
+    with pytest.raises(StoreError, match="a table hpo_events, which tables of version 1 do not"):
         tables.upgrade_store(studies.open_storage(older, create=False))
     for table in ("hpo_attempts", "hpo_schema"):
         with pytest.raises(Exception, match=table):
             sql(f"SELECT * FROM {table}")
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM hpo_schema", "UPDATE hpo_schema SET version = -1"])
+def test_a_wrong_version_is_told_in_one_line(first, sql, change):
+    sql(change)
+    with pytest.raises(StoreError, match="the version in hpo_schema is wrong") as refused:
+        control.set_order(first.store, NAME, None)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_newer_store_is_refused_in_one_line(url, first, sql):

@@ -75,6 +75,9 @@ COMMANDS = {
     "pause {}": 2,
     "resume {}": 2,
     "stop {}": 2,
+    "stop {} --trial 3": 2,  # waits at a rung
+    "stop {} --trial 9": 1,  # runs
+    "stop {} --trial 10": 1,  # waits
     "retry {} --failed": 3,
     "retry {} --trial 1": 2,
     "enqueue {} speed=2 rate=0.3 kind=b": 2,

@@ -27,7 +27,7 @@ from hpo.analysis import finish
 from hpo.artifacts.folders import Artifacts
 from hpo.artifacts.optuna_store import ADDED_FOLDER
 from hpo.export.folder import export_trial
-from hpo.store import process, queue, rows, studies
+from hpo.store import process, queue, rows, studies, tables, waiting_workers
 from hpo.store.storage import Storage
 from hpo.store.tables import leases
 from hpo.study import file
@@ -82,7 +82,8 @@ sampler = "grid"
 model = "shufflenet_v2_x0_5"
 lr = 0.01
 """
-TABLES = [table.name for table in (*models.BaseModel.metadata.sorted_tables, leases)]
+OURS = (leases, tables.attempts, tables.events, tables.workers, tables.schema)
+TABLES = [table.name for table in (*models.BaseModel.metadata.sorted_tables, *OURS)]
 MODEL = "model"  # the folder of an exported model
 CLASSES = [str(digit) for digit in range(10)]
 
@@ -159,14 +160,16 @@ class HostileStore:
             export_trial(storage, "vision", None, self.artifacts, self.place / MODEL)
 
     def _add_open_trials(self, storage: Storage) -> None:
-        """Add a waiting trial, one that runs under an expired lease, and one that waits at a rung."""
+        """Add a worker, a waiting trial, one whose lease has expired, and one that waits at a rung."""
         study_id = studies.find_study_id(storage, "small")
         definition = studies.read_definition(storage, "small")
         for _ in range(2):
             studies.enqueue_setting(
                 storage, "small", file.point_from_texts(definition, ["speed=2", "kind=a", "rate=0.5"])
             )
-        queue.claim_trial(storage, study_id, process.current_owner("cpu"), lease_seconds=60, max_attempts=9)
+        owner = process.current_owner("cpu")
+        waiting_workers.Presence(storage, study_id, owner, 60).renew()
+        queue.claim_trial(storage, study_id, owner, lease_seconds=60, max_attempts=9)
         with storage.transaction() as session:
             session.execute(
                 sa.update(leases).where(leases.c.owner.is_not(None)).values(expires=1.0, process=None)

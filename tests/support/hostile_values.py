@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hpo.store import process
 from hpo.store.attributes import parse_json
 from tests.support.mutated_documents import all_paths, value_at
 
@@ -58,26 +59,8 @@ TEXTS = (
     *('{"artifact_id": "..", "filename": 3}', '{"artifact_id": "../../secret.txt"}', "3", '"x"', "1e400"),
 )
 NUMBERS = (
-    *(
-        0,
-        1,
-        2,
-        3,
-        7,
-        99,
-        -1,
-        -(2**63),
-        2**31 - 1,
-        2**31,
-        2**63,
-        HUGE,
-        1.5,
-        -0.5,
-        0.0,
-        1e308,
-        -1e308,
-        5e-324,
-    ),
+    *(0, 1, 2, 3, 7, 99, -1, -(2**63), 2**31 - 1, 2**31, 2**63, HUGE),
+    *(1.5, -0.5, 0.0, 1e308, -1e308, 5e-324),
     *(float("nan"), float("inf"), float("-inf"), True, False, None),
 )
 STRUCTURES: tuple[Any, ...] = (
@@ -172,8 +155,19 @@ class Mutator:
 
     def change(self) -> str:
         """Make one change, and describe it."""
-        kinds = [*_TABLES, "value", "report", "param", "state", "lease", "attempt", "event"]
-        weights = [*(each.weight for each in _TABLES), 4, 4, 8, 4, 4, 4, 2]
+        kinds = [
+            *_TABLES,
+            "value",
+            "report",
+            "param",
+            "state",
+            "lease",
+            "attempt",
+            "event",
+            "worker",
+            "version",
+        ]
+        weights = [*(each.weight for each in _TABLES), 4, 4, 8, 4, 4, 4, 2, 2, 1]
         (kind,) = self.rng.choices(kinds, weights)
         if isinstance(kind, _Attributes):
             return self._change_attribute(kind)
@@ -328,13 +322,41 @@ class Mutator:
                 *(("checkpoint", self._fill(self.rng.choice(TEXTS))) for _ in range(4)),
                 *(("epoch", each) for each in (-1, 0, 99, 2**31 - 1)),
                 *(("expires", each) for each in (0.0, -1e308, 1e308, 1.0)),
-                *(("owner", None), ("owner", ""), ("owner", "../x"), ("process", "x/y"), ("host", None)),
+                *(("reported", each) for each in (None, 0.0, -1e308, 1e308, 1e12)),
+                *(("token", each) for each in (-1, 0, 7, 2**31 - 1)),
+                *(("owner", None), ("owner", ""), ("owner", "../x"), ("host", None)),
+                ("process", self._process()),
             )
         )
         self._run(
             f"UPDATE hpo_leases SET {column} = :value WHERE trial_id = :id", value=value, id=row.trial_id
         )
         return f"lease of trial {row.trial_id}: {column} = {value!r}"
+
+    def _process(self) -> str:
+        """Return a name of a process that is none, also of one that would be of this machine."""
+        return self.rng.choice(
+            ("x/y", "", *(f"{process.process_namespace()}/{each}" for each in ("x/y", "1", "")))
+        )
+
+    def _change_worker(self) -> str:
+        """Change the worker without a trial."""
+        column = self.rng.choice(("owner", "process", "host", "device", "renewed", "expires"))
+        if column in ("renewed", "expires"):
+            value: Any = self.rng.choice((0.0, -1.0, 1e12, -1e308, 1e308))
+        else:
+            value = self._process() if column == "process" else self._fill(self.rng.choice(TEXTS))
+        self._run(f"UPDATE hpo_workers SET {column} = :value", value=value)
+        return f"worker: {column} = {value!r}"
+
+    def _change_version(self) -> str:
+        """Let the tables claim another version than they have."""
+        value = self.rng.choice((-1, 0, 1, 2, 4, 2**31 - 1, None))
+        if value is None:
+            self._run("DELETE FROM hpo_schema")
+        else:
+            self._run("UPDATE hpo_schema SET version = :value", value=value)
+        return f"version of the tables: {value}"
 
     def _change_attempt(self) -> str:
         row = self.rng.choice(self._rows("hpo_attempts"))

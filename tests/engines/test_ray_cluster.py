@@ -141,11 +141,12 @@ def test_a_local_ray_serves_an_sqlite_store_and_stops_on_a_fatal_error(place):
         "hpo: --engine ray, cluster 10.0.0.1:6379: an SQLite store works on one machine only"
     )
     (place.path / "own.py").rename(place.path / "renamed.py")
-    broken = place.hpo("launch", "small", *RAY, code=supervisor.EXIT_FATAL)
+    # As in ``ray_cluster``: actors get on while other programs run.
+    broken = place.hpo("launch", "small", *RAY, code=supervisor.EXIT_FATAL, RAY_worker_niceness="0")
     assert messages(broken.err)[-1].startswith("hpo: ")
     assert "own" in messages(broken.err)[-1]
     (place.path / "renamed.py").rename(place.path / "own.py")
-    done = place.hpo("launch", "small", *RAY)
+    done = place.hpo("launch", "small", *RAY, RAY_worker_niceness="0")
     assert "trial 1 complete" in done.err
     study = optuna.load_study(study_name="small", storage=f"sqlite:///{place.path}/storage/hpo.db")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2

@@ -14,6 +14,7 @@ from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.engines
 OWN = engine_study.OWN
+EPOCHS = 40  # so many that orders come before the study is complete, on a busy machine, too
 # CPU workers; the options below reserve a made-up GPU for each.
 GPU = ("--devices", "cpu", "--workers", "2")
 
@@ -34,7 +35,7 @@ def test_a_study_runs_locally_then_by_slurm_then_by_ray(place, clusters):
     with postgres.running() as server, closed_engines():
         settings = {"HPO_STORE": server.url, "SLURM_CONF": slurm.environment["SLURM_CONF"]}
         at = Workplace(path=place.path, environment={**place.environment, **settings})
-        at.hpo("create", at.study(engine_study.study()))
+        at.hpo("create", at.study(engine_study.study(epochs=EPOCHS)))
 
         launcher = at.start("launch", "small", "--devices", "cpu:2")
         wait(lambda: len(engine_study.progress(at.path)) >= 6)
@@ -44,28 +45,28 @@ def test_a_study_runs_locally_then_by_slurm_then_by_ray(place, clusters):
 
         at.hpo("launch", "small", "--engine", "slurm", *GPU, "--option", "gres=gpu:1")
         wait(lambda: {"n1", "n2"} < engine_study.nodes(at.path))
-        at.hpo("pause", "small")
+        at.here("pause", "small")
         wait(lambda: status(at)["workers"] == [])
         paused = len(engine_study.progress(at.path))
         assert status(at)["state"] == "paused"
         assert len(slurm.run("squeue", "-h", "-r", "-t", "RUNNING").splitlines()) == 2, "the workers wait"
-        at.hpo("resume", "small")
+        at.here("resume", "small")
         wait(lambda: len(engine_study.progress(at.path)) > paused)
-        at.hpo("stop", "small")
+        at.here("stop", "small")
         wait(lambda: slurm.run("squeue", "-h") == "")
         stopped = status(at)
         assert (stopped["state"], stopped["workers"]) == ("stopped", [])
         assert 0 < stopped["trials"]["complete"] < 14
-        at.hpo("resume", "small")
+        at.here("resume", "small")
 
         options = ("--option", "num_gpus=1", "--option", f"address={ray.address}")
         at.hpo("launch", "small", "--engine", "ray", *GPU, *options)
-        engine_study.check(server.url)
+        engine_study.check(server.url, epochs=EPOCHS)
         assert sum(trial.user_attrs["attempts"] for trial in engine_study.trials(server.url)) > 14
-        assert len(engine_study.progress(at.path)) == 14 * engine_study.EPOCHS, "no epoch ran twice"
+        assert len(engine_study.progress(at.path)) == 14 * EPOCHS, "no epoch ran twice"
         assert engine_study.nodes(at.path) == {"here", "n1", "n2", "r1", "r2"}
         assert all(one["node"] == "here" for one, _ in engine_study.overlapping_epochs(at.path))
 
 
 def status(at: Workplace) -> dict:
-    return at.hpo("status", "small", "--json").json()
+    return at.here("status", "small", "--json").json()

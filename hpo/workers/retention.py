@@ -12,12 +12,13 @@ row names, which is garbage.
 
 import contextlib
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from hpo.artifacts import names
 from hpo.artifacts.folders import Artifacts
@@ -60,23 +61,26 @@ def _forget_weights(storage: Storage, study_id: int, keep: int, definition: Defi
     """Remove the names of weights that are not kept from the database, and return them by trial number."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
     system = models.TrialSystemAttributeModel
-    failed = sa.select(attribute.trial_id).where(attribute.key == "failure")
-    stopped = sa.select(system.trial_id).where(system.key == plan.STOPPED_TRIAL)
+    failure = aliased(attribute)
+    has_failed = sa.exists().where(failure.trial_id == trial.trial_id, failure.key == "failure")
+    is_stopped = sa.exists().where(system.trial_id == trial.trial_id, system.key == plan.STOPPED_TRIAL)
     ended = (
         sa.select(trial.trial_id, trial.number, attribute.value_json)
         .join(attribute, attribute.trial_id == trial.trial_id)
         .where(
             trial.study_id == study_id,
             trial.state.in_([TrialState.COMPLETE, TrialState.PRUNED]),
-            trial.trial_id.not_in(failed),
-            trial.trial_id.not_in(stopped),
+            ~has_failed,
+            ~is_stopped,
             attribute.key == "weights",
             attribute.value_json != "null",
         )
     )
     with storage.transaction() as session:
         found = session.execute(ended).all()  # read first: a trial that ends meanwhile may be the best
-        kept = trials_to_keep(session, study_id, keep, definition)
+        is_ranked_by_value = len(definition.objectives) == 1 and definition.search.replicates == 1
+        among = {row.number for row in found} if is_ranked_by_value else None
+        kept = trials_to_keep(session, study_id, keep, definition, among)
         others = [row for row in found if row.number not in kept]
         if others:
             named = attribute.trial_id.in_([row.trial_id for row in others]) & (attribute.key == "weights")
@@ -84,7 +88,9 @@ def _forget_weights(storage: Storage, study_id: int, keep: int, definition: Defi
         return {row.number: attributes.parse_json(row.value_json) for row in others}
 
 
-def trials_to_keep(session: Session, study_id: int, keep: int, definition: Definition) -> set[int]:
+def trials_to_keep(
+    session: Session, study_id: int, keep: int, definition: Definition, among: Collection[int] | None = None
+) -> set[int]:
     """Return the numbers of the trials that keep their weights: listed ones, and the best searched ones.
 
     Args:
@@ -94,6 +100,8 @@ def trials_to_keep(session: Session, study_id: int, keep: int, definition: Defin
             the knee of the Pareto front, which ``hpo export`` takes, is the first of them. A setting whose
             replicates are not all done does not count; all its complete trials are returned.
         definition: The study.
+        among: The numbers of the trials to choose from, where no other trial can change the choice: with
+            one objective and no replicates. None: all trials of the study are read.
     """
     trial, value, attribute = models.TrialModel, models.TrialValueModel, models.TrialSystemAttributeModel
     is_mark = (attribute.trial_id == trial.trial_id) & (attribute.key == replicates.REPLICATE_OF)
@@ -101,7 +109,7 @@ def trials_to_keep(session: Session, study_id: int, keep: int, definition: Defin
         sa.select(trial.number, trial.state, value.value, attribute.value_json)
         .outerjoin(value, value.trial_id == trial.trial_id)
         .outerjoin(attribute, is_mark)
-        .where(trial.study_id == study_id)
+        .where(_is_among(study_id, among))
         .order_by(value.objective)
     ).all()
     parsed = {row.number: attributes.parse_first_trial(row.value_json, row.number) for row in rows}
@@ -116,7 +124,7 @@ def trials_to_keep(session: Session, study_id: int, keep: int, definition: Defin
     whole = {number: each for number, each in values.items() if len(each) == len(objectives)}
     ranked = replicates.rank_by_dominance(objectives, metric, whole, first_of, pruned)
     knee = replicates.find_knee(objectives, whole, ranked)
-    listed = _with_a_given_setting(session, study_id) - first_of.keys()
+    listed = _with_a_given_setting(session, study_id, among) - first_of.keys()
     best: list[int] = []
     kept = {row.number for row in rows if first_of.get(row.number, row.number) in listed}
     for setting in sorted(ranked, key=lambda each: each is not knee):
@@ -128,9 +136,14 @@ def trials_to_keep(session: Session, study_id: int, keep: int, definition: Defin
     return {*best[:keep], *kept}
 
 
-def _with_a_given_setting(session: Session, study_id: int) -> set[int]:
+def _with_a_given_setting(session: Session, study_id: int, among: Collection[int] | None) -> set[int]:
     """Return the numbers of the trials whose setting no sampler proposed: listed ones, and replicates."""
     trial, attribute = models.TrialModel, models.TrialSystemAttributeModel
     found = sa.select(trial.number).join(attribute, attribute.trial_id == trial.trial_id)
     given = attribute.key.in_(LISTED_ATTRIBUTES)
-    return set(session.execute(found.where(trial.study_id == study_id, given)).scalars())
+    return set(session.execute(found.where(_is_among(study_id, among), given)).scalars())
+
+
+def _is_among(study_id: int, among: Collection[int] | None) -> sa.ColumnElement[bool]:
+    is_of_study = models.TrialModel.study_id == study_id
+    return is_of_study if among is None else is_of_study & models.TrialModel.number.in_(among)

@@ -51,7 +51,7 @@ def test_a_study_runs_locally_then_by_slurm_then_by_ray(place, clusters):
         assert status(at)["state"] == "paused"
         assert len(slurm.run("squeue", "-h", "-r", "-t", "RUNNING").splitlines()) == 2, "the workers wait"
         at.here("resume", "small")
-        wait(lambda: len(engine_study.progress(at.path)) > paused)
+        wait(lambda: len(engine_study.progress(at.path)) > paused and status(at)["trials"]["complete"])
         at.here("stop", "small")
         wait(lambda: slurm.run("squeue", "-h") == "")
         stopped = status(at)

@@ -181,12 +181,28 @@ def _keep_running(launch: _Launch, workers: list[WorkerProcess]) -> Iterator[int
             return
         if launch.stop.is_set() and stopped_at is None:
             stopped_at = time.monotonic()
+            _tell_stopping(launch, workers)
             _send_signal(workers, signal.SIGTERM)
         if stopped_at is not None and time.monotonic() > stopped_at + launch.supervision.grace_seconds:
             _tell_killed(launch, workers)
             _send_signal(workers, signal.SIGKILL)
         yield sum(worker.is_starting for worker in workers)
         time.sleep(0.25)
+
+
+def _tell_stopping(launch: _Launch, workers: list[WorkerProcess]) -> None:
+    """Say in the log of each worker that runs why it is asked to stop."""
+    why = "this command was asked to stop"
+    for worker in workers:
+        if worker.process.poll() == EXIT_FATAL:
+            worker.reader.join(1)  # it reads why
+            why = f"the one on {worker.device.name} (process {worker.process.pid}) has ended"
+            why += f": {worker.last_error}" if worker.last_error else " with an error that no restart mends"
+            break
+    for worker in workers:
+        if worker.process.poll() is None:
+            text = f"the worker on {worker.device.name} is asked to stop: {why}"
+            _tell(launch, worker, text, logging.INFO, log_records.PROGRESS)
 
 
 def _tell_killed(launch: _Launch, workers: list[WorkerProcess]) -> None:

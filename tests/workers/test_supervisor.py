@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from hpo import log_records, logs
-from hpo.errors import WorkerStartError
+from hpo.errors import HpoError, WorkerStartError
 from hpo.training import devices
 from hpo.workers import supervisor
-from tests.support.log_lines import messages
+from tests.support.log_lines import messages, parse_lines
 from tests.support.workplace import load
 
 OWN = """
@@ -43,6 +43,42 @@ speed = 1.0
 [[points]]
 speed = 2.0
 """
+
+
+# Stands in for two workers: the first that starts exits for good, once the other one runs.
+STAND_IN = """
+import logging, pathlib, sys, time
+from hpo import log_records
+
+try:
+    pathlib.Path("first").mkdir()
+except FileExistsError:
+    pathlib.Path("second").touch()
+    time.sleep(600)
+while not pathlib.Path("second").exists():
+    time.sleep(0.02)
+print(log_records.format_json(log_records.new_record("no such luck", logging.ERROR, log_records.EXIT)))
+sys.exit(78)
+"""
+
+
+@pytest.mark.processes
+def test_a_log_file_says_why_its_worker_is_asked_to_stop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supervisor, "HPO_COMMAND", (sys.executable, "-c", STAND_IN))
+    workers = [devices.WorkerDevice(name=name, threads=1) for name in ("gpu 0", "gpu 1")]
+    logs_folder, stop, told = tmp_path / "logs", threading.Event(), []
+    running = supervisor.supervise_processes("small", workers, {}, logs_folder, stop, told.append)
+    with pytest.raises(HpoError, match="no such luck"):
+        list(running)
+    one, other = (parse_lines(file.read_text()) for file in logs_folder.glob("*.log"))
+    ended, stopped = (one, other) if one[-1].message == "no such luck" else (other, one)
+    (line,) = [each.message for each in stopped if "is asked to stop" in each.message]
+    first, second = (each[0].message.removeprefix("a worker starts on ") for each in (ended, stopped))
+    assert {first, second} == {"gpu 0", "gpu 1"}
+    why = f"the one on {first} (process {ended[0].process}) has ended: no such luck"
+    assert line == f"the worker on {second} is asked to stop: {why}"
+    assert line in [record.getMessage() for record in told]
 
 
 @pytest.mark.processes

@@ -33,6 +33,7 @@ from hpo.workers.log_files import LogFolder
 
 HPO_COMMAND = (sys.executable, "-m", "hpo")
 EXIT_FATAL = 78  # exit code of a worker whose error no restart mends (sysexits.h: EX_CONFIG)
+EXIT_STOPPED = {130: "SIGINT", 143: "SIGTERM or SIGHUP"}  # of one that a signal asked to stop
 MAX_PAUSE_SECONDS = 30.0  # before a worker that keeps dying is started again
 GRACE_SECONDS = 10.0  # that a worker has to save and exit after SIGTERM
 BACKOFF_SECONDS = 1.0  # before a worker that died for the first time is started again
@@ -367,11 +368,15 @@ def _restart_if_dead(launch: _Launch, worker: WorkerProcess) -> WorkerProcess:
 def _announce_restart(launch: _Launch, worker: WorkerProcess, code: int) -> None:
     if time.monotonic() - worker.started_at > MAX_PAUSE_SECONDS:
         worker.deaths = 0
-    cause = _signal_name(-code) if code < 0 else worker.last_error or f"exit code {code}"
+    if code in EXIT_STOPPED:
+        end = f"was asked to stop by {EXIT_STOPPED[code]}, not by this command, and has exited"
+    else:
+        cause = _signal_name(-code) if code < 0 else worker.last_error or f"exit code {code}"
+        end = f"died of {cause}"
     pause = worker.schedule_restart(launch.supervision.backoff_seconds)
     trial = "" if worker.trial is None else f", trial {worker.trial}"
     which = f"a worker on {worker.device.name} (process {worker.process.pid}{trial})"
-    _tell(launch, worker, f"{which} died of {cause}; starting it again in {pause:g} s")
+    _tell(launch, worker, f"{which} {end}; starting it again in {pause:g} s")
 
 
 def _signal_name(number: int) -> str:

@@ -140,6 +140,26 @@ def test_the_worker_that_replaces_a_killed_one_continues_its_file(place):
     assert shown[-1].getMessage().startswith("stopped with 0 of 1 trials done; ")
 
 
+def test_a_worker_that_somebody_else_stops_is_told_apart_from_one_that_died(place):
+    place.here("create", place.study(LONG))
+    words = ("launch", "small", "--devices", "cpu:1", "--backoff-seconds", "0.1")
+    launcher = place.start(*words)
+    wait_for(lambda: epochs_reported(place) >= 3)
+    (stopped,) = descendants(launcher.pid)
+    os.kill(stopped, signal.SIGTERM)
+    wait_for(lambda: "attempt 2" in log_files(place)[0].read_text(), 300)
+    launcher.terminate()
+    _, err = launcher.communicate(timeout=300)
+    assert launcher.returncode == 143
+    (line,) = [each for each in parse_lines(err) if "starting it again" in each.message]
+    assert (line.level, line.process, line.trial) == ("WARNING", str(stopped), "0")
+    assert line.message == (
+        f"a worker on cpu (process {stopped}, trial 0) was asked to stop by SIGTERM or SIGHUP, not by this "
+        "command, and has exited; starting it again in 0.1 s"
+    )
+    assert str(line) in messages(log_files(place)[0].read_text())
+
+
 def test_a_worker_of_its_own_writes_the_same_lines_without_a_file(place):
     (place.path / "b").touch()
     (place.path / "c").touch()

@@ -1,5 +1,6 @@
 """The verbs that store a study and run its trials: run, create, launch, worker and finish."""
 
+import signal
 import threading
 from typing import TYPE_CHECKING, Annotated
 
@@ -150,8 +151,10 @@ def _run_workers(
     _exit_if_stopped(stop)
 
 
-def _exit_if_stopped(stop: "StopSignal") -> None:
+def _exit_if_stopped(stop: "StopSignal", *, tells: bool = False) -> None:
     if stop.event.is_set():
+        if tells and stop.signal is not None:
+            logs.tell(f"this worker ends: {signal.Signals(stop.signal).name} has asked it to stop")
         raise typer.Exit(stop.exit_code())
 
 
@@ -305,7 +308,7 @@ def run_one_worker(
         worker_events.follow_events(worker.run_worker(storage, name, settings, stop.event))
     except HpoError as error:
         raise _worker_exit(error) from error
-    _exit_if_stopped(stop)
+    _exit_if_stopped(stop, tells=supervised is None)
     if supervised is None:  # else the supervisor says it
         progress.explain_end(status.read_status(storage, name))
 

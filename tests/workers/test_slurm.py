@@ -251,7 +251,9 @@ def test_a_worker_that_gets_two_signals_at_once_still_saves(place):
         wait_for(lambda: pending_signals(worker.pid) == 0, 5)
     _, err = worker.communicate(timeout=120)
     assert worker.returncode == 143
-    assert "trial 0 released" in err
+    *_, released, last = parse_lines(err)
+    assert released.message == "trial 0 released (asked to stop)"
+    assert last.message == "this worker ends: SIGTERM has asked it to stop"
 
 
 def pending_signals(pid: int) -> int:

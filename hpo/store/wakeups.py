@@ -21,7 +21,7 @@ import psycopg
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from hpo.store import database, process
+from hpo.store import control, database, plan, process
 from hpo.store.lease_table import database_time
 from hpo.store.notifications import CHANNEL
 from hpo.store.rows import dialect_of, reports, trials
@@ -84,12 +84,19 @@ class ChangeWatch:
                 known = self._expiry_seconds if self._listener else min(pause, self._expiry_seconds)
                 ask_at = waited + max(known, LOOK_SECONDS)
             if not self._has_told:
-                log.info("no trial is free; this worker waits for one")
-                self._has_told = True
+                self._tell_wait()
             tell_alive()
             if stop.wait(LOOK_SECONDS):
                 return
             waited += LOOK_SECONDS
+
+    def _tell_wait(self) -> None:
+        """Log once what the worker waits for."""
+        if control.read_order(self._storage, self._study_id) == plan.ORDER_PAUSED:
+            log.info("the study is paused; this worker waits until somebody resumes it")
+        else:
+            log.info("no trial is free; this worker waits for one")
+        self._has_told = True
 
     def _has_news(self) -> bool:
         """Return whether a notification has come, its connection is lost, or a lease's owner has died."""

@@ -71,6 +71,21 @@ def test_a_waiting_worker_is_woken_when(first, second, change):
     assert not clock.is_set()
 
 
+def test_a_worker_that_waits_says_for_what(first, second, caplog):
+    caplog.set_level("INFO", logger="hpo")
+    second.claim()
+    for order, told in (
+        ("paused", "the study is paused; this worker waits until somebody resumes it"),
+        (None, "no trial is free; this worker waits for one"),
+    ):
+        caplog.clear()
+        control.set_order(second.store, NAME, order)
+        with ChangeWatch(first.store, first.study_id) as watch:
+            for _ in range(3):
+                watch.wait(FastClock(2.0), do_nothing)
+        assert caplog.messages == [told]
+
+
 def test_a_report_at_a_rung_wakes_a_waiting_worker(with_tables):
     definition = study_of(2, pruner="asha")
     waiting = studies.open_storage(with_tables, create=True)

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import itertools
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -54,6 +55,16 @@ class LogFolder:
             self._tell(log_records.new_record(text, logging.WARNING))
 
 
+def _drop_torn_line(path: Path) -> None:
+    """Remove a last line that has no end: its launch was killed, or the disk was full.
+
+    The next line would continue it, and be no JSON either.
+    """
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 class _LogFile(RotatingFileHandler):
     def __init__(self, path: Path, form: str, tell_failure: Callable[[OSError], None]) -> None:
         self._format_record, self._tell_failure = log_records.FORMATS[form], tell_failure
@@ -70,7 +81,8 @@ class _LogFile(RotatingFileHandler):
             stream.close()
             raise
         except OSError:
-            pass  # a file system without locks: launches at the same time share the file
+            return stream  # a file system without locks: launches at the same time share the file
+        _drop_torn_line(Path(self.baseFilename))
         return stream
 
     def format(self, record: logging.LogRecord) -> str:

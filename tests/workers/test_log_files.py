@@ -30,6 +30,19 @@ def test_each_worker_has_a_file_and_the_next_launch_continues_it(tmp_path):
         assert messages((tmp_path / "logs" / name).read_text()) == ["hpo: first", "hpo: second"]
 
 
+@pytest.mark.parametrize("torn", ["", "2026-12-01T03:12:45.681+00:00 WARN", "é" * 9])
+def test_a_line_that_a_full_disk_has_torn_is_dropped_when_the_file_is_continued(tmp_path, torn):
+    path = tmp_path / f"{socket.gethostname()}-1.log"
+    for text in ("first", "second", "third"):
+        file = open_folder(tmp_path).open_file()
+        file.handle(new_record(text))
+        file.close()
+        with path.open("ab") as half:
+            half.write(torn.encode()[:-1])
+    whole = path.read_text(errors="replace").rpartition("\n")[0]
+    assert messages(whole) == ["hpo: first", "hpo: second", "hpo: third"]
+
+
 def test_launches_at_the_same_time_have_different_files(tmp_path):
     folders = [open_folder(tmp_path), open_folder(tmp_path)]
     files = [folder.open_file() for folder in (*folders, *folders)]

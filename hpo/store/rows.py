@@ -246,8 +246,8 @@ def build_trials(
         wanted[user_attributes] = ids if with_user_attributes else []
         wanted[values] = ids if objectives > 1 else []
         details = {table: _read_details(session, table, wanted[table]) for table in wanted}
-        steps = [(id_, step) for id_, new_steps in grown.items() for step in new_steps or ()]
-        details[reports] = {**details[reports], **_read_reports(session, steps)}
+        new_steps = {id_: steps for id_, steps in grown.items() if steps}
+        details[reports] = {**details[reports], **_read_reports(session, new_steps)}
         built += [_build_trial(head, known.get(head.trial_id), details, objectives) for head in chunk]
     return built
 
@@ -263,32 +263,35 @@ def _read_details(session: Session, table: Any, trial_ids: Sequence[int]) -> Map
     return found
 
 
-def _read_reports(session: Session, steps: Sequence[tuple[int, int]]) -> Mapping[int, list[Any]]:
-    """Read single reports, each given by trial id and epoch, by trial id."""
+def _read_reports(session: Session, new_steps: Mapping[int, range]) -> Mapping[int, list[Any]]:
+    """Read the reports of new epochs, which are given by trial id; on Postgres maybe newer ones, too."""
     found: dict[int, list[Any]] = defaultdict(list)
     dialect = dialect_of(session)
-    for first in range(0, len(steps), CHUNK_TRIALS):
-        chunk = steps[first : first + CHUNK_TRIALS]
-        ids, epochs = zip(*chunk, strict=True)
-        given = {"pairs": chunk} if dialect == "sqlite" else {"ids": list(ids), "steps": list(epochs)}
-        for trial_id, *part in session.execute(_reports_statement(dialect), given).all():
+    given: list[dict[str, Any]]
+    if dialect == "sqlite":
+        pairs = [(trial_id, step) for trial_id, steps in new_steps.items() for step in steps]
+        given = [{"pairs": pairs[i : i + CHUNK_TRIALS]} for i in range(0, len(pairs), CHUNK_TRIALS)]
+    else:
+        firsts = [steps.start for steps in new_steps.values()]
+        given = [{"ids": [*new_steps], "firsts": firsts}] if new_steps else []
+    for each in given:
+        for trial_id, *part in session.execute(_reports_statement(dialect), each).all():
             found[trial_id].append(part)
     return found
 
 
 @functools.cache
 def _reports_statement(dialect: str) -> Any:
-    """Return the SELECT of reports; on Postgres one text serves any number of them."""
-    row = sa.tuple_(reports.c.trial_id, reports.c.step)
-    if dialect == "sqlite":
-        listed = row.in_(sa.bindparam("pairs", expanding=True))
-    else:
-        numbers = postgresql.ARRAY(sa.Integer)
-        pairs = sa.func.unnest(sa.bindparam("ids", type_=numbers), sa.bindparam("steps", type_=numbers))
-        wanted = pairs.table_valued("trial_id", "step").render_derived()
-        listed = row.in_(sa.select(wanted.c.trial_id, wanted.c.step))
+    """Return the SELECT of reports; on Postgres one text serves any number of trials and epochs."""
     chosen = sa.select(reports.c.trial_id, *(reports.c[name] for name in DETAIL_COLUMNS[reports]))
-    return chosen.where(listed).order_by(reports.c.step)
+    if dialect == "sqlite":
+        row = sa.tuple_(reports.c.trial_id, reports.c.step)
+        return chosen.where(row.in_(sa.bindparam("pairs", expanding=True))).order_by(reports.c.step)
+    numbers = postgresql.ARRAY(sa.Integer)
+    pairs = sa.func.unnest(sa.bindparam("ids", type_=numbers), sa.bindparam("firsts", type_=numbers))
+    wanted = pairs.table_valued("trial_id", "first").render_derived()
+    is_wanted = (reports.c.trial_id == wanted.c.trial_id) & (reports.c.step >= wanted.c.first)
+    return chosen.join_from(wanted, reports, is_wanted).order_by(reports.c.step)
 
 
 @functools.cache

@@ -54,7 +54,7 @@ image_size = 16
 limit = 120
 weights = "none"
 lr = 0.01
-epochs = 4
+epochs = 6
 
 [search]
 sampler = "grid"
@@ -226,6 +226,8 @@ def test_a_built_in_study_is_scored_once_on_its_test_images_after_a_kill(
     workplace.here("create", workplace.study(DIGITS))
     workplace.here("worker", "small")
     (chosen,) = load(workplace).trials
+    epochs = chosen.user_attrs["best_epoch"]
+    assert epochs > 3, "else the run may be over before it is killed"
     process = workplace.start("finish", "small", "--top", "1", "--seeds", "2", "--devices", "cpu:1")
 
     def has_reported() -> bool:
@@ -240,7 +242,6 @@ def test_a_built_in_study_is_scored_once_on_its_test_images_after_a_kill(
     assert killed.state.name == "RUNNING"
 
     worker = workplace.here("worker", "small-finish")
-    epochs = chosen.user_attrs["best_epoch"]
     assert "attempt 2" in worker.err
     assert f"trial 0 epoch {epochs}/{epochs}: test accuracy" in worker.err
     assert worker.err.count("test accuracy") == 4, "each run prints it after its last epoch, and at its end"
@@ -310,10 +311,10 @@ def test_a_study_that_cannot_be_finished_is_refused_in_one_line(place):
     assert "--devices 'gpu': want" in refused("finish", "small", "--devices", "gpu")
     place.here("finish", "small", "--top", "0", code=2)
 
-    on_test = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "test"')
+    on_test = DIGITS.replace("epochs = 6", 'epochs = 6\nselection = "test"')
     place.here("create", place.study(on_test, "mirror"))
     assert "has chosen on the test split already" in refused("finish", "mirror")
-    final = DIGITS.replace("epochs = 4", 'epochs = 4\nselection = "final"')
+    final = DIGITS.replace("epochs = 6", 'epochs = 6\nselection = "final"')
     assert "train.selection" in refused("create", place.study(final, "reserved"))
 
     place.here("worker", "small")

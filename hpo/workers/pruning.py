@@ -136,7 +136,7 @@ class TrialPruner:
     def _decide_at_rung(self, session: Session, table: RungTable | CurveTable) -> RungDecision:
         """Decide at a rung; only models and several objectives need to know what others did since."""
         own = self.history.own_trial
-        if isinstance(table, CurveTable) or not table.losses:
+        if isinstance(table, CurveTable) or len(table.rungs.objectives.metrics) > 1:
             self.history.trials()
             return table.decide(own)
         rung = own.last_step

@@ -12,6 +12,7 @@ from optuna.storages._rdb import models
 
 from hpo.store import attributes
 
+_NOT_READABLE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 MAX_INTEGER = 2**63 - 1  # what Optuna's samplers and importances can compute with
 
 
@@ -71,7 +72,7 @@ def parse_distribution(text: str) -> BaseDistribution | None:
     """Return the distribution that a parameter's row holds as JSON; None if it holds none."""
     try:
         kind = json_to_distribution(text)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, UserWarning):
+    except (*_NOT_READABLE, RecursionError, UserWarning):
         return None
     limits = dict(kind._asdict())
     choices = limits.pop("choices", ())  # plain Optuna takes infinity and NaN among them, too

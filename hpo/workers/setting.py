@@ -41,7 +41,7 @@ def choose_setting(
         LeaseLost: If another worker has claimed the trial meanwhile.
         AllSettingsTried: If there is no such setting.
         TrialPruned: If the study is a grid, and the trial is neither one of its points nor a queued
-            setting.
+            setting, or if another tool queued a setting that the study cannot train.
         ValueError: If the study is a grid, and another tool queued a trial without a parameter of [space].
     """
     attributes = history.begin_trial(claim.trial_id).system_attrs
@@ -55,6 +55,7 @@ def choose_setting(
     names = _fixed_names(definition, attributes)
     if names is not None:
         parameters = definition.parameters()
+        _check_fixed(attributes.get("fixed_params", {}), parameters)
         setting = {name: space.suggest_value(trial, parameters[name]) for name in names}
     else:
         setting = space.suggest_setting(trial, definition.space, definition.train)
@@ -77,6 +78,18 @@ def _fixed_names(definition: Definition, attributes: Mapping[str, Any]) -> list[
     names = list(attributes.get("fixed_params", {}))
     is_ours = plan.RUN_OPTIONS in attributes  # another tool that fixes nothing leaves all to the sampler
     return names if names or is_ours else None
+
+
+def _check_fixed(fixed: Mapping[str, Any], parameters: Mapping[str, space.Parameter]) -> None:
+    """Raise ``optuna.TrialPruned`` if a queued setting has what the study cannot have."""
+    for name, value in fixed.items():
+        if name not in parameters:
+            raise optuna.TrialPruned(f"its queued setting has {name!r}, which the study does not have")
+        try:
+            parameters[name].distribution().to_internal_repr(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            message = f"its queued setting has {name} = {value!r}, which the study cannot have"
+            raise optuna.TrialPruned(message) from error
 
 
 def _commit(

@@ -88,6 +88,24 @@ def test_a_trial_of_a_point_that_the_study_lacks_is_pruned(create, run):
     assert lost.user_attrs["pruned"] == "not one of the study's points"
 
 
+@pytest.mark.parametrize(
+    ("fixed", "reason"),
+    [
+        ({"speed": "../../x"}, "its queued setting has speed = '../../x', which the study cannot have"),
+        ({"speed": None}, "its queued setting has speed = None, which the study cannot have"),
+        ({"speed": 1.5, "odd": 1}, "its queued setting has 'odd', which the study does not have"),
+    ],
+)
+def test_a_queued_setting_that_the_study_cannot_train_is_pruned(create, run, fixed, reason):
+    storage = create(ASHA)
+    set_attribute(storage, 2, "fixed_params", fixed)
+    run("small")
+    others = status.read_trials(storage, "small")
+    lost = others.pop(2)
+    assert (lost.state.name, lost.user_attrs["pruned"], lost.params) == ("PRUNED", reason, {})
+    assert all(trial.params for trial in others)
+
+
 def test_finish_reports_the_runs_of_its_points_alone(create, run, place, url, sql):
     storage = create(GRID)
     run("small")
@@ -126,6 +144,7 @@ UNREADABLE = [
     (1.0, '{"name": "CategoricalDistribution", "attributes": {"choices": [1, {"a": 1}]}}'),
     (-1.0, '{"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 1.0, "log": true}}'),
     (1.0, '{"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 1.0, "log": [[]]}}'),
+    (1.0, '{"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 1.0, "step": true}}'),
     (-1e308, '{"name": "IntDistribution", "attributes": {"low": 1, "high": 3, "step": 1, "log": false}}'),
     (1.0, "{"),
     (1.0, '"x"'),

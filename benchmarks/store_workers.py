@@ -17,7 +17,6 @@ from optuna.trial import TrialState
 from benchmarks import store
 from benchmarks.store import accuracy, commit_report
 from benchmarks.synthetic_trials import EPOCHS, SPACE
-from hpo.search import asha
 from hpo.store import lease, process, studies
 from hpo.store.history import History
 from hpo.study import space
@@ -96,7 +95,7 @@ class HpoWorker:
     def ask(self) -> Iterator[tuple[lease.Claim, pruning.TrialPruner]]:
         """Claim a trial, get its parameters, and keep its lease; yield the claim and its pruner."""
         definition = studies.read_definition(self.storage, "hpo")
-        self.history.rungs = asha.rungs_of(definition)
+        self.history.follow(definition)
         claim = worker.claim_next(self.storage, self.history, self.owner, 60.0, definition)
         assert claim is not None
         with lease.keep_lease(claim):

@@ -130,9 +130,14 @@ class Rungs:
         for trial in trials:
             if trial.state.is_finished() or (self.shows_running and trial.state == TrialState.RUNNING):
                 found.append(trial)
-            elif (trial.last_step or 0) >= self.epochs[0]:
+            elif self.is_shown_as_pruned(trial):
                 found.append(_as_pruned(trial))
         return found
+
+    def is_shown_as_pruned(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial is unfinished and a sampler sees it as pruned (``as_sampler_sees``)."""
+        is_shown = trial.state.is_finished() or (self.shows_running and trial.state == TrialState.RUNNING)
+        return not is_shown and (trial.last_step or 0) >= self.epochs[0]
 
 
 class RungTable:
@@ -161,26 +166,23 @@ class RungTable:
         """Take in the present state of a trial; one that is not compared is left out of all rankings."""
         number, waits_at = trial.number, paused_rung(trial)
         self._unranked.discard(number)
+        compared, epochs = self.rungs.is_compared(trial), trial.last_step or 0
         last_rung = self.rungs.last_reached(trial)
+        is_pruned = compared and trial.state == TrialState.PRUNED
         for rung, reached in self._reached.items():
             losses = self.rungs.objectives.losses(trial, rung) if rung <= last_rung else None
             if losses is not None:
                 reached.put(number, losses, waits=waits_at == rung)
-                continue
-            reached.remove(number)
-            if waits_at == rung:
-                self._unranked.add(number)
-        self._update_ended(trial)
-
-    def _update_ended(self, trial: FrozenTrial) -> None:
-        compared, epochs = self.rungs.is_compared(trial), trial.last_step or 0
-        for rung, numbers in self._pruned_below.items():
-            if compared and trial.state == TrialState.PRUNED and epochs < rung:
-                numbers.add(trial.number)
             else:
-                numbers.discard(trial.number)
+                reached.remove(number)
+                if waits_at == rung:
+                    self._unranked.add(number)
+            if is_pruned and epochs < rung:
+                self._pruned_below[rung].add(number)
+            else:
+                self._pruned_below[rung].discard(number)
         if compared and trial.state == TrialState.COMPLETE:
-            self._completed.add(trial.number)
+            self._completed.add(number)
 
     @property
     def losses(self) -> dict[int, Mapping[int, float]]:

@@ -47,6 +47,22 @@ def build_pruner(definition: Definition) -> pruners.BasePruner:
     )
 
 
+def epochs_of_interest(definition: Definition) -> tuple[int, ...] | None:
+    """Return after which epochs of a running trial others learn from it, in a study without ``Rungs``.
+
+    Returns:
+        The epochs of Hyperband's rungs, ascending; none if only ended trials count; None if every epoch
+        does, since the sampler uses running trials too.
+    """
+    settings = definition.search.pruner
+    if definition.search.sampler.name not in ("tpe", "random", "grid"):
+        return None
+    if settings.name != "hyperband":
+        return ()  # these pruners compare with complete trials, or with none
+    powers = (settings.min_epochs * settings.reduction_factor**power for power in itertools.count())
+    return tuple(itertools.takewhile(lambda epoch: epoch < definition.max_epochs(), powers))
+
+
 @contextlib.contextmanager
 def ignore_experimental_warnings() -> Iterator[None]:
     """Within the block, silence Optuna's warning that a class may change.

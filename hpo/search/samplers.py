@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -124,7 +124,10 @@ def rank_key(trial: FrozenTrial, metric: Metric) -> tuple[float, float]:
 
 
 def select_trials(
-    trials: list[FrozenTrial], metric: Metric, ranked: Iterable[FrozenTrial] | None = None
+    trials: list[FrozenTrial],
+    metric: Metric,
+    ranked: Iterable[FrozenTrial] | None = None,
+    is_informative: Callable[[FrozenTrial], bool] = is_informative,
 ) -> list[FrozenTrial]:
     """Return the trials that a sampler sees: the best, the newest and the running ones.
 
@@ -132,15 +135,15 @@ def select_trials(
         trials: A study's trials, by number.
         metric: What their values are of.
         ranked: The informative ones of them, by descending ``rank_key``; sorted here if None.
+        is_informative: Which trials are informative; running ones may be, too.
 
     Returns:
-        The running trials, the ``NEWEST_TRIALS`` informative ones and the ``BEST_TRIALS`` among the older,
-        by number. If there are no more than these two numbers together, ``trials`` itself, with failed
-        ones.
+        The ``NEWEST_TRIALS`` informative trials, the ``BEST_TRIALS`` among the older, and those running
+        that are not informative, by number. If there are no more than these two numbers together,
+        ``trials`` itself, with failed ones.
     """
     if len(trials) <= BEST_TRIALS + NEWEST_TRIALS:
         return trials
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     if ranked is None:
         ranked = sorted(
             filter(is_informative, trials), key=lambda each: rank_key(each, metric), reverse=True
@@ -148,6 +151,7 @@ def select_trials(
     newest = list(itertools.islice(filter(is_informative, reversed(trials)), NEWEST_TRIALS))
     selected = set(map(id, newest))
     older = (trial for trial in ranked if id(trial) not in selected)
+    running = (each for each in trials if each.state == TrialState.RUNNING and not is_informative(each))
     return sorted(
         [*itertools.islice(older, BEST_TRIALS), *newest, *running], key=lambda trial: trial.number
     )

@@ -12,8 +12,8 @@ import bisect
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
@@ -52,14 +52,12 @@ _CHANGED = (
 )
 
 
-@dataclass(frozen=True)
-class _Version:
+class _Version(NamedTuple):
     """What a trial was when it was last read."""
 
     state: TrialState
     attempt: int | None  # None: another tool's
     progress: int  # epochs; with rungs how many of these it has passed
-    epoch: int = field(compare=False)  # the last one reported
 
 
 @dataclass(kw_only=True)
@@ -81,7 +79,7 @@ class StudyChanges:
 
     def __post_init__(self) -> None:
         self.has_read_all = False
-        self._versions: dict[int, _Version] = {}  # by number
+        self._versions: dict[int, tuple[_Version, int]] = {}  # and the last epoch reported, by number
         self._newest_renewal = 0.0  # of the leases read so far, by the database's clock
         self._last_full_read = -math.inf  # by the worker's monotonic clock
 
@@ -124,23 +122,24 @@ class StudyChanges:
     ) -> list[FrozenTrial]:
         """Read the rest of those trials that have changed, as far as it is not known."""
         changed: list[Any] = []
-        versions: dict[int, _Version] = {}
+        versions: dict[int, tuple[_Version, int]] = {}
         kept: dict[int, rows.Known] = {}
         for row in found:
-            version, before = self._version(row), self._versions.get(row.number)
-            trial = None if before is None or row.token is None else known(row.number)
+            trial_id, number, state, *_, token, reported, _ = row  # HEAD_COLUMNS, and _VERSION
+            version = self._version(state, token, epoch := reported or 0)
+            before, last_epoch = self._versions.get(number, (None, 0))
+            trial = None if before is None or token is None else known(number)
             has_parameters = trial is not None and bool(trial.params)  # a trial gets all of them at once
-            is_before_rungs = row.state == TrialState.RUNNING and version.progress == 0
-            if self.rungs is not None and is_before_rungs:
+            if self.rungs is not None and state == TrialState.RUNNING and version.progress == 0:
                 continue
-            if version == before and (has_parameters or row.state != TrialState.RUNNING):
+            if version == before and (has_parameters or state != TrialState.RUNNING):
                 continue
             changed.append(row)
-            versions[row.number] = version
+            versions[number] = version, epoch
             if trial is not None and before is not None and has_parameters:
                 is_same_attempt = version.attempt == before.attempt
-                new_steps = range(before.epoch + 1, row.epoch + 1) if is_same_attempt else None
-                kept[row.trial_id] = rows.Known(trial=trial, new_steps=new_steps)
+                new_steps = range(last_epoch + 1, epoch + 1) if is_same_attempt else None
+                kept[trial_id] = rows.Known(trial=trial, new_steps=new_steps)
         built = rows.build_trials(
             session,
             changed,
@@ -151,7 +150,6 @@ class StudyChanges:
         self._versions |= versions
         return built
 
-    def _version(self, row: Any) -> _Version:
-        epoch = row.epoch or 0
+    def _version(self, state: TrialState, token: int | None, epoch: int) -> _Version:
         progress = epoch if self.rungs is None else bisect.bisect_right(self.rungs, epoch)
-        return _Version(row.state, row.token, progress, epoch)
+        return _Version(state, token, progress)

@@ -28,8 +28,8 @@ from sortedcontainers import SortedKeyList
 from sqlalchemy.orm import Session
 
 from hpo.errors import StoreError
-from hpo.search import replicates, sampler_views, samplers
-from hpo.search.asha import Rungs, RungTable
+from hpo.search import pruners, replicates, sampler_views, samplers
+from hpo.search.asha import Rungs, RungTable, rungs_of
 from hpo.search.curve_model import Prior
 from hpo.search.freeze_thaw import CurveTable, build_table
 from hpo.search.objectives import Objectives
@@ -37,6 +37,7 @@ from hpo.store import rows
 from hpo.store.changes import StudyChanges
 from hpo.store.rows import Parameters
 from hpo.store.storage import Storage, retrying
+from hpo.study.definition import Definition
 from hpo.training.metric import Metric
 
 R = TypeVar("R")
@@ -106,12 +107,20 @@ class History(_CachedStorage):
         known = None if self.rung_table is None else self.rung_table.rungs.epochs
         if self.rung_table is not None and rungs is not None and rungs.epochs == known:
             self.rung_table.rungs = rungs
-        else:
+        elif self.rung_table is not None or rungs is not None:
             self.rung_table = None if rungs is None else build_table(rungs, self._trials)
             has_model = isinstance(self.rung_table, CurveTable)
             is_seen_at_rungs = rungs is not None and not has_model and not rungs.shows_running
             self._changes.rungs = rungs.epochs if rungs is not None and is_seen_at_rungs else None
             self._changes.with_user_attributes = has_model or len(self.objectives) > 1
+            self._changes.forget_all()
+
+    def follow(self, definition: Definition) -> None:
+        """Look at the trials as a study's definition demands; the next one may differ."""
+        self.rungs = rungs_of(definition, self.priors)
+        epochs = pruners.epochs_of_interest(definition)
+        if self.rungs is None and self._changes.rungs != epochs:
+            self._changes.rungs = epochs
             self._changes.forget_all()
 
     def begin_trial(self, trial_id: int) -> FrozenTrial:
@@ -145,6 +154,7 @@ class History(_CachedStorage):
         if self._own_trial is not None:
             self._left_trial_id = self._own_trial._trial_id
             index = self._index(self._own_trial.number)
+            self._unrank(self._numbers[index])
             del self._trials[index], self._numbers[index]
         self._own_trial, self._is_current, self._sampler_trials = None, False, None
 
@@ -221,30 +231,29 @@ class History(_CachedStorage):
         """
         assert study_id == self.study_id
         found = self.trials()
-        if self._session is None:
-            if self._sampler_trials is None:
-                self._sampler_trials = self._choose_for_sampler(found)
-            found = self._sampler_trials
+        if self._session is not None:
+            found = self._as_shown(replicates.merge_replicates(found, self._replicates))
         else:
-            found = replicates.merge_replicates(found, self._replicates)
-        if self.rungs is not None:
-            found = self.rungs.as_sampler_sees(found)
-        if self._session is None:
-            found = [*self.warm_start_trials, *found]
+            if self._sampler_trials is None:
+                self._sampler_trials = self._as_shown(self._choose_for_sampler(found))
+            found = [*self.warm_start_trials, *self._sampler_trials]
         found = [trial for trial in found if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
+
+    def _as_shown(self, found: list[FrozenTrial]) -> list[FrozenTrial]:
+        return found if self.rungs is None else self.rungs.as_sampler_sees(found)
 
     def _choose_for_sampler(self, found: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that a sampler sees, one for each setting."""
         ranked: Iterator[FrozenTrial] = map(self.trial, self._ranking)
         if len(self.objectives) > 1:
-            informative = list(filter(samplers.is_informative, found))
+            informative = list(filter(self._is_informative, found))
             ranked = sampler_views.best_first(Objectives(self.objectives), informative)
         if not self._replicates:
-            return samplers.select_trials(found, self.metric, ranked)
+            return samplers.select_trials(found, self.metric, ranked, self._is_informative)
         firsts = [trial for trial in found if trial.number not in self._replicates]
         others = [trial for trial in found if trial.number in self._replicates]
-        chosen = samplers.select_trials(firsts, self.metric, ranked)
+        chosen = samplers.select_trials(firsts, self.metric, ranked, self._is_informative)
         return replicates.merge_replicates([*chosen, *others], self._replicates)
 
     def trials(self) -> list[FrozenTrial]:
@@ -280,13 +289,22 @@ class History(_CachedStorage):
     def _rank_trial(self, trial: FrozenTrial) -> None:
         """Move a trial to its present rank, or remove it if samplers learn nothing from it."""
         number = trial.number
-        if number in self._rank_keys:  # removed first: the ranking finds it by its old key
-            self._ranking.remove(number)
-            del self._rank_keys[number]
-        if samplers.is_informative(trial) and number not in self._replicates:
+        self._unrank(number)
+        if self._is_informative(trial) and number not in self._replicates:
             epochs, score = samplers.rank_key(trial, self.metric)
             self._rank_keys[number] = -epochs, -score
             self._ranking.add(number)
+
+    def _unrank(self, number: int) -> None:
+        if number in self._rank_keys:  # removed first: the ranking finds it by its old key
+            self._ranking.remove(number)
+            del self._rank_keys[number]
+
+    def _is_informative(self, trial: FrozenTrial) -> bool:
+        """Return whether a sampler learns from a trial: also from one that is shown as pruned at a rung."""
+        return samplers.is_informative(trial) or (
+            self.rungs is not None and self.rungs.is_shown_as_pruned(trial)
+        )
 
     def _read_changes(self, session: Session) -> None:
         """Read what has changed in the study since the last read."""

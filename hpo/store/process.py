@@ -98,10 +98,13 @@ def _read_stat(pid: int) -> list[str]:
 
     psutil tells the start by the clock, which may be set, from a boot time that it reads anew each time. It
     takes four times as long, and a claim asks for every worker of this machine. For the same reason the
-    file is read without Python's text layer.
+    file is read without Python's file objects.
     """
-    with Path(f"/proc/{pid}/stat").open("rb", buffering=0) as file:
-        after_name = file.read(_STAT_BYTES).rpartition(b")")[2]  # a name may have any character
+    file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    try:
+        after_name = os.read(file, _STAT_BYTES).rpartition(b")")[2]  # a name may have any character
+    finally:
+        os.close(file)
     return after_name.decode().split(maxsplit=20)[:20]
 
 

@@ -321,40 +321,45 @@ def _build_trial(
     details: Mapping[Any, Mapping[int, Iterable[Any]]],
     objectives: int,
 ) -> FrozenTrial:
-    part = {table: found.get(head.trial_id, ()) for table, found in details.items()}
+    trial_id, number, state, start, end, value, kind, *_ = head  # HEAD_COLUMNS; attributes cost more
+    user = _parse_values(details[user_attributes].get(trial_id, ()))
+    system = _parse_values(details[system_attributes].get(trial_id, ()))
     if known is None:
-        (given, kinds), reported = stored_values.parse_parameters(part[params]), {}
-        start = _local_time(head.datetime_start)
+        given, kinds = stored_values.parse_parameters(details[params].get(trial_id, ()))
+        reported, began = {}, _local_time(start)
     else:
-        given, kinds, start = known.trial.params, known.trial.distributions, known.trial.datetime_start
-        reported = {} if known.new_steps is None else known.trial.intermediate_values
+        before, is_grown = known.trial, known.new_steps is not None
+        given, kinds, began = before.params, before.distributions, before.datetime_start
+        reported = before.intermediate_values if is_grown else {}
     return FrozenTrial(
-        number=head.number,
-        state=head.state,
+        number=number,
+        state=state,
         value=None,
-        values=_parse_trial_values(head, part[values], objectives),
-        datetime_start=start,
-        datetime_complete=_local_time(head.datetime_complete),
+        values=_parse_trial_values(value, kind, details[values].get(trial_id, ()), objectives),
+        datetime_start=began,
+        datetime_complete=_local_time(end),
         params=given,
         distributions=kinds,
-        user_attrs=attributes.check_user_attributes(_parse_values(part[user_attributes])),
-        system_attrs=attributes.check_system_attributes(
-            _parse_values(part[system_attributes]), head.number
-        ),
-        intermediate_values=reported | stored_values.parse_reports(part[reports]),
-        trial_id=head.trial_id,
+        user_attrs=attributes.check_user_attributes(user) if user else user,
+        system_attrs=attributes.check_system_attributes(system, number) if system else system,
+        intermediate_values=reported | stored_values.parse_reports(details[reports].get(trial_id, ())),
+        trial_id=trial_id,
     )
 
 
-def _parse_trial_values(head: Any, found: Iterable[Any], objectives: int) -> list[float] | None:
+def _parse_trial_values(
+    value: float | None, kind: Any, others: Iterable[Any], objectives: int
+) -> list[float] | None:
     """Return the values of a trial; None if one of them is missing, or cannot be computed with."""
-    stored = {0: (head.value, head.value_type)} | {objective: value for objective, *value in found}
+    if kind is None:
+        return None
+    stored = {0: (value, kind)} | {objective: each for objective, *each in others}
     parsed = (
         attributes.check_value(stored_values.parse_value(*stored.get(i, (None, None))))
         for i in range(objectives)
     )
     known = [each for each in parsed if each is not None]
-    return known if head.value_type is not None and len(known) == objectives else None
+    return known if len(known) == objectives else None
 
 
 def _parse_values(found: Iterable[Any]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from hpo.errors import (
     StopRequested,
 )
 from hpo.retry import MAX_WAIT_SECONDS
-from hpo.search import asha
 from hpo.search.freeze_thaw import CurveTable
 from hpo.store import (
     budgets,
@@ -144,7 +143,7 @@ def _claim_or_wait(
         while not stop.is_set():
             definition = studies.read_definition(storage, context.definition.name)
             context.cache.prepare_study(storage, history.study_id, definition)  # fails before a claim
-            history.rungs = asha.rungs_of(definition, history.priors)
+            history.follow(definition)
             claim = claim_next(storage, history, presence.owner, lease_seconds, definition)
             if claim is not None or _is_over(storage, history.study_id, definition):
                 return claim

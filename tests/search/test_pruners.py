@@ -26,6 +26,22 @@ def test_all_allowed_pruners_are_tested():
     }
 
 
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "epochs"),
+    [
+        ("tpe", {"name": "hyperband", "min_epochs": 2, "reduction_factor": 2}, (2, 4, 8)),
+        ("gp", {"name": "hyperband", "min_epochs": 2, "reduction_factor": 2}, None),
+        ("random", {"name": "median"}, ()),
+        ("tpe", {"name": "none"}, ()),
+        ("qmc", {"name": "none"}, None),
+    ],
+)
+def test_running_trials_matter_where_the_pruner_compares(sampler, pruner, epochs):
+    definition = study_of(sampler=sampler, pruner=pruner)
+    definition = definition.model_copy(update={"train": {**definition.train, "epochs": 16}})
+    assert pruners.epochs_of_interest(definition) == epochs
+
+
 @pytest.mark.parametrize("name", PRUNERS)
 def test_a_pruner_prunes_trials_but_none_before_min_epochs(name):
     definition = study_of(

@@ -56,6 +56,7 @@ def test_proposals_and_pruning_equal_those_of_plain_optuna(url, sampler, pruner,
             assert (worker.claim is None) == (reference.trial is None)
         elif started < trials:
             started += 1
+            worker.history.follow(definition)
             worker.start()
             reference.start()
             assert worker.trial.params == reference.trial.params
@@ -154,6 +155,53 @@ def test_trials_of_another_tool_are_seen_at_the_next_full_read(url, definition, 
     assert states() == ["COMPLETE", "RUNNING"]
     monkeypatch.setattr(changes, "FULL_READ_SECONDS", 0.0)
     assert states() == ["COMPLETE", "RUNNING", "COMPLETE"]
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "median", "none", "asha", "freeze_thaw"])
+def test_the_whole_study_is_read_once_as_long_as_its_definition_stays(url, definition, pruner):
+    worker, definition = Worker(url, definition), study_of(9, pruner=pruner)
+    for trial in range(3):
+        worker.history.follow(definition)
+        with worker.storage.transaction() as session:
+            assert worker.history.read_between_trials(session) == (trial == 0)
+        finish(worker)
+
+
+def test_a_running_trial_is_looked_at_when_it_has_passed_a_rung_of_hyperband(url, definition):
+    looking, other = Worker(url, definition), Worker(url, definition)
+    looking.history.follow(study_of(9, pruner="hyperband"))
+    other.start()
+    seen = []
+    for _ in range(4):
+        other.claim.commit(report=(1 + other.epoch, 0.5))
+        other.epoch += 1
+        looking.history.read_again()
+        seen.append([each.last_step for each in looking.history.trials()])
+    assert seen == [[1], [1], [3], [3]]
+    looking.history.follow(study_of(9, pruner="median"))
+    looking.history.read_again()
+    other.claim.end(TrialState.COMPLETE, value=0.5)
+    looking.history.read_again()
+    assert [each.state.name for each in looking.history.trials()] == ["COMPLETE"]
+
+
+def test_trials_that_wait_or_run_at_a_rung_count_among_the_newest(url, definition, monkeypatch):
+    """Else what a sampler sees, and computes, grows with the number of workers."""
+    monkeypatch.setattr(samplers, "BEST_TRIALS", 1)
+    monkeypatch.setattr(samplers, "NEWEST_TRIALS", 2)
+    definition = study_of(9, pruner="asha")
+    workers = [Worker(url, definition) for _ in range(6)]
+    for worker, loss in zip(workers, (0.5, 0.1, 0.4, 0.3, 0.2), strict=False):
+        worker.start()
+        worker.claim.commit(report=(1, 1.0 - loss))
+    workers[5].history.follow(definition)
+    workers[5].start()
+    seen = workers[5].history.get_all_trials(1)
+    assert [(each.number, each.state.name) for each in seen] == [
+        (1, "PRUNED"),
+        (3, "PRUNED"),
+        (4, "PRUNED"),
+    ]
 
 
 def test_a_trial_lost_to_another_worker_has_the_other_workers_result(url, definition, monkeypatch):

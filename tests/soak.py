@@ -9,6 +9,7 @@ on a new Postgres server and injects faults:
 * a checkpoint or the SQLite file that is moved away for seconds, locked or write-protected, and a
   checkpoint that is lost;
 * a clock that jumps by an hour;
+* orders to pause and to stop the study, after which it goes on, and artifacts on a full disk;
 * on Postgres a server that stops for half a minute, crashes, or accepts connections and never answers, a
   wrong password and a user whom it does not know, and a password that is changed for a while.
 
@@ -36,6 +37,7 @@ from PIL import Image
 
 from tests.support import postgres
 from tests.support.databases import closed_engines, plain_sql
+from tests.support.disks import mounted_disk
 from tests.support.launched_study import LaunchedStudy, hashes_without_faults
 from tests.support.lease_study import LeaseStudy
 from tests.support.processes import descendants, wait_for
@@ -45,6 +47,7 @@ FAULTS_PER_ROUND = 20
 # Kinds of faults, with their weights.
 FAULTS = {"kill": 12, "suspend": 3, "restart": 2, "signal": 4, "spoil": 2, "move_surroundings": 2}
 FAULTS |= {"lose_checkpoint": 2, "write_protect": 2, "jump_clock": 2, "look": 2}
+FAULTS |= {"pause": 2, "stop": 1, "fill_disk": 2}
 SQLITE_FAULTS = {"lock": 2}
 POSTGRES_FAULTS = {"outage": 1, "crash": 1, "silence": 1, "wrong_login": 1, "change_password": 1}
 PASSWORD = "correct-horse"
@@ -93,15 +96,20 @@ def inject_server_fault(launched: LaunchedStudy, server: postgres.Server, kind: 
 def run_round(folder: Path, url: str, seed: int, server: postgres.Server | None, hashes: list[str]) -> str:
     """Run one round, check it, and return the kinds of its faults in order."""
     faults: list[str] = []
-    with closed_engines(), LaunchedStudy(folder, url, seed) as launched:
-        while launched.launcher.poll() != 0 and len(faults) < FAULTS_PER_ROUND:
-            if launched.launcher.poll() is not None:
-                launched.start()
+    (folder / "storage").mkdir(parents=True)
+    with (
+        closed_engines(),
+        mounted_disk(folder / "storage/artifacts", 32),
+        LaunchedStudy(folder, url, seed) as launched,
+    ):
+        while not launched.is_complete() and len(faults) < FAULTS_PER_ROUND:
+            launched.start_again()
             faults.append(inject_fault(launched, server))
         for _ in range(3):  # the last faults may have ended the launcher
-            if launched.launcher.wait(300) != 0:
-                launched.start()
-        assert launched.launcher.wait(300) == 0, launched.stderr_text()
+            launched.launcher.wait(300)
+            launched.start_again()
+        launched.launcher.wait(300)
+        assert launched.is_complete(), launched.stderr_text()
         for word in ("Traceback", PASSWORD):
             assert word not in launched.stderr_text(), launched.stderr_text()
         launched.check(hashes)

@@ -73,6 +73,7 @@ class LaunchedStudy:
         self.place, self.url, self.random = prepare_workplace(path), url, random.Random(seed)
         self.sql = plain_sql(url)
         self.kills: Counter[str] = Counter()
+        self.orders: Counter[str] = Counter()  # that the store has taken, by verb
         self.left_drafts: set[Path] = set()  # of killed workers
         self.settings: dict[
             str, str
@@ -268,6 +269,36 @@ class LaunchedStudy:
         )
         time.sleep(self.random.uniform(0.5, 2.0))
 
+    def give_order(self, verb: str) -> bool:
+        """Give an order on the study, and return whether it was taken: none is once the study has ended."""
+        code = self._run(verb, "small").wait(120)
+        assert code in (0, 1), (verb, code, self.stderr_text())
+        self.orders[verb] += code == 0
+        return code == 0
+
+    def pause(self) -> None:
+        """Pause the study for some seconds, and suspend or restart its launcher meanwhile, or neither."""
+        if self.give_order("pause"):
+            time.sleep(self.random.uniform(0.2, LEASE_SECONDS))
+            if self.random.random() < 0.3:
+                self.restart()
+            assert self.give_order("resume"), self.stderr_text()
+
+    def stop(self) -> None:
+        """Stop the study, wait until its launcher has ended, and let it go on under another one."""
+        if self.give_order("stop"):
+            assert self.launcher.wait(120) == 0, self.stderr_text()
+            assert self.give_order("resume"), self.stderr_text()
+            self.start()
+
+    def fill_disk(self) -> None:
+        """Leave no room for artifacts, for some seconds; their folder must be a disk of its own."""
+        disk = self.place.path / "storage/artifacts"
+        fill(disk)
+        time.sleep(self.random.uniform(1.0, LEASE_SECONDS))
+        (disk / "ballast").unlink()
+        self.start_again()
+
     def look(self) -> None:
         """Show the study on a narrow terminal or none, in whatever state it is."""
         self.columns = self.random.choice([0, 40, 80])
@@ -276,9 +307,18 @@ class LaunchedStudy:
         assert code in (0, 1), (verb, code, self.stderr_text())
 
     def start_again(self) -> None:
-        """Start another launcher if the last one ended before the study was complete."""
-        if self.launcher.poll() is not None and self.launcher.returncode != 0:
+        """Start another launcher if the last one ended before the study was complete.
+
+        One that finds the study paused ends with 0.
+        """
+        if self.launcher.poll() is not None and not self.is_complete():
             self.start()
+
+    def is_complete(self) -> bool:
+        """Return whether the last launcher has ended well, and no trial is open."""
+        return self.launcher.poll() == 0 and not self.sql(
+            "SELECT number FROM trials WHERE state IN ('WAITING', 'RUNNING')"
+        )
 
     def restart(self) -> None:
         """Kill the launcher, so that its workers save and exit, and start another one at once."""
@@ -298,6 +338,15 @@ class LaunchedStudy:
         rows = self.sql("SELECT trial_id, step, count(*) FROM trial_intermediate_values GROUP BY 1, 2")
         assert [count for _, _, count in rows] == [1] * (POINTS * EPOCHS)
         assert self.sql("SELECT count(*) FROM hpo_leases WHERE owner IS NOT NULL") == [(0,)]
+        attempts = self.sql("SELECT trial_id, outcome FROM hpo_attempts ORDER BY trial_id, token")
+        last = dict(attempts)  # of each trial
+        assert [*last.values()] == ["complete"] * POINTS, attempts
+        assert Counter(outcome for _, outcome in attempts)["complete"] == POINTS, attempts
+        told = dict(self.sql("SELECT kind, count(*) FROM hpo_events GROUP BY kind"))
+        ordered = {"paused": "pause", "stopped": "stop", "resumed": "resume"}
+        assert {kind: told.get(kind, 0) for kind in ordered} == {
+            kind: self.orders[verb] for kind, verb in ordered.items()
+        }
         if hashes is not None:
             assert [weights_hash(self.place, trial) for trial in trials] == hashes
 

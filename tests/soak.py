@@ -113,6 +113,7 @@ def run_round(folder: Path, url: str, seed: int, server: postgres.Server | None,
         for word in ("Traceback", PASSWORD):
             assert word not in launched.stderr_text(), launched.stderr_text()
         launched.check(hashes)
+        launched.check_orders()
     return " ".join(faults)
 
 

@@ -342,13 +342,16 @@ class LaunchedStudy:
         last = dict(attempts)  # of each trial
         assert [*last.values()] == ["complete"] * POINTS, attempts
         assert Counter(outcome for _, outcome in attempts)["complete"] == POINTS, attempts
+        if hashes is not None:
+            assert [weights_hash(self.place, trial) for trial in trials] == hashes
+
+    def check_orders(self) -> None:
+        """Check that the events are the orders that ``give_order`` gave."""
         told = dict(self.sql("SELECT kind, count(*) FROM hpo_events GROUP BY kind"))
         ordered = {"paused": "pause", "stopped": "stop", "resumed": "resume"}
         assert {kind: told.get(kind, 0) for kind in ordered} == {
             kind: self.orders[verb] for kind, verb in ordered.items()
         }
-        if hashes is not None:
-            assert [weights_hash(self.place, trial) for trial in trials] == hashes
 
 
 def weights_hash(place: Workplace, trial: optuna.trial.FrozenTrial) -> str:

@@ -128,7 +128,7 @@ class Rungs:
         """
         found = []
         for trial in trials:
-            if trial.state.is_finished() or (self.shows_running and trial.state == TrialState.RUNNING):
+            if self._is_shown_as_it_is(trial):
                 found.append(trial)
             elif self.is_shown_as_pruned(trial):
                 found.append(_as_pruned(trial))
@@ -136,8 +136,10 @@ class Rungs:
 
     def is_shown_as_pruned(self, trial: FrozenTrial) -> bool:
         """Return whether a trial is unfinished and a sampler sees it as pruned (``as_sampler_sees``)."""
-        is_shown = trial.state.is_finished() or (self.shows_running and trial.state == TrialState.RUNNING)
-        return not is_shown and (trial.last_step or 0) >= self.epochs[0]
+        return not self._is_shown_as_it_is(trial) and (trial.last_step or 0) >= self.epochs[0]
+
+    def _is_shown_as_it_is(self, trial: FrozenTrial) -> bool:
+        return trial.state.is_finished() or (self.shows_running and trial.state == TrialState.RUNNING)
 
 
 class RungTable:

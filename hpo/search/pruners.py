@@ -59,8 +59,9 @@ def epochs_of_interest(definition: Definition) -> tuple[int, ...] | None:
         return None
     if settings.name != "hyperband":
         return ()  # these pruners compare with complete trials, or with none
+    last_epoch = definition.max_epochs()
     powers = (settings.min_epochs * settings.reduction_factor**power for power in itertools.count())
-    return tuple(itertools.takewhile(lambda epoch: epoch < definition.max_epochs(), powers))
+    return tuple(itertools.takewhile(lambda epoch: epoch < last_epoch, powers))
 
 
 @contextlib.contextmanager

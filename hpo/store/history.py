@@ -118,8 +118,7 @@ class History(_CachedStorage):
     def follow(self, definition: Definition) -> None:
         """Look at the trials as a study's definition demands; the next one may differ."""
         self.rungs = rungs_of(definition, self.priors)
-        epochs = pruners.epochs_of_interest(definition)
-        if self.rungs is None and self._changes.rungs != epochs:
+        if self.rungs is None and self._changes.rungs != (epochs := pruners.epochs_of_interest(definition)):
             self._changes.rungs = epochs
             self._changes.forget_all()
 

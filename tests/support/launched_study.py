@@ -277,7 +277,7 @@ class LaunchedStudy:
         return code == 0
 
     def pause(self) -> None:
-        """Pause the study for some seconds, and suspend or restart its launcher meanwhile, or neither."""
+        """Pause the study for some seconds, and perhaps start its launcher again meanwhile."""
         if self.give_order("pause"):
             time.sleep(self.random.uniform(0.2, LEASE_SECONDS))
             if self.random.random() < 0.3:
